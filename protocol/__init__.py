@@ -1,0 +1,1 @@
+"""What both ends agree on: frames, encodings, cursors, close codes, and the Python client."""

@@ -1,0 +1,89 @@
+"""Bytes ⇄ frames, in MessagePack and in JSON; the only file that knows the encodings."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from protocol.frames import ToClient, ToServer
+
+MAX_INBOUND: Final = 256 * 1024
+"""Bytes of one frame from a client. Decoding is typed, so memory stays in proportion to it: an untyped decoder turns
+1 MB of empty maps into 73 MB."""
+
+Decoder = msgspec.msgpack.Decoder[Any] | msgspec.json.Decoder[Any]
+Encoder = msgspec.msgpack.Encoder | msgspec.json.Encoder
+
+
+class FrameError(Exception):
+    """Bytes that are no frame of this protocol; the message names the field, and never quotes the content."""
+
+
+class UnknownFrameError(FrameError):
+    """A well-formed frame whose `t` this version does not know."""
+
+
+class _Kind(msgspec.Struct):
+    t: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Codec:
+    """One encoding of the protocol. `text` says whether its frames are text or binary WebSocket messages."""
+
+    subprotocol: str
+    text: bool
+    _encoder: Encoder
+    _to_server: Decoder
+    _to_client: Decoder
+    _kind: Decoder
+
+    def encode(self, frame: ToClient | ToServer) -> bytes:
+        return self._encoder.encode(frame)
+
+    def decode_to_server(self, data: bytes) -> ToServer:
+        """The frame a client sent. Raises FrameError (UnknownFrameError when only its `t` is unknown)."""
+        return self._decode(self._to_server, data)  # type: ignore[no-any-return]  # msgspec types a union as Any
+
+    def decode_to_client(self, data: bytes) -> ToClient:
+        """The frame a server sent; for tests and tools. Raises FrameError."""
+        return self._decode(self._to_client, data)  # type: ignore[no-any-return]  # as above
+
+    def _decode(self, decoder: Decoder, data: bytes) -> Any:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError as error:
+            problem = str(error)
+            if problem.endswith("`$.t`") and self._has_string_kind(data):
+                raise UnknownFrameError("This frame's `t` is not one that this server knows.") from None
+            # msgspec quotes the value only for tags and enumerations; the part after the dash is the path.
+            where = problem.rpartition(" - at ")[2] if " - at " in problem else "`$`"
+            raise FrameError(f"The frame is not as SPEC.md says, at {where}.") from None
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise FrameError("These bytes are not one whole frame of the agreed encoding.") from None
+
+    def _has_string_kind(self, data: bytes) -> bool:
+        try:
+            self._kind.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return False
+        return True
+
+
+MSGPACK: Final = Codec(
+    subprotocol="atlas-sync.v1.msgpack",
+    text=False,
+    _encoder=msgspec.msgpack.Encoder(uuid_format="bytes"),
+    _to_server=msgspec.msgpack.Decoder(ToServer),
+    _to_client=msgspec.msgpack.Decoder(ToClient),
+    _kind=msgspec.msgpack.Decoder(_Kind),
+)
+JSON: Final = Codec(
+    subprotocol="atlas-sync.v1.json",
+    text=True,
+    _encoder=msgspec.json.Encoder(),
+    _to_server=msgspec.json.Decoder(ToServer),
+    _to_client=msgspec.json.Decoder(ToClient),
+    _kind=msgspec.json.Decoder(_Kind),
+)
+CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}

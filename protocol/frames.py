@@ -1,0 +1,187 @@
+"""Every frame and every row, one Struct each. The field order of a row is the order on the wire (SPEC.md, section 5)."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct, field
+
+Tier = Literal["free", "core", "studio"]
+Instant = int
+"""Microseconds since 1970-01-01 UTC."""
+Seq = int
+"""A transaction's position within a feed; also an instant (section 6)."""
+
+MAX_TOKEN = 16_384
+"""Characters. Supabase tokens with large app_metadata reach some 4,000."""
+MAX_CURSOR = 128
+"""Bytes. Ours have 29; the rest leaves room for another version."""
+MAX_EXTRAS = 16
+MAX_ROWS_ASKED = 1_000
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+class Profile(Struct, frozen=True, array_like=True, tag="p"):
+    """The user's own profile; `id` is the user."""
+
+    seq: Seq
+    id: UUID
+    tier: str
+    status: str | None
+
+
+class Conversation(Struct, frozen=True, array_like=True, tag="c"):
+    seq: Seq
+    id: UUID
+    title: str | None
+    created_at: Instant
+    updated_at: Instant
+
+
+class Message(Struct, frozen=True, array_like=True, tag="m"):
+    seq: Seq
+    id: UUID
+    conversation_id: UUID
+    role: str
+    content: str
+    created_at: Instant
+    updated_at: Instant
+
+
+class ProfileDeleted(Struct, frozen=True, array_like=True, tag="-p"):
+    seq: Seq
+    id: UUID
+
+
+class ConversationDeleted(Struct, frozen=True, array_like=True, tag="-c"):
+    """The conversation and every message of it are gone."""
+
+    seq: Seq
+    id: UUID
+
+
+class MessageDeleted(Struct, frozen=True, array_like=True, tag="-m"):
+    seq: Seq
+    id: UUID
+
+
+Row = Profile | Conversation | Message | ProfileDeleted | ConversationDeleted | MessageDeleted
+
+# --- client → server ------------------------------------------------------------------------------------------------
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """How much of the past a device wants at first: the newest conversations, and the newest messages of each."""
+
+    conversations: Annotated[int, Meta(ge=0, le=500)] = 50
+    messages: Annotated[int, Meta(ge=0, le=200)] = 50
+
+
+class Before(Struct, frozen=True, array_like=True):
+    """A place in the history, newest first: what comes after it is older than `at`, or as old with a smaller id."""
+
+    at: Annotated[Instant, Meta(ge=-(1 << 53), le=1 << 53)]
+    id: UUID
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
+    """The first frame of a connection."""
+
+    token: Annotated[str, Meta(max_length=MAX_TOKEN)]
+    client_id: UUID
+    cursor: Annotated[bytes, Meta(max_length=MAX_CURSOR)] | None = None
+    window: Window = Window()
+    extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] = field(
+        default_factory=list
+    )
+
+
+class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
+    """Older history: of one conversation, or (`conversation` nil) of the list of conversations."""
+
+    id: Annotated[int, Meta(ge=0, le=1 << 53)]
+    conversation: UUID | None = None
+    before: Before | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_ROWS_ASKED)] = 50
+
+
+class Refresh(Struct, frozen=True, kw_only=True, tag_field="t", tag="refresh"):
+    """A new token of the same user for the living connection."""
+
+    token: Annotated[str, Meta(max_length=MAX_TOKEN)]
+
+
+class Ping(Struct, frozen=True, kw_only=True, tag_field="t", tag="ping"):
+    pass
+
+
+ToServer = Hello | AskPage | Refresh | Ping
+
+# --- server → client ------------------------------------------------------------------------------------------------
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What this server accepts from a client."""
+
+    frame_bytes: int
+    page_rows: int
+    pages_in_flight: int
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome", omit_defaults=True):
+    session: str
+    epoch: str
+    tier: str
+    mode: Literal["resumed", "snapshot"]
+    why: str | None = None
+    time: Instant
+    expires: Instant
+    keepalive: int
+    limits: Limits
+
+
+class Snapshot(Struct, frozen=True, kw_only=True, tag_field="t", tag="snapshot", omit_defaults=True):
+    as_of: Seq
+    rows: list[Row]
+    cursor: bytes | None = None
+
+
+class Changes(Struct, frozen=True, kw_only=True, tag_field="t", tag="changes", omit_defaults=True):
+    from_: bytes = field(name="from")
+    to: bytes
+    rows: list[Row]
+    partial: bool = False
+
+
+class Live(Struct, frozen=True, kw_only=True, tag_field="t", tag="live"):
+    cursor: bytes
+
+
+class Page(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
+    id: int
+    as_of: Seq
+    rows: list[Row]
+    more: bool
+
+
+class Refreshed(Struct, frozen=True, kw_only=True, tag_field="t", tag="refreshed"):
+    expires: Instant
+
+
+class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_defaults=True):
+    """What went wrong: `code` for programs, `message` for people. `answers` is the `t` of the frame it answers."""
+
+    code: str
+    message: str
+    retryable: bool
+    answers: str | None = None
+    id: int | None = None
+    retry_after: int | None = None
+    """Milliseconds."""
+
+
+class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):
+    pass
+
+
+ToClient = Welcome | Snapshot | Changes | Live | Page | Refreshed | Error | Pong
