@@ -1,0 +1,1 @@
+"""The Atlas Sync server."""

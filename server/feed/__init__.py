@@ -1,0 +1,1 @@
+"""The read path: who is behind, by what, and how they are brought up."""

@@ -1,0 +1,249 @@
+"""The only place that constructs: what a server process consists of, and the order in which it starts and stops."""
+
+import asyncio
+import contextlib
+import gc
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import structlog
+import uvicorn
+from websockets.typing import Origin
+
+from server.config import ServeSettings
+from server.edge import http
+from server.edge.auth import KeySet, Verifier
+from server.edge.socket import Desk, SyncSocket, Terms
+from server.edge.wheel import Wheel
+from server.errors import ConfigError, UnavailableError
+from server.feed.history import History
+from server.feed.hub import Hub, Lane
+from server.feed.pages import Pages
+from server.feed.pump import Pump
+from server.feed.snapshot import Snapshots
+from server.feed.sweep import Sweep
+from server.postgres.listener import ListenDoorbells
+from server.postgres.pool import open_pool
+from server.postgres.store import PostgresStore
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 4_096
+"""Connections that wait to be accepted: a storm arrives in one moment."""
+GOODBYES_PER_SECOND: Final = 500
+"""Sockets closed a second while draining, or more if the drain time demands it."""
+JWKS_SECONDS: Final = 5.0
+
+
+def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
+    """A listening socket. `shared`: several processes have one each on the same port. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # The accepted sockets inherit it: the second net beneath the write deadline, and what finds a dead peer.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_deadline * 1000))
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"PORT: {host}:{port} cannot be listened on ({error.strerror}). Choose another.") from None
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our goodbye, and without its signal handlers: those belong to whoever runs the loop."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Any]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._drain()
+        await super().shutdown(sockets)
+
+
+class App:
+    """One server process. `run` serves until `stop`."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._server: uvicorn.Server | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin the orderly shutdown; `run` returns when it is done."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def run(self, sock: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve on `sock`, which this closes. `ready` is called once connections are answered.
+
+        Waits for a Postgres that is away. Raises UnfitError for a database that cannot serve.
+        """
+        settings = self._settings
+        wakes = {lane: asyncio.Event() for lane in Lane}
+        hub = Hub(lambda lane: wakes[lane].set())
+        history = History(hub)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(sock.close)
+            pool = await self._open_pool(history)
+            if pool is None:
+                return
+            stack.callback(pool.terminate)
+            store = PostgresStore(pool)
+            snapshots = Snapshots(hub, history, store)
+            sweep = Sweep(hub, history, store, settings.sweep)
+            doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
+            wheel = Wheel()
+            desk = Desk(
+                terms=Terms(
+                    keepalive=settings.keepalive,
+                    write_deadline=settings.write_deadline,
+                    sockets_per_user=settings.sockets_per_user,
+                    # A client that is no browser sends no Origin.
+                    origins=None if settings.allowed_origins is None else [None, *map(Origin, settings.allowed_origins)],
+                ),
+                verifier=await stack.enter_async_context(_verifier(settings)),
+                hub=hub,
+                history=history,
+                snapshots=snapshots,
+                pages=Pages(store),
+                wheel=wheel,
+                sockets=set(),
+                tasks=set(),
+            )
+            server = self._server = Server(
+                uvicorn.Config(
+                    http.application(lambda: self._not_ready(hub)),
+                    http=http.bounded_http(wheel),
+                    ws=partial(SyncSocket, desk),  # type: ignore[arg-type]  # a factory does what the class would
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=1,
+                ),
+                partial(_drain, desk, settings.drain),
+            )
+            server.should_exit = self._stopping
+            # Collections that walk everything, 100,000 connections included, should be rare.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(10_000, 20, 50)
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(work, name=name)
+                    for name, work in {
+                        "pump": Pump(hub, history, store, snapshots, wakes).run(),
+                        "snapshots": snapshots.run(),
+                        "sweep": sweep.run(),
+                        "doorbells": doorbells.run(hub.ring, sweep.doorbells_up, sweep.doorbells_down),
+                        "wheel": wheel.run(),
+                    }.items()
+                ]
+                tasks.create_task(_announce(server, ready), name="announce")
+                await server.serve(sockets=[sock])
+                for task in (*background, *desk.tasks):
+                    task.cancel()
+
+    def _not_ready(self, hub: Hub) -> str | None:
+        if self._stopping:
+            return "shutting down"
+        return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
+
+    async def _open_pool(self, history: History) -> Any:
+        settings = self._settings
+        delay = 0.1
+        while not self._stopping:
+            try:
+                return await open_pool(
+                    settings.database_url,
+                    size=settings.pool_size,
+                    pooled=settings.listen_url not in (None, settings.database_url),
+                    on_epoch=history.seen,
+                )
+            except UnavailableError as error:
+                log.warning("postgres cannot be reached, trying again", error=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+        return None
+
+
+async def _announce(server: uvicorn.Server, ready: Callable[[], None]) -> None:
+    while not server.started and not server.should_exit:
+        await asyncio.sleep(0.005)
+    if server.started:
+        ready()
+
+
+async def _drain(desk: Desk, seconds: float) -> None:
+    """Tell every client to come back, a few at a time and each with its own delay, then wait for them to go."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    sockets = list(desk.sockets)
+    spread = min(seconds * 0.7, len(sockets) / GOODBYES_PER_SECOND)
+    for count, sock in enumerate(sockets, 1):
+        sock.goodbye(retry_after=random.uniform(0.1, max(1.0, spread)))
+        due = begun + spread * count / len(sockets)
+        if due > loop.time() + 0.01:
+            await asyncio.sleep(due - loop.time())
+    while desk.sockets and loop.time() - begun < seconds:
+        await asyncio.sleep(0.01)
+    for sock in list(desk.sockets):
+        sock.abort()
+
+
+@contextlib.asynccontextmanager
+async def _verifier(settings: ServeSettings) -> AsyncIterator[Verifier]:
+    async with httpx.AsyncClient(timeout=JWKS_SECONDS, follow_redirects=False) as client:
+
+        async def fetch(url: str) -> Mapping[str, Any]:
+            response = await client.get(url)
+            response.raise_for_status()
+            return response.json()  # type: ignore[no-any-return]  # KeySet looks at what it is
+
+        keys = KeySet(settings.jwks_url, fetch) if settings.jwks_url is not None else None
+        yield Verifier(
+            secret=settings.jwt_secret, keys=keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        )
+
+
+def run(settings: ServeSettings, *, shared: bool = False) -> None:
+    """Serve in this process until SIGTERM or SIGINT."""
+    sock = bind(settings.host, settings.port, shared=shared, write_deadline=settings.write_deadline)
+    port = sock.getsockname()[1]
+    app = App(settings)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, app.stop)
+        await app.run(sock, lambda: log.info("serving", host=settings.host, port=port))
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main())
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,79 @@
+"""atlas-sync: the commands. Each says what it did, or in one sentence what to do."""
+
+import asyncio
+import sys
+import time
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from server import app, logs, supervisor
+from server.config import DatabaseSettings, ServeSettings, TokenSettings, load
+from server.edge.auth import mint
+from server.errors import AtlasError, ConfigError
+
+cli = typer.Typer(
+    name="atlas-sync",
+    help="Keeps every device of a chat app's user in step with Postgres.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cli.command()
+def serve(
+    share_port: Annotated[bool, typer.Option("--share-port", hidden=True, help="One of several on this port.")] = False,
+) -> None:
+    """Run the server. Its settings are environment variables; README.md has their table."""
+    settings = load(ServeSettings)
+    logs.configure(settings.log_level, settings.log_format)
+    if settings.processes > 1 and not share_port:
+        raise typer.Exit(supervisor.run(settings))
+    app.run(settings, shared=share_port)
+
+
+@cli.command()
+def migrate(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
+) -> None:
+    """Bring the database in DATABASE_URL up to date. Safe to repeat."""
+    from server.postgres import migrate as migration
+
+    if sql:
+        sys.stdout.write(migration.as_sql())
+        return
+    asyncio.run(migration.migrate(load(DatabaseSettings).database_url))
+    typer.echo("The database is up to date.")
+
+
+@cli.command()
+def token(
+    user: Annotated[UUID, typer.Argument(help="The user's id: a UUID.")],
+    hours: Annotated[float, typer.Option(help="How long it is valid.", min=0.001, max=24 * 365)] = 24.0,
+) -> None:
+    """Mint a development token for USER, signed with ATLAS_JWT_SECRET."""
+    settings = load(TokenSettings)
+    if settings.jwt_secret is None:
+        raise ConfigError("ATLAS_JWT_SECRET is not set. Tokens of a key set are minted by whoever holds the keys.")
+    issuer = settings.jwt_issuer or "atlas-sync"
+    lifetime = int(hours * 3600)
+    typer.echo(
+        mint(
+            user,
+            settings.jwt_secret,
+            audience=settings.jwt_audience,
+            issuer=issuer,
+            lifetime=lifetime,
+            now=time.time(),
+        )
+    )
+
+
+def main() -> None:
+    try:
+        cli()
+    except AtlasError as error:
+        typer.secho(f"atlas-sync: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)

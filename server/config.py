@@ -1,0 +1,94 @@
+"""Every setting, from the environment. The README's table is this file in words; a test compares them."""
+
+import re
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+SECRET_CHARACTERS = 32
+"""HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
+
+
+class DatabaseSettings(BaseSettings):
+    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: str = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str) -> str:
+        return _postgres_url(url)
+
+
+class TokenSettings(BaseSettings):
+    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    jwt_secret: str | None = Field(None, alias="ATLAS_JWT_SECRET", min_length=SECRET_CHARACTERS, repr=False)
+    jwt_audience: str = Field("authenticated", alias="ATLAS_JWT_AUDIENCE", min_length=1)
+    jwt_issuer: str | None = Field(None, alias="ATLAS_JWT_ISSUER", min_length=1)
+
+
+class ServeSettings(DatabaseSettings, TokenSettings):
+    listen_url: str | None = Field(None, alias="ATLAS_LISTEN_URL")
+    host: str = Field("0.0.0.0", alias="ATLAS_HOST")
+    port: int = Field(8000, alias="PORT", ge=0, le=65_535)
+    processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
+    jwks_url: str | None = Field(None, alias="ATLAS_JWKS_URL", pattern=r"^https?://")
+    allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
+    sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
+    keepalive: float = Field(25.0, alias="ATLAS_KEEPALIVE_SECONDS", gt=0, le=3_600)
+    write_deadline: float = Field(30.0, alias="ATLAS_WRITE_DEADLINE", gt=0)
+    sweep: float = Field(30.0, alias="ATLAS_SWEEP_SECONDS", gt=0)
+    drain: float = Field(20.0, alias="ATLAS_DRAIN_SECONDS", ge=0)
+    pool_size: int = Field(6, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
+
+    @field_validator("listen_url")
+    @classmethod
+    def _listen_is_postgres(cls, url: str | None) -> str | None:
+        return None if url is None else _postgres_url(url)
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [origin.strip().rstrip("/") for origin in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str] | None) -> list[str] | None:
+        for origin in origins or []:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise ValueError("must be origins like https://app.example.com, separated by commas")
+        return origins
+
+    @model_validator(mode="after")
+    def _can_verify(self) -> Self:
+        if self.jwt_secret is None and self.jwks_url is None:
+            raise ValueError("set ATLAS_JWT_SECRET or ATLAS_JWKS_URL: without one no token can be verified")
+        return self
+
+
+def load(settings: type[Settings], **given: Any) -> Settings:
+    """The settings, from the environment and `given` (by field name). Raises ConfigError with one sentence that names
+    the setting; never its value."""
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            problem = "is not set, and there is no default"
+        raise ConfigError(f"{name}: {problem}. See the table of settings in README.md." if name else f"{problem}.") from None
+
+
+def _postgres_url(url: str) -> str:
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ValueError("must be a URL that begins with postgres:// or postgresql://")
+    return url

@@ -1,0 +1,82 @@
+"""The HTTP side: health, and the limits on a request that uvicorn does not set itself."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.edge.wheel import Wheel
+
+REQUEST_SECONDS: Final = 10.0
+"""A connection that has not sent a whole request by then is closed: uvicorn itself waits for ever (slowloris)."""
+REQUEST_BYTES: Final = 64 * 1024
+"""A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
+
+
+def application(not_ready: Callable[[], str | None]) -> Starlette:
+    """`not_ready` says why this process should get no new connections, or None."""
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        reason = not_ready()
+        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a bound on how long, and how large, an unfinished request may be."""
+
+    wheel: Wheel
+    """Set by `bounded_http`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.wheel_slot = -1
+        self._unfinished = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.wheel.at(self, self.wheel.clock() + REQUEST_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.wheel.drop(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unfinished += len(data)
+        if self._unfinished > REQUEST_BYTES:
+            self.transport.abort()
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.wheel_slot < 0:
+            self.wheel.at(self, self.wheel.clock() + REQUEST_SECONDS)
+
+    def on_message_complete(self) -> None:
+        self._finished()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._finished()
+        super().handle_websocket_upgrade()
+
+    def on_time(self, now: float) -> None:
+        self.transport.abort()
+
+    def _finished(self) -> None:
+        self.wheel.drop(self)
+        self._unfinished = 0
+
+
+def bounded_http(wheel: Wheel) -> type[BoundedHttp]:
+    return type("BoundedHttp", (BoundedHttp,), {"wheel": wheel})

@@ -1,0 +1,442 @@
+"""One WebSocket: bytes in, frames to the session, its commands carried out, the read path's frames out.
+
+An asyncio.Protocol over the sans-I/O core of `websockets`, which uvicorn hands the connection to. An idle connection has
+no task, no queue and no timer of its own.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import structlog
+import websockets.exceptions
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State as Wire
+from websockets.server import ServerProtocol
+from websockets.typing import Origin, Subprotocol
+
+from protocol import codec as codecs
+from protocol.close import CloseCode
+from protocol.codec import Codec, FrameError, UnknownFrameError
+from protocol.frames import AskPage, Error, Limits, Pong, Welcome
+from server.edge.auth import RefusedError, Verifier
+from server.edge.wheel import Wheel
+from server.feed import encode
+from server.feed.change import Why, start
+from server.feed.history import History
+from server.feed.hub import Hub, Phase, Reader
+from server.feed.pages import PAGE_ROWS, Pages
+from server.feed.snapshot import Snapshots
+from server.session import (
+    PAGES_IN_FLIGHT,
+    CheckToken,
+    Close,
+    Command,
+    ReadPage,
+    Send,
+    Session,
+    Subscribe,
+)
+
+log = structlog.get_logger()
+
+HELLO_SECONDS: Final = 10.0
+"""An honest client says hello at once; a connection costs memory before anybody has said who it is."""
+CLOSE_SECONDS: Final = 5.0
+"""How long a peer may take to answer a close frame."""
+HIGH_WATER: Final = 64 * 1024
+"""Bytes in a socket's buffer from which on it is full. With one batch on top (pump.CONTENT) that is all a slow device
+can cost."""
+LOW_WATER: Final = 16 * 1024
+FRAMES_PER_SECOND: Final = 200
+"""Frames that one connection may send on average over a keep-alive period; then it is not listened to for the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The settings of a connection."""
+
+    keepalive: float
+    """Seconds."""
+    write_deadline: float
+    """Seconds that a full socket may take no data."""
+    sockets_per_user: int
+    origins: Sequence[Origin | re.Pattern[str] | None] | None
+    """None: any."""
+
+
+@dataclass(slots=True, eq=False)
+class Desk:
+    """What every connection of this process works with."""
+
+    terms: Terms
+    verifier: Verifier
+    hub: Hub
+    history: History
+    snapshots: Snapshots
+    pages: Pages
+    wheel: Wheel
+    sockets: set["SyncSocket"]
+    tasks: set[asyncio.Task[None]]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+class SyncSocket(asyncio.Protocol):
+    """A connection, from the upgrade to its end. It is the `Sink` of its reader."""
+
+    __slots__ = (
+        "_closing_at",
+        "_codec",
+        "_conn",
+        "_desk",
+        "_fragments",
+        "_frames",
+        "_full_since",
+        "_heartbeat_at",
+        "_id",
+        "_opened",
+        "_reader",
+        "_registry",
+        "_session",
+        "_transport",
+        "wheel_slot",
+    )
+
+    def __init__(self, desk: Desk, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self._desk = desk
+        self._registry = server_state.connections
+        self._session = Session()
+        self._id = uuid4().hex[:12]
+        self._conn = ServerProtocol(
+            origins=desk.terms.origins,
+            subprotocols=[Subprotocol(name) for name in codecs.CODECS],
+            select_subprotocol=_select_subprotocol,
+            max_size=codecs.MAX_INBOUND,
+        )
+        self._codec = codecs.MSGPACK
+        self._transport: asyncio.Transport | None = None
+        self._reader: Reader | None = None
+        self._fragments: list[bytes] = []
+        self._opened = desk.wheel.clock()
+        self._heartbeat_at = self._opened + HELLO_SECONDS
+        """When something is due: hello before it was said, then a heartbeat."""
+        self._full_since: float | None = None
+        self._closing_at: float | None = None
+        self._frames = 0
+        self.wheel_slot = -1
+
+    # --- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none, but does what one does
+        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._registry.add(self)  # type: ignore[arg-type]  # uvicorn counts its own classes; it needs `shutdown` only
+        self._desk.sockets.add(self)
+        self._schedule()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._desk.wheel.drop(self)
+        self._desk.sockets.discard(self)
+        self._registry.discard(self)  # type: ignore[arg-type]  # as above
+        self._transport = None
+        self._full_since = None
+        sent, received = self._conn.close_sent, self._conn.close_rcvd
+        claims = self._session.claims
+        log.info(
+            "connection closed",
+            connection=self._id,
+            user=str(claims.user) if claims else None,
+            sent=sent.code if sent else None,
+            received=received.code if received else None,
+            seconds=round(self._desk.wheel.clock() - self._opened, 3),
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self._conn.receive_data(data)
+        for event in self._conn.events_received():
+            if isinstance(event, Request):
+                self._handshake(event)
+            elif isinstance(event, Frame):
+                self._frame(event)
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._conn.receive_eof()
+        self._flush()
+
+    def pause_writing(self) -> None:
+        self._full_since = self._desk.wheel.clock()
+        if self._reader is not None:
+            self._desk.hub.stall(self._reader)
+        # Whoever does not read its answers asks no more questions.
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._schedule()
+
+    def resume_writing(self) -> None:
+        self._full_since = None
+        if self._transport is not None:
+            self._transport.resume_reading()
+        if self._reader is not None and not self._desk.snapshots.resume(self._reader):
+            self._desk.hub.resume(self._reader)
+        self._schedule()
+
+    def shutdown(self) -> None:
+        """uvicorn's call at the very end: what is left after the orderly goodbye."""
+        self.goodbye(retry_after=random.uniform(1.0, 5.0))
+
+    # --- WebSocket
+
+    def _handshake(self, request: Request) -> None:
+        conn = self._conn
+        if urlsplit(request.path).path != "/sync":
+            response = conn.reject(404, "WebSockets live at /sync.\n")
+        else:
+            response = conn.accept(request)
+        conn.send_response(response)
+        if conn.subprotocol is not None:
+            self._codec = codecs.CODECS[conn.subprotocol]
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return  # the core answers pings and closes
+        if frame.opcode is not Opcode.CONT and (frame.opcode is Opcode.TEXT) is not self._codec.text:
+            kind = "text" if self._codec.text else "binary"
+            self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
+            return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            message, self._fragments = b"".join(self._fragments), []
+            self._message(message)
+
+    def _message(self, message: bytes) -> None:
+        self._frames += 1
+        if self._frames > FRAMES_PER_SECOND * self._desk.terms.keepalive and self._transport is not None:
+            self._transport.pause_reading()
+        try:
+            frame = self._codec.decode_to_server(message)
+        except UnknownFrameError as error:
+            self._perform(self._session.unknown(str(error)))
+        except FrameError as error:
+            self._perform(self._session.malformed(str(error)))
+        else:
+            self._perform(self._session.receive(frame))
+
+    def _flush(self) -> None:
+        """Send what the core has to say by itself: the handshake, pongs, the answer to a close."""
+        transport = self._transport
+        if transport is None:
+            return
+        for data in self._conn.data_to_send():
+            if data:
+                transport.write(data)
+            elif not transport.is_closing():
+                transport.close()
+                self._closing()
+        if self._conn.close_expected():
+            self._closing()
+
+    def _closing(self) -> None:
+        """The end has begun: nothing more is said, and it must not take for ever."""
+        self._leave()
+        if self._closing_at is None:
+            self._closing_at = self._desk.wheel.clock() + CLOSE_SECONDS
+            self._schedule()
+
+    def _leave(self) -> None:
+        self._session.ended()
+        if self._reader is not None:
+            self._desk.snapshots.forget(self._reader)
+            self._desk.hub.remove(self._reader)
+            self._reader = None
+
+    # --- commands
+
+    def _perform(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send(frame):
+                    self.write(encode.message(frame, self._codec))
+                case Close(code, error):
+                    self.close(code, error)
+                case CheckToken(token):
+                    self._desk.spawn(self._check(token))
+                case Subscribe():
+                    self._subscribe(command)
+                case ReadPage(ask):
+                    self._desk.spawn(self._answer(ask))
+
+    async def _check(self, token: str) -> None:
+        try:
+            claims = await self._desk.verifier.verify(token)
+        except RefusedError as error:
+            self._perform(self._session.refused(str(error)))
+        else:
+            self._perform(self._session.accepted(claims))
+            self._schedule()
+
+    async def _answer(self, ask: AskPage) -> None:
+        claims = self._session.claims
+        assert claims is not None
+        await self._desk.pages.answer(str(claims.user), ask, self)
+        self._session.page_answered()
+
+    def _subscribe(self, command: Subscribe) -> None:
+        desk, user = self._desk, str(command.user)
+        if desk.hub.sockets(user) >= desk.terms.sockets_per_user:
+            message = f"This user has {desk.terms.sockets_per_user} connections open, which is the limit."
+            # It may be that some of them are dead and not yet noticed, which takes less than a minute.
+            delay = random.randrange(30_000, 60_000)
+            error = Error(
+                code="too_many_sockets", message=message, retryable=True, answers="hello", retry_after=delay
+            )
+            self.close(CloseCode.TOO_MANY_SOCKETS, error)
+            return
+        reader = self._reader = desk.hub.add(user, self, command.window)
+        position = start(command.cursor, command.user, desk.history.epoch)
+        if isinstance(position, Why):
+            desk.snapshots.begin(reader, position)
+        else:
+            desk.hub.place(reader, position, Phase.HELLO)
+
+    # --- the reader's sink
+
+    @property
+    def codec(self) -> Codec:
+        return self._codec
+
+    @property
+    def full(self) -> bool:
+        return self._full_since is not None
+
+    @property
+    def gone(self) -> bool:
+        return self._transport is None or self._conn.state is not Wire.OPEN
+
+    def welcome(self, tier: str, why: Why | None) -> None:
+        claims = self._session.claims
+        assert claims is not None
+        keepalive = self._desk.terms.keepalive
+        frame = Welcome(
+            session=self._id,
+            epoch=self._desk.history.epoch,
+            tier=tier,
+            mode="resumed" if why is None else "snapshot",
+            why=why,
+            time=time.time_ns() // 1000,
+            expires=claims.expires * 1_000_000,
+            keepalive=int(keepalive * 1000),
+            limits=Limits(frame_bytes=codecs.MAX_INBOUND, page_rows=PAGE_ROWS, pages_in_flight=PAGES_IN_FLIGHT),
+        )
+        self.write(encode.message(frame, self._codec))
+        log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
+        # Spread from the first one on, so that a storm of hellos is no storm of heartbeats.
+        self._heartbeat_at = self._desk.wheel.clock() + keepalive * random.uniform(0.1, 0.9)
+        self._schedule()
+
+    def write(self, wire: bytes) -> None:
+        if self._conn.state is Wire.OPEN and self._transport is not None:
+            self._transport.write(wire)
+
+    def say(self, error: Error) -> None:
+        self.write(encode.message(error, self._codec))
+
+    def close(self, code: CloseCode, error: Error) -> None:
+        if self.gone:
+            return
+        self.say(error)
+        # A close frame carries 123 bytes at most; the whole sentence is in the error frame.
+        self._conn.send_close(code, error.code)
+        self._flush()
+
+    def goodbye(self, retry_after: float) -> None:
+        """This server shuts down; come back after so many seconds."""
+        if self._conn.state is Wire.CONNECTING:
+            self.abort()
+            return
+        error = Error(
+            code="going_away",
+            message="This server shuts down. Come back after the delay, to another one or to its successor.",
+            retryable=True,
+            retry_after=int(retry_after * 1000),
+        )
+        self.close(CloseCode.GOING_AWAY, error)
+
+    # --- time
+
+    def on_time(self, now: float) -> float | None:
+        if self._transport is None:
+            return None
+        deadline = self._desk.terms.write_deadline
+        if self._closing_at is not None:
+            if now >= self._closing_at:
+                self.abort()
+        elif self._full_since is not None and now - self._full_since >= deadline:
+            log.info("connection takes no data", connection=self._id)
+            self.abort()
+        elif self._session.claims is not None and time.time() >= self._session.claims.expires - 1:
+            self._perform(self._session.expired())
+        elif now >= self._heartbeat_at:
+            self._heartbeat(now)
+        return self._next_moment() if self._transport is not None else None
+
+    def _heartbeat(self, now: float) -> None:
+        keepalive = self._desk.terms.keepalive
+        self._heartbeat_at = now + keepalive * random.uniform(0.9, 1.0)
+        if self._frames > FRAMES_PER_SECOND * keepalive and not self.full and self._transport is not None:
+            self._transport.resume_reading()
+        self._frames = 0
+        if self._session.claims is None:
+            self._perform(self._session.silent())
+            return
+        if self.full:
+            return
+        reader = self._reader
+        if reader is not None and reader.cohort is not None and reader.live and self._desk.hub.doorbells_work:
+            beat = encode.live(self._desk.history.epoch, reader.feed.owner, reader.cohort.position)
+            self.write(beat.wire(self._codec))
+        else:
+            self.write(encode.message(Pong(), self._codec))
+
+    def _next_moment(self) -> float:
+        if self._closing_at is not None:
+            return self._closing_at
+        moment = self._heartbeat_at
+        if self._full_since is not None:
+            moment = min(moment, self._full_since + self._desk.terms.write_deadline)
+        if self._session.claims is not None:
+            left = self._session.claims.expires - 1 - time.time()
+            moment = min(moment, self._desk.wheel.clock() + left - 1)
+        return moment
+
+    def _schedule(self) -> None:
+        if self._transport is not None:
+            self._desk.wheel.at(self, self._next_moment())
+
+    def abort(self) -> None:
+        """`close` would wait for the buffer to empty, which a peer that has stopped reading never lets happen."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _select_subprotocol(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    if not offered:
+        return None
+    for name in offered:
+        if name in codecs.CODECS:
+            return name
+    raise websockets.exceptions.NegotiationError("no offered subprotocol is known: " + " or ".join(codecs.CODECS))

@@ -1,0 +1,128 @@
+"""What a read of the log means for a reader at a position: which rows, up to where, or that something is missing.
+
+Pure. What is decided here decides whether anything is ever lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from protocol.cursor import Cursor, Position, owner_digest
+from protocol.frames import ConversationDeleted, Row
+
+
+class Why(StrEnum):
+    """Why a device gets a snapshot (SPEC.md 7.2)."""
+
+    NEW = "new"
+    UNREADABLE = "unreadable"
+    FOREIGN = "foreign"
+    EPOCH = "epoch"
+    AHEAD = "ahead"
+    TOO_OLD = "too_old"
+
+
+class Entry(NamedTuple):
+    """One row of the change log, with what it points to. `n` tells the rows of one transaction apart."""
+
+    seq: int
+    n: int
+    prev: int
+    """The feed's seq before this transaction."""
+    next_seq: int | None
+    """The seq of the entry behind this one; None at the end of the log."""
+    kind: str
+    row_id: UUID
+    row: Row | None
+    """The row's latest state, or its deletion; None for an upsert whose row is no longer there."""
+
+
+class Page(NamedTuple):
+    """What one statement found for one reader."""
+
+    head: int
+    """The feed's seq in the snapshot of the statement; 0 for a feed that does not exist."""
+    tier: str | None
+    """None without a profile."""
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to apply, and the position that they lead to."""
+
+    rows: list[Row]
+    to: Position
+    more: bool
+    """The log goes on behind `to`."""
+
+    @property
+    def partial(self) -> bool:
+        """`to` lies inside a transaction that is larger than a page."""
+        return self.to.n != 0
+
+
+def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
+    """Where a device that presents `cursor` resumes, or why it cannot."""
+    if cursor is None:
+        return Why.NEW
+    decoded = Cursor.decode(cursor)
+    if decoded is None:
+        return Why.UNREADABLE
+    if decoded.owner != owner_digest(user):
+        return Why.FOREIGN
+    if decoded.epoch != epoch:
+        return Why.EPOCH
+    return decoded.position
+
+
+def follow(after: Position, page: Page) -> Batch | Why:
+    """What a reader at `after` is to be sent, or why its position no longer leads anywhere.
+
+    Every entry names the seq before its transaction, so the proof that nothing is missing is in the entries
+    themselves: they must chain from `after` without a gap. A history that lost its tail and then overtook the reader
+    is recognised by the same check.
+    """
+    if not page.entries:
+        if page.head < after.seq:
+            return Why.AHEAD
+        # Inside a transaction more entries must follow; at the head there is nothing to follow.
+        return Why.TOO_OLD if after.n or page.head > after.seq else Batch([], after, more=False)
+    reached = after.seq
+    for entry in page.entries:
+        if entry.seq != reached:
+            if entry.prev != reached or (after.n and reached == after.seq and entry is page.entries[0]):
+                return Why.AHEAD if entry.prev < reached else Why.TOO_OLD
+            reached = entry.seq
+    entries, to = _whole_transactions(page.entries)
+    return Batch(_latest(entries), to, more=entries[-1].next_seq is not None)
+
+
+def _whole_transactions(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Position]:
+    """The entries up to the last end of a transaction among them; all of them if there is none."""
+    last = entries[-1]
+    if last.next_seq != last.seq:
+        return entries, Position(last.seq)
+    for count in range(len(entries) - 1, 0, -1):
+        if entries[count - 1].seq != last.seq:
+            return entries[:count], Position(entries[count - 1].seq)
+    return entries, Position(last.seq, last.n)
+
+
+def _latest(entries: Sequence[Entry]) -> list[Row]:
+    """One row for each thing that changed, its last; in the order of the log."""
+    if len(entries) == 1:
+        only = entries[0].row
+        return [] if only is None else [only]
+    latest: dict[tuple[object, ...], Row | None] = {}
+    for entry in entries:
+        if isinstance(entry.row, ConversationDeleted):
+            # Never collapsed away: it also stands for the messages, should the conversation be made anew.
+            key: tuple[object, ...] = ("-c", entry.row_id, entry.n)
+        else:
+            key = (entry.kind, entry.row_id)
+            latest.pop(key, None)
+        latest[key] = entry.row
+    return [row for row in latest.values() if row is not None]

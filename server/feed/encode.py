@@ -1,0 +1,44 @@
+"""Frames as the bytes that go out. A frame for many sockets is serialised once for each encoding. Pure."""
+
+from websockets.frames import Frame, Opcode
+
+from protocol.codec import Codec
+from protocol.cursor import Cursor, Position
+from protocol.frames import Changes, Live, ToClient
+from server.feed.change import Batch
+
+
+class Outgoing:
+    """One frame on its way to any number of sockets."""
+
+    __slots__ = ("_frame", "_wire")
+
+    def __init__(self, frame: ToClient) -> None:
+        self._frame = frame
+        self._wire: dict[Codec, bytes] = {}
+
+    def wire(self, codec: Codec) -> bytes:
+        """The WebSocket message, header included: what a server sends is not masked, so it is the same for all."""
+        data = self._wire.get(codec)
+        if data is None:
+            data = self._wire[codec] = message(self._frame, codec)
+        return data
+
+
+def message(frame: ToClient, codec: Codec) -> bytes:
+    return Frame(Opcode.TEXT if codec.text else Opcode.BINARY, codec.encode(frame)).serialize(mask=False)
+
+
+def changes(epoch: str, owner: bytes, after: Position, batch: Batch) -> Outgoing:
+    return Outgoing(
+        Changes(
+            from_=Cursor(epoch, owner, after).encode(),
+            to=Cursor(epoch, owner, batch.to).encode(),
+            rows=batch.rows,
+            partial=batch.partial,
+        )
+    )
+
+
+def live(epoch: str, owner: bytes, position: Position) -> Outgoing:
+    return Outgoing(Live(cursor=Cursor(epoch, owner, position).encode()))

@@ -1,0 +1,35 @@
+"""What the read path tells a device that it cannot serve, or not now."""
+
+import random
+from typing import Final
+
+from protocol.close import CloseCode
+from protocol.frames import Error
+from server.feed.ports import Sink
+
+PAID: Final = frozenset({"core", "studio"})
+"""Tiers that sync. Everybody else, and a user without a profile, works on the device alone."""
+
+_LOCAL_ONLY: Final = Error(
+    code="local_only",
+    message="This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
+    retryable=False,
+)
+
+
+def local_only(sink: Sink) -> None:
+    sink.close(CloseCode.LOCAL_ONLY, _LOCAL_ONLY)
+
+
+def start_over(sink: Sink) -> None:
+    message = "The database no longer knows the position of this device. Come back without a cursor."
+    # All devices of a failed-over database hear this in the same moment.
+    delay = random.randrange(100, 5_000)
+    sink.close(
+        CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay)
+    )
+
+
+def unavailable(answers: str, page: int | None = None) -> Error:
+    message = "The database cannot be reached at this moment. Stay connected: the answer comes when it is back."
+    return Error(code="unavailable", message=message, retryable=True, answers=answers, id=page)

@@ -1,0 +1,52 @@
+"""Older history, on request: by keyset, so that page 1,000 costs what page 1 does."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.frames import AskPage, Page, Row
+from server.errors import UnavailableError
+from server.feed import notices
+from server.feed.encode import Outgoing
+from server.feed.ports import Sink, Store, Want
+
+PAGE_ROWS: Final = 500
+"""Rows of one page at most."""
+PAGE_CONTENT: Final = 256 * 1024
+"""Bytes of content of one page at most."""
+AT_ONCE: Final = 2
+"""Statements under way, for the same reason as in snapshot.py."""
+
+
+class Pages:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def answer(self, user: str, ask: AskPage, sink: Sink) -> None:
+        """Write the page to the socket, as soon as Postgres can be asked; nothing if the socket closes before."""
+        delay = 0.1
+        while not sink.gone:
+            try:
+                async with self._turn:
+                    page = await self._read(user, ask)
+            except UnavailableError:
+                if delay == 0.1:
+                    sink.say(notices.unavailable("page", ask.id))
+                await asyncio.sleep(delay * random.uniform(0.5, 1))
+                delay = min(delay * 2, 2.0)
+            else:
+                sink.write(Outgoing(page).wire(sink.codec))
+                return
+
+    async def _read(self, user: str, ask: AskPage) -> Page:
+        limit = min(ask.limit, PAGE_ROWS)
+        rows: Sequence[Row]
+        if ask.conversation is None:
+            overview = await self._store.conversations(user, ask.before, limit + 1)
+            as_of, rows, cut = overview.as_of, overview.conversations, False
+        else:
+            history = await self._store.messages(user, [Want(ask.conversation, ask.before, limit + 1)], PAGE_CONTENT)
+            as_of, rows, cut = history.as_of, [message for _, message in history.messages], history.cut
+        return Page(id=ask.id, as_of=as_of, rows=list(rows[:limit]), more=cut or len(rows) > limit)

@@ -1,0 +1,108 @@
+"""What the read path needs from outside: a socket to write to, a store to read from, a source of doorbells."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from protocol.close import CloseCode
+from protocol.codec import Codec
+from protocol.cursor import Position
+from protocol.frames import Before, Conversation, Error, Message, Profile
+from server.feed.change import Page, Why
+
+
+class Sink(Protocol):
+    """A socket, as the read path sees it. No call waits: a socket that takes no more says so through
+    `Hub.stall` and `Hub.resume`, and is not read for in between; else one slow phone would fill the memory."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def full(self) -> bool:
+        """More is waiting in its buffer than it takes."""
+
+    @property
+    def gone(self) -> bool:
+        """It is closed, or closing; what is written now is lost."""
+
+    def welcome(self, tier: str, why: Why | None) -> None:
+        """The hello is answered: resumed, or (`why`) a snapshot follows."""
+
+    def write(self, wire: bytes) -> None:
+        """Bytes of whole WebSocket messages."""
+
+    def say(self, error: Error) -> None:
+        """Tell without closing."""
+
+    def close(self, code: CloseCode, error: Error) -> None:
+        """Tell, then close."""
+
+
+class ReadKey(NamedTuple):
+    user: str
+    after: Position
+
+
+class Want(NamedTuple):
+    """The newest `rows` messages of a conversation, older than `before` if it is given."""
+
+    conversation: UUID
+    before: Before | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A user's conversations, newest first, and what stands beside them in the same database snapshot."""
+
+    as_of: int
+    tier: str | None
+    profile: Profile | None
+    conversations: list[Conversation]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Messages, in the order of the wants and newest first in each."""
+
+    as_of: int
+    messages: list[tuple[int, Message]]
+    """(index of the want, message)"""
+    cut: bool
+    """The bound on content ended it before all wants were met."""
+
+    def rest(self, wants: Sequence[Want]) -> list[Want]:
+        """What is still to be read of `wants`, which this answers."""
+        if not self.cut:
+            return []
+        index, last = self.messages[-1]
+        reached = wants[index]
+        missing = reached.rows - sum(1 for i, _ in self.messages if i == index)
+        rest = [Want(reached.conversation, Before(last.created_at, last.id), missing)] if missing else []
+        return [*rest, *wants[index + 1 :]]
+
+
+class Store(Protocol):
+    """Reads what Postgres holds. Every call is one statement in its own snapshot, and raises UnavailableError when
+    Postgres cannot be reached."""
+
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
+        """A page for each key, in order; at most `rows` entries and `content_bytes` of content each, but at least one
+        entry if there is any."""
+
+    async def conversations(self, user: str, before: Before | None, rows: int) -> Overview: ...
+
+    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
+        """At least one message if there is any. What belongs to somebody else is not found."""
+
+    async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
+        """The epoch, and the seq of each user's feed (0: none)."""
+
+
+class Doorbells(Protocol):
+    """Tells that feeds moved. May lose a ring, may invent one: the log is what counts."""
+
+    async def run(self, ring: Callable[[str, int], None], up: Callable[[], None], down: Callable[[], None]) -> None:
+        """Ring until cancelled. `up`: from now on rings come, what came before may have been missed. `down`: none do."""

@@ -1,0 +1,71 @@
+"""The comparison that finds what a lost doorbell hid."""
+
+import asyncio
+
+import structlog
+
+from server.errors import UnavailableError
+from server.feed.history import History
+from server.feed.hub import Hub
+from server.feed.ports import Store
+
+log = structlog.get_logger()
+
+USERS: int = 20_000
+"""Users compared by one statement; 10,000 take some 5 ms."""
+AGAIN_SECONDS = 0.5
+"""Until the next try while Postgres is away."""
+
+
+class Sweep:
+    """Compares where the connected users' feeds are with where their readers stand: every `every` seconds, and after
+    every time the doorbells were silent."""
+
+    def __init__(self, hub: Hub, history: History, store: Store, every: float) -> None:
+        self._hub = hub
+        self._history = history
+        self._store = store
+        self._every = every
+        self._now = asyncio.Event()
+        self._listening = False
+
+    def doorbells_up(self) -> None:
+        self._listening = True
+        self._now.set()
+
+    def doorbells_down(self) -> None:
+        self._listening = False
+        self._hub.doorbells_work = False
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        wait = self._every
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._now.wait()
+            except TimeoutError:
+                pass
+            self._now.clear()
+            listening = self._listening
+            try:
+                missed = await self.once()
+            except UnavailableError:
+                wait = AGAIN_SECONDS
+                continue
+            wait = self._every
+            # Only now: what rang while nobody listened has been found.
+            self._hub.doorbells_work = listening and self._listening
+            if missed:
+                log.info("the sweep found feeds that moved unheard", missed=missed)
+
+    async def once(self) -> int:
+        """Compare. Returns how many rings were missed. Raises UnavailableError."""
+        users = self._hub.users()
+        missed = 0
+        for begin in range(0, max(len(users), 1), USERS):
+            some = users[begin : begin + USERS]
+            epoch, heads = await self._store.heads(some)
+            self._history.seen(epoch)
+            missed += sum(self._hub.compare(user, head) for user, head in zip(some, heads, strict=True))
+        return missed

@@ -1,0 +1,97 @@
+"""Doorbells by LISTEN, on a connection of its own that proves itself."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+
+from server.errors import UnavailableError, UnfitError
+from server.postgres.errors import translated
+from server.postgres.pool import connect
+
+log = structlog.get_logger()
+
+CHANNEL: Final = "atlas_sync"
+HEARTBEAT_SECONDS: Final = 5.0
+"""Between two notifications to ourselves. A silent link raises no error in asyncpg, however long one waits."""
+ANSWER_SECONDS: Final = 3.0
+"""Until such a notification must have come back."""
+POOLER: Final = (
+    "LISTEN does not deliver on this connection: it probably leads through a pooler in transaction mode (PgBouncer, or "
+    "port 6543 of Supabase). Set ATLAS_LISTEN_URL to a direct or session-mode connection."
+)
+
+
+class ListenDoorbells:
+    """`Doorbells` by LISTEN/NOTIFY. Never on a pooled connection: its release would UNLISTEN."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def run(self, ring: Callable[[str, int], None], up: Callable[[], None], down: Callable[[], None]) -> None:
+        failures = 0
+        while True:
+            try:
+                async with Listening(self._url, ring) as listening:
+                    up()
+                    failures = 0
+                    while True:
+                        await asyncio.sleep(HEARTBEAT_SECONDS)
+                        await listening.prove()
+            except (UnavailableError, UnfitError) as error:
+                down()
+                failures += 1
+                delay = min(0.05 * 2**failures, 5.0) * random.uniform(0.5, 1)
+                log.warning("doorbells are silent", error=str(error), again_in=round(delay, 3))
+                await asyncio.sleep(delay)
+
+
+class Listening:
+    """A connection that listens; proved when entered. Raises UnavailableError, and UnfitError behind a pooler."""
+
+    def __init__(self, url: str, ring: Callable[[str, int], None]) -> None:
+        self._url = url
+        self._ring = ring
+        self._private = f"{CHANNEL}_{uuid4().hex[:16]}"
+        self._connection: Any = None
+        self._answer = asyncio.Event()
+
+    async def __aenter__(self) -> "Listening":
+        self._connection = await connect(self._url)
+        try:
+            with translated():
+                # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
+                await self._connection.add_listener(CHANNEL, self._on_ring)
+                await self._connection.add_listener(self._private, self._on_answer)
+            await self.prove()
+        except BaseException:
+            self._connection.terminate()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # close() would talk to a peer that may be gone.
+        self._connection.terminate()
+
+    async def prove(self) -> None:
+        """Notify ourselves; it must come back."""
+        self._answer.clear()
+        with translated():
+            await self._connection.execute(f"NOTIFY {self._private}")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._answer.wait()
+        except TimeoutError:
+            raise UnfitError(POOLER) from None
+
+    def _on_ring(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        # Any role may NOTIFY: what is not a doorbell is nobody's error but the sender's.
+        user, _, seq = payload.partition(" ")
+        if seq.isascii() and seq.isdigit() and len(seq) <= 19:
+            self._ring(user, int(seq))
+
+    def _on_answer(self, *_: object) -> None:
+        self._answer.set()

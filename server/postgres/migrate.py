@@ -1,0 +1,78 @@
+"""Brings a database up to date: Alembic runs the plain SQL files in migrations/sql, each once, in order."""
+
+import asyncio
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from alembic import command, context, op
+from alembic.config import Config
+from sqlalchemy import Connection, NullPool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from server.postgres.errors import translated
+from server.postgres.pool import connect
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+SCRIPTS: Final = MIGRATIONS / "sql"
+SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
+PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
+LOCK: Final = 0x61746C6173  # «atlas»
+"""Advisory lock: two releases that migrate at once take turns."""
+
+
+def _config(**attributes: Any) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(attributes)
+    return config
+
+
+async def migrate(url: str) -> None:
+    """Apply what is missing, then make the partitions of the coming months. Safe to repeat, and to run twice at once.
+
+    Raises UnavailableError, UnfitError, and asyncpg's own error where a statement fails.
+    """
+    connection = await connect(url)
+    try:
+        with translated():
+            await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=600)
+        await asyncio.to_thread(command.upgrade, _config(url=url), "head")
+        with translated():
+            await connection.execute(PARTITIONS_AHEAD)
+    finally:
+        await connection.close(timeout=5)
+
+
+def as_sql() -> str:
+    """Everything that `migrate` would do to an empty database, for review."""
+    script = io.StringIO()
+    config = _config()
+    config.output_buffer = script
+    command.upgrade(config, "head", sql=True)
+    return f"{SCHEMA};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
+
+
+async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
+    """Run `configure(connection)` in SQLAlchemy's synchronous world, in one transaction of a connection to `url`."""
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text(SCHEMA))
+            await connection.run_sync(configure)
+    finally:
+        await engine.dispose()
+
+
+def run_script(name: str) -> None:
+    """For a migration: run migrations/sql/NAME.sql as it stands."""
+    script = (SCRIPTS / f"{name}.sql").read_text()
+    if context.is_offline_mode():
+        op.get_context().impl.static_output(script)
+        return
+    # As a script and not as a statement: SQLAlchemy would take what follows a colon in it for a parameter.
+    raw = op.get_bind().connection.dbapi_connection
+    raw.run_async(lambda connection: connection.execute(script))  # type: ignore[union-attr]  # asyncpg's own connection

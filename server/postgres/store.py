@@ -1,0 +1,159 @@
+"""Reads feeds, snapshots and pages: the read path's `Store`, one statement each."""
+
+from collections.abc import Callable, Sequence
+from time import time
+from typing import Any, Final
+from uuid import UUID
+
+from protocol.frames import (
+    Before,
+    Conversation,
+    ConversationDeleted,
+    Message,
+    MessageDeleted,
+    Profile,
+    ProfileDeleted,
+    Row,
+)
+from server.feed.change import Entry, Page
+from server.feed.ports import History, Overview, ReadKey, Want
+from server.postgres.errors import waiting
+from server.postgres.pool import POSTGRES_EPOCH, statement
+
+BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
+"""What (seq, n) is compared with behind a whole transaction: no n is larger."""
+ALWAYS: Final = (1 << 63) - 1 + POSTGRES_EPOCH
+NEVER: Final = -(1 << 63) + POSTGRES_EPOCH
+"""Postgres' infinity and -infinity, as our codec counts."""
+LARGEST_UUID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+RECENT: Final = 2 * 86_400_000_000
+"""Microseconds. Messages younger than this are what a live feed is about; older partitions stay unopened at first."""
+
+
+class PostgresStore:
+    """`Store` on a pool of connections made by `open_pool`."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
+        recent = int(time() * 1_000_000) - RECENT
+        # A device that was away for longer than that would need the second statement anyway.
+        bound = recent if min(key.after.seq for key in keys) >= recent else NEVER
+        pages, older = await self._read_feed(keys, rows, content_bytes, bound)
+        if older:
+            again, _ = await self._read_feed([keys[i] for i in older], rows, content_bytes, NEVER)
+            for i, page in zip(older, again, strict=True):
+                pages[i] = page
+        return pages
+
+    async def _read_feed(
+        self, keys: Sequence[ReadKey], rows: int, content_bytes: int, oldest: int
+    ) -> tuple[list[Page], list[int]]:
+        """The pages, and the indices of those with messages older than `oldest`, which were not looked at."""
+        records = await self._fetch(
+            "read_feed",
+            [key.user for key in keys],
+            [key.after.seq for key in keys],
+            [key.after.n or BEHIND_A_TRANSACTION for key in keys],
+            min(key.after.seq for key in keys),
+            rows,
+            content_bytes,
+            oldest,
+        )
+        heads = [0] * len(keys)
+        tiers: list[str | None] = [None] * len(keys)
+        entries: list[list[Entry]] = [[] for _ in keys]
+        older: set[int] = set()
+        for record in records:
+            i = record["i"] - 1
+            heads[i], tiers[i] = record["head"] or 0, record["tier"]
+            if record["seq"] is not None:
+                entries[i].append(_entry(record))
+                if record["older"]:
+                    older.add(i)
+        for some in entries:
+            some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
+        return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(older)
+
+    async def conversations(self, user: str, before: Before | None, rows: int) -> Overview:
+        at, last = (None, None) if before is None else (before.at, before.id)
+        records = await self._fetch("read_conversations", user, at, last, rows)
+        first = records[0]
+        as_of = first["head"]
+        return Overview(
+            as_of=as_of,
+            tier=first["tier"],
+            profile=_profile(as_of, UUID(user), first) if first["has_profile"] else None,
+            conversations=[
+                _conversation(as_of, record["id"], record) for record in records if record["id"] is not None
+            ],
+        )
+
+    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
+        records = await self._fetch(
+            "read_messages",
+            user,
+            [want.conversation for want in wants],
+            [ALWAYS if want.before is None else want.before.at for want in wants],
+            [LARGEST_UUID if want.before is None else want.before.id for want in wants],
+            [want.rows for want in wants],
+            content_bytes,
+        )
+        as_of = records[0]["head"]
+        found = [
+            (record["i"] - 1, _message(as_of, record["id"], record)) for record in records if record["i"] is not None
+        ]
+        return History(as_of, found, cut=len(found) < (records[0]["total"] or 0))
+
+    async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
+        (record,) = await self._fetch("heads", users)
+        return record["epoch"], record["seqs"] or []
+
+    async def _fetch(self, name: str, *arguments: object) -> list[Any]:
+        with waiting():
+            return await self._pool.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # asyncpg's list
+
+
+def _in_log_order(entry: Entry) -> tuple[int, int]:
+    return entry.seq, entry.n
+
+
+def _profile(seq: int, row_id: UUID, record: Any) -> Profile:
+    return Profile(seq, row_id, record["tier"], record["status"])
+
+
+def _conversation(seq: int, row_id: UUID, record: Any) -> Conversation:
+    return Conversation(seq, row_id, record["title"], record["created_at"], record["updated_at"])
+
+
+def _message(seq: int, row_id: UUID, record: Any) -> Message:
+    return Message(
+        seq,
+        row_id,
+        record["conversation_id"],
+        record["role"],
+        record["content"],
+        record["created_at"],
+        record["updated_at"],
+    )
+
+
+UPSERT: Final[dict[str, Callable[[int, UUID, Any], Row]]] = {"p": _profile, "c": _conversation, "m": _message}
+DELETION: Final[dict[str, Callable[[int, UUID], Row]]] = {
+    "p": ProfileDeleted,
+    "c": ConversationDeleted,
+    "m": MessageDeleted,
+}
+
+
+def _entry(record: Any) -> Entry:
+    seq, kind, row_id = record["seq"], record["kind"], record["row_id"]
+    row: Row | None
+    if record["op"] == "d":
+        row = DELETION[kind](seq, row_id)
+    elif record["found"] if kind != "p" else record["tier"] is not None:
+        row = UPSERT[kind](seq, row_id, record)
+    else:
+        row = None
+    return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, row_id, row)

@@ -1,0 +1,192 @@
+"""What may be said when: one connection's conversation as a table of states. Pure: frames in, commands out.
+
+    NEW ──hello──▶ CHECKING ──accepted──▶ OPEN
+     any state ── a frame that is not allowed there, or an end that the edge reports ──▶ CLOSED
+
+The edge decodes, carries out the commands, and reports back what happened (`accepted`, `refused`, …).
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+from uuid import UUID
+
+from protocol.close import CloseCode
+from protocol.frames import AskPage, Error, Hello, Ping, Pong, Refresh, Refreshed, ToClient, ToServer, Window
+
+PAGES_IN_FLIGHT: Final = 4
+"""Unanswered pages of one connection: a page waits for the database, and so must not be free."""
+
+
+class State(Enum):
+    NEW = auto()
+    """Connected; `hello` is awaited."""
+    CHECKING = auto()
+    """`hello` came; its token is being checked."""
+    OPEN = auto()
+    """The reader is registered."""
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a valid token says. `expires` is in seconds since 1970."""
+
+    user: UUID
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    frame: ToClient
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    code: CloseCode
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class CheckToken:
+    """Verify, then report `accepted` or `refused`."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Register a reader for this user, where its cursor says."""
+
+    user: UUID
+    cursor: bytes | None
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """Answer this, then report `page_answered`."""
+
+    ask: AskPage
+
+
+Command = Send | Close | CheckToken | Subscribe | ReadPage
+
+
+class Session:
+    """One connection's side of the protocol. Every call returns the commands to carry out, in order."""
+
+    __slots__ = ("_checking", "_hello", "_pages", "claims", "state")
+
+    def __init__(self) -> None:
+        self.state = State.NEW
+        self.claims: Claims | None = None
+        """Set once `hello` was accepted; moved by `refresh`."""
+        self._hello: Hello | None = None
+        self._checking = False
+        """A token is being checked; one at a time, or a flood of `refresh` would be a flood of signatures."""
+        self._pages = 0
+
+    def receive(self, frame: ToServer) -> list[Command]:
+        """The client said `frame`."""
+        if self.state is State.CLOSED:
+            return []
+        if isinstance(frame, Hello):
+            if self.state is not State.NEW:
+                return self._close(
+                    CloseCode.BAD_FRAME, "second_hello", "`hello` is said once, as the first frame.", answers="hello"
+                )
+            self.state = State.CHECKING
+            self._hello = frame
+            self._checking = True
+            return [CheckToken(frame.token)]
+        if self.state is State.NEW:
+            return self._close(CloseCode.BAD_FRAME, "hello_first", "The first frame of a connection is `hello`.")
+        if isinstance(frame, Ping):
+            return [Send(Pong())]
+        if isinstance(frame, Refresh):
+            return self._refresh(frame)
+        return self._page(frame)
+
+    def _refresh(self, frame: Refresh) -> list[Command]:
+        if self._checking:
+            return [Send(refusal("A token is being checked already; send the next one when that is answered."))]
+        self._checking = True
+        return [CheckToken(frame.token)]
+
+    def _page(self, frame: AskPage) -> list[Command]:
+        if self.state is not State.OPEN or self._pages >= PAGES_IN_FLIGHT:
+            message = f"Ask for pages after `welcome`, and at most {PAGES_IN_FLIGHT} before the first is answered."
+            return [
+                Send(Error(code="too_many_pages", message=message, retryable=True, answers="page", id=frame.id))
+            ]
+        self._pages += 1
+        return [ReadPage(frame)]
+
+    def malformed(self, problem: str) -> list[Command]:
+        """The client sent something that is no frame."""
+        return self._close(CloseCode.BAD_FRAME, "bad_frame", problem)
+
+    def unknown(self, problem: str) -> list[Command]:
+        """The client sent a frame of a later version of this protocol."""
+        if self.state is State.NEW:
+            return self._close(CloseCode.BAD_FRAME, "hello_first", "The first frame of a connection is `hello`.")
+        if self.state is State.CLOSED:
+            return []
+        return [Send(Error(code="unknown_frame", message=problem, retryable=False))]
+
+    def accepted(self, claims: Claims) -> list[Command]:
+        """The token that was being checked is good."""
+        self._checking = False
+        if self.state is State.CHECKING:
+            assert self._hello is not None
+            hello, self._hello = self._hello, None
+            self.state = State.OPEN
+            self.claims = claims
+            return [Subscribe(claims.user, hello.cursor, hello.window)]
+        if self.state is not State.OPEN:
+            return []
+        assert self.claims is not None
+        if claims.user != self.claims.user:
+            return self._close(
+                CloseCode.TOKEN_REFUSED, "token_refused", "This token is another user's.", answers="refresh", again=True
+            )
+        # An older token than the one in use must not shorten the connection's life: both are valid.
+        self.claims = Claims(claims.user, max(claims.expires, self.claims.expires))
+        return [Send(Refreshed(expires=self.claims.expires * 1_000_000))]
+
+    def refused(self, problem: str) -> list[Command]:
+        """The token that was being checked is not good."""
+        self._checking = False
+        if self.state is State.CHECKING:
+            return self._close(CloseCode.TOKEN_REFUSED, "token_refused", problem, answers="hello", again=True)
+        return [Send(refusal(problem))] if self.state is State.OPEN else []
+
+    def page_answered(self) -> None:
+        self._pages -= 1
+
+    def expired(self) -> list[Command]:
+        """The token in use has ended."""
+        return self._close(
+            CloseCode.TOKEN_EXPIRED, "token_expired", "The token has ended. Come back with a new one.", again=True
+        )
+
+    def silent(self) -> list[Command]:
+        """No hello came in time."""
+        return self._close(CloseCode.HELLO_TIMEOUT, "hello_timeout", "No `hello` came in time.", again=True)
+
+    def ended(self) -> None:
+        """The connection is over, for whatever reason."""
+        self.state = State.CLOSED
+
+    def _close(
+        self, code: CloseCode, name: str, message: str, *, answers: str | None = None, again: bool = False
+    ) -> list[Command]:
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        return [Close(code, Error(code=name, message=message, retryable=again, answers=answers))]
+
+
+def refusal(problem: str) -> Error:
+    return Error(code="token_refused", message=problem, retryable=True, answers="refresh")

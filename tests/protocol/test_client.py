@@ -1,0 +1,773 @@
+"""The client's promises, without a network: what it holds, what it says, what it makes of what it hears."""
+
+import ast
+import base64
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from protocol import client as module
+from protocol.client import (
+    ALLOWED,
+    Batch,
+    ChainBroken,
+    Client,
+    Conversation,
+    Deleted,
+    Encoding,
+    Event,
+    Live,
+    Message,
+    PageArrived,
+    Pong,
+    Profile,
+    ProtocolError,
+    Refreshed,
+    Refused,
+    Replica,
+    Row,
+    State,
+    StateError,
+    Welcomed,
+    next_step,
+    refresh_after,
+)
+
+DEVICE, USER, A, B, M, N = (UUID(int=n) for n in range(1, 7))
+K0, K1, K2, K3 = b"k0", b"k1", b"k2", b"k3"
+
+
+# ---- The replica: examples -----------------------------------------------------------------------------------------
+
+
+def conversation(seq: int, cid: UUID = A, title: str = "t") -> Conversation:
+    return Conversation(seq, cid, title, 0, seq)
+
+
+def message(seq: int, mid: UUID = M, cid: UUID = A, content: str = "x") -> Message:
+    return Message(seq, mid, cid, "user", content, 0, seq)
+
+
+def test_an_upsert_replaces_what_is_older_and_what_is_equally_old() -> None:
+    replica = Replica()
+    replica.apply([message(5, content="a")])
+    replica.apply([message(5, content="b")])
+    assert replica.messages[M].content == "b"
+    replica.apply([message(4, content="stale")])
+    assert replica.messages[M].content == "b"
+
+
+def test_a_message_may_come_before_its_conversation() -> None:
+    replica = Replica()
+    replica.apply([message(5), conversation(6)])
+    assert set(replica.messages) == {M}
+    assert set(replica.conversations) == {A}
+
+
+def test_a_deletion_does_not_touch_what_is_newer() -> None:
+    replica = Replica()
+    replica.apply([message(7), conversation(7), Profile(7, USER, "pro", None)])
+    replica.apply([Deleted("m", 6, M), Deleted("c", 6, A), Deleted("p", 6, USER)])
+    assert (len(replica.messages), len(replica.conversations), len(replica.profiles)) == (1, 1, 1)
+    replica.apply([Deleted("m", 7, M), Deleted("c", 7, A), Deleted("p", 8, USER)])
+    assert (replica.messages, replica.conversations, replica.profiles) == ({}, {}, {})
+
+
+def test_a_deleted_conversation_takes_its_older_messages_along_and_no_others() -> None:
+    replica = Replica()
+    replica.apply([message(5, M), message(9, N), message(5, UUID(int=9), cid=B), Deleted("c", 7, A)])
+    assert set(replica.messages) == {N, UUID(int=9)}
+
+
+def test_a_conversation_deleted_and_made_anew_in_one_transaction_keeps_only_its_new_messages() -> None:
+    replica = Replica()
+    replica.apply([message(3), message(7, N), Deleted("c", 7, A), conversation(7), message(7, UUID(int=9))])
+    assert set(replica.conversations) == {A}
+    assert set(replica.messages) == {UUID(int=9)}
+
+
+def test_a_conversation_that_came_back_does_not_bring_its_old_messages_with_it() -> None:
+    replica = Replica()
+    replica.apply([message(3), conversation(8), Deleted("c", 7, A)])
+    assert set(replica.conversations) == {A}
+    assert replica.messages == {}
+
+
+@pytest.mark.parametrize("gone", [Deleted("m", 7, M), Deleted("c", 7, A)])
+def test_a_page_that_was_read_before_a_deletion_and_arrives_after_it_changes_nothing(gone: Deleted) -> None:
+    replica = Replica()
+    with replica.expecting_page():
+        replica.apply([gone])
+        replica.apply([message(6)])
+        assert replica.messages == {}
+        replica.apply([message(8)])
+        assert set(replica.messages) == {M}
+
+
+def test_deletions_are_forgotten_only_when_the_last_page_has_come() -> None:
+    replica = Replica()
+    with ExitStack() as last:
+        last.enter_context(replica.expecting_page())
+        with replica.expecting_page():
+            replica.apply([Deleted("m", 7, M), Deleted("m", 5, M)])
+        replica.apply([message(6)])
+        assert replica.messages == {}
+    replica.apply([message(6)])
+    assert set(replica.messages) == {M}
+
+
+def test_a_snapshot_replaces_everything_even_what_has_greater_seqs() -> None:
+    replica = Replica()
+    with replica.expecting_page():
+        replica.apply([message(9), conversation(9), Profile(9, USER, "pro", None), Deleted("m", 9, N)])
+        replica.replace([message(2, N)])
+        assert (replica.profiles, replica.conversations, set(replica.messages)) == ({}, {}, {N})
+
+
+# ---- The replica: against an oracle --------------------------------------------------------------------------------
+
+CONVERSATIONS = [UUID(int=n) for n in (10, 20)]
+# A message's home never changes: 5.3 could not be kept if it did (the device may hold it at an older home).
+HOMES = {UUID(int=home.int + n): home for home in CONVERSATIONS for n in (1, 2, 3)}
+Operations = list[tuple[str, UUID]]
+OPERATIONS: st.SearchStrategy[Operations] = st.lists(
+    st.sampled_from(
+        [(operation, row_id) for operation in ("c", "-c") for row_id in CONVERSATIONS]
+        + [(operation, row_id) for operation in ("m", "-m") for row_id in HOMES]
+        + [("p", USER), ("-p", USER)]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Database:
+    """One user's rows, and the feed of what happened to them: what `SELECT` finds is the oracle."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.profiles: dict[UUID, Profile] = {}
+        self.conversations: dict[UUID, Conversation] = {}
+        self.messages: dict[UUID, Message] = {}
+        self.feed: list[list[Row]] = []
+
+    def transact(self, operations: Operations) -> None:
+        """Deletions first, then the latest state of what is left; messages gone with their conversation go unsaid."""
+        self.seq += 1
+        seq = self.seq
+        deleted: dict[tuple[str, UUID], Row] = {}
+        for n, (operation, row_id) in enumerate(operations):
+            text = f"{seq}.{n}"
+            match operation:
+                case "c":
+                    self.conversations[row_id] = Conversation(seq, row_id, text, 0, seq)
+                case "m" if HOMES[row_id] in self.conversations:
+                    self.messages[row_id] = Message(seq, row_id, HOMES[row_id], "user", text, 0, seq)
+                case "-m" if self.messages.pop(row_id, None):
+                    deleted["m", row_id] = Deleted("m", seq, row_id)
+                case "-c" if self.conversations.pop(row_id, None):
+                    self.messages = {k: m for k, m in self.messages.items() if m.conversation_id != row_id}
+                    deleted["c", row_id] = Deleted("c", seq, row_id)
+                case "p":
+                    self.profiles[row_id] = Profile(seq, row_id, text, None)
+                case "-p" if self.profiles.pop(row_id, None):
+                    deleted["p", row_id] = Deleted("p", seq, row_id)
+        self.feed.append([*deleted.values(), *(row for row in self.rows() if row.seq == seq)])
+
+    def rows(self) -> list[Row]:
+        return [*self.profiles.values(), *self.conversations.values(), *self.messages.values()]
+
+    def read(self) -> list[Row]:
+        """What a snapshot or a page reads now: every row's seq is the position of the reading."""
+        return [replace(row, seq=self.seq) for row in self.rows()]
+
+
+def latest_state_only(transactions: Iterable[list[Row]]) -> list[Row]:
+    """Caught up on, a feed names each row once, at its last change, and none that is gone with its conversation.
+
+    A `-c` stays even if the conversation came back: it has messages to take away.
+    """
+    rows = [row for transaction in transactions for row in transaction]
+    sent: list[Row] = []
+    named: set[tuple[str, UUID]] = set()
+    for row in reversed(rows):
+        gone = isinstance(row, Deleted)
+        key = (row.kind if isinstance(row, Deleted) else type(row).__name__[0].lower(), row.id)
+        over = isinstance(row, Message) and ("-c", row.conversation_id) in named
+        if not over and (key not in named or (gone and key[0] == "c")):
+            sent.append(row)
+        named |= {key, ("-c", row.id)} if gone and key[0] == "c" else {key}
+    return sent[::-1]
+
+
+def content(rows: Iterable[Row]) -> set[Row]:
+    return {replace(row, seq=0) for row in rows}
+
+
+class DeviceAgainstDatabase(RuleBasedStateMachine):
+    """Whatever happens on the way: once the device has applied the whole feed, it holds what `SELECT` finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database()
+        self.replica = Replica()
+        self.position = 0
+        self.pages: list[tuple[list[Row], ExitStack]] = []
+        everything = [("p", USER), *(("c", c) for c in CONVERSATIONS), *(("m", m) for m in HOMES)]
+        self.database.transact(everything)
+        self.changes_arrive(1)
+
+    @rule(operations=OPERATIONS)
+    def a_transaction_commits(self, operations: Operations) -> None:
+        self.database.transact(operations)
+
+    @rule(count=st.integers(1, 4))
+    def changes_arrive(self, count: int) -> None:
+        for rows in self.database.feed[self.position : self.position + count]:
+            self.replica.apply(rows)
+            self.position += 1
+
+    @rule(count=st.integers(2, 6))
+    def the_device_catches_up_in_one_batch(self, count: int) -> None:
+        batch = self.database.feed[self.position : self.position + count]
+        self.replica.apply(latest_state_only(batch))
+        self.position += len(batch)
+
+    @precondition(lambda self: len(self.pages) < 4)
+    @rule(kinds=st.sampled_from([Message, Conversation, Row]))
+    def a_page_is_read(self, kinds: type[Row]) -> None:
+        expected = ExitStack()
+        expected.enter_context(self.replica.expecting_page())
+        self.pages.append(([row for row in self.database.read() if isinstance(row, kinds)], expected))
+
+    @precondition(lambda self: self.pages)
+    @rule(pick=st.integers(0, 3), lost=st.sampled_from([False, False, False, True]))
+    def a_page_arrives_late_or_never(self, pick: int, lost: bool) -> None:
+        rows, expected = self.pages.pop(pick % len(self.pages))
+        with expected:
+            self.replica.apply([] if lost else rows)
+
+    @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
+    def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
+        """What pages are hard for; chance alone would come upon it seldom."""
+        self.changes_arrive(len(self.database.feed))
+        self.database.transact(first)
+        with self.replica.expecting_page():
+            rows = self.database.read()
+            self.database.transact(second)
+            self.changes_arrive(heard)
+            self.replica.apply(rows)
+
+    @rule(back=st.integers(0, 5))
+    def the_device_reconnects_and_hears_a_part_of_the_feed_again(self, back: int) -> None:
+        self.pages_end_with_the_connection()
+        self.position = max(0, self.position - back)
+
+    @rule(between=st.none() | OPERATIONS, after=st.none() | OPERATIONS)
+    def the_device_is_given_a_snapshot_in_parts(self, between: Operations | None, after: Operations | None) -> None:
+        self.pages_end_with_the_connection()
+        self.position = len(self.database.feed)
+        self.replica.replace(row for row in self.database.read() if not isinstance(row, Message))
+        for operations in (between, after):
+            if operations is not None:
+                self.database.transact(operations)
+        self.replica.apply(row for row in self.database.read() if isinstance(row, Message))
+
+    def pages_end_with_the_connection(self) -> None:
+        for _, expected in self.pages:
+            expected.close()
+        self.pages = []
+
+    @invariant()
+    def at_live_the_device_holds_what_select_finds(self) -> None:
+        if self.position == len(self.database.feed):
+            held = self.replica
+            rows: list[Row] = [*held.profiles.values(), *held.conversations.values(), *held.messages.values()]
+            assert content(rows) == content(self.database.rows())
+
+
+DeviceAgainstDatabase.TestCase.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
+TestADeviceAgainstTheDatabase = DeviceAgainstDatabase.TestCase
+
+
+# ---- The connection ------------------------------------------------------------------------------------------------
+
+LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 4}
+WELCOME = {
+    "t": "welcome",
+    "session": "s",
+    "epoch": "e",
+    "tier": "pro",
+    "mode": "resumed",
+    "time": 1,
+    "expires": 2,
+    "keepalive": 25_000,
+    "limits": LIMITS,
+}
+SNAPSHOT = {**WELCOME, "mode": "snapshot", "why": "new"}
+FRAMES: dict[str, dict[str, object]] = {
+    "welcome": WELCOME,
+    "snapshot": {"t": "snapshot", "as_of": 7, "rows": [], "cursor": K1},
+    "changes": {"t": "changes", "from": K0, "to": K1, "rows": []},
+    "live": {"t": "live", "cursor": K0},
+    "page": {"t": "page", "id": 1, "as_of": 7, "rows": [], "more": False},
+    "refreshed": {"t": "refreshed", "expires": 9},
+    "error": {"t": "error", "code": "internal", "message": "m", "retryable": True},
+    "pong": {"t": "pong"},
+    "tomorrow": {"t": "tomorrow", "rows": 1},
+}
+
+
+def pack(frame: object) -> bytes:
+    packed: bytes = msgpack.packb(frame)
+    return packed
+
+
+def hear(client: Client, frame: dict[str, object]) -> Event:
+    (event,) = client.receive(pack(frame))
+    return event
+
+
+def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Client:
+    return Client(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
+
+
+def client_in(state: State) -> Client:
+    """A client in this state. Its cursor is K0 where it has one; page 1 is unanswered where one may be asked for."""
+    client = new()
+    if state is State.NEW:
+        return client
+    client.hello()
+    if state is State.GREETING:
+        return client
+    if state in (State.SNAPSHOT_DUE, State.SNAPSHOT):
+        hear(client, SNAPSHOT)
+        if state is State.SNAPSHOT:
+            hear(client, {"t": "snapshot", "as_of": 7, "rows": []})
+        return client
+    hear(client, WELCOME)
+    client.ask_page()
+    if state is State.LIVE:
+        hear(client, FRAMES["live"])
+    elif state is State.BROKEN:
+        hear(client, {"t": "live", "cursor": K3})
+    return client
+
+
+OUTCOMES: dict[str, type[Event]] = {
+    "welcome": Welcomed,
+    "snapshot": Batch,
+    "changes": Batch,
+    "live": Live,
+    "page": PageArrived,
+    "refreshed": Refreshed,
+    "error": Refused,
+    "pong": Pong,
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("state", State)
+def test_every_frame_has_a_defined_outcome_in_every_state(state: State, kind: str) -> None:
+    client = client_in(state)
+    assert client.state is state
+    if state is State.BROKEN or kind == "tomorrow":
+        assert client.receive(pack(FRAMES[kind])) == []
+        assert client.state is state
+    elif kind in ALLOWED[state]:
+        assert type(hear(client, FRAMES[kind])) is OUTCOMES[kind]
+    else:
+        with pytest.raises(ProtocolError):
+            client.receive(pack(FRAMES[kind]))
+        assert client.state is State.BROKEN
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> None:
+    client = client_in(state)
+    if state is not State.NEW:
+        with pytest.raises(StateError):
+            client.hello()
+    if state in (State.NEW, State.BROKEN):
+        with pytest.raises(StateError):
+            client.ping()
+        with pytest.raises(StateError):
+            client.refresh("t")
+    else:
+        assert msgpack.unpackb(client.ping()) == {"t": "ping"}
+        assert msgpack.unpackb(client.refresh("t")) == {"t": "refresh", "token": "t"}
+    if state in (State.CATCHING_UP, State.LIVE):
+        assert client.ask_page()[0] == 2
+    else:
+        with pytest.raises(StateError):
+            client.ask_page()
+
+
+def test_hello_says_who_where_and_how_much() -> None:
+    client = Client(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
+    assert msgpack.unpackb(client.hello()) == {
+        "t": "hello",
+        "token": "a.b.c",
+        "client_id": DEVICE.bytes,
+        "cursor": K1,
+        "window": {"conversations": 500, "messages": 0},
+        "extras": [],
+    }
+    said = json.loads(new(K1, "json").hello())
+    assert said["client_id"] == str(DEVICE)
+    assert said["cursor"] == base64.b64encode(K1).decode()
+
+
+def test_what_the_server_would_refuse_is_not_said() -> None:
+    for window in ((-1, 0), (501, 0), (0, -1), (0, 201)):
+        with pytest.raises(ValueError):
+            Client(token="t", client_id=DEVICE, window=window)
+    with pytest.raises(ValueError):
+        new(bytes(129))
+    client = client_in(State.LIVE)
+    for limit in (0, 1001):
+        with pytest.raises(ValueError):
+            client.ask_page(limit=limit)
+    with pytest.raises(ValueError):
+        client.refresh("x" * 262_144)
+
+
+def test_the_cursor_moves_with_what_arrives() -> None:
+    client = client_in(State.CATCHING_UP)
+    assert client.cursor == K0
+    assert hear(client, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True}) == Batch(
+        (), K1, replaces=False, partial=True
+    )
+    assert client.cursor == K1
+    assert hear(client, {"t": "live", "cursor": K1}) == Live(K1)
+    assert hear(client, {"t": "changes", "from": K1, "to": K2, "rows": []}) == Batch((), K2, False, False)
+    assert (client.cursor, client.state) == (K2, State.LIVE)
+
+
+def test_a_snapshot_replaces_with_its_first_frame_and_has_a_cursor_with_its_last() -> None:
+    client = client_in(State.SNAPSHOT_DUE)
+    rows = [["c", 7, A.bytes, None, -1, 0]]
+    first, second, last = (
+        hear(client, {"t": "snapshot", "as_of": as_of, "rows": rows, **end})
+        for as_of, end in ((7, {}), (8, {"cursor": None}), (9, {"cursor": K1}))
+    )
+    assert first == Batch((Conversation(7, A, None, -1, 0),), None, replaces=True, partial=False)
+    assert second == Batch((Conversation(8, A, None, -1, 0),), None, replaces=False, partial=False)
+    assert last == Batch((Conversation(9, A, None, -1, 0),), K1, replaces=False, partial=False)
+    assert client.cursor == K1
+
+
+def test_a_device_that_is_interrupted_within_a_snapshot_has_no_cursor() -> None:
+    assert client_in(State.SNAPSHOT_DUE).cursor == K0  # nothing was replaced yet
+    assert client_in(State.SNAPSHOT).cursor is None
+
+
+@pytest.mark.parametrize("state", [State.CATCHING_UP, State.LIVE])
+@pytest.mark.parametrize(
+    "frame", [{"t": "changes", "from": K3, "to": K1, "rows": []}, {"t": "live", "cursor": K3}], ids=["changes", "live"]
+)
+def test_a_hole_in_the_chain_is_noticed_and_nothing_after_it_is_believed(
+    state: State, frame: dict[str, object]
+) -> None:
+    client = client_in(state)
+    assert hear(client, frame) == ChainBroken(expected=K0, got=K3)
+    assert client.state is State.BROKEN
+    assert client.cursor == K0
+    assert client.receive(pack({"t": "changes", "from": K0, "to": K1, "rows": []})) == []
+    assert client.receive(b"\xc1") == []
+
+
+def test_pages_come_in_any_order_and_each_once() -> None:
+    client = client_in(State.LIVE)
+    second, frame = client.ask_page(A, (-5, M), 1000)
+    assert msgpack.unpackb(frame) == {
+        "t": "page",
+        "id": second,
+        "conversation": A.bytes,
+        "before": [-5, M.bytes],
+        "limit": 1000,
+    }
+    assert client.unanswered == {1, second}
+    rows = [["m", 0, M.bytes, A.bytes, "user", "é", 1, 2]]
+    arrived = hear(client, {"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True})
+    assert arrived == PageArrived(second, 40, (Message(40, M, A, "user", "é", 1, 2),), more=True)
+    assert client.unanswered == {1}
+    with pytest.raises(ProtocolError):
+        client.receive(pack({"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True}))
+
+
+@pytest.mark.parametrize(("code", "waits"), [("too_many_pages", False), ("tomorrow", False), ("unavailable", True)])
+def test_a_refused_page_is_answered_unless_it_only_waits_for_postgres(code: str, waits: bool) -> None:
+    client = client_in(State.LIVE)
+    refusal = {**FRAMES["error"], "code": code, "answers": "page", "id": 1, "retry_after": 20}
+    assert hear(client, refusal) == Refused(code, "m", True, "page", 1, 20)
+    assert client.unanswered == ({1} if waits else set())
+
+
+def test_a_page_is_asked_for_only_when_no_snapshot_can_wipe_it() -> None:
+    client = client_in(State.SNAPSHOT_DUE)
+    with pytest.raises(StateError):
+        client.ask_page()
+    hear(client, FRAMES["snapshot"])
+    client.ask_page()
+
+
+def test_unknown_fields_columns_and_kinds_are_ignored() -> None:
+    client = client_in(State.LIVE)
+    rows = [["r", {}], ["-p", 5, USER.bytes, "why"], ["p", 5, USER.bytes, "pro", None, 1.5, []]]
+    frame: dict[str, object] = {"t": "changes", "from": K0, "to": K1, "rows": rows, "colour": {1: [2]}, "partial": None}
+    event = hear(client, frame)
+    assert isinstance(event, Batch)
+    assert event.rows == (Deleted("p", 5, USER), Profile(5, USER, "pro", None))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc1",
+        pack(FRAMES["pong"])[:-1],
+        pack(FRAMES["pong"]) + b"\x00",
+        pack([1]),
+        pack(None),
+        pack({}),
+        pack({"t": 1}),
+        pack({"t": ["live"]}),
+        b"\x81\x91\xc0\x01",  # a map whose key is an array
+        b"\x81\xa1t\xa1\xff",  # not UTF-8
+        b"\x91" * 100_000 + b"\xc0",
+        '{"t": "pong"}',  # text
+    ],
+    ids=lambda frame: repr(frame)[:40],
+)
+def test_what_is_no_frame_raises(frame: bytes | str) -> None:
+    client = client_in(State.LIVE)
+    with pytest.raises(ProtocolError):
+        client.receive(frame)
+    assert client.state is State.BROKEN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"from": None},
+        {"from": "k0"},
+        {"from": bytes(129)},
+        {"to": 1},
+        {"rows": None},
+        {"rows": {}},
+        {"partial": 1},
+        {"rows": [[]]},
+        {"rows": ["m"]},
+        {"rows": [[1, 2]]},
+        {"rows": [["p", 1, USER.bytes, "pro"]]},
+        {"rows": [["p", True, USER.bytes, "pro", None]]},
+        {"rows": [["p", -1, USER.bytes, "pro", None]]},
+        {"rows": [["p", 2**53, USER.bytes, "pro", None]]},
+        {"rows": [["p", 1.0, USER.bytes, "pro", None]]},
+        {"rows": [["p", 1, USER.bytes[1:], "pro", None]]},
+        {"rows": [["p", 1, str(USER), "pro", None]]},
+        {"rows": [["p", 1, USER.bytes, None, None]]},
+        {"rows": [["p", 1, USER.bytes, "pro", 1]]},
+        {"rows": [["c", 1, A.bytes, None, None, 1]]},
+        {"rows": [["-m", 1]]},
+    ],
+    ids=repr,
+)
+def test_a_malformed_frame_raises_and_moves_nothing(change: dict[str, object]) -> None:
+    client = client_in(State.LIVE)
+    with pytest.raises(ProtocolError):
+        client.receive(pack({**FRAMES["changes"], **change}))
+    assert (client.cursor, client.state) == (K0, State.BROKEN)
+
+
+@pytest.mark.parametrize("missing", [k for k in WELCOME if k != "t"])
+def test_a_welcome_is_whole(missing: str) -> None:
+    client = client_in(State.GREETING)
+    with pytest.raises(ProtocolError, match=missing):
+        client.receive(pack({k: v for k, v in WELCOME.items() if k != missing}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"mode": "later"}, {"mode": "snapshot"}, {"keepalive": 0}, {"keepalive": -1}, {"limits": {}}], ids=repr
+)
+def test_a_welcome_makes_sense(change: dict[str, object]) -> None:
+    client = client_in(State.GREETING)
+    with pytest.raises(ProtocolError):
+        client.receive(pack({**WELCOME, **change}))
+
+
+def test_nobody_is_told_resumed_who_had_no_cursor() -> None:
+    client = new(cursor=None)
+    client.hello()
+    with pytest.raises(ProtocolError):
+        client.receive(pack(WELCOME))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "{",
+        '{"t":"pong"} 1',
+        '{"t":"live","cursor":"azA"}',
+        '{"t":"live","cursor":"a*A="}',
+        '{"t":"live","cursor":"é"}',
+        "[" * 100_000,
+        '{"t":"refreshed","expires":1.0}',
+        '{"t":"refreshed","expires":NaN}',
+        '{"t":"refreshed","expires":' + "9" * 5000 + "}",
+        '{"t":"changes","from":"azA=","to":"azA=","rows":[["-m",1,"{00000000-0000-0000-0000-000000000001}"]]}',
+        '{"t":"changes","from":"azA=","to":"azA=","rows":[["-m",1,"00000000000000000000000000000001"]]}',
+        '{"t":"changes","from":"azA=","to":"azA=","rows":[["-m",1,"zz"]]}',
+        b"\x81\xa1t\xa4pong",
+    ],
+    ids=lambda text: repr(text)[:40],
+)
+def test_what_is_no_frame_in_json_raises(text: str | bytes) -> None:
+    client = new(encoding="json")
+    client.hello()
+    frame = {**WELCOME}
+    assert client.receive(json.dumps(frame))
+    with pytest.raises(ProtocolError):
+        client.receive(text)
+
+
+def test_an_error_of_the_client_never_quotes_what_somebody_wrote() -> None:
+    rows = [["m", 1, M.bytes, A.bytes, "user", "secret", "secret", 1]]
+    with pytest.raises(ProtocolError) as raised:
+        client_in(State.LIVE).receive(pack({**FRAMES["changes"], "rows": rows}))
+    assert "secret" not in str(raised.value)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(State), st.binary(max_size=80))
+def test_any_bytes_are_a_frame_or_a_protocol_error(state: State, data: bytes) -> None:
+    only_protocol_errors(client_in(state), data)
+
+
+@given(st.sampled_from(State), st.sampled_from(sorted(FRAMES)), st.data())
+def test_any_value_in_any_field_is_taken_or_a_protocol_error(state: State, kind: str, data: st.DataObject) -> None:
+    frame = dict(FRAMES[kind])
+    frame[data.draw(st.sampled_from([*frame, "cursor", "id", "partial"]))] = data.draw(ANYTHING)
+    only_protocol_errors(client_in(state), pack(frame))
+
+
+def only_protocol_errors(client: Client, data: bytes) -> None:
+    try:
+        events = client.receive(data)
+    except ProtocolError:
+        assert client.state is State.BROKEN
+    else:
+        assert len(events) <= 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=20))
+def test_batches_form_one_chain_whatever_the_server_sends(steps: list[tuple[bool, int]]) -> None:
+    """Each batch that gets through starts where the one before it ended."""
+    client = client_in(State.CATCHING_UP)
+    at, cursors = K0, [K0, K1, K2]
+    for honest, pick in steps:
+        start, to = (at if honest else cursors[pick]), cursors[pick]
+        for event in client.receive(pack({"t": "changes", "from": start, "to": to, "rows": []})):
+            assert isinstance(event, ChainBroken) == (start != at)
+            at = to if isinstance(event, Batch) else at
+        assert client.cursor == at
+
+
+# ---- After the end -------------------------------------------------------------------------------------------------
+
+
+def refused(retry_after_ms: int | None = None) -> Refused:
+    return Refused("internal", "m", True, retry_after_ms=retry_after_ms)
+
+
+@pytest.mark.parametrize("hundreds", range(10, 50))
+def test_the_hundreds_digit_of_a_close_code_is_obeyed_also_for_codes_never_seen(hundreds: int) -> None:
+    for code in range(hundreds * 100, hundreds * 100 + 100):
+        step = next_step(code, None, 0, 0.0, 0.5)
+        assert step.new_token == (hundreds == 41)
+        assert step.drop_cursor == (hundreds == 42)
+        assert step.give_up == (hundreds == 43)
+        assert step.attempt == 1
+
+
+def test_no_close_code_at_all_means_come_back_with_the_cursor() -> None:
+    step = next_step(None, None, 0, 0.0, 1.0)
+    assert (step.new_token, step.drop_cursor, step.give_up) == (False, False, False)
+
+
+@given(
+    code=st.none() | st.integers(1000, 4999),
+    attempt=st.integers(0, 10_000),
+    lived=st.floats(0, 1e6),
+    rnd=st.floats(0, 1),
+    fresh=st.booleans(),
+)
+def test_the_delay_grows_with_failed_attempts_and_never_past_half_a_minute(
+    code: int | None, attempt: int, lived: float, rnd: float, fresh: bool
+) -> None:
+    step = next_step(code, refused(), attempt, lived, rnd, fresh_token=fresh)
+    assert 0 <= step.delay_seconds <= 30
+    assert step.delay_seconds == rnd * min(30, 0.5 * 2 ** min(step.attempt, 20))
+    assert step.attempt in ((0, 1) if lived >= 60 else (attempt, attempt + 1))
+
+
+@pytest.mark.parametrize(
+    ("code", "lived", "fresh", "attempt"),
+    [
+        (None, 0, True, 6),
+        (1006, 59.9, True, 6),
+        (1006, 60, True, 0),
+        (4000, 60, True, 0),
+        (4100, 0, True, 6),
+        (4101, 0, False, 5),
+        (4100, 60, False, 0),
+        (4100, 60, True, 1),
+        (4200, 0, True, 6),
+        (4200, 3600, True, 1),
+    ],
+)
+def test_attempts_are_counted_until_a_connection_was_live_for_a_minute(
+    code: int | None, lived: float, fresh: bool, attempt: int
+) -> None:
+    assert next_step(code, None, 5, lived, 0.5, fresh_token=fresh).attempt == attempt
+
+
+@pytest.mark.parametrize("code", [None, 1006, 4000, 4003, 4100, 4200])
+def test_the_servers_advice_on_when_to_come_back_is_followed_to_the_letter(code: int | None) -> None:
+    for rnd in (0.0, 1.0):
+        assert next_step(code, refused(90_500), 7, 0.0, rnd).delay_seconds == 90.5
+        assert next_step(code, refused(0), 7, 0.0, rnd).delay_seconds == 0
+
+
+@given(st.floats(1e-3, 1e10))
+def test_a_token_is_refreshed_late_but_before_its_end(remaining: float) -> None:
+    wait = refresh_after(remaining)
+    assert 0 <= wait < remaining
+    assert wait == max(0.8 * remaining, remaining - 60)
+    assert refresh_after(-remaining) == 0
+
+
+def test_the_client_awaits_nothing_and_reads_no_clock() -> None:
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec"}
+    assert {name for name in imported if name.startswith("protocol")} == {"protocol.close"}
