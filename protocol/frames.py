@@ -1,4 +1,4 @@
-"""Every frame and every row, one Struct each. The field order of a row is the order on the wire (SPEC.md, section 5)."""
+"""Every frame and every row, one Struct each. A row's fields stand in their order on the wire (SPEC.md, section 5)."""
 
 from typing import Annotated, Literal
 from uuid import UUID

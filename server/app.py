@@ -6,7 +6,7 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -63,13 +63,18 @@ def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket
 class Server(uvicorn.Server):
     """uvicorn, with our goodbye, and without its signal handlers: those belong to whoever runs the loop."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Any]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
+        self._ready = ready
         self._drain = drain
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -117,8 +122,7 @@ class App:
                     keepalive=settings.keepalive,
                     write_deadline=settings.write_deadline,
                     sockets_per_user=settings.sockets_per_user,
-                    # A client that is no browser sends no Origin.
-                    origins=None if settings.allowed_origins is None else [None, *map(Origin, settings.allowed_origins)],
+                    origins=_origins(settings.allowed_origins),
                 ),
                 verifier=await stack.enter_async_context(_verifier(settings)),
                 hub=hub,
@@ -126,8 +130,6 @@ class App:
                 snapshots=snapshots,
                 pages=Pages(store),
                 wheel=wheel,
-                sockets=set(),
-                tasks=set(),
             )
             server = self._server = Server(
                 uvicorn.Config(
@@ -140,6 +142,7 @@ class App:
                     server_header=False,
                     timeout_graceful_shutdown=1,
                 ),
+                ready,
                 partial(_drain, desk, settings.drain),
             )
             server.should_exit = self._stopping
@@ -158,7 +161,6 @@ class App:
                         "wheel": wheel.run(),
                     }.items()
                 ]
-                tasks.create_task(_announce(server, ready), name="announce")
                 await server.serve(sockets=[sock])
                 for task in (*background, *desk.tasks):
                     task.cancel()
@@ -186,26 +188,21 @@ class App:
         return None
 
 
-async def _announce(server: uvicorn.Server, ready: Callable[[], None]) -> None:
-    while not server.started and not server.should_exit:
-        await asyncio.sleep(0.005)
-    if server.started:
-        ready()
-
-
 async def _drain(desk: Desk, seconds: float) -> None:
     """Tell every client to come back, a few at a time and each with its own delay, then wait for them to go."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    sockets = list(desk.sockets)
+    if not (sockets := list(desk.sockets)):
+        return
     spread = min(seconds * 0.7, len(sockets) / GOODBYES_PER_SECOND)
     for count, sock in enumerate(sockets, 1):
         sock.goodbye(retry_after=random.uniform(0.1, max(1.0, spread)))
         due = begun + spread * count / len(sockets)
         if due > loop.time() + 0.01:
             await asyncio.sleep(due - loop.time())
-    while desk.sockets and loop.time() - begun < seconds:
-        await asyncio.sleep(0.01)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(begun + seconds):
+            await desk.empty.wait()
     for sock in list(desk.sockets):
         sock.abort()
 
@@ -223,6 +220,11 @@ async def _verifier(settings: ServeSettings) -> AsyncIterator[Verifier]:
         yield Verifier(
             secret=settings.jwt_secret, keys=keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
         )
+
+
+def _origins(allowed: list[str] | None) -> list[Origin | None] | None:
+    # A client that is no browser sends no Origin.
+    return None if allowed is None else [None, *map(Origin, allowed)]
 
 
 def run(settings: ServeSettings, *, shared: bool = False) -> None:

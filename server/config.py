@@ -85,7 +85,8 @@ def load(settings: type[Settings], **given: Any) -> Settings:
         problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             problem = "is not set, and there is no default"
-        raise ConfigError(f"{name}: {problem}. See the table of settings in README.md." if name else f"{problem}.") from None
+        subject = f"{name}: " if name else ""
+        raise ConfigError(f"{subject}{problem}. README.md has a table of all settings.") from None
 
 
 def _postgres_url(url: str) -> str:

@@ -117,9 +117,7 @@ class Session:
     def _page(self, frame: AskPage) -> list[Command]:
         if self.state is not State.OPEN or self._pages >= PAGES_IN_FLIGHT:
             message = f"Ask for pages after `welcome`, and at most {PAGES_IN_FLIGHT} before the first is answered."
-            return [
-                Send(Error(code="too_many_pages", message=message, retryable=True, answers="page", id=frame.id))
-            ]
+            return [Send(Error(code="too_many_pages", message=message, retryable=True, answers="page", id=frame.id))]
         self._pages += 1
         return [ReadPage(frame)]
 

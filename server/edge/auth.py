@@ -80,12 +80,12 @@ class Verifier:
         algorithm = header.get("alg")
         if algorithm == "HS256" and self._secret is not None:
             return self._claims(token, self._secret, "HS256")
-        if self._keys is not None and any(algorithm in family for family in ALGORITHMS.values()):
+        if self._keys is not None and isinstance(algorithm, str):
             kid = header.get("kid")
             key = await self._keys.key(kid) if isinstance(kid, str) and len(kid) <= 256 else None
             if key is None:
                 raise RefusedError("The token's key is not known here.")
-            if algorithm not in ALGORITHMS[key.key_type]:
+            if algorithm not in ALGORITHMS.get(str(key.key_type), ()):
                 raise RefusedError("The token's algorithm is not one of its key's.")
             return self._claims(token, key, algorithm)
         raise RefusedError("The token's algorithm is not accepted here.")

@@ -1,7 +1,7 @@
 """One WebSocket: bytes in, frames to the session, its commands carried out, the read path's frames out.
 
-An asyncio.Protocol over the sans-I/O core of `websockets`, which uvicorn hands the connection to. An idle connection has
-no task, no queue and no timer of its own.
+An asyncio.Protocol over the sans-I/O core of `websockets`, which uvicorn hands the connection to. An idle connection
+has no task, no queue and no timer of its own.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -85,8 +85,19 @@ class Desk:
     snapshots: Snapshots
     pages: Pages
     wheel: Wheel
-    sockets: set["SyncSocket"]
-    tasks: set[asyncio.Task[None]]
+    sockets: set["SyncSocket"] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
+    """No socket is here."""
+
+    def arrived(self, sock: "SyncSocket") -> None:
+        self.sockets.add(sock)
+        self.empty.clear()
+
+    def left(self, sock: "SyncSocket") -> None:
+        self.sockets.discard(sock)
+        if not self.sockets:
+            self.empty.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -144,14 +155,14 @@ class SyncSocket(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none, but does what one does
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self._registry.add(self)  # type: ignore[arg-type]  # uvicorn counts its own classes; it needs `shutdown` only
-        self._desk.sockets.add(self)
+        self._desk.arrived(self)
         self._schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
         self._desk.wheel.drop(self)
-        self._desk.sockets.discard(self)
-        self._registry.discard(self)  # type: ignore[arg-type]  # as above
+        self._desk.left(self)
+        self._registry.discard(self)
         self._transport = None
         self._full_since = None
         sent, received = self._conn.close_sent, self._conn.close_rcvd
@@ -301,9 +312,7 @@ class SyncSocket(asyncio.Protocol):
             message = f"This user has {desk.terms.sockets_per_user} connections open, which is the limit."
             # It may be that some of them are dead and not yet noticed, which takes less than a minute.
             delay = random.randrange(30_000, 60_000)
-            error = Error(
-                code="too_many_sockets", message=message, retryable=True, answers="hello", retry_after=delay
-            )
+            error = Error(code="too_many_sockets", message=message, retryable=True, answers="hello", retry_after=delay)
             self.close(CloseCode.TOO_MANY_SOCKETS, error)
             return
         reader = self._reader = desk.hub.add(user, self, command.window)
@@ -392,7 +401,7 @@ class SyncSocket(asyncio.Protocol):
             self._perform(self._session.expired())
         elif now >= self._heartbeat_at:
             self._heartbeat(now)
-        return self._next_moment() if self._transport is not None else None
+        return self._next_moment()
 
     def _heartbeat(self, now: float) -> None:
         keepalive = self._desk.terms.keepalive

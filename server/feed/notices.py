@@ -25,9 +25,7 @@ def start_over(sink: Sink) -> None:
     message = "The database no longer knows the position of this device. Come back without a cursor."
     # All devices of a failed-over database hear this in the same moment.
     delay = random.randrange(100, 5_000)
-    sink.close(
-        CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay)
-    )
+    sink.close(CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay))
 
 
 def unavailable(answers: str, page: int | None = None) -> Error:

@@ -104,5 +104,6 @@ class Store(Protocol):
 class Doorbells(Protocol):
     """Tells that feeds moved. May lose a ring, may invent one: the log is what counts."""
 
-    async def run(self, ring: Callable[[str, int], None], up: Callable[[], None], down: Callable[[], None]) -> None:
-        """Ring until cancelled. `up`: from now on rings come, what came before may have been missed. `down`: none do."""
+    async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
+        """Ring until cancelled. `up`: from now on rings come, and what came before may have been missed. `down`: none
+        come."""

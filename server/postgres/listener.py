@@ -31,7 +31,7 @@ class ListenDoorbells:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    async def run(self, ring: Callable[[str, int], None], up: Callable[[], None], down: Callable[[], None]) -> None:
+    async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
         failures = 0
         while True:
             try:
@@ -52,7 +52,7 @@ class ListenDoorbells:
 class Listening:
     """A connection that listens; proved when entered. Raises UnavailableError, and UnfitError behind a pooler."""
 
-    def __init__(self, url: str, ring: Callable[[str, int], None]) -> None:
+    def __init__(self, url: str, ring: Callable[[str, int], object]) -> None:
         self._url = url
         self._ring = ring
         self._private = f"{CHANNEL}_{uuid4().hex[:16]}"

@@ -58,7 +58,9 @@ def as_sql() -> str:
 
 async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
     """Run `configure(connection)` in SQLAlchemy's synchronous world, in one transaction of a connection to `url`."""
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
+    )
     try:
         async with engine.begin() as connection:
             await connection.execute(text(SCHEMA))

@@ -50,9 +50,7 @@ async def connect(url: str) -> Any:
     return connection
 
 
-async def open_pool(
-    url: str, *, size: int, pooled: bool, on_epoch: Callable[[str], None]
-) -> Any:
+async def open_pool(url: str, *, size: int, pooled: bool, on_epoch: Callable[[str], None]) -> Any:
     """A pool whose every new connection first says which history it sees.
 
     `pooled`: the URL leads through a transaction-mode pooler, where neither prepared statements nor settings stay.
@@ -108,9 +106,7 @@ async def decode_plainly(connection: Any) -> None:
     def decode(parts: tuple[int]) -> Instant:
         return parts[0] + POSTGRES_EPOCH
 
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", encoder=encode, decoder=decode, format="tuple"
-    )
+    await connection.set_type_codec("timestamptz", schema="pg_catalog", encoder=encode, decoder=decode, format="tuple")
 
 
 def notice_dead_links(connection: Any) -> None:
@@ -118,6 +114,4 @@ def notice_dead_links(connection: Any) -> None:
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, struct.pack("i", DEAD_LINK_MILLISECONDS)
-            )
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, struct.pack("i", DEAD_LINK_MILLISECONDS))

@@ -1,13 +1,14 @@
 """Alembic's entry point: which database, and where it notes what was applied."""
 
 import asyncio
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
 
 from server.postgres.migrate import run_online
 
-VERSIONS = {"version_table": "migrations", "version_table_schema": "sync"}
+VERSIONS: dict[str, Any] = {"version_table": "migrations", "version_table_schema": "sync"}
 
 
 def run(connection: Connection) -> None:

@@ -1,0 +1,69 @@
+"""Fixtures of the whole suite."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.support.cluster import Cluster, Database, temporary_folder
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the server runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+async def loop_errors() -> AsyncIterator[list[dict[str, Any]]]:
+    """What the loop's exception handler was told. Anything there fails the test: it was nobody's to swallow."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    yield told
+    assert not told
+
+
+def _cluster(version: str) -> Iterator[Cluster]:
+    with temporary_folder() as folder:
+        cluster = Cluster(version, folder)
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.postgres.stop(immediate=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_18() -> Iterator[Cluster]:
+    yield from _cluster("18")
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[Cluster]:
+    yield from _cluster("15")
+
+
+@pytest.fixture
+async def database(postgres_18: Cluster) -> AsyncIterator[Database]:
+    """A migrated database on the newest PostgreSQL."""
+    made = await postgres_18.create()
+    yield made
+    await made.drop()
+
+
+@pytest.fixture(params=["18", "15"])
+async def every_database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """A migrated database, on the newest and on the oldest PostgreSQL that is supported."""
+    cluster: Cluster = request.getfixturevalue(f"postgres_{request.param}")
+    made = await cluster.create()
+    yield made
+    await made.drop()
+
+
+@pytest.fixture
+async def sql(database: Database) -> AsyncIterator[Any]:
+    """An administrator's connection to `database`."""
+    connection = await database.connect()
+    yield connection
+    await connection.close()

@@ -1,0 +1,238 @@
+"""The golden frames: this client reads and writes them, and they cover what SPEC.md lists.
+
+`frames.json`: `frame` is exactly what the JSON encoding carries, `msgpack` the same frame in the other one. Nobody has
+to write the frames marked `decode_only`; everybody has to read them. `refused.json`: messages that a server refuses
+after an accepted `hello`, each with the code of the `error`; null where an encoding cannot say it.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+
+from protocol import client as module
+from protocol.client import (
+    Batch,
+    Client,
+    Conversation,
+    Deleted,
+    Encoding,
+    Event,
+    Limits,
+    Live,
+    Message,
+    PageArrived,
+    Pong,
+    Profile,
+    Refreshed,
+    Refused,
+    Row,
+    State,
+    Welcomed,
+)
+
+PROTOCOL = Path(module.__file__).parent
+VECTORS = PROTOCOL / "vectors"
+SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
+FRAMES: list[dict[str, Any]] = json.loads((VECTORS / "frames.json").read_text(encoding="utf-8"))
+REFUSED: list[dict[str, Any]] = json.loads((VECTORS / "refused.json").read_text(encoding="utf-8"))
+TO_SERVER = [vector for vector in FRAMES if vector["direction"] == "to_server"]
+TO_CLIENT = [vector for vector in FRAMES if vector["direction"] == "to_client"]
+
+encodings = pytest.mark.parametrize("encoding", ["msgpack", "json"])
+
+
+def named(vector: object) -> str:
+    return vector["name"] if isinstance(vector, dict) else str(vector)
+
+
+def table(section: str) -> set[str]:
+    """The names in the first column of a section's table."""
+    body = SPEC.split(f"\n## {section}. ")[1].split("\n## ")[0]
+    columns = re.findall(r"^\| (`.*?) \|", body, re.M)
+    return {name for column in columns for name in re.findall(r"`([a-z_-]+)`", column)} - {"t", "why", "code"}  # headers
+
+
+def same(natural: object, packed: object) -> bool:
+    """Whether these are one value, in JSON's types and in MessagePack's."""
+    if isinstance(packed, bytes):
+        by_uuid = len(packed) == 16 and natural == str(UUID(bytes=packed))
+        return by_uuid or natural == base64.b64encode(packed).decode()
+    if isinstance(packed, dict) and isinstance(natural, dict):
+        return natural.keys() == packed.keys() and all(same(natural[key], packed[key]) for key in packed)
+    if isinstance(packed, list) and isinstance(natural, list):
+        return len(natural) == len(packed) and all(map(same, natural, packed))
+    return type(natural) is type(packed) and natural == packed
+
+
+# ---- The files themselves ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", FRAMES, ids=named)
+def test_both_encodings_of_a_golden_frame_are_the_same_frame(vector: dict[str, Any]) -> None:
+    assert vector.keys() - {"decode_only"} == {"name", "direction", "frame", "msgpack"}
+    assert same(vector["frame"], msgpack.unpackb(bytes.fromhex(vector["msgpack"])))
+
+
+def test_the_golden_frames_cover_every_kind_of_frame_and_row_and_every_reason_that_the_spec_lists() -> None:
+    assert {vector["frame"]["t"] for vector in TO_SERVER} == table("3")
+    assert {vector["frame"]["t"] for vector in TO_CLIENT} == table("4")
+    rows = {row[0] for vector in TO_CLIENT for row in vector["frame"].get("rows", [])}
+    assert rows >= table("5") == {"p", "c", "m", "-p", "-c", "-m"}
+    assert {vector["frame"].get("why") for vector in TO_CLIENT} - {None} == table("7")
+    assert {vector["frame"].get("code") for vector in TO_CLIENT} - {None} >= table("9")
+    assert table("9") >= {vector["error"] for vector in REFUSED}
+
+
+@pytest.mark.parametrize("path", sorted(VECTORS.glob("*.json")), ids=lambda path: path.name)
+def test_the_files_stay_small_and_their_names_unique(path: Path) -> None:
+    assert path.stat().st_size < 100_000
+    names = [vector["name"] for vector in json.loads(path.read_text(encoding="utf-8"))]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("vector", REFUSED, ids=named)
+def test_a_refused_message_can_be_said_in_one_encoding_at_least(vector: dict[str, Any]) -> None:
+    assert vector.keys() == {"name", "msgpack", "json", "error"}
+    assert vector["msgpack"] is not None or vector["json"] is not None
+    bytes.fromhex(vector["msgpack"] or "")
+
+
+# ---- What the client reads -----------------------------------------------------------------------------------------
+
+
+def carried(vector: dict[str, Any], encoding: Encoding) -> bytes | str:
+    if encoding == "msgpack":
+        return bytes.fromhex(vector["msgpack"])
+    return json.dumps(vector["frame"], ensure_ascii=False)
+
+
+def client_for(frame: dict[str, Any], encoding: Encoding) -> Client:
+    """A client to whom this frame may be said now."""
+    cursor = frame["from"] if frame["t"] == "changes" else frame["cursor"] if frame["t"] == "live" else "AAAA"
+    client = Client(token="t", client_id=UUID(int=1), cursor=base64.b64decode(cursor), encoding=encoding)
+    client.hello()
+    if frame["t"] == "snapshot":
+        client.state = State.SNAPSHOT_DUE
+    elif frame["t"] != "welcome":
+        client.state = State.CATCHING_UP
+    if frame["t"] == "page":
+        client._last_page = frame["id"] - 1
+        client.ask_page()
+    return client
+
+
+def read_row(columns: list[Any], as_of: int | None) -> Row | None:
+    """The test's own reading of section 5."""
+    kind, seq = columns[0], columns[1] if as_of is None else as_of
+    uuid = UUID(columns[2])
+    match kind:
+        case "p":
+            return Profile(seq, uuid, columns[3], columns[4])
+        case "c":
+            return Conversation(seq, uuid, columns[3], columns[4], columns[5])
+        case "m":
+            return Message(seq, uuid, UUID(columns[3]), columns[4], columns[5], columns[6], columns[7])
+        case "-p" | "-c" | "-m":
+            return Deleted(kind[1:], seq, uuid)
+    return None
+
+
+def read(frame: dict[str, Any]) -> Event:
+    """The test's own reading of section 4."""
+    as_of = frame.get("as_of")
+    rows = tuple(row for columns in frame.get("rows", []) if (row := read_row(columns, as_of)) is not None)
+    cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
+    match frame["t"]:
+        case "welcome":
+            limits = Limits(**frame["limits"])
+            same_name = {name: frame[name] for name in ("session", "epoch", "tier", "mode", "time", "expires")}
+            return Welcomed(**same_name, why=frame.get("why"), keepalive_ms=frame["keepalive"], limits=limits)
+        case "snapshot":
+            return Batch(rows, cursor, replaces=True, partial=False)
+        case "changes":
+            to = base64.b64decode(frame["to"])
+            return Batch(rows, to, replaces=False, partial=frame.get("partial") or False)
+        case "live":
+            assert cursor is not None
+            return Live(cursor)
+        case "page":
+            return PageArrived(frame["id"], frame["as_of"], rows, frame["more"])
+        case "refreshed":
+            return Refreshed(frame["expires"])
+        case "error":
+            applies = (frame.get("answers"), frame.get("id"), frame.get("retry_after"))
+            return Refused(frame["code"], frame["message"], frame["retryable"], *applies)
+    assert frame["t"] == "pong"
+    return Pong()
+
+
+@encodings
+@pytest.mark.parametrize("vector", TO_CLIENT, ids=named)
+def test_the_client_reads_every_golden_frame(vector: dict[str, Any], encoding: Encoding) -> None:
+    client = client_for(vector["frame"], encoding)
+    assert client.receive(carried(vector, encoding)) == [read(vector["frame"])]
+
+
+# ---- What the client writes ----------------------------------------------------------------------------------------
+
+
+def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
+    """The client's own frame that means the same."""
+    cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
+    window = frame.get("window") or {"conversations": 50, "messages": 50}
+    client = Client(
+        token=frame.get("token", "t"),
+        client_id=UUID(frame.get("client_id", str(UUID(int=1)))),
+        cursor=cursor,
+        window=(window["conversations"], window["messages"]),
+        encoding=encoding,
+    )
+    hello = client.hello()
+    client.state = State.LIVE
+    match frame["t"]:
+        case "hello":
+            return hello
+        case "refresh":
+            return client.refresh(frame["token"])
+        case "ping":
+            return client.ping()
+    client._last_page = frame["id"] - 1
+    conversation, before = frame.get("conversation"), frame.get("before")
+    _, page = client.ask_page(
+        None if conversation is None else UUID(conversation),
+        None if before is None else (before[0], UUID(before[1])),
+        frame["limit"],
+    )
+    return page
+
+
+def spelled_out(frame: dict[str, Any]) -> dict[str, Any]:
+    """With every optional field at the value that its absence means."""
+    meaning: dict[str, dict[str, Any]] = {
+        "hello": {"cursor": None, "window": {"conversations": 50, "messages": 50}, "extras": []},
+        "page": {"conversation": None, "before": None},
+    }
+    return meaning.get(frame["t"], {}) | frame
+
+
+@encodings
+@pytest.mark.parametrize(
+    "vector",
+    # This version of the client would like no extensions: there are none.
+    [vector for vector in TO_SERVER if not (vector.get("decode_only") or vector["frame"].get("extras"))],
+    ids=named,
+)
+def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: Encoding) -> None:
+    load: Callable[[Any], Any] = msgpack.unpackb if encoding == "msgpack" else json.loads
+    written = write(vector["frame"], encoding)
+    assert isinstance(written, bytes if encoding == "msgpack" else str)
+    packed = load(written)
+    expected = spelled_out(vector["frame"])
+    assert same(expected, packed) if encoding == "msgpack" else expected == packed

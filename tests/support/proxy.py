@@ -1,0 +1,102 @@
+"""A TCP proxy that breaks the network on command."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs, urlsplit
+
+
+class Proxy:
+    """Forwards to a Unix or TCP address. `cut` resets every connection; while `refusing`, new ones are reset too; while
+    `silent`, connections stay open and nothing passes: a black hole."""
+
+    def __init__(self, target: str | tuple[str, int]) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.refusing = False
+        self.connections = 0
+        self.port = 0
+
+    @property
+    def silent(self) -> bool:
+        return not self._passing.is_set()
+
+    @silent.setter
+    def silent(self, value: bool) -> None:
+        if value:
+            self._passing.clear()
+        else:
+            self._passing.set()
+
+    def cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.refusing:
+            writer.transport.abort()
+            return
+        try:
+            if isinstance(self._target, str):
+                far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+            else:
+                far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, far_writer}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pass(reader, far_writer))
+                tasks.create_task(self._pass(far_reader, writer))
+        except* (OSError, _EndedError):
+            pass
+        finally:
+            self._writers -= {writer, far_writer}
+            for each in (writer, far_writer):
+                each.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self._passing.wait()
+            writer.write(data)
+            await writer.drain()
+        raise _EndedError
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._spawn, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def _spawn(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._accept(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.silent = False
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+
+class _EndedError(Exception):
+    """One direction ended, so the other one ends too."""
+
+
+@contextlib.asynccontextmanager
+async def postgres_behind_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before the Unix socket of `url`, and the URL that leads through it."""
+    parts = urlsplit(url)
+    folder = parse_qs(parts.query)["host"][0]
+    port = parse_qs(parts.query).get("port", ["5432"])[0]
+    async with Proxy(f"{folder}/.s.PGSQL.{port}") as proxy:
+        yield proxy, f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}"
