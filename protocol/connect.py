@@ -312,7 +312,11 @@ class Device:
     async def _hang_up(self, socket: _Socket, code: int | None) -> None:
         try:
             if code is not None:
-                await socket.close(code)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(socket.close(code))
+                    with suppress(ConnectionClosed):
+                        while True:  # what we do not read stands before the server's close
+                            await socket.recv()
         finally:
             socket.transport.abort()  # also when the close was cancelled: nothing of the socket stays behind
             await socket.wait_closed()

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -32,6 +33,22 @@ def serve(
     if settings.processes > 1 and not share_port:
         raise typer.Exit(supervisor.run(settings))
     app.run(settings, shared=share_port)
+
+
+@cli.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Folder for the database.", show_default=".atlas")] = None,
+    users: Annotated[int, typer.Option(help="How many people to load.", min=2, max=1_000)] = 25,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
+    speed: Annotated[float, typer.Option(help="Replay so many times as fast as people typed.", min=0.01)] = 1.0,
+    replay: Annotated[bool, typer.Option(help="Go on writing conversations.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
+) -> None:
+    """Start everything on this machine, with real conversations: a PostgreSQL of its own, the server, and writers."""
+    from server.demo import run
+
+    logs.configure("warning", "console")
+    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json))
 
 
 @cli.command()

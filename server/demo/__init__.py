@@ -1,0 +1,1 @@
+"""`atlas-sync demo`: everything on one machine, with real conversations to watch."""

@@ -47,6 +47,16 @@ async def migrate(url: str) -> None:
         await connection.close(timeout=5)
 
 
+async def create_database(admin_url: str, name: str) -> None:
+    """Create the database unless it is there. `name` is ours, not a stranger's."""
+    connection = await connect(admin_url)
+    try:
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+            await connection.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        await connection.close(timeout=5)
+
+
 def as_sql() -> str:
     """Everything that `migrate` would do to an empty database, for review."""
     script = io.StringIO()

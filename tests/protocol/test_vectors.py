@@ -56,7 +56,8 @@ def table(section: str) -> set[str]:
     """The names in the first column of a section's table."""
     body = SPEC.split(f"\n## {section}. ")[1].split("\n## ")[0]
     columns = re.findall(r"^\| (`.*?) \|", body, re.M)
-    return {name for column in columns for name in re.findall(r"`([a-z_-]+)`", column)} - {"t", "why", "code"}  # headers
+    names = {name for column in columns for name in re.findall(r"`([a-z_-]+)`", column)}
+    return names - {"t", "why", "code"}  # the columns' heads
 
 
 def same(natural: object, packed: object) -> bool:

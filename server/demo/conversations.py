@@ -1,0 +1,95 @@
+"""Real conversations, as this project's rows: `chitchat-dataset` (7,168 between 1,315 people, 2018, MIT). Pure but for
+reading the data set."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from server.postgres.seed import Conversation, Message, Person
+
+CONVERSATIONS_PER_USER: Final = 60
+"""The newest of each: the busiest person has 2,000, and one screen of them is enough to look at."""
+HELD_BACK: Final = 5
+"""One in so many conversations is not loaded but replayed, so that there is something to watch."""
+TITLE_CHARACTERS: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """The people of a demo, what they said already, and what they are going to say."""
+
+    people: tuple[Person, ...]
+    said: tuple[Conversation, ...]
+    to_come: tuple[Conversation, ...]
+
+
+def read() -> Mapping[str, Any]:
+    """The data set as it is, by conversation id. Takes half a second."""
+    # Imported here: nothing but the demo and the benchmarks has use for its 40 MB.
+    from chitchat_dataset import Dataset
+
+    dataset: Mapping[str, Any] = Dataset()
+    return dataset
+
+
+def cast(dataset: Mapping[str, Any], users: int, now: datetime) -> Cast:
+    """The `users` people with the most conversations. Timestamps are kept, shifted so that the newest message is a
+    minute old at `now`."""
+    of_user: dict[UUID, list[Conversation]] = defaultdict(list)
+    for key, value in dataset.items():
+        conversation = _conversation(UUID(key), value)
+        if conversation is not None:
+            of_user[conversation.user].append(conversation)
+    busiest = sorted(of_user, key=lambda user: (-len(of_user[user]), user))[:users]
+    said: list[Conversation] = []
+    to_come: list[Conversation] = []
+    for user in busiest:
+        newest = sorted(of_user[user], key=lambda conversation: conversation.last_at)[-CONVERSATIONS_PER_USER:]
+        keep = len(newest) - max(1, len(newest) // HELD_BACK) if len(newest) > 1 else 1
+        said += newest[:keep]
+        to_come += newest[keep:]
+    shift = now - timedelta(minutes=1) - max(conversation.last_at for conversation in said)
+    return Cast(
+        people=tuple(Person(user, _tier(i)) for i, user in enumerate(busiest)),
+        said=tuple(conversation.shifted(shift) for conversation in said),
+        to_come=tuple(to_come),
+    )
+
+
+def _tier(i: int) -> str:
+    # The first two pay: they are the ones whose tokens are printed. Every fifth person is on the free tier.
+    return "free" if i % 5 == 4 else ("studio", "core")[i % 2]
+
+
+def _conversation(conversation_id: UUID, value: Mapping[str, Any]) -> Conversation | None:
+    lines = [line for block in value["messages"] for line in block]
+    if not lines:
+        return None
+    owner = UUID(lines[0]["sender"])
+    messages = tuple(
+        Message(
+            id=uuid5(conversation_id, str(i)),
+            role="user" if UUID(line["sender"]) == owner else "assistant",
+            content=line["text"],
+            at=datetime.fromisoformat(line["timestamp"]),
+        )
+        for i, line in enumerate(lines)
+    )
+    title = (value.get("prompt") or lines[0]["text"])[:TITLE_CHARACTERS]
+    # The order of the lines is the order of the conversation, even where a clock stepped back.
+    ascending: list[Message] = []
+    for message in messages:
+        earliest = ascending[-1].at + timedelta(microseconds=1) if ascending else message.at
+        ascending.append(replace(message, at=max(message.at, earliest)))
+    return Conversation(conversation_id, owner, title, tuple(ascending))
+
+
+def pauses(conversation: Conversation, longest: float) -> Iterable[tuple[Message, float]]:
+    """Each message with the seconds that passed before it, at most `longest`."""
+    before = conversation.messages[0].at
+    for message in conversation.messages:
+        yield message, min((message.at - before).total_seconds(), longest)
+        before = message.at

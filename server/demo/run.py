@@ -1,0 +1,235 @@
+"""Starts the demo's parts in order, says what to do next, and ends them in reverse."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import orjson
+import structlog
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from server import app
+from server.config import ServeSettings, load
+from server.demo import conversations
+from server.edge.auth import mint
+from server.errors import UnavailableError
+from server.postgres import migrate, seed
+from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.postgres.seed import Conversation, Person
+
+log = structlog.get_logger()
+
+DATABASE: Final = "atlas"
+TOKEN_SECONDS: Final = 7 * 86_400
+LONGEST_PAUSE: Final = 60.0
+"""Seconds at human pace: some of them went to lunch."""
+TALKING: Final = 5
+"""Conversations replayed at the same time; the first two users always have one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    data: Path | None
+    """None: .atlas here, or, where Postgres may not enter that, a folder for temporary files."""
+    users: int
+    port: int
+    speed: float
+    """1 = as people typed; 10 = ten times as fast."""
+    replay: bool
+    json: bool
+
+
+def run(options: Options) -> None:
+    """Run the demo until SIGINT or SIGTERM."""
+    console = Console(stderr=True, quiet=options.json)
+    begun = time.monotonic()
+    # On the main thread, before any loop: Postgres ends with the thread that started it.
+    with contextlib.ExitStack() as stack:
+        postgres, data = _start_postgres(options.data, console)
+        stack.callback(postgres.stop)
+        with asyncio.Runner(loop_factory=app.loop_factory()) as runner:
+            runner.run(_serve(options, postgres, data, console, begun))
+    console.print("Stopped. Start again to go on where it was.")
+
+
+def _start_postgres(chosen: Path | None, console: Console) -> tuple[EmbeddedPostgres, Path]:
+    candidates = [chosen] if chosen is not None else [Path(".atlas").absolute(), _fallback()]
+    for data in candidates:
+        postgres = EmbeddedPostgres(data / "postgres", port=0)
+        try:
+            postgres.start()
+        except EmbeddedPostgresError as error:
+            # As root, Postgres runs as somebody else, whom a home folder does not let in.
+            if data is candidates[-1] or not _closed_to_others(data):
+                raise
+            console.print(f"{escape(str(error))}\nUsing {candidates[-1]} instead.", style="yellow")
+        else:
+            return postgres, data
+    raise AssertionError("the last candidate returns or raises")
+
+
+def _fallback() -> Path:
+    here = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"atlas-sync-{os.getuid()}-{here}"
+
+
+def _closed_to_others(path: Path) -> bool:
+    return os.geteuid() == 0 and any(not parent.stat().st_mode & 0o001 for parent in path.parents if parent.exists())
+
+
+async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, console: Console, begun: float) -> None:
+    admin_url = await _prepare(options, postgres, console)
+    password = await seed.server_login(admin_url)
+    settings = load(
+        ServeSettings,
+        database_url=postgres.url(DATABASE, seed.SERVER_LOGIN, password),
+        jwt_secret=_secret(data / "jwt-secret"),
+        jwks_url=None,
+        jwt_audience="authenticated",
+        jwt_issuer=None,
+        listen_url=None,
+        host="127.0.0.1",
+        port=options.port,
+        drain=2.0,
+    )
+    sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    port = sock.getsockname()[1]
+    server = app.App(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.stop)
+    people = await seed.people(admin_url)
+    tokens = {person.id: _token(person.id, settings) for person in people}
+
+    def ready() -> None:
+        if options.json:
+            _print_json(port, admin_url, people, tokens)
+        else:
+            _print_next(console, port, people, tokens, time.monotonic() - begun)
+
+    async with asyncio.TaskGroup() as tasks:
+        if options.replay:
+            replaying = tasks.create_task(_replay(admin_url, people, options), name="replay")
+        await server.run(sock, ready)
+        if options.replay:
+            replaying.cancel()
+
+
+async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Console) -> str:
+    """Create, migrate and fill what is missing. Returns the administrator's URL."""
+    await migrate.create_database(postgres.url(), DATABASE)
+    admin_url = postgres.url(DATABASE)
+    await migrate.migrate(admin_url)
+    if await seed.is_empty(admin_url):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            bar = progress.add_task("loading real conversations", total=None)
+            cast = conversations.cast(conversations.read(), options.users, datetime.now(UTC))
+            await seed.load(
+                admin_url, cast.people, cast.said, lambda done, total: progress.update(bar, completed=done, total=total)
+            )
+    return admin_url
+
+
+async def _replay(admin_url: str, people: Sequence[Person], options: Options) -> None:
+    """Go on writing conversations at their human pace, as ordinary clients."""
+    everything = await asyncio.to_thread(conversations.read)
+    to_come = conversations.cast(everything, options.users, datetime.now(UTC)).to_come
+    here = {person.id for person in people if person.tier != "free"}
+    waiting: dict[UUID, list[Conversation]] = {user: [] for user in here}
+    for conversation in to_come:
+        if conversation.user in here:
+            waiting[conversation.user].append(conversation)
+    talkers = [user for user in (person.id for person in people) if waiting.get(user)][:TALKING]
+    async with asyncio.TaskGroup() as tasks:
+        for user in talkers:
+            tasks.create_task(_talk(admin_url, waiting[user], options.speed))
+
+
+async def _talk(admin_url: str, to_come: Sequence[Conversation], speed: float) -> None:
+    """One user's conversations, one after the other; all of them had, they are had again."""
+    while True:
+        try:
+            author = await seed.Author.connect(admin_url)
+            try:
+                known = await author.known([conversation.id for conversation in to_come])
+                new = [conversation for conversation in to_come if conversation.id not in known]
+                conversation = new[0] if new else random.choice(to_come).again()
+                await author.begin(conversation)
+                for message, pause in conversations.pauses(conversation, LONGEST_PAUSE):
+                    await asyncio.sleep(pause / speed)
+                    await author.say(conversation, message)
+            finally:
+                await author.close()
+        except UnavailableError as error:
+            log.warning("the replay cannot write, trying again", error=str(error))
+        await asyncio.sleep(random.uniform(1, 5) / speed)
+
+
+def _secret(path: Path) -> str:
+    """The demo's signing secret, kept so that tokens outlive a restart."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    secret = secrets.token_urlsafe(48)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret)
+    return secret
+
+
+def _token(user: UUID, settings: ServeSettings) -> str:
+    assert settings.jwt_secret is not None
+    return mint(
+        user,
+        settings.jwt_secret,
+        audience=settings.jwt_audience,
+        issuer="atlas-sync-demo",
+        lifetime=TOKEN_SECONDS,
+        now=time.time(),
+    )
+
+
+def _print_json(port: int, admin_url: str, people: Sequence[Person], tokens: dict[UUID, str]) -> None:
+    line = {
+        "url": f"ws://127.0.0.1:{port}/sync",
+        "http": f"http://127.0.0.1:{port}",
+        "database_url": admin_url,
+        "users": [{"id": str(person.id), "token": tokens[person.id]} for person in people],
+    }
+    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _print_next(console: Console, port: int, people: Sequence[Person], tokens: dict[UUID, str], seconds: float) -> None:
+    url = f"ws://127.0.0.1:{port}/sync"
+    first = people[0]
+    console.print(f"\n[bold]Atlas Sync is ready[/] after {seconds:.1f} s, at [bold]{url}[/]\n")
+    for person in people[:5]:
+        console.print(f"  {person.id}  {person.tier}")
+    if len(people) > 5:
+        console.print(f"  … and {len(people) - 5} more")
+    console.print("\nWatch the first one's conversations arrive, in another terminal:\n")
+    # On one line, whatever the terminal's width: it is to be copied.
+    print(f"{_program()} watch --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
+    console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")
+    console.print("Stop this with Ctrl-C.\n")
+
+
+def _program() -> str:
+    """How this program was called, so that what is printed can be pasted as it is."""
+    path = Path(sys.argv[0]).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,765 @@
+"""The device's promises, against a server that does on 127.0.0.1 what each test tells it to."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from itertools import chain, repeat
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+from websockets.frames import Frame, Opcode
+
+from protocol import connect
+from protocol.client import Batch, Event, Message, ProtocolError, Refreshed, Refused
+from protocol.connect import Device, PageRefused, Status, StayAway
+
+DEVICE, CONVERSATION, MESSAGE = UUID(int=1), UUID(int=2), UUID(int=3)
+K0, K1, K2 = b"k0", b"k1", b"k2"
+SECOND = 1_000_000
+NOW = 1_751_000_000 * SECOND  # the server's clock, which is not the device's
+
+
+@pytest.fixture(autouse=True)
+async def every_test_has_an_end_and_leaves_no_task() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
+    assert not left
+
+
+async def soon(wait: Awaitable[Any]) -> Any:
+    async with asyncio.timeout(10):
+        return await wait
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (what is waited for knows nothing of events)
+            await asyncio.sleep(0.005)
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.json = socket.subprotocol == "atlas-sync.v1.json"
+
+    async def hear(self) -> dict[str, Any]:
+        data = await soon(self.socket.recv())
+        frame: dict[str, Any] = json.loads(data) if self.json else msgpack.unpackb(data)
+        return frame
+
+    async def say(self, t: str, **fields: object) -> None:
+        frame = {"t": t, **fields}
+        await soon(self.socket.send(json.dumps(frame) if self.json else msgpack.packb(frame)))
+
+    async def welcome(self, **fields: object) -> dict[str, Any]:
+        """Hear `hello`, answer it, return it."""
+        hello = await self.hear()
+        limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
+        mode: dict[str, object] = {"mode": "snapshot", "why": "new"} if hello["cursor"] is None else {"mode": "resumed"}
+        times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
+        texts = {"session": "s", "epoch": "e", "tier": "pro"}
+        await self.say("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
+        return hello
+
+    async def changes(self, start: bytes, to: bytes, *rows: object) -> None:
+        await self.say("changes", **{"from": start}, to=to, rows=rows)
+
+    async def error(self, code: str, close: int | None = None, **fields: object) -> None:
+        await self.say("error", **{"code": code, "message": f"about {code}", "retryable": True, **fields})
+        if close is not None:
+            await self.socket.close(close)
+
+    def cut(self) -> None:
+        self.socket.transport.abort()
+
+    async def closed(self) -> int | None:
+        await soon(self.socket.wait_closed())
+        return self.socket.close_code
+
+
+class FakeServer:
+    """Hands each connection that it gets to the test."""
+
+    def __init__(self) -> None:
+        self.peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self.url = ""
+        self.server: Server | None = None
+
+    async def start(self, port: int = 0) -> None:
+        protocols: Any = ["atlas-sync.v1.msgpack", "atlas-sync.v1.json"]
+        self.server = await serve(self.handle, "127.0.0.1", port, subprotocols=protocols, close_timeout=1)
+        self.url = f"ws://127.0.0.1:{next(iter(self.server.sockets)).getsockname()[1]}/sync"
+
+    async def handle(self, socket: ServerConnection) -> None:
+        self.peers.put_nowait(Peer(socket))
+        await socket.wait_closed()
+
+    async def next(self) -> Peer:
+        peer: Peer = await soon(self.peers.get())
+        return peer
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            await self.server.wait_closed()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    fake = FakeServer()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+class Always(random.Random):
+    """Chance that always throws the same."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
+class Watched:
+    """A device, and what it told its app."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.batches: list[Batch] = []
+        self.statuses: list[Status] = []
+        self.events: list[Event] = []
+        self.tokens: list[str] = []
+        defaults: dict[str, Any] = {
+            "token": self.token,
+            "client_id": DEVICE,
+            "on_batch": self.batches.append,
+            "on_event": self.events.append,
+            "on_status": self.statuses.append,
+            "cursor": K0,
+            "rng": Always(0.0),
+        }
+        self.device = Device(url, **{**defaults, **options})
+
+    def token(self) -> str:
+        self.tokens.append(f"token {len(self.tokens) + 1}")
+        return self.tokens[-1]
+
+
+@asynccontextmanager
+async def running(url: str, **options: Any) -> AsyncIterator[Watched]:
+    watched = Watched(url, **options)
+    run = asyncio.create_task(watched.device.run())
+    try:
+        yield watched
+    finally:
+        await soon(watched.device.stop())
+        await soon(run)
+
+
+async def ends(device: Device) -> None:
+    """Runs it until it ends by itself, and stops it in any case."""
+    await soon(device.run())
+
+
+# ---- Staying in step -----------------------------------------------------------------------------------------------
+
+
+async def test_a_device_catches_up_is_live_and_says_so(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        device = watched.device
+        assert device.status is Status.OFFLINE
+        peer = await server.next()
+        hello = await peer.welcome()
+        assert (hello["client_id"], hello["cursor"], hello["token"]) == (DEVICE.bytes, K0, "token 1")
+        row = ["m", 7, MESSAGE.bytes, CONVERSATION.bytes, "user", "é", 1, 2]
+        await peer.changes(K0, K1, row)
+        await peer.say("live", cursor=K1)
+        await soon(device.wait_live(5))
+        assert watched.batches == [
+            Batch((Message(7, MESSAGE, CONVERSATION, "user", "é", 1, 2),), K1, replaces=False, partial=False)
+        ]
+        assert device.cursor == K1
+    assert watched.statuses == [Status.CONNECTING, Status.CATCHING_UP, Status.LIVE, Status.OFFLINE]
+    assert await peer.closed() == 1000
+
+
+async def test_json_is_the_same_in_text(server: FakeServer) -> None:
+    async with running(server.url, encoding="json", cursor=None) as watched:
+        peer = await server.next()
+        assert peer.json
+        await peer.welcome()
+        await peer.say("snapshot", as_of=1, rows=[], cursor="azE=")
+        await peer.say("live", cursor="azE=")
+        await watched.device.wait_live(5)
+        assert watched.device.cursor == K1
+
+
+@pytest.mark.parametrize("how", ["cut", "closed", "closed with a code never seen"])
+async def test_a_device_resumes_with_its_cursor(server: FakeServer, how: str) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.changes(K0, K1)
+        await until(lambda: watched.device.cursor == K1)
+        if how == "cut":
+            peer.cut()
+        else:
+            await peer.socket.close(1012 if how == "closed" else 4099)
+        peer = await server.next()
+        assert (await peer.welcome())["cursor"] == K1
+        await peer.changes(K1, K2)
+        await until(lambda: watched.device.cursor == K2)
+    assert [batch.cursor for batch in watched.batches] == [K1, K2]
+
+
+async def test_a_batch_that_came_right_before_the_close_is_neither_lost_nor_repeated(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.changes(K0, K1)
+        await peer.changes(K1, K2)
+        await peer.error("going_away", 4000)
+        assert (await (await server.next()).welcome())["cursor"] == K2
+    assert [batch.cursor for batch in watched.batches] == [K1, K2]
+
+
+async def test_the_cursor_moves_only_when_the_batch_is_stored(server: FakeServer) -> None:
+    stored, begun = asyncio.Event(), asyncio.Event()
+
+    async def store(batch: Batch) -> None:
+        begun.set()
+        await stored.wait()
+
+    async with running(server.url, on_batch=store) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.changes(K0, K1)
+        await soon(begun.wait())
+        assert watched.device.cursor == K0
+        peer.cut()
+        stored.set()
+        assert (await (await server.next()).welcome())["cursor"] == K1
+
+
+async def test_a_batch_that_could_not_be_stored_ends_the_run_and_moves_nothing(server: FakeServer) -> None:
+    # Also of types that the network raises: the device must not take them for its own.
+    for failure in (ValueError("disk"), TimeoutError("disk"), ConnectionClosedError(None, None), ProtocolError("app")):
+
+        def store(batch: Batch, failure: Exception = failure) -> None:
+            raise failure
+
+        watched = Watched(server.url, on_batch=store)
+        run = asyncio.create_task(watched.device.run())
+        peer = await server.next()
+        await peer.welcome()
+        await peer.changes(K0, K1)
+        with pytest.raises(type(failure)) as raised:
+            await soon(run)
+        assert raised.value is failure
+        assert (watched.device.cursor, watched.device.status) == (K0, Status.OFFLINE)
+        assert await peer.closed() == 1000
+
+
+async def test_an_interrupted_snapshot_starts_over_without_a_cursor(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome(mode="snapshot", why="too_old")
+        await peer.say("snapshot", as_of=1, rows=[])
+        await until(lambda: watched.batches)
+        peer.cut()
+        peer = await server.next()
+        assert (await peer.welcome())["cursor"] is None
+        await peer.say("snapshot", as_of=2, rows=[])
+        await peer.say("snapshot", as_of=2, rows=[], cursor=K1)
+        await until(lambda: watched.device.cursor == K1)
+    assert [(batch.replaces, batch.cursor) for batch in watched.batches] == [(True, None), (True, None), (False, K1)]
+
+
+async def test_a_slow_app_holds_the_server_back(server: FakeServer) -> None:
+    stored = asyncio.Event()
+    async with running(server.url, on_batch=lambda batch: stored.wait()) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        sent = 0
+
+        async def send_much() -> None:
+            nonlocal sent
+            for _ in range(100):
+                await peer.changes(K0, K0, ["m", 1, MESSAGE.bytes, CONVERSATION.bytes, "user", "x" * 250_000, 1, 2])
+                sent += 1
+
+        sending = asyncio.create_task(send_much())
+        unchanged, last = 0, -1
+        while unchanged < 20:  # it stands still
+            unchanged, last = (unchanged + 1, last) if sent == last else (0, sent)
+            await asyncio.sleep(0.01)
+        assert sent < 60  # of 25 MB the kernel holds some, and the device little
+        assert len(watched.batches) == 0
+        stored.set()
+        await soon(sending)
+
+
+# ---- Obeying -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_comes_back_when_it_was_told_to(server: FakeServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with running(server.url):
+        peer = await server.next()
+        await peer.welcome()
+        await peer.error("going_away", 4000, retry_after=150)
+        closed = loop.time()
+        await server.next()
+        assert loop.time() - closed > 0.13
+
+
+async def test_delays_grow_while_attempts_fail(server: FakeServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with running(server.url, rng=Always(0.05)):
+        peer = await server.next()
+        for failed in (1, 2, 3):
+            await peer.socket.close(4001)
+            closed = loop.time()
+            peer = await server.next()
+            assert loop.time() - closed > 0.9 * 0.05 * 0.5 * 2**failed - 0.01
+
+
+async def test_a_token_that_is_not_taken_is_replaced_and_the_cursor_kept(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        assert (await peer.hear())["token"] == "token 1"
+        await peer.error("token_refused", 4101, answers="hello")
+        peer = await server.next()
+        hello = await peer.welcome()
+        assert (hello["token"], hello["cursor"]) == ("token 2", K0)
+        await peer.error("token_expired", 4100)
+        assert (await (await server.next()).welcome())["token"] == "token 3"
+        assert len(watched.tokens) == 3
+
+
+async def test_a_refused_token_is_not_offered_again(server: FakeServer) -> None:
+    given = iter(["old", "old", "old", "new"])
+
+    async def token() -> str:
+        return next(given)
+
+    async with running(server.url, token=token) as watched:
+        await (await server.next()).error("token_refused", 4101, answers="hello")
+        peer = await server.next()
+        assert (await peer.welcome())["token"] == "new"
+        assert isinstance(watched.device.last_error, ConnectionError)
+
+
+async def test_a_lost_position_drops_the_cursor(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.error("position_lost", 4200)
+        assert (await (await server.next()).hear())["cursor"] is None
+        assert watched.device.cursor is None
+
+
+async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None:
+    watched = Watched(server.url)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    waiting = asyncio.create_task(watched.device.wait_live(10))
+    await peer.error("local_only", 4301, retryable=False)
+    with pytest.raises(StayAway) as raised:
+        await soon(run)
+    assert (raised.value.code, raised.value.message) == (4301, "about local_only")
+    assert watched.device.last_error == Refused("local_only", "about local_only", False)
+    assert (watched.device.status, watched.device.cursor) == (Status.OFFLINE, K0)
+    with pytest.raises(ConnectionError):
+        await waiting
+    assert server.peers.empty()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"t": "changes", "from": K2, "to": K1, "rows": []},
+        {"t": "live", "cursor": K2},
+        {"t": "live"},
+        {"t": "welcome"},
+        ["live"],
+    ],
+    ids=repr,
+)
+async def test_a_broken_chain_and_a_malformed_frame_close_with_4000(server: FakeServer, frame: object) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.socket.send(msgpack.packb(frame))
+        assert await peer.closed() == 4000
+        assert isinstance(watched.device.last_error, ProtocolError)
+        assert (await (await server.next()).welcome())["cursor"] == K0
+    assert watched.batches == []
+
+
+async def test_a_device_waits_for_a_server_that_is_not_there_yet() -> None:
+    fake = FakeServer()
+    await fake.start()
+    port = int(fake.url.split(":")[2].split("/")[0])
+    await fake.stop()
+    async with running(fake.url) as watched:
+        await until(lambda: isinstance(watched.device.last_error, OSError))
+        await fake.start(port)
+        await (await fake.next()).welcome()
+        await until(lambda: watched.device.status is Status.CATCHING_UP)
+    await fake.stop()
+
+
+async def test_a_server_that_answers_with_http_is_tried_again(server: FakeServer) -> None:
+    answers = Counter[str]()
+
+    def unavailable(connection: ServerConnection, request: Any) -> Any:
+        answers[request.path] += 1
+        return connection.respond(503, "not yet")
+
+    refusing = await serve(server.handle, "127.0.0.1", 0, process_request=unavailable)
+    port = next(iter(refusing.sockets)).getsockname()[1]
+    async with running(f"ws://127.0.0.1:{port}/sync"):
+        await until(lambda: answers["/sync"] >= 3)
+    refusing.close()
+    await refusing.wait_closed()
+
+
+# ---- Silence -------------------------------------------------------------------------------------------------------
+
+
+async def test_silence_for_twice_the_keepalive_is_the_end_of_a_line(server: FakeServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome(keepalive=50)
+        await peer.say("live", cursor=K0)
+        spoke = loop.time()
+        again = await server.next()
+        assert loop.time() - spoke > 0.09
+        assert await peer.closed() == 1006  # cut: there is nobody to close with
+        assert isinstance(watched.device.last_error, TimeoutError)
+        assert (await again.welcome())["cursor"] == K0
+
+
+async def test_heartbeats_keep_a_line_and_so_does_the_time_that_the_app_takes(server: FakeServer) -> None:
+    async def store(batch: Batch) -> None:
+        await asyncio.sleep(0.3)  # three times what would be silence
+
+    async with running(server.url, on_batch=store) as watched:
+        peer = await server.next()
+        await peer.welcome(keepalive=50)
+        for _ in range(10):
+            await peer.say("live", cursor=K0)
+            await asyncio.sleep(0.04)
+        await peer.changes(K0, K1)
+        await until(lambda: watched.device.cursor == K1)
+        await peer.say("live", cursor=K1)
+        assert server.peers.empty()
+        assert watched.device.last_error is None
+
+
+async def test_a_large_frame_on_a_slow_line_is_no_silence(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome(keepalive=50)
+        message = ["m", 7, MESSAGE.bytes, CONVERSATION.bytes, "user", "x" * 10_000, 1, 2]
+        frame = msgpack.packb({"t": "changes", "from": K0, "to": K1, "rows": [message]})
+        data = Frame(Opcode.BINARY, frame).serialize(mask=False)
+        for start in range(0, len(data), 1000):
+            peer.socket.transport.write(data[start : start + 1000])
+            await asyncio.sleep(0.04)
+        await until(lambda: watched.device.cursor == K1)
+        assert server.peers.empty()
+
+
+async def test_a_server_that_never_welcomes_is_left(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "WELCOME_WITHIN", 0.1)
+    async with running(server.url) as watched:
+        first = await server.next()
+        for _ in range(5):  # while it says why, it is waited for
+            await first.error("unavailable", answers="hello")
+            await asyncio.sleep(0.05)
+        assert server.peers.empty()
+        await server.next()
+        assert isinstance(watched.device.last_error, TimeoutError)
+
+
+# ---- Tokens --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_refreshed_on_the_living_connection_shortly_before_its_end(server: FakeServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome(expires=NOW + SECOND // 2)
+        welcomed = loop.time()
+        assert await peer.hear() == {"t": "refresh", "token": "token 2"}
+        assert 0.35 < loop.time() - welcomed < 0.5
+        await peer.say("refreshed", expires=NOW + 3600 * SECOND)
+        await until(lambda: Refreshed(NOW + 3600 * SECOND) in watched.events)
+        assert len(watched.tokens) == 2
+
+
+async def test_a_refused_refresh_is_tried_again_with_another_token(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.02 if left < 3000 else left)
+    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.02)
+    given = chain(["a", "a", "b", "b"], repeat("c"))
+    async with running(server.url, token=lambda: next(given)):
+        peer = await server.next()
+        await peer.welcome(expires=NOW + 600 * SECOND)
+        assert await peer.hear() == {"t": "refresh", "token": "b"}  # the second "a" is known to the server
+        await peer.error("token_refused", answers="refresh")
+        assert await peer.hear() == {"t": "refresh", "token": "c"}
+        await peer.say("refreshed", expires=NOW + 3600 * SECOND)
+        await peer.say("live", cursor=K0)
+        assert server.peers.empty()
+
+
+async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> None:
+    answers: Iterator[str | Exception] = iter([OSError("no network"), "a", ConnectionError("no network"), "b"])
+
+    async def token() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with running(server.url, token=token) as watched:
+        peer = await server.next()
+        assert str(watched.device.last_error) == "no network"
+        await peer.welcome(expires=NOW + SECOND // 5)
+        await until(lambda: isinstance(watched.device.last_error, ConnectionError))
+        await peer.error("token_expired", 4100)
+        assert (await (await server.next()).hear())["token"] == "b"
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["before a connection", "on the living one"])
+async def test_a_token_function_that_is_broken_ends_the_run(server: FakeServer, call: int) -> None:
+    calls = 0
+
+    def token() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise ZeroDivisionError
+        return "a"
+
+    watched = Watched(server.url, token=token)
+    run = asyncio.create_task(watched.device.run())
+    if call == 2:
+        peer = await server.next()
+        await peer.welcome(expires=NOW + SECOND // 10)
+        assert await peer.closed() == 1000
+    with pytest.raises(ZeroDivisionError):
+        await soon(run)
+
+
+# ---- Pages ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def live(server: FakeServer, **options: Any) -> AsyncIterator[tuple[Device, Peer]]:
+    async with running(server.url, **options) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await peer.say("live", cursor=K0)
+        await watched.device.wait_live(5)
+        yield watched.device, peer
+
+
+def asked(page: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.create_task(page)
+
+
+async def test_pages_are_answered_each_to_who_asked_whatever_their_order(server: FakeServer) -> None:
+    async with live(server) as (device, peer):
+        one = asked(device.page())
+        first = await peer.hear()
+        two = asked(device.page(CONVERSATION, (5, MESSAGE), 7))
+        second = await peer.hear()
+        assert (first["conversation"], first["before"], first["limit"]) == (None, None, 50)
+        assert (second["conversation"], second["before"], second["limit"]) == (
+            CONVERSATION.bytes,
+            [5, MESSAGE.bytes],
+            7,
+        )
+        await peer.say("page", id=second["id"], as_of=9, rows=[], more=False)
+        await peer.say("page", id=first["id"], as_of=8, rows=[], more=True)
+        assert ((await soon(one)).as_of, (await soon(two)).as_of) == (8, 9)
+
+
+async def test_one_page_more_than_permitted_waits_for_its_turn(server: FakeServer) -> None:
+    async with live(server) as (device, peer):
+        pages = [asked(device.page()) for _ in range(3)]
+        ids = [(await peer.hear())["id"] for _ in range(2)]
+        with pytest.raises(TimeoutError):
+            await device.page(timeout=0.05)
+        await peer.say("page", id=ids[1], as_of=9, rows=[], more=False)
+        ids.append((await peer.hear())["id"])
+        for page_id in (ids[0], ids[2]):
+            await peer.say("page", id=page_id, as_of=9, rows=[], more=False)
+        await soon(asyncio.gather(*pages))
+
+
+async def test_a_refused_page_raises_and_one_that_waits_for_postgres_waits(server: FakeServer) -> None:
+    async with live(server) as (device, peer):
+        page = asked(device.page())
+        page_id = (await peer.hear())["id"]
+        await peer.error("unavailable", answers="page", id=page_id)
+        await peer.error("too_many_pages", answers="page", id=page_id, retry_after=5)
+        with pytest.raises(PageRefused) as raised:
+            await soon(page)
+        refusal = raised.value.refusal
+        assert (refusal.code, refusal.retryable, refusal.retry_after_ms) == ("too_many_pages", True, 5)
+
+
+async def test_a_page_ends_with_its_line(server: FakeServer) -> None:
+    async with live(server) as (device, peer):
+        page = asked(device.page())
+        await peer.hear()
+        peer.cut()
+        with pytest.raises(ConnectionError):
+            await soon(page)
+        await (await server.next()).welcome()
+        await until(lambda: device.status is Status.CATCHING_UP)
+    with pytest.raises(ConnectionError):
+        await device.page()
+
+
+async def test_a_page_that_comes_too_late_disturbs_nobody(server: FakeServer) -> None:
+    async with live(server) as (device, peer):
+        with pytest.raises(TimeoutError):
+            await device.page(timeout=0.05)
+        await peer.say("page", id=(await peer.hear())["id"], as_of=9, rows=[], more=False)
+        await peer.changes(K0, K1)
+        await until(lambda: device.cursor == K1)
+
+
+async def test_a_page_waits_until_no_snapshot_can_wipe_it(server: FakeServer) -> None:
+    async with running(server.url, cursor=None) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        await until(lambda: watched.device.status is Status.CATCHING_UP)
+        page = asked(watched.device.page())
+        await peer.say("snapshot", as_of=1, rows=[], cursor=K1)
+        await peer.say("page", id=(await peer.hear())["id"], as_of=9, rows=[], more=False)
+        await soon(page)
+
+
+# ---- Ending --------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_ends_a_device_in_whatever_it_is_waiting(server: FakeServer) -> None:
+    never = asyncio.Event()
+
+    async def hanging_token() -> str:
+        await never.wait()
+        return ""
+
+    async with running(server.url, token=hanging_token) as watched:
+        await until(lambda: watched.device.status is Status.CONNECTING)
+    async with running("ws://127.0.0.1:9/", rng=Always(1.0)) as watched:
+        await until(lambda: watched.device.last_error)  # now it waits to come back
+    async with running(server.url):
+        await server.next()  # now it waits for a welcome
+
+
+async def test_stop_waits_for_the_batch_that_is_being_stored(server: FakeServer) -> None:
+    stored, begun = asyncio.Event(), asyncio.Event()
+
+    async def store(batch: Batch) -> None:
+        begun.set()
+        await stored.wait()
+
+    watched = Watched(server.url, on_batch=store)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    await peer.welcome()
+    await peer.changes(K0, K1)
+    await soon(begun.wait())
+    stop = asyncio.create_task(watched.device.stop())
+    await asyncio.sleep(0)
+    stored.set()
+    await soon(asyncio.gather(stop, run))
+    assert watched.device.cursor == K1
+
+
+async def test_a_device_may_be_stopped_from_within_and_before_it_runs(server: FakeServer) -> None:
+    async def store(batch: Batch) -> None:
+        await watched.device.stop()
+
+    watched = Watched(server.url, on_batch=store)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    await peer.welcome()
+    await peer.changes(K0, K1)
+    await soon(run)
+    assert watched.device.cursor == K1
+    with pytest.raises(RuntimeError):
+        await watched.device.run()
+    stopped = Watched(server.url)
+    await stopped.device.stop()
+    await ends(stopped.device)
+    assert stopped.tokens == []
+
+
+async def test_cancelling_the_run_closes_the_socket(server: FakeServer) -> None:
+    watched = Watched(server.url)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    await peer.welcome()
+    await peer.say("live", cursor=K0)
+    await watched.device.wait_live(5)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(run)
+    assert await peer.closed() == 1000
+    assert watched.device.status is Status.OFFLINE
+
+
+async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "CLOSE_WITHIN", 0.05)
+    async with live(server) as (device, peer):
+        peer.socket.transport.pause_reading()
+        await soon(device.stop())
+    peer.cut()
+
+
+async def test_wait_live_is_bounded(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        with pytest.raises(TimeoutError):
+            await watched.device.wait_live(0.01)
+
+
+def test_a_window_or_a_cursor_out_of_bounds_is_refused_at_once() -> None:
+    with pytest.raises(ValueError):
+        Watched("ws://127.0.0.1:9/", window=(501, 50))
+    with pytest.raises(ValueError):
+        Watched("ws://127.0.0.1:9/", cursor=bytes(129))
+
+
+async def test_the_fake_server_notices_what_the_device_sends_that_is_not_asked_for(server: FakeServer) -> None:
+    """A live device is silent: nothing but hello is sent without a reason."""
+    async with live(server) as (_, peer):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await peer.socket.recv()
+    with pytest.raises(ConnectionClosed):
+        await peer.socket.recv()
