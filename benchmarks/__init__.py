@@ -1,0 +1,1 @@
+"""What the server costs and how quick it is, measured from outside against the real thing: `python -m benchmarks`."""

@@ -8,10 +8,11 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
+from rich.console import Console
 
 from server import app, logs, supervisor
 from server.config import DatabaseSettings, ServeSettings, TokenSettings, load
-from server.edge.auth import mint
+from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
 
 cli = typer.Typer(
@@ -86,6 +87,44 @@ def token(
             now=time.time(),
         )
     )
+
+
+@cli.command()
+def doctor() -> None:
+    """Is the database in DATABASE_URL fit? One line a question; status 1 if something must be done."""
+    from server.postgres.doctor import examine
+
+    database = load(DatabaseSettings)
+
+    async def ask() -> bool:
+        fit = True
+        async for finding in examine(database.database_url, database.listen_url):
+            mark, color = ("✗", typer.colors.RED) if finding.grave else ("!", typer.colors.YELLOW)
+            if finding.good:
+                mark, color = "✓", typer.colors.GREEN
+            typer.echo(f"{typer.style(mark, fg=color)} {finding.what:<12} {finding.says}")
+            fit = fit and (finding.good or not finding.grave)
+        return fit
+
+    raise typer.Exit(0 if asyncio.run(ask()) else 1)
+
+
+@cli.command()
+def watch(
+    url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
+    token: Annotated[str, typer.Option(help="Whose changes to show.", envvar="ATLAS_TOKEN", show_default=False)] = "",
+    cursor_file: Annotated[
+        Path | None, typer.Option(help="Where to remember what was seen.", show_default="one per user in .atlas")
+    ] = None,
+) -> None:
+    """Show a user's changes as they arrive. Stopped and started again, it shows what it missed, and nothing twice."""
+    from server import watch as terminal
+
+    user = subject(token)
+    if user is None:
+        raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
+    path = cursor_file or Path(".atlas") / f"watch-{user}.json"
+    terminal.watch(url, token, terminal.Memory.load(path), Console(highlight=False))
 
 
 def main() -> None:

@@ -19,10 +19,14 @@ class DatabaseSettings(BaseSettings):
 
     database_url: str = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
 
-    @field_validator("database_url")
+    listen_url: str | None = Field(None, alias="ATLAS_LISTEN_URL")
+
+    @field_validator("database_url", "listen_url")
     @classmethod
-    def _is_postgres(cls, url: str) -> str:
-        return _postgres_url(url)
+    def _is_postgres(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgres://", "postgresql://")):
+            raise ValueError("must be a URL that begins with postgres:// or postgresql://")
+        return url
 
 
 class TokenSettings(BaseSettings):
@@ -34,7 +38,6 @@ class TokenSettings(BaseSettings):
 
 
 class ServeSettings(DatabaseSettings, TokenSettings):
-    listen_url: str | None = Field(None, alias="ATLAS_LISTEN_URL")
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
@@ -48,11 +51,6 @@ class ServeSettings(DatabaseSettings, TokenSettings):
     pool_size: int = Field(6, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
-
-    @field_validator("listen_url")
-    @classmethod
-    def _listen_is_postgres(cls, url: str | None) -> str | None:
-        return None if url is None else _postgres_url(url)
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -87,9 +85,3 @@ def load(settings: type[Settings], **given: Any) -> Settings:
             problem = "is not set, and there is no default"
         subject = f"{name}: " if name else ""
         raise ConfigError(f"{subject}{problem}. README.md has a table of all settings.") from None
-
-
-def _postgres_url(url: str) -> str:
-    if not url.startswith(("postgres://", "postgresql://")):
-        raise ValueError("must be a URL that begins with postgres:// or postgresql://")
-    return url

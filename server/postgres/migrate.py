@@ -23,7 +23,8 @@ LOCK: Final = 0x61746C6173  # «atlas»
 """Advisory lock: two releases that migrate at once take turns."""
 
 
-def _config(**attributes: Any) -> Config:
+def configuration(**attributes: Any) -> Config:
+    """Alembic's, with what env.py is to know."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
@@ -40,7 +41,7 @@ async def migrate(url: str) -> None:
     try:
         with translated():
             await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=600)
-        await asyncio.to_thread(command.upgrade, _config(url=url), "head")
+        await asyncio.to_thread(command.upgrade, configuration(url=url), "head")
         with translated():
             await connection.execute(PARTITIONS_AHEAD)
     finally:
@@ -60,7 +61,7 @@ async def create_database(admin_url: str, name: str) -> None:
 def as_sql() -> str:
     """Everything that `migrate` would do to an empty database, for review."""
     script = io.StringIO()
-    config = _config()
+    config = configuration()
     config.output_buffer = script
     command.upgrade(config, "head", sql=True)
     return f"{SCHEMA};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"

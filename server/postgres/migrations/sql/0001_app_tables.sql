@@ -10,8 +10,12 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
             BEGIN
                 EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN NOINHERIT', role);
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN
-                NULL;
+            EXCEPTION
+                WHEN duplicate_object OR unique_violation THEN
+                    NULL;
+                WHEN insufficient_privilege THEN
+                    RAISE EXCEPTION 'This login may not create roles, and % is missing. Have an administrator run '
+                                    'CREATE ROLE % NOLOGIN, then migrate again.', role, role;
             END;
         END IF;
     END LOOP;

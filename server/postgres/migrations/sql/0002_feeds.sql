@@ -219,5 +219,8 @@ $$;
 
 -- Functions are for PUBLIC unless one says otherwise.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync FROM PUBLIC;
-GRANT SELECT ON sync.feeds, sync.log, sync.meta TO atlas_sync;
+GRANT SELECT ON sync.feeds, sync.log, sync.log_default, sync.meta TO atlas_sync;
+-- For `doctor`.
+GRANT SELECT ON sync.migrations, sync.messages_default TO atlas_sync;
+CREATE POLICY atlas_sync_reads ON sync.messages_default FOR SELECT TO atlas_sync USING (true);
 GRANT EXECUTE ON FUNCTION sync.epoch(), sync.seq_at(timestamptz) TO atlas_sync;

@@ -1,0 +1,250 @@
+"""The load generator: thousands of devices in one process, cheap enough not to be what is measured.
+
+A bare loop over a selector, without asyncio: a device costs its socket and 1 KB, a frame some 10 µs. It is told what
+to do in JSON lines on standard input, answers each at once with one line, and ends with its input.
+"""
+
+import errno
+import gc
+import os
+import selectors
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import msgpack
+import orjson
+
+from server.edge.auth import mint
+
+TOKEN_SECONDS: Final = 86_400
+PORTS: Final = 20_000
+"""Sockets from one source address: Linux has 28,232 ports for it."""
+UPGRADE: Final = (
+    b"GET /sync HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: atlas-sync.v1.msgpack\r\n\r\n"
+)
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of 0 s: a close without a goodbye, as when a phone loses its network; and no port waits for a minute."""
+
+
+class Phase(IntEnum):
+    CONNECTING = 0
+    UPGRADING = 1
+    GREETED = 2
+    LIVE = 3
+
+
+class Device:
+    """One device: its cursor outlives its connections."""
+
+    __slots__ = ("buffer", "client", "cursor", "hello", "number", "phase", "sock", "token")
+
+    def __init__(self, number: int, token: str) -> None:
+        self.number = number
+        self.token = token
+        self.client = uuid4().bytes
+        self.cursor: bytes | None = None
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make the next connection's first frame ahead of time: a storm should be the server's work, not ours."""
+        self.sock: socket.socket | None = None
+        self.buffer = bytearray()
+        self.phase = Phase.CONNECTING
+        hello = {"t": "hello", "token": self.token, "client_id": self.client, "cursor": self.cursor}
+        self.hello = masked(msgpack.packb(hello))
+
+
+def masked(payload: bytes) -> bytes:
+    """A binary frame of a client, which must mask it; 64 KB at most."""
+    size, key = len(payload), os.urandom(4)
+    head = bytes([0x82, 0x80 | size]) if size < 126 else b"\x82\xfe" + size.to_bytes(2)
+    mask = (key * (size // 4 + 1))[:size]
+    return head + key + (int.from_bytes(payload) ^ int.from_bytes(mask)).to_bytes(size)
+
+
+def frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
+    """The whole frames in `buffer`, opcode and payload, which keeps the rest. A server masks nothing."""
+    while len(buffer) >= 2:
+        size, start = buffer[1], 2
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            if len(buffer) < start:
+                return
+            size = int.from_bytes(buffer[2:start])
+        if len(buffer) < start + size:
+            return
+        opcode, payload = buffer[0] & 15, bytes(buffer[start : start + size])
+        del buffer[: start + size]
+        yield opcode, payload
+
+
+class Devices:
+    """All devices, and what arrived at them. Every method but `run` is a command and returns its answer."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._devices: list[Device] = []
+        self._waiting: deque[Device] = deque()
+        self._at_once = self._under_way = self._live = self._port = 0
+        self._began = self._last_live = 0
+        self._arrivals: list[tuple[int, str, int]] = []
+        self._trouble: str | None = None
+
+    def prepare(self, users: list[str], per_user: int, secret: str) -> None:
+        now = time.time()
+        for user in users:
+            token = mint(
+                UUID(user), secret, audience="authenticated", issuer="benchmarks", lifetime=TOKEN_SECONDS, now=now
+            )
+            for _ in range(per_user):
+                self._devices.append(Device(len(self._devices), token))
+        gc.freeze()
+
+    def connect(self, port: int, at_once: int) -> None:
+        """Begin to connect every device, `at_once` of them at a time; `state` tells how far they are."""
+        self._port, self._at_once, self._under_way, self._live = port, at_once, 0, 0
+        self._waiting.extend(self._devices)
+        self._began = time.monotonic_ns()
+        self._begin_more()
+
+    def disconnect(self) -> None:
+        for device in self._devices:
+            if device.sock is not None:
+                self._drop(device)
+            device.prepare()
+        self._live = 0
+
+    def state(self) -> dict[str, Any]:
+        """`began` and `last_live` are the instants of the first connect and of the last device's `live`."""
+        return {
+            "live": self._live,
+            "arrived": len(self._arrivals),
+            "began": self._began,
+            "last_live": self._last_live,
+            "trouble": self._trouble,
+        }
+
+    def arrivals(self) -> list[tuple[int, str, int]]:
+        """Every message that came in `changes` since the last call: device, message id, instant of the read."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def run(self) -> None:
+        told = bytearray()
+        self._selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is not None:
+                    self._ready(key.data)
+                    continue
+                data = os.read(sys.stdin.fileno(), 1 << 20)
+                if not data:
+                    return
+                told += data
+                while (end := told.find(b"\n")) >= 0:
+                    name, given = orjson.loads(told[:end])
+                    del told[: end + 1]
+                    sys.stdout.buffer.write(orjson.dumps(getattr(self, name)(**given)) + b"\n")
+                    sys.stdout.buffer.flush()
+
+    def _begin_more(self) -> None:
+        while self._waiting and self._under_way < self._at_once:
+            self._under_way += 1
+            device = self._waiting.popleft()
+            sock = device.sock = socket.socket()
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            if device.number >= PORTS:
+                sock.bind((f"127.0.0.{1 + device.number // PORTS}", 0))
+            result = sock.connect_ex(("127.0.0.1", self._port))
+            if result not in (0, errno.EINPROGRESS):
+                self._failed(device, os.strerror(result))
+                continue
+            self._selector.register(sock, selectors.EVENT_WRITE, device)
+
+    def _ready(self, device: Device) -> None:
+        sock = device.sock
+        if sock is None:  # dropped by what came before it in the same round
+            return
+        try:
+            if device.phase is Phase.CONNECTING:
+                sock.send(UPGRADE)
+                device.phase = Phase.UPGRADING
+                self._selector.modify(sock, selectors.EVENT_READ, device)
+                return
+            data = sock.recv(1 << 18)
+        except OSError as error:
+            self._failed(device, error.strerror or str(error))
+            return
+        now = time.monotonic_ns()
+        if not data:
+            self._failed(device, "the server closed the connection")
+            return
+        device.buffer += data
+        if device.phase is Phase.UPGRADING:
+            self._greet(device, sock)
+            return
+        for opcode, payload in frames(device.buffer):
+            if opcode != 2:
+                self._failed(device, f"a WebSocket frame with opcode {opcode} came")
+                return
+            self._frame(device, msgpack.unpackb(payload), now)
+
+    def _greet(self, device: Device, sock: socket.socket) -> None:
+        head, end, rest = device.buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        if not head.startswith(b"HTTP/1.1 101"):
+            self._failed(device, f"the upgrade was answered with {head.splitlines()[0].decode()!r}")
+            return
+        device.buffer = rest
+        device.phase = Phase.GREETED
+        sock.send(device.hello)
+
+    def _frame(self, device: Device, frame: dict[str, Any], now: int) -> None:
+        match frame["t"]:
+            case "changes":
+                if frame["from"] != device.cursor:
+                    self._failed(device, "a batch did not begin at the device's cursor")
+                device.cursor = frame["to"]
+                # A conversation that a new message belongs to may travel with it; a deletion never occurs here.
+                self._arrivals += [(device.number, row[2].hex(), now) for row in frame["rows"] if row[0] == "m"]
+            case "live":
+                device.cursor = frame["cursor"]
+                if device.phase is not Phase.LIVE:
+                    device.phase = Phase.LIVE
+                    self._live += 1
+                    self._under_way -= 1
+                    self._last_live = now
+                    self._begin_more()
+            case "welcome" if device.cursor is not None and frame["mode"] != "resumed":
+                self._failed(device, f"a cursor was answered with a snapshot ({frame['why']})")
+            case "error" if frame["code"] != "unavailable":
+                self._failed(device, frame["message"])
+
+    def _failed(self, device: Device, why: str) -> None:
+        self._trouble = self._trouble or f"device {device.number}: {why}"
+        self._live -= device.phase is Phase.LIVE
+        self._drop(device)
+
+    def _drop(self, device: Device) -> None:
+        if device.sock is not None:
+            with suppress(KeyError):  # it failed before it was registered
+                self._selector.unregister(device.sock)
+            device.sock.close()
+            device.sock = None
+
+
+if __name__ == "__main__":
+    Devices().run()

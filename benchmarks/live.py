@@ -1,0 +1,41 @@
+"""Changes as they are committed: how long until they are on the devices, and what each costs."""
+
+import os
+import time
+
+from benchmarks import machine
+from benchmarks.stage import Stage
+
+
+async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
+    await stage.devices.connect(stage.server.port)
+    await stage.settle()
+
+    def cpu() -> list[float]:
+        return [
+            machine.cpu_seconds(stage.server.pid),
+            machine.cpu_seconds(stage.postgres.pid, family=True),
+            machine.cpu_seconds(stage.devices.pid),
+            machine.cpu_seconds(os.getpid()),
+        ]
+
+    began, before = time.monotonic(), cpu()
+    written = await stage.write_at(rate, seconds)
+    took = time.monotonic() - began
+    arrivals = await stage.devices.arrivals(len(written) * stage.per_user)
+    server, postgres, client, writer = (now - then for now, then in zip(cpu(), before, strict=True))
+
+    committed = {message: at for _, message, at in written}
+    waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
+    lost = stage.lost(written, arrivals)
+    return {
+        **{f"p{share}_ms": waits[int(len(waits) * share / 100)] for share in (50, 95, 99)},
+        "server_us_per_change": 1e6 * server / len(written),
+        "postgres_us_per_change": 1e6 * postgres / len(written),
+        "changes_per_second": len(written) / took,
+        "written": len(written) * stage.per_user,
+        "delivered": len(written) * stage.per_user - lost,
+        "lost": lost,
+        "client_cpu_percent": 100 * client / took,
+        "writer_cpu_percent": 100 * writer / took,
+    }

@@ -1,0 +1,185 @@
+"""Is this database fit to serve? One finding a question, and what to do about a bad one."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+from alembic.script import ScriptDirectory
+
+from server.errors import UnavailableError, UnfitError
+from server.postgres.listener import POOLER, Listening
+from server.postgres.migrate import configuration
+from server.postgres.pool import connect, statement
+
+OLDEST: Final = 15
+LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
+"""Minor versions from which on LISTEN survives the truncation of the commit log (PostgreSQL commit 8eeb4a0f)."""
+CLOCK_SECONDS: Final = 5.0
+"""A device shows «seconds ago» from seq, and tokens are checked by this machine's clock."""
+AHEAD_DAYS: Final = 14
+"""Partitions must reach this far, so that a forgotten deployment is noticed before strays are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    good: bool
+    says: str
+    """What was found; where it is bad, what to do."""
+    grave: bool = True
+    """Being bad, it can cost changes or availability."""
+
+
+async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
+    """Ask everything, with the rights of `url`. Stops after the first finding that makes the others unaskable."""
+    try:
+        connection = await connect(url)
+    except (UnavailableError, UnfitError) as error:
+        yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
+        return
+    try:
+        yield Finding(
+            "connection", True, await connection.fetchval("SELECT current_user || ' at ' || current_database()")
+        )
+        yield await _version(connection)
+        yield await _primary(connection)
+        yield await _listen(listen_url or url)
+        migrated = await _migrated(connection)
+        yield migrated
+        if not migrated.good:
+            return
+        for ask in LATER:
+            try:
+                yield await ask(connection)
+            except asyncpg.PostgresError as error:
+                yield Finding(ask.__name__.strip("_"), False, f"This could not be asked: {error}.")
+    finally:
+        connection.terminate()
+
+
+async def _version(connection: Any) -> Finding:
+    major, minor = divmod(int(await connection.fetchval("SHOW server_version_num")), 10_000)
+    found = f"PostgreSQL {major}.{minor}"
+    if major < OLDEST:
+        return Finding("version", False, f"{found} is too old. Upgrade to {OLDEST} or later.")
+    fixed = LISTEN_FIXED.get(major, 0)
+    if minor < fixed:
+        return Finding("version", False, f"{found} can fail LISTEN for ever. Upgrade to {major}.{fixed} or later.")
+    return Finding("version", True, found)
+
+
+async def _primary(connection: Any) -> Finding:
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        return Finding("primary", False, "This is a standby, which cannot LISTEN. Point DATABASE_URL at the primary.")
+    return Finding("primary", True, "this is the primary")
+
+
+async def _listen(url: str) -> Finding:
+    try:
+        async with Listening(url, lambda user, seq: None):
+            return Finding("listen", True, "a notification came back")
+    except UnfitError:
+        return Finding("listen", False, POOLER)
+    except UnavailableError as error:
+        return Finding("listen", False, f"{error} Check ATLAS_LISTEN_URL.")
+
+
+async def _migrated(connection: Any) -> Finding:
+    newest = ScriptDirectory.from_config(configuration()).get_current_head()
+    try:
+        applied = await connection.fetchval("SELECT version_num FROM sync.migrations")
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        return Finding("migrations", False, "There is no schema `sync` yet. Run `atlas-sync migrate`.")
+    except asyncpg.InsufficientPrivilegeError:
+        return Finding("migrations", False, "This login may not read `sync`. Run `GRANT atlas_sync TO <login>`.")
+    if applied != newest:
+        return Finding("migrations", False, f"{applied} is not the newest ({newest}). Run `atlas-sync migrate`.")
+    return Finding("migrations", True, f"{applied}, the newest")
+
+
+async def _triggers(connection: Any) -> Finding:
+    bad = await connection.fetch(statement("doctor_triggers"))
+    if bad:
+        names = ", ".join(f"{row['tab']}.{row['trigger']} ({row['problem']})" for row in bad[:5])
+        return Finding(
+            "triggers",
+            False,
+            f"Changes are not recorded: {names}. Enable them with ALTER TABLE … ENABLE TRIGGER; if one is missing, "
+            "restore it from `atlas-sync migrate --sql`.",
+        )
+    return Finding("triggers", True, "there and enabled, on every partition too")
+
+
+async def _partitions(connection: Any) -> Finding:
+    (reach,) = await connection.fetch(statement("doctor_partitions"))
+    short = [name for name in ("messages", "log") if (reach[f"{name}_days"] or 0) < AHEAD_DAYS]
+    if short:
+        return Finding("partitions", False, f"Those of {' and '.join(short)} end soon. Run `atlas-sync migrate`.")
+    days = f"messages for {reach['messages_days']:.0f} days, the log for {reach['log_days']:.0f}"
+    return Finding("partitions", True, f"made ahead: {days}")
+
+
+async def _strays(connection: Any) -> Finding:
+    strays = await connection.fetchrow(
+        "SELECT EXISTS (SELECT FROM sync.messages_default) AS messages, EXISTS (SELECT FROM sync.log_default) AS log"
+    )
+    found = [name for name in ("messages", "log") if strays[name]]
+    if found:
+        return Finding(
+            "strays",
+            False,
+            f"Rows of {' and '.join(found)} lie in a default partition (sync.{found[0]}_default). Nothing is lost, but "
+            "their own partition cannot be made meanwhile: detach the default one, migrate, insert its rows again.",
+        )
+    return Finding("strays", True, "the default partitions are empty")
+
+
+async def _privileges(connection: Any) -> Finding:
+    (row,) = await connection.fetch(statement("doctor_privileges"))
+    if row["missing"]:
+        return Finding("privileges", False, f"This login lacks {row['missing']}. Run `GRANT atlas_sync TO <login>`.")
+    if row["too_many"]:
+        return Finding(
+            "privileges",
+            False,
+            f"This login can do more than the server needs ({row['too_many']}). Serve with one that is only a member "
+            "of atlas_sync; migrate with this one.",
+            grave=False,
+        )
+    return Finding("privileges", True, "what the server needs, and no more")
+
+
+async def _clock(connection: Any) -> Finding:
+    before = time.time()
+    theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+    off = theirs - (before + time.time()) / 2
+    if abs(off) > CLOCK_SECONDS:
+        return Finding("clock", False, f"Postgres' clock is {off:+.1f} s off this machine's. Run NTP on both.")
+    return Finding("clock", True, f"{off * 1000:+.0f} ms from this machine's")
+
+
+async def _durability(connection: Any) -> Finding:
+    off = [
+        name
+        for name in ("fsync", "synchronous_commit", "full_page_writes")
+        if await connection.fetchval(f"SHOW {name}") == "off"
+    ]
+    if off:
+        return Finding(
+            "durability",
+            False,
+            f"{', '.join(off)} = off: a crash loses commits that devices have already seen. Set it on.",
+        )
+    return Finding("durability", True, "a commit that devices see survives a crash")
+
+
+LATER: Final[tuple[Callable[[Any], Awaitable[Finding]], ...]] = (
+    _triggers,
+    _partitions,
+    _strays,
+    _privileges,
+    _clock,
+    _durability,
+)
