@@ -113,11 +113,12 @@ def _whole_transactions(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Posi
 
 def _latest(entries: Sequence[Entry]) -> list[Row]:
     """One row for each thing that changed, its last; in the order of the log."""
-    if len(entries) == 1:
-        only = entries[0].row
-        return [] if only is None else [only]
-    latest: dict[tuple[object, ...], Row | None] = {}
+    latest: dict[tuple[object, ...], Row] = {}
     for entry in entries:
+        if entry.row is None:
+            # It was upserted, and is gone: its own deletion, or its conversation's, stands later in the log. A deletion
+            # before it still counts, for it may have been moved here from where the device knows it.
+            continue
         if isinstance(entry.row, ConversationDeleted):
             # Never collapsed away: it also stands for the messages, should the conversation be made anew.
             key: tuple[object, ...] = ("-c", entry.row_id, entry.n)
@@ -125,4 +126,4 @@ def _latest(entries: Sequence[Entry]) -> list[Row]:
             key = (entry.kind, entry.row_id)
             latest.pop(key, None)
         latest[key] = entry.row
-    return [row for row in latest.values() if row is not None]
+    return list(latest.values())

@@ -120,7 +120,9 @@ BEGIN
     IF TG_OP = 'DELETE' THEN
         PERFORM sync.record(owner, 'm', 'd', OLD.id, OLD.created_at);
     ELSE
-        IF TG_OP = 'UPDATE' AND OLD.id <> NEW.id THEN
+        -- Out of one conversation and into another are two facts: should the new one be deleted before a device reads
+        -- this, its deletion removes nothing from a device that knows the message in the old one.
+        IF TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id) THEN
             PERFORM sync.record(owner, 'm', 'd', OLD.id, OLD.created_at);
         END IF;
         PERFORM sync.record(owner, 'm', 'u', NEW.id, NEW.created_at);

@@ -1,0 +1,169 @@
+"""P1, P2, P3, P5: whatever happens, at the end every device holds what SELECT finds, and never saw anything forbidden.
+
+ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from tests.support.cluster import Cluster, Database, temporary_folder
+from tests.support.oracle import ReplicaDevice, Writer, select_everything
+from tests.support.people import add_user
+from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.serving import ServerProcess
+from tests.support.waiting import eventually
+
+SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "12"))
+SETTLE = 30.0
+"""Seconds until every device must be up to date, once the faults have ended."""
+
+
+class Faults:
+    """What goes wrong, one thing at a time, at random."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        server: ServerProcess,
+        postgres: Proxy,
+        network: Proxy,
+        devices: list[ReplicaDevice],
+        cluster: Cluster,
+    ) -> None:
+        self._rng = rng
+        self._server = server
+        self._postgres = postgres
+        self._network = network
+        self._devices = devices
+        self._cluster = cluster
+        self.happened: dict[str, int] = {}
+
+    async def run(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self.a_device_restarts,
+            self.a_device_restarts,
+            self.the_network_breaks,
+            self.the_network_stalls,
+            self.the_listen_connection_is_cut,
+            self.every_connection_to_postgres_is_cut,
+            self.the_server_is_killed,
+            self.postgres_crashes,
+        ]
+        # Each at least once, then as chance has it.
+        order = self._rng.sample(faults, len(faults))
+        while loop.time() < end or order:
+            fault = order.pop() if order else self._rng.choice(faults)
+            await fault()
+            self.happened[fault.__name__] = self.happened.get(fault.__name__, 0) + 1
+            await asyncio.sleep(self._rng.random() * 0.4)
+            for device in self._devices:
+                device.check()
+
+    async def a_device_restarts(self) -> None:
+        device = self._rng.choice(self._devices)
+        await device.stop()
+        await asyncio.sleep(self._rng.random() * 0.3)
+        device.start()
+
+    async def the_network_breaks(self) -> None:
+        self._network.cut()
+
+    async def the_network_stalls(self) -> None:
+        self._network.silent = True
+        await asyncio.sleep(self._rng.random() * 0.5)
+        self._network.silent = False
+
+    async def the_listen_connection_is_cut(self) -> None:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            sql = await asyncpg.connect(self._cluster.postgres.url())
+            await sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE usename = 'atlas_server' AND query ILIKE 'NOTIFY%'"
+            )
+            await sql.close()
+
+    async def every_connection_to_postgres_is_cut(self) -> None:
+        self._postgres.cut()
+
+    async def the_server_is_killed(self) -> None:
+        await self._server.kill()
+        await self._server.start()
+
+    async def postgres_crashes(self) -> None:
+        def crash() -> None:
+            self._cluster.postgres.stop(immediate=True)
+            self._cluster.postgres.start()
+
+        # On this thread: Postgres ends with the thread that started it.
+        crash()
+
+
+@pytest.mark.parametrize("version", ["18", "15"])
+async def test_every_device_ends_up_with_what_select_finds(version: str) -> None:
+    seed = int(os.environ.get("ATLAS_ORACLE_SEED", str(random.randrange(1 << 32))))
+    print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
+    rng = random.Random(seed)
+    with temporary_folder() as folder:
+        cluster = Cluster(version, folder)
+        await asyncio.to_thread(_migrated, cluster)
+        # Postgres ends with the thread that started it, and that one is gone.
+        cluster.postgres.start()
+        try:
+            await _run(cluster, await cluster.create(), rng)
+        finally:
+            cluster.postgres.stop(immediate=True)
+
+
+def _migrated(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.postgres.stop()
+
+
+async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None:
+    sql = await database.connect()
+    # The partition that a message moved 35 days back belongs to.
+    await sql.execute("SELECT sync.ensure_partitions(now() - interval '50 days', now())")
+    users = [await add_user(sql) for _ in range(4)]
+    await sql.close()
+    async with contextlib.AsyncExitStack() as stack:
+        postgres, url = await stack.enter_async_context(postgres_behind_proxy(database.server_url))
+        server = await stack.enter_async_context(ServerProcess(url, ATLAS_LOG_LEVEL="info"))
+        network = await stack.enter_async_context(Proxy(("127.0.0.1", server.port)))
+        devices = [ReplicaDevice(f"ws://127.0.0.1:{network.port}/sync", user) for user in users for _ in range(2)]
+        for device in devices:
+            device.start()
+        writers = [Writer(database.url, users, random.Random(rng.random())) for _ in range(3)]
+        writing = [asyncio.create_task(writer.run()) for writer in writers]
+        faults = Faults(rng, server, postgres, network, devices, cluster)
+        await faults.run(SECONDS)
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+
+        sql = await database.connect()
+        for device in devices:
+            expected = await select_everything(sql, device.user)
+
+            def up_to_date(device: ReplicaDevice = device, expected: object = expected) -> bool:
+                device.check()
+                return device.state() == expected
+
+            try:
+                await eventually(up_to_date, SETTLE)
+            except AssertionError:
+                assert device.state() == expected
+            assert device.snapshots == ["new"], "a snapshot that no rule made necessary"
+        await sql.close()
+        for device in devices:
+            await device.stop()
+        assert sum(writer.committed for writer in writers) > 50
+        assert sum(device.batches for device in devices) > 50
+        assert not [event for event in server.log if "exception" in event]

@@ -1,0 +1,341 @@
+"""The server's codec says every frame in both encodings, tolerates what is newer, and refuses the rest unquoted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from protocol import codec as module
+from protocol.codec import CODECS, JSON, MSGPACK, Codec, FrameError, UnknownFrameError
+from protocol.frames import (
+    AskPage,
+    Before,
+    Changes,
+    Conversation,
+    ConversationDeleted,
+    Error,
+    Hello,
+    Limits,
+    Live,
+    Message,
+    MessageDeleted,
+    Page,
+    Ping,
+    Pong,
+    Profile,
+    ProfileDeleted,
+    Refresh,
+    Refreshed,
+    Snapshot,
+    ToClient,
+    ToServer,
+    Welcome,
+    Window,
+)
+
+VECTORS = Path(module.__file__).parent / "vectors" / "frames.json"
+GOLDEN: list[dict[str, Any]] = json.loads(VECTORS.read_text(encoding="utf-8")) if VECTORS.exists() else []
+CANARY = "nobody-may-read-this"
+
+both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+
+# ---- What there is to say ------------------------------------------------------------------------------------------
+
+texts = st.text()
+instants = st.integers(-(2**53), 2**53)
+seqs = st.integers(0, 2**53 - 1)
+cursors = st.binary(max_size=128)
+
+rows = st.one_of(
+    st.builds(Profile, seqs, st.uuids(), texts, st.none() | texts),
+    st.builds(Conversation, seqs, st.uuids(), st.none() | texts, instants, instants),
+    st.builds(Message, seqs, st.uuids(), st.uuids(), texts, texts, instants, instants),
+    st.builds(ProfileDeleted, seqs, st.uuids()),
+    st.builds(ConversationDeleted, seqs, st.uuids()),
+    st.builds(MessageDeleted, seqs, st.uuids()),
+)
+windows = st.builds(Window, conversations=st.integers(0, 500), messages=st.integers(0, 200))
+to_server: st.SearchStrategy[ToServer] = st.one_of(
+    st.builds(
+        Hello,
+        token=texts,
+        client_id=st.uuids(),
+        cursor=st.none() | cursors,
+        window=windows,
+        extras=st.lists(st.text(max_size=64), max_size=16),
+    ),
+    st.builds(
+        AskPage,
+        id=st.integers(0, 2**53),
+        conversation=st.none() | st.uuids(),
+        before=st.none() | st.builds(Before, instants, st.uuids()),
+        limit=st.integers(1, 1000),
+    ),
+    st.builds(Refresh, token=texts),
+    st.just(Ping()),
+)
+to_client: st.SearchStrategy[ToClient] = st.one_of(
+    st.builds(
+        Welcome,
+        session=texts,
+        epoch=texts,
+        tier=texts,
+        mode=st.sampled_from(["resumed", "snapshot"]),
+        why=st.none() | texts,
+        time=instants,
+        expires=instants,
+        keepalive=seqs,
+        limits=st.builds(Limits, frame_bytes=seqs, page_rows=seqs, pages_in_flight=seqs),
+    ),
+    st.builds(Snapshot, as_of=seqs, rows=st.lists(rows), cursor=st.none() | cursors),
+    st.builds(Changes, from_=cursors, to=cursors, rows=st.lists(rows), partial=st.booleans()),
+    st.builds(Live, cursor=cursors),
+    st.builds(Page, id=seqs, as_of=seqs, rows=st.lists(rows), more=st.booleans()),
+    st.builds(Refreshed, expires=instants),
+    st.builds(
+        Error,
+        code=texts,
+        message=texts,
+        retryable=st.booleans(),
+        answers=st.none() | texts,
+        id=st.none() | seqs,
+        retry_after=st.none() | seqs,
+    ),
+    st.just(Pong()),
+)
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(-1e9, 1e9), texts),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def plain(frame: ToServer | ToClient, codec: Codec) -> dict[str, Any]:
+    """A frame as the maps and lists that an encoding carries."""
+    data = codec.encode(frame)
+    return dict(json.loads(data) if codec.text else msgpack.unpackb(data))
+
+
+def packed(value: object, codec: Codec) -> bytes:
+    if codec.text:
+        return json.dumps(value).encode()
+    return bytes(msgpack.packb(value))
+
+
+def refusal(decode: Callable[[bytes], object], data: bytes) -> str:
+    """The words in which `data` is refused; nothing if it is not."""
+    try:
+        decode(data)
+    except FrameError as error:
+        return f"{error!r} {error}"
+    return ""
+
+
+# ---- Round trips ---------------------------------------------------------------------------------------------------
+
+
+@both
+@given(frame=to_server)
+def test_every_frame_of_a_client_comes_back_as_it_was(codec: Codec, frame: ToServer) -> None:
+    assert codec.decode_to_server(codec.encode(frame)) == frame
+
+
+@both
+@given(frame=to_client)
+def test_every_frame_of_the_server_comes_back_as_it_was(codec: Codec, frame: ToClient) -> None:
+    assert codec.decode_to_client(codec.encode(frame)) == frame
+
+
+@given(frame=to_server | to_client)
+def test_json_is_text_and_messagepack_the_same_map(frame: ToServer | ToClient) -> None:
+    text = json.loads(JSON.encode(frame).decode())
+    binary = msgpack.unpackb(MSGPACK.encode(frame))
+    assert text.keys() == binary.keys()
+    assert text["t"] == binary["t"]
+
+
+# ---- What is newer, or absent --------------------------------------------------------------------------------------
+
+
+@both
+@given(frame=to_server, more=st.dictionaries(texts.map("x-".__add__), anything, max_size=3), shuffled=st.randoms())
+def test_fields_that_the_server_does_not_know_are_ignored_wherever_they_stand(
+    codec: Codec, frame: ToServer, more: dict[str, Any], shuffled: Any
+) -> None:
+    fields = list({**plain(frame, codec), **more}.items())
+    shuffled.shuffle(fields)
+    assert codec.decode_to_server(packed(dict(fields), codec)) == frame
+
+
+@both
+@given(frame=to_client, more=st.dictionaries(texts.map("x-".__add__), anything, max_size=3))
+def test_fields_that_a_reader_does_not_know_are_ignored(codec: Codec, frame: ToClient, more: dict[str, Any]) -> None:
+    assert codec.decode_to_client(packed({**plain(frame, codec), **more}, codec)) == frame
+
+
+@both
+@given(frame=st.builds(Snapshot, as_of=seqs, rows=st.lists(rows, min_size=1)), more=st.lists(anything, min_size=1))
+def test_columns_at_the_end_of_a_row_that_a_reader_does_not_know_are_ignored(
+    codec: Codec, frame: Snapshot, more: list[Any]
+) -> None:
+    fields = plain(frame, codec)
+    fields["rows"] = [[*row, *more] for row in fields["rows"]]
+    assert codec.decode_to_client(packed(fields, codec)) == frame
+
+
+@both
+@pytest.mark.parametrize("form", ["absent", "nil"])
+@pytest.mark.parametrize(
+    ("frame", "optional"),
+    [
+        (Hello(token="t", client_id=UUID(int=7)), "cursor"),
+        (Hello(token="t", client_id=UUID(int=7)), "window"),
+        (Hello(token="t", client_id=UUID(int=7)), "extras"),
+        (AskPage(id=1), "conversation"),
+        (AskPage(id=1), "before"),
+    ],
+)
+def test_an_optional_field_may_be_absent_or_nil(codec: Codec, frame: ToServer, optional: str, form: str) -> None:
+    fields = plain(frame, codec)
+    del fields[optional]
+    if form == "nil":
+        fields[optional] = None
+    assert codec.decode_to_server(packed(fields, codec)) == frame
+
+
+@both
+@given(kind=texts, more=st.dictionaries(texts, anything, max_size=3))
+@example(kind="", more={})
+@example(kind="Hello", more={})
+@example(kind="welcome", more={})
+def test_a_map_of_another_kind_is_an_unknown_frame(codec: Codec, kind: str, more: dict[str, Any]) -> None:
+    assume(kind not in {"hello", "page", "refresh", "ping"})
+    with pytest.raises(UnknownFrameError):
+        codec.decode_to_server(packed({**more, "t": kind}, codec))
+
+
+# ---- What is refused -----------------------------------------------------------------------------------------------
+
+
+@both
+@given(data=st.binary())
+@example(data=b"\xdd\xff\xff\xff\xff")  # an array that claims four thousand million elements
+@example(data=b"\xdf\xff\xff\xff\xff")
+@example(data=b"\xc6\xff\xff\xff\xff")
+@example(data=b"\x91" * 100_000)
+@example(data=b"[" * 100_000)
+@example(data=b'{"t":' * 50_000)
+@example(data=b'{"t":"ping","x":' + b"[" * 100_000)
+@example(data=b"\x82\xa1t\xa4ping\xa1x" + b"\x91" * 100_000)
+@example(data=b'{"t":"\xff\xfe"}')
+@example(data=b'{"t":"\\ud800"}')
+@example(data=b"\x81\xa1t\xa2\xff\xfe")
+def test_whatever_the_bytes_are_nothing_but_a_frame_error_is_raised(codec: Codec, data: bytes) -> None:
+    try:
+        frame = codec.decode_to_server(data)
+    except FrameError:
+        return
+    assert codec.decode_to_server(codec.encode(frame)) == frame
+
+
+@both
+@given(frame=to_server, at=st.integers(0, 10_000), byte=st.integers(0, 255))
+def test_one_byte_of_a_frame_that_is_wrong_raises_nothing_but_a_frame_error(
+    codec: Codec, frame: ToServer, at: int, byte: int
+) -> None:
+    data = bytearray(codec.encode(frame))
+    data[at % len(data)] = byte
+    refusal(codec.decode_to_server, bytes(data))
+
+
+@both
+@given(frame=to_server, at=st.integers(0, 10_000))
+def test_a_frame_without_its_end_is_refused(codec: Codec, frame: ToServer, at: int) -> None:
+    data = codec.encode(frame)
+    assert refusal(codec.decode_to_server, data[: at % len(data)])
+
+
+@both
+@given(frame=to_server, data=st.data())
+def test_the_words_of_a_refusal_never_contain_what_was_sent(codec: Codec, frame: ToServer, data: st.DataObject) -> None:
+    fields = plain(frame, codec)
+    name = data.draw(st.sampled_from(sorted(fields)))
+    wrong: list[Any] = [CANARY, [CANARY], {CANARY: CANARY}, [[CANARY]], {"t": CANARY}, CANARY * 9000, [0, CANARY]]
+    fields[name] = data.draw(st.sampled_from(wrong))
+    fields |= data.draw(st.sampled_from([{}, {CANARY: CANARY}]))
+    assert CANARY not in refusal(codec.decode_to_server, packed(fields, codec))
+
+
+@both
+@pytest.mark.parametrize(
+    "value",
+    [
+        CANARY,
+        f"{CANARY} - at `{CANARY}`",
+        f"x - at `$.{CANARY}",
+        f"`$.t` {CANARY}",
+        f"{CANARY}` - at `$.t`",
+        f"'{CANARY}'",
+    ],
+)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda value: {"t": value},
+        lambda value: {"t": [value]},
+        lambda value: {"t": {value: value}},
+        lambda value: {value: value},
+        lambda value: value,
+        lambda value: [value],
+        lambda value: {"t": "refresh", "token": [value]},
+        lambda value: {"t": "page", "id": value},
+        lambda value: {"t": "page", "id": 1, "conversation": value},
+        lambda value: {"t": "page", "id": 1, "before": [value, value]},
+        lambda value: {"t": "page", "id": 1, "before": {value: value}},
+        lambda value: {"t": "hello", "token": "t", "client_id": value},
+        lambda value: {"t": "hello", "token": "t", "client_id": "0" * 32, "window": {value: value, "messages": value}},
+        lambda value: {"t": "hello", "token": "t", "client_id": "0" * 32, "extras": [value * 99]},
+        lambda value: {"t": "hello", "token": "t", "client_id": "0" * 32, "cursor": value * 99},
+    ],
+)
+def test_not_even_a_value_that_looks_like_an_error_is_quoted(
+    codec: Codec, frame: Callable[[str], object], value: str
+) -> None:
+    said = refusal(codec.decode_to_server, packed(frame(value), codec))
+    assert said
+    assert CANARY not in said
+
+
+# ---- The golden frames ---------------------------------------------------------------------------------------------
+
+
+def golden(direction: str) -> pytest.MarkDecorator:
+    """The frames that go in that direction; of those of the server, what somebody has to write."""
+    chosen = [vector for vector in GOLDEN if vector["direction"] == direction]
+    if direction == "to_client":
+        chosen = [vector for vector in chosen if not vector.get("decode_only")]
+    return pytest.mark.parametrize("vector", chosen, ids=lambda vector: vector["name"])
+
+
+def both_ways(vector: dict[str, Any]) -> list[tuple[Codec, bytes]]:
+    return [(MSGPACK, bytes.fromhex(vector["msgpack"])), (JSON, json.dumps(vector["frame"]).encode())]
+
+
+@golden("to_server")
+def test_the_server_reads_every_golden_frame_alike_in_both_encodings(vector: dict[str, Any]) -> None:
+    binary, text = (codec.decode_to_server(data) for codec, data in both_ways(vector))
+    assert binary == text
+    assert MSGPACK.decode_to_server(MSGPACK.encode(binary)) == binary
+
+
+@golden("to_client")
+def test_the_server_says_the_golden_frames_as_they_are_written(vector: dict[str, Any]) -> None:
+    for codec, data in both_ways(vector):
+        frame = codec.decode_to_client(data)
+        assert plain(frame, codec) == (json.loads(data) if codec.text else msgpack.unpackb(data))

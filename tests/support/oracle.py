@@ -1,0 +1,264 @@
+"""What a device must hold: the plain SELECT, and devices that are checked against it, frame by frame and at the end."""
+
+import asyncio
+import contextlib
+import random
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from protocol.client import Batch, Conversation, Deleted, Event, Message, Profile, Replica, Welcomed
+from protocol.connect import Device
+from tests.support.serving import token
+
+EVERYTHING: Final = (500, 200)
+MESSAGES_PER_CONVERSATION: Final = 150
+"""Fewer than the window, so that a snapshot too holds everything."""
+
+State = dict[tuple[str, UUID], tuple[object, ...]]
+
+
+class ReplicaDevice:
+    """A device that keeps its rows and its cursor over restarts, and objects to whatever SPEC.md forbids."""
+
+    def __init__(self, url: str, user: UUID) -> None:
+        self.url = url
+        self.user = user
+        self.client_id = uuid4()
+        self.replica = Replica()
+        self.cursor: bytes | None = None
+        self.snapshots: list[str] = []
+        self.batches = 0
+        self.device: Device | None = None
+        self._in_snapshot = False
+        self._newest: dict[tuple[str, UUID], int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.device = Device(
+            self.url,
+            token=lambda: token(self.user),
+            client_id=self.client_id,
+            cursor=self.cursor,
+            window=EVERYTHING,
+            on_batch=self._on_batch,
+            on_event=self._on_event,
+        )
+        self._task = asyncio.create_task(self.device.run())
+
+    async def stop(self) -> None:
+        assert self.device is not None
+        assert self._task is not None
+        await self.device.stop()
+        await self._task
+
+    def check(self) -> None:
+        """Raise what the device objected to."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Welcomed) and event.mode == "snapshot":
+            self.snapshots.append(str(event.why))
+
+    def _on_batch(self, batch: Batch) -> None:
+        self.batches += 1
+        for row in batch.rows:
+            self._object_to_strangers(row)
+            kind = row.kind if isinstance(row, Deleted) else {Profile: "p", Conversation: "c", Message: "m"}[type(row)]
+            # A row of a snapshot is as new as its piece, and the changes that follow begin at the first piece.
+            if not self._in_snapshot and not batch.replaces:
+                assert row.seq >= self._newest.get((kind, row.id), 0), f"{kind} {row.id} went back"
+                self._newest[kind, row.id] = row.seq
+        self._in_snapshot = (batch.replaces or self._in_snapshot) and batch.cursor is None
+        if batch.replaces:
+            self.replica.replace(batch.rows)
+        else:
+            self.replica.apply(batch.rows)
+        if batch.cursor is not None:
+            self.cursor = batch.cursor
+
+    def _object_to_strangers(self, row: object) -> None:
+        # Every title and content names its owner.
+        text = row.title if isinstance(row, Conversation) else row.content if isinstance(row, Message) else None
+        assert text is None or text.startswith(str(self.user)), "somebody else's row"
+        assert not isinstance(row, Profile) or row.id == self.user, "somebody else's profile"
+
+    def state(self) -> State:
+        return {
+            **{("p", p.id): (p.tier, p.status) for p in self.replica.profiles.values()},
+            **{("c", c.id): (c.title, c.created_at, c.updated_at) for c in self.replica.conversations.values()},
+            **{
+                ("m", m.id): (m.conversation_id, m.role, m.content, m.created_at, m.updated_at)
+                for m in self.replica.messages.values()
+            },
+        }
+
+
+async def select_everything(sql: Any, user: UUID) -> State:
+    """The oracle: what the database holds of this user."""
+    micros = "(extract(epoch FROM {0}) * 1000000)::bigint"
+    created, updated = micros.format("created_at"), micros.format("updated_at")
+    state: State = {}
+    for row in await sql.fetch("SELECT id, subscription_tier, subscription_status FROM profiles WHERE id = $1", user):
+        state["p", UUID(str(row[0]))] = (row[1], row[2])
+    for row in await sql.fetch(f"SELECT id, title, {created}, {updated} FROM conversations WHERE user_id = $1", user):
+        state["c", UUID(str(row[0]))] = (row[1], row[2], row[3])
+    for row in await sql.fetch(
+        f"SELECT id, conversation_id, role, content, {created}, {updated} FROM messages "
+        "WHERE conversation_id IN (SELECT id FROM conversations WHERE user_id = $1)",
+        user,
+    ):
+        state["m", UUID(str(row[0]))] = (UUID(str(row[1])), row[2], row[3], row[4], row[5])
+    return state
+
+
+class RollbackError(Exception):
+    """Thrown to roll back."""
+
+
+class Writer:
+    """A stranger's SQL session that runs random transactions, and does not mind when one of them fails."""
+
+    def __init__(self, url: str, users: list[UUID], rng: random.Random) -> None:
+        self._url = url
+        self._users = users
+        self._rng = rng
+        self.committed = 0
+
+    async def run(self) -> None:
+        """Write until cancelled, through every fault of Postgres."""
+        while True:
+            try:
+                sql = await asyncpg.connect(self._url, command_timeout=10)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                while True:
+                    await self._transaction(sql)
+                    await asyncio.sleep(self._rng.expovariate(1 / 0.004))
+            except (
+                OSError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.InterfaceError,
+                asyncpg.OperatorInterventionError,
+            ):
+                continue  # Postgres went away
+            finally:
+                sql.terminate()
+
+    async def _transaction(self, sql: Any) -> None:
+        rng = self._rng
+        # In a fixed order, as the docs ask of whoever writes for several users.
+        users = sorted(rng.sample(self._users, rng.choice([1, 1, 1, 1, 2, 3])))
+        try:
+            async with sql.transaction():
+                for user in users:
+                    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+                        await self._change(sql, user)
+                if rng.random() < 0.2:
+                    # Whoever wrote first commits last.
+                    await asyncio.sleep(rng.random() * 0.03)
+                if rng.random() < 0.1:
+                    raise RollbackError
+            self.committed += 1
+        except (RollbackError, asyncpg.DeadlockDetectedError, asyncpg.ForeignKeyViolationError):
+            pass
+
+    async def _change(self, sql: Any, user: UUID) -> None:
+        if self._rng.random() < 0.1:
+            with contextlib.suppress(RollbackError):
+                async with sql.transaction():  # a savepoint
+                    await self._one_change(sql, user)
+                    if self._rng.random() < 0.5:
+                        raise RollbackError
+        else:
+            await self._one_change(sql, user)
+
+    async def _one_change(self, sql: Any, user: UUID) -> None:
+        rng = self._rng
+        conversation = await sql.fetchval(
+            "SELECT id FROM conversations WHERE user_id = $1 ORDER BY random() LIMIT 1", user
+        )
+        choice = rng.random()
+        if conversation is None or choice < 0.08:
+            await self._converse(sql, user, rng.choice([0, 1, 3]))
+        elif choice < 0.1:
+            # More rows than a page, in one transaction.
+            for _ in range(4):
+                await self._converse(sql, user, MESSAGES_PER_CONVERSATION - 10)
+        elif choice < 0.6:
+            await self._say(sql, user, conversation, rng.choice([1, 1, 1, 2, 10]))
+        elif choice < 0.7:
+            await sql.execute(
+                "UPDATE conversations SET title = $2, updated_at = now() WHERE id = $1", conversation, self._text(user)
+            )
+        elif choice < 0.8:
+            await sql.execute(
+                "UPDATE messages SET content = $2, updated_at = now() WHERE id IN "
+                "(SELECT id FROM messages WHERE conversation_id = $1 ORDER BY random() LIMIT 3)",
+                conversation,
+                self._text(user),
+            )
+        elif choice < 0.88:
+            await sql.execute(
+                "DELETE FROM messages WHERE id IN "
+                "(SELECT id FROM messages WHERE conversation_id = $1 ORDER BY random() LIMIT 2)",
+                conversation,
+            )
+        elif choice < 0.9:
+            # Into another partition: a deletion and an insertion, to the triggers.
+            await sql.execute(
+                "UPDATE messages SET created_at = created_at - interval '35 days' WHERE id IN "
+                "(SELECT id FROM messages WHERE conversation_id = $1 ORDER BY random() LIMIT 1)",
+                conversation,
+            )
+        elif choice < 0.92:
+            await sql.execute(
+                "UPDATE messages SET conversation_id = (SELECT id FROM conversations WHERE user_id = $2 "
+                "ORDER BY random() LIMIT 1) WHERE id IN "
+                "(SELECT id FROM messages WHERE conversation_id = $1 ORDER BY random() LIMIT 1)",
+                conversation,
+                user,
+            )
+        elif choice < 0.94:
+            await sql.execute(
+                "UPDATE profiles SET subscription_tier = $2, usage_stats = '{\"n\": 1}' WHERE id = $1",
+                user,
+                rng.choice(["core", "studio"]),
+            )
+        elif choice < 0.98:
+            await sql.execute("DELETE FROM conversations WHERE id = $1", conversation)
+        else:
+            # Gone and made anew under the same id, with fewer messages.
+            await sql.execute("DELETE FROM conversations WHERE id = $1", conversation)
+            await sql.execute(
+                "INSERT INTO conversations (id, user_id, title) VALUES ($1, $2, $3)",
+                conversation,
+                user,
+                self._text(user),
+            )
+            await self._say(sql, user, conversation, 1)
+
+    async def _converse(self, sql: Any, user: UUID, messages: int) -> None:
+        conversation = await sql.fetchval(
+            "INSERT INTO conversations (user_id, title) VALUES ($1, $2) RETURNING id", user, self._text(user)
+        )
+        if messages:
+            await self._say(sql, user, conversation, messages)
+
+    async def _say(self, sql: Any, user: UUID, conversation: UUID, messages: int) -> None:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content) "
+            "SELECT $1, 'user', $2 || ' ' || i FROM generate_series(1, $3) AS i "
+            "WHERE (SELECT count(*) FROM messages WHERE conversation_id = $1) + $3 <= $4",
+            conversation,
+            self._text(user),
+            messages,
+            MESSAGES_PER_CONVERSATION,
+        )
+
+    def _text(self, user: UUID) -> str:
+        return f"{user} {self._rng.getrandbits(32):x} " + "ä" * self._rng.choice([0, 0, 10, 300])
