@@ -1,0 +1,190 @@
+"""P5, P7: a batch is proved by the log itself; where it is not, the device starts over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.cursor import Cursor, Position
+from protocol.frames import Conversation, ConversationDeleted, Message, MessageDeleted, Row
+from server.feed.change import Batch, Entry, Page, Why, follow, start
+
+USER, STRANGER = uuid4(), uuid4()
+EPOCH = "0123456789abcdef"
+IDS = [UUID(int=i) for i in range(6)]
+
+
+@dataclass(frozen=True)
+class Log:
+    """A feed's log in memory, read as Postgres would: the entries behind a position, at most so many."""
+
+    entries: Sequence[Entry]
+    head: int
+
+    @classmethod
+    def of(cls, transactions: Sequence[tuple[int, Sequence[tuple[str, UUID, Row | None]]]]) -> "Log":
+        """From (seq, [(kind, id, row)]) of each transaction."""
+        flat = []
+        prev = n = 0
+        for seq, changes in transactions:
+            for kind, row_id, row in changes:
+                n += 1
+                flat.append(Entry(seq, n, prev, None, kind, row_id, row))
+            prev = seq
+        chained = [
+            entry._replace(next_seq=flat[i + 1].seq if i + 1 < len(flat) else None) for i, entry in enumerate(flat)
+        ]
+        return cls(chained, prev)
+
+    def read(self, after: Position, most: int) -> Page:
+        behind = [
+            entry
+            for entry in self.entries
+            if entry.seq > after.seq or (after.n and entry.seq == after.seq and entry.n > after.n)
+        ]
+        return Page(self.head, "core", behind[:most])
+
+    def without_before(self, seq: int) -> "Log":
+        """Retention dropped what is older."""
+        return Log([entry for entry in self.entries if entry.seq >= seq], self.head)
+
+
+def message(i: int, seq: int) -> tuple[str, UUID, Row | None]:
+    return "m", IDS[i], Message(seq, IDS[i], IDS[0], "user", "hello", 1, 1)
+
+
+def deletion(i: int, seq: int) -> tuple[str, UUID, Row | None]:
+    return "m", IDS[i], MessageDeleted(seq, IDS[i])
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> Log:
+    transactions = []
+    seq = 0
+    for _ in range(draw(st.integers(0, 8))):
+        seq += draw(st.integers(1, 5))
+        kinds = draw(st.lists(st.tuples(st.sampled_from("ud-"), st.integers(0, 5)), min_size=1, max_size=6))
+        transactions.append(
+            (
+                seq,
+                [
+                    message(i, seq) if op == "u" else deletion(i, seq) if op == "d" else ("m", IDS[i], None)
+                    for op, i in kinds
+                ],
+            )
+        )
+    return Log.of(transactions)
+
+
+def positions(log: Log) -> list[Position]:
+    return [Position(0), *(Position(seq) for seq in sorted({entry.seq for entry in log.entries}))]
+
+
+@given(logs(), st.integers(1, 7), st.data())
+def test_from_any_transaction_the_batches_lead_to_the_head_and_skip_nothing(
+    log: Log, most: int, data: st.DataObject
+) -> None:
+    after = data.draw(st.sampled_from(positions(log)))
+    expected = {(e.kind, e.row_id): e.row for e in log.entries if e.seq > after.seq and e.row is not None}
+    held: dict[tuple[str, UUID], Row] = {}
+    for _ in range(100):
+        batch = follow(after, log.read(after, most))
+        assert isinstance(batch, Batch)
+        assert batch.to >= after
+        for row in batch.rows:
+            held["m", row.id] = row
+        if batch.to == after:
+            assert not batch.rows
+        after = batch.to
+        if not batch.more:
+            break
+    assert after == Position(log.head)
+    assert held == expected
+
+
+@given(logs(), st.integers(1, 7), st.data())
+def test_a_page_ends_with_a_transaction_unless_one_is_larger_than_a_page(
+    log: Log, most: int, data: st.DataObject
+) -> None:
+    after = data.draw(st.sampled_from(positions(log)))
+    page = log.read(after, most)
+    batch = follow(after, page)
+    assert isinstance(batch, Batch)
+    if batch.partial:
+        assert len({entry.seq for entry in page.entries}) == 1
+        assert len([entry for entry in log.entries if entry.seq == batch.to.seq]) > most
+    else:
+        assert batch.to == after or batch.to.seq in {entry.seq for entry in page.entries}
+
+
+@given(logs(), st.integers(1, 7), st.data())
+def test_a_position_before_what_retention_left_is_too_old_and_never_resumed_over_a_hole(
+    log: Log, most: int, data: st.DataObject
+) -> None:
+    after = data.draw(st.sampled_from(positions(log)))
+    kept = log.without_before(data.draw(st.integers(0, log.head + 1)))
+    missing = [entry for entry in log.entries if entry.seq > after.seq and entry not in kept.entries]
+    outcome = follow(after, kept.read(after, most))
+    assert (outcome is Why.TOO_OLD) if missing else isinstance(outcome, Batch)
+
+
+def test_a_position_inside_a_transaction_whose_rest_was_dropped_is_too_old() -> None:
+    log = Log.of([(10, [message(0, 10), message(1, 10), message(2, 10)]), (20, [message(3, 20)])])
+    after = Position(10, n=1)
+    assert isinstance(follow(after, log.read(after, 5)), Batch)
+    assert follow(after, log.without_before(20).read(after, 5)) is Why.TOO_OLD
+    assert follow(after, Page(10, "core", [])) is Why.TOO_OLD
+
+
+def test_a_position_beyond_the_head_is_ahead() -> None:
+    log = Log.of([(10, [message(0, 10)])])
+    assert follow(Position(11), log.read(Position(11), 5)) is Why.AHEAD
+    assert follow(Position(11), Page(0, None, [])) is Why.AHEAD
+
+
+def test_a_history_that_lost_its_tail_and_then_overtook_the_device_is_recognised() -> None:
+    lost = Position(30)
+    rewound = Log.of([(10, [message(0, 10)]), (40, [message(1, 40)])])
+    assert follow(lost, rewound.read(lost, 5)) is Why.AHEAD
+
+
+def test_a_hole_inside_a_page_is_never_passed_over() -> None:
+    log = Log.of([(10, [message(0, 10)]), (20, [message(1, 20)]), (30, [message(2, 30)])])
+    holed = Log([entry for entry in log.entries if entry.seq != 20], 30)
+    assert follow(Position(0), holed.read(Position(0), 5)) is Why.TOO_OLD
+
+
+def test_a_deletion_before_an_upsert_that_is_gone_is_still_told() -> None:
+    log = Log.of([(10, [message(0, 10)]), (20, [deletion(0, 20), ("m", IDS[0], None)])])
+    batch = follow(Position(10), log.read(Position(10), 5))
+    assert isinstance(batch, Batch)
+    assert batch.rows == [MessageDeleted(20, IDS[0])]
+
+
+def test_a_conversation_deleted_and_made_anew_is_told_as_both() -> None:
+    gone = ConversationDeleted(20, IDS[0])
+    anew = Conversation(30, IDS[0], "again", 1, 1)
+    log = Log.of([(20, [("c", IDS[0], gone)]), (30, [("c", IDS[0], anew)])])
+    batch = follow(Position(0), log.read(Position(0), 5))
+    assert isinstance(batch, Batch)
+    assert batch.rows == [gone, anew]
+
+
+@pytest.mark.parametrize(
+    ("cursor", "expected"),
+    [
+        (None, Why.NEW),
+        (b"", Why.UNREADABLE),
+        (b"\x00" * 29, Why.UNREADABLE),
+        (Cursor.of(EPOCH, STRANGER, Position(5)).encode(), Why.FOREIGN),
+        (Cursor.of("f" * 16, USER, Position(5)).encode(), Why.EPOCH),
+        (Cursor.of(EPOCH, USER, Position(5, 3)).encode(), Position(5, 3)),
+    ],
+)
+def test_a_cursor_is_resumed_from_only_if_it_is_this_users_and_of_this_history(
+    cursor: bytes | None, expected: Position | Why
+) -> None:
+    assert start(cursor, USER, EPOCH) == expected

@@ -1,0 +1,182 @@
+"""The hub forgets nobody who is behind, whatever order things happen in."""
+
+from typing import Any
+from uuid import UUID
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from protocol.close import CloseCode
+from protocol.codec import MSGPACK, Codec
+from protocol.cursor import Position
+from protocol.frames import Error, Window
+from server.feed.change import Why
+from server.feed.hub import Cohort, Hub, Lane, Phase, Reader, State
+
+USERS = [str(UUID(int=i)) for i in range(3)]
+
+
+class FakeSocket:
+    """A sink that remembers the position it was last written to."""
+
+    codec: Codec = MSGPACK
+
+    def __init__(self) -> None:
+        self.full = False
+        self.gone = False
+        self.at = Position(0)
+
+    def welcome(self, tier: str, why: Why | None) -> None: ...
+
+    def write(self, wire: bytes) -> None: ...
+
+    def say(self, error: Error) -> None: ...
+
+    def close(self, code: CloseCode, error: Error) -> None: ...
+
+
+class HubMachine(RuleBasedStateMachine):
+    """Feeds move, doorbells ring or are lost, sockets come, fill, drain and go, reads take their time."""
+
+    readers: Bundle[Reader] = Bundle("readers")
+    reads: Bundle[tuple[Cohort, int]] = Bundle("reads")
+
+    @initialize()
+    def begin(self) -> None:
+        self.woken: set[Lane] = set()
+        self.hub = Hub(self.woken.add)
+        self.heads = dict.fromkeys(USERS, 0)
+        self.alive: set[Reader] = set()
+        self.reading: set[Cohort] = set()
+        self.all_rung = True
+
+    @rule(target=readers, user=st.sampled_from(USERS))
+    def connect(self, user: str) -> Reader:
+        reader = self.hub.add(user, FakeSocket(), Window())
+        self.hub.place(reader, Position(0), Phase.HELLO)
+        self.alive.add(reader)
+        return reader
+
+    @rule(reader=consumes(readers))
+    def disconnect(self, reader: Reader) -> None:
+        self.hub.remove(reader)
+        self.alive.discard(reader)
+
+    @rule(user=st.sampled_from(USERS), heard=st.booleans())
+    def commit(self, user: str, heard: bool) -> None:
+        self.heads[user] += 1
+        if heard:
+            self.hub.ring(user, self.heads[user])
+
+    @rule(reader=readers)
+    def fill(self, reader: Reader) -> None:
+        if not self.socket(reader).full:
+            self.socket(reader).full = True
+            self.hub.stall(reader)
+
+    @rule(reader=readers)
+    def drain(self, reader: Reader) -> None:
+        if self.socket(reader).full:
+            self.socket(reader).full = False
+            self.hub.resume(reader)
+
+    @rule(target=reads, lane=st.sampled_from(Lane))
+    def read(self, lane: Lane) -> Any:
+        taken = self.hub.take(lane, 1)
+        if not taken:
+            return (None, 0)
+        self.reading.add(taken[0])
+        # The database snapshot of the read: what commits later is not in it.
+        return (taken[0], self.heads[taken[0].feed.user])
+
+    @rule(read=consumes(reads), fails=st.booleans(), more=st.booleans())
+    def deliver(self, read: tuple[Cohort | None, int], fails: bool, more: bool) -> None:
+        cohort, head = read
+        if cohort is None:
+            return
+        self.reading.discard(cohort)
+        if fails:
+            self.hub.fail([cohort])
+            return
+        behind = head > cohort.position.seq
+        to = Position(cohort.position.seq + 1 if more and behind else head)
+        before = {reader: reader.cohort.position for reader in cohort.readers if reader.cohort is not None}
+        readers = self.hub.advance(cohort, to, more=to.seq < head)
+        for reader in readers:
+            # Only readers that stood where the read began are given what it found.
+            assert before[reader] == self.socket(reader).at
+            self.socket(reader).at = to
+
+    @rule()
+    def sweep(self) -> None:
+        for user, head in self.heads.items():
+            self.hub.compare(user, head)
+
+    @invariant()
+    def a_position_is_what_was_written(self) -> None:
+        for reader in self.alive:
+            if reader.cohort is not None:
+                assert reader.cohort.position == self.socket(reader).at
+                assert reader in reader.cohort.readers
+
+    @invariant()
+    def nobody_full_is_read_for(self) -> None:
+        for reader in self.alive:
+            if self.socket(reader).full:
+                assert reader.cohort is None
+                assert reader.stalled_at is not None
+
+    def teardown(self) -> None:
+        """When everything settles, everybody has everything."""
+        for reader in self.alive:
+            if self.socket(reader).full:
+                self.socket(reader).full = False
+                self.hub.resume(reader)
+        self.hub.fail(self.reading)
+        self.sweep()
+        for _ in range(1_000):
+            taken = [cohort for lane in Lane for cohort in self.hub.take(lane, 10)]
+            if not taken:
+                break
+            for cohort in taken:
+                to = Position(self.heads[cohort.feed.user])
+                for reader in self.hub.advance(cohort, to, more=False):
+                    self.socket(reader).at = to
+        for reader in self.alive:
+            assert self.socket(reader).at == Position(self.heads[reader.feed.user])
+            assert reader.live
+            assert reader.cohort is not None
+            assert reader.cohort.state is State.IDLE
+        assert {reader.feed.user for reader in self.alive} == set(self.hub.users())
+
+    @staticmethod
+    def socket(reader: Reader) -> FakeSocket:
+        assert isinstance(reader.sink, FakeSocket)
+        return reader.sink
+
+
+TestHub = HubMachine.TestCase
+TestHub.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_doorbell_for_nobody_here_is_ignored() -> None:
+    assert not Hub(lambda lane: None).ring(USERS[0], 5)
+
+
+def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
+    hub = Hub(lambda lane: None)
+    reader = hub.add(USERS[0], FakeSocket(), Window())
+    hub.place(reader, Position(7), Phase.HELLO)
+    hub.advance(*hub.take(Lane.CATCH_UP, 1), Position(7), more=False)
+    hub.ring(USERS[0], 1 << 60)
+    hub.advance(*hub.take(Lane.LIVE, 1), Position(7), more=False)
+    assert not hub.take(Lane.LIVE, 1)
+
+
+def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
+    hub = Hub(lambda lane: None)
+    for _ in range(100):
+        hub.place(hub.add(USERS[0], FakeSocket(), Window()), Position(7), Phase.HELLO)
+    (cohort,) = hub.take(Lane.CATCH_UP, 10)
+    assert len(hub.advance(cohort, Position(8), more=False)) == 100
