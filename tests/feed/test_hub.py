@@ -168,9 +168,11 @@ def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
     hub = Hub(lambda lane: None)
     reader = hub.add(USERS[0], FakeSocket(), Window())
     hub.place(reader, Position(7), Phase.HELLO)
-    hub.advance(*hub.take(Lane.CATCH_UP, 1), Position(7), more=False)
+    (cohort,) = hub.take(Lane.CATCH_UP, 1)
+    hub.advance(cohort, Position(7), more=False)
     hub.ring(USERS[0], 1 << 60)
-    hub.advance(*hub.take(Lane.LIVE, 1), Position(7), more=False)
+    (cohort,) = hub.take(Lane.LIVE, 1)
+    hub.advance(cohort, Position(7), more=False)
     assert not hub.take(Lane.LIVE, 1)
 
 
