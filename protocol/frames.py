@@ -90,10 +90,8 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     token: Annotated[str, Meta(max_length=MAX_TOKEN)]
     client_id: UUID
     cursor: Annotated[bytes, Meta(max_length=MAX_CURSOR)] | None = None
-    window: Window = Window()
-    extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] = field(
-        default_factory=list
-    )
+    window: Window | None = None
+    extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] | None = None
 
 
 class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):

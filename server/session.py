@@ -141,7 +141,7 @@ class Session:
             hello, self._hello = self._hello, None
             self.state = State.OPEN
             self.claims = claims
-            return [Subscribe(claims.user, hello.cursor, hello.window)]
+            return [Subscribe(claims.user, hello.cursor, hello.window or Window())]
         if self.state is not State.OPEN:
             return []
         assert self.claims is not None

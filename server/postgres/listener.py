@@ -39,7 +39,7 @@ class ListenDoorbells:
                     up()
                     failures = 0
                     while True:
-                        await asyncio.sleep(HEARTBEAT_SECONDS)
+                        await listening.listen(HEARTBEAT_SECONDS)
                         await listening.prove()
             except (UnavailableError, UnfitError) as error:
                 down()
@@ -58,9 +58,11 @@ class Listening:
         self._private = f"{CHANNEL}_{uuid4().hex[:16]}"
         self._connection: Any = None
         self._answer = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> "Listening":
         self._connection = await connect(self._url)
+        self._connection.add_termination_listener(lambda _: self._ended.set())
         try:
             with translated():
                 # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
@@ -76,11 +78,20 @@ class Listening:
         # close() would talk to a peer that may be gone.
         self._connection.terminate()
 
+    async def listen(self, seconds: float) -> None:
+        """Raises UnavailableError as soon as the connection is seen to end."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+        raise UnavailableError("Postgres closed the connection that listens.")
+
     async def prove(self) -> None:
-        """Notify ourselves; it must come back."""
+        """Notify ourselves; it must come back. Raises UnavailableError for a silent link, UnfitError for a pooler."""
         self._answer.clear()
         with translated():
-            await self._connection.execute(f"NOTIFY {self._private}")
+            await self._connection.execute(f"NOTIFY {self._private}", timeout=ANSWER_SECONDS)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answer.wait()

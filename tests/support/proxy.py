@@ -13,6 +13,7 @@ class Proxy:
     def __init__(self, target: str | tuple[str, int]) -> None:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
+        self._swallowed: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._passing = asyncio.Event()
         self._passing.set()
@@ -31,6 +32,10 @@ class Proxy:
             self._passing.clear()
         else:
             self._passing.set()
+
+    def swallow(self) -> None:
+        """What passes on today's connections is lost from now on; they stay open. New ones work."""
+        self._swallowed |= self._writers
 
     def cut(self) -> None:
         for writer in list(self._writers):
@@ -64,8 +69,9 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
             await self._passing.wait()
-            writer.write(data)
-            await writer.drain()
+            if writer not in self._swallowed:
+                writer.write(data)
+                await writer.drain()
         raise _EndedError
 
     async def __aenter__(self) -> "Proxy":

@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-Result = TypeVar("Result")
+from typing import Any
 
 LIMIT = 20.0
 """Seconds. Generous: it is reached only by what never comes."""
 
 
-async def eventually(condition: Callable[[], Result | Awaitable[Result]], limit: float = LIMIT) -> Result:
+async def eventually(condition: Callable[[], object | Awaitable[object]], limit: float = LIMIT) -> Any:
     """The first truthy value of `condition`, asked for again and again. Fails after `limit` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limit

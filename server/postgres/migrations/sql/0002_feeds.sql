@@ -97,34 +97,29 @@ BEGIN
 END
 $$;
 
+-- A message is its conversation's owner's. Without one the conversation is gone, and its own deletion says it all.
 CREATE FUNCTION sync.message_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     owner uuid;
     former_owner uuid;
 BEGIN
-    IF TG_OP = 'UPDATE' AND OLD.conversation_id <> NEW.conversation_id THEN
+    IF TG_OP <> 'DELETE' THEN
         SELECT c.user_id INTO owner FROM public.conversations c WHERE c.id = NEW.conversation_id;
+    END IF;
+    -- Out of one conversation and into another are two facts: should the new one be deleted before a device reads of
+    -- it, in this very transaction even, that removes nothing where the message is known in the old one.
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE'
+                            AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id)) THEN
         SELECT c.user_id INTO former_owner FROM public.conversations c WHERE c.id = OLD.conversation_id;
         IF owner <> former_owner THEN
             RAISE EXCEPTION 'A message cannot move to another user''s conversation.';
         END IF;
-    ELSIF TG_OP = 'DELETE' THEN
-        SELECT c.user_id INTO owner FROM public.conversations c WHERE c.id = OLD.conversation_id;
-    ELSE
-        SELECT c.user_id INTO owner FROM public.conversations c WHERE c.id = NEW.conversation_id;
-    END IF;
-    IF owner IS NULL THEN
-        RETURN NULL;  -- the conversation is gone: its own deletion says it all
-    END IF;
-    IF TG_OP = 'DELETE' THEN
-        PERFORM sync.record(owner, 'm', 'd', OLD.id, OLD.created_at);
-    ELSE
-        -- Out of one conversation and into another are two facts: should the new one be deleted before a device reads
-        -- this, its deletion removes nothing from a device that knows the message in the old one.
-        IF TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id) THEN
-            PERFORM sync.record(owner, 'm', 'd', OLD.id, OLD.created_at);
+        IF coalesce(former_owner, owner) IS NOT NULL THEN
+            PERFORM sync.record(coalesce(former_owner, owner), 'm', 'd', OLD.id, OLD.created_at);
         END IF;
+    END IF;
+    IF owner IS NOT NULL THEN
         PERFORM sync.record(owner, 'm', 'u', NEW.id, NEW.created_at);
     END IF;
     RETURN NULL;

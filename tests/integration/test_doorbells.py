@@ -1,0 +1,104 @@
+"""P3: a doorbell only wakes. Lost, late, made up or silent, it costs a moment and never a change."""
+
+import asyncio
+from typing import Any
+from unittest.mock import patch
+from urllib.request import urlopen
+
+import pytest
+
+from protocol.frames import Changes, Live
+from server.postgres import listener, pool
+from tests.support.cluster import Database
+from tests.support.peer import peer
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.proxy import postgres_behind_proxy
+from tests.support.serving import serving
+from tests.support.waiting import eventually
+
+
+async def test_a_change_whose_doorbell_is_lost_is_found_by_the_sweep(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    # The doorbell rings elsewhere, as if NOTIFY had lost it.
+    definition = await sql.fetchval("SELECT pg_get_functiondef('sync.record'::regproc)")
+    await sql.execute(definition.replace("'atlas_sync'", "'nobody'"))
+    async with serving(database, sweep=0.1) as server, peer(server.url) as device:
+        await device.greet(user)
+        await device.hear_a(Live)
+        message = await add_message(sql, conversation)
+        assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+
+
+async def test_what_was_committed_while_nobody_listened_arrives_when_somebody_does_again(
+    database: Database, sql: Any
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url, sweep=60) as server:
+        async with peer(server.url) as device:
+            await device.greet(user)
+            await device.hear_a(Live)
+            proxy.refusing = True
+            proxy.cut()
+            message = await add_message(sql, conversation)
+            proxy.refusing = False
+            assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+
+
+async def test_a_listen_connection_that_falls_silent_is_replaced(database: Database, sql: Any) -> None:
+    """A black hole raises no error: only the notification to ourselves that does not come back tells."""
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    with (
+        patch.object(listener, "HEARTBEAT_SECONDS", 0.05),
+        patch.object(listener, "ANSWER_SECONDS", 0.3),
+        patch.object(pool, "STATEMENT_SECONDS", 0.5),
+    ):
+        async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url, sweep=60) as server:
+            async with peer(server.url) as device:
+                await device.greet(user)
+                await device.hear_a(Live)
+                before = proxy.connections
+                # Only what is open falls silent; the way back is free.
+                proxy.swallow()
+                message = await add_message(sql, conversation)
+                assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+                assert proxy.connections > before
+
+
+@pytest.mark.parametrize("payload", ["", "x", "{user}", "{user} x", "{user} -1", "{user} 9223372036854775807", "1 2 3"])
+async def test_a_doorbell_that_somebody_made_up_does_no_harm(database: Database, sql: Any, payload: str) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    async with serving(database) as server, peer(server.url) as device:
+        await device.greet(user)
+        await device.hear_a(Live)
+        await sql.execute("SELECT pg_notify('atlas_sync', $1)", payload.format(user=user))
+        message = await add_message(sql, conversation)
+        assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+
+
+async def test_readiness_follows_the_doorbells(database: Database) -> None:
+    def ready(url: str) -> bool:
+        try:
+            with urlopen(url, timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url) as server:
+
+        async def is_ready() -> bool:
+            return await asyncio.to_thread(ready, f"{server.http}/readyz")
+
+        async def is_not_ready() -> bool:
+            return not await is_ready()
+
+        await eventually(is_ready)
+        proxy.refusing = True
+        proxy.cut()
+        await eventually(is_not_ready)
+        assert await asyncio.to_thread(ready, f"{server.http}/healthz")
+        proxy.refusing = False
+        await eventually(is_ready)
