@@ -28,7 +28,7 @@ from server.feed.pump import Pump
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.postgres.listener import ListenDoorbells
-from server.postgres.pool import open_pool
+from server.postgres.pool import Pool
 from server.postgres.store import PostgresStore
 
 log = structlog.get_logger()
@@ -108,10 +108,15 @@ class App:
         history = History(hub)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(sock.close)
-            pool = await self._open_pool(history)
-            if pool is None:
-                return
+            pool = Pool(
+                settings.database_url,
+                size=settings.pool_size,
+                pooled=settings.listen_url not in (None, settings.database_url),
+                on_epoch=history.seen,
+            )
             stack.callback(pool.terminate)
+            if not await self._reach(pool):
+                return
             store = PostgresStore(pool)
             snapshots = Snapshots(hub, history, store)
             sweep = Sweep(hub, history, store, settings.sweep)
@@ -170,22 +175,19 @@ class App:
             return "shutting down"
         return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
 
-    async def _open_pool(self, history: History) -> Any:
-        settings = self._settings
+    async def _reach(self, pool: Pool) -> bool:
+        """Wait for Postgres. False if told to stop meanwhile."""
         delay = 0.1
         while not self._stopping:
             try:
-                return await open_pool(
-                    settings.database_url,
-                    size=settings.pool_size,
-                    pooled=settings.listen_url not in (None, settings.database_url),
-                    on_epoch=history.seen,
-                )
+                await pool.start()
             except UnavailableError as error:
                 log.warning("postgres cannot be reached, trying again", error=str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
-        return None
+            else:
+                return True
+        return False
 
 
 async def _drain(desk: Desk, seconds: float) -> None:

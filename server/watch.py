@@ -61,12 +61,15 @@ class Memory:
 def watch(url: str, token: str, memory: Memory, console: Console) -> None:
     """Show changes until SIGINT or SIGTERM. Raises StayAwayError."""
 
+    held: list[Row] = []
+
     def on_batch(batch: Batch) -> None:
-        if batch.replaces:
-            console.rule("a snapshot: the newest of what there is", style="dim")
-        for row in batch.rows:
-            console.print(line(row), soft_wrap=True)
+        # A snapshot is shown when it is whole: interrupted before, it comes again.
+        held.extend(batch.rows)
         if batch.cursor is not None:
+            for row in held:
+                console.print(line(row), soft_wrap=True)
+            held.clear()
             memory.save(batch.cursor)
 
     async def main() -> None:

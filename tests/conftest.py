@@ -53,10 +53,16 @@ async def database(postgres_18: Cluster) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(params=["18", "15"])
-async def every_database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
-    """A migrated database, on the newest and on the oldest PostgreSQL that is supported."""
+def every_postgres(request: pytest.FixtureRequest) -> Cluster:
+    """The newest and the oldest PostgreSQL that is supported."""
     cluster: Cluster = request.getfixturevalue(f"postgres_{request.param}")
-    made = await cluster.create()
+    return cluster
+
+
+@pytest.fixture
+async def every_database(every_postgres: Cluster) -> AsyncIterator[Database]:
+    """A migrated database on each of them."""
+    made = await every_postgres.create()
     yield made
     await made.drop()
 

@@ -87,6 +87,7 @@ class Desk:
     wheel: Wheel
     sockets: set["SyncSocket"] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Requests under way: tokens being checked, pages being read."""
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     """No socket is here."""
 
@@ -98,11 +99,6 @@ class Desk:
         self.sockets.discard(sock)
         if not self.sockets:
             self.empty.set()
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 class SyncSocket(asyncio.Protocol):
@@ -285,11 +281,23 @@ class SyncSocket(asyncio.Protocol):
                 case Close(code, error):
                     self.close(code, error)
                 case CheckToken(token):
-                    self._desk.spawn(self._check(token))
+                    self._spawn(self._check(token))
                 case Subscribe():
                     self._subscribe(command)
                 case ReadPage(ask):
-                    self._desk.spawn(self._answer(ask))
+                    self._spawn(self._answer(ask))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._desk.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._desk.tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.error("a request failed", connection=self._id, exc_info=failure)
+            message = "The server failed at this. Come back; if it happens again, tell its operator the session's name."
+            self.close(CloseCode.INTERNAL, Error(code="internal", message=message, retryable=True))
 
     async def _check(self, token: str) -> None:
         try:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from server.errors import UnavailableError, UnfitError
+from server.errors import AtlasError, UnavailableError, UnfitError
 
 NOT_BY_ITSELF = (
     asyncpg.InvalidAuthorizationSpecificationError,  # class 28: login, password
@@ -21,6 +21,11 @@ MAYBE_LATER = (
 )
 
 
+def unavailable(error: Exception) -> UnavailableError:
+    """As it is said in logs: the type and Postgres' own sentence, never a statement's parameters."""
+    return UnavailableError(str(error) if isinstance(error, AtlasError) else f"{type(error).__name__}: {error}")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise UnfitError for what an operator must mend, UnavailableError for everything else that Postgres, or the way
@@ -30,16 +35,4 @@ def translated() -> Iterator[None]:
     except NOT_BY_ITSELF as error:
         raise UnfitError(f"Postgres refuses DATABASE_URL ({error}). Check its user, password and database.") from error
     except MAYBE_LATER as error:
-        # The type and Postgres' own sentence; never a statement's parameters.
-        raise UnavailableError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def waiting() -> Iterator[None]:
-    """As `translated`, for a server that runs: it waits for the operator too. In the middle of a failover even a
-    wrong login, or a standby, is a matter of time."""
-    try:
-        with translated():
-            yield
-    except UnfitError as error:
-        raise UnavailableError(str(error)) from error
+        raise unavailable(error) from error

@@ -17,8 +17,7 @@ from protocol.frames import (
 )
 from server.feed.change import Entry, Page
 from server.feed.ports import History, Overview, ReadKey, Want
-from server.postgres.errors import waiting
-from server.postgres.pool import POSTGRES_EPOCH, statement
+from server.postgres.pool import POSTGRES_EPOCH, Pool
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """What (seq, n) is compared with behind a whole transaction: no n is larger."""
@@ -31,10 +30,10 @@ RECENT: Final = 2 * 86_400_000_000
 
 
 class PostgresStore:
-    """`Store` on a pool of connections made by `open_pool`."""
+    """`Store` on a pool of connections."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool) -> None:
+        self._fetch = pool.fetch
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
         recent = int(time() * 1_000_000) - RECENT
@@ -109,10 +108,6 @@ class PostgresStore:
     async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
         (record,) = await self._fetch("heads", users)
         return record["epoch"], record["seqs"] or []
-
-    async def _fetch(self, name: str, *arguments: object) -> list[Any]:
-        with waiting():
-            return await self._pool.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # asyncpg's list
 
 
 def _in_log_order(entry: Entry) -> tuple[int, int]:

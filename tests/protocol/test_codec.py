@@ -67,8 +67,8 @@ to_server: st.SearchStrategy[ToServer] = st.one_of(
         token=texts,
         client_id=st.uuids(),
         cursor=st.none() | cursors,
-        window=windows,
-        extras=st.lists(st.text(max_size=64), max_size=16),
+        window=st.none() | windows,
+        extras=st.none() | st.lists(st.text(max_size=64), max_size=16),
     ),
     st.builds(
         AskPage,
@@ -199,6 +199,7 @@ def test_columns_at_the_end_of_a_row_that_a_reader_does_not_know_are_ignored(
         (Hello(token="t", client_id=UUID(int=7)), "extras"),
         (AskPage(id=1), "conversation"),
         (AskPage(id=1), "before"),
+        (AskPage(id=1), "limit"),
     ],
 )
 def test_an_optional_field_may_be_absent_or_nil(codec: Codec, frame: ToServer, optional: str, form: str) -> None:
@@ -207,6 +208,19 @@ def test_an_optional_field_may_be_absent_or_nil(codec: Codec, frame: ToServer, o
     if form == "nil":
         fields[optional] = None
     assert codec.decode_to_server(packed(fields, codec)) == frame
+
+
+@both
+@pytest.mark.parametrize("form", ["absent", "nil"])
+@pytest.mark.parametrize("optional", ["conversations", "messages"])
+def test_either_half_of_a_window_may_be_absent_or_nil(codec: Codec, optional: str, form: str) -> None:
+    fields = plain(Hello(token="t", client_id=UUID(int=7), window=Window()), codec)
+    del fields["window"][optional]
+    if form == "nil":
+        fields["window"][optional] = None
+    frame = codec.decode_to_server(packed(fields, codec))
+    assert isinstance(frame, Hello)
+    assert frame.window == Window(conversations=50, messages=50)
 
 
 @both

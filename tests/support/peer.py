@@ -68,10 +68,17 @@ class Peer:
         window: Window = DEFAULT_WINDOW,
         **token_options: Any,
     ) -> Welcome:
-        await self.say(Hello(token=token(user, **token_options), client_id=uuid4(), cursor=cursor, window=window))
+        return await self.greet_with(token(user, **token_options), cursor, window)
+
+    async def greet_with(self, bearer: str, cursor: bytes | None = None, window: Window = DEFAULT_WINDOW) -> Welcome:
+        await self.say(Hello(token=bearer, client_id=uuid4(), cursor=cursor, window=window))
         welcome = await self.hear()
         assert isinstance(welcome, Welcome), welcome
         return welcome
+
+    async def say_hello(self, user: UUID, cursor: bytes | None = None) -> None:
+        """Without waiting for the answer."""
+        await self.say(Hello(token=token(user), client_id=uuid4(), cursor=cursor))
 
     async def closed(self) -> tuple[int, Error | None]:
         """Wait for the end: the close code, and the last error before it."""

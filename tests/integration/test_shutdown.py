@@ -1,0 +1,60 @@
+"""A server that goes says so to every client, with a delay of its own for each, and then is gone."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from protocol.frames import Live
+from tests.support.cluster import Database
+from tests.support.peer import Peer, peer
+from tests.support.people import add_user
+from tests.support.serving import ServerProcess
+
+
+async def test_every_client_is_told_to_come_back_each_with_another_delay(database: Database, sql: Any) -> None:
+    users = [await add_user(sql) for _ in range(30)]
+    async with ServerProcess(database.server_url) as server, contextlib.AsyncExitStack() as stack:
+        devices: list[Peer] = []
+        for user in users:
+            device = await stack.enter_async_context(peer(server.url))
+            await device.greet(user)
+            await device.hear_a(Live)
+            devices.append(device)
+        stopping = asyncio.create_task(server.stop())
+        ends = await asyncio.gather(*(device.closed() for device in devices))
+        assert await stopping == 0
+        assert {code for code, _ in ends} == {4000}
+        errors = [error for _, error in ends if error is not None]
+        assert {error.code for error in errors} == {"going_away"}
+        delays = [error.retry_after for error in errors]
+        assert len(set(delays)) > len(users) / 2
+        assert not [event for event in server.log if "exception" in event]
+
+
+async def test_a_client_that_does_not_answer_the_goodbye_does_not_hold_the_server_up(
+    database: Database, sql: Any
+) -> None:
+    user = await add_user(sql)
+    async with ServerProcess(database.server_url, ATLAS_DRAIN_SECONDS="0.5") as server, peer(server.url) as device:
+        await device.greet(user)
+        device.socket.transport.pause_reading()
+        assert await server.stop() == 0
+        device.socket.transport.resume_reading()
+
+
+async def test_a_user_may_have_so_many_sockets_and_no_more(database: Database, sql: Any) -> None:
+    user, other = await add_user(sql), await add_user(sql)
+    async with ServerProcess(database.server_url, ATLAS_SOCKETS_PER_USER="2") as server:
+        async with peer(server.url) as one, peer(server.url) as two:
+            await one.greet(user)
+            await two.greet(user)
+            async with peer(server.url) as three:
+                await three.say_hello(user)
+                code, error = await three.closed()
+                assert code == 4003
+                assert error is not None
+                assert error.retry_after is not None
+            async with peer(server.url) as stranger:
+                await stranger.greet(other)
+        async with peer(server.url) as again:
+            await again.greet(user)

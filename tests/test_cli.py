@@ -1,0 +1,199 @@
+"""The commands, as a person or a script starts them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import jwt
+import psutil
+import pytest
+
+from protocol.frames import Changes, Live
+from tests.support.cluster import Database, temporary_folder
+from tests.support.peer import peer
+from tests.support.people import add_user
+from tests.support.serving import SECRET, ServerProcess, token
+from tests.support.waiting import LIMIT, eventually
+
+START_LIMIT = 60.0
+"""Seconds for a cold start of the demo on a loaded machine; it takes about five."""
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=START_LIMIT,
+        check=False,
+    )
+
+
+def test_a_missing_setting_ends_the_start_with_one_sentence() -> None:
+    done = run("serve", DATABASE_URL="")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("atlas-sync: DATABASE_URL: ")
+    assert done.stderr.count("\n") == 1
+
+
+async def test_a_database_that_was_not_migrated_ends_the_start_with_one_sentence(postgres_18: Any) -> None:
+    database: Database = await postgres_18.create("template0")
+    done = await asyncio.to_thread(run, "serve", DATABASE_URL=database.url, ATLAS_JWT_SECRET=SECRET, PORT="0")
+    assert done.returncode == 2
+    assert "atlas-sync migrate" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+async def test_migrate_and_doctor_agree(postgres_18: Any) -> None:
+    database: Database = await postgres_18.create("template0")
+    sick = await asyncio.to_thread(run, "doctor", DATABASE_URL=database.url)
+    assert sick.returncode == 1
+    assert "atlas-sync migrate" in sick.stdout
+    assert (await asyncio.to_thread(run, "migrate", DATABASE_URL=database.url)).returncode == 0
+    healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=database.server_url)
+    # Of what it asks, only the tests' own fsync = off is wrong.
+    assert [line.split()[1] for line in healthy.stdout.splitlines() if line[0] != "✓"] == ["durability"]
+
+
+def test_the_sql_of_the_migration_can_be_printed_without_a_database() -> None:
+    done = run("migrate", "--sql", DATABASE_URL="")
+    assert done.returncode == 0
+    assert "CREATE TABLE sync.log" in done.stdout
+
+
+def test_a_development_token_is_what_the_server_accepts() -> None:
+    user = uuid4()
+    done = run("token", str(user), "--hours", "1", ATLAS_JWT_SECRET=SECRET)
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"], audience="authenticated")
+    assert claims["sub"] == str(user)
+    assert claims["exp"] - claims["iat"] == 3600
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with temporary_folder() as path:
+        yield path
+
+
+class Demo:
+    """`atlas-sync demo --json` as a process."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "server",
+            "demo",
+            "--json",
+            "--port",
+            "0",
+            "--data",
+            str(folder),
+            *options,
+        ]
+        self.process: asyncio.subprocess.Process | None = None
+        self.line: dict[str, Any] = {}
+
+    async def __aenter__(self) -> "Demo":
+        self.process = await asyncio.create_subprocess_exec(*self._command, stdout=asyncio.subprocess.PIPE)
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_LIMIT):
+            self.line = json.loads(await self.process.stdout.readline())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self.process is not None
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        assert started, "Postgres is its child"
+        self.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(LIMIT):
+            assert await self.process.wait() == 0
+        gone, alive = await asyncio.to_thread(psutil.wait_procs, started, LIMIT)
+        assert gone
+        assert not alive, "Ctrl-C ends everything that it started"
+
+
+async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(folder: Path) -> None:
+    async with Demo(folder, "--users", "2", "--no-replay") as demo:
+        assert set(demo.line) == {"url", "http", "database_url", "users"}
+        sql = await asyncpg.connect(demo.line["database_url"])
+        paying = await sql.fetch(
+            "SELECT p.id, count(c.id) FROM profiles p JOIN conversations c ON c.user_id = p.id "
+            "WHERE subscription_tier IN ('core', 'studio') GROUP BY p.id"
+        )
+        assert {str(row["id"]) for row in paying} >= {user["id"] for user in demo.line["users"][:2]}
+        first = demo.line["users"][0]
+        async with peer(demo.line["url"]) as device:
+            await device.greet_with(first["token"])
+            rows = await device.rows_until_live()
+            assert len(rows) > 10
+            await sql.execute("UPDATE conversations SET title = 'seen' WHERE user_id = $1", UUID(first["id"]))
+            await device.hear_a(Changes)
+            cursor = device.cursor
+        await sql.close()
+    # The second start finds everything where it was: the data, the secret, the history.
+    async with Demo(folder, "--users", "2", "--speed", "100") as demo, peer(demo.line["url"]) as device:
+        welcome = await device.greet_with(first["token"], cursor)
+        assert welcome.mode == "resumed"
+        # The replay writes without being asked.
+        await device.hear_a(Changes)
+
+
+async def test_watch_shows_what_was_missed_and_nothing_twice(database: Database, sql: Any, folder: Path) -> None:
+    user = await add_user(sql)
+    add = "INSERT INTO conversations (user_id, title) VALUES ($1, $2)"
+    async with ServerProcess(database.server_url) as server:
+
+        async def watch_until(word: str) -> str:
+            """What it prints up to that word; then Ctrl-C."""
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "server", "watch", "--url", server.url, "--token", token(user)),
+                *("--cursor-file", str(folder / "watch.json")),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            printed = ""
+            async with asyncio.timeout(LIMIT):
+                while word not in printed:
+                    line = await process.stdout.readline()
+                    assert line, printed
+                    printed += line.decode()
+                process.send_signal(signal.SIGINT)
+                printed += (await process.stdout.read()).decode()
+                assert await process.wait() == 0
+            return printed
+
+        await sql.execute(add, user, "first \x1b[31mred")
+        seen = await watch_until("first")
+        assert "\x1b[31m" not in seen
+        await sql.execute(add, user, "second")
+        missed = await watch_until("second")
+        assert "first" not in missed
+
+
+async def test_two_processes_share_the_port_and_one_that_dies_is_replaced(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    server = ServerProcess(database.server_url, WEB_CONCURRENCY="2", ATLAS_SOCKETS_PER_USER="1000")
+    async with server:
+        assert server.process is not None
+        supervisor = psutil.Process(server.process.pid)
+        workers = supervisor.children()
+        assert len(workers) == 2
+        workers[0].kill()
+        await asyncio.to_thread(psutil.wait_procs, workers[:1], LIMIT)
+        async with peer(server.url) as device:
+            await device.greet(user)
+            await device.hear_a(Live)
+        await eventually(lambda: len(supervisor.children()) == 2)
+        assert await server.stop() == 0
+        assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
