@@ -49,6 +49,7 @@ from server.session import (
 
 log = structlog.get_logger()
 
+SUBPROTOCOLS: Final = [Subprotocol(name) for name in codecs.CODECS]
 HELLO_SECONDS: Final = 10.0
 """An honest client says hello at once; a connection costs memory before anybody has said who it is."""
 CLOSE_SECONDS: Final = 5.0
@@ -129,7 +130,7 @@ class SyncSocket(asyncio.Protocol):
         self._id = uuid4().hex[:12]
         self._conn = ServerProtocol(
             origins=desk.terms.origins,
-            subprotocols=[Subprotocol(name) for name in codecs.CODECS],
+            subprotocols=SUBPROTOCOLS,
             select_subprotocol=_select_subprotocol,
             max_size=codecs.MAX_INBOUND,
         )
@@ -190,14 +191,12 @@ class SyncSocket(asyncio.Protocol):
         if self._reader is not None:
             self._desk.hub.stall(self._reader)
         # Whoever does not read its answers asks no more questions.
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._listen(False)
         self._schedule()
 
     def resume_writing(self) -> None:
         self._full_since = None
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self._listen(True)
         if self._reader is not None and not self._desk.snapshots.resume(self._reader):
             self._desk.hub.resume(self._reader)
         self._schedule()
@@ -232,8 +231,8 @@ class SyncSocket(asyncio.Protocol):
 
     def _message(self, message: bytes) -> None:
         self._frames += 1
-        if self._frames > FRAMES_PER_SECOND * self._desk.terms.keepalive and self._transport is not None:
-            self._transport.pause_reading()
+        if self._frames > FRAMES_PER_SECOND * self._desk.terms.keepalive:
+            self._listen(False)
         try:
             frame = self._codec.decode_to_server(message)
         except UnknownFrameError as error:
@@ -245,14 +244,13 @@ class SyncSocket(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Send what the core has to say by itself: the handshake, pongs, the answer to a close."""
-        transport = self._transport
-        if transport is None:
-            return
         for data in self._conn.data_to_send():
+            if self._transport is None or self._transport.is_closing():
+                return
             if data:
-                transport.write(data)
-            elif not transport.is_closing():
-                transport.close()
+                self._transport.write(data)
+            else:
+                self._transport.close()
                 self._closing()
         if self._conn.close_expected():
             self._closing()
@@ -342,7 +340,8 @@ class SyncSocket(asyncio.Protocol):
 
     @property
     def gone(self) -> bool:
-        return self._transport is None or self._conn.state is not Wire.OPEN
+        # A transport that is closing, because the peer reset it for instance, refuses what is written to it.
+        return self._transport is None or self._transport.is_closing() or self._conn.state is not Wire.OPEN
 
     def welcome(self, tier: str, why: Why | None) -> None:
         claims = self._session.claims
@@ -366,7 +365,8 @@ class SyncSocket(asyncio.Protocol):
         self._schedule()
 
     def write(self, wire: bytes) -> None:
-        if self._conn.state is Wire.OPEN and self._transport is not None:
+        if not self.gone:
+            assert self._transport is not None
             self._transport.write(wire)
 
     def say(self, error: Error) -> None:
@@ -414,8 +414,8 @@ class SyncSocket(asyncio.Protocol):
     def _heartbeat(self, now: float) -> None:
         keepalive = self._desk.terms.keepalive
         self._heartbeat_at = now + keepalive * random.uniform(0.9, 1.0)
-        if self._frames > FRAMES_PER_SECOND * keepalive and not self.full and self._transport is not None:
-            self._transport.resume_reading()
+        if self._frames > FRAMES_PER_SECOND * keepalive and not self.full:
+            self._listen(True)
         self._frames = 0
         if self._session.claims is None:
             self._perform(self._session.silent())
@@ -443,6 +443,13 @@ class SyncSocket(asyncio.Protocol):
     def _schedule(self) -> None:
         if self._transport is not None:
             self._desk.wheel.at(self, self._next_moment())
+
+    def _listen(self, willing: bool) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            if willing:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
 
     def abort(self) -> None:
         """`close` would wait for the buffer to empty, which a peer that has stopped reading never lets happen."""
