@@ -27,11 +27,26 @@ from server.edge.auth import mint
 TOKEN_SECONDS: Final = 86_400
 PORTS: Final = 20_000
 """Sockets from one source address: Linux has 28,232 ports for it."""
-UPGRADE: Final = (
-    b"GET /sync HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Protocol: atlas-sync.v1.msgpack\r\n\r\n"
-)
+UPGRADE: Final = "\r\n".join(
+    (
+        "GET /sync HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Connection: Upgrade",
+        "Pragma: no-cache",
+        "Cache-Control: no-cache",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+        "Upgrade: websocket",
+        "Origin: https://app.example.com",
+        "Sec-WebSocket-Version: 13",
+        "Accept-Encoding: gzip, deflate, br, zstd",
+        "Accept-Language: en-GB,en;q=0.9",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+        "Sec-WebSocket-Protocol: atlas-sync.v1.msgpack",
+        "\r\n",
+    )
+).encode()
+"""What a browser says: what the server keeps of it is part of what a connection costs."""
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: a close without a goodbye, as when a phone loses its network; and no port waits for a minute."""
 

@@ -115,12 +115,12 @@ class App:
                 on_epoch=history.seen,
             )
             stack.callback(pool.terminate)
-            if not await self._reach(pool):
+            doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
+            if not await self._reach(pool, doorbells):
                 return
             store = PostgresStore(pool)
             snapshots = Snapshots(hub, history, store)
             sweep = Sweep(hub, history, store, settings.sweep)
-            doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
             wheel = Wheel()
             desk = Desk(
                 terms=Terms(
@@ -175,12 +175,13 @@ class App:
             return "shutting down"
         return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
 
-    async def _reach(self, pool: Pool) -> bool:
+    async def _reach(self, pool: Pool, doorbells: ListenDoorbells) -> bool:
         """Wait for Postgres. False if told to stop meanwhile."""
         delay = 0.1
         while not self._stopping:
             try:
                 await pool.start()
+                await doorbells.check()
             except UnavailableError as error:
                 log.warning("postgres cannot be reached, trying again", error=str(error))
                 await asyncio.sleep(delay)

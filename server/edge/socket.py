@@ -168,8 +168,8 @@ class SyncSocket(asyncio.Protocol):
             "connection closed",
             connection=self._id,
             user=str(claims.user) if claims else None,
-            sent=sent.code if sent else None,
-            received=received.code if received else None,
+            sent=int(sent.code) if sent else None,
+            received=int(received.code) if received else None,
             seconds=round(self._desk.wheel.clock() - self._opened, 3),
         )
 

@@ -9,7 +9,8 @@ import asyncpg
 from alembic.script import ScriptDirectory
 
 from server.errors import UnavailableError, UnfitError
-from server.postgres.listener import POOLER, Listening
+from server.postgres.errors import POOLER
+from server.postgres.listener import ListenDoorbells
 from server.postgres.migrate import configuration
 from server.postgres.pool import connect, statement
 
@@ -35,7 +36,8 @@ class Finding:
 async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
     """Ask everything, with the rights of `url`. Stops after the first finding that makes the others unaskable."""
     try:
-        connection = await connect(url)
+        # Nothing prepared: this must be able to look through a pooler too.
+        connection = await connect(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
         return
@@ -78,12 +80,12 @@ async def _primary(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        async with Listening(url, lambda user, seq: None):
-            return Finding("listen", True, "a notification came back")
+        await ListenDoorbells(url).check()
     except UnfitError:
         return Finding("listen", False, POOLER)
     except UnavailableError as error:
         return Finding("listen", False, f"{error} Check ATLAS_LISTEN_URL.")
+    return Finding("listen", True, "a notification came back")
 
 
 async def _migrated(connection: Any) -> Finding:

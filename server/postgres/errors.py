@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import asyncpg
 
@@ -11,6 +12,15 @@ NOT_BY_ITSELF = (
     asyncpg.InvalidAuthorizationSpecificationError,  # class 28: login, password
     asyncpg.InvalidCatalogNameError,  # no such database
     asyncpg.ClientConfigurationError,  # a URL that cannot be read
+)
+A_POOLER = (
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
+)
+"""What asyncpg meets where each statement may reach another backend."""
+POOLER: Final = (
+    "This connection leads through a pooler in transaction mode (PgBouncer, or port 6543 of Supabase), where LISTEN "
+    "does not deliver. Set ATLAS_LISTEN_URL to a direct or session-mode connection (port 5432), or DATABASE_URL itself."
 )
 MAYBE_LATER = (
     OSError,
@@ -34,5 +44,7 @@ def translated() -> Iterator[None]:
         yield
     except NOT_BY_ITSELF as error:
         raise UnfitError(f"Postgres refuses DATABASE_URL ({error}). Check its user, password and database.") from error
+    except A_POOLER as error:
+        raise UnfitError(POOLER) from error
     except MAYBE_LATER as error:
         raise unavailable(error) from error

@@ -9,7 +9,7 @@ from uuid import uuid4
 import structlog
 
 from server.errors import UnavailableError, UnfitError
-from server.postgres.errors import translated
+from server.postgres.errors import POOLER, translated
 from server.postgres.pool import connect
 
 log = structlog.get_logger()
@@ -19,10 +19,6 @@ HEARTBEAT_SECONDS: Final = 5.0
 """Between two notifications to ourselves. A silent link raises no error in asyncpg, however long one waits."""
 ANSWER_SECONDS: Final = 3.0
 """Until such a notification must have come back."""
-POOLER: Final = (
-    "LISTEN does not deliver on this connection: it probably leads through a pooler in transaction mode (PgBouncer, or "
-    "port 6543 of Supabase). Set ATLAS_LISTEN_URL to a direct or session-mode connection."
-)
 
 
 class ListenDoorbells:
@@ -30,6 +26,11 @@ class ListenDoorbells:
 
     def __init__(self, url: str) -> None:
         self._url = url
+
+    async def check(self) -> None:
+        """Raises UnfitError if LISTEN cannot work here, UnavailableError if that cannot be told now."""
+        async with Listening(self._url, lambda user, seq: None):
+            pass
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
         failures = 0
@@ -68,7 +69,13 @@ class Listening:
                 # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
                 await self._connection.add_listener(CHANNEL, self._on_ring)
                 await self._connection.add_listener(self._private, self._on_answer)
-            await self.prove()
+            # The first time from another connection: a pooler may hand a notification of our own back to us, by chance,
+            # and never another one.
+            other = await connect(self._url)
+            try:
+                await self.prove(other)
+            finally:
+                other.terminate()
         except BaseException:
             self._connection.terminate()
             raise
@@ -87,11 +94,14 @@ class Listening:
             return
         raise UnavailableError("Postgres closed the connection that listens.")
 
-    async def prove(self) -> None:
-        """Notify ourselves; it must come back. Raises UnavailableError for a silent link, UnfitError for a pooler."""
+    async def prove(self, sender: Any = None) -> None:
+        """Notify ourselves, through `sender` or this connection itself; it must come back.
+
+        Raises UnavailableError for a silent link, UnfitError for a pooler.
+        """
         self._answer.clear()
         with translated():
-            await self._connection.execute(f"NOTIFY {self._private}", timeout=ANSWER_SECONDS)
+            await (sender or self._connection).execute(f"NOTIFY {self._private}", timeout=ANSWER_SECONDS)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answer.wait()

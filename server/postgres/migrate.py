@@ -10,9 +10,11 @@ import asyncpg
 from alembic import command, context, op
 from alembic.config import Config
 from sqlalchemy import Connection, NullPool, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from server.postgres.errors import translated
+from server.errors import UnfitError
+from server.postgres.errors import A_POOLER, POOLER
 from server.postgres.pool import connect
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -35,15 +37,18 @@ def configuration(**attributes: Any) -> Config:
 async def migrate(url: str) -> None:
     """Apply what is missing, then make the partitions of the coming months. Safe to repeat, and to run twice at once.
 
-    Raises UnavailableError, UnfitError, and asyncpg's own error where a statement fails.
+    Raises UnavailableError if Postgres cannot be reached, UnfitError with Postgres' own sentence if a statement fails;
+    what had been applied of that migration is rolled back.
     """
     connection = await connect(url)
     try:
-        with translated():
-            await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=600)
+        await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=600)
         await asyncio.to_thread(command.upgrade, configuration(url=url), "head")
-        with translated():
-            await connection.execute(PARTITIONS_AHEAD)
+        await connection.execute(PARTITIONS_AHEAD)
+    except A_POOLER as error:
+        raise UnfitError(POOLER) from error
+    except (asyncpg.PostgresError, DBAPIError) as error:
+        raise UnfitError(f"The migration stopped: {error}") from error
     finally:
         await connection.close(timeout=5)
 

@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from server.errors import UnfitError
 from server.postgres.migrate import as_sql, migrate
 from tests.support.cluster import Cluster, Database
 
@@ -78,7 +79,7 @@ async def test_tables_of_another_shape_stop_it_with_a_sentence_and_nothing_is_ch
 ) -> None:
     sql = await empty.connect()
     await sql.execute(table)
-    with pytest.raises(Exception, match=says):
+    with pytest.raises(UnfitError, match=says):
         await migrate(empty.url)
     assert await sql.fetchval("SELECT to_regclass('public.conversations')") is None
     with pytest.raises(asyncpg.UndefinedTableError):
