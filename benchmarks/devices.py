@@ -34,7 +34,8 @@ UPGRADE: Final = "\r\n".join(
         "Connection: Upgrade",
         "Pragma: no-cache",
         "Cache-Control: no-cache",
-        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0"
+        " Safari/537.36",
         "Upgrade: websocket",
         "Origin: https://app.example.com",
         "Sec-WebSocket-Version: 13",

@@ -18,7 +18,8 @@ from websockets.typing import Origin
 from server.config import ServeSettings
 from server.edge import http
 from server.edge.auth import KeySet, Verifier
-from server.edge.socket import Desk, SyncSocket, Terms
+from server.edge.desk import Desk, Terms
+from server.edge.socket import SyncSocket
 from server.edge.wheel import Wheel
 from server.errors import ConfigError, UnavailableError
 from server.feed.history import History

@@ -6,10 +6,8 @@ has no task, no queue and no timer of its own.
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -22,20 +20,18 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State as Wire
 from websockets.server import ServerProtocol
-from websockets.typing import Origin, Subprotocol
+from websockets.typing import Subprotocol
 
 from protocol import codec as codecs
 from protocol.close import CloseCode
 from protocol.codec import Codec, FrameError, UnknownFrameError
 from protocol.frames import AskPage, Error, Limits, Pong, Welcome
-from server.edge.auth import RefusedError, Verifier
-from server.edge.wheel import Wheel
+from server.edge.auth import RefusedError
+from server.edge.desk import Desk
 from server.feed import encode
 from server.feed.change import Why, start
-from server.feed.history import History
-from server.feed.hub import Hub, Phase, Reader
-from server.feed.pages import PAGE_ROWS, Pages
-from server.feed.snapshot import Snapshots
+from server.feed.hub import Phase, Reader
+from server.feed.pages import PAGE_ROWS
 from server.session import (
     PAGES_IN_FLIGHT,
     CheckToken,
@@ -60,46 +56,6 @@ can cost."""
 LOW_WATER: Final = 16 * 1024
 FRAMES_PER_SECOND: Final = 200
 """Frames that one connection may send on average over a keep-alive period; then it is not listened to for the rest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """The settings of a connection."""
-
-    keepalive: float
-    """Seconds."""
-    write_deadline: float
-    """Seconds that a full socket may take no data."""
-    sockets_per_user: int
-    origins: Sequence[Origin | re.Pattern[str] | None] | None
-    """None: any."""
-
-
-@dataclass(slots=True, eq=False)
-class Desk:
-    """What every connection of this process works with."""
-
-    terms: Terms
-    verifier: Verifier
-    hub: Hub
-    history: History
-    snapshots: Snapshots
-    pages: Pages
-    wheel: Wheel
-    sockets: set["SyncSocket"] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    """Requests under way: tokens being checked, pages being read."""
-    empty: asyncio.Event = field(default_factory=asyncio.Event)
-    """No socket is here."""
-
-    def arrived(self, sock: "SyncSocket") -> None:
-        self.sockets.add(sock)
-        self.empty.clear()
-
-    def left(self, sock: "SyncSocket") -> None:
-        self.sockets.discard(sock)
-        if not self.sockets:
-            self.empty.set()
 
 
 class SyncSocket(asyncio.Protocol):

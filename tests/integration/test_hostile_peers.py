@@ -243,6 +243,22 @@ async def upgraded(scene: Scene, *, hello: bool = True) -> AsyncIterator[Raw]:
         yield one
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_failure_is_logged_without_what_was_being_worked_on(log: io.StringIO, form: str) -> None:
+    stream = io.StringIO()
+    logs.configure("debug", form, stream)
+    for say in (structlog.get_logger().exception, logging.getLogger("asyncio").exception):
+        presented, content = token(uuid4()), [CONTENT]
+        try:
+            raise ValueError(len(presented), len(content))
+        except ValueError:
+            say("it failed")
+    said = stream.getvalue()
+    assert "it failed" in said
+    assert CONTENT not in said
+    assert "eyJ" not in said
+
+
 # ---- Frames of the wrong form --------------------------------------------------------------------------------------
 
 

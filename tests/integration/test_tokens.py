@@ -25,7 +25,7 @@ from protocol.frames import Changes, Error, Hello, Live, Ping, Pong, Refresh, Re
 from tests.support.cluster import Cluster, Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_user
-from tests.support.serving import AUDIENCE, SECRET, Running, serving, token
+from tests.support.serving import AUDIENCE, SECRET, Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
 
 CANARY = "8d1f6a0e-nobody-may-read-this"
@@ -240,18 +240,19 @@ async def test_a_configured_audience_is_the_only_one(database: Database, user: U
 
 
 @pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
-async def test_a_token_that_ends_in_a_far_future_does_no_harm(server: Running, user: UUID, codec: Codec) -> None:
-    for expires in (10**10, 10**12, 10**14, 10**19, 1e300, 10**400):
-        for refresh in (False, True):
+async def test_a_token_that_ends_in_a_far_future_does_no_harm(database: Database, user: UUID, codec: Codec) -> None:
+    async with ServerProcess(database.server_url) as server:  # the harm would be the whole process's
+        for expires in (10**10, 10**12, 10**14, 10**19, 1e300, 10**400):
+            presented = by_hand(user, exp=expires)
             async with peer(server.url, codec) as one:
-                if refresh:
-                    await one.greet(user)
-                    await one.say(Refresh(token=by_hand(user, exp=expires)))
-                else:
-                    await one.say(Hello(token=by_hand(user, exp=expires), client_id=uuid4()))
-                frame = await one.hear_a(object, lambda frame: isinstance(frame, Welcome | Refreshed | Error))
-                assert not isinstance(frame, Error) or frame.code == "token_refused", (expires, refresh)
-                await is_accepted(server, token(user))
+                await one.say(Hello(token=presented, client_id=uuid4()))
+                answer = await one.hear()
+                assert isinstance(answer, Welcome) or (isinstance(answer, Error) and answer.code == "token_refused")
+            async with peer(server.url, codec) as one:
+                await one.greet(user)
+                await one.say(Refresh(token=presented))
+                answer = (await one.hear_until((Refreshed, Error)))[-1]
+                assert isinstance(answer, Refreshed) or (isinstance(answer, Error) and answer.code == "token_refused")
 
 
 # ---- Key sets ------------------------------------------------------------------------------------------------------
