@@ -91,6 +91,8 @@ class Snapshots:
                 await asyncio.sleep(delay)
                 continue
             failures = 0
+            if job.reader.sink.gone:
+                continue
             if done:
                 self._hub.place(job.reader, Position(job.as_of), Phase.CATCHING_UP)
             elif job.reader.sink.full:
