@@ -39,7 +39,7 @@ def serve(
 @cli.command()
 def demo(
     data: Annotated[Path | None, typer.Option(help="Folder for the database.", show_default=".atlas")] = None,
-    users: Annotated[int, typer.Option(help="How many people to load.", min=2, max=1_000)] = 25,
+    users: Annotated[int, typer.Option(help="How many people to load.", min=2, max=1_000)] = 12,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
     speed: Annotated[float, typer.Option(help="Replay so many times as fast as people typed.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Go on writing conversations.")] = True,

@@ -16,8 +16,9 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from protocol.client import Batch, Conversation, Deleted, Event, Message, Profile, Row, Welcomed
+from protocol.client import Batch, Event, Welcomed
 from protocol.connect import Device, Status, StayAway
+from protocol.replica import Conversation, Deleted, Message, Profile, Row
 from server.errors import AtlasError, ConfigError
 
 

@@ -38,22 +38,23 @@ def read() -> Mapping[str, Any]:
 def cast(dataset: Mapping[str, Any], users: int, now: datetime) -> Cast:
     """The `users` people with the most conversations. Timestamps are kept, shifted so that the newest message is a
     minute old at `now`."""
-    of_user: dict[UUID, list[Conversation]] = defaultdict(list)
+    # Only what is kept is made into rows: most of the data set is not.
+    of_user: dict[str, list[str]] = defaultdict(list)
     for key, value in dataset.items():
-        conversation = _conversation(UUID(key), value)
-        if conversation is not None:
-            of_user[conversation.user].append(conversation)
+        if any(value["messages"]):
+            of_user[_lines(value)[0]["sender"]].append(key)
     busiest = sorted(of_user, key=lambda user: (-len(of_user[user]), user))[:users]
     said: list[Conversation] = []
     to_come: list[Conversation] = []
     for user in busiest:
-        newest = sorted(of_user[user], key=lambda conversation: conversation.last_at)[-CONVERSATIONS_PER_USER:]
+        keys = sorted(of_user[user], key=lambda key: str(_lines(dataset[key])[-1]["timestamp"]))
+        newest = [_conversation(UUID(key), dataset[key]) for key in keys[-CONVERSATIONS_PER_USER:]]
         keep = len(newest) - max(1, len(newest) // HELD_BACK) if len(newest) > 1 else 1
         said += newest[:keep]
         to_come += newest[keep:]
     shift = now - timedelta(minutes=1) - max(conversation.last_at for conversation in said)
     return Cast(
-        people=tuple(Person(user, _tier(i)) for i, user in enumerate(busiest)),
+        people=tuple(Person(UUID(user), _tier(i)) for i, user in enumerate(busiest)),
         said=tuple(conversation.shifted(shift) for conversation in said),
         to_come=tuple(to_come),
     )
@@ -64,10 +65,12 @@ def _tier(i: int) -> str:
     return "free" if i % 5 == 4 else ("studio", "core")[i % 2]
 
 
-def _conversation(conversation_id: UUID, value: Mapping[str, Any]) -> Conversation | None:
-    lines = [line for block in value["messages"] for line in block]
-    if not lines:
-        return None
+def _lines(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [line for block in value["messages"] for line in block]
+
+
+def _conversation(conversation_id: UUID, value: Mapping[str, Any]) -> Conversation:
+    lines = _lines(value)
     owner = UUID(lines[0]["sender"])
     messages = tuple(
         Message(
