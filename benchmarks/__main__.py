@@ -103,11 +103,12 @@ def _run(name: str, benchmark: Benchmark, users: int, per_user: int, *, json: bo
 
 
 def _show(name: str, machine: dict[str, Any], figures: dict[str, float]) -> None:
-    table = Table(name, "", caption=", ".join(f"{key} {value}" for key, value in machine.items()))
+    table = Table(name, "")
     table.columns[1].justify = "right"
     for key, value in figures.items():
         table.add_row(key, f"{value:,}")
-    Console().print(table)
+    console = Console()
+    console.print(table, ", ".join(f"{key} {value}" for key, value in machine.items()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Changes as they are committed: how long until they are on the devices, and what each costs."""
 
 import os
+import random
 import time
 
 from benchmarks import machine
@@ -8,28 +9,24 @@ from benchmarks.stage import Stage
 
 
 async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
+    def cpu() -> tuple[float, ...]:
+        postgres = machine.cpu_seconds(stage.postgres.pid, family=True)
+        return postgres, *map(machine.cpu_seconds, (stage.server.pid, stage.devices.pid, os.getpid()))
+
+    users = random.choices(range(len(stage.users)), k=max(1, round(rate * seconds)))
     await stage.devices.connect(stage.server.port)
     await stage.settle()
-
-    def cpu() -> list[float]:
-        return [
-            machine.cpu_seconds(stage.server.pid),
-            machine.cpu_seconds(stage.postgres.pid, family=True),
-            machine.cpu_seconds(stage.devices.pid),
-            machine.cpu_seconds(os.getpid()),
-        ]
-
     began, before = time.monotonic(), cpu()
-    written = await stage.write_at(rate, seconds)
+    written = await stage.write(users, rate)
     took = time.monotonic() - began
     arrivals = await stage.devices.arrivals(len(written) * stage.per_user)
-    server, postgres, client, writer = (now - then for now, then in zip(cpu(), before, strict=True))
+    postgres, server, client, writer = (now - then for now, then in zip(cpu(), before, strict=True))
 
     committed = {message: at for _, message, at in written}
     waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
     lost = stage.lost(written, arrivals)
     return {
-        **{f"p{share}_ms": waits[int(len(waits) * share / 100)] for share in (50, 95, 99)},
+        **{f"p{share}_ms": waits[len(waits) * share // 100] for share in (50, 95, 99)},
         "server_us_per_change": 1e6 * server / len(written),
         "postgres_us_per_change": 1e6 * postgres / len(written),
         "changes_per_second": len(written) / took,

@@ -1,19 +1,28 @@
-"""What the figures were taken on, and what a process of it has used so far."""
+"""What the figures were taken on, and what a process on it has used so far."""
 
+import contextlib
+import ctypes
 import os
 import platform
 import resource
+import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
 from server.errors import AtlasError
 
+SPARE_FILES: Final = 500
+"""Open files of a process beside its sockets: libraries, connections to Postgres."""
+_LIBC: Final = ctypes.CDLL(None)  # loaded here, for little is safe between fork and exec
+_PR_SET_PDEATHSIG: Final = 1
+
 
 class BenchmarkError(AtlasError):
-    """The work did not all arrive, or this machine cannot do it; one sentence."""
+    """The work did not all arrive, or this machine cannot do it; in one sentence."""
 
 
 def describe(postgres: str) -> dict[str, Any]:
@@ -30,37 +39,42 @@ def describe(postgres: str) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def allow_files(count: int) -> None:
-    """Raise the limit of open files to the hard one, for us and for the processes we start. Raises BenchmarkError."""
+def allow_files(sockets: int) -> None:
+    """Raise the limit of open files to the hard one, for us and for whom we start. Raises BenchmarkError."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + 500  # Postgres, its connections, libraries
-    if hard not in (resource.RLIM_INFINITY,) and hard < needed:
+    needed = sockets + SPARE_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
         raise BenchmarkError(
-            f"{count:,} sockets need {needed:,} open files in a process, and the hard limit here is {hard:,}: "
+            f"{sockets:,} sockets need {needed:,} open files in one process, and the hard limit here is {hard:,}: "
             "raise it (ulimit -Hn), or ask for fewer."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def end_with_parent() -> None:
+    """In a child, before its program: end with whoever started it, even with one that is killed (Linux)."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def cpu_seconds(pid: int, *, family: bool = False) -> float:
-    """CPU time of a process; of its living and its waited-for children too if `family`."""
+    """CPU time of a process; with that of its children, the ended ones too, if `family`."""
     process = psutil.Process(pid)
     used = process.cpu_times()
-    seconds = used.user + used.system
+    seconds = float(used.user + used.system)
     if family:
         seconds += used.children_user + used.children_system
         for child in process.children(recursive=True):
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 seconds += sum(child.cpu_times()[:2])
-            except psutil.NoSuchProcess:  # it ended since; the parent has its time now, but we looked before
-                continue
-    return float(seconds)
+    return seconds
 
 
 def resident_bytes(pid: int) -> int:
@@ -68,4 +82,4 @@ def resident_bytes(pid: int) -> int:
 
 
 def open_files(pid: int) -> int:
-    return psutil.Process(pid).num_fds()
+    return int(psutil.Process(pid).num_fds())

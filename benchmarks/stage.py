@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
 import orjson
@@ -28,9 +28,11 @@ from server.postgres.migrate import migrate
 
 SECRET: Final = "a secret of the benchmarks, longer than 32 characters"
 LOGIN: Final = "atlas_server"
-"""What the server logs in as: a member of atlas_sync and nothing else, so its statements are told from ours."""
+"""What the server logs in as, and nobody else: so its statements are told from ours."""
 LIMIT: Final = 120.0
 """Seconds for whatever must happen at all; reached only by what never comes."""
+ARRIVAL: Final = 20.0
+"""Seconds after the last commit in which its change must have arrived; then it counts as lost."""
 POLL: Final = 0.02
 AT_ONCE: Final = 500
 """Devices that connect at the same time where the crowd is not what is measured: well below the server's backlog."""
@@ -46,13 +48,13 @@ SEED: Final = """
                   SELECT * FROM unnest($2::uuid[], $1::uuid[], $3::text[]))
     INSERT INTO messages (conversation_id, role, content) SELECT unnest($2::uuid[]), 'user', unnest($3::text[])
 """
-STATEMENTS: Final = """
-    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE userid = $1::regrole AND dbid =
-        (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+WRITE: Final = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)"
+STATEMENTS: Final = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE userid = $1::regrole"
 
 Written = tuple[int, str, int]
-"""User number, message id (hexadecimal), instant of the answer to COMMIT (CLOCK_MONOTONIC, so comparable)."""
+"""Number of the user, id of the message, instant of the answer to its COMMIT (CLOCK_MONOTONIC: the same everywhere)."""
+Arrived = tuple[int, str, int]
+"""Number of the device, id of the message, instant of the read. User u has the devices u·per_user to u·per_user + …"""
 
 
 async def eventually(what: str, condition: Callable[[], Awaitable[bool]], limit: float = LIMIT) -> None:
@@ -64,58 +66,60 @@ async def eventually(what: str, condition: Callable[[], Awaitable[bool]], limit:
         await asyncio.sleep(POLL)
 
 
+async def spawn(module: str, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    """A process that ends with us, but not by itself at Ctrl-C."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        start_new_session=True,
+        preexec_fn=machine.end_with_parent,
+        **options,
+    )
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
 class Server:
-    """`python -m server serve`, with its default settings, in a session of its own: Ctrl-C is for us."""
+    """`python -m server serve` with its default settings."""
 
     def __init__(self, database_url: str, sockets_per_user: int) -> None:
+        foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of whoever runs us
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "WEB_CONC"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DATABASE_URL": database_url,
             "ATLAS_JWT_SECRET": SECRET,
             "ATLAS_HOST": "127.0.0.1",
             "ATLAS_SOCKETS_PER_USER": str(sockets_per_user),
         }
         self._process: asyncio.subprocess.Process | None = None
-        self._drain: asyncio.Task[None] | None = None
-        self.port = 0
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        self._drain: asyncio.Task[bytes] | None = None
+        self.port = self.pid = 0
 
     async def start(self) -> int:
         """Start, on the same port as before if there was a before. Returns the instant at which it said `serving`."""
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", "serve"),
-            env={**self._environment, "PORT": str(self.port)},
-            stdin=subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        environment = {**self._environment, "PORT": str(self.port)}
+        pipe = asyncio.subprocess.PIPE
+        self._process = await spawn("server", "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
         log = self._process.stderr
         assert log is not None
         last = b"nothing"
         with suppress(TimeoutError):
             async with asyncio.timeout(LIMIT):
-                async for line in log:
-                    if b'"serving"' in line:
+                async for last in log:
+                    if b'"serving"' in last:
                         now = time.monotonic_ns()
-                        self.port = orjson.loads(line)["port"]
-                        self._drain = asyncio.create_task(self._swallow(log))
+                        self.port, self.pid = orjson.loads(last)["port"], self._process.pid
+                        # The rest of its log is only taken away: a full pipe would stop it.
+                        self._drain = asyncio.create_task(log.read())
                         return now
-                    last = line
         raise BenchmarkError(f"The server did not come to serve; the last it said: {last.decode().strip()}.")
 
-    async def _swallow(self, log: asyncio.StreamReader) -> None:
-        """Take its log away without looking: two lines a connection, and a full pipe would stop it."""
-        while await log.read(1 << 20):
-            pass
-
     async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        if self._process is not None:
+            await end(self._process)
         if self._drain is not None:
             await self._drain
 
@@ -154,30 +158,31 @@ class Devices:
         await eventually(f"all of {self.count:,} devices live", all_live)
         return await self.state()
 
-    async def arrivals(self, expected: int, limit: float = 20.0) -> list[tuple[int, str, int]]:
-        """What has arrived once `expected` messages have, or `limit` seconds later: the caller counts what is lost."""
+    async def arrivals(self, expected: int) -> list[Arrived]:
+        """What has arrived once `expected` messages have, or all that came in time: the caller counts what is lost."""
 
         async def all_arrived() -> bool:
             return bool((await self.state())["arrived"] >= expected)
 
         with suppress(BenchmarkError):
-            await eventually("all arrived", all_arrived, limit)
+            await eventually("all arrived", all_arrived, ARRIVAL)
         await self.state()  # a device in trouble is no mere loss
         return [(device, message, at) for device, message, at in await self.tell("arrivals")]
 
 
 class Stage:
-    """What a benchmark works with."""
+    """What a benchmark works with: `users` of them, numbered, with a conversation and `per_user` devices each."""
 
     def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int) -> None:
         self.postgres = postgres
         self.users = sorted(uuid4() for _ in range(users))
         self.per_user = per_user
-        self.conversations: list[UUID] = [uuid4() for _ in self.users]
         self.server = Server(postgres.url(user=LOGIN), max(20, per_user))
-        self.texts = [text for entry in Dataset().values() for turn in entry["messages"] for text in _texts(turn)]
         self.machine: dict[str, Any] = {}
         self.devices: Devices
+        self._conversations = [uuid4() for _ in self.users]
+        turns = (turn for conversation in Dataset().values() for turn in conversation["messages"])
+        self._texts: list[str] = [said["text"] for turn in turns for said in turn if said["text"]]
         self._admin: Any = None
         self._writers: list[Any] = []
 
@@ -190,34 +195,19 @@ class Stage:
         self._admin = self._writers.pop()
         self.machine = machine.describe(await self._admin.fetchval("SHOW server_version"))
         await self._admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; CREATE EXTENSION pg_stat_statements")
-        texts = random.choices(self.texts, k=len(self.users))
-        await self._admin.execute(SEED, self.users, self.conversations, texts, timeout=LIMIT)
+        texts = random.choices(self._texts, k=len(self.users))
+        await self._admin.execute(SEED, self.users, self._conversations, texts, timeout=LIMIT)
         # Now rather than by autovacuum in the middle of a measurement.
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
         stack.push_async_callback(self.server.kill)
         await self.server.start()
-        await self._start_devices(stack)
-
-    async def _start_devices(self, stack: AsyncExitStack) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.devices"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=1 << 28,  # bytes of one answer
-            start_new_session=True,
-        )
-
-        async def end() -> None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-        stack.push_async_callback(end)
-        self.devices = Devices(process, len(self.users) * self.per_user)
-        await self.devices.tell(
-            "prepare", users=[str(user) for user in self.users], per_user=self.per_user, secret=SECRET
-        )
+        pipe = asyncio.subprocess.PIPE
+        generator = await spawn("benchmarks.devices", stdin=pipe, stdout=pipe, limit=1 << 28)  # bytes of one answer
+        stack.push_async_callback(end, generator)
+        self.devices = Devices(generator, len(self.users) * self.per_user)
+        users = [str(user) for user in self.users]
+        await self.devices.tell("prepare", users=users, per_user=self.per_user, secret=SECRET)
 
     async def statements(self) -> int:
         """Statements that the server's login has run so far."""
@@ -232,7 +222,7 @@ class Stage:
             # One statement may be its own heartbeat; a quarter of a core those of 100,000 sockets.
             return await self.statements() - statements <= 1 and machine.cpu_seconds(self.server.pid) - cpu < 0.125
 
-        await eventually("the server at rest after the devices had connected", quiet)
+        await eventually("the server at rest", quiet)
 
     async def disconnect(self) -> None:
         """Cut every device off, and return when the server has noticed."""
@@ -242,61 +232,37 @@ class Stage:
         async def noticed() -> bool:
             return machine.open_files(self.server.pid) <= before - self.devices.count
 
-        await eventually("the server has noticed that all devices left", noticed)
+        await eventually("the server noticed that all devices left", noticed)
 
-    async def write_at(self, rate: float, seconds: float) -> list[Written]:
-        """Messages into random users' conversations at random moments, `rate` a second on average."""
-        end = time.monotonic() + seconds
+    async def write(self, users: Iterable[int], rate: float | None = None) -> list[Written]:
+        """A message for each of these users, in a transaction of its own: at random moments, on average `rate` a
+        second, or as quickly as may be."""
+        left = iter(users)
+        written: list[Written] = []
 
         async def work(connection: Any) -> None:
             due = time.monotonic()
-            while (due := due + random.expovariate(rate / WRITERS)) < end:
-                if (wait := due - time.monotonic()) > 0:
-                    await asyncio.sleep(wait)
-                written.append(await self._write(connection, random.randrange(len(self.users))))
+            for user in left:
+                if rate is not None:
+                    due += random.expovariate(rate / WRITERS)
+                    await asyncio.sleep(due - time.monotonic())
+                message = uuid4()
+                # The answer to a statement outside of a transaction is the answer to its COMMIT.
+                await connection.execute(WRITE, message, self._conversations[user], random.choice(self._texts))
+                written.append((user, message.hex, time.monotonic_ns()))
 
-        written: list[Written] = []
         async with asyncio.TaskGroup() as tasks:
             for connection in self._writers:
                 tasks.create_task(work(connection))
         return written
 
-    async def write_for(self, users: Iterable[int]) -> list[Written]:
-        """A message for each of these users, as quickly as may be."""
-        left = iter(users)
-
-        async def work(connection: Any) -> None:
-            written.extend([await self._write(connection, user) for user in left])
-
-        written: list[Written] = []
-        async with asyncio.TaskGroup() as tasks:
-            for connection in self._writers:
-                tasks.create_task(work(connection))
-        return written
-
-    async def _write(self, connection: Any, user: int) -> Written:
-        """One message, in a transaction of its own: the answer to the statement is the answer to its COMMIT."""
-        message = uuid4()
-        await connection.execute(
-            "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)",
-            message,
-            self.conversations[user],
-            random.choice(self.texts),
-        )
-        return user, message.hex, time.monotonic_ns()
-
-    def lost(self, written: list[Written], arrivals: list[tuple[int, str, int]]) -> int:
-        """How many of the written messages did not arrive at a device of their user."""
+    def lost(self, written: list[Written], arrivals: list[Arrived]) -> int:
+        """How many of the written messages did not arrive, counted for each device of their user."""
         arrived = {(device, message) for device, message, _ in arrivals}
+        each = range(self.per_user)
         return sum(
-            (user * self.per_user + device, message) not in arrived
-            for user, message, _ in written
-            for device in range(self.per_user)
+            (user * len(each) + device, message) not in arrived for user, message, _ in written for device in each
         )
-
-
-def _texts(turn: list[dict[str, str]]) -> Iterable[str]:
-    return (said["text"] for said in turn if said["text"])
 
 
 @contextmanager

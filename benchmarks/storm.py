@@ -9,7 +9,9 @@ async def storm(stage: Stage, changes: int) -> dict[str, float]:
     devices, server = stage.devices, stage.server
 
     async def write(each: int) -> list[Written]:
-        return await stage.write_for(random.sample(everyone := [*range(len(stage.users))] * each, len(everyone)))
+        users = [*range(len(stage.users))] * each
+        random.shuffle(users)
+        return await stage.write(users)
 
     await devices.connect(server.port)
     await stage.disconnect()
@@ -28,7 +30,7 @@ async def storm(stage: Stage, changes: int) -> dict[str, float]:
     serving = await server.start()
     state_again = await devices.connect(server.port, at_once=devices.count)
     return {
-        "devices": devices.count,
+        "sockets": devices.count,
         "written": len(written),
         "seconds_to_live": (state["last_live"] - state["began"]) / 1e9,
         "statements": statements,

@@ -19,21 +19,19 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from protocol.client import (
-    MAY_ASK,
     Batch,
-    ChainBroken,
     Client,
-    Encoding,
     Event,
     Live,
     PageArrived,
-    ProtocolError,
     Refreshed,
     Refused,
     Welcomed,
     next_step,
     refresh_after,
 )
+from protocol.close import Instruction
+from protocol.wire import Encoding, ProtocolError
 
 T = TypeVar("T")
 
@@ -47,7 +45,7 @@ REFRESH_AGAIN_AFTER = 1.0  # at the earliest, if a refresh was refused
 # Frames read ahead of the app: some 260 KB each, so a slow app holds about 1 MB here before TCP holds the server back.
 FRAMES_AHEAD = 4
 
-HANG_UP, COME_BACK_LATER = 1000, 4000  # the close codes that a client sends
+HANG_UP, SERVER_AT_FAULT = 1000, 4000  # the close codes that a client sends
 
 
 class StayAway(Exception):  # noqa: N818 (it is an instruction, and not always somebody's error)
@@ -55,8 +53,7 @@ class StayAway(Exception):  # noqa: N818 (it is an instruction, and not always s
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{code} {message}")
-        self.code = code
-        self.message = message
+        self.code, self.message = code, message
 
 
 class PageRefused(Exception):  # noqa: N818 (the refusal, not a fault)
@@ -98,27 +95,13 @@ class _Line:
     socket: _Socket
     token: str  # in use
     offered: str  # the last one sent
+    opened: float
     quiet: float  # seconds of silence that are too many
-    keeper: asyncio.Task[None] | None = None
-    pages: dict[int, asyncio.Future[PageArrived | Refused | None]] = field(default_factory=dict)
-    server_clock: float = 0.0  # what to add to the loop's clock to get the server's, in seconds since 1970
-    token_ends: float = 0.0
-    refresh_at: float = 0.0
-    live_since: float | None = None
-    last_error: Refused | None = None
+    welcomed: asyncio.Future[Welcomed] = field(default_factory=asyncio.Future)
+    refresh: asyncio.Future[Refreshed | Refused] | None = None  # the answer to the last one
+    pages: dict[int, asyncio.Future[PageArrived | Exception]] = field(default_factory=dict)
     close_code: int | None = None  # the server's
     goodbye: int | None = HANG_UP  # ours; None: cut it, there is nobody to hear
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """How a connection ended, or an attempt at one."""
-
-    close_code: int | None = None
-    last_error: Refused | None = None
-    lived_seconds: float = 0.0
-    fresh_token: bool = True
-    ended_token: str | None = None  # the one that a 41xx is about
 
 
 class Device:
@@ -142,8 +125,8 @@ class Device:
         cursor: bytes | None = None,
         window: tuple[int, int] = (50, 50),
         encoding: Encoding = "msgpack",
-        on_event: Callable[[Event], None] | None = None,
-        on_status: Callable[[Status], None] | None = None,
+        on_event: Callable[[Event], object] = lambda event: None,
+        on_status: Callable[[Status], object] = lambda status: None,
         rng: random.Random | None = None,
     ) -> None:
         self.status = Status.OFFLINE
@@ -159,7 +142,6 @@ class Device:
         self._changed = asyncio.Event()  # replaced each time it is set: a condition without a lock
         self._patience: asyncio.Timeout | None = None  # what run() is waiting in, unless the app is at work
         self._line: _Line | None = None  # while it is open
-        self._last_token: str | None = None  # of the last connection's hello
         self._ended_token: str | None = None  # what the last 41xx was about
 
     # ---- For the app -------------------------------------------------------------------------------------------------
@@ -189,7 +171,7 @@ class Device:
         conversation: UUID | None = None,
         before: tuple[int, UUID] | None = None,
         limit: int = 50,
-        timeout: float = 30.0,
+        timeout: float = 30,
     ) -> PageArrived:
         """Older history. Waits for its turn while the permitted number of pages is unanswered.
 
@@ -197,21 +179,21 @@ class Device:
         seconds), ValueError (a limit outside 1–1000).
         """
         async with asyncio.timeout(timeout):
-            while (line := self._open_line()).client.state not in MAY_ASK or self._all_pages_taken(line.client):
+            while (line := self._line) is not None and not line.client.may_ask:
                 await self._changed.wait()
+            if line is None:
+                raise ConnectionError("offline")
             page_id, frame = line.client.ask_page(conversation, before, limit)
-            answer: asyncio.Future[PageArrived | Refused | None] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[PageArrived | Exception] = asyncio.Future()
             line.pages[page_id] = answer
             try:
                 with suppress(ConnectionClosed):  # its end answers every page of the line
                     await line.socket.send(frame)
                 arrived = await answer
             finally:
-                line.pages.pop(page_id, None)
-        if arrived is None:
-            raise ConnectionError("the connection ended before the page came")
-        if isinstance(arrived, Refused):
-            raise PageRefused(arrived)
+                del line.pages[page_id]
+        if isinstance(arrived, Exception):
+            raise arrived
         return arrived
 
     async def wait_live(self, timeout: float | None) -> None:
@@ -227,30 +209,29 @@ class Device:
     async def _stay_in_step(self) -> None:
         attempt = 0
         while True:
-            end = await self._one_connection()
-            step = next_step(
-                end.close_code,
-                end.last_error,
-                attempt,
-                end.lived_seconds,
-                self._rng.random(),
-                fresh_token=end.fresh_token,
-            )
-            if step.give_up:
-                assert end.close_code is not None
-                raise StayAway(end.close_code, end.last_error.message if end.last_error else "")
-            if step.drop_cursor:
-                self.cursor = None
-            if step.new_token:
-                self._ended_token = end.ended_token
+            self._become(Status.CONNECTING)
+            if (line := await self._open()) is None:
+                step = next_step(None, None, attempt, 0.0, self._rng.random())
+            else:
+                await self._converse(line)
+                words = line.client.last_words
+                lasted = asyncio.get_running_loop().time() - line.opened
+                step = next_step(line.close_code, words, attempt, lasted, self._rng.random())
+                match step.order:
+                    case Instruction.STAY_AWAY:
+                        assert line.close_code is not None
+                        raise StayAway(line.close_code, words.message if words else "")
+                    case Instruction.START_OVER:
+                        self.cursor = None
+                    case Instruction.NEW_TOKEN:
+                        self._ended_token = line.offered if words and words.answers == "refresh" else line.token
             attempt = step.attempt
             self._become(Status.OFFLINE)
             with suppress(TimeoutError):
                 await self._patiently(self._stop.wait, step.delay_seconds)
 
-    async def _one_connection(self) -> _End:
-        """From the token to the close. What the app raises and _Stopped pass through; what the network does, not."""
-        self._become(Status.CONNECTING)
+    async def _open(self) -> _Line | None:
+        """A new connection, on which nothing was said yet. What the app raises passes through."""
         try:
             token = await self._patiently(self._fetch_token, TOKEN_WITHIN)
             if token == self._ended_token:
@@ -259,30 +240,8 @@ class Device:
             socket = await self._patiently(self._connect, CONNECT_WITHIN)
         except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
             self.last_error = error
-            return _End()
-        fresh_token, self._last_token = token != self._last_token, token
-        line = self._line = _Line(client, socket, token, token, WELCOME_WITHIN)
-        ended = 0.0
-        try:
-            await self._converse(line)
-        finally:
-            ended = asyncio.get_running_loop().time()
-            self._line = None
-            for answer in line.pages.values():
-                if not answer.done():
-                    answer.set_result(None)
-            try:
-                self._become(Status.OFFLINE)
-            finally:
-                await self._hang_up(socket, line.goodbye)
-        about_refresh = line.last_error is not None and line.last_error.answers == "refresh"
-        return _End(
-            line.close_code,
-            line.last_error,
-            0.0 if line.live_since is None else ended - line.live_since,
-            fresh_token,
-            line.offered if about_refresh else line.token,
-        )
+            return None
+        return _Line(client, socket, token, token, asyncio.get_running_loop().time(), WELCOME_WITHIN)
 
     def _new_client(self, token: str) -> Client:
         return Client(
@@ -303,11 +262,32 @@ class Device:
             max_size=None,  # a single row may have any size
             max_queue=FRAMES_AHEAD,
             ping_interval=None,  # the server is the one who speaks regularly
-            open_timeout=CONNECT_WITHIN,
+            open_timeout=None,  # CONNECT_WITHIN is
             close_timeout=CLOSE_WITHIN,
         )
         assert isinstance(socket, _Socket)
         return socket
+
+    # ---- One connection ----------------------------------------------------------------------------------------------
+
+    async def _converse(self, line: _Line) -> None:
+        """From hello to the close. What the app raises and _Stopped pass through; what the network does, not."""
+        self._line = line
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeper = tasks.create_task(self._keep_token(line))
+                await self._listen(line)
+                keeper.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None  # the app gets what it raised, not our TaskGroup's wrapping of it
+        finally:
+            self._line = None
+            for answer in line.pages.values():
+                _settle(answer, ConnectionError("the connection ended before the page came"))
+            try:
+                self._become(Status.OFFLINE)
+            finally:
+                await self._hang_up(line.socket, line.goodbye)
 
     async def _hang_up(self, socket: _Socket, code: int | None) -> None:
         try:
@@ -321,42 +301,24 @@ class Device:
             socket.transport.abort()  # also when the close was cancelled: nothing of the socket stays behind
             await socket.wait_closed()
 
-    # ---- One connection ----------------------------------------------------------------------------------------------
-
-    async def _converse(self, line: _Line) -> None:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                try:
-                    await self._listen(line, tasks)
-                finally:
-                    if line.keeper is not None:
-                        line.keeper.cancel()
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None  # the app gets what it raised, not our TaskGroup's wrapping of it
-
-    async def _listen(self, line: _Line, tasks: asyncio.TaskGroup) -> None:
+    async def _listen(self, line: _Line) -> None:
+        """Until nothing more will come; then the line knows why."""
         with suppress(ConnectionClosed):  # receiving will tell
             await line.socket.send(line.client.hello())
-        while (events := await self._next_events(line)) is not None:
-            for event in events:
-                await self._handle(event, line, tasks)
-                if isinstance(event, ChainBroken):
-                    return
-
-    async def _next_events(self, line: _Line) -> list[Event] | None:
-        """What came; None when nothing more will, and then the line knows why."""
-        try:
-            return line.client.receive(await self._next_message(line))
-        except ConnectionClosed as closed:
-            line.close_code = closed.rcvd.code if closed.rcvd else None
-            if line.last_error is None:  # else that one says it better
-                self.last_error = closed
-        except TimeoutError as silence:
-            self.last_error, line.goodbye = silence, None
-        except ProtocolError as malformed:
-            # The spec has no close code for this. The cure is the one for a broken chain.
-            self.last_error, line.goodbye = malformed, COME_BACK_LATER
-        return None
+        while True:
+            try:
+                event = line.client.receive(await self._next_message(line))
+            except ConnectionClosed as closed:
+                line.close_code = closed.rcvd.code if closed.rcvd else None
+                if line.client.last_words is None:  # else that one says it better
+                    self.last_error = closed
+                return
+            except (TimeoutError, ProtocolError) as fault:
+                self.last_error = fault
+                line.goodbye = SERVER_AT_FAULT if isinstance(fault, ProtocolError) else None
+                return
+            if event is not None:
+                await self._handle(event, line)
 
     async def _next_message(self, line: _Line) -> bytes | str:
         loop = asyncio.get_running_loop()
@@ -366,69 +328,57 @@ class Device:
                 return await self._patiently(line.socket.recv, left)
         raise TimeoutError(f"nothing came for {line.quiet} s")
 
-    async def _handle(self, event: Event, line: _Line, tasks: asyncio.TaskGroup) -> None:
-        now = asyncio.get_running_loop().time()
+    async def _handle(self, event: Event, line: _Line) -> None:
         match event:
             case Welcomed():
                 line.quiet = 2 * event.keepalive_ms / 1000
-                # The token's life is measured by the server's clock: the device's own may be wrong by years.
-                line.server_clock = event.time / 1e6 - now
-                self._token_lasts_until(event.expires, line)
-                line.keeper = tasks.create_task(self._keep_token(line))
+                line.welcomed.set_result(event)
                 self._become(Status.CATCHING_UP)
             case Batch():
                 if (storing := self._on_batch(event)) is not None:
                     await storing
                 self.cursor = event.cursor
-                self._notify()
             case Live():
-                line.live_since = now if line.live_since is None else line.live_since
                 self._become(Status.LIVE)
             case Refreshed():
-                line.token = line.offered
-                self._token_lasts_until(event.expires, line)
-            case Refused():
-                self.last_error = line.last_error = event
-                if event.id not in line.client.unanswered:
-                    self._answer(event.id, event, line)
+                _settle(line.refresh, event)
             case PageArrived():
-                self._answer(event.id, event, line)
-            case ChainBroken():
-                line.goodbye = COME_BACK_LATER
-                self.last_error = ProtocolError("what came does not start at our cursor")
-        if self._on_event is not None:
-            self._on_event(event)
-
-    def _answer(self, page_id: int | None, answer: PageArrived | Refused, line: _Line) -> None:
-        waiting = None if page_id is None else line.pages.get(page_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+                _settle(line.pages.get(event.id), event)
+            case Refused():
+                self.last_error = event
+                if event.answers == "refresh":
+                    _settle(line.refresh, event)
+                elif event.id is not None and event.id not in line.client.unanswered:
+                    _settle(line.pages.get(event.id), PageRefused(event))
         self._notify()
-
-    # ---- The token of a living connection ----------------------------------------------------------------------------
-
-    def _token_lasts_until(self, expires: int, line: _Line) -> None:
-        now = asyncio.get_running_loop().time()
-        line.token_ends = expires / 1e6 - line.server_clock
-        line.refresh_at = now + refresh_after(line.token_ends - now)
+        self._on_event(event)
 
     async def _keep_token(self, line: _Line) -> None:
+        """Give the server a later token before the one in use ends, again and again."""
         loop = asyncio.get_running_loop()
-        while (left := line.token_ends - loop.time()) > 0:
-            if line.refresh_at > loop.time():
-                await asyncio.sleep(line.refresh_at - loop.time())
-                continue  # meanwhile it may have been put off
-            line.refresh_at = loop.time() + max(refresh_after(left), REFRESH_AGAIN_AFTER)  # in case this one fails
+        welcomed = await line.welcomed
+        # The token's life is measured by the server's clock: the device's own may be wrong by years.
+        server_clock = welcomed.time / 1e6 - loop.time()
+        ends, pause = welcomed.expires / 1e6 - server_clock, 0.0
+        while (left := ends - loop.time()) > 0:
+            await asyncio.sleep(max(refresh_after(left), pause))
+            pause = REFRESH_AGAIN_AFTER
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout_at(ends):
                     token = await self._fetch_token()
-                if token not in (line.token, line.offered):  # else the server has it already, or has refused it
-                    line.offered = token
-                    await line.socket.send(line.client.refresh(token))
             except OSError as error:
                 self.last_error = error
-            except ConnectionClosed:
-                return  # run() notices by itself
+                continue
+            if token in (line.token, line.offered):
+                continue  # the server has it already, or has refused it
+            line.offered, line.refresh = token, asyncio.Future()
+            with suppress(ConnectionClosed):  # then it will be cancelled
+                await line.socket.send(line.client.refresh(token))
+            answer = await line.refresh
+            if isinstance(answer, Refreshed):
+                line.token, ends, pause = token, answer.expires / 1e6 - server_clock, 0.0
+            elif answer.retry_after_ms is not None:
+                pause = max(pause, answer.retry_after_ms / 1000)
 
     # ---- Waiting -----------------------------------------------------------------------------------------------------
 
@@ -449,18 +399,14 @@ class Device:
     def _become(self, status: Status) -> None:
         changed, self.status = status is not self.status, status
         self._notify()
-        if changed and self._on_status is not None:
+        if changed:
             self._on_status(status)
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _open_line(self) -> _Line:
-        if self._line is None:
-            raise ConnectionError("offline")
-        return self._line
 
-    @staticmethod
-    def _all_pages_taken(client: Client) -> bool:
-        return client.limits is not None and len(client.unanswered) >= client.limits.pages_in_flight
+def _settle(answer: asyncio.Future[T] | None, value: T) -> None:
+    if answer is not None and not answer.done():
+        answer.set_result(value)

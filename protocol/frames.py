@@ -1,6 +1,6 @@
 """Every frame and every row, one Struct each. A row's fields stand in their order on the wire (SPEC.md, section 5)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
 from msgspec import Meta, Struct, field
@@ -70,14 +70,18 @@ Row = Profile | Conversation | Message | ProfileDeleted | ConversationDeleted | 
 # --- client → server ------------------------------------------------------------------------------------------------
 
 
+DEFAULT_ROWS = 50
+"""Of whatever a client leaves open: conversations, messages of each, rows of a page."""
+
+
 class Window(Struct, frozen=True, kw_only=True):
     """How much of the past a device wants at first: the newest conversations, and the newest messages of each."""
 
-    conversations: Annotated[int, Meta(ge=0, le=500)] = 50
-    messages: Annotated[int, Meta(ge=0, le=200)] = 50
+    conversations: Annotated[int, Meta(ge=0, le=500)] | None = None
+    messages: Annotated[int, Meta(ge=0, le=200)] | None = None
 
 
-class Before(Struct, frozen=True, array_like=True):
+class Before(NamedTuple):
     """A place in the history, newest first: what comes after it is older than `at`, or as old with a smaller id."""
 
     at: Annotated[Instant, Meta(ge=-(1 << 53), le=1 << 53)]
@@ -100,7 +104,7 @@ class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
     id: Annotated[int, Meta(ge=0, le=1 << 53)]
     conversation: UUID | None = None
     before: Before | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_ROWS_ASKED)] = 50
+    limit: Annotated[int, Meta(ge=1, le=MAX_ROWS_ASKED)] | None = None
 
 
 class Refresh(Struct, frozen=True, kw_only=True, tag_field="t", tag="refresh"):

@@ -12,7 +12,8 @@ from typing import Final
 from uuid import UUID
 
 from protocol.close import CloseCode
-from protocol.frames import AskPage, Error, Hello, Ping, Pong, Refresh, Refreshed, ToClient, ToServer, Window
+from protocol.frames import DEFAULT_ROWS, AskPage, Error, Hello, Ping, Pong, Refresh, Refreshed, ToClient, ToServer
+from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
 """Unanswered pages of one connection: a page waits for the database, and so must not be free."""
@@ -141,7 +142,7 @@ class Session:
             hello, self._hello = self._hello, None
             self.state = State.OPEN
             self.claims = claims
-            return [Subscribe(claims.user, hello.cursor, hello.window or Window())]
+            return [Subscribe(claims.user, hello.cursor, _window(hello))]
         if self.state is not State.OPEN:
             return []
         assert self.claims is not None
@@ -184,6 +185,14 @@ class Session:
             return []
         self.state = State.CLOSED
         return [Close(code, Error(code=name, message=message, retryable=again, answers=answers))]
+
+
+def _window(hello: Hello) -> Window:
+    asked = hello.window
+    conversations, messages = (None, None) if asked is None else (asked.conversations, asked.messages)
+    return Window(
+        DEFAULT_ROWS if conversations is None else conversations, DEFAULT_ROWS if messages is None else messages
+    )
 
 
 def refusal(problem: str) -> Error:

@@ -109,7 +109,7 @@ def described(commands: list[Command]) -> str:
         case [CheckToken(token)]:
             return f"check {token}"
         case [Subscribe(user, cursor, window)]:
-            assert (cursor, window) == (HELLO.cursor, HELLO.window)
+            assert (cursor, *window) == (HELLO.cursor, 3, 4)
             return f"subscribe {user.int}"
         case [ReadPage(ask)]:
             assert ask is PAGE

@@ -16,6 +16,8 @@ log = structlog.get_logger()
 LEEWAY: Final = 10
 """Seconds that a token may come from the future: clocks differ. Its end gets no such grace."""
 REQUIRED: Final = ["exp", "sub", "aud", "iss", "role"]
+LAST_SECOND: Final = (1 << 53) // 1_000_000
+"""The year 2255: instants travel as integers that JavaScript can hold."""
 KEYS_FRESH: Final = 600.0
 """Seconds until a key set is fetched again."""
 REFETCH_AT_MOST: Final = 30.0
@@ -115,7 +117,7 @@ class Verifier:
         if payload["role"] != "authenticated":
             raise RefusedError("The token's role is not `authenticated`.")
         try:
-            claims = Claims(UUID(payload["sub"]), int(payload["exp"]))
+            claims = Claims(UUID(payload["sub"]), min(int(payload["exp"]), LAST_SECOND))
         except (ValueError, TypeError, AttributeError, OverflowError):
             raise RefusedError("The token's `sub` is not a UUID.") from None
         if claims.expires <= time.time():

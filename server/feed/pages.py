@@ -5,10 +5,10 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.frames import AskPage, Page, Row
+from protocol.frames import DEFAULT_ROWS, AskPage, Page, Row
 from server.errors import UnavailableError
 from server.feed import notices
-from server.feed.encode import Outgoing
+from server.feed.encode import Outgoing, in_frames
 from server.feed.ports import Sink, Store, Want
 
 PAGE_ROWS: Final = 500
@@ -41,11 +41,13 @@ class Pages:
                 return
 
     async def _read(self, user: str, ask: AskPage) -> Page:
-        limit = min(ask.limit, PAGE_ROWS)
+        limit = min(ask.limit or DEFAULT_ROWS, PAGE_ROWS)
         rows: Sequence[Row]
         if ask.conversation is None:
             overview = await self._store.conversations(user, ask.before, limit + 1)
-            as_of, rows, cut = overview.as_of, overview.conversations, False
+            as_of = overview.as_of
+            rows, *rest = in_frames(overview.conversations, PAGE_CONTENT) or [[]]
+            cut = bool(rest)
         else:
             history = await self._store.messages(user, [Want(ask.conversation, ask.before, limit + 1)], PAGE_CONTENT)
             as_of, rows, cut = history.as_of, [message for _, message in history.messages], history.cut

@@ -40,6 +40,13 @@ class Sink(Protocol):
         """Tell, then close."""
 
 
+class Window(NamedTuple):
+    """How many of the newest conversations, and of the newest messages of each, a device wants at first."""
+
+    conversations: int
+    messages: int
+
+
 class ReadKey(NamedTuple):
     user: str
     after: Position

@@ -104,7 +104,8 @@ class Pump:
                 sink.welcome(page.tier or "free", None)
             for frame in wire:
                 sink.write(frame.wire(sink.codec))
-            if not paid:
+            if not paid and not batch.more:
+                # Not before the change of the profile itself has been told.
                 notices.local_only(sink)
             self._written += 1
 

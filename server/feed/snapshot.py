@@ -7,6 +7,7 @@ changes in between comes again through the feed, because the cursor is as old as
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from protocol.frames import Row, Snapshot
 from server.errors import UnavailableError
 from server.feed import notices
 from server.feed.change import Why
-from server.feed.encode import Outgoing
+from server.feed.encode import Outgoing, in_frames
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Store, Want
@@ -113,8 +114,12 @@ class Snapshots:
         messages = reader.window.messages
         job.wants = [Want(row.id, None, messages) for row in overview.conversations] if messages else []
         sink.welcome(overview.tier, job.why)
-        head: list[Row] = [] if overview.profile is None else [overview.profile]
-        return self._send(job, overview.as_of, [*head, *overview.conversations])
+        rows: list[Row] = [] if overview.profile is None else [overview.profile]
+        for some in in_frames([*rows, *overview.conversations], PIECE_CONTENT):
+            self._send(job, overview.as_of, some, last=False)
+        if not job.wants:
+            self._send(job, overview.as_of, [], last=True)
+        return not job.wants
 
     async def _next_piece(self, job: Job) -> bool:
         assert job.wants is not None
@@ -123,12 +128,11 @@ class Snapshots:
         if job.reader.sink.gone:
             return False
         job.wants = [*history.rest(asked), *job.wants[len(asked) :]]
-        return self._send(job, history.as_of, [message for _, message in history.messages])
+        self._send(job, history.as_of, [message for _, message in history.messages], last=not job.wants)
+        return not job.wants
 
-    def _send(self, job: Job, as_of: int, rows: list[Row]) -> bool:
-        last = not job.wants
+    def _send(self, job: Job, as_of: int, rows: Sequence[Row], *, last: bool) -> None:
         feed = job.reader.feed
         cursor = Cursor(self._history.epoch, feed.owner, Position(job.as_of)).encode() if last else None
-        frame = Outgoing(Snapshot(as_of=as_of, rows=rows, cursor=cursor))
+        frame = Outgoing(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor))
         job.reader.sink.write(frame.wire(job.reader.sink.codec))
-        return last

@@ -9,6 +9,7 @@ from protocol.frames import (
     Before,
     Conversation,
     ConversationDeleted,
+    Instant,
     Message,
     MessageDeleted,
     Profile,
@@ -25,8 +26,11 @@ ALWAYS: Final = (1 << 63) - 1 + POSTGRES_EPOCH
 NEVER: Final = -(1 << 63) + POSTGRES_EPOCH
 """Postgres' infinity and -infinity, as our codec counts."""
 LARGEST_UUID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+EVER: Final = (NEVER, ALWAYS)
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Messages younger than this are what a live feed is about; older partitions stay unopened at first."""
+SOON: Final = 3_600_000_000
+"""Microseconds. Further ahead than this no clock should be; newer partitions stay unopened at first."""
 
 
 class PostgresStore:
@@ -36,20 +40,21 @@ class PostgresStore:
         self._fetch = pool.fetch
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
-        recent = int(time() * 1_000_000) - RECENT
+        now = int(time() * 1_000_000)
         # A device that was away for longer than that would need the second statement anyway.
-        bound = recent if min(key.after.seq for key in keys) >= recent else NEVER
-        pages, older = await self._read_feed(keys, rows, content_bytes, bound)
-        if older:
-            again, _ = await self._read_feed([keys[i] for i in older], rows, content_bytes, NEVER)
-            for i, page in zip(older, again, strict=True):
+        near = min(key.after.seq for key in keys) >= now - RECENT
+        pages, beyond = await self._read_feed(keys, rows, content_bytes, (now - RECENT, now + SOON) if near else EVER)
+        if beyond:
+            again, _ = await self._read_feed([keys[i] for i in beyond], rows, content_bytes, EVER)
+            for i, page in zip(beyond, again, strict=True):
                 pages[i] = page
         return pages
 
     async def _read_feed(
-        self, keys: Sequence[ReadKey], rows: int, content_bytes: int, oldest: int
+        self, keys: Sequence[ReadKey], rows: int, content_bytes: int, bounds: tuple[Instant, Instant]
     ) -> tuple[list[Page], list[int]]:
-        """The pages, and the indices of those with messages older than `oldest`, which were not looked at."""
+        """The pages, and the indices of those that need something beyond the bounds, which was not looked at."""
+        since, until = bounds
         records = await self._fetch(
             "read_feed",
             [key.user for key in keys],
@@ -58,22 +63,24 @@ class PostgresStore:
             min(key.after.seq for key in keys),
             rows,
             content_bytes,
-            oldest,
+            since,
+            until,
+            min(until, BEHIND_A_TRANSACTION),
         )
         heads = [0] * len(keys)
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
-        older: set[int] = set()
+        beyond: set[int] = set()
         for record in records:
             i = record["i"] - 1
             heads[i], tiers[i] = record["head"] or 0, record["tier"]
             if record["seq"] is not None:
                 entries[i].append(_entry(record))
-                if record["older"]:
-                    older.add(i)
+            if record["elsewhere"] or heads[i] > until:
+                beyond.add(i)
         for some in entries:
             some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
-        return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(older)
+        return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(beyond)
 
     async def conversations(self, user: str, before: Before | None, rows: int) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)

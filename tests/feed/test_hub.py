@@ -10,9 +10,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from protocol.close import CloseCode
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Position
-from protocol.frames import Error, Window
+from protocol.frames import Error
 from server.feed.change import Why
 from server.feed.hub import Cohort, Hub, Lane, Phase, Reader, State
+from server.feed.ports import Window
 
 USERS = [str(UUID(int=i)) for i in range(3)]
 
@@ -53,7 +54,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(target=readers, user=st.sampled_from(USERS))
     def connect(self, user: str) -> Reader:
-        reader = self.hub.add(user, FakeSocket(), Window())
+        reader = self.hub.add(user, FakeSocket(), Window(50, 50))
         self.hub.place(reader, Position(0), Phase.HELLO)
         self.alive.add(reader)
         return reader
@@ -166,7 +167,7 @@ def test_a_doorbell_for_nobody_here_is_ignored() -> None:
 
 def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
     hub = Hub(lambda lane: None)
-    reader = hub.add(USERS[0], FakeSocket(), Window())
+    reader = hub.add(USERS[0], FakeSocket(), Window(50, 50))
     hub.place(reader, Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 1)
     hub.advance(cohort, Position(7), more=False)
@@ -179,6 +180,6 @@ def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
 def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
     hub = Hub(lambda lane: None)
     for _ in range(100):
-        hub.place(hub.add(USERS[0], FakeSocket(), Window()), Position(7), Phase.HELLO)
+        hub.place(hub.add(USERS[0], FakeSocket(), Window(50, 50)), Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 10)
     assert len(hub.advance(cohort, Position(8), more=False)) == 100

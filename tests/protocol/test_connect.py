@@ -17,8 +17,10 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.frames import Frame, Opcode
 
 from protocol import connect
-from protocol.client import Batch, Event, Message, ProtocolError, Refreshed, Refused
+from protocol.client import Batch, Event, Refreshed, Refused, next_step
 from protocol.connect import Device, PageRefused, Status, StayAway
+from protocol.replica import Message
+from protocol.wire import ProtocolError
 
 DEVICE, CONVERSATION, MESSAGE = UUID(int=1), UUID(int=2), UUID(int=3)
 K0, K1, K2 = b"k0", b"k1", b"k2"
@@ -325,6 +327,37 @@ async def test_a_device_comes_back_when_it_was_told_to(server: FakeServer) -> No
         assert loop.time() - closed > 0.13
 
 
+async def test_advice_that_announced_no_close_is_not_taken_for_advice_on_coming_back(server: FakeServer) -> None:
+    async with running(server.url):
+        peer = await server.next()
+        await peer.error("unavailable", answers="hello", retry_after=60_000)
+        peer.cut()
+        peer = await server.next()
+        await peer.welcome()
+        await peer.error("going_away", retry_after=60_000)
+        await peer.say("pong")  # it stayed after all
+        peer.cut()
+        await server.next()
+
+
+async def test_how_long_a_connection_lasted_is_told_from_its_opening_not_from_its_welcome(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def spy(code: int | None, words: Refused | None, attempt: int, lasted: float, rnd: float) -> Any:
+        told.append(lasted)
+        return next_step(code, words, attempt, lasted, rnd)
+
+    monkeypatch.setattr(connect, "next_step", spy)
+    async with running(server.url):
+        peer = await server.next()
+        await asyncio.sleep(0.1)
+        peer.cut()
+        await server.next()
+    assert 0.09 < told[0] < 5
+
+
 async def test_delays_grow_while_attempts_fail(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     async with running(server.url, rng=Always(0.05)):
@@ -489,8 +522,8 @@ async def test_a_server_that_never_welcomes_is_left(server: FakeServer, monkeypa
     monkeypatch.setattr(connect, "WELCOME_WITHIN", 0.2)
     async with running(server.url) as watched:
         first = await server.next()
-        for _ in range(5):  # while it says why, it is waited for
-            await first.error("unavailable", answers="hello")
+        for n in range(6):  # while it says why, or anything at all, it is waited for
+            await (first.say("pong") if n % 2 else first.error("unavailable", answers="hello"))
             await asyncio.sleep(0.06)
         assert server.peers.empty()
         await server.next()
@@ -528,6 +561,61 @@ async def test_a_refused_refresh_is_tried_again_with_another_token(
         await peer.say("refreshed", expires=NOW + 3600 * SECOND)
         await peer.say("live", cursor=K0)
         assert server.peers.empty()
+
+
+async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_was_told(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
+    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.01)
+    loop = asyncio.get_running_loop()
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        assert await peer.hear() == {"t": "refresh", "token": "token 2"}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await peer.socket.recv()
+        assert len(watched.tokens) == 2
+        await peer.error("token_refused", answers="refresh", retry_after=150)
+        told = loop.time()
+        assert await peer.hear() == {"t": "refresh", "token": "token 3"}
+        assert loop.time() - told > 0.13
+
+
+async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_the_time(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.0)
+    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.05)
+    calls = 0
+
+    def token() -> str:
+        nonlocal calls
+        calls += 1
+        return "old" if calls < 4 else "new"
+
+    async with running(server.url, token=token):
+        peer = await server.next()
+        await peer.welcome()
+        welcomed = asyncio.get_running_loop().time()
+        assert (await peer.hear())["token"] == "new"
+        assert asyncio.get_running_loop().time() - welcomed > 0.08
+        assert calls == 4
+
+
+async def test_after_a_refresh_for_another_user_it_is_that_token_which_will_not_do(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
+    given = iter(["ours", "another's", "another's", "ours"])
+    async with running(server.url, token=lambda: next(given)):
+        peer = await server.next()
+        await peer.welcome()
+        assert (await peer.hear())["token"] == "another's"
+        await peer.error("token_refused", 4101, answers="refresh")
+        assert (await (await server.next()).hear())["token"] == "ours"
+        assert next(given, None) is None
 
 
 async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> None:
@@ -738,10 +826,16 @@ async def test_cancelling_the_run_closes_the_socket(server: FakeServer) -> None:
 async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "CLOSE_WITHIN", 0.05)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(connect, "CLOSE_WITHIN", 0.3)
     async with live(server) as (device, peer):
         peer.socket.transport.pause_reading()
-        await soon(device.stop())
+        began = loop.time()
+        stop = asyncio.create_task(device.stop())
+        await until(lambda: device.status is Status.OFFLINE)
+        assert loop.time() - began < 0.2  # said at once, not when the socket is gone
+        await soon(stop)
+        assert loop.time() - began < 2
     peer.cut()
 
 

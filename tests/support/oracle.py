@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from protocol.client import Batch, Conversation, Deleted, Event, Message, Profile, Replica, Welcomed
+from protocol.client import Batch, Event, Welcomed
 from protocol.connect import Device
+from protocol.replica import Conversation, Deleted, Message, Profile, Replica
 from tests.support.serving import token
 
 EVERYTHING: Final = (500, 200)

@@ -1,15 +1,14 @@
 -- Messages of some of a user's conversations, newest first in each, from a place in that order on; with the feed's head
 -- in the same snapshot.
 -- $1 user; $2 conversations, $3 and $4 the place in each (infinity: the newest), $5 rows of each at most
--- $6 bytes of content in all; the first row comes whatever its size. `total`: rows there would
+-- $6 bytes in all, 100 a row beside its text; the first comes whatever its size. `total`: rows there would
 --    be without that bound
 SELECT coalesce(f.seq, 0) AS head, g.i, g.id, g.conversation_id, g.role, g.content, g.created_at, g.updated_at, g.total
 FROM (SELECT $1::uuid AS user_id) u
 LEFT JOIN sync.feeds f ON f.user_id = u.user_id
 LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total,
-           coalesce(sum(octet_length(m.content)) OVER (ORDER BY w.i, m.created_at DESC, m.id DESC
-                                                       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
+           row_number() OVER newest AS nth, sum(100 + octet_length(m.content)) OVER newest AS bytes
     FROM unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::int[])
          WITH ORDINALITY AS w (conversation_id, at, id, rows, i)
     JOIN public.conversations c ON c.id = w.conversation_id AND c.user_id = u.user_id
@@ -18,5 +17,6 @@ LEFT JOIN LATERAL (
         WHERE conversation_id = c.id AND (created_at, id) < (w.at, w.id) AND created_at <= w.at
         ORDER BY created_at DESC, id DESC LIMIT w.rows
     ) m
-) g ON g.bytes_before <= $6
+    WINDOW newest AS (ORDER BY w.i, m.created_at DESC, m.id DESC)
+) g ON g.bytes <= $6 OR g.nth = 1
 ORDER BY g.i, g.created_at DESC, g.id DESC
