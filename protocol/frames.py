@@ -84,7 +84,7 @@ class Window(Struct, frozen=True, kw_only=True):
 class Before(NamedTuple):
     """A place in the history, newest first: what comes after it is older than `at`, or as old with a smaller id."""
 
-    at: Annotated[Instant, Meta(ge=-(1 << 53), le=1 << 53)]
+    at: Instant
     id: UUID
 
 

@@ -66,6 +66,8 @@ def watch(url: str, token: str, memory: Memory, console: Console) -> None:
 
     def on_batch(batch: Batch) -> None:
         # A snapshot is shown when it is whole: interrupted before, it comes again.
+        if batch.replaces:
+            held.clear()
         held.extend(batch.rows)
         if batch.cursor is not None:
             for row in held:

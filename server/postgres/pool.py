@@ -154,7 +154,8 @@ async def _decode_plainly(connection: Any) -> None:
     """Instants as integers (microseconds since 1970), as they travel: no datetime is built and taken apart."""
 
     def encode(instant: Instant) -> tuple[int]:
-        return (instant - POSTGRES_EPOCH,)
+        # What a client made up may lie beyond the ends of time, which are infinity and -infinity to Postgres.
+        return (max(-(1 << 63), min(instant - POSTGRES_EPOCH, (1 << 63) - 1)),)
 
     def decode(parts: tuple[int]) -> Instant:
         return parts[0] + POSTGRES_EPOCH

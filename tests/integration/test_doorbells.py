@@ -35,15 +35,18 @@ async def test_what_was_committed_while_nobody_listened_arrives_when_somebody_do
 ) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
-    async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url, sweep=60) as server:
-        async with peer(server.url) as device:
-            await device.greet(user)
-            await device.hear_a(Live)
-            proxy.refusing = True
-            proxy.cut()
-            message = await add_message(sql, conversation)
-            proxy.refusing = False
-            assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+    async with (
+        postgres_behind_proxy(database.server_url) as (proxy, url),
+        serving(url, sweep=60) as server,
+        peer(server.url) as device,
+    ):
+        await device.greet(user)
+        await device.hear_a(Live)
+        proxy.refusing = True
+        proxy.cut()
+        message = await add_message(sql, conversation)
+        proxy.refusing = False
+        assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
 
 
 async def test_a_listen_connection_that_falls_silent_is_replaced(database: Database, sql: Any) -> None:
@@ -55,16 +58,19 @@ async def test_a_listen_connection_that_falls_silent_is_replaced(database: Datab
         patch.object(listener, "ANSWER_SECONDS", 0.3),
         patch.object(pool, "STATEMENT_SECONDS", 0.5),
     ):
-        async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url, sweep=60) as server:
-            async with peer(server.url) as device:
-                await device.greet(user)
-                await device.hear_a(Live)
-                before = proxy.connections
-                # Only what is open falls silent; the way back is free.
-                proxy.swallow()
-                message = await add_message(sql, conversation)
-                assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
-                assert proxy.connections > before
+        async with (
+            postgres_behind_proxy(database.server_url) as (proxy, url),
+            serving(url, sweep=60) as server,
+            peer(server.url) as device,
+        ):
+            await device.greet(user)
+            await device.hear_a(Live)
+            before = proxy.connections
+            # Only what is open falls silent; the way back is free.
+            proxy.swallow()
+            message = await add_message(sql, conversation)
+            assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+            assert proxy.connections > before
 
 
 @pytest.mark.parametrize("payload", ["", "x", "{user}", "{user} x", "{user} -1", "{user} 9223372036854775807", "1 2 3"])

@@ -140,6 +140,9 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         devices = [ReplicaDevice(f"ws://127.0.0.1:{network.port}/sync", user) for user in users for _ in range(2)]
         for device in devices:
             device.start()
+        for device in devices:
+            assert device.device is not None
+            await device.device.wait_live(20)
         writers = [Writer(database.url, users, random.Random(rng.random())) for _ in range(3)]
         writing = [asyncio.create_task(writer.run()) for writer in writers]
         faults = Faults(rng, server, postgres, network, devices, cluster)

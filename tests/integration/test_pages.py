@@ -29,7 +29,7 @@ from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import LIMIT
 
 ONLY_PAGES = Window(conversations=0, messages=0)
 FRAME = 280_000
@@ -377,29 +377,6 @@ async def test_pages_are_answered_by_their_ids_in_whatever_order(database: Datab
         pages = [await reader.peer.hear_a(Page) for _ in ids]
         assert sorted(page.id for page in pages) == sorted(ids)
         assert all(len(page.rows) == (5 if page.id else 1) for page in pages)
-
-
-async def test_a_page_before_welcome_is_refused_and_may_be_tried_again(database: Database, sql: Any) -> None:
-    user = await add_user(sql)
-    other = await database.connect()
-    async with serving(database) as server, peer(server.url) as one:
-        async with sql.transaction():
-            await sql.execute("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")  # no snapshot can be read
-            await one.say_hello(user)
-            waiting = (
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'"
-            )
-            await eventually(lambda: other.fetchval(waiting))
-            await one.say(AskPage(id=5))
-            await one.say(Ping())
-            refused, pong = await one.hear(), await one.hear()
-        assert isinstance(refused, Error), refused
-        assert (refused.code, refused.retryable, refused.answers, refused.id) == ("too_many_pages", True, "page", 5)
-        assert isinstance(pong, Pong)
-        await one.hear_a(Live)
-        await one.say(AskPage(id=5))
-        assert (await one.hear_a(Page)).id == 5
-    await other.close()
 
 
 async def test_changes_go_on_arriving_while_pages_are_read(database: Database) -> None:

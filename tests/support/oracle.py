@@ -77,7 +77,8 @@ class ReplicaDevice:
             self.replica.replace(batch.rows)
         else:
             self.replica.apply(batch.rows)
-        if batch.cursor is not None:
+        if batch.replaces or batch.cursor is not None:
+            # Without one until a snapshot is whole: interrupted before, it starts over.
             self.cursor = batch.cursor
 
     def _object_to_strangers(self, row: object) -> None:

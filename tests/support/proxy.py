@@ -69,6 +69,8 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
             await self._passing.wait()
+            if writer.is_closing():
+                break
             if writer not in self._swallowed:
                 writer.write(data)
                 await writer.drain()
