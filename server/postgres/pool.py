@@ -17,6 +17,9 @@ from server.postgres.errors import MAYBE_LATER, translated, unavailable
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
+FIRST_INSTANT: Final = -211_813_488_000_000_000
+LAST_INSTANT: Final = 9_223_371_331_200_000_000
+"""MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
 STATEMENT_SECONDS: Final = 15.0
 """No statement of ours takes a second; one that takes this long will not come back."""
 CONNECT_SECONDS: Final = 10.0
@@ -154,8 +157,9 @@ async def _decode_plainly(connection: Any) -> None:
     """Instants as integers (microseconds since 1970), as they travel: no datetime is built and taken apart."""
 
     def encode(instant: Instant) -> tuple[int]:
-        # What a client made up may lie beyond the ends of time, which are infinity and -infinity to Postgres.
-        return (max(-(1 << 63), min(instant - POSTGRES_EPOCH, (1 << 63) - 1)),)
+        since = instant - POSTGRES_EPOCH
+        # What a client made up may lie beyond the ends of time, where there is only infinity.
+        return (-(1 << 63) if since < FIRST_INSTANT else (1 << 63) - 1 if since >= LAST_INSTANT else since,)
 
     def decode(parts: tuple[int]) -> Instant:
         return parts[0] + POSTGRES_EPOCH

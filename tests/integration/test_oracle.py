@@ -19,7 +19,7 @@ from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
-SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "12"))
+SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "8"))
 SETTLE = 30.0
 """Seconds until every device must be up to date, once the faults have ended."""
 

@@ -494,3 +494,29 @@ async def test_instants_without_end_are_paged_through_like_others(database: Data
         )
         expected = await reader.sql.fetch("SELECT id FROM messages ORDER BY created_at DESC, id DESC")
         assert [row[0] for row in await reader.history(reader.conversation, 1)] == [record[0] for record in expected]
+
+
+@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: Database, codec: Codec) -> None:
+    async with reading(database, codec) as reader:
+        await add_messages(reader, 3)
+        beyond = [2**62, 2**63 - 1, 2**63, 2**64 - 1] if codec is MSGPACK else [2**62, 2**64, 10**30, 10**400]
+        beyond += [9_224_318_500_000_000_000]  # between the last instant of Postgres and its infinity
+        for at in [*beyond, *(-place for place in beyond if place <= 2**63 or codec.text)]:
+            for conversation in (reader.conversation, None):
+                name, place = ("null", str(uuid4())) if conversation is None else (f'"{conversation}"', str(uuid4()))
+                if codec.text:
+                    text = f'{{"t":"page","id":1,"conversation":{name},"before":[{at},"{place}"],"limit":2}}'
+                    await reader.peer.say_raw(text.encode())
+                else:
+                    before = Before(at, UUID(place))
+                    await reader.peer.say(AskPage(id=1, conversation=conversation, before=before, limit=2))
+                answer = await reader.peer.hear()
+                while isinstance(answer, Live | Changes):
+                    answer = await reader.peer.hear()
+                if isinstance(answer, Error):
+                    assert answer.code == "bad_frame", answer
+                    return
+                assert isinstance(answer, Page), answer
+                rows = len(await reader.messages(conversation)) if conversation else len(await reader.conversations())
+                assert len(answer.rows) == (min(rows, 2) if at > 0 else 0), at
