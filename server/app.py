@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from websockets.typing import Origin
 
+from server.backoff import backoff
 from server.config import ServeSettings
 from server.edge import http
 from server.edge.auth import KeySet, Verifier
@@ -178,15 +179,15 @@ class App:
 
     async def _reach(self, pool: Pool, doorbells: ListenDoorbells) -> bool:
         """Wait for Postgres. False if told to stop meanwhile."""
-        delay = 0.1
+        failures = 0
         while not self._stopping:
             try:
                 await pool.start()
                 await doorbells.check()
             except UnavailableError as error:
                 log.warning("postgres cannot be reached, trying again", error=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
+                failures += 1
+                await asyncio.sleep(backoff(failures, longest=5.0))
             else:
                 return True
         return False

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
+from uuid import UUID
 
 import pytest
 import uvloop
 
 from tests.support.cluster import Cluster, Database, temporary_folder
+from tests.support.people import add_user
+from tests.support.serving import Running, serving
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -65,6 +68,27 @@ async def every_database(every_postgres: Cluster) -> AsyncIterator[Database]:
     made = await every_postgres.create()
     yield made
     await made.drop()
+
+
+@pytest.fixture(scope="module")
+def shared_database(postgres_18: Cluster) -> Iterator[Database]:
+    """One for all tests of a module, each with users of its own."""
+    made = asyncio.run(postgres_18.create())
+    yield made
+    asyncio.run(made.drop())
+
+
+@pytest.fixture
+async def server(database: Database) -> AsyncIterator[Running]:
+    """The server of `database`."""
+    async with serving(database) as running:
+        yield running
+
+
+@pytest.fixture
+async def user(sql: Any) -> UUID:
+    """A user who pays."""
+    return await add_user(sql)
 
 
 @pytest.fixture

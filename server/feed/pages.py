@@ -1,11 +1,11 @@
 """Older history, on request: by keyset, so that page 1,000 costs what page 1 does."""
 
 import asyncio
-import random
 from collections.abc import Sequence
 from typing import Final
 
 from protocol.frames import DEFAULT_ROWS, AskPage, Page, Row
+from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import notices
 from server.feed.encode import Outgoing, in_frames
@@ -26,16 +26,16 @@ class Pages:
 
     async def answer(self, user: str, ask: AskPage, sink: Sink) -> None:
         """Write the page to the socket, as soon as Postgres can be asked; nothing if the socket closes before."""
-        delay = 0.1
+        failures = 0
         while not sink.gone:
             try:
                 async with self._turn:
                     page = await self._read(user, ask)
             except UnavailableError:
-                if delay == 0.1:
+                if not failures:
                     sink.say(notices.unavailable("page", ask.id))
-                await asyncio.sleep(delay * random.uniform(0.5, 1))
-                delay = min(delay * 2, 2.0)
+                failures += 1
+                await asyncio.sleep(backoff(failures))
             else:
                 sink.write(Outgoing(page).wire(sink.codec))
                 return

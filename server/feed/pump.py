@@ -1,13 +1,13 @@
 """The loop that reads the log for readers that are behind, and writes to them."""
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from protocol.cursor import Position
+from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import change, encode, notices
 from server.feed.change import Batch, Page, Why
@@ -61,7 +61,7 @@ class Pump:
                     self._tell_waiting(cohorts)
                     self._hub.fail(cohorts)
                     failures += 1
-                    delay = min(0.05 * 2**failures, 2.0) * random.uniform(0.5, 1)
+                    delay = backoff(failures)
                     log.warning("postgres is away, readers wait", lane=lane.name, error=str(error), again_in=delay)
                     await asyncio.sleep(delay)
                     continue
@@ -121,7 +121,7 @@ class Pump:
     def _tell_waiting(self, cohorts: Sequence[Cohort]) -> None:
         for cohort in cohorts:
             if cohort.phase is Phase.HELLO:
-                for reader in cohort.readers:
+                for reader in list(cohort.readers):  # one that is full leaves
                     if not reader.told_to_wait:
                         reader.told_to_wait = True
                         reader.sink.say(notices.unavailable("hello"))

@@ -6,7 +6,6 @@ changes in between comes again through the feed, because the cursor is as old as
 """
 
 import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ import structlog
 
 from protocol.cursor import Cursor, Position
 from protocol.frames import Row, Snapshot
+from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import notices
 from server.feed.change import Why
@@ -86,7 +86,7 @@ class Snapshots:
                     job.reader.told_to_wait = True
                     job.reader.sink.say(notices.unavailable("hello"))
                 failures += 1
-                delay = min(0.05 * 2**failures, 2.0) * random.uniform(0.5, 1)
+                delay = backoff(failures)
                 log.warning("postgres is away, snapshots wait", error=str(error), again_in=delay)
                 self._queue.put_nowait(job)
                 await asyncio.sleep(delay)

@@ -1,13 +1,13 @@
 """Doorbells by LISTEN, on a connection of its own that proves itself."""
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 
+from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
 from server.postgres.errors import POOLER, translated
 from server.postgres.pool import connect
@@ -45,7 +45,7 @@ class ListenDoorbells:
             except (UnavailableError, UnfitError) as error:
                 down()
                 failures += 1
-                delay = min(0.05 * 2**failures, 5.0) * random.uniform(0.5, 1)
+                delay = backoff(failures, longest=5.0)
                 log.warning("doorbells are silent", error=str(error), again_in=round(delay, 3))
                 await asyncio.sleep(delay)
 

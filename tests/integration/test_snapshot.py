@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -28,7 +28,7 @@ from protocol.frames import (
     Welcome,
     Window,
 )
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, serving, token
@@ -150,23 +150,10 @@ async def selected(sql: Any, user: UUID) -> set[tuple[Any, ...]]:
     return {tuple(row) for text in statements for row in await sql.fetch(text, user)}
 
 
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
-
-
 @pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database) as running:
-        yield running
-
-
-@pytest.fixture
-async def user(sql: Any) -> UUID:
-    return await add_user(sql)
+def database(shared_database: Database) -> Database:
+    """Everybody here has users of their own."""
+    return shared_database
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """SPEC.md 7.9: who does not pay works locally, and learns of it first; any other tier is but a row."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,24 +18,16 @@ from protocol.frames import (
     Snapshot,
     ToClient,
 )
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.serving import Running, serving
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
+from tests.support.serving import Running
 
 
 @pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database) as running:
-        yield running
+def database(shared_database: Database) -> Database:
+    """Everybody here has users of their own."""
+    return shared_database
 
 
 async def set_tier(sql: Any, user: UUID, tier: str) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import CODECS, JSON, Codec
 from protocol.frames import Changes, Error, Hello, Live, Ping, Pong, Refresh, Refreshed, Snapshot, Welcome
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import AUDIENCE, SECRET, Running, ServerProcess, serving
@@ -32,23 +32,10 @@ CANARY = "8d1f6a0e-nobody-may-read-this"
 """In every token that is refused."""
 
 
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
-
-
 @pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database) as running:
-        yield running
-
-
-@pytest.fixture
-async def user(sql: Any) -> UUID:
-    return await add_user(sql)
+def database(shared_database: Database) -> Database:
+    """Everybody here has users of their own."""
+    return shared_database
 
 
 # ---- Tokens of every kind ------------------------------------------------------------------------------------------
