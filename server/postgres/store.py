@@ -1,6 +1,6 @@
 """Reads feeds, snapshots and pages: the read path's `Store`, one statement each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any, Final
 from uuid import UUID
@@ -57,9 +57,9 @@ class PostgresStore:
         since, until = bounds
         records = await self._fetch(
             "read_feed",
-            [key.user for key in keys],
-            [key.after.seq for key in keys],
-            [key.after.n or BEHIND_A_TRANSACTION for key in keys],
+            _literal(key.user for key in keys),
+            _literal(str(key.after.seq) for key in keys),
+            _literal(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
             min(key.after.seq for key in keys),
             rows,
             content_bytes,
@@ -79,7 +79,8 @@ class PostgresStore:
             if record["elsewhere"] or heads[i] > until:
                 beyond.add(i)
         for some in entries:
-            some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
+            if len(some) > 1:
+                some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
         return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(beyond)
 
     async def conversations(self, user: str, before: Before | None, rows: int) -> Overview:
@@ -115,6 +116,11 @@ class PostgresStore:
     async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
         (record,) = await self._fetch("heads", users)
         return record["epoch"], record["seqs"] or []
+
+
+def _literal(items: Iterable[str]) -> str:
+    """A Postgres array literal of items that need no quotes."""
+    return "{" + ",".join(items) + "}"
 
 
 def _in_log_order(entry: Entry) -> tuple[int, int]:

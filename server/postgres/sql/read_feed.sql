@@ -1,5 +1,6 @@
 -- What readers are behind by: one statement, one snapshot, for up to 256 of them.
--- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint behind a whole transaction)
+-- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint behind a whole transaction), as array
+--    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
 -- $5 rows and $6 bytes that a reader gets at most, 100 a row beside its text; the first comes whatever its size
 -- $7 and $8 the oldest and the newest created_at of messages to look at, $9 the largest seq: bounds that leave all but
@@ -11,7 +12,7 @@
 SELECT r.i, f.seq AS head, p.subscription_tier AS tier, p.subscription_status AS status,
        g.seq, g.n, g.prev, g.kind::text, g.op::text, g.row_id, g.next_seq,
        g.found, g.elsewhere, g.title, g.conversation_id, g.role, g.content, g.created_at, g.updated_at
-FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS r (user_id, seq, n, i)
+FROM unnest($1::text::uuid[], $2::text::bigint[], $3::text::bigint[]) WITH ORDINALITY AS r (user_id, seq, n, i)
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 LEFT JOIN public.profiles p ON p.id = r.user_id
 LEFT JOIN LATERAL (
