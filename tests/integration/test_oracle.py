@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -152,6 +153,8 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         await asyncio.gather(*writing, return_exceptions=True)
 
         sql = await database.connect()
+        # A writer that was cancelled in its COMMIT may still commit: until its backend is gone, nothing is final.
+        await eventually(lambda: _no_backend_of(sql, "postgres"))
         for device in devices:
             expected = await select_everything(sql, device.user)
 
@@ -170,3 +173,8 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         assert sum(writer.committed for writer in writers) > 50
         assert sum(device.batches for device in devices) > 50
         assert not [event for event in server.log if "exception" in event]
+
+
+async def _no_backend_of(sql: Any, login: str) -> bool:
+    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()"
+    return bool(await sql.fetchval(f"{others} AND pid <> pg_backend_pid()", login) == 0)
