@@ -5,7 +5,6 @@ from uuid import UUID
 
 from msgspec import Meta, Struct, field
 
-Tier = Literal["free", "core", "studio"]
 Instant = int
 """Microseconds since 1970-01-01 UTC."""
 Seq = int

@@ -73,8 +73,9 @@ class Pool:
         self._open: set[_Connection] = set()
 
     async def start(self) -> None:
-        """Open the first connection. Raises UnavailableError; UnfitError if this database cannot serve."""
-        self._idle.append(await self._connect())
+        """Open the first connection, once. Raises UnavailableError; UnfitError if this database cannot serve."""
+        if not self._open:
+            self._idle.append(await self._connect())
 
     async def fetch(self, name: str, *arguments: object) -> list[Any]:
         """The rows of sql/NAME.sql. Raises UnavailableError for whatever Postgres may answer, because a server that

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,21 +17,12 @@ import psutil
 import pytest
 
 from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
+from tests.support.cluster import POSTGRES_15, temporary_folder
 
 ROOT = Path(__file__).parents[2]
-POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 
 no_15 = pytest.mark.skipif(not POSTGRES_15.exists(), reason=f"there is no PostgreSQL 15 in {POSTGRES_15}")
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only under root does Postgres run as another account")
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that every account may enter, unlike pytest's tmp_path: under root, Postgres is another account."""
-    path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
