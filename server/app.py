@@ -42,21 +42,29 @@ GOODBYES_PER_SECOND: Final = 500
 JWKS_SECONDS: Final = 5.0
 
 
-def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
-    """A listening socket. `shared`: several processes have one each on the same port. Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
+def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket that has the port and does not listen. `shared`: several processes have one each on the same port.
+
+    Raises ConfigError.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # The accepted sockets inherit it: the second net beneath the write deadline, and what finds a dead peer.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_deadline * 1000))
     try:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
         raise ConfigError(f"PORT: {host}:{port} cannot be listened on ({error.strerror}). Choose another.") from None
+    return sock
+
+
+def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
+    """A listening socket. Raises ConfigError."""
+    sock = reserve(host, port, shared=shared)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # The accepted sockets inherit it: the second net beneath the write deadline, and what finds a dead peer.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_deadline * 1000))
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from server.app import reserve
 from server.config import ServeSettings
 
 log = structlog.get_logger()
@@ -33,9 +33,7 @@ def run(settings: ServeSettings) -> int:
         stopping = True
 
     # Bound but never listening: it keeps the port ours, and finds a free one for PORT=0.
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as placeholder:
-        placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        placeholder.bind((settings.host, settings.port))
+    with reserve(settings.host, settings.port, shared=True) as placeholder:
         environment = {**os.environ, "PORT": str(placeholder.getsockname()[1]), "WEB_CONCURRENCY": "1"}
         command = [sys.executable, "-m", "server", "serve", "--share-port"]
 
