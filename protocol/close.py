@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """Why the server closed, and what the client does next (SPEC.md, section 9)."""
+    """Why the server closed, and what the client does next (SPEC.md, section 10)."""
 
     # 40xx: come back, after the delay that the `error` frame before it advised.
     GOING_AWAY = 4000
@@ -31,6 +31,8 @@ class CloseCode(IntEnum):
     """You sent something that the protocol does not allow."""
     LOCAL_ONLY = 4301
     """This user's tier does not sync; everything goes on working on the device."""
+    REPLACED = 4302
+    """A newer connection has this `client_id`."""
 
 
 class Instruction(IntEnum):

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.frames import ToClient, ToServer
+from protocol.frames import Mutation, ToClient, ToServer
 
 MAX_INBOUND: Final = 256 * 1024
 """Bytes of one frame from a client. Decoding is typed, so memory stays in proportion to it: an untyped decoder turns
@@ -37,6 +37,7 @@ class Codec:
     _to_server: Decoder
     _to_client: Decoder
     _kind: Decoder
+    _mutation: Decoder
 
     def encode(self, frame: ToClient | ToServer) -> bytes:
         return self._encoder.encode(frame)
@@ -48,6 +49,16 @@ class Codec:
     def decode_to_client(self, data: bytes) -> ToClient:
         """The frame a server sent; for tests and tools. Raises FrameError."""
         return self._decode(self._to_client, data)  # type: ignore[no-any-return]  # as above
+
+    def encode_mutation(self, mutation: Mutation) -> msgspec.Raw:
+        return msgspec.Raw(self._encoder.encode(mutation))
+
+    def mutation(self, raw: msgspec.Raw) -> Mutation | None:
+        """One of a push; None if it is not one of this protocol."""
+        try:
+            return self._mutation.decode(raw)  # type: ignore[no-any-return]  # as above
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
 
     def _decode(self, decoder: Decoder, data: bytes) -> Any:
         try:
@@ -77,6 +88,7 @@ MSGPACK: Final = Codec(
     _to_server=msgspec.msgpack.Decoder(ToServer),
     _to_client=msgspec.msgpack.Decoder(ToClient),
     _kind=msgspec.msgpack.Decoder(_Kind),
+    _mutation=msgspec.msgpack.Decoder(Mutation),
 )
 JSON: Final = Codec(
     subprotocol="atlas-sync.v1.json",
@@ -85,5 +97,6 @@ JSON: Final = Codec(
     _to_server=msgspec.json.Decoder(ToServer),
     _to_client=msgspec.json.Decoder(ToClient),
     _kind=msgspec.json.Decoder(_Kind),
+    _mutation=msgspec.json.Decoder(Mutation),
 )
 CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}

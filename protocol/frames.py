@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Raw, Struct, field
 
 Instant = int
 """Microseconds since 1970-01-01 UTC."""
@@ -16,6 +16,8 @@ MAX_CURSOR = 128
 """Bytes. Ours have 29; the rest leaves room for another version."""
 MAX_EXTRAS = 16
 MAX_ROWS_ASKED = 1_000
+MAX_MUTATIONS = 1_000
+"""Of one push, whatever the server's settings."""
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
@@ -66,6 +68,74 @@ class MessageDeleted(Struct, frozen=True, array_like=True, tag="-m"):
 
 Row = Profile | Conversation | Message | ProfileDeleted | ConversationDeleted | MessageDeleted
 
+# --- mutations ------------------------------------------------------------------------------------------------------
+
+
+class CreateConversation(Struct, frozen=True, array_like=True, tag="+c"):
+    id: UUID
+    title: str | None
+    at: Instant
+
+
+class RenameConversation(Struct, frozen=True, array_like=True, tag="~c"):
+    id: UUID
+    title: str | None
+    at: Instant
+
+
+class DeleteConversation(Struct, frozen=True, array_like=True, tag="-c"):
+    """With its messages."""
+
+    id: UUID
+
+
+class CreateMessage(Struct, frozen=True, array_like=True, tag="+m"):
+    id: UUID
+    conversation_id: UUID
+    role: str
+    content: str
+    at: Instant
+
+
+class EditMessage(Struct, frozen=True, array_like=True, tag="~m"):
+    """`created_at` is the row's: the other half of its key."""
+
+    id: UUID
+    created_at: Instant
+    content: str
+    at: Instant
+
+
+class DeleteMessage(Struct, frozen=True, array_like=True, tag="-m"):
+    id: UUID
+    created_at: Instant
+
+
+Mutation = CreateConversation | RenameConversation | DeleteConversation | CreateMessage | EditMessage | DeleteMessage
+
+
+class Applied(Struct, frozen=True, array_like=True, tag="applied"):
+    n: int
+    seq: Seq
+
+
+class Repeated(Struct, frozen=True, array_like=True, tag="repeated"):
+    """Applied before."""
+
+    n: int
+    seq: Seq
+
+
+class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
+    """Never applied. `code` is for programs, `message` for people; neither quotes what was written."""
+
+    n: int
+    code: str
+    message: str
+
+
+Result = Applied | Repeated | Rejected
+
 # --- client → server ------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +176,14 @@ class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
     limit: Annotated[int, Meta(ge=1, le=MAX_ROWS_ASKED)] | None = None
 
 
+class Push(Struct, frozen=True, kw_only=True, tag_field="t", tag="push"):
+    """Mutations with the numbers n, n + 1, … Each is decoded by itself (`Codec.mutation`): a bad one is rejected alone,
+    where a frame that is refused as a whole would come again for ever."""
+
+    n: Annotated[int, Meta(ge=1, le=1 << 53)]
+    mutations: Annotated[list[Raw], Meta(max_length=MAX_MUTATIONS)]
+
+
 class Refresh(Struct, frozen=True, kw_only=True, tag_field="t", tag="refresh"):
     """A new token of the same user for the living connection."""
 
@@ -116,7 +194,7 @@ class Ping(Struct, frozen=True, kw_only=True, tag_field="t", tag="ping"):
     pass
 
 
-ToServer = Hello | AskPage | Refresh | Ping
+ToServer = Hello | AskPage | Push | Refresh | Ping
 
 # --- server → client ------------------------------------------------------------------------------------------------
 
@@ -127,6 +205,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     frame_bytes: int
     page_rows: int
     pages_in_flight: int
+    mutations: int
+    """Of one push."""
+    title_bytes: int
+    content_bytes: int
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome", omit_defaults=True):
@@ -152,10 +234,13 @@ class Changes(Struct, frozen=True, kw_only=True, tag_field="t", tag="changes", o
     to: bytes
     rows: list[Row]
     partial: bool = False
+    seq: Seq | None = None
+    """The position that `to` stands for; none within a transaction."""
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="t", tag="live"):
     cursor: bytes
+    seq: Seq
 
 
 class Page(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
@@ -165,12 +250,19 @@ class Page(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
     more: bool
 
 
+class Ack(Struct, frozen=True, kw_only=True, tag_field="t", tag="ack"):
+    """One result for each mutation of the push, in its order."""
+
+    results: list[Result]
+
+
 class Refreshed(Struct, frozen=True, kw_only=True, tag_field="t", tag="refreshed"):
     expires: Instant
 
 
 class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_defaults=True):
-    """What went wrong: `code` for programs, `message` for people. `answers` is the `t` of the frame it answers."""
+    """What went wrong: `code` for programs, `message` for people. `answers` is the `t` of the frame it answers,
+    `id` the page's, or the push's `n`."""
 
     code: str
     message: str
@@ -179,10 +271,12 @@ class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_
     id: int | None = None
     retry_after: int | None = None
     """Milliseconds."""
+    expected: int | None = None
+    """The number that the server awaits, where a push left a gap."""
 
 
 class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):
     pass
 
 
-ToClient = Welcome | Snapshot | Changes | Live | Page | Refreshed | Error | Pong
+ToClient = Welcome | Snapshot | Changes | Live | Page | Ack | Refreshed | Error | Pong

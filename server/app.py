@@ -32,6 +32,10 @@ from server.feed.sweep import Sweep
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.store import PostgresStore
+from server.postgres.writer import PostgresWriter
+from server.write.allowance import Allowance
+from server.write.batcher import Batcher
+from server.write.rules import TextLimits
 
 log = structlog.get_logger()
 
@@ -62,6 +66,9 @@ def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
 def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
     """A listening socket. Raises ConfigError."""
     sock = reserve(host, port, shared=shared)
+    # asyncio's own loop forgets it where the listening socket is given to it, and an `ack` would wait 40 ms for the
+    # peer's acknowledgement of the `changes` before it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # The accepted sockets inherit it: the second net beneath the write deadline, and what finds a dead peer.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_deadline * 1000))
@@ -131,12 +138,16 @@ class App:
             store = PostgresStore(pool)
             snapshots = Snapshots(hub, history, store)
             sweep = Sweep(hub, history, store, settings.sweep)
+            allowance = Allowance(settings.push_rate, settings.push_burst)
+            batcher = Batcher(PostgresWriter(pool), allowance, settings.push_batch)
             wheel = Wheel()
             desk = Desk(
                 terms=Terms(
                     keepalive=settings.keepalive,
                     write_deadline=settings.write_deadline,
                     sockets_per_user=settings.sockets_per_user,
+                    mutations=min(settings.push_batch, settings.push_burst),
+                    texts=TextLimits(settings.title_bytes, settings.content_bytes),
                     origins=_origins(settings.allowed_origins),
                 ),
                 verifier=await stack.enter_async_context(_verifier(settings)),
@@ -144,6 +155,7 @@ class App:
                 history=history,
                 snapshots=snapshots,
                 pages=Pages(store),
+                batcher=batcher,
                 wheel=wheel,
             )
             server = self._server = Server(
@@ -171,6 +183,7 @@ class App:
                     for name, work in {
                         "pump": Pump(hub, history, store, snapshots, wakes).run(),
                         "snapshots": snapshots.run(),
+                        "batcher": batcher.run(),
                         "sweep": sweep.run(),
                         "doorbells": doorbells.run(hub.ring, sweep.doorbells_up, sweep.doorbells_down),
                         "wheel": wheel.run(),

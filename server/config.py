@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from protocol.frames import MAX_MUTATIONS
 from server.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -48,7 +49,12 @@ class ServeSettings(DatabaseSettings, TokenSettings):
     write_deadline: float = Field(30.0, alias="ATLAS_WRITE_DEADLINE", gt=0)
     sweep: float = Field(30.0, alias="ATLAS_SWEEP_SECONDS", gt=0)
     drain: float = Field(20.0, alias="ATLAS_DRAIN_SECONDS", ge=0)
-    pool_size: int = Field(6, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    push_batch: int = Field(256, alias="ATLAS_PUSH_BATCH", ge=1, le=MAX_MUTATIONS)
+    push_rate: float = Field(100.0, alias="ATLAS_PUSH_RATE", gt=0)
+    push_burst: int = Field(1_000, alias="ATLAS_PUSH_BURST", ge=1)
+    title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
+    content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
+    pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 

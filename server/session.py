@@ -1,6 +1,6 @@
 """What may be said when: one connection's conversation as a table of states. Pure: frames in, commands out.
 
-    NEW ──hello──▶ CHECKING ──accepted──▶ OPEN
+    NEW ──hello──▶ CHECKING ──accepted──▶ JOINING ──welcomed──▶ OPEN
      any state ── a frame that is not allowed there, or an end that the edge reports ──▶ CLOSED
 
 The edge decodes, carries out the commands, and reports back what happened (`accepted`, `refused`, …).
@@ -12,7 +12,20 @@ from typing import Final
 from uuid import UUID
 
 from protocol.close import CloseCode
-from protocol.frames import DEFAULT_ROWS, AskPage, Error, Hello, Ping, Pong, Refresh, Refreshed, ToClient, ToServer
+from protocol.frames import (
+    DEFAULT_ROWS,
+    Ack,
+    AskPage,
+    Error,
+    Hello,
+    Ping,
+    Pong,
+    Push,
+    Refresh,
+    Refreshed,
+    ToClient,
+    ToServer,
+)
 from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
@@ -24,8 +37,10 @@ class State(Enum):
     """Connected; `hello` is awaited."""
     CHECKING = auto()
     """`hello` came; its token is being checked."""
+    JOINING = auto()
+    """The reader is registered; whether its user syncs at all, the database has not said yet."""
     OPEN = auto()
-    """The reader is registered."""
+    """Welcomed."""
     CLOSED = auto()
 
 
@@ -60,6 +75,7 @@ class Subscribe:
     """Register a reader for this user, where its cursor says."""
 
     user: UUID
+    client_id: UUID
     cursor: bytes | None
     window: Window
 
@@ -71,22 +87,36 @@ class ReadPage:
     ask: AskPage
 
 
-Command = Send | Close | CheckToken | Subscribe | ReadPage
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Have this written, then report `push_answered`. `takes`: it is the connection's first."""
+
+    push: Push
+    takes: bool
+
+
+Command = Send | Close | CheckToken | Subscribe | ReadPage | Write
 
 
 class Session:
     """One connection's side of the protocol. Every call returns the commands to carry out, in order."""
 
-    __slots__ = ("_checking", "_hello", "_pages", "claims", "state")
+    __slots__ = ("_checking", "_hello", "_pages", "_pushing", "_took", "claims", "client_id", "state")
 
     def __init__(self) -> None:
         self.state = State.NEW
         self.claims: Claims | None = None
         """Set once `hello` was accepted; moved by `refresh`."""
+        self.client_id: UUID | None = None
+        """Set by `hello`."""
         self._hello: Hello | None = None
         self._checking = False
         """A token is being checked; one at a time, or a flood of `refresh` would be a flood of signatures."""
         self._pages = 0
+        self._pushing = False
+        """One at a time: what a device makes meanwhile travels in its next push."""
+        self._took = False
+        """A push of this connection was acknowledged, so it has the client_id, or had it."""
 
     def receive(self, frame: ToServer) -> list[Command]:
         """The client said `frame`."""
@@ -99,6 +129,7 @@ class Session:
                 )
             self.state = State.CHECKING
             self._hello = frame
+            self.client_id = frame.client_id
             self._checking = True
             return [CheckToken(frame.token)]
         if self.state is State.NEW:
@@ -107,6 +138,8 @@ class Session:
             return [Send(Pong())]
         if isinstance(frame, Refresh):
             return self._refresh(frame)
+        if isinstance(frame, Push):
+            return self._push(frame)
         return self._page(frame)
 
     def _refresh(self, frame: Refresh) -> list[Command]:
@@ -121,6 +154,13 @@ class Session:
             return [Send(Error(code="too_many_pages", message=message, retryable=True, answers="page", id=frame.id))]
         self._pages += 1
         return [ReadPage(frame)]
+
+    def _push(self, frame: Push) -> list[Command]:
+        if self.state is not State.OPEN or self._pushing:
+            message = "Push after `welcome`, and when the last push is answered."
+            return [Send(Error(code="too_many_pushes", message=message, retryable=True, answers="push", id=frame.n))]
+        self._pushing = True
+        return [Write(frame, takes=not self._took)]
 
     def malformed(self, problem: str) -> list[Command]:
         """The client sent something that is no frame."""
@@ -140,10 +180,10 @@ class Session:
         if self.state is State.CHECKING:
             assert self._hello is not None
             hello, self._hello = self._hello, None
-            self.state = State.OPEN
+            self.state = State.JOINING
             self.claims = claims
-            return [Subscribe(claims.user, hello.cursor, _window(hello))]
-        if self.state is not State.OPEN:
+            return [Subscribe(claims.user, hello.client_id, hello.cursor, _window(hello))]
+        if self.state not in (State.JOINING, State.OPEN):
             return []
         assert self.claims is not None
         if claims.user != self.claims.user:
@@ -159,10 +199,26 @@ class Session:
         self._checking = False
         if self.state is State.CHECKING:
             return self._close(CloseCode.TOKEN_REFUSED, "token_refused", problem, answers="hello", again=True)
-        return [Send(refusal(problem))] if self.state is State.OPEN else []
+        return [Send(refusal(problem))] if self.state in (State.JOINING, State.OPEN) else []
+
+    def welcomed(self) -> None:
+        """The hello is answered."""
+        if self.state is State.JOINING:
+            self.state = State.OPEN
 
     def page_answered(self) -> None:
         self._pages -= 1
+
+    def push_answered(self, answer: Ack | Error) -> list[Command]:
+        """The push that was being written has its answer."""
+        self._pushing = False
+        if self.state is State.CLOSED:
+            return []
+        if isinstance(answer, Error) and answer.code == "replaced":
+            self.state = State.CLOSED
+            return [Close(CloseCode.REPLACED, answer)]
+        self._took = self._took or isinstance(answer, Ack)
+        return [Send(answer)]
 
     def expired(self) -> list[Command]:
         """The token in use has ended."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.close import CloseCode
-from protocol.frames import AskPage, Error, Hello, Ping, Pong, Refresh, Refreshed, ToServer, Window
+from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer, Window
 from server.session import (
     PAGES_IN_FLIGHT,
     CheckToken,
@@ -23,11 +23,16 @@ from server.session import (
     Session,
     State,
     Subscribe,
+    Write,
 )
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
 HELLO = Hello(token="token of hello", client_id=UUID(int=3), cursor=b"here", window=Window(conversations=3, messages=4))
 PAGE = AskPage(id=9)
+PUSH = Push(n=4, mutations=[])
+ACK = Ack(results=[])
+LATER = Error(code="unavailable", message="later", retryable=True, answers="push", id=4)
+REPLACED = Error(code="replaced", message="replaced", retryable=False, answers="push", id=4)
 EXPIRES = 1_000
 PROBLEM = "what was wrong"
 
@@ -36,6 +41,7 @@ PROBLEM = "what was wrong"
 FRAMES: dict[str, ToServer] = {
     "hello": HELLO,
     "page": PAGE,
+    "push": PUSH,
     "refresh": Refresh(token="token of refresh"),
     "ping": Ping(),
 }
@@ -48,7 +54,11 @@ REPORTS: dict[str, Callable[[Session], list[Command] | None]] = {
     "refused": lambda session: session.refused(PROBLEM),
     "expired": lambda session: session.expired(),
     "silent": lambda session: session.silent(),
+    "welcomed": lambda session: session.welcomed(),
     "page_answered": lambda session: session.page_answered(),
+    "push_answered": lambda session: session.push_answered(ACK),
+    "push_answered, not now": lambda session: session.push_answered(LATER),
+    "push_answered, replaced": lambda session: session.push_answered(REPLACED),
     "ended": lambda session: session.ended(),
 }
 
@@ -61,17 +71,23 @@ def happen(session: Session, event: str) -> list[Command]:
 
 # ---- How a session comes to stand where it stands ------------------------------------------------------------------
 
+WELCOME = ["hello", "accepted", "welcomed"]
 TO: dict[str, list[str]] = {
     "new": [],
     "checking": ["hello"],
-    "open": ["hello", "accepted"],
-    "open, refreshing": ["hello", "accepted", "refresh"],
-    "open, a page is read": ["hello", "accepted", "page"],
-    "open, all pages are read": ["hello", "accepted", *["page"] * PAGES_IN_FLIGHT],
+    "joining": ["hello", "accepted"],
+    "joining, refreshing": ["hello", "accepted", "refresh"],
+    "open": WELCOME,
+    "open, refreshing": [*WELCOME, "refresh"],
+    "open, a page is read": [*WELCOME, "page"],
+    "open, all pages are read": [*WELCOME, *["page"] * PAGES_IN_FLIGHT],
+    "open, a push is written": [*WELCOME, "push"],
+    "open, a push was acknowledged": [*WELCOME, "push", "push_answered"],
+    "open, a push was put off": [*WELCOME, "push", "push_answered, not now"],
     "closed by the client's fault": ["malformed"],
     "closed while checking": ["hello", "hello"],
-    "closed while refreshing": ["hello", "accepted", "refresh", "expired"],
-    "ended": ["hello", "accepted", "page", "ended"],
+    "closed while refreshing": [*WELCOME, "refresh", "expired"],
+    "ended": [*WELCOME, "page", "push", "ended"],
 }
 
 
@@ -108,12 +124,17 @@ def described(commands: list[Command]) -> str:
             return "pong"
         case [CheckToken(token)]:
             return f"check {token}"
-        case [Subscribe(user, cursor, window)]:
-            assert (cursor, *window) == (HELLO.cursor, 3, 4)
+        case [Subscribe(user, client_id, cursor, window)]:
+            assert (client_id, cursor, *window) == (HELLO.client_id, HELLO.cursor, 3, 4)
             return f"subscribe {user.int}"
         case [ReadPage(ask)]:
             assert ask is PAGE
             return "read"
+        case [Write(push, takes)]:
+            assert push is PUSH
+            return "write, taking the client_id" if takes else "write"
+        case [Send(Ack())]:
+            return "ack"
     raise AssertionError(commands)
 
 
@@ -128,9 +149,12 @@ SILENT = closes(CloseCode.HELLO_TIMEOUT, "hello_timeout", again=True)
 REFUSED_HELLO = closes(CloseCode.TOKEN_REFUSED, "token_refused", "hello", again=True)
 REFUSED_REFRESH = says("token_refused", "refresh", again=True)
 ANOTHER_USER = closes(CloseCode.TOKEN_REFUSED, "token_refused", "refresh", again=True)
+TOO_MANY_PUSHES = says("too_many_pushes", "push", again=True)
+TAKE = "write, taking the client_id"
 OPEN = {
     "hello": SECOND_HELLO,
     "page": "read",
+    "push": TAKE,
     "refresh": "check token of refresh",
     "ping": "pong",
     "malformed": BAD_FRAME,
@@ -141,14 +165,26 @@ OPEN = {
     "refused": REFUSED_REFRESH,
     "expired": EXPIRED,
     "silent": SILENT,
+    "welcomed": "nothing",
     "page_answered": "nothing",
+    "push_answered": "ack",
+    "push_answered, not now": says("unavailable", "push", again=True),
+    "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
     "ended": "nothing",
+}
+UNASKED = {
+    "welcomed": "nothing",
+    "page_answered": "nothing",
+    "push_answered": "ack",
+    "push_answered, not now": says("unavailable", "push", again=True),
+    "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
 }
 NOTHING = dict.fromkeys([*FRAMES, *REPORTS], "nothing")
 TABLE: dict[str, dict[str, str]] = {
     "new": {
         "hello": "check token of hello",
         "page": HELLO_FIRST,
+        "push": HELLO_FIRST,
         "refresh": HELLO_FIRST,
         "ping": HELLO_FIRST,
         "malformed": BAD_FRAME,
@@ -159,12 +195,13 @@ TABLE: dict[str, dict[str, str]] = {
         "refused": "nothing",
         "expired": EXPIRED,
         "silent": SILENT,
-        "page_answered": "nothing",
+        **UNASKED,
         "ended": "nothing",
     },
     "checking": {
         "hello": SECOND_HELLO,
         "page": TOO_MANY,
+        "push": TOO_MANY_PUSHES,
         "refresh": REFUSED_REFRESH,
         "ping": "pong",
         "malformed": BAD_FRAME,
@@ -175,13 +212,18 @@ TABLE: dict[str, dict[str, str]] = {
         "refused": REFUSED_HELLO,
         "expired": EXPIRED,
         "silent": SILENT,
-        "page_answered": "nothing",
+        **UNASKED,
         "ended": "nothing",
     },
+    "joining": {**OPEN, "page": TOO_MANY, "push": TOO_MANY_PUSHES},
+    "joining, refreshing": {**OPEN, "page": TOO_MANY, "push": TOO_MANY_PUSHES, "refresh": REFUSED_REFRESH},
     "open": OPEN,
     "open, refreshing": {**OPEN, "refresh": REFUSED_REFRESH},
     "open, a page is read": OPEN,
     "open, all pages are read": {**OPEN, "page": TOO_MANY},
+    "open, a push is written": {**OPEN, "push": TOO_MANY_PUSHES},
+    "open, a push was acknowledged": {**OPEN, "push": "write"},
+    "open, a push was put off": OPEN,
     "closed by the client's fault": NOTHING,
     "closed while checking": NOTHING,
     "closed while refreshing": NOTHING,
@@ -190,7 +232,7 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 def test_the_table_names_every_state_every_frame_and_every_report() -> None:
-    public = {name for name in vars(Session) if not name.startswith("_")} - {"receive", "claims", "state"}
+    public = {name for name in vars(Session) if not name.startswith("_")} - {"receive", "claims", "client_id", "state"}
     assert {name.partition(",")[0] for name in REPORTS} == public
     assert {type(frame) for frame in FRAMES.values()} == set(ToServer.__args__)
     assert {session_in(place).state for place in TABLE} == set(State)
@@ -277,6 +319,7 @@ class Edge:
     closed: bool = False
     subscribed: int = 0
     reading: int = 0
+    writing: int = 0
     checks: int = 0
 
     def carry_out(self, commands: list[Command]) -> None:
@@ -290,12 +333,16 @@ class Edge:
                 case ReadPage():
                     assert self.subscribed, "a page is read for nobody"
                     self.reading += 1
+                case Write():
+                    assert self.subscribed, "nobody's push is written"
+                    self.writing += 1
                 case CheckToken():
                     self.checks += 1
                 case Send(Refreshed()):
                     assert self.subscribed
         assert self.subscribed <= 1
         assert self.reading <= PAGES_IN_FLIGHT
+        assert self.writing <= 1
         assert self.checks <= 1
 
     def step(self, event: str) -> None:
@@ -307,6 +354,12 @@ class Edge:
             if not self.reading:
                 return
             self.reading -= 1
+        if event.partition(",")[0] == "push_answered":
+            if not self.writing:
+                return
+            self.writing -= 1
+        if event == "welcomed" and not self.subscribed:
+            return
         self.carry_out(happen(self.session, event))
         if event == "ended":
             self.closed = True
@@ -324,9 +377,17 @@ def test_in_any_order_of_events_nothing_raises_and_nothing_follows_a_close(event
 def test_a_long_life_keeps_its_bounds(dice: random.Random) -> None:
     """Without the events that end a connection, which would make most random lives short."""
     edge = Edge()
-    for event in ("hello", "accepted"):
+    for event in WELCOME:
         edge.step(event)
-    deadly = {"hello", "malformed", "accepted, another user", "expired", "silent", "ended"}
+    deadly = {
+        "hello",
+        "malformed",
+        "accepted, another user",
+        "push_answered, replaced",
+        "expired",
+        "silent",
+        "ended",
+    }
     lively: list[Any] = [event for event in [*FRAMES, *REPORTS] if event not in deadly]
     for _ in range(200):
         edge.step(dice.choice(lively))

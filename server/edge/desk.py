@@ -14,6 +14,8 @@ from server.feed.history import History
 from server.feed.hub import Hub
 from server.feed.pages import Pages
 from server.feed.snapshot import Snapshots
+from server.write.batcher import Batcher
+from server.write.rules import TextLimits
 
 
 class Guest(Protocol):
@@ -35,6 +37,9 @@ class Terms:
     write_deadline: float
     """Seconds that a full socket may take no data."""
     sockets_per_user: int
+    mutations: int
+    """Of one push."""
+    texts: TextLimits
     origins: Sequence[Origin | re.Pattern[str] | None] | None
     """None: any."""
 
@@ -49,6 +54,7 @@ class Desk:
     history: History
     snapshots: Snapshots
     pages: Pages
+    batcher: Batcher
     wheel: Wheel
     sockets: set[Guest] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -24,10 +24,10 @@ from websockets.typing import Subprotocol
 from protocol import codec as codecs
 from protocol.close import CloseCode
 from protocol.codec import Codec, FrameError, UnknownFrameError
-from protocol.frames import AskPage, Error, Limits, Pong, Welcome
+from protocol.frames import Ack, AskPage, Error, Limits, Pong, Push, Welcome
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
-from server.feed import encode
+from server.feed import encode, notices
 from server.feed.change import Why, start
 from server.feed.hub import Phase, Reader
 from server.feed.pages import PAGE_ROWS
@@ -41,7 +41,10 @@ from server.session import (
     Session,
     State,
     Subscribe,
+    Write,
 )
+from server.write import rules
+from server.write.mutation import Push as Pushed
 
 log = structlog.get_logger()
 
@@ -203,7 +206,11 @@ class SyncSocket(asyncio.Protocol):
         except FrameError as error:
             self._perform(self._session.malformed(str(error)))
         else:
-            self._perform(self._session.receive(frame))
+            if isinstance(frame, Push) and len(frame.mutations) > self._desk.terms.mutations:
+                problem = f"A push has at most {self._desk.terms.mutations} mutations."
+                self._perform(self._session.malformed(problem))
+            else:
+                self._perform(self._session.receive(frame))
 
     def _flush(self) -> None:
         """Send what the core has to say by itself: the handshake, pongs, the answer to a close."""
@@ -247,6 +254,8 @@ class SyncSocket(asyncio.Protocol):
                     self._subscribe(command)
                 case ReadPage(ask):
                     self._spawn(self._answer(ask))
+                case Write(push, takes):
+                    self._write_down(push, takes)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -275,8 +284,29 @@ class SyncSocket(asyncio.Protocol):
         await self._desk.pages.answer(str(claims.user), ask, self)
         self._session.page_answered()
 
+    def _write_down(self, frame: Push, takes: bool) -> None:
+        claims, client_id = self._session.claims, self._session.client_id
+        assert claims is not None
+        assert client_id is not None
+        now = time.time_ns() // 1000
+        texts = self._desk.terms.texts
+        push = Pushed(
+            user=claims.user,
+            client_id=client_id,
+            session=self._id,
+            takes=takes,
+            first=frame.n,
+            mutations=[rules.check(self._codec.mutation(raw), texts, now) for raw in frame.mutations],
+        )
+        self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down)
+
+    def _written_down(self, answer: Ack | Error) -> None:
+        self._perform(self._session.push_answered(answer))
+
     def _subscribe(self, command: Subscribe) -> None:
         desk, user = self._desk, str(command.user)
+        if (older := desk.hub.of_client(user, command.client_id)) is not None:
+            notices.replaced(older.sink)
         if desk.hub.sockets(user) >= desk.terms.sockets_per_user:
             message = f"This user has {desk.terms.sockets_per_user} connections open, which is the limit."
             # It may be that some of them are dead and not yet noticed, which takes less than a minute.
@@ -284,7 +314,7 @@ class SyncSocket(asyncio.Protocol):
             error = Error(code="too_many_sockets", message=message, retryable=True, answers="hello", retry_after=delay)
             self.close(CloseCode.TOO_MANY_SOCKETS, error)
             return
-        reader = self._reader = desk.hub.add(user, self, command.window)
+        reader = self._reader = desk.hub.add(user, command.client_id, self, command.window)
         position = start(command.cursor, command.user, desk.history.epoch)
         if isinstance(position, Why):
             desk.snapshots.begin(reader, position)
@@ -319,8 +349,16 @@ class SyncSocket(asyncio.Protocol):
             time=time.time_ns() // 1000,
             expires=claims.expires * 1_000_000,
             keepalive=int(keepalive * 1000),
-            limits=Limits(frame_bytes=codecs.MAX_INBOUND, page_rows=PAGE_ROWS, pages_in_flight=PAGES_IN_FLIGHT),
+            limits=Limits(
+                frame_bytes=codecs.MAX_INBOUND,
+                page_rows=PAGE_ROWS,
+                pages_in_flight=PAGES_IN_FLIGHT,
+                mutations=self._desk.terms.mutations,
+                title_bytes=self._desk.terms.texts.title,
+                content_bytes=self._desk.terms.texts.content,
+            ),
         )
+        self._session.welcomed()
         self.write(encode.message(frame, self._codec))
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread from the first one on, so that a storm of hellos is no storm of heartbeats.

@@ -52,9 +52,10 @@ def changes(epoch: str, owner: bytes, after: Position, batch: Batch) -> Outgoing
             to=Cursor(epoch, owner, batch.to).encode(),
             rows=batch.rows,
             partial=batch.partial,
+            seq=None if batch.partial else batch.to.seq,
         )
     )
 
 
 def live(epoch: str, owner: bytes, position: Position) -> Outgoing:
-    return Outgoing(Live(cursor=Cursor(epoch, owner, position).encode()))
+    return Outgoing(Live(cursor=Cursor(epoch, owner, position).encode(), seq=position.seq))

@@ -65,10 +65,11 @@ class Cohort:
 class Reader:
     """One connection at a position."""
 
-    __slots__ = ("cohort", "feed", "sink", "stalled_at", "told_to_wait", "window")
+    __slots__ = ("client_id", "cohort", "feed", "sink", "stalled_at", "told_to_wait", "window")
 
-    def __init__(self, feed: Feed, sink: Sink, window: Window) -> None:
+    def __init__(self, feed: Feed, client_id: UUID, sink: Sink, window: Window) -> None:
         self.feed = feed
+        self.client_id = client_id
         self.sink = sink
         self.window = window
         self.cohort: Cohort | None = None
@@ -92,14 +93,19 @@ class Hub:
 
     # --- who is here
 
-    def add(self, user: str, sink: Sink, window: Window) -> Reader:
+    def add(self, user: str, client_id: UUID, sink: Sink, window: Window) -> Reader:
         """Register a reader. It belongs to no cohort until `place` says where it stands."""
         feed = self._feeds.get(user)
         if feed is None:
             feed = self._feeds[user] = Feed(user)
-        reader = Reader(feed, sink, window)
+        reader = Reader(feed, client_id, sink, window)
         feed.readers.add(reader)
         return reader
+
+    def of_client(self, user: str, client_id: UUID) -> Reader | None:
+        """The connection of this installation, if it has one."""
+        feed = self._feeds.get(user)
+        return next((reader for reader in feed.readers if reader.client_id == client_id), None) if feed else None
 
     def remove(self, reader: Reader) -> None:
         self._leave(reader)

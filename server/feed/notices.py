@@ -28,6 +28,11 @@ def start_over(sink: Sink) -> None:
     sink.close(CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay))
 
 
+def replaced(sink: Sink) -> None:
+    message = "A newer connection of this device has taken over."
+    sink.close(CloseCode.REPLACED, Error(code="replaced", message=message, retryable=False))
+
+
 def unavailable(answers: str, page: int | None = None) -> Error:
     message = "The database cannot be reached at this moment. Stay connected: the answer comes when it is back."
     return Error(code="unavailable", message=message, retryable=True, answers=answers, id=page)

@@ -32,8 +32,15 @@ MAYBE_LATER = (
 
 
 def unavailable(error: Exception) -> UnavailableError:
-    """As it is said in logs: the type and Postgres' own sentence, never a statement's parameters."""
-    return UnavailableError(str(error) if isinstance(error, AtlasError) else f"{type(error).__name__}: {error}")
+    """As it is said in logs: the type and Postgres' own sentence. Not its DETAIL, which may quote the failing row, nor
+    what a trigger of the app raised, which may quote anything."""
+    if isinstance(error, AtlasError):
+        return UnavailableError(str(error))
+    if isinstance(error, asyncpg.RaiseError):
+        said = "a trigger raised an error"
+    else:
+        said = str(error.args[0]) if isinstance(error, asyncpg.PostgresError) else str(error)
+    return UnavailableError(f"{type(error).__name__}: {said}")
 
 
 @contextmanager

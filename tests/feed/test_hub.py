@@ -1,7 +1,7 @@
 """The hub forgets nobody who is behind, whatever order things happen in."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -54,7 +54,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(target=readers, user=st.sampled_from(USERS))
     def connect(self, user: str) -> Reader:
-        reader = self.hub.add(user, FakeSocket(), Window(50, 50))
+        reader = self.hub.add(user, uuid4(), FakeSocket(), Window(50, 50))
         self.hub.place(reader, Position(0), Phase.HELLO)
         self.alive.add(reader)
         return reader
@@ -167,7 +167,7 @@ def test_a_doorbell_for_nobody_here_is_ignored() -> None:
 
 def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
     hub = Hub(lambda lane: None)
-    reader = hub.add(USERS[0], FakeSocket(), Window(50, 50))
+    reader = hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50))
     hub.place(reader, Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 1)
     hub.advance(cohort, Position(7), more=False)
@@ -180,6 +180,17 @@ def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
 def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
     hub = Hub(lambda lane: None)
     for _ in range(100):
-        hub.place(hub.add(USERS[0], FakeSocket(), Window(50, 50)), Position(7), Phase.HELLO)
+        hub.place(hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50)), Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 10)
     assert len(hub.advance(cohort, Position(8), more=False)) == 100
+
+
+def test_the_connection_of_an_installation_is_found_until_it_ends() -> None:
+    hub, client_id = Hub(lambda _: None), uuid4()
+    assert hub.of_client(USERS[0], client_id) is None
+    reader = hub.add(USERS[0], client_id, FakeSocket(), Window(50, 50))
+    hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50))
+    assert hub.of_client(USERS[0], client_id) is reader
+    assert hub.of_client(USERS[1], client_id) is None
+    hub.remove(reader)
+    assert hub.of_client(USERS[0], client_id) is None

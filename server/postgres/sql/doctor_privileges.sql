@@ -4,6 +4,7 @@ SELECT (SELECT string_agg(need, ', ') FROM (VALUES
             ('SELECT on sync.feeds', has_table_privilege('sync.feeds', 'SELECT')),
             ('SELECT on sync.log', has_table_privilege('sync.log', 'SELECT')),
             ('EXECUTE on sync.epoch()', has_function_privilege('sync.epoch()', 'EXECUTE')),
+            ('EXECUTE on sync.push', has_function_privilege('sync.push'::regproc, 'EXECUTE')),
             ('SELECT on public.profiles', has_column_privilege('public.profiles', 'subscription_tier', 'SELECT')),
             ('SELECT on public.conversations', has_table_privilege('public.conversations', 'SELECT')),
             ('SELECT on public.messages', has_table_privilege('public.messages', 'SELECT')),

@@ -1,0 +1,162 @@
+-- Pushes: how far each installation of the app has been applied, and the one function through which the server writes.
+
+CREATE TABLE sync.clients (
+    user_id       uuid NOT NULL,
+    client_id     uuid NOT NULL,
+    last_mutation bigint NOT NULL,
+    session       text NOT NULL,                 -- the connection that has this client_id
+    rejected      jsonb NOT NULL DEFAULT '{}',   -- {n: code}, of the numbers whose results the device may not have yet
+    pushed_at     timestamptz NOT NULL,
+    PRIMARY KEY (user_id, client_id)
+) WITH (fillfactor = 50);
+
+-- One mutation. NULL if it is applied, else the code of its rejection, and then it has changed nothing. Whose row it is
+-- is part of each statement that writes: what belongs to somebody else is not found, as if it were not there.
+CREATE FUNCTION sync.apply(owner uuid, kind text, row_id uuid, parent uuid, role text, body text,
+                           at timestamptz, row_at timestamptz) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    CASE kind
+    WHEN '+m' THEN
+        INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
+        SELECT row_id, c.id, apply.role, body, at, at
+        FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
+        ON CONFLICT (id, created_at) DO NOTHING;
+        IF FOUND THEN
+            UPDATE public.conversations c SET updated_at = at
+            WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
+            RETURN NULL;
+        END IF;
+        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
+        IF NOT FOUND THEN
+            RETURN 'unknown_conversation';
+        END IF;
+        PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
+        WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
+        IF NOT FOUND THEN
+            RETURN 'bad_id';
+        END IF;
+    WHEN '~m' THEN
+        UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
+        FROM public.conversations c
+        WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
+        IF NOT FOUND THEN
+            RETURN 'unknown_message';
+        END IF;
+    WHEN '-m' THEN
+        DELETE FROM public.messages m USING public.conversations c
+        WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
+    WHEN '+c' THEN
+        INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
+        VALUES (row_id, owner, body, at, at)
+        ON CONFLICT (id) DO NOTHING;
+        IF NOT FOUND THEN
+            PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
+            IF NOT FOUND THEN
+                RETURN 'bad_id';
+            END IF;
+        END IF;
+    WHEN '~c' THEN
+        UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
+        WHERE c.id = row_id AND c.user_id = owner;
+        IF NOT FOUND THEN
+            RETURN 'unknown_conversation';
+        END IF;
+    WHEN '-c' THEN
+        DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
+    WHEN '!' THEN
+        RETURN body;  -- the server's rules refused it; it only consumes its number
+    END CASE;
+    RETURN NULL;
+END
+$$;
+
+-- A group of pushes, sorted by user so that two groups cannot deadlock; `counts` says how many of the mutations belong to
+-- each. For each push, in order: the number that was consumed last before it and after it, the feed's seq, {n: code} of
+-- the rejected ones, and whether another connection has taken the client_id. `takes`: this connection has not pushed
+-- before, and takes it.
+--
+-- One failing statement fails the group, which is then tried again `careful`: each mutation in a subtransaction with its
+-- own constraint triggers. One that fails by its own fault is rejected. One that fails by the database's state ends its
+-- push there, unconsumed. `trouble` is the SQLSTATE and the constraint, for the log.
+--
+-- It runs as its owner, so that the server's login needs no right to write anything but through here. Triggers of the
+-- app run in here too: hence `public` in the search path, behind pg_catalog.
+CREATE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[], counts int[],
+                          kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
+                          ats timestamptz[], row_ats timestamptz[], careful boolean)
+RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, replaced boolean, trouble text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    client sync.clients;
+    behind int := 0;           -- mutations of the pushes before this one
+    code text;
+    state text;
+    broken text;
+    befores bigint[] := '{}';
+    afters bigint[] := '{}';
+    rejecteds jsonb[] := '{}';
+    replaceds boolean[] := '{}';
+    troubles text[] := '{}';
+BEGIN
+    FOR p IN 1 .. cardinality(users) LOOP
+        INSERT INTO sync.clients AS c (user_id, client_id, last_mutation, session, pushed_at)
+        VALUES (users[p], client_ids[p], 0, sessions[p], now())
+        ON CONFLICT (user_id, client_id) DO UPDATE SET pushed_at = excluded.pushed_at
+        RETURNING c.* INTO client;
+        before := client.last_mutation;
+        after := before;
+        rejected := '{}';
+        trouble := NULL;
+        IF firsts[p] <= before THEN
+            SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO rejected
+            FROM jsonb_each(client.rejected) WHERE key::bigint >= firsts[p];
+        END IF;
+        replaced := before < firsts[p] + counts[p] - 1 AND client.session <> sessions[p] AND NOT takes[p];
+        IF firsts[p] <= before + 1 AND NOT replaced THEN
+            FOR m IN behind + before + 2 - firsts[p] .. behind + counts[p] LOOP
+                IF NOT careful THEN
+                    code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m], ats[m], row_ats[m]);
+                ELSE
+                    BEGIN
+                        code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m], ats[m], row_ats[m]);
+                        SET CONSTRAINTS ALL IMMEDIATE;
+                        SET CONSTRAINTS ALL DEFERRED;
+                    EXCEPTION WHEN OTHERS THEN
+                        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, broken = CONSTRAINT_NAME;
+                        trouble := rtrim(state || ' ' || broken);
+                        -- Bad data, a broken constraint, a limit, a trigger's own RAISE.
+                        EXIT WHEN left(state, 2) NOT IN ('22', '23', '44', '54', 'P0');
+                        code := 'refused';
+                    END;
+                END IF;
+                after := after + 1;
+                IF code IS NOT NULL THEN
+                    rejected := rejected || jsonb_build_object(after, code);
+                END IF;
+            END LOOP;
+            IF after > before THEN
+                UPDATE sync.clients c SET last_mutation = after, session = sessions[p], rejected = push.rejected
+                WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
+            END IF;
+        END IF;
+        behind := behind + counts[p];
+        befores[p] := before;
+        afters[p] := after;
+        rejecteds[p] := rejected;
+        replaceds[p] := replaced;
+        troubles[p] := trouble;
+    END LOOP;
+    -- The feeds move now instead of at commit, so that their seqs can be told.
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN QUERY
+        SELECT u.before, u.after, coalesce(f.seq, 0), u.rejected, u.replaced, u.trouble
+        FROM unnest(users, befores, afters, rejecteds, replaceds, troubles) WITH ORDINALITY
+             AS u (user_id, before, after, rejected, replaced, trouble, p)
+        LEFT JOIN sync.feeds f ON f.user_id = u.user_id
+        ORDER BY u.p;
+END
+$$;
+
+REVOKE ALL ON FUNCTION sync.apply, sync.push FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.push TO atlas_sync;

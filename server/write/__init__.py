@@ -1,0 +1,1 @@
+"""The write path: mutations that devices made, applied exactly once, committed in groups."""
