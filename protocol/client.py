@@ -1,25 +1,20 @@
-"""The client's end of a connection: frames in, events out, and what to do after its end (SPEC.md, sections 3–4, 7–9).
+"""The client's end of a connection: frames in, events out (SPEC.md, sections 3–4 and 7–10).
 
-Sans-I/O: it knows neither sockets nor clocks nor storage; time and randomness come in as arguments. connect.py is the
-edge around it.
+Sans-I/O: it knows neither sockets nor clocks nor storage. connect.py is the edge around it, comeback.py says what to do
+after its end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
-from protocol.close import Instruction, instruction
+from protocol.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result, columns
 from protocol.replica import Row
 from protocol.wire import CODECS, CURSOR_BYTES, Encoding, Frame, ProtocolError, flag, integer, natural, seq, text
 
-FRAME_BYTES = 262_144  # what `limits.frame_bytes` is; `hello` is sent before a welcome could say so
 PAGE_ROWS = 1000
 WINDOW = (500, 200)  # at most: conversations, messages of each
-
-BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0  # seconds
-LASTED = 60.0  # seconds; the end of a connection that lasted so long is the first in its row
-REFRESH_AFTER, REFRESH_MARGIN = 0.8, 60.0  # a share of the token's remaining life; seconds before its end
 
 
 class StateError(Exception):
@@ -31,11 +26,18 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this server allows: bytes of one frame from the client, rows of one page, pages unanswered at a time."""
+    """What this server allows.
+
+    Bytes of one frame from the client, rows of one page, pages unanswered at a time; mutations of one push, bytes of
+    UTF-8 of a title and of a content.
+    """
 
     frame_bytes: int
     page_rows: int
     pages_in_flight: int
+    mutations: int
+    title_bytes: int
+    content_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,23 @@ class Batch:
     """Rows to apply, and the cursor to store with them in one local transaction.
 
     `replaces`: drop all synced rows first. `cursor` is None in all but the last part of a snapshot: store None, so that
-    a device interrupted in between starts over. `partial`: the rest of a large transaction follows.
+    a device interrupted in between starts over. `partial`: the rest of a large transaction follows. `seq` is the
+    position once the rows are applied; None within a snapshot or a transaction, where there is none.
     """
 
     rows: tuple[Row, ...]
     cursor: bytes | None
     replaces: bool
     partial: bool
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """We have everything up to here."""
+    """We have everything up to here: `seq` is the position."""
 
     cursor: bytes
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,13 @@ class PageArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The answer to `push`: one result for each of its mutations, in their order."""
+
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refreshed:
     """The newer token was taken; it ends at `expires` (microseconds, the server's clock)."""
 
@@ -93,7 +105,7 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An `error` frame. `answers` and `id` say what it answers, if anything."""
+    """An `error` frame. `answers` and `id` say what it answers, if anything; `expected` is the number after a gap."""
 
     code: str
     message: str
@@ -101,6 +113,7 @@ class Refused:
     answers: str | None = None
     id: int | None = None
     retry_after_ms: int | None = None
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,7 @@ class Pong:
     """The answer to `ping`, or a heartbeat."""
 
 
-Event = Welcomed | Batch | Live | PageArrived | Refreshed | Refused | Pong
+Event = Welcomed | Batch | Live | PageArrived | Acknowledged | Refreshed | Refused | Pong
 
 
 # ---- The connection ------------------------------------------------------------------------------------------------
@@ -128,14 +141,15 @@ class State(Enum):
 
 _ALWAYS = frozenset({"error", "pong"})
 _SAID_HELLO = _ALWAYS | {"refreshed"}
-_IN_STEP = _SAID_HELLO | {"changes", "live", "page"}
+_WELCOME = _SAID_HELLO | {"ack"}
+_IN_STEP = _WELCOME | {"changes", "live", "page"}
 
 # What the server may say in each state. Anything else that we know is a ProtocolError; what we do not know is ignored.
 ALLOWED: dict[State, frozenset[str]] = {
     State.NEW: _ALWAYS,
     State.GREETING: _SAID_HELLO | {"welcome"},
-    State.SNAPSHOT_DUE: _SAID_HELLO | {"snapshot"},
-    State.SNAPSHOT: _SAID_HELLO | {"snapshot"},
+    State.SNAPSHOT_DUE: _WELCOME | {"snapshot"},
+    State.SNAPSHOT: _WELCOME | {"snapshot"},
     State.CATCHING_UP: _IN_STEP,
     State.LIVE: _IN_STEP,
 }
@@ -145,8 +159,9 @@ class Client:
     """One connection, from `hello` to its end. Make another one for the next connection, with the cursor of this one.
 
     Raises ValueError for a window out of bounds or a cursor of more than 128 bytes. What may be read, and only read:
-    `state`, `cursor`, `limits`; `unanswered`, the ids of the pages that were asked for; `last_words`, the `error` that
-    was the last frame to arrive, if it was one.
+    `state`, `cursor`, `limits`; `unanswered`, the ids of the pages that were asked for; `pushed`, the numbers of the
+    push that is unanswered, none without one; `last_words`, the `error` that was the last frame to arrive, if it was
+    one.
     """
 
     def __init__(
@@ -164,8 +179,10 @@ class Client:
             raise ValueError(f"a cursor has at most {CURSOR_BYTES} bytes")
         self.state = State.NEW
         self.cursor = cursor
-        self.limits = Limits(FRAME_BYTES, PAGE_ROWS, pages_in_flight=1)  # until welcome tells
+        # Until welcome tells; the largest frame is needed before, for `hello`.
+        self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0, title_bytes=0, content_bytes=0)
         self.unanswered: set[int] = set()
+        self.pushed = range(0)
         self.last_words: Refused | None = None
         self._token, self._client_id, self._window = token, client_id, window
         self._codec = CODECS[encoding]
@@ -177,6 +194,7 @@ class Client:
             "changes": self._changes,
             "live": self._live,
             "page": self._page,
+            "ack": self._ack,
             "refreshed": self._refreshed,
             "error": self._error,
             "pong": lambda frame: Pong(),
@@ -208,6 +226,27 @@ class Client:
         self.unanswered.add(self._last_page)
         page: dict[str, object] = {"conversation": conversation, "before": before, "limit": limit}
         return self._last_page, self._say(t="page", id=self._last_page, **page)
+
+    @property
+    def may_push(self) -> bool:
+        """Whether a push may be sent: after the welcome, and one at a time."""
+        return self.state not in (State.NEW, State.GREETING, State.BROKEN) and not self.pushed
+
+    def push(self, n: int, mutations: Sequence[Mutation | None]) -> bytes | str:
+        """Writes with the numbers from n on. StateError unless `may_push`, ValueError for what the server would refuse.
+
+        None gives its number away: an empty array, which the server rejects (outbox.py says what for).
+        """
+        if not self.may_push:
+            raise StateError(f"nothing can be pushed: {self.state.value}, {len(self.pushed)} are unanswered")
+        if not 1 <= len(mutations) <= self.limits.mutations:
+            raise ValueError(f"a push has 1 to {self.limits.mutations} mutations")
+        if n < 1 or n + len(mutations) - 1 > NUMBER_END:
+            raise ValueError("numbers go from 1 to 2^53")
+        arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
+        frame = self._say(t="push", n=n, mutations=arrays)
+        self.pushed = range(n, n + len(mutations))
+        return frame
 
     def refresh(self, token: str) -> bytes | str:
         """A later token of the same user. Raises StateError before hello, after a break, while one is unanswered."""
@@ -279,17 +318,18 @@ class Client:
     def _changes(self, frame: Frame) -> Event:
         start, to = frame.read("from", self._codec.cursor), frame.read("to", self._codec.cursor)
         rows, partial = frame.read("rows", self._codec.rows), frame.maybe("partial", flag) or False
+        position = frame.maybe("seq", seq)
         if start != self.cursor:
             raise ProtocolError("from: not our cursor")
         self.cursor = to
-        return Batch(rows, to, replaces=False, partial=partial)
+        return Batch(rows, to, replaces=False, partial=partial, seq=None if partial else position)
 
     def _live(self, frame: Frame) -> Event:
-        cursor = frame.read("cursor", self._codec.cursor)
+        cursor, position = frame.read("cursor", self._codec.cursor), frame.read("seq", seq)
         if cursor != self.cursor:
             raise ProtocolError("cursor: not ours")
         self.state = State.LIVE
-        return Live(cursor)
+        return Live(cursor, position)
 
     def _page(self, frame: Frame) -> Event:
         page = PageArrived(
@@ -303,6 +343,15 @@ class Client:
         self.unanswered.remove(page.id)
         return page
 
+    def _ack(self, frame: Frame) -> Event:
+        results = frame.read("results", self._codec.results)
+        if not self.pushed:
+            raise ProtocolError("an ack that nobody waits for")
+        if [result.n for result in results] != list(self.pushed):
+            raise ProtocolError("results: not one for each mutation of the push, in its order")
+        self.pushed = range(0)
+        return Acknowledged(results)
+
     def _refreshed(self, frame: Frame) -> Event:
         self._refreshing = False
         return Refreshed(frame.read("expires", integer))
@@ -315,47 +364,21 @@ class Client:
             answers=frame.maybe("answers", text),
             id=frame.maybe("id", natural),
             retry_after_ms=frame.maybe("retry_after", natural),
+            expected=frame.maybe("expected", natural),
         )
+        if refused.answers == "push":
+            self._push_refused(refused)
+            return refused
         if refused.id is not None and refused.code != "unavailable":  # such a page is answered when Postgres is back
             self.unanswered.discard(refused.id)
         if refused.answers == "refresh":
             self._refreshing = False
         return refused
 
-
-# ---- After the end -------------------------------------------------------------------------------------------------
-
-_ANNOUNCE_NO_CLOSE = frozenset({"unknown_frame", "too_many_pages", "unavailable"})
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What to do after a connection ended. `attempt` is for the next `next_step`."""
-
-    order: Instruction
-    delay_seconds: float
-    attempt: int
-
-
-def next_step(
-    close_code: int | None, last_words: Refused | None, attempt: int, lasted_seconds: float, rnd: float
-) -> Step:
-    """What to do after a connection, or an attempt at one, has ended.
-
-    `close_code` is the server's, None if there was none. `last_words` is the connection's. `attempt` is what the last
-    `next_step` gave, 0 at first; `rnd` is a random number between 0 and 1.
-    """
-    order = Instruction.COME_BACK if close_code is None else instruction(close_code)
-    attempt = 1 if lasted_seconds >= LASTED else attempt + 1
-    delay = rnd * min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempt, 16))  # 16: far past the cap, and no huge int
-    if last_words is not None and last_words.retry_after_ms is not None:
-        # A refused refresh announces a close only if its token was another user's.
-        only_refresh = last_words.answers == "refresh" and order is Instruction.COME_BACK
-        if last_words.code not in _ANNOUNCE_NO_CLOSE and not only_refresh:
-            delay = last_words.retry_after_ms / 1000
-    return Step(order, delay, attempt)
-
-
-def refresh_after(remaining_seconds: float) -> float:
-    """Seconds to wait before a token with so much life left is refreshed: late, but never after its end."""
-    return max(REFRESH_AFTER * remaining_seconds, remaining_seconds - REFRESH_MARGIN, 0.0)
+    def _push_refused(self, refused: Refused) -> None:
+        if not self.pushed or refused.id not in (None, self.pushed[0]):
+            return  # it is about no push that waits
+        if refused.code == "gap" and (refused.expected is None or not 1 <= refused.expected < self.pushed[0]):
+            # A number that it has, or awaits, is no gap to a server that keeps to the protocol.
+            raise ProtocolError("expected: missing, or not below what the push began with")
+        self.pushed = range(0)

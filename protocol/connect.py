@@ -1,22 +1,22 @@
-"""The asyncio edge around client.py: one device that stays in step, whatever the network does.
+"""The asyncio edge around client.py: a device that stays in step, whatever the network does.
 
-Knows sockets, clocks and back-off; what frames mean and what to do after a close is client.py's, what to do with rows
-is the app's.
+Knows clocks and what goes on at the same time. What frames mean is client.py's, what to do after a close comeback.py's,
+when to write pusher.py's; what to do with rows is the app's.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from inspect import isawaitable
 from typing import TypeVar
 from uuid import UUID
 
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.typing import Subprotocol
 
 from protocol.client import (
     Batch,
@@ -27,10 +27,13 @@ from protocol.client import (
     Refreshed,
     Refused,
     Welcomed,
-    next_step,
-    refresh_after,
 )
 from protocol.close import Instruction
+from protocol.comeback import next_step, refresh_after
+from protocol.line import Socket, dial, hang_up
+from protocol.mutation import Mutation
+from protocol.outbox import Entry, Outbox
+from protocol.pusher import Pusher
 from protocol.wire import Encoding, ProtocolError
 
 T = TypeVar("T")
@@ -39,11 +42,7 @@ T = TypeVar("T")
 TOKEN_WITHIN = 60.0  # a token endpoint that hangs must not keep the device offline for ever
 CONNECT_WITHIN = 10.0
 WELCOME_WITHIN = 60.0  # until the welcome has told the server's keepalive
-CLOSE_WITHIN = 2.0  # the other side of a close is a courtesy
 REFRESH_AGAIN_AFTER = 1.0  # at the earliest, if a refresh was refused
-
-# Frames read ahead of the app: some 260 KB each, so a slow app holds about 1 MB here before TCP holds the server back.
-FRAMES_AHEAD = 4
 
 HANG_UP, SERVER_AT_FAULT = 1000, 4000  # the close codes that a client sends
 
@@ -77,22 +76,12 @@ class _Stopped(Exception):  # noqa: N818 (an instruction)
     """stop() was called."""
 
 
-class _Socket(ClientConnection):
-    """Remembers when the last byte came: a large row on a slow line is long in becoming a message, and no silence."""
-
-    heard = 0.0  # seconds, the loop's clock
-
-    def data_received(self, data: bytes) -> None:
-        self.heard = self.loop.time()
-        super().data_received(data)
-
-
 @dataclass(slots=True)
 class _Line:
     """One open connection. Instants are seconds of the loop's clock."""
 
     client: Client
-    socket: _Socket
+    socket: Socket
     token: str  # in use
     offered: str  # the last one sent
     opened: float
@@ -100,6 +89,7 @@ class _Line:
     welcomed: asyncio.Future[Welcomed] = field(default_factory=asyncio.Future)
     refresh: asyncio.Future[Refreshed | Refused] | None = None  # the answer to the last one
     pages: dict[int, asyncio.Future[PageArrived | Exception]] = field(default_factory=dict)
+    pusher: Pusher | None = None
     close_code: int | None = None  # the server's
     goodbye: int | None = HANG_UP  # ours; None: cut it, there is nobody to hear
 
@@ -113,6 +103,9 @@ class Device:
 
     `on_batch` stores a batch's rows and its cursor in one local transaction. While it works nothing is read, and
     `cursor` moves only when it has returned. It must not await page(): nothing would read the answer.
+
+    With an `outbox` it writes, too: whatever is added is sent as soon as a connection permits. `on_event` is called
+    after the outbox has heard of the event.
     """
 
     def __init__(
@@ -125,6 +118,7 @@ class Device:
         cursor: bytes | None = None,
         window: tuple[int, int] = (50, 50),
         encoding: Encoding = "msgpack",
+        outbox: Outbox | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
         on_status: Callable[[Status], object] = lambda status: None,
         rng: random.Random | None = None,
@@ -135,7 +129,12 @@ class Device:
         self._url, self._client_id, self._window, self._encoding = url, client_id, window, encoding
         self._token, self._on_batch, self._on_event, self._on_status = token, on_batch, on_event, on_status
         self._rng = rng or random.Random()
+        self._outbox = outbox
         self._new_client("")  # a window or cursor out of bounds: say so now
+        if outbox is not None:
+            if outbox.client_id != client_id:
+                raise ValueError("the outbox's numbers belong to another client_id: give this device outbox.client_id")
+            outbox.on_add = self._something_to_send
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
@@ -143,11 +142,12 @@ class Device:
         self._patience: asyncio.Timeout | None = None  # what run() is waiting in, unless the app is at work
         self._line: _Line | None = None  # while it is open
         self._ended_token: str | None = None  # what the last 41xx was about
+        self._ahead = 0  # microseconds: the server's clock less ours, as of the last welcome
 
     # ---- For the app -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Stay in step until stop(). Raises StayAway if the server says so, and whatever on_batch raises."""
+        """Stay in step until stop(). Raises StayAway if the server says so, and what on_batch or the outbox raises."""
         if self._task is not None:
             raise RuntimeError("a Device runs once")
         self._task = asyncio.current_task()
@@ -196,6 +196,16 @@ class Device:
             raise arrived
         return arrived
 
+    def write(self, mutation: Mutation) -> Entry:
+        """Add to the outbox: durable when it returns, sent when it can be. Raises ValueError as Outbox.add does."""
+        if self._outbox is None:
+            raise RuntimeError("a device writes only with an outbox: give it one")
+        return self._outbox.add(mutation)
+
+    def now(self) -> int:
+        """Microseconds by the server's clock, as far as it is known: what a mutation's `at` should be."""
+        return time.time_ns() // 1000 + self._ahead
+
     async def wait_live(self, timeout: float | None) -> None:
         """Until the status is live. Raises TimeoutError after `timeout` seconds, ConnectionError once run() ended."""
         async with asyncio.timeout(timeout):
@@ -237,11 +247,14 @@ class Device:
             if token == self._ended_token:
                 raise ConnectionError("token() gave the token again that the server does not take any more")
             client = self._new_client(token)
-            socket = await self._patiently(self._connect, CONNECT_WITHIN)
+            socket = await self._patiently(partial(dial, self._url, self._encoding), CONNECT_WITHIN)
         except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
             self.last_error = error
             return None
-        return _Line(client, socket, token, token, asyncio.get_running_loop().time(), WELCOME_WITHIN)
+        line = _Line(client, socket, token, token, asyncio.get_running_loop().time(), WELCOME_WITHIN)
+        if self._outbox is not None:
+            line.pusher = Pusher(self._outbox, client, socket, self._encoding, self._rng)
+        return line
 
     def _new_client(self, token: str) -> Client:
         return Client(
@@ -252,22 +265,6 @@ class Device:
         token = self._token()
         return await token if isawaitable(token) else token
 
-    async def _connect(self) -> _Socket:
-        socket = await connect(
-            self._url,
-            subprotocols=[Subprotocol(f"atlas-sync.v1.{self._encoding}")],
-            create_connection=_Socket,
-            compression=None,
-            proxy=None,
-            max_size=None,  # a single row may have any size
-            max_queue=FRAMES_AHEAD,
-            ping_interval=None,  # the server is the one who speaks regularly
-            open_timeout=None,  # CONNECT_WITHIN is
-            close_timeout=CLOSE_WITHIN,
-        )
-        assert isinstance(socket, _Socket)
-        return socket
-
     # ---- One connection ----------------------------------------------------------------------------------------------
 
     async def _converse(self, line: _Line) -> None:
@@ -275,31 +272,24 @@ class Device:
         self._line = line
         try:
             async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(self._keep_token(line))
+                speakers = [tasks.create_task(self._keep_token(line))]
+                if line.pusher is not None:
+                    speakers.append(tasks.create_task(line.pusher.run()))
                 await self._listen(line)
-                keeper.cancel()
+                for speaker in speakers:
+                    speaker.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None  # the app gets what it raised, not our TaskGroup's wrapping of it
         finally:
             self._line = None
+            if line.pusher is not None:
+                line.pusher.end()
             for answer in line.pages.values():
                 _settle(answer, ConnectionError("the connection ended before the page came"))
             try:
                 self._become(Status.OFFLINE)
             finally:
-                await self._hang_up(line.socket, line.goodbye)
-
-    async def _hang_up(self, socket: _Socket, code: int | None) -> None:
-        try:
-            if code is not None:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(socket.close(code))
-                    with suppress(ConnectionClosed):
-                        while True:  # what we do not read stands before the server's close
-                            await socket.recv()
-        finally:
-            socket.transport.abort()  # also when the close was cancelled: nothing of the socket stays behind
-            await socket.wait_closed()
+                await hang_up(line.socket, line.goodbye)
 
     async def _listen(self, line: _Line) -> None:
         """Until nothing more will come; then the line knows why."""
@@ -333,6 +323,7 @@ class Device:
             case Welcomed():
                 line.quiet = 2 * event.keepalive_ms / 1000
                 line.welcomed.set_result(event)
+                self._ahead = event.time - time.time_ns() // 1000
                 self._become(Status.CATCHING_UP)
             case Batch():
                 if (storing := self._on_batch(event)) is not None:
@@ -350,6 +341,8 @@ class Device:
                     _settle(line.refresh, event)
                 elif event.id is not None and event.id not in line.client.unanswered:
                     _settle(line.pages.get(event.id), PageRefused(event))
+        if line.pusher is not None:
+            line.pusher.hear(event)
         self._notify()
         self._on_event(event)
 
@@ -379,6 +372,10 @@ class Device:
                 line.token, ends, pause = token, answer.expires / 1e6 - server_clock, 0.0
             elif answer.retry_after_ms is not None:
                 pause = max(pause, answer.retry_after_ms / 1000)
+
+    def _something_to_send(self) -> None:
+        if self._line is not None and self._line.pusher is not None:
+            self._line.pusher.wake()
 
     # ---- Waiting -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Frames and rows as bytes or text, in both encodings (SPEC.md, sections 2 and 5).
+"""Frames, rows and mutations as bytes or text, in both encodings (SPEC.md, sections 2, 5 and 8).
 
 The only module of the client that knows MessagePack and JSON, through msgpack instead of the server's codec, so that
 each checks the other. It checks types; what a frame means, and whether it may come now, is client.py's.
@@ -13,10 +13,25 @@ from uuid import UUID
 
 import msgpack
 
+from protocol.mutation import (
+    Applied,
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    Mutation,
+    Rejected,
+    RenameConversation,
+    Repeated,
+    Result,
+    columns,
+)
 from protocol.replica import Conversation, Deleted, Message, Profile, Row
 
 Encoding = Literal["msgpack", "json"]
 T = TypeVar("T")
+Shapes = dict[str, tuple[Callable[..., T], tuple[Callable[[Any], object], ...]]]
 
 SEQ_END = 2**53  # beyond it a JavaScript number is no longer exact
 CURSOR_BYTES = 128
@@ -129,7 +144,7 @@ class Codec:
         cursor: Callable[[Any], bytes],
     ) -> None:
         self._load, self._dump, self.cursor = load, dump, cursor
-        self._shapes: dict[str, tuple[Callable[..., Row], tuple[Callable[[Any], object], ...]]] = {
+        self._rows: Shapes[Row] = {
             "p": (Profile, (seq, uuid, text, _text_or_nil)),
             "c": (Conversation, (seq, uuid, _text_or_nil, integer, integer)),
             "m": (Message, (seq, uuid, uuid, text, text, integer, integer)),
@@ -137,12 +152,24 @@ class Codec:
             "-c": (partial(Deleted, "c"), (seq, uuid)),
             "-m": (partial(Deleted, "m"), (seq, uuid)),
         }
+        self._mutations: Shapes[Mutation] = {
+            "+c": (CreateConversation, (uuid, _text_or_nil, integer)),
+            "~c": (RenameConversation, (uuid, _text_or_nil, integer)),
+            "-c": (DeleteConversation, (uuid,)),
+            "+m": (CreateMessage, (uuid, uuid, text, text, integer)),
+            "~m": (EditMessage, (uuid, integer, text, integer)),
+            "-m": (DeleteMessage, (uuid, integer)),
+        }
+        self._results: Shapes[Result] = {
+            "applied": (Applied, (natural, seq)),
+            "repeated": (Repeated, (natural, seq)),
+            "rejected": (Rejected, (natural, text, text)),
+        }
 
     def encode(self, frame: dict[str, object], at_most: int) -> bytes | str:
         """A frame of values as Python has them, UUID and bytes too. Raises ValueError beyond `at_most` bytes."""
         encoded = self._dump(frame)
-        size = len(encoded.encode() if isinstance(encoded, str) else encoded)
-        if size > at_most:
+        if (size := _bytes(encoded)) > at_most:
             raise ValueError(f"a frame of {size} bytes is more than the server takes")
         return encoded
 
@@ -155,19 +182,55 @@ class Codec:
 
     def rows(self, value: Any) -> tuple[Row, ...]:
         """A check, like those above. Rows of kinds that we do not know are left out, columns beyond ours too."""
-        if not isinstance(value, list):
-            raise ProtocolError("not an array")
-        rows = []
-        for columns in value:
-            if not isinstance(columns, list) or not columns:
-                raise ProtocolError("a row is an array that starts with its kind")
-            if (shape := self._shapes.get(text(columns[0]))) is None:
-                continue
-            make, checks = shape
-            if len(columns) <= len(checks):
-                raise ProtocolError("a row with too few columns")
-            rows.append(make(*(check(column) for check, column in zip(checks, columns[1:], strict=False))))
-        return tuple(rows)
+        rows = (_shaped(array, self._rows) for array in _array(value))
+        return tuple(row for row in rows if row is not None)
+
+    def results(self, value: Any) -> tuple[Result, ...]:
+        """A check. A kind of result that we do not know is a ProtocolError: it leaves open what became of a write."""
+        results = tuple(result for array in _array(value) if (result := _shaped(array, self._results)) is not None)
+        if len(results) != len(value):
+            raise ProtocolError("a result of an unknown kind")
+        return results
+
+    def size(self, mutation: Mutation) -> int:
+        """The bytes that it takes up in a push, with what parts it from the next one."""
+        return _bytes(self.pack(mutation)) + 1
+
+    def pack(self, mutation: Mutation) -> bytes | str:
+        """As it is kept: `unpack` reads it."""
+        return self._dump(columns(mutation))
+
+    def unpack(self, data: bytes | str) -> Mutation:
+        """Raises ProtocolError for what `pack` did not make."""
+        try:
+            mutation = _shaped(self._load(data), self._mutations)
+        except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+            raise ProtocolError(f"not a mutation: {type(error).__name__}") from error
+        if mutation is None:
+            raise ProtocolError("not a mutation that we know")
+        return mutation
+
+
+def _array(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ProtocolError("not an array")
+    return value
+
+
+def _shaped(array: Any, shapes: Shapes[T]) -> T | None:
+    """An array that starts with its kind, as the value that it says; None for a kind that we do not know."""
+    if not _array(array):
+        raise ProtocolError("an array without its kind")
+    if (shape := shapes.get(text(array[0]))) is None:
+        return None
+    make, checks = shape
+    if len(array) <= len(checks):
+        raise ProtocolError("too few columns")
+    return make(*(check(column) for check, column in zip(checks, array[1:], strict=False)))
+
+
+def _bytes(encoded: bytes | str) -> int:
+    return len(encoded.encode() if isinstance(encoded, str) else encoded)
 
 
 def _load_msgpack(data: bytes | str) -> Any:

@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from protocol import client as client_module
+from protocol import comeback as comeback_module
+from protocol import mutation as mutation_module
+from protocol import outbox as outbox_module
 from protocol import replica as replica_module
+from protocol import view as view_module
 from protocol import wire as wire_module
 from protocol.client import (
     ALLOWED,
+    Acknowledged,
     Batch,
     Client,
     Event,
@@ -32,10 +37,18 @@ from protocol.client import (
     State,
     StateError,
     Welcomed,
-    next_step,
-    refresh_after,
 )
 from protocol.close import Instruction
+from protocol.comeback import next_step, refresh_after
+from protocol.mutation import (
+    Applied,
+    CreateMessage,
+    DeleteConversation,
+    Mutation,
+    Rejected,
+    RenameConversation,
+    Repeated,
+)
 from protocol.replica import Conversation, Deleted, Message, Profile, Replica, Row
 from protocol.wire import Encoding, ProtocolError
 
@@ -329,7 +342,14 @@ TestADeviceAgainstTheDatabase = DeviceAgainstDatabase.TestCase
 
 # ---- The connection ------------------------------------------------------------------------------------------------
 
-LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 4}
+LIMITS = {
+    "frame_bytes": 262_144,
+    "page_rows": 1000,
+    "pages_in_flight": 4,
+    "mutations": 2,
+    "title_bytes": 1000,
+    "content_bytes": 100_000,
+}
 WELCOME = {
     "t": "welcome",
     "session": "s",
@@ -346,8 +366,9 @@ FRAMES: dict[str, dict[str, object]] = {
     "welcome": WELCOME,
     "snapshot": {"t": "snapshot", "as_of": 7, "rows": [], "cursor": K1},
     "changes": {"t": "changes", "from": K0, "to": K1, "rows": []},
-    "live": {"t": "live", "cursor": K0},
+    "live": {"t": "live", "cursor": K0, "seq": 7},
     "page": {"t": "page", "id": 1, "as_of": 7, "rows": [], "more": False},
+    "ack": {"t": "ack", "results": [["applied", 1, 7]]},
     "refreshed": {"t": "refreshed", "expires": 9},
     "error": {"t": "error", "code": "internal", "message": "m", "retryable": True},
     "pong": {"t": "pong"},
@@ -371,7 +392,7 @@ def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Client:
 
 
 def client_in(state: State) -> Client:
-    """A client in this state. Its cursor is K0 where it has one; page 1 is unanswered where one may be asked for."""
+    """A client in this state. Its cursor is K0 where it has one; page 1 and push 1 are unanswered where they may be."""
     client = new()
     if state is State.NEW:
         return client
@@ -380,16 +401,18 @@ def client_in(state: State) -> Client:
         return client
     if state in (State.SNAPSHOT_DUE, State.SNAPSHOT):
         hear(client, SNAPSHOT)
+        client.push(1, [DeleteConversation(A)])
         if state is State.SNAPSHOT:
             hear(client, {"t": "snapshot", "as_of": 7, "rows": []})
         return client
     hear(client, WELCOME)
     client.ask_page()
+    client.push(1, [DeleteConversation(A)])
     if state is State.LIVE:
         hear(client, FRAMES["live"])
     elif state is State.BROKEN:
         with pytest.raises(ProtocolError):
-            client.receive(pack({"t": "live", "cursor": K3}))
+            client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
     return client
 
 
@@ -399,6 +422,7 @@ OUTCOMES: dict[str, type[Event]] = {
     "changes": Batch,
     "live": Live,
     "page": PageArrived,
+    "ack": Acknowledged,
     "refreshed": Refreshed,
     "error": Refused,
     "pong": Pong,
@@ -437,6 +461,8 @@ def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> Non
         assert msgpack.unpackb(client.refresh("t")) == {"t": "refresh", "token": "t"}
         with pytest.raises(StateError):
             client.refresh("t")
+    with pytest.raises(StateError):
+        client.push(2, [DeleteConversation(A)])  # before welcome, after a break, and while one is unanswered
     if state in (State.CATCHING_UP, State.LIVE):
         assert client.ask_page()[0] == 2
     else:
@@ -479,7 +505,7 @@ def test_the_cursor_moves_with_what_arrives() -> None:
         (), K1, replaces=False, partial=True
     )
     assert client.cursor == K1
-    assert hear(client, {"t": "live", "cursor": K1}) == Live(K1)
+    assert hear(client, {"t": "live", "cursor": K1, "seq": 8}) == Live(K1, 8)
     assert hear(client, {"t": "changes", "from": K1, "to": K2, "rows": []}) == Batch((), K2, False, False)
     assert (client.cursor, client.state) == (K2, State.LIVE)
 
@@ -503,7 +529,9 @@ def test_a_device_that_is_interrupted_within_a_snapshot_has_no_cursor() -> None:
 
 @pytest.mark.parametrize("state", [State.CATCHING_UP, State.LIVE])
 @pytest.mark.parametrize(
-    "frame", [{"t": "changes", "from": K3, "to": K1, "rows": []}, {"t": "live", "cursor": K3}], ids=["changes", "live"]
+    "frame",
+    [{"t": "changes", "from": K3, "to": K1, "rows": []}, {"t": "live", "cursor": K3, "seq": 7}],
+    ids=["changes", "live"],
 )
 def test_a_hole_in_the_chain_is_noticed_and_nothing_after_it_is_believed(
     state: State, frame: dict[str, object]
@@ -579,7 +607,7 @@ def test_the_last_words_are_an_error_after_which_nothing_came() -> None:
     assert client.last_words is None
     hear(client, FRAMES["error"])
     with pytest.raises(ProtocolError):
-        client.receive(pack({"t": "live", "cursor": K3}))
+        client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
     assert client.last_words is None
 
 
@@ -587,7 +615,7 @@ def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no
     client = new()
     frames = [FRAMES["pong"], {**FRAMES["error"], "code": "unavailable", "answers": "hello"}, FRAMES["pong"], SNAPSHOT]
     frames += [FRAMES["pong"], {"t": "snapshot", "as_of": 7, "rows": []}, FRAMES["pong"], FRAMES["snapshot"]]
-    frames += [FRAMES["pong"], {"t": "live", "cursor": K1}, FRAMES["pong"]]
+    frames += [FRAMES["pong"], {"t": "live", "cursor": K1, "seq": 8}, FRAMES["pong"]]
     hear(client, FRAMES["pong"])
     client.hello()
     kinds = [type(hear(client, frame)) for frame in frames]
@@ -669,6 +697,8 @@ def test_what_is_no_frame_raises(frame: bytes | str) -> None:
         {"rows": None},
         {"rows": {}},
         {"partial": 1},
+        {"seq": 2**53},
+        {"seq": "7"},
         {"rows": [[]]},
         {"rows": ["m"]},
         {"rows": [[1, 2]]},
@@ -710,7 +740,8 @@ def test_a_welcome_is_whole(missing: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"mode": "later"}, {"why": 1}, {"keepalive": 0}, {"keepalive": -1}, {"limits": {}}, {"limits": []}],
+    [{"mode": "later"}, {"why": 1}, {"keepalive": 0}, {"keepalive": -1}, {"limits": []}]
+    + [{"limits": {k: v for k, v in LIMITS.items() if k != missing}} for missing in LIMITS],
     ids=repr,
 )
 def test_a_welcome_makes_sense(change: dict[str, object]) -> None:
@@ -806,6 +837,126 @@ def test_batches_form_one_chain_whatever_the_server_sends(steps: list[tuple[bool
         assert client.cursor == at
 
 
+# ---- Writing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
+    for state, encoding in ((State.GREETING, "msgpack"), (State.GREETING, "json")):
+        client = new(encoding="json" if encoding == "json" else "msgpack")
+        client.hello()
+        assert (client.state, client.may_push) == (state, False)
+        client.receive(pack(WELCOME) if encoding == "msgpack" else json.dumps(WELCOME))
+        written: list[Mutation | None] = [CreateMessage(M, A, "user", "é", 5), None]
+        said = client.push(9, written)
+        frame = msgpack.unpackb(said) if isinstance(said, bytes) else json.loads(said)
+        ids = [M.bytes, A.bytes] if encoding == "msgpack" else [str(M), str(A)]
+        assert frame == {"t": "push", "n": 9, "mutations": [["+m", *ids, "user", "é", 5], []]}
+        assert (client.pushed, client.may_push) == (range(9, 11), False)
+
+
+def writing(n: int, count: int = 1) -> Client:
+    """A client whose push n of so many mutations is unanswered."""
+    client = client_in(State.LIVE)
+    hear(client, FRAMES["ack"])
+    client.push(n, [RenameConversation(A, None, 1)] * count)
+    return client
+
+
+def test_one_push_at_a_time_and_each_is_answered_by_one_result_for_each_mutation() -> None:
+    client = writing(5, 2)
+    results = [["rejected", 5, "tomorrow's", "said for people", {}], ["repeated", 6, 40, 1]]
+    expected = Acknowledged((Rejected(5, "tomorrow's", "said for people"), Repeated(6, 40)))
+    assert hear(client, {"t": "ack", "results": results}) == expected
+    assert client.may_push
+    client.push(7, [DeleteConversation(A)])
+    assert hear(client, {"t": "ack", "results": [["applied", 7, 41]]}) == Acknowledged((Applied(7, 41),))
+    with pytest.raises(ProtocolError, match="nobody waits"):
+        client.receive(pack({"t": "ack", "results": [["applied", 7, 41]]}))
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        None,
+        {},
+        [],
+        [["applied", 5, 9]],
+        [["applied", 6, 9], ["applied", 5, 9]],
+        [["applied", 4, 9], ["applied", 5, 9]],
+        [["applied", 5, 9], ["applied", 6, 9], ["applied", 7, 9]],
+        [["applied", 5, 9], ["applied", 5, 9]],
+        [["applied", 5, 9], ["postponed", 6, 9]],  # what became of it?
+        [["applied", 5, 9], []],
+        [["applied", 5, 9], ["applied", 6]],
+        [["applied", 5, 9], ["applied", 6, 2**53]],
+        [["applied", 5, 9], ["rejected", 6, "code", None]],
+    ],
+    ids=repr,
+)
+def test_an_ack_that_does_not_answer_the_push_breaks_the_connection(results: object) -> None:
+    client = writing(5, 2)
+    with pytest.raises(ProtocolError):
+        client.receive(pack({"t": "ack", "results": results}))
+    assert client.state is State.BROKEN
+    assert not client.may_push
+
+
+@pytest.mark.parametrize("code", ["unavailable", "slow_down", "too_many_pushes", "gap", "tomorrow's"])
+def test_a_refused_push_is_answered_whatever_the_code(code: str) -> None:
+    client = writing(5)
+    refusal = {**FRAMES["error"], "code": code, "answers": "push", "id": 5, "retry_after": 20, "expected": 3}
+    assert hear(client, refusal) == Refused(code, "m", True, "push", 5, 20, 3)
+    client.push(5, [DeleteConversation(A)])
+
+
+def test_a_refusal_that_is_about_another_push_answers_none() -> None:
+    client = writing(5)
+    hear(client, {**FRAMES["error"], "code": "too_many_pushes", "answers": "push", "id": 4})
+    assert client.pushed == range(5, 6)
+    assert isinstance(hear(client, {"t": "ack", "results": [["applied", 5, 9]]}), Acknowledged)
+    hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5})
+
+
+@pytest.mark.parametrize(
+    "expected", [{}, {"expected": None}, {"expected": 0}, {"expected": 5}, {"expected": 6}], ids=str
+)
+def test_a_gap_that_is_none_breaks_the_connection(expected: dict[str, object]) -> None:
+    client = writing(5)
+    with pytest.raises(ProtocolError, match="expected"):
+        client.receive(pack({**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, **expected}))
+    assert client.state is State.BROKEN
+
+
+def test_what_the_server_would_refuse_is_not_pushed() -> None:
+    client = client_in(State.LIVE)
+    hear(client, FRAMES["ack"])
+    one = DeleteConversation(A)
+    too_much: list[tuple[int, list[Mutation | None]]] = [
+        (1, []),
+        (1, [one] * 3),
+        (0, [one]),
+        (2**53, [one, one]),
+        (1, [CreateMessage(M, A, "user", "x" * 262_144, 1)]),
+    ]
+    for n, mutations in too_much:
+        with pytest.raises(ValueError):
+            client.push(n, mutations)
+        assert client.may_push
+    client.push(2**53, [one])
+
+
+def test_a_position_comes_with_whole_transactions_and_with_live() -> None:
+    client = client_in(State.CATCHING_UP)
+    part = hear(client, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True, "seq": 9})
+    rest = hear(client, {"t": "changes", "from": K1, "to": K2, "rows": [], "seq": 9})
+    silent = hear(client, {"t": "changes", "from": K2, "to": K1, "rows": []})
+    positions = [batch.seq for batch in (part, rest, silent) if isinstance(batch, Batch)]
+    assert positions == [None, 9, None]
+    for malformed in ({"t": "live", "cursor": K1}, {"t": "live", "cursor": K1, "seq": None}):
+        with pytest.raises(ProtocolError, match="seq"):
+            client_in(State.LIVE).receive(pack({**malformed, "cursor": K0}))
+
+
 # ---- After the end -------------------------------------------------------------------------------------------------
 
 
@@ -864,6 +1015,10 @@ def test_the_servers_advice_on_when_to_come_back_is_followed_to_the_letter(code:
         ("unavailable", "page", None),
         ("too_many_pages", "page", 1006),
         ("unknown_frame", None, None),
+        ("slow_down", "push", 1006),
+        ("gap", "push", None),
+        ("too_many_pushes", "push", 1006),
+        ("unavailable", "push", 1006),
         ("token_refused", "refresh", 1006),
     ],
 )
@@ -889,8 +1044,12 @@ def test_a_token_is_refreshed_late_but_before_its_end(remaining: float) -> None:
     ("module", "others", "encodes"),
     [
         (replica_module, set(), False),
-        (wire_module, {"protocol.replica"}, True),
-        (client_module, {"protocol.close", "protocol.replica", "protocol.wire"}, False),
+        (mutation_module, set(), False),
+        (wire_module, {"protocol.mutation", "protocol.replica"}, True),
+        (client_module, {"protocol.mutation", "protocol.replica", "protocol.wire"}, False),
+        (comeback_module, {"protocol.client", "protocol.close"}, False),
+        (outbox_module, {"protocol.client", "protocol.comeback", "protocol.mutation", "protocol.wire"}, False),
+        (view_module, {"protocol.mutation", "protocol.outbox", "protocol.replica"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -900,6 +1059,6 @@ def test_the_client_awaits_nothing_reads_no_clock_and_knows_its_encodings_in_one
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec"}
+    assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec", "sqlite3"}
     assert {name for name in imported if name.startswith("protocol")} == others
     assert imported & {"msgpack", "json"} == ({"msgpack", "json"} if encodes else set())

@@ -14,24 +14,36 @@ from hypothesis import strategies as st
 from protocol import codec as module
 from protocol.codec import CODECS, JSON, MSGPACK, Codec, FrameError, UnknownFrameError
 from protocol.frames import (
+    Ack,
+    Applied,
     AskPage,
     Before,
     Changes,
     Conversation,
     ConversationDeleted,
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
     Error,
     Hello,
     Limits,
     Live,
     Message,
     MessageDeleted,
+    Mutation,
     Page,
     Ping,
     Pong,
     Profile,
     ProfileDeleted,
+    Push,
     Refresh,
     Refreshed,
+    Rejected,
+    RenameConversation,
+    Repeated,
     Snapshot,
     ToClient,
     ToServer,
@@ -59,6 +71,19 @@ rows = st.one_of(
     st.builds(ProfileDeleted, seqs, st.uuids()),
     st.builds(ConversationDeleted, seqs, st.uuids()),
     st.builds(MessageDeleted, seqs, st.uuids()),
+)
+mutations: st.SearchStrategy[Mutation] = st.one_of(
+    st.builds(CreateConversation, st.uuids(), st.none() | texts, instants),
+    st.builds(RenameConversation, st.uuids(), st.none() | texts, instants),
+    st.builds(DeleteConversation, st.uuids()),
+    st.builds(CreateMessage, st.uuids(), st.uuids(), texts, texts, instants),
+    st.builds(EditMessage, st.uuids(), instants, texts, instants),
+    st.builds(DeleteMessage, st.uuids(), instants),
+)
+results = st.one_of(
+    st.builds(Applied, st.integers(1, 2**53), seqs),
+    st.builds(Repeated, st.integers(1, 2**53), seqs),
+    st.builds(Rejected, st.integers(1, 2**53), texts, texts),
 )
 windows = st.builds(Window, conversations=st.integers(0, 500), messages=st.integers(0, 200))
 to_server: st.SearchStrategy[ToServer] = st.one_of(
@@ -91,12 +116,13 @@ to_client: st.SearchStrategy[ToClient] = st.one_of(
         time=instants,
         expires=instants,
         keepalive=seqs,
-        limits=st.builds(Limits, frame_bytes=seqs, page_rows=seqs, pages_in_flight=seqs),
+        limits=st.builds(Limits, **dict.fromkeys(Limits.__struct_fields__, seqs)),
     ),
     st.builds(Snapshot, as_of=seqs, rows=st.lists(rows), cursor=st.none() | cursors),
-    st.builds(Changes, from_=cursors, to=cursors, rows=st.lists(rows), partial=st.booleans()),
-    st.builds(Live, cursor=cursors),
+    st.builds(Changes, from_=cursors, to=cursors, rows=st.lists(rows), partial=st.booleans(), seq=st.none() | seqs),
+    st.builds(Live, cursor=cursors, seq=seqs),
     st.builds(Page, id=seqs, as_of=seqs, rows=st.lists(rows), more=st.booleans()),
+    st.builds(Ack, results=st.lists(results)),
     st.builds(Refreshed, expires=instants),
     st.builds(
         Error,
@@ -106,6 +132,7 @@ to_client: st.SearchStrategy[ToClient] = st.one_of(
         answers=st.none() | texts,
         id=st.none() | seqs,
         retry_after=st.none() | seqs,
+        expected=st.none() | seqs,
     ),
     st.just(Pong()),
 )
@@ -158,6 +185,22 @@ def test_json_is_text_and_messagepack_the_same_map(frame: ToServer | ToClient) -
     binary = msgpack.unpackb(MSGPACK.encode(frame))
     assert text.keys() == binary.keys()
     assert text["t"] == binary["t"]
+
+
+@both
+@given(n=st.integers(1, 2**53), written=st.lists(mutations, max_size=5))
+def test_a_push_comes_back_with_each_mutation_as_it_was(codec: Codec, n: int, written: list[Mutation]) -> None:
+    push = codec.decode_to_server(codec.encode(Push(n=n, mutations=[codec.encode_mutation(m) for m in written])))
+    assert isinstance(push, Push)
+    assert (push.n, [codec.mutation(raw) for raw in push.mutations]) == (n, written)
+
+
+@both
+@given(values=st.lists(anything, max_size=5))
+def test_what_is_no_mutation_is_found_by_itself_and_spoils_no_frame(codec: Codec, values: list[Any]) -> None:
+    push = codec.decode_to_server(packed({"t": "push", "n": 1, "mutations": values}, codec))
+    assert isinstance(push, Push)
+    assert [codec.mutation(raw) for raw in push.mutations] == [None] * len(values)
 
 
 # ---- What is newer, or absent --------------------------------------------------------------------------------------
@@ -230,7 +273,7 @@ def test_either_half_of_a_window_may_be_absent_or_nil(codec: Codec, optional: st
 @example(kind="Hello", more={})
 @example(kind="welcome", more={})
 def test_a_map_of_another_kind_is_an_unknown_frame(codec: Codec, kind: str, more: dict[str, Any]) -> None:
-    assume(kind not in {"hello", "page", "refresh", "ping"})
+    assume(kind not in {"hello", "page", "push", "refresh", "ping"})
     with pytest.raises(UnknownFrameError):
         codec.decode_to_server(packed({**more, "t": kind}, codec))
 
@@ -345,8 +388,14 @@ def both_ways(vector: dict[str, Any]) -> list[tuple[Codec, bytes]]:
 @golden("to_server")
 def test_the_server_reads_every_golden_frame_alike_in_both_encodings(vector: dict[str, Any]) -> None:
     binary, text = (codec.decode_to_server(data) for codec, data in both_ways(vector))
-    assert binary == text
-    assert MSGPACK.decode_to_server(MSGPACK.encode(binary)) == binary
+    if isinstance(binary, Push) and isinstance(text, Push):
+        assert binary.n == text.n
+        written = [[MSGPACK.mutation(raw) for raw in binary.mutations], [JSON.mutation(raw) for raw in text.mutations]]
+        assert written[0] == written[1]
+        assert (None in written[0]) == ("none" in vector["name"])
+    else:
+        assert binary == text
+        assert MSGPACK.decode_to_server(MSGPACK.encode(binary)) == binary
 
 
 @golden("to_client")

@@ -16,8 +16,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.frames import Frame, Opcode
 
-from protocol import connect
-from protocol.client import Batch, Event, Refreshed, Refused, next_step
+from protocol import connect, line
+from protocol.client import Batch, Event, Refreshed, Refused
+from protocol.comeback import next_step
 from protocol.connect import Device, PageRefused, Status, StayAway
 from protocol.replica import Message
 from protocol.wire import ProtocolError
@@ -66,15 +67,22 @@ class Peer:
     async def welcome(self, **fields: object) -> dict[str, Any]:
         """Hear `hello`, answer it, return it."""
         hello = await self.hear()
-        limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
+        limits: dict[str, int] = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
+        limits |= {"mutations": 3, "title_bytes": 1000, "content_bytes": 100_000}
         mode: dict[str, object] = {"mode": "snapshot", "why": "new"} if hello["cursor"] is None else {"mode": "resumed"}
         times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
         texts = {"session": "s", "epoch": "e", "tier": "pro"}
         await self.say("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
         return hello
 
-    async def changes(self, start: bytes, to: bytes, *rows: object) -> None:
-        await self.say("changes", **{"from": start}, to=to, rows=rows)
+    async def changes(self, start: bytes, to: bytes, *rows: object, **more: object) -> None:
+        await self.say("changes", **{"from": start}, to=to, rows=rows, **more)
+
+    async def live(self, cursor: object, seq: int = 1) -> None:
+        await self.say("live", cursor=cursor, seq=seq)
+
+    async def ack(self, *results: object) -> None:
+        await self.say("ack", results=results)
 
     async def error(self, code: str, close: int | None = None, **fields: object) -> None:
         await self.say("error", **{"code": code, "message": f"about {code}", "retryable": True, **fields})
@@ -187,7 +195,7 @@ async def test_a_device_catches_up_is_live_and_says_so(server: FakeServer) -> No
         assert (hello["client_id"], hello["cursor"], hello["token"]) == (DEVICE.bytes, K0, "token 1")
         row = ["m", 7, MESSAGE.bytes, CONVERSATION.bytes, "user", "é", 1, 2]
         await peer.changes(K0, K1, row)
-        await peer.say("live", cursor=K1)
+        await peer.live(K1)
         await soon(device.wait_live(5))
         assert watched.batches == [
             Batch((Message(7, MESSAGE, CONVERSATION, "user", "é", 1, 2),), K1, replaces=False, partial=False)
@@ -203,7 +211,7 @@ async def test_json_is_the_same_in_text(server: FakeServer) -> None:
         assert peer.json
         await peer.welcome()
         await peer.say("snapshot", as_of=1, rows=[], cursor="azE=")
-        await peer.say("live", cursor="azE=")
+        await peer.live("azE=")
         await watched.device.wait_live(5)
         assert watched.device.cursor == K1
 
@@ -424,7 +432,7 @@ async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None
     "frame",
     [
         {"t": "changes", "from": K2, "to": K1, "rows": []},
-        {"t": "live", "cursor": K2},
+        {"t": "live", "cursor": K2, "seq": 1},
         {"t": "live"},
         {"t": "welcome"},
         ["live"],
@@ -478,7 +486,7 @@ async def test_silence_for_twice_the_keepalive_is_the_end_of_a_line(server: Fake
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome(keepalive=50)
-        await peer.say("live", cursor=K0)
+        await peer.live(K0)
         spoke = loop.time()
         again = await server.next()
         assert 0.09 < loop.time() - spoke < 0.8
@@ -495,11 +503,11 @@ async def test_heartbeats_keep_a_line_and_so_does_the_time_that_the_app_takes(se
         peer = await server.next()
         await peer.welcome(keepalive=100)
         for _ in range(8):
-            await peer.say("live", cursor=K0)
+            await peer.live(K0)
             await asyncio.sleep(0.06)
         await peer.changes(K0, K1)
         await until(lambda: watched.device.cursor == K1)
-        await peer.say("live", cursor=K1)
+        await peer.live(K1)
         assert server.peers.empty()
         assert watched.device.last_error is None
 
@@ -559,7 +567,7 @@ async def test_a_refused_refresh_is_tried_again_with_another_token(
         await peer.error("token_refused", answers="refresh")
         assert await peer.hear() == {"t": "refresh", "token": "c"}
         await peer.say("refreshed", expires=NOW + 3600 * SECOND)
-        await peer.say("live", cursor=K0)
+        await peer.live(K0)
         assert server.peers.empty()
 
 
@@ -665,7 +673,7 @@ async def live(server: FakeServer, **options: Any) -> AsyncIterator[tuple[Device
     async with running(server.url, **options) as watched:
         peer = await server.next()
         await peer.welcome()
-        await peer.say("live", cursor=K0)
+        await peer.live(K0)
         await watched.device.wait_live(5)
         yield watched.device, peer
 
@@ -814,7 +822,7 @@ async def test_cancelling_the_run_closes_the_socket(server: FakeServer) -> None:
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
     await peer.welcome()
-    await peer.say("live", cursor=K0)
+    await peer.live(K0)
     await watched.device.wait_live(5)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -827,7 +835,7 @@ async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(connect, "CLOSE_WITHIN", 0.3)
+    monkeypatch.setattr(line, "CLOSE_WITHIN", 0.3)
     async with live(server) as (device, peer):
         peer.socket.transport.pause_reading()
         began = loop.time()
@@ -851,13 +859,13 @@ async def test_a_device_with_much_unread_closes_properly_and_at_once(server: Fak
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
     await peer.welcome()
-    for _ in range(3 * connect.FRAMES_AHEAD):
+    for _ in range(3 * line.FRAMES_AHEAD):
         await peer.changes(K0, K0, ["m", 1, MESSAGE.bytes, CONVERSATION.bytes, "user", "x" * 100_000, 1, 2])
     began = loop.time()
     full.set()
     with pytest.raises(ValueError):
         await soon(run)
-    assert loop.time() - began < connect.CLOSE_WITHIN / 2
+    assert loop.time() - began < line.CLOSE_WITHIN / 2
     assert await peer.closed() == 1000
 
 

@@ -9,6 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,33 @@ import msgpack
 import pytest
 
 import protocol
-from protocol.client import Batch, Client, Event, Limits, Live, PageArrived, Pong, Refreshed, Refused, State, Welcomed
+from protocol.client import (
+    Acknowledged,
+    Batch,
+    Client,
+    Event,
+    Limits,
+    Live,
+    PageArrived,
+    Pong,
+    Refreshed,
+    Refused,
+    State,
+    Welcomed,
+)
+from protocol.mutation import (
+    Applied,
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    Mutation,
+    Rejected,
+    RenameConversation,
+    Repeated,
+    Result,
+)
 from protocol.replica import Conversation, Deleted, Message, Profile, Row
 from protocol.wire import Encoding
 
@@ -77,6 +104,15 @@ def test_the_golden_frames_cover_every_kind_of_frame_and_row_and_every_reason_th
     assert table("10") >= {vector["error"] for vector in REFUSED}
 
 
+def test_the_golden_frames_cover_every_kind_of_mutation_and_result_and_every_reason_of_a_rejection() -> None:
+    pushed = [array for vector in TO_SERVER for array in vector["frame"].get("mutations", [])]
+    assert {array[0] for array in pushed if isinstance(array, list) and array} >= {"+c", "~c", "-c", "+m", "~m", "-m"}
+    results = [array for vector in TO_CLIENT for array in vector["frame"].get("results", [])]
+    said = {array[0] for array in results} | {array[2] for array in results if array[0] == "rejected"}
+    assert said >= table("8") - table("10") - {"-c", "-m"}
+    assert len(said) >= 12
+
+
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("*.json")), ids=lambda path: path.name)
 def test_the_files_stay_small_and_their_names_unique(path: Path) -> None:
     assert path.stat().st_size < 100_000
@@ -112,6 +148,10 @@ def client_for(frame: dict[str, Any], encoding: Encoding) -> Client:
     if frame["t"] == "page":
         client._last_page = frame["id"] - 1
         client.ask_page()
+    if frame["t"] == "ack":
+        client.pushed = range(frame["results"][0][1], frame["results"][-1][1] + 1)
+    if frame.get("answers") == "push":
+        client.pushed = range(frame["id"], frame["id"] + 1)
     return client
 
 
@@ -130,6 +170,17 @@ def read_row(columns: list[Any]) -> Row | None:
     return None
 
 
+def read_result(columns: list[Any]) -> Result:
+    """The test's own reading of 8.4."""
+    match columns[0]:
+        case "applied":
+            return Applied(columns[1], columns[2])
+        case "repeated":
+            return Repeated(columns[1], columns[2])
+    assert columns[0] == "rejected"
+    return Rejected(columns[1], columns[2], columns[3])
+
+
 def read(frame: dict[str, Any]) -> Event:
     """The test's own reading of section 4."""
     assert "as_of" not in frame or all(columns[1] == frame["as_of"] for columns in frame["rows"])
@@ -144,16 +195,18 @@ def read(frame: dict[str, Any]) -> Event:
             return Batch(rows, cursor, replaces=True, partial=False)
         case "changes":
             to = base64.b64decode(frame["to"])
-            return Batch(rows, to, replaces=False, partial=frame.get("partial") or False)
+            return Batch(rows, to, replaces=False, partial=frame.get("partial") or False, seq=frame.get("seq"))
         case "live":
             assert cursor is not None
-            return Live(cursor)
+            return Live(cursor, frame["seq"])
         case "page":
             return PageArrived(frame["id"], frame["as_of"], rows, frame["more"])
+        case "ack":
+            return Acknowledged(tuple(map(read_result, frame["results"])))
         case "refreshed":
             return Refreshed(frame["expires"])
         case "error":
-            applies = (frame.get("answers"), frame.get("id"), frame.get("retry_after"))
+            applies = [frame.get(name) for name in ("answers", "id", "retry_after", "expected")]
             return Refused(frame["code"], frame["message"], frame["retryable"], *applies)
     assert frame["t"] == "pong"
     return Pong()
@@ -167,6 +220,24 @@ def test_the_client_reads_every_golden_frame(vector: dict[str, Any], encoding: E
 
 
 # ---- What the client writes ----------------------------------------------------------------------------------------
+
+
+def meant(columns: list[Any]) -> Mutation:
+    """The test's own reading of 8.3."""
+    key = UUID(columns[1])
+    match columns[0]:
+        case "+c":
+            return CreateConversation(key, columns[2], columns[3])
+        case "~c":
+            return RenameConversation(key, columns[2], columns[3])
+        case "-c":
+            return DeleteConversation(key)
+        case "+m":
+            return CreateMessage(key, UUID(columns[2]), columns[3], columns[4], columns[5])
+        case "~m":
+            return EditMessage(key, columns[2], columns[3], columns[4])
+    assert columns[0] == "-m"
+    return DeleteMessage(key, columns[2])
 
 
 def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
@@ -189,6 +260,9 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
             return client.refresh(frame["token"])
         case "ping":
             return client.ping()
+        case "push":
+            client.limits = replace(client.limits, mutations=100)
+            return client.push(frame["n"], [meant(columns) for columns in frame["mutations"]])
     client._last_page = frame["id"] - 1
     conversation, before = frame.get("conversation"), frame.get("before")
     _, page = client.ask_page(

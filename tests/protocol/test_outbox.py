@@ -1,0 +1,529 @@
+"""The outbox's promises: every write is applied once and in order, or waits in quarantine; none is lost on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocol.client import Limits, Refused
+from protocol.mutation import (
+    Applied,
+    CreateConversation,
+    CreateMessage,
+    EditMessage,
+    Mutation,
+    Rejected,
+    RenameConversation,
+    Repeated,
+    Result,
+)
+from protocol.outbox import Entry, Head, Outbox, Push, State
+from protocol.storage import MemoryStorage
+from protocol.wire import CODECS
+
+A, M = UUID(int=1), UUID(int=2)
+LIMITS = Limits(262_144, 1000, 4, mutations=3, title_bytes=20, content_bytes=100)
+CODEC = CODECS["msgpack"]
+
+
+def write(n: int) -> Mutation:
+    return RenameConversation(A, f"title {n}", n)
+
+
+def refusal(code: str, retry_after_ms: int | None = None, expected: int | None = None) -> Refused:
+    return Refused(code, "said for people", True, "push", retry_after_ms=retry_after_ms, expected=expected)
+
+
+def outbox_with(count: int) -> Outbox:
+    outbox = Outbox(MemoryStorage())
+    for n in range(count):
+        outbox.add(write(n))
+    return outbox
+
+
+def pushed(outbox: Outbox, now: float = 0.0) -> Push:
+    push = outbox.next_push(LIMITS, CODEC, now)
+    assert push is not None
+    return push
+
+
+def applied(push: Push, seq: int = 10) -> tuple[Result, ...]:
+    return tuple(Applied(push.n + i, seq) for i in range(len(push.mutations)))
+
+
+# ---- Adding --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_given_in_order_and_never_again_not_even_when_all_are_settled() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    assert [outbox.add(write(n)).n for n in range(3)] == [1, 2, 3]
+    outbox.begin(LIMITS)
+    outbox.acknowledge(applied(pushed(outbox)))
+    outbox.reach(10)
+    assert outbox.entries == ()
+    assert outbox.add(write(4)).n == 4
+    again = Outbox(storage)
+    assert (again.client_id, again.add(write(5)).n) == (outbox.client_id, 5)
+
+
+def test_a_mutation_is_kept_before_add_returns_and_before_anybody_is_told_to_send() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    kept: list[int] = []
+    outbox.on_add = lambda: kept.append(len(storage.load()[1]))
+    outbox.add(write(1))
+    outbox.add(write(2))
+    assert kept == [1, 2]
+
+
+def test_what_the_storage_would_not_take_was_never_added() -> None:
+    class Full(MemoryStorage):
+        def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
+            raise OSError("the disk is full")
+
+    outbox = Outbox(Full())
+    with pytest.raises(OSError):
+        outbox.add(write(1))
+    assert outbox.entries == ()
+    assert outbox.due(0) is None
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        RenameConversation(A, "secret\0", 1),
+        RenameConversation(A, "secret\ud800", 1),
+        CreateMessage(M, A, "secret\udfff", "", 1),
+        CreateMessage(M, A, "user", "secret\0", 1),
+        EditMessage(M, 1, "secret" + "\ud83d" + "x", 1),
+        CreateMessage(M, A, "user", "secret" * 50_000, 1),
+        CreateMessage(M, A, "user", "secret" + "\x01" * 50_000, 1),  # its escapes fit in no frame of JSON
+        CreateConversation(A, "secret", 2**53 + 1),
+        EditMessage(M, -(2**53) - 1, "secret", 1),
+        CreateConversation(A, "secret", True),
+        CreateConversation(A, "secret", 1.5),  # type: ignore[arg-type]
+        CreateConversation(str(A), "secret", 1),  # type: ignore[arg-type]
+        CreateMessage(M, A, "user", b"secret", 1),  # type: ignore[arg-type]
+    ],
+    ids=lambda mutation: repr(mutation)[:70],
+)
+def test_what_no_server_takes_is_refused_at_once_and_its_words_are_not_repeated(mutation: Mutation) -> None:
+    outbox = Outbox(MemoryStorage())
+    with pytest.raises(ValueError) as raised:
+        outbox.add(mutation)
+    assert "secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+    assert outbox.entries == ()
+    assert outbox.add(write(1)).n == 1
+
+
+def test_the_last_known_limits_hold_also_offline_and_after_a_restart() -> None:
+    storage = MemoryStorage()
+    long_title, long_content = RenameConversation(A, "é" * 11, 1), CreateMessage(M, A, "user", "x" * 101, 1)
+    outbox = Outbox(storage)
+    for mutation in (long_title, long_content):
+        outbox.add(mutation)  # nobody has said a limit yet
+    outbox.begin(LIMITS)
+    outbox.end()
+    for device in (outbox, Outbox(storage)):
+        for mutation in (long_title, long_content):
+            with pytest.raises(ValueError):
+                device.add(mutation)
+        device.add(RenameConversation(A, "é" * 10, 1))
+
+
+# ---- Sending -------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_begins_with_the_lowest_number_without_a_result_and_takes_as_many_as_permitted() -> None:
+    outbox = outbox_with(4)
+    assert pushed(outbox) == Push(1, (write(0), write(1), write(2)))
+    assert outbox.due(0) is None
+    assert outbox.next_push(LIMITS, CODEC, 0) is None
+    outbox.add(write(4))
+    outbox.acknowledge(applied(Push(1, (write(0), write(1), write(2)))))
+    assert pushed(outbox) == Push(4, (write(3), write(4)))
+
+
+def test_no_push_is_ever_empty() -> None:
+    outbox = Outbox(MemoryStorage())
+    assert (outbox.due(0), outbox.next_push(LIMITS, CODEC, 0)) == (None, None)
+    outbox.add(write(1))
+    assert outbox.next_push(replace(LIMITS, mutations=0), CODEC, 0) is None
+    assert outbox.unanswered is None
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12), at_most=st.integers(400, 900))
+def test_a_push_fits_in_a_frame_and_no_mutation_waits_that_could_have_come_along(
+    encoding: str, sizes: list[int], at_most: int
+) -> None:
+    codec = CODECS["json" if encoding == "json" else "msgpack"]
+    limits = replace(LIMITS, frame_bytes=at_most, mutations=100)
+    outbox = Outbox(MemoryStorage())
+    for size in sizes:
+        outbox.add(CreateMessage(M, A, "user", "\n" * (size // 3), 2**53))
+    sent = 0
+    while (push := outbox.next_push(limits, codec, 0)) is not None:
+        written = [mutation for mutation in push.mutations if mutation is not None]
+        frame = {"t": "push", "n": push.n, "mutations": [codec.pack(mutation) for mutation in written]}
+        assert len(push.mutations) == len(written)
+        size = sum(codec.size(mutation) for mutation in written)
+        assert len(codec.encode({**frame, "mutations": []}, at_most)) + size < at_most
+        sent += len(written)
+        if sent < len(sizes):
+            assert size + codec.size(outbox.entries[len(written)].mutation) > at_most - 64
+        outbox.acknowledge(applied(push))
+        outbox.reach(10)
+    assert sent == len(sizes)
+
+
+def test_a_push_without_an_answer_is_the_next_one_again_on_the_next_connection() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    outbox.add(write(1))
+    first = pushed(outbox)
+    outbox.end()
+    outbox.begin(LIMITS)
+    assert pushed(outbox) == first == pushed(Outbox(storage))
+    outbox.acknowledge((Repeated(1, 10),))
+    assert [entry.state for entry in outbox.entries] == [State.ACKED]
+
+
+def test_a_mutation_that_outgrew_the_limits_gives_its_number_away_and_goes_into_quarantine() -> None:
+    outbox = Outbox(MemoryStorage())
+    long = CreateMessage(M, A, "user", "x" * 5000, 1)
+    for mutation in (write(1), long, write(3)):
+        outbox.add(mutation)
+    small = replace(LIMITS, frame_bytes=1000)
+    assert outbox.next_push(small, CODEC, 0) == Push(1, (write(1), None, write(3)))
+    outbox.acknowledge((Applied(1, 10), Rejected(2, "malformed", "Not a mutation."), Applied(3, 10)))
+    (kept,) = outbox.quarantine
+    assert (kept.mutation, kept.code) == (long, "too_long")
+    outbox = Outbox(MemoryStorage())
+    outbox.add(long)
+    assert outbox.next_push(small, CODEC, 0) == Push(1, (None,))
+    outbox.acknowledge((Repeated(1, 10),))  # it had arrived before the limits shrank, and its answer had not
+    assert outbox.quarantine == ()
+
+
+# ---- Refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["unavailable", "slow_down", "too_many_pushes", "tomorrow's"])
+def test_a_refused_push_loses_nothing_and_comes_again_not_before_it_may(code: str) -> None:
+    for rnd in (0.0, 1.0):
+        outbox = outbox_with(2)
+        first = pushed(outbox, now=100)
+        outbox.refuse(refusal(code, retry_after_ms=4000), now=101, rnd=rnd)
+        wait = outbox.due(101)
+        assert wait is not None
+        assert 4 <= wait <= 6
+        assert outbox.next_push(LIMITS, CODEC, 101 + wait - 0.01) is None
+        outbox.begin(LIMITS)  # another connection changes nothing about that
+        assert outbox.next_push(LIMITS, CODEC, 101 + wait - 0.01) is None
+        assert pushed(outbox, now=101 + wait) == first
+
+
+def test_several_devices_that_were_told_the_same_do_not_come_back_at_once() -> None:
+    waits = set()
+    for rnd in (0.0, 0.3, 0.6, 1.0):
+        outbox = outbox_with(1)
+        pushed(outbox)
+        outbox.refuse(refusal("unavailable", retry_after_ms=1000), now=0, rnd=rnd)
+        waits.add(outbox.due(0))
+    assert len(waits) == 4
+
+
+def test_without_advice_the_pauses_grow_until_a_push_is_taken() -> None:
+    outbox = outbox_with(1)
+    now, waits = 0.0, []
+    for _ in range(9):
+        pushed(outbox, now)
+        outbox.refuse(refusal("unavailable"), now, rnd=1.0)
+        waits.append(outbox.due(now) or 0)
+        now += waits[-1]
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30, 30]
+    outbox.acknowledge(applied(pushed(outbox, now)))
+    outbox.add(write(2))
+    pushed(outbox, now)
+    outbox.refuse(refusal("unavailable"), now, rnd=1.0)
+    assert outbox.due(now) == 1
+
+
+def test_after_a_gap_what_is_left_is_numbered_anew_in_the_same_order_and_sent_at_once() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    for n in range(3):
+        outbox.add(write(n))
+    outbox.acknowledge(applied(pushed(outbox), seq=10))
+    outbox.reach(10)
+    for n in range(3, 7):
+        outbox.add(write(n))
+    assert pushed(outbox).n == 4
+    outbox.refuse(refusal("gap", expected=2), now=5, rnd=1.0)
+    assert outbox.due(5) == 0
+    assert [entry.n for entry in outbox.entries] == [2, 3, 4, 5]
+    assert pushed(Outbox(storage)) == pushed(outbox, 5) == Push(2, (write(3), write(4), write(5)))
+    assert outbox.add(write(7)).n == 6
+
+
+def test_a_gap_brings_back_what_the_database_had_acked_and_lost() -> None:
+    outbox = outbox_with(3)
+    pushed(outbox)
+    outbox.acknowledge((Applied(1, 10), Rejected(2, "refused", "no"), Applied(3, 12)))
+    outbox.add(write(3))
+    assert pushed(outbox).n == 4
+    outbox.refuse(refusal("gap", expected=2), now=0, rnd=0)
+    states = [(entry.n, entry.state) for entry in outbox.entries]
+    assert states == [(1, State.ACKED), (2, State.REJECTED), (2, State.PENDING), (3, State.PENDING)]
+    assert pushed(outbox) == Push(2, (write(2), write(3)))
+    outbox.acknowledge((Applied(2, 20), Applied(3, 20)))
+    assert outbox.add(write(4)).n == 4
+
+
+# ---- Settling ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_acked_stays_until_the_synced_rows_have_it_whichever_comes_first() -> None:
+    outbox = outbox_with(2)
+    outbox.begin(LIMITS)
+    outbox.reach(9)
+    pushed(outbox)
+    outbox.acknowledge((Applied(1, 9), Applied(2, 12)))
+    assert [(entry.n, entry.seq) for entry in outbox.entries] == [(2, 12)]
+    outbox.reach(None)
+    outbox.reach(11)
+    assert len(outbox.entries) == 1
+    outbox.reach(12)
+    outbox.reach(12)
+    assert not outbox.entries
+
+
+def test_a_position_of_a_connection_before_settles_nothing() -> None:
+    """The next one may begin further back: a snapshot is on its way, or the app lost its rows."""
+    outbox = outbox_with(1)
+    outbox.begin(LIMITS)
+    outbox.reach(50)
+    outbox.end()
+    outbox.begin(LIMITS)
+    pushed(outbox)
+    outbox.acknowledge((Applied(1, 20),))
+    assert len(outbox.entries) == 1
+    outbox.reach(20)
+    assert not outbox.entries
+
+
+def test_an_acked_mutation_outlasts_the_app_until_the_position_comes_again() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    outbox.add(write(1))
+    pushed(outbox)
+    outbox.acknowledge((Applied(1, 20),))
+    again = Outbox(storage)
+    assert again.due(0) is None
+    assert [(entry.state, entry.seq) for entry in again.entries] == [(State.ACKED, 20)]
+    again.reach(20)
+    assert not Outbox(storage).entries
+
+
+# ---- Quarantine ----------------------------------------------------------------------------------------------------
+
+
+def in_quarantine() -> tuple[Outbox, Entry]:
+    outbox = outbox_with(2)
+    pushed(outbox)
+    outbox.acknowledge((Rejected(1, "tomorrow's", "fit to \ud800 show"), Applied(2, 10)))
+    outbox.reach(10)
+    (entry,) = outbox.entries
+    return outbox, entry
+
+
+def test_a_rejected_mutation_waits_for_a_person_and_holds_nobody_up() -> None:
+    outbox, entry = in_quarantine()
+    assert outbox.quarantine == (entry,)
+    assert (entry.state, entry.mutation, entry.code, entry.message) == (
+        State.REJECTED,
+        write(0),
+        "tomorrow's",
+        "fit to ? show",
+    )
+    outbox.add(write(2))
+    assert pushed(outbox) == Push(3, (write(2),))
+
+
+@pytest.mark.parametrize("corrected", [None, write(9)])
+def test_a_retry_is_a_new_mutation_with_a_new_number_at_the_end(corrected: Mutation | None) -> None:
+    outbox, entry = in_quarantine()
+    outbox.add(write(2))
+    again = outbox.retry(entry.key, corrected)
+    assert (again.n, again.mutation, outbox.quarantine) == (4, corrected or write(0), ())
+    assert [e.n for e in outbox.entries] == [3, 4]
+
+
+def test_a_correction_that_can_never_be_sent_leaves_the_mutation_where_it_is() -> None:
+    outbox, entry = in_quarantine()
+    with pytest.raises(ValueError):
+        outbox.retry(entry.key, RenameConversation(A, "\0", 1))
+    assert outbox.quarantine == (entry,)
+
+
+def test_a_discarded_mutation_is_gone_for_good() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    outbox.add(write(0))
+    pushed(outbox)
+    outbox.acknowledge((Rejected(1, "refused", "no"),))
+    outbox.discard(outbox.quarantine[0].key)
+    assert (outbox.entries, Outbox(storage).entries) == ((), ())
+
+
+@pytest.mark.parametrize("act", [Outbox.retry, Outbox.discard])
+def test_only_what_is_in_quarantine_is_retried_or_discarded(act: Callable[[Outbox, int], object]) -> None:
+    outbox, entry = in_quarantine()
+    pending = outbox.add(write(2))
+    for key in (pending.key, 99):
+        with pytest.raises(ValueError):
+            act(outbox, key)
+    outbox.discard(entry.key)
+    with pytest.raises(ValueError):
+        act(outbox, entry.key)
+    assert outbox.entries == (pending,)
+
+
+# ---- Against a server ----------------------------------------------------------------------------------------------
+
+
+def which(mutation: Mutation | None) -> int:
+    """The how-manieth of a test's writes it is."""
+    assert isinstance(mutation, RenameConversation)
+    return mutation.at
+
+
+class Server:
+    """What SPEC.md asks of a server: it consumes each number once, in order, and remembers what became of it."""
+
+    def __init__(self, dislikes: set[int]) -> None:
+        self.dislikes = dislikes
+        self.consumed: list[int] = []  # which writes had the numbers 1, 2 …
+        self.seq = 0
+
+    @property
+    def applied(self) -> list[int]:
+        return [w for w in self.consumed if w % 7 not in self.dislikes]
+
+    def take(self, push: Push, at_most: int) -> tuple[Result, ...] | Refused:
+        """It may fall over in the middle of a push: then only so many of its mutations were applied."""
+        expected = len(self.consumed) + 1
+        if push.n > expected:
+            return refusal("gap", expected=expected)
+        results: list[Result] = []
+        for n, mutation in enumerate(push.mutations[:at_most], push.n):
+            repeated = n <= len(self.consumed)
+            if not repeated:
+                self.consumed.append(which(mutation))
+                self.seq += 1
+            if self.consumed[n - 1] % 7 in self.dislikes:
+                results.append(Rejected(n, "refused", "no"))
+            else:
+                results.append(Repeated(n, self.seq) if repeated else Applied(n, self.seq))
+        return tuple(results)
+
+
+class OutboxAgainstServer(RuleBasedStateMachine):
+    """Whatever is lost on the way: each write is applied exactly once and in order, or is in the quarantine."""
+
+    @initialize(dislikes=st.sets(st.integers(0, 6), max_size=2))
+    def begin(self, dislikes: set[int]) -> None:
+        self.server = Server(dislikes)
+        self.storage = MemoryStorage()
+        self.outbox = Outbox(self.storage)
+        self.written = 0
+        self.gone: set[int] = set()
+        self.now = 0.0
+        self.answer: tuple[Result, ...] | Refused | None = None
+
+    @rule(count=st.integers(1, 5))
+    def the_person_writes(self, count: int) -> None:
+        for _ in range(count):
+            self.written += 1
+            self.outbox.add(write(self.written))
+
+    @rule(at_most=st.sampled_from([99, 99, 99, 0, 1, 2]))
+    def the_device_pushes(self, at_most: int) -> None:
+        self.now += self.outbox.due(self.now) or 0
+        if (push := self.outbox.next_push(LIMITS, CODEC, self.now)) is not None:
+            self.answer = self.server.take(push, at_most)
+            if at_most < len(push.mutations):
+                self.the_connection_is_cut()
+
+    @rule(code=st.sampled_from(["unavailable", "slow_down", "too_many_pushes"]))
+    def the_server_takes_nothing(self, code: str) -> None:
+        self.now += self.outbox.due(self.now) or 0
+        if self.outbox.next_push(LIMITS, CODEC, self.now) is not None:
+            self.answer = refusal(code, 100)
+
+    @precondition(lambda self: self.answer is not None)
+    @rule()
+    def the_answer_arrives(self) -> None:
+        if isinstance(self.answer, Refused):
+            self.outbox.refuse(self.answer, self.now, 0.5)
+        elif self.answer is not None:
+            self.outbox.acknowledge(self.answer)
+        self.answer = None
+
+    @rule()
+    def the_connection_is_cut(self) -> None:
+        self.answer = None
+        self.outbox.end()
+        self.outbox.begin(LIMITS)
+
+    @rule()
+    def the_app_is_started_again(self) -> None:
+        self.outbox = Outbox(self.storage)
+        self.the_connection_is_cut()
+
+    @rule(behind=st.integers(0, 3))
+    def the_position_is_told(self, behind: int) -> None:
+        held = self.held()
+        self.outbox.reach(max(0, self.server.seq - behind))
+        # Lost, and settled before a push could find that out: the database's loss, as of everything settled before.
+        self.gone |= held - self.held() - set(self.server.consumed)
+
+    @rule(count=st.integers(1, 4))
+    def the_database_loses_its_tail(self, count: int) -> None:
+        self.the_connection_is_cut()
+        # What is settled is the database's alone.
+        while count and self.server.consumed and self.server.consumed[-1] in self.held():
+            self.server.consumed.pop()
+            count -= 1
+
+    def held(self) -> set[int]:
+        return {which(entry.mutation) for entry in self.outbox.entries}
+
+    @invariant()
+    def each_was_applied_at_most_once_and_in_order(self) -> None:
+        assert self.server.applied == sorted(set(self.server.applied))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "server"):
+            return
+        self.the_person_writes(1)  # so that what the database lost is noticed
+        self.the_connection_is_cut()
+        while self.outbox.due(self.now) is not None:
+            self.the_device_pushes(99)
+            self.the_answer_arrives()
+        self.the_position_is_told(0)
+        assert self.outbox.entries == self.outbox.quarantine
+        rejected = [which(entry.mutation) for entry in self.outbox.quarantine]
+        assert sorted([*self.server.applied, *rejected, *self.gone]) == list(range(1, self.written + 1))
+        self.each_was_applied_at_most_once_and_in_order()
+
+
+OutboxAgainstServer.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestAnOutboxAgainstAServer = OutboxAgainstServer.TestCase
