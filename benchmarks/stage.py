@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -57,6 +58,18 @@ Arrived = tuple[int, str, int]
 """Number of the device, id of the message, instant of the read. User u has the devices u·per_user to u·per_user + …"""
 
 
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What the devices wrote and had acknowledged."""
+
+    seconds: float
+    """From the first mutation to the last answer."""
+    waits: list[float]
+    """Milliseconds from each mutation to its answer, shortest first."""
+    came_back: list[str]
+    """Ids of the messages that the feed brought."""
+
+
 async def eventually(what: str, condition: Callable[[], Awaitable[bool]], limit: float = LIMIT) -> None:
     """Return when `condition` is true. Raises BenchmarkError after `limit` seconds."""
     end = time.monotonic() + limit
@@ -98,9 +111,9 @@ class Server:
         self._drain: asyncio.Task[bytes] | None = None
         self.port = self.pid = 0
 
-    async def start(self) -> int:
+    async def start(self, **settings: str) -> int:
         """Start, on the same port as before if there was a before. Returns the instant at which it said `serving`."""
-        environment = {**self._environment, "PORT": str(self.port)}
+        environment = {**self._environment, "PORT": str(self.port), **settings}
         pipe = asyncio.subprocess.PIPE
         self._process = await spawn("server", "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
         log = self._process.stderr
@@ -206,8 +219,10 @@ class Stage:
         generator = await spawn("benchmarks.devices", stdin=pipe, stdout=pipe, limit=1 << 28)  # bytes of one answer
         stack.push_async_callback(end, generator)
         self.devices = Devices(generator, len(self.users) * self.per_user)
-        users = [str(user) for user in self.users]
-        await self.devices.tell("prepare", users=users, per_user=self.per_user, secret=SECRET)
+        users, conversations = ([str(each) for each in ids] for ids in (self.users, self._conversations))
+        await self.devices.tell(
+            "prepare", users=users, conversations=conversations, per_user=self.per_user, secret=SECRET
+        )
 
     async def statements(self) -> int:
         """Statements that the server's login has run so far."""
@@ -255,6 +270,27 @@ class Stage:
             for connection in self._writers:
                 tasks.create_task(work(connection))
         return written
+
+    async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:
+        """Have the devices write; see `benchmarks.devices`. Returns when all is acknowledged and has come back."""
+        await self.devices.tell("push", rate=rate, seconds=seconds, batch=each, text=random.choice(self._texts))
+        said: dict[str, Any] = {}
+
+        async def acknowledged() -> bool:
+            await self.devices.state()
+            said.update(await self.devices.tell("pushed") or {})
+            return bool(said)
+
+        await eventually("everything acknowledged", acknowledged)
+        arrived = await self.devices.arrivals(len(said["waits"]) * self.per_user)
+        return Pushed(said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived])
+
+    async def stored(self) -> tuple[int, int]:
+        """Messages beyond those that were there before the devices wrote, and numbers consumed by them."""
+        messages = "SELECT count(*) - (SELECT count(*) FROM conversations) FROM messages"
+        return await self._admin.fetchrow(  # type: ignore[no-any-return]  # asyncpg's record of two
+            f"SELECT ({messages}), (SELECT coalesce(sum(last_mutation), 0)::bigint FROM sync.clients)"
+        )
 
     def lost(self, written: list[Written], arrivals: list[Arrived]) -> int:
         """How many of the written messages did not arrive, counted for each device of their user."""

@@ -160,7 +160,7 @@ class Client:
 
     Raises ValueError for a window out of bounds or a cursor of more than 128 bytes. What may be read, and only read:
     `state`, `cursor`, `limits`; `unanswered`, the ids of the pages that were asked for; `pushed`, the numbers of the
-    push that is unanswered, none without one; `last_words`, the `error` that was the last frame to arrive, if it was
+    push that is unanswered; `last_words`, the `error` that was the last frame to arrive, if it was
     one.
     """
 
@@ -182,7 +182,7 @@ class Client:
         # Until welcome tells; the largest frame is needed before, for `hello`.
         self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0, title_bytes=0, content_bytes=0)
         self.unanswered: set[int] = set()
-        self.pushed = range(0)
+        self.pushed: range | None = None
         self.last_words: Refused | None = None
         self._token, self._client_id, self._window = token, client_id, window
         self._codec = CODECS[encoding]
@@ -230,17 +230,18 @@ class Client:
     @property
     def may_push(self) -> bool:
         """Whether a push may be sent: after the welcome, and one at a time."""
-        return self.state not in (State.NEW, State.GREETING, State.BROKEN) and not self.pushed
+        return self.state not in (State.NEW, State.GREETING, State.BROKEN) and self.pushed is None
 
     def push(self, n: int, mutations: Sequence[Mutation | None]) -> bytes | str:
         """Writes with the numbers from n on. StateError unless `may_push`, ValueError for what the server would refuse.
 
+        An empty one asks whether the server awaits a number beyond n, which is a gap.
         None gives its number away: an empty array, which the server rejects (outbox.py says what for).
         """
         if not self.may_push:
-            raise StateError(f"nothing can be pushed: {self.state.value}, {len(self.pushed)} are unanswered")
-        if not 1 <= len(mutations) <= self.limits.mutations:
-            raise ValueError(f"a push has 1 to {self.limits.mutations} mutations")
+            raise StateError(f"nothing can be pushed: {self.state.value}, or the last push is unanswered")
+        if len(mutations) > self.limits.mutations:
+            raise ValueError(f"a push has at most {self.limits.mutations} mutations")
         if n < 1 or n + len(mutations) - 1 > NUMBER_END:
             raise ValueError("numbers go from 1 to 2^53")
         arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
@@ -345,11 +346,11 @@ class Client:
 
     def _ack(self, frame: Frame) -> Event:
         results = frame.read("results", self._codec.results)
-        if not self.pushed:
+        if self.pushed is None:
             raise ProtocolError("an ack that nobody waits for")
         if [result.n for result in results] != list(self.pushed):
             raise ProtocolError("results: not one for each mutation of the push, in its order")
-        self.pushed = range(0)
+        self.pushed = None
         return Acknowledged(results)
 
     def _refreshed(self, frame: Frame) -> Event:
@@ -376,9 +377,9 @@ class Client:
         return refused
 
     def _push_refused(self, refused: Refused) -> None:
-        if not self.pushed or refused.id not in (None, self.pushed[0]):
+        if self.pushed is None or refused.id not in (None, self.pushed.start):
             return  # it is about no push that waits
-        if refused.code == "gap" and (refused.expected is None or not 1 <= refused.expected < self.pushed[0]):
+        if refused.code == "gap" and (refused.expected is None or not 1 <= refused.expected < self.pushed.start):
             # A number that it has, or awaits, is no gap to a server that keeps to the protocol.
             raise ProtocolError("expected: missing, or not below what the push began with")
-        self.pushed = range(0)
+        self.pushed = None

@@ -37,7 +37,8 @@ class State(Enum):
 class Entry:
     """A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server.
 
-    `seq` is where the feed has it (ACKED); `code` and `message` are why not (REJECTED).
+    `seq` is where the feed has it (ACKED; None: in doubt since the database changed its history); `code` and `message`
+    are why not (REJECTED).
     """
 
     key: int
@@ -74,7 +75,11 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What to send: mutations with the numbers from `n` on. None: one that outgrew the limits (see `next_push`)."""
+    """What to send: mutations with the numbers from `n` on.
+
+    None stands for one that outgrew the limits (see `next_push`). An empty push only asks whether the server still has
+    what it acknowledged.
+    """
 
     n: int
     mutations: tuple[Mutation | None, ...]
@@ -128,9 +133,15 @@ class Outbox:
 
     # ---- For the connection ------------------------------------------------------------------------------------------
 
-    def begin(self, limits: Limits) -> None:
-        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told."""
+    def begin(self, limits: Limits, *, doubtful: bool = False) -> None:
+        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told.
+
+        `doubtful`: it has another history than before, and may have lost what it had acknowledged. That is not settled
+        before the answer to a push has shown it to be there.
+        """
         self.end()
+        if doubtful and (acked := self._in(State.ACKED)):
+            self._commit(self._head, [replace(entry, seq=None) for entry in acked], [])
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
         if bounds != self._head.bounds:
             self._commit(replace(self._head, bounds=bounds), [], [])
@@ -141,7 +152,7 @@ class Outbox:
 
     def due(self, now: float) -> float | None:
         """Seconds until there is a push to send, 0: now. None while there is nothing to send, or one unanswered."""
-        if self.unanswered is not None or not self._in(State.PENDING):
+        if self.unanswered is not None or not (self._in(State.PENDING) or self._in_doubt()):
             return None
         return max(0.0, self._not_before - now)
 
@@ -165,15 +176,16 @@ class Outbox:
             if (room := room - size) < 0:
                 mutations.pop()
                 break
-        if mutations:
-            self.unanswered = Push(pending[0].n, tuple(mutations))
+        if mutations or not pending:
+            self.unanswered = Push(pending[0].n if pending else self._head.next_n, tuple(mutations))
         return self.unanswered
 
     def acknowledge(self, results: tuple[Result, ...]) -> None:
         """The answer to the unanswered push: one result for each mutation, in its order (client.py sees to that)."""
         if self.unanswered is None:
             raise ValueError("No push is unanswered: acknowledge only what answers one.")
-        push, put, drop = self.unanswered, list[Entry](), list[int]()
+        # In doubt no longer: its number is below one that this history awaits, and the snapshot was read after that.
+        push, put, drop = self.unanswered, list[Entry](), [entry.key for entry in self._in_doubt()]
         for entry, sent, result in zip(self._in(State.PENDING), push.mutations, results, strict=False):
             if isinstance(result, Rejected):
                 code, message = result.code, result.message
@@ -219,6 +231,9 @@ class Outbox:
 
     def _in(self, state: State) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.state is state)
+
+    def _in_doubt(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self._in(State.ACKED) if entry.seq is None)
 
     def _rejected(self, key: int) -> Entry:
         entry = self._entries.get(key)

@@ -14,6 +14,8 @@ from protocol.client import Acknowledged, Batch, Client, Event, Live, Refused, W
 from protocol.outbox import Outbox
 from protocol.wire import CODECS, Encoding
 
+ANOTHER_HISTORY = frozenset({"epoch", "ahead"})  # reasons of a snapshot: the database may have lost what it acked
+
 
 class Pusher:
     """Sends what the outbox has, over one connection, and tells the outbox what comes back."""
@@ -34,13 +36,13 @@ class Pusher:
         """After the app has stored what the event brought."""
         match event:
             case Welcomed():
-                self._outbox.begin(event.limits)
+                self._outbox.begin(event.limits, doubtful=event.why in ANOTHER_HISTORY)
             case Batch() | Live():
                 self._outbox.reach(event.seq)
                 return
             case Acknowledged():
                 self._outbox.acknowledge(event.results)
-            case Refused(answers="push") if self._outbox.unanswered is not None and not self._client.pushed:
+            case Refused(answers="push") if self._outbox.unanswered is not None and self._client.pushed is None:
                 self._outbox.refuse(event, self._clock(), self._rng.random())
             case _:
                 return

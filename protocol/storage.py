@@ -3,6 +3,7 @@
 The only module of the client that knows SQLite; what the entries mean is outbox.py's.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -75,12 +76,16 @@ class SqliteStorage:
         self._lent = False
         with ExitStack() as on_failure:
             try:
+                # What people wrote is nobody else's to read. SQLite gives its other files the rights of this one.
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 # Statements commit by themselves, unless one of ours said BEGIN.
                 self._db = sqlite3.connect(self._path, timeout=LOCK_WITHIN, isolation_level=None)
                 on_failure.callback(self._db.close)
                 self._open(user)
             except sqlite3.DatabaseError as error:
                 raise StorageError(self._words(error)) from error
+            except OSError as error:
+                raise StorageError(f"{self._path} cannot be opened ({error.strerror}): name another file.") from error
             on_failure.pop_all()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ a commit costs (the flush, the lock that NOTIFY holds over it) is the same for o
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +67,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
             await self._wake.wait()
@@ -77,7 +78,7 @@ class Batcher:
                 failures += 1
                 pause = backoff(failures, LONGEST_PAUSE)
                 log.warning("postgres takes no pushes", error=str(error), pushes=len(group), again_in=pause)
-                self._away_until = asyncio.get_running_loop().time() + pause
+                self._away_until = loop.time() + pause
                 # Everybody, not only this group: nothing is kept that a device keeps anyway.
                 for each in (*group, *self._waiting):
                     each.answer(rules.unavailable(each.push, _again(pause)))
@@ -86,9 +87,8 @@ class Batcher:
                 self._wake.clear()
                 continue
             failures = 0
-            for each, outcome in zip(group, outcomes, strict=True):
-                _note(each.push, outcome)
-                each.answer(rules.answer(each.push, outcome))
+            # After the next group is on its way: Postgres works while we tell.
+            loop.call_soon(_tell, group, outcomes)
 
     def _take(self) -> list[_Waiting]:
         """The next group, first come first served, in the order of their users: groups of other processes take their
@@ -111,11 +111,12 @@ def _again(seconds: float) -> int:
     return int(seconds * 1000) + random.randrange(200, 2_000)
 
 
-def _note(push: Push, outcome: Outcome) -> None:
-    if outcome.trouble is not None:
-        log.warning(
-            "the database refused a mutation",
-            user=str(push.user),
-            trouble=outcome.trouble,
-            consumed=outcome.after >= push.last,
-        )
+def _tell(group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    for each, outcome in zip(group, outcomes, strict=True):
+        push = each.push
+        if outcome.trouble is not None:
+            consumed = outcome.after >= push.last
+            log.warning(
+                "the database refused a mutation", user=str(push.user), trouble=outcome.trouble, consumed=consumed
+            )
+        each.answer(rules.answer(push, outcome))

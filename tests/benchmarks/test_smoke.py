@@ -27,7 +27,7 @@ def figures(benchmark: str) -> dict[str, Any]:
 
 def test_without_a_name_they_are_listed() -> None:
     listed = run()
-    assert all(name in listed for name in ("idle", "live", "storm"))
+    assert all(name in listed for name in ("idle", "live", "push", "storm"))
 
 
 def test_idle() -> None:
@@ -49,6 +49,23 @@ def test_live() -> None:
         "changes_per_second",
         "client_cpu_percent",
         "writer_cpu_percent",
+    } <= found.keys()
+
+
+def test_push() -> None:
+    found = figures("push")
+    assert found["sockets"] == 20
+    assert found["lost"] == found["lost_numbers"] == found["lost_on_the_way_back"] == 0
+    assert found["acked"] > 100
+    assert {
+        "acked_per_second",
+        "ack_p50_ms",
+        "ack_p99_ms",
+        "calm_ack_p50_ms",
+        "most_acked_per_second",
+        "one_by_one_acked_per_second",
+        "server_us_per_mutation",
+        "postgres_us_per_mutation",
     } <= found.keys()
 
 

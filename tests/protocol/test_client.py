@@ -932,7 +932,6 @@ def test_what_the_server_would_refuse_is_not_pushed() -> None:
     hear(client, FRAMES["ack"])
     one = DeleteConversation(A)
     too_much: list[tuple[int, list[Mutation | None]]] = [
-        (1, []),
         (1, [one] * 3),
         (0, [one]),
         (2**53, [one, one]),
