@@ -1,4 +1,5 @@
-"""P1, P2, P3, P5: whatever happens, at the end every device holds what SELECT finds, and never saw anything forbidden.
+"""P1 to P5: whatever happens, at the end every device holds what SELECT finds, and never saw anything forbidden, and
+what the devices wrote was applied exactly once, in their order.
 
 ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
 """
@@ -13,9 +14,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.support.author import TRAIL, Author, trail
 from tests.support.cluster import Cluster, Database, temporary_folder
 from tests.support.oracle import ReplicaDevice, Writer, select_everything
-from tests.support.people import add_user
+from tests.support.people import add_conversation, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
@@ -133,6 +135,10 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
     # The partition that a message moved 35 days back belongs to.
     await sql.execute("SELECT sync.ensure_partitions(now() - interval '50 days', now())")
     users = [await add_user(sql) for _ in range(4)]
+    stranger = await add_user(sql)
+    strangers = [await add_conversation(sql, stranger, str(stranger)) for _ in range(2)]
+    theirs = await select_everything(sql, stranger)
+    await sql.execute(TRAIL)
     await sql.close()
     async with contextlib.AsyncExitStack() as stack:
         postgres, url = await stack.enter_async_context(postgres_behind_proxy(database.server_url))
@@ -145,13 +151,15 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
             assert device.device is not None
             await device.device.wait_live(20)
         writers = [Writer(database.url, users, random.Random(rng.random())) for _ in range(3)]
-        writing = [asyncio.create_task(writer.run()) for writer in writers]
+        authors = [Author(device, strangers, random.Random(rng.random())) for device in devices]
+        writing = [asyncio.create_task(work) for work in (*(w.run() for w in writers), *(a.run() for a in authors))]
         faults = Faults(rng, server, postgres, network, devices, cluster)
         await faults.run(SECONDS)
         for task in writing:
             task.cancel()
         await asyncio.gather(*writing, return_exceptions=True)
 
+        await eventually(lambda: all(author.done for author in authors), SETTLE)
         sql = await database.connect()
         # A writer that was cancelled in its COMMIT may still commit: until its backend is gone, nothing is final.
         await eventually(lambda: _no_backend_of(sql, "postgres"))
@@ -167,9 +175,14 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
             except AssertionError:
                 assert device.state() == expected
             assert device.snapshots == ["new"], "a snapshot that no rule made necessary"
+        whatever_was_written = await trail(sql)
+        for author in authors:
+            author.check(whatever_was_written)
+        assert await select_everything(sql, stranger) == theirs
         await sql.close()
         for device in devices:
             await device.stop()
+        assert sum(author.written for author in authors) > 500
         assert sum(writer.committed for writer in writers) > 50
         assert sum(device.batches for device in devices) > 50
         assert not [event for event in server.log if "exception" in event]

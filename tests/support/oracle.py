@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import random
+import time
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
-from protocol.client import Batch, Event, Welcomed
+from protocol.client import Acknowledged, Batch, Event, Welcomed
 from protocol.connect import Device
+from protocol.mutation import Result
+from protocol.outbox import Outbox
 from protocol.replica import Conversation, Deleted, Message, Profile, Replica
+from protocol.storage import MemoryStorage
 from tests.support.serving import token
 
 EVERYTHING: Final = (500, 200)
@@ -28,12 +32,15 @@ class Impatient(random.Random):
 
 
 class ReplicaDevice:
-    """A device that keeps its rows and its cursor over restarts, and objects to whatever SPEC.md forbids."""
+    """A device that keeps its rows, cursor and outbox over restarts, and objects to whatever SPEC.md forbids."""
 
     def __init__(self, url: str, user: UUID) -> None:
         self.url = url
         self.user = user
-        self.client_id = uuid4()
+        self.storage = MemoryStorage()
+        self.outbox = Outbox(self.storage)
+        self.client_id = self.outbox.client_id
+        self.results: dict[int, Result] = {}
         self.replica = Replica()
         self.cursor: bytes | None = None
         self.snapshots: list[str] = []
@@ -44,6 +51,7 @@ class ReplicaDevice:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        self.outbox = Outbox(self.storage)
         self.device = Device(
             self.url,
             token=lambda: token(self.user),
@@ -53,6 +61,7 @@ class ReplicaDevice:
             on_batch=self._on_batch,
             on_event=self._on_event,
             rng=Impatient(),
+            outbox=self.outbox,
         )
         self._task = asyncio.create_task(self.device.run())
 
@@ -70,6 +79,11 @@ class ReplicaDevice:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Welcomed) and event.mode == "snapshot":
             self.snapshots.append(str(event.why))
+        if isinstance(event, Acknowledged):
+            self.results.update((result.n, result) for result in event.results)
+
+    def now(self) -> int:
+        return time.time_ns() // 1000 if self.device is None else self.device.now()
 
     def _on_batch(self, batch: Batch) -> None:
         self.batches += 1

@@ -1,0 +1,107 @@
+"""A person who writes on a device, connected or not, and what must have become of all that was written."""
+
+import asyncio
+import random
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from protocol.mutation import (
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    Mutation,
+    Rejected,
+    RenameConversation,
+)
+from protocol.view import view
+from tests.support.cluster import SERVER_LOGIN
+from tests.support.oracle import ReplicaDevice
+
+TRAIL: Final = f"""
+    CREATE TABLE trail (n bigint GENERATED ALWAYS AS IDENTITY, said text);
+    CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF session_user = '{SERVER_LOGIN}' AND (TG_OP = 'INSERT'
+                OR to_jsonb(OLD) ->> TG_ARGV[0] IS DISTINCT FROM to_jsonb(NEW) ->> TG_ARGV[0]) THEN
+            INSERT INTO trail (said) VALUES (to_jsonb(NEW) ->> TG_ARGV[0]);
+        END IF;
+        RETURN NULL;
+    END
+    $$;
+    CREATE TRIGGER follow AFTER INSERT OR UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION follow('title');
+    CREATE TRIGGER follow AFTER INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION follow('content');
+"""
+"""Every text that the server ever wrote, in the order in which it did, whatever others made of the rows later."""
+PAUSE: Final = 0.015
+"""Seconds between two mutations, on average."""
+ACCEPTABLE: Final = {"unknown_conversation", "unknown_message", "bad_role"}
+"""What may be rejected: others delete what a device is about to write to, and some of it is nonsense from the start."""
+
+
+class Author:
+    """Every text is said once, so that its fate can be followed. `strangers` are conversations of other users."""
+
+    def __init__(self, device: ReplicaDevice, strangers: list[UUID], rng: random.Random) -> None:
+        self._device = device
+        self._strangers = strangers
+        self._rng = rng
+        self._said: dict[int, str | None] = {}
+        """What each number said; None: nothing, it deletes."""
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            mutation, said = self._next()
+            self._said[self._device.outbox.add(mutation).n] = said
+            await asyncio.sleep(self._rng.expovariate(1 / PAUSE))
+
+    @property
+    def done(self) -> bool:
+        """Everything has a result, and what was applied came back."""
+        return self._device.outbox.entries == self._device.outbox.quarantine
+
+    def check(self, trail: list[str]) -> None:
+        """Each was applied once or rejected, never both, and in the order in which it was written."""
+        results = self._device.results
+        assert results.keys() == self._said.keys(), "not everything has a result"
+        rejected = {n for n, result in results.items() if isinstance(result, Rejected)}
+        assert {results[n].code for n in rejected} <= ACCEPTABLE  # type: ignore[union-attr]  # these are Rejected
+        expected = [said for n, said in self._said.items() if said is not None and n not in rejected]
+        mine = set(self._said.values())
+        assert [said for said in trail if said in mine] == expected
+        assert {entry.n for entry in self._device.outbox.quarantine} == rejected
+
+    @property
+    def written(self) -> int:
+        return len(self._said)
+
+    def _next(self) -> tuple[Mutation, str | None]:
+        rng, shown = self._rng, view(self._device.replica, self._device.outbox.entries)
+        said = f"{self._device.user} says {len(self._said)} on {self._device.client_id}"
+        at = self._device.now()
+        choice = rng.random()
+        conversation = rng.choice([*shown.conversations, uuid4()])
+        message = rng.choice(list(shown.messages.values())).row if shown.messages else None
+        if choice < 0.1:
+            return CreateConversation(uuid4(), said, at), said
+        if choice < 0.6 or message is None:
+            return CreateMessage(uuid4(), conversation, "user", said, at), said
+        if choice < 0.72:
+            return EditMessage(message.id, message.created_at, said, at), said
+        if choice < 0.8:
+            return RenameConversation(conversation, said, at), said
+        if choice < 0.86:
+            return DeleteMessage(message.id, message.created_at), None
+        if choice < 0.88:
+            return DeleteConversation(conversation), None
+        if choice < 0.92:
+            return CreateMessage(uuid4(), conversation, "nobody", said, at), said
+        if choice < 0.96:
+            return CreateMessage(uuid4(), rng.choice(self._strangers), "user", said, at), said
+        return RenameConversation(rng.choice(self._strangers), said, at), said
+
+
+async def trail(sql: Any) -> list[str]:
+    return [row["said"] for row in await sql.fetch("SELECT said FROM trail ORDER BY n")]
