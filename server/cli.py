@@ -127,6 +127,26 @@ def watch(
     terminal.watch(url, token, terminal.Memory.load(path), Console(highlight=False))
 
 
+@cli.command()
+def chat(
+    url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
+    token: Annotated[str, typer.Option(help="Who writes.", envvar="ATLAS_TOKEN", show_default=False)] = "",
+    conversation: Annotated[UUID | None, typer.Option(help="Where to.", show_default="the newest one")] = None,
+    new: Annotated[str | None, typer.Option(help="The title of a new conversation to write to.")] = None,
+    outbox_file: Annotated[
+        Path | None, typer.Option(help="Where to keep what is not sent yet.", show_default="one per user in .atlas")
+    ] = None,
+) -> None:
+    """Type into a conversation: each line becomes a message, sent when the server can be reached, exactly once."""
+    from server import chat as terminal
+
+    user = subject(token)
+    if user is None:
+        raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
+    path = outbox_file or Path(".atlas") / f"chat-{user}.db"
+    terminal.chat(url, token, user, path, conversation, new, Console(highlight=False))
+
+
 def main() -> None:
     try:
         cli()

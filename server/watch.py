@@ -1,29 +1,19 @@
 """`atlas-sync watch`: a device in a terminal, which shows changes as they arrive and keeps its cursor in a file."""
 
-import asyncio
-import contextlib
 import os
-import signal
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
 from rich.console import Console
-from rich.text import Text
 
-from protocol.client import Batch, Event, Welcomed
-from protocol.connect import Device, Status, StayAway
-from protocol.replica import Conversation, Deleted, Message, Profile, Row
-from server.errors import AtlasError, ConfigError
-
-
-class StayAwayError(AtlasError):
-    """The server told this device not to come back."""
+from protocol.client import Batch
+from protocol.connect import Device
+from protocol.replica import Row
+from server.errors import ConfigError
+from server.terminal import line, run, shows_status, shows_welcome
 
 
 @dataclass(slots=True)
@@ -75,58 +65,17 @@ def watch(url: str, token: str, memory: Memory, console: Console) -> None:
             held.clear()
             memory.save(batch.cursor)
 
-    async def main() -> None:
-        device = Device(
+    async def device() -> None:
+        await Device(
             url,
             token=lambda: token,
             client_id=memory.client_id,
             cursor=memory.cursor,
             window=(10, 10),
             on_batch=on_batch,
-            on_event=lambda event: _show_event(event, console),
-            on_status=_shows_status(console),
-        )
-        loop = asyncio.get_running_loop()
-        running = asyncio.ensure_future(device.run())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, running.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+            on_event=shows_welcome(console),
+            on_status=shows_status(console),
+        ).run()
 
-    try:
-        asyncio.run(main())
-    except StayAway as instruction:
-        raise StayAwayError(f"The server says: stay away ({instruction}).") from None
+    run(device)
     console.print("Stopped. Start again to see what you missed.", style="dim")
-
-
-def line(row: Row) -> Text:
-    """A row as one line: when, what, and for a message its beginning."""
-    match row:
-        case Message():
-            style = {"user": "bold cyan", "assistant": "green"}.get(row.role, "yellow")
-            return _line(row.created_at, f"{row.role:>9}", style, row.content)
-        case Conversation():
-            return _line(row.updated_at, "conversation", "magenta", row.title or "(untitled)")
-        case Profile():
-            return _line(row.seq, "profile", "yellow", f"tier {row.tier}")
-        case Deleted():
-            kind = {"p": "profile", "c": "conversation", "m": "message"}[row.kind]
-            return _line(row.seq, "deleted", "red", f"{kind} {row.id}")
-
-
-def _line(instant: int, what: str, style: str, text: str) -> Text:
-    when = datetime.fromtimestamp(instant / 1_000_000, UTC).astimezone()
-    # What people wrote is data: no escape sequence of theirs reaches this terminal.
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return Text.assemble((f"{when:%b %d %H:%M:%S} ", "dim"), (f"{what:>12}  ", style), printable)
-
-
-def _show_event(event: Event, console: Console) -> None:
-    if isinstance(event, Welcomed):
-        how = "resumed" if event.mode == "resumed" else f"a snapshot ({event.why})"
-        console.print(f"connected as {event.session}, tier {event.tier}: {how}", style="dim")
-
-
-def _shows_status(console: Console) -> Callable[[Status], Any]:
-    return lambda status: console.print(f"· {status.name.lower().replace('_', ' ')}", style="dim")

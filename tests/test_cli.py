@@ -19,7 +19,7 @@ import pytest
 from protocol.frames import Changes, Live
 from tests.support.cluster import Database, temporary_folder
 from tests.support.peer import peer
-from tests.support.people import add_user
+from tests.support.people import add_conversation, add_user
 from tests.support.serving import SECRET, ServerProcess, token
 from tests.support.waiting import LIMIT, eventually
 
@@ -179,6 +179,52 @@ async def test_watch_shows_what_was_missed_and_nothing_twice(database: Database,
         await sql.execute(add, user, "second")
         missed = await watch_until("second")
         assert "first" not in missed
+
+
+async def test_what_is_typed_into_chat_is_saved_once_also_what_was_typed_while_the_server_was_away(
+    database: Database, sql: Any, folder: Path
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user, "Ideas")
+    async with ServerProcess(database.server_url) as server:
+
+        async def chat(typed: str, *options: str, until: str, times: int = 1) -> str:
+            """What it prints up to that word, so many times; then Ctrl-C."""
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "server", "chat", "--url", server.url, "--token", token(user)),
+                *("--outbox-file", str(folder / "chat.db"), *options),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(typed.encode())
+            printed = ""
+            async with asyncio.timeout(LIMIT):
+                while printed.count(until) < times:
+                    line = await process.stdout.readline()
+                    assert line, printed
+                    printed += line.decode()
+                process.send_signal(signal.SIGINT)
+                printed += (await process.stdout.read()).decode()
+                assert await process.wait() == 0
+            return printed
+
+        async def contents() -> list[str]:
+            return [row["content"] for row in await sql.fetch("SELECT content FROM messages ORDER BY created_at")]
+
+        assert "Ideas" in await chat("one\n\n", until="✓ saved")
+        assert await contents() == ["one"]
+        await server.kill()
+        printed = await chat("two\nthree\n", "--conversation", str(conversation), until="… kept", times=2)
+        assert "2 not sent yet" in printed
+        assert await contents() == ["one"]
+        await server.start()
+        await chat("four\n", until="✓ saved")
+        assert await contents() == ["one", "two", "three", "four"]
+        refused = await chat("five\n", "--conversation", str(user), until="✗")
+        assert "does not exist" in refused
+        assert "not sent" not in await chat("", until="Ideas")
 
 
 async def test_two_processes_share_the_port_and_one_that_dies_is_replaced(database: Database, sql: Any) -> None:

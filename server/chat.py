@@ -1,0 +1,184 @@
+"""`atlas-sync chat`: a device in a terminal that writes: lines that are typed become messages of one conversation.
+
+What is typed while the server is away waits in a file, and is sent when it is back, also by the next start.
+"""
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from rich.console import Console
+from rich.text import Text
+
+from protocol.client import Batch
+from protocol.connect import Device, Status
+from protocol.mutation import CreateConversation, CreateMessage
+from protocol.outbox import Entry, Outbox, State
+from protocol.replica import Message, Replica
+from protocol.storage import SqliteStorage, StorageError
+from server.errors import ConfigError, UnavailableError
+from server.terminal import line, printable, run, shows_status
+
+SENDING_SECONDS = 10.0
+"""After the end of the input, for what is not sent yet; then it stays in the file."""
+SNAPSHOT_SECONDS = 30.0
+
+
+def chat(
+    url: str, token: str, user: UUID, path: Path, chosen: UUID | None, title: str | None, console: Console
+) -> None:
+    """Chat until the input ends, or SIGINT or SIGTERM. `title`: in a new conversation. Raises StayAwayError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        storage = SqliteStorage(path, user)
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
+    with contextlib.closing(storage):
+        run(lambda: _Chat(url, token, Outbox(storage), chosen, title, console).run())
+        waiting = sum(entry.state is State.PENDING for entry in Outbox(storage).entries)
+    if waiting:
+        console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
+
+
+class _Chat:
+    def __init__(
+        self, url: str, token: str, outbox: Outbox, chosen: UUID | None, title: str | None, console: Console
+    ) -> None:
+        self._outbox = outbox
+        self._conversation = chosen
+        self._title = title
+        self._console = console
+        self._replica = Replica()
+        self._sent = asyncio.Event()
+        """Nothing waits for its result."""
+        self._shown: set[UUID] = set()
+        self._mine: dict[UUID, int] = {}
+        """What was typed here and is not confirmed yet: the entry's key, by the message's id."""
+        self._device = Device(
+            url,
+            token=lambda: token,
+            client_id=outbox.client_id,
+            window=(50, 20),
+            outbox=outbox,
+            on_batch=self._on_batch,
+            on_event=lambda _: self._settle(),
+            on_status=shows_status(console),
+        )
+
+    async def run(self) -> None:
+        running = asyncio.ensure_future(self._device.run())
+        try:
+            talking = asyncio.ensure_future(self._talk())
+            await asyncio.wait([running, talking], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                talking.cancel()
+                running.result()
+            await talking
+        finally:
+            await self._device.stop()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _talk(self) -> None:
+        if self._title is None and self._conversation is None:
+            # Which is the newest, only the server knows.
+            try:
+                await self._device.wait_live(SNAPSHOT_SECONDS)
+            except TimeoutError:
+                raise UnavailableError(
+                    f"The server did not answer within {SNAPSHOT_SECONDS:.0f} s. To write offline, name a conversation "
+                    "with --conversation, or begin one with --new."
+                ) from None
+        self._enter()
+        async for typed in _lines():
+            if typed.strip():
+                self._say(typed)
+        self._settle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SENDING_SECONDS):
+                await self._sent.wait()
+
+    def _enter(self) -> None:
+        """The chosen conversation, the newest one, or a new one."""
+        known = self._replica.conversations
+        if self._title is not None or not (known or self._conversation):
+            self._conversation = uuid4()
+            self._device.write(CreateConversation(self._conversation, self._title or "Terminal", self._device.now()))
+        elif self._conversation is None:
+            self._conversation = max(known.values(), key=lambda each: each.updated_at).id
+        found = known.get(self._conversation)
+        title = self._title if found is None else found.title
+        self._console.print(Text.assemble((printable(title or ""), "bold"), f"  {self._conversation}"))
+        self._show()
+
+    def _say(self, typed: str) -> None:
+        assert self._conversation is not None
+        mutation = CreateMessage(uuid4(), self._conversation, "user", typed, self._device.now())
+        try:
+            self._mine[mutation.id] = self._device.write(mutation).key
+        except ValueError as error:
+            self._console.print(Text(f"  ✗ {error}", "red"))
+            return
+        if self._device.status is not Status.LIVE:
+            self._console.print("  … kept until the server can be reached", style="dim")
+
+    def _on_batch(self, batch: Batch) -> None:
+        if batch.replaces:
+            self._replica.replace(batch.rows)
+        else:
+            self._replica.apply(batch.rows)
+        self._show()
+
+    def _show(self) -> None:
+        """What the conversation has and was not shown yet; what was typed here is on the screen already."""
+        messages = [each for each in self._replica.messages.values() if each.conversation_id == self._conversation]
+        for message in sorted(messages, key=_age):
+            if message.id not in self._shown:
+                self._shown.add(message.id)
+                if message.id not in self._mine:
+                    self._console.print(line(message), soft_wrap=True)
+
+    def _settle(self) -> None:
+        """Say what became of what was typed here."""
+        entries = {entry.key: entry for entry in self._outbox.entries}
+        if any(entry.state is State.PENDING for entry in entries.values()):
+            self._sent.clear()
+        else:
+            self._sent.set()
+        for message, key in list(self._mine.items()):
+            entry = entries.get(key)
+            if entry is None or entry.state is not State.PENDING:
+                del self._mine[message]
+                self._shown.add(message)
+                self._console.print(_verdict(entry))
+                if entry is not None and entry.state is State.REJECTED:
+                    # The person has read it, and can type it again.
+                    self._outbox.discard(key)
+
+
+def _age(message: Message) -> tuple[int, UUID]:
+    return message.created_at, message.id
+
+
+def _verdict(entry: Entry | None) -> Text:
+    if entry is not None and entry.state is State.REJECTED:
+        return Text(f"  ✗ {printable(entry.message or '')}", "red")
+    return Text("  ✓ saved", "dim")
+
+
+async def _lines() -> AsyncIterator[str]:
+    """What is typed, line by line. A thread reads it: terminals, pipes and files can all be read that way."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            for typed in sys.stdin:
+                loop.call_soon_threadsafe(queue.put_nowait, typed.rstrip("\n"))
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (typed := await queue.get()) is not None:
+        yield typed

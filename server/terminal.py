@@ -1,0 +1,75 @@
+"""A device in a terminal: rows as lines, and a life that ends with Ctrl-C. What it shows and keeps is its command's."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from protocol.client import Event, Welcomed
+from protocol.connect import Status, StayAway
+from protocol.replica import Conversation, Deleted, Message, Profile, Row
+from server.errors import AtlasError
+
+
+class StayAwayError(AtlasError):
+    """The server told this device not to come back."""
+
+
+def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it until it ends, or SIGINT or SIGTERM ends it. Raises StayAwayError."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(device())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, running.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    try:
+        asyncio.run(main())
+    except StayAway as instruction:
+        raise StayAwayError(f"The server says: stay away ({instruction}).") from None
+
+
+def line(row: Row) -> Text:
+    """A row as one line: when, what, and for a message its beginning."""
+    match row:
+        case Message():
+            style = {"user": "bold cyan", "assistant": "green"}.get(row.role, "yellow")
+            return _line(row.created_at, f"{row.role:>9}", style, row.content)
+        case Conversation():
+            return _line(row.updated_at, "conversation", "magenta", row.title or "(untitled)")
+        case Profile():
+            return _line(row.seq, "profile", "yellow", f"tier {row.tier}")
+        case Deleted():
+            kind = {"p": "profile", "c": "conversation", "m": "message"}[row.kind]
+            return _line(row.seq, "deleted", "red", f"{kind} {row.id}")
+
+
+def printable(text: str) -> str:
+    """What people wrote is data: no escape sequence of theirs reaches this terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _line(instant: int, what: str, style: str, text: str) -> Text:
+    when = datetime.fromtimestamp(instant / 1_000_000, UTC).astimezone()
+    return Text.assemble((f"{when:%b %d %H:%M:%S} ", "dim"), (f"{what:>12}  ", style), printable(text))
+
+
+def shows_welcome(console: Console) -> Callable[[Event], None]:
+    def show(event: Event) -> None:
+        if isinstance(event, Welcomed):
+            how = "resumed" if event.mode == "resumed" else f"a snapshot ({event.why})"
+            console.print(f"connected as {event.session}, tier {event.tier}: {how}", style="dim")
+
+    return show
+
+
+def shows_status(console: Console) -> Callable[[Status], None]:
+    return lambda status: console.print(f"· {status.name.lower().replace('_', ' ')}", style="dim")
