@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -29,6 +30,8 @@ BUSY_MILLISECONDS: Final = (1_000, 5_000)
 """After which a push that found the queue full may come again."""
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries while Postgres is away."""
+LONGEST_HOLD: Final = 60.0
+"""Seconds between two tries of a user whose rows somebody has locked: each try holds up everybody, for two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,14 @@ class _Waiting:
     push: Push
     size: int
     answer: Callable[[Ack | Error], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A user who must wait, because the last so many tries in a row could not be carried through."""
+
+    failures: int
+    until: float
 
 
 class Batcher:
@@ -50,12 +61,15 @@ class Batcher:
         self._wake = asyncio.Event()
         self._away_until = 0.0
         """The loop's clock. Postgres is not tried before; whoever pushes meanwhile is told so at once."""
+        self._held: dict[UUID, _Held] = {}
 
     def put(self, push: Push, size: int, answer: Callable[[Ack | Error], None]) -> None:
         """Have a push of `size` bytes written, and then `answer` called, once; within this call if it is refused."""
         now = asyncio.get_running_loop().time()
-        if now < self._away_until:
-            answer(rules.unavailable(push, _again(self._away_until - now)))
+        held = self._held.get(push.user)
+        until = self._away_until if held is None else max(self._away_until, held.until)
+        if now < until:
+            answer(rules.unavailable(push, _again(until - now)))
         elif self._bytes + size > WAITING_BYTES:
             answer(rules.unavailable(push, random.randrange(*BUSY_MILLISECONDS)))
         elif (wait := self._allowance.take(push.user, len(push.mutations), now)) > 0:
@@ -88,35 +102,48 @@ class Batcher:
                 continue
             failures = 0
             # After the next group is on its way: Postgres works while we tell.
-            loop.call_soon(_tell, group, outcomes)
+            loop.call_soon(self._tell, group, outcomes)
 
     def _take(self) -> list[_Waiting]:
-        """The next group, first come first served, in the order of their users: groups of other processes take their
-        locks in the same order, and cannot deadlock with it."""
+        """The next group, first come first served, one push of a client_id (a second connection may have it), in the
+        order of their users: groups of other processes take their locks in the same order, and cannot deadlock."""
         group: list[_Waiting] = []
+        clients: set[tuple[UUID, UUID]] = set()
         mutations = 0
-        while self._waiting and (not group or mutations + len(self._waiting[0].push.mutations) <= self._batch):
-            each = self._waiting.popleft()
-            mutations += len(each.push.mutations)
+        while self._waiting:
+            each = self._waiting[0]
+            client, size = (each.push.user, each.push.client_id), len(each.push.mutations)
+            if group and (mutations + size > self._batch or client in clients):
+                break
+            self._waiting.popleft()
             self._bytes -= each.size
+            mutations += size
+            clients.add(client)
             group.append(each)
         if not self._waiting:
             self._wake.clear()
         group.sort(key=lambda each: each.push.user.bytes)
         return group
 
+    def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        for each, outcome in zip(group, outcomes, strict=True):
+            push = each.push
+            if outcome.trouble is not None:
+                log.warning("the database refused a mutation", user=str(push.user), trouble=outcome.trouble)
+            if outcome.unfinished(push):
+                each.answer(rules.unavailable(push, _again(self._hold(push.user))))
+            else:
+                self._held.pop(push.user, None)
+                each.answer(rules.answer(push, outcome))
+
+    def _hold(self, user: UUID) -> float:
+        held = self._held.get(user)
+        failures = 1 if held is None else held.failures + 1
+        pause = min(2.0**failures, LONGEST_HOLD)
+        self._held[user] = _Held(failures, asyncio.get_running_loop().time() + pause)
+        return pause
+
 
 def _again(seconds: float) -> int:
     """Milliseconds after which to push again, for each device another: they all hear it in the same moment."""
     return int(seconds * 1000) + random.randrange(200, 2_000)
-
-
-def _tell(group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
-    for each, outcome in zip(group, outcomes, strict=True):
-        push = each.push
-        if outcome.trouble is not None:
-            consumed = outcome.after >= push.last
-            log.warning(
-                "the database refused a mutation", user=str(push.user), trouble=outcome.trouble, consumed=consumed
-            )
-        each.answer(rules.answer(push, outcome))

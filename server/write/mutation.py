@@ -48,3 +48,7 @@ class Outcome:
     """Another connection has taken the client_id; nothing was applied."""
     trouble: str | None
     """Why a mutation was rejected by the database itself, or could not be tried to its end: SQLSTATE and constraint."""
+
+    def unfinished(self, push: Push) -> bool:
+        """It ended before a mutation that the database could not take now."""
+        return not self.replaced and self.before + 1 >= push.first and self.after < push.last

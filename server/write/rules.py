@@ -74,15 +74,13 @@ def _time(at: Instant, now: Instant) -> str | None:
 
 
 def answer(push: Push, outcome: Outcome) -> Ack | Error:
-    """What the device is told: a result for each mutation, or why there is none."""
+    """What the device is told of a push that is not unfinished: a result for each mutation, or why there is none."""
     if outcome.replaced:
         message = "A newer connection of this device has taken over."
         return refusal(push, "replaced", message, retryable=False)
     if push.first > outcome.before + 1:
         message = f"The next mutation of this device is number {outcome.before + 1}."
         return refusal(push, "gap", message, expected=outcome.before + 1)
-    if outcome.after < push.last:
-        return unavailable(push, retry_after=2_000)
     return Ack(results=[_result(push.first + i, outcome) for i in range(len(push.mutations))])
 
 

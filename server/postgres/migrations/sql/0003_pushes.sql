@@ -71,10 +71,10 @@ BEGIN
 END
 $$;
 
--- A group of pushes, sorted by user so that two groups cannot deadlock; `counts` says how many of the mutations belong to
--- each. For each push, in order: the number that was consumed last before it and after it, the feed's seq, {n: code} of
--- the rejected ones, and whether another connection has taken the client_id. `takes`: this connection has not pushed
--- before, and takes it.
+-- A group of pushes, one of a client_id and sorted by user, so that two groups cannot deadlock; `counts` says how many of
+-- the mutations belong to each. For each push, in order: the number that was consumed last before it and after it, the
+-- feed's seq, {n: code} of the rejected ones, and whether another connection has taken the client_id. `takes`: this
+-- connection has not pushed before, and takes it.
 --
 -- One failing statement fails the group, which is then tried again `careful`: each mutation in a subtransaction with its
 -- own constraint triggers. One that fails by its own fault is rejected. One that fails by the database's state ends its
@@ -86,33 +86,42 @@ CREATE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], take
                           kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
                           ats timestamptz[], row_ats timestamptz[], careful boolean)
 RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, replaced boolean, trouble text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
-    client sync.clients;
-    behind int := 0;           -- mutations of the pushes before this one
-    code text;
-    state text;
-    broken text;
-    befores bigint[] := '{}';
+    befores bigint[];
+    holders text[];
+    known jsonb[];
     afters bigint[] := '{}';
     rejecteds jsonb[] := '{}';
     replaceds boolean[] := '{}';
     troubles text[] := '{}';
+    behind int := 0;           -- mutations of the pushes before this one
+    code text;
+    state text;
+    broken text;
 BEGIN
-    FOR p IN 1 .. cardinality(users) LOOP
+    -- Locks every client's row until the commit: two groups with pushes of one client take turns.
+    WITH locked AS (
         INSERT INTO sync.clients AS c (user_id, client_id, last_mutation, session, pushed_at)
-        VALUES (users[p], client_ids[p], 0, sessions[p], now())
+        SELECT u.user_id, u.client_id, 0, u.session, now()
+        FROM unnest(users, client_ids, sessions) WITH ORDINALITY AS u (user_id, client_id, session, p) ORDER BY u.p
         ON CONFLICT (user_id, client_id) DO UPDATE SET pushed_at = excluded.pushed_at
-        RETURNING c.* INTO client;
-        before := client.last_mutation;
+        RETURNING c.*
+    )
+    SELECT array_agg(l.last_mutation ORDER BY u.p), array_agg(l.session ORDER BY u.p), array_agg(l.rejected ORDER BY u.p)
+    INTO befores, holders, known
+    FROM unnest(users, client_ids) WITH ORDINALITY AS u (user_id, client_id, p) JOIN locked l USING (user_id, client_id);
+
+    FOR p IN 1 .. cardinality(users) LOOP
+        before := befores[p];
         after := before;
         rejected := '{}';
         trouble := NULL;
         IF firsts[p] <= before THEN
             SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO rejected
-            FROM jsonb_each(client.rejected) WHERE key::bigint >= firsts[p];
+            FROM jsonb_each(known[p]) WHERE key::bigint >= firsts[p];
         END IF;
-        replaced := before < firsts[p] + counts[p] - 1 AND client.session <> sessions[p] AND NOT takes[p];
+        replaced := before < firsts[p] + counts[p] - 1 AND holders[p] <> sessions[p] AND NOT takes[p];
         IF firsts[p] <= before + 1 AND NOT replaced THEN
             FOR m IN behind + before + 2 - firsts[p] .. behind + counts[p] LOOP
                 IF NOT careful THEN
@@ -135,18 +144,18 @@ BEGIN
                     rejected := rejected || jsonb_build_object(after, code);
                 END IF;
             END LOOP;
-            IF after > before THEN
-                UPDATE sync.clients c SET last_mutation = after, session = sessions[p], rejected = push.rejected
-                WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
-            END IF;
         END IF;
         behind := behind + counts[p];
-        befores[p] := before;
         afters[p] := after;
         rejecteds[p] := rejected;
         replaceds[p] := replaced;
         troubles[p] := trouble;
     END LOOP;
+
+    UPDATE sync.clients c SET last_mutation = u.after, session = u.session, rejected = u.rejected
+    FROM unnest(users, client_ids, sessions, befores, afters, rejecteds)
+         AS u (user_id, client_id, session, before, after, rejected)
+    WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.after > u.before;
     -- The feeds move now instead of at commit, so that their seqs can be told.
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN QUERY
