@@ -101,9 +101,11 @@ Command = Send | Close | CheckToken | Subscribe | ReadPage | Write
 class Session:
     """One connection's side of the protocol. Every call returns the commands to carry out, in order."""
 
-    __slots__ = ("_checking", "_hello", "_pages", "_pushing", "_took", "claims", "client_id", "state")
+    __slots__ = ("_checking", "_hello", "_mutations", "_pages", "_pushing", "_took", "claims", "client_id", "state")
 
-    def __init__(self) -> None:
+    def __init__(self, mutations: int) -> None:
+        """`mutations`: of one push, at most."""
+        self._mutations = mutations
         self.state = State.NEW
         self.claims: Claims | None = None
         """Set once `hello` was accepted; moved by `refresh`."""
@@ -156,6 +158,8 @@ class Session:
         return [ReadPage(frame)]
 
     def _push(self, frame: Push) -> list[Command]:
+        if len(frame.mutations) > self._mutations:
+            return self.malformed(f"A push has at most {self._mutations} mutations.")
         if self.state is not State.OPEN or self._pushing:
             message = "Push after `welcome`, and when the last push is answered."
             return [Send(Error(code="too_many_pushes", message=message, retryable=True, answers="push", id=frame.n))]

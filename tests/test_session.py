@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from protocol.close import CloseCode
 from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer, Window
@@ -35,6 +36,7 @@ LATER = Error(code="unavailable", message="later", retryable=True, answers="push
 REPLACED = Error(code="replaced", message="replaced", retryable=False, answers="push", id=4)
 EXPIRES = 1_000
 PROBLEM = "what was wrong"
+MUTATIONS = 2
 
 # ---- What may happen to a connection -------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ TO: dict[str, list[str]] = {
 
 
 def session_in(place: str) -> Session:
-    session = Session()
+    session = Session(MUTATIONS)
     for event in TO[place]:
         happen(session, event)
     return session
@@ -286,6 +288,13 @@ def test_after_a_refresh_was_answered_another_one_may_come(answer: str) -> None:
     assert described(happen(session, "refresh")) == "check token of refresh"
 
 
+def test_a_push_has_no_more_mutations_than_the_welcome_said() -> None:
+    most = Push(n=1, mutations=[Raw(b"")] * MUTATIONS)
+    assert session_in("open").receive(most) == [Write(most, takes=True)]
+    more = Push(n=1, mutations=[Raw(b"")] * (MUTATIONS + 1))
+    assert described(session_in("open").receive(more)) == BAD_FRAME
+
+
 def test_an_answered_page_makes_room_for_another_one() -> None:
     session = session_in("open, all pages are read")
     happen(session, "page_answered")
@@ -315,7 +324,7 @@ def test_no_error_repeats_a_token(place: str, event: str) -> None:
 class Edge:
     """Does what the edge does: carries out the commands, and reports only what it was asked for."""
 
-    session: Session = field(default_factory=Session)
+    session: Session = field(default_factory=lambda: Session(MUTATIONS))
     closed: bool = False
     subscribed: int = 0
     reading: int = 0
@@ -397,7 +406,7 @@ def test_a_long_life_keeps_its_bounds(dice: random.Random) -> None:
 
 @given(st.lists(st.sampled_from([*FRAMES, *REPORTS]), max_size=30))
 def test_reports_that_nobody_asked_for_raise_nothing_either(events: list[str]) -> None:
-    session, closed = Session(), False
+    session, closed = Session(MUTATIONS), False
     for event in events:
         commands = happen(session, event)
         assert not (closed and commands)

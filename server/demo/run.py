@@ -226,6 +226,8 @@ def _print_next(console: Console, port: int, people: Sequence[Person], tokens: d
     # On one line, whatever the terminal's width: it is to be copied.
     print(f"{_program()} watch --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")
+    console.print("And write to them, in a third one; what is typed while this is stopped is sent later:\n")
+    print(f"{_program()} chat --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop this with Ctrl-C.\n")
 
 

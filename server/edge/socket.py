@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 from protocol import codec as codecs
 from protocol.close import CloseCode
 from protocol.codec import Codec, FrameError, UnknownFrameError
-from protocol.frames import Ack, AskPage, Error, Limits, Pong, Push, Welcome
+from protocol.frames import Ack, AskPage, Error, Limits, Pong, Welcome
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
 from server.feed import encode, notices
@@ -44,7 +44,7 @@ from server.session import (
     Write,
 )
 from server.write import rules
-from server.write.mutation import Push as Pushed
+from server.write.mutation import Push
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class SyncSocket(asyncio.Protocol):
     def __init__(self, desk: Desk, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._desk = desk
         self._registry = server_state.connections
-        self._session = Session()
+        self._session = Session(desk.terms.mutations)
         self._id = uuid4().hex[:12]
         self._conn = ServerProtocol(
             origins=desk.terms.origins,
@@ -206,11 +206,7 @@ class SyncSocket(asyncio.Protocol):
         except FrameError as error:
             self._perform(self._session.malformed(str(error)))
         else:
-            if isinstance(frame, Push) and len(frame.mutations) > self._desk.terms.mutations:
-                problem = f"A push has at most {self._desk.terms.mutations} mutations."
-                self._perform(self._session.malformed(problem))
-            else:
-                self._perform(self._session.receive(frame))
+            self._perform(self._session.receive(frame))
 
     def _flush(self) -> None:
         """Send what the core has to say by itself: the handshake, pongs, the answer to a close."""
@@ -254,8 +250,8 @@ class SyncSocket(asyncio.Protocol):
                     self._subscribe(command)
                 case ReadPage(ask):
                     self._spawn(self._answer(ask))
-                case Write(push, takes):
-                    self._write_down(push, takes)
+                case Write():
+                    self._write_down(command)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -284,17 +280,18 @@ class SyncSocket(asyncio.Protocol):
         await self._desk.pages.answer(str(claims.user), ask, self)
         self._session.page_answered()
 
-    def _write_down(self, frame: Push, takes: bool) -> None:
+    def _write_down(self, command: Write) -> None:
+        frame = command.push
         claims, client_id = self._session.claims, self._session.client_id
         assert claims is not None
         assert client_id is not None
         now = time.time_ns() // 1000
         texts = self._desk.terms.texts
-        push = Pushed(
+        push = Push(
             user=claims.user,
             client_id=client_id,
             session=self._id,
-            takes=takes,
+            takes=command.takes,
             first=frame.n,
             mutations=[rules.check(self._codec.mutation(raw), texts, now) for raw in frame.mutations],
         )
