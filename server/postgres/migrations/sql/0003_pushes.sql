@@ -71,19 +71,20 @@ BEGIN
 END
 $$;
 
--- A group of pushes, one of a client_id and sorted by user, so that two groups cannot deadlock; `counts` says how many of
--- the mutations belong to each. For each push, in order: the number that was consumed last before it and after it, the
--- feed's seq, {n: code} of the rejected ones, and whether another connection has taken the client_id. `takes`: this
+-- A group of pushes, one of a client_id and sorted by user, so that two groups cannot deadlock; `counts` says how many
+-- of the mutations belong to each. For each push, in order: the number that was consumed last before it and after it,
+-- the feed's seq, {n: code} of the rejected ones, and whether another connection has taken the client_id. `takes`: this
 -- connection has not pushed before, and takes it.
 --
--- One failing statement fails the group, which is then tried again `careful`: each mutation in a subtransaction with its
--- own constraint triggers. One that fails by its own fault is rejected. One that fails by the database's state ends its
--- push there, unconsumed. `trouble` is the SQLSTATE and the constraint, for the log.
+-- One failing statement fails the group, which is then tried again `careful`: each mutation in a subtransaction with
+-- its own constraint triggers. One that fails by its own fault is rejected. One that fails by the database's state ends
+-- its push there, unconsumed. `trouble` is the SQLSTATE and the constraint, for the log.
 --
 -- It runs as its owner, so that the server's login needs no right to write anything but through here. Triggers of the
--- app run in here too: hence `public` in the search path, behind pg_catalog.
-CREATE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[], counts int[],
-                          kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
+-- app run in here too: hence `public` in the search path, behind pg_catalog, and auth.uid() says who writes (but not to
+-- deferred triggers, which run for the whole group).
+CREATE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[],
+                          counts int[], kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
                           ats timestamptz[], row_ats timestamptz[], careful boolean)
 RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, replaced boolean, trouble text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '1s' AS $$
@@ -96,6 +97,7 @@ DECLARE
     replaceds boolean[] := '{}';
     troubles text[] := '{}';
     behind int := 0;           -- mutations of the pushes before this one
+    claims text;
     code text;
     state text;
     broken text;
@@ -108,9 +110,11 @@ BEGIN
         ON CONFLICT (user_id, client_id) DO UPDATE SET pushed_at = excluded.pushed_at
         RETURNING c.*
     )
-    SELECT array_agg(l.last_mutation ORDER BY u.p), array_agg(l.session ORDER BY u.p), array_agg(l.rejected ORDER BY u.p)
+    SELECT array_agg(l.last_mutation ORDER BY u.p), array_agg(l.session ORDER BY u.p),
+           array_agg(l.rejected ORDER BY u.p)
     INTO befores, holders, known
-    FROM unnest(users, client_ids) WITH ORDINALITY AS u (user_id, client_id, p) JOIN locked l USING (user_id, client_id);
+    FROM unnest(users, client_ids) WITH ORDINALITY AS u (user_id, client_id, p)
+    JOIN locked l USING (user_id, client_id);
 
     FOR p IN 1 .. cardinality(users) LOOP
         before := befores[p];
@@ -123,12 +127,16 @@ BEGIN
         END IF;
         replaced := before < firsts[p] + counts[p] - 1 AND holders[p] <> sessions[p] AND NOT takes[p];
         IF firsts[p] <= before + 1 AND NOT replaced THEN
+            claims := format('{"sub": "%s", "role": "authenticated"}', users[p]);
+            claims := set_config('request.jwt.claims', claims, true);
             FOR m IN behind + before + 2 - firsts[p] .. behind + counts[p] LOOP
                 IF NOT careful THEN
-                    code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m], ats[m], row_ats[m]);
+                    code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m],
+                                       ats[m], row_ats[m]);
                 ELSE
                     BEGIN
-                        code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m], ats[m], row_ats[m]);
+                        code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m],
+                                           ats[m], row_ats[m]);
                         SET CONSTRAINTS ALL IMMEDIATE;
                         SET CONSTRAINTS ALL DEFERRED;
                     EXCEPTION WHEN OTHERS THEN
@@ -156,6 +164,7 @@ BEGIN
     FROM unnest(users, client_ids, sessions, befores, afters, rejecteds)
          AS u (user_id, client_id, session, before, after, rejected)
     WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.after > u.before;
+    claims := set_config('request.jwt.claims', '', true);
     -- The feeds move now instead of at commit, so that their seqs can be told.
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN QUERY
