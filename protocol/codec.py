@@ -1,5 +1,6 @@
 """Bytes ⇄ frames, in MessagePack and in JSON; the only file that knows the encodings."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,17 @@ class FrameError(Exception):
 
 class UnknownFrameError(FrameError):
     """A well-formed frame whose `t` this version does not know."""
+
+
+_ESCAPE: Final = re.compile(rb"\\(?:u[dD][89abAB]..(?:\\u[dD][c-fC-F]..)?|u[dD][c-fC-F]..|.)", re.DOTALL)
+"""Escapes of JSON, a surrogate pair as one."""
+
+
+def _no_half(escape: re.Match[bytes]) -> bytes:
+    """Half of a surrogate pair, as JavaScript's `slice` leaves it, is no character. It would make the whole frame
+    unreadable; as U+0000 it is one of those that a text must not contain."""
+    found = escape[0]
+    return b"\\u0000" if len(found) == 6 and found[2:3] in b"dD" and found[3:4] not in b"01234567" else found
 
 
 class _Kind(msgspec.Struct):
@@ -61,6 +73,8 @@ class Codec:
             return None
 
     def _decode(self, decoder: Decoder, data: bytes) -> Any:
+        if self.text and b"\\u" in data:
+            data = _ESCAPE.sub(_no_half, data)
         try:
             return decoder.decode(data)
         except msgspec.ValidationError as error:

@@ -32,6 +32,10 @@ PAGES_IN_FLIGHT: Final = 4
 """Unanswered pages of one connection: a page waits for the database, and so must not be free."""
 
 
+DEADLY: Final = {"replaced": CloseCode.REPLACED, "local_only": CloseCode.LOCAL_ONLY}
+"""Answers to a push that end the connection."""
+
+
 class State(Enum):
     NEW = auto()
     """Connected; `hello` is awaited."""
@@ -218,9 +222,9 @@ class Session:
         self._pushing = False
         if self.state is State.CLOSED:
             return []
-        if isinstance(answer, Error) and answer.code == "replaced":
+        if isinstance(answer, Error) and answer.code in DEADLY:
             self.state = State.CLOSED
-            return [Close(CloseCode.REPLACED, answer)]
+            return [Close(DEADLY[answer.code], answer)]
         self._took = self._took or isinstance(answer, Ack)
         return [Send(answer)]
 

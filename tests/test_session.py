@@ -33,6 +33,7 @@ PAGE = AskPage(id=9)
 PUSH = Push(n=4, mutations=[])
 ACK = Ack(results=[])
 LATER = Error(code="unavailable", message="later", retryable=True, answers="push", id=4)
+UNPAID = Error(code="local_only", message="unpaid", retryable=False, answers="push", id=4)
 REPLACED = Error(code="replaced", message="replaced", retryable=False, answers="push", id=4)
 EXPIRES = 1_000
 PROBLEM = "what was wrong"
@@ -61,6 +62,7 @@ REPORTS: dict[str, Callable[[Session], list[Command] | None]] = {
     "push_answered": lambda session: session.push_answered(ACK),
     "push_answered, not now": lambda session: session.push_answered(LATER),
     "push_answered, replaced": lambda session: session.push_answered(REPLACED),
+    "push_answered, local only": lambda session: session.push_answered(UNPAID),
     "ended": lambda session: session.ended(),
 }
 
@@ -172,6 +174,7 @@ OPEN = {
     "push_answered": "ack",
     "push_answered, not now": says("unavailable", "push", again=True),
     "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
+    "push_answered, local only": closes(CloseCode.LOCAL_ONLY, "local_only", "push"),
     "ended": "nothing",
 }
 UNASKED = {
@@ -180,6 +183,7 @@ UNASKED = {
     "push_answered": "ack",
     "push_answered, not now": says("unavailable", "push", again=True),
     "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
+    "push_answered, local only": closes(CloseCode.LOCAL_ONLY, "local_only", "push"),
 }
 NOTHING = dict.fromkeys([*FRAMES, *REPORTS], "nothing")
 TABLE: dict[str, dict[str, str]] = {
@@ -393,6 +397,7 @@ def test_a_long_life_keeps_its_bounds(dice: random.Random) -> None:
         "malformed",
         "accepted, another user",
         "push_answered, replaced",
+        "push_answered, local only",
         "expired",
         "silent",
         "ended",

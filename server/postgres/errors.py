@@ -32,14 +32,14 @@ MAYBE_LATER = (
 
 
 def unavailable(error: Exception) -> UnavailableError:
-    """As it is said in logs: the type and Postgres' own sentence. Not its DETAIL, which may quote the failing row, nor
-    what a trigger of the app raised, which may quote anything."""
+    """As it is said in logs: the type and Postgres' own sentence. Not its DETAIL, which may quote the failing row, and
+    nothing of what was raised within a function, for that may be a trigger of the app, which may quote anything."""
     if isinstance(error, AtlasError):
         return UnavailableError(str(error))
-    if isinstance(error, asyncpg.RaiseError):
-        said = "a trigger raised an error"
-    else:
-        said = str(error.args[0]) if isinstance(error, asyncpg.PostgresError) else str(error)
+    said = str(error)
+    if isinstance(error, asyncpg.PostgresError):
+        within = getattr(error, "context", None)
+        said = f"SQLSTATE {error.sqlstate}, in a function" if within else str(error.args[0])
     return UnavailableError(f"{type(error).__name__}: {said}")
 
 

@@ -82,7 +82,7 @@ class Pool:
         runs waits for its operator too."""
         async with self._turn:
             try:
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = self._live() or await self._connect()
                 try:
                     rows = await connection.fetch(name, arguments)
                 except BaseException:
@@ -94,6 +94,15 @@ class Pool:
                 raise unavailable(error) from error
             self._idle.append(connection)
             return rows
+
+    def _live(self) -> "_Connection | None":
+        """An idle connection that has not been closed meanwhile: after a restart of Postgres all of them have been."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+            self._open.discard(connection)
+        return None
 
     def terminate(self) -> None:
         """Close everything, without a goodbye that could hang."""
@@ -133,6 +142,10 @@ class _Connection:
         if prepared is None:
             prepared = self._prepared[name] = await self._raw.prepare(statement(name))
         return await prepared.fetch(*arguments)  # type: ignore[no-any-return]  # as above
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._raw.is_closed())
 
     def terminate(self) -> None:
         self._raw.terminate()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import orjson
 import structlog
 
@@ -43,6 +44,30 @@ class PostgresWriter:
         self._pool = pool
 
     async def write(self, pushes: Sequence[Push]) -> list[Outcome]:
+        try:
+            return await self._write(pushes, careful=False)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, asyncpg.PostgresError):
+                raise
+            log.info("a group failed, each mutation is tried by itself", error=str(error), pushes=len(pushes))
+        try:
+            return await self._write(pushes, careful=True)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                raise
+        # Somebody has the row of one of these clients: another server that hangs, or an administrator.
+        return [await self._write_alone(push) for push in pushes]
+
+    async def _write_alone(self, push: Push) -> Outcome:
+        try:
+            (outcome,) = await self._write([push], careful=True)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                raise
+            return Outcome(push.first - 1, push.first - 1, 0, {}, None, asyncpg.LockNotAvailableError.sqlstate)
+        return outcome
+
+    async def _write(self, pushes: Sequence[Push], *, careful: bool) -> list[Outcome]:
         mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
         columns = list(zip(*mutations, strict=True)) or [()] * 7
         arguments = (
@@ -54,13 +79,7 @@ class PostgresWriter:
             [len(push.mutations) for push in pushes],
             *columns,
         )
-        try:
-            records = await self._pool.fetch("push", *arguments, False)
-        except UnavailableError as error:
-            # Either Postgres is away, which the second try will meet too, or one mutation failed all of them.
-            log.info("a group failed, each mutation is tried by itself", error=str(error), pushes=len(pushes))
-            records = await self._pool.fetch("push", *arguments, True)
-        return [_outcome(record) for record in records]
+        return [_outcome(record) for record in await self._pool.fetch("push", *arguments, careful)]
 
 
 def _columns(mutation: Mutation | Refusal) -> Columns:
@@ -74,6 +93,6 @@ def _outcome(record: Any) -> Outcome:
         after=record["after"],
         seq=record["seq"],
         rejected={int(n): code for n, code in orjson.loads(rejected).items()} if rejected != "{}" else {},
-        replaced=record["replaced"],
+        refusal=record["refusal"],
         trouble=record["trouble"],
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from protocol.frames import Mutation
@@ -44,11 +45,11 @@ class Outcome:
     """The feed's, with all of this in it."""
     rejected: Mapping[int, str]
     """Codes, by number; those of a repeat too."""
-    replaced: bool
-    """Another connection has taken the client_id; nothing was applied."""
+    refusal: Literal["replaced", "local_only"] | None
+    """Why nothing of it was applied: another connection has the client_id, or the user does not pay."""
     trouble: str | None
     """Why a mutation was rejected by the database itself, or could not be tried to its end: SQLSTATE and constraint."""
 
     def unfinished(self, push: Push) -> bool:
         """It ended before a mutation that the database could not take now."""
-        return not self.replaced and self.before + 1 >= push.first and self.after < push.last
+        return self.refusal is None and self.before + 1 >= push.first and self.after < push.last

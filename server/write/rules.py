@@ -39,6 +39,13 @@ SENTENCES: Final = {
 """What each code of a rejection means, fit to show to whoever wrote."""
 
 
+CLOSING: Final = {
+    "replaced": "A newer connection of this device has taken over.",
+    "local_only": "This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
+}
+"""What ends the connection that pushed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextLimits:
     """Bytes of UTF-8."""
@@ -75,9 +82,8 @@ def _time(at: Instant, now: Instant) -> str | None:
 
 def answer(push: Push, outcome: Outcome) -> Ack | Error:
     """What the device is told of a push that is not unfinished: a result for each mutation, or why there is none."""
-    if outcome.replaced:
-        message = "A newer connection of this device has taken over."
-        return refusal(push, "replaced", message, retryable=False)
+    if outcome.refusal is not None:
+        return refusal(push, outcome.refusal, CLOSING[outcome.refusal], retryable=False)
     if push.first > outcome.before + 1:
         message = f"The next mutation of this device is number {outcome.before + 1}."
         return refusal(push, "gap", message, expected=outcome.before + 1)

@@ -37,7 +37,7 @@ class Writer:
     def _outcome(self, push: Push) -> Outcome:
         locked = push.user in self.locked
         after = push.first - 1 if locked else push.last
-        return Outcome(push.first - 1, after, 7, {}, False, "55P03" if locked else None)
+        return Outcome(push.first - 1, after, 7, {}, None, "55P03" if locked else None)
 
 
 class Bench:

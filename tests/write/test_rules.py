@@ -1,5 +1,6 @@
 """What is refused, and what is said of a push's outcome."""
 
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -88,6 +89,9 @@ def test_what_could_not_be_decoded_is_malformed() -> None:
 # ---- Outcomes ------------------------------------------------------------------------------------------------------
 
 
+Refused = Literal["replaced", "local_only"]
+
+
 def push(first: int, mutations: int) -> Push:
     return Push(
         user=ID,
@@ -99,8 +103,8 @@ def push(first: int, mutations: int) -> Push:
     )
 
 
-def outcome(before: int, after: int, rejected: dict[int, str] | None = None, *, replaced: bool = False) -> Outcome:
-    return Outcome(before, after, 77, rejected or {}, replaced, None)
+def outcome(before: int, after: int, rejected: dict[int, str] | None = None, refusal: Refused | None = None) -> Outcome:
+    return Outcome(before, after, 77, rejected or {}, refusal, None)
 
 
 def test_every_number_gets_its_result() -> None:
@@ -119,14 +123,15 @@ def test_every_number_gets_its_result() -> None:
     ("happened", "code", "expected"),
     [
         (outcome(before=1, after=1), "gap", 2),
-        (outcome(before=2, after=2, replaced=True), "replaced", None),
+        (outcome(before=2, after=2, refusal="replaced"), "replaced", None),
+        (outcome(before=2, after=2, refusal="local_only"), "local_only", None),
     ],
 )
 def test_a_push_without_results_names_what_it_answers(happened: Outcome, code: str, expected: int | None) -> None:
     told = answer(push(3, 4), happened)
     assert isinstance(told, Error)
     assert (told.code, told.answers, told.id, told.expected) == (code, "push", 3, expected)
-    assert told.retryable == (code != "replaced")
+    assert told.retryable == (code == "gap")
 
 
 @given(first=st.integers(1, 100), mutations=st.integers(1, 50), before=st.integers(0, 200), done=st.integers(0, 50))

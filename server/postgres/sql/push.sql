@@ -1,3 +1,3 @@
 -- Applies a group of pushes; see sync.push in migrations/sql/0003_pushes.sql.
-SELECT before, after, seq, rejected, replaced, trouble
+SELECT before, after, seq, rejected, refusal, trouble
 FROM sync.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)

@@ -73,12 +73,12 @@ $$;
 
 -- A group of pushes, one of a client_id and sorted by user, so that two groups cannot deadlock; `counts` says how many
 -- of the mutations belong to each. For each push, in order: the number that was consumed last before it and after it,
--- the feed's seq, {n: code} of the rejected ones, and whether another connection has taken the client_id. `takes`: this
--- connection has not pushed before, and takes it.
+-- the feed's seq, {n: code} of the rejected ones, and why nothing was applied: `replaced`, another connection has taken
+-- the client_id, or `local_only`, the user does not pay. `takes`: this connection has not pushed before, and takes it.
 --
 -- One failing statement fails the group, which is then tried again `careful`: each mutation in a subtransaction with
--- its own constraint triggers. One that fails by its own fault is rejected. One that fails by the database's state ends
--- its push there, unconsumed. `trouble` is the SQLSTATE and the constraint, for the log.
+-- its own constraint triggers. One that the database refuses is rejected. One that fails by the database's own state
+-- ends its push there, unconsumed. `trouble` is the SQLSTATE and the constraint, for the log.
 --
 -- It runs as its owner, so that the server's login needs no right to write anything but through here. Triggers of the
 -- app run in here too: hence `public` in the search path, behind pg_catalog, and auth.uid() says who writes (but not to
@@ -86,15 +86,16 @@ $$;
 CREATE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[],
                           counts int[], kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
                           ats timestamptz[], row_ats timestamptz[], careful boolean)
-RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, replaced boolean, trouble text)
+RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, refusal text, trouble text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '1s' AS $$
 DECLARE
     befores bigint[];
     holders text[];
     known jsonb[];
+    paid boolean[];
     afters bigint[] := '{}';
     rejecteds jsonb[] := '{}';
-    replaceds boolean[] := '{}';
+    refusals text[] := '{}';
     troubles text[] := '{}';
     behind int := 0;           -- mutations of the pushes before this one
     claims text;
@@ -111,10 +112,12 @@ BEGIN
         RETURNING c.*
     )
     SELECT array_agg(l.last_mutation ORDER BY u.p), array_agg(l.session ORDER BY u.p),
-           array_agg(l.rejected ORDER BY u.p)
-    INTO befores, holders, known
+           array_agg(l.rejected ORDER BY u.p),
+           array_agg(coalesce(pr.subscription_tier IN ('core', 'studio'), false) ORDER BY u.p)
+    INTO befores, holders, known, paid
     FROM unnest(users, client_ids) WITH ORDINALITY AS u (user_id, client_id, p)
-    JOIN locked l USING (user_id, client_id);
+    JOIN locked l USING (user_id, client_id)
+    LEFT JOIN public.profiles pr ON pr.id = u.user_id;
 
     FOR p IN 1 .. cardinality(users) LOOP
         before := befores[p];
@@ -125,8 +128,9 @@ BEGIN
             SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO rejected
             FROM jsonb_each(known[p]) WHERE key::bigint >= firsts[p];
         END IF;
-        replaced := before < firsts[p] + counts[p] - 1 AND holders[p] <> sessions[p] AND NOT takes[p];
-        IF firsts[p] <= before + 1 AND NOT replaced THEN
+        refusal := CASE WHEN NOT paid[p] THEN 'local_only'
+                        WHEN holders[p] <> sessions[p] AND NOT takes[p] THEN 'replaced' END;
+        IF firsts[p] <= before + 1 AND refusal IS NULL THEN
             claims := format('{"sub": "%s", "role": "authenticated"}', users[p]);
             claims := set_config('request.jwt.claims', claims, true);
             FOR m IN behind + before + 2 - firsts[p] .. behind + counts[p] LOOP
@@ -142,8 +146,10 @@ BEGIN
                     EXCEPTION WHEN OTHERS THEN
                         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, broken = CONSTRAINT_NAME;
                         trouble := rtrim(state || ' ' || broken);
-                        -- Bad data, a broken constraint, a limit, a trigger's own RAISE.
-                        EXIT WHEN left(state, 2) NOT IN ('22', '23', '44', '54', 'P0');
+                        -- Of these classes nothing is the mutation's fault: locks, resources, a shutdown, a trigger
+                        -- that names what is not there. Whatever else was raised, by a constraint or the app, is.
+                        EXIT WHEN left(state, 2) IN ('08', '0A', '25', '40', '53', '55', '57', '58', 'F0', 'XX')
+                            OR left(state, 2) = '42' AND state <> '42501';
                         code := 'refused';
                     END;
                 END IF;
@@ -156,21 +162,22 @@ BEGIN
         behind := behind + counts[p];
         afters[p] := after;
         rejecteds[p] := rejected;
-        replaceds[p] := replaced;
+        refusals[p] := refusal;
         troubles[p] := trouble;
     END LOOP;
 
-    UPDATE sync.clients c SET last_mutation = u.after, session = u.session, rejected = u.rejected
-    FROM unnest(users, client_ids, sessions, befores, afters, rejecteds)
-         AS u (user_id, client_id, session, before, after, rejected)
-    WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.after > u.before;
+    UPDATE sync.clients c SET last_mutation = u.after, session = u.session,
+                              rejected = CASE WHEN u.after > u.before THEN u.rejected ELSE c.rejected END
+    FROM unnest(users, client_ids, sessions, takes, befores, afters, rejecteds, refusals)
+         AS u (user_id, client_id, session, takes, before, after, rejected, refusal)
+    WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal IS NULL AND (u.after > u.before OR u.takes);
     claims := set_config('request.jwt.claims', '', true);
     -- The feeds move now instead of at commit, so that their seqs can be told.
     SET CONSTRAINTS ALL IMMEDIATE;
     RETURN QUERY
-        SELECT u.before, u.after, coalesce(f.seq, 0), u.rejected, u.replaced, u.trouble
-        FROM unnest(users, befores, afters, rejecteds, replaceds, troubles) WITH ORDINALITY
-             AS u (user_id, before, after, rejected, replaced, trouble, p)
+        SELECT u.before, u.after, coalesce(f.seq, 0), u.rejected, u.refusal, u.trouble
+        FROM unnest(users, befores, afters, rejecteds, refusals, troubles) WITH ORDINALITY
+             AS u (user_id, before, after, rejected, refusal, trouble, p)
         LEFT JOIN sync.feeds f ON f.user_id = u.user_id
         ORDER BY u.p;
 END
