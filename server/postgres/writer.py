@@ -47,8 +47,9 @@ class PostgresWriter:
         try:
             return await self._write(pushes, careful=False)
         except UnavailableError as error:
-            if not isinstance(error.__cause__, asyncpg.PostgresError):
-                raise
+            cause = error.__cause__
+            if not isinstance(cause, asyncpg.PostgresError) or isinstance(cause, asyncpg.PostgresConnectionError):
+                raise  # Postgres is away; it said nothing about what we wrote
             log.info("a group failed, each mutation is tried by itself", error=str(error), pushes=len(pushes))
         try:
             return await self._write(pushes, careful=True)

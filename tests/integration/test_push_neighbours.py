@@ -107,6 +107,8 @@ async def test_bad_mutations_of_some_leave_those_of_others_alone(every_database:
 
 # ---- Locks ---------------------------------------------------------------------------------------------------------
 
+LESS_PATIENCE = "ALTER FUNCTION sync.push SET lock_timeout = '200ms'"
+"""A second for each try is right for a server, and long for a test."""
 LOCKS = {
     "its conversation": "SELECT FROM conversations WHERE user_id = ANY($1) FOR UPDATE",
     "its profile": "SELECT FROM profiles WHERE id = ANY($1) FOR UPDATE",
@@ -127,6 +129,7 @@ async def test_what_an_administrator_holds_locked_holds_up_only_its_own_user(
         a_crowd(server, sql, locked + 12) as devices,
     ):
         await keep_audit(sql)
+        await sql.execute(LESS_PATIENCE)
         conversations = await converse(devices)
         victims, others = devices[:locked], devices[locked:]
 
@@ -166,6 +169,7 @@ async def test_while_a_whole_table_is_locked_everybody_is_told_to_come_again(eve
         a_crowd(server, sql, 3) as devices,
     ):
         await keep_audit(sql)
+        await sql.execute(LESS_PATIENCE)
         conversations = await converse(devices)
         rename = [[RenameConversation(conversation, "1", now())] for conversation in conversations]
         async with holder.transaction():
@@ -185,6 +189,9 @@ async def test_while_a_whole_table_is_locked_everybody_is_told_to_come_again(eve
 async def test_deadlocks_with_the_apps_own_transactions_reject_nothing(every_database: Database) -> None:
     """Which take users in any order, as no push would. The app may lose some; the devices lose none."""
     rng = random.Random(7)
+    async with administrator(every_database) as sql:
+        # Of one second otherwise, for each of them.
+        await sql.execute(f"ALTER DATABASE {every_database.name} SET deadlock_timeout = '50ms'")
     async with administrator(every_database) as sql, serving(every_database, **UNLIMITED) as server:
         await keep_audit(sql)
         made = [Outbox(await add_user(sql), Story(random.Random(number), 30), rng) for number in range(6)]
