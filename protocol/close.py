@@ -1,6 +1,7 @@
 """Close codes. The hundreds digit is the instruction, so an old client obeys a code it has never seen."""
 
 from enum import IntEnum
+from typing import Final
 
 
 class CloseCode(IntEnum):
@@ -33,6 +34,13 @@ class CloseCode(IntEnum):
     """This user's tier does not sync; everything goes on working on the device."""
     REPLACED = 4302
     """A newer connection has this `client_id`."""
+
+
+REASONS: Final = {
+    CloseCode.LOCAL_ONLY: "This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
+    CloseCode.REPLACED: "A newer connection of this device has taken over.",
+}
+"""What the `error` before the close says to people, where it is always the same."""
 
 
 class Instruction(IntEnum):

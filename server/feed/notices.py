@@ -3,22 +3,24 @@
 import random
 from typing import Final
 
-from protocol.close import CloseCode
+from protocol.close import REASONS, CloseCode
 from protocol.frames import Error
 from server.feed.ports import Sink
 
 PAID: Final = frozenset({"core", "studio"})
 """Tiers that sync. Everybody else, and a user without a profile, works on the device alone."""
 
-_LOCAL_ONLY: Final = Error(
-    code="local_only",
-    message="This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
-    retryable=False,
-)
-
 
 def local_only(sink: Sink) -> None:
-    sink.close(CloseCode.LOCAL_ONLY, _LOCAL_ONLY)
+    _end(sink, CloseCode.LOCAL_ONLY)
+
+
+def replaced(sink: Sink) -> None:
+    _end(sink, CloseCode.REPLACED)
+
+
+def _end(sink: Sink, code: CloseCode) -> None:
+    sink.close(code, Error(code=code.name.lower(), message=REASONS[code], retryable=False))
 
 
 def start_over(sink: Sink) -> None:
@@ -26,11 +28,6 @@ def start_over(sink: Sink) -> None:
     # All devices of a failed-over database hear this in the same moment.
     delay = random.randrange(100, 5_000)
     sink.close(CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay))
-
-
-def replaced(sink: Sink) -> None:
-    message = "A newer connection of this device has taken over."
-    sink.close(CloseCode.REPLACED, Error(code="replaced", message=message, retryable=False))
 
 
 def unavailable(answers: str, page: int | None = None) -> Error:

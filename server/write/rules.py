@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.close import REASONS, CloseCode
 from protocol.frames import (
     Ack,
     Applied,
@@ -37,13 +38,6 @@ SENTENCES: Final = {
     "refused": "The database does not accept this change.",
 }
 """What each code of a rejection means, fit to show to whoever wrote."""
-
-
-CLOSING: Final = {
-    "replaced": "A newer connection of this device has taken over.",
-    "local_only": "This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
-}
-"""What ends the connection that pushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,7 @@ def _time(at: Instant, now: Instant) -> str | None:
 def answer(push: Push, outcome: Outcome) -> Ack | Error:
     """What the device is told of a push that is not unfinished: a result for each mutation, or why there is none."""
     if outcome.refusal is not None:
-        return refusal(push, outcome.refusal, CLOSING[outcome.refusal], retryable=False)
+        return refusal(push, outcome.refusal, REASONS[CloseCode[outcome.refusal.upper()]], retryable=False)
     if push.first > outcome.before + 1:
         message = f"The next mutation of this device is number {outcome.before + 1}."
         return refusal(push, "gap", message, expected=outcome.before + 1)
