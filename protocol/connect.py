@@ -233,6 +233,8 @@ class Device:
                         raise StayAway(line.close_code, words.message if words else "")
                     case Instruction.START_OVER:
                         self.cursor = None
+                        if self._outbox is not None:
+                            self._outbox.doubt()
                     case Instruction.NEW_TOKEN:
                         self._ended_token = line.offered if words and words.answers == "refresh" else line.token
             attempt = step.attempt

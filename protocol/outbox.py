@@ -133,18 +133,18 @@ class Outbox:
 
     # ---- For the connection ------------------------------------------------------------------------------------------
 
-    def begin(self, limits: Limits, *, doubtful: bool = False) -> None:
-        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told.
-
-        `doubtful`: it has another history than before, and may have lost what it had acknowledged. That is not settled
-        before the answer to a push has shown it to be there.
-        """
+    def begin(self, limits: Limits) -> None:
+        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told."""
         self.end()
-        if doubtful and (acked := self._in(State.ACKED)):
-            self._commit(self._head, [replace(entry, seq=None) for entry in acked], [])
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
         if bounds != self._head.bounds:
             self._commit(replace(self._head, bounds=bounds), [], [])
+
+    def doubt(self) -> None:
+        """The database has another history than before, and may have lost what it had acknowledged. That is not settled
+        before the answer to a push has shown it to be there."""
+        if acked := self._in(State.ACKED):
+            self._commit(self._head, [replace(entry, seq=None) for entry in acked], [])
 
     def end(self) -> None:
         """The connection is over. A push that it has not answered is simply the next one again."""

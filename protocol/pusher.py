@@ -36,7 +36,9 @@ class Pusher:
         """After the app has stored what the event brought."""
         match event:
             case Welcomed():
-                self._outbox.begin(event.limits, doubtful=event.why in ANOTHER_HISTORY)
+                self._outbox.begin(event.limits)
+                if event.why in ANOTHER_HISTORY:
+                    self._outbox.doubt()
             case Batch() | Live():
                 self._outbox.reach(event.seq)
                 return

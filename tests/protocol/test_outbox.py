@@ -293,7 +293,8 @@ def in_doubt(storage: MemoryStorage) -> Outbox:
     for n in range(3):
         outbox.add(write(n))
     outbox.acknowledge(applied(pushed(outbox), seq=10))
-    outbox.begin(LIMITS, doubtful=True)
+    outbox.begin(LIMITS)
+    outbox.doubt()
     return outbox
 
 
@@ -532,7 +533,7 @@ class OutboxAgainstServer(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def the_database_loses_its_tail(self, count: int) -> None:
         self.the_connection_is_cut()
-        self.outbox.begin(LIMITS, doubtful=True)  # for the next welcome says so
+        self.outbox.doubt()  # for the next welcome says so
         # What is settled is the database's alone.
         while count and self.server.consumed and self.server.consumed[-1] in self.held():
             self.server.consumed.pop()

@@ -344,3 +344,22 @@ async def test_the_time_of_a_mutation_is_told_by_the_servers_clock_once_it_is_kn
         await (await server.next()).welcome()
         await until(lambda: device.status is Status.CATCHING_UP)
         assert NOW <= device.now() < NOW + 60 * SECOND
+
+
+async def test_after_a_lost_position_what_was_acknowledged_is_asked_for_and_not_dropped(server: FakeServer) -> None:
+    """The snapshot that follows says only `new`, because the device came without a cursor."""
+    async with writer(server, 2) as (_, outbox):
+        peer = await server.next()
+        await peer.welcome()
+        await peer.hear()
+        await peer.ack(["applied", 1, 9], ["applied", 2, 9])
+        await peer.socket.close(4200)
+        peer = await server.next()
+        await peer.welcome(mode="snapshot", why="new")
+        asked = await peer.hear()
+        assert asked == {"t": "push", "n": 3, "mutations": []}
+        assert len(outbox.entries) == 2
+        await peer.say("error", code="gap", message="m", retryable=True, answers="push", id=3, expected=2)
+        assert await peer.hear() == {"t": "push", "n": 2, "mutations": [array(1)]}
+        await peer.ack(["applied", 2, 10])
+        await until(lambda: [entry.n for entry in outbox.entries] == [2])
