@@ -1,0 +1,60 @@
+/** What the library takes from where it runs: browser, React Native or Node. Every part may be replaced. */
+
+import type { Estimate } from './clean.js';
+import { systemClock, type Clock } from './clock.js';
+import type { ChannelLike, LocksLike } from './leader.js';
+import type { WebSocketClass } from './socket.js';
+
+export interface Environment {
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly WebSocket: WebSocketClass;
+  /** null: there is one process only. */
+  readonly locks: LocksLike | null;
+  readonly channel: ((name: string) => ChannelLike) | null;
+  readonly visible: () => boolean;
+  /** Calls when the network came back, or somebody looks at the app again. */
+  readonly onAwake: (call: () => void) => () => void;
+  readonly estimate: () => Promise<Estimate>;
+}
+
+type Listening = Pick<EventTarget, 'addEventListener' | 'removeEventListener'>;
+
+function listen(pairs: readonly (readonly [Listening | undefined, string])[], call: () => void): () => void {
+  for (const [target, name] of pairs) target?.addEventListener?.(name, call);
+  return () => {
+    for (const [target, name] of pairs) target?.removeEventListener?.(name, call);
+  };
+}
+
+export function environment(given: Partial<Environment> = {}): Environment {
+  const page = typeof document === 'undefined' ? undefined : document;
+  const tab = typeof window === 'undefined' ? undefined : window;
+  const device = typeof navigator === 'undefined' ? undefined : navigator;
+  const visible = (): boolean => page === undefined || page.visibilityState === 'visible';
+  return {
+    clock: systemClock,
+    random: Math.random,
+    WebSocket: globalThis.WebSocket as unknown as WebSocketClass,
+    // Only a browser has several tabs on one store; Node and React Native may have locks, too.
+    locks: page !== undefined ? ((device?.locks as LocksLike | undefined) ?? null) : null,
+    channel:
+      page !== undefined && typeof BroadcastChannel !== 'undefined'
+        ? (name) => new BroadcastChannel(name) as unknown as ChannelLike
+        : null,
+    visible,
+    onAwake: (call) =>
+      listen(
+        [
+          [tab, 'online'],
+          [tab, 'pageshow'],
+          [page, 'visibilitychange'],
+        ],
+        () => {
+          if (visible()) call();
+        },
+      ),
+    estimate: async () => (await device?.storage?.estimate?.()) ?? {},
+    ...given,
+  };
+}

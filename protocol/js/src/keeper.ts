@@ -1,0 +1,238 @@
+/**
+ * What becomes of a connection's events in the store: rows, cursor, position and outbox settle together, and only as
+ * long as nobody took the lead over. Knows the store; knows neither sockets nor tabs.
+ */
+
+import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } from './apply.js';
+import { backoff } from './comeback.js';
+import { mergeConversations, mergeMessages } from './merge.js';
+import { acknowledge, doubt, nextPush, reach, renumber, type Change, type Push } from './outbox.js';
+import type { Cursor, Place, Row, Uuid } from './rows.js';
+import type { Event } from './session.js';
+import type { Store, Writing } from './store.js';
+import type { Codec, Limits, Page, Refusal, Welcome, Window } from './wire.js';
+
+/** Somebody else leads now: whatever was to be stored was not. */
+export class Deposed extends Error {
+  override name = 'Deposed';
+}
+
+export interface Asked {
+  readonly conversation: Uuid | null;
+  readonly before: Place | null;
+}
+
+export interface KeeperOptions {
+  readonly store: Store;
+  readonly codec: Codec;
+  readonly window: Window;
+  /** Milliseconds since 1970. */
+  readonly now: () => number;
+  readonly random: () => number;
+  readonly onTouched: (touched: Touched) => void;
+}
+
+const ANOTHER_HISTORY = ['epoch', 'ahead'];
+const MERGED_AT_ONCE = 200;
+/** A share of `retry_after` at most that is waited longer: several devices may have been told the same. */
+const RELUCTANCE = 0.5;
+/** Milliseconds; an advice further off than this was given before the device's clock was set back. */
+const ADVICE_MOST = 600_000;
+
+export class Keeper {
+  private lease = -1;
+  private refusals = 0;
+  private unanswered: Push | null = null;
+  private parts: (readonly Row[])[] = [];
+  private readonly pages = new Map<number, Asked>();
+
+  constructor(private readonly options: KeeperOptions) {}
+
+  /** From now on, nobody who led before stores anything. */
+  async lead(): Promise<void> {
+    await this.options.store.write(async (tx) => {
+      this.lease = (await tx.meta()).lease + 1;
+      await tx.setMeta({ lease: this.lease });
+    });
+  }
+
+  /** Before each connection: no page is unanswered, no push either. */
+  async begin(): Promise<{ readonly clientId: Uuid; readonly cursor: Cursor | null }> {
+    this.pages.clear();
+    this.parts = [];
+    this.unanswered = null;
+    return this.settle(async (tx) => {
+      await tx.forget();
+      const { clientId, cursor } = await tx.meta();
+      return { clientId, cursor };
+    });
+  }
+
+  expectPage(id: number, asked: Asked): void {
+    this.pages.set(id, asked);
+  }
+
+  /** Store what an event brought. Throws Deposed, and whatever the store throws. */
+  async hear(event: Event): Promise<void> {
+    switch (event.t) {
+      case 'welcome':
+        return this.welcome(event);
+      case 'changes':
+        return this.touch(async (tx, touched) => {
+          await applyRows(tx, event.rows, this.pages.size > 0, touched);
+          await this.stand(tx, event.seq, { cursor: event.cursor }, touched);
+        });
+      case 'live':
+        return this.touch(async (tx, touched) => {
+          await this.stand(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
+        });
+      case 'snapshot':
+        if (event.first) this.parts = [];
+        this.parts.push(event.rows);
+        if (event.cursor === null) return;
+        await this.touch(async (tx, touched) => {
+          await applySnapshot(tx, this.parts, this.options.window, touched);
+          await tx.setMeta({ cursor: event.cursor, position: null });
+        });
+        this.parts = [];
+        return;
+      case 'page':
+        return this.page(event);
+      case 'ack':
+        await this.touch(async (tx, touched) => {
+          const { position } = await tx.meta();
+          if (this.unanswered === null) return;
+          const entries = [...(await tx.acked()), ...(await tx.pending(event.results.length))];
+          await commit(tx, acknowledge(entries, this.unanswered, event.results, position));
+          touched.all = true;
+          await this.progress(tx);
+        });
+        this.unanswered = null;
+        this.refusals = 0;
+        return;
+      case 'error':
+        if (event.answers === 'push') await this.refused(event);
+        else if (event.id !== null && event.code !== 'unavailable') this.pages.delete(event.id);
+        return;
+    }
+  }
+
+  /** What to send now, or in how many milliseconds there may be something; null: not before something happens. */
+  async nextPush(limits: Limits): Promise<Push | number | null> {
+    const { store, codec, now } = this.options;
+    return store.read(async (tx) => {
+      const { lease, nextKey, nextN, bounds, notBefore } = await tx.meta();
+      if (lease !== this.lease) throw new Deposed();
+      const entries = [...(await tx.acked()), ...(await tx.pending(limits.mutations))];
+      const push = nextPush({ nextKey, nextN, bounds }, entries, limits, codec);
+      const wait = notBefore - now();
+      if (push !== null && wait > 0 && wait <= ADVICE_MOST) return wait;
+      this.unanswered = push;
+      return push;
+    });
+  }
+
+  /** The cursor is of no use any more, and what was acknowledged may be lost with it. */
+  async startOver(): Promise<void> {
+    await this.settle(async (tx) => {
+      await commit(tx, doubt(await tx.acked()));
+      await tx.setMeta({ cursor: null, position: null });
+    });
+  }
+
+  /** The server will not have this user's work, and the device goes on alone. */
+  async goLocal(): Promise<void> {
+    await this.settle((tx) => tx.setMeta({ local: true }));
+  }
+
+  /** Brings up what was made while the device sent nothing; may be interrupted anywhere. */
+  async merge(): Promise<void> {
+    let more = true;
+    while (more) {
+      await this.touch(async (tx, touched) => {
+        more = await mergeMessages(tx, MERGED_AT_ONCE);
+        touched.all = true;
+        if (!more) await this.progress(tx);
+      });
+    }
+  }
+
+  private async welcome({ limits, time, why }: Welcome): Promise<void> {
+    await this.touch(async (tx, touched) => {
+      const { frameBytes, titleBytes, contentBytes } = limits;
+      const ahead = time - this.options.now() * 1000;
+      await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
+      if (why !== null && ANOTHER_HISTORY.includes(why)) await commit(tx, doubt(await tx.acked()));
+      await mergeConversations(tx);
+      touched.all = true;
+    });
+  }
+
+  private async page(page: Page): Promise<void> {
+    const asked = this.pages.get(page.id);
+    if (asked === undefined) return;
+    await this.touch(async (tx, touched) => {
+      await applyPage(tx, asked, page, touched);
+      if (this.pages.size === 1) await tx.forget();
+    });
+    this.pages.delete(page.id);
+  }
+
+  private async refused(refusal: Refusal): Promise<void> {
+    if (this.unanswered === null || (refusal.id !== null && refusal.id !== this.unanswered.n)) return;
+    const { now, random } = this.options;
+    const { expected } = refusal;
+    let pause = 0;
+    await this.touch(async (tx, touched) => {
+      if (refusal.code === 'gap' && expected !== null) {
+        const { nextN, ...change } = renumber(await tx.entries(), expected);
+        await commit(tx, change);
+        await tx.setMeta({ nextN });
+        touched.all = true;
+      } else {
+        pause = backoff(++this.refusals, random());
+      }
+      if (refusal.retryAfter !== null) pause = refusal.retryAfter * (1 + RELUCTANCE * random());
+      await tx.setMeta({ notBefore: now() + pause });
+    });
+    this.unanswered = null;
+  }
+
+  private async stand(
+    tx: Writing,
+    seq: number | null,
+    meta: { readonly cursor?: Cursor; readonly lastLive?: number },
+    touched: Touched,
+  ): Promise<void> {
+    if (seq === null) return void (await tx.setMeta(meta));
+    await tx.setMeta({ ...meta, position: Math.max(seq, (await tx.meta()).position ?? 0) });
+    const settled = reach(await tx.acked(), seq);
+    if (settled.drop.length > 0) touched.all = true;
+    await commit(tx, settled);
+  }
+
+  private async progress(tx: Writing): Promise<void> {
+    const { merging } = await tx.meta();
+    if (merging === 0) return;
+    const left = (await tx.countLocal()) + (await tx.counts()).pending;
+    if (left === 0) await tx.setMeta({ merging: 0 });
+  }
+
+  private async touch(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {
+    const touched = touchedNothing();
+    await this.settle((tx) => work(tx, touched));
+    this.options.onTouched(touched);
+  }
+
+  private settle<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+    return this.options.store.write(async (tx) => {
+      if ((await tx.meta()).lease !== this.lease) throw new Deposed();
+      return work(tx);
+    });
+  }
+}
+
+async function commit(tx: Writing, { put, drop }: Change): Promise<void> {
+  if (put.length > 0) await tx.putEntries(put);
+  if (drop.length > 0) await tx.dropEntries(drop);
+}

@@ -1,0 +1,79 @@
+/**
+ * What a device may ask the server to change, and what became of it (SPEC.md, 8.3, 8.4). Knows neither how they
+ * travel nor where they wait.
+ */
+
+import type { Instant, Uuid } from './rows.js';
+
+export type Mutation =
+  | { readonly kind: '+c'; readonly id: Uuid; readonly title: string | null; readonly at: Instant }
+  | { readonly kind: '~c'; readonly id: Uuid; readonly title: string | null; readonly at: Instant }
+  | { readonly kind: '-c'; readonly id: Uuid }
+  | {
+      readonly kind: '+m';
+      readonly id: Uuid;
+      readonly conversationId: Uuid;
+      readonly role: string;
+      readonly content: string;
+      readonly at: Instant;
+    }
+  | {
+      readonly kind: '~m';
+      readonly id: Uuid;
+      readonly createdAt: Instant;
+      readonly content: string;
+      readonly at: Instant;
+    }
+  | { readonly kind: '-m'; readonly id: Uuid; readonly createdAt: Instant };
+
+export type Result =
+  | { readonly kind: 'applied' | 'repeated'; readonly n: number; readonly seq: number }
+  | { readonly kind: 'rejected'; readonly n: number; readonly code: string; readonly message: string };
+
+/** The last number that a mutation may get here: beyond it JavaScript's integers are not exact. */
+export const NUMBER_END = Number.MAX_SAFE_INTEGER;
+/** What `limits.frame_bytes` is where no server has said so yet. */
+export const FRAME_BYTES = 262_144;
+
+/** How large a mutation may be, as far as a server has said so. */
+export interface Bounds {
+  readonly frameBytes: number;
+  readonly titleBytes?: number;
+  readonly contentBytes?: number;
+}
+
+/** This can never be sent, and was not written. Its words name the field, never what somebody wrote. */
+export class WriteError extends Error {
+  override name = 'WriteError';
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+export const isUuid = (value: unknown): value is Uuid => typeof value === 'string' && UUID.test(value);
+
+const encoder = new TextEncoder();
+export const utf8Bytes = (text: string): number => encoder.encode(text).length;
+
+/** Throws WriteError for what no server would take. */
+export function check(mutation: Mutation, bounds: Bounds): void {
+  for (const [name, value] of Object.entries(mutation)) {
+    if (name === 'id' || name === 'conversationId') {
+      if (!isUuid(value)) throw new WriteError(`${name} must be a UUID in lower case`);
+    } else if (name === 'at' || name === 'createdAt') {
+      if (!Number.isSafeInteger(value)) throw new WriteError(`${name} must be whole microseconds`);
+    } else if (name !== 'title' || value !== null) {
+      text(name, value, name === 'title' ? bounds.titleBytes : name === 'content' ? bounds.contentBytes : undefined);
+    }
+  }
+}
+
+function text(name: string, value: unknown, atMost: number | undefined): void {
+  if (typeof value !== 'string') throw new WriteError(`${name} must be a text`);
+  if (value.includes('\0')) throw new WriteError(`${name} contains U+0000, which the server cannot keep: leave it out`);
+  if (LONE_SURROGATE.test(value)) throw new WriteError(`${name} contains half of a surrogate pair: leave it out`);
+  const size = utf8Bytes(value);
+  if (atMost !== undefined && size > atMost) {
+    throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`);
+  }
+}
+
+const LONE_SURROGATE = /\p{Surrogate}/u;

@@ -1,0 +1,271 @@
+/**
+ * One connection from `hello` to its end: frames in, events out (SPEC.md, sections 3–4, 7–10). Knows neither sockets
+ * nor clocks nor stores; socket.ts is the edge around it, comeback.ts says what to do after its end.
+ */
+
+import { FRAME_BYTES, NUMBER_END, type Mutation } from './mutation.js';
+import type { Cursor, Place, Row, Uuid } from './rows.js';
+import {
+  byteLength,
+  CODECS,
+  ProtocolError,
+  type Ack,
+  type ChangesFrame,
+  type Data,
+  type Encoding,
+  type Limits,
+  type Live,
+  type Page,
+  type Pong,
+  type Refreshed,
+  type Refusal,
+  type SnapshotFrame,
+  type ToClient,
+  type ToServer,
+  type Welcome,
+  type Window,
+} from './wire.js';
+
+/** This frame may not be sent now. */
+export class StateError extends Error {
+  override name = 'StateError';
+}
+
+/**
+ * Rows to apply, and the cursor to store with them in one local transaction. `seq` is the position once they are
+ * applied; null within a snapshot or a transaction, where there is none. `first` and `last` are about a snapshot's parts.
+ */
+export type Batch =
+  | { readonly t: 'changes'; readonly rows: readonly Row[]; readonly cursor: Cursor; readonly seq: number | null }
+  | {
+      readonly t: 'snapshot';
+      readonly rows: readonly Row[];
+      readonly cursor: Cursor | null;
+      readonly first: boolean;
+    };
+
+export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | Refusal | Pong;
+
+/**
+ * new: hello has not been sent · greeting: no welcome yet · snapshot due: welcome promised one, none of it has come ·
+ * snapshot: a part has come, there is no cursor · catching up: the cursor stands, changes follow it · live: everything
+ * has come · broken: of no more use, close it.
+ */
+export type State = 'new' | 'greeting' | 'snapshot due' | 'snapshot' | 'catching up' | 'live' | 'broken';
+
+const ALWAYS = ['error', 'pong'] as const;
+const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
+const WELCOMED = [...SAID_HELLO, 'ack'] as const;
+const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
+
+/** What the server may say in each state. Anything else that we know breaks the protocol. */
+export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
+  new: ALWAYS,
+  greeting: [...SAID_HELLO, 'welcome'],
+  'snapshot due': [...WELCOMED, 'snapshot'],
+  snapshot: [...WELCOMED, 'snapshot'],
+  'catching up': IN_STEP,
+  live: IN_STEP,
+  broken: [],
+};
+
+export const DEFAULT_WINDOW: Window = { conversations: 50, messages: 50 };
+const WINDOW_MOST: Window = { conversations: 500, messages: 200 };
+export const PAGE_ROWS = 1000;
+
+export function checkWindow(window: Window): Window {
+  for (const name of ['conversations', 'messages'] as const) {
+    if (!Number.isInteger(window[name]) || window[name] < 0 || window[name] > WINDOW_MOST[name]) {
+      throw new RangeError(`window.${name} is 0 to ${WINDOW_MOST[name]}`);
+    }
+  }
+  return window;
+}
+
+export interface SessionOptions {
+  readonly token: string;
+  readonly clientId: Uuid;
+  readonly cursor: Cursor | null;
+  readonly window?: Window;
+  readonly encoding?: Encoding;
+}
+
+export class Session {
+  state: State = 'new';
+  cursor: Cursor | null;
+  /** The `error` that was the last frame to arrive, if it was one. */
+  lastWords: Refusal | null = null;
+  limits: Limits = {
+    frameBytes: FRAME_BYTES,
+    pageRows: PAGE_ROWS,
+    pagesInFlight: 1,
+    mutations: 0,
+    titleBytes: 0,
+    contentBytes: 0,
+  };
+  /** The ids of the pages that were asked for and not answered. */
+  readonly unanswered = new Set<number>();
+  /** The numbers of the push that is unanswered. */
+  pushed: { readonly n: number; readonly count: number } | null = null;
+  refreshing = false;
+
+  private readonly codec;
+  private lastPage = 0;
+
+  constructor(private readonly options: SessionOptions) {
+    this.codec = CODECS[options.encoding ?? 'msgpack'];
+    this.cursor = options.cursor;
+    checkWindow(options.window ?? DEFAULT_WINDOW);
+  }
+
+  hello(): Uint8Array | string {
+    if (this.state !== 'new') throw new StateError('hello is said once');
+    this.state = 'greeting';
+    const { token, clientId, window = DEFAULT_WINDOW } = this.options;
+    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window });
+  }
+
+  /** After a snapshot, which would wipe the page, and not too many at a time. */
+  get mayAsk(): boolean {
+    return (this.state === 'catching up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
+  }
+
+  askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
+    if (!this.mayAsk)
+      throw new StateError(`no page can be asked for: ${this.state}, ${this.unanswered.size} unanswered`);
+    if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
+    const id = ++this.lastPage;
+    const frame = this.say({ t: 'page', id, conversation, before, limit });
+    this.unanswered.add(id);
+    return [id, frame];
+  }
+
+  get mayPush(): boolean {
+    return this.state !== 'new' && this.state !== 'greeting' && this.state !== 'broken' && this.pushed === null;
+  }
+
+  /** An empty push asks only whether the server stands where the outbox thinks. */
+  push(n: number, mutations: readonly (Mutation | null)[]): Uint8Array | string {
+    if (!this.mayPush) throw new StateError(`nothing can be pushed: ${this.state}, or the last push is unanswered`);
+    if (mutations.length > this.limits.mutations) throw new RangeError('more mutations than a push may have');
+    if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
+    const frame = this.say({ t: 'push', n, mutations });
+    this.pushed = { n, count: mutations.length };
+    return frame;
+  }
+
+  refresh(token: string): Uint8Array | string {
+    if (this.refreshing) throw new StateError('one refresh at a time');
+    const frame = this.say({ t: 'refresh', token });
+    this.refreshing = true;
+    return frame;
+  }
+
+  ping(): Uint8Array | string {
+    return this.say({ t: 'ping' });
+  }
+
+  /**
+   * What a message from the server means; null for a frame from the future, and for any once broken. Throws
+   * ProtocolError if it is malformed, may not come now, or does not start where we stand: close with 4000, and come
+   * back with the cursor that is stored.
+   */
+  receive(data: Data): Event | null {
+    if (this.state === 'broken') return null;
+    this.lastWords = null;
+    try {
+      const frame = this.codec.decode(data);
+      if (frame === null) return null;
+      if (!ALLOWED[this.state].includes(frame.t)) throw new ProtocolError(`${frame.t} may not come now: ${this.state}`);
+      return this.hear(frame);
+    } catch (error) {
+      this.state = 'broken';
+      throw error;
+    }
+  }
+
+  private hear(frame: ToClient): Event {
+    switch (frame.t) {
+      case 'welcome':
+        return this.welcome(frame);
+      case 'snapshot':
+        return this.snapshot(frame);
+      case 'changes':
+        return this.changes(frame);
+      case 'live':
+        if (frame.cursor !== this.cursor) throw new ProtocolError('cursor: not ours');
+        this.state = 'live';
+        return frame;
+      case 'page':
+        if (!this.unanswered.delete(frame.id)) throw new ProtocolError('id: a page that nobody waits for');
+        return frame;
+      case 'ack':
+        return this.ack(frame);
+      case 'refreshed':
+        this.refreshing = false;
+        return frame;
+      case 'error':
+        return this.refused(frame);
+      case 'pong':
+        return frame;
+    }
+  }
+
+  private welcome(frame: Welcome): Welcome {
+    if (frame.keepalive === 0) throw new ProtocolError('keepalive: zero');
+    if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
+      throw new ProtocolError('mode: neither a snapshot nor resumed from a cursor that we gave');
+    }
+    this.state = frame.mode === 'snapshot' ? 'snapshot due' : 'catching up';
+    this.limits = frame.limits;
+    return frame;
+  }
+
+  private snapshot(frame: SnapshotFrame): Batch {
+    const first = this.state === 'snapshot due';
+    this.cursor = frame.cursor;
+    this.state = frame.cursor === null ? 'snapshot' : 'catching up';
+    return { t: 'snapshot', rows: frame.rows, cursor: frame.cursor, first };
+  }
+
+  private changes(frame: ChangesFrame): Batch {
+    if (frame.from !== this.cursor) throw new ProtocolError('from: not our cursor');
+    this.cursor = frame.to;
+    return { t: 'changes', rows: frame.rows, cursor: frame.to, seq: frame.partial ? null : frame.seq };
+  }
+
+  private ack(frame: Ack): Ack {
+    const { pushed } = this;
+    if (pushed === null) throw new ProtocolError('an ack that nobody waits for');
+    if (frame.results.length !== pushed.count || frame.results.some((result, i) => result.n !== pushed.n + i)) {
+      throw new ProtocolError('results: not one for each mutation of the push, in its order');
+    }
+    this.pushed = null;
+    return frame;
+  }
+
+  private refused(frame: Refusal): Refusal {
+    this.lastWords = frame;
+    if (frame.answers === 'push') {
+      const { pushed } = this;
+      if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;
+      if (frame.code === 'gap' && (frame.expected === null || frame.expected < 1 || frame.expected >= pushed.n)) {
+        throw new ProtocolError('expected: missing, or not below what the push began with');
+      }
+      this.pushed = null;
+    } else if (frame.answers === 'refresh') {
+      this.refreshing = false;
+    } else if (frame.id !== null && frame.code !== 'unavailable') {
+      // A page that waits for Postgres is answered when it is back.
+      this.unanswered.delete(frame.id);
+    }
+    return frame;
+  }
+
+  private say(frame: ToServer): Uint8Array | string {
+    if (this.state === 'new' || this.state === 'broken') throw new StateError(this.state);
+    const encoded = this.codec.encode(frame);
+    if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server takes');
+    return encoded;
+  }
+}

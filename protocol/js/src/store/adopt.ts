@@ -1,0 +1,78 @@
+/**
+ * Rows of the app's earlier database (`AtlasDB_v3`) as rows of this one: what was synced as rows that the next snapshot
+ * replaces, what was not as local ones, which go up when the device syncs. Knows no database.
+ */
+
+import { isUuid } from '../mutation.js';
+import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from '../rows.js';
+import { uuidFromBytes } from '../uuid.js';
+
+export type OldRow = Readonly<Record<string, unknown>>;
+
+/** The earliest instant that a server takes: 2015-01-01. */
+const EARLIEST = 1_420_070_400_000_000;
+const HELD = 0;
+
+/** Milliseconds, a Date or an ISO text, as microseconds; null for what is none. */
+function instant(value: unknown): Instant | null {
+  const ms = value instanceof Date || typeof value === 'string' ? new Date(value).getTime() : value;
+  return typeof ms === 'number' && Number.isFinite(ms) ? Math.max(Math.round(ms * 1000), EARLIEST) : null;
+}
+
+/** Ids of another form become UUIDs, each always the same one. */
+async function idOf(value: unknown): Promise<Uuid> {
+  const text = String(value);
+  if (isUuid(text.toLowerCase())) return text.toLowerCase();
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))).slice(0, 16);
+  digest[6] = 0x80 | ((digest[6] ?? 0) & 0x0f);
+  digest[8] = 0x80 | ((digest[8] ?? 0) & 0x3f);
+  return uuidFromBytes(digest);
+}
+
+/** U+0000 and halves of surrogate pairs, which no server keeps, are left out. */
+const text = (value: unknown): string =>
+  typeof value === 'string' ? value.replaceAll('\0', '').replace(/\p{Surrogate}/gu, '�') : '';
+
+export async function adoptRows(
+  oldConversations: readonly OldRow[],
+  oldMessages: readonly OldRow[],
+  userId: string | undefined,
+): Promise<{ readonly conversations: Conversation[]; readonly messages: Message[] }> {
+  const mine = (row: OldRow): boolean =>
+    userId === undefined || row['userId'] === undefined || row['userId'] === null || String(row['userId']) === userId;
+  const messages: Message[] = [];
+  const withUnsynced = new Set<Uuid>();
+  const withAny = new Set<Uuid>();
+  for (const row of oldMessages.filter(mine)) {
+    const createdAt = instant(row['timestamp']) ?? instant(row['createdAt']) ?? EARLIEST;
+    const conversationId = await idOf(row['conversationId']);
+    const synced = row['synced'] === true || row['synced'] === 1;
+    withAny.add(conversationId);
+    if (!synced) withUnsynced.add(conversationId);
+    messages.push({
+      kind: 'm',
+      seq: synced ? HELD : LOCAL,
+      id: await idOf(row['id']),
+      conversationId,
+      role: typeof row['role'] === 'string' ? row['role'] : 'user',
+      content: text(row['content']),
+      createdAt,
+      updatedAt: Math.max(createdAt, instant(row['updatedAt']) ?? createdAt),
+    });
+  }
+  const conversations: Conversation[] = [];
+  for (const row of oldConversations.filter(mine)) {
+    const id = await idOf(row['id']);
+    const createdAt = instant(row['createdAt']) ?? EARLIEST;
+    conversations.push({
+      kind: 'c',
+      // Nothing says whether the server knows a conversation. To create one that it has changes nothing there.
+      seq: withUnsynced.has(id) || !withAny.has(id) ? LOCAL : HELD,
+      id,
+      title: typeof row['title'] === 'string' ? text(row['title']) : null,
+      createdAt,
+      updatedAt: Math.max(createdAt, instant(row['updatedAt']) ?? createdAt),
+    });
+  }
+  return { conversations, messages };
+}

@@ -1,0 +1,256 @@
+/** A store in IndexedDB, through Dexie: for browsers. All tabs of a browser may have it open at once. */
+
+import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
+
+import type { Floor } from '../holes.js';
+import type { Entry } from '../outbox.js';
+import { LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
+import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
+import { newId } from '../uuid.js';
+import { adoptRows, type OldRow } from './adopt.js';
+
+type Kept<R> = R & { readonly local?: 1 };
+
+/** Keys below and above every number and text, as IndexedDB orders them. */
+const LEAST = -Infinity as never;
+const MOST = '\uffff' as never;
+
+const keep = <R extends Conversation | Message>(row: R): Kept<R> => (row.seq === LOCAL ? { ...row, local: 1 } : row);
+
+function plain<R extends Conversation | Message>(row: Kept<R>): R {
+  if (row.local === undefined) return row;
+  const { local: _, ...rest } = row;
+  return rest as unknown as R;
+}
+
+const oldestFirst = (a: Conversation | Message, b: Conversation | Message): number =>
+  a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1);
+
+export interface DexieOptions {
+  /** The database's name: one for each user. */
+  readonly name: string;
+  /** The database of an earlier app to take over, once, and whose rows of it; it stays as it is. */
+  readonly adopt?: { readonly name: string; readonly userId?: string };
+}
+
+export class DexieStore implements Store {
+  readonly name: string;
+  private readonly db: Database;
+  private readonly opened: Promise<void>;
+
+  constructor(private readonly options: DexieOptions) {
+    this.name = options.name;
+    this.db = new Database(options.name);
+    this.opened = this.open();
+    this.opened.catch(() => undefined); // the first transaction says it
+  }
+
+  async read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
+    await this.opened;
+    return this.db.transaction('r', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  }
+
+  async write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+    await this.opened;
+    return this.db.transaction('rw', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  }
+
+  async close(): Promise<void> {
+    await this.opened.catch(() => undefined);
+    this.db.close();
+  }
+
+  private async open(): Promise<void> {
+    await this.db.open();
+    await this.db.transaction('rw', this.db.head, async () => {
+      if ((await this.db.head.get(0)) === undefined) await this.db.head.add(newMeta(newId()), 0);
+    });
+    const { adopt } = this.options;
+    if (adopt !== undefined) await this.adopt(adopt.name, adopt.userId);
+  }
+
+  /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
+  private async adopt(name: string, userId: string | undefined): Promise<void> {
+    if (((await this.db.head.get(0))?.adopted ?? []).includes(name) || !(await Dexie.exists(name))) return;
+    const old = new Dexie(name);
+    let conversations: OldRow[];
+    let messages: OldRow[];
+    try {
+      await old.open();
+      const rows = async (table: string): Promise<OldRow[]> =>
+        old.tables.some((candidate) => candidate.name === table) ? old.table(table).toArray() : [];
+      [conversations, messages] = [await rows('conversations'), await rows('messages')];
+    } finally {
+      old.close();
+    }
+    const adopted = await adoptRows(conversations, messages, userId);
+    await this.db.transaction('rw', this.db.tables, async (inner) => {
+      const tx = new Transaction(inner);
+      if ((await tx.meta()).adopted.includes(name)) return;
+      // What the server has told since is newer than what the earlier app knew.
+      const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
+      const heldM = await tx.messages(adopted.messages.map((row) => row.id));
+      await tx.putConversations(adopted.conversations.filter((_, i) => heldC[i] === undefined));
+      await tx.putMessages(adopted.messages.filter((_, i) => heldM[i] === undefined));
+      const local = adopted.conversations.filter((row) => row.seq === LOCAL);
+      await tx.putFloors(local.map((row) => [row.id, 'start']));
+      await tx.setMeta({ adopted: [...(await tx.meta()).adopted, name] });
+    });
+  }
+}
+
+class Database extends Dexie {
+  declare readonly head: Table<Meta, number>;
+
+  constructor(name: string) {
+    // Else a power cut could take back numbers that were sent already, and they would be given a second time.
+    super(name, { chromeTransactionDurability: 'strict' });
+    this.version(1).stores({
+      head: '',
+      conversationRows: 'id, [updatedAt+id], local',
+      messageRows: 'id, [conversationId+createdAt+id], local',
+      outbox: 'key, state',
+      floorRows: '',
+      deletions: '[kind+id]',
+    });
+  }
+}
+
+/**
+ * Bound to its transaction, because native promises lose the one that Dexie believes to be in. Nothing is asked of
+ * IndexedDB for nothing: it commits a transaction that has no request to answer.
+ */
+class Transaction implements Writing {
+  private readonly db: {
+    readonly head: Table<Meta, number>;
+    readonly conversationRows: Table<Kept<Conversation>, Uuid>;
+    readonly messageRows: Table<Kept<Message>, Uuid>;
+    readonly outbox: Table<Entry, number>;
+    readonly floorRows: Table<Floor, Uuid>;
+    readonly deletions: Table<Gone, [string, Uuid]>;
+  };
+
+  constructor(tx: DexieTransaction) {
+    this.db = {
+      head: tx.table('head'),
+      conversationRows: tx.table('conversationRows'),
+      messageRows: tx.table('messageRows'),
+      outbox: tx.table('outbox'),
+      floorRows: tx.table('floorRows'),
+      deletions: tx.table('deletions'),
+    };
+  }
+
+  async meta(): Promise<Meta> {
+    return { ...newMeta(''), ...((await this.db.head.get(0)) as Meta) };
+  }
+  async conversations(ids: readonly Uuid[]): Promise<(Conversation | undefined)[]> {
+    if (ids.length === 0) return [];
+    return (await this.db.conversationRows.bulkGet([...ids])).map((row) => row && plain<Conversation>(row));
+  }
+  async messages(ids: readonly Uuid[]): Promise<(Message | undefined)[]> {
+    if (ids.length === 0) return [];
+    return (await this.db.messageRows.bulkGet([...ids])).map((row) => row && plain<Message>(row));
+  }
+  async newestConversations(before: Place | null, limit: number): Promise<Conversation[]> {
+    const rows = this.db.conversationRows
+      .where('[updatedAt+id]')
+      .between([LEAST, LEAST], before === null ? [MOST, MOST] : [...before], true, false);
+    return (await rows.reverse().limit(limit).toArray()).map((row) => plain<Conversation>(row));
+  }
+  async newestMessages(conversation: Uuid, before: Place | null, limit: number): Promise<Message[]> {
+    const rows = this.db.messageRows
+      .where('[conversationId+createdAt+id]')
+      .between([conversation, LEAST, LEAST], [conversation, ...(before ?? [MOST, MOST])], true, false);
+    return (await rows.reverse().limit(limit).toArray()).map((row) => plain<Message>(row));
+  }
+  async messagesOf(conversation: Uuid): Promise<Message[]> {
+    return this.newestMessages(conversation, null, Infinity);
+  }
+  async localConversations(): Promise<Conversation[]> {
+    const rows = await this.db.conversationRows.where('local').equals(1).toArray();
+    return rows.map((row) => plain<Conversation>(row)).sort(oldestFirst);
+  }
+  async localMessages(limit: number): Promise<Message[]> {
+    const rows = await this.db.messageRows.where('local').equals(1).toArray();
+    return rows
+      .map((row) => plain<Message>(row))
+      .sort(oldestFirst)
+      .slice(0, limit);
+  }
+  async countLocal(): Promise<number> {
+    const counts = [this.db.conversationRows, this.db.messageRows].map((table: Table) =>
+      table.where('local').equals(1).count(),
+    );
+    return (await counts[0]!) + (await counts[1]!);
+  }
+  async entries(): Promise<Entry[]> {
+    return this.db.outbox.orderBy('key').toArray();
+  }
+  async pending(limit: number): Promise<Entry[]> {
+    return this.db.outbox.where('state').equals('pending').limit(limit).toArray();
+  }
+  async acked(): Promise<Entry[]> {
+    return this.db.outbox.where('state').equals('acked').toArray();
+  }
+  async counts(): Promise<{ pending: number; rejected: number }> {
+    return {
+      pending: await this.db.outbox.where('state').equals('pending').count(),
+      rejected: await this.db.outbox.where('state').equals('rejected').count(),
+    };
+  }
+  async floors(ids: readonly Uuid[]): Promise<(Floor | undefined)[]> {
+    return ids.length === 0 ? [] : this.db.floorRows.bulkGet([...ids]);
+  }
+  async gone(): Promise<Gone[]> {
+    return this.db.deletions.toArray();
+  }
+
+  async setMeta(change: Partial<Meta>): Promise<void> {
+    await this.db.head.put({ ...(await this.meta()), ...change }, 0);
+  }
+  async putConversations(rows: readonly Conversation[]): Promise<void> {
+    if (rows.length > 0) await this.db.conversationRows.bulkPut(rows.map(keep));
+  }
+  async putMessages(rows: readonly Message[]): Promise<void> {
+    if (rows.length > 0) await this.db.messageRows.bulkPut(rows.map(keep));
+  }
+  async dropConversations(ids: readonly Uuid[]): Promise<void> {
+    if (ids.length > 0) await this.db.conversationRows.bulkDelete([...ids]);
+  }
+  async dropMessages(ids: readonly Uuid[]): Promise<void> {
+    if (ids.length > 0) await this.db.messageRows.bulkDelete([...ids]);
+  }
+  async dropSynced(): Promise<void> {
+    const conversations = await this.localConversations();
+    const messages = await this.localMessages(Infinity);
+    await this.db.conversationRows.clear();
+    await this.db.messageRows.clear();
+    await this.putConversations(conversations);
+    await this.putMessages(messages);
+    await this.db.floorRows.clear();
+    await this.forget();
+  }
+  async putEntries(entries: readonly Entry[]): Promise<void> {
+    if (entries.length > 0) await this.db.outbox.bulkPut([...entries]);
+  }
+  async dropEntries(keys: readonly number[]): Promise<void> {
+    if (keys.length > 0) await this.db.outbox.bulkDelete([...keys]);
+  }
+  async putFloors(floors: readonly (readonly [Uuid, Floor])[]): Promise<void> {
+    if (floors.length === 0) return;
+    await this.db.floorRows.bulkPut(
+      floors.map(([, floor]) => floor),
+      floors.map(([id]) => id),
+    );
+  }
+  async dropFloors(ids: readonly Uuid[]): Promise<void> {
+    if (ids.length > 0) await this.db.floorRows.bulkDelete([...ids]);
+  }
+  async remember(deletions: readonly Gone[]): Promise<void> {
+    if (deletions.length > 0) await this.db.deletions.bulkPut([...deletions]);
+  }
+  async forget(): Promise<void> {
+    await this.db.deletions.clear();
+  }
+}

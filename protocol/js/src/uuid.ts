@@ -1,0 +1,30 @@
+/**
+ * Ids that a device makes: UUIDs of version 7, so that rows made one after the other lie side by side in the
+ * database.
+ */
+
+import type { Uuid } from './rows.js';
+
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
+export function uuidFromBytes(bytes: Uint8Array): Uuid {
+  let text = '';
+  for (let i = 0; i < 16; i++) {
+    if (i === 4 || i === 6 || i === 8 || i === 10) text += '-';
+    text += HEX[bytes[i] ?? 0];
+  }
+  return text;
+}
+
+export function uuidToBytes(id: Uuid): Uint8Array {
+  const hex = id.replaceAll('-', '');
+  return Uint8Array.from({ length: 16 }, (_, i) => parseInt(hex.slice(2 * i, 2 * i + 2), 16));
+}
+
+export function newId(now: number = Date.now()): Uuid {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  for (let i = 5, ms = now; i >= 0; i--, ms = Math.floor(ms / 256)) bytes[i] = ms % 256;
+  bytes[6] = 0x70 | ((bytes[6] ?? 0) & 0x0f);
+  bytes[8] = 0x80 | ((bytes[8] ?? 0) & 0x3f);
+  return uuidFromBytes(bytes);
+}

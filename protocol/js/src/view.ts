@@ -1,0 +1,151 @@
+/**
+ * What an app shows: rows as the server sent them, with the outbox's effects over them (SPEC.md, 8.8). Pure, and made
+ * anew each time.
+ */
+
+import type { Entry } from './outbox.js';
+import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } from './rows.js';
+
+/**
+ * synced: as the server sent it · acked: durable there, the feed has not brought it yet · pending: the server has said
+ * nothing about it · rejected: made here, and the server will not have it · local: made here while nothing is sent.
+ */
+export type RowState = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
+
+interface Certainty {
+  readonly state: RowState;
+  /** The outbox's last entry that made it so: what `retry` and `discard` take. */
+  readonly key?: number;
+  /** Why it was rejected: a code, and a sentence to show. */
+  readonly code?: string;
+  readonly reason?: string;
+}
+
+export type ShownConversation = Conversation & Certainty;
+export type ShownMessage = Message &
+  Certainty & {
+    /** Something may be missing between this message and the one shown before it. */
+    readonly hole: boolean;
+  };
+
+const RANK: readonly RowState[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
+
+interface Cell<R> {
+  readonly row: R;
+  readonly state: RowState;
+  readonly entry?: Entry;
+}
+
+const cell = <R extends Conversation | Message>(row: R): Cell<R> => ({
+  row,
+  state: row.seq === LOCAL ? 'local' : 'synced',
+});
+
+function touch<R>(shown: Cell<R>, row: R, entry: Entry): Cell<R> {
+  const state = entry.state as RowState;
+  return { row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
+}
+
+const certainty = ({ state, entry }: Cell<unknown>): Certainty => ({
+  state,
+  ...(entry === undefined ? {} : { key: entry.key }),
+  ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
+});
+
+/** In the order in which they take effect: the rejected creations last, the other rejected ones not at all. */
+const inEffect = (entries: readonly Entry[]): Entry[] => [
+  ...entries.filter((entry) => entry.state !== 'rejected'),
+  ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.kind.startsWith('+')),
+];
+
+/**
+ * Rows with the mutations put over them, one after the other, as the server would apply them. A rejected creation stays
+ * to be seen, so that nothing that somebody wrote disappears from under them.
+ */
+class Sheet {
+  readonly conversations: Map<Uuid, Cell<Conversation>>;
+  readonly messages: Map<Uuid, Cell<Message>>;
+  readonly gone = new Set<Uuid>();
+
+  constructor(conversations: readonly Conversation[], messages: readonly Message[], entries: readonly Entry[]) {
+    this.conversations = new Map(conversations.map((row) => [row.id, cell(row)]));
+    this.messages = new Map(messages.map((row) => [row.id, cell(row)]));
+    for (const entry of inEffect(entries)) this.put(entry);
+  }
+
+  private put(entry: Entry): void {
+    const { mutation } = entry;
+    const { conversations, messages, gone } = this;
+    const rejected = entry.state === 'rejected';
+    const { id } = mutation;
+    switch (mutation.kind) {
+      case '+c':
+        if (!conversations.has(id) && !(gone.has(id) && rejected)) {
+          gone.delete(id);
+          const { title, at } = mutation;
+          const row: Conversation = { kind: 'c', seq: 0, id, title, createdAt: at, updatedAt: at };
+          conversations.set(id, { row, state: entry.state, entry });
+        }
+        break;
+      case '~c': {
+        const shown = conversations.get(id);
+        if (shown) {
+          const updatedAt = Math.max(mutation.at, shown.row.updatedAt);
+          conversations.set(id, touch(shown, { ...shown.row, title: mutation.title, updatedAt }, entry));
+        }
+        break;
+      }
+      case '-c':
+        gone.add(id);
+        conversations.delete(id);
+        for (const { row } of messages.values()) if (row.conversationId === id) messages.delete(row.id);
+        break;
+      case '+m': {
+        const { conversationId, role, content, at } = mutation;
+        // A conversation that is not held may be outside of the window: only a deleted one hides its messages.
+        if (messages.has(id) || gone.has(conversationId) || (gone.has(id) && rejected)) break;
+        const row: Message = { kind: 'm', seq: 0, id, conversationId, role, content, createdAt: at, updatedAt: at };
+        messages.set(id, { row, state: entry.state, entry });
+        const home = conversations.get(conversationId);
+        if (home && home.row.updatedAt < at && !rejected) {
+          conversations.set(conversationId, { ...home, row: { ...home.row, updatedAt: at } });
+        }
+        break;
+      }
+      case '~m': {
+        const shown = messages.get(id);
+        if (shown?.row.createdAt === mutation.createdAt) {
+          const updatedAt = Math.max(mutation.at, shown.row.updatedAt);
+          messages.set(id, touch(shown, { ...shown.row, content: mutation.content, updatedAt }, entry));
+        }
+        break;
+      }
+      case '-m':
+        gone.add(id);
+        if (messages.get(id)?.row.createdAt === mutation.createdAt) messages.delete(id);
+        break;
+    }
+  }
+}
+
+/** `held` are the rows to show and those that the outbox touches; newest first. */
+export function showConversations(held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] {
+  const sheet = new Sheet(held, [], entries);
+  return [...sheet.conversations.values()]
+    .map((shown) => ({ ...shown.row, ...certainty(shown) }))
+    .sort((a, b) => compare(placeOf(b), placeOf(a)));
+}
+
+/** The messages of one conversation, oldest first. `holed`: nothing is known about what lies between those held. */
+export function showMessages(
+  conversation: Uuid,
+  held: readonly Message[],
+  entries: readonly Entry[],
+  holed: boolean,
+): ShownMessage[] {
+  const sheet = new Sheet([], held, entries);
+  return [...sheet.messages.values()]
+    .filter((shown) => shown.row.conversationId === conversation)
+    .map((shown) => ({ ...shown.row, ...certainty(shown), hole: holed && shown.row.seq > 0 }))
+    .sort((a, b) => compare(placeOf(a), placeOf(b)));
+}

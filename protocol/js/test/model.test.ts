@@ -1,0 +1,442 @@
+/**
+ * Keeper, session and outbox against a tiny server, through whatever may happen: lost answers, cuts anywhere, other
+ * tabs taking over, restarts, a database that comes back from a backup.
+ */
+
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+
+import { touchedNothing } from '../src/apply.js';
+import { Deposed, Keeper } from '../src/keeper.js';
+import { WriteError } from '../src/mutation.js';
+import type { Uuid } from '../src/rows.js';
+import { Session } from '../src/session.js';
+import type { Store } from '../src/store.js';
+import { showMessages } from '../src/view.js';
+import { CODECS } from '../src/wire.js';
+import * as writes from '../src/write.js';
+import { ModelServer, Peer } from './support/model.js';
+import { compare } from '../src/rows.js';
+import { covers } from '../src/holes.js';
+import { C, id, M } from './support/rows.js';
+import { type Kind, KINDS } from './support/stores.js';
+
+const HOMES = [C(1), C(2)];
+
+class Device {
+  readonly inbox: string[] = [];
+  /** Answers to pushes, which may come before what they are about, or after it. */
+  readonly answers: string[] = [];
+  /** Pages that were read, and are slow in arriving. */
+  readonly late: string[] = [];
+  readonly written: { id: Uuid; content: string }[] = [];
+  session: Session | null = null;
+  peer: Peer | null = null;
+  clock = 0;
+  private made: Keeper | null = null;
+
+  get keeper(): Keeper {
+    return (this.made ??= this.newKeeper());
+  }
+
+  set keeper(keeper: Keeper) {
+    this.made = keeper;
+  }
+
+  constructor(
+    readonly server: ModelServer,
+    readonly number: number,
+    public store: Store,
+    private readonly reopen: () => Promise<Store>,
+    readonly end: () => Promise<void>,
+    readonly window = { conversations: 500, messages: 200 },
+  ) {}
+
+  /** The app ends wherever it is, and starts again from what is stored. */
+  async restart(): Promise<void> {
+    this.cut();
+    this.store = await this.reopen();
+    this.keeper = this.newKeeper();
+  }
+
+  newKeeper(): Keeper {
+    return new Keeper({
+      store: this.store,
+      codec: CODECS.json,
+      window: this.window,
+      now: () => this.clock,
+      random: () => 0,
+      onTouched: () => touchedNothing(),
+    });
+  }
+
+  async send(home: Uuid, content: string): Promise<void> {
+    const message = id(0x10000 * (this.number + 1) + this.written.length);
+    await this.store.write((tx) => writes.sendMessage(tx, 1000 + this.written.length, home, content, 'user', message));
+    this.written.push({ id: message, content });
+  }
+
+  cut(): void {
+    this.peer?.shut(1006);
+    this.session = this.peer = null;
+    this.inbox.length = this.late.length = this.answers.length = 0;
+  }
+
+  async connect(): Promise<void> {
+    this.cut();
+    await this.keeper.lead();
+    const { clientId, cursor } = await this.keeper.begin();
+    this.session = new Session({ token: 't', clientId, cursor, window: this.window, encoding: 'json' });
+    const peer = new Peer(
+      this.server,
+      (text) =>
+        (/^."t":"page"/.test(text)
+          ? this.late
+          : /^."t":"ack"|"answers":"push"/.test(text)
+            ? this.answers
+            : this.inbox
+        ).push(text),
+      () => undefined,
+    );
+    this.peer = peer;
+    peer.hear(this.session.hello() as string);
+  }
+
+  async hear(most: number, answersFirst = false): Promise<void> {
+    for (let i = 0; i < most && this.session !== null; i++) {
+      const text = answersFirst
+        ? (this.answers.shift() ?? this.inbox.shift())
+        : (this.inbox.shift() ?? this.answers.shift());
+      if (text === undefined) break;
+      const event = this.session.receive(text);
+      if (event !== null) await this.keeper.hear(event);
+      if (event?.t === 'welcome') await this.keeper.merge();
+    }
+    if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
+  }
+
+  async push(): Promise<boolean> {
+    if (this.session === null || !this.session.mayPush || this.session.limits.mutations === 0) return false;
+    const push = await this.keeper.nextPush(this.session.limits);
+    if (push === null) return false;
+    if (typeof push === 'number') {
+      this.clock += push;
+      return true;
+    }
+    this.peer?.hear(this.session.push(push.n, push.mutations) as string);
+    return true;
+  }
+
+  /** Until there is nothing left to say. */
+  async settle(): Promise<void> {
+    if (this.session === null) await this.connect();
+    do {
+      this.inbox.push(...this.late.splice(0));
+      await this.hear(Infinity);
+      if (this.session === null) await this.connect();
+    } while ((await this.push()) || this.inbox.length + this.answers.length > 0);
+  }
+}
+
+const step = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constant('send' as const),
+      home: fc.constantFrom(...HOMES),
+      text: fc.constantFrom('a', 'refuse this', 'c'),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('edit' as const, 'delete' as const), which: fc.nat(20) }) },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant('connect' as const) }) },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('hear' as const), most: fc.nat(3), answers: fc.boolean() }) },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('push' as const) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constantFrom('cut' as const, 'restart' as const, 'take over' as const, 'busy' as const),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('stranger' as const), text: fc.constantFrom('x', 'y') }) },
+);
+const steps = fc.array(fc.record({ on: fc.nat(1), step }), { maxLength: 60, size: 'max' });
+type Step = (typeof steps extends fc.Arbitrary<infer T> ? T : never)[number];
+
+let strangers = 0;
+
+async function take(devices: readonly Device[], server: ModelServer, { on, step: s }: Step): Promise<void> {
+  const device = devices[on] as Device;
+  switch (s.do) {
+    case 'send':
+      return device.send(s.home, s.text);
+    case 'edit':
+    case 'delete': {
+      const message = device.written[s.which];
+      if (message === undefined) return;
+      try {
+        await device.store.write((tx) =>
+          s.do === 'edit' ? writes.editMessage(tx, 5000, message.id, 'edited') : writes.deleteMessage(tx, message.id),
+        );
+      } catch (error) {
+        expect(error).toBeInstanceOf(WriteError); // it is gone, or was rejected
+      }
+      return;
+    }
+    case 'connect':
+      return device.connect();
+    case 'hear':
+      return device.hear(s.most, s.answers);
+    case 'push':
+      return void (await device.push());
+    case 'cut':
+      return device.cut();
+    case 'restart':
+      return device.restart();
+    case 'busy':
+      server.refusals.push({ code: 'unavailable', retry_after: 10 });
+      return;
+    case 'take over': {
+      // Another tab leads on the same store: nothing that the old one hears or asks for may count any more.
+      if (device.session === null) return;
+      const other = device.newKeeper();
+      await other.lead();
+      const text = device.inbox.shift();
+      const event = text === undefined ? null : device.session.receive(text);
+      if (event !== null && ['welcome', 'changes', 'live', 'ack'].includes(event.t)) {
+        await expect(device.keeper.hear(event)).rejects.toThrow(Deposed);
+      }
+      await expect(device.keeper.nextPush(device.session.limits)).rejects.toThrow(Deposed);
+      device.cut();
+      device.keeper = other;
+      return;
+    }
+    case 'stranger':
+      server.message(HOMES[0] as Uuid, id(0xfff000 + strangers++), s.text, 2000 + strangers);
+      return;
+  }
+}
+
+async function begin({ make }: Kind): Promise<{ server: ModelServer; devices: Device[] }> {
+  const server = new ModelServer();
+  server.now = () => 0;
+  const devices = [0, 1].map((number) => {
+    const { store, reopen, end } = make();
+    return new Device(server, number, store, reopen, end);
+  });
+  HOMES.forEach((home, i) => server.push(id(7), i + 1, [['+c', home, 'home', 1000]]));
+  for (const device of devices) await device.settle();
+  return { server, devices };
+}
+
+/** Each device shows exactly what the server has. */
+async function inStep(server: ModelServer, devices: readonly Device[]): Promise<void> {
+  for (const device of devices) {
+    await device.store.read(async (tx) => {
+      for (const home of HOMES) {
+        const rows = await tx.newestMessages(home, null, 1000);
+        const theirs = [...server.state.messages.values()].filter((row) => row.home === home);
+        expect(new Map(rows.map((row) => [row.id, row.content]))).toEqual(
+          new Map(theirs.map((row) => [row.id, row.content])),
+        );
+        const left = await tx.entries();
+        const shown = showMessages(home, rows, left, false);
+        expect(shown.filter((row) => row.state !== 'rejected')).toHaveLength(theirs.length);
+      }
+      expect((await tx.counts()).pending).toBe(0);
+      expect(await tx.acked()).toEqual([]);
+      expect(await tx.gone()).toEqual([]);
+    });
+  }
+}
+
+const RUNS: Readonly<Record<string, number>> = { memory: 300, dexie: 10, sqlite: 10 };
+
+describe.each(KINDS)('whatever happens, $name', (kind) => {
+  it('each write is applied once, in the order of its device, or is in quarantine', async () => {
+    await fc.assert(
+      fc.asyncProperty(steps, async (plan) => {
+        const { server, devices } = await begin(kind);
+        for (const planned of plan) await take(devices, server, planned);
+        server.refusals.length = 0;
+        for (let round = 0; round < 2; round++) for (const device of devices) await device.settle();
+        for (const device of devices) {
+          const { clientId } = await device.store.read((tx) => tx.meta());
+          const applied = server.state.applied.filter((write) => write.client === clientId).map((write) => write.id);
+          const entries = await device.store.read((tx) => tx.entries());
+          const rejected = entries.flatMap(({ mutation }) => (mutation.kind === '+m' ? [mutation.id] : []));
+          const taken = device.written.filter((write) => write.content !== 'refuse this').map((write) => write.id);
+          expect(applied).toEqual(taken);
+          expect(rejected).toEqual(
+            device.written.filter((write) => write.content === 'refuse this').map((write) => write.id),
+          );
+        }
+        await inStep(server, devices);
+        for (const device of devices) await device.end();
+      }),
+      { numRuns: RUNS[kind.name] ?? 0 },
+    );
+  });
+
+  it('a database that lost its tail gets again what is still held; nothing twice', async () => {
+    await fc.assert(
+      fc.asyncProperty(steps, steps, steps, async (before, lost, after) => {
+        const { server, devices } = await begin(kind);
+        for (const planned of before) await take(devices, server, planned);
+        const backup = server.backup();
+        for (const planned of lost) await take(devices, server, planned);
+        for (const device of devices) device.cut(); // what is under way is lost with the database
+        const held = await Promise.all(
+          devices.map((device) =>
+            device.store.read(async (tx) =>
+              (await tx.entries()).flatMap(({ mutation, state }) =>
+                mutation.kind === '+m' && state !== 'rejected' && mutation.content !== 'refuse this'
+                  ? [mutation.id]
+                  : [],
+              ),
+            ),
+          ),
+        );
+        server.restore(backup);
+        for (const planned of after) await take(devices, server, planned);
+        server.refusals.length = 0;
+        for (let round = 0; round < 2; round++) for (const device of devices) await device.settle();
+        await Promise.all(
+          devices.map(async (device, i) => {
+            const { clientId } = await device.store.read((tx) => tx.meta());
+            const applied = server.state.applied.filter((write) => write.client === clientId).map((write) => write.id);
+            expect(new Set(applied).size).toBe(applied.length);
+            const order = device.written.map((write) => write.id);
+            expect(applied).toEqual(order.filter((message) => applied.includes(message)));
+            for (const message of held[i] ?? []) expect(applied).toContain(message);
+          }),
+        );
+        await inStep(server, devices);
+        for (const device of devices) await device.end();
+      }),
+      { numRuns: RUNS[kind.name] ?? 0 },
+    );
+  });
+});
+
+describe('histories', () => {
+  const act = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ do: fc.constant('write' as const), home: fc.nat(3), at: fc.nat(40) }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('edit' as const, 'delete' as const), which: fc.nat(40) }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('drop' as const, 'make' as const), home: fc.nat(3) }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        do: fc.constant('page' as const),
+        home: fc.integer({ min: -1, max: 3 }),
+        limit: fc.integer({ min: 1, max: 5 }),
+      }),
+    },
+    { weight: 6, arbitrary: fc.record({ do: fc.constant('hear' as const), most: fc.nat(4) }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        do: fc.constantFrom('connect' as const, 'cut' as const, 'forget' as const, 'arrive' as const),
+      }),
+    },
+  );
+
+  it('have no hole above their floor, whatever was written, deleted and paged meanwhile', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(act, { minLength: 30, maxLength: 80, size: 'max' }),
+        fc.nat(3),
+        fc.nat(3),
+        async (plan, conversations, messages) => {
+          const server = new ModelServer();
+          server.now = () => 0;
+          server.limits.page_rows = 3;
+          const { store, reopen, end } = (KINDS[0] as Kind).make();
+          const device = new Device(server, 0, store, reopen, end, { conversations, messages });
+          let n = 0;
+          let keys = 0;
+          const write = (mutation: (string | number | null)[]): unknown => server.push(id(5), ++n, [mutation]);
+          const home = (i: number): Uuid => C(i);
+          for (let i = 0; i < 3; i++) write(['+c', home(i), 'c', i * 10]);
+          for (let i = 0; i < 12; i++) write(['+m', M(keys++), home(i % 3), 'user', 'x', i * 3]);
+          for (const a of plan) {
+            switch (a.do) {
+              case 'write':
+                write(['+m', M(keys++), home(a.home), 'user', 'x', a.at]);
+                break;
+              case 'edit':
+              case 'delete': {
+                const row = server.state.messages.get(M(a.which));
+                if (row)
+                  write(a.do === 'edit' ? ['~m', row.id, row.createdAt, 'edited', 50] : ['-m', row.id, row.createdAt]);
+                break;
+              }
+              case 'drop':
+                write(['-c', home(a.home)]);
+                break;
+              case 'make':
+                write(['+c', home(a.home), 'again', 40 + n]);
+                break;
+              case 'page': {
+                if (device.session === null || !device.session.mayAsk) break;
+                const conversation = a.home < 0 ? null : home(a.home);
+                const floor = await store.read(async (tx) =>
+                  conversation === null ? (await tx.meta()).list : (await tx.floors([conversation]))[0],
+                );
+                if (floor === 'start') break;
+                const before = floor ?? null;
+                const [page, frame] = device.session.askPage(conversation, before, a.limit);
+                device.keeper.expectPage(page, { conversation, before });
+                device.peer?.hear(frame as string);
+                break;
+              }
+              case 'hear':
+                await device.hear(a.most);
+                break;
+              case 'arrive':
+                device.inbox.push(...device.late.splice(0, 1));
+                break;
+              case 'connect':
+                await device.connect();
+                break;
+              case 'cut':
+                device.cut();
+                break;
+              case 'forget': // the cursor is too old: a snapshot comes
+                device.cut();
+                await device.keeper.lead();
+                await device.keeper.startOver();
+                break;
+            }
+          }
+          await device.settle();
+          await store.read(async (tx) => {
+            const { list } = await tx.meta();
+            const theirs = [...server.state.conversations.values()];
+            for (const row of theirs) {
+              if (!covers(list ?? undefined, [row.updatedAt, row.id])) continue;
+              expect((await tx.conversations([row.id]))[0]).toMatchObject({ updatedAt: row.updatedAt });
+            }
+            const held = await tx.newestConversations(null, 100);
+            expect(
+              held.every((row) => theirs.some((their) => their.id === row.id && their.updatedAt === row.updatedAt)),
+            ).toBe(true);
+            for (let i = 0; i < 4; i++) {
+              const [floor] = await tx.floors([home(i)]);
+              const all = [...server.state.messages.values()].filter((row) => row.home === home(i));
+              const above = all.filter((row) => covers(floor, [row.createdAt, row.id]));
+              const mine = (await tx.messagesOf(home(i))).filter((row) => covers(floor, [row.createdAt, row.id]));
+              const order = (rows: readonly { createdAt: number; id: Uuid; content: string }[]): string[] =>
+                [...rows]
+                  .sort((x, y) => compare([x.createdAt, x.id], [y.createdAt, y.id]))
+                  .map((row) => row.id + row.content);
+              expect(order(mine)).toEqual(order(above));
+              const known = new Map(all.map((row) => [row.id, row.content]));
+              for (const row of await tx.messagesOf(home(i))) expect(known.get(row.id)).toBe(row.content);
+            }
+          });
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+});

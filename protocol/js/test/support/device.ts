@@ -1,0 +1,37 @@
+/** A device for tests, and how to wait for what it shows: by its own notifications, never by a fixed time. */
+
+import { WebSocket } from 'ws';
+
+import type { Environment } from '../../src/environment.js';
+import type { Query } from '../../src/query.js';
+import type { WebSocketClass } from '../../src/socket.js';
+import { MemoryStore } from '../../src/store/memory.js';
+import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+
+export const NodeWebSocket = WebSocket as unknown as WebSocketClass;
+
+export function device(options: Partial<SyncOptions> & Pick<SyncOptions, 'url' | 'user'>): Sync {
+  const environment: Partial<Environment> = { WebSocket: NodeWebSocket, ...options.environment };
+  return createSync({ store: new MemoryStore(), ...options, environment });
+}
+
+/** The first value that will do, beginning with what the store has now. */
+export async function until<T>(query: Query<T>, will: (value: T) => boolean, ms = 15_000): Promise<T> {
+  const now = await query.read();
+  if (will(now)) return now;
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      stop();
+      reject(new Error(`still ${JSON.stringify(query.value)?.slice(0, 600)}`));
+    }, ms);
+    const stop = query.subscribe(() => {
+      if (query.value === undefined || !will(query.value)) return;
+      clearTimeout(late);
+      stop();
+      resolve(query.value);
+    });
+  });
+}
+
+export const live = (sync: Sync): Promise<unknown> =>
+  until(sync.status, (status) => status.state === 'live' && status.pending === 0);

