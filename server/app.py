@@ -6,13 +6,14 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import httpx
 import structlog
 import uvicorn
+from starlette.routing import BaseRoute
 from websockets.typing import Origin
 
 from server.backoff import backoff
@@ -101,10 +102,11 @@ class Server(uvicorn.Server):
 
 
 class App:
-    """One server process. `run` serves until `stop`."""
+    """One server process. `run` serves until `stop`. `routes` are HTTP's, beside its own."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, routes: Sequence[BaseRoute] = ()) -> None:
         self._settings = settings
+        self._routes = routes
         self._server: uvicorn.Server | None = None
         self._stopping = False
 
@@ -160,7 +162,7 @@ class App:
             )
             server = self._server = Server(
                 uvicorn.Config(
-                    http.application(lambda: self._not_ready(hub)),
+                    http.application(lambda: self._not_ready(hub), self._routes),
                     http=http.bounded_http(wheel),
                     ws=partial(SyncSocket, desk),  # type: ignore[arg-type]  # a factory does what the class would
                     lifespan="off",

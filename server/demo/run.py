@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from server import app
 from server.config import ServeSettings, load
-from server.demo import conversations
+from server.demo import conversations, site
 from server.edge.auth import mint
 from server.errors import UnavailableError
 from server.postgres import migrate, seed
@@ -109,12 +109,12 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
     )
     sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
-    server = app.App(settings)
+    people = await seed.people(admin_url)
+    tokens = {person.id: _token(person.id, settings) for person in people}
+    server = app.App(settings, site.routes(_identities(people, tokens)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
-    people = await seed.people(admin_url)
-    tokens = {person.id: _token(person.id, settings) for person in people}
 
     def ready() -> None:
         if options.json:
@@ -203,12 +203,19 @@ def _token(user: UUID, settings: ServeSettings) -> str:
     )
 
 
+def _identities(people: Sequence[Person], tokens: dict[UUID, str]) -> list[dict[str, str]]:
+    return [
+        {"id": str(person.id), "name": f"Person {number}", "tier": person.tier, "token": tokens[person.id]}
+        for number, person in enumerate(people, 1)
+    ]
+
+
 def _print_json(port: int, admin_url: str, people: Sequence[Person], tokens: dict[UUID, str]) -> None:
     line = {
         "url": f"ws://127.0.0.1:{port}/sync",
         "http": f"http://127.0.0.1:{port}",
         "database_url": admin_url,
-        "users": [{"id": str(person.id), "token": tokens[person.id]} for person in people],
+        "users": _identities(people, tokens),
     }
     sys.stdout.write(orjson.dumps(line).decode() + "\n")
     sys.stdout.flush()
@@ -217,12 +224,15 @@ def _print_json(port: int, admin_url: str, people: Sequence[Person], tokens: dic
 def _print_next(console: Console, port: int, people: Sequence[Person], tokens: dict[UUID, str], seconds: float) -> None:
     url = f"ws://127.0.0.1:{port}/sync"
     first = people[0]
-    console.print(f"\n[bold]Atlas Sync is ready[/] after {seconds:.1f} s, at [bold]{url}[/]\n")
+    page = f"http://127.0.0.1:{port}/"
+    console.print(
+        f"\n[bold]Atlas Sync is ready[/] after {seconds:.1f} s. Open [bold]{page}[/]: two devices of one person.\n"
+    )
     for person in people[:5]:
         console.print(f"  {person.id}  {person.tier}")
     if len(people) > 5:
         console.print(f"  … and {len(people) - 5} more")
-    console.print("\nWatch the first one's conversations arrive, in another terminal:\n")
+    console.print("\nOr watch the first one's conversations arrive in another terminal:\n")
     # On one line, whatever the terminal's width: it is to be copied.
     print(f"{_program()} watch --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")

@@ -1,13 +1,13 @@
 """The HTTP side: health, and the limits on a request that uvicorn does not set itself."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.edge.wheel import Wheel
@@ -18,8 +18,8 @@ REQUEST_BYTES: Final = 64 * 1024
 """A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
 
 
-def application(not_ready: Callable[[], str | None]) -> Starlette:
-    """`not_ready` says why this process should get no new connections, or None."""
+def application(not_ready: Callable[[], str | None], routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """`not_ready` says why this process should get no new connections, or None. `routes` are served beside."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -28,7 +28,7 @@ def application(not_ready: Callable[[], str | None]) -> Starlette:
         reason = not_ready()
         return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), *routes])
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -13,6 +13,7 @@ from tests.support.demo import Demo
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "protocol" / "js"
+PAGE = ROOT / "server" / "demo" / "page"
 
 
 def run(*arguments: str, **environment: str) -> str:
@@ -54,7 +55,12 @@ async def test_the_client_and_the_server_understand_each_other() -> None:
             await demo.end()
 
 
-def test_the_lock_file_names_no_address() -> None:
-    text = (CLIENT / "package-lock.json").read_text()
+def test_the_demos_page_is_built_by_installing_the_package() -> None:
+    assert {path.name for path in (PAGE.parent / "static").glob("*")} >= {"index.html", "page.js", "page.css", "sw.js"}
+
+
+@pytest.mark.parametrize("folder", [CLIENT, PAGE], ids=["client", "page"])
+def test_no_lock_file_names_an_address(folder: Path) -> None:
+    text = (folder / "package-lock.json").read_text()
     assert "resolved" not in text
     assert "registry" not in text

@@ -1,0 +1,161 @@
+/** One message: its text, how far it has come, and what can be done to it. */
+
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+
+import type { RowState, ShownMessage } from '../../../../protocol/js/src/view.js';
+import { grow } from './composer.js';
+import { Icon, type IconName } from './icons.js';
+import { clockTime, machineTime } from './when.js';
+
+interface Props {
+  readonly row: ShownMessage;
+  /** Stands together with the one above, and with the one below. */
+  readonly follows: boolean;
+  readonly leads: boolean;
+  /** Has just come. */
+  readonly fresh: boolean;
+  /** Where the keyboard is. */
+  readonly active: boolean;
+  readonly editing: boolean;
+  readonly onEdit: (on: boolean) => void;
+  readonly onSave: (text: string) => Promise<void>;
+  readonly onDelete: () => void;
+  readonly onRetry: () => void;
+  readonly onDiscard: () => void;
+}
+
+const MARKS: Record<RowState, { readonly icon: IconName; readonly words: string }> = {
+  synced: { icon: 'tick', words: 'Sent' },
+  acked: { icon: 'tick', words: 'Sent' },
+  pending: { icon: 'clock', words: 'Waiting to be sent' },
+  rejected: { icon: 'alert', words: 'Not delivered' },
+  local: { icon: 'laptop', words: 'On this device only' },
+};
+
+export function Bubble(props: Props) {
+  const { row, follows, leads, fresh, active, editing, onEdit, onSave, onDelete } = props;
+  const [open, setOpen] = useState(false);
+  const own = row.role === 'user';
+  const edited = row.updatedAt > row.createdAt;
+  const settled = row.state === 'synced' || row.state === 'acked';
+  return (
+    <li
+      class="message"
+      data-testid="message"
+      data-id={row.id}
+      data-state={row.state}
+      data-role={own ? 'user' : row.role}
+      data-follows={follows || undefined}
+      data-leads={leads || undefined}
+      data-fresh={fresh || undefined}
+      data-open={open || undefined}
+      tabIndex={-1}
+    >
+      <span class="hidden-words">{own ? 'You' : row.role}: </span>
+      {editing ? (
+        <Editor text={row.content} onDone={() => onEdit(false)} onSave={onSave} />
+      ) : (
+        <div class="message-line">
+          <div class="bubble" data-testid="text" onClick={() => setOpen(!open)}>
+            {row.content}
+          </div>
+          <div class="message-actions">
+            <button type="button" class="icon-button" data-testid="edit" tabIndex={active ? 0 : -1} aria-label="Edit this message" title="Edit" onClick={() => onEdit(true)}>
+              <Icon name="pencil" size={15} />
+            </button>
+            <button type="button" class="icon-button" data-testid="delete" tabIndex={active ? 0 : -1} aria-label="Delete this message" title="Delete" onClick={onDelete}>
+              <Icon name="bin" size={15} />
+            </button>
+          </div>
+        </div>
+      )}
+      {!editing && (!leads || !settled || edited) && (
+        <p class="message-meta">
+          {edited && <span>Edited</span>}
+          <time dateTime={machineTime(row.createdAt)}>{clockTime(row.createdAt)}</time>
+          {(own || !settled) && <Mark state={row.state} />}
+        </p>
+      )}
+      {row.state === 'rejected' && (
+        <p class="message-problem">
+          <span>{row.reason === undefined || row.reason === '' ? 'The server did not accept it.' : row.reason}</span>
+          <button type="button" class="link" data-testid="retry" onClick={props.onRetry}>
+            Try again
+          </button>
+          <button type="button" class="link" data-testid="discard" onClick={props.onDiscard}>
+            Discard
+          </button>
+        </p>
+      )}
+    </li>
+  );
+}
+
+function Mark({ state }: { readonly state: RowState }) {
+  const { icon, words } = MARKS[state];
+  return (
+    <span class="mark" title={words}>
+      <Icon name={icon} size={13} />
+      <span class={state === 'rejected' || state === 'local' ? undefined : 'hidden-words'}>{words}</span>
+    </span>
+  );
+}
+
+function Editor({ text, onSave, onDone }: { readonly text: string } & Pick<Props, 'onSave'> & { readonly onDone: () => void }) {
+  const field = useRef<HTMLTextAreaElement>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  useLayoutEffect(() => {
+    const { current } = field;
+    if (current === null) return;
+    grow(current);
+    current.focus();
+    current.setSelectionRange(current.value.length, current.value.length);
+  }, []);
+  const save = async (): Promise<void> => {
+    const next = field.current?.value.trim() ?? '';
+    if (next === '') return;
+    try {
+      if (next !== text) await onSave(next);
+      onDone();
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
+  };
+  return (
+    <form
+      class="editor"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void save();
+      }}
+    >
+      <textarea
+        ref={field}
+        rows={1}
+        data-testid="edit-text"
+        aria-label="Message"
+        defaultValue={text}
+        onInput={({ currentTarget }) => grow(currentTarget)}
+        onKeyDown={(event) => {
+          if (event.key === 'Escape') onDone();
+          if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+          event.preventDefault();
+          void save();
+        }}
+      />
+      {problem !== null && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
+      <div class="editor-actions">
+        <button type="button" class="button" onClick={onDone}>
+          Cancel
+        </button>
+        <button type="submit" class="button primary" data-testid="save">
+          Save
+        </button>
+      </div>
+    </form>
+  );
+}

@@ -1,0 +1,97 @@
+/** The chosen conversation: its title with what can be done to it, its messages, and the composer. */
+
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+
+import type { ShownConversation } from '../../../../protocol/js/src/view.js';
+import type { Activity } from './activity.js';
+import { Composer } from './composer.js';
+import type { Device } from './device.js';
+import type { Question } from './dialog.js';
+import { Icon } from './icons.js';
+import { Messages } from './messages.js';
+
+interface Props {
+  readonly device: Device;
+  readonly row: ShownConversation;
+  readonly activity: Activity;
+  /** At each change the composer takes the focus. */
+  readonly focusComposer: number;
+  readonly onBack: () => void;
+  readonly onDelete: () => void;
+  readonly ask: (question: Question) => void;
+}
+
+export function ConversationView({ device, row, activity, focusComposer, onBack, onDelete, ask }: Props) {
+  const [renaming, rename] = useState(false);
+  const [sent, setSent] = useState(0);
+  const title = row.title ?? 'New conversation';
+  const send = async (text: string): Promise<void> => {
+    await device.sync.sendMessage(row.id, text);
+    setSent((count) => count + 1);
+  };
+  return (
+    <div class="conversation">
+      <div class="conversation-head">
+        <button type="button" class="icon-button back" data-testid="back" aria-label="Back to the conversations" onClick={onBack}>
+          <Icon name="back" />
+        </button>
+        {renaming ? (
+          <TitleField
+            title={row.title ?? ''}
+            onDone={(next) => {
+              rename(false);
+              if (next !== null && next !== title) void device.sync.renameConversation(row.id, next);
+            }}
+          />
+        ) : (
+          <h3 data-testid="title" onDblClick={() => rename(true)}>
+            {title}
+          </h3>
+        )}
+        {!renaming && (
+          <>
+            <button type="button" class="icon-button" data-testid="rename" aria-label="Rename this conversation" title="Rename" onClick={() => rename(true)}>
+              <Icon name="pencil" />
+            </button>
+            <button type="button" class="icon-button" data-testid="delete-conversation" aria-label="Delete this conversation" title="Delete" onClick={onDelete}>
+              <Icon name="bin" />
+            </button>
+          </>
+        )}
+      </div>
+      <Messages device={device} conversation={row.id} activity={activity} sent={sent} ask={ask} />
+      <Composer draftName={`${device.name}.draft.${row.id}`} focus={focusComposer} onSend={send} />
+    </div>
+  );
+}
+
+function TitleField({ title, onDone }: { readonly title: string; readonly onDone: (title: string | null) => void }) {
+  const field = useRef<HTMLInputElement>(null);
+  const done = useRef(false);
+  useLayoutEffect(() => {
+    field.current?.focus();
+    field.current?.select();
+  }, []);
+  const finish = (keep: boolean): void => {
+    if (done.current) return;
+    done.current = true;
+    const next = field.current?.value.trim() ?? '';
+    onDone(keep && next !== '' ? next : null);
+  };
+  return (
+    <input
+      ref={field}
+      class="title-field"
+      data-testid="title-field"
+      aria-label="Title"
+      maxLength={200}
+      defaultValue={title}
+      placeholder="New conversation"
+      onBlur={() => finish(true)}
+      onKeyDown={(event) => {
+        if (event.key === 'Enter' && !event.isComposing) finish(true);
+        if (event.key === 'Escape') finish(false);
+      }}
+    />
+  );
+}

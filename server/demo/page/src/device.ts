@@ -1,0 +1,70 @@
+/** One device of a user: a database, a network and a client of its own, as if nothing else ran in this browser. */
+
+import { environment } from '../../../../protocol/js/src/environment.js';
+import { createSync, type Sync } from '../../../../protocol/js/src/index.js';
+import { DexieStore } from '../../../../protocol/js/src/store/dexie.js';
+import { isFlag, onRemembered, recall, remember } from './memory.js';
+import { Network } from './network.js';
+import { socketUrl, tokenOf, type Person } from './people.js';
+
+export interface Device {
+  /** Of this opening: another one of the same device gets another number. */
+  readonly number: number;
+  /** Of its database, too. */
+  readonly name: string;
+  readonly sync: Sync;
+  readonly store: DexieStore;
+  readonly network: Network;
+  close(): void;
+}
+
+let opened = 0;
+
+export function openDevice(url: string, person: Person, slot: number): Device {
+  const name = `demo-${person.id}-${slot}`;
+  const switchName = `${name}.online`;
+  const network = new Network(recall(switchName, isFlag) ?? true);
+  const real = environment();
+  const { locks, channel } = real;
+  const store = new DexieStore({ name });
+  const sync = createSync({
+    url: socketUrl(url),
+    store,
+    user: person.id,
+    getToken: (reason) => tokenOf(person, reason !== 'connecting'),
+    environment: {
+      WebSocket: network.socketClass(),
+      // Tabs share a device, devices share nothing: they do not hear each other, nor wait for each other's lock.
+      locks: locks && { request: (lock, options, held) => locks.request(`${name} ${lock}`, options, held) },
+      channel: channel && ((topic) => channel(`${name} ${topic}`)),
+      onAwake: (call) => {
+        const off = [real.onAwake(call), network.subscribe(() => comeBack(network, call))];
+        return () => off.forEach((end) => end());
+      },
+    },
+  });
+  const off = [
+    network.subscribe(() => remember(switchName, network.on)),
+    onRemembered(switchName, () => network.set(recall(switchName, isFlag) ?? true)),
+  ];
+  return {
+    number: ++opened,
+    name,
+    sync,
+    store,
+    network,
+    close: () => {
+      off.forEach((end) => end());
+      void sync.close();
+    },
+  };
+}
+
+const MOMENT = 200;
+
+/** Says so twice, because an attempt that was refused a moment ago may not have ended yet. */
+function comeBack(network: Network, call: () => void): void {
+  if (!network.on) return;
+  call();
+  setTimeout(() => network.on && call(), MOMENT);
+}

@@ -1,0 +1,15 @@
+/** Starts the page, and has it kept for the time when the server is away. */
+
+import { h, render } from 'preact';
+
+import { App } from './app.js';
+import './page.css';
+import { applyTheme } from './theme.js';
+
+applyTheme();
+const root = document.getElementById('app');
+if (root !== null) render(h(App, null), root);
+
+if ('serviceWorker' in navigator) {
+  navigator.serviceWorker.register('/sw.js').catch(() => undefined); // then the page needs its server to load
+}

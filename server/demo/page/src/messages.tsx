@@ -1,0 +1,251 @@
+/**
+ * The messages of a conversation, oldest first. Only a window of them is rendered; it moves along with the scroll
+ * position, brings older ones when its top is near, and keeps what is looked at where it is.
+ */
+
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+
+import type { ShownMessage } from '../../../../protocol/js/src/view.js';
+import { plural, type Activity } from './activity.js';
+import { arrivals } from './arrivals.js';
+import { Bubble } from './bubble.js';
+import type { Device } from './device.js';
+import type { Question } from './dialog.js';
+import { useQuery, useStable } from './hooks.js';
+import { Icon } from './icons.js';
+import { moved, slice, STEP } from './window.js';
+import { dayName } from './when.js';
+
+interface Props {
+  readonly device: Device;
+  readonly conversation: string;
+  readonly activity: Activity;
+  /** Grows with each message sent here. */
+  readonly sent: number;
+  readonly ask: (question: Question) => void;
+}
+
+const NONE: readonly ShownMessage[] = [];
+/** Pixels from an end at which the window moves, and those that still count as the end itself. */
+const NEAR = 500;
+const AT_END = 48;
+const PAGE = 50;
+/** With more than that loaded, going back to the newest begins with a small list again. */
+const MANY = 400;
+const FRESH_FOR = 2_600;
+/** Messages of one role within five minutes stand together. */
+const TOGETHER = 300_000_000;
+
+/** Which messages just came, and how many while somebody looked elsewhere. */
+function useNews(rows: readonly ShownMessage[], atEnd: { readonly current: boolean }, activity: Activity) {
+  const [fresh, setFresh] = useState<ReadonlySet<string>>(new Set());
+  const [unseen, setUnseen] = useState(0);
+  const before = useRef<readonly ShownMessage[] | null>(null);
+  useLayoutEffect(() => {
+    const known = before.current;
+    if (rows === NONE || rows.some((row) => row.hole)) return;
+    before.current = rows;
+    if (known === null) return;
+    const oldest = known[0]?.createdAt ?? -Infinity;
+    const { news, added, seqs } = arrivals(known, rows, (row) => row.createdAt < oldest);
+    activity.painted(seqs);
+    if (news.length === 0) return;
+    setFresh((old) => new Set([...old, ...news]));
+    setTimeout(() => setFresh((old) => new Set([...old].filter((id) => !news.includes(id)))), FRESH_FOR);
+    if (added > 0) activity.count('arrived', added, (count) => `${plural(count, 'message')} arrived`);
+    if (news.length > added) activity.count('changed', news.length - added, (count) => `${plural(count, 'message')} changed`);
+    if (!atEnd.current) setUnseen((count) => count + added);
+  }, [rows]);
+  return { fresh, unseen, seen: () => setUnseen(0) };
+}
+
+export function Messages({ device, conversation, activity, sent, ask }: Props) {
+  const { sync } = device;
+  const [query, setQuery] = useState(() => sync.messages(conversation));
+  const list = useQuery(query);
+  const status = useQuery(sync.status);
+  const rows = list?.rows ?? NONE;
+  const [last, setLast] = useState<string | null>(null);
+  const [loading, setLoading] = useState(false);
+  const [outOfReach, setOutOfReach] = useState(false);
+  const [away, setAway] = useState(false);
+  const [editing, edit] = useState<string | null>(null);
+  /** The message that the keyboard has reached: Tab leads on to what can be done to it. */
+  const [active, activate] = useState<string | null>(null);
+  const scroller = useRef<HTMLDivElement>(null);
+  const items = useRef<HTMLOListElement>(null);
+  const atEnd = useRef(true);
+  const goToEnd = useRef(false);
+  const [goes, go] = useState(0);
+  /** What is looked at: a message, and how far below the top it is. */
+  const anchor = useRef<{ readonly id: string; readonly top: number } | null>(null);
+  const { fresh, unseen, seen } = useNews(rows, atEnd, activity);
+  const window = slice(rows, last);
+  const shown = rows.slice(window.start, window.end);
+
+  const look = useStable((): void => {
+    const box = scroller.current;
+    if (box === null) return;
+    const top = box.getBoundingClientRect().top;
+    anchor.current = null;
+    for (const item of items.current?.querySelectorAll<HTMLElement>('[data-id]') ?? []) {
+      const place = item.getBoundingClientRect();
+      if (place.bottom < top) continue;
+      anchor.current = { id: item.dataset.id!, top: place.top - top };
+      break;
+    }
+    atEnd.current = last === null && box.scrollHeight - box.scrollTop - box.clientHeight < AT_END;
+    setAway(!atEnd.current);
+    if (atEnd.current && unseen > 0) seen();
+  });
+  const stay = useStable((): void => {
+    const box = scroller.current;
+    if (box === null || box.clientHeight === 0) return;
+    const kept = anchor.current;
+    if ((atEnd.current || goToEnd.current) && last === null) {
+      goToEnd.current = false;
+      box.scrollTop = box.scrollHeight;
+    } else if (kept !== null) {
+      const item = items.current?.querySelector<HTMLElement>(`[data-id="${kept.id}"]`);
+      if (item != null) box.scrollTop += item.getBoundingClientRect().top - box.getBoundingClientRect().top - kept.top;
+    }
+    look();
+    move();
+  });
+  const move = useStable((): void => {
+    const box = scroller.current;
+    if (box === null || box.clientHeight === 0) return;
+    if (box.scrollTop < NEAR && (window.start > 0 || list?.more === true)) {
+      if (window.start > 0 && !atEnd.current) setLast(moved(rows, window, -STEP));
+      else if (window.start === 0) void older();
+    } else if (last !== null && box.scrollHeight - box.scrollTop - box.clientHeight < NEAR) {
+      setLast(moved(rows, window, STEP));
+    }
+  });
+  const older = async (): Promise<void> => {
+    if (loading || outOfReach || list?.more !== true) return;
+    setLoading(true);
+    try {
+      setOutOfReach((await query.loadOlder(PAGE)) === 'offline');
+    } catch {
+      setOutOfReach(true);
+    } finally {
+      setLoading(false);
+    }
+  };
+  const toEnd = useStable(async (): Promise<void> => {
+    if (rows.length > MANY) {
+      const small = sync.messages(conversation);
+      await small.read();
+      setQuery(small);
+    }
+    goToEnd.current = true;
+    setLast(null);
+    go((count) => count + 1);
+  });
+
+  useLayoutEffect(stay, [rows, last, loading, editing, goes]);
+  useEffect(() => {
+    if (sent > 0) void toEnd();
+  }, [sent]);
+  useEffect(() => {
+    if (status?.state === 'live') setOutOfReach(false);
+  }, [status?.state]);
+  useEffect(() => {
+    if (!outOfReach) move();
+  }, [outOfReach]);
+  useEffect(() => {
+    const observer = new ResizeObserver(stay);
+    for (const element of [scroller.current, items.current]) if (element !== null) observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
+
+  const walk = (event: KeyboardEvent): void => {
+    const step = event.key === 'ArrowDown' ? 1 : event.key === 'ArrowUp' ? -1 : 0;
+    if (step === 0 || event.target instanceof HTMLTextAreaElement || shown.length === 0) return;
+    event.preventDefault();
+    const at = shown.findIndex((row) => row.id === active);
+    const next = at < 0 ? shown.length - 1 : Math.min(Math.max(at + step, 0), shown.length - 1);
+    const { id } = shown[next]!;
+    activate(id);
+    items.current?.querySelector<HTMLElement>(`[data-id="${id}"]`)?.focus();
+  };
+  const remove = (row: ShownMessage): void =>
+    ask({
+      title: 'Delete this message?',
+      text: 'It will be deleted on every device.',
+      yes: 'Delete',
+      act: () => void sync.deleteMessage(row.id),
+    });
+
+  return (
+    <div class="messages-frame">
+      <div
+        class="messages"
+        ref={scroller}
+        role="log"
+        aria-live="polite"
+        aria-label="Messages, arrow keys lead from one to the next"
+        aria-busy={loading || last !== null}
+        tabIndex={0}
+        onKeyDown={walk}
+        onScroll={() => {
+          look();
+          move();
+        }}
+      >
+        <p class="messages-top">{topWords(list, window.start, loading, outOfReach)}</p>
+        <ol ref={items}>
+          {shown.map((row, index) => {
+            const above = shown[index - 1];
+            const below = shown[index + 1];
+            const newDay = above === undefined || dayName(above.createdAt) !== dayName(row.createdAt);
+            return [
+              newDay && (
+                <li class="day" key={`day ${row.id}`}>
+                  {dayName(row.createdAt)}
+                </li>
+              ),
+              <Bubble
+                key={row.id}
+                row={row}
+                follows={!newDay && together(above, row)}
+                leads={below !== undefined && together(row, below)}
+                fresh={fresh.has(row.id)}
+                active={active === row.id}
+                editing={editing === row.id}
+                onEdit={(on) => edit(on ? row.id : null)}
+                onSave={(text) => sync.editMessage(row.id, text)}
+                onDelete={() => remove(row)}
+                onRetry={() => row.key !== undefined && void sync.retry(row.key)}
+                onDiscard={() => row.key !== undefined && void sync.discard(row.key)}
+              />,
+            ];
+          })}
+        </ol>
+        {list !== undefined && rows.length === 0 && !list.more && <p class="messages-none">No messages yet. Write the first one.</p>}
+      </div>
+      {(away || last !== null) && (
+        <button type="button" class="to-end" data-testid="to-end" onClick={() => void toEnd()}>
+          <Icon name="down" size={15} />
+          {unseen > 0 ? plural(unseen, 'new message') : 'Newest messages'}
+        </button>
+      )}
+    </div>
+  );
+}
+
+const together = (above: ShownMessage | undefined, below: ShownMessage): boolean =>
+  above !== undefined && above.role === below.role && below.createdAt - above.createdAt < TOGETHER;
+
+function topWords(
+  list: { readonly rows: readonly ShownMessage[]; readonly more: boolean } | undefined,
+  start: number,
+  loading: boolean,
+  outOfReach: boolean,
+): string {
+  if (list === undefined) return '';
+  if (outOfReach) return 'Older messages come when this device is online.';
+  if (loading || start > 0 || list.more) return 'Loading older messages…';
+  return list.rows.length > 0 ? 'The beginning of this conversation' : '';
+}

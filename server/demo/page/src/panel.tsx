@@ -1,0 +1,178 @@
+/** One device: its head with the switch, the list and the chosen conversation, what was not accepted, and the strip. */
+
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
+
+import { showConversations, type ShownConversation } from '../../../../protocol/js/src/view.js';
+import { Activity } from './activity.js';
+import type { Kind } from './app.js';
+import { ConversationView } from './conversation.js';
+import type { Device } from './device.js';
+import { ConfirmDialog, type Question } from './dialog.js';
+import { useQuery, useStable, useWidth } from './hooks.js';
+import { Icon } from './icons.js';
+import { ConversationList } from './list.js';
+import { isText, recall, remember } from './memory.js';
+import type { Person } from './people.js';
+import { Strip } from './strip.js';
+import { NetworkSwitch } from './switch.js';
+import { Tray } from './tray.js';
+
+interface Props {
+  readonly slot: number;
+  readonly kind: Kind;
+  readonly device: Device;
+  readonly person: Person;
+  readonly narrow: boolean;
+  readonly hidden: boolean;
+  readonly onClose: (() => void) | null;
+}
+
+/** Below it, list and conversation take turns. */
+const BOTH_FROM = 480;
+
+/** The row of the chosen conversation, also if it is too old to be listed; null once it is deleted. */
+function useChosenRow(device: Device, rows: readonly ShownConversation[] | undefined, chosen: string | null) {
+  const listed = rows?.find((row) => row.id === chosen);
+  const [unlisted, setUnlisted] = useState<{ readonly id: string; readonly row: ShownConversation | null } | null>(null);
+  useEffect(() => {
+    if (chosen === null || rows === undefined || listed !== undefined) return;
+    const find = device.store.read(async (tx) => {
+      const [held] = await tx.conversations([chosen]);
+      const shown = showConversations(held === undefined ? [] : [held], await tx.entries());
+      return shown.find((row) => row.id === chosen) ?? null;
+    });
+    find.then(
+      (row) => setUnlisted({ id: chosen, row }),
+      () => undefined, // the device is being closed
+    );
+  }, [device, rows, chosen, listed]);
+  if (chosen === null || rows === undefined) return undefined;
+  return listed ?? (unlisted?.id === chosen ? unlisted.row : undefined);
+}
+
+export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClose }: Props) {
+  const { sync } = device;
+  const activity = useMemo(() => new Activity(device), [device]);
+  useEffect(() => () => activity.close(), [activity]);
+  const query = useMemo(() => sync.conversations(), [sync]);
+  const list = useQuery(query);
+  const rows = list?.rows;
+  const [failure, setFailure] = useState<string | null>(null);
+  useEffect(() => {
+    sync.ready.catch((error: Error) => setFailure(error.message));
+  }, [sync]);
+
+  const own = `${device.name}.open`;
+  const shared = `${person.id}.open`;
+  const [chosen, setChosen] = useState(() => (narrow ? null : (recall(own, isText) ?? recall(shared, isText))));
+  const decided = useRef(narrow);
+  const [ref, width] = useWidth<HTMLDivElement>();
+  const stacked = width > 0 && width < BOTH_FROM;
+  const [question, ask] = useState<Question | null>(null);
+  const [focusComposer, setFocusComposer] = useState(0);
+  const body = useRef<HTMLElement>(null);
+
+  const choose = useStable((id: string | null): void => {
+    decided.current = true;
+    remember(own, id);
+    if (id !== null) remember(shared, id);
+    setChosen(id);
+  });
+  const row = useChosenRow(device, rows, chosen);
+  useEffect(() => {
+    if (row === null) {
+      if (chosen !== null && decided.current) activity.note('The open conversation was deleted');
+      setChosen(null);
+    } else if (chosen === null && !decided.current && rows !== undefined && rows.length > 0) {
+      // The newest one, once the first synchronisation has brought what there is.
+      setChosen(rows[0]!.id);
+    } else if (row !== undefined) {
+      decided.current = true;
+    }
+  }, [rows, row, chosen]);
+
+  const create = async (): Promise<void> => {
+    choose(await sync.createConversation());
+    setFocusComposer((count) => count + 1);
+  };
+  const open = (id: string): void => {
+    choose(id);
+    if (matchMedia('(hover: hover)').matches) setFocusComposer((count) => count + 1);
+  };
+  const back = (): void => {
+    const from = chosen;
+    choose(null);
+    requestAnimationFrame(() => body.current?.querySelector<HTMLElement>(`[data-id="${from}"]`)?.focus());
+  };
+  const remove = (target: ShownConversation): void =>
+    ask({
+      title: 'Delete this conversation?',
+      text: `“${target.title ?? 'New conversation'}” and all its messages will be deleted on every device.`,
+      yes: 'Delete',
+      act: () => {
+        if (chosen === target.id) choose(null);
+        void sync.deleteConversation(target.id);
+      },
+    });
+
+  const shows = !stacked ? 'both' : chosen === null ? 'list' : 'conversation';
+  return (
+    <section
+      ref={body}
+      class="device"
+      id={`device-${slot}`}
+      data-testid={`device-${slot}`}
+      data-look={kind.look}
+      data-shows={shows}
+      role={narrow ? 'tabpanel' : undefined}
+      aria-label={kind.name}
+      hidden={hidden}
+    >
+      <header class="device-head">
+        <Icon name={kind.icon} />
+        <h2>{kind.name}</h2>
+        <NetworkSwitch network={device.network} device={kind.name} />
+        {onClose !== null && slot > 2 && (
+          <button type="button" class="icon-button" data-testid="close-device" aria-label={`Close ${kind.name}`} title="Close this device" onClick={onClose}>
+            <Icon name="close" />
+          </button>
+        )}
+      </header>
+      {failure !== null && (
+        <p class="failure" role="alert">
+          This device’s database cannot be opened: {failure}
+        </p>
+      )}
+      <div class="device-body" ref={ref}>
+        <ConversationList
+          device={device}
+          list={list}
+          loadOlder={query.loadOlder}
+          chosen={chosen}
+          activity={activity}
+          onOpen={open}
+          onCreate={() => void create()}
+        />
+        {row != null ? (
+          <ConversationView
+            key={row.id}
+            device={device}
+            row={row}
+            activity={activity}
+            focusComposer={focusComposer}
+            onBack={back}
+            onDelete={() => remove(row)}
+            ask={ask}
+          />
+        ) : (
+          <div class="conversation empty">
+            {list !== undefined && chosen === null && <p>{rows?.length === 0 ? 'No conversations yet.' : 'Choose a conversation.'}</p>}
+          </div>
+        )}
+      </div>
+      <Tray sync={sync} open={row?.id ?? null} />
+      <Strip device={device} activity={activity} />
+      <ConfirmDialog question={question} onDone={() => ask(null)} />
+    </section>
+  );
+}

@@ -1,0 +1,48 @@
+/** Who may be chosen, as the server says, and where it synchronises. Remembered, so that it is known without it. */
+
+import { recall, remember } from './memory.js';
+
+export interface Person {
+  readonly id: string;
+  readonly name: string;
+  readonly tier: string;
+  readonly token: string;
+}
+
+export interface People {
+  readonly url: string;
+  readonly users: readonly Person[];
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+
+const isPerson = (value: unknown): value is Person =>
+  isRecord(value) && ['id', 'name', 'tier', 'token'].every((field) => typeof value[field] === 'string');
+
+const isPeople = (value: unknown): value is People =>
+  isRecord(value) && typeof value.url === 'string' && Array.isArray(value.users) && value.users.every(isPerson);
+
+export const knownPeople = (): People | null => recall('people', isPeople);
+
+/** As the server says now; throws if it cannot be asked. */
+export async function askForPeople(): Promise<People> {
+  const answer = await fetch('/demo.json', { cache: 'no-cache' });
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  const people: unknown = await answer.json();
+  if (!isPeople(people)) throw new Error('the server answered something else');
+  remember('people', people);
+  return people;
+}
+
+/** Where to connect, whether `url` is absolute or a path on this page's server. */
+export function socketUrl(url: string): string {
+  const absolute = new URL(url, location.href);
+  absolute.protocol = absolute.protocol.replace('http', 'ws');
+  return absolute.href;
+}
+
+/** A token that the server gave a moment ago, or the one remembered. */
+export async function tokenOf(person: Person, again: boolean): Promise<string> {
+  const people = again ? await askForPeople() : knownPeople();
+  return people?.users.find(({ id }) => id === person.id)?.token ?? person.token;
+}

@@ -1,0 +1,58 @@
+/** The last message of each conversation in a list, from the device's own database. */
+
+import { useEffect, useRef, useState } from 'preact/hooks';
+
+import { showMessages, type ShownConversation } from '../../../../protocol/js/src/view.js';
+import type { Device } from './device.js';
+
+/** How many messages may be on their way to be deleted while an older one is still found. */
+const DEEP = 3;
+const LENGTH = 120;
+/** Milliseconds that previews may lag, so that reading them delays no message. */
+const LATER = 80;
+
+async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, string>> {
+  return device.store.read(async (tx) => {
+    const entries = await tx.entries();
+    const last = new Map<string, string>();
+    for (const id of ids) {
+      const shown = showMessages(id, await tx.newestMessages(id, null, DEEP), entries, false).at(-1);
+      if (shown !== undefined) last.set(id, shown.content.slice(0, LENGTH));
+    }
+    return last;
+  });
+}
+
+/** Read again whenever the list was; one reading at a time. */
+export function usePreviews(device: Device, rows: readonly ShownConversation[]): ReadonlyMap<string, string> {
+  const [previews, setPreviews] = useState<ReadonlyMap<string, string>>(new Map());
+  const wanted = useRef(rows);
+  const reading = useRef(false);
+  const gone = useRef(false);
+  useEffect(() => {
+    gone.current = false;
+    return () => {
+      gone.current = true;
+    };
+  }, []);
+  useEffect(() => {
+    wanted.current = rows;
+    if (reading.current || rows.length === 0) return;
+    reading.current = true;
+    const read = async (): Promise<void> => {
+      try {
+        for (let read: typeof rows | null = null; read !== wanted.current && !gone.current; ) {
+          await new Promise((resolve) => setTimeout(resolve, LATER));
+          read = wanted.current;
+          setPreviews(await lastMessages(device, read.map((row) => row.id)));
+        }
+      } catch {
+        // The device is being closed; a list does without.
+      } finally {
+        reading.current = false;
+      }
+    };
+    void read();
+  }, [device, rows]);
+  return previews;
+}

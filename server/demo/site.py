@@ -1,0 +1,55 @@
+"""The demo's page: the files that the package's build made, and whom one may be on it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+STATIC: Final = Path(__file__).parent / "static"
+TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # The next start may be of another version.
+    "Cache-Control": "no-cache",
+}
+UNBUILT: Final = (
+    "The demo's page is not built, because the npm registry could not be reached when this package was installed.\n"
+    "Install it again (pip install -e .) where it can be. Everything else works: atlas-sync watch, atlas-sync chat.\n"
+)
+LOCAL: Final = frozenset({"127.0.0.1", "localhost"})
+
+
+def routes(people: Sequence[dict[str, Any]]) -> list[Route]:
+    """`people` are the users with their tokens. Only pages of this machine get them: another site's page that has its
+    own name lead here says so in its Host header."""
+
+    async def demo(request: Request) -> Response:
+        if request.url.hostname not in LOCAL:
+            return PlainTextResponse("The demo is for this machine only.\n", status_code=403)
+        return JSONResponse({"url": "/sync", "users": people}, headers={"Cache-Control": "no-store"})
+
+    files = {path.name: _file(path) for path in sorted(STATIC.glob("*")) if path.suffix in TYPES}
+    return [
+        Route("/demo.json", demo),
+        Route("/", files.get("index.html", _unbuilt)),
+        *(Route(f"/{name}", answer) for name, answer in files.items()),
+    ]
+
+
+def _file(path: Path) -> Callable[[Request], Any]:
+    content = path.read_bytes()
+
+    async def answer(request: Request) -> Response:
+        return Response(content, media_type=TYPES[path.suffix], headers=HEADERS)
+
+    return answer
+
+
+async def _unbuilt(request: Request) -> Response:
+    return PlainTextResponse(UNBUILT, status_code=503)

@@ -1,0 +1,62 @@
+"""The demo, and a real browser before it."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, async_playwright, expect
+
+from tests.support.cluster import temporary_folder
+from tests.support.demo import Demo
+from tests.support.waiting import LIMIT
+
+CHROMIUM = Path("/usr/bin/chromium")
+THERE = CHROMIUM.exists()
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+expect.set_options(timeout=LIMIT * 1_000)
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Iterator[Path]:
+    with temporary_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+async def demo(demo_folder: Path) -> AsyncIterator[Demo]:
+    made = Demo(demo_folder)
+    await made.start()
+    yield made
+    await made.end()
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    if not THERE:
+        reason = f"there is no Chromium at {CHROMIUM}: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def person(chromium: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser profile of its own. What a page reports as an error fails the test."""
+    context = await chromium.new_context(viewport={"width": 1280, "height": 800})
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context
+    await context.close()
+    assert not errors
