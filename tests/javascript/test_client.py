@@ -1,6 +1,7 @@
 """The TypeScript client's own checks and tests, under the one command that runs everything."""
 
 import asyncio
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -34,9 +35,11 @@ def run(*arguments: str, **environment: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
     """What package-lock.json says, unless it is there already."""
-    lock, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
-    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        run("ci", "--no-audit", "--no-fund")
+    wanted, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
+    with wanted.open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # pytest runs several processes
+        if not done.exists() or done.stat().st_mtime < wanted.stat().st_mtime:
+            run("ci", "--no-audit", "--no-fund")
 
 
 @pytest.mark.parametrize("script", ["check", "test", "size"])

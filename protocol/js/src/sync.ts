@@ -142,7 +142,10 @@ export class Sync {
         this.tell(message);
         if (message.k === 'here') this.tellState();
       },
-      onLead: () => void this.after(() => this.restart()).catch(nothing),
+      onLead: () => {
+        void this.after(() => this.restart()).catch(nothing);
+        void this.cleanNow(); // only who leads may
+      },
       onDeposed: () => void this.after(() => this.hangUp()).catch(nothing),
     });
     const status = this.query(null, (tx) => this.readStatus(tx));
@@ -336,7 +339,7 @@ export class Sync {
       }),
     );
     this.leader.start();
-    this.cleanLater(0);
+    this.cleanLater(CLEAN_EVERY);
   }
 
   /** One after the other: leading, following and closing must not overtake each other. */
