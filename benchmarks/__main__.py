@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks.idle import idle
 from benchmarks.live import live
 from benchmarks.machine import BenchmarkError
+from benchmarks.page import page
 from benchmarks.push import push
 from benchmarks.stage import Stage, stage
 from benchmarks.storm import storm
@@ -66,6 +67,21 @@ def live_command(
     _run("live", lambda stage: live(stage, changes, seconds), users, devices, json=json)
 
 
+@cli.command("page")
+def page_command(
+    messages: Annotated[int, typer.Option(min=1, help="Shown one by one.")] = 100,
+    backlog: Annotated[int, typer.Option(min=1, help="What a device missed.")] = 5_000,
+    smoke: Smoke = False,
+    json: Json = False,
+) -> None:
+    """The demo's page in Chromium: from a commit to the screen, and rows applied a second."""
+    if smoke:
+        messages, backlog = 5, 200
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        machine, figures = runner.run(page(messages, backlog))
+    _tell("page", machine, figures, json=json)
+
+
 @cli.command("push")
 def push_command(
     sockets: Annotated[int, typer.Option(min=1, help="Devices, each its own user's.")] = 500,
@@ -107,6 +123,10 @@ def _run(name: str, benchmark: Benchmark, users: int, per_user: int, *, json: bo
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         machine, figures = runner.run(main())
+    _tell(name, machine, figures, json=json)
+
+
+def _tell(name: str, machine: dict[str, Any], figures: dict[str, float], *, json: bool) -> None:
     figures = {key: round(value, 3) for key, value in figures.items()}
     if json:
         sys.stdout.write(orjson.dumps({"benchmark": name, "machine": machine, "figures": figures}).decode() + "\n")

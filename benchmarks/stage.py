@@ -302,13 +302,13 @@ class Stage:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="atlas-benchmark-", dir="/tmp"))
-    folder.chmod(0o755)  # under root, Postgres is another account
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="atlas-benchmark-", dir="/tmp"))
+    path.chmod(0o755)  # under root, Postgres is another account
     try:
-        yield folder
+        yield path
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(path)
 
 
 @asynccontextmanager
@@ -316,7 +316,7 @@ async def stage(users: int, per_user: int = 1) -> AsyncIterator[Stage]:
     """Set the stage for so many users with so many devices each, and clear it away afterwards."""
     machine.allow_files(users * per_user)
     async with AsyncExitStack() as stack:
-        postgres = EmbeddedPostgres(stack.enter_context(_folder()), settings=SETTINGS)
+        postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=SETTINGS)
         stack.callback(postgres.stop, immediate=True)
         postgres.start()
         made = Stage(postgres, users, per_user)

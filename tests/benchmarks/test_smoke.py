@@ -1,10 +1,15 @@
 """Every benchmark runs and all of its work arrives; how quickly is not a test's business."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from benchmarks.page import CHROMIUM
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,7 +32,7 @@ def figures(benchmark: str) -> dict[str, Any]:
 
 def test_without_a_name_they_are_listed() -> None:
     listed = run()
-    assert all(name in listed for name in ("idle", "live", "push", "storm"))
+    assert all(name in listed for name in ("idle", "live", "page", "push", "storm"))
 
 
 def test_idle() -> None:
@@ -50,6 +55,13 @@ def test_live() -> None:
         "client_cpu_percent",
         "writer_cpu_percent",
     } <= found.keys()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists() and "CI" not in os.environ, reason=f"there is no Chromium at {CHROMIUM}")
+def test_page() -> None:
+    found = figures("page")
+    assert found["lost"] == 0
+    assert {"p50_ms", "p95_ms", "rows_per_second", "page.js_gzipped"} <= found.keys()
 
 
 def test_push() -> None:

@@ -1,0 +1,108 @@
+"""The demo's page in a real Chromium: from a commit to the screen, and how quickly a device catches up."""
+
+import asyncio
+import gzip
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+from playwright.async_api import Locator, async_playwright
+
+from benchmarks import machine
+from benchmarks.machine import BenchmarkError
+from benchmarks.stage import LIMIT, folder, spawn
+from server.demo.site import STATIC
+
+CHROMIUM: Final = Path("/usr/bin/chromium")
+FLAGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+PAUSE: Final = 0.2
+"""Seconds between two messages, so that each is shown by itself."""
+WATCH: Final = """
+    panel => {
+        window.seen = {};
+        new MutationObserver(() => {
+            const now = performance.timeOrigin + performance.now();
+            for (const text of panel.querySelectorAll('[data-testid=message] [data-testid=text]'))
+                window.seen[text.textContent] ??= now;
+        }).observe(panel, {childList: true, subtree: true, characterData: true});
+    }
+"""
+ARRIVE: Final = """
+    ([panel, seq]) => new Promise(done => {
+        const began = performance.now();
+        const place = panel.querySelector('[data-testid=position]');
+        panel.querySelector('[data-testid=offline]').click();
+        (function look() {
+            if (Number(place.dataset.value) >= seq) done(performance.now() - began); else setTimeout(look, 5);
+        })();
+    })
+"""
+SAY: Final = "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', unnest($2::text[])"
+
+
+async def page(messages: int, backlog: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The machine, and the figures of `messages` shown one by one and of `backlog` missed."""
+    async with _demo() as line, async_playwright() as playwright:
+        if not CHROMIUM.exists():
+            raise BenchmarkError(f"There is no Chromium at {CHROMIUM}: install it (apt-get install chromium).")
+        sql = await asyncpg.connect(line["database_url"])
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = await browser.new_page(viewport={"width": 1280, "height": 800})
+        user, home = UUID(line["users"][0]["id"]), uuid4()
+        await sql.execute("INSERT INTO conversations (id, user_id, title) VALUES ($1, $2, 'measured')", home, user)
+        await tab.goto(line["http"])
+        laptop, phone = (tab.get_by_test_id(f"device-{number}") for number in (1, 2))
+        await phone.locator("[data-testid=status]", has_text="Live").wait_for(timeout=LIMIT * 1000)
+        waits = await _one_by_one(sql, home, phone, messages)
+
+        await laptop.get_by_test_id("offline").click()
+        await sql.execute(SAY, home, [f"missed {i}" for i in range(backlog)])
+        seq = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
+        panel = await laptop.element_handle()
+        milliseconds = await tab.evaluate(ARRIVE, [panel, seq])
+        about = machine.describe(await sql.fetchval("SHOW server_version")) | {"chromium": browser.version}
+        await sql.close()
+        await browser.close()
+    lost = messages - len(waits)
+    waits = sorted(waits) or [0.0]
+    return about, {
+        **{f"p{share}_ms": waits[len(waits) * share // 100] for share in (50, 95)},
+        "rows_per_second": backlog / milliseconds * 1000,
+        "lost": lost,
+        **{f"{name}_gzipped": len(gzip.compress((STATIC / name).read_bytes(), 9)) for name in ("page.js", "page.css")},
+    }
+
+
+async def _one_by_one(sql: Any, home: UUID, phone: Locator, messages: int) -> list[float]:
+    """Milliseconds from the answer to each COMMIT until its message is in the second device's document."""
+    await phone.evaluate(WATCH)
+    committed: dict[str, float] = {}
+    for i in range(messages):
+        text = f"shown {i}"
+        await sql.execute(SAY, home, [text])
+        committed[text] = time.time() * 1000
+        await asyncio.sleep(PAUSE)
+    await asyncio.sleep(2)
+    seen = await phone.evaluate("() => window.seen")
+    return [seen[text] - at for text, at in committed.items() if text in seen]
+
+
+@asynccontextmanager
+async def _demo() -> AsyncIterator[dict[str, Any]]:
+    with folder() as data:
+        options = ("demo", "--json", "--no-replay", "--users", "2", "--port", "0", "--data", str(data))
+        process = await spawn("server", *options, stdin=subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(LIMIT):
+                line = await process.stdout.readline()
+            yield orjson.loads(line)
+        finally:
+            process.terminate()
+            await process.wait()
