@@ -16,6 +16,7 @@ import { checkWindow, DEFAULT_WINDOW } from './session.js';
 import { PageError, Socket, type GetToken, type LineState, type StayAway } from './socket.js';
 import { Query } from './query.js';
 import { StoreError, type Reading, type Store, type Writing } from './store.js';
+import { subjectOf } from './token.js';
 import { newId } from './uuid.js';
 import { showConversations, showMessages, type ShownConversation, type ShownMessage } from './view.js';
 import { CODECS, type Encoding, type Window } from './wire.js';
@@ -146,7 +147,10 @@ export class Sync {
         void this.after(() => this.restart()).catch(nothing);
         void this.cleanNow(); // only who leads may
       },
-      onDeposed: () => void this.after(() => this.hangUp()).catch(nothing),
+      onDeposed: () => {
+        this.away = null; // what the server told this tab was before another one spoke with it
+        void this.after(() => this.hangUp()).catch(nothing);
+      },
     });
     const status = this.query(null, (tx) => this.readStatus(tx));
     this.status = Object.assign(status, { value: UNKNOWN });
@@ -297,9 +301,11 @@ export class Sync {
     await this.after(async () => {
       await this.hangUp();
       await this.store.write(async (tx) => {
+        const { lease } = await tx.meta();
         const { nextN, put } = renew(await tx.entries());
         await tx.putEntries(put);
-        await tx.setMeta({ clientId: newId(), nextN });
+        // Another tab may be connected with the old client_id: whatever it is told from now on is not this one's.
+        await tx.setMeta({ clientId: newId(), nextN, lease: lease + 1 });
       });
       if (this.leader.leading) await this.connect();
     });
@@ -379,7 +385,15 @@ export class Sync {
     const socket: Socket = new Socket({
       url,
       host: keeper,
-      getToken: (reason) => (this.getToken ?? getToken)(reason),
+      getToken: async (reason) => {
+        const token = await (this.getToken ?? getToken)(reason);
+        // Somebody else may have signed in meanwhile: this user's outbox must never travel under that name.
+        const subject = subjectOf(token);
+        if (subject !== null && subject !== this.options.user.toLowerCase()) {
+          throw new Error("getToken() gave another user's token: make a Sync, with a store of its own, for each user");
+        }
+        return token;
+      },
       window,
       encoding,
       clock,
@@ -391,7 +405,7 @@ export class Sync {
       onEvent: (event) => {
         if (event.t === 'welcome') this.welcomed(keeper, socket);
       },
-      onError: (error) => this.fault(error),
+      onError: (error) => this.faultOf(socket, error),
       onStayAway: (why) => void this.after(() => this.stayAway(keeper, socket, why)).catch(nothing),
     });
     this.socket = socket;
@@ -402,8 +416,13 @@ export class Sync {
     this.error = null;
     keeper.merge().then(
       () => socket.kick(),
-      (error: unknown) => this.fault(error),
+      (error: unknown) => this.faultOf(socket, error),
     );
+  }
+
+  /** What a connection that is over found out about its lease says nothing about the one that took its place. */
+  private faultOf(socket: Socket, error: unknown): void {
+    if (this.socket === socket || !(error instanceof Deposed)) this.fault(error);
   }
 
   private async stayAway(keeper: Keeper, socket: Socket, { code, refusal }: StayAway): Promise<void> {

@@ -10,10 +10,17 @@ import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from 
 import type { Writing } from './store.js';
 import { newId } from './uuid.js';
 
-/** Microseconds by the server's clock, each after the one before: messages of one device keep their order. */
+/** How far the last instant may be ahead of the clock before the clock has been corrected, in microseconds. */
+const PLAUSIBLE = 60_000_000;
+
+/**
+ * Microseconds by the server's clock, each after the one before: messages of one device keep their order. Not after one
+ * that a wrong clock gave, or the server would refuse everything until that time has come.
+ */
 async function instant(tx: Writing, nowMs: number): Promise<Instant> {
   const { ahead, lastAt } = await tx.meta();
-  const at = Math.max(Math.round(nowMs * 1000 + ahead), lastAt + 1);
+  const here = Math.round(nowMs * 1000 + ahead);
+  const at = lastAt < here + PLAUSIBLE ? Math.max(here, lastAt + 1) : here;
   await tx.setMeta({ lastAt: at });
   return at;
 }
@@ -78,10 +85,11 @@ export async function sendMessage(
 ): Promise<void> {
   const at = await instant(tx, now);
   const mutation: Mutation = { kind: '+m', id, conversationId, role, content, at };
-  const { local, bounds } = await tx.meta();
+  const { bounds } = await tx.meta();
   if (!isUuid(conversationId)) throw new WriteError('conversationId must be a UUID in lower case');
   const [home] = await tx.conversations([conversationId]);
-  if (local && home?.seq === LOCAL) {
+  // Before its conversation it would be refused.
+  if (home?.seq === LOCAL) {
     check(mutation, bounds);
     await tx.putMessages([{ kind: 'm', seq: LOCAL, id, conversationId, role, content, createdAt: at, updatedAt: at }]);
     await tx.putConversations([{ ...home, updatedAt: Math.max(home.updatedAt, at) }]);
