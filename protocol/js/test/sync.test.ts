@@ -286,6 +286,19 @@ describe('coming back', () => {
 });
 
 describe('tokens', () => {
+  it("does not say hello with another user's, whoever has signed in meanwhile", async () => {
+    const of = (sub: string): string => `head.${btoa(JSON.stringify({ sub }))}.signature`;
+    let token = of(id(2));
+    const sync = open({ getToken: () => token });
+    await sync.createConversation('mine');
+    await world.clock.pass(60_000);
+    expect(await status(sync)).toMatchObject({ pending: 1, error: { message: expect.stringContaining("another user's") } });
+    expect(server.state.clients.size).toBe(0);
+    token = of(USER);
+    await world.clock.pass(31_000); // the longest pause between two attempts
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
+  });
+
   it('are asked for again before the one in use ends', async () => {
     const reasons: TokenReason[] = [];
     server.tokenLife = 600_000;
