@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
+from benchmarks.page import CHROMIUM, FLAGS
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
 from tests.support.waiting import LIMIT
 
-CHROMIUM = Path("/usr/bin/chromium")
 THERE = CHROMIUM.exists()
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
 expect.set_options(timeout=LIMIT * 1_000)
 
 
@@ -46,7 +38,7 @@ async def chromium() -> AsyncIterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         await browser.close()
 
