@@ -6,6 +6,7 @@ import gc
 import random
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -65,7 +66,7 @@ def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
-    """A listening socket. Raises ConfigError."""
+    """A socket for `App.run`, which listens once it can answer. Raises ConfigError."""
     sock = reserve(host, port, shared=shared)
     # asyncio's own loop forgets it where the listening socket is given to it, and an `ack` would wait 40 ms for the
     # peer's acknowledgement of the `changes` before it.
@@ -73,7 +74,6 @@ def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # The accepted sockets inherit it: the second net beneath the write deadline, and what finds a dead peer.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_deadline * 1000))
-    sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
 
@@ -163,6 +163,7 @@ class App:
             server = self._server = Server(
                 uvicorn.Config(
                     http.application(lambda: self._not_ready(hub), self._routes),
+                    backlog=BACKLOG,
                     http=http.bounded_http(wheel),
                     ws=partial(SyncSocket, desk),  # type: ignore[arg-type]  # a factory does what the class would
                     lifespan="off",
@@ -256,7 +257,7 @@ def _origins(allowed: list[str] | None) -> list[Origin | None] | None:
 
 
 def run(settings: ServeSettings, *, shared: bool = False) -> None:
-    """Serve in this process until SIGTERM or SIGINT."""
+    """Serve in this process until SIGTERM or SIGINT; one of several (`shared`) also until its supervisor is gone."""
     sock = bind(settings.host, settings.port, shared=shared, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
     app = App(settings)
@@ -265,6 +266,14 @@ def run(settings: ServeSettings, *, shared: bool = False) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, app.stop)
+
+        def orphaned() -> None:
+            loop.remove_reader(sys.stdin)
+            log.error("the supervisor is gone, stopping")
+            app.stop()
+
+        if shared:
+            loop.add_reader(sys.stdin, orphaned)  # nothing is ever written to it: readable means ended
         await app.run(sock, lambda: log.info("serving", host=settings.host, port=port))
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

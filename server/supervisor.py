@@ -24,7 +24,8 @@ def run(settings: ServeSettings) -> int:
 
     Each worker has a listening socket of its own on the port (SO_REUSEPORT): the kernel spreads the connections, and a
     worker that dies takes only its own along. A worker that fails before it ever served ends everything: what is wrong
-    is then a setting.
+    is then a setting. Each has a pipe from here as its standard input, which ends when this process does, however that
+    happens: no worker outlives it.
     """
     stopping = False
 
@@ -38,7 +39,7 @@ def run(settings: ServeSettings) -> int:
         command = [sys.executable, "-m", "server", "serve", "--share-port"]
 
         def start() -> tuple[subprocess.Popen[bytes], float]:
-            return subprocess.Popen(command, env=environment), time.monotonic()
+            return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE), time.monotonic()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)

@@ -227,6 +227,10 @@ async def test_what_is_typed_into_chat_is_saved_once_also_what_was_typed_while_t
         assert "not sent" not in await chat("", until="Ideas")
 
 
+def runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 async def test_two_processes_share_the_port_and_one_that_dies_is_replaced(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     server = ServerProcess(database.server_url, WEB_CONCURRENCY="2", ATLAS_SOCKETS_PER_USER="1000")
@@ -235,6 +239,7 @@ async def test_two_processes_share_the_port_and_one_that_dies_is_replaced(databa
         supervisor = psutil.Process(server.process.pid)
         workers = supervisor.children()
         assert len(workers) == 2
+        await eventually(lambda: sum(event["event"] == "serving" for event in server.log) == 2)
         workers[0].kill()
         await asyncio.to_thread(psutil.wait_procs, workers[:1], LIMIT)
         async with peer(server.url) as device:
@@ -242,4 +247,13 @@ async def test_two_processes_share_the_port_and_one_that_dies_is_replaced(databa
             await device.hear_a(Live)
         await eventually(lambda: len(supervisor.children()) == 2)
         assert await server.stop() == 0
-        assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+        assert not any(map(runs, workers))
+
+
+async def test_no_worker_outlives_a_supervisor_that_is_killed(database: Database) -> None:
+    async with ServerProcess(database.server_url, WEB_CONCURRENCY="2") as server:
+        assert server.process is not None
+        workers = psutil.Process(server.process.pid).children()
+        assert len(workers) == 2
+        await server.kill()
+        await eventually(lambda: not any(map(runs, workers)))

@@ -45,6 +45,8 @@ export class Keeper {
   private unanswered: Push | null = null;
   private parts: (readonly Row[])[] = [];
   private readonly pages = new Map<number, Asked>();
+  /** Milliseconds: the server's time in `welcome` was taken after it. */
+  private begun = 0;
 
   constructor(private readonly options: KeeperOptions) {}
 
@@ -61,6 +63,7 @@ export class Keeper {
     this.pages.clear();
     this.parts = [];
     this.unanswered = null;
+    this.begun = this.options.now();
     return this.settle(async (tx) => {
       await tx.forget();
       const { clientId, cursor } = await tx.meta();
@@ -160,7 +163,10 @@ export class Keeper {
   private async welcome({ limits, time, why }: Welcome): Promise<void> {
     await this.touch(async (tx, touched) => {
       const { frameBytes, titleBytes, contentBytes } = limits;
-      const ahead = time - this.options.now() * 1000;
+      // Anything between the two fits what was seen. What was believed stays as far as it fits: two devices whose clocks
+      // are right must not order what is written on them by how long their greetings took.
+      const [least, most] = [time - this.options.now() * 1000, time - this.begun * 1000];
+      const ahead = Math.min(Math.max((await tx.meta()).ahead, least), most);
       await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
       if (why !== null && ANOTHER_HISTORY.includes(why)) await commit(tx, doubt(await tx.acked()));
       await mergeConversations(tx);

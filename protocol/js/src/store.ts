@@ -24,7 +24,7 @@ export interface Meta {
   readonly profile: Profile | null;
   /** How far the list of conversations is held without a hole. */
   readonly list: Floor | null;
-  /** Microseconds: the server's clock less ours, as of the last welcome. */
+  /** Microseconds: the server's clock less ours, as far as welcomes could tell. */
   readonly ahead: number;
   /** The last instant given to a mutation, so that the next one comes after it. */
   readonly lastAt: Instant;
