@@ -17,6 +17,7 @@ export interface Touched {
 }
 
 export const touchedNothing = (): Touched => ({ conversations: new Set(), all: false });
+export const touchedAll = (): Touched => ({ conversations: new Set(), all: true });
 
 /**
  * Apply rows in their order; a repeat is harmless. `remember`: a page is unanswered, so deletions are remembered, and

@@ -40,7 +40,7 @@ async function cleanSome(tx: Writing, cutoff: Place): Promise<Uuid[]> {
   if (local || list === null) return [];
   // What is unsent, acknowledged but not seen, or rejected, and local work that has not gone up yet.
   const keep = await homesOf(tx, await tx.entries());
-  for (const row of await tx.localMessages(Number.MAX_SAFE_INTEGER)) keep.add(row.conversationId);
+  for (const row of await tx.localMessages()) keep.add(row.conversationId);
   const going: Conversation[] = [];
   for (let before: Place = cutoff; going.length < AT_ONCE;) {
     const rows = await tx.newestConversations(before, AT_ONCE);

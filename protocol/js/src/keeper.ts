@@ -5,7 +5,7 @@
 
 import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } from './apply.js';
 import { backoff } from './comeback.js';
-import { mergeConversations, mergeMessages } from './merge.js';
+import { mergeLocal } from './merge.js';
 import { acknowledge, doubt, nextPush, reach, renumber, type Change, type Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
 import type { Event } from './session.js';
@@ -33,7 +33,6 @@ export interface KeeperOptions {
 }
 
 const ANOTHER_HISTORY = ['epoch', 'ahead'];
-const MERGED_AT_ONCE = 200;
 /** A share of `retry_after` at most that is waited longer: several devices may have been told the same. */
 const RELUCTANCE = 0.5;
 /** Milliseconds; an advice further off than this was given before the device's clock was set back. */
@@ -50,11 +49,14 @@ export class Keeper {
 
   constructor(private readonly options: KeeperOptions) {}
 
-  /** From now on, nobody who led before stores anything. */
-  async lead(): Promise<void> {
-    await this.options.store.write(async (tx) => {
-      this.lease = (await tx.meta()).lease + 1;
+  /** From now on, nobody who led before stores anything. False, and nothing is changed, if the user wants no sync. */
+  async lead(): Promise<boolean> {
+    return this.options.store.write(async (tx) => {
+      const { downgraded, lease } = await tx.meta();
+      if (downgraded) return false;
+      this.lease = lease + 1;
       await tx.setMeta({ lease: this.lease });
+      return true;
     });
   }
 
@@ -148,18 +150,6 @@ export class Keeper {
     await this.settle((tx) => tx.setMeta({ local: true }));
   }
 
-  /** Brings up what was made while the device sent nothing; may be interrupted anywhere. */
-  async merge(): Promise<void> {
-    let more = true;
-    while (more) {
-      await this.touch(async (tx, touched) => {
-        more = await mergeMessages(tx, MERGED_AT_ONCE);
-        touched.all = true;
-        if (!more) await this.progress(tx);
-      });
-    }
-  }
-
   private async welcome({ limits, time, why }: Welcome): Promise<void> {
     await this.touch(async (tx, touched) => {
       const { frameBytes, titleBytes, contentBytes } = limits;
@@ -169,7 +159,7 @@ export class Keeper {
       const ahead = Math.min(Math.max((await tx.meta()).ahead, least), most);
       await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
       if (why !== null && ANOTHER_HISTORY.includes(why)) await commit(tx, doubt(await tx.acked()));
-      await mergeConversations(tx);
+      await mergeLocal(tx);
       touched.all = true;
     });
   }
@@ -218,10 +208,7 @@ export class Keeper {
   }
 
   private async progress(tx: Writing): Promise<void> {
-    const { merging } = await tx.meta();
-    if (merging === 0) return;
-    const left = (await tx.countLocal()) + (await tx.counts()).pending;
-    if (left === 0) await tx.setMeta({ merging: 0 });
+    if ((await tx.meta()).merging > 0 && (await tx.counts()).pending === 0) await tx.setMeta({ merging: 0 });
   }
 
   private async touch(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {

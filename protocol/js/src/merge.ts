@@ -5,7 +5,6 @@
 
 import { add, type Entry } from './outbox.js';
 import { WriteError, type Mutation } from './mutation.js';
-import type { Message } from './rows.js';
 import type { Writing } from './store.js';
 
 /**
@@ -20,7 +19,34 @@ export async function addEntry(tx: Writing, mutation: Mutation): Promise<Entry> 
   return entry;
 }
 
-/** What outgrew the limits of the server while it was local is not lost: it waits in quarantine. */
+/**
+ * All of it, in the transaction in which the device begins to sync: whatever is written or comes from the feed after it
+ * finds none. How many mutations wait then is remembered for progress.
+ */
+export async function mergeLocal(tx: Writing): Promise<void> {
+  const conversations = await tx.localConversations();
+  const messages = await tx.localMessages();
+  if (conversations.length + messages.length === 0) return;
+  const { renamed } = await tx.meta();
+  await addOrQuarantine(tx, [
+    ...conversations.flatMap(({ id, title, createdAt, updatedAt }): Mutation[] => {
+      const made: Mutation = { kind: '+c', id, title, at: createdAt };
+      return renamed.includes(id) ? [made, { kind: '~c', id, title, at: updatedAt }] : [made];
+    }),
+    ...messages.flatMap(({ id, conversationId, role, content, createdAt, updatedAt }): Mutation[] => {
+      const made: Mutation = { kind: '+m', id, conversationId, role, content, at: createdAt };
+      return updatedAt > createdAt ? [made, { kind: '~m', id, createdAt, content, at: updatedAt }] : [made];
+    }),
+  ]);
+  await tx.dropConversations(conversations.map((row) => row.id));
+  await tx.dropMessages(messages.map((row) => row.id));
+  await tx.setMeta({ renamed: [], merging: (await tx.counts()).pending });
+}
+
+/**
+ * What outgrew the limits of the server while it was local is not lost: it waits in quarantine. The edits beside the
+ * creations are for what the server may have already, as it was before it was changed here.
+ */
 async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Promise<void> {
   let { nextKey, nextN } = await tx.meta();
   const { bounds } = await tx.meta();
@@ -36,35 +62,4 @@ async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Pro
   });
   await tx.putEntries(entries);
   await tx.setMeta({ nextKey, nextN });
-}
-
-/**
- * The conversations at once, in the transaction in which the device begins to sync: whatever is written from then on
- * comes behind them. Their number, with that of the messages that wait for `mergeMessages`, is remembered for progress.
- */
-export async function mergeConversations(tx: Writing): Promise<void> {
-  const waiting = await tx.countLocal();
-  if (waiting === 0) return;
-  const rows = await tx.localConversations();
-  await tx.setMeta({ merging: waiting + (await tx.counts()).pending });
-  await addOrQuarantine(
-    tx,
-    rows.map(({ id, title, createdAt }): Mutation => ({ kind: '+c', id, title, at: createdAt })),
-  );
-  await tx.dropConversations(rows.map((row) => row.id));
-}
-
-/** Some of the messages, oldest first. False when there are none left. */
-export async function mergeMessages(tx: Writing, limit: number): Promise<boolean> {
-  const rows = await tx.localMessages(limit);
-  if (rows.length === 0) return false;
-  await addOrQuarantine(tx, rows.flatMap(mutationsOf));
-  await tx.dropMessages(rows.map((row) => row.id));
-  return true;
-}
-
-/** The second one is for a message that the server may have already, as it was before it was edited here. */
-function mutationsOf({ id, conversationId, role, content, createdAt, updatedAt }: Message): Mutation[] {
-  const made: Mutation = { kind: '+m', id, conversationId, role, content, at: createdAt };
-  return updatedAt > createdAt ? [made, { kind: '~m', id, createdAt, content, at: updatedAt }] : [made];
 }

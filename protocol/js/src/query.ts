@@ -1,4 +1,7 @@
-/** A value that is read from the store again whenever what it is made of changed. Knows neither what nor where. */
+/** Values that are read from the store again whenever what they are made of changed. Knows neither what nor where. */
+
+import type { Touched } from './apply.js';
+import type { Uuid } from './rows.js';
 
 export class Query<T> {
   /** As of the last reading; undefined before the first. The same object as long as nothing was read. */
@@ -10,7 +13,7 @@ export class Query<T> {
   constructor(
     private readonly load: () => Promise<T>,
     /** The first listener came, or the last one went. */
-    private readonly onUse: (used: boolean) => void,
+    private readonly onUse: (used: boolean) => unknown,
     private readonly onError: (error: unknown) => void,
   ) {}
 
@@ -57,5 +60,26 @@ export class Query<T> {
     } catch (error) {
       this.onError(error);
     }
+  }
+}
+
+/** The queries that somebody listens to. */
+export class Queries {
+  private readonly inUse = new Map<{ invalidate(): void }, Uuid | null>();
+
+  constructor(private readonly onError: (error: unknown) => void) {}
+
+  /** `home`: the conversation whose messages are shown; null: anything may change it. */
+  make<T>(home: Uuid | null, load: () => Promise<T>): Query<T> {
+    const query: Query<T> = new Query<T>(
+      load,
+      (used) => (used ? this.inUse.set(query, home) : this.inUse.delete(query)),
+      this.onError,
+    );
+    return query;
+  }
+
+  touched({ all, conversations }: Touched): void {
+    for (const [query, home] of this.inUse) if (all || home === null || conversations.has(home)) query.invalidate();
   }
 }

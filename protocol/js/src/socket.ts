@@ -6,6 +6,7 @@
 import type { Clock } from './clock.js';
 import { nextStep, refreshAfter, type Step } from './comeback.js';
 import type { Asked } from './keeper.js';
+import { HANG_UP, Line, PageError, type WebSocketClass, type WebSocketLike } from './line.js';
 import type { Push } from './outbox.js';
 import type { Cursor, Uuid } from './rows.js';
 import { Session, type Event } from './session.js';
@@ -14,18 +15,6 @@ import { CODECS, ProtocolError, type Data, type Encoding, type Limits, type Refu
 /** What the app's code is asked for a token for. `refused`: the last one will not do, also if it looks fresh. */
 export type TokenReason = 'connecting' | 'expiring' | 'refused';
 export type GetToken = (reason: TokenReason) => string | Promise<string>;
-
-/** As much of the browser's WebSocket as is needed here. */
-export interface WebSocketLike {
-  binaryType: string;
-  onopen: ((event: never) => unknown) | null;
-  onmessage: ((event: never) => unknown) | null;
-  onclose: ((event: never) => unknown) | null;
-  onerror: ((event: never) => unknown) | null;
-  send(data: Uint8Array | string): void;
-  close(code?: number): void;
-}
-export type WebSocketClass = new (url: string, protocols: string[]) => WebSocketLike;
 
 /** What stands behind a connection. */
 export interface Host {
@@ -54,8 +43,6 @@ export interface SocketOptions {
   readonly random: () => number;
   readonly WebSocket: WebSocketClass;
   readonly onState: (state: LineState) => void;
-  /** After `host` has stored what the event brought. */
-  readonly onEvent: (event: Event) => void;
   /** For status lines and logs; never contains content. */
   readonly onError: (error: unknown) => void;
   readonly onStayAway: (why: StayAway) => void;
@@ -63,91 +50,16 @@ export interface SocketOptions {
 
 const TOKEN_WITHIN = 60_000;
 const CONNECT_WITHIN = 10_000;
-const WELCOME_WITHIN = 60_000;
 /** Until the pong of a device in doubt. */
 const PONG_WITHIN = 2_500;
 /** At the earliest, if a refresh brought nothing new. */
 const REFRESH_AGAIN_AFTER = 1_000;
-const HANG_UP = 1000;
 const SERVER_AT_FAULT = 4000;
 
 const nothing = (): void => undefined;
 
-/** Why a page did not come. */
-export class PageError extends Error {
-  override name = 'PageError';
-  constructor(readonly code: string) {
-    super(code);
-  }
-}
-
-interface Waiting {
-  readonly resolve: (more: boolean) => void;
-  readonly reject: (error: PageError) => void;
-}
-
-/** One connection, from its first attempt to its end. */
-class Line {
-  readonly session: Session;
-  readonly pages = new Map<number, Waiting>();
-  readonly over: Promise<void>;
-  readonly opened: number;
-  welcomed = false;
-  closeCode: number | null = null;
-  ended = false;
-  /** The last token that was sent. */
-  offered: string;
-  heard: number;
-  quietAfter = WELCOME_WITHIN;
-  pushing = false;
-  pumpAgain = false;
-  private finish: () => void = () => undefined;
-  private readonly timers = new Map<string, () => void>();
-
-  constructor(
-    readonly ws: WebSocketLike,
-    session: Session,
-    readonly clock: Clock,
-    token: string,
-  ) {
-    this.session = session;
-    this.offered = token;
-    this.opened = this.heard = clock.now();
-    this.over = new Promise((resolve) => (this.finish = resolve));
-  }
-
-  /** Nothing more will be heard or said. `code`: ours; null: nobody is there to hear. */
-  end(code: number | null): void {
-    if (this.ended) return;
-    this.ended = true;
-    for (const off of this.timers.values()) off();
-    this.timers.clear();
-    const { ws } = this;
-    ws.onopen = ws.onmessage = ws.onclose = null;
-    ws.onerror = () => undefined; // a socket that is given up may complain yet
-    try {
-      ws.close(code ?? HANG_UP);
-    } catch {
-      // It was not open, or is closed already.
-    }
-    this.finish();
-  }
-
-  send(frame: Uint8Array | string): void {
-    if (!this.ended) this.ws.send(frame);
-  }
-
-  /** One timer of each name. */
-  after(name: string, ms: number, call: () => void): void {
-    this.off(name);
-    if (!this.ended) this.timers.set(name, this.clock.after(ms, call));
-  }
-
-  off(name: string): void {
-    this.timers.get(name)?.();
-    this.timers.delete(name);
-  }
-}
+const answersPush = (event: Event): boolean =>
+  event.t === 'ack' || (event.t === 'error' && event.answers === 'push');
 
 export class Socket {
   state: LineState = 'offline';
@@ -332,6 +244,7 @@ export class Socket {
       }
       if (event === null) return;
       if (event.t === 'pong') line.off('pong');
+      if (answersPush(event)) line.unsettled++;
       const heard = event;
       turn = turn.then(() => this.handle(line, heard));
       turn.catch(() => line.end(HANG_UP));
@@ -358,6 +271,7 @@ export class Socket {
 
   private async handle(line: Line, event: Event): Promise<void> {
     await this.options.host.hear(event);
+    if (answersPush(event)) line.unsettled--;
     switch (event.t) {
       case 'welcome':
         line.welcomed = true;
@@ -392,7 +306,6 @@ export class Socket {
         break;
     }
     if (event.t === 'welcome') this.serverAhead = event.time / 1000 - line.clock.now();
-    this.options.onEvent(event);
     void this.pump(line);
   }
 
@@ -445,7 +358,7 @@ export class Socket {
 
   private async pump(line: Line): Promise<void> {
     line.pumpAgain = line.pushing;
-    if (line.pushing || !line.welcomed || line.ended || !line.session.mayPush) return;
+    if (line.pushing || !line.welcomed || line.ended || line.unsettled > 0 || !line.session.mayPush) return;
     line.pushing = true;
     try {
       const due = await this.options.host.nextPush(line.session.limits);

@@ -21,6 +21,8 @@ export interface Meta {
   readonly lease: number;
   /** Whether this user works on the device alone. */
   readonly local: boolean;
+  /** Whether that is by the user's own choice, whatever tokens there are: since a downgrade, until an upgrade. */
+  readonly downgraded: boolean;
   readonly profile: Profile | null;
   /** How far the list of conversations is held without a hole. */
   readonly list: Floor | null;
@@ -31,7 +33,9 @@ export interface Meta {
   /** Milliseconds by our clock: no push before. */
   readonly notBefore: number;
   readonly lastLive: Instant | null;
-  /** How many mutations there were to bring up when local work began to be merged; 0: none. */
+  /** Local conversations that got another title than the one they came with. */
+  readonly renamed: readonly Uuid[];
+  /** How many mutations waited when local work was merged, as long as some of them do; 0: none. */
   readonly merging: number;
   /** Which databases of an earlier app were taken over. */
   readonly adopted: readonly string[];
@@ -47,12 +51,14 @@ export const newMeta = (clientId: Uuid): Meta => ({
   bounds: { frameBytes: FRAME_BYTES },
   lease: 0,
   local: false,
+  downgraded: false,
   profile: null,
   list: null,
   ahead: 0,
   lastAt: 0,
   notBefore: 0,
   lastLive: null,
+  renamed: [],
   merging: 0,
   adopted: [],
 });
@@ -75,8 +81,7 @@ export interface Reading {
   messagesOf(conversation: Uuid): Promise<Message[]>;
   /** Rows that no server knows yet, oldest first. */
   localConversations(): Promise<Conversation[]>;
-  localMessages(limit: number): Promise<Message[]>;
-  countLocal(): Promise<number>;
+  localMessages(): Promise<Message[]>;
   /** In the order of keys. */
   entries(): Promise<Entry[]>;
   pending(limit: number): Promise<Entry[]>;

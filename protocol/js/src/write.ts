@@ -46,8 +46,10 @@ export async function renameConversation(tx: Writing, now: number, id: Uuid, tit
   const mutation: Mutation = { kind: '~c', id, title, at };
   const row = await conversationOrNone(tx, id);
   if (row?.seq === LOCAL) {
-    check(mutation, (await tx.meta()).bounds);
+    const { bounds, renamed } = await tx.meta();
+    check(mutation, bounds);
     await tx.putConversations([{ ...row, title, updatedAt: at }]);
+    await tx.setMeta({ renamed: [...new Set([...renamed, id])] });
   } else {
     await addEntry(tx, mutation);
   }

@@ -110,7 +110,6 @@ class Device {
       if (text === undefined) break;
       const event = this.session.receive(text);
       if (event !== null) await this.keeper.hear(event);
-      if (event?.t === 'welcome') await this.keeper.merge();
     }
     if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
   }

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 
-import { mergeConversations, mergeMessages } from '../src/merge.js';
+import { mergeLocal } from '../src/merge.js';
 import { NUMBER_END, type Mutation, WriteError } from '../src/mutation.js';
 import {
   acknowledge,
@@ -137,9 +137,9 @@ it('local work that outgrew the limits goes to quarantine, not up and not away',
       message(2, 1, LOCAL, { content: 'ok', updatedAt: 2001 }),
     ]);
     await tx.setMeta({ bounds: { frameBytes: 1000, contentBytes: 5 } });
-    await mergeConversations(tx);
-    expect(await mergeMessages(tx, 9)).toBe(true);
-    expect(await mergeMessages(tx, 9)).toBe(false);
+    await mergeLocal(tx);
+    expect(await tx.localConversations()).toEqual([]);
+    expect(await tx.localMessages()).toEqual([]);
   });
   const entries = await store.read((tx) => tx.entries());
   expect(entries.map((e) => [e.n, e.mutation.kind, e.state])).toEqual([

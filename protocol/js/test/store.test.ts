@@ -158,15 +158,13 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
     await store.read(async (tx) => {
       expect(await tx.localConversations()).toEqual([conversation(2, LOCAL)]);
-      expect((await tx.localMessages(9)).map((row) => row.id)).toEqual([M(1), M(2)]);
-      expect(await tx.localMessages(1)).toHaveLength(1);
-      expect(await tx.countLocal()).toBe(3);
+      expect((await tx.localMessages()).map((row) => row.id)).toEqual([M(1), M(2)]);
       expect(await tx.messages([M(3)])).toEqual([undefined]);
       expect(await tx.floors([C(1)])).toEqual([undefined]);
       expect(await tx.gone()).toEqual([]);
     });
     await write((tx) => tx.putMessages([message(1, 2, 8)]));
-    expect(await store.read((tx) => tx.countLocal())).toBe(2);
+    expect((await store.read((tx) => tx.localMessages())).map((row) => row.id)).toEqual([M(2)]);
   });
 
   it('takes many rows at once', async () => {

@@ -5,11 +5,12 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
 import type { TokenReason } from '../src/socket.js';
+import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { StoreError, type Store } from '../src/store.js';
 import { createSync, type Status, type Sync, type SyncOptions } from '../src/sync.js';
 import { ModelServer } from './support/model.js';
-import { C, id, M } from './support/rows.js';
+import { C, conversation, id, M, message } from './support/rows.js';
 import { quiet, type Tab, World } from './support/world.js';
 
 const USER = id(1);
@@ -269,6 +270,52 @@ describe('coming back', () => {
     expect(server.state.conversations.has(home)).toBe(true);
   });
 
+  it('sends nothing again whose answer is on its way into the store', async () => {
+    class Slow extends MemoryStore {
+      override async write<T>(work: Parameters<typeof MemoryStore.prototype.write<T>>[0]): Promise<T> {
+        const written = await super.write(work);
+        for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+        return written;
+      }
+    }
+    const sync = open({ store: new Slow() });
+    await world.clock.pass(0);
+    const home = await sync.createConversation('x');
+    for (let i = 0; i < 20; i++) await sync.sendMessage(home, `${i}`);
+    for (let i = 0; i < 20; i++) await world.clock.pass(0);
+    expect(await status(sync)).toMatchObject({ pending: 0 });
+    expect(server.repeats).toBe(0);
+  });
+
+  it('comes to connect although the store was full, or out of order, when it began', async () => {
+    class Failing extends MemoryStore {
+      broken: 'no' | 'full' | 'all' = 'no';
+      override read: MemoryStore['read'] = (work) => (this.broken === 'all' ? this.fail() : super.write(work));
+      override write: MemoryStore['write'] = (work) => (this.broken === 'no' ? super.write(work) : this.fail());
+      override async close(): Promise<void> {}
+      private fail(): Promise<never> {
+        return Promise.reject(new DOMException('no room', 'QuotaExceededError'));
+      }
+    }
+    for (const how of ['full', 'all'] as const) {
+      const store = new Failing();
+      const [first, second] = [open({ store }), open({ store })];
+      await Promise.all([first.ready, second.ready]);
+      const stop = second.status.subscribe(() => undefined);
+      store.broken = how;
+      await first.close();
+      await world.clock.pass(10_000);
+      if (how === 'full') {
+        expect(await status(second)).toMatchObject({ state: 'offline', error: { code: 'QuotaExceededError' } });
+      }
+      store.broken = 'no';
+      await world.clock.pass(31_000);
+      expect(await status(second)).toMatchObject({ state: 'live', error: null });
+      stop();
+      await second.close();
+    }
+  });
+
   it('stays away when the server says so, until it is told to try again', async () => {
     const sync = open();
     await world.clock.pass(0);
@@ -501,7 +548,52 @@ describe('tiers', () => {
     expect([...server.state.messages.values()].map((row) => row.content).sort()).toEqual([...expected].sort());
     expect([...server.state.conversations.values()].map((row) => row.title)).toEqual(['All mine']);
     expect(await texts(sync, home)).toEqual(expected);
-    expect(await store.read((tx) => tx.countLocal())).toBe(0);
+    expect(await store.read((tx) => tx.localMessages())).toEqual([]);
+  });
+
+  it('a downgrade is remembered by the store, whatever tokens there are, until an upgrade', async () => {
+    const store = new MemoryStore();
+    store.close = async () => undefined;
+    const before = open({ store });
+    await world.clock.pass(0);
+    await before.downgrade();
+    await before.close();
+    const after = open({ store });
+    const home = await after.createConversation('mine');
+    after.reconnect();
+    await world.clock.pass(60_000);
+    expect(await status(after)).toMatchObject({ state: 'local', pending: 0 });
+    expect(world.network.attempts).toHaveLength(1);
+    await after.upgrade();
+    await world.clock.pass(0);
+    expect(await status(after)).toMatchObject({ state: 'live', pending: 0 });
+    expect(server.state.conversations.has(home)).toBe(true);
+  });
+
+  it('local work on rows that the server has already goes up over them, however much there is', async () => {
+    history(1, 300);
+    const store = new MemoryStore();
+    await store.write(async (tx) => {
+      const at = now() - 10_000_000_000;
+      await tx.putConversations([conversation(1, LOCAL, { title: 'c1', createdAt: at, updatedAt: at })]);
+      await tx.putMessages(
+        Array.from({ length: 300 }, (_, i) =>
+          message(1001 + i, 1, LOCAL, { content: `${i + 1}`, createdAt: at + (i + 1) * 1_000_000 }),
+        ),
+      );
+    });
+    const { getToken: _, ...alone } = { getToken: 0, store, url: 'wss://test/sync', user: USER };
+    const sync = createSync({ ...alone, encoding: 'json', environment: world.tab().environment() });
+    syncs.push(sync);
+    await sync.renameConversation(C(1), 'Renamed');
+    await sync.editMessage(M(1300), 'edited');
+    await sync.upgrade(() => 'token');
+    for (let i = 0; i < 5; i++) await world.clock.pass(0);
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
+    expect(server.state.conversations.get(C(1))?.title).toBe('Renamed');
+    expect(server.state.messages.get(M(1300))?.content).toBe('edited');
+    expect(server.state.messages.size).toBe(300);
+    expect((await sync.messages(C(1)).read()).rows.at(-1)).toMatchObject({ content: 'edited', state: 'synced' });
   });
 
   it('a downgrade keeps everything, and what is written then waits', async () => {
@@ -646,6 +738,22 @@ describe('tabs', () => {
     await world.clock.pass(1_000);
     expect(world.network.lines.size).toBe(0);
     expect(await status(b)).toMatchObject({ state: 'local' });
+  });
+
+  it('a follower that is told to try again takes the lead, whatever the leader was told', async () => {
+    const shared = store();
+    const [a, b] = [open({ store: shared }), open({ store: shared })];
+    await world.clock.pass(0);
+    for (const peer of [...server.peers]) {
+      peer.say({ t: 'error', code: 'bad_frame', message: 'what?', retryable: false });
+      peer.shut(4300);
+    }
+    await world.clock.pass(60_000);
+    expect(await status(b)).toMatchObject({ state: 'offline', error: { code: 'bad_frame' } });
+    b.reconnect();
+    await world.clock.pass(1_000);
+    for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', error: null });
+    expect(world.network.attempts).toHaveLength(2);
   });
 
   it('a store that was copied gets another client_id, and what waits goes up under it', async () => {

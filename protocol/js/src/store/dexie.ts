@@ -171,18 +171,9 @@ class Transaction implements Writing {
     const rows = await this.db.conversationRows.where('local').equals(1).toArray();
     return rows.map((row) => plain<Conversation>(row)).sort(oldestFirst);
   }
-  async localMessages(limit: number): Promise<Message[]> {
+  async localMessages(): Promise<Message[]> {
     const rows = await this.db.messageRows.where('local').equals(1).toArray();
-    return rows
-      .map((row) => plain<Message>(row))
-      .sort(oldestFirst)
-      .slice(0, limit);
-  }
-  async countLocal(): Promise<number> {
-    const counts = [this.db.conversationRows, this.db.messageRows].map((table: Table) =>
-      table.where('local').equals(1).count(),
-    );
-    return (await counts[0]!) + (await counts[1]!);
+    return rows.map((row) => plain<Message>(row)).sort(oldestFirst);
   }
   async entries(): Promise<Entry[]> {
     return this.db.outbox.orderBy('key').toArray();
@@ -223,7 +214,7 @@ class Transaction implements Writing {
   }
   async dropSynced(): Promise<void> {
     const conversations = await this.localConversations();
-    const messages = await this.localMessages(Infinity);
+    const messages = await this.localMessages();
     await this.db.conversationRows.clear();
     await this.db.messageRows.clear();
     await this.putConversations(conversations);

@@ -48,12 +48,7 @@ class Transaction implements Writing {
     [...this.t.messages.values()].filter((row) => row.conversationId === conversation);
   localConversations = async () =>
     [...this.t.conversations.values()].filter((row) => row.seq === LOCAL).sort(oldestFirst);
-  localMessages = async (limit: number) =>
-    [...this.t.messages.values()]
-      .filter((row) => row.seq === LOCAL)
-      .sort(oldestFirst)
-      .slice(0, limit);
-  countLocal = async () => (await this.localConversations()).length + (await this.localMessages(Infinity)).length;
+  localMessages = async () => [...this.t.messages.values()].filter((row) => row.seq === LOCAL).sort(oldestFirst);
   entries = async () => [...this.t.entries.values()].sort((a, b) => a.key - b.key);
   pending = async (limit: number) =>
     (await this.entries()).filter((entry) => entry.state === 'pending').slice(0, limit);

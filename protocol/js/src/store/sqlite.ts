@@ -178,17 +178,8 @@ class Transaction implements Writing {
     const rows = await this.driver.all('SELECT * FROM atlas_conversations WHERE seq < 0 ORDER BY created_at, id', []);
     return rows.map(conversation);
   }
-  async localMessages(limit: number): Promise<Message[]> {
-    const sql = 'SELECT * FROM atlas_messages WHERE seq < 0 ORDER BY created_at, id LIMIT ?';
-    return (await this.driver.all(sql, [sqlLimit(limit)])).map(message);
-  }
-  async countLocal(): Promise<number> {
-    const [row] = await this.driver.all(
-      `SELECT (SELECT count(*) FROM atlas_conversations WHERE seq < 0)
-            + (SELECT count(*) FROM atlas_messages WHERE seq < 0) AS count`,
-      [],
-    );
-    return number(row?.['count']);
+  async localMessages(): Promise<Message[]> {
+    return (await this.driver.all('SELECT * FROM atlas_messages WHERE seq < 0 ORDER BY created_at, id', [])).map(message);
   }
   async entries(): Promise<Entry[]> {
     return (await this.driver.all('SELECT * FROM atlas_outbox ORDER BY key', [])).map(entry);

@@ -72,6 +72,8 @@ export class ModelServer {
   tokens: (token: string) => boolean = () => true;
   /** Answers for pushes instead of taking them: consumed one by one. */
   readonly refusals: object[] = [];
+  /** Mutations that were pushed although they had been answered. */
+  repeats = 0;
   rejects: (content: string) => boolean = (content) => content.includes('refuse');
 
   backup(): State {
@@ -131,6 +133,7 @@ export class ModelServer {
       const number = n + i;
       const before = consumed.results.get(number);
       if (number <= consumed.n) {
+        this.repeats++;
         return before?.[0] === 'rejected' ? before : ['repeated', number, this.state.seq];
       }
       let refused: string | null = null;

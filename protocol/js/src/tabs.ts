@@ -1,0 +1,173 @@
+/**
+ * The tabs of one browser that have a store in common: what they tell each other, and what the one that leads does for
+ * the others. Knows neither the store nor the connection.
+ */
+
+import { touchedAll, type Touched } from './apply.js';
+import type { Environment } from './environment.js';
+import type { Asked } from './keeper.js';
+import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
+import { PageError } from './line.js';
+import type { Uuid } from './rows.js';
+import type { Connection } from './uplink.js';
+import { newId } from './uuid.js';
+
+type Message =
+  | LeaderMessage
+  | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
+  | { readonly k: 'state'; readonly connection: Connection }
+  | { readonly k: 'page'; readonly id: Uuid; readonly asked: Asked; readonly limit: number }
+  | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
+  | { readonly k: 'kick' }
+  | { readonly k: 'awake' }
+  | { readonly k: 'downgrade' };
+
+export interface TabsOptions {
+  /** The store's. */
+  readonly name: string;
+  readonly environment: Environment;
+  readonly onLead: () => void;
+  readonly onDeposed: () => void;
+  /** Another tab changed what the store has. */
+  readonly onTouched: (touched: Touched) => void;
+  /** How the leader's connection stands, as it tells. */
+  readonly onConnection: (connection: Connection) => void;
+  readonly connection: () => Connection;
+  /** Asked by another tab, of the one that leads. */
+  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  readonly onKick: () => void;
+  readonly onAwake: () => void;
+  readonly onTick: () => void;
+  readonly onDowngrade: () => void;
+}
+
+export class Tabs {
+  private readonly leader: Leader;
+  private readonly channel: ChannelLike | null;
+  private readonly asked = new Map<Uuid, { readonly done: () => void; readonly failed: (error: PageError) => void }>();
+
+  constructor(private readonly options: TabsOptions) {
+    const { locks, clock, random, visible, channel } = options.environment;
+    const name = `atlas-sync ${options.name}`;
+    this.channel = channel?.(name) ?? null;
+    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.hear(data as Message);
+    const tell = (message: LeaderMessage): void => {
+      this.tell(message);
+      if (message.k === 'here') this.tellConnection();
+    };
+    const { onLead, onDeposed } = options;
+    this.leader = new Leader({ name, locks, clock, random, visible, tell, onLead, onDeposed });
+  }
+
+  /** Whether this tab is the one that holds the socket. */
+  get leading(): boolean {
+    return this.leader.leading;
+  }
+
+  start(): void {
+    this.leader.start();
+  }
+
+  /** Take the lead from whoever has it. */
+  take(): void {
+    this.leader.take();
+  }
+
+  /** Another tab leads now. */
+  resign(): void {
+    this.leader.resign();
+  }
+
+  /** Somebody looks at this tab (again), or the network is back. */
+  awake(): void {
+    this.leader.awake();
+    if (!this.leading) this.tell({ k: 'awake' });
+  }
+
+  touched({ all, conversations }: Touched): void {
+    this.tell({ k: 'touched', all, conversations: [...conversations] });
+  }
+
+  tellConnection(): void {
+    if (this.leading) this.tell({ k: 'state', connection: this.options.connection() });
+  }
+
+  /** There may be something to send. */
+  kick(): void {
+    this.tell({ k: 'kick' });
+  }
+
+  downgrade(): void {
+    this.tell({ k: 'downgrade' });
+  }
+
+  /** A page into the store, by the tab that leads. */
+  page(asked: Asked, limit: number): Promise<void> {
+    if (this.channel === null) return Promise.reject(new PageError('offline'));
+    const id = newId();
+    return new Promise<void>((done, failed) => {
+      this.asked.set(id, { done, failed });
+      this.tell({ k: 'page', id, asked, limit });
+    });
+  }
+
+  /** Gives up the lead. */
+  stop(): void {
+    this.leader.stop();
+    for (const waiting of this.asked.values()) waiting.failed(new PageError('offline'));
+  }
+
+  close(): void {
+    this.channel?.close();
+  }
+
+  private tell(message: Message): void {
+    this.channel?.postMessage(message);
+  }
+
+  private hear(message: Message): void {
+    const { options, leading } = this;
+    switch (message.k) {
+      case 'ask':
+      case 'here':
+        this.leader.hear(message);
+        options.onTick();
+        break;
+      case 'touched':
+        options.onTouched(message.all ? touchedAll() : { conversations: new Set(message.conversations), all: false });
+        break;
+      case 'state':
+        if (!leading) options.onConnection(message.connection);
+        break;
+      case 'page':
+        if (leading) void this.answer(message.id, options.page(message.asked, message.limit));
+        break;
+      case 'paged': {
+        const waiting = this.asked.get(message.id);
+        this.asked.delete(message.id);
+        if (message.error === null) waiting?.done();
+        else waiting?.failed(new PageError(message.error));
+        break;
+      }
+      case 'kick':
+        options.onKick();
+        break;
+      case 'awake':
+        options.onAwake();
+        break;
+      case 'downgrade':
+        options.onDowngrade();
+        break;
+    }
+  }
+
+  private async answer(id: Uuid, page: Promise<void>): Promise<void> {
+    let error: string | null = null;
+    try {
+      await page;
+    } catch (reason) {
+      error = reason instanceof PageError ? reason.code : 'offline';
+    }
+    this.tell({ k: 'paged', id, error });
+  }
+}
