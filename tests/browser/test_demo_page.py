@@ -170,6 +170,8 @@ async def test_it_looks_like_something(
     await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     await page.goto(demo.page)
     await Device(page, 1).live()
+    if name != "phone":
+        await Device(page, 2).has_a_conversation_open()
     SCREENSHOTS.mkdir(exist_ok=True)
     await page.screenshot(path=SCREENSHOTS / f"{name}.png")
     if name == "phone":

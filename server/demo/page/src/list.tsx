@@ -7,6 +7,7 @@ import type { ShownConversation } from '../../../../protocol/js/src/view.js';
 import type { Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
 import type { Device } from './device.js';
+import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
 import { usePreviews } from './previews.js';
 import { briefly, machineTime } from './when.js';
@@ -53,6 +54,8 @@ export function ConversationList(props: Props) {
   const rows = list?.rows ?? NONE;
   const previews = usePreviews(device, rows);
   const unread = useUnread(props);
+  const status = useQuery(device.sync.status);
+  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching up');
   /** The one that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
   const items = useRef<HTMLUListElement>(null);
@@ -116,10 +119,12 @@ export function ConversationList(props: Props) {
         ))}
         {list !== undefined && rows.length === 0 && (
           <li class="list-empty">
-            <p>Nothing here yet.</p>
-            <button type="button" class="button" onClick={onCreate}>
-              Start a conversation
-            </button>
+            <p>{awaited ? 'Fetching your conversations …' : 'Nothing here yet.'}</p>
+            {!awaited && (
+              <button type="button" class="button" onClick={onCreate}>
+                Start a conversation
+              </button>
+            )}
           </li>
         )}
       </ul>
