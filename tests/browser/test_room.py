@@ -111,6 +111,7 @@ async def test_where_room_runs_out_old_conversations_leave_and_come_back_by_pagi
     await page.goto(demo.page)
     device = Device(page, 1)
     await device.live()
+    await device.has_a_conversation_open()  # the page has found its layout
     for title in (young, old, unsent):
         await scroll_to(page, title)
     await device.switch_off()
@@ -119,6 +120,7 @@ async def test_where_room_runs_out_old_conversations_leave_and_come_back_by_pagi
     await device.has("not sent yet")
     await page.add_init_script(LITTLE_ROOM)
     await page.reload()
+    await device.has_a_conversation_open()
     await scroll_to(page, unsent)
     await expect(listed(page, old)).to_have_count(0)
     await expect(listed(page, young)).to_have_count(1)

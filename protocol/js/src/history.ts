@@ -178,14 +178,16 @@ const newest = (
 ): Promise<(Conversation | Message)[]> =>
   home === null ? tx.newestConversations(before, limit) : tx.newestMessages(home, before, limit);
 
-const floorOf = async (tx: Reading, home: Uuid | null): Promise<Floor | undefined> =>
-  home === null ? ((await tx.meta()).list ?? undefined) : (await tx.floors([home]))[0];
-
-/** The server has told this device nothing yet: what it has is all there is for it. */
-const neverSynced = async (tx: Reading): Promise<boolean> => {
+/** From where on nothing of a history is missing. */
+async function floorOf(tx: Reading, home: Uuid | null): Promise<Floor | undefined> {
   const { cursor, list, lastLive } = await tx.meta();
-  return cursor === null && list === null && lastLive === null;
-};
+  const known = home === null ? (list ?? undefined) : (await tx.floors([home]))[0];
+  if (known !== undefined) return known;
+  // The server has told this device nothing yet: what it has is all there is for it.
+  if (cursor === null && list === null && lastLive === null) return 'start';
+  const madeHere = (await tx.entries()).some(({ mutation }) => mutation.kind === '+c' && mutation.id === home);
+  return madeHere ? 'start' : undefined;
+}
 
 async function readConversations(tx: Reading, most: number): Promise<Shown<ShownConversation>> {
   const list = await floorOf(tx, null);
@@ -197,16 +199,14 @@ async function readConversations(tx: Reading, most: number): Promise<Shown<Shown
   return {
     rows: showConversations([...shown.values()], entries),
     here: held.length,
-    floor: list ?? ((await neverSynced(tx)) ? 'start' : undefined),
+    floor: list,
     holed: false,
   };
 }
 
 async function readMessages(tx: Reading, conversation: Uuid, most: number): Promise<Shown<ShownMessage>> {
-  const known = await floorOf(tx, conversation);
+  const floor = await floorOf(tx, conversation);
   const entries = await tx.entries();
-  const madeHere = entries.some(({ mutation }) => mutation.kind === '+c' && mutation.id === conversation);
-  const floor = known ?? (madeHere || (await neverSynced(tx)) ? 'start' : undefined);
   const rows = await tx.newestMessages(conversation, null, most + 1);
   const held = rows.filter((row) => floor === undefined || row.seq === LOCAL || covers(floor, placeOf(row)));
   const shown = held.slice(0, most);

@@ -32,6 +32,8 @@ export interface KeeperOptions {
   readonly onTouched: (touched: Touched) => void;
 }
 
+/** Microseconds. */
+const GREETED_WITHIN = 10_000_000;
 const ANOTHER_HISTORY = ['epoch', 'ahead'];
 /** A share of `retry_after` at most that is waited longer: several devices may have been told the same. */
 const RELUCTANCE = 0.5;
@@ -154,9 +156,11 @@ export class Keeper {
     await this.touch(async (tx, touched) => {
       const { frameBytes, titleBytes, contentBytes } = limits;
       // Anything between the two fits what was seen. What was believed stays as far as it fits: two devices whose clocks
-      // are right must not order what is written on them by how long their greetings took.
+      // are right must not order what is written on them by how long their greetings took. A greeting that took very
+      // long, or during which the clock was set, says too little for that.
       const [least, most] = [time - this.options.now() * 1000, time - this.begun * 1000];
-      const ahead = Math.min(Math.max((await tx.meta()).ahead, least), most);
+      const quick = most >= least && most - least < GREETED_WITHIN;
+      const ahead = quick ? Math.min(Math.max((await tx.meta()).ahead, least), most) : least;
       await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
       if (why !== null && ANOTHER_HISTORY.includes(why)) await commit(tx, doubt(await tx.acked()));
       await mergeLocal(tx);

@@ -43,6 +43,7 @@ const SILENT_AFTER = 5_000;
 
 export class Leader {
   leading = false;
+  private candidate = false;
   private stopped = false;
   private heard: number;
   private release: () => void = () => undefined;
@@ -54,6 +55,7 @@ export class Leader {
   }
 
   start(): void {
+    this.candidate = true;
     if (this.options.locks === null) return this.lead();
     this.queue();
     this.watch();
@@ -74,7 +76,7 @@ export class Leader {
 
   /** Somebody looks at this tab (again). */
   awake(): void {
-    if (this.stopped || this.leading) return;
+    if (!this.candidate || this.stopped || this.leading) return;
     if (this.options.locks === null) return this.lead();
     this.heard = this.options.clock.now();
     this.watch();
@@ -82,6 +84,7 @@ export class Leader {
 
   /** Take the lead from whoever has it. */
   take(): void {
+    this.candidate = true;
     if (this.stopped || this.leading) return;
     if (this.options.locks === null) return this.lead();
     this.queued?.abort();

@@ -5,6 +5,7 @@
 
 import { add, type Entry } from './outbox.js';
 import { WriteError, type Mutation } from './mutation.js';
+import type { Uuid } from './rows.js';
 import type { Writing } from './store.js';
 
 /**
@@ -50,16 +51,20 @@ export async function mergeLocal(tx: Writing): Promise<void> {
 async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Promise<void> {
   let { nextKey, nextN } = await tx.meta();
   const { bounds } = await tx.meta();
-  const entries = mutations.map((mutation): Entry => {
+  const entries: Entry[] = [];
+  const outgrown = new Set<Uuid>();
+  for (const mutation of mutations) {
+    if (outgrown.has(mutation.id)) continue; // its creation says the same
     const key = nextKey++;
     try {
-      return add({ nextKey: key, nextN: nextN++, bounds }, mutation);
+      entries.push(add({ nextKey: key, nextN, bounds }, mutation));
+      nextN++;
     } catch (error) {
       if (!(error instanceof WriteError)) throw error;
-      nextN--;
-      return { key, n: 0, mutation, state: 'rejected', seq: null, code: 'too_long', message: error.message };
+      outgrown.add(mutation.id);
+      entries.push({ key, n: 0, mutation, state: 'rejected', seq: null, code: 'too_long', message: error.message });
     }
-  });
+  }
   await tx.putEntries(entries);
   await tx.setMeta({ nextKey, nextN });
 }

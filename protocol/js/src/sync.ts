@@ -121,6 +121,7 @@ export class Sync {
       onKick: () => this.uplink.kick(),
       onAwake: () => this.uplink.doubt(),
       onTick: () => this.uplink.tick(),
+      onReconnect: () => void this.uplink.start().catch(nothing),
       onDowngrade: () => void this.uplink.stop().catch(nothing),
     });
     this.histories = new Histories({
@@ -210,7 +211,9 @@ export class Sync {
     if (getToken !== undefined) this.uplink.getToken = getToken;
     if (this.uplink.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
-    await this.lead();
+    // This tab knows the way to a token; the one that leads may not.
+    if (this.tabs.leading) await this.uplink.start();
+    else this.tabs.take();
   }
 
   /** From now on, also after a restart, this user's work stays on the device, which keeps everything. */
@@ -227,7 +230,7 @@ export class Sync {
 
   /** Try now, also after the server said not to come back. */
   reconnect(): void {
-    this.lead().catch(nothing);
+    this.ready.then(() => this.tabs.reconnect()).catch(nothing);
   }
 
   /** After the store was restored from a backup or copied: another client_id, for which numbers start at 1 (8.1). */
@@ -267,9 +270,8 @@ export class Sync {
     if (this.closed) return;
     this.closed = true;
     for (const off of this.off) off();
-    this.tabs.stop();
     await this.ready.catch(nothing);
-    await this.uplink.close();
+    await this.uplink.close(); // the other tabs are told that nobody is connected
     this.tabs.close();
     await this.store.close();
   }
@@ -292,14 +294,8 @@ export class Sync {
         if (this.tabs.leading) this.uplink.doubt();
       }),
     );
-    this.tabs.start();
+    if (getToken !== undefined) this.tabs.start();
     this.cleanLater();
-  }
-
-  /** This tab knows the way to a token, and is the one that was told to; the one that leads may not, and was not. */
-  private async lead(): Promise<void> {
-    if (this.tabs.leading) await this.uplink.start();
-    else this.tabs.take();
   }
 
   private async write(home: Uuid | null, work: (tx: Writing, now: number) => Promise<unknown>): Promise<void> {
@@ -335,7 +331,7 @@ export class Sync {
 
   private touched(touched: Touched): void {
     this.queries.touched(touched);
-    if (!this.closed) this.tabs.touched(touched);
+    this.tabs.touched(touched);
   }
 
   private become(state: LineState): void {
@@ -355,7 +351,7 @@ export class Sync {
     if (state === connection.state && error?.message === connection.error?.message) return;
     this.connection = connection;
     this.status.invalidate();
-    if (!this.closed) this.tabs.tellConnection();
+    this.tabs.tellConnection();
   }
 
   /** A failure, for the status line. */

@@ -20,6 +20,7 @@ type Message =
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
   | { readonly k: 'kick' }
   | { readonly k: 'awake' }
+  | { readonly k: 'reconnect' }
   | { readonly k: 'downgrade' };
 
 export interface TabsOptions {
@@ -38,12 +39,14 @@ export interface TabsOptions {
   readonly onKick: () => void;
   readonly onAwake: () => void;
   readonly onTick: () => void;
+  readonly onReconnect: () => void;
   readonly onDowngrade: () => void;
 }
 
 export class Tabs {
   private readonly leader: Leader;
   private readonly channel: ChannelLike | null;
+  private closed = false;
   private readonly asked = new Map<Uuid, { readonly done: () => void; readonly failed: (error: PageError) => void }>();
 
   constructor(private readonly options: TabsOptions) {
@@ -64,6 +67,7 @@ export class Tabs {
     return this.leader.leading;
   }
 
+  /** This tab may lead: it knows the way to a token. */
   start(): void {
     this.leader.start();
   }
@@ -97,6 +101,12 @@ export class Tabs {
     this.tell({ k: 'kick' });
   }
 
+  /** Try now, whoever leads. */
+  reconnect(): void {
+    if (this.leading) this.options.onReconnect();
+    else this.tell({ k: 'reconnect' });
+  }
+
   downgrade(): void {
     this.tell({ k: 'downgrade' });
   }
@@ -111,18 +121,16 @@ export class Tabs {
     });
   }
 
-  /** Gives up the lead. */
-  stop(): void {
+  /** Gives up the lead, too. */
+  close(): void {
+    this.closed = true;
     this.leader.stop();
     for (const waiting of this.asked.values()) waiting.failed(new PageError('offline'));
-  }
-
-  close(): void {
     this.channel?.close();
   }
 
   private tell(message: Message): void {
-    this.channel?.postMessage(message);
+    if (!this.closed) this.channel?.postMessage(message);
   }
 
   private hear(message: Message): void {
@@ -154,6 +162,9 @@ export class Tabs {
         break;
       case 'awake':
         options.onAwake();
+        break;
+      case 'reconnect':
+        if (leading) options.onReconnect();
         break;
       case 'downgrade':
         options.onDowngrade();

@@ -66,14 +66,18 @@ export class Uplink {
   async pause(work: () => Promise<void>): Promise<void> {
     await this.after(async () => {
       await this.hangUp();
-      await work();
-      await this.connect();
+      try {
+        await work();
+      } finally {
+        await this.connect();
+      }
     });
   }
 
   async close(): Promise<void> {
     this.closed = true;
     await this.stop();
+    this.retry();
   }
 
   kick(): void {
@@ -110,7 +114,7 @@ export class Uplink {
     const { socket } = this;
     this.socket = null;
     await socket?.stop();
-    if (socket !== null) this.options.onState('offline');
+    this.options.onState('offline');
   }
 
   private async connect(): Promise<void> {
@@ -163,11 +167,14 @@ export class Uplink {
   private async stayAway(keeper: Keeper, socket: Socket, { code, refusal }: StayAway): Promise<void> {
     if (this.socket !== socket) return;
     this.away = code === 4302 ? REPLACED : code === 4301 ? LOCAL_ONLY : (refusal?.code ?? String(code));
-    if (this.away === LOCAL_ONLY) await keeper.goLocal();
-    // Another tab took over, and then this one follows; or a copy of this store is in use somewhere else.
-    if (this.away === REPLACED) await keeper.begin();
-    await this.hangUp();
-    this.options.onTouched(touchedAll());
+    try {
+      if (this.away === LOCAL_ONLY) await keeper.goLocal();
+      // Another tab took over, and then this one follows; or a copy of this store is in use somewhere else.
+      if (this.away === REPLACED) await keeper.begin();
+    } finally {
+      await this.hangUp();
+      this.options.onTouched(touchedAll());
+    }
   }
 }
 

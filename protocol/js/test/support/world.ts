@@ -231,6 +231,7 @@ export class World {
     const channel: ChannelLike = {
       onmessage: null,
       postMessage: (message) => {
+        if (!this.channels.has(channel)) throw new DOMException('Channel is closed', 'InvalidStateError');
         const data: unknown = structuredClone(message);
         for (const [other, theirs] of this.channels)
           if (other !== channel) theirs.run(() => other.onmessage?.({ data }));
