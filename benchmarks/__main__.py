@@ -1,23 +1,24 @@
-"""The commands: each sets the stage, runs one benchmark on it, and prints its figures."""
+"""The commands: each says what can be asked of one benchmark, and how little of it is enough for a smoke run."""
 
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated
 
-import orjson
 import typer
-import uvloop
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.baseline import baseline
+from benchmarks.catchup import cases, catchup
+from benchmarks.doorbell import doorbell
+from benchmarks.fanout import fanout
 from benchmarks.idle import idle
 from benchmarks.live import live
-from benchmarks.machine import BenchmarkError
 from benchmarks.page import page
 from benchmarks.push import push
-from benchmarks.stage import Stage, stage
+from benchmarks.results import FOLDER
+from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
 from server.errors import AtlasError
 
@@ -27,8 +28,8 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny and quick: shows that it works, measures nothing.")]
+benchmark = partial(command, cli)
+Seconds = Annotated[float, typer.Option(min=0.1)]
 
 
 @cli.callback(invoke_without_command=True)
@@ -37,113 +38,103 @@ def overview(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@cli.command("idle")
+@benchmark("baseline", users=30, changes=200.0, seconds=2.0)
+def baseline_command(
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    changes: Annotated[float, typer.Option(min=1, help="Changes a second, of 1,000 users.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each way, idle and busy.")] = 60.0,
+) -> Benchmark:
+    """What is replaced: asking for everything every 30 seconds, or for what is newer; and this server beside it."""
+    return on_stage(lambda stage: baseline(stage, seconds, changes), users)
+
+
+@benchmark("catchup", messages=3_000, changes=500, times=2)
+def catchup_command(
+    messages: Annotated[int, typer.Option(min=1, help="Of other people, in the tables.")] = 100_000,
+    changes: Annotated[int, typer.Option(min=1, help="The most that a device missed.")] = 50_000,
+    times: Annotated[int, typer.Option(min=1, help="How often each comes back at most.")] = 50,
+) -> Benchmark:
+    """A device that was away comes back: by how much it missed, for how long it was away, and beside how much else."""
+    return on_stage(lambda stage: catchup(stage, messages, changes, times), len(cases(changes)))
+
+
+@benchmark("doorbell", seconds=1.0, writers=2)
+def doorbell_command(
+    writers: Annotated[int, typer.Option(min=1, help="At most; half as many, and so on down to one.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each turn.")] = 5.0,
+) -> Benchmark:
+    """Commits a second by 1 to 64 writers: without the trigger, with it, and with NOTIFY as it is."""
+    counts = [writers >> halvings for halvings in reversed(range(writers.bit_length()))]
+    return lambda: doorbell(seconds, counts)
+
+
+@benchmark("fanout", sockets=20, seconds=0.4)
+def fanout_command(sockets: Annotated[int, typer.Option(min=1)] = 1_000, seconds: Seconds = 10.0) -> Benchmark:
+    """One change to many sockets, beside a C program that only sends: 20 a second, and 160 at once."""
+    return on_stage(lambda stage: fanout(stage, seconds), 1, sockets)
+
+
+@benchmark("idle", sockets=50, users=None, seconds=1.0)
 def idle_command(
     sockets: Annotated[int, typer.Option(min=1)] = 10_000,
     users: Annotated[int | None, typer.Option(min=1, help="Whose they are; each its own user's if not given.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1)] = 30.0,
-    smoke: Smoke = False,
-    json: Json = False,
-) -> None:
+    seconds: Seconds = 30.0,
+) -> Benchmark:
     """Connections on which nothing happens: memory, CPU, statements."""
-    if smoke:
-        sockets, users, seconds = 50, None, 1.0
     per_user = max(1, sockets // (users or sockets))
-    _run("idle", lambda stage: idle(stage, seconds), users or sockets, per_user, json=json)
+    return on_stage(lambda stage: idle(stage, seconds), users or sockets, per_user)
 
 
-@cli.command("live")
+@benchmark("live", changes=50.0, users=20, seconds=1.0)
 def live_command(
     changes: Annotated[float, typer.Option(min=1, help="Changes a second.")] = 200.0,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     devices: Annotated[int, typer.Option(min=1, help="Devices of each user.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1)] = 10.0,
-    smoke: Smoke = False,
-    json: Json = False,
-) -> None:
+    seconds: Seconds = 10.0,
+) -> Benchmark:
     """From a commit to the devices: delay, CPU per change."""
-    if smoke:
-        changes, users, seconds = 50.0, 20, 1.0
-    _run("live", lambda stage: live(stage, changes, seconds), users, devices, json=json)
+    return on_stage(lambda stage: live(stage, changes, seconds), users, devices)
 
 
-@cli.command("page")
+@benchmark("page", messages=5, backlog=200)
 def page_command(
     messages: Annotated[int, typer.Option(min=1, help="Shown one by one.")] = 100,
     backlog: Annotated[int, typer.Option(min=1, help="What a device missed.")] = 5_000,
-    smoke: Smoke = False,
-    json: Json = False,
-) -> None:
+) -> Benchmark:
     """The demo's page in Chromium: from a commit to the screen, and rows applied a second."""
-    if smoke:
-        messages, backlog = 5, 200
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        machine, figures = runner.run(page(messages, backlog))
-    _tell("page", machine, figures, json=json)
+    return lambda: page(messages, backlog)
 
 
-@cli.command("push")
+@benchmark("push", sockets=20, changes=200.0, seconds=0.5)
 def push_command(
     sockets: Annotated[int, typer.Option(min=1, help="Devices, each its own user's.")] = 500,
     changes: Annotated[float, typer.Option(min=1, help="Mutations a second, all devices together.")] = 6_000.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each of the four runs.")] = 10.0,
-    smoke: Smoke = False,
-    json: Json = False,
-) -> None:
+) -> Benchmark:
     """Devices write: durable, acknowledged mutations a second; and the same with a commit for each."""
-    if smoke:
-        sockets, changes, seconds = 20, 200.0, 0.5
-    _run("push", lambda stage: push(stage, changes, seconds), sockets, 1, json=json)
+    return on_stage(lambda stage: push(stage, changes, seconds), sockets)
 
 
-@cli.command("storm")
+@benchmark("storm", sockets=20)
 def storm_command(
     sockets: Annotated[int, typer.Option(min=1, help="Devices, each its own user's.")] = 1_000,
     changes: Annotated[int, typer.Option(min=1, help="What each of them missed.")] = 5,
-    smoke: Smoke = False,
-    json: Json = False,
-) -> None:
+) -> Benchmark:
     """Everybody comes back at once: to a server that stayed up, and to one that was killed."""
-    if smoke:
-        sockets = 20
-    _run("storm", lambda stage: storm(stage, changes), sockets, 1, json=json)
+    return on_stage(lambda stage: storm(stage, changes), sockets)
 
 
-Benchmark = Callable[[Stage], Awaitable[dict[str, float]]]
+@cli.command()
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = FOLDER,
+    output: Annotated[Path, typer.Option(help="The page.")] = FOLDER / "report.html",
+    pictures: Annotated[Path | None, typer.Option(help="Folder for each plot as a PNG, too.")] = None,
+) -> None:
+    """Draw what has been measured and saved: one HTML page with plots and tables."""
+    from benchmarks.report import write  # matplotlib takes a second to load, and only this needs it
 
-
-def _run(name: str, benchmark: Benchmark, users: int, per_user: int, *, json: bool) -> None:
-    async def main() -> tuple[dict[str, Any], dict[str, float]]:
-        this = asyncio.current_task()
-        assert this is not None
-        # Like Ctrl-C, so that whoever ends us ends with us what we started.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-        async with stage(users, per_user) as made:
-            return made.machine, await benchmark(made)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        machine, figures = runner.run(main())
-    _tell(name, machine, figures, json=json)
-
-
-def _tell(name: str, machine: dict[str, Any], figures: dict[str, float], *, json: bool) -> None:
-    figures = {key: round(value, 3) for key, value in figures.items()}
-    if json:
-        sys.stdout.write(orjson.dumps({"benchmark": name, "machine": machine, "figures": figures}).decode() + "\n")
-    else:
-        _show(name, machine, figures)
-    lost = sum(abs(value) for key, value in figures.items() if key.startswith("lost"))
-    if lost:
-        raise BenchmarkError(f"{lost:,.0f} changes did not arrive in time, or not once.")
-
-
-def _show(name: str, machine: dict[str, Any], figures: dict[str, float]) -> None:
-    table = Table(name, "")
-    table.columns[1].justify = "right"
-    for key, value in figures.items():
-        table.add_row(key, f"{value:,}")
-    console = Console()
-    console.print(table, ", ".join(f"{key} {value}" for key, value in machine.items()))
+    for path in write(results, output, pictures):
+        typer.echo(path)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A bare loop over a selector instead of asyncio, because the crowd of a storm mus
 in JSON lines on standard input, answers each at once with one line, and ends with its input.
 """
 
+import errno
 import gc
 import os
 import random
@@ -23,8 +24,9 @@ import orjson
 
 from server.edge.auth import mint
 
-PORTS: Final = 20_000
-"""Sockets from one source address: Linux has 28,232 ports for it."""
+PORTS: Final = 14_000
+"""Sockets from one source address: Linux has 28,232 ports for it, and once one half of them is taken it looks through
+all of that half for each further connection, which took 2.5 ms."""
 UPGRADE: Final = (
     b"GET /sync HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n"
     b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
@@ -35,12 +37,30 @@ UPGRADE: Final = (
     b"Sec-WebSocket-Protocol: atlas-sync.v1.msgpack\r\n\r\n"
 )
 """What a browser says: what the server keeps of it is part of what a connection costs."""
+HEADER: Final = 10
+"""Bytes that a server's frame has before its payload, at most."""
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: a close without a goodbye, as when a phone loses its network; and no port waits for a minute."""
 
 
 Made = tuple[int, bytes]
 """A mutation: the instant at which it was made, and its encoding."""
+
+
+class Tally:
+    """A message that goes to many devices, counted instead of listed."""
+
+    __slots__ = ("last", "times")
+
+    def __init__(self, devices: int) -> None:
+        self.times = bytearray(devices)
+        """For each device, how often it came."""
+        self.last = 0
+        """Instant of the last read."""
+
+
+Batch = tuple[bytes, bytes, list[Tally]]
+"""`changes`: from, to, messages."""
 
 
 class Phase(IntEnum):
@@ -139,23 +159,38 @@ class Devices:
         self._at_once = self._under_way = self._live = self._port = 0
         self._began = self._last_live = 0
         self._arrivals: list[tuple[int, str, int]] = []
+        self._tallies: dict[str, Tally] | None = None
+        """None while arrivals are listed."""
+        self._tallied = self._frames = 0
+        """Messages and frames, each counted for each device."""
+        self._batches: dict[bytes, Batch] = {}
+        """What `changes` say, by payload and by whole frame: all devices are sent the same bytes, so once is enough."""
         self._trouble: str | None = None
         self._writing: Writing | None = None
         self._mutations = 1
         """Of one push at most."""
 
-    def prepare(self, users: list[str], conversations: list[str], per_user: int, secret: str) -> None:
+    def prepare(
+        self, users: list[str], conversations: list[str], per_user: int, secret: str, first: int, count: int
+    ) -> None:
+        """Make the devices with the numbers `first` to `first` + `count`: another process may have the others."""
         now = time.time()
-        for user, conversation in zip(users, conversations, strict=True):
-            token = mint(UUID(user), secret, audience="authenticated", issuer="benchmarks", lifetime=86_400, now=now)
-            for _ in range(per_user):
-                self._devices.append(Device(len(self._devices), token, UUID(conversation).bytes))
+        user, token = -1, ""
+        for number in range(first, first + count):
+            if number // per_user != user:
+                user = number // per_user
+                token = mint(
+                    UUID(users[user]), secret, audience="authenticated", issuer="benchmarks", lifetime=86_400, now=now
+                )
+            self._devices.append(Device(number, token, UUID(conversations[user]).bytes))
         gc.freeze()
 
-    def connect(self, port: int, at_once: int) -> None:
-        """Begin to connect every device, `at_once` of them at a time; `state` tells how far they are."""
+    def connect(self, port: int, at_once: int, only: list[int] | None) -> None:
+        """Begin to connect every device, or `only` these, `at_once` of them at a time; `state` tells how far they
+        are."""
         self._port, self._at_once, self._under_way, self._live = port, at_once, 0, 0
-        self._waiting.extend(self._devices)
+        first = self._devices[0].number
+        self._waiting.extend(self._devices if only is None else [self._devices[number - first] for number in only])
         self._began = time.monotonic_ns()
         self._begin_more()
 
@@ -169,16 +204,41 @@ class Devices:
         """`began` and `last_live` are the instants of the first connect and of the last device's `live`."""
         return {
             "live": self._live,
-            "arrived": len(self._arrivals),
+            "arrived": len(self._arrivals) + self._tallied,
             "began": self._began,
             "last_live": self._last_live,
             "trouble": self._trouble,
         }
 
+    def cursors(self) -> list[str | None]:
+        """How far each device has come, in hexadecimal."""
+        return [device.cursor.hex() if device.cursor is not None else None for device in self._devices]
+
+    def place(self, number: int, cursor: str) -> None:
+        """Have a device that is not connected come back with this cursor the next time."""
+        device = self._devices[number - self._devices[0].number]
+        device.cursor = bytes.fromhex(cursor)
+        device.prepare()
+
     def arrivals(self) -> list[tuple[int, str, int]]:
         """Every message that came in `changes` since the last call: device, message id, instant of the read."""
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
+
+    def tally(self) -> None:
+        """From now on count the messages that come in `changes`: to list them costs more than to read them."""
+        self._tallies = {}
+
+    def tallies(self) -> dict[str, Any]:
+        """How many frames came since the last call, and every message in them: its id, how many devices got it exactly
+        once, instant of the last read."""
+        assert self._tallies is not None
+        messages = [(message, tally.times.count(1), tally.last) for message, tally in self._tallies.items()]
+        answer = {"frames": self._frames, "messages": messages}
+        self._tallied = self._frames = 0
+        self._tallies.clear()
+        self._batches.clear()
+        return answer
 
     def push(self, rate: float | None, seconds: float, batch: int, text: str) -> None:
         """Begin to write messages: `rate` a second, each by a random device; or (None) `batch` by each device as soon
@@ -275,10 +335,15 @@ class Devices:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            if device.number >= PORTS:
-                sock.bind((f"127.0.0.{1 + device.number // PORTS}", 0))
-            sock.connect_ex(("127.0.0.1", self._port))  # what comes of it, the first send tells
             self._selector.register(sock, selectors.EVENT_WRITE, device)
+            if device.number >= PORTS:
+                if sys.platform == "linux":
+                    # The port is chosen with the connection: chosen now, it would be lost to all other addresses.
+                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((f"127.0.0.{1 + device.number // PORTS}", 0))
+            code = sock.connect_ex(("127.0.0.1", self._port))
+            if code not in (0, errno.EINPROGRESS):
+                self._failed(device, os.strerror(code))
 
     def _ready(self, device: Device) -> None:
         sock = device.sock
@@ -298,6 +363,10 @@ class Devices:
         if not data:
             self._failed(device, "the server closed the connection")
             return
+        begins = not device.buffer
+        if self._batches and begins and (batch := self._batches.get(data)) is not None:
+            self._count(device, batch, now)
+            return
         device.buffer += data
         if device.phase is Phase.UPGRADING:
             self._greet(device, sock)
@@ -306,7 +375,34 @@ class Devices:
             if opcode != 2:
                 self._failed(device, f"a WebSocket frame with opcode {opcode} came")
                 return
-            self._frame(device, msgpack.unpackb(payload), now)
+            batch = self._batches.get(payload)
+            if batch is None:
+                frame = msgpack.unpackb(payload)
+                if self._tallies is None or frame["t"] != "changes":
+                    self._frame(device, frame, now)
+                    continue
+                batch = self._batches[payload] = self._batch(self._tallies, frame)
+            if begins and not device.buffer and len(data) - len(payload) <= HEADER:
+                self._batches[data] = batch
+            self._count(device, batch, now)
+
+    def _batch(self, tallies: dict[str, Tally], frame: dict[str, Any]) -> Batch:
+        messages = [row[2].hex() for row in frame["rows"] if row[0] == "m"]
+        for message in messages:
+            if message not in tallies:
+                tallies[message] = Tally(len(self._devices))
+        return frame["from"], frame["to"], [tallies[message] for message in messages]
+
+    def _count(self, device: Device, batch: Batch, now: int) -> None:
+        begin, end, tallies = batch
+        if begin != device.cursor:
+            self._failed(device, "a batch did not begin at the device's cursor")
+        device.cursor = end
+        for tally in tallies:
+            tally.times[device.number] += 1
+            tally.last = now
+        self._tallied += len(tallies)
+        self._frames += 1
 
     def _greet(self, device: Device, sock: socket.socket) -> None:
         head, end, rest = device.buffer.partition(b"\r\n\r\n")

@@ -2,25 +2,28 @@
 
 import asyncio
 
-from benchmarks import machine
 from benchmarks.stage import Stage
 
 
 async def idle(stage: Stage, seconds: float) -> dict[str, float]:
-    server, sockets = stage.server.pid, stage.devices.count
-    empty = machine.resident_bytes(server)
-    state = await stage.devices.connect(stage.server.port)
+    server, devices = stage.server, stage.devices
+    empty = server.resident_bytes()
+    state = await devices.connect(server.port)
     await stage.settle()
-    statements, cpu = await stage.statements(), machine.cpu_seconds(server)
+    statements, cpu, client = await stage.statements(), server.cpu_seconds(), devices.cpu_seconds()
     await asyncio.sleep(seconds)
-    cpu_after, statements_after = machine.cpu_seconds(server), await stage.statements()
-    resident = machine.resident_bytes(server)
-    await stage.devices.state()  # nobody was dropped
+    cpu, client = server.cpu_seconds() - cpu, devices.cpu_seconds() - client
+    statements = await stage.statements() - statements
+    resident = server.resident_bytes()
+    await devices.state()  # nobody was dropped
     return {
-        "sockets": sockets,
+        "sockets": devices.count,
+        "processes": server.processes,
         "seconds": seconds,
         "connect_seconds": (state["last_live"] - state["began"]) / 1e9,
-        "kib_per_connection": (resident - empty) / 1024 / sockets,
-        "cpu_percent": 100 * (cpu_after - cpu) / seconds,
-        "statements": statements_after - statements,
+        "kib_per_connection": (resident - empty) / 1024 / devices.count,
+        "cpu_percent": 100 * cpu / seconds,
+        "statements": statements,
+        "statements_per_socket": statements / devices.count,
+        "client_cpu_percent": 100 * client / seconds,
     }

@@ -3,9 +3,18 @@
 import os
 import random
 import time
+from typing import Final
 
 from benchmarks import machine
 from benchmarks.stage import Stage
+
+SHARES: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+"""Percent of the changes, whose delays together draw the whole distribution: p1_ms … p99_9_ms."""
+
+
+def percentile(share: float) -> str:
+    """The name of its figure."""
+    return f"p{share}_ms".replace(".", "_")
 
 
 async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
@@ -26,7 +35,10 @@ async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
     waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
     lost = stage.lost(written, arrivals)
     return {
-        **{f"p{share}_ms": waits[len(waits) * share // 100] for share in (50, 95, 99)},
+        "changes": rate,
+        "users": len(stage.users),
+        "devices": stage.per_user,
+        **{percentile(share): waits[int(len(waits) * share / 100)] for share in SHARES},
         "server_us_per_change": 1e6 * server / len(written),
         "postgres_us_per_change": 1e6 * postgres / len(written),
         "changes_per_second": len(written) / took,

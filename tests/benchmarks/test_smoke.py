@@ -2,43 +2,36 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks import results
 from benchmarks.page import CHROMIUM
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def figures(benchmark: str) -> dict[str, Any]:
-    (line,) = run(benchmark, "--smoke", "--json").splitlines()
-    said = json.loads(line)
-    assert said.keys() == {"benchmark", "machine", "figures"}
-    assert said["benchmark"] == benchmark
-    return dict(said["figures"])
+from tests.support.benching import drawable, figures, run
 
 
 def test_without_a_name_they_are_listed() -> None:
     listed = run()
-    assert all(name in listed for name in ("idle", "live", "page", "push", "storm"))
+    names = ("baseline", "catchup", "doorbell", "fanout", "idle", "live", "page", "push", "report", "storm")
+    assert all(name in listed for name in names)
 
 
-def test_idle() -> None:
-    found = figures("idle")
+def test_idle_several_times_and_saved(tmp_path: Path) -> None:
+    (line,) = run("idle", "--smoke", "--runs", "2", "--save", "--results", str(tmp_path), "--json").splitlines()
+    said = json.loads(line)
+    found = said["figures"]
     assert found["sockets"] == 50
     assert {"kib_per_connection", "cpu_percent", "statements", "seconds", "connect_seconds"} <= found.keys()
+    assert len(said["runs"]) == 2
+    assert all(run.keys() == found.keys() for run in said["runs"])
+    assert not {"host", "hostname", "node", "path"} & said["machine"].keys()
+    (saved,) = results.read(tmp_path, smoke=True)
+    assert saved.figures == found
+    assert saved.runs == said["runs"]
+    assert saved.arguments == {"sockets": 50, "users": None, "seconds": 1.0, "smoke": True}
+    assert [path.name for path in tmp_path.iterdir()] == [f"{saved.date[:10]}-idle-smoke.json"]
+    drawable(saved)
 
 
 def test_live() -> None:

@@ -1,0 +1,236 @@
+"""One user's changes on all of their sockets: what a delivery costs the server, beside a C program that only sends.
+
+Both take turns within one run, at the same rhythm (20 changes a second, then 160 at once), each with a load generator
+of its own, of the same kind. The floor (floor.c) is handed every change on a pipe, as a frame such as the server makes
+of one change, and calls send() for each socket; the server learns of it from Postgres, reads it and encodes it.
+
+What is charged is a delivery: a change on a socket. What changes while the server still writes to the sockets, it puts
+into one frame, which is why it can cost less than the floor, whose frames have one change each. At 20 a second that
+happens on a busy machine; `cpu_ratio_to_c_per_frame` is what it would be if it never did.
+"""
+
+import asyncio
+import random
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from benchmarks import machine
+from benchmarks.machine import BenchmarkError
+from benchmarks.stage import LIMIT, WRITERS, Devices, Stage, Written, end, folder, launch
+from protocol.codec import MSGPACK
+from protocol.cursor import Cursor, Position, owner_digest
+from protocol.frames import Message, Snapshot
+from server.feed import encode
+from server.feed.change import Batch
+
+RATE: Final = 20.0
+"""Changes a second, as in life."""
+BURST: Final = 160
+"""Changes at once."""
+TURNS: Final = 4
+"""Of each side at each rhythm, so that both see the same machine."""
+SOURCE: Final = Path(__file__).with_name("floor.c")
+EPOCH: Final = "0" * 16
+
+Write = Callable[[int, float | None], Awaitable[list[Written]]]
+"""So many changes, at random moments and on average so many a second, or (None) at once."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """What the turns of one side at one rhythm came to."""
+
+    cpu: float = 0.0
+    """Seconds of the server, or of the floor."""
+    client_cpu: float = 0.0
+    """Seconds of its load generator."""
+    seconds: float = 0.0
+    """From the first write to the last receiver, all turns together."""
+    sent: int = 0
+    """Changes × sockets."""
+    lost: int = 0
+    """Of these, those that did not arrive in time, or not exactly once."""
+    frames: int = 0
+    """In which the others arrived, counted for each socket."""
+    waits: list[float] = field(default_factory=list)
+    """Milliseconds from each change to its last receiver, shortest first."""
+
+    @property
+    def us(self) -> float:
+        return 1e6 * self.cpu / self.sent
+
+    def wait(self, share: int) -> float:
+        return self.waits[len(self.waits) * share // 100] if self.waits else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    pid: int
+    devices: Devices
+    write: Write
+
+    async def turn(self, changes: int, rate: float | None, cost: Cost) -> None:
+        count = self.devices.count
+        cpu, client_cpu, began = _cpu(self.pid), _cpu(self.devices.pid), time.monotonic()
+        written = await self.write(changes, rate)
+        frames, tallies = await self.devices.tallies(len(written) * count)
+        cost.cpu += _cpu(self.pid) - cpu
+        cost.client_cpu += _cpu(self.devices.pid) - client_cpu
+        cost.sent += len(written) * count
+        cost.frames += frames
+        cost.lost += sum(count - tallies.get(message, (0, 0))[0] for _, message, _ in written)
+        arrived = [(tallies[message][1], at) for _, message, at in written if message in tallies]
+        cost.seconds += max((last / 1e9 for last, _ in arrived), default=began) - began
+        cost.waits = sorted([*cost.waits, *((last - at) / 1e6 for last, at in arrived)])
+
+
+async def fanout(stage: Stage, seconds: float) -> dict[str, float]:
+    async with AsyncExitStack() as stack:
+        generator = await stage.generator(stack)
+        floor = await stack.enter_async_context(_floor(stage))
+        c = Side(floor.pid, generator, floor.write)
+        ours = Side(stage.server.pid, stage.devices, lambda count, rate: stage.write([0] * count, rate))
+        await c.devices.connect(floor.port)
+        await ours.devices.connect(stage.server.port)
+        for side in (ours, c):
+            await side.devices.tell("tally")
+        await stage.settle()
+        calm, c_calm, burst, c_burst = (Cost() for _ in range(4))
+        for _ in range(TURNS):
+            for rate, changes, costs in (
+                (RATE, max(1, round(RATE * seconds / TURNS)), (calm, c_calm)),
+                (None, BURST, (burst, c_burst)),
+            ):
+                for side, cost in zip((ours, c), costs, strict=True):
+                    await side.turn(changes, rate, cost)
+    lost, lost_by_c = calm.lost + burst.lost, c_calm.lost + c_burst.lost
+    return {
+        "sockets": ours.devices.count,
+        "seconds": seconds,
+        "cpu_ratio_to_c": calm.us / c_calm.us,
+        "cpu_ratio_to_c_burst": burst.us / c_burst.us,
+        "server_us_per_delivery": calm.us,
+        "server_us_per_delivery_burst": burst.us,
+        "c_us_per_delivery": c_calm.us,
+        "c_us_per_delivery_burst": c_burst.us,
+        "cpu_ratio_to_c_per_frame": calm.us / c_calm.us * calm.sent / max(1, calm.frames),
+        "changes_per_frame": calm.sent / max(1, calm.frames),
+        "changes_per_frame_burst": burst.sent / max(1, burst.frames),
+        "p50_ms": calm.wait(50),
+        "p99_ms": calm.wait(99),
+        "p99_ms_burst": burst.wait(99),
+        "burst_seconds": burst.seconds / TURNS,
+        "c_p50_ms": c_calm.wait(50),
+        "c_p99_ms": c_calm.wait(99),
+        "c_p99_ms_burst": c_burst.wait(99),
+        "c_burst_seconds": c_burst.seconds / TURNS,
+        "client_cpu_percent": 100 * calm.client_cpu / calm.seconds,
+        "delivered": calm.sent + burst.sent - lost,
+        "lost": lost,
+        "lost_by_c": lost_by_c,
+    }
+
+
+class Floor:
+    """The C program, and what it is handed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stage: Stage) -> None:
+        self._process = process
+        self._text = stage.text
+        self._owner = owner_digest(stage.users[0])
+        self._conversation = uuid4()
+        self._at = Position(time.time_ns() // 1000)
+        self.pid = process.pid
+        self.port = 0
+
+    async def start(self) -> None:
+        cursor = Cursor(EPOCH, self._owner, self._at).encode()
+        snapshot = encode.message(Snapshot(as_of=self._at.seq, rows=[], cursor=cursor), MSGPACK)
+        self._hand(snapshot + encode.live(EPOCH, self._owner, self._at).wire(MSGPACK))
+        assert self._process.stdout is not None
+        line = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                line = await self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError("The floor did not come to listen; what it wrote above says why.")
+        self.port = int(line)
+
+    async def write(self, changes: int, rate: float | None) -> list[Written]:
+        """At the moments at which `Stage.write` would begin."""
+        left = iter(range(changes))
+        written: list[Written] = []
+
+        async def work() -> None:
+            due = time.monotonic()
+            for _ in left:
+                if rate is not None:
+                    due += random.expovariate(rate / WRITERS)
+                    await asyncio.sleep(due - time.monotonic())
+                message, frame = self._frame()
+                written.append((0, message, time.monotonic_ns()))
+                self._hand(frame)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(WRITERS):
+                tasks.create_task(work())
+        return written
+
+    def _frame(self) -> tuple[str, bytes]:
+        """The id of a message, and the `changes` that bring it."""
+        message, before = uuid4(), self._at
+        now = time.time_ns() // 1000
+        self._at = Position(max(before.seq + 1, now))
+        row = Message(self._at.seq, message, self._conversation, "user", self._text(), now, now)
+        batch = Batch([row], self._at, more=False)
+        return message.hex, encode.changes(EPOCH, self._owner, before, batch).wire(MSGPACK)
+
+    def _hand(self, block: bytes) -> None:
+        """Never waits: a floor that lags must not delay what is due."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(len(block).to_bytes(4) + block)
+
+
+@asynccontextmanager
+async def _floor(stage: Stage) -> AsyncIterator[Floor]:
+    with folder() as place:
+        program = await build(place)
+        pipe = asyncio.subprocess.PIPE
+        process = await launch(program, str(stage.devices.count), stdin=pipe, stdout=pipe)
+        try:
+            floor = Floor(process, stage)
+            await floor.start()
+            yield floor
+        finally:
+            await end(process)
+
+
+async def build(place: Path) -> Path:
+    """The floor as a program in this folder. Raises BenchmarkError."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise BenchmarkError("There is no C compiler, which the floor of fanout needs: apt-get install gcc libc6-dev.")
+    program = place / "floor"
+    process = await launch(compiler, "-O2", "-o", program, SOURCE)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                await process.wait()
+        if process.returncode != 0:
+            raise BenchmarkError("floor.c did not compile; what the compiler wrote above says why.")
+    finally:
+        await end(process)
+    return program
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used: on Linux by its own clock, for the ticks of 10 ms that others count in
+    are longer than a burst to one socket."""
+    return time.clock_gettime(~pid << 3 | 2) if sys.platform == "linux" else machine.cpu_seconds(pid)

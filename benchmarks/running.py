@@ -1,0 +1,113 @@
+"""How a benchmark is run and told: the options that all share, the runs, their medians, and what is saved of them."""
+
+import asyncio
+import inspect
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import results
+from benchmarks.machine import BenchmarkError
+from benchmarks.results import Figures, Result, say
+from benchmarks.stage import Stage, stage
+
+Benchmark = Callable[[], Awaitable[tuple[dict[str, Any], Figures]]]
+"""One run: the machine, and the figures."""
+Plan = Callable[..., Benchmark]
+"""The parameters of a command to the benchmark that they ask for; its docstring is the command's help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every benchmark is asked in the same way."""
+
+    runs: Annotated[int, typer.Option(min=1, help="Each on a fresh stage; the figures are medians.")] = 1
+    save: Annotated[bool, typer.Option("--save", help="Keep the result, for the report.")] = False
+    results: Annotated[Path, typer.Option(help="Folder of the results.", show_default="benchmarks/results")] = (
+        results.FOLDER
+    )
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny and quick: shows that it works, measures nothing.")] = (
+        False
+    )
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
+
+
+def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]:
+    """Make a plan a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run."""
+
+    def register(plan: Plan) -> Plan:
+        own = inspect.signature(plan).parameters
+        parameters = [*own.values(), *inspect.signature(Options).parameters.values()]
+
+        def run(**given: Any) -> None:
+            arguments = {key: given.pop(key) for key in own}
+            options = Options(**given)
+            if options.smoke:
+                arguments |= smoke
+            machine, runs = _run(plan(**arguments), options.runs)
+            differing = [key for key, value in arguments.items() if value != own[key].default]
+            if options.smoke:
+                arguments, differing = {**arguments, "smoke": True}, ["smoke"]
+            result = results.summary(name, arguments, machine, runs)
+            _tell(result, json=options.json)
+            if result.lost:
+                raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not once.")
+            if options.save:
+                typer.echo(f"Saved: {result.save(options.results, differing)}", err=True)
+
+        # Typer reads both to learn what the command takes.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # any function may have one
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        cli.command(name, help=plan.__doc__)(run)
+        return plan
+
+    return register
+
+
+def on_stage(benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1) -> Benchmark:
+    """A benchmark that finds everything set: so many users with so many devices each."""
+
+    async def run() -> tuple[dict[str, Any], Figures]:
+        async with stage(users, per_user) as made:
+            return made.machine, await benchmark(made)
+
+    return run
+
+
+def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures]]:
+    async def main() -> list[tuple[dict[str, Any], Figures]]:
+        this = asyncio.current_task()
+        assert this is not None
+        # Like Ctrl-C, so that whoever ends us ends with us what we started.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        return [await benchmark() for _ in range(times)]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        machines, runs = zip(*runner.run(main()), strict=True)
+    return machines[0], list(runs)
+
+
+def _tell(result: Result, *, json: bool) -> None:
+    several = len(result.runs) > 1
+    if json:
+        line: dict[str, Any] = {"benchmark": result.benchmark, "machine": result.machine, "figures": result.figures}
+        if several:
+            line["runs"] = result.runs
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        return
+    table = Table(result.benchmark, f"median of {len(result.runs)}" if several else "", *(["range"] if several else []))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for key in result.figures:
+        low, middle, high = result.span(key)
+        table.add_row(key, say(middle), *([f"{say(low)} – {say(high)}"] if several else []))
+    Console().print(table, ", ".join(f"{key} {value}" for key, value in result.machine.items()))

@@ -1,0 +1,126 @@
+"""What each way of keeping a device in step misses while transactions overlap: told, asking for all, asking for news.
+
+Those who are told are the Python client, whose rows must equal what SELECT finds. `…_missed` are messages that are in
+the database and not on the device, for ever; `…_deletions_missed` those that are on the device and no more in it.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from benchmarks.machine import BenchmarkError
+from benchmarks.stage import ARRIVAL, SECRET, WRITERS, Devices, Stage, eventually
+from protocol.client import Batch
+from protocol.connect import Device, Status
+from protocol.replica import Replica
+from server.edge.auth import mint
+
+USERS: Final = 4
+"""So few that transactions of one user overlap."""
+INTERVAL: Final = 0.5
+"""Seconds between two polls of a user: some look at a bad moment."""
+OPEN: Final = 0.1
+"""Seconds that a transaction stays open at most, once it has written."""
+DELETED: Final = 0.1
+"""Share of the messages that are deleted again, by then long seen."""
+HOME: Final = "SELECT id FROM conversations WHERE user_id = $1 LIMIT 1"
+WRITE: Final = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)"
+EXISTING: Final = "SELECT id FROM messages WHERE id = ANY($1)"
+
+
+async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) -> dict[str, float]:
+    """`full` and `delta` poll the first USERS users, to whom this writes for so many seconds."""
+    users = stage.users[:USERS]
+    admin = await asyncpg.connect(stage.postgres.url())
+    try:
+        homes = [await admin.fetchval(HOME, user) for user in users]
+        async with _told(stage, users) as replicas:
+            written, deleted = await _write(stage, homes, seconds)
+            existing = {row["id"].hex for row in await admin.fetch(EXISTING, [UUID(hex=each) for each in written])}
+            held: dict[str, set[str]] = {}
+
+            async def in_step() -> bool:
+                held["told"] = {message.hex for replica in replicas for message in replica.messages} & written
+                held["full"] = set(await full.tell("held"))
+                return held["told"] == held["full"] == existing
+
+            with suppress(BenchmarkError):  # the figures tell what is missing
+                await eventually("all devices in step", in_step, ARRIVAL)
+            await asyncio.sleep(2 * INTERVAL)  # the delta poll, too, has looked since the last commit
+            held["delta"] = set(await delta.tell("held"))
+    finally:
+        admin.terminate()
+    return {
+        "stress_written": len(written),
+        "stress_deleted": deleted,
+        "lost_in_stress": len(held["told"] ^ existing),
+        **{f"{name}_missed": len(existing - held[name]) for name in ("full", "delta")},
+        **{f"{name}_deletions_missed": len(held[name] - existing) for name in ("full", "delta")},
+    }
+
+
+@asynccontextmanager
+async def _told(stage: Stage, users: list[UUID]) -> AsyncIterator[list[Replica]]:
+    """What a live device of each of these users holds, as it changes."""
+
+    def device(user: UUID, replica: Replica) -> Device:
+        def token() -> str:
+            return mint(user, SECRET, audience="authenticated", issuer="benchmarks", lifetime=3_600, now=time.time())
+
+        def store(batch: Batch) -> None:
+            (replica.replace if batch.replaces else replica.apply)(batch.rows)
+
+        url = f"ws://127.0.0.1:{stage.server.port}/sync"
+        return Device(url, token=token, client_id=uuid4(), on_batch=store)
+
+    replicas = [Replica() for _ in users]
+    devices = [device(user, replica) for user, replica in zip(users, replicas, strict=True)]
+
+    async def all_live() -> bool:
+        return all(each.status is Status.LIVE for each in devices)
+
+    async with asyncio.TaskGroup() as tasks:
+        for each in devices:
+            tasks.create_task(each.run())
+        try:
+            await eventually("all devices of the stress live", all_live)
+            yield replicas
+        finally:
+            for each in devices:
+                await each.stop()
+
+
+async def _write(stage: Stage, homes: list[UUID], seconds: float) -> tuple[set[str], int]:
+    """Messages in transactions that stay open for a while. Returns their ids, and how many were deleted again."""
+    end = time.monotonic() + seconds
+    written: set[str] = set()
+    deleted = 0
+
+    async def work(connection: Any) -> None:
+        nonlocal deleted
+        mine: list[UUID] = []
+        while time.monotonic() < end:
+            message = uuid4()
+            async with connection.transaction():
+                await connection.execute(WRITE, message, random.choice(homes), stage.text())
+                await asyncio.sleep(random.uniform(0, OPEN))
+            mine.append(message)
+            written.add(message.hex)
+        old = mine[: round(len(mine) * DELETED)]
+        for message in old:  # one by one: a transaction over several users could deadlock with another
+            await connection.execute("DELETE FROM messages WHERE id = $1", message)
+        deleted += len(old)
+
+    with ExitStack() as stack:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(WRITERS):
+                connection = await asyncpg.connect(stage.postgres.url())
+                stack.callback(connection.terminate)
+                tasks.create_task(work(connection))
+    return written, deleted
