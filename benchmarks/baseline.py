@@ -30,8 +30,10 @@ import asyncpg
 import psutil
 
 from benchmarks import machine, stress
+from benchmarks.actors import ARRIVAL, Arrived, Devices
 from benchmarks.machine import BenchmarkError
-from benchmarks.stage import ARRIVAL, LIMIT, LOGIN, Arrived, Devices, Stage, Written, end, eventually, spawn
+from benchmarks.processes import LIMIT, end, eventually, spawn
+from benchmarks.stage import LOGIN, Stage, Written
 
 T = TypeVar("T")
 INTERVAL: Final = 30.0

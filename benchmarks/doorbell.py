@@ -27,7 +27,8 @@ from chitchat_dataset import Dataset
 
 from benchmarks import machine
 from benchmarks.machine import BenchmarkError
-from benchmarks.stage import LIMIT, SETTINGS, end, eventually, folder, launch
+from benchmarks.processes import LIMIT, end, eventually, folder, launch
+from benchmarks.stage import SETTINGS
 from server.postgres.embedded import EmbeddedPostgres, find_binaries
 from server.postgres.migrate import migrate
 

@@ -22,8 +22,10 @@ from typing import Final
 from uuid import uuid4
 
 from benchmarks import machine
+from benchmarks.actors import Devices
 from benchmarks.machine import BenchmarkError
-from benchmarks.stage import LIMIT, WRITERS, Devices, Stage, Written, end, folder, launch
+from benchmarks.processes import LIMIT, end, folder, launch
+from benchmarks.stage import WRITERS, Stage, Written
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position, owner_digest
 from protocol.frames import Message, Snapshot

@@ -15,8 +15,9 @@ import orjson
 from playwright.async_api import Locator, async_playwright
 
 from benchmarks import machine
+from benchmarks.actors import ARRIVAL
 from benchmarks.machine import BenchmarkError
-from benchmarks.stage import ARRIVAL, LIMIT, eventually, folder, spawn
+from benchmarks.processes import LIMIT, eventually, folder, spawn
 from server.demo.site import STATIC
 
 CHROMIUM: Final = Path("/usr/bin/chromium")

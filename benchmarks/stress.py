@@ -14,8 +14,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from benchmarks.actors import ARRIVAL, SECRET, Devices
 from benchmarks.machine import BenchmarkError
-from benchmarks.stage import ARRIVAL, SECRET, WRITERS, Devices, Stage, eventually
+from benchmarks.processes import eventually
+from benchmarks.stage import WRITERS, Stage
 from protocol.client import Batch
 from protocol.connect import Device, Status
 from protocol.replica import Replica

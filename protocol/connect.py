@@ -31,7 +31,7 @@ from protocol.client import (
 from protocol.close import Instruction
 from protocol.comeback import next_step, refresh_after
 from protocol.line import Socket, dial, hang_up
-from protocol.mutation import Mutation
+from protocol.mutation import Mutation, clock_ahead
 from protocol.outbox import Entry, Outbox
 from protocol.pusher import Pusher
 from protocol.wire import Encoding, ProtocolError
@@ -325,7 +325,8 @@ class Device:
             case Welcomed():
                 line.quiet = 2 * event.keepalive_ms / 1000
                 line.welcomed.set_result(event)
-                self._ahead = event.time - time.time_ns() // 1000
+                took = asyncio.get_running_loop().time() - line.opened
+                self._ahead = clock_ahead(self._ahead, event.time - time.time_ns() // 1000, round(took * 1_000_000))
                 self._become(Status.CATCHING_UP)
             case Batch():
                 if (storing := self._on_batch(event)) is not None:

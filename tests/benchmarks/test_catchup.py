@@ -47,7 +47,7 @@ async def test_what_does_not_arrive_is_counted(monkeypatch: pytest.MonkeyPatch) 
         return [*await written(self, user, count, together), uuid4().hex]
 
     monkeypatch.setattr(Stage, "write_many", one_more)
-    monkeypatch.setattr("benchmarks.stage.ARRIVAL", 0.1)
+    monkeypatch.setattr("benchmarks.actors.ARRIVAL", 0.1)
     async with stage(len(cases(50))) as made:
         found = await catchup(made, messages=100, rows=50, times=1)
     assert found["lost"] == sum(case.away is None for case in cases(50))

@@ -7,7 +7,7 @@ from benchmarks.stage import stage
 
 
 async def test_several_processes_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.stage.SHARE", 20)
+    monkeypatch.setattr("benchmarks.actors.SHARE", 20)
     async with stage(users=50) as made:
         found = await idle(made, seconds=0.2)
         await made.disconnect()

@@ -7,8 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from typer.main import get_command
 
 from benchmarks import results
+from benchmarks.__main__ import cli
 from benchmarks.charts import PLOTS
 from benchmarks.live import SHARES, percentile
 from benchmarks.machine import BenchmarkError
@@ -183,3 +185,9 @@ def test_a_result_is_a_line_for_each_run(tmp_path: Path) -> None:
 )
 def test_figures_are_said_in_three_digits(value: float, said: str) -> None:
     assert say(value) == said
+
+
+@pytest.mark.parametrize("command", sorted({command for plot in PLOTS for command in plot.commands}))
+def test_what_the_page_says_to_repeat_is_a_command(command: str) -> None:
+    name, *arguments = command.split()
+    get_command(cli).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]  # a group has them

@@ -1,0 +1,184 @@
+"""Who is on the stage: the real server, and the load generator's devices."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+import psutil
+
+from benchmarks import machine
+from benchmarks.machine import BenchmarkError
+from benchmarks.processes import LIMIT, end, eventually, spawn
+
+SECRET: Final = "a secret of the benchmarks, longer than 32 characters"
+ARRIVAL: Final = 20.0
+"""Seconds after the last commit in which its change must have arrived; then it counts as lost."""
+FEWEST: Final = 20_000.0
+"""Messages that arrive in a second, at the least, where there are so many that this is what takes the time."""
+SHARE: Final = 15_000
+"""Sockets of one process, the server's or the generator's; for more there are more of both. A hard limit of
+20,000 open files is common, and the kernel deals connections out by chance."""
+SLOWEST: Final = 100.0
+"""Devices that become live a second, at the least: a tenth of what one busy core does."""
+AT_ONCE: Final = 500
+"""Devices that connect at the same time where the crowd is not what is measured: well below the server's backlog."""
+
+Arrived = tuple[int, str, int]
+"""Number of the device, id of the message, instant of the read. User u has the devices u·per_user to u·per_user + …"""
+Tallied = tuple[int, int]
+"""How many devices a message reached exactly once, and the instant at which the last of them read it."""
+
+
+class Server:
+    """`python -m server serve` with its default settings, as one process or as several."""
+
+    def __init__(self, database_url: str, sockets_per_user: int, processes: int = 1) -> None:
+        foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of whoever runs us
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+            "DATABASE_URL": database_url,
+            "ATLAS_JWT_SECRET": SECRET,
+            "ATLAS_HOST": "127.0.0.1",
+            "ATLAS_SOCKETS_PER_USER": str(sockets_per_user),
+            "WEB_CONCURRENCY": str(processes),
+        }
+        self.processes = processes
+        self._process: asyncio.subprocess.Process | None = None
+        self._drain: asyncio.Task[bytes] | None = None
+        self.port = self.pid = 0
+
+    async def start(self, **settings: str) -> int:
+        """Start, on the same port as before if there was a before. Returns the instant at which its last process said
+        `serving`."""
+        environment = {**self._environment, "PORT": str(self.port), **settings}
+        pipe = asyncio.subprocess.PIPE
+        self._process = await spawn("server", "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
+        log = self._process.stderr
+        assert log is not None
+        last, serving = b"nothing", 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                async for last in log:
+                    serving += b'"serving"' in last
+                    if serving == self.processes:
+                        now = time.monotonic_ns()
+                        self.port, self.pid = orjson.loads(last)["port"], self._process.pid
+                        # The rest of its log is only taken away: a full pipe would stop it.
+                        self._drain = asyncio.create_task(log.read())
+                        return now
+        raise BenchmarkError(f"The server did not come to serve; the last it said: {last.decode().strip()}.")
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            await end(self._process)
+        if self._drain is not None:
+            await self._drain
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes."""
+        return machine.cpu_seconds(self.pid, family=True)
+
+    def resident_bytes(self) -> int:
+        return sum(map(machine.resident_bytes, self._pids()))
+
+    def open_files(self) -> int:
+        return sum(map(machine.open_files, self._pids()))
+
+    def _pids(self) -> list[int]:
+        return [self.pid, *(child.pid for child in psutil.Process(self.pid).children())]
+
+
+class Devices:
+    """The load generator: one process, or several that share the devices; see `benchmarks.devices`."""
+
+    def __init__(self, processes: list[asyncio.subprocess.Process], count: int) -> None:
+        self._processes = processes
+        self.pid = processes[0].pid
+        self.count = count
+        self.connected = 0
+        """How many the last `connect` was about."""
+
+    async def prepare(self, users: list[str], conversations: list[str], per_user: int) -> None:
+        share = -(-self.count // len(self._processes))
+        common = {"users": users, "conversations": conversations, "per_user": per_user, "secret": SECRET}
+        given = [
+            {**common, "first": first, "count": min(share, self.count - first)} for first in range(0, self.count, share)
+        ]
+        await self._tell("prepare", given)
+
+    async def tell(self, command: str, **given: Any) -> Any:
+        """The answer of the only process: for what several cannot share."""
+        if len(self._processes) > 1:
+            raise BenchmarkError(f"More than {SHARE:,} devices can only be connected, and `{command}` asks for more.")
+        (answer,) = await self._tell(command, [given])
+        return answer
+
+    async def tell_all(self, command: str, **given: Any) -> list[Any]:
+        return await self._tell(command, [given] * len(self._processes))
+
+    async def _tell(self, command: str, given: list[dict[str, Any]]) -> list[Any]:
+        for process, mine in zip(self._processes, given, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(orjson.dumps([command, mine]) + b"\n")
+        answers = []
+        for process in self._processes:
+            assert process.stdout is not None
+            line = await process.stdout.readline()
+            if not line:
+                raise BenchmarkError("The load generator ended; what it wrote above says why.")
+            answers.append(orjson.loads(line))
+        return answers
+
+    def cpu_seconds(self) -> float:
+        return sum(machine.cpu_seconds(process.pid) for process in self._processes)
+
+    async def state(self) -> dict[str, Any]:
+        """Of all processes together. Raises BenchmarkError when something has happened to a device that must not."""
+        states = await self.tell_all("state")
+        for state in states:
+            if state["trouble"]:
+                raise BenchmarkError(f"A device was not served ({state['trouble']}).")
+        together: dict[str, Callable[[Iterable[int]], int]] = {
+            "live": sum,
+            "arrived": sum,
+            "began": min,
+            "last_live": max,
+        }
+        return {key: merge(state[key] for state in states) for key, merge in together.items()}
+
+    async def connect(self, port: int, at_once: int = AT_ONCE, only: list[int] | None = None) -> dict[str, Any]:
+        """Connect all, or `only` these. Returns the state once every one is live."""
+        self.connected = self.count if only is None else len(only)
+        await self.tell_all("connect", port=port, at_once=-(-at_once // len(self._processes)), only=only)
+
+        async def all_live() -> bool:
+            return bool((await self.state())["live"] == self.connected)
+
+        limit = LIMIT + self.connected / SLOWEST
+        await eventually(f"all of {self.connected:,} devices live", all_live, limit)
+        return await self.state()
+
+    async def arrivals(self, expected: int) -> list[Arrived]:
+        """What has arrived once `expected` messages have, or all that came in time: the caller counts what is lost."""
+        await self._arrived(expected)
+        arrivals = await self.tell_all("arrivals")
+        return [(device, message, at) for some in arrivals for device, message, at in some]
+
+    async def tallies(self, expected: int) -> tuple[int, dict[str, Tallied]]:
+        """The same for devices that were told to `tally`: in how many frames, and by message."""
+        await self._arrived(expected)
+        said = await self.tell("tallies")
+        return said["frames"], {message: (devices, at) for message, devices, at in said["messages"]}
+
+    async def _arrived(self, expected: int) -> None:
+        async def all_arrived() -> bool:
+            return bool((await self.state())["arrived"] >= expected)
+
+        with suppress(BenchmarkError):
+            await eventually("all arrived", all_arrived, ARRIVAL + expected / FEWEST)
+        await self.state()  # a device in trouble is no mere loss
