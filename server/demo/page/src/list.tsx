@@ -49,6 +49,10 @@ function useUnread({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | '
   return unread;
 }
 
+/** Nothing but its room before it was read. */
+const preview = (text: string | null | undefined): string =>
+  text === undefined ? '\u00a0' : (text ?? 'No messages yet');
+
 export function ConversationList(props: Props) {
   const { device, list, loadOlder, chosen, onOpen, onCreate } = props;
   const rows = list?.rows ?? NONE;
@@ -104,7 +108,7 @@ export function ConversationList(props: Props) {
               <time class="list-time" dateTime={machineTime(row.updatedAt)}>
                 {briefly(row.updatedAt)}
               </time>
-              <span class="list-preview">{previews.get(row.id) ?? 'No messages yet'}</span>
+              <span class="list-preview">{preview(previews.get(row.id))}</span>
               <span class="list-mark">
                 {row.state === 'pending' && <Mark icon="clock" words="Not saved yet" />}
                 {row.state === 'rejected' && <Mark icon="alert" words="Not accepted" />}

@@ -11,21 +11,21 @@ const LENGTH = 120;
 /** Milliseconds that previews may lag, so that reading them delays no message. */
 const LATER = 80;
 
-async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, string>> {
+async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, string | null>> {
   return device.store.read(async (tx) => {
     const entries = await tx.entries();
-    const last = new Map<string, string>();
+    const last = new Map<string, string | null>();
     for (const id of ids) {
       const shown = showMessages(id, await tx.newestMessages(id, null, DEEP), entries, false).at(-1);
-      if (shown !== undefined) last.set(id, shown.content.slice(0, LENGTH));
+      last.set(id, shown?.content.slice(0, LENGTH) ?? null);
     }
     return last;
   });
 }
 
-/** Read again whenever the list was; one reading at a time. */
-export function usePreviews(device: Device, rows: readonly ShownConversation[]): ReadonlyMap<string, string> {
-  const [previews, setPreviews] = useState<ReadonlyMap<string, string>>(new Map());
+/** null: it has no messages. Read again whenever the list was; one reading at a time. */
+export function usePreviews(device: Device, rows: readonly ShownConversation[]): ReadonlyMap<string, string | null> {
+  const [previews, setPreviews] = useState<ReadonlyMap<string, string | null>>(new Map());
   const wanted = useRef(rows);
   const reading = useRef(false);
   const gone = useRef(false);
