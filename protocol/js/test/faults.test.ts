@@ -1,27 +1,13 @@
 /** What goes wrong around the library, and what must not come of it. */
 
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 
 import { MemoryStore } from '../src/store/memory.js';
-import { createSync, type Status, type Sync, type SyncOptions } from '../src/sync.js';
-import { ModelServer } from './support/model.js';
+import type { Status, Sync } from '../src/sync.js';
+import { App } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
-import { type Tab, World } from './support/world.js';
 
-const USER = id(1);
-let server: ModelServer;
-let world: World;
-let syncs: Sync[];
-
-beforeEach(() => {
-  server = new ModelServer();
-  world = new World(server);
-  syncs = [];
-});
-afterEach(async () => {
-  for (const sync of syncs) await end(sync);
-  expect(world.network.lines.size).toBe(0);
-});
+const app = new App();
 
 /** A store that outlives its users, and whose writes fail or are slow when the test says so. */
 class Shared extends MemoryStore {
@@ -37,137 +23,105 @@ class Shared extends MemoryStore {
   override async close(): Promise<void> {}
 }
 
-function alone(store: Shared, tab: Tab = world.tab()): Sync {
-  const sync = createSync({
-    url: 'wss://test/sync',
-    store,
-    user: USER,
-    encoding: 'json',
-    environment: tab.environment(),
-  });
-  syncs.push(sync);
-  return sync;
-}
-
-function open(store: Shared, tab: Tab = world.tab(), options: Partial<SyncOptions> = {}): Sync {
-  const sync = createSync({
-    url: 'wss://test/sync',
-    store,
-    user: USER,
-    getToken: () => 'token',
-    encoding: 'json',
-    environment: tab.environment(),
-    ...options,
-  });
-  syncs.push(sync);
-  return sync;
-}
-
-async function end(sync: Sync): Promise<void> {
-  const closing = sync.close();
-  await world.clock.pass(0);
-  await closing;
-}
-
 const status = (sync: Sync): Promise<Status> => sync.status.read();
 
 it("another user's store is never sent, whatever is tried", async () => {
   const store = new Shared();
-  const theirs = open(store, world.tab(), { user: id(7), getToken: () => Promise.reject(new Error('none')) });
+  const theirs = app.open({ store, user: id(7), getToken: () => Promise.reject(new Error('none')) });
   await theirs.createConversation('secret');
-  await end(theirs);
-  const mine = open(store);
+  await app.end(theirs);
+  const mine = app.open({ store });
   mine.reconnect();
   await expect(mine.ready).rejects.toThrow("another user's");
   mine.reconnect();
-  await world.clock.pass(60_000);
-  expect(world.network.attempts).toEqual([]);
+  await app.world.clock.pass(60_000);
+  expect(app.world.network.attempts).toEqual([]);
 });
 
 it('a write that was under way when its tab closed succeeds, and its promise says so', async () => {
   const store = new Shared();
-  const sync = open(store);
-  await world.clock.pass(0);
+  const sync = app.open({ store });
+  await app.world.clock.pass(0);
   store.slow = true;
   const writing = sync.createConversation('x');
   await new Promise((resolve) => setImmediate(resolve));
-  await end(sync);
+  await app.end(sync);
   await expect(writing).resolves.toMatch(/-/);
 });
 
 it('who waits for pages of a leader that closes is told by the next one, or that there is none', async () => {
   for (let n = 1; n <= 3; n++) {
-    const at = (world.clock.now() - 10_000_000) * 1000;
-    server.push(id(99), n, [['+c', C(n), `c${n}`, at]]);
-    for (let i = 1; i <= 60; i++) server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
+    const at = (app.world.clock.now() - 10_000_000) * 1000;
+    app.server.push(id(99), n, [['+c', C(n), `c${n}`, at]]);
+    for (let i = 1; i <= 60; i++) app.server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
   }
   const store = new Shared();
-  const leader = open(store, world.tab(), { window: { conversations: 3, messages: 2 } });
-  const others = [1, 2, 3].map(() => open(store));
-  await world.clock.pass(0);
-  world.network.mode = 'dead';
+  const leader = app.open({ store, window: { conversations: 3, messages: 2 } });
+  const others = [1, 2, 3].map(() => app.open({ store }));
+  await app.world.clock.pass(0);
+  app.world.network.mode = 'dead';
   const waiting = others.map((sync, i) => sync.messages(C(i + 1), { limit: 2 }).loadOlder(3));
-  await end(leader);
-  world.network.mode = 'up';
-  await world.clock.pass(40_000);
+  await app.end(leader);
+  app.world.network.mode = 'up';
+  await app.world.clock.pass(40_000);
   for (const older of await Promise.all(waiting)) expect(['here', 'offline']).toContain(older);
 });
 
 it('a tab without a token never leads where another one has one', async () => {
   const store = new Shared();
-  const without = alone(store);
-  await world.clock.pass(0);
-  const withToken = open(store);
-  await world.clock.pass(0);
+  const without = app.alone({ store });
+  await app.world.clock.pass(0);
+  const withToken = app.open({ store });
+  await app.world.clock.pass(0);
   without.reconnect();
-  await world.clock.pass(10_000);
-  expect(world.network.attempts).toHaveLength(2); // the second because it was asked for
+  await app.world.clock.pass(10_000);
+  expect(app.world.network.attempts).toHaveLength(2); // the second because it was asked for
   for (const sync of [without, withToken]) expect((await status(sync)).state).toBe('live');
-  await end(withToken);
+  await app.end(withToken);
   expect((await status(without)).state).toBe('offline');
 });
 
 it('a downgrade by a tab whose leader is frozen reaches that one when it thaws', async () => {
   const store = new Shared();
-  const [first, second] = [world.tab(), world.tab()];
-  const [a, b] = [open(store, first), open(store, second)];
-  await world.clock.pass(2_000);
+  const [first, second] = [app.world.tab(), app.world.tab()];
+  const [a, b] = [app.open({ store, environment: first.environment() }), app.open({ store, environment: second.environment() })];
+  await app.world.clock.pass(2_000);
   first.freeze();
   second.look();
   await b.downgrade();
-  await world.clock.pass(30_000);
+  await app.world.clock.pass(30_000);
   first.thaw();
-  await world.clock.pass(30_000);
-  expect(world.network.lines.size).toBe(0);
+  await app.world.clock.pass(30_000);
+  expect(app.world.network.lines.size).toBe(0);
   for (const sync of [a, b]) expect((await status(sync)).state).toBe('local');
 });
 
 it('a tab that was replaced while its store failed comes back when somebody looks', async () => {
   const store = new Shared();
-  const tab = world.tab();
-  const sync = open(store, tab);
-  await world.clock.pass(0);
-  for (const peer of [...server.peers]) {
+  const tab = app.world.tab();
+  const sync = app.open({ store, environment: tab.environment() });
+  await app.world.clock.pass(0);
+  for (const peer of [...app.server.peers]) {
     peer.say({ t: 'error', code: 'replaced', message: '', retryable: false });
     peer.shut(4302);
   }
   store.broken = true;
-  await world.clock.pass(0);
+  await app.world.clock.pass(0);
   store.broken = false;
   tab.look();
-  await world.clock.pass(1_000);
+  await app.world.clock.pass(1_000);
   expect((await status(sync)).state).toBe('live');
 });
 
 it('a renewal that the store refuses leaves the connection as it was', async () => {
   const store = new Shared();
-  const sync = open(store);
-  await world.clock.pass(0);
+  const sync = app.open({ store });
+  await app.world.clock.pass(0);
   store.broken = true;
   const renewing = sync.renew();
   await expect(renewing).rejects.toThrow('broken');
   store.broken = false;
-  await world.clock.pass(31_000);
+  await app.world.clock.pass(31_000);
   expect((await status(sync)).state).toBe('live');
 });
 
@@ -179,7 +133,7 @@ it('a device that never synced shows all that it has', async () => {
       Array.from({ length: 120 }, (_, i) => message(1001 + i, 1, 0, { createdAt: 1_000_000 * (i + 1) })),
     );
   });
-  const query = alone(store).messages(C(1), { limit: 50 });
+  const query = app.alone({ store }).messages(C(1), { limit: 50 });
   expect(await query.read()).toMatchObject({ more: true });
   expect(await query.loadOlder(50)).toBe('here');
   expect(await query.loadOlder(50)).toBe('here');

@@ -1,6 +1,6 @@
 /** The whole library in a world whose time, network and tabs the test holds in its hand. */
 
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
@@ -8,59 +8,28 @@ import type { TokenReason } from '../src/socket.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { StoreError, type Store } from '../src/store.js';
-import { createSync, type Status, type Sync, type SyncOptions } from '../src/sync.js';
-import { ModelServer } from './support/model.js';
+import type { Status, Sync } from '../src/sync.js';
+import { App, USER } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
-import { quiet, type Tab, World } from './support/world.js';
+import { quiet } from './support/world.js';
 
-const USER = id(1);
-let server: ModelServer;
-let world: World;
-let syncs: Sync[];
-
-beforeEach(() => {
-  server = new ModelServer();
-  world = new World(server);
-  syncs = [];
-});
-afterEach(async () => {
-  for (const sync of syncs) {
-    const closing = sync.close();
-    await world.clock.pass(0);
-    await closing;
-  }
-  expect(world.network.lines.size).toBe(0);
-});
-
-function open(options: Partial<SyncOptions> = {}, tab: Tab = world.tab()): Sync {
-  const sync = createSync({
-    url: 'wss://test/sync',
-    store: new MemoryStore(),
-    user: USER,
-    getToken: () => 'token',
-    encoding: 'json',
-    environment: tab.environment(),
-    ...options,
-  });
-  syncs.push(sync);
-  return sync;
-}
+const app = new App();
 
 const status = (sync: Sync): Promise<Status> => sync.status.read();
 const texts = async (sync: Sync, conversation = C(1)): Promise<string[]> =>
   (await sync.messages(conversation).read()).rows.map((row) => row.content);
-const now = (): number => world.clock.now() * 1000;
+const now = (): number => app.world.clock.now() * 1000;
 
 /** What another device has written: a conversation with messages 1 … count, a second apart. */
 function history(n: number, count: number, at = now() - 10_000_000_000): void {
-  server.push(id(99), (server.state.clients.get(id(99))?.n ?? 0) + 1, [['+c', C(n), `c${n}`, at]]);
-  for (let i = 1; i <= count; i++) server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
+  app.server.push(id(99), (app.server.state.clients.get(id(99))?.n ?? 0) + 1, [['+c', C(n), `c${n}`, at]]);
+  for (let i = 1; i <= count; i++) app.server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
 }
 
 describe('offline first', () => {
   it('shows at once what was written, and says how far it has come', async () => {
-    world.network.mode = 'down';
-    const sync = open();
+    app.world.network.mode = 'down';
+    const sync = app.open();
     const home = await sync.createConversation('Trip');
     await sync.sendMessage(home, 'Hello');
     expect((await sync.conversations().read()).rows).toMatchObject([{ title: 'Trip', state: 'pending' }]);
@@ -69,28 +38,28 @@ describe('offline first', () => {
       more: false,
     });
     expect(await status(sync)).toMatchObject({ pending: 2, lastLive: null });
-    world.network.mode = 'up';
-    await world.clock.pass(2_000);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(2_000);
     expect((await sync.messages(home).read()).rows).toMatchObject([{ content: 'Hello', state: 'synced' }]);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null, tier: null });
     expect((await status(sync)).lastLive).toBeGreaterThan(0);
   });
 
   it('writes by the clock of the server, each instant after the one before', async () => {
-    server.now = () => world.clock.now() - 86_400_000;
-    const sync = open();
-    await world.clock.pass(0);
+    app.server.now = () => app.world.clock.now() - 86_400_000;
+    const sync = app.open();
+    await app.world.clock.pass(0);
     const home = await sync.createConversation();
     await Promise.all([sync.sendMessage(home, 'a'), sync.sendMessage(home, 'b')]);
     const { rows } = await sync.messages(home).read();
     expect(rows.map((row) => row.content)).toEqual(['a', 'b']);
-    expect(rows[0]?.createdAt).toBe((world.clock.now() - 86_400_000) * 1000 + 1);
-    expect(rows[1]?.createdAt).toBe((world.clock.now() - 86_400_000) * 1000 + 2);
+    expect(rows[0]?.createdAt).toBe((app.world.clock.now() - 86_400_000) * 1000 + 1);
+    expect(rows[1]?.createdAt).toBe((app.world.clock.now() - 86_400_000) * 1000 + 2);
   });
 
   it('refuses what can never be sent, and keeps nothing of it', async () => {
-    const sync = open();
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
     const home = await sync.createConversation();
     await expect(sync.sendMessage(home, 'a\0b')).rejects.toThrow(WriteError);
     await expect(sync.sendMessage(home, '\ud800')).rejects.toThrow('surrogate');
@@ -99,17 +68,17 @@ describe('offline first', () => {
     await expect(sync.editMessage(M(1), 'x')).rejects.toThrow('no such message');
     await expect(sync.renameConversation(C(9), 'x')).rejects.toThrow('no such conversation');
     await expect(sync.discard(77)).rejects.toThrow(WriteError);
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect(await status(sync)).toMatchObject({ pending: 0, rejected: 0 });
   });
 
   it('keeps what was rejected: to correct and retry, or to discard', async () => {
-    const sync = open();
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
     const home = await sync.createConversation('x');
     await sync.sendMessage(home, 'refuse me');
     await sync.sendMessage(home, 'fine');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     const shown = (await sync.messages(home).read()).rows;
     expect(shown).toMatchObject([
       { content: 'refuse me', state: 'rejected', code: 'refused', reason: 'It cannot be.' },
@@ -118,43 +87,43 @@ describe('offline first', () => {
     expect(await sync.quarantine.read()).toHaveLength(1);
     await expect(sync.editMessage(shown[0]?.id ?? '', 'x')).rejects.toThrow('retry or discard');
     await sync.retry(shown[0]?.key ?? -1, 'take me');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect((await sync.messages(home).read()).rows).toMatchObject([
       { content: 'take me', state: 'synced' },
       { content: 'fine' },
     ]);
     await sync.sendMessage(home, 'refuse me again');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     await sync.discard((await sync.quarantine.read())[0]?.key ?? -1);
     expect(await texts(sync, home)).toEqual(['take me', 'fine']);
   });
 
   it('belongs to one user', async () => {
     const store = new MemoryStore();
-    await open({ store }).ready;
-    const other = open({ store, user: id(2) });
+    await app.open({ store }).ready;
+    const other = app.open({ store, user: id(2) });
     await expect(other.ready).rejects.toThrow(StoreError);
     await expect(other.sendMessage(C(1), 'x')).rejects.toThrow("another user's");
   });
 
   it('a query tells its listeners, once for what came together, and rests when nobody listens', async () => {
-    const sync = open();
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
     history(1, 0);
     const query = sync.messages(C(1));
     let told = 0;
     const stop = query.subscribe(() => told++);
     await quiet();
     const before = told;
-    server.message(C(1), M(1), 'a', now());
-    server.message(C(1), M(2), 'b', now() + 1);
-    await world.clock.pass(0);
+    app.server.message(C(1), M(1), 'a', now());
+    app.server.message(C(1), M(2), 'b', now() + 1);
+    await app.world.clock.pass(0);
     expect(query.value?.rows.map((row) => row.content)).toEqual(['a', 'b']);
     expect(told - before).toBeLessThanOrEqual(4);
     stop();
     const after = told;
-    server.message(C(1), M(3), 'c', now() + 2);
-    await world.clock.pass(0);
+    app.server.message(C(1), M(3), 'c', now() + 2);
+    await app.world.clock.pass(0);
     expect(told).toBe(after);
     expect((await query.read()).rows).toHaveLength(3);
   });
@@ -162,112 +131,112 @@ describe('offline first', () => {
 
 describe('coming back', () => {
   it('waits twice as long each time, and not at all when somebody looks', async () => {
-    world.network.mode = 'down';
-    const tab = world.tab();
-    open({}, tab);
-    await world.clock.pass(40_000);
-    const waits = world.network.attempts.slice(1).map((at, i) => at - (world.network.attempts[i] ?? 0));
+    app.world.network.mode = 'down';
+    const tab = app.world.tab();
+    app.open({ environment: tab.environment() });
+    await app.world.clock.pass(40_000);
+    const waits = app.world.network.attempts.slice(1).map((at, i) => at - (app.world.network.attempts[i] ?? 0));
     expect(waits).toEqual([500, 1000, 2000, 4000, 8000, 15_000]);
-    const before = world.network.attempts.length;
+    const before = app.world.network.attempts.length;
     tab.look();
-    await world.clock.pass(0);
-    expect(world.network.attempts.length).toBe(before + 1);
+    await app.world.clock.pass(0);
+    expect(app.world.network.attempts.length).toBe(before + 1);
   });
 
   it('obeys the advice of the server, also when somebody looks', async () => {
-    const tab = world.tab();
-    const sync = open({}, tab);
-    await world.clock.pass(0);
-    for (const peer of [...server.peers]) {
+    const tab = app.world.tab();
+    const sync = app.open({ environment: tab.environment() });
+    await app.world.clock.pass(0);
+    for (const peer of [...app.server.peers]) {
       peer.say({ t: 'error', code: 'going_away', message: '', retryable: true, retry_after: 5000 });
       peer.shut(4000);
     }
-    await world.clock.pass(100);
+    await app.world.clock.pass(100);
     tab.look();
-    await world.clock.pass(4_800);
-    expect(world.network.attempts).toHaveLength(1);
+    await app.world.clock.pass(4_800);
+    expect(app.world.network.attempts).toHaveLength(1);
     expect((await status(sync)).state).toBe('offline');
-    await world.clock.pass(200);
+    await app.world.clock.pass(200);
     expect((await status(sync)).state).toBe('live');
   });
 
   it('notices a line that is dead by its silence, and at once after waking up', async () => {
-    const tab = world.tab();
-    const sync = open({}, tab);
-    await world.clock.pass(0);
-    world.network.mode = 'dead';
-    await world.clock.pass(2 * server.keepalive - 1);
-    expect(world.network.attempts).toHaveLength(1);
-    world.network.mode = 'up';
-    await world.clock.pass(1_000);
-    expect(world.network.attempts).toHaveLength(2);
+    const tab = app.world.tab();
+    const sync = app.open({ environment: tab.environment() });
+    await app.world.clock.pass(0);
+    app.world.network.mode = 'dead';
+    await app.world.clock.pass(2 * app.server.keepalive - 1);
+    expect(app.world.network.attempts).toHaveLength(1);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(1_000);
+    expect(app.world.network.attempts).toHaveLength(2);
     expect((await status(sync)).state).toBe('live');
-    world.network.mode = 'dead';
+    app.world.network.mode = 'dead';
     tab.look();
-    await world.clock.pass(2_400);
-    expect(world.network.attempts).toHaveLength(2);
-    world.network.mode = 'up';
-    await world.clock.pass(1_200);
-    expect(world.network.attempts).toHaveLength(3);
+    await app.world.clock.pass(2_400);
+    expect(app.world.network.attempts).toHaveLength(2);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(1_200);
+    expect(app.world.network.attempts).toHaveLength(3);
     tab.look();
-    await world.clock.pass(3_000);
-    expect(world.network.attempts).toHaveLength(3);
+    await app.world.clock.pass(3_000);
+    expect(app.world.network.attempts).toHaveLength(3);
   });
 
   it('catches up with what it missed, from its cursor', async () => {
-    const sync = open();
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
     history(1, 2);
-    await world.clock.pass(0);
-    world.network.mode = 'down';
-    world.network.cut();
-    server.message(C(1), M(9), 'missed', now());
-    await world.clock.pass(100);
+    await app.world.clock.pass(0);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    app.server.message(C(1), M(9), 'missed', now());
+    await app.world.clock.pass(100);
     expect(await texts(sync)).toEqual(['1', '2']);
-    world.network.mode = 'up';
-    await world.clock.pass(2_000);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(2_000);
     expect(await texts(sync)).toEqual(['1', '2', 'missed']);
   });
 
   it('breaks off with 4000 when the server breaks the protocol, and comes back', async () => {
-    const sync = open();
-    await world.clock.pass(0);
-    const [line] = world.network.lines;
-    for (const peer of server.peers) peer.say({ t: 'changes', from: 'AAAA', to: 'AAAB', rows: [], seq: 1 });
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    const [line] = app.world.network.lines;
+    for (const peer of app.server.peers) peer.say({ t: 'changes', from: 'AAAA', to: 'AAAB', rows: [], seq: 1 });
+    await app.world.clock.pass(0);
     expect(line?.closedWith).toEqual([4000]);
     expect((await status(sync)).error).toMatchObject({ code: 'ProtocolError' });
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     expect(await status(sync)).toMatchObject({ state: 'live', error: null });
   });
 
   it('starts over after 42xx; unsent writes stay', async () => {
-    const sync = open();
-    await world.clock.pass(0);
+    const sync = app.open();
+    await app.world.clock.pass(0);
     history(1, 1);
-    await world.clock.pass(0);
-    for (const peer of [...server.peers]) {
+    await app.world.clock.pass(0);
+    for (const peer of [...app.server.peers]) {
       peer.say({ t: 'error', code: 'position_lost', message: '', retryable: true });
       peer.shut(4200);
     }
     await sync.sendMessage(C(1), 'mine');
-    await world.clock.pass(2_000);
+    await app.world.clock.pass(2_000);
     expect(await texts(sync)).toEqual(['1', 'mine']);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
   });
 
   it('sends a refused push again, when the server says, on a later connection neither earlier', async () => {
-    const sync = open();
-    await world.clock.pass(0);
-    server.refusals.push({ code: 'slow_down', retry_after: 8_000 });
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    app.server.refusals.push({ code: 'slow_down', retry_after: 8_000 });
     const home = await sync.createConversation('x');
-    await world.clock.pass(1_000);
-    world.network.cut();
-    await world.clock.pass(6_500);
+    await app.world.clock.pass(1_000);
+    app.world.network.cut();
+    await app.world.clock.pass(6_500);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 1 });
-    await world.clock.pass(3_000);
+    await app.world.clock.pass(3_000);
     expect(await status(sync)).toMatchObject({ pending: 0 });
-    expect(server.state.conversations.has(home)).toBe(true);
+    expect(app.server.state.conversations.has(home)).toBe(true);
   });
 
   it('sends nothing again whose answer is on its way into the store', async () => {
@@ -278,13 +247,13 @@ describe('coming back', () => {
         return written;
       }
     }
-    const sync = open({ store: new Slow() });
-    await world.clock.pass(0);
+    const sync = app.open({ store: new Slow() });
+    await app.world.clock.pass(0);
     const home = await sync.createConversation('x');
     for (let i = 0; i < 20; i++) await sync.sendMessage(home, `${i}`);
-    for (let i = 0; i < 20; i++) await world.clock.pass(0);
+    for (let i = 0; i < 20; i++) await app.world.clock.pass(0);
     expect(await status(sync)).toMatchObject({ pending: 0 });
-    expect(server.repeats).toBe(0);
+    expect(app.server.repeats).toBe(0);
   });
 
   it('comes to connect although the store was full, or out of order, when it began', async () => {
@@ -299,17 +268,17 @@ describe('coming back', () => {
     }
     for (const how of ['full', 'all'] as const) {
       const store = new Failing();
-      const [first, second] = [open({ store }), open({ store })];
+      const [first, second] = [app.open({ store }), app.open({ store })];
       await Promise.all([first.ready, second.ready]);
       const stop = second.status.subscribe(() => undefined);
       store.broken = how;
       await first.close();
-      await world.clock.pass(10_000);
+      await app.world.clock.pass(10_000);
       if (how === 'full') {
         expect(await status(second)).toMatchObject({ state: 'offline', error: { code: 'QuotaExceededError' } });
       }
       store.broken = 'no';
-      await world.clock.pass(31_000);
+      await app.world.clock.pass(31_000);
       expect(await status(second)).toMatchObject({ state: 'live', error: null });
       stop();
       await second.close();
@@ -317,17 +286,17 @@ describe('coming back', () => {
   });
 
   it('stays away when the server says so, until it is told to try again', async () => {
-    const sync = open();
-    await world.clock.pass(0);
-    for (const peer of [...server.peers]) {
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    for (const peer of [...app.server.peers]) {
       peer.say({ t: 'error', code: 'bad_frame', message: 'what?', retryable: false });
       peer.shut(4300);
     }
-    await world.clock.pass(3_600_000);
-    expect(world.network.attempts).toHaveLength(1);
+    await app.world.clock.pass(3_600_000);
+    expect(app.world.network.attempts).toHaveLength(1);
     expect(await status(sync)).toMatchObject({ state: 'offline', error: { code: 'bad_frame', message: 'what?' } });
     sync.reconnect();
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect((await status(sync)).state).toBe('live');
   });
 });
@@ -336,51 +305,51 @@ describe('tokens', () => {
   it("does not say hello with another user's, whoever has signed in meanwhile", async () => {
     const of = (sub: string): string => `head.${btoa(JSON.stringify({ sub }))}.signature`;
     let token = of(id(2));
-    const sync = open({ getToken: () => token });
+    const sync = app.open({ getToken: () => token });
     await sync.createConversation('mine');
-    await world.clock.pass(60_000);
+    await app.world.clock.pass(60_000);
     expect(await status(sync)).toMatchObject({ pending: 1, error: { message: expect.stringContaining("another user's") } });
-    expect(server.state.clients.size).toBe(0);
+    expect(app.server.state.clients.size).toBe(0);
     token = of(USER);
-    await world.clock.pass(31_000); // the longest pause between two attempts
+    await app.world.clock.pass(31_000); // the longest pause between two attempts
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
   });
 
   it('are asked for again before the one in use ends', async () => {
     const reasons: TokenReason[] = [];
-    server.tokenLife = 600_000;
-    open({ getToken: (reason) => `token ${reasons.push(reason)}` });
-    await world.clock.pass(0);
+    app.server.tokenLife = 600_000;
+    app.open({ getToken: (reason) => `token ${reasons.push(reason)}` });
+    await app.world.clock.pass(0);
     // Heartbeats keep the line alive.
     for (let i = 0; i < 60; i++) {
-      for (const peer of server.peers) peer.say({ t: 'pong' });
-      await world.clock.pass(20_000);
+      for (const peer of app.server.peers) peer.say({ t: 'pong' });
+      await app.world.clock.pass(20_000);
     }
-    expect(world.network.attempts).toHaveLength(1);
+    expect(app.world.network.attempts).toHaveLength(1);
     expect(reasons).toEqual(['connecting', 'expiring', 'expiring']);
   });
 
   it('that were refused are not sent again', async () => {
     const reasons: TokenReason[] = [];
     let token = 'stale';
-    server.tokens = (offered) => offered === 'fresh';
-    const sync = open({ getToken: (reason) => (reasons.push(reason), token) });
-    await world.clock.pass(20_000);
-    expect(world.network.attempts).toHaveLength(1);
+    app.server.tokens = (offered) => offered === 'fresh';
+    const sync = app.open({ getToken: (reason) => (reasons.push(reason), token) });
+    await app.world.clock.pass(20_000);
+    expect(app.world.network.attempts).toHaveLength(1);
     expect(reasons.slice(0, 3)).toEqual(['connecting', 'refused', 'refused']);
     token = 'fresh';
-    await world.clock.pass(30_000);
+    await app.world.clock.pass(30_000);
     expect((await status(sync)).state).toBe('live');
-    expect(world.network.attempts).toHaveLength(2);
+    expect(app.world.network.attempts).toHaveLength(2);
   });
 
   it('that do not come, or come late, keep nobody offline for ever', async () => {
     let asked = 0;
-    const sync = open({
+    const sync = app.open({
       getToken: () =>
         asked++ === 0 ? new Promise<string>(() => undefined) : asked === 2 ? Promise.reject(new Error('no')) : 't',
     });
-    await world.clock.pass(63_000);
+    await app.world.clock.pass(63_000);
     expect(asked).toBe(3);
     expect((await status(sync)).state).toBe('live');
   });
@@ -391,20 +360,20 @@ describe('histories', () => {
 
   it('are shown from where nothing is missing; older ones come from the store, then the server', async () => {
     for (let n = 1; n <= 4; n++) history(n, 20, now() - 10_000_000_000 + n * 1_000_000_000);
-    const sync = open({ window: WINDOW });
-    await world.clock.pass(0);
+    const sync = app.open({ window: WINDOW });
+    await app.world.clock.pass(0);
     const list = sync.conversations({ limit: 2 });
     expect((await list.read()).rows.map((row) => row.id)).toEqual([C(4), C(3)]);
     expect(list.value?.more).toBe(true);
     const query = sync.messages(C(4), { limit: 3 });
     expect((await query.read()).rows.map((row) => row.content)).toEqual(['18', '19', '20']);
 
-    world.network.mode = 'down';
-    world.network.cut();
-    await world.clock.pass(0);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await app.world.clock.pass(0);
     expect(await query.loadOlder(4)).toBe('offline');
-    world.network.mode = 'up';
-    await world.clock.pass(5_000);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(5_000);
     const seen: string[] = [];
     for (;;) {
       const older = query.loadOlder(4);
@@ -423,10 +392,10 @@ describe('histories', () => {
 
   it('never show an old message as if nothing were between', async () => {
     history(1, 20);
-    const sync = open({ window: WINDOW });
-    await world.clock.pass(0);
-    server.push(id(98), 1, [['~m', M(1005), server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()]]);
-    await world.clock.pass(0);
+    const sync = app.open({ window: WINDOW });
+    await app.world.clock.pass(0);
+    app.server.push(id(98), 1, [['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()]]);
+    await app.world.clock.pass(0);
     expect(await texts(sync)).toEqual(['18', '19', '20']);
     const query = sync.messages(C(1), { limit: 3 });
     for (let i = 0; i < 6; i++) {
@@ -440,18 +409,18 @@ describe('histories', () => {
 
   it('that nothing is known about are marked, and fetched as soon as that is possible', async () => {
     for (let n = 1; n <= 4; n++) history(n, 8, now() - 10_000_000_000 + n * 1_000_000_000);
-    const sync = open({ window: WINDOW });
-    await world.clock.pass(0);
-    server.message(C(1), M(1), 'news', now());
-    await world.clock.pass(0);
-    world.network.mode = 'down';
-    world.network.cut();
-    await world.clock.pass(0);
+    const sync = app.open({ window: WINDOW });
+    await app.world.clock.pass(0);
+    app.server.message(C(1), M(1), 'news', now());
+    await app.world.clock.pass(0);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await app.world.clock.pass(0);
     const query = sync.messages(C(1), { limit: 5 });
     expect(await query.read()).toMatchObject({ rows: [{ content: 'news', hole: true }], more: true });
     const stop = query.subscribe(() => undefined);
-    world.network.mode = 'up';
-    await world.clock.pass(5_000);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(5_000);
     expect(query.value?.rows.map((row) => [row.content, row.hole])).toEqual(
       ['5', '6', '7', '8', 'news'].map((text) => [text, false]),
     );
@@ -460,10 +429,10 @@ describe('histories', () => {
 
   it('of a conversation that somebody else has just begun are whole', async () => {
     history(1, 1);
-    const sync = open({ window: WINDOW });
-    await world.clock.pass(0);
+    const sync = app.open({ window: WINDOW });
+    await app.world.clock.pass(0);
     history(2, 2, now());
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect(await sync.messages(C(2)).read()).toMatchObject({
       rows: [{ content: '1', hole: false }, { content: '2' }],
       more: false,
@@ -477,22 +446,22 @@ describe('cleaning', () => {
     for (let n = 1; n <= 3; n++) history(n, 2, old + n);
     history(4, 2);
     const store = new MemoryStore();
-    const sync = open({ store });
-    await world.clock.pass(0);
-    world.network.mode = 'down';
-    world.network.cut();
-    await world.clock.pass(0);
+    const sync = app.open({ store });
+    await app.world.clock.pass(0);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await app.world.clock.pass(0);
     await sync.editMessage(M(2001), 'unsent');
     expect(await sync.cleanNow()).toBe(0);
-    world.estimate = { usage: 90, quota: 100 };
+    app.world.estimate = { usage: 90, quota: 100 };
     expect(await sync.cleanNow()).toBe(2);
     expect(await texts(sync, C(2))).toEqual(['unsent', '2']);
     expect(await store.read((tx) => tx.messagesOf(C(1)))).toEqual([]);
     const list = sync.conversations();
     expect((await list.read()).rows.map((row) => row.id)).toEqual([C(4), C(2)]);
     expect(list.value?.more).toBe(true);
-    world.network.mode = 'up';
-    await world.clock.pass(40_000);
+    app.world.network.mode = 'up';
+    await app.world.clock.pass(40_000);
     const older = list.loadOlder();
     await quiet();
     expect(await older).toBe('here');
@@ -507,17 +476,8 @@ describe('cleaning', () => {
 
 describe('tiers', () => {
   it('a device without one works on its own, and brings its work up once, with progress', async () => {
-    const { getToken: _, ...without } = { getToken: 0 };
     const store = new MemoryStore();
-    const sync = createSync({
-      url: 'wss://test/sync',
-      store,
-      user: USER,
-      encoding: 'json',
-      environment: world.tab().environment(),
-      ...without,
-    });
-    syncs.push(sync);
+    const sync = app.alone({ store });
     const home = await sync.createConversation('Mine');
     const gone = await sync.sendMessage(home, 'gone');
     for (let i = 0; i < 10; i++) await sync.sendMessage(home, `${i}`);
@@ -528,8 +488,8 @@ describe('tiers', () => {
     const dropped = await sync.createConversation('x');
     await sync.sendMessage(dropped, 'x');
     await sync.deleteConversation(dropped);
-    await world.clock.pass(100_000);
-    expect(world.network.attempts).toEqual([]);
+    await app.world.clock.pass(100_000);
+    expect(app.world.network.attempts).toEqual([]);
     expect(await status(sync)).toMatchObject({ state: 'local', pending: 0 });
     const expected = ['zero', ...Array.from({ length: 9 }, (_unused, i) => `${i + 1}`)];
     const shown = (await sync.messages(home).read()).rows;
@@ -539,14 +499,14 @@ describe('tiers', () => {
     const progress: unknown[] = [];
     const stop = sync.status.subscribe(() => progress.push(sync.status.value.progress?.done));
     await sync.upgrade(() => 'token');
-    await world.clock.pass(0);
-    world.network.cut(); // in the middle, or not: nothing may be twice
-    await world.clock.pass(5_000);
+    await app.world.clock.pass(0);
+    app.world.network.cut(); // in the middle, or not: nothing may be twice
+    await app.world.clock.pass(5_000);
     stop();
     expect(progress.some((done) => typeof done === 'number' && done > 0)).toBe(true);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
-    expect([...server.state.messages.values()].map((row) => row.content).sort()).toEqual([...expected].sort());
-    expect([...server.state.conversations.values()].map((row) => row.title)).toEqual(['All mine']);
+    expect([...app.server.state.messages.values()].map((row) => row.content).sort()).toEqual([...expected].sort());
+    expect([...app.server.state.conversations.values()].map((row) => row.title)).toEqual(['All mine']);
     expect(await texts(sync, home)).toEqual(expected);
     expect(await store.read((tx) => tx.localMessages())).toEqual([]);
   });
@@ -554,20 +514,20 @@ describe('tiers', () => {
   it('a downgrade is remembered by the store, whatever tokens there are, until an upgrade', async () => {
     const store = new MemoryStore();
     store.close = async () => undefined;
-    const before = open({ store });
-    await world.clock.pass(0);
+    const before = app.open({ store });
+    await app.world.clock.pass(0);
     await before.downgrade();
     await before.close();
-    const after = open({ store });
+    const after = app.open({ store });
     const home = await after.createConversation('mine');
     after.reconnect();
-    await world.clock.pass(60_000);
+    await app.world.clock.pass(60_000);
     expect(await status(after)).toMatchObject({ state: 'local', pending: 0 });
-    expect(world.network.attempts).toHaveLength(1);
+    expect(app.world.network.attempts).toHaveLength(1);
     await after.upgrade();
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect(await status(after)).toMatchObject({ state: 'live', pending: 0 });
-    expect(server.state.conversations.has(home)).toBe(true);
+    expect(app.server.state.conversations.has(home)).toBe(true);
   });
 
   it('local work on rows that the server has already goes up over them, however much there is', async () => {
@@ -582,41 +542,39 @@ describe('tiers', () => {
         ),
       );
     });
-    const { getToken: _, ...alone } = { getToken: 0, store, url: 'wss://test/sync', user: USER };
-    const sync = createSync({ ...alone, encoding: 'json', environment: world.tab().environment() });
-    syncs.push(sync);
+    const sync = app.alone({ store });
     await sync.renameConversation(C(1), 'Renamed');
     await sync.editMessage(M(1300), 'edited');
     await sync.upgrade(() => 'token');
-    for (let i = 0; i < 5; i++) await world.clock.pass(0);
+    for (let i = 0; i < 5; i++) await app.world.clock.pass(0);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
-    expect(server.state.conversations.get(C(1))?.title).toBe('Renamed');
-    expect(server.state.messages.get(M(1300))?.content).toBe('edited');
-    expect(server.state.messages.size).toBe(300);
+    expect(app.server.state.conversations.get(C(1))?.title).toBe('Renamed');
+    expect(app.server.state.messages.get(M(1300))?.content).toBe('edited');
+    expect(app.server.state.messages.size).toBe(300);
     expect((await sync.messages(C(1)).read()).rows.at(-1)).toMatchObject({ content: 'edited', state: 'synced' });
   });
 
   it('a downgrade keeps everything, and what is written then waits', async () => {
     history(1, 2);
-    const sync = open();
-    await world.clock.pass(0);
-    server.setTier('free');
-    await world.clock.pass(60_000);
-    expect(world.network.attempts).toHaveLength(1);
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    app.server.setTier('free');
+    await app.world.clock.pass(60_000);
+    expect(app.world.network.attempts).toHaveLength(1);
     expect(await status(sync)).toMatchObject({ state: 'local', error: { code: 'local_only' } });
     expect(await texts(sync)).toEqual(['1', '2']);
     await sync.sendMessage(C(1), 'three');
     const alone = await sync.createConversation('alone');
     await sync.sendMessage(alone, 'solo');
     expect(await texts(sync)).toEqual(['1', '2', 'three']);
-    server.setTier('pro');
+    app.server.setTier('pro');
     await sync.upgrade();
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
-    expect([...server.state.messages.values()].map((row) => row.content)).toEqual(['1', '2', 'three', 'solo']);
+    expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['1', '2', 'three', 'solo']);
     await sync.downgrade();
     expect(await status(sync)).toMatchObject({ state: 'local' });
-    expect(world.network.lines.size).toBe(0);
+    expect(app.world.network.lines.size).toBe(0);
   });
 });
 
@@ -625,19 +583,19 @@ describe('tabs', () => {
 
   it('have one socket among them, and all show the same', async () => {
     const shared = store();
-    const [a, b] = [open({ store: shared }), open({ store: shared })];
-    await world.clock.pass(0);
-    expect(world.network.attempts).toHaveLength(1);
+    const [a, b] = [app.open({ store: shared }), app.open({ store: shared })];
+    await app.world.clock.pass(0);
+    expect(app.world.network.attempts).toHaveLength(1);
     history(1, 30);
     const query = b.messages(C(1), { limit: 2 });
     const stop = query.subscribe(() => undefined);
-    await world.clock.pass(0);
-    server.message(C(1), M(1), 'hello', now());
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
+    app.server.message(C(1), M(1), 'hello', now());
+    await app.world.clock.pass(0);
     expect(query.value?.rows.at(-1)?.content).toBe('hello');
     expect((await status(b)).state).toBe('live');
     await b.sendMessage(C(1), 'from b');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect((await a.messages(C(1)).read()).rows.at(-1)).toMatchObject({ content: 'from b', state: 'synced' });
     stop();
   });
@@ -645,149 +603,145 @@ describe('tabs', () => {
   it('a follower has older pages fetched by the one that leads', async () => {
     history(1, 20);
     const shared = store();
-    open({ store: shared, window: { conversations: 1, messages: 2 } });
-    const b = open({ store: shared });
-    await world.clock.pass(0);
+    app.open({ store: shared, window: { conversations: 1, messages: 2 } });
+    const b = app.open({ store: shared });
+    await app.world.clock.pass(0);
     const query = b.messages(C(1), { limit: 2 });
     const older = query.loadOlder(3);
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect(await older).toBe('here');
     expect(query.value?.rows.map((row) => row.content)).toEqual(['16', '17', '18', '19', '20']);
   });
 
   it('another one goes on where one crashed, or was closed', async () => {
     const shared = store();
-    const first = world.tab();
-    const a = open({ store: shared }, first);
-    const [b, c] = [open({ store: shared }), open({ store: shared })];
-    await world.clock.pass(0);
+    const first = app.world.tab();
+    const a = app.open({ store: shared, environment: first.environment() });
+    const [b, c] = [app.open({ store: shared }), app.open({ store: shared })];
+    await app.world.clock.pass(0);
     first.crash();
-    world.network.cut();
+    app.world.network.cut();
     await b.createConversation('x');
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     expect(await status(b)).toMatchObject({ state: 'live', pending: 0 });
     await b.close();
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     await c.createConversation('y');
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     expect(await status(c)).toMatchObject({ state: 'live', pending: 0 });
-    expect(server.state.conversations.size).toBe(2);
+    expect(app.server.state.conversations.size).toBe(2);
     void a;
   });
 
   it('a frozen one does not hold up the others, and follows when it thaws', async () => {
     const shared = store();
-    const first = world.tab();
-    const a = open({ store: shared }, first);
-    const second = world.tab();
-    const b = open({ store: shared }, second);
-    await world.clock.pass(0);
-    expect(world.network.attempts).toHaveLength(1);
-    await world.clock.pass(20_000); // a leader that answers is left alone
-    expect(world.network.attempts).toHaveLength(1);
+    const first = app.world.tab();
+    const a = app.open({ store: shared, environment: first.environment() });
+    const second = app.world.tab();
+    const b = app.open({ store: shared, environment: second.environment() });
+    await app.world.clock.pass(0);
+    expect(app.world.network.attempts).toHaveLength(1);
+    await app.world.clock.pass(20_000); // a leader that answers is left alone
+    expect(app.world.network.attempts).toHaveLength(1);
 
     first.freeze();
     second.look();
     const home = await b.createConversation('a is frozen');
-    await world.clock.pass(9_000);
-    expect(world.network.attempts).toHaveLength(2);
+    await app.world.clock.pass(9_000);
+    expect(app.world.network.attempts).toHaveLength(2);
     expect(await status(b)).toMatchObject({ state: 'live', pending: 0 });
 
     first.thaw();
-    await world.clock.pass(30_000);
-    expect(world.network.attempts).toHaveLength(2);
+    await app.world.clock.pass(30_000);
+    expect(app.world.network.attempts).toHaveLength(2);
     await a.sendMessage(home, 'from a');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });
-    expect([...server.state.messages.values()].map((row) => row.content)).toEqual(['from a']);
-    expect(world.network.lines.size).toBe(1);
+    expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['from a']);
+    expect(app.world.network.lines.size).toBe(1);
   });
 
   it('hidden ones leave a silent leader alone', async () => {
     const shared = store();
-    const first = world.tab();
-    open({ store: shared }, first);
-    const second = world.tab();
+    const first = app.world.tab();
+    app.open({ store: shared, environment: first.environment() });
+    const second = app.world.tab();
     second.seen = false;
-    open({ store: shared }, second);
-    await world.clock.pass(0);
+    app.open({ store: shared, environment: second.environment() });
+    await app.world.clock.pass(0);
     first.freeze();
-    await world.clock.pass(40_000);
-    expect(world.network.attempts).toHaveLength(1);
+    await app.world.clock.pass(40_000);
+    expect(app.world.network.attempts).toHaveLength(1);
     second.look();
-    await world.clock.pass(9_000);
-    expect(world.network.attempts).toHaveLength(2);
+    await app.world.clock.pass(9_000);
+    expect(app.world.network.attempts).toHaveLength(2);
     first.thaw();
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
   });
 
   it('an upgrade takes the lead, because it knows the way to a token; a downgrade reaches the leader', async () => {
     const shared = store();
-    const options = { url: 'wss://test/sync', store: shared, user: USER, encoding: 'json' as const };
-    const [a, b] = [world.tab(), world.tab()].map((tab) =>
-      createSync({ ...options, environment: tab.environment() }),
-    ) as [Sync, Sync];
-    syncs.push(a, b);
-    await world.clock.pass(0);
+    const [a, b] = [app.alone({ store: shared }), app.alone({ store: shared })];
+    await app.world.clock.pass(0);
     await b.createConversation('mine');
     await b.upgrade(() => 'token');
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
-    expect(server.state.conversations.size).toBe(1);
+    expect(app.server.state.conversations.size).toBe(1);
     await a.downgrade();
-    await world.clock.pass(1_000);
-    expect(world.network.lines.size).toBe(0);
+    await app.world.clock.pass(1_000);
+    expect(app.world.network.lines.size).toBe(0);
     expect(await status(b)).toMatchObject({ state: 'local' });
   });
 
   it('a follower that is told to try again takes the lead, whatever the leader was told', async () => {
     const shared = store();
-    const [a, b] = [open({ store: shared }), open({ store: shared })];
-    await world.clock.pass(0);
-    for (const peer of [...server.peers]) {
+    const [a, b] = [app.open({ store: shared }), app.open({ store: shared })];
+    await app.world.clock.pass(0);
+    for (const peer of [...app.server.peers]) {
       peer.say({ t: 'error', code: 'bad_frame', message: 'what?', retryable: false });
       peer.shut(4300);
     }
-    await world.clock.pass(60_000);
+    await app.world.clock.pass(60_000);
     expect(await status(b)).toMatchObject({ state: 'offline', error: { code: 'bad_frame' } });
     b.reconnect();
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', error: null });
-    expect(world.network.attempts).toHaveLength(2);
+    expect(app.world.network.attempts).toHaveLength(2);
   });
 
   it('a store that was copied gets another client_id, and what waits goes up under it', async () => {
     const shared = store();
-    const sync = open({ store: shared });
-    await world.clock.pass(0);
+    const sync = app.open({ store: shared });
+    await app.world.clock.pass(0);
     await sync.createConversation('first');
-    await world.clock.pass(0);
+    await app.world.clock.pass(0);
     const before = (await shared.read((tx) => tx.meta())).clientId;
-    world.network.mode = 'down';
-    world.network.cut();
+    app.world.network.mode = 'down';
+    app.world.network.cut();
     await sync.createConversation('second');
-    world.network.mode = 'up';
+    app.world.network.mode = 'up';
     const renewing = sync.renew();
-    await world.clock.pass(40_000);
+    await app.world.clock.pass(40_000);
     await renewing;
-    await world.clock.pass(1_000);
+    await app.world.clock.pass(1_000);
     expect((await shared.read((tx) => tx.meta())).clientId).not.toBe(before);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0 });
-    expect(server.state.conversations.size).toBe(2);
+    expect(app.server.state.conversations.size).toBe(2);
   });
 
   it('without locks, the one that is looked at leads', async () => {
     const shared = store();
-    const [first, second] = [world.tab(), world.tab()];
-    const a = open({ store: shared, environment: { ...first.environment(), locks: null } }, first);
-    await world.clock.pass(0);
-    const b = open({ store: shared, environment: { ...second.environment(), locks: null } }, second);
-    await world.clock.pass(5_000);
-    expect(world.network.lines.size).toBe(1);
+    const [first, second] = [app.world.tab(), app.world.tab()];
+    const a = app.open({ store: shared, environment: { ...first.environment(), locks: null } });
+    await app.world.clock.pass(0);
+    const b = app.open({ store: shared, environment: { ...second.environment(), locks: null } });
+    await app.world.clock.pass(5_000);
+    expect(app.world.network.lines.size).toBe(1);
     await a.createConversation('x');
     first.look();
-    await world.clock.pass(5_000);
-    expect(world.network.lines.size).toBe(1);
+    await app.world.clock.pass(5_000);
+    expect(app.world.network.lines.size).toBe(1);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });
     expect(await status(b)).toMatchObject({ pending: 0 });
   });

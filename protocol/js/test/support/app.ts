@@ -1,0 +1,54 @@
+/** Apps in a world of their own, with a server: what is opened is closed when a test ends, and leaves no line open. */
+
+import { afterEach, beforeEach, expect } from 'vitest';
+
+import { MemoryStore } from '../../src/store/memory.js';
+import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+import { ModelServer } from './model.js';
+import { id } from './rows.js';
+import { World } from './world.js';
+
+export const USER = id(1);
+
+export class App {
+  server = new ModelServer();
+  world = new World(this.server);
+  private syncs: Sync[] = [];
+
+  constructor() {
+    beforeEach(() => {
+      this.server = new ModelServer();
+      this.world = new World(this.server);
+      this.syncs = [];
+    });
+    afterEach(async () => {
+      for (const sync of this.syncs) await this.end(sync);
+      expect(this.world.network.lines.size).toBe(0);
+    });
+  }
+
+  /** In a tab of its own, if its `environment` is not another's. */
+  open(options: Partial<SyncOptions> = {}): Sync {
+    return this.alone({ getToken: () => 'token', ...options });
+  }
+
+  /** The same without a way to a token. */
+  alone(options: Partial<SyncOptions> = {}): Sync {
+    const sync = createSync({
+      url: 'wss://test/sync',
+      store: new MemoryStore(),
+      user: USER,
+      encoding: 'json',
+      environment: this.world.tab().environment(),
+      ...options,
+    });
+    this.syncs.push(sync);
+    return sync;
+  }
+
+  async end(sync: Sync): Promise<void> {
+    const closing = sync.close();
+    await this.world.clock.pass(0);
+    await closing;
+  }
+}
