@@ -42,3 +42,8 @@ it('keeps what it found out as long as it fits', async () => {
   expect(await ahead(store, 20_000, 80_100, 20_900)).toBe(59_990);
   expect(await ahead(store, 30_000, 30_050, 30_100)).toBe(50);
 });
+
+it('believes the server where a greeting says too little: it took very long, or the clock was set meanwhile', async () => {
+  expect(await ahead(new MemoryStore(), 600_000, 605_000, 1_200_000)).toBe(-595_000);
+  expect(await ahead(new MemoryStore(), 3_610_000, 10_100, 10_200)).toBe(-100);
+});
