@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
+import secrets
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ import uvicorn
 from starlette.routing import BaseRoute
 from websockets.typing import Origin
 
+from server import metrics
 from server.backoff import backoff
 from server.config import ServeSettings
 from server.edge import http
@@ -29,11 +32,13 @@ from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
 from server.feed.pump import Pump
+from server.feed.roster import Roster
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.store import PostgresStore
+from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
 from server.write.allowance import Allowance
 from server.write.batcher import Batcher
@@ -46,6 +51,10 @@ BACKLOG: Final = 4_096
 GOODBYES_PER_SECOND: Final = 500
 """Sockets closed a second while draining, or more if the drain time demands it."""
 JWKS_SECONDS: Final = 5.0
+LAST_WORDS: Final = 2.0
+"""Seconds to note who left because of the shutdown."""
+_WOKE: Final = metrics.DOORBELLS.labels("woke")
+_IGNORED: Final = metrics.DOORBELLS.labels("ignored")
 
 
 def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -134,6 +143,13 @@ class App:
                 on_epoch=history.seen,
             )
             stack.callback(pool.terminate)
+            socks = [sock]
+            if settings.metrics_port is not None:
+                deadline = settings.write_deadline
+                socks.append(
+                    bind(settings.host, settings.metrics_port, shared=metrics.shared(), write_deadline=deadline)
+                )
+                stack.callback(socks[1].close)
             doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
             if not await self._reach(pool, doorbells):
                 return
@@ -142,7 +158,14 @@ class App:
             sweep = Sweep(hub, history, store, settings.sweep)
             allowance = Allowance(settings.push_rate, settings.push_burst)
             batcher = Batcher(PostgresWriter(pool), allowance, settings.push_batch)
+            roster = Roster(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
             wheel = Wheel()
+            vitals = Vitals(pool)
+
+            async def figures() -> bytes:
+                await vitals.read()
+                return await asyncio.to_thread(metrics.exposition)
+
             desk = Desk(
                 terms=Terms(
                     keepalive=settings.keepalive,
@@ -158,11 +181,16 @@ class App:
                 snapshots=snapshots,
                 pages=Pages(store),
                 batcher=batcher,
+                roster=roster,
                 wheel=wheel,
             )
             server = self._server = Server(
                 uvicorn.Config(
-                    http.application(lambda: self._not_ready(hub), self._routes),
+                    http.application(
+                        lambda: self._not_ready(hub),
+                        http.Figures(figures, settings.metrics_port, settings.metrics_token),
+                        self._routes,
+                    ),
                     backlog=BACKLOG,
                     http=http.bounded_http(wheel),
                     ws=partial(SyncSocket, desk),  # type: ignore[arg-type]  # a factory does what the class would
@@ -188,11 +216,17 @@ class App:
                         "snapshots": snapshots.run(),
                         "batcher": batcher.run(),
                         "sweep": sweep.run(),
-                        "doorbells": doorbells.run(hub.ring, sweep.doorbells_up, sweep.doorbells_down),
+                        "roster": roster.run(),
+                        "doorbells": doorbells.run(partial(_ring, hub), sweep.doorbells_up, sweep.doorbells_down),
                         "wheel": wheel.run(),
                     }.items()
                 ]
-                await server.serve(sockets=[sock])
+                metrics.PROCESSES.set(1)
+                await server.serve(sockets=socks)
+                metrics.PROCESSES.set(0)
+                with contextlib.suppress(UnavailableError, TimeoutError):
+                    async with asyncio.timeout(LAST_WORDS):
+                        await roster.note()
                 for task in (*background, *desk.tasks):
                     task.cancel()
 
@@ -215,6 +249,10 @@ class App:
             else:
                 return True
         return False
+
+
+def _ring(hub: Hub, user: str, seq: int) -> None:
+    (_WOKE if hub.ring(user, seq) else _IGNORED).inc()
 
 
 async def _drain(desk: Desk, seconds: float) -> None:

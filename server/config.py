@@ -14,6 +14,9 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 SECRET_CHARACTERS = 32
 """HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
 
+TOKEN_CHARACTERS = 16
+"""Of the token for metrics; whoever holds it sees figures and no one's rows."""
+
 
 class DatabaseSettings(BaseSettings):
     model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
@@ -55,6 +58,9 @@ class ServeSettings(DatabaseSettings, TokenSettings):
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
+    metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
+    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", pattern=r"^https?://", repr=False)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 

@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from types import FrameType
 from typing import Final
 
 import structlog
+from prometheus_client import multiprocess
 
+from server import metrics
 from server.app import reserve
 from server.config import ServeSettings
 
@@ -34,8 +37,12 @@ def run(settings: ServeSettings) -> int:
         stopping = True
 
     # Bound but never listening: it keeps the port ours, and finds a free one for PORT=0.
-    with reserve(settings.host, settings.port, shared=True) as placeholder:
-        environment = {**os.environ, "PORT": str(placeholder.getsockname()[1]), "WEB_CONCURRENCY": "1"}
+    with (
+        reserve(settings.host, settings.port, shared=True) as placeholder,
+        tempfile.TemporaryDirectory(prefix="atlas-metrics-") as figures,
+    ):
+        port = placeholder.getsockname()[1]
+        environment = {**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1", metrics.FOLDER: figures}
         command = [sys.executable, "-m", "server", "serve", "--share-port"]
 
         def start() -> tuple[subprocess.Popen[bytes], float]:
@@ -55,6 +62,7 @@ def run(settings: ServeSettings) -> int:
                     stopping, status = True, 2
                     break
                 log.error("worker died, starting another", pid=process.pid, status=process.returncode)
+                multiprocess.mark_process_dead(process.pid, figures)  # type: ignore[no-untyped-call]  # it ships none
                 workers[i] = start()
         for process, _ in workers:
             if process.poll() is None:

@@ -8,11 +8,13 @@ from typing import Protocol
 
 from websockets.typing import Origin
 
+from server import metrics
 from server.edge.auth import Verifier
 from server.edge.wheel import Wheel
 from server.feed.history import History
-from server.feed.hub import Hub
+from server.feed.hub import Hub, Reader
 from server.feed.pages import Pages
+from server.feed.roster import Roster
 from server.feed.snapshot import Snapshots
 from server.write.batcher import Batcher
 from server.write.rules import TextLimits
@@ -55,6 +57,7 @@ class Desk:
     snapshots: Snapshots
     pages: Pages
     batcher: Batcher
+    roster: Roster
     wheel: Wheel
     sockets: set[Guest] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -70,3 +73,25 @@ class Desk:
         self.sockets.discard(sock)
         if not self.sockets:
             self.empty.set()
+
+    def sit_down(self, reader: Reader, tier: str) -> None:
+        """The reader is welcomed. A user counts under the tier at the first welcome."""
+        feed = reader.feed
+        reader.welcomed = True
+        feed.welcomed += 1
+        if feed.welcomed == 1:
+            feed.tier = tier
+            metrics.USERS.labels(tier).inc()
+        metrics.CONNECTIONS.labels(feed.tier).inc()
+
+    def stand_up(self, reader: Reader, code: int) -> None:
+        """The reader's connection ends, with this close code."""
+        self.roster.left(reader, code)
+        self.snapshots.forget(reader)
+        self.hub.remove(reader)
+        if reader.welcomed:
+            feed = reader.feed
+            feed.welcomed -= 1
+            if not feed.welcomed:
+                metrics.USERS.labels(feed.tier).dec()
+            metrics.CONNECTIONS.labels(feed.tier).dec()

@@ -1,9 +1,12 @@
-"""The HTTP side: health, and the limits on a request that uvicorn does not set itself."""
+"""The HTTP side: health, figures, and the limits on a request that uvicorn does not set itself."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,7 +21,26 @@ REQUEST_BYTES: Final = 64 * 1024
 """A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
 
 
-def application(not_ready: Callable[[], str | None], routes: Sequence[BaseRoute] = ()) -> Starlette:
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Who may see the figures: whoever reaches `port`, and on any port whoever has `token`."""
+
+    read: Callable[[], Awaitable[bytes]]
+    port: int | None
+    token: str | None
+
+    async def answer(self, request: Request) -> Response:
+        if request.scope["server"][1] != self.port:
+            if self.token is None:
+                return PlainTextResponse("Set ATLAS_METRICS_TOKEN or ATLAS_METRICS_PORT.\n", status_code=404)
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+                headers = {"WWW-Authenticate": "Bearer"}
+                return PlainTextResponse("Send ATLAS_METRICS_TOKEN.\n", status_code=401, headers=headers)
+        return Response(await self.read(), media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
+
+
+def application(not_ready: Callable[[], str | None], figures: Figures, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """`not_ready` says why this process should get no new connections, or None. `routes` are served beside."""
 
     async def healthz(request: Request) -> Response:
@@ -28,7 +50,8 @@ def application(not_ready: Callable[[], str | None], routes: Sequence[BaseRoute]
         reason = not_ready()
         return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), *routes])
+    own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", figures.answer)]
+    return Starlette(routes=[*own, *routes])
 
 
 class BoundedHttp(HttpToolsProtocol):

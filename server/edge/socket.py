@@ -25,6 +25,7 @@ from protocol import codec as codecs
 from protocol.close import CloseCode
 from protocol.codec import Codec, FrameError, UnknownFrameError
 from protocol.frames import Ack, AskPage, Error, Limits, Pong, Welcome
+from server import metrics
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
 from server.feed import encode, notices
@@ -48,6 +49,8 @@ from server.write.mutation import Push
 
 log = structlog.get_logger()
 
+ABNORMAL: Final = 1006
+"""The code of a connection that ended without one (RFC 6455, 7.1.5)."""
 SUBPROTOCOLS: Final = [Subprotocol(name) for name in codecs.CODECS]
 HELLO_SECONDS: Final = 10.0
 """An honest client says hello at once; a connection costs memory before anybody has said who it is."""
@@ -75,6 +78,7 @@ class SyncSocket(asyncio.Protocol):
         "_heartbeat_at",
         "_id",
         "_opened",
+        "_pushed_at",
         "_reader",
         "_registry",
         "_session",
@@ -102,6 +106,8 @@ class SyncSocket(asyncio.Protocol):
         """When something is due: hello before it was said, then a heartbeat."""
         self._full_since: float | None = None
         self._closing_at: float | None = None
+        self._pushed_at = 0.0
+        """When the push arrived whose answer is awaited."""
         self._frames = 0
         self.wheel_slot = -1
 
@@ -112,6 +118,7 @@ class SyncSocket(asyncio.Protocol):
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self._registry.add(self)  # type: ignore[arg-type]  # uvicorn counts its own classes; it needs `shutdown` only
         self._desk.arrived(self)
+        metrics.OPENED.inc()
         self._schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -120,7 +127,8 @@ class SyncSocket(asyncio.Protocol):
         self._desk.left(self)
         self._registry.discard(self)
         self._transport = None
-        self._full_since = None
+        self._take_data()
+        metrics.closed(self._close_code)
         sent, received = self._conn.close_sent, self._conn.close_rcvd
         claims = self._session.claims
         log.info(
@@ -147,6 +155,7 @@ class SyncSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full_since = self._desk.wheel.clock()
+        metrics.STALLED.inc()
         if self._reader is not None:
             self._desk.hub.stall(self._reader)
         # Whoever does not read its answers asks no more questions.
@@ -154,11 +163,22 @@ class SyncSocket(asyncio.Protocol):
         self._schedule()
 
     def resume_writing(self) -> None:
-        self._full_since = None
+        self._take_data()
         self._listen(True)
         if self._reader is not None and not self._desk.snapshots.resume(self._reader):
             self._desk.hub.resume(self._reader)
         self._schedule()
+
+    @property
+    def _close_code(self) -> int:
+        """The one that ended it, or is about to: ours, else the peer's, else the one that stands for none."""
+        close = self._conn.close_sent or self._conn.close_rcvd
+        return ABNORMAL if close is None else int(close.code)
+
+    def _take_data(self) -> None:
+        if self._full_since is not None:
+            self._full_since = None
+            metrics.STALLED.dec()
 
     def shutdown(self) -> None:
         """uvicorn's call at the very end: what is left after the orderly goodbye."""
@@ -197,8 +217,14 @@ class SyncSocket(asyncio.Protocol):
 
     def _message(self, message: bytes) -> None:
         self._frames += 1
-        if self._frames > FRAMES_PER_SECOND * self._desk.terms.keepalive:
+        most = FRAMES_PER_SECOND * self._desk.terms.keepalive
+        if self._frames > most:
             self._listen(False)
+            if self._frames - 1 <= most:
+                metrics.HELD_BACK.inc()
+                claims = self._session.claims
+                user = str(claims.user) if claims else None
+                log.warning("connection sends too much", connection=self._id, user=user)
         try:
             frame = self._codec.decode_to_server(message)
         except UnknownFrameError as error:
@@ -231,8 +257,7 @@ class SyncSocket(asyncio.Protocol):
     def _leave(self) -> None:
         self._session.ended()
         if self._reader is not None:
-            self._desk.snapshots.forget(self._reader)
-            self._desk.hub.remove(self._reader)
+            self._desk.stand_up(self._reader, self._close_code)
             self._reader = None
 
     # --- commands
@@ -295,9 +320,15 @@ class SyncSocket(asyncio.Protocol):
             first=frame.n,
             mutations=[rules.check(self._codec.mutation(raw), texts, now) for raw in frame.mutations],
         )
+        self._pushed_at = time.perf_counter()
         self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down)
 
     def _written_down(self, answer: Ack | Error) -> None:
+        if isinstance(answer, Ack):
+            metrics.ACK_SECONDS.observe(time.perf_counter() - self._pushed_at)
+            metrics.acked(answer.results)
+        else:
+            metrics.PUSHES.labels(answer.code).inc()
         self._perform(self._session.push_answered(answer))
 
     def _subscribe(self, command: Subscribe) -> None:
@@ -323,6 +354,10 @@ class SyncSocket(asyncio.Protocol):
     @property
     def codec(self) -> Codec:
         return self._codec
+
+    @property
+    def session(self) -> str:
+        return self._id
 
     @property
     def full(self) -> bool:
@@ -356,6 +391,9 @@ class SyncSocket(asyncio.Protocol):
             ),
         )
         self._session.welcomed()
+        metrics.HELLOS.labels(why or "resumed").inc()
+        if self._reader is not None:
+            self._desk.sit_down(self._reader, tier)
         self.write(encode.message(frame, self._codec))
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread from the first one on, so that a storm of hellos is no storm of heartbeats.

@@ -11,7 +11,7 @@ from enum import IntEnum
 from uuid import UUID
 
 from protocol.cursor import Position, owner_digest
-from server.feed.ports import Sink, Window
+from server.feed.ports import Sighting, Sink, Window
 
 
 class Phase(IntEnum):
@@ -38,13 +38,17 @@ class State(IntEnum):
 class Feed:
     """One connected user's readers."""
 
-    __slots__ = ("cohorts", "owner", "readers", "user")
+    __slots__ = ("cohorts", "owner", "readers", "tier", "user", "welcomed")
 
     def __init__(self, user: str) -> None:
         self.user = user
         self.owner = owner_digest(UUID(user))
         self.cohorts: dict[tuple[Position, Phase], Cohort] = {}
         self.readers: set[Reader] = set()
+        self.tier = ""
+        """When the first of its readers that are here was welcomed."""
+        self.welcomed = 0
+        """Readers that were."""
 
 
 class Cohort:
@@ -65,7 +69,7 @@ class Cohort:
 class Reader:
     """One connection at a position."""
 
-    __slots__ = ("client_id", "cohort", "feed", "sink", "stalled_at", "told_to_wait", "window")
+    __slots__ = ("client_id", "cohort", "feed", "sighting", "sink", "stalled_at", "told_to_wait", "welcomed", "window")
 
     def __init__(self, feed: Feed, client_id: UUID, sink: Sink, window: Window) -> None:
         self.feed = feed
@@ -77,10 +81,20 @@ class Reader:
         """Where it goes on once its socket takes data again; None if it does not wait for that."""
         self.told_to_wait = False
         """Its hello waits for Postgres, and it knows."""
+        self.welcomed = False
+        self.sighting: Sighting | None = None
+        """The last that was noted."""
 
     @property
     def live(self) -> bool:
         return self.cohort is not None and self.cohort.phase is Phase.LIVE
+
+    @property
+    def whereabouts(self) -> tuple[Position | None, str]:
+        """Its position, if it has one, and what it is doing."""
+        if self.cohort is not None:
+            return self.cohort.position, "live" if self.live else "catching_up"
+        return (self.stalled_at[0], "stalled") if self.stalled_at is not None else (None, "snapshot")
 
 
 class Hub:
@@ -186,6 +200,10 @@ class Hub:
                 self._enqueue(cohort)
                 found = True
         return found
+
+    def waiting(self, lane: Lane) -> int:
+        """How many cohorts wait to be taken, at most: one that was merged into another meanwhile still counts."""
+        return len(self._queues[lane])
 
     def take(self, lane: Lane, most: int) -> list[Cohort]:
         """Up to `most` cohorts that are behind, the longest waiting first. Each must be given back through `advance`,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from protocol.frames import DEFAULT_ROWS, AskPage, Page, Row
+from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import notices
@@ -37,7 +38,9 @@ class Pages:
                 failures += 1
                 await asyncio.sleep(backoff(failures))
             else:
-                sink.write(Outgoing(page).wire(sink.codec))
+                data = Outgoing(page).wire(sink.codec)
+                sink.write(data)
+                metrics.sent(page.rows, 1, len(data))
                 return
 
     async def _read(self, user: str, ask: AskPage) -> Page:

@@ -20,6 +20,10 @@ class Sink(Protocol):
     def codec(self) -> Codec: ...
 
     @property
+    def session(self) -> str:
+        """What this connection is called in the log."""
+
+    @property
     def full(self) -> bool:
         """More is waiting in its buffer than it takes."""
 
@@ -106,6 +110,26 @@ class Store(Protocol):
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
         """The epoch, and the seq of each user's feed (0: none)."""
+
+
+class Sighting(NamedTuple):
+    """Where a device was seen."""
+
+    user: str
+    client_id: UUID
+    session: str
+    seq: int | None
+    """Its position; None in the middle of a snapshot."""
+    state: str
+    """live, catching_up, stalled, snapshot or closed."""
+    close_code: int | None
+
+
+class Notebook(Protocol):
+    """Keeps the last sighting of each device."""
+
+    async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
+        """At most one of a client_id. Also without any it notes that the server lives. Raises UnavailableError."""
 
 
 class Doorbells(Protocol):

@@ -1,12 +1,14 @@
 """The loop that reads the log for readers that are behind, and writes to them."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from protocol.cursor import Position
+from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import change, encode, notices
@@ -53,12 +55,15 @@ class Pump:
 
     async def _run_lane(self, lane: Lane) -> None:
         wake = self._wakes[lane]
+        behind = metrics.BEHIND.labels(lane.name.lower())
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
             await wake.wait()
             wake.clear()
             while cohorts := self._hub.take(lane, GROUP):
+                behind.set(len(cohorts) + self._hub.waiting(lane))
+                metrics.READERS_PER_STATEMENT.observe(len(cohorts))
                 next_of_crowd = loop.time() + CROWD
                 crowd = sum(cohort.phase is Phase.HELLO for cohort in cohorts) > 1
                 try:
@@ -82,6 +87,7 @@ class Pump:
                         await asyncio.sleep(0)
                 if crowd:
                     await asyncio.sleep(next_of_crowd - loop.time())
+            behind.set(0)
 
     async def _read(self, cohorts: Sequence[Cohort]) -> list[Page]:
         return await self._store.read_feed(
@@ -106,16 +112,24 @@ class Pump:
                     notices.start_over(reader.sink)
             return
         wire = self._frames(cohort, after, batch, phase)
-        for reader in self._hub.advance(cohort, batch.to, more=batch.more):
+        size = 0
+        readers = self._hub.advance(cohort, batch.to, more=batch.more)
+        for reader in readers:
             sink = reader.sink
             if phase is Phase.HELLO:
                 sink.welcome(page.tier or "free", None)
             for frame in wire:
-                sink.write(frame.wire(sink.codec))
+                data = frame.wire(sink.codec)
+                sink.write(data)
+                size += len(data)
             if not paid and not batch.more:
                 # Not before the change of the profile itself has been told.
                 notices.local_only(sink)
             self._written += 1
+        if page.entries and readers:
+            metrics.sent(batch.rows, len(readers), size)
+            if phase is Phase.LIVE:
+                metrics.DELIVERY.observe(max(0.0, time.time() - page.entries[0].seq / 1_000_000))
 
     def _frames(self, cohort: Cohort, after: Position, batch: Batch, phase: Phase) -> list[encode.Outgoing]:
         frames = []

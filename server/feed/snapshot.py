@@ -14,6 +14,7 @@ import structlog
 
 from protocol.cursor import Cursor, Position
 from protocol.frames import Row, Snapshot
+from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import notices
@@ -76,6 +77,7 @@ class Snapshots:
     async def _work(self) -> None:
         failures = 0
         while True:
+            metrics.SNAPSHOTS_WAITING.set(self._queue.qsize() + len(self._parked))
             job = await self._queue.get()
             if job.reader.sink.gone:
                 continue
@@ -135,4 +137,6 @@ class Snapshots:
         feed = job.reader.feed
         cursor = Cursor(self._history.epoch, feed.owner, Position(job.as_of)).encode() if last else None
         frame = Outgoing(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor))
-        job.reader.sink.write(frame.wire(job.reader.sink.codec))
+        data = frame.wire(job.reader.sink.codec)
+        job.reader.sink.write(data)
+        metrics.sent(rows, 1, len(data))

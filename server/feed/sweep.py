@@ -5,6 +5,7 @@ from typing import Final
 
 import structlog
 
+from server import metrics
 from server.errors import UnavailableError
 from server.feed.history import History
 from server.feed.hub import Hub
@@ -57,6 +58,7 @@ class Sweep:
             wait = self._every
             # Only now: what rang while nobody listened has been found.
             self._hub.doorbells_work = listening and self._listening
+            metrics.DOORBELLS_MISSED.inc(missed)
             if missed:
                 log.info("the sweep found feeds that moved unheard", missed=missed)
 

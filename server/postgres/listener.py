@@ -1,12 +1,14 @@
 """Doorbells by LISTEN, on a connection of its own that proves itself."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 
+from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
 from server.postgres.errors import POOLER, translated
@@ -38,12 +40,16 @@ class ListenDoorbells:
             try:
                 async with Listening(self._url, ring) as listening:
                     up()
+                    metrics.LISTENING.set(1)
                     failures = 0
                     while True:
                         await listening.listen(HEARTBEAT_SECONDS)
+                        begun = time.perf_counter()
                         await listening.prove()
+                        metrics.LISTEN_SECONDS.set(time.perf_counter() - begun)
             except (UnavailableError, UnfitError) as error:
                 down()
+                metrics.LISTENING.set(0)
                 failures += 1
                 delay = backoff(failures, longest=5.0)
                 log.warning("doorbells are silent", error=str(error), again_in=round(delay, 3))

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -10,8 +11,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
+from prometheus_client import Histogram
 
 from protocol.frames import Instant
+from server import metrics
 from server.errors import UnfitError
 from server.postgres.errors import MAYBE_LATER, translated, unavailable
 
@@ -44,6 +47,11 @@ than running it. Left alone, the planner chooses a scan for a partition that was
 def statement(name: str) -> str:
     """The text of sql/NAME.sql."""
     return (files("server.postgres") / "sql" / f"{name}.sql").read_text()
+
+
+@cache
+def _seconds(name: str) -> Histogram:
+    return metrics.STATEMENT_SECONDS.labels(name)
 
 
 async def connect(url: str, **options: Any) -> Any:
@@ -80,20 +88,30 @@ class Pool:
     async def fetch(self, name: str, *arguments: object) -> list[Any]:
         """The rows of sql/NAME.sql. Raises UnavailableError for whatever Postgres may answer, because a server that
         runs waits for its operator too."""
-        async with self._turn:
+        if self._turn.locked():
+            with metrics.POOL_WAITING.track_inprogress():
+                await self._turn.acquire()
+        else:
+            await self._turn.acquire()
+        metrics.POOL_IN_USE.inc()
+        begun = time.perf_counter()
+        try:
+            connection = self._live() or await self._connect()
             try:
-                connection = self._live() or await self._connect()
-                try:
-                    rows = await connection.fetch(name, arguments)
-                except BaseException:
-                    # Whatever happened: a new one is soon made, and an old one may be in any state.
-                    self._open.discard(connection)
-                    connection.terminate()
-                    raise
-            except (*MAYBE_LATER, UnfitError) as error:
-                raise unavailable(error) from error
-            self._idle.append(connection)
-            return rows
+                rows = await connection.fetch(name, arguments)
+            except BaseException:
+                # Whatever happened: a new one is soon made, and an old one may be in any state.
+                self._open.discard(connection)
+                connection.terminate()
+                raise
+        except (*MAYBE_LATER, UnfitError) as error:
+            raise unavailable(error) from error
+        finally:
+            _seconds(name).observe(time.perf_counter() - begun)
+            metrics.POOL_IN_USE.dec()
+            self._turn.release()
+        self._idle.append(connection)
+        return rows
 
     def _live(self) -> "_Connection | None":
         """An idle connection that has not been closed meanwhile: after a restart of Postgres all of them have been."""

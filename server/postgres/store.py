@@ -17,7 +17,7 @@ from protocol.frames import (
     Row,
 )
 from server.feed.change import Entry, Page
-from server.feed.ports import History, Overview, ReadKey, Want
+from server.feed.ports import History, Overview, ReadKey, Sighting, Want
 from server.postgres.pool import POSTGRES_EPOCH, Pool
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
@@ -34,7 +34,7 @@ SOON: Final = 3_600_000_000
 
 
 class PostgresStore:
-    """`Store` on a pool of connections."""
+    """`Store` and `Notebook` on a pool of connections."""
 
     def __init__(self, pool: Pool) -> None:
         self._fetch = pool.fetch
@@ -116,6 +116,10 @@ class PostgresStore:
     async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
         (record,) = await self._fetch("heads", users)
         return record["epoch"], record["seqs"] or []
+
+    async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
+        columns = list(zip(*sightings, strict=True)) or [()] * len(Sighting._fields)
+        await self._fetch("note", server, *columns)
 
 
 def _literal(items: Iterable[str]) -> str:

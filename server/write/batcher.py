@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from protocol.frames import Ack, Error
+from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
 from server.write import rules
@@ -86,6 +87,7 @@ class Batcher:
         while True:
             await self._wake.wait()
             group = self._take()
+            metrics.PUSH_GROUP_MUTATIONS.observe(sum(len(each.push.mutations) for each in group))
             try:
                 outcomes = await self._writer.write([each.push for each in group])
             except UnavailableError as error:

@@ -22,6 +22,7 @@ class FakeSocket:
     """A sink that remembers the position it was last written to."""
 
     codec: Codec = MSGPACK
+    session = "a session"
 
     def __init__(self) -> None:
         self.full = False
