@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.adopt import adopt
 from benchmarks.baseline import baseline
 from benchmarks.catchup import cases, catchup
 from benchmarks.doorbell import doorbell
@@ -36,6 +37,16 @@ Seconds = Annotated[float, typer.Option(min=0.1)]
 def overview(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@benchmark("adopt", messages=2_000, changes=50.0, calm=0.3)
+def adopt_command(
+    messages: Annotated[int, typer.Option(min=1, help="In the app's own tables.")] = 1_000_000,
+    changes: Annotated[float, typer.Option(min=1, help="Messages written a second.")] = 200.0,
+    calm: Annotated[float, typer.Option(min=0.1, help="Seconds of writing before and after each part.")] = 5.0,
+) -> Benchmark:
+    """A database in use becomes ours, and the app's again: how long its users wait for a write."""
+    return lambda: adopt(messages, changes, calm)
 
 
 @benchmark("baseline", users=30, changes=200.0, seconds=2.0)

@@ -33,6 +33,26 @@ class DatabaseSettings(BaseSettings):
         return url
 
 
+class OwnerSettings(DatabaseSettings):
+    """Of what changes the database's structure."""
+
+    admin_url: str | None = Field(None, alias="ATLAS_ADMIN_URL")
+
+    _is_postgres_too = field_validator("admin_url")(DatabaseSettings._is_postgres)
+
+    @property
+    def owner_url(self) -> str:
+        return self.admin_url or self.database_url
+
+
+class MaintainSettings(OwnerSettings):
+    archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0)
+    log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7)
+    forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30)
+    log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
+
+
 class TokenSettings(BaseSettings):
     model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
 

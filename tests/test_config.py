@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import DatabaseSettings, ServeSettings, TokenSettings, load
+from server.config import MaintainSettings, ServeSettings, TokenSettings, load
 from server.errors import ConfigError
 
 GOOD = {"DATABASE_URL": "postgres://localhost/app", "ATLAS_JWT_SECRET": "x" * 32}
@@ -77,7 +77,7 @@ def test_a_secret_is_in_no_representation_of_the_settings(environment: pytest.Mo
 def test_the_readme_has_every_setting_with_its_default() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     table = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", readme, re.MULTILINE))
-    settings = {**DatabaseSettings.model_fields, **ServeSettings.model_fields}
+    settings = {**MaintainSettings.model_fields, **ServeSettings.model_fields}
     expected = {field.alias: field.default for field in settings.values()}
     assert set(table) == {*expected, "ATLAS_PG_BIN"}
     for name, default in expected.items():

@@ -115,25 +115,28 @@ async def _triggers(connection: Any) -> Finding:
 
 
 async def _partitions(connection: Any) -> Finding:
-    (reach,) = await connection.fetch(statement("doctor_partitions"))
-    short = [name for name in ("messages", "log") if (reach[f"{name}_days"] or 0) < AHEAD_DAYS]
+    vitals = await connection.fetchrow(statement("vitals"))
+    reach = {name: vitals[f"{name}_ahead"] for name in ("messages", "log")}
+    short = [name for name, days in reach.items() if days < AHEAD_DAYS]
     if short:
-        return Finding("partitions", False, f"Those of {' and '.join(short)} end soon. Run `atlas-sync migrate`.")
-    days = f"messages for {reach['messages_days']:.0f} days, the log for {reach['log_days']:.0f}"
+        return Finding(
+            "partitions",
+            False,
+            f"Those of {' and '.join(short)} end soon. Run `atlas-sync maintain`, and keep it running.",
+        )
+    days = f"messages for {reach['messages']:.0f} days, the log for {reach['log']:.0f}"
     return Finding("partitions", True, f"made ahead: {days}")
 
 
 async def _strays(connection: Any) -> Finding:
-    strays = await connection.fetchrow(
-        "SELECT EXISTS (SELECT FROM sync.messages_default) AS messages, EXISTS (SELECT FROM sync.log_default) AS log"
-    )
-    found = [name for name in ("messages", "log") if strays[name]]
+    vitals = await connection.fetchrow(statement("vitals"))
+    found = [name for name in ("messages", "log") if vitals[f"{name}_default"]]
     if found:
         return Finding(
             "strays",
             False,
-            f"Rows of {' and '.join(found)} lie in a default partition (sync.{found[0]}_default). Nothing is lost, but "
-            "their own partition cannot be made meanwhile: detach the default one, migrate, insert its rows again.",
+            f"Rows of {' and '.join(found)} lie in a default partition. Nothing is lost; `atlas-sync maintain --once` "
+            "moves them to their own.",
         )
     return Finding("strays", True, "the default partitions are empty")
 

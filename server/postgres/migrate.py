@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import structlog
 from alembic import command, context, op
 from alembic.config import Config
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from server.adoption import Step
 from server.errors import UnfitError
-from server.postgres.errors import A_POOLER, POOLER
+from server.postgres.adopt import LONG, ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember
+from server.postgres.errors import A_POOLER, POOLER, translated
+from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect
+
+log = structlog.get_logger()
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 SCRIPTS: Final = MIGRATIONS / "sql"
@@ -34,23 +40,50 @@ def configuration(**attributes: Any) -> Config:
     return config
 
 
-async def migrate(url: str) -> None:
-    """Apply what is missing, then make the partitions of the coming months. Safe to repeat, and to run twice at once.
+async def migrate(url: str, listener: Listener = SILENT) -> None:
+    """Adopt the app's tables, if they are as the app made them; apply what is missing; make the partitions of the
+    coming months. Safe to repeat, to run twice at once, and to interrupt: the next one goes on from there.
 
-    Raises UnavailableError if Postgres cannot be reached, UnfitError with Postgres' own sentence if a statement fails;
-    what had been applied of that migration is rolled back.
+    `listener` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
+    Postgres' own sentence if a statement fails; what had been applied of that migration is rolled back.
     """
     connection = await connect(url)
     try:
-        await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=600)
-        await asyncio.to_thread(command.upgrade, configuration(url=url), "head")
-        await connection.execute(PARTITIONS_AHEAD)
+        await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=LONG)
+        await connection.execute(f"{SCHEMA}; {ORIGINAL}")
+        await remember(connection)
+        await adopt(connection, url, listener)
+        await patiently(lambda: _upgrade(url), PATIENCE, _waits)
+        await patiently(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
     except (asyncpg.PostgresError, DBAPIError) as error:
         raise UnfitError(f"The migration stopped: {error}") from error
     finally:
         await connection.close(timeout=5)
+
+
+async def steps(url: str) -> list[Step]:
+    """What `migrate` would do before its migrations. Changes nothing. Raises UnavailableError, UnfitError."""
+    connection = await connect(url)
+    try:
+        with translated():
+            return await look(connection)
+    finally:
+        connection.terminate()
+
+
+async def _upgrade(url: str) -> None:
+    try:
+        await asyncio.to_thread(command.upgrade, configuration(url=url), "head")
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in {busy.sqlstate for busy in BUSY}:
+            raise asyncpg.LockNotAvailableError(str(error.orig)) from error
+        raise
+
+
+def _waits(why: str) -> None:
+    log.info("the migration waits for its locks", why=why)
 
 
 async def create_database(admin_url: str, name: str) -> None:
@@ -69,13 +102,15 @@ def as_sql() -> str:
     config = configuration()
     config.output_buffer = script
     command.upgrade(config, "head", sql=True)
-    return f"{SCHEMA};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
+    return f"{SCHEMA};\n{ORIGINAL};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
 
 
 async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
     """Run `configure(connection)` in SQLAlchemy's synchronous world, in one transaction of a connection to `url`."""
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
+        "postgresql+asyncpg://",
+        async_creator=lambda: asyncpg.connect(url, server_settings={"lock_timeout": LOCK_TIMEOUT}),
+        poolclass=NullPool,
     )
     try:
         async with engine.begin() as connection:

@@ -43,10 +43,15 @@ PLANNING: Final = """
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
 
 
+EVERYWHERE: Final = "_everywhere"
+"""Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
+
+
 @cache
 def statement(name: str) -> str:
     """The text of sql/NAME.sql."""
-    return (files("server.postgres") / "sql" / f"{name}.sql").read_text()
+    text = (files("server.postgres") / "sql" / f"{name.removesuffix(EVERYWHERE)}.sql").read_text()
+    return text.replace("public.messages", "sync.all_messages") if name.endswith(EVERYWHERE) else text
 
 
 @cache

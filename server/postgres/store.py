@@ -18,7 +18,7 @@ from protocol.frames import (
 )
 from server.feed.change import Entry, Page
 from server.feed.ports import History, Overview, ReadKey, Sighting, Want
-from server.postgres.pool import POSTGRES_EPOCH, Pool
+from server.postgres.pool import EVERYWHERE, POSTGRES_EPOCH, Pool
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """What (seq, n) is compared with behind a whole transaction: no n is larger."""
@@ -56,7 +56,7 @@ class PostgresStore:
         """The pages, and the indices of those that need something beyond the bounds, which was not looked at."""
         since, until = bounds
         records = await self._fetch(
-            "read_feed",
+            "read_feed" if bounds != EVER else "read_feed" + EVERYWHERE,
             _literal(key.user for key in keys),
             _literal(str(key.after.seq) for key in keys),
             _literal(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),

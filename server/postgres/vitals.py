@@ -39,6 +39,7 @@ class Vitals:
         metrics.NOTIFICATION_QUEUE.set(row["notification_queue"])
         metrics.OLDEST_XMIN.set(row["oldest_xmin"])
         metrics.OLDEST_TRANSACTION.set(row["oldest_transaction"])
+        metrics.MAINTAINED_AGO.set(float("nan") if row["maintained_ago"] is None else row["maintained_ago"])
         metrics.LOG_BYTES.set(row["log_bytes"] or 0)
         for table in ("messages", "log"):
             metrics.DEFAULT_ROWS.labels(table).set(row[f"{table}_default"])

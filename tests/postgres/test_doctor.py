@@ -34,13 +34,13 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
             "DO $$ BEGIN EXECUTE 'DROP TABLE sync.messages_' || "
             "to_char((now() + interval '1 month') AT TIME ZONE 'UTC', 'YYYY_MM'); END $$",
             "partitions",
-            "atlas-sync migrate",
+            "atlas-sync maintain",
         ),
         (
             "DO $$ BEGIN EXECUTE 'DROP TABLE sync.log_' || "
             "to_char((now() + interval '1 week') AT TIME ZONE 'UTC', 'IYYY_\"w\"IW'); END $$",
             "partitions",
-            "atlas-sync migrate",
+            "atlas-sync maintain",
         ),
         ("REVOKE SELECT ON sync.log FROM atlas_sync", "privileges", "GRANT atlas_sync"),
         ("UPDATE sync.migrations SET version_num = '0001_app_tables'", "migrations", "atlas-sync migrate"),

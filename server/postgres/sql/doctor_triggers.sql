@@ -1,9 +1,11 @@
 -- Triggers that are missing or not enabled, on the app's tables and on every partition of messages.
 WITH tables AS (
     SELECT c.oid, c.oid::regclass::text AS tab, true AS parent
-    FROM pg_class c WHERE c.oid IN ('public.profiles'::regclass, 'public.conversations'::regclass, 'public.messages'::regclass)
+    FROM pg_class c WHERE c.oid IN ('public.profiles'::regclass, 'public.conversations'::regclass,
+                                      'public.messages'::regclass, 'public.messages_archive'::regclass)
     UNION ALL
-    SELECT i.inhrelid, i.inhrelid::regclass::text, false FROM pg_inherits i WHERE i.inhparent = 'public.messages'::regclass
+    SELECT i.inhrelid, i.inhrelid::regclass::text, false
+    FROM pg_inherits i WHERE i.inhparent IN ('public.messages'::regclass, 'public.messages_archive'::regclass)
 ), wanted AS (
     SELECT t.oid, t.tab, w.trigger
     FROM tables t, unnest(ARRAY['atlas_sync_record', 'atlas_sync_record_update', 'atlas_sync_refuse_truncate']) AS w (trigger)

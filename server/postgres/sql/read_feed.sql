@@ -6,6 +6,7 @@
 -- $7 and $8 the oldest and the newest created_at of messages to look at, $9 the largest seq: bounds that leave all but
 --    one or two partitions unopened (0.48 ms for one reader, 0.61 without). What lies beyond them was not looked at:
 --    `elsewhere` marks such a message, `head` shows such a log, and the caller asks again without bounds.
+-- What an adopted table leaves NULL reads as something that a device can hold.
 -- `next_seq` is the seq of the log row behind this one, NULL at the end of the log: it tells whether more is there, and
 -- whether the transaction goes on. `found`: the row still exists and is this user's. LIMIT 1 keeps each look-up a
 -- look-up by primary key: without it the planner may read all conversations of the user to find one.
@@ -18,8 +19,8 @@ LEFT JOIN public.profiles p ON p.id = r.user_id
 LEFT JOIN LATERAL (
     SELECT l.seq, l.n, l.prev, l.kind, l.op, l.row_id,
            coalesce(owner.user_id, c.user_id) = r.user_id AS found, coalesce(l.row_at < $7 OR l.row_at > $8, false) AS elsewhere,
-           c.title, m.conversation_id, m.role, m.content,
-           coalesce(m.created_at, c.created_at) AS created_at, coalesce(m.updated_at, c.updated_at) AS updated_at,
+           c.title, m.conversation_id, coalesce(m.role, 'system') AS role, coalesce(m.content, '') AS content,
+           coalesce(m.created_at, c.created_at) AS created_at, coalesce(m.updated_at, m.created_at, c.updated_at) AS updated_at,
            lead(l.seq) OVER log_order AS next_seq,
            row_number() OVER log_order AS nth,
            sum(100 + coalesce(octet_length(m.content), octet_length(c.title), 0)) OVER log_order AS bytes

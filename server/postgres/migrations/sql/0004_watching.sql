@@ -25,10 +25,13 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
       AND NOT EXISTS (SELECT FROM sync.partitions n WHERE n.parent = of AND n.since = s.until)
 $$;
 
+-- When maintenance was last carried through.
+ALTER TABLE sync.meta ADD COLUMN maintained_at timestamptz;
+
 -- With its owner's eyes, because other sessions' snapshots are not for everybody to see.
 CREATE FUNCTION sync.vitals(OUT notification_queue float, OUT oldest_xmin bigint, OUT oldest_transaction float,
                             OUT log_bytes bigint, OUT messages_default bigint, OUT log_default bigint,
-                            OUT messages_ahead float, OUT log_ahead float)
+                            OUT messages_ahead float, OUT log_ahead float, OUT maintained_ago float)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     SELECT pg_catalog.pg_notification_queue_usage(),
            greatest((SELECT max(pg_catalog.age(backend_xmin)) FROM pg_catalog.pg_stat_activity
@@ -44,7 +47,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
            (SELECT count(*) FROM (SELECT FROM sync.messages_default LIMIT 10000) AS first),
            (SELECT count(*) FROM (SELECT FROM sync.log_default LIMIT 10000) AS first),
            coalesce(EXTRACT(epoch FROM sync.partitions_reach('messages') - now()) / 86400, 0)::float,
-           coalesce(EXTRACT(epoch FROM sync.partitions_reach('log') - now()) / 86400, 0)::float
+           coalesce(EXTRACT(epoch FROM sync.partitions_reach('log') - now()) / 86400, 0)::float,
+           (SELECT EXTRACT(epoch FROM now() - maintained_at) FROM sync.meta)::float
 $$;
 
 -- Server processes that live say so every few seconds; what one that fell silent said of its devices is not true any more.

@@ -1,0 +1,166 @@
+"""Carries out adoption.py's steps on the app's own tables, which are in use."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+from server import adoption
+from server.adoption import INSTANTS, Facts, NotAdoptableError, Step
+from server.errors import UnfitError
+from server.postgres.patience import BUSY, in_transaction, patiently
+from server.postgres.pool import connect, statement
+
+PATIENCE: Final = 600.0
+"""Seconds of tries to get the locks of a step, between the transactions of the app."""
+LONG: Final = 7 * 86_400.0
+"""Seconds: an index over hundreds of millions of rows is built in hours."""
+LOOK: Final = 0.5
+"""Seconds between two looks at how far a long step is."""
+
+PROGRESS: Final = {
+    "index": """SELECT CASE WHEN blocks_total > 0 THEN blocks_done::float / blocks_total
+                            WHEN tuples_total > 0 THEN tuples_done::float / tuples_total END
+                FROM pg_stat_progress_create_index WHERE pid = $1""",
+}
+
+
+class Listener(Protocol):
+    """Hears how it goes on; the terminal, or nobody."""
+
+    def begins(self, step: Step) -> None: ...
+
+    def advances(self, step: Step, share: float | None) -> None:
+        """How much of a long step is done, 0 to 1; None: that cannot be told."""
+
+    def waits(self, step: Step, why: str) -> None: ...
+
+    def ends(self, step: Step) -> None: ...
+
+
+ORIGINAL: Final = """
+    CREATE TABLE IF NOT EXISTS sync.original (
+        facts    jsonb NOT NULL,
+        taken_at timestamptz NOT NULL DEFAULT now()
+    )
+"""
+"""What the app's tables were like before us, for whoever wants them back."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def begins(self, step: Step) -> None: ...
+
+    def advances(self, step: Step, share: float | None) -> None: ...
+
+    def waits(self, step: Step, why: str) -> None: ...
+
+    def ends(self, step: Step) -> None: ...
+
+
+SILENT: Final = Silent()
+
+
+async def remember(connection: Any) -> None:
+    """Keep what the tables are like, unless something of ours is there already."""
+    if await connection.fetchval(
+        "SELECT to_regclass('sync.migrations') IS NULL AND NOT EXISTS (SELECT FROM sync.original)"
+    ):
+        await connection.execute(
+            "INSERT INTO sync.original (facts) VALUES ($1)", await connection.fetchval(statement("adopt"))
+        )
+
+
+async def look(connection: Any) -> list[Step]:
+    """The steps that are left. Raises UnfitError if the tables cannot be adopted."""
+    facts: Facts = orjson.loads(await connection.fetchval(statement("adopt")))
+    if not adoption.is_needed(facts):
+        return []
+    try:
+        adoption.check(facts)
+        newest: datetime | None = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
+        nulls = [column for column in INSTANTS if await _has_nulls(connection, facts, column)]
+        return adoption.plan(facts, newest, nulls)
+    except NotAdoptableError as error:
+        raise UnfitError(str(error)) from None
+
+
+async def adopt(connection: Any, url: str, listener: Listener) -> None:
+    """Take the steps that are left, one after the other, each after a new look. `connection` takes no part in a
+    transaction; another one to `url` looks at the progress.
+
+    Raises UnfitError; what had been done by then is not done again.
+    """
+    # A client that is gone ends its statement: the next one need not wait for it.
+    await connection.execute("SET client_connection_check_interval = '5s'")
+    while steps := await look(connection):
+        await take(connection, url, steps[0], listener)
+
+
+async def take(connection: Any, url: str, step: Step, listener: Listener) -> None:
+    """Take one step. Raises UnfitError if its locks cannot be had."""
+    listener.begins(step)
+    try:
+        await _carry_out(connection, url, step, listener)
+    except BUSY as error:
+        raise UnfitError(
+            f"To {step.says}, this needs {step.locks}, and got it in none of many tries within "
+            f"{PATIENCE / 60:.0f} minutes. End long transactions, then try again: it goes on from here."
+        ) from error
+    listener.ends(step)
+
+
+async def _carry_out(connection: Any, url: str, step: Step, listener: Listener) -> None:
+    def busy(why: str) -> None:
+        listener.waits(step, why)
+
+    match step.kind:
+        case "brief":
+            await patiently(lambda: in_transaction(connection, *step.statements), PATIENCE, busy)
+        case "rows":
+            (each,) = step.statements
+            done = 0
+            while changed := int((await connection.execute(each, timeout=LONG)).rpartition(" ")[2]):
+                done += changed
+                listener.advances(step, None)
+        case _:
+            (one,) = step.statements
+            async with _watched(connection, url, step, listener):
+                # Without a lock timeout: it waits for transactions that are older, and nobody waits behind it.
+                await connection.execute("SET lock_timeout = 0")
+                await connection.execute(one, timeout=LONG)
+
+
+@asynccontextmanager
+async def _watched(connection: Any, url: str, step: Step, listener: Listener) -> AsyncIterator[None]:
+    async def watch() -> None:
+        observer = await connect(url)
+        try:
+            while True:
+                share = None
+                if step.kind in PROGRESS:
+                    share = await observer.fetchval(PROGRESS[step.kind], connection.get_server_pid())
+                listener.advances(step, share)
+                await asyncio.sleep(LOOK)
+        finally:
+            observer.terminate()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _has_nulls(connection: Any, facts: Facts, column: str) -> bool:
+    if facts["columns"][column]["required"]:
+        return False
+    table, name = column.split(".")
+    return bool(
+        await connection.fetchval(f"SELECT EXISTS (SELECT FROM public.{table} WHERE {name} IS NULL)", timeout=LONG)
+    )

@@ -1,0 +1,165 @@
+"""Carries out what upkeep.py plans, beside a busy server: makes, archives and drops partitions. One process does."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from server import upkeep
+from server.errors import UnavailableError
+from server.postgres.errors import translated
+from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
+from server.postgres.pool import connect, statement
+from server.upkeep import (
+    Archive,
+    Bound,
+    DropLog,
+    Forget,
+    Make,
+    MoveToArchive,
+    Partition,
+    Policy,
+    Seen,
+    Step,
+    Strays,
+    TurnDefault,
+    Validate,
+)
+
+log = structlog.get_logger()
+
+LOCK: Final = 0x6D61696E  # «main»
+"""Advisory lock: of several that maintain, one does."""
+EVERY: Final = 300.0
+"""Seconds between two looks."""
+AGAIN: Final = 10.0
+"""Seconds until the next try while Postgres is away, or another process maintains."""
+PATIENCE: Final = 60.0
+"""Seconds of tries to get a step's locks; then it is the other steps' turn, and its own at the next look."""
+LONG: Final = 6 * 3600.0
+"""Seconds: a validation reads a whole partition."""
+FORGOTTEN_AT_ONCE: Final = 1_000
+"""Rows of one transaction: nobody waits long for one of them."""
+
+FORGET: Final = {
+    "clients": """DELETE FROM sync.clients c WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sync.clients o WHERE o.pushed_at < now() - make_interval(days => $1)
+        AND NOT EXISTS (SELECT FROM sync.devices d WHERE (d.user_id, d.client_id) = (o.user_id, o.client_id)
+                        AND d.noted_at >= now() - make_interval(days => $1)) LIMIT $2 FOR UPDATE SKIP LOCKED))""",
+    "devices": """DELETE FROM sync.devices WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sync.devices WHERE noted_at < now() - make_interval(days => $1)
+        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
+    "servers": """DELETE FROM sync.servers WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM sync.servers WHERE seen_at < now() - interval '1 day' AND $1 > 0
+        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
+}
+
+
+async def look(url: str, policy: Policy) -> list[Step]:
+    """What would be done now. Changes nothing. Raises UnavailableError, UnfitError."""
+    connection = await connect(url)
+    try:
+        with translated():
+            return upkeep.plan(await _seen(connection, policy), policy)
+    finally:
+        connection.terminate()
+
+
+async def maintain_once(url: str, policy: Policy, said: Callable[[str], object]) -> bool:
+    """Do what there is to do, once; False if another process is at it.
+
+    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError.
+    """
+    async with AsyncExitStack() as stack:
+        connection = await connect(url)
+        stack.callback(connection.terminate)
+        with translated():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+                return False
+            await _round(connection, policy, said)
+    return True
+
+
+async def maintain(url: str, policy: Policy) -> None:
+    """Do it until cancelled. Raises UnfitError for a database that cannot be maintained."""
+    while True:
+        wait = EVERY
+        try:
+            if not await maintain_once(url, policy, lambda what: log.info("maintained", did=what)):
+                wait = AGAIN
+        except UnavailableError as error:
+            log.warning("maintenance waits for postgres", error=str(error))
+            wait = AGAIN
+        await asyncio.sleep(wait)
+
+
+async def _round(connection: Any, policy: Policy, said: Callable[[str], object]) -> None:
+    for step in upkeep.plan(await _seen(connection, policy), policy):
+        try:
+            await patiently(
+                lambda step=step: _do(connection, step, policy),  # type: ignore[misc]  # a lambda's default has no type
+                PATIENCE,
+                lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
+            )
+        except BUSY:
+            said(f"put off: {step}: its tables are locked; it is tried again at the next look")
+            if isinstance(step, Bound | Validate):
+                return  # what follows builds on it
+        else:
+            said(str(step))
+    await connection.execute("UPDATE sync.meta SET maintained_at = now()")
+
+
+async def _do(connection: Any, step: Step, policy: Policy) -> None:
+    match step:
+        case Make(of, since):
+            await connection.execute("SELECT sync.make_partition($1, $2)", of, since, timeout=LONG)
+        case MoveToArchive(partition, since, until):
+            await connection.execute(
+                "SELECT sync.move_strays('sync.messages_default', $1::text::regclass, 'created_at', "
+                "quote_literal($2::timestamptz), quote_literal($3::timestamptz))",
+                *(partition, since, until),
+                timeout=LONG,
+            )
+        case TurnDefault(of, since, until):
+            await connection.execute("SELECT sync.turn_default($1, $2, $3)", of, since, until, timeout=LONG)
+        case Bound(partition):
+            await connection.execute("SELECT sync.bound_partition($1::text::regclass)", partition)
+        case Validate(partition):
+            await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+            await connection.execute(f"ALTER TABLE {partition} VALIDATE CONSTRAINT atlas_bounds", timeout=LONG)
+        case Archive(partition):
+            await connection.execute("SELECT sync.archive_partition($1::text::regclass)", partition)
+        case DropLog(partition):
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+                await connection.execute(f"ALTER TABLE sync.log DETACH PARTITION {partition}")
+                await connection.execute(f"DROP TABLE {partition}")
+        case Forget(what):
+            forgotten = FORGOTTEN_AT_ONCE
+            while forgotten == FORGOTTEN_AT_ONCE:
+                done = await connection.execute(FORGET[what], policy.forget_days, FORGOTTEN_AT_ONCE)
+                forgotten = int(done.rpartition(" ")[2])
+
+
+async def _seen(connection: Any, policy: Policy) -> Seen:
+    row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
+    return Seen(
+        now=row["now"],
+        partitions=[
+            Partition(of, name, _aware(since), _aware(until), *noted)
+            for of, name, since, until, *noted in row["partitions"]
+        ],
+        strays=[Strays(*strays) for strays in row["strays"]],
+        forgotten_clients=row["old_clients"],
+        forgotten_devices=row["old_devices"],
+        silent_servers=row["silent_servers"],
+    )
+
+
+def _aware(moment: datetime) -> datetime:
+    """asyncpg's infinities have no time zone."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,13 @@
+-- The newest changes of the message that the owner's log still has; `total` counts all of them, `first` is the oldest's
+-- seq. `place` and `rows`: where it stands among the rows of its transaction.
+-- $1 owner, $2 the message's id
+SELECT l.seq, l.n, l.op::text, l.total, l.first, t.place, t.rows
+FROM (
+    SELECT seq, n, op, count(*) OVER () AS total, min(seq) OVER () AS first
+    FROM sync.log WHERE user_id = $1 AND kind = 'm' AND row_id = $2
+    ORDER BY seq DESC, n DESC LIMIT 20
+) l
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE n <= l.n) AS place, count(*) AS rows FROM sync.log WHERE user_id = $1 AND seq = l.seq
+) t
+ORDER BY l.seq DESC, l.n DESC

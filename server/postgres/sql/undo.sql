@@ -1,0 +1,20 @@
+-- What there is of ours besides the tables' own structure, as one JSON object.
+SELECT jsonb_build_object(
+    'original', (SELECT facts FROM sync.original LIMIT 1),
+    'adopted', to_regclass('sync.messages_v1') IS NOT NULL,
+    'columns', (SELECT array_agg(quote_ident(attname) ORDER BY attnum) FROM pg_attribute
+                WHERE attrelid = to_regclass('public.messages') AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
+    'partitions', (SELECT jsonb_agg(jsonb_build_object(
+                        'parent', parent, 'name', partition::text, 'rows', greatest(c.reltuples, 0)::bigint,
+                        'bounds', pg_get_expr(c.relpartbound, c.oid)))
+                   FROM sync.partitions p JOIN pg_class c ON c.oid = p.partition WHERE p.parent LIKE 'messages%'),
+    'policies', (SELECT jsonb_agg(jsonb_build_object('name', quote_ident(polname), 'tab', polrelid::regclass::text))
+                 FROM pg_policy WHERE polname LIKE 'atlas\_%' AND polrelid IN ('public.profiles'::regclass,
+                     'public.conversations'::regclass, 'public.messages'::regclass)),
+    'indexes', (SELECT jsonb_object_agg(i.relname, x.indisvalid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                WHERE x.indrelid = to_regclass('sync.messages_v1')),
+    'keys', (SELECT jsonb_object_agg(quote_ident(conname), convalidated) FROM pg_constraint
+             WHERE conrelid = to_regclass('sync.messages_v1') AND contype = 'f'),
+    'usage', (SELECT jsonb_agg(a.grantee::regrole::text) FROM pg_namespace n, aclexplode(n.nspacl) a
+              WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE')
+)

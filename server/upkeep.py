@@ -1,0 +1,268 @@
+"""What a database needs done from time to time: a list of steps from what was seen in it. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+Table = Literal["messages", "messages_archive", "log"]
+
+AHEAD_MONTHS: Final = 3
+FIRST: Final = datetime(2, 1, 1, tzinfo=UTC)
+LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""What strays beyond these, which are as far as Python counts, stays where it is."""
+MANY: Final = 20_000
+"""Strays whose move would be felt: for some 0.15 s writers to the default partition wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings."""
+
+    archive_months: int
+    """Messages older than this go to the archive; 0: none do."""
+    log_days: int
+    forget_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One that is no default partition."""
+
+    of: Table
+    name: str
+    since: datetime
+    until: datetime
+    bounded: bool = False
+    """Its bounds are a constraint too,"""
+    validated: bool = False
+    """and that was validated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """Rows in a default partition that belong into one month, or week."""
+
+    of: Literal["messages", "log"]
+    since: datetime
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A database, as far as it matters here."""
+
+    now: datetime
+    partitions: Sequence[Partition]
+    strays: Sequence[Strays]
+    forgotten_clients: bool
+    """There are some to forget."""
+    forgotten_devices: bool
+    silent_servers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make the partition of a month, or week, and move its strays, if any, into it."""
+
+    of: Table
+    since: datetime
+    strays: int = 0
+
+    def __str__(self) -> str:
+        moved = f", and move {self.strays} rows into it that strayed into the default partition" if self.strays else ""
+        return f"make the partition of {self.of} from {self.since:%Y-%m-%d}{moved}"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveToArchive:
+    """Move strays into the archived partition of their month."""
+
+    partition: str
+    since: datetime
+    until: datetime
+    rows: int
+
+    def __str__(self) -> str:
+        return f"move {self.rows} rows that strayed into the default partition to {self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDefault:
+    """Make the default partition the one of a time, as it is, and a new default partition."""
+
+    of: Literal["messages", "log"]
+    since: datetime
+    until: datetime
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"make the default partition of {self.of}, with {self.rows} rows, the one "
+            f"from {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Note a partition's bounds as a constraint, unvalidated."""
+
+    partition: str
+
+    def __str__(self) -> str:
+        return f"note the bounds of {self.partition} as a constraint"
+
+
+@dataclass(frozen=True, slots=True)
+class Validate:
+    """Validate that constraint: read the partition, beside everybody."""
+
+    partition: str
+
+    def __str__(self) -> str:
+        return f"validate them: read {self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Move a partition of messages to the archive."""
+
+    partition: str
+
+    def __str__(self) -> str:
+        return f"move {self.partition} to messages_archive"
+
+
+@dataclass(frozen=True, slots=True)
+class DropLog:
+    """Drop a partition of the log: devices that were away for longer get a snapshot."""
+
+    partition: str
+
+    def __str__(self) -> str:
+        return f"drop {self.partition}, which is older than the log is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Forget installations of the app, devices or servers that were not heard of for long."""
+
+    what: Literal["clients", "devices", "servers"]
+
+    def __str__(self) -> str:
+        return f"forget {self.what} that were not heard of for long"
+
+
+Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | Forget
+
+
+def plan(seen: Seen, policy: Policy) -> list[Step]:
+    """What is to be done, in order. Done, and looked at again, nothing is left to do but to archive, or drop, what was
+    made of old strays."""
+    return [
+        *_strays(seen, policy),
+        *_ahead(seen),
+        *_archive(seen, policy),
+        *_drop(seen, policy),
+        *(Forget("clients") for _ in range(seen.forgotten_clients)),
+        *(Forget("devices") for _ in range(seen.forgotten_devices)),
+        *(Forget("servers") for _ in range(seen.silent_servers)),
+    ]
+
+
+def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
+    horizon = _archive_horizon(seen.now, policy)
+    for of in ("messages", "log"):
+        runs: list[list[Strays]] = []
+        some_stay = False
+        for strays in sorted((some for some in seen.strays if some.of == of), key=lambda some: some.since):
+            if not FIRST <= strays.since < LAST:
+                some_stay = True
+                continue
+            until = _after(of, strays.since)
+            there = _overlapping(seen, of, strays.since, until)
+            if (
+                there
+                and there[0].of == "messages_archive"
+                and there[0].since <= strays.since
+                and until <= there[0].until
+            ):
+                yield MoveToArchive(there[0].name, strays.since, until, strays.rows)
+            elif there:
+                # Somebody's own partition has a part of that month; where the rest belongs is for them to say.
+                some_stay = True
+            elif runs and not _overlapping(seen, of, runs[-1][0].since, until):
+                runs[-1].append(strays)
+            else:
+                runs.append([strays])
+        longest = max(runs, key=_rows, default=[])
+        turns = _rows(longest) > MANY and not some_stay
+        for run in runs:
+            for strays in run if run is not longest or not turns else ():
+                archived = of == "messages" and horizon is not None and _after(of, strays.since) <= horizon
+                yield Make("messages_archive" if archived else strays.of, strays.since, strays.rows)
+        # Last, because the default partition must hold nothing else then.
+        if turns:
+            yield TurnDefault(longest[0].of, longest[0].since, _after(of, longest[-1].since), _rows(longest))
+
+
+def _rows(run: Sequence[Strays]) -> int:
+    return sum(strays.rows for strays in run)
+
+
+def _ahead(seen: Seen) -> Iterator[Step]:
+    end = seen.now
+    for _ in range(AHEAD_MONTHS):
+        end = _after("messages", end)
+    for of in ("messages", "log"):
+        planned = {strays.since for strays in seen.strays if strays.of == of}
+        since = _start(of, seen.now)
+        while since <= end:
+            until = _after(of, since)
+            if since not in planned and not _overlapping(seen, of, since, until):
+                yield Make(of, since)
+            since = until
+
+
+def _archive(seen: Seen, policy: Policy) -> Iterator[Step]:
+    horizon = _archive_horizon(seen.now, policy)
+    for partition in seen.partitions:
+        if horizon is not None and partition.of == "messages" and partition.until <= horizon:
+            if not partition.bounded:
+                yield Bound(partition.name)
+            if not partition.validated:
+                yield Validate(partition.name)
+            yield Archive(partition.name)
+
+
+def _drop(seen: Seen, policy: Policy) -> Iterator[Step]:
+    oldest = seen.now - timedelta(days=policy.log_days)
+    for partition in seen.partitions:
+        if partition.of == "log" and partition.until <= oldest:
+            yield DropLog(partition.name)
+
+
+def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
+    """Messages created before it belong into the archive."""
+    if not policy.archive_months:
+        return None
+    months = now.year * 12 + now.month - 1 - policy.archive_months
+    return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+
+
+def _overlapping(seen: Seen, of: str, since: datetime, until: datetime) -> list[Partition]:
+    """Partitions that have some of this time. Messages are in one table or in the other."""
+    family = ("log",) if of == "log" else ("messages", "messages_archive")
+    return [p for p in seen.partitions if p.of in family and p.since < until and p.until > since]
+
+
+def _start(of: str, moment: datetime) -> datetime:
+    """Of its month, or for the log its week."""
+    day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day - timedelta(days=day.weekday()) if of == "log" else day.replace(day=1)
+
+
+def _after(of: str, moment: datetime) -> datetime:
+    """The start of the next month, or for the log the next week."""
+    start = _start(of, moment)
+    return start + timedelta(weeks=1) if of == "log" else (start + timedelta(days=32)).replace(day=1)
