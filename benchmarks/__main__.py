@@ -16,6 +16,7 @@ from benchmarks.doorbell import doorbell
 from benchmarks.fanout import fanout
 from benchmarks.idle import idle
 from benchmarks.live import live
+from benchmarks.metrics import metrics
 from benchmarks.page import page
 from benchmarks.push import push
 from benchmarks.results import FOLDER
@@ -105,6 +106,17 @@ def live_command(
 ) -> Benchmark:
     """From a commit to the devices: delay, CPU per change."""
     return on_stage(lambda stage: live(stage, changes, seconds), users, devices)
+
+
+@benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=1)
+def metrics_command(
+    changes: Annotated[float, typer.Option(min=1, help="Changes a second.")] = 200.0,
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each turn.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of four turns.")] = 3,
+) -> Benchmark:
+    """What it costs to keep figures: live changes with and without, in turns."""
+    return on_stage(lambda stage: metrics(stage, changes, seconds, rounds), users)
 
 
 @benchmark("page", messages=5, backlog=200)

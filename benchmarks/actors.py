@@ -52,12 +52,12 @@ class Server:
         self._drain: asyncio.Task[bytes] | None = None
         self.port = self.pid = 0
 
-    async def start(self, **settings: str) -> int:
+    async def start(self, module: str = "server", **settings: str) -> int:
         """Start, on the same port as before if there was a before. Returns the instant at which its last process said
-        `serving`."""
+        `serving`. `module` is what is run, and does what the server does."""
         environment = {**self._environment, "PORT": str(self.port), **settings}
         pipe = asyncio.subprocess.PIPE
-        self._process = await spawn("server", "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
+        self._process = await spawn(module, "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
         log = self._process.stderr
         assert log is not None
         last, serving = b"nothing", 0

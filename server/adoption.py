@@ -22,6 +22,8 @@ COLUMNS: Final = {
 INSTANT: Final = "timestamp with time zone"
 INSTANTS: Final = ("conversations.created_at", "conversations.updated_at", "messages.created_at")
 """What devices order rows by, and pages go along: never NULL."""
+UPDATED: Final = "messages.updated_at"
+"""Comes with us, where it is missing."""
 FILL: Final = {
     "conversations.created_at": "coalesce(t.updated_at, now())",
     "conversations.updated_at": "coalesce(t.created_at, now())",
@@ -46,6 +48,17 @@ INDEXES: Final = {
 }
 ENABLING: Final = {"D": "DISABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
 CASCADE: Final = "atlas_messages_v1_conversation"
+NOTHING_BY_DEFAULT: Final = """
+    DO $$ DECLARE who text; BEGIN
+        FOR who IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+                   FROM pg_class c, aclexplode(c.relacl) a
+                   WHERE c.oid = 'public.messages'::regclass AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE 'REVOKE ALL ON public.messages FROM ' || who;
+        END LOOP;
+    END $$
+"""
+"""Default privileges may give a new table's rights to whom the app has taken them away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +119,15 @@ def check(facts: Facts) -> None:
             found = facts["columns"].get(column)
             if found is None:
                 raise NotAdoptableError(f"The app's tables lack these columns: {column}. Add it, then migrate again.")
-            if found["type"] not in (kind, "character varying" if kind == "text" else kind):
-                raise NotAdoptableError(
-                    f"{column} is {found['type']}, and must be {kind}. Convert it, then migrate again."
-                )
+            _has_type(column, found, kind)
+    if (found := facts["columns"].get(UPDATED)) is not None:
+        _has_type(UPDATED, found, INSTANT)
+    for column, found in facts["columns"].items():
+        if column.startswith("messages.") and found["identity"]:
+            raise NotAdoptableError(
+                f"{column} is an identity column, which partitions cannot have. Drop its identity, give it the default "
+                "nextval(…) of a sequence, then migrate again."
+            )
     if facts["referenced_by"]:
         raise NotAdoptableError(
             f"Foreign keys lead to public.messages, whose id is no key of its own in a partitioned table: "
@@ -123,6 +141,11 @@ def check(facts: Facts) -> None:
             )
     for constraint in _of(facts["constraints"], "messages"):
         name = constraint["name"]
+        if constraint["kind"] == "c" and not constraint["inherited"]:
+            raise NotAdoptableError(
+                f"The constraint {name} of public.messages is NO INHERIT, and could not hold in partitions. Make it an "
+                "ordinary one, then migrate again."
+            )
         if constraint["kind"] == "x":
             raise NotAdoptableError(
                 f"The exclusion constraint {name} cannot hold over several partitions. Drop it first."
@@ -136,10 +159,36 @@ def check(facts: Facts) -> None:
             f"Functions are bound to public.messages by their bodies: {', '.join(facts['functions'])}. Write them as "
             "texts (AS $$…$$ instead of BEGIN ATOMIC), then migrate again."
         )
+    if facts["row_functions"]:
+        raise NotAdoptableError(
+            f"Functions take or return rows of public.messages: {', '.join(facts['row_functions'])}. Drop them, "
+            "migrate, make them again."
+        )
+    if facts["rules"]:
+        raise NotAdoptableError(
+            f"public.messages has rules: {', '.join(facts['rules'])}. Drop them, or make them triggers, then migrate "
+            "again."
+        )
+    if facts["key_views"]:
+        raise NotAdoptableError(
+            f"Views rely on id being the primary key of public.messages: {', '.join(facts['key_views'])}. Name every "
+            "column in their GROUP BY, then migrate again."
+        )
     for view in facts["views"] or ():
         if view["kind"] != "v":
             raise NotAdoptableError(
                 f"{view['name']} is a materialized view of public.messages. Drop it, migrate, make it again."
+            )
+        if not view["mine"]:
+            raise NotAdoptableError(
+                f"{view['name']} looks into public.messages, and belongs to {view['owner']}. Make this login a member "
+                f"of {view['owner']}, then migrate again."
+            )
+    for publication in facts["publications"] or ():
+        if (publication["columns"] or publication["where"]) and publication["mine"] and not publication["root"]:
+            raise NotAdoptableError(
+                f"The publication {publication['name']} publishes only a part of public.messages, which of partitions "
+                "it cannot. Set its publish_via_partition_root = true, then migrate again."
             )
     for trigger in facts["triggers"] or ():
         if trigger["transitions"] and trigger["row"]:
@@ -149,8 +198,13 @@ def check(facts: Facts) -> None:
             )
 
 
+def _has_type(column: str, found: Mapping[str, Any], kind: str) -> None:
+    if found["type"] not in (kind, "character varying" if kind == "text" else kind):
+        raise NotAdoptableError(f"{column} is {found['type']}, and must be {kind}. Convert it, then migrate again.")
+
+
 def _columns(facts: Facts) -> Iterator[Step]:
-    if "messages.updated_at" not in facts["columns"]:
+    if UPDATED not in facts["columns"]:
         yield Step(
             "add messages.updated_at, NULL in the rows there are (which reads as created_at)",
             "ACCESS EXCLUSIVE on messages",
@@ -274,7 +328,9 @@ def _open_doors(facts: Facts) -> Iterator[Step]:
 
 def _as_before(table: str, role: str) -> str:
     name = '"atlas_as_before_' + role.strip('"').replace('"', "")[:40] + '"'
-    return f"CREATE POLICY {name} ON public.{table} TO {role} USING (true) WITH CHECK (true)"
+    # What everybody may is not opened to end users: theirs is what is their own.
+    who = "current_user NOT IN ('anon', 'authenticated')" if role == "PUBLIC" else "true"
+    return f"CREATE POLICY {name} ON public.{table} TO {role} USING ({who}) WITH CHECK ({who})"
 
 
 def _swap(facts: Facts, now: datetime, newest: datetime | None) -> Step:
@@ -299,6 +355,16 @@ def _swap(facts: Facts, now: datetime, newest: datetime | None) -> Step:
         "INCLUDING STORAGE INCLUDING COMMENTS, PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at)",
         "ALTER TABLE public.messages DROP CONSTRAINT atlas_bounds",
         f"ALTER TABLE public.messages OWNER TO {table['owner']}",
+        NOTHING_BY_DEFAULT,
+        *(
+            statement
+            for sequence in facts["sequences"] or ()
+            for statement in (
+                f"ALTER SEQUENCE sync.{sequence['name']} OWNED BY NONE",
+                f"ALTER SEQUENCE sync.{sequence['name']} SET SCHEMA public",
+                f"ALTER SEQUENCE public.{sequence['name']} OWNED BY public.messages.{sequence['column']}",
+            )
+        ),
         "ALTER TABLE public.messages ADD FOREIGN KEY (conversation_id) REFERENCES public.conversations (id) "
         "ON DELETE CASCADE",
         *(f"ALTER TABLE public.messages ADD CONSTRAINT {k['name']} {k['def']}" for k in foreign if k not in keys),
@@ -313,6 +379,9 @@ def _swap(facts: Facts, now: datetime, newest: datetime | None) -> Step:
         f"ALTER TABLE public.messages ATTACH PARTITION {OLD} FOR VALUES FROM (MINVALUE) TO ({end})",
         f"ALTER TABLE {OLD} DROP CONSTRAINT atlas_bounds",
     ]
+    if table["told_by_key"]:
+        # That of the old key is gone, and without any the app's updates fail where they are published.
+        statements.append(f"ALTER TABLE {OLD} REPLICA IDENTITY DEFAULT")
     statements += [trigger["def"] for trigger in triggers]
     statements += [
         f"ALTER TABLE public.messages {ENABLING[trigger['enabled']]} TRIGGER {trigger['name']}"
@@ -333,6 +402,8 @@ def _swap(facts: Facts, now: datetime, newest: datetime | None) -> Step:
     statements += views(facts)
     statements += [
         f"ALTER PUBLICATION {publication['name']} ADD TABLE public.messages"
+        + (f" ({publication['columns']})" if publication["columns"] else "")
+        + (f" WHERE ({publication['where']})" if publication["where"] else "")
         for publication in facts["publications"] or ()
         if publication["mine"]
     ]

@@ -208,11 +208,13 @@ class App:
             gc.collect()
             gc.freeze()
             gc.set_threshold(10_000, 20, 50)
+            pump = Pump(hub, history, store, snapshots, wakes)
             async with asyncio.TaskGroup() as tasks:
                 background = [
                     tasks.create_task(work, name=name)
                     for name, work in {
-                        "pump": Pump(hub, history, store, snapshots, wakes).run(),
+                        "pump": pump.run(),
+                        "gauges": _gauge(pump, snapshots),
                         "snapshots": snapshots.run(),
                         "batcher": batcher.run(),
                         "sweep": sweep.run(),
@@ -224,11 +226,11 @@ class App:
                 metrics.PROCESSES.set(1)
                 await server.serve(sockets=socks)
                 metrics.PROCESSES.set(0)
+                for task in (*background, *desk.tasks):
+                    task.cancel()
                 with contextlib.suppress(UnavailableError, TimeoutError):
                     async with asyncio.timeout(LAST_WORDS):
                         await roster.note()
-                for task in (*background, *desk.tasks):
-                    task.cancel()
 
     def _not_ready(self, hub: Hub) -> str | None:
         if self._stopping:
@@ -249,6 +251,16 @@ class App:
             else:
                 return True
         return False
+
+
+async def _gauge(pump: Pump, snapshots: Snapshots) -> None:
+    """Look every second at what nobody tells. Runs until cancelled."""
+    behind = {lane: metrics.BEHIND.labels(lane.name.lower()) for lane in Lane}
+    while True:
+        for lane, gauge in behind.items():
+            gauge.set(pump.behind(lane))
+        metrics.SNAPSHOTS_WAITING.set(snapshots.waiting)
+        await asyncio.sleep(1)
 
 
 def _ring(hub: Hub, user: str, seq: int) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
+import structlog
 import typer
 from rich.console import Console
 
-from server import app, logs, supervisor
-from server.config import DatabaseSettings, ServeSettings, TokenSettings, load
+from server import app, logs, sentry, supervisor
+from server.config import DatabaseSettings, MaintainSettings, OwnerSettings, ServeSettings, TokenSettings, load
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
+from server.progress import Shown
+from server.terminal import printable, run
+from server.upkeep import Policy
 
 cli = typer.Typer(
     name="atlas-sync",
@@ -23,6 +27,14 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DURATION = {
+    "brief": "for milliseconds, asked for again and again until nobody has to wait for it",
+    "index": "as long as it takes; a bar shows how far it is",
+    "scan": "as long as it takes to read the table once",
+    "rows": "until none is left",
+}
+"""What kinds of steps a migration has."""
+
 
 @cli.command()
 def serve(
@@ -30,10 +42,21 @@ def serve(
 ) -> None:
     """Run the server. Its settings are environment variables; README.md has their table."""
     settings = load(ServeSettings)
-    logs.configure(settings.log_level, settings.log_format)
-    if settings.processes > 1 and not share_port:
-        raise typer.Exit(supervisor.run(settings))
-    app.run(settings, shared=share_port)
+    status = 0
+    try:
+        with sentry.reporting(settings.sentry_dsn) as report:
+            logs.configure(settings.log_level, settings.log_format, report=report)
+            if settings.processes > 1 and not share_port:
+                status = supervisor.run(settings)
+            else:
+                app.run(settings, shared=share_port)
+    except AtlasError:
+        raise
+    except Exception as error:
+        # Not Python's own way, which would print what the exception quotes.
+        structlog.get_logger().critical("the process ends", exc_info=error)
+        status = 1
+    raise typer.Exit(status)
 
 
 @cli.command()
@@ -54,16 +77,60 @@ def demo(
 
 @cli.command()
 def migrate(
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database, and run nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, under which locks; do nothing.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take it all away again, and leave the app's data.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Undo without asking.")] = False,
 ) -> None:
-    """Bring the database in DATABASE_URL up to date. Safe to repeat."""
+    """Bring the database in DATABASE_URL up to date: the app's tables, however large and busy, become ours as they are.
+    Safe to repeat, and to interrupt."""
     from server.postgres import migrate as migration
+    from server.postgres import undo as undoing
 
     if sql:
         sys.stdout.write(migration.as_sql())
         return
-    asyncio.run(migration.migrate(load(DatabaseSettings).database_url))
-    typer.echo("The database is up to date.")
+    url = load(OwnerSettings).owner_url
+    steps = asyncio.run(undoing.look(url) if undo else migration.steps(url)) if plan or undo else []
+    for step in steps:
+        typer.echo(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
+    if plan:
+        if not undo:
+            typer.echo(
+                f"run the migrations that are missing\n    ACCESS EXCLUSIVE on the three tables; {DURATION['brief']}"
+            )
+        return
+    if undo and not steps:
+        typer.echo("Nothing of Atlas Sync is in this database.")
+        return
+    if undo and not yes:
+        typer.confirm("Devices will not sync any more. Go on?", abort=True)
+    with Shown(Console(stderr=True)) as shown:
+        asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
+    typer.echo("The database is as it was before." if undo else "The database is up to date.")
+
+
+@cli.command()
+def maintain(
+    once: Annotated[bool, typer.Option("--once", help="Do what there is to do, and end.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+) -> None:
+    """Make partitions ahead, archive and drop old ones, beside a busy server; every five minutes, until stopped."""
+    from server.postgres import maintain as maintenance
+
+    settings = load(MaintainSettings)
+    logs.configure(settings.log_level, settings.log_format)
+    policy = Policy.of(settings)
+    if plan:
+        steps = asyncio.run(maintenance.look(settings.owner_url, policy))
+        typer.echo("\n".join(map(str, steps)) or "Nothing is to be done.")
+    elif once:
+        if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
+            typer.echo("Another process maintains this database at this moment.")
+    else:
+        run(lambda: maintenance.maintain(settings.owner_url, policy))
 
 
 @cli.command()
@@ -110,6 +177,34 @@ def doctor() -> None:
 
 
 @cli.command()
+def trace(
+    message_id: Annotated[UUID, typer.Argument(help="The message's id: a UUID.", show_default=False)],
+    user: Annotated[
+        UUID | None, typer.Option(help="Whose message it is, if you know: without, the whole log may be searched.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was found and the verdict as JSON.")] = False,
+) -> None:
+    """Where is this message? Its life in DATABASE_URL, and which devices have it; status 1 if something stands in the
+    way. Shows no content, writes nothing."""
+    from server import trace as telling
+    from server.postgres import tracer
+
+    facts = asyncio.run(tracer.ask(load(DatabaseSettings).database_url, message_id, user))
+    lines = telling.tell(facts)
+    if json:
+        typer.echo(telling.as_json(facts, lines))
+    else:
+        for line in lines:
+            mark, color = {
+                telling.Standing.GOOD: ("✓", typer.colors.GREEN),
+                telling.Standing.WAITING: ("!", typer.colors.YELLOW),
+                telling.Standing.BAD: ("✗", typer.colors.RED),
+            }[line.standing]
+            typer.echo(f"{typer.style(mark, fg=color)} {line.what:<12} {printable(line.says)}")
+    raise typer.Exit(telling.status(lines))
+
+
+@cli.command()
 def watch(
     url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
     token: Annotated[str, typer.Option(help="Whose changes to show.", envvar="ATLAS_TOKEN", show_default=False)] = "",
@@ -145,6 +240,23 @@ def chat(
         raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
     path = outbox_file or Path(".atlas") / f"chat-{user}.db"
     terminal.chat(url, token, user, path, conversation, new, Console(highlight=False))
+
+
+@cli.command()
+def top(
+    url: Annotated[
+        str, typer.Option(help="Where the server shows its figures.", envvar="ATLAS_METRICS_URL")
+    ] = "http://127.0.0.1:8000/metrics",
+    token: Annotated[
+        str, typer.Option(help="What the server asks for there.", envvar="ATLAS_METRICS_TOKEN", show_default=False)
+    ] = "",
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=3_600)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one look as plain text, and end.")] = False,
+) -> None:
+    """Show the server's figures live: the same as /metrics, and what to do about those that are bad."""
+    from server import top as terminal
+
+    terminal.top(url, token, every, Console(highlight=False), once=once)
 
 
 def main() -> None:

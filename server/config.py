@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocol.frames import MAX_MUTATIONS
@@ -18,27 +18,26 @@ TOKEN_CHARACTERS = 16
 """Of the token for metrics; whoever holds it sees figures and no one's rows."""
 
 
+def _is_postgres(url: str) -> str:
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ValueError("must be a URL that begins with postgres:// or postgresql://")
+    return url
+
+
+PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
+
+
 class DatabaseSettings(BaseSettings):
     model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: str = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
-
-    listen_url: str | None = Field(None, alias="ATLAS_LISTEN_URL")
-
-    @field_validator("database_url", "listen_url")
-    @classmethod
-    def _is_postgres(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("postgres://", "postgresql://")):
-            raise ValueError("must be a URL that begins with postgres:// or postgresql://")
-        return url
+    database_url: PostgresUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
+    listen_url: PostgresUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
 
 
 class OwnerSettings(DatabaseSettings):
     """Of what changes the database's structure."""
 
-    admin_url: str | None = Field(None, alias="ATLAS_ADMIN_URL")
-
-    _is_postgres_too = field_validator("admin_url")(DatabaseSettings._is_postgres)
+    admin_url: PostgresUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
 
     @property
     def owner_url(self) -> str:

@@ -5,12 +5,23 @@ them share, so that whichever of them is asked answers for all.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 from protocol.close import CloseCode
 from protocol.frames import (
@@ -69,6 +80,7 @@ class Described(NamedTuple):
     metric: MetricWrapperBase
 
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships none
 REGISTRY: Final = CollectorRegistry()
 CATALOGUE: Final[list[Described]] = []
 
@@ -227,7 +239,8 @@ POSTGRES_UP = _gauge(
     "atlas_postgres_up",
     Question.POSTGRES,
     "1 if Postgres answered when these figures were asked for, else 0",
-    "0: devices stay connected and wait. Start Postgres, or mend the way to it.",
+    "0: devices stay connected and wait. Start Postgres, or mend the way to it. If it runs, something holds a lock or "
+    "all connections of the pool: see pg_stat_activity and atlas_pool_waiting.",
     over="livemostrecent",
 )
 STATEMENT_SECONDS = _histogram(
@@ -310,6 +323,14 @@ PARTITIONS_AHEAD = _gauge(
     "table",
     over="livemostrecent",
 )
+MAINTAINED_AGO = _gauge(
+    "atlas_maintained_seconds_ago",
+    Question.POSTGRES,
+    "Since `atlas-sync maintain` last did all there was to do; NaN if it never did",
+    "Above an hour: it does not run, or its log says what stops it. Start one (Procfile: `worker`); nothing is lost "
+    "meanwhile.",
+    over="livemostrecent",
+)
 
 # --- Is someone hurting us?
 
@@ -353,6 +374,14 @@ _REJECTED: Final = MUTATIONS.labels("rejected")
 _CODES: Final = frozenset({1000, 1001, 1002, 1003, 1006, 1007, 1009, 1011, 1012, 1013, *CloseCode})
 """A peer may send any number, and each would be a series of its own."""
 
+# From 0 on: Prometheus sees no increase in a series that begins at 1, and the first fault is the one to notice.
+for _code in _CODES:
+    CLOSED.labels(str(int(_code)))
+for _outcome in ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old"):
+    HELLOS.labels(_outcome)
+for _answer in ("unavailable", "slow_down", "gap", "replaced", "local_only"):
+    PUSHES.labels(_answer)
+
 
 def sent(rows: Sequence[Row], readers: int, size: int) -> None:
     """`rows` were written to so many readers, as `size` bytes in all."""
@@ -390,10 +419,27 @@ def shared() -> bool:
     return FOLDER in os.environ
 
 
+class _Everybody(Collector):
+    """The figures of all processes that share the folder."""
+
+    def collect(self) -> Iterable[Metric]:
+        # A process that is killed while it makes a file leaves an empty one, and prometheus-client fails at that.
+        files = [str(path) for path in Path(os.environ[FOLDER]).glob("*.db") if _is_made(path)]
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _is_made(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # its process died, and the supervisor took it away
+        return False
+
+
 def exposition() -> bytes:
     """All of it, of all processes, in Prometheus' text format."""
     if not shared():
         return generate_latest(REGISTRY)
     everybody = CollectorRegistry()
-    multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]  # it ships none
+    everybody.register(_Everybody())
     return generate_latest(everybody)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, Self
+
+from server.config import MaintainSettings
 
 Table = Literal["messages", "messages_archive", "log"]
 
@@ -12,7 +14,7 @@ FIRST: Final = datetime(2, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """What strays beyond these, which are as far as Python counts, stays where it is."""
 MANY: Final = 20_000
-"""Strays whose move would be felt: for some 0.15 s writers to the default partition wait."""
+"""Strays whose move would be felt: for some 0.15 s everybody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Policy:
     """Messages older than this go to the archive; 0: none do."""
     log_days: int
     forget_days: int
+
+    @classmethod
+    def of(cls, settings: MaintainSettings) -> Self:
+        return cls(settings.archive_months, settings.log_days, settings.forget_days)
 
 
 @dataclass(frozen=True, slots=True)

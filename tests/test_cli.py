@@ -125,7 +125,7 @@ class Demo:
 
 async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(folder: Path) -> None:
     async with Demo(folder, "--users", "2", "--no-replay") as demo:
-        assert set(demo.line) == {"url", "http", "database_url", "users"}
+        assert set(demo.line) == {"url", "http", "database_url", "metrics_token", "users"}
         sql = await asyncpg.connect(demo.line["database_url"])
         paying = await sql.fetch(
             "SELECT p.id, count(c.id) FROM profiles p JOIN conversations c ON c.user_id = p.id "
@@ -141,8 +141,15 @@ async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(
             await device.hear_a(Changes)
             cursor = device.cursor
         await sql.close()
-    # The second start finds everything where it was: the data, the secret, the history.
+    metrics_token = demo.line["metrics_token"]
+    assert (folder / "metrics-token").stat().st_mode & 0o777 == 0o600
+    # The second start finds everything where it was: the data, the secrets, the history.
     async with Demo(folder, "--users", "2", "--speed", "100") as demo, peer(demo.line["url"]) as device:
+        assert demo.line["metrics_token"] == metrics_token
+        options = ("--once", "--every", "0.1", "--url", f"{demo.line['http']}/metrics", "--token", metrics_token)
+        seen = await asyncio.to_thread(run, "top", *options)
+        assert seen.returncode == 0
+        assert "atlas_connections" in seen.stdout
         welcome = await device.greet_with(first["token"], cursor)
         assert welcome.mode == "resumed"
         # The replay writes without being asked.

@@ -24,13 +24,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server import app
-from server.config import ServeSettings, load
+from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, site
 from server.edge.auth import mint
 from server.errors import UnavailableError
 from server.postgres import migrate, seed
 from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.postgres.maintain import maintain
 from server.postgres.seed import Conversation, Person
+from server.upkeep import Policy
 
 log = structlog.get_logger()
 
@@ -106,6 +108,8 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         host="127.0.0.1",
         port=options.port,
         drain=2.0,
+        metrics_token=_secret(data / "metrics-token"),
+        metrics_port=None,
     )
     sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
@@ -118,16 +122,18 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
 
     def ready() -> None:
         if options.json:
-            _print_json(port, admin_url, people, tokens)
+            _print_json(settings, port, admin_url, people, tokens)
         else:
-            _print_next(console, port, people, tokens, time.monotonic() - begun)
+            _print_next(console, settings, port, people, tokens, time.monotonic() - begun)
 
     async with asyncio.TaskGroup() as tasks:
+        policy = Policy.of(load(MaintainSettings, database_url=admin_url))
+        beside = [tasks.create_task(maintain(admin_url, policy), name="maintenance")]
         if options.replay:
-            replaying = tasks.create_task(_replay(admin_url, people, options), name="replay")
+            beside.append(tasks.create_task(_replay(admin_url, people, options), name="replay"))
         await server.run(sock, ready)
-        if options.replay:
-            replaying.cancel()
+        for task in beside:
+            task.cancel()
 
 
 async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Console) -> str:
@@ -182,7 +188,7 @@ async def _talk(admin_url: str, to_come: Sequence[Conversation], speed: float) -
 
 
 def _secret(path: Path) -> str:
-    """The demo's signing secret, kept so that tokens outlive a restart."""
+    """A secret of the demo, kept so that what was printed outlives a restart."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
     secret = secrets.token_urlsafe(48)
@@ -210,18 +216,28 @@ def _identities(people: Sequence[Person], tokens: dict[UUID, str]) -> list[dict[
     ]
 
 
-def _print_json(port: int, admin_url: str, people: Sequence[Person], tokens: dict[UUID, str]) -> None:
+def _print_json(
+    settings: ServeSettings, port: int, admin_url: str, people: Sequence[Person], tokens: dict[UUID, str]
+) -> None:
     line = {
         "url": f"ws://127.0.0.1:{port}/sync",
         "http": f"http://127.0.0.1:{port}",
         "database_url": admin_url,
+        "metrics_token": settings.metrics_token,
         "users": _identities(people, tokens),
     }
     sys.stdout.write(orjson.dumps(line).decode() + "\n")
     sys.stdout.flush()
 
 
-def _print_next(console: Console, port: int, people: Sequence[Person], tokens: dict[UUID, str], seconds: float) -> None:
+def _print_next(
+    console: Console,
+    settings: ServeSettings,
+    port: int,
+    people: Sequence[Person],
+    tokens: dict[UUID, str],
+    seconds: float,
+) -> None:
     url = f"ws://127.0.0.1:{port}/sync"
     first = people[0]
     page = f"http://127.0.0.1:{port}/"
@@ -238,6 +254,8 @@ def _print_next(console: Console, port: int, people: Sequence[Person], tokens: d
     console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")
     console.print("And write to them, in a third one; what is typed while this is stopped is sent later:\n")
     print(f"{_program()} chat --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
+    console.print("What the server tells about itself meanwhile, live:\n")
+    print(f"{_program()} top --url {page}metrics --token {settings.metrics_token}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop this with Ctrl-C.\n")
 
 

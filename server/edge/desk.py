@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,7 +78,7 @@ class Desk:
     def sit_down(self, reader: Reader, tier: str) -> None:
         """The reader is welcomed. A user counts under the tier at the first welcome."""
         feed = reader.feed
-        reader.welcomed = True
+        reader.welcomed_at = time.time_ns() // 1000
         feed.welcomed += 1
         if feed.welcomed == 1:
             feed.tier = tier
@@ -89,7 +90,7 @@ class Desk:
         self.roster.left(reader, code)
         self.snapshots.forget(reader)
         self.hub.remove(reader)
-        if reader.welcomed:
+        if reader.welcomed_at is not None:
             feed = reader.feed
             feed.welcomed -= 1
             if not feed.welcomed:

@@ -11,6 +11,7 @@ from enum import IntEnum
 from uuid import UUID
 
 from protocol.cursor import Position, owner_digest
+from protocol.frames import Instant
 from server.feed.ports import Sighting, Sink, Window
 
 
@@ -69,7 +70,17 @@ class Cohort:
 class Reader:
     """One connection at a position."""
 
-    __slots__ = ("client_id", "cohort", "feed", "sighting", "sink", "stalled_at", "told_to_wait", "welcomed", "window")
+    __slots__ = (
+        "client_id",
+        "cohort",
+        "feed",
+        "sighting",
+        "sink",
+        "stalled_at",
+        "told_to_wait",
+        "welcomed_at",
+        "window",
+    )
 
     def __init__(self, feed: Feed, client_id: UUID, sink: Sink, window: Window) -> None:
         self.feed = feed
@@ -81,7 +92,7 @@ class Reader:
         """Where it goes on once its socket takes data again; None if it does not wait for that."""
         self.told_to_wait = False
         """Its hello waits for Postgres, and it knows."""
-        self.welcomed = False
+        self.welcomed_at: Instant | None = None
         self.sighting: Sighting | None = None
         """The last that was noted."""
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from protocol.close import CloseCode
 from protocol.codec import Codec
 from protocol.cursor import Position
-from protocol.frames import Before, Conversation, Error, Message, Profile
+from protocol.frames import Before, Conversation, Error, Instant, Message, Profile
 from server.feed.change import Page, Why
 
 
@@ -123,6 +123,8 @@ class Sighting(NamedTuple):
     state: str
     """live, catching_up, stalled, snapshot or closed."""
     close_code: int | None
+    connected_at: Instant
+    """When its connection was welcomed: of two connections of a device the later one counts."""
 
 
 class Notebook(Protocol):

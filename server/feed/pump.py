@@ -46,6 +46,11 @@ class Pump:
         self._snapshots = snapshots
         self._wakes = wakes
         self._written = 0
+        self._reading = dict.fromkeys(Lane, 0)
+
+    def behind(self, lane: Lane) -> int:
+        """Cohorts that wait to be read for, or are being read for."""
+        return self._reading[lane] + self._hub.waiting(lane)
 
     async def run(self) -> None:
         """Pump until cancelled."""
@@ -55,14 +60,13 @@ class Pump:
 
     async def _run_lane(self, lane: Lane) -> None:
         wake = self._wakes[lane]
-        behind = metrics.BEHIND.labels(lane.name.lower())
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
             await wake.wait()
             wake.clear()
             while cohorts := self._hub.take(lane, GROUP):
-                behind.set(len(cohorts) + self._hub.waiting(lane))
+                self._reading[lane] = len(cohorts)
                 metrics.READERS_PER_STATEMENT.observe(len(cohorts))
                 next_of_crowd = loop.time() + CROWD
                 crowd = sum(cohort.phase is Phase.HELLO for cohort in cohorts) > 1
@@ -87,7 +91,7 @@ class Pump:
                         await asyncio.sleep(0)
                 if crowd:
                     await asyncio.sleep(next_of_crowd - loop.time())
-            behind.set(0)
+            self._reading[lane] = 0
 
     async def _read(self, cohorts: Sequence[Cohort]) -> list[Page]:
         return await self._store.read_feed(

@@ -34,7 +34,7 @@ class Roster:
 
     def left(self, reader: Reader, code: int) -> None:
         """The reader's connection ended with this close code. To be told while the reader still is in the hub."""
-        if reader.welcomed:
+        if reader.welcomed_at is not None:
             device = reader.feed.user, reader.client_id
             self._departed.pop(device, None)
             self._departed[device] = _sighting(reader)._replace(state="closed", close_code=code)
@@ -65,7 +65,7 @@ class Roster:
 
         moved: dict[tuple[str, UUID], tuple[Reader, Sighting]] = {}
         for count, reader in enumerate(self._hub.readers()):
-            if reader.welcomed and not reader.sink.gone and (sighting := _sighting(reader)) != reader.sighting:
+            if reader.welcomed_at and not reader.sink.gone and (sighting := _sighting(reader)) != reader.sighting:
                 moved[sighting.user, sighting.client_id] = reader, sighting
             if count % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -79,5 +79,7 @@ class Roster:
 
 def _sighting(reader: Reader) -> Sighting:
     position, state = reader.whereabouts
-    seq = None if position is None else position.seq
-    return Sighting(reader.feed.user, reader.client_id, reader.sink.session, seq, state, None)
+    # Inside a transaction it has all that was before, and not yet the transaction.
+    seq = None if position is None else position.seq - (position.n > 0)
+    user, session = reader.feed.user, reader.sink.session
+    return Sighting(user, reader.client_id, session, seq, state, None, reader.welcomed_at or 0)

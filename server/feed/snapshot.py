@@ -68,6 +68,11 @@ class Snapshots:
         """The reader's socket is closed."""
         self._parked.pop(reader, None)
 
+    @property
+    def waiting(self) -> int:
+        """Snapshots that are begun or asked for, and not being read at this moment."""
+        return self._queue.qsize() + len(self._parked)
+
     async def run(self) -> None:
         """Send snapshots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -77,7 +82,6 @@ class Snapshots:
     async def _work(self) -> None:
         failures = 0
         while True:
-            metrics.SNAPSHOTS_WAITING.set(self._queue.qsize() + len(self._parked))
             job = await self._queue.get()
             if job.reader.sink.gone:
                 continue

@@ -11,7 +11,7 @@ import orjson
 from server import adoption
 from server.adoption import INSTANTS, Facts, NotAdoptableError, Step
 from server.errors import UnfitError
-from server.postgres.patience import BUSY, in_transaction, patiently
+from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect, statement
 
 PATIENCE: Final = 600.0
@@ -70,14 +70,35 @@ async def remember(connection: Any) -> None:
     if await connection.fetchval(
         "SELECT to_regclass('sync.migrations') IS NULL AND NOT EXISTS (SELECT FROM sync.original)"
     ):
+        # What cannot be adopted is going to be mended first, and remembered as it is then.
+        await look(connection)
         await connection.execute(
-            "INSERT INTO sync.original (facts) VALUES ($1)", await connection.fetchval(statement("adopt"))
+            "INSERT INTO sync.original (facts) VALUES ($1)", orjson.dumps(await facts_of(connection)).decode()
         )
+
+
+async def facts_of(connection: Any) -> Facts:
+    """What the catalog says."""
+    async with connection.transaction(readonly=True):
+        # However this database writes dates: adoption.py reads those in constraints.
+        await connection.execute("SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'")
+        facts: Facts = orjson.loads(await connection.fetchval(statement("adopt")))
+    return facts
+
+
+async def turn(connection: Any, lock: int) -> None:
+    """Wait until nobody else has this advisory lock, and take it.
+
+    By asking again and again: whoever waits within a statement has a snapshot, which a concurrent index build of the
+    one that is waited for would wait for.
+    """
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110 (nobody tells us)
+        await asyncio.sleep(LOOK)
 
 
 async def look(connection: Any) -> list[Step]:
     """The steps that are left. Raises UnfitError if the tables cannot be adopted."""
-    facts: Facts = orjson.loads(await connection.fetchval(statement("adopt")))
+    facts = await facts_of(connection)
     if not adoption.is_needed(facts):
         return []
     try:
@@ -120,19 +141,31 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener) 
 
     match step.kind:
         case "brief":
-            await patiently(lambda: in_transaction(connection, *step.statements), PATIENCE, busy)
+            await patiently(lambda: _at_once(connection, step), PATIENCE, busy)
         case "rows":
             (each,) = step.statements
             done = 0
             while changed := int((await connection.execute(each, timeout=LONG)).rpartition(" ")[2]):
                 done += changed
                 listener.advances(step, None)
+            if not done:
+                busy("somebody else has locked all the rows that are left")
+                await asyncio.sleep(LOOK)
         case _:
             (one,) = step.statements
             async with _watched(connection, url, step, listener):
                 # Without a lock timeout: it waits for transactions that are older, and nobody waits behind it.
                 await connection.execute("SET lock_timeout = 0")
                 await connection.execute(one, timeout=LONG)
+
+
+async def _at_once(connection: Any, step: Step) -> None:
+    """All or none, with the lock timeout."""
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        for each in step.statements:
+            # An undo copies the rows of months in one of them.
+            await connection.execute(each, timeout=LONG)
 
 
 @asynccontextmanager

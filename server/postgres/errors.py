@@ -40,6 +40,8 @@ def unavailable(error: Exception) -> UnavailableError:
     if isinstance(error, asyncpg.PostgresError):
         within = getattr(error, "context", None)
         said = f"SQLSTATE {error.sqlstate}, in a function" if within else str(error.args[0])
+    elif isinstance(error, asyncpg.DataError):
+        said = "an argument of a kind that Postgres does not take"  # it would quote it
     return UnavailableError(f"{type(error).__name__}: {said}")
 
 
@@ -55,3 +57,8 @@ def translated() -> Iterator[None]:
         raise UnfitError(POOLER) from error
     except MAYBE_LATER as error:
         raise unavailable(error) from error
+    except ValueError:
+        # asyncpg's would quote a piece of it.
+        raise UnfitError(
+            "The database's URL cannot be read. Write special characters of its password as %XX: # is %23, / is %2F."
+        ) from None

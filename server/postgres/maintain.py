@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import asyncpg
 import structlog
 
 from server import upkeep
 from server.errors import UnavailableError
-from server.postgres.errors import translated
+from server.postgres.errors import translated, unavailable
 from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect, statement
 from server.upkeep import (
@@ -31,6 +32,10 @@ from server.upkeep import (
 
 log = structlog.get_logger()
 
+START: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""From which Postgres counts, in microseconds."""
+OF_ITSELF: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
+"""How a step fails that would fail again, and says nothing of the others."""
 LOCK: Final = 0x6D61696E  # «main»
 """Advisory lock: of several that maintain, one does."""
 EVERY: Final = 300.0
@@ -71,7 +76,8 @@ async def look(url: str, policy: Policy) -> list[Step]:
 async def maintain_once(url: str, policy: Policy, said: Callable[[str], object]) -> bool:
     """Do what there is to do, once; False if another process is at it.
 
-    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError.
+    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError; for a step that
+    fails of itself when the others are done.
     """
     async with AsyncExitStack() as stack:
         connection = await connect(url)
@@ -97,19 +103,28 @@ async def maintain(url: str, policy: Policy) -> None:
 
 
 async def _round(connection: Any, policy: Policy, said: Callable[[str], object]) -> None:
+    unprepared: set[str] = set()
+    failed: UnavailableError | None = None
     for step in upkeep.plan(await _seen(connection, policy), policy):
+        if isinstance(step, Validate | Archive) and step.partition in unprepared:
+            continue
         try:
             await patiently(
                 lambda step=step: _do(connection, step, policy),  # type: ignore[misc]  # a lambda's default has no type
                 PATIENCE,
                 lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
             )
-        except BUSY:
-            said(f"put off: {step}: its tables are locked; it is tried again at the next look")
+        except (*BUSY, *OF_ITSELF) as error:
+            if isinstance(error, BUSY):
+                said(f"put off: {step}: its tables are locked; it is tried again at the next look")
+            else:
+                failed = failed or UnavailableError(f"Mend what keeps Postgres from this: {step}. {unavailable(error)}")
             if isinstance(step, Bound | Validate):
-                return  # what follows builds on it
+                unprepared.add(step.partition)
         else:
             said(str(step))
+    if failed is not None:
+        raise failed
     await connection.execute("UPDATE sync.meta SET maintained_at = now()")
 
 
@@ -146,13 +161,13 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_counted, decoder=_as_far_as_python_counts, format="tuple"
+    )
     row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
     return Seen(
         now=row["now"],
-        partitions=[
-            Partition(of, name, _aware(since), _aware(until), *noted)
-            for of, name, since, until, *noted in row["partitions"]
-        ],
+        partitions=[Partition(*partition) for partition in row["partitions"]],
         strays=[Strays(*strays) for strays in row["strays"]],
         forgotten_clients=row["old_clients"],
         forgotten_devices=row["old_devices"],
@@ -160,6 +175,12 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
     )
 
 
-def _aware(moment: datetime) -> datetime:
-    """asyncpg's infinities have no time zone."""
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+def _counted(moment: datetime) -> tuple[int]:
+    return ((moment - START) // timedelta(microseconds=1),)
+
+
+def _as_far_as_python_counts(parts: tuple[int]) -> datetime:
+    try:
+        return START + timedelta(microseconds=parts[0])
+    except OverflowError:
+        return (datetime.min if parts[0] < 0 else datetime.max).replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ import orjson
 
 from server.adoption import ENABLING, INSTANTS, OLD, Facts, Step, grant, policies_elsewhere, views
 from server.errors import UnfitError
-from server.postgres.adopt import LONG, Listener, take
+from server.postgres.adopt import Listener, facts_of, take, turn
 from server.postgres.errors import translated
 from server.postgres.migrate import LOCK
 from server.postgres.pool import connect, statement
@@ -34,7 +34,7 @@ async def undo(url: str, listener: Listener) -> None:
     """Do it. Interrupted anywhere, it goes on where it was. Raises UnavailableError, UnfitError."""
     connection = await connect(url)
     try:
-        await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=LONG)
+        await turn(connection, LOCK)
         while steps := await _steps(connection):
             await take(connection, url, steps[0], listener)
     except asyncpg.PostgresError as error:
@@ -45,13 +45,32 @@ async def undo(url: str, listener: Listener) -> None:
 
 async def _steps(connection: Any) -> list[Step]:
     if not await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
+        if await connection.fetchval("SELECT to_regclass('sync.original') IS NOT NULL") and await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM sync.original)"
+        ):
+            raise UnfitError(
+                "A migration of this database was interrupted. Let `atlas-sync migrate` end it, then undo."
+            )
         return []
     ours = orjson.loads(await connection.fetchval(statement("undo")))
-    facts: Facts = orjson.loads(await connection.fetchval(statement("adopt")))
+    facts = await facts_of(connection)
     original = ours["original"] or {"tables": None}
     if not ours["adopted"]:
         return [_leave(ours, facts, original)]
+    _check(facts)
     return [*_prepare(ours, original), _restore(ours, facts, original)]
+
+
+def _check(facts: Facts) -> None:
+    """Raises UnfitError for what came to depend on the partitioned messages."""
+    bound = [
+        *(facts["referenced_by"] or ()),
+        *(facts["functions"] or ()),
+        *(facts["row_functions"] or ()),
+        *(view["name"] for view in facts["views"] or () if view["kind"] != "v"),
+    ]
+    if bound:
+        raise UnfitError(f"These depend on public.messages: {', '.join(bound)}. Drop them, undo, make them again.")
 
 
 def _prepare(ours: Mapping[str, Any], original: Facts) -> Iterator[Step]:
@@ -94,6 +113,7 @@ def _restore(ours: Mapping[str, Any], facts: Facts, original: Facts) -> Step:
         f"INSERT INTO {OLD} ({columns}) SELECT {columns} FROM public.messages",
         f"INSERT INTO {OLD} ({columns}) SELECT {columns} FROM public.messages_archive",
         f"CREATE SCHEMA {ASIDE}",
+        *(f"ALTER SEQUENCE public.{sequence['name']} OWNED BY NONE" for sequence in facts["sequences"] or ()),
         f"ALTER TABLE public.messages SET SCHEMA {ASIDE}",
         f"ALTER TABLE {OLD} SET SCHEMA public",
         "ALTER TABLE public.messages_v1 RENAME TO messages",
@@ -102,6 +122,15 @@ def _restore(ours: Mapping[str, Any], facts: Facts, original: Facts) -> Step:
             [f"ALTER TABLE public.messages ADD CONSTRAINT {primary['name']} PRIMARY KEY USING INDEX {KEY}"]
             if primary is not None
             else []
+        ),
+        *(
+            [f"ALTER TABLE public.messages REPLICA IDENTITY USING INDEX {primary['name']}"]
+            if primary is not None and original["tables"]["messages"].get("told_by_key")
+            else []
+        ),
+        *(
+            f"ALTER SEQUENCE public.{sequence['name']} OWNED BY public.messages.{sequence['column']}"
+            for sequence in facts["sequences"] or ()
         ),
         *(["ALTER TABLE public.messages DROP CONSTRAINT atlas_messages_v1_conversation"] if not _kept(foreign) else []),
         "DROP INDEX public.atlas_messages_v1_newest",

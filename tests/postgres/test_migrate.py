@@ -66,12 +66,17 @@ async def test_what_supabase_brings_is_left_alone(empty: Database) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("CREATE TABLE messages (id uuid, conversation_id uuid, created_at timestamptz)", "lack these columns"),
+        (
+            "CREATE TABLE messages (id uuid, conversation_id uuid, created_at timestamptz) "
+            "PARTITION BY RANGE (created_at)",
+            "lack these columns",
+        ),
         (
             "CREATE TABLE messages (id uuid, conversation_id uuid, role text, content text, created_at timestamptz, "
             "updated_at timestamptz)",
-            "PARTITION BY RANGE",
+            "public.profiles is missing",
         ),
+        ("CREATE VIEW messages AS SELECT 1 AS id", "lack these columns"),
     ],
 )
 async def test_tables_of_another_shape_stop_it_with_a_sentence_and_nothing_is_changed(

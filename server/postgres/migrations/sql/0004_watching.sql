@@ -63,7 +63,7 @@ CREATE TABLE sync.devices (
     client_id    uuid NOT NULL,
     session      text NOT NULL,          -- its connection, as the server's log names it
     server       text NOT NULL,
-    seq          bigint,                 -- its position; NULL in the middle of a snapshot
+    seq          bigint,                 -- its position, or the last before the snapshot that it gets
     state        text NOT NULL,          -- live, catching_up, snapshot, stalled, closed
     close_code   int,
     connected_at timestamptz NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE sync.devices (
 
 -- One array element a device. What an older connection of a device comes to in the end does not hide a newer one.
 CREATE FUNCTION sync.note(of_server text, users uuid[], client_ids uuid[], sessions text[], seqs bigint[], states text[],
-                          close_codes int[]) RETURNS void
+                          close_codes int[], connected_ats timestamptz[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
     -- Nobody waits for the disk because of this: what a crash loses is noted again.
@@ -81,18 +81,18 @@ BEGIN
     INSERT INTO sync.servers (server, seen_at) VALUES (of_server, now())
     ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at;
     INSERT INTO sync.devices AS d (user_id, client_id, session, server, seq, state, close_code, connected_at, noted_at)
-    SELECT u.user_id, u.client_id, u.session, of_server, u.seq, u.state, u.close_code, now(), now()
-    FROM unnest(users, client_ids, sessions, seqs, states, close_codes)
-         AS u (user_id, client_id, session, seq, state, close_code)
+    SELECT u.user_id, u.client_id, u.session, of_server, u.seq, u.state, u.close_code, u.connected_at, now()
+    FROM unnest(users, client_ids, sessions, seqs, states, close_codes, connected_ats)
+         AS u (user_id, client_id, session, seq, state, close_code, connected_at)
     ORDER BY u.user_id, u.client_id
     ON CONFLICT (user_id, client_id) DO UPDATE
         SET session = excluded.session, server = excluded.server, seq = coalesce(excluded.seq, d.seq),
             state = excluded.state, close_code = excluded.close_code, noted_at = excluded.noted_at,
-            connected_at = CASE WHEN d.session = excluded.session THEN d.connected_at ELSE excluded.connected_at END
-        WHERE excluded.state <> 'closed' OR d.session = excluded.session;
+            connected_at = excluded.connected_at
+        WHERE excluded.connected_at >= d.connected_at;
 END
 $$;
 
 REVOKE ALL ON FUNCTION sync.partitions_reach, sync.vitals, sync.note FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.partitions_reach, sync.vitals, sync.note TO atlas_sync;
-GRANT SELECT ON sync.partitions, sync.servers, sync.devices TO atlas_sync;
+GRANT SELECT ON sync.partitions, sync.servers, sync.devices, sync.clients TO atlas_sync;

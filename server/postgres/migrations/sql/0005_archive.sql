@@ -70,7 +70,8 @@ $$;
 -- runs, so no device hears of it. Returns how many moved, or NULL if nothing was to be made.
 --
 -- LIKE and ATTACH instead of PARTITION OF, because that locks the parent against everybody. This locks the default
--- partition against everybody, and conversations against writers, for a few milliseconds.
+-- partition against everybody, and conversations against writers, for a few milliseconds; but while strays move, which
+-- takes longer, the parent too.
 CREATE FUNCTION sync.make_partition(of text, since timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
@@ -81,6 +82,7 @@ DECLARE
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
     beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
     key text := CASE of WHEN 'log' THEN 'seq' ELSE 'created_at' END;
+    look text;
     strayed boolean;
     moved bigint := 0;
 BEGIN
@@ -90,10 +92,23 @@ BEGIN
                  AND p.since < ending AND p.until > make_partition.since) THEN
         RETURN NULL;
     END IF;
+    look := pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I >= %s AND %I < %s)', stray, key, first, key, beyond);
+    EXECUTE look INTO strayed;
+    IF strayed THEN
+        -- Whoever is about to read has read which partitions there are, and would not find the rows in one more.
+        EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
+    END IF;
+    -- Locks are at once as strong as they are wanted later: were one made stronger, a transaction that has read and now
+    -- writes would be in a deadlock.
+    EXECUTE pg_catalog.format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', stray);
+    IF NOT strayed THEN
+        EXECUTE look INTO strayed;
+        IF strayed THEN
+            RAISE lock_not_available USING MESSAGE = 'rows strayed at this moment';
+        END IF;
+    END IF;
     EXECUTE pg_catalog.format('CREATE TABLE sync.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', part, parent);
     PERFORM sync.close_partition(of, part);
-    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I >= %s AND %I < %s)', stray, key, first, key, beyond)
-        INTO strayed;
     IF strayed THEN
         moved := sync.move_strays(stray, pg_catalog.format('sync.%I', part)::pg_catalog.regclass, key, first, beyond);
     END IF;
@@ -107,7 +122,8 @@ END
 $$;
 
 -- Moves rows of a default partition to another table. No trigger runs, of the app's neither; whoever writes to the
--- default partition waits. Should the archive hold an older version of a row, this one replaces it.
+-- default partition waits. Should the archive hold an older version of a row, this one replaces it; but not somebody
+-- else's row with the same key, beside which it stays where it is.
 CREATE FUNCTION sync.move_strays(stray regclass, target regclass, key text, first text, beyond text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = '' SET lock_timeout = '200ms' AS $$
 DECLARE
@@ -115,6 +131,7 @@ DECLARE
     triggers text[];
     columns text;
     replaces text;
+    others text;
     moved bigint;
 BEGIN
     EXECUTE pg_catalog.format('LOCK TABLE %s, %s IN SHARE ROW EXCLUSIVE MODE', stray, target);
@@ -128,10 +145,17 @@ BEGIN
            pg_catalog.string_agg(pg_catalog.format('%1$I = excluded.%1$I', attname), ', ')
     INTO columns, replaces
     FROM pg_catalog.pg_attribute WHERE attrelid = stray AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-    EXECUTE pg_catalog.format('WITH gone AS (DELETE FROM %s WHERE %I >= %s AND %I < %s RETURNING *) '
+    IF key = 'created_at' THEN
+        replaces := 'ON CONFLICT (id, created_at) DO UPDATE SET ' || replaces;
+        others := pg_catalog.format('AND NOT EXISTS (SELECT FROM %s t JOIN public.conversations a ON a.id = t.conversation_id '
+                                    'JOIN public.conversations b ON b.id = s.conversation_id WHERE t.id = s.id '
+                                    'AND t.created_at = s.created_at AND a.user_id IS DISTINCT FROM b.user_id)', target);
+    ELSE
+        replaces := '';
+    END IF;
+    EXECUTE pg_catalog.format('WITH gone AS (DELETE FROM %s s WHERE s.%I >= %s AND s.%I < %s %s RETURNING s.*) '
                               'INSERT INTO %s (%s) SELECT %s FROM gone %s',
-                              stray, key, first, key, beyond, target, columns, columns,
-                              CASE key WHEN 'created_at' THEN 'ON CONFLICT (id, created_at) DO UPDATE SET ' || replaces END);
+                              stray, key, first, key, beyond, others, target, columns, columns, replaces);
     GET DIAGNOSTICS moved = ROW_COUNT;
     FOR i IN 1 .. pg_catalog.cardinality(tables) LOOP
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE TRIGGER %I', tables[i], triggers[i]);
@@ -152,6 +176,9 @@ DECLARE
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
     beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
 BEGIN
+    IF of <> 'log' THEN
+        LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;  -- as in archive_partition
+    END IF;
     EXECUTE pg_catalog.format('ALTER TABLE %s DETACH PARTITION sync.%I', parent, stray);
     EXECUTE pg_catalog.format('ALTER TABLE sync.%I RENAME TO %I', stray, part);
     EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I FOR VALUES FROM (%s) TO (%s)',
@@ -184,6 +211,9 @@ DECLARE
     bound text := pg_catalog.pg_get_expr((SELECT relpartbound FROM pg_catalog.pg_class WHERE oid = part), part);
     archived timestamptz := (SELECT p.until FROM sync.partitions p WHERE p.partition = part);
 BEGIN
+    -- The partition's foreign key takes a weaker lock of it and then this one, and whoever has read it and writes in
+    -- between would be in a deadlock.
+    LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;
     EXECUTE pg_catalog.format('ALTER TABLE public.messages DETACH PARTITION %s', part);
     EXECUTE pg_catalog.format('ALTER TABLE public.messages_archive ATTACH PARTITION %s %s', part, bound);
     EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS atlas_bounds', part);
@@ -204,15 +234,21 @@ $$;
 CREATE OR REPLACE FUNCTION sync.apply(owner uuid, kind text, row_id uuid, parent uuid, role text, body text,
                                       at timestamptz, row_at timestamptz) RETURNS text
 LANGUAGE plpgsql AS $$
+DECLARE
+    owns boolean;
 BEGIN
     CASE kind
     WHEN '+m' THEN
         -- No month is archived before it is over.
         IF at < now() - interval '27 days' THEN
-            PERFORM FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
-            WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
-            IF FOUND THEN
+            SELECT c.user_id = owner INTO owns
+            FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
+            WHERE m.id = row_id AND m.created_at = at;
+            IF owns THEN
                 RETURN NULL;
+            ELSIF FOUND THEN
+                PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
+                RETURN CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
             END IF;
         END IF;
         INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)

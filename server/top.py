@@ -1,0 +1,222 @@
+"""`atlas-sync top`: the server's figures in a terminal, as they are, with what to do about those that are bad."""
+
+import asyncio
+import contextlib
+import math
+import signal
+import textwrap
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import httpx
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from server.errors import ConfigError, UnavailableError
+from server.figures import LOOKS, Figure, Look, NotFiguresError, Scrape, Standing, between, judge, parse
+from server.metrics import Question
+from server.terminal import printable, run
+
+PATIENCE: Final = 5.0
+"""Seconds to wait for an answer; the server itself waits 3 for Postgres."""
+TWO_COLUMNS: Final = 72
+"""From this width on."""
+NAME: Final = 17
+STYLE: Final = {Standing.FINE: "", Standing.BAD: "bold red", Standing.UNKNOWN: "dim"}
+
+
+def top(url: str, token: str, every: float, console: Console, *, once: bool) -> None:
+    """Show the figures until SIGINT or SIGTERM; `once`, or without a terminal, those of `every` seconds.
+
+    Raises ConfigError, and UnavailableError if nobody answers at the first look.
+    """
+    live = not once and console.is_terminal and not console.is_dumb_terminal
+    run(lambda: _follow(url, token, every, console) if live else _print(url, token, every, console))
+
+
+class Source:
+    """Where the figures are."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, token: str) -> None:
+        self._client = client
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def scrape(self) -> Scrape:
+        """Raises UnavailableError if nobody answers, ConfigError for an answer that are no figures."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                response = await self._client.get(self.url, headers=self._headers)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
+            raise ConfigError("--url is no address. Name one like http://127.0.0.1:8000/metrics.") from None
+        except (httpx.HTTPError, TimeoutError):
+            raise UnavailableError(
+                f"{self.url} does not answer. Start the server, or name its address with --url."
+            ) from None
+        at = time.monotonic()
+        match response.status_code:
+            case 200:
+                with contextlib.suppress(NotFiguresError):
+                    return parse(response.text, at)
+            case 401:
+                raise ConfigError("The server wants another token. Pass its ATLAS_METRICS_TOKEN with --token.")
+            case 404:
+                raise ConfigError(
+                    f"{self.url} shows no figures. Set ATLAS_METRICS_TOKEN for the server and pass it with --token, "
+                    "or set ATLAS_METRICS_PORT and name that port with --url."
+                )
+            case status if status >= 500:
+                raise UnavailableError(
+                    f"{self.url} fails with status {status}. Look at the log of the server, or the proxy's."
+                )
+        raise ConfigError(f"{self.url} is no page of Atlas Sync's figures. Name its /metrics with --url.")
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=PATIENCE, follow_redirects=False)
+
+
+async def _print(url: str, token: str, every: float, console: Console) -> None:
+    async with _client() as client:
+        source = Source(client, url, token)
+        before = await source.scrape()
+        await asyncio.sleep(every)
+        after = await source.scrape()
+    for line in plain(judge([between(None, before), between(before, after)])):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+async def _follow(url: str, token: str, every: float, console: Console) -> None:
+    looks: list[Look] = []
+    resized = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with _client() as client:
+        source = Source(client, url, token)
+        before = await source.scrape()
+        looks.append(between(None, before))
+        loop.add_signal_handler(signal.SIGWINCH, resized.set)
+        trouble: str | None = None
+        due = loop.time()
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                due = max(due + every, loop.time())
+                when = datetime.now().astimezone()
+                while loop.time() < due:
+                    title = f"Atlas Sync · {when:%H:%M:%S} · every {every:g} s · {printable(url)}"
+                    lines = draw(title, trouble, judge(looks), console.width, console.height)
+                    live.update(Group(*lines), refresh=True)
+                    resized.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(due):
+                            await resized.wait()
+                try:
+                    after = await source.scrape()
+                except (UnavailableError, ConfigError) as error:
+                    trouble = f"{error} These are its last figures."
+                else:
+                    trouble = None
+                    looks = [*looks[1 - LOOKS :], between(before, after)]
+                    before = after
+
+
+def plain(figures: Sequence[Figure]) -> list[str]:
+    """For a file or a pipe: one line a figure, by its whole name, as /metrics has it."""
+    lines = []
+    width = max(len(figure.name) for figure in figures)
+    for question in Question:
+        lines.append(question.value)
+        for figure in figures:
+            if figure.question is question:
+                mark = "!" if figure.standing is Standing.BAD else " "
+                parts = f"  ({printable(', '.join(figure.parts))})" if figure.parts else ""
+                lines.append(f"{mark} {figure.name:<{width}}  {figure.says}{parts}")
+    lines += [f"! {figure.name}: {figure.when_bad}" for figure in figures if figure.standing is Standing.BAD]
+    return lines
+
+
+def draw(title: str, trouble: str | None, figures: Sequence[Figure], width: int, height: int) -> list[Text]:
+    """At most `height` lines of at most `width` cells. What has no room is left out; what is bad, last of all."""
+    columns = 2 if width >= TWO_COLUMNS else 1
+    notes = _notes(trouble, figures, width, max(1, min(height - 2, max(3, height // 4))))
+    kept = _kept(figures, columns, height - 1 - len(notes))
+    lines = [Text(title, "bold reverse" if trouble is None else "bold white on red")]
+    spare = height - 1 - len(notes) - _rows(kept, columns)
+    for question in Question:
+        if group := [figure for figure in kept if figure.question is question]:
+            if spare > 0:
+                lines.append(Text())
+                spare -= 1
+            lines.append(Text(question.value, "bold cyan"))
+            lines += _table(group, columns, width)
+    if spare > 0:
+        lines.append(Text())
+    lines = [*lines[: max(0, height - len(notes))], *notes][:height]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _table(group: Sequence[Figure], columns: int, width: int) -> list[Text]:
+    """Down the first column, then down the second."""
+    cell = (width - (columns - 1)) // columns
+    rows = math.ceil(len(group) / columns)
+    lines = []
+    for row in range(rows):
+        line = Text()
+        for column, figure in enumerate(group[row::rows]):
+            line.append(" " * (column * (cell + 1) - line.cell_len))
+            text = _cell(figure, cell)
+            text.truncate(cell, overflow="ellipsis")
+            line.append_text(text)
+        lines.append(line)
+    return lines
+
+
+def _cell(figure: Figure, width: int) -> Text:
+    style = STYLE[figure.standing]
+    mark = "!" if figure.standing is Standing.BAD else " "
+    text = Text.assemble((f"{mark}{figure.short[: NAME - 1]:<{NAME}}", style or "dim"), (figure.says, style or "bold"))
+    for part in figure.parts:
+        part = f" {printable(part)}"
+        if text.cell_len + len(part) > width:
+            break
+        text.append(part, style or "dim")
+    return text
+
+
+def _notes(trouble: str | None, figures: Sequence[Figure], width: int, rows: int) -> list[Text]:
+    """What to do, in at most so many lines."""
+    bad = [figure for figure in figures if figure.standing is Standing.BAD]
+    said = [] if trouble is None else [(printable(trouble), "bold red")]
+    said += [(f"! {figure.short}: {figure.when_bad}", "red") for figure in bad]
+    if not said:
+        return [Text("Nothing here needs you. Ctrl-C ends this.", "dim")]
+    lines = [Text(line, style) for words, style in said for line in textwrap.wrap(words, max(1, width))]
+    if len(lines) > rows:
+        lines = lines[:rows]
+        lines[-1].truncate(max(1, width - 2))
+        lines[-1].append(" …")
+    return lines
+
+
+def _rows(figures: Sequence[Figure], columns: int) -> int:
+    counts = [sum(figure.question is question for figure in figures) for question in Question]
+    return sum(1 + math.ceil(count / columns) for count in counts if count)
+
+
+def _kept(figures: Sequence[Figure], columns: int, rows: int) -> list[Figure]:
+    kept = list(figures)
+    ranks = {Standing.UNKNOWN: 0, Standing.FINE: 2, Standing.BAD: 3}
+
+    def rank(at: int) -> tuple[int, int, int]:
+        """First to go: what says nothing, then what cannot be bad, then what is not; the last of the longest group."""
+        figure = kept[at]
+        beside = sum(other.question is figure.question for other in kept)
+        return ranks[figure.standing] - (figure.standing is Standing.FINE and not figure.judged), -beside, -at
+
+    while kept and _rows(kept, columns) > rows:
+        del kept[min(range(len(kept)), key=rank)]
+    return kept

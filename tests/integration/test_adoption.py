@@ -1,0 +1,143 @@
+"""A database that is in use becomes ours, and the app's again: nobody's write fails, and nothing is lost."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from benchmarks.v1 import Load, writing
+from tests.support.cluster import Cluster, Database
+from tests.support.oracle import ReplicaDevice, State, select_everything
+from tests.support.serving import serving
+from tests.support.v1 import create, fill, shape
+from tests.support.waiting import eventually
+
+MESSAGES = 10_000
+USERS = 40
+DEVICES = 6
+RATE = 200.0
+
+
+class Owner(ReplicaDevice):
+    """Reads what V1's users wrote, which does not name its owner."""
+
+    def _object_to_strangers(self, row: object) -> None: ...
+
+
+@pytest.fixture
+async def v1(every_postgres: Cluster) -> Database:
+    database = await every_postgres.create("template0")
+    sql = await database.connect()
+    await create(sql)
+    await fill(sql, MESSAGES, USERS)
+    await sql.close()
+    return database
+
+
+async def start(database: Database, *command: str) -> asyncio.subprocess.Process:
+    environment = {**os.environ, "DATABASE_URL": database.url}
+    silent = asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", *command, env=environment, stdout=silent, stderr=silent, start_new_session=True
+    )
+
+
+async def run(database: Database, *command: str) -> None:
+    process = await start(database, *command)
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0
+
+
+async def kill_again_and_again(database: Database, rng: random.Random, *command: str) -> None:
+    """Killed at moments from its first second on; the last one may get far, or all the way."""
+    for _ in range(4):
+        process = await start(database, *command)
+        try:
+            async with asyncio.timeout(rng.uniform(0.6, 1.4)):
+                await process.wait()
+        except TimeoutError:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+async def grown(load: Load, by: int) -> None:
+    before = len(load.written)
+    await eventually(lambda: load.failures or len(load.written) >= before + by)
+
+
+def holds(device: Owner, expected: State) -> bool:
+    device.check()
+    return device.state() == expected
+
+
+async def as_before(sql: Any, user: UUID) -> State:
+    """What a device must hold: rows of before have no updated_at."""
+    state = await select_everything(sql, user)
+    return {
+        key: (*row[:-1], row[-1] if row[-1] is not None else row[-2]) if key[0] == "m" else row
+        for key, row in state.items()
+    }
+
+
+async def test_a_database_in_use_is_adopted_and_given_back_while_people_write(v1: Database) -> None:
+    rng = random.Random(os.urandom(8))
+    sql = await v1.connect()
+    original = await shape(sql)
+    users = [row["id"] for row in await sql.fetch("SELECT id FROM profiles ORDER BY id LIMIT $1", DEVICES)]
+
+    async with writing(v1.url, RATE) as load:
+        await grown(load, 50)
+        await kill_again_and_again(v1, rng, "migrate")
+        await run(v1, "migrate")
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(serving(v1))
+            devices = [Owner(server.url, UUID(str(user))) for user in users]
+            for device in devices:
+                device.start()
+                stack.push_async_callback(device.stop)
+            await grown(load, 200)
+            assert all(device.replica.messages for device in devices), "no device synced"
+            for device in devices[::2]:
+                await device.stop()
+            await grown(load, 100)
+            for device in devices[::2]:
+                device.start()
+            await grown(load, 50)
+            written = len(load.written)
+            assert await sql.fetchval("SELECT count(*) FROM messages WHERE id = ANY ($1)", load.written) >= written
+        await kill_again_and_again(v1, rng, "migrate", "--undo", "--yes")
+        await run(v1, "migrate", "--undo", "--yes")
+        await grown(load, 50)
+
+    assert load.failures == []
+    assert await shape(sql) == original
+    assert await sql.fetchval("SELECT count(*) FROM messages WHERE id = ANY ($1)", load.written) == len(load.written)
+    assert await sql.fetchval("SELECT count(*) FROM messages") == MESSAGES + len(load.written)
+    await sql.close()
+
+
+async def test_devices_of_an_adopted_database_hold_what_select_finds(v1: Database) -> None:
+    sql = await v1.connect()
+    users = [row["id"] for row in await sql.fetch("SELECT id FROM profiles ORDER BY id LIMIT $1", DEVICES)]
+    async with AsyncExitStack() as stack:
+        async with writing(v1.url, RATE) as load:
+            await run(v1, "migrate")
+            server = await stack.enter_async_context(serving(v1))
+            devices = [Owner(server.url, UUID(str(user))) for user in users]
+            for device in devices:
+                device.start()
+                stack.push_async_callback(device.stop)
+            await grown(load, 200)
+        for device in devices:
+            expected = await as_before(sql, device.user)
+            await eventually(partial(holds, device, expected))
+            assert device.snapshots == ["new"]
+    assert load.failures == []
+    await sql.close()

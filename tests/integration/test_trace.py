@@ -1,0 +1,538 @@
+"""`atlas-sync trace` tells where a message is, from what the servers, the devices and Postgres really did."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+
+from protocol.frames import Changes, CreateConversation, CreateMessage
+from server.errors import UnavailableError, UnfitError
+from server.feed import roster
+from server.postgres import tracer
+from server.trace import Facts, Line, Standing, as_json, status, tell
+from tests.support.cluster import Cluster, Database
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.pushing import NOBODYS, now, pushing
+from tests.support.serving import Running, ServerProcess, serving
+from tests.support.waiting import eventually
+
+MARKER = "nobody-else-may-read-this"
+"""In every title and content; in nothing that is printed."""
+BIG = 100_000
+FILLING = 200
+"""Messages of BIG bytes: more than the buffers of a connection that nobody reads take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    facts: Facts
+    lines: list[Line]
+
+    @property
+    def verdict(self) -> str:
+        return self.lines[-1].says
+
+    @property
+    def status(self) -> int:
+        return status(self.lines)
+
+    def about(self, what: str) -> str:
+        return "\n".join(line.says for line in self.lines if line.what == what)
+
+    def obstacles(self) -> list[str]:
+        return [line.what for line in self.lines[:-1] if line.standing is Standing.BAD]
+
+    def device(self, client_id: UUID) -> Line:
+        (line,) = [line for line in self.lines if line.what == "device" and line.says.startswith(str(client_id))]
+        return line
+
+
+async def trace(database: Database, message: UUID, user: UUID | None = None, *, administrator: bool = False) -> Told:
+    url = database.url if administrator else database.server_url
+    facts = await tracer.ask(url, message, user)
+    lines = tell(facts)
+    assert MARKER not in as_json(facts, lines)
+    return Told(facts, lines)
+
+
+async def trace_until(database: Database, message: UUID, condition: Callable[[Told], object]) -> Told:
+    """Ask again until that is told, because a device is noted a little later than it moves."""
+
+    async def ask() -> Told | None:
+        told = await trace(database, message)
+        return told if condition(told) else None
+
+    told: Told = await eventually(ask)
+    return told
+
+
+@pytest.fixture
+def quick_roster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "EVERY", 0.05)
+
+
+@pytest.fixture
+async def quick(quick_roster: None, database: Database) -> AsyncIterator[Running]:
+    """A server that notes where its devices are all the time."""
+    async with serving(database) as running:
+        yield running
+
+
+@pytest.fixture
+async def conversation(sql: Any, user: UUID) -> UUID:
+    return await add_conversation(sql, user, f"about {MARKER}")
+
+
+async def noted(sql: Any, client_id: UUID, state: str) -> None:
+    await eventually(
+        lambda: sql.fetchval("SELECT true FROM sync.devices WHERE client_id = $1 AND state = $2", client_id, state)
+    )
+
+
+# ---- Where devices are ----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_every_device_has_is_delivered(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as one, pushing(quick.url, user) as other:
+        message = await add_message(sql, conversation, MARKER)
+        told = await trace_until(database, message, lambda told: told.status == 0 and "all 2" in told.verdict)
+        assert told.verdict == "Delivered to all 2 devices."
+        assert {line.standing for line in told.lines} == {Standing.GOOD}
+        for device in (one, other):
+            assert "live on" in told.device(device.client_id).says
+        assert told.facts.message is not None
+        assert (told.facts.message.owner, told.facts.message.conversation) == (user, conversation)
+        assert told.facts.message.content_bytes == len(MARKER)
+        head = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
+        assert f"feed position {head}" in told.about("change")
+
+
+async def test_a_device_that_is_away_gets_it_when_it_comes_back(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as stays:
+        async with pushing(quick.url, user) as leaves:
+            await noted(sql, leaves.client_id, "live")
+        await noted(sql, leaves.client_id, "closed")
+        message = await add_message(sql, conversation, MARKER)
+        told = await trace_until(database, message, lambda told: "1 of 2" in told.verdict)
+        assert told.verdict.startswith("Delivered to 1 of 2 devices; the other one was last seen ")
+        assert told.verdict.endswith(" and gets it when it comes back.")
+        assert told.status == 0
+        assert "(1000: the device closed it)" in told.device(leaves.client_id).says
+        assert told.device(leaves.client_id).standing is Standing.WAITING
+        assert told.device(stays.client_id).standing is Standing.GOOD
+        async with pushing(quick.url, user, leaves.client_id):
+            told = await trace_until(database, message, lambda told: "all 2" in told.verdict)
+            assert told.status == 0
+
+
+async def test_an_edited_message_is_where_its_last_change_is(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as device:
+        message = await add_message(sql, conversation, MARKER)
+        await device.hear_a(Changes)
+        await trace_until(database, message, lambda told: "the only device" in told.verdict)
+    await noted(sql, device.client_id, "closed")
+    await sql.execute("UPDATE messages SET content = content || ' again' WHERE id = $1", message)
+    told = await trace(database, message)
+    assert told.verdict.startswith("Delivered to none of 1 device; it was last seen ")
+    assert [change.op for change in told.facts.changes] == ["u", "u"]
+    assert told.status == 0
+
+
+async def test_a_device_that_does_not_read_is_shown_as_such(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as reads, pushing(quick.url, user) as device:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', repeat('x', $2) "
+            "FROM generate_series(1, $3)",
+            conversation,
+            BIG,
+            FILLING,
+        )
+        message = await add_message(sql, conversation, MARKER)
+        reading = asyncio.create_task(reads.reach(await head(sql, user)))
+        told = await trace_until(
+            database, message, lambda told: "takes no data" in told.verdict and "1 of 2" in told.verdict
+        )
+        assert told.verdict == "Delivered to 1 of 2 devices; the other one takes no data at this moment."
+        assert "its socket takes no data" in told.device(device.client_id).says
+        assert told.status == 0
+        await reading
+
+
+async def head(sql: Any, user: UUID) -> int:
+    return int(await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user))
+
+
+async def test_what_a_killed_server_said_of_its_devices_is_not_true_any_more(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with ServerProcess(database.server_url) as server, pushing(server.url, user) as device:
+        await noted(sql, device.client_id, "live")
+        await server.kill()
+        message = await add_message(sql, conversation, MARKER)
+        line = (await trace(database, message)).device(device.client_id)
+        assert "live on" in line.says, "it has not been silent for long"
+        assert "had not been sent it" in line.says
+        await sql.execute("UPDATE sync.servers SET seen_at = seen_at - interval '2 minutes'")
+        told = await trace(database, message)
+        says = told.device(device.client_id).says
+        assert "live" not in says
+        assert "that server is dead or cut off" in says
+        assert told.verdict.endswith(" and gets it when it comes back.")
+        assert told.status == 0
+
+
+async def test_a_live_device_that_is_not_served_stands_in_the_way(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    client_id, message = uuid4(), await add_message(sql, conversation, MARKER)
+    await sql.execute("INSERT INTO sync.servers VALUES ('host/1', now())")
+    await sql.execute(
+        "INSERT INTO sync.devices (user_id, client_id, session, server, seq, state, connected_at, noted_at) "
+        "VALUES ($1, $2, 'a session', 'host/1', 1, 'live', now() - interval '1 hour', now())",
+        user,
+        client_id,
+    )
+    assert "had not been sent it" in (await trace(database, message)).device(client_id).says
+    # The same a while later: the server goes on noting, and the device stands where it stood.
+    await sql.execute("UPDATE sync.log SET seq = seq - 120000000 WHERE user_id = $1", user)
+    await sql.execute("UPDATE sync.feeds SET seq = seq - 120000000 WHERE user_id = $1", user)
+    told = await trace(database, message)
+    assert told.obstacles() == ["device"]
+    assert told.verdict == "Delivered to none of 1 device; it is live and is not served."
+    assert told.status == 1
+
+
+async def test_a_user_without_a_device_is_told_of(database: Database, sql: Any, user: UUID, conversation: UUID) -> None:
+    told = await trace(database, await add_message(sql, conversation, MARKER))
+    assert told.verdict == "It is here, and no device is known."
+    assert told.status == 0
+
+
+async def test_a_device_that_wrote_before_devices_were_noted_is_told_of_to_who_may_see_it(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message = uuid4()
+    async with pushing(quick.url, user) as device:
+        await device.apply(CreateMessage(message, conversation, "user", MARKER, now()))
+    await noted(sql, device.client_id, "closed")
+    await sql.execute("DELETE FROM sync.devices")
+    told = await trace(database, message, administrator=True)
+    assert "never seen" in told.device(device.client_id).says
+
+
+# ---- What stands in the way -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["UPDATE profiles SET subscription_tier = 'free'", "DELETE FROM profiles"])
+async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID, change: str
+) -> None:
+    async with pushing(quick.url, user) as device:
+        await noted(sql, device.client_id, "live")
+        # What the database keeps without a profile, an app without that foreign key keeps too.
+        await sql.execute("ALTER TABLE conversations DROP CONSTRAINT conversations_user_id_fkey")
+        await sql.execute(change)
+        assert (await device.closed())[0] == 4301
+    await noted(sql, device.client_id, "closed")
+    message = await add_message(sql, conversation, MARKER)
+    told = await trace(database, message)
+    assert told.obstacles() == ["plan", "device"]
+    assert "(4301: the user's plan did not sync)" in told.device(device.client_id).says
+    assert told.verdict.endswith("it gets nothing while the plan does not sync.")
+    assert told.status == 1
+
+
+async def test_a_plan_that_ended_after_the_delivery_does_not(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as device:
+        message = await add_message(sql, conversation, MARKER)
+        await device.hear_a(Changes)
+        await sql.execute("UPDATE profiles SET subscription_tier = 'free'")
+        assert (await device.closed())[0] == 4301
+    told = await trace_until(database, message, lambda told: "the only device" in told.verdict)
+    assert told.status == 0
+
+
+async def test_a_device_that_was_told_to_stay_away_stands_in_the_way(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as device:
+        await noted(sql, device.client_id, "live")
+        await device.say_raw(b"nonsense")
+        assert (await device.closed())[0] == 4300
+    await noted(sql, device.client_id, "closed")
+    told = await trace(database, await add_message(sql, conversation, MARKER))
+    assert told.obstacles() == ["device"]
+    assert told.verdict.endswith("it does not come back by itself.")
+    assert told.status == 1
+
+
+async def test_a_message_that_was_written_past_the_triggers_stands_in_the_way_until_it_is_touched(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    await sql.execute("SET session_replication_role = replica")
+    message = await add_message(sql, conversation, MARKER)
+    await sql.execute("SET session_replication_role = origin")
+    told = await trace(database, message)
+    assert told.obstacles() == ["change"]
+    assert told.status == 1
+    way_out = told.about("change").partition("then run ")[2].removesuffix(".")
+    await sql.execute(way_out)
+    assert (await trace(database, message)).status == 0
+
+
+async def test_a_feed_that_does_not_agree_with_its_log_stands_in_the_way(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message = await add_message(sql, conversation, MARKER)
+    await add_message(sql, conversation, MARKER)
+    await sql.execute("DELETE FROM sync.log WHERE seq = (SELECT max(seq) FROM sync.log)")
+    told = await trace(database, message)
+    assert told.obstacles() == ["feed"]
+    assert told.status == 1
+
+
+# ---- What is not there, or somewhere else ---------------------------------------------------------------------------
+
+
+async def test_a_deleted_message_is_told_of_and_who_knows(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message = await add_message(sql, conversation, MARKER)
+    async with pushing(quick.url, user):
+        await sql.execute("DELETE FROM messages WHERE id = $1", message)
+        told = await trace_until(database, message, lambda told: "the only" in told.verdict)
+    assert told.verdict == "It was deleted; that has reached the only device."
+    assert told.status == 0
+    assert [change.op for change in told.facts.changes] == ["d", "u"]
+    assert (await trace(database, message, user)).facts.changes == told.facts.changes
+    assert "the whole" not in told.about("message")
+
+
+async def test_a_message_whose_conversation_was_deleted_went_with_it(
+    quick: Running, database: Database, sql: Any, user: UUID
+) -> None:
+    message, conversation = uuid4(), uuid4()
+    async with pushing(quick.url, user) as device:
+        # A deletion before, and one after, of conversations that it was not in.
+        await sql.execute("DELETE FROM conversations WHERE id = $1", await add_conversation(sql, user, MARKER))
+        await device.apply(
+            CreateConversation(conversation, MARKER, now()),
+            CreateMessage(message, conversation, "user", MARKER, now()),
+        )
+        other = await add_conversation(sql, user, MARKER)
+        await sql.execute("DELETE FROM conversations WHERE id = $1", other)
+        await sql.execute("DELETE FROM conversations WHERE id = $1", conversation)
+        told = await trace_until(database, message, lambda told: "the only" in told.verdict)
+    assert f"deleted with its conversation {conversation} " in told.about("change")
+    assert told.verdict == "It was deleted; that has reached the only device."
+    assert told.status == 0
+
+
+async def test_which_conversation_it_went_with_is_a_guess_where_the_log_does_not_say(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message = await add_message(sql, conversation, MARKER)
+    await sql.execute("DELETE FROM conversations WHERE id = $1", conversation)
+    told = await trace(database, message, user)
+    assert f"probably deleted with conversation {conversation} " in told.about("change")
+    assert told.status == 0
+
+
+async def test_a_message_that_was_deleted_past_the_triggers_stands_in_the_way(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message = await add_message(sql, conversation, MARKER)
+    await sql.execute("SET session_replication_role = replica")
+    await sql.execute("DELETE FROM messages WHERE id = $1", message)
+    told = await trace(database, message)
+    assert told.obstacles() == ["change"]
+    assert told.verdict == "It is gone without a trace, so devices that have it keep it."
+    assert told.status == 1
+
+
+async def test_a_message_in_the_archive_is_found_there(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    await sql.execute(
+        "CREATE TABLE IF NOT EXISTS public.messages_archive (LIKE public.messages) PARTITION BY RANGE (created_at); "
+        "GRANT SELECT ON public.messages_archive TO atlas_sync; "
+        "CREATE TABLE long_ago PARTITION OF public.messages_archive FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')"
+    )
+    async with pushing(quick.url, user):
+        message = await add_message(sql, conversation, MARKER)
+        await sql.execute("UPDATE messages SET created_at = '2001-01-02' WHERE id = $1", message)
+        # As a partition moves: without a trigger, and no device is told.
+        await sql.execute("SET session_replication_role = replica")
+        await sql.execute("INSERT INTO messages_archive SELECT * FROM messages WHERE id = $1", message)
+        await sql.execute("DELETE FROM messages WHERE id = $1", message)
+        told = await trace_until(database, message, lambda told: "the only device" in told.verdict)
+    assert told.about("message").startswith("in the archive: ")
+    assert told.status == 0
+
+
+async def test_a_database_without_an_archive_is_no_obstacle(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    await sql.execute("DROP TABLE IF EXISTS public.messages_archive CASCADE")
+    assert (await trace(database, await add_message(sql, conversation, MARKER))).status == 0
+
+
+async def test_changes_that_the_log_has_lost_are_in_what_devices_hold_that_go_on_from_there(
+    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    async with pushing(quick.url, user) as early:
+        await noted(sql, early.client_id, "live")
+    await noted(sql, early.client_id, "closed")
+    message = await add_message(sql, conversation, MARKER)
+    async with pushing(quick.url, user) as late:
+        await noted(sql, late.client_id, "live")
+    await noted(sql, late.client_id, "closed")
+    for partition in await sql.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM sync.log"):
+        await sql.execute(f"DROP TABLE {partition['name']}")
+    told = await trace(database, message)
+    assert told.about("change").startswith("no longer in the log")
+    assert told.device(late.client_id).standing is Standing.GOOD
+    assert "gets a snapshot when it comes back" in told.device(early.client_id).says
+    assert told.status == 0
+
+
+async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
+    quick: Running, database: Database, sql: Any, user: UUID
+) -> None:
+    message = uuid4()
+    async with pushing(quick.url, user) as device:
+        await device.rejection(CreateMessage(message, NOBODYS, "user", MARKER, now()))
+    told = await trace(database, message, user, administrator=True)
+    assert told.status == 1
+    assert "outbox" in told.verdict
+    assert f"{device.client_id}: number 1 was rejected, unknown_conversation" in told.about("outbox")
+    assert "This conversation does not exist any more." in told.about("outbox")
+    unowned = await trace(database, message)
+    assert "the whole change log" in unowned.about("message")
+    assert "--user" in unowned.about("outbox")
+    assert unowned.status == 1
+
+
+async def test_a_message_of_somebody_else_is_said_to_be_so(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    message, other = await add_message(sql, conversation, MARKER), await add_user(sql)
+    told = await trace(database, message, other)
+    assert str(user) in told.about("owner")
+    assert "another user's" in told.verdict
+    assert told.status == 1
+    assert (await trace(database, message, user)).status == 0
+
+
+async def test_the_id_of_a_conversation_is_recognised(database: Database, conversation: UUID) -> None:
+    told = await trace(database, conversation)
+    assert "the id of a conversation" in told.about("message")
+    assert told.status == 1
+
+
+# ---- What it does to the database -----------------------------------------------------------------------------------
+
+
+async def test_every_question_can_be_asked_of_every_postgres_by_the_server_and_by_an_administrator(
+    every_database: Database,
+) -> None:
+    sql = await every_database.connect()
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user, MARKER)
+    message = await add_message(sql, conversation, MARKER)
+    await sql.execute("UPDATE messages SET created_at = 'infinity', updated_at = 'infinity' WHERE id = $1", message)
+    gone = await add_message(sql, conversation, MARKER)
+    await sql.execute("DELETE FROM messages WHERE id = $1", gone)
+    await sql.close()
+    for administrator in (False, True):
+        for asked in (message, gone, uuid4()):
+            for owner in (None, user):
+                await trace(every_database, asked, owner, administrator=administrator)
+
+
+async def test_it_cannot_write(database: Database, sql: Any) -> None:
+    await sql.execute(
+        """
+        CREATE TABLE written ();
+        CREATE OR REPLACE FUNCTION sync.seq_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO public.written DEFAULT VALUES; RETURN 1; END $$
+        """
+    )
+    with pytest.raises(UnavailableError, match="ReadOnly"):
+        await tracer.ask(database.url, uuid4(), None)
+
+
+async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Database, sql: Any) -> None:
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE sync.log")
+        with pytest.raises(UnavailableError, match="--user"):
+            await tracer.ask(database.server_url, uuid4(), None, seconds=0.2)
+
+
+async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, database: Database) -> None:
+    unmigrated = await postgres_18.create("template0")
+    with pytest.raises(UnfitError, match="atlas-sync migrate"):
+        await tracer.ask(unmigrated.url, uuid4(), None)
+    await unmigrated.drop()
+    sql = await database.connect()
+    await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
+    await sql.close()
+    with pytest.raises(UnfitError, match="GRANT atlas_sync"):
+        await tracer.ask(database.server_url, uuid4(), None)
+
+
+# ---- The command ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_command_prints_a_line_a_fact_or_json_and_tells_scripts_by_its_status(
+    database: Database, sql: Any, user: UUID, conversation: UUID
+) -> None:
+    def run(*arguments: str, url: str = database.server_url) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "server", "trace", *arguments],
+            env={**os.environ, "DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    await sql.execute("ALTER TABLE messages DROP CONSTRAINT messages_role_check")
+    message = await add_message(sql, conversation, MARKER, role="\x1b[31mred")
+    here = await asyncio.to_thread(run, str(message))
+    assert (here.returncode, here.stderr) == (0, "")
+    assert {line[0] for line in here.stdout.splitlines()} <= set("✓!✗")
+    assert here.stdout.splitlines()[-1].startswith("! verdict ")
+    unknown = await asyncio.to_thread(run, str(uuid4()), "--user", str(user))
+    assert unknown.returncode == 1
+    assert unknown.stdout.splitlines()[-1].startswith("✗ verdict ")
+    for_tools = await asyncio.to_thread(run, str(message), "--json")
+    assert for_tools.returncode == 0
+    told = orjson.loads(for_tools.stdout)
+    assert told["verdict"] == {"what": "verdict", "standing": "waiting", "says": "It is here, and no device is known."}
+    assert told["facts"]["message"]["conversation"] == str(conversation)
+    for done in (here, unknown, for_tools):
+        assert MARKER not in done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+    assert (await asyncio.to_thread(run, "no-uuid")).returncode == 2
+    away = await asyncio.to_thread(run, str(message), url="postgresql://nobody@127.0.0.1:1/nowhere")
+    assert away.returncode == 2
+    assert away.stderr.startswith("atlas-sync: ")
+    assert away.stderr.count("\n") == 1

@@ -1,0 +1,249 @@
+"""The alert rules: each fires when its cause is there, and is quiet when all is well."""
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from server.metrics import Question
+from tests.monitoring.watching import (
+    ALERTS,
+    JOB,
+    PROMTOOL,
+    asks_for_what_exists,
+    figures,
+    needs_prometheus,
+    prometheus,
+)
+from tests.support.cluster import temporary_folder
+
+LATER: Final = "90m"
+"""When it is looked: an hour is the longest that a rule waits, but for the one that compares weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    alert: str
+    bad: dict[str, str]
+    """Series, in promtool's notation: a value each time."""
+    well: dict[str, str]
+    eval_time: str = LATER
+    every: str = "1m"
+
+
+def histogram(name: str, seconds: str, labels: str = "") -> dict[str, str]:
+    """60 observations a minute, all of them of so many seconds at most."""
+    bounds = ["0.5", "1.0", "2.0", "4.0", "+Inf"]
+    return {
+        f'{name}_bucket{{{labels}le="{bound}"}}': "0+60x120"
+        if bounds.index(bound) >= bounds.index(seconds)
+        else "0x120"
+        for bound in bounds
+    }
+
+
+CASES: Final = [
+    Case("AtlasNotScraped", {"up": "0x120"}, {"up": "1x120"}),
+    Case("AtlasNobodyScraped", {"up": "0x120"}, {"atlas_processes": "1x120"}),
+    Case("AtlasProcessesMissing", {"atlas_processes": "4x60 3x60"}, {"atlas_processes": "4x85 3 4x30"}),
+    Case("AtlasProcessesDie", {"atlas_processes": "4x70 3 4 3 4 3 4 3 4x30"}, {"atlas_processes": "4x70 0 0 2 4x40"}),
+    Case(
+        "AtlasProcessesDie",
+        {"atlas_opened_total": "0+9x70 0 5 0 5 0+9x40"},
+        {"atlas_opened_total": "0+9x70 0+9x40"},
+    ),
+    Case(
+        "AtlasListenCut",
+        {"atlas_listening": "1x120", "atlas_processes": "2x120"},
+        {"atlas_listening": "2x60 1 2x60", "atlas_processes": "2x120"},
+    ),
+    Case("AtlasListenSlow", {"atlas_listen_seconds": "2x120"}, {"atlas_listen_seconds": "0.01x88 2x30"}),
+    Case(
+        "AtlasDeliverySlow",
+        histogram("atlas_delivery_seconds", "2.0"),
+        histogram("atlas_delivery_seconds", "0.5"),
+    ),
+    Case("AtlasBehind", {'atlas_behind{lane="live"}': "0+50x120"}, {'atlas_behind{lane="live"}': "9000-50x120"}),
+    Case(
+        "AtlasBehind",
+        {'atlas_behind{lane="live"}': "500x120"},
+        {'atlas_behind{lane="catch_up"}': "0x88 9000 9000 0x30"},
+    ),
+    Case(
+        "AtlasDoorbellsMissed",
+        {'atlas_doorbells_total{fate="woke"}': "0x120", "atlas_doorbells_missed_total": "0+5x120"},
+        {'atlas_doorbells_total{fate="woke"}': "0+6000x120", "atlas_doorbells_missed_total": "0+5x120"},
+    ),
+    Case(
+        "AtlasSnapshotFlood",
+        {'atlas_hellos_total{outcome="epoch"}': "0+60x120", 'atlas_hellos_total{outcome="resumed"}': "0+60x120"},
+        {'atlas_hellos_total{outcome="too_old"}': "0+3x120", 'atlas_hellos_total{outcome="new"}': "0+600x120"},
+    ),
+    Case("AtlasSnapshotsWaiting", {"atlas_snapshots_waiting": "500x120"}, {"atlas_snapshots_waiting": "0x85 500 0x30"}),
+    Case(
+        "AtlasConnectionsFell",
+        {'atlas_connections{tier="core"}': "1000x80 300x40"},
+        {'atlas_connections{tier="core"}': "1000x80 800x40"},
+    ),
+    Case(
+        "AtlasStalled",
+        {'atlas_connections{tier="core"}': "1000x120", "atlas_stalled": "200x120"},
+        {'atlas_connections{tier="core"}': "10000x120", "atlas_stalled": "200x120"},
+    ),
+    Case(
+        "AtlasPushesUnavailable",
+        {'atlas_pushes_total{answer="unavailable"}': "0+1x120", 'atlas_pushes_total{answer="acked"}': "0+9x120"},
+        {'atlas_pushes_total{answer="unavailable"}': "0+1x120", 'atlas_pushes_total{answer="acked"}': "0+999x120"},
+    ),
+    Case(
+        "AtlasMutationsRejected",
+        {'atlas_mutations_total{result="rejected"}': "0+6x120", 'atlas_mutations_total{result="applied"}': "0+54x120"},
+        {'atlas_mutations_total{result="rejected"}': "0+6x120", 'atlas_mutations_total{result="applied"}': "0+600x120"},
+    ),
+    Case("AtlasAckSlow", histogram("atlas_ack_seconds", "4.0"), histogram("atlas_ack_seconds", "1.0")),
+    Case("AtlasPostgresAway", {"atlas_postgres_up": "1x80 0x40"}, {"atlas_postgres_up": "1x80 0 1x40"}),
+    Case(
+        "AtlasStatementSlow",
+        histogram("atlas_statement_seconds", "2.0", 'name="push",'),
+        histogram("atlas_statement_seconds", "0.5", 'name="push",'),
+    ),
+    Case(
+        "AtlasPoolWaiting",
+        {"atlas_pool_waiting": "3x120"},
+        {"atlas_pool_waiting": "3 0 3 0 3x80 0 3x40"},
+        eval_time="86m",
+    ),
+    Case(
+        "AtlasNotificationQueue",
+        {"atlas_notification_queue_ratio": "0.2x120"},
+        {"atlas_notification_queue_ratio": "0.01x120"},
+    ),
+    Case(
+        "AtlasOldestTransaction",
+        {"atlas_oldest_transaction_seconds": "0+60x120"},
+        {"atlas_oldest_transaction_seconds": "300x120"},
+    ),
+    Case(
+        "AtlasOldestSnapshot",
+        {"atlas_oldest_xmin_transactions": "3000000x120"},
+        {"atlas_oldest_xmin_transactions": "30000x120"},
+    ),
+    Case(
+        "AtlasLogGrows",
+        {"atlas_log_bytes": "10000000000+10000000x3600"},
+        {"atlas_log_bytes": "30000000000+1000000x3600"},
+        eval_time="10d",
+        every="4m",
+    ),
+    Case(
+        "AtlasDefaultRows",
+        {'atlas_default_rows{table="messages"}': "0x10 1x110"},
+        {'atlas_default_rows{table="messages"}': "0x40 1x20 0x60"},
+    ),
+    Case(
+        "AtlasPartitionsEnd",
+        {'atlas_partitions_ahead_days{table="log"}': "13x120"},
+        {'atlas_partitions_ahead_days{table="log"}': "30x120"},
+    ),
+    Case(
+        "AtlasNotMaintained", {"atlas_maintained_seconds_ago": "0+60x120"}, {"atlas_maintained_seconds_ago": "30x120"}
+    ),
+    Case("AtlasFaults", {'atlas_closed_total{code="4001"}': "0x80 1x40"}, {'atlas_closed_total{code="4001"}': "3x120"}),
+    Case(
+        "AtlasTokensRefused",
+        {'atlas_closed_total{code="4101"}': "0+60x120", "atlas_opened_total": "0+120x120"},
+        {'atlas_closed_total{code="4101"}': "0+6x120", "atlas_opened_total": "0+120x120"},
+    ),
+    Case(
+        "AtlasBadFrames",
+        {'atlas_closed_total{code="4300"}': "0+30x120"},
+        {'atlas_closed_total{code="1006"}': "0+300x120", 'atlas_closed_total{code="4300"}': "0+1x120"},
+    ),
+    Case(
+        "AtlasNoHellos",
+        {"atlas_opened_total": "0+600x120", 'atlas_hellos_total{outcome="resumed"}': "0x120"},
+        {"atlas_opened_total": "0+600x120", 'atlas_hellos_total{outcome="resumed"}': "0+500x120"},
+    ),
+    Case(
+        "AtlasTooManySockets",
+        {'atlas_closed_total{code="4003"}': "0+12x120"},
+        {'atlas_closed_total{code="4003"}': "0+1x120"},
+    ),
+    Case("AtlasHeldBack", {"atlas_held_back_total": "0x80 1x40"}, {"atlas_held_back_total": "7x120"}),
+]
+
+
+def names() -> list[str]:
+    return re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE)
+
+
+def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_every_alert_has_a_name_of_its_own_and_a_case_here() -> None:
+    assert len(names()) == len(set(names()))
+    assert set(names()) == {case.alert for case in CASES}
+
+
+@needs_prometheus
+def test_prometheus_own_tool_finds_nothing_wrong_with_the_rules() -> None:
+    checked = promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@needs_prometheus
+async def test_the_rules_ask_for_what_exists_and_say_what_to_do() -> None:
+    async with prometheus(ALERTS.read_text()) as watching:
+        groups = await watching.rules()
+    assert list(groups) == [question.value for question in Question]
+    for question, rules in groups.items():
+        for rule in rules:
+            asks_for_what_exists(rule["query"])
+            asked = figures(rule["query"])
+            assert not asked or question in {figure.question.value for figure in asked}, rule["name"]
+            assert rule["labels"].keys() == {"severity"}
+            assert rule["labels"]["severity"] in ("critical", "warning")
+            assert rule["annotations"].keys() == {"summary", "description"}
+            assert rule["annotations"]["description"].endswith("."), rule["name"]
+            assert not rule["annotations"]["summary"].endswith("."), rule["name"]
+            assert "up{" not in rule["query"] or f'job="{JOB}"' in rule["query"]
+
+
+@needs_prometheus
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.alert}{i}") for i, case in enumerate(CASES)])
+def test_an_alert_fires_when_its_cause_is_there_and_not_when_all_is_well(case: Case) -> None:
+    with temporary_folder() as folder:
+        for series, expected in ((case.bad, 1), (case.well, 0)):
+            path = folder / f"{expected}.json"
+            path.write_text(json.dumps(unit_test(case, series, expected)))  # JSON is YAML
+            tested = promtool("test", "rules", path)
+            assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def unit_test(case: Case, series: dict[str, str], expected: int) -> dict[str, Any]:
+    return {
+        "rule_files": [str(ALERTS)],
+        "evaluation_interval": case.every if case.every == "1m" else "30m",
+        "tests": [
+            {
+                "interval": case.every,
+                "input_series": [{"series": of_a_target(name), "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{case.alert}", alertstate="firing"}}) or vector(0)',
+                        "eval_time": case.eval_time,
+                        "exp_samples": [{"labels": "{}", "value": expected}],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def of_a_target(series: str) -> str:
+    name, _, labels = series.rstrip("}").partition("{")
+    return f'{name}{{job="{JOB}", instance="one"{", " if labels else ""}{labels}}}'

@@ -1,0 +1,94 @@
+"""A real Prometheus that watches a real server complains when something is made to go wrong, and not before."""
+
+from typing import Any
+
+import pytest
+
+from protocol.frames import AskPage, Page
+from tests.monitoring.watching import needs_prometheus, watched
+from tests.support.cluster import Database
+from tests.support.people import add_conversation, add_user
+from tests.support.proxy import postgres_behind_proxy
+from tests.support.pushing import administrator, pushing
+from tests.support.waiting import eventually
+
+pytestmark = needs_prometheus
+
+
+@pytest.fixture(autouse=True)
+async def maintained(sql: Any) -> None:
+    """As a database is whose worker runs: nothing else is to be complained about."""
+    await sql.execute("UPDATE sync.meta SET maintained_at = now()")
+
+
+async def test_a_cut_listen_connection_is_told_until_it_is_mended(database: Database) -> None:
+    async with (
+        postgres_behind_proxy(database.server_url) as (proxy, url),
+        watched(database.server_url, ATLAS_LISTEN_URL=url) as (_, watching),
+    ):
+        proxy.refusing = True
+        proxy.cut()
+        alert = await eventually(lambda: watching.fires("AtlasListenCut"))
+        assert alert["labels"]["severity"] == "critical"
+        assert alert["labels"]["instance"] in alert["annotations"]["summary"]
+        proxy.refusing = False
+        await eventually(watching.is_content)
+
+
+async def test_a_postgres_that_is_away_is_told_until_it_is_back(database: Database) -> None:
+    async with postgres_behind_proxy(database.server_url) as (proxy, url), watched(url) as (_, watching):
+        proxy.refusing = True
+        proxy.cut()
+        await eventually(lambda: watching.fires("AtlasPostgresAway"))
+        proxy.refusing = False
+        await eventually(watching.is_content)
+
+
+async def test_a_row_in_a_default_partition_is_told(database: Database, sql: Any) -> None:
+    conversation = await add_conversation(sql, await add_user(sql))
+    async with watched(database.server_url) as (_, watching):
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', '', '2010-01-01')",
+            conversation,
+        )
+        alert = await eventually(lambda: watching.fires("AtlasDefaultRows"))
+        assert alert["labels"]["table"] == "messages"
+        assert alert["annotations"]["summary"] == "The default partition of messages has rows (1)"
+
+
+async def test_a_database_that_was_never_maintained_is_told(database: Database, sql: Any) -> None:
+    async with watched(database.server_url) as (_, watching):
+        await sql.execute("UPDATE sync.meta SET maintained_at = NULL")
+        await eventually(lambda: watching.fires("AtlasNotMaintained"))
+
+
+async def test_a_slow_statement_is_told_by_its_name(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    await add_conversation(sql, user)
+    async with (
+        watched(database.server_url) as (server, watching),
+        pushing(server.url, user) as device,
+        administrator(database) as locking,
+    ):
+        name = "read_conversations"  # the snapshot's, and a page's
+        await eventually(lambda: watching.query(f'atlas_statement_seconds_count{{name="{name}"}} > 0'))
+        assert not await watching.fires("AtlasStatementSlow")
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE")
+            await device.say(AskPage(id=1))
+            slow = """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE wait_event_type = 'Lock' AND query ~ 'conversations' AND clock_timestamp() - query_start > '2.5 s'
+            """
+            await eventually(lambda: sql.fetchval(slow))
+        await device.hear_a(Page)
+        alert = await eventually(lambda: watching.fires("AtlasStatementSlow"))
+        assert alert["labels"]["name"] == name
+        assert f"sql/{name}.sql" in alert["annotations"]["description"]
+
+
+async def test_a_server_that_is_gone_is_told(database: Database) -> None:
+    async with watched(database.server_url) as (server, watching):
+        await server.kill()
+        await eventually(lambda: watching.fires("AtlasNotScraped"))
+        await eventually(lambda: watching.fires("AtlasNobodyScraped"))

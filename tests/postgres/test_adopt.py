@@ -1,0 +1,589 @@
+"""A chat app's tables are adopted as they are: no row is lost or rewritten, and nothing of the app stops working."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from protocol.frames import CreateMessage, DeleteMessage, EditMessage
+from server.errors import UnfitError
+from server.postgres.migrate import migrate, steps
+from tests.support import v1
+from tests.support.cluster import Cluster
+from tests.support.oracle import select_everything
+from tests.support.pushing import now, pushing, said_hello
+from tests.support.serving import serving
+from tests.support.v1 import App, Heard, command
+from tests.support.waiting import LIMIT, eventually
+
+ROWS = "SELECT id, conversation_id, role, content, created_at, xmin::text, ctid::text FROM {} ORDER BY id"
+"""The messages as they lie in their file."""
+SAID = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)"
+
+
+@pytest.fixture
+async def app(every_postgres: Cluster) -> AsyncIterator[App]:
+    """The app, with 2,000 messages, on each PostgreSQL."""
+    async with v1.app(every_postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
+    """The same on one of them, for what does not depend on the version."""
+    async with v1.app(postgres_18, messages=200) as made:
+        yield made
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------------------
+
+
+async def test_no_row_is_lost_changed_or_rewritten(app: App) -> None:
+    file = "SELECT pg_relation_filenode(to_regclass($1))"
+    before, lies_in = await app.sql.fetch(ROWS.format("messages")), await app.sql.fetchval(file, "messages")
+    beside = [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")]
+    await migrate(app.url)
+    assert await app.sql.fetch(ROWS.format("sync.messages_v1")) == before
+    assert await app.sql.fetchval(file, "sync.messages_v1") == lies_in
+    assert await app.sql.fetchval("SELECT count(*) FROM messages") == len(before) == 2_000
+    assert [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")] == beside
+
+
+async def test_the_old_indexes_are_those_of_the_new_table_each_once_and_valid(app: App) -> None:
+    await migrate(app.url)
+    indexes = await app.sql.fetch(
+        "SELECT i.relname AS name, x.indisvalid AS valid, p.inhparent::regclass::text AS parent, "
+        "regexp_replace(pg_get_indexdef(x.indexrelid), '^.* USING ', '') AS def "
+        "FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid LEFT JOIN pg_inherits p ON p.inhrelid = i.oid "
+        "WHERE x.indrelid = 'sync.messages_v1'::regclass"
+    )
+    assert all(index["valid"] and index["parent"] for index in indexes)
+    assert {(index["name"], index["parent"]) for index in indexes} == {
+        ("messages_v1_pkey", "messages_pkey"),
+        ("messages_conversation_id_idx", "messages_conversation_id_idx"),
+        ("messages_created_at_idx", "messages_created_at_idx"),
+        ("atlas_messages_v1_newest", "messages_newest"),
+    }
+    assert len({index["def"] for index in indexes}) == len(indexes)
+    for table in ("public.messages", "public.conversations"):
+        assert await app.sql.fetchval("SELECT bool_and(indisvalid) FROM pg_index WHERE indrelid = $1::regclass", table)
+
+
+async def test_the_app_writes_as_before_and_the_feed_records_it(app: App) -> None:
+    await migrate(app.url)
+    user, conversation = await app.somebody()
+    mine, old, ahead = uuid4(), uuid4(), uuid4()
+    await app.sql.execute(SAID, mine, conversation, "of now")
+    dated = "INSERT INTO messages (id, conversation_id, role, content, created_at) VALUES ($1, $2, 'user', $3, $4)"
+    first = await app.sql.fetchval("SELECT min(created_at) FROM messages")
+    await app.sql.execute(dated, old, conversation, "of then", first)
+    await app.sql.execute(
+        dated, ahead, conversation, "to come", await app.sql.fetchval("SELECT now() + interval '70 days'")
+    )
+    where = "SELECT tableoid::regclass::text FROM messages WHERE id = $1"
+    assert await app.sql.fetchval(where, mine) == await app.sql.fetchval(where, old) == "sync.messages_v1"
+    assert (await app.sql.fetchval(where, ahead)).startswith("sync.messages_20")
+    await app.sql.execute("UPDATE messages SET content = 'corrected' WHERE id = $1", old)
+    await app.sql.execute("DELETE FROM messages WHERE id = $1", mine)
+    assert [tuple(row) for row in await app.log(user)] == [
+        *(("m", "u", each) for each in (mine, old, ahead, old)),
+        ("m", "d", mine),
+    ]
+    await app.sql.execute("DELETE FROM conversations WHERE id = $1", conversation)
+    assert await app.sql.fetchval("SELECT count(*) FROM messages WHERE conversation_id = $1", conversation) == 0
+
+
+async def test_a_device_gets_what_select_finds_and_writes_to_old_messages(app: App) -> None:
+    await migrate(app.url)
+    user, conversation = await app.somebody()
+    async with serving(app.database) as server, pushing(server.url, user) as device:
+        expected = await select_everything(app.sql, user)
+        # Nothing was written to the old rows: what was never changed was changed last when it was made.
+        expected = {
+            key: (*row[:-1], row[-2] if key[0] == "m" and row[-1] is None else row[-1]) for key, row in expected.items()
+        }
+        assert device.state() == expected
+        old, other = (
+            (UUID(str(row["id"])), row["at"])
+            for row in await app.sql.fetch(
+                "SELECT id, sync.seq_at(created_at) AS at FROM messages WHERE conversation_id = $1 ORDER BY id LIMIT 2",
+                conversation,
+            )
+        )
+        made, at = uuid4(), now()
+        seq = await device.apply(
+            CreateMessage(made, conversation, "user", "from a device", at),
+            EditMessage(*old, "edited on a device", at),
+            DeleteMessage(*other),
+        )
+        state = await device.reach(seq)
+        assert state["m", made][2] == "from a device"
+        assert state["m", old[0]][2:] == ("edited on a device", old[1], at)
+        assert ("m", other[0]) not in state
+    content = "SELECT content FROM messages WHERE id = $1"
+    assert [await app.sql.fetchval(content, each) for each in (made, old[0], other[0])] == [
+        "from a device",
+        "edited on a device",
+        None,
+    ]
+
+
+async def test_what_was_null_stays_null_but_for_the_three_instants_and_devices_can_hold_it(app: App) -> None:
+    user, conversation = await app.somebody()
+    hollow, adrift, undated, nobodys, bare = (uuid4() for _ in range(5))
+    await app.sql.execute("INSERT INTO messages (id, conversation_id) VALUES ($1, $2)", undated, conversation)
+    await app.sql.execute("INSERT INTO messages (id, created_at) VALUES ($1, now())", adrift)
+    await app.sql.execute("INSERT INTO messages VALUES ($1, $2, NULL, NULL, now())", hollow, conversation)
+    await app.sql.execute("INSERT INTO conversations (id) VALUES ($1)", nobodys)
+    await app.sql.execute(
+        "INSERT INTO conversations (id, user_id, created_at) VALUES ($1, $2, '2026-01-01Z')", bare, user
+    )
+    await app.sql.execute("INSERT INTO profiles (id) VALUES ($1)", uuid4())
+    await migrate(app.url)
+    assert tuple(await app.sql.fetchrow("SELECT role, content, updated_at FROM messages WHERE id = $1", hollow)) == (
+        (None,) * 3
+    )
+    same = (
+        "SELECT m.created_at = c.created_at FROM messages m JOIN conversations c ON c.id = conversation_id "
+        "WHERE m.id = $1"
+    )
+    assert await app.sql.fetchval(same, undated)
+    assert await app.sql.fetchval("SELECT updated_at = created_at FROM conversations WHERE id = $1", bare)
+    # The app goes on writing what it wrote.
+    await app.sql.execute("INSERT INTO messages (id, conversation_id) VALUES ($1, $2)", uuid4(), conversation)
+    await app.sql.execute("INSERT INTO messages (id) VALUES ($1)", uuid4())
+    await app.sql.execute("UPDATE messages SET role = NULL, content = NULL WHERE id = $1", undated)
+    await app.sql.execute("UPDATE messages SET conversation_id = NULL WHERE id = $1", undated)
+    await app.sql.execute("UPDATE messages SET conversation_id = $2 WHERE id = $1", undated, conversation)
+    await app.sql.execute("UPDATE profiles SET subscription_status = NULL")
+    await app.sql.execute("INSERT INTO profiles (id) VALUES ($1)", uuid4())
+    await app.sql.execute("INSERT INTO conversations (id) VALUES ($1)", uuid4())
+    await app.sql.execute(SAID, uuid4(), nobodys, "to nobody")
+    for column in ("messages.created_at", "conversations.created_at", "conversations.updated_at"):
+        table, name = column.split(".")
+        with pytest.raises(asyncpg.NotNullViolationError):
+            await app.sql.execute(f"UPDATE {table} SET {name} = NULL")
+    async with serving(app.database) as server, pushing(server.url, user) as device:
+        assert device.state()["m", hollow][1:3] == ("system", "")
+        assert ("m", adrift) not in device.state()
+        assert ("c", nobodys) not in device.state()
+
+
+async def test_a_conversation_of_nobody_comes_to_its_owner_with_its_messages_and_goes_again(app: App) -> None:
+    user, _ = await app.somebody()
+    nobodys, said = uuid4(), uuid4()
+    await app.sql.execute("INSERT INTO conversations (id, title) VALUES ($1, 'found')", nobodys)
+    await app.sql.execute(SAID, said, nobodys, "said to nobody")
+    await migrate(app.url)
+    owner = "UPDATE conversations SET user_id = $2 WHERE id = $1"
+    async with serving(app.database) as server, pushing(server.url, user) as device:
+        await app.sql.execute(owner, nobodys, user)
+        while ("m", said) not in device.state():
+            await device.hear()
+        assert device.state()["c", nobodys][0] == "found"
+        await app.sql.execute(owner, nobodys, None)
+        while ("c", nobodys) in device.state():
+            await device.hear()
+        assert ("m", said) not in device.state()
+    async with serving(app.database) as server, pushing(server.url, user) as device:
+        assert ("c", nobodys) not in device.state()
+
+
+async def test_a_user_without_a_tier_is_told_that_it_works_on_the_device_alone(newest_app: App) -> None:
+    user = uuid4()
+    await newest_app.sql.execute("INSERT INTO profiles (id) VALUES ($1)", user)
+    await migrate(newest_app.url)
+    async with serving(newest_app.database) as server, said_hello(server.url, user) as device:
+        assert (await device.closed())[0] == 4301
+
+
+# ---- What the app has on messages ------------------------------------------------------------------------------------
+
+RICH = """
+    CREATE TABLE models (name text PRIMARY KEY);
+    INSERT INTO models VALUES ('small');
+    ALTER TABLE messages
+        ADD COLUMN model text DEFAULT 'small' REFERENCES models (name), ADD COLUMN "Tags" text[] NOT NULL DEFAULT '{}',
+        ADD COLUMN length int GENERATED ALWAYS AS (char_length(content)) STORED, ADD COLUMN number bigserial,
+        ADD CONSTRAINT short CHECK (char_length(content) < 10000);
+    COMMENT ON TABLE messages IS 'what''s said';
+    COMMENT ON COLUMN messages.content IS 'the text';
+    COMMENT ON CONSTRAINT short ON messages IS 'not a novel';
+    CREATE INDEX said ON messages (lower(role), created_at);
+    CREATE INDEX "Long" ON messages (created_at) WHERE char_length(content) > 100;
+    CREATE INDEX tagged ON messages USING gin ("Tags") WITH (fastupdate = off);
+    CREATE VIEW recent WITH (security_barrier) AS SELECT * FROM messages WHERE created_at > '2026-01-01';
+    CREATE VIEW mine WITH (security_invoker) AS SELECT id, content FROM messages;
+    CREATE VIEW "Nested" AS SELECT r.id, m.content FROM recent r JOIN mine m USING (id);
+    CREATE TABLE touched (name text, at timestamptz DEFAULT now());
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO public.touched VALUES (TG_NAME); RETURN NEW; END';
+    CREATE TRIGGER each_row BEFORE UPDATE OF content ON messages FOR EACH ROW
+        WHEN (OLD.content IS DISTINCT FROM NEW.content) EXECUTE FUNCTION touch();
+    CREATE TRIGGER each_statement AFTER INSERT ON messages REFERENCING NEW TABLE AS fresh
+        FOR EACH STATEMENT EXECUTE FUNCTION touch();
+    CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION touch();
+    CREATE TRIGGER off BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION touch();
+    ALTER TABLE messages DISABLE TRIGGER off;
+    CREATE TRIGGER always BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION touch();
+    ALTER TABLE messages ENABLE ALWAYS TRIGGER always;
+    CREATE POLICY of_users ON messages FOR SELECT TO {reader} USING (role = 'user');
+    CREATE POLICY writes ON messages FOR INSERT TO {reader}, {writer} WITH CHECK (char_length(content) > 0);
+    CREATE POLICY never ON messages AS RESTRICTIVE TO {reader} USING (content <> 'secret');
+    CREATE POLICY all_of_it ON messages TO {writer} USING (true);
+    ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY,
+        REPLICA IDENTITY USING INDEX messages_pkey;
+    GRANT SELECT, INSERT ON messages TO {writer} WITH GRANT OPTION;
+    GRANT SELECT (id, content), UPDATE ("Tags") ON messages TO {reader};
+    CREATE TABLE attachments (message uuid, name text);
+    ALTER TABLE attachments ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY with_its_message ON attachments TO {reader}
+        USING (EXISTS (SELECT FROM messages m WHERE m.id = message));
+    GRANT SELECT ON attachments TO {reader};
+    CREATE PUBLICATION changes FOR TABLE messages, profiles;
+"""
+
+
+def about_messages(lines: list[str]) -> set[str]:
+    """Of a shape, what an app may have on messages."""
+    kinds = (
+        "trigger",
+        "policy",
+        "view",
+        "constraint messages short",
+        "constraint messages messages_model",
+    )
+    return {line for line in lines if line.startswith(kinds) and "atlas_" not in line and "sync" not in line}
+
+
+async def test_what_the_app_has_on_messages_it_has_afterwards(app: App) -> None:
+    reader, writer = await app.role(), await app.role()
+    await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))
+    before = await app.shape()
+    await migrate(app.url)
+    after = await app.shape()
+    assert about_messages(before) - about_messages(after) == set()
+    columns = [line for line in before if line.startswith("column messages ")]
+    assert [line for line in columns if line not in after] == [line for line in columns if " created_at " in line]
+    for index in ("said", '"Long"', "tagged"):
+        assert await app.sql.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = $1::regclass", index)
+    relation = next(line for line in after if line.startswith("relation messages "))
+    assert "secured t t" in relation
+    assert "what's said" in relation
+    grants = "SELECT has_table_privilege($1, 'messages', 'SELECT WITH GRANT OPTION')"
+    assert await app.sql.fetchval(grants, writer)
+    assert await app.sql.fetchval("SELECT has_column_privilege($1, 'messages', 'Tags', 'UPDATE')", reader)
+    assert not await app.sql.fetchval("SELECT has_column_privilege($1, 'messages', 'role', 'SELECT')", reader)
+
+    _, conversation = await app.somebody()
+    said = uuid4()
+    await app.sql.execute(SAID, said, conversation, "hello")
+    await app.sql.execute("UPDATE messages SET content = 'hello again' WHERE id = $1", said)
+    names = [row[0] for row in await app.sql.fetch("SELECT name FROM touched ORDER BY at, name")]
+    assert names == ["always", "each_statement", "each_row", "late"]
+    assert await app.sql.fetchval('SELECT content FROM "Nested" WHERE id = $1', said) == "hello again"
+    assert await app.sql.fetchval("SELECT length FROM messages WHERE id = $1", said) == len("hello again")
+    assert await app.sql.fetchval("SELECT number FROM messages WHERE id = $1", said) == 2_001
+    assert await app.sql.fetchval("SELECT currval(pg_get_serial_sequence('messages', 'number'))") == 2_001
+    with pytest.raises(asyncpg.CheckViolationError):
+        await app.sql.execute(SAID, uuid4(), conversation, "x" * 10_000)
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await app.sql.execute("UPDATE messages SET model = 'none' WHERE id = $1", said)
+    async with app.acting(reader):
+        users = await app.sql.fetch("SELECT id FROM messages")
+        assert 0 < len(users) < 2_001
+    await app.sql.execute("INSERT INTO attachments SELECT id, 'a' FROM messages WHERE role = 'user'")
+    async with app.acting(reader):
+        assert await app.sql.fetchval("SELECT count(*) FROM attachments") == len(users)
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "SELECT, INSERT ON {table} TO {role}",
+        "SELECT ({columns}) ON {table} TO {role}",
+        "SELECT, INSERT ON {table} TO PUBLIC",
+    ],
+    ids=["table", "columns", "everybody"],
+)
+async def test_a_role_of_the_app_reaches_all_rows_as_before_and_end_users_their_own(app: App, grant: str) -> None:
+    role = await app.role()
+    columns = {"messages": "id, content", "conversations": "id, user_id", "profiles": "id"}
+    for table in columns:
+        await app.sql.execute(f"GRANT {grant.format(table=table, role=role, columns=columns[table])}")
+    await migrate(app.url)
+    async with app.acting(role):
+        counts = [await app.sql.fetchval(f"SELECT count(id) FROM {table}") for table in columns]
+    assert counts == [await app.sql.fetchval(f"SELECT count(*) FROM {table}") for table in columns]
+    user, conversation = await app.somebody()
+    if "INSERT" in grant:
+        async with app.acting(role):
+            await app.sql.execute(SAID, uuid4(), conversation, "by the app")
+    own = await app.sql.fetchval(
+        "SELECT count(*) FROM messages m JOIN conversations c ON c.id = conversation_id WHERE user_id = $1", user
+    )
+    async with app.acting("authenticated", user):
+        assert await app.sql.fetchval("SELECT count(*) FROM messages") == own < 2_000
+
+
+async def test_rights_that_the_app_took_away_do_not_come_back_by_default(app: App) -> None:
+    role = await app.role()
+    await app.sql.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO {role}")
+    await migrate(app.url)
+    for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"):
+        assert not await app.sql.fetchval("SELECT has_table_privilege($1, 'messages', $2)", role, right)
+
+
+async def test_what_a_publication_leaves_out_it_goes_on_leaving_out(app: App) -> None:
+    await app.sql.execute(
+        "CREATE PUBLICATION part FOR TABLE messages (id, role) WHERE (id IS NOT NULL) "
+        "WITH (publish = 'insert', publish_via_partition_root = true)"
+    )
+    of = "SELECT attnames::text, rowfilter FROM pg_publication_tables WHERE tablename = 'messages'"
+    before = tuple(await app.sql.fetchrow(of))
+    await migrate(app.url)
+    assert tuple(await app.sql.fetchrow(of)) == before
+
+
+# ---- What stops it ---------------------------------------------------------------------------------------------------
+
+OBSTACLES = {
+    "a foreign key": ("CREATE TABLE notes (m uuid REFERENCES messages)", "Foreign keys lead to public.messages.*notes"),
+    "a unique index": ("CREATE UNIQUE INDEX once ON messages (md5(id::text))", "The unique index once"),
+    "a unique constraint": ("ALTER TABLE messages ADD CONSTRAINT once UNIQUE (id, role)", "The unique index once"),
+    "a constraint not validated": (
+        "ALTER TABLE messages ADD CONSTRAINT short CHECK (content <> '') NOT VALID",
+        "short of public.messages is NOT VALID",
+    ),
+    "a constraint that is not inherited": (
+        "ALTER TABLE messages ADD CONSTRAINT mine CHECK (role <> '') NO INHERIT",
+        "mine of public.messages is NO INHERIT",
+    ),
+    "an exclusion": (
+        "ALTER TABLE messages ADD CONSTRAINT apart EXCLUDE (id WITH =)",
+        "(exclusion constraint|unique index) apart",
+    ),
+    "a materialized view": ("CREATE MATERIALIZED VIEW counts AS SELECT count(*) FROM messages", "counts is a material"),
+    "a view that needs the key": (
+        "CREATE VIEW latest AS SELECT m.id, m.content, count(*) FROM messages m GROUP BY m.id",
+        "latest",
+    ),
+    "a function of its rows": (
+        "CREATE FUNCTION shout(m messages) RETURNS text LANGUAGE sql AS 'SELECT upper(m.content)'",
+        "shout",
+    ),
+    "a function with a body of statements": (
+        "CREATE FUNCTION many() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM messages; END",
+        "bound to public.messages by their bodies: many",
+    ),
+    "an identity": ("ALTER TABLE messages ADD COLUMN n int GENERATED ALWAYS AS IDENTITY", "messages.n"),
+    "a rule": ("CREATE RULE quiet AS ON DELETE TO messages DO INSTEAD NOTHING", "quiet"),
+    "a trigger that sees each row's transition": (
+        "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER rows AFTER "
+        "INSERT ON messages REFERENCING NEW TABLE AS n FOR EACH ROW EXECUTE FUNCTION t()",
+        "The trigger rows",
+    ),
+    "a type": (
+        "ALTER TABLE messages DROP CONSTRAINT messages_conversation_id_fkey, ALTER conversation_id TYPE text",
+        "messages.conversation_id is text, and must be uuid",
+    ),
+    "a type of an instant": (
+        "ALTER TABLE conversations ALTER updated_at TYPE timestamp",
+        "conversations.updated_at is",
+    ),
+    "a type of what would be added": ("ALTER TABLE messages ADD updated_at timestamp", "messages.updated_at is"),
+    "no profiles": ("DROP TABLE profiles CASCADE", "public.profiles is missing"),
+    "no conversations": ("DROP TABLE conversations CASCADE", "public.conversations is missing"),
+    "no column": ("ALTER TABLE conversations DROP COLUMN title", "lack these columns: conversations.title"),
+    "a view in a table's place": (
+        "ALTER TABLE profiles RENAME TO people; CREATE VIEW profiles AS SELECT * FROM people",
+        "public.profiles is not a table",
+    ),
+    "a publication of a part": (
+        "CREATE PUBLICATION part FOR TABLE messages (id, role) WITH (publish = 'insert')",
+        "The publication part publishes only a part",
+    ),
+    "a message that is yet to come": (
+        "INSERT INTO messages (id, created_at) VALUES (gen_random_uuid(), '2099-01-01')",
+        "The newest message is of 2099-01-01",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OBSTACLES)
+async def test_what_it_cannot_do_right_it_says_in_a_sentence_and_changes_nothing(
+    postgres_15: Cluster, what: str
+) -> None:
+    statements, says = OBSTACLES[what]
+    async with v1.app(postgres_15, messages=20) as app:
+        await app.sql.execute(statements)
+        before = await app.shape()
+        with pytest.raises(UnfitError, match=says) as refused:
+            await migrate(app.url)
+        assert "\n" not in str(refused.value)
+        assert not str(refused.value).startswith("The migration stopped")
+        assert [line for line in await app.shape() if not line.startswith("schema sync")] == before
+        with pytest.raises(UnfitError, match=says):
+            await steps(app.url)
+
+
+async def test_what_was_mended_after_it_stopped_is_what_the_tables_were_like(newest_app: App) -> None:
+    await newest_app.sql.execute("ALTER TABLE messages ADD CONSTRAINT once UNIQUE (id, role)")
+    with pytest.raises(UnfitError):
+        await migrate(newest_app.url)
+    await newest_app.sql.execute(
+        "ALTER TABLE messages DROP CONSTRAINT once; ALTER TABLE messages ALTER created_at SET DEFAULT now()"
+    )
+    await migrate(newest_app.url)
+    kept = await newest_app.sql.fetchval(
+        "SELECT facts -> 'columns' -> 'messages.created_at' ->> 'default' FROM sync.original"
+    )
+    assert kept == "now()"
+
+
+async def test_another_login_than_the_owner_is_told_whose_the_tables_are(app: App) -> None:
+    role = await app.role("LOGIN")
+    await app.sql.execute(f'GRANT CREATE ON DATABASE "{app.database.name}" TO {role}')
+    await app.sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    before = await app.shape()
+    with pytest.raises(UnfitError, match=r"belongs to postgres. Migrate with that login \(ATLAS_ADMIN_URL\)"):
+        await migrate(app.database.cluster.postgres.url(app.database.name, role))
+    assert [line for line in await app.shape() if not line.startswith("schema sync")] == before
+
+
+# ---- Interrupted, and beside others ----------------------------------------------------------------------------------
+
+
+async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> None:
+    rows = await app.rows("messages")
+    async with v1.app(app.database.cluster, messages=20) as other:
+        await migrate(other.url)
+        whole = await other.shape()
+    planned = len(await steps(app.url))
+    assert await app.killed_after_each_step("migrate") == planned > 15
+    assert await app.shape() == whole
+    assert [row[:5] for row in await app.rows("messages")] == [row[:5] for row in rows]
+
+
+async def test_killed_at_any_moment_it_goes_on_to_the_same_end(app: App) -> None:
+    async with v1.app(app.database.cluster, messages=20) as other:
+        await migrate(other.url)
+        whole = await other.shape()
+    rows = await app.rows("messages")
+    kills = await app.killed_at_any_moment("migrate")
+    assert kills > 0
+    assert await app.shape() == whole
+    assert [row[:5] for row in await app.rows("messages")] == [row[:5] for row in rows]
+
+
+async def test_an_index_whose_build_was_cut_off_is_built_anew(app: App) -> None:
+    index = "atlas_messages_v1_newest"
+    # A build waits for older snapshots, and is not valid until then.
+    async with app.holding("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM usage_logs LIMIT 1"):
+        migrating = asyncio.create_task(migrate(app.url))
+        pid = await eventually(
+            lambda: app.sql.fetchval(
+                "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE % INDEX CONCURRENTLY atlas%' "
+                "AND wait_event_type = 'Lock' AND datname = current_database()"
+            )
+        )
+        await app.sql.execute("SELECT pg_cancel_backend($1)", pid)
+        with pytest.raises(UnfitError, match="canceling statement"):
+            await migrating
+    left = [
+        row[0] for row in await app.sql.fetch("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
+    ]
+    assert left == ["atlas_messages_v1_pkey"]
+    assert f"drop what is left of {left[0]}" in [step.says for step in await steps(app.url)]
+    await migrate(app.url)
+    assert not await app.sql.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
+    assert await app.sql.fetchval("SELECT to_regclass('sync.' || $1) IS NOT NULL", index)
+
+
+async def test_two_at_once_take_turns(app: App) -> None:
+    heard = [Heard(), Heard()]
+    await asyncio.gather(*(migrate(app.url, each) for each in heard))
+    assert sorted(len(each.ended) for each in heard)[0] == 0
+    assert await app.sql.fetchval("SELECT count(*) FROM messages") == 2_000
+
+
+async def test_a_step_waits_for_its_lock_without_holding_up_others_and_names_it(app: App) -> None:
+    heard = Heard()
+    async with app.holding("SELECT FROM conversations LIMIT 1; SELECT FROM messages LIMIT 1"):
+        migrating = asyncio.create_task(migrate(app.url, heard))
+        await eventually(lambda: len(heard.waited) >= 3)
+        # Nobody who comes after has to wait for the lock that could not be had.
+        async with asyncio.timeout(LIMIT):
+            await app.sql.fetchval("SELECT count(*) FROM messages")
+        assert not migrating.done()
+    await migrating
+    step, why = heard.waited[0]
+    assert step.locks == "ACCESS EXCLUSIVE on messages"
+    assert "lock timeout" in why
+
+
+async def test_rows_that_somebody_holds_are_filled_when_they_are_free(app: App) -> None:
+    heard = Heard()
+    await app.sql.execute(
+        "ALTER TABLE conversations ALTER created_at SET DEFAULT now(), ALTER updated_at SET DEFAULT now(); "
+        "UPDATE conversations SET created_at = NULL WHERE id = (SELECT id FROM conversations LIMIT 1)"
+    )
+    async with app.holding("SELECT FROM conversations WHERE created_at IS NULL FOR UPDATE"):
+        migrating = asyncio.create_task(migrate(app.url, heard))
+        await eventually(lambda: any(step.kind == "rows" for step, _ in heard.waited))
+        assert len([step for step in heard.begun if step.kind == "rows"]) < 10
+    await migrating
+    assert not await app.sql.fetchval("SELECT count(*) FROM conversations WHERE created_at IS NULL")
+
+
+async def test_a_bound_that_has_come_near_is_renewed(app: App) -> None:
+    today = await app.sql.fetchval("SELECT to_char(now(), 'YYYY-MM-DD') || ' 00:00:00+00'")
+    await app.sql.execute(
+        f"DELETE FROM messages WHERE created_at >= '{today}'; ALTER TABLE messages ADD CONSTRAINT atlas_bounds "
+        f"CHECK (created_at IS NOT NULL AND created_at < '{today}')"
+    )
+    heard = Heard()
+    await migrate(app.url, heard)
+    assert "drop the constraint on messages' bounds, whose end has come near" in [step.says for step in heard.ended]
+    _, conversation = await app.somebody()
+    await app.sql.execute(SAID, uuid4(), conversation, "of now")
+    assert await app.sql.fetchval("SELECT count(*) FROM sync.messages_v1 WHERE content = 'of now'") == 1
+
+
+async def test_how_the_database_writes_dates_does_not_matter(app: App) -> None:
+    await app.sql.execute(
+        f"ALTER DATABASE \"{app.database.name}\" SET datestyle = 'German'; "
+        f"ALTER DATABASE \"{app.database.name}\" SET timezone = 'Asia/Kolkata'"
+    )
+    await migrate(app.url)
+    bound = "SELECT until AT TIME ZONE 'UTC' FROM sync.partitions WHERE partition = 'sync.messages_v1'::regclass"
+    assert (await app.sql.fetchval(bound)).day == 1
+    assert await app.sql.fetchval("SELECT count(*) FROM sync.messages_v1") == 2_000
+
+
+# ---- What would be done ----------------------------------------------------------------------------------------------
+
+
+async def test_the_plan_names_each_step_and_its_lock_and_changes_nothing(newest_app: App) -> None:
+    before = await newest_app.shape()
+    status, said = await command(newest_app, "--plan")
+    assert status == 0
+    assert await newest_app.shape() == before
+    for step in await steps(newest_app.url):
+        assert f"{step.says}\n    {step.locks}; " in said
+    assert said.splitlines()[-2] == "run the migrations that are missing"
+    status, _ = await command(newest_app)
+    assert status == 0
+    status, said = await command(newest_app, "--plan")
+    assert (status, said.splitlines()[0]) == (0, "run the migrations that are missing")
+
+
+async def test_an_empty_database_has_nothing_to_adopt(postgres_18: Cluster) -> None:
+    database = await postgres_18.create("template0")
+    assert await steps(database.url) == []
+    await migrate(database.url)
+    assert await steps(database.url) == []
+    await database.drop()

@@ -1,0 +1,280 @@
+"""`atlas-sync migrate --undo` gives the app its tables back as they were, with every row that was written since."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from server.errors import UnfitError
+from server.postgres import pool
+from server.postgres.adopt import SILENT
+from server.postgres.migrate import migrate
+from server.postgres.undo import look, undo
+from tests.postgres.test_adopt import RICH, SAID
+from tests.support import v1
+from tests.support.cluster import Cluster, Database
+from tests.support.maintaining import add_old_messages, all_messages, maintained, make_month
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.pushing import pushing
+from tests.support.serving import serving
+from tests.support.v1 import App, command
+
+
+@pytest.fixture
+async def app(every_postgres: Cluster) -> AsyncIterator[App]:
+    """The app, with 2,000 messages, on each PostgreSQL."""
+    async with v1.app(every_postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
+    """The same on one of them, for what does not depend on the version."""
+    async with v1.app(postgres_18, messages=200) as made:
+        yield made
+
+
+async def write(app: App) -> None:
+    """What an app does in the months after it was adopted: of now, of later, of then; changed and deleted."""
+    _, conversation = await app.somebody()
+    for days in (0, 60, 370, -200):
+        await app.sql.execute(
+            "INSERT INTO messages (id, conversation_id, role, content, created_at) "
+            "VALUES ($1, $2, 'user', 'written since', now() + make_interval(days => $3))",
+            *(uuid4(), conversation, days),
+        )
+    await app.sql.execute(
+        "UPDATE messages SET content = 'changed' WHERE id = (SELECT id FROM messages ORDER BY id LIMIT 1)"
+    )
+    await app.sql.execute("DELETE FROM messages WHERE id = (SELECT id FROM messages ORDER BY id DESC LIMIT 1)")
+
+
+async def test_the_database_is_as_it_was_and_has_what_was_written_since(app: App) -> None:
+    before = await app.shape()
+    others = [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")]
+    await migrate(app.url)
+    await write(app)
+    rows = [row[:5] for row in await app.rows("messages")]
+    assert len(rows) == 2_003
+    await undo(app.url, SILENT)
+    assert await app.shape() == before
+    assert await app.rows("messages") == rows
+    assert [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")] == others
+    await app.sql.execute("INSERT INTO messages (id) VALUES ($1) ON CONFLICT (id) DO NOTHING", uuid4())
+
+
+async def test_what_the_app_has_on_its_tables_is_as_it_was(app: App) -> None:
+    reader, writer = await app.role(), await app.role()
+    await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))
+    await app.sql.execute(f"GRANT SELECT (id) ON profiles TO {reader}; GRANT SELECT ON conversations TO PUBLIC")
+    before = await app.shape()
+    await migrate(app.url)
+    await write(app)
+    await undo(app.url, SILENT)
+    assert await app.shape() == before
+    assert await app.sql.fetchval("SELECT max(number) FROM messages") == await app.sql.fetchval(
+        "SELECT currval(pg_get_serial_sequence('messages', 'number'))"
+    )
+
+
+async def test_archived_months_and_strays_come_back(app: App) -> None:
+    before = await app.shape()
+    await migrate(app.url)
+    _, conversation = await app.somebody()
+    # As after two years: the adopted partition ended long ago, and some months after it.
+    await app.sql.execute(
+        "ALTER TABLE messages DETACH PARTITION sync.messages_v1; "
+        "DELETE FROM sync.messages_v1 WHERE created_at >= date_trunc('month', now() - interval '40 days', 'UTC'); "
+        "SET timezone = 'UTC'; DO $$ BEGIN EXECUTE format('ALTER TABLE messages ATTACH PARTITION sync.messages_v1 "
+        "FOR VALUES FROM (MINVALUE) TO (%L)', date_trunc('month', now() - interval '40 days')); END $$"
+    )
+    for month in (-1, 0):
+        await make_month(app.sql, month)
+    await app.sql.execute(
+        "INSERT INTO messages (id, conversation_id, role, content, created_at) "
+        "SELECT gen_random_uuid(), $1, 'user', 'of ' || at, at FROM generate_series("
+        "date_trunc('month', now() - interval '30 days'), now() + interval '9 years', interval '7 days') at",
+        conversation,
+    )
+    await app.sql.execute("SELECT sync.archive_partition('sync.messages_v1')")
+    rows = [row[:5] for row in await all_messages(app.sql)]
+    await undo(app.url, SILENT)
+    assert await app.shape() == before
+    assert sorted(tuple(row) for row in await app.rows("messages")) == rows
+
+
+async def test_adopted_again_it_serves_again(app: App) -> None:
+    before = await app.shape()
+    for _ in range(2):
+        await migrate(app.url)
+        await write(app)
+        user, _ = await app.somebody()
+        async with serving(app.database) as server, pushing(server.url, user) as device:
+            assert device.state()
+        await undo(app.url, SILENT)
+        assert await app.shape() == before
+
+
+async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> None:
+    before = await app.shape()
+    await migrate(app.url)
+    await write(app)
+    rows = [row[:5] for row in await app.rows("messages")]
+    planned = len(await look(app.url))
+    assert await app.killed_after_each_step("undo") == planned > 3
+    assert await app.shape() == before
+    assert await app.rows("messages") == rows
+
+
+async def test_killed_at_any_moment_it_goes_on_to_the_same_end(app: App) -> None:
+    before = await app.shape()
+    await migrate(app.url)
+    await write(app)
+    rows = [row[:5] for row in await app.rows("messages")]
+    await app.killed_at_any_moment("undo", 0.1)
+    assert await app.shape() == before
+    assert await app.rows("messages") == rows
+
+
+async def test_while_it_copies_no_limit_of_the_servers_statements_cuts_it_off(
+    newest_app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await newest_app.sql.execute(
+        "CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE sql AS $$ SELECT pg_sleep(0.3) IS NOT NULL $$; "
+        "ALTER TABLE messages ADD CHECK (content NOT LIKE 'slow%' OR slow(content))"
+    )
+    await migrate(newest_app.url)
+    _, conversation = await newest_app.somebody()
+    await newest_app.sql.execute(
+        "INSERT INTO messages (id, conversation_id, content, created_at) "
+        "SELECT gen_random_uuid(), $1, 'slow', now() + interval '99 days' FROM generate_series(1, 3)",
+        conversation,
+    )
+    monkeypatch.setattr(pool, "STATEMENT_SECONDS", 0.5)
+    await undo(newest_app.url, SILENT)
+    assert await newest_app.sql.fetchval("SELECT count(*) FROM messages") == 203
+
+
+async def test_what_came_to_depend_on_the_partitioned_table_stops_it_with_a_sentence(newest_app: App) -> None:
+    await migrate(newest_app.url)
+    await newest_app.sql.execute(
+        "CREATE MATERIALIZED VIEW counts AS SELECT count(*) FROM messages; CREATE TABLE notes (m uuid, at timestamptz, "
+        "FOREIGN KEY (m, at) REFERENCES messages (id, created_at)); CREATE FUNCTION shout(m messages) RETURNS text "
+        "LANGUAGE sql AS 'SELECT upper(m.content)'"
+    )
+    before = await newest_app.shape()
+    with pytest.raises(UnfitError, match=r"depend on public.messages: .*notes.*shout.*counts.*Drop them"):
+        await undo(newest_app.url, SILENT)
+    assert await newest_app.shape() == before
+
+
+async def test_what_was_begun_and_not_ended_is_to_be_ended_first(newest_app: App) -> None:
+    class StopError(Exception):
+        pass
+
+    class Stopping(v1.Heard):
+        def ends(self, step: object) -> None:
+            raise StopError
+
+    with pytest.raises(StopError):
+        await migrate(newest_app.url, Stopping())
+    with pytest.raises(UnfitError, match="Let `atlas-sync migrate` end it, then undo"):
+        await undo(newest_app.url, SILENT)
+
+
+async def test_tables_that_came_with_us_stay_with_their_data_and_nothing_of_ours(every_database: Database) -> None:
+    sql = await every_database.connect()
+    conversation = await add_conversation(sql, await add_user(sql))
+    await make_month(sql, -20)
+    await add_old_messages(sql, conversation, -20, rows=5)
+    await maintained(every_database)
+    await add_message(sql, conversation)
+    await sql.execute(
+        "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', 'stray', '2050-01-01')",
+        conversation,
+    )
+    rows = await all_messages(sql)
+    assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 5
+    await undo(every_database.url, SILENT)
+    columns = "id, conversation_id, role, content, created_at, updated_at"
+    assert sorted(tuple(row) for row in await sql.fetch(f"SELECT {columns} FROM messages")) == rows
+    assert await sql.fetchval("SELECT to_regnamespace('sync') IS NULL AND to_regclass('messages_archive') IS NULL")
+    assert not await sql.fetchval("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal")
+    assert not await sql.fetchval("SELECT count(*) FROM pg_policy")
+    assert await sql.fetchval(
+        "SELECT bool_and(relnamespace = 'public'::regnamespace) FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid"
+    )
+    await add_message(sql, conversation)
+    await sql.close()
+
+
+async def test_it_asks_first_and_does_not_when_it_is_told_yes(newest_app: App) -> None:
+    before = await newest_app.shape()
+    await migrate(newest_app.url)
+    adopted = await newest_app.shape()
+    status, said = await command(newest_app, "--undo", answer="n\n")
+    assert status == 1
+    assert "Devices will not sync any more. Go on? [y/N]" in said
+    status, said = await command(newest_app, "--undo", "--plan")
+    assert status == 0
+    for step in await look(newest_app.url):
+        assert f"{step.says}\n    {step.locks}; " in said
+    assert await newest_app.shape() == adopted
+    status, said = await command(newest_app, "--undo", "--yes")
+    assert (status, said.splitlines()[-1]) == (0, "The database is as it was before.")
+    assert await newest_app.shape() == before
+    status, said = await command(newest_app, "--undo", "--yes")
+    assert (status, said) == (0, "Nothing of Atlas Sync is in this database.\n")
+
+
+# ---- On a platform that is not ours ----------------------------------------------------------------------------------
+
+PLATFORM = """
+    DO $$ BEGIN CREATE ROLE {auth} NOLOGIN; END $$;
+    CREATE SCHEMA auth AUTHORIZATION {auth};
+    CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS
+        $$ SELECT (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
+    ALTER FUNCTION auth.uid() OWNER TO {auth};
+    GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role, {owner};
+    ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public
+        GRANT ALL ON TABLES TO anon, authenticated, service_role;
+"""
+
+
+async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postgres: Cluster) -> None:
+    database = await every_postgres.create("template0")
+    admin = await database.connect()
+    owner, auth = (f"{database.name}_{name}" for name in ("owner", "auth"))
+    url = every_postgres.postgres.url(database.name, owner)
+    try:
+        await admin.execute(
+            f'CREATE ROLE {owner} LOGIN CREATEROLE; ALTER DATABASE "{database.name}" OWNER TO {owner};'
+            + PLATFORM.replace("{owner}", owner).replace("{auth}", auth)
+        )
+        if await admin.fetchval("SELECT current_setting('server_version_num')::int >= 160000"):
+            # Whoever made the roles of a platform made its owner their administrator.
+            await admin.execute(f"GRANT anon, authenticated, service_role, atlas_sync TO {owner} WITH ADMIN OPTION")
+        sql = await asyncpg.connect(url)
+        await v1.create(sql)
+        await v1.fill(sql, 200)
+        app = App(database, sql, [])
+        before, rows = await app.shape(), await app.rows("messages")
+        await migrate(url)
+        user, conversation = await app.somebody()
+        async with serving(database) as server, pushing(server.url, user) as device:
+            held = {key for key in device.state() if key[0] == "m"}
+            said = uuid4()
+            await sql.execute(SAID, said, conversation, "hello")
+            while ("m", said) not in device.state():
+                await device.hear()
+        async with App(database, admin, []).acting("authenticated", user):
+            assert await admin.fetchval("SELECT count(*) FROM messages") == len(held) + 1
+        await undo(url, SILENT)
+        assert await app.shape() == before
+        assert len(await app.rows("messages")) == len(rows) + 1
+        await sql.close()
+    finally:
+        await admin.close()
+        await database.drop()
+        await v1.drop_roles(every_postgres, [owner, auth])

@@ -1,0 +1,513 @@
+"""`atlas-sync top`: what two looks at the figures say, what is bad, and how it looks on a screen of any size."""
+
+import asyncio
+import contextlib
+import fcntl
+import math
+import os
+import pty
+import re
+import signal
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from server.figures import (
+    LASTING,
+    RULES,
+    SHORT,
+    Figure,
+    Look,
+    NotFiguresError,
+    Standing,
+    between,
+    duration,
+    judge,
+    number,
+    parse,
+    quantile,
+    size,
+)
+from server.metrics import CATALOGUE, Question, exposition
+from server.top import NAME, draw, plain
+from tests.support.cluster import Database
+from tests.support.peer import peer
+from tests.support.people import add_user
+from tests.support.serving import ServerProcess
+from tests.support.waiting import LIMIT, eventually
+
+TOKEN = "a token for the figures"
+COUNTER = "atlas_rows_sent_total"
+FINE = """
+atlas_connections{tier="core"} 100
+atlas_behind{lane="live"} 0
+atlas_stalled 0
+atlas_snapshots_waiting 0
+atlas_processes 2
+atlas_listening 2
+atlas_listen_seconds 0.001
+atlas_postgres_up 1
+atlas_pool_waiting 0
+atlas_notification_queue_ratio 0
+atlas_oldest_xmin_transactions 10
+atlas_oldest_transaction_seconds 0.1
+atlas_default_rows{table="log"} 0
+atlas_partitions_ahead_days{table="messages"} 80
+atlas_partitions_ahead_days{table="log"} 80
+atlas_rows_sent_total{kind="message"} 0
+atlas_hellos_total{outcome="resumed"} 0
+atlas_hellos_total{outcome="epoch"} 0
+atlas_doorbells_total{fate="woke"} 0
+atlas_doorbells_missed_total 0
+atlas_pushes_total{answer="acked"} 0
+atlas_pushes_total{answer="unavailable"} 0
+atlas_mutations_total{result="applied"} 0
+atlas_mutations_total{result="rejected"} 0
+atlas_opened_total 0
+atlas_closed_total{code="1000"} 0
+atlas_closed_total{code="4001"} 0
+atlas_closed_total{code="4300"} 0
+atlas_held_back_total 0
+"""
+
+
+def page(**changed: float) -> str:
+    """A healthy server's figures, but for these: `name__label=value`, with the first label of that value."""
+    lines = dict(line.rsplit(" ", 1) for line in FINE.strip().splitlines())
+    for name, value in changed.items():
+        name, _, label = name.partition("__")
+        series = next(key for key in lines if key.startswith(name) and (not label or f'"{label}"' in key))
+        lines[series] = str(value)
+    return "".join(f"{series} {value}\n" for series, value in lines.items())
+
+
+def histogram(name: str, buckets: Sequence[tuple[float, float]], labels: str = "") -> str:
+    separator = "," if labels else ""
+    return "".join(
+        f'{name}_bucket{{{labels}{separator}le="{"+Inf" if math.isinf(bound) else bound}"}} {count}\n'
+        for bound, count in buckets
+    )
+
+
+def looks(*pages: str) -> list[Look]:
+    """One second between two of them."""
+    scrapes = [parse(text, float(at)) for at, text in enumerate(pages)]
+    return [between(before, after) for before, after in zip([None, *scrapes], scrapes, strict=False)]
+
+
+def figure(name: str, figures: Sequence[Figure]) -> Figure:
+    return next(each for each in figures if each.name == name)
+
+
+def bad(*pages: str) -> set[str]:
+    return {each.name for each in judge(looks(*pages)) if each.standing is Standing.BAD}
+
+
+# --- The calculation
+
+
+def test_counters_are_shown_as_rates_of_the_last_interval() -> None:
+    before, after = parse(page(atlas_rows_sent_total=100), 10), parse(page(atlas_rows_sent_total=150), 12)
+    look = between(before, after)
+    assert look.rate(COUNTER) == 25
+    assert figure(COUNTER, judge([look])).says == "25/s"
+
+
+@given(st.floats(0, 1e15), st.floats(0, 1e15), st.floats(0.001, 1e6))
+@example(1e6, 3, 2)
+def test_no_rate_is_ever_negative_also_when_a_server_began_again(before: float, after: float, seconds: float) -> None:
+    look = between(parse(page(atlas_rows_sent_total=before), 0), parse(page(atlas_rows_sent_total=after), seconds))
+    rate = look.rate(COUNTER)
+    assert rate is not None
+    assert 0 <= rate <= after / seconds
+    if after < before:
+        assert rate == after / seconds
+
+
+def test_a_series_that_was_not_there_before_began_at_nothing() -> None:
+    (_, look) = looks(page(), page() + 'atlas_rows_sent_total{kind="profile"} 5\n')
+    assert look.rates[COUNTER] == {"message": 0, "profile": 5}
+
+
+def test_quantiles_are_those_of_the_interval_within_their_buckets_as_promql_has_them() -> None:
+    name = "atlas_ack_seconds"
+    first = histogram(name, [(0.5, 1000), (1, 1000), (2, 1000), (math.inf, 1000)])
+    later = histogram(name, [(0.5, 1000), (1, 1050), (2, 1100), (math.inf, 1100)])
+    (_, look) = looks(page() + first, page() + later)
+    assert look.overall[name].count == 100
+    assert look.overall[name].p50 == 1
+    assert look.overall[name].p99 == pytest.approx(1.98)
+    assert figure(name, judge([look])).says == "p50 1 p99 1.98 s"
+
+
+def test_what_lies_beyond_the_last_bucket_is_told_as_its_bound() -> None:
+    assert quantile(0.99, {0.5: 0, 1: 1, math.inf: 100}) == 1
+
+
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=8), st.floats(0.01, 0.99))
+def test_a_quantile_lies_between_the_bounds_that_its_rank_lies_between(counts: list[int], q: float) -> None:
+    total, buckets = 0, {}
+    for i, count in enumerate(counts):
+        total += count
+        buckets[float(i + 1) if i < len(counts) - 1 else math.inf] = float(total)
+    if total:
+        value = quantile(q, buckets)
+        assert 0 <= value <= len(counts) - 1
+        assert all(count >= q * total - 1e-9 for bound, count in buckets.items() if bound >= value + 1)
+
+
+def test_a_histogram_of_a_server_that_began_again_counts_from_nothing() -> None:
+    name = "atlas_ack_seconds"
+    first = histogram(name, [(1, 5), (2, 1000), (math.inf, 1000)])
+    later = histogram(name, [(1, 10), (2, 10), (math.inf, 10)])
+    (_, look) = looks(page() + first, page() + later)
+    assert look.overall[name].count == 10
+    assert look.overall[name].p99 <= 1
+
+
+def test_an_interval_without_observations_has_no_quantiles() -> None:
+    name = "atlas_ack_seconds"
+    same = histogram(name, [(1, 5), (math.inf, 5)])
+    assert figure(name, judge(looks(page() + same, page() + same))).standing is Standing.UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["atlas_something 1\n", re.sub(r" \S+$", " NaN", FINE.strip(), flags=re.M) + "\n"])
+def test_what_is_missing_or_not_a_number_is_unknown_and_not_bad(text: str) -> None:
+    for figures in (judge(looks(text)), judge(looks(text, text))):
+        gauges = [each for each in figures if not each.name.endswith("_total")]
+        assert gauges
+        assert all(each.standing is Standing.UNKNOWN for each in gauges)
+        assert not any(each.standing is Standing.BAD for each in figures)
+
+
+def test_the_figures_of_this_version_are_all_understood() -> None:
+    figures = judge(looks(exposition().decode(), exposition().decode()))
+    assert [each.name for each in figures] == [each.name for each in CATALOGUE]
+
+
+@given(st.text() | st.text().map(lambda text: f"atlas_x {text}"))
+@example("")
+@example("<html>")
+@example("up 1\n")
+@example('atlas_x{a="')
+def test_whatever_is_fetched_is_a_page_of_figures_or_is_said_not_to_be(text: str) -> None:
+    with contextlib.suppress(NotFiguresError):
+        judge([between(None, parse(text, 0.0))])
+
+
+# --- What is bad
+
+
+def test_a_healthy_server_has_nothing_bad() -> None:
+    assert not bad(*[page()] * 10)
+
+
+def test_every_rule_and_every_short_name_is_of_a_figure_that_exists() -> None:
+    names = {each.name for each in CATALOGUE}
+    assert set(RULES) <= names
+    assert set(SHORT) <= names
+
+
+SUDDEN = {
+    "atlas_listening": page(atlas_listening=1),
+    "atlas_processes": page(atlas_processes=1, atlas_listening=1),
+    "atlas_connections": page(atlas_connections=40),
+    "atlas_stalled": page(atlas_stalled=30),
+    "atlas_listen_seconds": page(atlas_listen_seconds=1.5),
+    "atlas_postgres_up": page(atlas_postgres_up=0),
+    "atlas_notification_queue_ratio": page(atlas_notification_queue_ratio=0.2),
+    "atlas_oldest_xmin_transactions": page(atlas_oldest_xmin_transactions=1e6),
+    "atlas_oldest_transaction_seconds": page(atlas_oldest_transaction_seconds=600),
+    "atlas_default_rows": page(atlas_default_rows=1),
+    "atlas_partitions_ahead_days": page(atlas_partitions_ahead_days__log=13),
+    "atlas_hellos_total": page(atlas_hellos_total__epoch=50),
+    "atlas_pushes_total": page(atlas_pushes_total__unavailable=1),
+    "atlas_mutations_total": page(atlas_mutations_total__rejected=50),
+    "atlas_opened_total": page(atlas_opened_total=50),
+    "atlas_closed_total": page(atlas_closed_total__4001=1),
+    "atlas_held_back_total": page(atlas_held_back_total=1),
+}
+
+
+@pytest.mark.parametrize("name", SUDDEN)
+def test_a_figure_beyond_its_threshold_is_bad_at_once_and_not_for_ever(name: str) -> None:
+    assert bad(page(), SUDDEN[name]) == {name}
+    assert not bad(page(), SUDDEN[name], page())
+
+
+@pytest.mark.parametrize("name", ["atlas_delivery_seconds", "atlas_ack_seconds", "atlas_statement_seconds"])
+def test_what_takes_long_is_bad(name: str) -> None:
+    labels = 'name="push"' if name == "atlas_statement_seconds" else ""
+    before = page() + histogram(name, [(2, 0), (4, 0), (math.inf, 0)], labels)
+    after = page() + histogram(name, [(2, 0), (4, 9), (math.inf, 9)], labels)
+    assert bad(before, after) == {name}
+    assert not bad(before, after, after)
+
+
+@pytest.mark.parametrize("name", ["atlas_behind", "atlas_pool_waiting", "atlas_snapshots_waiting"])
+def test_what_is_right_for_moments_is_bad_when_it_lasts(name: str) -> None:
+    waits = page(**{name: 5})
+    assert not bad(page(), waits)
+    assert bad(*[waits] * LASTING) == {name}
+    assert not bad(*[waits] * LASTING, page())
+
+
+def test_doorbells_that_are_missed_again_and_again_are_bad() -> None:
+    pages = [page(atlas_doorbells_missed_total=times) for times in range(4)]
+    assert not bad(*pages[:3])
+    assert bad(*pages) == {"atlas_doorbells_missed_total"}
+
+
+def test_silence_while_users_write_is_bad() -> None:
+    pages = [page(atlas_mutations_total__applied=10.0 * times) for times in range(LASTING + 1)]
+    assert bad(*pages) == {"atlas_doorbells_total"}
+
+
+# --- How it is said
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (number(0), "0"),
+        (number(1234567), "1,234,567"),
+        (number(99.97), "100"),
+        (number(0.001), "<0.01"),
+        (duration(0.00078), "0.78 ms"),
+        (duration(0.99999), "1 s"),
+        (duration(90), "90 s"),
+        (duration(600), "10 min"),
+        (duration(7 * 86_400), "7 days"),
+        (size(999), "999 B"),
+        (size(1_500_000), "1.5 MB"),
+        (size(7e12), "7,000 GB"),
+    ],
+)
+def test_numbers_are_said_with_the_unit_that_reads_best(said: str, expected: str) -> None:
+    assert said == expected
+
+
+def test_short_names_differ_and_fit() -> None:
+    names = [each.short for each in judge(looks(page()))]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if len(name) >= NAME] == []
+
+
+every_figure = st.lists(st.sampled_from(Standing), min_size=len(CATALOGUE), max_size=len(CATALOGUE)).map(
+    lambda standings: [
+        Figure(
+            each.name, each.name[6:22], each.question, "12.3 ms", ("label 4", "möre 3"), standing, True, each.when_bad
+        )
+        for each, standing in zip(CATALOGUE, standings, strict=True)
+    ]
+)
+
+
+@given(every_figure, st.integers(1, 250), st.integers(1, 90), st.sampled_from([None, "It does not answer."]))
+def test_nothing_is_wider_or_higher_than_the_terminal(
+    figures: list[Figure], width: int, height: int, trouble: str | None
+) -> None:
+    lines = draw("Atlas Sync · a title", trouble, figures, width, height)
+    assert 1 <= len(lines) <= height
+    assert all(line.cell_len <= width for line in lines)
+    assert not any("\n" in line.plain for line in lines)
+
+
+def test_on_80_by_24_every_question_is_answered_and_almost_nothing_is_left_out() -> None:
+    figures = judge(looks(page(), page()))
+    shown = "\n".join(line.plain for line in draw("title", None, figures, 80, 24))
+    assert all(question.value in shown for question in Question)
+    assert all(each.short in shown for each in figures if each.standing is Standing.FINE)
+
+
+@pytest.mark.parametrize("name", SUDDEN)
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 50)])
+def test_what_is_bad_stands_out_with_what_to_do_about_it(name: str, width: int, height: int) -> None:
+    figures = judge(looks(page(), SUDDEN[name]))
+    shown = draw("title", None, figures, width, height)
+    culprit = figure(name, figures)
+    (row,) = [line for line in shown if f"!{culprit.short} " in line.plain]
+    assert any("red" in str(span.style) for span in row.spans)
+    text = " ".join(line.plain for line in shown)
+    assert f"! {culprit.short}: {culprit.when_bad[:40]}" in text
+    assert any(line.endswith(culprit.when_bad) for line in plain(figures))
+
+
+def test_labels_of_a_strange_server_cannot_write_escape_sequences() -> None:
+    (look,) = looks('atlas_users{tier="\x1b[31mred"} 3\natlas_users{tier="b"} 2\n')
+    figures = judge([look])
+    assert not any("\x1b" in line.plain for line in draw("title", None, figures, 200, 50))
+    assert not any("\x1b" in line for line in plain(figures))
+
+
+# --- The command
+
+
+async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "top", *arguments),
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def figures_of(server: ServerProcess) -> str:
+    return f"http://127.0.0.1:{server.port}/metrics"
+
+
+@pytest.mark.parametrize("options", [["--once"], []])
+async def test_into_a_pipe_it_prints_one_look_as_plain_text_and_ends(
+    database: Database, sql: object, options: list[str]
+) -> None:
+    user = await add_user(sql)
+    async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server, peer(server.url) as device:
+        await device.greet(user)
+        status, out, err = await run(
+            *options, "--every", "0.2", ATLAS_METRICS_URL=figures_of(server), ATLAS_METRICS_TOKEN=TOKEN
+        )
+    assert (status, err) == (0, "")
+    assert re.search(r"^  atlas_connections +1  \(core\)$", out, re.M)
+    assert re.search(r"^  atlas_opened_total +0/s$", out, re.M)
+    assert re.search(r"^  atlas_postgres_up +1$", out, re.M)
+    assert "\x1b" not in out
+    assert TOKEN not in out
+
+
+async def test_an_address_without_figures_is_said_in_one_sentence_with_what_to_do(database: Database) -> None:
+    async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
+        url = figures_of(server)
+        answers = {
+            "--token": await run("--url", url, "--token", "another one"),
+            "Pass its ATLAS_METRICS_TOKEN": await run("--url", url),
+            "Name its /metrics": await run("--url", url.replace("/metrics", "/healthz"), "--token", TOKEN),
+            "Set ATLAS_METRICS_TOKEN for the server": await run("--url", f"{url}/else", "--token", TOKEN),
+            "Name one like": await run("--url", "figures", "--token", TOKEN),
+        }
+        await server.stop()
+        answers["Start the server"] = await run("--url", url, "--token", TOKEN)
+    async with ServerProcess(database.server_url) as server:
+        answers["or set ATLAS_METRICS_PORT"] = await run("--url", figures_of(server))
+    for advice, (status, out, err) in answers.items():
+        assert (status, out) == (2, "")
+        assert err.startswith("atlas-sync: ")
+        assert advice in err
+        assert err.count("\n") == 1
+        assert TOKEN not in err
+
+
+class Terminal:
+    """`atlas-sync top` in a terminal of its own."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.master, self._slave = pty.openpty()
+        self.resize(columns, rows)
+        self.written = b""
+        self.before = termios.tcgetattr(self._slave)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        # These would be believed instead of the terminal.
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "server", "top", *arguments),
+            env={**environment, "TERM": "xterm-256color", "NO_COLOR": "1"},
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
+        )
+
+    def read(self) -> None:
+        self.written += os.read(self.master, 65_536)
+
+    def shows(self, text: str) -> bool:
+        """Since it was last forgotten."""
+        return text in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", self.written).decode(errors="replace")
+
+    def forget(self) -> None:
+        self.written = b""
+
+    @property
+    def restored(self) -> bool:
+        """Nobody listens differently to the keyboard, the cursor is there, and what was there before is back."""
+        as_before = termios.tcgetattr(self._slave) == self.before
+        return (
+            as_before
+            and self.written.rfind(b"\x1b[?1049l") > self.written.rfind(b"\x1b[?1049h")
+            and (self.written.rfind(b"\x1b[?25h") > self.written.rfind(b"\x1b[?25l"))
+        )
+
+    def close(self) -> None:
+        os.close(self.master)
+        os.close(self._slave)
+
+
+@pytest.fixture
+async def terminal() -> AsyncIterator[Terminal]:
+    made = Terminal(80, 24)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(made.master, made.read)
+    yield made
+    loop.remove_reader(made.master)
+    made.close()
+
+
+@pytest.fixture
+def processes() -> Iterator[list[asyncio.subprocess.Process]]:
+    """What a test that failed must not leave behind."""
+    started: list[asyncio.subprocess.Process] = []
+    yield started
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+
+
+async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_back_by_itself(
+    database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
+) -> None:
+    async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
+        process = await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "0.1")
+        processes.append(process)
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
+        assert all(terminal.shows(question.value) for question in Question)
+        await server.kill()
+        terminal.forget()
+        await eventually(lambda: terminal.shows("does not answer"))
+        await server.start()
+        terminal.forget()
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(LIMIT):
+            assert await process.wait() == 0
+        await eventually(lambda: terminal.restored)
+        assert not terminal.shows("Traceback")
+        assert not terminal.shows(TOKEN)
+
+
+async def test_a_terminal_that_changes_its_size_is_filled_anew_at_once(
+    database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
+) -> None:
+    async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
+        process = await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "3600")
+        processes.append(process)
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
+        terminal.forget()
+        terminal.resize(40, 10)
+        process.send_signal(signal.SIGWINCH)
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
+        assert not terminal.shows("pool in use"), "there is no room for it"
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(LIMIT):
+            assert await process.wait() == 0
+        await eventually(lambda: terminal.restored)

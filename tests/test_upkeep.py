@@ -1,0 +1,395 @@
+"""The plan of upkeep, carried out on a model of a database: nothing overlaps or is lost, and it comes to an end."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.upkeep import (
+    AHEAD_MONTHS,
+    MANY,
+    Archive,
+    Bound,
+    DropLog,
+    Forget,
+    Make,
+    MoveToArchive,
+    Partition,
+    Policy,
+    Seen,
+    Step,
+    Strays,
+    Table,
+    TurnDefault,
+    Validate,
+    plan,
+)
+
+Parent = Literal["messages", "log"]
+NOW: Final = datetime(2026, 7, 14, 9, 30, tzinfo=UTC)
+POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400)
+NOTHING: Final = Seen(
+    now=NOW, partitions=[], strays=[], forgotten_clients=False, forgotten_devices=False, silent_servers=False
+)
+
+
+def month(now: datetime, ahead: int) -> datetime:
+    """The first instant of a month, counted from now's."""
+    months = now.year * 12 + now.month - 1 + ahead
+    return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+
+
+def week(now: datetime, ahead: int) -> datetime:
+    """A Monday, counted from now's."""
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return day - timedelta(days=now.weekday()) + timedelta(weeks=ahead)
+
+
+def unit(of: str, now: datetime, ahead: int) -> datetime:
+    return week(now, ahead) if of == "log" else month(now, ahead)
+
+
+def following(of: str, since: datetime) -> datetime:
+    return unit(of, since, 1)
+
+
+def family(of: Table) -> tuple[Table, ...]:
+    return ("log",) if of == "log" else ("messages", "messages_archive")
+
+
+class Model:
+    """A database as far as the plan sees it; it refuses what Postgres would refuse."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def do(self, step: Step) -> None:
+        match step:
+            case Make(of, since):
+                self._make(of, since)
+            case MoveToArchive(name, since, until):
+                into = self.partition(name)
+                assert into.of == "messages_archive"
+                assert into.since <= since
+                assert until <= into.until
+                self._take("messages", since, until)
+            case TurnDefault(of, since, until):
+                assert not self.overlapping(of, since, until)
+                assert all(since <= some.since < until for some in self.strays(of)), "what stays lies beyond its bounds"
+                self._take(of, since, until)
+                self._add(Partition(of, f"{of}_{since:%Y_%m_%d}_on", since, until))
+            case Bound(name):
+                assert not self.partition(name).bounded
+                self._change(name, bounded=True)
+            case Validate(name):
+                assert self.partition(name).bounded
+                self._change(name, validated=True)
+            case Archive(name):
+                assert self.partition(name).of == "messages"
+                assert self.partition(name).validated, "it would be read under the lock"
+                self._change(name, of="messages_archive", bounded=False, validated=False)
+            case DropLog(name):
+                assert self.partition(name).of == "log"
+                self._set(partitions=[some for some in self.seen.partitions if some.name != name])
+            case Forget("clients"):
+                self._set(forgotten_clients=False)
+            case Forget("devices"):
+                self._set(forgotten_devices=False)
+            case Forget("servers"):
+                self._set(silent_servers=False)
+
+    def partition(self, name: str) -> Partition:
+        (found,) = [some for some in self.seen.partitions if some.name == name]
+        return found
+
+    def overlapping(self, of: Table, since: datetime, until: datetime) -> list[Partition]:
+        return [
+            some for some in self.seen.partitions if some.of in family(of) and some.since < until and some.until > since
+        ]
+
+    def strays(self, of: Table) -> list[Strays]:
+        return [some for some in self.seen.strays if some.of == of]
+
+    def holding(self, of: Table, moment: datetime) -> Partition | None:
+        found = self.overlapping(of, moment, moment + timedelta(microseconds=1))
+        assert len(found) <= 1, "partitions overlap"
+        return found[0] if found else None
+
+    def _make(self, of: Table, since: datetime) -> None:
+        until = following(of, since)
+        if not self.overlapping(of, since, until):
+            self._take("log" if of == "log" else "messages", since, until)
+            self._add(Partition(of, f"{of}_{since:%Y_%m_%d}", since, until))
+
+    def _take(self, of: Table, since: datetime, until: datetime) -> None:
+        self._set(strays=[some for some in self.seen.strays if some.of != of or not since <= some.since < until])
+
+    def _add(self, partition: Partition) -> None:
+        self._set(partitions=[*self.seen.partitions, partition])
+
+    def _change(self, name: str, **changes: object) -> None:
+        self._set(
+            partitions=[
+                replace(some, **changes) if some.name == name else some  # type: ignore[arg-type]  # by keyword
+                for some in self.seen.partitions
+            ]
+        )
+
+    def _set(self, **changes: object) -> None:
+        self.seen = replace(self.seen, **changes)  # type: ignore[arg-type]  # by keyword
+
+
+few = settings(max_examples=40, deadline=None)
+"""A database is many values to draw."""
+policies = st.builds(Policy, archive_months=st.integers(0, 30), log_days=st.integers(7, 200), forget_days=st.just(400))
+instants = st.datetimes(datetime(2001, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
+
+
+@st.composite
+def partitions_of(draw: st.DrawFn, of: Parent, now: datetime) -> list[Partition]:
+    """Of whole months, or weeks, some of them long, with holes in between; of messages, the older ones archived."""
+    made: list[Partition] = []
+    ahead = draw(st.integers(-45, -1))
+    archived_before = draw(st.integers(-45, 0)) if of == "messages" else -1_000
+    while ahead < 20:
+        length = draw(st.sampled_from([1, 1, 1, 1, 3]))
+        if draw(st.booleans()):
+            parent: Table = "messages_archive" if ahead + length <= archived_before else of
+            bounded = parent == "messages" and draw(st.booleans())
+            since, until = unit(of, now, ahead), unit(of, now, ahead + length)
+            name = f"old_{of}_{since:%Y_%m_%d}"
+            made.append(Partition(parent, name, since, until, bounded, bounded and draw(st.booleans())))
+        ahead += length + draw(st.sampled_from([0, 0, 0, 2, 20]))
+    return made
+
+
+@st.composite
+def databases(draw: st.DrawFn) -> Seen:
+    now = draw(instants)
+    partitions = [*draw(partitions_of("messages", now)), *draw(partitions_of("log", now))]
+    strays: list[Strays] = []
+    parents: tuple[Parent, ...] = ("messages", "log")
+    for of in parents:
+        for ahead in sorted(draw(st.sets(st.integers(-50, 20), max_size=8))):
+            since = unit(of, now, ahead)
+            # Where there is a partition, no row strays.
+            if not any(some.of == of and some.since <= since < some.until for some in partitions):
+                strays.append(Strays(of, since, draw(st.sampled_from([1, 1, 7, MANY // 2, MANY, MANY + 1, 10 * MANY]))))
+    return Seen(now, partitions, strays, draw(st.booleans()), draw(st.booleans()), draw(st.booleans()))
+
+
+def carried_out(seen: Seen, policy: Policy) -> Iterator[tuple[Step, Model]]:
+    """Look after look, until nothing is left to do: each step, and the database after it."""
+    model = Model(seen)
+    for _ in range(3):
+        for step in plan(model.seen, policy):
+            model.do(step)
+            yield step, model
+    assert plan(model.seen, policy) == [], "it never comes to an end"
+
+
+def settled(seen: Seen, policy: Policy) -> Model:
+    model = Model(seen)
+    for _, model in carried_out(seen, policy):  # noqa: B007 (the last one)
+        pass
+    return model
+
+
+def horizon(seen: Seen, policy: Policy) -> datetime:
+    """What was created before it is to be archived."""
+    return month(seen.now, -policy.archive_months) if policy.archive_months else datetime.min.replace(tzinfo=UTC)
+
+
+@few
+@given(databases(), policies)
+def test_carried_out_nothing_is_left_to_do_but_to_archive_and_drop_what_was_made_of_strays(
+    seen: Seen, policy: Policy
+) -> None:
+    model = Model(seen)
+    for step in plan(seen, policy):
+        model.do(step)
+    new = {some.name for some in model.seen.partitions} - {some.name for some in seen.partitions}
+    rest = plan(model.seen, policy)
+    assert all(isinstance(step, Bound | Validate | Archive | DropLog) and step.partition in new for step in rest)
+    for step in rest:
+        model.do(step)
+    assert plan(model.seen, policy) == []
+
+
+@few
+@given(databases(), policies)
+def test_partitions_never_overlap(seen: Seen, policy: Policy) -> None:
+    for _, model in carried_out(seen, policy):
+        partitions = sorted(model.seen.partitions, key=lambda some: some.since)
+        tables: tuple[Table, ...] = ("messages", "log")
+        for of in tables:
+            mine = [some for some in partitions if some.of in family(of)]
+            assert all(one.until <= other.since for one, other in pairwise(mine)), mine
+
+
+@few
+@given(databases(), policies)
+def test_every_stray_lands_in_a_partition_of_its_time(seen: Seen, policy: Policy) -> None:
+    dropped: list[Partition] = []
+    model = Model(seen)
+    before = seen
+    for step, model in carried_out(seen, policy):
+        if isinstance(step, DropLog):
+            dropped += [some for some in before.partitions if some.name == step.partition]
+        before = model.seen
+    assert model.seen.strays == []
+    for stray in seen.strays:
+        held = model.holding(stray.of, stray.since)
+        if held is None:
+            assert any(some.since <= stray.since < some.until for some in dropped)
+        else:
+            assert following(stray.of, stray.since) <= held.until
+
+
+@few
+@given(databases(), policies)
+def test_nothing_younger_than_the_months_is_archived_and_everything_older_is(seen: Seen, policy: Policy) -> None:
+    archived = {some.name for some in seen.partitions if some.of == "messages_archive"}
+    for some in settled(seen, policy).seen.partitions:
+        if some.of == "messages_archive" and some.name not in archived:
+            assert some.until <= horizon(seen, policy)
+        elif some.of == "messages":
+            assert some.until > horizon(seen, policy)
+
+
+@few
+@given(databases(), policies)
+def test_nothing_younger_than_the_days_is_dropped_from_the_log_and_everything_older_is(
+    seen: Seen, policy: Policy
+) -> None:
+    oldest = seen.now - timedelta(days=policy.log_days)
+    before = seen
+    model = Model(seen)
+    for step, model in carried_out(seen, policy):
+        if isinstance(step, DropLog):
+            (gone,) = [some for some in before.partitions if some.name == step.partition]
+            assert gone.of == "log"
+            assert gone.until <= oldest
+        before = model.seen
+    assert all(some.until > oldest for some in model.seen.partitions if some.of == "log")
+
+
+@few
+@given(databases(), policies)
+def test_the_coming_months_and_weeks_are_there(seen: Seen, policy: Policy) -> None:
+    model = settled(seen, policy)
+    tables: tuple[Table, ...] = ("messages", "log")
+    for of in tables:
+        moment = seen.now
+        while moment <= month(seen.now, AHEAD_MONTHS):
+            assert model.holding(of, moment), (of, moment)
+            moment = following(of, moment)
+
+
+@few
+@given(databases(), st.integers(7, 200))
+def test_without_months_nothing_is_archived(seen: Seen, days: int) -> None:
+    """But what strayed into a month that is archived already goes there."""
+    for step, _ in carried_out(seen, Policy(0, days, 400)):
+        assert not isinstance(step, Bound | Validate | Archive)
+        assert not (isinstance(step, Make) and step.of == "messages_archive")
+
+
+@few
+@given(databases(), policies)
+def test_the_default_partition_is_turned_exactly_when_there_are_many_strays_without_a_partition_between_them(
+    seen: Seen, policy: Policy
+) -> None:
+    steps = plan(seen, policy)
+    for of in ("messages", "log"):
+        runs = longest_runs(seen, of)
+        turned = [step for step in steps if isinstance(step, TurnDefault) and step.of == of]
+        assert bool(turned) == (max(runs, default=0) > MANY)
+        assert all(step.rows == max(runs) for step in turned)
+
+
+def longest_runs(seen: Seen, of: str) -> Sequence[int]:
+    """The strays between any two partitions."""
+    kin = ("log",) if of == "log" else ("messages", "messages_archive")
+    taken = [some for some in seen.partitions if some.of in kin]
+    gaps: dict[int, int] = {}
+    for stray in seen.strays:
+        if stray.of == of and not any(some.since <= stray.since < some.until for some in taken):
+            gap = sum(some.until <= stray.since for some in taken)
+            gaps[gap] = gaps.get(gap, 0) + stray.rows
+    return list(gaps.values())
+
+
+@few
+@given(databases(), policies)
+def test_every_step_says_what_it_does_in_a_line(seen: Seen, policy: Policy) -> None:
+    for step in plan(seen, policy):
+        assert str(step)[0].islower()
+        assert "\n" not in str(step)
+        assert len(str(step)) < 160
+
+
+@st.composite
+def adopted(draw: st.DrawFn) -> Seen:
+    """A table that somebody partitioned by other bounds than months, and rows of any time."""
+    now = draw(instants)
+    bounds = sorted(draw(st.sets(instants, min_size=2, max_size=8)))
+    ends = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+    if draw(st.booleans()):
+        bounds = [ends[0], *bounds]
+    if draw(st.booleans()):
+        bounds = [*bounds, ends[1]]
+    partitions = [
+        Partition(draw(st.sampled_from(["messages", "messages_archive"])), f"theirs_{i}", since, until)
+        for i, (since, until) in enumerate(pairwise(bounds))
+        if draw(st.booleans())
+    ]
+    months = {month(moment, 0) for moment in draw(st.lists(st.one_of(instants, st.sampled_from(bounds[:3]))))}
+    strays = [
+        Strays("messages", since, draw(st.sampled_from([1, MANY + 1])))
+        for since in sorted({*months, *draw(st.sets(st.sampled_from(ends)))})
+        if not any(some.of == "messages" and some.since <= since < some.until for some in partitions)
+    ]
+    return replace(NOTHING, now=now, partitions=partitions, strays=strays)
+
+
+@few
+@given(adopted(), policies)
+def test_whatever_the_partitions_of_an_adopted_table_are_no_step_is_one_that_postgres_refuses(
+    seen: Seen, policy: Policy
+) -> None:
+    model = Model(seen)
+    for _ in range(3):
+        for step in plan(model.seen, policy):
+            model.do(step)
+
+
+def test_strays_at_the_ends_of_time_stay_where_they_are() -> None:
+    ends = [Strays("messages", end.replace(tzinfo=UTC), MANY + 1) for end in (datetime.min, datetime.max)]
+    seen = replace(NOTHING, strays=ends)
+    assert plan(seen, POLICY) == plan(NOTHING, POLICY)
+
+
+def test_many_strays_beside_some_that_stay_are_moved_because_the_default_partition_cannot_be_turned() -> None:
+    staying = Strays("messages", datetime.max.replace(tzinfo=UTC), 1)
+    many = Strays("messages", month(NOW, -3), MANY + 1)
+    steps = plan(replace(NOTHING, strays=[staying, many]), POLICY)
+    assert Make("messages", many.since, many.rows) in steps
+    assert not [step for step in steps if isinstance(step, TurnDefault)]
+
+
+@pytest.mark.parametrize(
+    ("since", "months", "archived"),
+    [(-13, 12, True), (-12, 12, False), (-1, 1, False), (-2, 1, True), (-40, 0, False)],
+)
+def test_a_month_is_archived_when_its_last_instant_is_so_many_whole_months_old(
+    since: int, months: int, archived: bool
+) -> None:
+    partition = Partition("messages", "sync.a_month", month(NOW, since), month(NOW, since + 1))
+    steps = plan(replace(NOTHING, partitions=[partition]), Policy(months, 90, 400))
+    assert (Archive("sync.a_month") in steps) == archived
