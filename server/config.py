@@ -45,9 +45,9 @@ class OwnerSettings(DatabaseSettings):
 
 
 class MaintainSettings(OwnerSettings):
-    archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0)
-    log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7)
-    forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30)
+    archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0, le=1_200)
+    log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7, le=36_500)
+    forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30, le=36_500)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 

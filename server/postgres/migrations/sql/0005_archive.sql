@@ -284,7 +284,8 @@ BEGIN
     WHEN '-m' THEN
         DELETE FROM public.messages m USING public.conversations c
         WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-        IF NOT FOUND THEN
+        -- In both, should SQL of the app have inserted an archived message anew.
+        IF row_at < now() - interval '27 days' THEN
             DELETE FROM public.messages_archive m USING public.conversations c
             WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
         END IF;
