@@ -15,8 +15,8 @@ from server import app, logs, sentry, supervisor
 from server.config import DatabaseSettings, MaintainSettings, OwnerSettings, ServeSettings, TokenSettings, load
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
-from server.progress import Shown
-from server.terminal import printable, run
+from server.terminal.device import printable, run
+from server.terminal.progress import Shown
 from server.upkeep import Policy
 
 cli = typer.Typer(
@@ -213,7 +213,7 @@ def watch(
     ] = None,
 ) -> None:
     """Show a user's changes as they arrive. Stopped and started again, it shows what it missed, and nothing twice."""
-    from server import watch as terminal
+    from server.terminal import watch as terminal
 
     user = subject(token)
     if user is None:
@@ -233,7 +233,7 @@ def chat(
     ] = None,
 ) -> None:
     """Type into a conversation: each line becomes a message, sent when the server can be reached, exactly once."""
-    from server import chat as terminal
+    from server.terminal import chat as terminal
 
     user = subject(token)
     if user is None:
@@ -254,7 +254,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one look as plain text, and end.")] = False,
 ) -> None:
     """Show the server's figures live: the same as /metrics, and what to do about those that are bad."""
-    from server import top as terminal
+    from server.terminal import top as terminal
 
     terminal.top(url, token, every, Console(highlight=False), once=once)
 

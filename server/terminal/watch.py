@@ -13,7 +13,7 @@ from protocol.client import Batch
 from protocol.connect import Device
 from protocol.replica import Row
 from server.errors import ConfigError
-from server.terminal import line, run, shows_status, shows_welcome
+from server.terminal.device import line, run, shows_status, shows_welcome
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from protocol.outbox import Entry, Outbox, State
 from protocol.replica import Message, Replica
 from protocol.storage import SqliteStorage, StorageError
 from server.errors import ConfigError, UnavailableError
-from server.terminal import line, printable, run, shows_status
+from server.terminal.device import line, printable, run, shows_status
 
 SENDING_SECONDS = 10.0
 """After the end of the input, for what is not sent yet; then it stays in the file."""

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.figures import (
+from server.metrics import CATALOGUE, Question, exposition
+from server.monitoring.figures import (
     LASTING,
     RULES,
     SHORT,
@@ -33,8 +34,7 @@ from server.figures import (
     quantile,
     size,
 )
-from server.metrics import CATALOGUE, Question, exposition
-from server.top import NAME, draw, plain
+from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_user

@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from server.errors import ConfigError, UnavailableError
-from server.figures import LOOKS, Figure, Look, NotFiguresError, Scrape, Standing, between, judge, parse
 from server.metrics import Question
-from server.terminal import printable, run
+from server.monitoring.figures import LOOKS, Figure, Look, NotFiguresError, Scrape, Standing, between, judge, parse
+from server.terminal.device import printable, run
 
 PATIENCE: Final = 5.0
 """Seconds to wait for an answer; the server itself waits 3 for Postgres."""
