@@ -19,7 +19,7 @@ from benchmarks.actors import SECRET
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, folder, spawn
 from benchmarks.stage import SETTINGS
-from benchmarks.v1 import DDL, Load, fill, writing
+from benchmarks.v1 import TABLES, Load, fill, writing
 from server.postgres.embedded import EmbeddedPostgres
 
 RATE: Final = 200.0
@@ -37,7 +37,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
         postgres.start()
         sql = await asyncpg.connect(postgres.url())
         stack.callback(sql.terminate)
-        await sql.execute(DDL)
+        await sql.execute(TABLES)
         await fill(sql, messages)
         await sql.execute("VACUUM ANALYZE")
         await sql.execute("CHECKPOINT")

@@ -1,84 +1,115 @@
 """The chat app's database as it was before Atlas Sync, and people who write to it."""
 
 import asyncio
+import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
 from chitchat_dataset import Dataset
 
-DDL: Final = """
-    CREATE TABLE profiles (
+LONGEST: Final = 150
+"""Messages of a conversation: fewer than a device's window."""
+PAST: Final = timedelta(days=300)
+"""How long ago the first message of a filling was written."""
+
+TABLES: Final = """
+    CREATE TABLE public.profiles (
         id uuid PRIMARY KEY, email text UNIQUE, subscription_tier text, subscription_status text, usage_stats jsonb,
         created_at timestamptz, updated_at timestamptz
     );
-    CREATE TABLE conversations (
-        id uuid PRIMARY KEY, user_id uuid REFERENCES profiles (id), title text, created_at timestamptz,
-        updated_at timestamptz
+    CREATE TABLE public.conversations (
+        id uuid PRIMARY KEY, user_id uuid REFERENCES public.profiles (id), title text,
+        created_at timestamptz, updated_at timestamptz
     );
-    CREATE INDEX ON conversations (user_id);
-    CREATE INDEX ON conversations (updated_at DESC);
-    CREATE TABLE messages (
-        id uuid PRIMARY KEY, conversation_id uuid REFERENCES conversations (id), role text, content text,
+    CREATE INDEX conversations_user_id_idx ON public.conversations (user_id);
+    CREATE INDEX conversations_updated_at_idx ON public.conversations (updated_at DESC);
+    CREATE TABLE public.messages (
+        id uuid PRIMARY KEY, conversation_id uuid REFERENCES public.conversations (id), role text, content text,
         created_at timestamptz
     );
-    CREATE INDEX ON messages (conversation_id);
-    CREATE INDEX ON messages (created_at);
-    CREATE TABLE daily_usage (
+    CREATE INDEX messages_conversation_id_idx ON public.messages (conversation_id);
+    CREATE INDEX messages_created_at_idx ON public.messages (created_at);
+    CREATE TABLE public.daily_usage (
         id bigserial PRIMARY KEY, user_id uuid, date date, conversations_count int, total_tokens_used int,
         api_cost_estimate decimal(10, 4), tier text, UNIQUE (user_id, date)
     );
-    CREATE TABLE usage_logs (
+    CREATE TABLE public.usage_logs (
         id bigserial PRIMARY KEY, user_id uuid, event text, data jsonb, timestamp timestamptz
-    )
+    );
 """
-LENGTH: Final = 40
-"""Messages of a conversation."""
+
 WRITERS: Final = 8
 
 
+@cache
+def _talks() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Real conversations: their titles, and who said what in them."""
+    talks = []
+    for talk in Dataset().values():
+        said = [line for turn in talk["messages"] for line in turn if line["text"]]
+        if 0 < len(said) <= LONGEST:
+            first = said[0]["sender"]
+            lines = [("user" if line["sender"] == first else "assistant", line["text"]) for line in said]
+            talks.append((lines[0][1][:80], lines))
+    return talks
+
+
 async def fill(sql: Any, messages: int, users: int = 100) -> None:
-    """So many messages, each something that somebody said, of the last 300 days; and the conversations around them."""
-    turns = [turn for each in Dataset().values() for turn in each["messages"]]
-    texts = [said["text"] for turn in turns for said in turn if said["text"]]
-    await sql.execute(
-        """
-        INSERT INTO profiles (id, email, subscription_tier, created_at, updated_at)
-        SELECT gen_random_uuid(), 'person' || n || '@example.com', 'core', now(), now() FROM generate_series(1, $1) AS n
-        """,
-        users,
+    """So many messages of so many users, in conversations that really took place, over the last 300 days."""
+    now = datetime.now(UTC)
+    each = PAST / max(messages, 1)
+    people = [_id() for _ in range(users)]
+    conversations: list[tuple[UUID, UUID, str, datetime, datetime]] = []
+    spoken: list[tuple[UUID, int, list[tuple[str, str]]]] = []
+    total = 0
+    for (title, said), user in zip(itertools.cycle(_talks()), itertools.cycle(people), strict=False):
+        if total == messages:
+            break
+        said = said[: messages - total]
+        begin = now - PAST + each * total
+        conversations.append((_id(), user, title, begin, begin + each * (len(said) - 1)))
+        spoken.append((conversations[-1][0], total, said))
+        total += len(said)
+
+    async def copy(table: str, columns: str, records: Iterable[tuple[Any, ...]]) -> None:
+        await sql.copy_records_to_table(
+            table, schema_name="public", columns=columns.split(), records=records, timeout=3_600
+        )
+
+    await copy(
+        "profiles",
+        "id email subscription_tier created_at updated_at",
+        ((user, f"{user}@example.com", "core", now - PAST, now - PAST) for user in people),
     )
-    await sql.execute(
-        """
-        INSERT INTO conversations (id, user_id, title, created_at, updated_at)
-        SELECT gen_random_uuid(), (SELECT array_agg(id) FROM profiles)[1 + n % $2], 'a conversation', at, at
-        FROM (SELECT n, now() - interval '300 days' * n / $1 AS at FROM generate_series(1, $1::int) AS n) AS made
-        """,
-        -(-messages // LENGTH),
-        users,
-        timeout=600,
+    await copy("conversations", "id user_id title created_at updated_at", conversations)
+    await copy(
+        "messages",
+        "id conversation_id role content created_at",
+        (
+            (_id(), conversation, role, text, now - PAST + each * number)
+            for conversation, first, said in spoken
+            for number, (role, text) in enumerate(said, first)
+        ),
     )
-    await sql.execute("CREATE TEMPORARY TABLE said (n int, text text)")
-    await sql.copy_records_to_table(
-        "said", records=list(enumerate(islice((t for r in repeat(texts) for t in r), messages)))
-    )
-    await sql.execute(
-        f"""
-        INSERT INTO messages (id, conversation_id, role, content, created_at)
-        SELECT gen_random_uuid(), c.id, CASE WHEN n % 2 = 0 THEN 'user' ELSE 'assistant' END, text,
-               c.created_at + n % {LENGTH} * interval '1 minute'
-        FROM said
-        JOIN (SELECT id, created_at, row_number() OVER () - 1 AS k FROM conversations) AS c ON c.k = n / {LENGTH}
-        """,
-        timeout=600,
-    )
-    await sql.execute("DROP TABLE said")
+    for statement in (
+        "INSERT INTO public.daily_usage (user_id, date, conversations_count, tier) "
+        "SELECT unnest($1::uuid[]), current_date, 1, 'core'",
+        "INSERT INTO public.usage_logs (user_id, event, data, timestamp) "
+        "SELECT unnest($1::uuid[]), 'opened', '{}', now()",
+    ):
+        await sql.execute(statement, people)
+
+
+def _id() -> UUID:
+    return UUID(int=random.getrandbits(128), version=4)
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from server import app, logs, sentry, supervisor
 from server.config import DatabaseSettings, MaintainSettings, OwnerSettings, ServeSettings, TokenSettings, load
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
+from server.operations.upkeep import Policy
 from server.terminal.device import printable, run
 from server.terminal.progress import Shown
-from server.upkeep import Policy
 
 cli = typer.Typer(
     name="atlas-sync",
@@ -186,7 +186,7 @@ def trace(
 ) -> None:
     """Where is this message? Its life in DATABASE_URL, and which devices have it; status 1 if something stands in the
     way. Shows no content, writes nothing."""
-    from server import trace as telling
+    from server.operations import trace as telling
     from server.postgres import tracer
 
     facts = asyncio.run(tracer.ask(load(DatabaseSettings).database_url, message_id, user))

@@ -28,11 +28,11 @@ from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, site
 from server.edge.auth import mint
 from server.errors import UnavailableError
+from server.operations.upkeep import Policy
 from server.postgres import migrate, seed
 from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.postgres.maintain import maintain
 from server.postgres.seed import Conversation, Person
-from server.upkeep import Policy
 
 log = structlog.get_logger()
 

@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from server import adoption
-from server.adoption import INSTANTS, Facts, NotAdoptableError, Step
 from server.errors import UnfitError
+from server.operations import adoption
+from server.operations.adoptable import NotAdoptableError, check
+from server.operations.catalog import INSTANTS, Facts, Step
 from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect, statement
 
@@ -102,7 +103,7 @@ async def look(connection: Any) -> list[Step]:
     if not adoption.is_needed(facts):
         return []
     try:
-        adoption.check(facts)
+        check(facts)
         newest: datetime | None = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
         nulls = [column for column in INSTANTS if await _has_nulls(connection, facts, column)]
         return adoption.plan(facts, newest, nulls)

@@ -9,12 +9,9 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from server import upkeep
 from server.errors import UnavailableError
-from server.postgres.errors import translated, unavailable
-from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
-from server.postgres.pool import connect, statement
-from server.upkeep import (
+from server.operations import upkeep
+from server.operations.upkeep import (
     Archive,
     Bound,
     DropLog,
@@ -29,6 +26,9 @@ from server.upkeep import (
     TurnDefault,
     Validate,
 )
+from server.postgres.errors import translated, unavailable
+from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
+from server.postgres.pool import connect, statement
 
 log = structlog.get_logger()
 

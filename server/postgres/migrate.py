@@ -14,9 +14,9 @@ from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from server.adoption import Step
 from server.errors import UnfitError
-from server.postgres.adopt import LONG, ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember
+from server.operations.catalog import Step
+from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect
@@ -49,7 +49,9 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
     """
     connection = await connect(url)
     try:
-        await connection.execute(f"SELECT pg_advisory_lock({LOCK})", timeout=LONG)
+        await turn(connection, LOCK)
+        # What cannot be adopted is left without a trace.
+        await look(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         await remember(connection)
         await adopt(connection, url, listener)
@@ -58,7 +60,8 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
     except (asyncpg.PostgresError, DBAPIError) as error:
-        raise UnfitError(f"The migration stopped: {error}") from error
+        # Without its DETAIL, which may quote a row.
+        raise UnfitError(f"The migration stopped: {getattr(error, 'orig', error).args[0]}") from error
     finally:
         await connection.close(timeout=5)
 

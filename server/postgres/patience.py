@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import asyncpg
 
@@ -34,11 +34,3 @@ async def patiently(work: Callable[[], Awaitable[T]], seconds: float, busy: Call
             failures += 1
             busy(str(error.args[0]))
             await asyncio.sleep(backoff(failures, LONGEST_PAUSE))
-
-
-async def in_transaction(connection: Any, *statements: str) -> None:
-    """All or none, with the lock timeout."""
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        for statement in statements:
-            await connection.execute(statement)

@@ -10,9 +10,9 @@ import asyncpg
 import orjson
 
 from server.errors import UnavailableError, UnfitError
+from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
 from server.postgres.errors import translated
 from server.postgres.pool import connect, statement
-from server.trace import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
 
 SECONDS: Final = 30
 """What a statement may take: only the search of the whole log can take long."""

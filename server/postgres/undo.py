@@ -6,8 +6,9 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from server.adoption import ENABLING, INSTANTS, OLD, Facts, Step, grant, policies_elsewhere, views
 from server.errors import UnfitError
+from server.operations.catalog import ENABLING, INSTANTS, OLD, Facts, Step
+from server.operations.swap import grant, policies_elsewhere, views
 from server.postgres.adopt import Listener, facts_of, take, turn
 from server.postgres.errors import translated
 from server.postgres.migrate import LOCK

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from server.adoption import Step
+from server.operations.catalog import Step
 
 
 class Shown:

@@ -12,11 +12,11 @@ from uuid import UUID
 
 import pytest
 
-from benchmarks.v1 import Load, writing
+from benchmarks.v1 import Load, fill, writing
 from tests.support.cluster import Cluster, Database
 from tests.support.oracle import ReplicaDevice, State, select_everything
 from tests.support.serving import serving
-from tests.support.v1 import create, fill, shape
+from tests.support.v1 import create, shape
 from tests.support.waiting import eventually
 
 MESSAGES = 10_000

@@ -22,8 +22,8 @@ from protocol.frames import (
     Page,
     Window,
 )
+from server.operations.upkeep import Policy
 from server.postgres.maintain import maintain_once
-from server.upkeep import Policy
 from tests.support.cluster import Database
 from tests.support.maintaining import (
     NEVER,

@@ -15,8 +15,9 @@ import pytest
 from protocol.frames import Changes, CreateConversation, CreateMessage
 from server.errors import UnavailableError, UnfitError
 from server.feed import roster
+from server.operations.trace import Line, Standing, as_json, status, tell
+from server.operations.trace_facts import Facts
 from server.postgres import tracer
-from server.trace import Facts, Line, Standing, as_json, status, tell
 from tests.support.cluster import Cluster, Database
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pushing import NOBODYS, now, pushing

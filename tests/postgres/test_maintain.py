@@ -12,11 +12,11 @@ import pytest
 
 from protocol.frames import Live
 from server.errors import UnavailableError
+from server.operations.upkeep import MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
 from server.postgres.pool import statement
-from server.upkeep import MANY, MoveToArchive, TurnDefault
 from tests.support.cluster import Cluster, Database
 from tests.support.maintaining import (
     NEVER,

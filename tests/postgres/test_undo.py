@@ -6,9 +6,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from benchmarks.v1 import fill
 from server.errors import UnfitError
 from server.postgres import pool
 from server.postgres.adopt import SILENT
+from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.undo import look, undo
 from tests.postgres.test_adopt import RICH, SAID
@@ -257,7 +259,7 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
             await admin.execute(f"GRANT anon, authenticated, service_role, atlas_sync TO {owner} WITH ADMIN OPTION")
         sql = await asyncpg.connect(url)
         await v1.create(sql)
-        await v1.fill(sql, 200)
+        await fill(sql, 200)
         app = App(database, sql, [])
         before, rows = await app.shape(), await app.rows("messages")
         await migrate(url)
@@ -278,3 +280,26 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
         await admin.close()
         await database.drop()
         await v1.drop_roles(every_postgres, [owner, auth])
+
+
+async def test_what_was_taken_away_from_a_database_of_ours_comes_back(every_database: Database) -> None:
+    sql = await every_database.connect()
+    conversation = await add_conversation(sql, await add_user(sql))
+    await add_message(sql, conversation)
+    for at in ("2001-02-03", "2041-02-03"):
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) "
+            "VALUES ($1, 'user', 'x', $2::text::timestamptz)",
+            *(conversation, at),
+        )
+    await undo(every_database.url, SILENT)
+    await migrate(every_database.url)
+    assert await sql.fetchval("SELECT count(*) FROM messages") == 3
+    before = await sql.fetchval("SELECT count(*) FROM sync.log")
+    await sql.execute("UPDATE messages SET content = 'y'")
+    assert await sql.fetchval("SELECT count(*) FROM sync.log") == before + 3
+    with pytest.raises(asyncpg.RaiseError, match="TRUNCATE"):
+        await sql.execute("TRUNCATE messages")
+    findings = {finding.what: finding async for finding in examine(every_database.url, None)}
+    assert findings["triggers"].good
+    await sql.close()

@@ -8,8 +8,8 @@ import sys
 from typing import Any, Final
 from uuid import UUID
 
+from server.operations.upkeep import Policy, Step
 from server.postgres.maintain import LOCK, look, maintain_once
-from server.upkeep import Policy, Step
 from tests.support.cluster import Database
 from tests.support.oracle import State, select_everything
 from tests.support.waiting import LIMIT, eventually

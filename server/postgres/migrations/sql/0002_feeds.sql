@@ -32,7 +32,23 @@ CREATE TABLE sync.log (
     PRIMARY KEY (user_id, seq, n)
 ) PARTITION BY RANGE (seq);
 CREATE TABLE sync.log_default PARTITION OF sync.log DEFAULT;
-CREATE TABLE sync.messages_default PARTITION OF public.messages DEFAULT;
+DO $$
+DECLARE
+    -- A table that was partitioned before us may have one.
+    theirs regclass := (SELECT i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                        WHERE i.inhparent = 'public.messages'::regclass
+                          AND pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT');
+BEGIN
+    IF theirs IS NULL THEN
+        CREATE TABLE sync.messages_default PARTITION OF public.messages DEFAULT;
+    ELSE
+        EXECUTE format('ALTER TABLE %s SET SCHEMA sync', theirs);
+        IF theirs IS DISTINCT FROM to_regclass('sync.messages_default') THEN
+            EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
+        END IF;
+    END IF;
+END
+$$;
 ALTER TABLE sync.messages_default ENABLE ROW LEVEL SECURITY;
 
 CREATE FUNCTION sync.seq_at(moment timestamptz) RETURNS bigint

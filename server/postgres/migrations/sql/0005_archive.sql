@@ -14,11 +14,17 @@ CREATE POLICY atlas_own_messages ON public.messages_archive FOR ALL TO authentic
                         WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid())));
 CREATE POLICY atlas_sync_reads ON public.messages_archive FOR SELECT TO atlas_sync USING (true);
 
--- Whoever may read or change messages may do so here.
+-- Whoever may read or change messages may do so here, and nobody else, whatever this schema's default rights are.
 DO $$
 DECLARE
     may record;
+    who text;
 BEGIN
+    FOR who IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+               FROM pg_class c, aclexplode(c.relacl) a
+               WHERE c.oid = 'public.messages_archive'::regclass AND a.grantee <> c.relowner LOOP
+        EXECUTE 'REVOKE ALL ON public.messages_archive FROM ' || who;
+    END LOOP;
     FOR may IN SELECT a.privilege_type, a.grantee FROM pg_class c, aclexplode(c.relacl) a
                WHERE c.oid = 'public.messages'::regclass AND a.grantee <> c.relowner
                  AND a.privilege_type IN ('SELECT', 'UPDATE', 'DELETE') LOOP
@@ -337,13 +343,17 @@ BEGIN
 END
 $$;
 
--- Of an adopted table the one partition is as the app made it.
+-- Partitions that were there before us know nothing of this.
 DO $$
+DECLARE
+    part regclass;
 BEGIN
-    IF to_regclass('sync.messages_v1') IS NOT NULL THEN
-        CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON sync.messages_v1
-            FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate();
-    END IF;
+    FOR part IN SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'public.messages'::regclass
+                AND NOT EXISTS (SELECT FROM pg_trigger g
+                                WHERE g.tgrelid = i.inhrelid AND g.tgname = 'atlas_sync_refuse_truncate') LOOP
+        EXECUTE format('CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', part);
+    END LOOP;
 END
 $$;
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.upkeep import (
+from server.operations.upkeep import (
     AHEAD_MONTHS,
     MANY,
     Archive,

@@ -10,27 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.close import CloseCode
-from server.trace import (
+from server.operations.trace import (
     MEANING,
     SECOND,
     SILENT,
     STUCK,
-    Change,
-    Client,
-    Deletion,
-    Device,
-    Facts,
     Fate,
-    Feed,
-    Message,
     Outlook,
-    Plan,
     Standing,
     as_json,
     outlook,
     status,
     tell,
 )
+from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
 
 NOW: Final = 1_800_000_000 * SECOND
 SEQ: Final = NOW - 3_600 * SECOND

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.adoption import LATEST, SPARE, NotAdoptableError, check, horizon, is_needed, plan
+from server.operations.adoptable import NotAdoptableError, check
+from server.operations.adoption import LATEST, SPARE, horizon, is_needed, plan
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TEXT, UUID, INSTANT = "text", "uuid", "timestamp with time zone"
