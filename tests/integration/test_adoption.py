@@ -32,8 +32,8 @@ class Owner(ReplicaDevice):
 
 
 @pytest.fixture
-async def v1(every_postgres: Cluster) -> Database:
-    database = await every_postgres.create("template0")
+async def v1(postgres_18: Cluster) -> Database:
+    database = await postgres_18.create("template0")
     sql = await database.connect()
     await create(sql)
     await fill(sql, MESSAGES, USERS)

@@ -181,7 +181,8 @@ async def head(sql: Any, user: UUID) -> int:
 async def test_what_a_killed_server_said_of_its_devices_is_not_true_any_more(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with ServerProcess(database.server_url) as server, pushing(server.url, user) as device:
+    often = "from server.feed import roster; roster.EVERY = 0.2"
+    async with ServerProcess(database.server_url, often) as server, pushing(server.url, user) as device:
         await noted(sql, device.client_id, "live")
         await server.kill()
         message = await add_message(sql, conversation, MARKER)

@@ -35,36 +35,9 @@ async def test_a_cut_listen_connection_is_told_until_it_is_mended(database: Data
         await eventually(watching.is_content)
 
 
-async def test_a_postgres_that_is_away_is_told_until_it_is_back(database: Database) -> None:
-    async with postgres_behind_proxy(database.server_url) as (proxy, url), watched(url) as (_, watching):
-        proxy.refusing = True
-        proxy.cut()
-        await eventually(lambda: watching.fires("AtlasPostgresAway"))
-        proxy.refusing = False
-        await eventually(watching.is_content)
-
-
-async def test_a_row_in_a_default_partition_is_told(database: Database, sql: Any) -> None:
-    conversation = await add_conversation(sql, await add_user(sql))
-    async with watched(database.server_url) as (_, watching):
-        await sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', '', '2010-01-01')",
-            conversation,
-        )
-        alert = await eventually(lambda: watching.fires("AtlasDefaultRows"))
-        assert alert["labels"]["table"] == "messages"
-        assert alert["annotations"]["summary"] == "The default partition of messages has rows (1)"
-
-
-async def test_a_database_that_was_never_maintained_is_told(database: Database, sql: Any) -> None:
-    async with watched(database.server_url) as (_, watching):
-        await sql.execute("UPDATE sync.meta SET maintained_at = NULL")
-        await eventually(lambda: watching.fires("AtlasNotMaintained"))
-
-
-async def test_a_slow_statement_is_told_by_its_name(database: Database, sql: Any) -> None:
+async def test_what_the_database_suffers_from_is_told_by_name(database: Database, sql: Any) -> None:
     user = await add_user(sql)
-    await add_conversation(sql, user)
+    conversation = await add_conversation(sql, user)
     async with (
         watched(database.server_url) as (server, watching),
         pushing(server.url, user) as device,
@@ -86,9 +59,29 @@ async def test_a_slow_statement_is_told_by_its_name(database: Database, sql: Any
         assert alert["labels"]["name"] == name
         assert f"sql/{name}.sql" in alert["annotations"]["description"]
 
+        assert not await watching.fires("AtlasDefaultRows")
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', '', '2010-01-01')",
+            conversation,
+        )
+        alert = await eventually(lambda: watching.fires("AtlasDefaultRows"))
+        assert alert["labels"]["table"] == "messages"
+        assert alert["annotations"]["summary"] == "The default partition of messages has rows (1)"
 
-async def test_a_server_that_is_gone_is_told(database: Database) -> None:
-    async with watched(database.server_url) as (server, watching):
+        assert not await watching.fires("AtlasNotMaintained")
+        await sql.execute("UPDATE sync.meta SET maintained_at = NULL")
+        await eventually(lambda: watching.fires("AtlasNotMaintained"))
+
+
+async def test_a_postgres_that_is_away_is_told_until_it_is_back_and_then_a_server_that_is_gone(
+    database: Database,
+) -> None:
+    async with postgres_behind_proxy(database.server_url) as (proxy, url), watched(url) as (server, watching):
+        proxy.refusing = True
+        proxy.cut()
+        await eventually(lambda: watching.fires("AtlasPostgresAway"))
+        proxy.refusing = False
+        await eventually(watching.is_content)
         await server.kill()
         await eventually(lambda: watching.fires("AtlasNotScraped"))
         await eventually(lambda: watching.fires("AtlasNobodyScraped"))

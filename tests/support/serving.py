@@ -74,9 +74,11 @@ async def serving(database: Database | str, port: int = 0, **given: Any) -> Asyn
 
 
 class ServerProcess:
-    """`atlas-sync serve` as a process of its own, which can be killed."""
+    """`atlas-sync serve` as a process of its own, which can be killed. `prelude` is Python that it runs before."""
 
-    def __init__(self, database_url: str, **environment: str) -> None:
+    def __init__(self, database_url: str, prelude: str = "", **environment: str) -> None:
+        # What is a constant to the server may be too long for a test.
+        self._program = ["-c", f"{prelude}\nfrom server.cli import main\nmain()"] if prelude else ["-m", "server"]
         self._environment = {
             **os.environ,
             "DATABASE_URL": database_url,
@@ -102,7 +104,7 @@ class ServerProcess:
         self._ready.clear()
         environment = {**self._environment, "PORT": str(self.port)} if self.port else self._environment
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "server", "serve", env=environment, stderr=asyncio.subprocess.PIPE
+            sys.executable, *self._program, "serve", env=environment, stderr=asyncio.subprocess.PIPE
         )
         self._reader = asyncio.create_task(self._read())
         async with asyncio.timeout(LIMIT):
