@@ -57,8 +57,9 @@ _WOKE: Final = metrics.DOORBELLS.labels("woke")
 _IGNORED: Final = metrics.DOORBELLS.labels("ignored")
 
 
-def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
+def reserve(host: str, port: int, *, shared: bool, setting: str = "PORT") -> socket.socket:
     """A socket that has the port and does not listen. `shared`: several processes have one each on the same port.
+    `setting` is where the port comes from.
 
     Raises ConfigError.
     """
@@ -70,7 +71,9 @@ def reserve(host: str, port: int, *, shared: bool) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise ConfigError(f"PORT: {host}:{port} cannot be listened on ({error.strerror}). Choose another.") from None
+        raise ConfigError(
+            f"{setting}: {host}:{port} cannot be listened on ({error.strerror}). Choose another."
+        ) from None
     return sock
 
 
@@ -144,12 +147,10 @@ class App:
             )
             stack.callback(pool.terminate)
             socks = [sock]
-            if settings.metrics_port is not None:
-                deadline = settings.write_deadline
-                socks.append(
-                    bind(settings.host, settings.metrics_port, shared=metrics.shared(), write_deadline=deadline)
-                )
+            if (port := settings.metrics_port) is not None:
+                socks.append(reserve(settings.host, port, shared=metrics.shared(), setting="ATLAS_METRICS_PORT"))
                 stack.callback(socks[1].close)
+                socks[1].setblocking(False)
             doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
             if not await self._reach(pool, doorbells):
                 return
