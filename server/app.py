@@ -229,6 +229,7 @@ class App:
                 metrics.PROCESSES.set(0)
                 for task in (*background, *desk.tasks):
                     task.cancel()
+                await asyncio.wait(background)
                 with contextlib.suppress(UnavailableError, TimeoutError):
                     async with asyncio.timeout(LAST_WORDS):
                         await roster.note()

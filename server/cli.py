@@ -1,8 +1,10 @@
 """atlas-sync: the commands. Each says what it did, or in one sentence what to do."""
 
 import asyncio
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -12,7 +14,15 @@ import typer
 from rich.console import Console
 
 from server import app, logs, sentry, supervisor
-from server.config import DatabaseSettings, MaintainSettings, OwnerSettings, ServeSettings, TokenSettings, load
+from server.config import (
+    DatabaseSettings,
+    MaintainSettings,
+    OwnerSettings,
+    ProcessSettings,
+    ServeSettings,
+    TokenSettings,
+    load,
+)
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
 from server.operations.upkeep import Policy
@@ -43,20 +53,26 @@ def serve(
     """Run the server. Its settings are environment variables; README.md has their table."""
     settings = load(ServeSettings)
     status = 0
+    with _told(settings):
+        if settings.processes > 1 and not share_port:
+            status = supervisor.run(settings)
+        else:
+            app.run(settings, shared=share_port)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _told(settings: ProcessSettings) -> Iterator[None]:
+    """Configures the logs; an exception that ends the block is told there, and to Sentry, without what it quotes."""
     try:
         with sentry.reporting(settings.sentry_dsn) as report:
             logs.configure(settings.log_level, settings.log_format, report=report)
-            if settings.processes > 1 and not share_port:
-                status = supervisor.run(settings)
-            else:
-                app.run(settings, shared=share_port)
+            yield
     except AtlasError:
         raise
     except Exception as error:
-        # Not Python's own way, which would print what the exception quotes.
         structlog.get_logger().critical("the process ends", exc_info=error)
-        status = 1
-    raise typer.Exit(status)
+        raise typer.Exit(1) from None
 
 
 @cli.command()
@@ -121,7 +137,6 @@ def maintain(
     from server.postgres import maintain as maintenance
 
     settings = load(MaintainSettings)
-    logs.configure(settings.log_level, settings.log_format)
     policy = Policy.of(settings)
     if plan:
         steps = asyncio.run(maintenance.look(settings.owner_url, policy))
@@ -130,7 +145,8 @@ def maintain(
         if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
             typer.echo("Another process maintains this database at this moment.")
     else:
-        run(lambda: maintenance.maintain(settings.owner_url, policy))
+        with _told(settings):
+            run(lambda: maintenance.maintain(settings.owner_url, policy))
 
 
 @cli.command()

@@ -44,12 +44,20 @@ class OwnerSettings(DatabaseSettings):
         return self.admin_url or self.database_url
 
 
-class MaintainSettings(OwnerSettings):
+class ProcessSettings(BaseSettings):
+    """How a process that goes on running tells what happens."""
+
+    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", pattern=r"^https?://", repr=False)
+    log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
+
+
+class MaintainSettings(OwnerSettings, ProcessSettings):
     archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0, le=1_200)
     log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7, le=36_500)
     forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30, le=36_500)
-    log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
-    log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 
 
 class TokenSettings(BaseSettings):
@@ -60,7 +68,7 @@ class TokenSettings(BaseSettings):
     jwt_issuer: str | None = Field(None, alias="ATLAS_JWT_ISSUER", min_length=1)
 
 
-class ServeSettings(DatabaseSettings, TokenSettings):
+class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
@@ -79,9 +87,6 @@ class ServeSettings(DatabaseSettings, TokenSettings):
     pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
-    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", pattern=r"^https?://", repr=False)
-    log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
-    log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -95,6 +100,12 @@ class ServeSettings(DatabaseSettings, TokenSettings):
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
+
+    @model_validator(mode="after")
+    def _keeps_figures_apart(self) -> Self:
+        if self.metrics_port == self.port:
+            raise ValueError("ATLAS_METRICS_PORT must be another port than PORT: who reaches it needs no token")
+        return self
 
     @model_validator(mode="after")
     def _can_verify(self) -> Self:

@@ -59,6 +59,7 @@ def configure(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_without_quotes)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -71,6 +72,17 @@ def configure(
     # What these say at «info» is said by our own events, and httpx names the address it asks.
     for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore", "alembic"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _without_quotes(record: logging.LogRecord) -> bool:
+    """What a library puts together about a failure may quote anything: asyncio's texts quote arguments, exceptions."""
+    if record.levelno >= logging.ERROR and not record.args:
+        record.msg = _anonymous(record)
+    return True
+
+
+def _anonymous(record: logging.LogRecord) -> str:
+    return f"{record.name} logged an error in {record.module}.{record.funcName}"
 
 
 def _told(exc_info: ExcInfo) -> str:
@@ -110,7 +122,7 @@ class _Reporting(logging.Handler):
         # With arguments it is a template. Without, it may have been put together from anything: asyncio's «Exception
         # in callback …» quotes the callback's arguments.
         template = isinstance(record.msg, str) and bool(record.args)
-        event = record.msg if template else f"{record.name} logged an error in {record.module}.{record.funcName}"
+        event = record.msg if template else _anonymous(record)
         level = "error" if record.levelno < logging.CRITICAL else "fatal"
         self._report(Failure(event, level, record.name, {"line": record.lineno}, _raised(record.exc_info)))
 

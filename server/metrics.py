@@ -120,7 +120,7 @@ USERS = _gauge(
     "atlas_users",
     Question.IN_STEP,
     "Users with a welcomed connection, by tier",
-    "As atlas_connections. With several servers a user who has devices on two of them counts twice.",
+    "As atlas_connections. A user who has devices on two processes or servers counts twice.",
     "tier",
 )
 HELLOS = _counter(
@@ -269,7 +269,7 @@ POOL_IN_USE = _gauge(
     "atlas_pool_in_use",
     Question.POSTGRES,
     "Connections of the pools that run a statement",
-    "Always ATLAS_POOL_SIZE: see which statements are slow before you raise it.",
+    "Always ATLAS_POOL_SIZE for each process: see which statements are slow before you raise it.",
 )
 POOL_WAITING = _gauge(
     "atlas_pool_waiting",
@@ -311,7 +311,8 @@ DEFAULT_ROWS = _gauge(
     "atlas_default_rows",
     Question.POSTGRES,
     "Rows in a default partition, counted up to 10,000",
-    "Above 0 for longer than an hour: `atlas-sync maintain` does not run, or says in its log what stops it.",
+    "Above 0 for longer than an hour: `atlas-sync maintain` does not run, says in its log what stops it, or leaves "
+    "them (see «Maintenance»).",
     "table",
     over="livemostrecent",
 )
@@ -326,7 +327,7 @@ PARTITIONS_AHEAD = _gauge(
 MAINTAINED_AGO = _gauge(
     "atlas_maintained_seconds_ago",
     Question.POSTGRES,
-    "Since `atlas-sync maintain` last did all there was to do; NaN if it never did",
+    "Since `atlas-sync maintain` last did all there was to do; infinite if it never did",
     "Above an hour: it does not run, or its log says what stops it. Start one (Procfile: `worker`); nothing is lost "
     "meanwhile.",
     over="livemostrecent",
@@ -371,7 +372,7 @@ _ACKED: Final = PUSHES.labels("acked")
 _APPLIED: Final = MUTATIONS.labels("applied")
 _REPEATED: Final = MUTATIONS.labels("repeated")
 _REJECTED: Final = MUTATIONS.labels("rejected")
-_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1006, 1007, 1009, 1011, 1012, 1013, *CloseCode})
+_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """A peer may send any number, and each would be a series of its own."""
 
 # From 0 on: Prometheus sees no increase in a series that begins at 1, and the first fault is the one to notice.
@@ -379,8 +380,22 @@ for _code in _CODES:
     CLOSED.labels(str(int(_code)))
 for _outcome in ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old"):
     HELLOS.labels(_outcome)
+for _tier in ("core", "studio"):
+    CONNECTIONS.labels(_tier)
+    USERS.labels(_tier)
 for _answer in ("unavailable", "slow_down", "gap", "replaced", "local_only"):
     PUSHES.labels(_answer)
+
+
+# Unknown, and not 0, before Postgres was asked.
+for _gauge_of_postgres in (
+    NOTIFICATION_QUEUE,
+    OLDEST_XMIN,
+    OLDEST_TRANSACTION,
+    LOG_BYTES,
+    MAINTAINED_AGO,
+):
+    _gauge_of_postgres.set(float("nan"))
 
 
 def sent(rows: Sequence[Row], readers: int, size: int) -> None:

@@ -64,6 +64,14 @@ def test_without_any_key_no_token_could_be_verified(environment: pytest.MonkeyPa
     assert load(ServeSettings).jwt_secret is None
 
 
+def test_figures_are_not_served_without_a_token_where_everybody_is(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ATLAS_METRICS_PORT", "8000")
+    with pytest.raises(ConfigError, match="ATLAS_METRICS_PORT must be another port than PORT"):
+        load(ServeSettings)
+    environment.setenv("PORT", "8001")
+    assert load(ServeSettings).metrics_port == 8000
+
+
 def test_origins_are_separated_by_commas(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("ATLAS_ALLOWED_ORIGINS", "https://app.example.com, http://localhost:5173/")
     assert load(ServeSettings).allowed_origins == ["https://app.example.com", "http://localhost:5173"]

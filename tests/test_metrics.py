@@ -166,6 +166,8 @@ async def test_what_may_go_wrong_is_counted_from_nothing_on(process: ServerProce
     assert outcomes == {"resumed", *Why}
     assert {"1006", *(str(code.value) for code in CloseCode)} <= codes
     assert {"acked", "unavailable", "slow_down", "gap", "replaced", "local_only"} == answers
+    for name in ("atlas_connections", "atlas_users"):
+        assert fresh(name, tier="core") == 0
 
 
 # ---- Who may see them -----------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Pump:
                 except UnavailableError as error:
                     self._tell_waiting(cohorts)
                     self._hub.fail(cohorts)
+                    self._reading[lane] = 0
                     failures += 1
                     delay = backoff(failures)
                     log.warning("postgres is away, readers wait", lane=lane.name, error=str(error), again_in=delay)

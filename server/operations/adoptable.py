@@ -31,6 +31,11 @@ def check(facts: Facts) -> None:
         if not tables[table]["mine"]:
             owner = tables[table]["owner"]
             raise NotAdoptableError(f"public.{table} belongs to {owner}. Migrate with that login (ATLAS_ADMIN_URL).")
+        if tables[table]["forced"] and not facts["sees_all"]:
+            raise NotAdoptableError(
+                f"public.{table} has FORCE ROW LEVEL SECURITY, so this login would not see all that it is to keep. Run "
+                f"ALTER TABLE public.{table} NO FORCE ROW LEVEL SECURITY, then migrate again."
+            )
         wanted = {f"{table}.{column}": kind for column, kind in columns.items()}
         wanted |= {column: INSTANT for column in INSTANTS if column.startswith(f"{table}.")}
         for column, kind in wanted.items():
@@ -52,6 +57,11 @@ def check(facts: Facts) -> None:
             f"{', '.join(facts['referenced_by'])}. Drop them, or let them lead to (id, created_at) afterwards."
         )
     for index in of(facts["indexes"], "messages"):
+        if not index["valid"] and index["name"] not in INDEXES:
+            raise NotAdoptableError(
+                f"The index {index['name']} of public.messages is invalid, and would be built while everybody waits. "
+                "REINDEX it, or drop it, then migrate again."
+            )
         if index["unique"] and index["name"] not in (*INDEXES, primary_key(facts)):
             raise NotAdoptableError(
                 f"The unique index {index['name']} of public.messages cannot hold over several partitions. Drop it, or "

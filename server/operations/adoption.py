@@ -31,7 +31,7 @@ FILL: Final = {
     "WHERE c.id = t.conversation_id), now())",
 }
 FILLED_AT_ONCE: Final = 2_000
-SPARE: Final = timedelta(days=14)
+SPARE: Final = timedelta(days=92)
 """The old table goes on taking messages of now while this runs, and for a while after it."""
 LATEST: Final = timedelta(days=400)
 """A message further ahead than this was dated wrongly."""

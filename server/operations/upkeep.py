@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Final, Literal, Self
 
 from server.config import MaintainSettings
@@ -10,9 +11,10 @@ from server.config import MaintainSettings
 Table = Literal["messages", "messages_archive", "log"]
 
 AHEAD_MONTHS: Final = 3
-FIRST: Final = datetime(2, 1, 1, tzinfo=UTC)
-LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
-"""What strays beyond these, which are as far as Python counts, stays where it is."""
+FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+AHEAD: Final = timedelta(days=731)
+"""What is dated earlier than the one, or further ahead than the other, stays where it strayed: anybody who may insert a
+message may choose its date, and each partition is a cost to every statement."""
 MANY: Final = 20_000
 """Strays whose move would be felt: for some 0.15 s everybody waits."""
 
@@ -182,7 +184,7 @@ def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
         runs: list[list[Strays]] = []
         some_stay = False
         for strays in sorted((some for some in seen.strays if some.of == of), key=lambda some: some.since):
-            if not FIRST <= strays.since < LAST:
+            if not FIRST <= strays.since < seen.now + AHEAD:
                 some_stay = True
                 continue
             until = _after(of, strays.since)
@@ -201,19 +203,25 @@ def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
                 runs[-1].append(strays)
             else:
                 runs.append([strays])
-        longest = max(runs, key=_rows, default=[])
-        turns = _rows(longest) > MANY and not some_stay
-        for run in runs:
-            for strays in run if run is not longest or not turns else ():
+        most = max(runs, key=lambda run: (_felt(run), _rows(run)), default=[])
+        others = [run for run in runs if run is not most]
+        turns = _rows(most) > MANY and not some_stay and not any(map(_felt, others))
+        for strays in chain.from_iterable(others if turns else runs):
+            # What would be felt stays too, and the figure of the default partitions tells of it.
+            if strays.rows <= MANY:
                 archived = of == "messages" and horizon is not None and _after(of, strays.since) <= horizon
                 yield Make("messages_archive" if archived else strays.of, strays.since, strays.rows)
         # Last, because the default partition must hold nothing else then.
         if turns:
-            yield TurnDefault(longest[0].of, longest[0].since, _after(of, longest[-1].since), _rows(longest))
+            yield TurnDefault(most[0].of, most[0].since, _after(of, most[-1].since), _rows(most))
 
 
 def _rows(run: Sequence[Strays]) -> int:
     return sum(strays.rows for strays in run)
+
+
+def _felt(run: Sequence[Strays]) -> bool:
+    return any(strays.rows > MANY for strays in run)
 
 
 def _ahead(seen: Seen) -> Iterator[Step]:

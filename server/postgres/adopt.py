@@ -1,7 +1,7 @@
 """Carries out adoption.py's steps on the app's own tables, which are in use."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -11,8 +11,8 @@ import orjson
 from server.errors import UnfitError
 from server.operations import adoption
 from server.operations.adoptable import NotAdoptableError, check
-from server.operations.catalog import INSTANTS, Facts, Step
-from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
+from server.operations.catalog import INSTANTS, Facts, Step, constraint
+from server.postgres.patience import BUSY, past_autovacuum, patiently
 from server.postgres.pool import connect, statement
 
 PATIENCE: Final = 600.0
@@ -104,7 +104,9 @@ async def look(connection: Any) -> list[Step]:
         return []
     try:
         check(facts)
-        newest: datetime | None = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
+        newest: datetime | None = None
+        if not _is_proven(facts, "messages", "atlas_bounds"):
+            newest = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
         nulls = [column for column in INSTANTS if await _has_nulls(connection, facts, column)]
         return adoption.plan(facts, newest, nulls)
     except NotAdoptableError as error:
@@ -120,14 +122,25 @@ async def adopt(connection: Any, url: str, listener: Listener) -> None:
     # A client that is gone ends its statement: the next one need not wait for it.
     await connection.execute("SET client_connection_check_interval = '5s'")
     while steps := await look(connection):
-        await take(connection, url, steps[0], listener)
+        await take(connection, url, steps[0], listener, look)
 
 
-async def take(connection: Any, url: str, step: Step, listener: Listener) -> None:
-    """Take one step. Raises UnfitError if its locks cannot be had."""
+Look = Callable[[Any], Awaitable[list[Step]]]
+"""The steps that are left, as `connection` sees it."""
+
+
+class _ChangedError(Exception):
+    """Somebody changed the tables between the look and the lock."""
+
+
+async def take(connection: Any, url: str, step: Step, listener: Listener, look: Look) -> None:
+    """Take one step, the first of `look`, or none if it has become another. Raises UnfitError if its locks cannot be
+    had."""
     listener.begins(step)
     try:
-        await _carry_out(connection, url, step, listener)
+        await _carry_out(connection, url, step, listener, look)
+    except _ChangedError:
+        pass
     except BUSY as error:
         raise UnfitError(
             f"To {step.says}, this needs {step.locks}, and got it in none of many tries within "
@@ -136,13 +149,13 @@ async def take(connection: Any, url: str, step: Step, listener: Listener) -> Non
     listener.ends(step)
 
 
-async def _carry_out(connection: Any, url: str, step: Step, listener: Listener) -> None:
+async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, look: Look) -> None:
     def busy(why: str) -> None:
         listener.waits(step, why)
 
     match step.kind:
         case "brief":
-            await patiently(lambda: _at_once(connection, step), PATIENCE, busy)
+            await patiently(lambda: _at_once(connection, step, look), PATIENCE, busy)
         case "rows":
             (each,) = step.statements
             done = 0
@@ -160,13 +173,15 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener) 
                 await connection.execute(one, timeout=LONG)
 
 
-async def _at_once(connection: Any, step: Step) -> None:
+async def _at_once(connection: Any, step: Step, look: Look) -> None:
     """All or none, with the lock timeout."""
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    async with past_autovacuum(connection, "public.conversations", "public.messages"):
         for each in step.statements:
             # An undo copies the rows of months in one of them.
             await connection.execute(each, timeout=LONG)
+            # A policy, a right, a partition that came meanwhile would be lost.
+            if each.startswith("LOCK TABLE") and (await look(connection))[:1] != [step]:
+                raise _ChangedError
 
 
 @asynccontextmanager
@@ -192,9 +207,16 @@ async def _watched(connection: Any, url: str, step: Step, listener: Listener) ->
 
 
 async def _has_nulls(connection: Any, facts: Facts, column: str) -> bool:
-    if facts["columns"][column]["required"]:
-        return False
     table, name = column.split(".")
+    proof = "atlas_bounds" if table == "messages" else f"atlas_{name}"
+    if facts["columns"][column]["required"] or _is_proven(facts, table, proof):
+        return False
     return bool(
         await connection.fetchval(f"SELECT EXISTS (SELECT FROM public.{table} WHERE {name} IS NULL)", timeout=LONG)
     )
+
+
+def _is_proven(facts: Facts, table: str, name: str) -> bool:
+    """A constraint of ours was validated, so nothing has to be read again."""
+    known = constraint(facts, table, name)
+    return known is not None and bool(known["validated"])

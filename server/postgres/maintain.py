@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from server.errors import UnavailableError
+from server.errors import AtlasError, UnavailableError
 from server.operations import upkeep
 from server.operations.upkeep import (
     Archive,
@@ -27,7 +27,7 @@ from server.operations.upkeep import (
     Validate,
 )
 from server.postgres.errors import translated, unavailable
-from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
+from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
 from server.postgres.pool import connect, statement
 
 log = structlog.get_logger()
@@ -36,8 +36,6 @@ START: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """From which Postgres counts, in microseconds."""
 OF_ITSELF: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
 """How a step fails that would fail again, and says nothing of the others."""
-LOCK: Final = 0x6D61696E  # «main»
-"""Advisory lock: of several that maintain, one does."""
 EVERY: Final = 300.0
 """Seconds between two looks."""
 AGAIN: Final = 10.0
@@ -61,6 +59,10 @@ FORGET: Final = {
         SELECT ctid FROM sync.servers WHERE seen_at < now() - interval '1 day' AND $1 > 0
         LIMIT $2 FOR UPDATE SKIP LOCKED))""",
 }
+
+
+class StepError(AtlasError):
+    """A step fails of itself, whenever it is tried."""
 
 
 async def look(url: str, policy: Policy) -> list[Step]:
@@ -96,6 +98,8 @@ async def maintain(url: str, policy: Policy) -> None:
         try:
             if not await maintain_once(url, policy, lambda what: log.info("maintained", did=what)):
                 wait = AGAIN
+        except StepError as error:
+            log.error("maintenance is kept from a step", error=str(error))
         except UnavailableError as error:
             log.warning("maintenance waits for postgres", error=str(error))
             wait = AGAIN
@@ -104,7 +108,8 @@ async def maintain(url: str, policy: Policy) -> None:
 
 async def _round(connection: Any, policy: Policy, said: Callable[[str], object]) -> None:
     unprepared: set[str] = set()
-    failed: UnavailableError | None = None
+    failed: StepError | None = None
+    put_off = False
     for step in upkeep.plan(await _seen(connection, policy), policy):
         if isinstance(step, Validate | Archive) and step.partition in unprepared:
             continue
@@ -115,17 +120,20 @@ async def _round(connection: Any, policy: Policy, said: Callable[[str], object])
                 lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
             )
         except (*BUSY, *OF_ITSELF) as error:
-            if isinstance(error, BUSY):
+            if isinstance(error, (*BUSY, asyncpg.CheckViolationError)):
+                # Or a row strayed between the look and the lock.
                 said(f"put off: {step}: its tables are locked; it is tried again at the next look")
+                put_off = True
             else:
-                failed = failed or UnavailableError(f"Mend what keeps Postgres from this: {step}. {unavailable(error)}")
+                failed = failed or StepError(f"Mend what keeps Postgres from this: {step}. {unavailable(error)}")
             if isinstance(step, Bound | Validate):
                 unprepared.add(step.partition)
         else:
             said(str(step))
     if failed is not None:
         raise failed
-    await connection.execute("UPDATE sync.meta SET maintained_at = now()")
+    if not put_off:
+        await connection.execute("UPDATE sync.meta SET maintained_at = now()")
 
 
 async def _do(connection: Any, step: Step, policy: Policy) -> None:
@@ -142,21 +150,22 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
         case TurnDefault(of, since, until):
             await connection.execute("SELECT sync.turn_default($1, $2, $3)", of, since, until, timeout=LONG)
         case Bound(partition):
-            await connection.execute("SELECT sync.bound_partition($1::text::regclass)", partition)
+            async with past_autovacuum(connection, partition):
+                await connection.execute("SELECT sync.bound_partition($1::text::regclass)", partition, timeout=LONG)
         case Validate(partition):
             await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             await connection.execute(f"ALTER TABLE {partition} VALIDATE CONSTRAINT atlas_bounds", timeout=LONG)
         case Archive(partition):
-            await connection.execute("SELECT sync.archive_partition($1::text::regclass)", partition)
+            async with past_autovacuum(connection, partition):
+                await connection.execute("SELECT sync.archive_partition($1::text::regclass)", partition, timeout=LONG)
         case DropLog(partition):
-            async with connection.transaction():
-                await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            async with past_autovacuum(connection, partition):
                 await connection.execute(f"ALTER TABLE sync.log DETACH PARTITION {partition}")
                 await connection.execute(f"DROP TABLE {partition}")
         case Forget(what):
             forgotten = FORGOTTEN_AT_ONCE
             while forgotten == FORGOTTEN_AT_ONCE:
-                done = await connection.execute(FORGET[what], policy.forget_days, FORGOTTEN_AT_ONCE)
+                done = await connection.execute(FORGET[what], policy.forget_days, FORGOTTEN_AT_ONCE, timeout=LONG)
                 forgotten = int(done.rpartition(" ")[2])
 
 

@@ -18,7 +18,7 @@ from server.errors import UnfitError
 from server.operations.catalog import Step
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
 from server.postgres.errors import A_POOLER, POOLER, translated
-from server.postgres.patience import BUSY, LOCK_TIMEOUT, patiently
+from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
 from server.postgres.pool import connect
 
 log = structlog.get_logger()
@@ -27,8 +27,6 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 SCRIPTS: Final = MIGRATIONS / "sql"
 SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
 PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
-LOCK: Final = 0x61746C6173  # «atlas»
-"""Advisory lock: two releases that migrate at once take turns."""
 
 
 def configuration(**attributes: Any) -> Config:

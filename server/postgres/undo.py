@@ -11,7 +11,7 @@ from server.operations.catalog import ENABLING, INSTANTS, OLD, Facts, Step
 from server.operations.swap import grant, policies_elsewhere, views
 from server.postgres.adopt import Listener, facts_of, take, turn
 from server.postgres.errors import translated
-from server.postgres.migrate import LOCK
+from server.postgres.patience import LOCK
 from server.postgres.pool import connect, statement
 
 KEY: Final = "atlas_undo_pkey"
@@ -37,9 +37,15 @@ async def undo(url: str, listener: Listener) -> None:
     try:
         await turn(connection, LOCK)
         while steps := await _steps(connection):
-            await take(connection, url, steps[0], listener)
+            await take(connection, url, steps[0], listener, _steps)
+    except asyncpg.UniqueViolationError as error:
+        raise UnfitError(
+            "One message id is there more than once, at different instants, which the old primary key cannot hold. "
+            "Find such by SELECT id FROM messages GROUP BY id HAVING count(*) > 1, delete all but one, then undo again."
+        ) from error
     except asyncpg.PostgresError as error:
-        raise UnfitError(f"It stopped: {error}") from error
+        # Without its DETAIL, which may quote a row.
+        raise UnfitError(f"It stopped: {error.args[0]}") from error
     finally:
         await connection.close(timeout=5)
 
@@ -228,6 +234,12 @@ def _close_doors(ours: Mapping[str, Any], facts: Facts, original: Facts) -> Iter
 
 
 def _end(original: Facts) -> Iterator[str]:
+    # What is left of messages in there would be dropped with it.
+    yield (
+        "DO $$ BEGIN IF EXISTS (SELECT FROM sync.partitions WHERE parent LIKE 'messages%' "
+        "AND partition::text LIKE 'sync.%') THEN "
+        "RAISE EXCEPTION 'There is a partition of messages that was not looked at. Undo again.'; END IF; END $$"
+    )
     yield "DROP SCHEMA sync CASCADE"
     if original.get("auth") is False:
         # Unless the app has come to use it.

@@ -104,7 +104,7 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
             while True:
                 due = max(due + every, loop.time())
                 when = datetime.now().astimezone()
-                while loop.time() < due:
+                while True:
                     title = f"Atlas Sync · {when:%H:%M:%S} · every {every:g} s · {printable(url)}"
                     lines = draw(title, trouble, judge(looks), console.width, console.height)
                     live.update(Group(*lines), refresh=True)
@@ -112,6 +112,8 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(due):
                             await resized.wait()
+                    if loop.time() >= due:
+                        break
                 try:
                     after = await source.scrape()
                 except (UnavailableError, ConfigError) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -9,9 +10,11 @@ import pytest
 
 from protocol.frames import CreateMessage, DeleteMessage, EditMessage
 from server.errors import UnfitError
+from server.operations.catalog import Step
 from server.postgres.migrate import migrate, steps
 from tests.support import v1
 from tests.support.cluster import Cluster
+from tests.support.maintaining import NEVER, maintained
 from tests.support.oracle import select_everything
 from tests.support.pushing import now, pushing, said_hello
 from tests.support.serving import serving
@@ -80,10 +83,11 @@ async def test_the_app_writes_as_before_and_the_feed_records_it(app: App) -> Non
     first = await app.sql.fetchval("SELECT min(created_at) FROM messages")
     await app.sql.execute(dated, old, conversation, "of then", first)
     await app.sql.execute(
-        dated, ahead, conversation, "to come", await app.sql.fetchval("SELECT now() + interval '70 days'")
+        dated, ahead, conversation, "to come", await app.sql.fetchval("SELECT now() + interval '200 days'")
     )
     where = "SELECT tableoid::regclass::text FROM messages WHERE id = $1"
     assert await app.sql.fetchval(where, mine) == await app.sql.fetchval(where, old) == "sync.messages_v1"
+    await maintained(app.database, NEVER)
     assert (await app.sql.fetchval(where, ahead)).startswith("sync.messages_20")
     await app.sql.execute("UPDATE messages SET content = 'corrected' WHERE id = $1", old)
     await app.sql.execute("DELETE FROM messages WHERE id = $1", mine)
@@ -278,6 +282,10 @@ async def test_what_the_app_has_on_messages_it_has_afterwards(app: App) -> None:
     assert await app.sql.fetchval("SELECT has_column_privilege($1, 'messages', 'Tags', 'UPDATE')", reader)
     assert not await app.sql.fetchval("SELECT has_column_privilege($1, 'messages', 'role', 'SELECT')", reader)
 
+    theirs = "SELECT polname, polroles, polpermissive FROM pg_policy WHERE polrelid = $1::regclass AND polcmd <> 'a'"
+    archived = [tuple(row) for row in await app.sql.fetch(theirs, "messages_archive")]
+    assert sorted(archived) == sorted(tuple(row) for row in await app.sql.fetch(theirs, "messages"))
+
     _, conversation = await app.somebody()
     said = uuid4()
     await app.sql.execute(SAID, said, conversation, "hello")
@@ -352,6 +360,11 @@ async def test_what_a_publication_leaves_out_it_goes_on_leaving_out(app: App) ->
 
 OBSTACLES = {
     "a foreign key": ("CREATE TABLE notes (m uuid REFERENCES messages)", "Foreign keys lead to public.messages.*notes"),
+    "an index that is invalid": (
+        "CREATE INDEX shaky ON messages (role); "
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shaky'::regclass",
+        "The index shaky of public.messages is invalid",
+    ),
     "a unique index": ("CREATE UNIQUE INDEX once ON messages (md5(id::text))", "The unique index once"),
     "a unique constraint": ("ALTER TABLE messages ADD CONSTRAINT once UNIQUE (id, role)", "The unique index once"),
     "a constraint not validated": (
@@ -523,6 +536,39 @@ async def test_a_step_waits_for_its_lock_without_holding_up_others_and_names_it(
     step, why = heard.waited[0]
     assert step.locks == "ACCESS EXCLUSIVE on messages"
     assert "lock timeout" in why
+
+
+class Meddler(Heard):
+    """Makes a policy between the look at the tables and the first step that locks them."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.meddled: Step | None = None
+
+    def begins(self, step: Step) -> None:
+        super().begins(step)
+        if self.meddled is None and any(each.startswith("LOCK TABLE") for each in step.statements):
+            self.meddled = step
+            # Nobody else runs meanwhile.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, self._meddle()).result(LIMIT)
+
+    async def _meddle(self) -> None:
+        connection = await asyncpg.connect(self._url)
+        await connection.execute("CREATE POLICY of_late ON messages FOR DELETE USING (role <> 'system')")
+        await connection.close()
+
+
+async def test_what_is_made_between_the_look_and_the_lock_is_kept(newest_app: App) -> None:
+    meddler = Meddler(newest_app.url)
+    await migrate(newest_app.url, meddler)
+    assert meddler.meddled is not None
+    assert meddler.meddled.says in [step.says for step in meddler.begun[meddler.begun.index(meddler.meddled) + 1 :]]
+    kept = await newest_app.sql.fetch(
+        "SELECT tablename FROM pg_policies WHERE policyname = 'of_late' AND schemaname = 'public' ORDER BY 1"
+    )
+    assert [row[0] for row in kept] == ["messages", "messages_archive"]
 
 
 async def test_rows_that_somebody_holds_are_filled_when_they_are_free(app: App) -> None:

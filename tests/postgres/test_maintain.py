@@ -11,10 +11,9 @@ import asyncpg
 import pytest
 
 from protocol.frames import Live
-from server.errors import UnavailableError
 from server.operations.upkeep import MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
-from server.postgres.maintain import maintain_once
+from server.postgres.maintain import StepError, maintain_once
 from server.postgres.migrate import migrate
 from server.postgres.pool import statement
 from tests.support.cluster import Cluster, Database
@@ -375,7 +374,7 @@ async def test_a_step_that_fails_does_not_stop_the_others_and_is_told(
     week = await old_week(sql)
     await sql.execute("ALTER TABLE messages ADD COLUMN mood text")
     said: list[str] = []
-    with pytest.raises(UnavailableError, match=f"move {partition} to messages_archive"):
+    with pytest.raises(StepError, match=f"move {partition} to messages_archive"):
         await maintain_once(every_database.url, POLICY, said.append)
     assert f"drop {week}, which is older than the log is kept" in said
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is None

@@ -1,5 +1,6 @@
 """`atlas-sync migrate --undo` gives the app its tables back as they were, with every row that was written since."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -11,16 +12,18 @@ from server.errors import UnfitError
 from server.postgres import pool
 from server.postgres.adopt import SILENT
 from server.postgres.doctor import examine
+from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
 from server.postgres.undo import look, undo
 from tests.postgres.test_adopt import RICH, SAID
 from tests.support import v1
 from tests.support.cluster import Cluster, Database
-from tests.support.maintaining import add_old_messages, all_messages, maintained, make_month
+from tests.support.maintaining import POLICY, add_old_messages, all_messages, maintained, make_month
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pushing import pushing
 from tests.support.serving import serving
-from tests.support.v1 import App, command
+from tests.support.v1 import App, Heard, command
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -137,6 +140,16 @@ async def test_killed_at_any_moment_it_goes_on_to_the_same_end(app: App) -> None
     await app.killed_at_any_moment("undo", 0.1)
     assert await app.shape() == before
     assert await app.rows("messages") == rows
+
+
+async def test_beside_an_undo_nobody_maintains(newest_app: App) -> None:
+    await migrate(newest_app.url)
+    async with newest_app.holding("SELECT FROM messages LIMIT 1"):
+        undoing = asyncio.create_task(undo(newest_app.url, heard := Heard()))
+        await eventually(lambda: len(heard.waited) > 0)
+        assert not await maintain_once(newest_app.url, POLICY, lambda _: None)
+    await undoing
+    assert await newest_app.sql.fetchval("SELECT to_regnamespace('sync') IS NULL")
 
 
 async def test_while_it_copies_no_limit_of_the_servers_statements_cuts_it_off(
@@ -261,6 +274,11 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
         await v1.create(sql)
         await fill(sql, 200)
         app = App(database, sql, [])
+        # Forced upon its owner too, row level security would hide rows from whoever moves them.
+        await sql.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        with pytest.raises(UnfitError, match="FORCE ROW LEVEL SECURITY"):
+            await migrate(url)
+        await sql.execute("ALTER TABLE messages DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY")
         before, rows = await app.shape(), await app.rows("messages")
         await migrate(url)
         user, conversation = await app.somebody()

@@ -131,7 +131,7 @@ while True:
         random.seed()
         if moment:
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-            signal.setitimer(signal.ITIMER_REAL, random.random() * moment * (1 + killed / 4))
+            signal.setitimer(signal.ITIMER_REAL, moment * (killed + random.random()) / 10)
         asyncio.run(work(sys.argv[2], Dying()))
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -210,7 +210,7 @@ class App:
         return await self._dying(command, 0)
 
     async def killed_at_any_moment(self, command: str, seconds: float = 0.3) -> int:
-        """By processes that are killed within so many seconds, and later each time; how many were."""
+        """By processes that are killed some moment, a tenth of so many seconds later each time; how many were."""
         return await self._dying(command, seconds)
 
     async def _dying(self, command: str, moment: float) -> int:

@@ -376,7 +376,7 @@ async def test_into_a_pipe_it_prints_one_look_as_plain_text_and_ends(
             *options, "--every", "0.2", ATLAS_METRICS_URL=figures_of(server), ATLAS_METRICS_TOKEN=TOKEN
         )
     assert (status, err) == (0, "")
-    assert re.search(r"^  atlas_connections +1  \(core\)$", out, re.M)
+    assert re.search(r"^  atlas_connections +1  \(.*\bcore 1\b.*\)$", out, re.M)
     assert re.search(r"^  atlas_opened_total +0/s$", out, re.M)
     assert re.search(r"^  atlas_postgres_up +1$", out, re.M)
     assert "\x1b" not in out
@@ -493,6 +493,23 @@ async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_
         await eventually(lambda: terminal.restored)
         assert not terminal.shows("Traceback")
         assert not terminal.shows(TOKEN)
+
+
+async def test_a_server_that_is_silent_is_shown_as_such(
+    database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
+) -> None:
+    async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
+        processes.append(await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "0.1"))
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            terminal.forget()
+            await eventually(lambda: terminal.shows("does not answer"))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        terminal.forget()
+        await eventually(lambda: terminal.shows("Nothing here needs you"))
 
 
 async def test_a_terminal_that_changes_its_size_is_filled_anew_at_once(

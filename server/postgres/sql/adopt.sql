@@ -1,4 +1,4 @@
--- What server/adoption.py looks at: the three tables as the app made them, as one JSON object. Names come quoted.
+-- What server/operations/adoption.py looks at: the three tables as the app made them, as one JSON object. Names come quoted.
 WITH tables AS (
     SELECT c.oid, c.relname AS tab, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner
     FROM pg_class c
@@ -6,8 +6,9 @@ WITH tables AS (
 )
 SELECT jsonb_build_object(
     'now', extract(epoch FROM now()),
+    'sees_all', (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user),
     'tables', (SELECT jsonb_object_agg(tab, jsonb_build_object(
-            'kind', relkind, 'owner', relowner::regrole::text, 'mine', pg_has_role(relowner, 'USAGE'),
+            'kind', relkind, 'owner', relowner::regrole::text, 'mine', relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user),
             'secured', relrowsecurity, 'forced', relforcerowsecurity,
             'told_by_key', EXISTS (SELECT FROM pg_index x WHERE x.indrelid = tables.oid AND x.indisreplident),
             'comment', obj_description(oid, 'pg_class'))) FROM tables),

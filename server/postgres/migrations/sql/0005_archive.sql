@@ -34,6 +34,28 @@ BEGIN
 END
 $$;
 
+-- And whatever the app's policies show or hide there, they show or hide here.
+DO $$
+DECLARE
+    theirs record;
+BEGIN
+    FOR theirs IN SELECT p.polname, p.polpermissive, p.polcmd,
+                         (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE r::regrole::text END, ', ')
+                          FROM unnest(p.polroles) r) AS roles,
+                         regexp_replace(pg_get_expr(p.polqual, p.polrelid), '\mmessages\.', 'messages_archive.', 'g') AS uses,
+                         regexp_replace(pg_get_expr(p.polwithcheck, p.polrelid), '\mmessages\.', 'messages_archive.', 'g')
+                             AS checks
+                  FROM pg_policy p WHERE p.polrelid = 'public.messages'::regclass
+                    AND p.polname NOT IN ('atlas_own_messages', 'atlas_sync_reads') AND p.polcmd <> 'a' LOOP
+        EXECUTE format('CREATE POLICY %I ON public.messages_archive AS %s FOR %s TO %s %s %s', theirs.polname,
+                       CASE WHEN theirs.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+                       CASE theirs.polcmd WHEN 'r' THEN 'SELECT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+                       theirs.roles, coalesce('USING (' || theirs.uses || ')', ''),
+                       coalesce('WITH CHECK (' || theirs.checks || ')', ''));
+    END LOOP;
+END
+$$;
+
 CREATE CONSTRAINT TRIGGER atlas_sync_record AFTER INSERT OR DELETE ON public.messages_archive
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sync.message_changed();
 CREATE CONSTRAINT TRIGGER atlas_sync_record_update AFTER UPDATE ON public.messages_archive
@@ -78,7 +100,7 @@ $$;
 -- LIKE and ATTACH instead of PARTITION OF, because that locks the parent against everybody. This locks the default
 -- partition against everybody, and conversations against writers, for a few milliseconds; but while strays move, which
 -- takes longer, the parent too.
-CREATE FUNCTION sync.make_partition(of text, since timestamptz) RETURNS bigint
+CREATE FUNCTION sync.make_partition(of text, since timestamptz, moves boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
     parent pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync' ELSE 'public' END || '.' || of;
@@ -100,6 +122,9 @@ BEGIN
     END IF;
     look := pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I >= %s AND %I < %s)', stray, key, first, key, beyond);
     EXECUTE look INTO strayed;
+    IF strayed AND NOT moves THEN
+        RETURN NULL;
+    END IF;
     IF strayed THEN
         -- Whoever is about to read has read which partitions there are, and would not find the rows in one more.
         EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
@@ -195,15 +220,15 @@ BEGIN
 END
 $$;
 
--- Every month of messages, and every week of the log, that [since, until] touches. What is past in the log was recorded
--- where it was recorded.
+-- Every month of messages, and every week of the log, that [since, until] touches, but for those of which rows strayed:
+-- moving them is for `maintain`. What is past in the log was recorded where it was recorded.
 CREATE OR REPLACE FUNCTION sync.ensure_partitions(since timestamptz, until timestamptz) RETURNS int
 LANGUAGE sql SET search_path = '' SET timezone = 'UTC' AS $$
     SELECT count(moved)::int
-    FROM (SELECT sync.make_partition('messages', month) AS moved
+    FROM (SELECT sync.make_partition('messages', month, false) AS moved
           FROM pg_catalog.generate_series(pg_catalog.date_trunc('month', since), until, interval '1 month') AS month
           UNION ALL
-          SELECT sync.make_partition('log', week)
+          SELECT sync.make_partition('log', week, false)
           FROM pg_catalog.generate_series(pg_catalog.date_trunc('week', greatest(since, now())), until, interval '1 week') AS week
          ) AS made
 $$;
