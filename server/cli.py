@@ -13,7 +13,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from server import app, logs, sentry, supervisor
+from server import app, logs, metrics, sentry, supervisor
 from server.config import (
     DatabaseSettings,
     MaintainSettings,
@@ -49,10 +49,13 @@ DURATION = {
 @cli.command()
 def serve(
     share_port: Annotated[bool, typer.Option("--share-port", hidden=True, help="One of several on this port.")] = False,
+    replaces: Annotated[bool, typer.Option("--replaces", hidden=True, help="One that died.")] = False,
 ) -> None:
     """Run the server. Its settings are environment variables; README.md has their table."""
     settings = load(ServeSettings)
     status = 0
+    if replaces:
+        metrics.WORKERS_DIED.inc()
     with _told(settings):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)

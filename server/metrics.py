@@ -201,6 +201,12 @@ PROCESSES = _gauge(
     "Processes that serve",
     "Fewer than WEB_CONCURRENCY: they die; look for `worker died` in the log.",
 )
+WORKERS_DIED = _counter(
+    "atlas_workers_died",
+    Question.IN_STEP,
+    "Processes that died and were replaced",
+    "Look for `worker died` and its status in the log: -9 is often the machine running out of memory.",
+)
 LISTEN_SECONDS = _gauge(
     "atlas_listen_seconds",
     Question.IN_STEP,

@@ -45,8 +45,8 @@ def run(settings: ServeSettings) -> int:
         environment = {**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1", metrics.FOLDER: figures}
         command = [sys.executable, "-m", "server", "serve", "--share-port"]
 
-        def start() -> tuple[subprocess.Popen[bytes], float]:
-            return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE), time.monotonic()
+        def start(*more: str) -> tuple[subprocess.Popen[bytes], float]:
+            return subprocess.Popen([*command, *more], env=environment, stdin=subprocess.PIPE), time.monotonic()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
@@ -63,7 +63,7 @@ def run(settings: ServeSettings) -> int:
                     break
                 log.error("worker died, starting another", pid=process.pid, status=process.returncode)
                 multiprocess.mark_process_dead(process.pid, figures)  # type: ignore[no-untyped-call]  # it ships none
-                workers[i] = start()
+                workers[i] = start("--replaces")
         for process, _ in workers:
             if process.poll() is None:
                 process.terminate()

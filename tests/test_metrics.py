@@ -464,6 +464,7 @@ async def test_whichever_process_is_asked_answers_for_all_and_a_killed_one_takes
             assert found("atlas_opened_total") == opened
             assert found("atlas_users", tier="core") == 2, "each process knows of its own"
             assert found("atlas_processes") == found("atlas_listening") == 2
+            assert found("atlas_workers_died_total") == 0
             assert found("atlas_postgres_up") == 1
             assert not {label for _, label, _ in found.labels()} & {"pid"}
         # As a process leaves one that is killed at the very moment.
@@ -477,6 +478,7 @@ async def test_whichever_process_is_asked_answers_for_all_and_a_killed_one_takes
         found = await until(server.port, lambda found: found("atlas_processes") == found("atlas_listening") == 2)
         assert found("atlas_connections", tier="core") == left
         assert found("atlas_opened_total") == opened, "what was counted stays counted"
+        assert found("atlas_workers_died_total") == 1
         assert found("atlas_hellos_total", outcome="new") == opened
         async with asyncio.timeout(20):
             await devices.aclose()

@@ -332,6 +332,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_doorbells_missed_total": _missed,
     "atlas_listening": _deaf,
     "atlas_processes": _died,
+    "atlas_workers_died_total": _rate("atlas_workers_died_total", 0.0),
     "atlas_listen_seconds": _level("atlas_listen_seconds", 1.0),
     "atlas_pushes_total": _rate("atlas_pushes_total", 0.0, "unavailable", "gap"),
     "atlas_mutations_total": _most("atlas_mutations_total", 1.0, "rejected", "repeated"),

@@ -92,9 +92,12 @@ def _instants(facts: Facts, nulls: Sequence[str]) -> Iterator[Step]:
                 f"fill {column} where it is NULL",
                 f"the rows themselves, {FILLED_AT_ONCE} at a time",
                 (
-                    f"UPDATE public.{table} t SET {name} = {FILL[column]} WHERE ctid = ANY (ARRAY("
-                    f"SELECT ctid FROM public.{table} WHERE {name} IS NULL "
-                    f"LIMIT {FILLED_AT_ONCE} FOR UPDATE SKIP LOCKED))",
+                    f"WITH found AS (SELECT ctid AS place FROM public.{table} WHERE {name} IS NULL AND ctid > $1 "
+                    f"LIMIT {FILLED_AT_ONCE} FOR UPDATE SKIP LOCKED), "
+                    f"filled AS (UPDATE public.{table} t SET {name} = {FILL[column]} "
+                    "WHERE ctid = ANY (ARRAY(SELECT place FROM found))) "
+                    f"SELECT max(place), pg_relation_size('public.{table}') / current_setting('block_size')::int "
+                    "FROM found",
                 ),
                 "rows",
             )

@@ -34,7 +34,8 @@ class Step:
     statements: tuple[str, ...]
     kind: Literal["brief", "index", "scan", "rows"] = "brief"
     """brief: one transaction of milliseconds. index, scan: one statement by itself, as long as the table is large.
-    rows: one statement, repeated until it finds nothing more."""
+    rows: one statement, repeated until it finds nothing more behind the place $1; it tells where it came to, and of how
+    many blocks."""
 
 
 def bound(definition: str) -> str:

@@ -158,11 +158,11 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, 
             await patiently(lambda: _at_once(connection, step, look), PATIENCE, busy)
         case "rows":
             (each,) = step.statements
-            done = 0
-            while changed := int((await connection.execute(each, timeout=LONG)).rpartition(" ")[2]):
-                done += changed
-                listener.advances(step, None)
-            if not done:
+            found = begin = (0, 0)
+            while (told := await connection.fetchrow(each, found, timeout=LONG))[0] is not None:
+                found, blocks = told
+                listener.advances(step, found[0] / blocks)
+            if found == begin:
                 busy("somebody else has locked all the rows that are left")
                 await asyncio.sleep(LOOK)
         case _:

@@ -49,7 +49,9 @@ CASES: Final = [
     Case("AtlasNotScraped", {"up": "0x120"}, {"up": "1x120"}),
     Case("AtlasNobodyScraped", {"up": "0x120"}, {"atlas_processes": "1x120"}),
     Case("AtlasProcessesMissing", {"atlas_processes": "4x60 3x60"}, {"atlas_processes": "4x85 3 4x30"}),
-    Case("AtlasProcessesDie", {"atlas_processes": "4x70 3 4 3 4 3 4 3 4x30"}, {"atlas_processes": "4x70 0 0 2 4x40"}),
+    Case(
+        "AtlasProcessesDie", {"atlas_workers_died_total": "0x70 1 2 3x40"}, {"atlas_workers_died_total": "0x50 1 2x60"}
+    ),
     Case(
         "AtlasProcessesDie",
         {"atlas_opened_total": "0+9x70 0 5 0 5 0+9x40"},

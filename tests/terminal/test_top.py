@@ -49,6 +49,7 @@ atlas_behind{lane="live"} 0
 atlas_stalled 0
 atlas_snapshots_waiting 0
 atlas_processes 2
+atlas_workers_died_total 0
 atlas_listening 2
 atlas_listen_seconds 0.001
 atlas_postgres_up 1
@@ -228,6 +229,7 @@ SUDDEN = {
     "atlas_hellos_total": page(atlas_hellos_total__epoch=50),
     "atlas_pushes_total": page(atlas_pushes_total__unavailable=1),
     "atlas_mutations_total": page(atlas_mutations_total__rejected=50),
+    "atlas_workers_died_total": page(atlas_workers_died_total=1),
     "atlas_opened_total": page(atlas_opened_total=50),
     "atlas_closed_total": page(atlas_closed_total__4001=1),
     "atlas_held_back_total": page(atlas_held_back_total=1),
