@@ -120,12 +120,12 @@ LOCKS = {
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("locked", [1, 3])
 async def test_what_an_administrator_holds_locked_holds_up_only_its_own_user(
-    every_database: Database, lock: str, locked: int
+    database: Database, lock: str, locked: int
 ) -> None:
     async with (
-        administrator(every_database) as sql,
-        administrator(every_database) as holder,
-        serving(every_database, **UNLIMITED) as server,
+        administrator(database) as sql,
+        administrator(database) as holder,
+        serving(database, **UNLIMITED) as server,
         a_crowd(server, sql, locked + 12) as devices,
     ):
         await keep_audit(sql)
