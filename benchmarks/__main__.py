@@ -108,14 +108,14 @@ def live_command(
     return on_stage(lambda stage: live(stage, changes, seconds), users, devices)
 
 
-@benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=1)
+@benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=2)
 def metrics_command(
     changes: Annotated[float, typer.Option(min=1, help="Changes a second.")] = 200.0,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each turn.")] = 10.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Of four turns.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each round.")] = 15.0,
+    rounds: Annotated[int, typer.Option(min=1)] = 6,
 ) -> Benchmark:
-    """What it costs to keep figures: live changes with and without, in turns."""
+    """What it costs to keep figures: two servers side by side, with them and without."""
     return on_stage(lambda stage: metrics(stage, changes, seconds, rounds), users)
 
 

@@ -1,9 +1,9 @@
 """A database that was there before Atlas Sync, and is in use, becomes ours: how long its users wait for a write.
 
 1,000,000 messages in the tables as the app made them, 200 messages a second written by ordinary clients, each in a
-transaction with its conversation's `updated_at`. `atlas-sync migrate` runs meanwhile; then devices come, and get what
-SELECT finds; then `atlas-sync maintain` moves a month to the archive; then `atlas-sync migrate --undo` takes it all
-away again, where writers wait until what was written since is copied back. `…_before` is the same without any of it.
+transaction with its conversation's `updated_at`. Meanwhile `atlas-sync migrate` runs, and later `atlas-sync migrate
+--undo`, where everybody waits until what was written since is copied back. `before` and `after` are the same writing
+with nothing else under way.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
         async def part(name: str, *command: str) -> None:
             async with writing(postgres.url(), rate) as load:
                 await asyncio.sleep(calm)
-                began = time.monotonic()
                 if command:
+                    began = time.monotonic()
                     await _run(postgres.url(), *command)
-                figures[f"{name}_seconds"] = time.monotonic() - began
+                    figures[f"{name}_seconds"] = time.monotonic() - began
                 await asyncio.sleep(calm)
             _tell(name, load, figures)
             figures["lost"] += len(load.written) - await sql.fetchval(COMMIT, load.written)

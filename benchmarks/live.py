@@ -6,7 +6,8 @@ import time
 from typing import Final
 
 from benchmarks import machine
-from benchmarks.stage import Stage
+from benchmarks.actors import Arrived
+from benchmarks.stage import Stage, Written
 
 SHARES: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 """Percent of the changes, whose delays together draw the whole distribution: p1_ms … p99_9_ms."""
@@ -15,6 +16,13 @@ SHARES: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 def percentile(share: float) -> str:
     """The name of its figure."""
     return f"p{share}_ms".replace(".", "_")
+
+
+def delays(written: list[Written], arrivals: list[Arrived]) -> dict[str, float]:
+    """Milliseconds from the commits to the devices."""
+    committed = {message: at for _, message, at in written}
+    waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
+    return {percentile(share): waits[int(len(waits) * share / 100)] for share in SHARES}
 
 
 async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
@@ -31,14 +39,12 @@ async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
     arrivals = await stage.devices.arrivals(len(written) * stage.per_user)
     postgres, server, client, writer = (now - then for now, then in zip(cpu(), before, strict=True))
 
-    committed = {message: at for _, message, at in written}
-    waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
     lost = stage.lost(written, arrivals)
     return {
         "changes": rate,
         "users": len(stage.users),
         "devices": stage.per_user,
-        **{percentile(share): waits[int(len(waits) * share / 100)] for share in SHARES},
+        **delays(written, arrivals),
         "server_us_per_change": 1e6 * server / len(written),
         "postgres_us_per_change": 1e6 * postgres / len(written),
         "changes_per_second": len(written) / took,

@@ -70,7 +70,7 @@ class Stage:
         self.postgres = postgres
         self.users = sorted(uuid4() for _ in range(users))
         self.per_user = per_user
-        self.server = Server(postgres.url(user=LOGIN), max(20, per_user), -(-users * per_user // actors.SHARE))
+        self.server = self.another_server()
         self.machine: dict[str, Any] = {}
         self.devices: Devices
         self._conversations = [uuid4() for _ in self.users]
@@ -96,6 +96,11 @@ class Stage:
         stack.push_async_callback(self.server.kill)
         await self.server.start()
         self.devices = await self.generator(stack)
+
+    def another_server(self) -> Server:
+        """For the same devices; not started yet."""
+        processes = -(-len(self.users) * self.per_user // actors.SHARE)
+        return Server(self.postgres.url(user=LOGIN), max(20, self.per_user), processes)
 
     async def generator(self, stack: AsyncExitStack) -> Devices:
         """A load generator with the devices of all users, none of them connected yet; it ends with `stack`."""

@@ -165,6 +165,7 @@ class App:
 
             async def figures() -> bytes:
                 await vitals.read()
+                metrics.settle()
                 return await asyncio.to_thread(metrics.exposition)
 
             desk = Desk(
@@ -215,7 +216,7 @@ class App:
                     tasks.create_task(work, name=name)
                     for name, work in {
                         "pump": pump.run(),
-                        "gauges": _gauge(pump, snapshots),
+                        "gauges": _gauge(pool, pump, snapshots),
                         "snapshots": snapshots.run(),
                         "batcher": batcher.run(),
                         "sweep": sweep.run(),
@@ -233,6 +234,7 @@ class App:
                 with contextlib.suppress(UnavailableError, TimeoutError):
                     async with asyncio.timeout(LAST_WORDS):
                         await roster.note()
+                metrics.settle()
 
     def _not_ready(self, hub: Hub) -> str | None:
         if self._stopping:
@@ -255,13 +257,15 @@ class App:
         return False
 
 
-async def _gauge(pump: Pump, snapshots: Snapshots) -> None:
-    """Look every second at what nobody tells. Runs until cancelled."""
+async def _gauge(pool: Pool, pump: Pump, snapshots: Snapshots) -> None:
+    """Look every second at what nobody tells, and settle what was told. Runs until cancelled."""
     behind = {lane: metrics.BEHIND.labels(lane.name.lower()) for lane in Lane}
     while True:
         for lane, gauge in behind.items():
             gauge.set(pump.behind(lane))
         metrics.SNAPSHOTS_WAITING.set(snapshots.waiting)
+        metrics.POOL_IN_USE.set(pool.in_use)
+        metrics.settle()
         await asyncio.sleep(1)
 
 

@@ -61,6 +61,62 @@ SECONDS: Final = (
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class Count:
+    """A counter, or a series of one, whose growth is passed on once a second, by `settle`.
+
+    prometheus-client takes a lock for each step, and there are half a dozen beside every change: together they would
+    cost a twentieth of it.
+    """
+
+    __slots__ = ("_children", "_more", "_series")
+
+    def __init__(self, series: Counter) -> None:
+        self._series = series
+        self._more = 0.0
+        self._children: dict[tuple[str, ...], Count] = {}
+
+    def labels(self, *values: str) -> "Count":
+        if values not in self._children:
+            self._children[values] = Count(self._series.labels(*values))
+        return self._children[values]
+
+    def inc(self, more: float = 1) -> None:
+        self._more += more
+
+    def settle(self) -> None:
+        if self._more:
+            self._series.inc(self._more)
+            self._more = 0.0
+        for child in self._children.values():
+            child.settle()
+
+
+class Spread:
+    """A histogram, or a series of one, to which its observations are passed on as a counter's growth is."""
+
+    __slots__ = ("_children", "_seen", "_series")
+
+    def __init__(self, series: Histogram) -> None:
+        self._series = series
+        self._seen: list[float] = []
+        self._children: dict[tuple[str, ...], Spread] = {}
+
+    def labels(self, *values: str) -> "Spread":
+        if values not in self._children:
+            self._children[values] = Spread(self._series.labels(*values))
+        return self._children[values]
+
+    def observe(self, value: float) -> None:
+        self._seen.append(value)
+
+    def settle(self) -> None:
+        for value in self._seen:
+            self._series.observe(value)
+        self._seen.clear()
+        for child in self._children.values():
+            child.settle()
+
+
 class Question(StrEnum):
     """What an operator asks; it groups this list, the README's, the dashboard and the alerts."""
 
@@ -83,12 +139,14 @@ class Described(NamedTuple):
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships none
 REGISTRY: Final = CollectorRegistry()
 CATALOGUE: Final[list[Described]] = []
+_UNSETTLED: Final[list[Count | Spread]] = []
 
 
-def _counter(name: str, question: Question, tells: str, when_bad: str, *labels: str) -> Counter:
+def _counter(name: str, question: Question, tells: str, when_bad: str, *labels: str) -> Count:
     metric = Counter(name, tells, labels, registry=REGISTRY)
     CATALOGUE.append(Described(f"{name}_total", question, tells, when_bad, labels, metric))
-    return metric
+    _UNSETTLED.append(count := Count(metric))
+    return count
 
 
 def _gauge(name: str, question: Question, tells: str, when_bad: str, *labels: str, over: str = "livesum") -> Gauge:
@@ -100,10 +158,11 @@ def _gauge(name: str, question: Question, tells: str, when_bad: str, *labels: st
 
 def _histogram(
     name: str, question: Question, tells: str, when_bad: str, *labels: str, buckets: Sequence[float] = SECONDS
-) -> Histogram:
+) -> Spread:
     metric = Histogram(name, tells, labels, registry=REGISTRY, buckets=buckets)
     CATALOGUE.append(Described(name, question, tells, when_bad, labels, metric))
-    return metric
+    _UNSETTLED.append(spread := Spread(metric))
+    return spread
 
 
 # --- Are devices in step?
@@ -404,6 +463,12 @@ for _gauge_of_postgres in (
     _gauge_of_postgres.set(float("nan"))
 
 
+def settle() -> None:
+    """Pass on what was counted and observed since the last time. On the event loop's thread, as all of these."""
+    for each in _UNSETTLED:
+        each.settle()
+
+
 def sent(rows: Sequence[Row], readers: int, size: int) -> None:
     """`rows` were written to so many readers, as `size` bytes in all."""
     if len(rows) == 1:
@@ -458,7 +523,7 @@ def _is_made(path: Path) -> bool:
 
 
 def exposition() -> bytes:
-    """All of it, of all processes, in Prometheus' text format."""
+    """All that is settled, of all processes, in Prometheus' text format. In any thread."""
     if not shared():
         return generate_latest(REGISTRY)
     everybody = CollectorRegistry()

@@ -458,6 +458,7 @@ async def test_whichever_process_is_asked_answers_for_all_and_a_killed_one_takes
             await devices.enter_async_context(pushing(server.url, user))
             opened += 1
             assert opened < 100
+        await until(server.port, lambda found: found("atlas_hellos_total", outcome="new") == opened)
         for _ in range(10):
             found = await figures(server.port)
             assert found("atlas_connections", tier="core") == opened

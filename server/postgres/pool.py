@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
-from prometheus_client import Histogram
 
 from protocol.frames import Instant
 from server import metrics
@@ -55,7 +54,7 @@ def statement(name: str) -> str:
 
 
 @cache
-def _seconds(name: str) -> Histogram:
+def _seconds(name: str) -> metrics.Spread:
     return metrics.STATEMENT_SECONDS.labels(name)
 
 
@@ -85,6 +84,11 @@ class Pool:
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
+    @property
+    def in_use(self) -> int:
+        """Connections that run a statement at this moment."""
+        return len(self._open) - len(self._idle)
+
     async def start(self) -> None:
         """Open the first connection, once. Raises UnavailableError; UnfitError if this database cannot serve."""
         if not self._open:
@@ -98,7 +102,6 @@ class Pool:
                 await self._turn.acquire()
         else:
             await self._turn.acquire()
-        metrics.POOL_IN_USE.inc()
         begun = time.perf_counter()
         try:
             connection = self._live() or await self._connect()
@@ -113,7 +116,6 @@ class Pool:
             raise unavailable(error) from error
         finally:
             _seconds(name).observe(time.perf_counter() - begun)
-            metrics.POOL_IN_USE.dec()
             self._turn.release()
         self._idle.append(connection)
         return rows

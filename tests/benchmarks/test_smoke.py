@@ -13,8 +13,8 @@ from tests.support.benching import drawable, figures, run
 
 def test_without_a_name_they_are_listed() -> None:
     listed = run()
-    names = ("baseline", "catchup", "doorbell", "fanout", "idle", "live", "page", "push", "report", "storm")
-    assert all(name in listed for name in names)
+    names = ("adopt", "baseline", "catchup", "doorbell", "fanout", "idle", "live", "metrics", "page", "push", "report")
+    assert all(name in listed for name in (*names, "storm"))
 
 
 def test_idle_several_times_and_saved(tmp_path: Path) -> None:
@@ -48,6 +48,22 @@ def test_live() -> None:
         "client_cpu_percent",
         "writer_cpu_percent",
     } <= found.keys()
+
+
+def test_metrics() -> None:
+    found = figures("metrics")
+    assert found["lost"] == 0
+    for name in ("server_us_per_change", "p50_ms", "p99_ms"):
+        assert found[name] > 0 < found[f"{name}_without"]
+        assert found[f"{name}_ratio"] > 0
+
+
+def test_adopt() -> None:
+    found = figures("adopt")
+    assert found["lost"] == found["failed"] == 0
+    for part in ("before", "adopt", "after", "undo"):
+        assert found[f"{part}_written"] > 0
+        assert found[f"{part}_longest_ms"] >= found[f"{part}_p99_ms"] > 0
 
 
 @pytest.mark.skipif(not CHROMIUM.exists() and "CI" not in os.environ, reason=f"there is no Chromium at {CHROMIUM}")
