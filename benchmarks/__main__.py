@@ -113,7 +113,7 @@ def metrics_command(
     changes: Annotated[float, typer.Option(min=1, help="Changes a second.")] = 200.0,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each round.")] = 15.0,
-    rounds: Annotated[int, typer.Option(min=1)] = 6,
+    rounds: Annotated[int, typer.Option(min=1)] = 8,
 ) -> Benchmark:
     """What it costs to keep figures: two servers side by side, with them and without."""
     return on_stage(lambda stage: metrics(stage, changes, seconds, rounds), users)
