@@ -136,9 +136,23 @@ async def _strays(connection: Any) -> Finding:
             "strays",
             False,
             f"Rows of {' and '.join(found)} lie in a default partition. Nothing is lost; `atlas-sync maintain --once` "
-            "moves them to their own.",
+            "moves them to their own, but for those that README.md lets stay (Maintenance).",
+            grave=False,
         )
     return Finding("strays", True, "the default partitions are empty")
+
+
+async def _archive(connection: Any) -> Finding:
+    missing = await connection.fetchval(statement("doctor_archive"))
+    if missing is not None:
+        return Finding(
+            "archive",
+            False,
+            f"Months of messages cannot move there. Run ALTER TABLE messages_archive {missing}, with the "
+            "constraints that messages has.",
+            grave=False,
+        )
+    return Finding("archive", True, "it has every column of messages")
 
 
 async def _privileges(connection: Any) -> Finding:
@@ -184,6 +198,7 @@ LATER: Final[tuple[Callable[[Any], Awaitable[Finding]], ...]] = (
     _triggers,
     _partitions,
     _strays,
+    _archive,
     _privileges,
     _clock,
     _durability,

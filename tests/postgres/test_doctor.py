@@ -1,5 +1,6 @@
 """The doctor finds what is wrong with a database, and says what to do about it."""
 
+import re
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +21,7 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
     found = await findings(every_database.server_url)
     # The tests' clusters run with fsync = off, which the doctor must not like.
     assert [name for name, finding in found.items() if not finding.good] == ["durability"]
-    assert len(found) == 11
+    assert len(found) == 12
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,22 @@ async def test_strays_are_found(database: Database, sql: Any) -> None:
     )
     finding = (await findings(database.server_url))["strays"]
     assert not finding.good
+    assert not finding.grave
     assert "messages" in finding.says
     assert "atlas-sync maintain" in finding.says
+
+
+async def test_a_column_that_the_archive_lacks_is_found_with_the_statement_that_adds_it(
+    database: Database, sql: Any
+) -> None:
+    await sql.execute("""ALTER TABLE messages ADD COLUMN "How" varchar(9), ADD COLUMN seen int[]""")
+    finding = (await findings(database.server_url))["archive"]
+    assert not finding.good
+    assert not finding.grave
+    found = re.search(r"Run (ALTER TABLE .*), with", finding.says)
+    assert found is not None
+    await sql.execute(found[1])
+    assert (await findings(database.server_url))["archive"].good
 
 
 async def test_a_login_that_can_do_too_much_is_pointed_out_but_is_no_obstacle(database: Database) -> None:
