@@ -13,6 +13,13 @@ NOT_BY_ITSELF = (
     asyncpg.InvalidCatalogNameError,  # no such database
     asyncpg.ClientConfigurationError,  # a URL that cannot be read
 )
+UNMIGRATED: Final = (
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+)
+"""What statements of ours meet where `atlas-sync migrate` has yet to run."""
 A_POOLER = (
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.InvalidSQLStatementNameError,

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from server.errors import AtlasError, UnavailableError
+from server.errors import AtlasError, UnavailableError, UnfitError
 from server.operations import upkeep
 from server.operations.upkeep import (
     Archive,
@@ -26,7 +26,7 @@ from server.operations.upkeep import (
     TurnDefault,
     Validate,
 )
-from server.postgres.errors import translated, unavailable
+from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
 from server.postgres.pool import connect, statement
 
@@ -173,7 +173,14 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
     await connection.set_type_codec(
         "timestamptz", schema="pg_catalog", encoder=_counted, decoder=_as_far_as_python_counts, format="tuple"
     )
-    row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
+    try:
+        row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
+    except UNMIGRATED:
+        raise UnfitError("This database lacks what `maintain` looks at. Run `atlas-sync migrate`.") from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise UnfitError(
+            "This login may not maintain the database. Use the one that owns the tables (ATLAS_ADMIN_URL)."
+        ) from None
     return Seen(
         now=row["now"],
         partitions=[Partition(*partition) for partition in row["partitions"]],

@@ -15,7 +15,7 @@ import asyncpg
 from protocol.frames import Instant
 from server import metrics
 from server.errors import UnfitError
-from server.postgres.errors import MAYBE_LATER, translated, unavailable
+from server.postgres.errors import MAYBE_LATER, UNMIGRATED, translated, unavailable
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
@@ -184,7 +184,7 @@ async def check(connection: Any) -> str:
                 "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
             )
         return str(await connection.fetchval("SELECT sync.epoch()"))
-    except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedTableError):
+    except UNMIGRATED:
         raise UnfitError("This database has no schema `sync` yet. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
         raise UnfitError(

@@ -11,7 +11,7 @@ import orjson
 
 from server.errors import UnavailableError, UnfitError
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
-from server.postgres.errors import translated
+from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.pool import connect, statement
 
 SECONDS: Final = 30
@@ -43,7 +43,7 @@ def _sentences(seconds: float, user: UUID | None) -> Iterator[None]:
         if user is None:
             way_out = "Without an owner the whole change log is searched: say whose message it is with --user."
         raise UnavailableError(f"Postgres had no answer within {seconds:g} s. {way_out}") from None
-    except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError):
+    except UNMIGRATED:
         raise UnfitError("This database lacks what `trace` asks. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
         raise UnfitError(

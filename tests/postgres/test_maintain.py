@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from protocol.frames import Live
+from server.errors import UnfitError
 from server.operations.upkeep import MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
 from server.postgres.maintain import StepError, maintain_once
@@ -365,6 +366,19 @@ async def test_a_row_that_strays_while_its_partition_is_made_is_moved_too(
 
         await eventually(made)
     assert "sync.messages_default" not in await whereabouts(sql)
+
+
+async def test_a_database_or_a_login_that_cannot_maintain_is_told_what_to_do(
+    postgres_18: Cluster, database: Database
+) -> None:
+    empty = await postgres_18.create("template0")
+    try:
+        with pytest.raises(UnfitError, match="Run `atlas-sync migrate`"):
+            await maintain_once(empty.url, POLICY, print)
+    finally:
+        await empty.drop()
+    with pytest.raises(UnfitError, match="ATLAS_ADMIN_URL"):
+        await maintain_once(database.server_url, POLICY, print)
 
 
 async def test_a_step_that_fails_does_not_stop_the_others_and_is_told(
