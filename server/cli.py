@@ -116,10 +116,8 @@ def migrate(
     for step in steps:
         typer.echo(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
-        if not undo:
-            typer.echo(
-                f"run the migrations that are missing\n    ACCESS EXCLUSIVE on the three tables; {DURATION['brief']}"
-            )
+        if not steps:
+            typer.echo("Nothing is to be done.")
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")

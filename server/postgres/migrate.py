@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import asyncpg
 import structlog
 from alembic import command, context, op
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -48,12 +50,17 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
     connection = await connect(url)
     try:
         await turn(connection, LOCK)
+        missing = await _missing(connection)
         # What cannot be adopted is left without a trace.
         await look(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         await remember(connection)
         await adopt(connection, url, listener)
-        await patiently(lambda: _upgrade(url), PATIENCE, _waits)
+        if missing:
+            step = _upgrading(missing)
+            listener.begins(step)
+            await patiently(lambda: _upgrade(url), PATIENCE, lambda why: listener.waits(step, why))
+            listener.ends(step)
         await patiently(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
@@ -65,13 +72,29 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
 
 
 async def steps(url: str) -> list[Step]:
-    """What `migrate` would do before its migrations. Changes nothing. Raises UnavailableError, UnfitError."""
+    """What `migrate` would do. Changes nothing. Raises UnavailableError, UnfitError."""
     connection = await connect(url)
     try:
         with translated():
-            return await look(connection)
+            missing = await _missing(connection)
+            return [*await look(connection), *([_upgrading(missing)] if missing else [])]
     finally:
         connection.terminate()
+
+
+async def _missing(connection: Any) -> list[str]:
+    """The migrations that were not applied yet, in order. Raises UnfitError if a newer version applied its own."""
+    applied = None
+    if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
+        applied = await connection.fetchval("SELECT version_num FROM sync.migrations")
+    known = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
+    if applied is not None and applied not in known:
+        raise UnfitError(f"A newer version of Atlas Sync has migrated this database, to {applied}. Run that one.")
+    return list(takewhile(lambda revision: revision != applied, known))[::-1]
+
+
+def _upgrading(missing: list[str]) -> Step:
+    return Step(f"run the migrations {', '.join(missing)}", "ACCESS EXCLUSIVE on the three tables", ())
 
 
 async def _upgrade(url: str) -> None:

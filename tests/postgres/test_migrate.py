@@ -1,12 +1,13 @@
 """Migrating is safe to repeat, to run twice at once, and to review first."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 
 from server.errors import UnfitError
-from server.postgres.migrate import as_sql, migrate
+from server.postgres.migrate import as_sql, migrate, steps
 from tests.support.cluster import Cluster, Database
 
 SHAPE = """
@@ -40,6 +41,15 @@ async def test_migrating_twice_and_at_the_same_time_is_migrating_once(empty: Dat
     await migrate(empty.url)
     assert await shape(empty) == once
     assert any("sync.log" in line for line in once)
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(database: Database, sql: Any) -> None:
+    await sql.execute("UPDATE sync.migrations SET version_num = '9999_of_tomorrow'")
+    before = await shape(database)
+    for work in (migrate, steps):
+        with pytest.raises(UnfitError, match=r"newer version .* 9999_of_tomorrow"):
+            await work(database.url)
+    assert await shape(database) == before
 
 
 async def test_the_printed_sql_does_what_migrating_does(empty: Database) -> None:
