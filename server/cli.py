@@ -56,6 +56,7 @@ def serve(
     status = 0
     if replaces:
         metrics.WORKERS_DIED.inc()
+        metrics.settle()  # it may die too before it comes to that
     with _told(settings):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)
@@ -139,14 +140,14 @@ def maintain(
 
     settings = load(MaintainSettings)
     policy = Policy.of(settings)
-    if plan:
-        steps = asyncio.run(maintenance.look(settings.owner_url, policy))
-        typer.echo("\n".join(map(str, steps)) or "Nothing is to be done.")
-    elif once:
-        if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
-            typer.echo("Another process maintains this database at this moment.")
-    else:
-        with _told(settings):
+    with _told(settings):
+        if plan:
+            steps = asyncio.run(maintenance.look(settings.owner_url, policy))
+            typer.echo("\n".join(map(str, steps)) or "Nothing is to be done.")
+        elif once:
+            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
+                typer.echo("Another process maintains this database at this moment.")
+        else:
             run(lambda: maintenance.maintain(settings.owner_url, policy))
 
 

@@ -195,7 +195,7 @@ def _known(values: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, flo
     return {
         name: known
         for name, by_label in values.items()
-        if (known := {label: value for label, value in by_label.items() if math.isfinite(value)})
+        if (known := {label: value for label, value in by_label.items() if not math.isnan(value)})
     }
 
 
@@ -450,6 +450,8 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "∞"
     for limit, of_one, unit in ((0.9995, 1e-3, "ms"), (120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
         if seconds < limit:
             return f"{number(seconds / of_one)} {unit}"

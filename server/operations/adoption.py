@@ -95,9 +95,9 @@ def _instants(facts: Facts, nulls: Sequence[str]) -> Iterator[Step]:
                     f"WITH found AS (SELECT ctid AS place FROM public.{table} WHERE {name} IS NULL AND ctid > $1 "
                     f"LIMIT {FILLED_AT_ONCE} FOR UPDATE SKIP LOCKED), "
                     f"filled AS (UPDATE public.{table} t SET {name} = {FILL[column]} "
-                    "WHERE ctid = ANY (ARRAY(SELECT place FROM found))) "
-                    f"SELECT max(place), pg_relation_size('public.{table}') / current_setting('block_size')::int "
-                    "FROM found",
+                    f"WHERE ctid = ANY (ARRAY(SELECT place FROM found)) RETURNING t.{name} IS NULL AS in_vain) "
+                    f"SELECT max(place), pg_relation_size('public.{table}') / current_setting('block_size')::int, "
+                    "(SELECT bool_or(in_vain) FROM filled) FROM found",
                 ),
                 "rows",
             )

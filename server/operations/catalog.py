@@ -34,8 +34,8 @@ class Step:
     statements: tuple[str, ...]
     kind: Literal["brief", "index", "scan", "rows"] = "brief"
     """brief: one transaction of milliseconds. index, scan: one statement by itself, as long as the table is large.
-    rows: one statement, repeated until it finds nothing more behind the place $1; it tells where it came to, and of how
-    many blocks."""
+    rows: one statement, repeated until it finds nothing more behind the place $1; it tells where it came to, of how
+    many blocks, and whether a row is as it was nevertheless."""
 
 
 def bound(definition: str) -> str:

@@ -51,6 +51,10 @@ ORIGINAL: Final = """
 """What the app's tables were like before us, for whoever wants them back."""
 
 
+WAITING: Final = Step("wait for somebody else who migrates or maintains this database", "none", ())
+TABLES: Final = ("public.profiles", "public.conversations", "public.messages", "public.messages_archive")
+
+
 class Silent:
     """Nobody listens."""
 
@@ -87,13 +91,17 @@ async def facts_of(connection: Any) -> Facts:
     return facts
 
 
-async def turn(connection: Any, lock: int) -> None:
-    """Wait until nobody else has this advisory lock, and take it.
+async def turn(connection: Any, lock: int, listener: Listener) -> None:
+    """Wait until nobody else has this advisory lock, and take it. `listener` hears that it waits.
 
     By asking again and again: whoever waits within a statement has a snapshot, which a concurrent index build of the
     one that is waited for would wait for.
     """
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110 (nobody tells us)
+    waits = False
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):
+        if not waits:
+            listener.begins(WAITING)
+            waits = True
         await asyncio.sleep(LOOK)
 
 
@@ -160,7 +168,9 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, 
             (each,) = step.statements
             found = begin = (0, 0)
             while (told := await connection.fetchrow(each, found, timeout=LONG))[0] is not None:
-                found, blocks = told
+                found, blocks, in_vain = told
+                if in_vain:
+                    raise UnfitError(f"To {step.says} is in vain: a trigger undoes it. Disable that, then try again.")
                 listener.advances(step, found[0] / blocks)
             if found == begin:
                 busy("somebody else has locked all the rows that are left")
@@ -175,13 +185,18 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, 
 
 async def _at_once(connection: Any, step: Step, look: Look) -> None:
     """All or none, with the lock timeout."""
-    async with past_autovacuum(connection, "public.conversations", "public.messages"):
+    tables = await connection.fetchval(
+        "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
+    )
+    async with past_autovacuum(connection, *tables):
         for each in step.statements:
             # An undo copies the rows of months in one of them.
             await connection.execute(each, timeout=LONG)
             # A policy, a right, a partition that came meanwhile would be lost.
-            if each.startswith("LOCK TABLE") and (await look(connection))[:1] != [step]:
-                raise _ChangedError
+            if each.startswith("LOCK TABLE"):
+                again = await look(connection)
+                if not again or again[0].statements != step.statements:
+                    raise _ChangedError
 
 
 @asynccontextmanager

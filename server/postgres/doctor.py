@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
-from alembic.script import ScriptDirectory
 
 from server.errors import UnavailableError, UnfitError
 from server.postgres.errors import POOLER
 from server.postgres.listener import ListenDoorbells
-from server.postgres.migrate import configuration
+from server.postgres.migrate import NEWER, revisions
 from server.postgres.pool import connect, statement
 
 OLDEST: Final = 15
@@ -89,15 +88,17 @@ async def _listen(url: str) -> Finding:
 
 
 async def _migrated(connection: Any) -> Finding:
-    newest = ScriptDirectory.from_config(configuration()).get_current_head()
+    known = revisions()
     try:
         applied = await connection.fetchval("SELECT version_num FROM sync.migrations")
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return Finding("migrations", False, "There is no schema `sync` yet. Run `atlas-sync migrate`.")
     except asyncpg.InsufficientPrivilegeError:
         return Finding("migrations", False, "This login may not read `sync`. Run `GRANT atlas_sync TO <login>`.")
-    if applied != newest:
-        return Finding("migrations", False, f"{applied} is not the newest ({newest}). Run `atlas-sync migrate`.")
+    if applied not in known:
+        return Finding("migrations", False, NEWER.format(applied))
+    if applied != known[0]:
+        return Finding("migrations", False, f"{applied} is not the newest ({known[0]}). Run `atlas-sync migrate`.")
     return Finding("migrations", True, f"{applied}, the newest")
 
 
@@ -143,16 +144,16 @@ async def _strays(connection: Any) -> Finding:
 
 
 async def _archive(connection: Any) -> Finding:
-    missing = await connection.fetchval(statement("doctor_archive"))
-    if missing is not None:
+    differing = await connection.fetchval(statement("doctor_archive"))
+    if differing is not None:
         return Finding(
             "archive",
             False,
-            f"Months of messages cannot move there. Run ALTER TABLE messages_archive {missing}, with the "
+            f"Months of messages cannot move there. Run ALTER TABLE messages_archive {differing}, and give it the "
             "constraints that messages has.",
             grave=False,
         )
-    return Finding("archive", True, "it has every column of messages")
+    return Finding("archive", True, "it has the columns of messages")
 
 
 async def _privileges(connection: Any) -> Finding:

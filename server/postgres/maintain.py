@@ -23,6 +23,7 @@ from server.operations.upkeep import (
     Seen,
     Step,
     Strays,
+    Table,
     TurnDefault,
     Validate,
 )
@@ -46,6 +47,8 @@ LONG: Final = 6 * 3600.0
 """Seconds: a validation reads a whole partition."""
 FORGOTTEN_AT_ONCE: Final = 1_000
 """Rows of one transaction: nobody waits long for one of them."""
+
+PUT_OFF: Final = "put off: "
 
 FORGET: Final = {
     "clients": """DELETE FROM sync.clients c WHERE ctid = ANY (ARRAY(
@@ -78,13 +81,15 @@ async def look(url: str, policy: Policy) -> list[Step]:
 async def maintain_once(url: str, policy: Policy, said: Callable[[str], object]) -> bool:
     """Do what there is to do, once; False if another process is at it.
 
-    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError; for a step that
-    fails of itself when the others are done.
+    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError; and for a step
+    that fails of itself StepError, when the others are done.
     """
     async with AsyncExitStack() as stack:
         connection = await connect(url)
         stack.callback(connection.terminate)
         with translated():
+            # Killed, it ends its statement, and whoever waits for the advisory lock need not wait for that.
+            await connection.execute("SET client_connection_check_interval = '5s'")
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
                 return False
             await _round(connection, policy, said)
@@ -96,7 +101,7 @@ async def maintain(url: str, policy: Policy) -> None:
     while True:
         wait = EVERY
         try:
-            if not await maintain_once(url, policy, lambda what: log.info("maintained", did=what)):
+            if not await maintain_once(url, policy, _log):
                 wait = AGAIN
         except StepError as error:
             log.error("maintenance is kept from a step", error=str(error))
@@ -104,6 +109,13 @@ async def maintain(url: str, policy: Policy) -> None:
             log.warning("maintenance waits for postgres", error=str(error))
             wait = AGAIN
         await asyncio.sleep(wait)
+
+
+def _log(what: str) -> None:
+    if what.startswith(PUT_OFF):
+        log.warning("a step of maintenance was put off", step=what.removeprefix(PUT_OFF))
+    else:
+        log.info("maintained", did=what)
 
 
 async def _round(connection: Any, policy: Policy, said: Callable[[str], object]) -> None:
@@ -120,9 +132,10 @@ async def _round(connection: Any, policy: Policy, said: Callable[[str], object])
                 lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
             )
         except (*BUSY, *OF_ITSELF) as error:
-            if isinstance(error, (*BUSY, asyncpg.CheckViolationError)):
-                # Or a row strayed between the look and the lock.
-                said(f"put off: {step}: its tables are locked; it is tried again at the next look")
+            strayed = isinstance(step, TurnDefault) and isinstance(error, asyncpg.CheckViolationError)
+            if strayed or isinstance(error, BUSY):
+                why = "rows of other times strayed there too" if strayed else "its tables are locked"
+                said(f"{PUT_OFF}{step}: {why}; it is tried again at the next look")
                 put_off = True
             else:
                 failed = failed or StepError(f"Mend what keeps Postgres from this: {step}. {unavailable(error)}")
@@ -139,7 +152,8 @@ async def _round(connection: Any, policy: Policy, said: Callable[[str], object])
 async def _do(connection: Any, step: Step, policy: Policy) -> None:
     match step:
         case Make(of, since):
-            await connection.execute("SELECT sync.make_partition($1, $2)", of, since, timeout=LONG)
+            async with past_autovacuum(connection, *_around(of)):
+                await connection.execute("SELECT sync.make_partition($1, $2)", of, since, timeout=LONG)
         case MoveToArchive(partition, since, until):
             await connection.execute(
                 "SELECT sync.move_strays('sync.messages_default', $1::text::regclass, 'created_at', "
@@ -148,7 +162,8 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
                 timeout=LONG,
             )
         case TurnDefault(of, since, until):
-            await connection.execute("SELECT sync.turn_default($1, $2, $3)", of, since, until, timeout=LONG)
+            async with past_autovacuum(connection, *_around(of)):
+                await connection.execute("SELECT sync.turn_default($1, $2, $3)", of, since, until, timeout=LONG)
         case Bound(partition):
             async with past_autovacuum(connection, partition):
                 await connection.execute("SELECT sync.bound_partition($1::text::regclass)", partition, timeout=LONG)
@@ -156,10 +171,10 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
             await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             await connection.execute(f"ALTER TABLE {partition} VALIDATE CONSTRAINT atlas_bounds", timeout=LONG)
         case Archive(partition):
-            async with past_autovacuum(connection, partition):
+            async with past_autovacuum(connection, partition, *_around("messages")):
                 await connection.execute("SELECT sync.archive_partition($1::text::regclass)", partition, timeout=LONG)
         case DropLog(partition):
-            async with past_autovacuum(connection, partition):
+            async with past_autovacuum(connection, partition, *_around("log")):
                 await connection.execute(f"ALTER TABLE sync.log DETACH PARTITION {partition}")
                 await connection.execute(f"DROP TABLE {partition}")
         case Forget(what):
@@ -167,6 +182,11 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
             while forgotten == FORGOTTEN_AT_ONCE:
                 done = await connection.execute(FORGET[what], policy.forget_days, FORGOTTEN_AT_ONCE, timeout=LONG)
                 forgotten = int(done.rpartition(" ")[2])
+
+
+def _around(of: Table) -> tuple[str, ...]:
+    """What a change of its partitions locks too: the default partition, and what foreign keys lead to."""
+    return ("sync.log_default",) if of == "log" else ("public.conversations", "sync.messages_default")
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 SCRIPTS: Final = MIGRATIONS / "sql"
 SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
+NEWER: Final = "A newer version of Atlas Sync has migrated this database, to {}. Run that one."
 PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
 
 
@@ -40,6 +41,11 @@ def configuration(**attributes: Any) -> Config:
     return config
 
 
+def revisions() -> list[str]:
+    """The names of all migrations, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
+
+
 async def migrate(url: str, listener: Listener = SILENT) -> None:
     """Adopt the app's tables, if they are as the app made them; apply what is missing; make the partitions of the
     coming months. Safe to repeat, to run twice at once, and to interrupt: the next one goes on from there.
@@ -49,7 +55,7 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
     """
     connection = await connect(url)
     try:
-        await turn(connection, LOCK)
+        await turn(connection, LOCK, listener)
         missing = await _missing(connection)
         # What cannot be adopted is left without a trace.
         await look(connection)
@@ -72,7 +78,8 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
 
 
 async def steps(url: str) -> list[Step]:
-    """What `migrate` would do. Changes nothing. Raises UnavailableError, UnfitError."""
+    """What `migrate` would do, but for partitions of the coming months. Changes nothing. Raises UnavailableError,
+    UnfitError."""
     connection = await connect(url)
     try:
         with translated():
@@ -87,9 +94,9 @@ async def _missing(connection: Any) -> list[str]:
     applied = None
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
         applied = await connection.fetchval("SELECT version_num FROM sync.migrations")
-    known = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
+    known = revisions()
     if applied is not None and applied not in known:
-        raise UnfitError(f"A newer version of Atlas Sync has migrated this database, to {applied}. Run that one.")
+        raise UnfitError(NEWER.format(applied))
     return list(takewhile(lambda revision: revision != applied, known))[::-1]
 
 

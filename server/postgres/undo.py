@@ -35,13 +35,14 @@ async def undo(url: str, listener: Listener) -> None:
     """Do it. Interrupted anywhere, it goes on where it was. Raises UnavailableError, UnfitError."""
     connection = await connect(url)
     try:
-        await turn(connection, LOCK)
+        await turn(connection, LOCK, listener)
         while steps := await _steps(connection):
             await take(connection, url, steps[0], listener, _steps)
     except asyncpg.UniqueViolationError as error:
         raise UnfitError(
             "One message id is there more than once, at different instants, which the old primary key cannot hold. "
-            "Find such by SELECT id FROM messages GROUP BY id HAVING count(*) > 1, delete all but one, then undo again."
+            "Find such by SELECT id FROM sync.all_messages GROUP BY id HAVING count(*) > 1, delete all but one, then "
+            "undo again."
         ) from error
     except asyncpg.PostgresError as error:
         # Without its DETAIL, which may quote a row.

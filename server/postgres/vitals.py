@@ -38,11 +38,8 @@ class Vitals:
                 async with asyncio.timeout(PATIENCE):
                     (row,) = await self._pool.fetch("vitals")
             except (UnavailableError, TimeoutError) as error:
-                cause = error.__cause__
-                answers = isinstance(cause, asyncpg.PostgresError) and not isinstance(
-                    cause, asyncpg.PostgresConnectionError
-                )
-                metrics.POSTGRES_UP.set(answers)
+                # It answers, and refuses this statement.
+                metrics.POSTGRES_UP.set(isinstance(error.__cause__, asyncpg.SyntaxOrAccessError))
                 self._tell(str(error) or "no answer in time")
                 return
             finally:

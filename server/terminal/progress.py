@@ -23,6 +23,8 @@ class Shown:
         self._progress.stop()
 
     def begins(self, step: Step) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, total=1.0, completed=1.0)
         self._task = self._progress.add_task(step.says, total=None)
 
     def advances(self, step: Step, share: float | None) -> None:

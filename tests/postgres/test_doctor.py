@@ -45,6 +45,7 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
         ),
         ("REVOKE SELECT ON sync.log FROM atlas_sync", "privileges", "GRANT atlas_sync"),
         ("UPDATE sync.migrations SET version_num = '0001_app_tables'", "migrations", "atlas-sync migrate"),
+        ("UPDATE sync.migrations SET version_num = '9999_of_tomorrow'", "migrations", "newer version"),
         ("DROP SCHEMA sync CASCADE", "migrations", "atlas-sync migrate"),
     ],
 )
@@ -71,14 +72,18 @@ async def test_strays_are_found(database: Database, sql: Any) -> None:
     assert "atlas-sync maintain" in finding.says
 
 
-async def test_a_column_that_the_archive_lacks_is_found_with_the_statement_that_adds_it(
+async def test_columns_of_the_archive_that_differ_are_found_with_the_statement_that_mends_it(
     database: Database, sql: Any
 ) -> None:
-    await sql.execute("""ALTER TABLE messages ADD COLUMN "How" varchar(9), ADD COLUMN seen int[]""")
+    await sql.execute("ALTER TABLE messages ADD COLUMN changed varchar(8), ADD COLUMN dropped int")
+    await sql.execute("ALTER TABLE messages_archive ADD COLUMN changed varchar(8), ADD COLUMN dropped int")
+    assert (await findings(database.server_url))["archive"].good
+    await sql.execute("ALTER TABLE messages ALTER COLUMN changed TYPE varchar(9), DROP COLUMN dropped")
+    await sql.execute('ALTER TABLE messages ADD COLUMN "How" varchar(9), ADD COLUMN seen int[]')
     finding = (await findings(database.server_url))["archive"]
     assert not finding.good
     assert not finding.grave
-    found = re.search(r"Run (ALTER TABLE .*), with", finding.says)
+    found = re.search(r"Run (ALTER TABLE .*), and give", finding.says)
     assert found is not None
     await sql.execute(found[1])
     assert (await findings(database.server_url))["archive"].good

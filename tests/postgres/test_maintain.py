@@ -368,6 +368,18 @@ async def test_a_row_that_strays_while_its_partition_is_made_is_moved_too(
     assert "sync.messages_default" not in await whereabouts(sql)
 
 
+async def test_a_stray_that_a_constraint_of_the_app_refuses_is_no_matter_of_locks(
+    every_database: Database, sql: Any, conversation: UUID
+) -> None:
+    await add_old_messages(sql, conversation, -3, content="shouted")
+    await sql.execute("ALTER TABLE messages ADD CONSTRAINT quiet CHECK (content NOT LIKE 'shouted%') NOT VALID")
+    said: list[str] = []
+    with pytest.raises(StepError, match="CheckViolationError"):
+        await maintain_once(every_database.url, POLICY, said.append)
+    assert not [what for what in said if what.startswith(maintain.PUT_OFF)]
+    assert (await whereabouts(sql))["sync.messages_default"] == 1
+
+
 async def test_a_database_or_a_login_that_cannot_maintain_is_told_what_to_do(
     postgres_18: Cluster, database: Database
 ) -> None:

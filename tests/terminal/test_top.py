@@ -36,6 +36,7 @@ from server.monitoring.figures import (
 )
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
+from tests.support.maintaining import maintained
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.serving import ServerProcess
@@ -58,6 +59,7 @@ atlas_notification_queue_ratio 0
 atlas_oldest_xmin_transactions 10
 atlas_oldest_transaction_seconds 0.1
 atlas_default_rows{table="log"} 0
+atlas_maintained_seconds_ago 60
 atlas_partitions_ahead_days{table="messages"} 80
 atlas_partitions_ahead_days{table="log"} 80
 atlas_rows_sent_total{kind="message"} 0
@@ -226,6 +228,7 @@ SUDDEN = {
     "atlas_oldest_transaction_seconds": page(atlas_oldest_transaction_seconds=600),
     "atlas_default_rows": page(atlas_default_rows=1),
     "atlas_partitions_ahead_days": page(atlas_partitions_ahead_days__log=13),
+    "atlas_maintained_seconds_ago": page(atlas_maintained_seconds_ago=math.inf),
     "atlas_hellos_total": page(atlas_hellos_total__epoch=50),
     "atlas_pushes_total": page(atlas_pushes_total__unavailable=1),
     "atlas_mutations_total": page(atlas_mutations_total__rejected=50),
@@ -285,6 +288,7 @@ def test_silence_while_users_write_is_bad() -> None:
         (duration(90), "90 s"),
         (duration(600), "10 min"),
         (duration(7 * 86_400), "7 days"),
+        (duration(math.inf), "∞"),
         (size(999), "999 B"),
         (size(1_500_000), "1.5 MB"),
         (size(7e12), "7,000 GB"),
@@ -478,6 +482,7 @@ def processes() -> Iterator[list[asyncio.subprocess.Process]]:
 async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_back_by_itself(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
+    await maintained(database)
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         process = await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "0.1")
         processes.append(process)
@@ -500,6 +505,7 @@ async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_
 async def test_a_server_that_is_silent_is_shown_as_such(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
+    await maintained(database)
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         processes.append(await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "0.1"))
         await eventually(lambda: terminal.shows("Nothing here needs you"))
@@ -517,6 +523,7 @@ async def test_a_server_that_is_silent_is_shown_as_such(
 async def test_a_terminal_that_changes_its_size_is_filled_anew_at_once(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
+    await maintained(database)
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         process = await terminal.start("--url", figures_of(server), "--token", TOKEN, "--every", "3600")
         processes.append(process)

@@ -1,6 +1,11 @@
--- The columns that messages has and its archive lacks, as ALTER TABLE adds them.
-SELECT string_agg(format('ADD COLUMN %I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum) AS missing
-FROM pg_attribute m
-WHERE attrelid = 'public.messages'::regclass AND attnum > 0 AND NOT attisdropped
-  AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'public.messages_archive'::regclass
-                  AND (a.attname, a.atttypid) = (m.attname, m.atttypid));
+-- How messages_archive becomes what its partitions must look like: what ALTER TABLE has to do.
+WITH columns AS (
+    SELECT attrelid, attname, format_type(atttypid, atttypmod) AS type, attnum
+    FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+)
+SELECT string_agg(CASE WHEN a.attname IS NULL THEN format('ADD COLUMN %I %s', m.attname, m.type)
+                       WHEN m.attname IS NULL THEN format('DROP COLUMN %I', a.attname)
+                       ELSE format('ALTER COLUMN %I TYPE %s', m.attname, m.type) END, ', ' ORDER BY m.attnum, a.attnum)
+FROM (SELECT * FROM columns WHERE attrelid = 'public.messages'::regclass) m
+FULL JOIN (SELECT * FROM columns WHERE attrelid = 'public.messages_archive'::regclass) a ON a.attname = m.attname
+WHERE a.type IS DISTINCT FROM m.type;

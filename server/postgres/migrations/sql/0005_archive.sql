@@ -31,6 +31,11 @@ BEGIN
         EXECUTE format('GRANT %s ON public.messages_archive TO %s', may.privilege_type,
                        CASE may.grantee WHEN 0 THEN 'PUBLIC' ELSE may.grantee::regrole::text END);
     END LOOP;
+    FOR may IN SELECT x.privilege_type, x.grantee, a.attname FROM pg_attribute a, aclexplode(a.attacl) x
+               WHERE a.attrelid = 'public.messages'::regclass AND x.privilege_type IN ('SELECT', 'UPDATE') LOOP
+        EXECUTE format('GRANT %s (%I) ON public.messages_archive TO %s', may.privilege_type, may.attname,
+                       CASE may.grantee WHEN 0 THEN 'PUBLIC' ELSE may.grantee::regrole::text END);
+    END LOOP;
 END
 $$;
 
