@@ -12,7 +12,6 @@ happens on a busy machine; `cpu_ratio_to_c_per_frame` is what it would be if it 
 import asyncio
 import random
 import shutil
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -80,11 +79,11 @@ class Side:
 
     async def turn(self, changes: int, rate: float | None, cost: Cost) -> None:
         count = self.devices.count
-        cpu, client_cpu, began = _cpu(self.pid), _cpu(self.devices.pid), time.monotonic()
+        cpu, client_cpu, began = machine.cpu_seconds(self.pid), machine.cpu_seconds(self.devices.pid), time.monotonic()
         written = await self.write(changes, rate)
         frames, tallies = await self.devices.tallies(len(written) * count)
-        cost.cpu += _cpu(self.pid) - cpu
-        cost.client_cpu += _cpu(self.devices.pid) - client_cpu
+        cost.cpu += machine.cpu_seconds(self.pid) - cpu
+        cost.client_cpu += machine.cpu_seconds(self.devices.pid) - client_cpu
         cost.sent += len(written) * count
         cost.frames += frames
         cost.lost += sum(count - tallies.get(message, (0, 0))[0] for _, message, _ in written)
@@ -230,9 +229,3 @@ async def build(place: Path) -> Path:
     finally:
         await end(process)
     return program
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has used: on Linux by its own clock, for the ticks of 10 ms that others count in
-    are longer than a burst to one socket."""
-    return time.clock_gettime(~pid << 3 | 2) if sys.platform == "linux" else machine.cpu_seconds(pid)

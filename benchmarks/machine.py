@@ -83,14 +83,21 @@ def end_with_parent() -> None:
 def cpu_seconds(pid: int, *, family: bool = False) -> float:
     """CPU time of a process; with that of its children, the ended ones too, if `family`."""
     process = psutil.Process(pid)
-    used = process.cpu_times()
-    seconds = float(used.user + used.system)
+    seconds = _own_cpu_seconds(process)
     if family:
+        used = process.cpu_times()
         seconds += used.children_user + used.children_system
         for child in process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                seconds += sum(child.cpu_times()[:2])
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                seconds += _own_cpu_seconds(child)
     return seconds
+
+
+def _own_cpu_seconds(process: psutil.Process) -> float:
+    """On Linux by its own clock, for the ticks of 10 ms that others count in are longer than a burst to one socket."""
+    if sys.platform == "linux":
+        return time.clock_gettime(~process.pid << 3 | 2)
+    return float(sum(process.cpu_times()[:2]))
 
 
 def resident_bytes(pid: int) -> int:
