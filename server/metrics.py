@@ -5,10 +5,11 @@ them share, so that whichever of them is asked answers for all.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -37,6 +38,7 @@ from protocol.frames import (
     Row,
 )
 
+S = TypeVar("S", Counter, Histogram)
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which several processes share a folder; prometheus-client reads it when it is imported."""
 SECONDS: Final = (
@@ -61,60 +63,61 @@ SECONDS: Final = (
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Count:
-    """A counter, or a series of one, whose growth is passed on once a second, by `settle`.
+class _Kept(ABC, Generic[S]):
+    """A figure, or a series of one, of which the news are passed on once a second, by `settle`.
 
     prometheus-client takes a lock for each step, and there are half a dozen beside every change: together they would
     cost a twentieth of it.
     """
 
-    __slots__ = ("_children", "_more", "_series")
+    def __init__(self, series: S) -> None:
+        self._series: S = series
+        self._children: dict[tuple[str, ...], Self] = {}
+
+    def labels(self, *values: str) -> Self:
+        if values not in self._children:
+            self._children[values] = type(self)(self._series.labels(*values))
+        return self._children[values]
+
+    def settle(self) -> None:
+        self._pass_on()
+        for child in self._children.values():
+            child.settle()
+
+    @abstractmethod
+    def _pass_on(self) -> None: ...
+
+
+class Count(_Kept[Counter]):
+    """A counter."""
 
     def __init__(self, series: Counter) -> None:
-        self._series = series
+        super().__init__(series)
         self._more = 0.0
-        self._children: dict[tuple[str, ...], Count] = {}
-
-    def labels(self, *values: str) -> "Count":
-        if values not in self._children:
-            self._children[values] = Count(self._series.labels(*values))
-        return self._children[values]
 
     def inc(self, more: float = 1) -> None:
         self._more += more
 
-    def settle(self) -> None:
+    def _pass_on(self) -> None:
         if self._more:
             self._series.inc(self._more)
             self._more = 0.0
-        for child in self._children.values():
-            child.settle()
 
 
-class Spread:
-    """A histogram, or a series of one, to which its observations are passed on as a counter's growth is."""
-
-    __slots__ = ("_children", "_seen", "_series")
+class Spread(_Kept[Histogram]):
+    """A histogram."""
 
     def __init__(self, series: Histogram) -> None:
-        self._series = series
+        super().__init__(series)
         self._seen: list[float] = []
-        self._children: dict[tuple[str, ...], Spread] = {}
-
-    def labels(self, *values: str) -> "Spread":
-        if values not in self._children:
-            self._children[values] = Spread(self._series.labels(*values))
-        return self._children[values]
 
     def observe(self, value: float) -> None:
         self._seen.append(value)
 
-    def settle(self) -> None:
+    def _pass_on(self) -> None:
         for value in self._seen:
             self._series.observe(value)
         self._seen.clear()
-        for child in self._children.values():
-            child.settle()
 
 
 class Question(StrEnum):
