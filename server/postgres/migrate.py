@@ -147,6 +147,8 @@ async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
         async with engine.begin() as connection:
             await connection.execute(text(SCHEMA))
             await connection.run_sync(configure)
+            # Before anybody writes to the log.
+            await connection.execute(text(PARTITIONS_AHEAD))
     finally:
         await engine.dispose()
 

@@ -104,7 +104,7 @@ $$;
 --
 -- LIKE and ATTACH instead of PARTITION OF, because that locks the parent against everybody. This locks the default
 -- partition against everybody, and conversations against writers, for a few milliseconds; but while strays move, which
--- takes longer, the parent too.
+-- takes longer, and where the time has begun, so that rows are on their way, the parent too.
 CREATE FUNCTION sync.make_partition(of text, since timestamptz, moves boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
@@ -130,8 +130,9 @@ BEGIN
     IF strayed AND NOT moves THEN
         RETURN NULL;
     END IF;
-    IF strayed THEN
-        -- Whoever is about to read has read which partitions there are, and would not find the rows in one more.
+    IF strayed OR make_partition.since <= now() THEN
+        -- Whoever is about to read has read which partitions there are, and would not find the rows in one more; and
+        -- whoever is about to write would write to the default partition, which refuses the row then.
         EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
     END IF;
     -- Locks are at once as strong as they are wanted later: were one made stronger, a transaction that has read and now
