@@ -149,7 +149,7 @@ class Bench:
         def hear(*_: object) -> None:
             self._heard += 1
 
-        await self._admin.add_listener("atlas_sync", hear)
+        await self._admin.add_listener(await self._admin.fetchval("SELECT channel FROM sync.meta"), hear)
 
     async def turn(self, kind: str, writers: int, cost: Cost) -> None:
         records, rings = KINDS[kind]

@@ -17,6 +17,11 @@ class CloseCode(IntEnum):
     TOO_MANY_SOCKETS = 4003
     """This user has as many sockets open as one user may."""
 
+    TOO_MANY_FRAMES = 4004
+    """This connection sent more than a connection may."""
+    TOO_MANY_HELLOS = 4005
+    """This user connects more often than one user may."""
+
     # 41xx: come back with a new token.
     TOKEN_EXPIRED = 4100
     """The token ran out and was not refreshed."""

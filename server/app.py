@@ -40,9 +40,9 @@ from server.postgres.pool import Pool
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
+from server.write import isolation, rules
 from server.write.allowance import Allowance
 from server.write.batcher import Batcher
-from server.write.rules import TextLimits
 
 log = structlog.get_logger()
 
@@ -139,13 +139,17 @@ class App:
         history = History(hub)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(sock.close)
-            pool = Pool(
+            connects = partial(
+                Pool,
                 settings.database_url,
-                size=settings.pool_size,
                 pooled=settings.listen_url not in (None, settings.database_url),
                 on_epoch=history.seen,
             )
+            pool = connects(size=settings.pool_size - 1)
             stack.callback(pool.terminate)
+            # Apart, so that a write that hangs is in no reader's way.
+            writes = connects(size=1 + isolation.CONNECTIONS)
+            stack.callback(writes.terminate)
             socks = [sock]
             if (port := settings.metrics_port) is not None:
                 socks.append(reserve(settings.host, port, shared=metrics.shared(), setting="ATLAS_METRICS_PORT"))
@@ -158,7 +162,7 @@ class App:
             snapshots = Snapshots(hub, history, store)
             sweep = Sweep(hub, history, store, settings.sweep)
             allowance = Allowance(settings.push_rate, settings.push_burst)
-            batcher = Batcher(PostgresWriter(pool), allowance, settings.push_batch)
+            batcher = Batcher(PostgresWriter(writes, settings.push_roles), allowance, settings.push_batch)
             roster = Roster(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
             wheel = Wheel()
             vitals = Vitals(pool)
@@ -174,7 +178,7 @@ class App:
                     write_deadline=settings.write_deadline,
                     sockets_per_user=settings.sockets_per_user,
                     mutations=min(settings.push_batch, settings.push_burst),
-                    texts=TextLimits(settings.title_bytes, settings.content_bytes),
+                    writes=rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles),
                     origins=_origins(settings.allowed_origins),
                 ),
                 verifier=await stack.enter_async_context(_verifier(settings)),
@@ -194,8 +198,8 @@ class App:
                         self._routes,
                     ),
                     backlog=BACKLOG,
-                    http=http.bounded_http(wheel),
-                    ws=partial(SyncSocket, desk),  # type: ignore[arg-type]  # a factory does what the class would
+                    http=http.bounded_http(wheel, desk.terms.origins, partial(SyncSocket, desk)),
+                    ws="websockets-sansio",  # never made: bounded_http makes ours
                     lifespan="off",
                     log_config=None,
                     access_log=False,
@@ -216,7 +220,7 @@ class App:
                     tasks.create_task(work, name=name)
                     for name, work in {
                         "pump": pump.run(),
-                        "gauges": _gauge(pool, pump, snapshots),
+                        "gauges": _gauge((pool, writes), pump, snapshots),
                         "snapshots": snapshots.run(),
                         "batcher": batcher.run(),
                         "sweep": sweep.run(),
@@ -257,14 +261,14 @@ class App:
         return False
 
 
-async def _gauge(pool: Pool, pump: Pump, snapshots: Snapshots) -> None:
+async def _gauge(pools: Sequence[Pool], pump: Pump, snapshots: Snapshots) -> None:
     """Look every second at what nobody tells, and settle what was told. Runs until cancelled."""
     behind = {lane: metrics.BEHIND.labels(lane.name.lower()) for lane in Lane}
     while True:
         for lane, gauge in behind.items():
             gauge.set(pump.behind(lane))
         metrics.SNAPSHOTS_WAITING.set(snapshots.waiting)
-        metrics.POOL_IN_USE.set(pool.in_use)
+        metrics.POOL_IN_USE.set(sum(pool.in_use for pool in pools))
         metrics.settle()
         await asyncio.sleep(1)
 

@@ -14,6 +14,9 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 SECRET_CHARACTERS = 32
 """HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
 
+ROLES = frozenset({"user", "assistant", "system"})
+"""Of messages."""
+
 TOKEN_CHARACTERS = 16
 """Of the token for metrics; whoever holds it sees figures and no one's rows."""
 
@@ -82,6 +85,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     push_batch: int = Field(256, alias="ATLAS_PUSH_BATCH", ge=1, le=MAX_MUTATIONS)
     push_rate: float = Field(100.0, alias="ATLAS_PUSH_RATE", gt=0)
     push_burst: int = Field(1_000, alias="ATLAS_PUSH_BURST", ge=1)
+    push_roles: Annotated[frozenset[str], NoDecode] = Field(frozenset({"user"}), alias="ATLAS_PUSH_ROLES")
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
@@ -100,6 +104,18 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
+
+    @field_validator("push_roles", mode="before")
+    @classmethod
+    def _split_roles(cls, value: Any) -> Any:
+        return [role.strip() for role in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("push_roles")
+    @classmethod
+    def _are_roles(cls, roles: frozenset[str]) -> frozenset[str]:
+        if not roles or not roles <= ROLES:
+            raise ValueError("must name some of user, assistant, system, separated by commas")
+        return roles
 
     @model_validator(mode="after")
     def _keeps_figures_apart(self) -> Self:

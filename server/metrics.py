@@ -418,10 +418,10 @@ CLOSED = _counter(
     "and user. 4003: one user opens too many. 4001: a fault of ours, with its traceback in the log. 1006: lines break.",
     "code",
 )
-HELD_BACK = _counter(
-    "atlas_held_back",
+CUT_OFF = _counter(
+    "atlas_cut_off",
     Question.HURT,
-    "Times that a connection was not listened to for a while, because it sent too many frames",
+    "Connections that were closed because they sent too much",
     "The log (`connection sends too much`) names connection and user.",
 )
 

@@ -30,6 +30,8 @@ from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
 """Unanswered pages of one connection: a page waits for the database, and so must not be free."""
+FLOODED: Final = 30_000
+"""Milliseconds until a client that sent too much may come back."""
 
 
 DEADLY: Final = {"replaced": CloseCode.REPLACED, "local_only": CloseCode.LOCAL_ONLY}
@@ -139,7 +141,7 @@ class Session:
             self._checking = True
             return [CheckToken(frame.token)]
         if self.state is State.NEW:
-            return self._close(CloseCode.BAD_FRAME, "hello_first", "The first frame of a connection is `hello`.")
+            return self._hello_first(str(frame.__struct_config__.tag))
         if isinstance(frame, Ping):
             return [Send(Pong())]
         if isinstance(frame, Refresh):
@@ -177,7 +179,7 @@ class Session:
     def unknown(self, problem: str) -> list[Command]:
         """The client sent a frame of a later version of this protocol."""
         if self.state is State.NEW:
-            return self._close(CloseCode.BAD_FRAME, "hello_first", "The first frame of a connection is `hello`.")
+            return self._hello_first(None)
         if self.state is State.CLOSED:
             return []
         return [Send(Error(code="unknown_frame", message=problem, retryable=False))]
@@ -234,6 +236,11 @@ class Session:
             CloseCode.TOKEN_EXPIRED, "token_expired", "The token has ended. Come back with a new one.", again=True
         )
 
+    def flooded(self) -> list[Command]:
+        """The client sends more than is permitted."""
+        message = "This connection sends more than is permitted. Come back after the delay, and send less."
+        return self._close(CloseCode.TOO_MANY_FRAMES, "too_many_frames", message, again=True, retry_after=FLOODED)
+
     def silent(self) -> list[Command]:
         """No hello came in time."""
         return self._close(CloseCode.HELLO_TIMEOUT, "hello_timeout", "No `hello` came in time.", again=True)
@@ -242,13 +249,25 @@ class Session:
         """The connection is over, for whatever reason."""
         self.state = State.CLOSED
 
+    def _hello_first(self, answers: str | None) -> list[Command]:
+        message = "The first frame of a connection is `hello`."
+        return self._close(CloseCode.BAD_FRAME, "hello_first", message, answers=answers)
+
     def _close(
-        self, code: CloseCode, name: str, message: str, *, answers: str | None = None, again: bool = False
+        self,
+        code: CloseCode,
+        name: str,
+        message: str,
+        *,
+        answers: str | None = None,
+        again: bool = False,
+        retry_after: int | None = None,
     ) -> list[Command]:
         if self.state is State.CLOSED:
             return []
         self.state = State.CLOSED
-        return [Close(code, Error(code=name, message=message, retryable=again, answers=answers))]
+        error = Error(code=name, message=message, retryable=again, answers=answers, retry_after=retry_after)
+        return [Close(code, error)]
 
 
 def _window(hello: Hello) -> Window:

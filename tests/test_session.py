@@ -57,6 +57,7 @@ REPORTS: dict[str, Callable[[Session], list[Command] | None]] = {
     "refused": lambda session: session.refused(PROBLEM),
     "expired": lambda session: session.expired(),
     "silent": lambda session: session.silent(),
+    "flooded": lambda session: session.flooded(),
     "welcomed": lambda session: session.welcomed(),
     "page_answered": lambda session: session.page_answered(),
     "push_answered": lambda session: session.push_answered(ACK),
@@ -144,6 +145,7 @@ def described(commands: list[Command]) -> str:
 
 BAD = CloseCode.BAD_FRAME
 HELLO_FIRST = closes(BAD, "hello_first")
+FLOODED = closes(CloseCode.TOO_MANY_FRAMES, "too_many_frames", again=True)
 SECOND_HELLO = closes(BAD, "second_hello", "hello")
 BAD_FRAME = closes(BAD, "bad_frame")
 UNKNOWN = says("unknown_frame", again=False)
@@ -169,6 +171,7 @@ OPEN = {
     "refused": REFUSED_REFRESH,
     "expired": EXPIRED,
     "silent": SILENT,
+    "flooded": FLOODED,
     "welcomed": "nothing",
     "page_answered": "nothing",
     "push_answered": "ack",
@@ -189,10 +192,10 @@ NOTHING = dict.fromkeys([*FRAMES, *REPORTS], "nothing")
 TABLE: dict[str, dict[str, str]] = {
     "new": {
         "hello": "check token of hello",
-        "page": HELLO_FIRST,
-        "push": HELLO_FIRST,
-        "refresh": HELLO_FIRST,
-        "ping": HELLO_FIRST,
+        "page": closes(BAD, "hello_first", "page"),
+        "push": closes(BAD, "hello_first", "push"),
+        "refresh": closes(BAD, "hello_first", "refresh"),
+        "ping": closes(BAD, "hello_first", "ping"),
         "malformed": BAD_FRAME,
         "unknown": HELLO_FIRST,
         "accepted": "nothing",
@@ -201,6 +204,7 @@ TABLE: dict[str, dict[str, str]] = {
         "refused": "nothing",
         "expired": EXPIRED,
         "silent": SILENT,
+        "flooded": FLOODED,
         **UNASKED,
         "ended": "nothing",
     },
@@ -218,6 +222,7 @@ TABLE: dict[str, dict[str, str]] = {
         "refused": REFUSED_HELLO,
         "expired": EXPIRED,
         "silent": SILENT,
+        "flooded": FLOODED,
         **UNASKED,
         "ended": "nothing",
     },
@@ -400,6 +405,7 @@ def test_a_long_life_keeps_its_bounds(dice: random.Random) -> None:
         "push_answered, local only",
         "expired",
         "silent",
+        "flooded",
         "ended",
     }
     lively: list[Any] = [event for event in [*FRAMES, *REPORTS] if event not in deadly]

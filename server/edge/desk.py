@@ -18,7 +18,7 @@ from server.feed.pages import Pages
 from server.feed.roster import Roster
 from server.feed.snapshot import Snapshots
 from server.write.batcher import Batcher
-from server.write.rules import TextLimits
+from server.write.rules import Limits
 
 
 class Guest(Protocol):
@@ -42,7 +42,7 @@ class Terms:
     sockets_per_user: int
     mutations: int
     """Of one push."""
-    texts: TextLimits
+    writes: Limits
     origins: Sequence[Origin | re.Pattern[str] | None] | None
     """None: any."""
 

@@ -4,21 +4,33 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
+import httptools
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from protocol.codec import Codec
+from server.edge import handshake
+from server.edge.websocket import DISCARDED, SLICE, WebSocket
 from server.edge.wheel import Wheel
+
+log = structlog.get_logger()
 
 REQUEST_SECONDS: Final = 10.0
 """A connection that has not sent a whole request by then is closed: uvicorn itself waits for ever (slowloris)."""
 REQUEST_BYTES: Final = 64 * 1024
 """A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
+PIPELINED: Final = 8
+"""Requests that may wait for the answer to the one before."""
+CLOSE_SECONDS: Final = 5.0
+"""How long a peer may take to end a connection on which we have said our last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +67,19 @@ def application(not_ready: Callable[[], str | None], figures: Figures, routes: S
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a bound on how long, and how large, an unfinished request may be."""
+    """uvicorn's HTTP protocol with bounds on requests, and with our own WebSockets."""
 
     wheel: Wheel
-    """Set by `bounded_http`."""
+    origins: handshake.Origins
+    connect: Callable[[Codec], WebSocket]
+    """These three are set by `bounded_http`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.wheel_slot = -1
         self._unfinished = 0
+        self._problem: str | None = None
+        self._discarding = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -74,32 +90,121 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._discarding:
+            self._discard(data)
+            return
         self._unfinished += len(data)
         if self._unfinished > REQUEST_BYTES:
-            self.transport.abort()
+            self._refuse(431, "This request is larger than 64 KiB.")
             return
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(400, self._problem or "This is not a valid HTTP request.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._upgrade(data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if len(self.pipeline) >= PIPELINED:
+            self._invalid("Wait for answers before you send more requests.")
         if self.wheel_slot < 0:
             self.wheel.at(self, self.wheel.clock() + REQUEST_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        # RFC 9112, 3.2. HTTP/1.0, which some health checks speak, does not know Host.
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            self._invalid("A request names its host, once.")
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._finished()
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        self._finished()
-        super().handle_websocket_upgrade()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._discarding and not self.transport.is_closing():
+            self.transport.write_eof()
 
     def on_time(self, now: float) -> None:
         self.transport.abort()
+
+    @property
+    def _answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _invalid(self, problem: str) -> None:
+        self._problem = problem
+        raise ValueError(problem)  # ends the parser
 
     def _finished(self) -> None:
         self.wheel.drop(self)
         self._unfinished = 0
 
+    def _upgrade(self, rest: bytes) -> None:
+        """Open a WebSocket. `rest` came with the request, and is of the WebSocket already."""
+        if self._answering:
+            # Its answer would come in the midst of the WebSocket's frames.
+            self._refuse(400, "Open a WebSocket on a connection of its own.")
+            return
+        response, codec = handshake.answer(
+            self.scope["method"], self.url.decode("latin-1"), self.parser.get_http_version(), self.headers, self.origins
+        )
+        if codec is None:
+            log.info(
+                "no WebSocket was opened", status=response.status_code, why=response.body.decode().partition("\n")[0]
+            )
+            self._end(response.serialize())
+            return
+        self._finished()
+        self.connections.discard(self)
+        socket = self.connect(codec)
+        transport = self.transport
+        transport.write(response.serialize())
+        transport.set_protocol(socket)
+        # uvloop goes on reading for the old protocol until it is told to begin anew.
+        transport.pause_reading()
+        transport.resume_reading()
+        socket.connection_made(transport)
+        for begin in range(0, len(rest), SLICE):
+            socket.receive(rest[begin : begin + SLICE])
 
-def bounded_http(wheel: Wheel) -> type[BoundedHttp]:
-    return type("BoundedHttp", (BoundedHttp,), {"wheel": wheel})
+    def _refuse(self, status: int, problem: str) -> None:
+        log.info("a request is refused", status=status, why=problem)
+        body = f"{problem}\n".encode()
+        self._end(
+            b"".join(
+                [
+                    f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode(),
+                    b"content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n",
+                    f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode(),
+                    body,
+                ]
+            )
+        )
+
+    def _end(self, answer: bytes) -> None:
+        """Say a last word. What the peer still sends is thrown away: a socket that is closed with unread input is
+        reset, and the peer may never see the answer."""
+        self._discarding = True
+        self._unfinished = 0
+        self.pipeline.clear()
+        if not self._answering:  # else that answer is the last one
+            self.transport.write(answer)
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self.wheel.at(self, self.wheel.clock() + CLOSE_SECONDS)
+
+    def _discard(self, data: bytes) -> None:
+        self._unfinished += len(data)
+        if self._unfinished > DISCARDED:
+            self.transport.abort()
+
+
+def bounded_http(wheel: Wheel, origins: handshake.Origins, connect: Callable[[Codec], WebSocket]) -> type[BoundedHttp]:
+    """The class that uvicorn makes connections of. `connect` makes what a WebSocket of this encoding is served by."""
+    return type("BoundedHttp", (BoundedHttp,), {"wheel": wheel, "origins": origins, "connect": staticmethod(connect)})

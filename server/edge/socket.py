@@ -1,25 +1,16 @@
-"""One WebSocket: bytes in, frames to the session, its commands carried out, the read path's frames out.
+"""One device's connection: messages to the session, its commands carried out, the read path's frames out.
 
-An asyncio.Protocol over the sans-I/O core of `websockets`, which uvicorn hands the connection to. An idle connection
-has no task, no queue and no timer of its own.
+An idle connection has no task, no queue and no timer of its own.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import uuid4
 
 import structlog
-import websockets.exceptions
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State as Wire
-from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
 from protocol import codec as codecs
 from protocol.close import CloseCode
@@ -28,6 +19,7 @@ from protocol.frames import Ack, AskPage, Error, Limits, Pong, Welcome
 from server import metrics
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
+from server.edge.websocket import WebSocket
 from server.feed import encode, notices
 from server.feed.change import Why, start
 from server.feed.hub import Phase, Reader
@@ -51,56 +43,45 @@ log = structlog.get_logger()
 
 ABNORMAL: Final = 1006
 """The code of a connection that ended without one (RFC 6455, 7.1.5)."""
-SUBPROTOCOLS: Final = [Subprotocol(name) for name in codecs.CODECS]
 HELLO_SECONDS: Final = 10.0
 """An honest client says hello at once; a connection costs memory before anybody has said who it is."""
 CLOSE_SECONDS: Final = 5.0
 """How long a peer may take to answer a close frame."""
-HIGH_WATER: Final = 64 * 1024
-"""Bytes in a socket's buffer from which on it is full. With one batch on top (pump.CONTENT) that is all a slow device
-can cost."""
-LOW_WATER: Final = 16 * 1024
 FRAMES_PER_SECOND: Final = 200
-"""Frames that one connection may send on average over a keep-alive period; then it is not listened to for the rest."""
+"""Frames that one connection may send on average over a keep-alive period, pings and fragments included."""
+BYTES_PER_SECOND: Final = 1024 * 1024
+"""As FRAMES_PER_SECOND. The largest frames, decoded, then cost a tenth of a core."""
+STRANGERS_FRAMES: Final = 50
+STRANGERS_BYTES: Final = 512 * 1024
+"""What a connection may send in a period before it is welcomed."""
 
 
-class SyncSocket(asyncio.Protocol):
+class SyncSocket(WebSocket):
     """A connection, from the upgrade to its end. It is the `Sink` of its reader."""
 
     __slots__ = (
         "_closing_at",
         "_codec",
-        "_conn",
         "_desk",
-        "_fragments",
-        "_frames",
         "_full_since",
         "_heartbeat_at",
         "_id",
         "_opened",
         "_pushed_at",
         "_reader",
-        "_registry",
         "_session",
-        "_transport",
+        "text",
         "wheel_slot",
     )
 
-    def __init__(self, desk: Desk, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+    def __init__(self, desk: Desk, codec: Codec) -> None:
+        super().__init__(codecs.MAX_INBOUND)
         self._desk = desk
-        self._registry = server_state.connections
         self._session = Session(desk.terms.mutations)
         self._id = uuid4().hex[:12]
-        self._conn = ServerProtocol(
-            origins=desk.terms.origins,
-            subprotocols=SUBPROTOCOLS,
-            select_subprotocol=_select_subprotocol,
-            max_size=codecs.MAX_INBOUND,
-        )
-        self._codec = codecs.MSGPACK
-        self._transport: asyncio.Transport | None = None
+        self._codec = codec
+        self.text = codec.text
         self._reader: Reader | None = None
-        self._fragments: list[bytes] = []
         self._opened = desk.wheel.clock()
         self._heartbeat_at = self._opened + HELLO_SECONDS
         """When something is due: hello before it was said, then a heartbeat."""
@@ -108,125 +89,47 @@ class SyncSocket(asyncio.Protocol):
         self._closing_at: float | None = None
         self._pushed_at = 0.0
         """When the push arrived whose answer is awaited."""
-        self._frames = 0
         self.wheel_slot = -1
 
-    # --- asyncio
+    # --- the WebSocket
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none, but does what one does
-        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self._registry.add(self)  # type: ignore[arg-type]  # uvicorn counts its own classes; it needs `shutdown` only
+    def opened(self) -> None:
         self._desk.arrived(self)
         metrics.OPENED.inc()
         self._schedule()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self) -> None:
         self._leave()
         self._desk.wheel.drop(self)
         self._desk.left(self)
-        self._registry.discard(self)
-        self._transport = None
         self._take_data()
         metrics.closed(self._close_code)
-        sent, received = self._conn.close_sent, self._conn.close_rcvd
-        claims = self._session.claims
+        sent, received = self.close_codes
         log.info(
             "connection closed",
             connection=self._id,
-            user=str(claims.user) if claims else None,
-            sent=int(sent.code) if sent else None,
-            received=int(received.code) if received else None,
+            user=self._user,
+            sent=sent,
+            received=received,
             seconds=round(self._desk.wheel.clock() - self._opened, 3),
         )
 
-    def data_received(self, data: bytes) -> None:
-        self._conn.receive_data(data)
-        for event in self._conn.events_received():
-            if isinstance(event, Request):
-                self._handshake(event)
-            elif isinstance(event, Frame):
-                self._frame(event)
-        self._flush()
-
-    def eof_received(self) -> None:
-        self._conn.receive_eof()
-        self._flush()
-
-    def pause_writing(self) -> None:
+    def filled(self) -> None:
         self._full_since = self._desk.wheel.clock()
         metrics.STALLED.inc()
         if self._reader is not None:
             self._desk.hub.stall(self._reader)
-        # Whoever does not read its answers asks no more questions.
-        self._listen(False)
         self._schedule()
 
-    def resume_writing(self) -> None:
+    def drained(self) -> None:
         self._take_data()
-        self._listen(True)
         if self._reader is not None and not self._desk.snapshots.resume(self._reader):
             self._desk.hub.resume(self._reader)
         self._schedule()
 
-    @property
-    def _close_code(self) -> int:
-        """The one that ended it, or is about to: ours, else the peer's, else the one that stands for none."""
-        close = self._conn.close_sent or self._conn.close_rcvd
-        return ABNORMAL if close is None else int(close.code)
-
-    def _take_data(self) -> None:
-        if self._full_since is not None:
-            self._full_since = None
-            metrics.STALLED.dec()
-
-    def shutdown(self) -> None:
-        """uvicorn's call at the very end: what is left after the orderly goodbye."""
-        self.goodbye(retry_after=random.uniform(1.0, 5.0))
-
-    # --- WebSocket
-
-    def _handshake(self, request: Request) -> None:
-        conn = self._conn
-        if request.path.partition("?")[0] != "/sync":
-            response = conn.reject(404, "WebSockets live at /sync.\n")
-        else:
-            response = conn.accept(request)
-        conn.send_response(response)
-        # The core's parser holds on to what it parsed last for as long as the connection lives: here a browser's
-        # headers, in _frame the hello with its token. Without these two lines a connection costs 11.9 KiB, with 6.4.
-        request.headers.clear()
-        if conn.subprotocol is not None:
-            self._codec = codecs.CODECS[conn.subprotocol]
-
-    def _frame(self, frame: Frame) -> None:
-        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            return  # the core answers pings and closes
-        if frame.opcode is not Opcode.CONT and (frame.opcode is Opcode.TEXT) is not self._codec.text:
-            kind = "text" if self._codec.text else "binary"
-            self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
-            return
-        self._fragments.append(bytes(frame.data))
-        frame.data = b""
-        if frame.fin:
-            message, self._fragments = b"".join(self._fragments), []
-            if self._codec.text and not _is_utf8(message):
-                self._conn.fail(1007, "text that is not UTF-8")
-                return
-            self._message(message)
-
-    def _message(self, message: bytes) -> None:
-        self._frames += 1
-        most = FRAMES_PER_SECOND * self._desk.terms.keepalive
-        if self._frames > most:
-            self._listen(False)
-            if self._frames - 1 <= most:
-                metrics.HELD_BACK.inc()
-                claims = self._session.claims
-                user = str(claims.user) if claims else None
-                log.warning("connection sends too much", connection=self._id, user=user)
+    def message(self, data: bytes) -> None:
         try:
-            frame = self._codec.decode_to_server(message)
+            frame = self._codec.decode_to_server(data)
         except UnknownFrameError as error:
             self._perform(self._session.unknown(str(error)))
         except FrameError as error:
@@ -234,25 +137,40 @@ class SyncSocket(asyncio.Protocol):
         else:
             self._perform(self._session.receive(frame))
 
-    def _flush(self) -> None:
-        """Send what the core has to say by itself: the handshake, pongs, the answer to a close."""
-        for data in self._conn.data_to_send():
-            if self._transport is None or self._transport.is_closing():
-                return
-            if data:
-                self._transport.write(data)
-            else:
-                self._transport.close()
-                self._closing()
-        if self._conn.close_expected():
-            self._closing()
+    def wrong_kind(self) -> None:
+        kind = "text" if self.text else "binary"
+        self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
 
-    def _closing(self) -> None:
-        """The end has begun: nothing more is said, and it must not take for ever."""
+    def sends_too_much(self) -> bool:
+        if self._session.state is State.OPEN:
+            keepalive = self._desk.terms.keepalive
+            return self._frames > FRAMES_PER_SECOND * keepalive or self._bytes > BYTES_PER_SECOND * max(keepalive, 10)
+        return self._frames > STRANGERS_FRAMES or self._bytes > STRANGERS_BYTES
+
+    def cut_off(self) -> None:
+        metrics.CUT_OFF.inc()
+        log.warning("connection sends too much", connection=self._id, user=self._user)
+        self._perform(self._session.flooded())
+
+    def ending(self) -> None:
         self._leave()
         if self._closing_at is None:
             self._closing_at = self._desk.wheel.clock() + CLOSE_SECONDS
             self._schedule()
+
+    @property
+    def _user(self) -> str | None:
+        claims = self._session.claims
+        return str(claims.user) if claims else None
+
+    @property
+    def _close_code(self) -> int:
+        return self.close_code or ABNORMAL
+
+    def _take_data(self) -> None:
+        if self._full_since is not None:
+            self._full_since = None
+            metrics.STALLED.dec()
 
     def _leave(self) -> None:
         self._session.ended()
@@ -311,14 +229,14 @@ class SyncSocket(asyncio.Protocol):
         assert claims is not None
         assert client_id is not None
         now = time.time_ns() // 1000
-        texts = self._desk.terms.texts
+        limits = self._desk.terms.writes
         push = Push(
             user=claims.user,
             client_id=client_id,
             session=self._id,
             takes=command.takes,
             first=frame.n,
-            mutations=[rules.check(self._codec.mutation(raw), texts, now) for raw in frame.mutations],
+            mutations=[rules.check(self._codec.mutation(raw), limits, now) for raw in frame.mutations],
         )
         self._pushed_at = time.perf_counter()
         self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down)
@@ -359,15 +277,6 @@ class SyncSocket(asyncio.Protocol):
     def session(self) -> str:
         return self._id
 
-    @property
-    def full(self) -> bool:
-        return self._full_since is not None
-
-    @property
-    def gone(self) -> bool:
-        # A transport that is closing, because the peer reset it for instance, refuses what is written to it.
-        return self._transport is None or self._transport.is_closing() or self._conn.state is not Wire.OPEN
-
     def welcome(self, tier: str, why: Why | None) -> None:
         claims = self._session.claims
         assert claims is not None
@@ -386,8 +295,8 @@ class SyncSocket(asyncio.Protocol):
                 page_rows=PAGE_ROWS,
                 pages_in_flight=PAGES_IN_FLIGHT,
                 mutations=self._desk.terms.mutations,
-                title_bytes=self._desk.terms.texts.title,
-                content_bytes=self._desk.terms.texts.content,
+                title_bytes=self._desk.terms.writes.title,
+                content_bytes=self._desk.terms.writes.content,
             ),
         )
         self._session.welcomed()
@@ -400,11 +309,6 @@ class SyncSocket(asyncio.Protocol):
         self._heartbeat_at = self._desk.wheel.clock() + keepalive * random.uniform(0.1, 0.9)
         self._schedule()
 
-    def write(self, wire: bytes) -> None:
-        if not self.gone:
-            assert self._transport is not None
-            self._transport.write(wire)
-
     def say(self, error: Error) -> None:
         self.write(encode.message(error, self._codec))
 
@@ -413,14 +317,10 @@ class SyncSocket(asyncio.Protocol):
             return
         self.say(error)
         # A close frame carries 123 bytes at most; the whole sentence is in the error frame.
-        self._conn.send_close(code, error.code)
-        self._flush()
+        self.send_close(code, error.code)
 
     def goodbye(self, retry_after: float) -> None:
         """This server shuts down; come back after so many seconds."""
-        if self._conn.state is Wire.CONNECTING:
-            self.abort()
-            return
         error = Error(
             code="going_away",
             message="This server shuts down. Come back after the delay, to another one or to its successor.",
@@ -450,9 +350,7 @@ class SyncSocket(asyncio.Protocol):
     def _heartbeat(self, now: float) -> None:
         keepalive = self._desk.terms.keepalive
         self._heartbeat_at = now + keepalive * random.uniform(0.9, 1.0)
-        if self._frames > FRAMES_PER_SECOND * keepalive and not self.full:
-            self._listen(True)
-        self._frames = 0
+        self.forgive()
         if self._session.state is State.NEW:
             self._perform(self._session.silent())
             return
@@ -479,32 +377,3 @@ class SyncSocket(asyncio.Protocol):
     def _schedule(self) -> None:
         if self._transport is not None:
             self._desk.wheel.at(self, self._next_moment())
-
-    def _listen(self, willing: bool) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            if willing:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def abort(self) -> None:
-        """`close` would wait for the buffer to empty, which a peer that has stopped reading never lets happen."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _select_subprotocol(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    if not offered:
-        return None
-    for name in offered:
-        if name in codecs.CODECS:
-            return name
-    raise websockets.exceptions.NegotiationError("no offered subprotocol is known: " + " or ".join(codecs.CODECS))

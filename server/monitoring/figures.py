@@ -350,7 +350,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_maintained_seconds_ago": _level("atlas_maintained_seconds_ago", 3_600),
     "atlas_opened_total": _knocking,
     "atlas_closed_total": _closed,
-    "atlas_held_back_total": _rate("atlas_held_back_total", 0.0),
+    "atlas_cut_off_total": _rate("atlas_cut_off_total", 0.0),
 }
 
 

@@ -38,6 +38,10 @@ MAYBE_LATER = (
 )
 
 
+class StatementError(UnavailableError):
+    """A statement failed, on a connection that was there. Its cause is asyncpg's error."""
+
+
 def unavailable(error: Exception) -> UnavailableError:
     """As it is said in logs: the type and Postgres' own sentence. Not its DETAIL, which may quote the failing row, and
     nothing of what was raised within a function, for that may be a trigger of the app, which may quote anything."""

@@ -11,12 +11,12 @@ import structlog
 from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
-from server.postgres.errors import POOLER, translated
+from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.pool import connect
 
 log = structlog.get_logger()
 
-CHANNEL: Final = "atlas_sync"
+CHANNEL: Final = "SELECT channel FROM sync.meta"
 HEARTBEAT_SECONDS: Final = 5.0
 """Between two notifications to ourselves. A silent link raises no error in asyncpg, however long one waits."""
 ANSWER_SECONDS: Final = 3.0
@@ -62,7 +62,7 @@ class Listening:
     def __init__(self, url: str, ring: Callable[[str, int], object]) -> None:
         self._url = url
         self._ring = ring
-        self._private = f"{CHANNEL}_{uuid4().hex[:16]}"
+        self._private = f"atlas_sync_{uuid4().hex[:16]}"
         self._connection: Any = None
         self._answer = asyncio.Event()
         self._ended = asyncio.Event()
@@ -73,7 +73,7 @@ class Listening:
         try:
             with translated():
                 # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
-                await self._connection.add_listener(CHANNEL, self._on_ring)
+                await self._connection.add_listener(await self._channel(), self._on_ring)
                 await self._connection.add_listener(self._private, self._on_answer)
             # The first time from another connection: a pooler may hand a notification of our own back to us, by chance,
             # and never another one.
@@ -90,6 +90,12 @@ class Listening:
     async def __aexit__(self, *_: object) -> None:
         # close() would talk to a peer that may be gone.
         self._connection.terminate()
+
+    async def _channel(self) -> str:
+        try:
+            return str(await self._connection.fetchval(CHANNEL))
+        except UNMIGRATED:
+            raise UnfitError("This database lacks a migration. Run `atlas-sync migrate`.") from None
 
     async def listen(self, seconds: float) -> None:
         """Raises UnavailableError as soon as the connection is seen to end."""

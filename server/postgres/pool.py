@@ -1,6 +1,7 @@
 """Connections to Postgres, set up the way our statements want them."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -15,7 +16,7 @@ import asyncpg
 from protocol.frames import Instant
 from server import metrics
 from server.errors import UnfitError
-from server.postgres.errors import MAYBE_LATER, UNMIGRATED, translated, unavailable
+from server.postgres.errors import MAYBE_LATER, UNMIGRATED, StatementError, translated, unavailable
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
@@ -23,7 +24,9 @@ FIRST_INSTANT: Final = -211_813_488_000_000_000
 LAST_INSTANT: Final = 9_223_371_331_200_000_000
 """MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
 STATEMENT_SECONDS: Final = 15.0
-"""No statement of ours takes a second; one that takes this long will not come back."""
+"""No statement of ours takes a second; one that takes this long will not come back. Postgres ends it then."""
+GRACE_SECONDS: Final = 1.0
+"""How much later we give up a statement that Postgres should have ended: the link is silent."""
 CONNECT_SECONDS: Final = 10.0
 DEAD_LINK_MILLISECONDS: Final = 10_000
 """Until the kernel gives up on data that is not acknowledged. asyncpg sets no keep-alive at all."""
@@ -41,6 +44,12 @@ PLANNING: Final = """
 """Every statement of ours looks rows up by index, in the index's order, and planning it for 60 partitions takes longer
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
 
+
+LIMIT: Final = """
+    SELECT pg_catalog.set_config('statement_timeout', least({milliseconds}, nullif(reset_val::int, 0))::text, {local})
+    FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
+"""
+"""How long Postgres lets a statement run. A shorter limit that an operator gave our login stays."""
 
 EVERYWHERE: Final = "_everywhere"
 """Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
@@ -61,7 +70,8 @@ def _seconds(name: str) -> metrics.Spread:
 async def connect(url: str, **options: Any) -> Any:
     """One connection of its own. Raises UnavailableError and UnfitError."""
     with translated():
-        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, **options)
+        patience = STATEMENT_SECONDS + GRACE_SECONDS
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=patience, **options)
     _notice_dead_links(connection)
     return connection
 
@@ -94,9 +104,9 @@ class Pool:
         if not self._open:
             self._idle.append(await self._connect())
 
-    async def fetch(self, name: str, *arguments: object) -> list[Any]:
-        """The rows of sql/NAME.sql. Raises UnavailableError for whatever Postgres may answer, because a server that
-        runs waits for its operator too."""
+    async def fetch(self, name: str, *arguments: object, seconds: float | None = None) -> list[Any]:
+        """The rows of sql/NAME.sql, which Postgres ends after `seconds`. Raises UnavailableError for whatever Postgres
+        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent."""
         if self._turn.locked():
             with metrics.POOL_WAITING.track_inprogress():
                 await self._turn.acquire()
@@ -106,11 +116,15 @@ class Pool:
         try:
             connection = self._live() or await self._connect()
             try:
-                rows = await connection.fetch(name, arguments)
-            except BaseException:
+                rows = await connection.fetch(name, arguments, seconds)
+            except BaseException as error:
                 # Whatever happened: a new one is soon made, and an old one may be in any state.
                 self._open.discard(connection)
+                if isinstance(error, TimeoutError):
+                    await connection.cancel()
                 connection.terminate()
+                if isinstance(error, MAYBE_LATER):
+                    raise StatementError(str(unavailable(error))) from error
                 raise
         except (*MAYBE_LATER, UnfitError) as error:
             raise unavailable(error) from error
@@ -143,7 +157,7 @@ class Pool:
                 await _decode_plainly(raw)
                 self._on_epoch(await check(raw))
                 if not self._pooled:
-                    await raw.execute(PLANNING)
+                    await raw.execute(f"{PLANNING};{_limit(STATEMENT_SECONDS)}")
         except BaseException:
             raw.terminate()
             raise
@@ -159,21 +173,45 @@ class _Connection:
         self._raw = raw
         self._pooled = pooled
         self._prepared: dict[str, Any] = {}
+        self._seconds = STATEMENT_SECONDS
+        """The limit that is set."""
 
-    async def fetch(self, name: str, arguments: tuple[object, ...]) -> list[Any]:
+    async def fetch(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if self._pooled:
-            return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # asyncpg's list
+            return await self._fetch_pooled(name, arguments, seconds)
+        if seconds is not None and seconds != self._seconds:
+            await self._raw.execute(_limit(seconds))
+            self._seconds = seconds
         prepared = self._prepared.get(name)
         if prepared is None:
             prepared = self._prepared[name] = await self._raw.prepare(statement(name))
-        return await prepared.fetch(*arguments)  # type: ignore[no-any-return]  # as above
+        patience = None if seconds is None else seconds + GRACE_SECONDS
+        return await prepared.fetch(*arguments, timeout=patience)  # type: ignore[no-any-return]  # asyncpg's list
+
+    async def _fetch_pooled(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
+        if seconds is None:
+            return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
+        async with asyncio.timeout(seconds + GRACE_SECONDS), self._raw.transaction():
+            await self._raw.execute(_limit(seconds, local=True))
+            return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
 
     @property
     def closed(self) -> bool:
         return bool(self._raw.is_closed())
 
+    async def cancel(self) -> None:
+        """Have Postgres end the statement that was given up, which would go on and keep its locks: COMMIT, with the
+        deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that.
+        """
+        with contextlib.suppress(*MAYBE_LATER):
+            await self._raw.close(timeout=GRACE_SECONDS)
+
     def terminate(self) -> None:
         self._raw.terminate()
+
+
+def _limit(seconds: float, *, local: bool = False) -> str:
+    return LIMIT.format(milliseconds=int(seconds * 1000), local=local)
 
 
 async def check(connection: Any) -> str:

@@ -1,6 +1,6 @@
 """Writes groups of pushes: the write path's `Writer`, one statement a group."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,8 +18,10 @@ from protocol.frames import (
     RenameConversation,
 )
 from server.errors import UnavailableError
+from server.postgres.errors import StatementError
 from server.postgres.pool import Pool
 from server.write.mutation import Outcome, Push, Refusal
+from server.write.ports import Cause, WriteError
 
 log = structlog.get_logger()
 
@@ -36,39 +38,23 @@ COLUMNS: Final[dict[type, Callable[[Any], Columns]]] = {
     Refusal: lambda refusal: ("!", None, None, None, refusal.code, None, None),
 }
 
+ENDED: Final = ("08", "57P01", "57P02", "57P03", "57P05")
+"""SQLSTATEs of a connection that ended, or of a Postgres that ends."""
+STATES: Final = ("0A", "25", "40", "42", "53", "55", "57", "58", "F0", "XX")
+"""Classes of which nothing is the mutation's fault: locks, resources, a trigger that names what is not there. Whatever
+else is raised, by a constraint or the app, is."""
+FORBIDDEN: Final = "42501"
+"""insufficient_privilege: a trigger or a policy of the app says no."""
+
 
 class PostgresWriter:
-    """`Writer` on a pool of connections."""
+    """`Writer` on a pool of connections. Devices may write messages of these `roles`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, roles: Iterable[str]) -> None:
         self._pool = pool
+        self._roles = sorted(roles)
 
-    async def write(self, pushes: Sequence[Push]) -> list[Outcome]:
-        try:
-            return await self._write(pushes, careful=False)
-        except UnavailableError as error:
-            cause = error.__cause__
-            if not isinstance(cause, asyncpg.PostgresError) or isinstance(cause, asyncpg.PostgresConnectionError):
-                raise  # Postgres is away; it said nothing about what we wrote
-            log.info("a group failed, each mutation is tried by itself", error=str(error), pushes=len(pushes))
-        try:
-            return await self._write(pushes, careful=True)
-        except UnavailableError as error:
-            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
-                raise
-        # Somebody has the row of one of these clients: another server that hangs, or an administrator.
-        return [await self._write_alone(push) for push in pushes]
-
-    async def _write_alone(self, push: Push) -> Outcome:
-        try:
-            (outcome,) = await self._write([push], careful=True)
-        except UnavailableError as error:
-            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
-                raise
-            return Outcome(push.first - 1, push.first - 1, 0, {}, None, asyncpg.LockNotAvailableError.sqlstate)
-        return outcome
-
-    async def _write(self, pushes: Sequence[Push], *, careful: bool) -> list[Outcome]:
+    async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
         mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
         columns = list(zip(*mutations, strict=True)) or [()] * 7
         arguments = (
@@ -79,8 +65,34 @@ class PostgresWriter:
             [push.first for push in pushes],
             [len(push.mutations) for push in pushes],
             *columns,
+            self._roles,
         )
-        return [_outcome(record) for record in await self._pool.fetch("push", *arguments, careful)]
+        try:
+            records = await self._pool.fetch("push", *arguments, seconds=seconds)
+        except StatementError as error:
+            raise WriteError(*_diagnosis(error.__cause__)) from error
+        except UnavailableError:
+            raise
+        except Exception as error:  # whatever a mutation can bring about must not end the writing of all others
+            log.error("a push failed unexpectedly", exc_info=error)
+            raise WriteError(Cause.END, type(error).__name__) from error
+        return [_outcome(record) for record in records]
+
+
+def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
+    """Why a statement failed, and what may be logged of it: SQLSTATE and constraint, which quote no row."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = str(error.sqlstate)
+        trouble = f"{state} {error.constraint_name or ''}".rstrip()
+        if isinstance(error, asyncpg.QueryCanceledError):
+            return Cause.TIME, trouble
+        if state.startswith(ENDED):
+            return Cause.END, trouble
+        return (Cause.STATE if state.startswith(STATES) and state != FORBIDDEN else Cause.RULE), trouble
+    trouble = type(error).__name__
+    if isinstance(error, TimeoutError):
+        return Cause.TIME, trouble
+    return Cause.RULE if isinstance(error, asyncpg.DataError) else Cause.END, trouble
 
 
 def _columns(mutation: Mutation | Refusal) -> Columns:
@@ -95,5 +107,4 @@ def _outcome(record: Any) -> Outcome:
         seq=record["seq"],
         rejected={int(n): code for n, code in orjson.loads(rejected).items()} if rejected != "{}" else {},
         refusal=record["refusal"],
-        trouble=record["trouble"],
     )

@@ -16,12 +16,14 @@ import structlog
 
 from protocol.frames import Ack, Error
 from server import metrics
-from server.backoff import backoff
 from server.errors import UnavailableError
 from server.write import rules
 from server.write.allowance import Allowance
+from server.write.isolation import Isolation, again
 from server.write.mutation import Outcome, Push
-from server.write.ports import Writer
+from server.write.outage import Outage
+from server.write.ports import Cause, WriteError, Writer
+from server.write.suspects import Suspects
 
 log = structlog.get_logger()
 
@@ -29,10 +31,12 @@ WAITING_BYTES: Final = 64 * 1024 * 1024
 """Of all pushes that wait. Devices keep what they push until it is acknowledged, so a server need not."""
 BUSY_MILLISECONDS: Final = (1_000, 5_000)
 """After which a push that found the queue full may come again."""
-LONGEST_PAUSE: Final = 5.0
-"""Seconds between two tries while Postgres is away."""
-LONGEST_HOLD: Final = 60.0
-"""Seconds between two tries of a user whose rows somebody has locked: each try holds up everybody, for two seconds."""
+GROUP_SECONDS: Final = 1.0
+"""How long a group may take, and so how long one push can hold up others. A group takes some 20 ms."""
+LONGEST_GROUP_SECONDS: Final = 15.0
+"""Where a group is slow and no push of it is, the next ones get twice the time, up to this."""
+QUICK: Final = 0.9
+"""What a group that took less than a quarter of its time leaves of the time above GROUP_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,6 @@ class _Waiting:
     push: Push
     size: int
     answer: Callable[[Ack | Error], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A user who must wait, because the last so many tries in a row could not be carried through."""
-
-    failures: int
-    until: float
 
 
 class Batcher:
@@ -60,21 +56,24 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
-        self._away_until = 0.0
-        """The loop's clock. Postgres is not tried before; whoever pushes meanwhile is told so at once."""
-        self._held: dict[UUID, _Held] = {}
+        self._seconds = GROUP_SECONDS
+        self._outage = Outage()
+        self._suspects = Suspects()
+        self._isolation = Isolation(writer, self._suspects, self._outage)
+        self._isolated: set[asyncio.Task[None]] = set()
 
     def put(self, push: Push, size: int, answer: Callable[[Ack | Error], None]) -> None:
         """Have a push of `size` bytes written, and then `answer` called, once; within this call if it is refused."""
         now = asyncio.get_running_loop().time()
-        held = self._held.get(push.user)
-        until = self._away_until if held is None else max(self._away_until, held.until)
+        until = max(self._outage.until, self._suspects.held_until(push.user, push.client_id))
         if now < until:
-            answer(rules.unavailable(push, _again(until - now)))
+            answer(rules.unavailable(push, again(until - now)))
         elif self._bytes + size > WAITING_BYTES:
             answer(rules.unavailable(push, random.randrange(*BUSY_MILLISECONDS)))
-        elif (wait := self._allowance.take(push.user, len(push.mutations), now)) > 0:
+        elif (wait := self._allowance.take(push.user, max(1, len(push.mutations)), now)) > 0:
             answer(rules.slow_down(push, int(wait * 1000) + 1))
+        elif push.user in self._suspects:
+            self._isolate([_Waiting(push, size, answer)], None)
         else:
             self._waiting.append(_Waiting(push, size, answer))
             self._bytes += size
@@ -82,27 +81,40 @@ class Batcher:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                await self._write(self._take())
+        finally:
+            for task in self._isolated:
+                task.cancel()
+
+    async def _write(self, group: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
-        while True:
-            await self._wake.wait()
-            group = self._take()
-            metrics.PUSH_GROUP_MUTATIONS.observe(sum(len(each.push.mutations) for each in group))
-            try:
-                outcomes = await self._writer.write([each.push for each in group])
-            except UnavailableError as error:
-                failures += 1
-                pause = backoff(failures, LONGEST_PAUSE)
-                log.warning("postgres takes no pushes", error=str(error), pushes=len(group), again_in=pause)
-                self._away_until = loop.time() + pause
-                # Everybody, not only this group: nothing is kept that a device keeps anyway.
-                for each in (*group, *self._waiting):
-                    each.answer(rules.unavailable(each.push, _again(pause)))
-                self._waiting.clear()
-                self._bytes = 0
-                self._wake.clear()
-                continue
-            failures = 0
+        begun = loop.time()
+        metrics.PUSH_GROUP_MUTATIONS.observe(sum(len(each.push.mutations) for each in group))
+        try:
+            outcomes = await self._writer.write([each.push for each in group], self._seconds)
+        except UnavailableError as error:
+            pause = self._outage.met(error, loop.time())
+            # Everybody, not only this group: nothing is kept that a device keeps anyway.
+            for each in (*group, *self._waiting):
+                each.answer(rules.unavailable(each.push, again(pause)))
+            self._waiting.clear()
+            self._bytes = 0
+            self._wake.clear()
+        except WriteError as error:
+            log.info(
+                "a group failed, each push is tried by itself",
+                cause=error.cause.name.lower(),
+                trouble=str(error),
+                pushes=len(group),
+            )
+            self._isolate(group, error.cause)
+        else:
+            self._outage.over()
+            if loop.time() - begun < self._seconds / 4:
+                self._seconds = GROUP_SECONDS + QUICK * (self._seconds - GROUP_SECONDS)
             # After the next group is on its way: Postgres works while we tell.
             loop.call_soon(self._tell, group, outcomes)
 
@@ -128,24 +140,31 @@ class Batcher:
         return group
 
     def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        unfinished = []
         for each, outcome in zip(group, outcomes, strict=True):
-            push = each.push
-            if outcome.trouble is not None:
-                log.warning("the database refused a mutation", user=str(push.user), trouble=outcome.trouble)
-            if outcome.unfinished(push):
-                each.answer(rules.unavailable(push, _again(self._hold(push.user))))
+            if outcome.unfinished(each.push):
+                unfinished.append(each)
             else:
-                self._held.pop(push.user, None)
-                each.answer(rules.answer(push, outcome))
+                each.answer(rules.answer(each.push, outcome))
+        if unfinished:
+            self._isolate(unfinished, None)
 
-    def _hold(self, user: UUID) -> float:
-        held = self._held.get(user)
-        failures = 1 if held is None else held.failures + 1
-        pause = min(2.0**failures, LONGEST_HOLD)
-        self._held[user] = _Held(failures, asyncio.get_running_loop().time() + pause)
-        return pause
+    def _isolate(self, group: list[_Waiting], cause: Cause | None) -> None:
+        """Have each push of the group carried out by itself. `cause`: of the group's failure."""
+        task = asyncio.get_running_loop().create_task(self._carry_out(group, cause))
+        self._isolated.add(task)
+        task.add_done_callback(self._isolated.discard)
 
+    async def _carry_out(self, group: list[_Waiting], cause: Cause | None) -> None:
+        self._bytes += sum(each.size for each in group)
+        failed = await asyncio.gather(*(self._carry_out_one(each) for each in group))
+        if cause is Cause.TIME and not any(failed):
+            self._seconds = min(2 * self._seconds, LONGEST_GROUP_SECONDS)
 
-def _again(seconds: float) -> int:
-    """Milliseconds after which to push again, for each device another: they all hear it in the same moment."""
-    return int(seconds * 1000) + random.randrange(200, 2_000)
+    async def _carry_out_one(self, each: _Waiting) -> bool:
+        try:
+            answer, failed = await self._isolation.carry_out(each.push)
+        finally:
+            self._bytes -= each.size
+        each.answer(answer)
+        return failed

@@ -1,7 +1,7 @@
 """What a push is on its way to the database, and what became of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -32,24 +32,32 @@ class Push:
     def last(self) -> int:
         return self.first + len(self.mutations) - 1
 
+    def head(self, mutations: int) -> "Push":
+        """Its first so many mutations."""
+        return self if mutations >= len(self.mutations) else replace(self, mutations=self.mutations[:mutations])
+
+    def refusing(self, index: int, code: str) -> "Push":
+        """The same without the mutation at `index`, which consumes its number and is rejected with `code`."""
+        mutations = list(self.mutations)
+        mutations[index] = Refusal(code)
+        return replace(self, mutations=mutations)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a push."""
 
     before: int
-    """The number consumed last before it,"""
+    """The highest number consumed before it."""
     after: int
-    """and after it. Below `Push.last`: the rest was not looked at."""
+    """The highest number consumed after it. Below `Push.last`: the rest was not looked at."""
     seq: int
     """The feed's, with all of this in it."""
     rejected: Mapping[int, str]
     """Codes, by number; those of a repeat too."""
     refusal: Literal["replaced", "local_only"] | None
     """Why nothing of it was applied: another connection has the client_id, or the user does not pay."""
-    trouble: str | None
-    """Why a mutation was rejected by the database itself, or could not be tried to its end: SQLSTATE and constraint."""
 
     def unfinished(self, push: Push) -> bool:
-        """It ended before a mutation that the database could not take now."""
+        """It ended before a mutation that takes several transactions. The push goes on where it ended."""
         return self.refusal is None and self.before + 1 >= push.first and self.after < push.last

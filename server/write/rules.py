@@ -24,38 +24,41 @@ EARLIEST: Final[Instant] = 1_420_070_400_000_000
 """2015-01-01: before it there was no app, so such a clock is wrong."""
 AHEAD: Final = 5 * 60 * 1_000_000
 """Microseconds that a device's clock may be ahead of ours. Further, and its messages would stay the newest for long."""
-ROLES: Final = frozenset({"user", "assistant", "system"})
-
 SENTENCES: Final = {
     "malformed": "The app sent this change in a form that the server does not understand. Update the app.",
     "unknown_conversation": "This conversation does not exist any more.",
     "unknown_message": "This message does not exist any more.",
     "bad_id": "This could not be saved under its id. Try again.",
-    "bad_role": "A message is by the user, the assistant or the system.",
+    "bad_role": "Devices do not write messages of this role here.",
     "bad_time": "This was written at an impossible time. Check the date and time of this device.",
-    "bad_text": "This text contains a character that cannot be saved (U+0000).",
+    "bad_text": "This text contains a character that cannot be saved (U+0000, or half of a surrogate pair).",
     "too_long": "This text is too long.",
+    "too_slow": "The database takes too long with this change.",
     "refused": "The database does not accept this change.",
 }
 """What each code of a rejection means, fit to show to whoever wrote."""
 
 
 @dataclass(frozen=True, slots=True)
-class TextLimits:
-    """Bytes of UTF-8."""
+class Limits:
+    """What devices may write."""
 
     title: int
+    """Bytes of UTF-8."""
     content: int
+    """Bytes of UTF-8."""
+    roles: frozenset[str]
+    """Of messages."""
 
 
-def check(mutation: Mutation | None, limits: TextLimits, now: Instant) -> Mutation | Refusal:
+def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation | Refusal:
     """The mutation, or why it cannot be accepted from anyone. None stands for one that could not be decoded."""
     if mutation is None:
         return Refusal("malformed")
     code = None
     match mutation:
         case CreateMessage(role=role, content=text, at=at):
-            code = _text(text, limits.content) or _time(at, now) or (None if role in ROLES else "bad_role")
+            code = _text(text, limits.content) or _time(at, now) or (None if role in limits.roles else "bad_role")
         case EditMessage(content=text, at=at):
             code = _text(text, limits.content) or _time(at, now)
         case CreateConversation(title=title, at=at) | RenameConversation(title=title, at=at):

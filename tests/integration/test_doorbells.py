@@ -22,7 +22,7 @@ async def test_a_change_whose_doorbell_is_lost_is_found_by_the_sweep(database: D
     conversation = await add_conversation(sql, user)
     # The doorbell rings elsewhere, as if NOTIFY had lost it.
     definition = await sql.fetchval("SELECT pg_get_functiondef('sync.record'::regproc)")
-    await sql.execute(definition.replace("'atlas_sync'", "'nobody'"))
+    await sql.execute(definition.replace("pg_notify(doorbell", "pg_notify('nobody'"))
     async with serving(database, sweep=0.1) as server, peer(server.url) as device:
         await device.greet(user)
         await device.hear_a(Live)
@@ -80,7 +80,7 @@ async def test_a_doorbell_that_somebody_made_up_does_no_harm(database: Database,
     async with serving(database) as server, peer(server.url) as device:
         await device.greet(user)
         await device.hear_a(Live)
-        await sql.execute("SELECT pg_notify('atlas_sync', $1)", payload.format(user=user))
+        await sql.execute("SELECT pg_notify(channel, $1) FROM sync.meta", payload.format(user=user))
         message = await add_message(sql, conversation)
         assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
 

@@ -320,7 +320,9 @@ async def test_the_old_device_still_learns_that_its_rows_are_gone(server: Runnin
 async def test_a_doorbell_says_nothing_but_whose_feed_moved_and_how_far(every_database: Database) -> None:
     sql, listening = await every_database.connect(), await every_database.connect()
     heard: list[str] = []
-    await listening.add_listener("atlas_sync", lambda *said: heard.append(said[3]))
+    await listening.add_listener(
+        await sql.fetchval("SELECT channel FROM sync.meta"), lambda *said: heard.append(said[3])
+    )
     two = await two_users(sql)
     await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", f"{ANNES}, changed", two.annes_message)
     await sql.execute("UPDATE profiles SET email = 'anne@example.com' WHERE id = $1", two.anne)
@@ -354,7 +356,7 @@ async def test_doorbells_that_anybody_invents_do_no_harm(server: Running, sql: A
     ]
     async with wire(server, two.anne) as one:
         for payload in invented:
-            await sql.execute("SELECT pg_notify('atlas_sync', $1)", payload)
+            await sql.execute("SELECT pg_notify(channel, $1) FROM sync.meta", payload)
         message = await add_message(sql, two.annes, "the real one")
         frame = await one.hear_a(Changes)
         assert [row.id for row in frame.rows if isinstance(row, Message)] == [message]

@@ -174,7 +174,7 @@ CASES: Final = [
         {'atlas_closed_total{code="4003"}': "0+12x120"},
         {'atlas_closed_total{code="4003"}': "0+1x120"},
     ),
-    Case("AtlasHeldBack", {"atlas_held_back_total": "0x80 1x40"}, {"atlas_held_back_total": "7x120"}),
+    Case("AtlasCutOff", {"atlas_cut_off_total": "0x80 1x40"}, {"atlas_cut_off_total": "7x120"}),
 ]
 
 

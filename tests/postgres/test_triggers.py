@@ -221,14 +221,15 @@ async def test_a_doorbell_names_the_feed_and_its_seq_and_nothing_else(
 ) -> None:
     listener = await every_database.connect()
     heard: asyncio.Queue[str] = asyncio.Queue()
-    await listener.add_listener("atlas_sync", lambda *arguments: heard.put_nowait(arguments[3]))
+    channel = await listener.fetchval("SELECT channel FROM sync.meta")
+    await listener.add_listener(channel, lambda *arguments: heard.put_nowait(arguments[3]))
     async with sql.transaction():
         await add_message(sql, conversation, "a secret")
         await add_message(sql, conversation, "a secret")
     async with asyncio.timeout(10):
         assert await heard.get() == f"{user} {await head(sql, user)}"
     assert heard.empty()
-    await listener.remove_listener("atlas_sync", heard.put_nowait)
+    await listener.remove_listener(channel, heard.put_nowait)
     await listener.close()
 
 

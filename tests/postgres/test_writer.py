@@ -5,19 +5,22 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import CreateMessage
+from protocol.frames import CreateConversation, CreateMessage, DeleteConversation
 from server.postgres.pool import Pool
 from server.postgres.writer import PostgresWriter
 from server.write.mutation import Outcome, Push
+from server.write.ports import Cause, WriteError
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 
 SERVERS = 3
+SECONDS = 10.0
 
 
 @contextlib.asynccontextmanager
@@ -25,7 +28,7 @@ async def writer(database: Database) -> AsyncIterator[PostgresWriter]:
     """A server's own, with a pool of its own."""
     pool = Pool(database.server_url, size=1, pooled=False, on_epoch=lambda _: None)
     await pool.start()
-    yield PostgresWriter(pool)
+    yield PostgresWriter(pool, ["user"])
     pool.terminate()
 
 
@@ -65,27 +68,16 @@ async def test_servers_that_are_pushed_the_same_numbers_at_once_apply_them_once(
         pushes = [
             push(user, conversation, client_id, first, [uuid4() for _ in range(3)], f"s{i}") for i in range(SERVERS)
         ]
-        outcomes = await asyncio.gather(*(each.write([it]) for each, it in zip(writers, pushes, strict=True)))
+        outcomes = await asyncio.gather(*(each.write([it], SECONDS) for each, it in zip(writers, pushes, strict=True)))
         befores = sorted(outcome.before for (outcome,) in outcomes)
         assert befores == [first - 1, *[first + 2] * (SERVERS - 1)]
         assert {outcome.after for (outcome,) in outcomes} == {first + 2}
     assert await admin.fetchval("SELECT count(*) FROM messages") == 30
 
 
-async def test_servers_that_write_for_the_same_users_do_not_deadlock(
-    writers: list[PostgresWriter], admin: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_servers_that_write_for_the_same_users_do_not_deadlock(writers: list[PostgresWriter], admin: Any) -> None:
     users = [await add_user(admin) for _ in range(12)]
     conversations = {user: await add_conversation(admin, user) for user in users}
-    failed: list[str] = []
-    fetch = Pool.fetch
-
-    async def first_try_only(pool: Pool, name: str, *arguments: object) -> list[Any]:
-        if arguments and arguments[-1] is True:
-            failed.append(name)
-        return await fetch(pool, name, *arguments)
-
-    monkeypatch.setattr(Pool, "fetch", first_try_only)
 
     async def serve(each: PostgresWriter, rng: random.Random) -> int:
         clients = {user: uuid4() for user in users}
@@ -93,7 +85,7 @@ async def test_servers_that_write_for_the_same_users_do_not_deadlock(
         for _ in range(25):
             some = sorted(rng.sample(users, 8), key=lambda user: user.bytes)
             group = [push(user, conversations[user], clients[user], numbers[user] + 1, [uuid4()]) for user in some]
-            outcomes: list[Outcome] = await each.write(group)
+            outcomes: list[Outcome] = await each.write(group, SECONDS)
             for user, outcome in zip(some, outcomes, strict=True):
                 numbers[user] += 1
                 assert (outcome.before, outcome.after, outcome.rejected) == (numbers[user] - 1, numbers[user], {})
@@ -101,7 +93,6 @@ async def test_servers_that_write_for_the_same_users_do_not_deadlock(
 
     written = await asyncio.gather(*(serve(each, random.Random(i)) for i, each in enumerate(writers)))
     assert await admin.fetchval("SELECT count(*) FROM messages") == sum(written) == SERVERS * 25 * 8
-    assert not failed
 
 
 async def test_the_apps_triggers_learn_who_wrote_each_row(writers: list[PostgresWriter], admin: Any) -> None:
@@ -117,8 +108,128 @@ async def test_the_apps_triggers_learn_who_wrote_each_row(writers: list[Postgres
     )
     ids = [uuid4() for _ in users]
     await writers[0].write(
-        [push(user, home, uuid4(), 1, [row]) for user, home, row in zip(users, conversations, ids, strict=True)]
+        [push(user, home, uuid4(), 1, [row]) for user, home, row in zip(users, conversations, ids, strict=True)],
+        SECONDS,
     )
     assert {row["row_id"]: row["who"] for row in await admin.fetch("SELECT * FROM seen")} == dict(
         zip(ids, users, strict=True)
     )
+
+
+# ---- Why a transaction failed --------------------------------------------------------------------------------------
+
+RAISES = "RAISE EXCEPTION USING ERRCODE = '{}'"
+FAILURES = {
+    "a rule of the app": (RAISES.format("P0001"), Cause.RULE),
+    "a check": (RAISES.format("23514"), Cause.RULE),
+    "a policy": (RAISES.format("42501"), Cause.RULE),
+    "a table that a trigger does not find": ("PERFORM FROM public.not_there", Cause.STATE),
+    "no memory": (RAISES.format("53200"), Cause.STATE),
+    "a deadlock": (RAISES.format("40P01"), Cause.STATE),
+    "time": ("PERFORM pg_sleep(20)", Cause.TIME),
+    "a cancel": ("PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(20)", Cause.TIME),
+    "the end of its backend": ("PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(20)", Cause.END),
+}
+
+
+@pytest.mark.parametrize("why", FAILURES)
+async def test_a_transaction_that_fails_says_by_what(writers: list[PostgresWriter], admin: Any, why: str) -> None:
+    user = await add_user(admin)
+    conversation = await add_conversation(admin, user)
+    does, cause = FAILURES[why]
+    await admin.execute(
+        f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN NEW; END $$;"
+        "CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fail()"
+    )
+    with pytest.raises(WriteError) as failed:
+        await writers[0].write([push(user, conversation, uuid4(), 1, [uuid4()])], 0.2)
+    assert failed.value.cause is cause
+    await admin.execute("DROP FUNCTION fail CASCADE")
+    (outcome,) = await writers[0].write([push(user, conversation, uuid4(), 1, [uuid4()])], SECONDS)
+    assert outcome.after == 1, "the writer goes on"
+
+
+async def test_what_cannot_even_be_sent_is_against_a_rule(writers: list[PostgresWriter], admin: Any) -> None:
+    user = await add_user(admin)
+    conversation = await add_conversation(admin, user)
+    bad = replace(
+        push(user, conversation, uuid4(), 1, []),
+        mutations=[CreateMessage(uuid4(), conversation, "user", "half a pair: \ud800", time.time_ns() // 1000)],
+    )
+    with pytest.raises(WriteError) as failed:
+        await writers[0].write([bad], SECONDS)
+    assert failed.value.cause is Cause.RULE
+
+
+async def test_a_statement_that_is_given_up_ends_in_postgres_too(writers: list[PostgresWriter], admin: Any) -> None:
+    user = await add_user(admin)
+    conversation = await add_conversation(admin, user)
+    async with admin.transaction():
+        await admin.execute("SELECT FROM conversations WHERE id = $1 FOR UPDATE", conversation)
+        with pytest.raises(WriteError):
+            await writers[0].write([push(user, conversation, uuid4(), 1, [uuid4()])], 0.2)
+        active = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'atlas_server' AND state = 'active'"
+        async with asyncio.timeout(5):
+            while await admin.fetchval(active):
+                pass
+
+
+async def test_a_shorter_limit_of_the_operator_stays(every_database: Database, admin: Any) -> None:
+    await admin.execute(f"ALTER ROLE atlas_server IN DATABASE {every_database.name} SET statement_timeout = '300ms'")
+    async with writer(every_database) as made:
+        user = await add_user(admin)
+        conversation = await add_conversation(admin, user)
+        await admin.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$;"
+            "CREATE TRIGGER wait BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        with pytest.raises(WriteError) as failed:
+            await made.write([push(user, conversation, uuid4(), 1, [uuid4()])], SECONDS)
+        assert failed.value.cause is Cause.TIME
+
+
+async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_end(
+    writers: list[PostgresWriter], admin: Any
+) -> None:
+    user = await add_user(admin)
+    conversation = await add_conversation(admin, user)
+    await admin.execute(
+        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
+        " SET search_path = pg_catalog, pg_temp AS 'SELECT 10'"
+    )
+    await admin.execute(
+        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 25)",
+        conversation,
+    )
+    after = [uuid4()]
+    then = CreateConversation(after[0], "next", time.time_ns() // 1000)
+    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation), then])
+    left = []
+    while True:
+        (outcome,) = await writers[0].write([deletion], SECONDS)
+        left.append(await admin.fetchval("SELECT count(*) FROM messages"))
+        if not outcome.unfinished(deletion):
+            break
+    assert left == [15, 5, 0]
+    assert (outcome.before, outcome.after, outcome.rejected) == (0, 2, {})
+    assert await admin.fetchval("SELECT array_agg(id) FROM conversations") == after
+    # Each is in the feed: a device that heard of the messages before hears of their end.
+    assert await admin.fetchval("SELECT count(*) FROM sync.log WHERE kind = 'm' AND op = 'd'") == 20
+
+
+async def test_a_large_conversation_of_somebody_else_loses_nothing(writers: list[PostgresWriter], admin: Any) -> None:
+    user, other = await add_user(admin), await add_user(admin)
+    conversation = await add_conversation(admin, other)
+    await admin.execute(
+        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
+        " SET search_path = pg_catalog, pg_temp AS 'SELECT 1'"
+    )
+    await admin.execute(
+        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 5)",
+        conversation,
+    )
+    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
+    (outcome,) = await writers[0].write([deletion], SECONDS)
+    assert (outcome.after, outcome.rejected) == (1, {})
+    assert await admin.fetchval("SELECT count(*) FROM messages") == 5

@@ -75,7 +75,7 @@ atlas_opened_total 0
 atlas_closed_total{code="1000"} 0
 atlas_closed_total{code="4001"} 0
 atlas_closed_total{code="4300"} 0
-atlas_held_back_total 0
+atlas_cut_off_total 0
 """
 
 
@@ -235,7 +235,7 @@ SUDDEN = {
     "atlas_workers_died_total": page(atlas_workers_died_total=1),
     "atlas_opened_total": page(atlas_opened_total=50),
     "atlas_closed_total": page(atlas_closed_total__4001=1),
-    "atlas_held_back_total": page(atlas_held_back_total=1),
+    "atlas_cut_off_total": page(atlas_cut_off_total=1),
 }
 
 

@@ -6,12 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Ack, Applied, DeleteConversation, Error
+from protocol.frames import Ack, Applied, DeleteConversation, Error, Rejected
 from server.errors import UnavailableError
 from server.write import batcher as module
 from server.write.allowance import Allowance
 from server.write.batcher import Batcher
-from server.write.mutation import Outcome, Push
+from server.write.mutation import Outcome, Push, Refusal
+from server.write.ports import Cause, WriteError
 from tests.support.waiting import eventually
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
@@ -25,19 +26,29 @@ class Writer:
         self.may_commit = asyncio.Event()
         self.may_commit.set()
         self.away = False
-        self.locked: set[UUID] = set()
+        self.fails: dict[UUID, Cause] = {}
+        """Users whose pushes fail, and with them whatever they are in."""
+        self.refuses: set[object] = set()
+        """Mutations that a rule is against."""
+        self.portions: dict[UUID, int] = {}
+        """Transactions that a user's push still takes."""
 
-    async def write(self, pushes: Sequence[Push]) -> list[Outcome]:
+    async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
         self.groups.append(list(pushes))
         await self.may_commit.wait()
         if self.away:
             raise UnavailableError("away")
+        for push in pushes:
+            if push.user in self.fails:
+                raise WriteError(self.fails[push.user], "as the test says")
+            if self.refuses & set(push.mutations):
+                raise WriteError(Cause.RULE, "as the test says")
         return [self._outcome(push) for push in pushes]
 
     def _outcome(self, push: Push) -> Outcome:
-        locked = push.user in self.locked
-        after = push.first - 1 if locked else push.last
-        return Outcome(push.first - 1, after, 7, {}, None, "55P03" if locked else None)
+        rejected = {push.first + i: each.code for i, each in enumerate(push.mutations) if isinstance(each, Refusal)}
+        self.portions[push.user] = left = self.portions.get(push.user, 1) - 1
+        return Outcome(push.first - 1, push.last if left <= 0 else push.first - 1, 7, rejected, None)
 
 
 class Bench:
@@ -132,25 +143,95 @@ async def test_while_postgres_is_away_everybody_is_told_when_to_come_again_and_n
     await eventually(taken)
 
 
-async def test_a_user_whose_rows_are_locked_is_held_back_longer_each_time_and_others_are_not(bench: Bench) -> None:
-    bench.writer.locked = {BERT}
-    bench.push(ANNE)
+async def test_who_fails_a_group_is_found_and_all_others_are_acknowledged(bench: Bench) -> None:
+    bench.writer.fails = {BERT: Cause.STATE}
+    await under_way(bench)
+    others = [bench.push(UUID(int=number)) for number in range(10, 30)]
     bench.push(BERT)
-    first, second = await bench.answered(2)
-    assert isinstance(first, Ack)
-    assert isinstance(second, Error)
-    assert (second.code, second.retryable) == ("unavailable", True)
+    bench.writer.may_commit.set()
+    await bench.answered(22)
+    answers = {push.user: answer for push, answer in bench.answers}
+    assert all(isinstance(answers[push.user], Ack) for push in others)
+    culprit = answers[BERT]
+    assert isinstance(culprit, Error)
+    assert (culprit.code, culprit.retryable) == ("unavailable", True)
+    assert sum(BERT in {push.user for push in group} for group in bench.writer.groups) == 2, "in a group, then alone"
+
+
+async def test_who_is_held_back_is_not_even_tried_and_delays_nobody(bench: Bench) -> None:
+    bench.writer.fails = {BERT: Cause.STATE}
+    device = uuid4()
+    bench.push(BERT, client_id=device)
+    await bench.answered(1)
     tries = len(bench.writer.groups)
-    bench.push(BERT)
-    *_, third = await bench.answered(3)
-    assert isinstance(third, Error)
-    assert len(bench.writer.groups) == tries, "it was not even tried"
+    bench.push(BERT, client_id=device)
+    _, again = await bench.answered(2)
+    assert isinstance(again, Error)
+    assert again.retry_after is not None
+    assert len(bench.writer.groups) == tries
     bench.push(ANNE)
-    *_, fourth = await bench.answered(4)
-    assert isinstance(fourth, Ack)
-    pauses = [bench.batcher._hold(BERT) for _ in range(9)]
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == module.LONGEST_HOLD
+    assert isinstance((await bench.answered(3))[-1], Ack)
+
+
+async def test_another_device_of_who_fails_is_never_in_a_group_with_others(bench: Bench) -> None:
+    bench.writer.fails = {BERT: Cause.TIME}
+    bench.push(BERT)
+    await bench.answered(1)
+    await under_way(bench)
+    bench.push(BERT)
+    bench.push(ANNE)
+    bench.push(ANNE)
+    bench.writer.may_commit.set()
+    await bench.answered(5)
+    assert [BERT] in [[push.user for push in group] for group in bench.writer.groups[2:]]
+    assert not [group for group in bench.writer.groups if len(group) > 1 and BERT in {push.user for push in group}]
+
+
+async def test_of_a_push_only_the_mutations_that_a_rule_is_against_are_rejected(bench: Bench) -> None:
+    some = [DeleteConversation(UUID(int=number)) for number in range(9)]
+    bench.writer.refuses = {some[0], some[4], some[8]}
+    push = Push(user=ANNE, client_id=uuid4(), session="s", takes=True, first=1, mutations=some)
+    bench.batcher.put(push, 100, lambda answer: bench.answers.append((push, answer)))
+    (answer,) = await bench.answered(1)
+    assert isinstance(answer, Ack)
+    assert [result.n for result in answer.results] == list(range(1, 10))
+    assert [result.n for result in answer.results if isinstance(result, Rejected)] == [1, 5, 9]
+
+
+async def test_a_push_that_takes_several_transactions_is_answered_once_at_its_end(bench: Bench) -> None:
+    bench.writer.portions = {ANNE: 5}
+    bench.push(ANNE)
+    assert await bench.answered(1) == [Ack(results=[Applied(1, 7)])]
+    assert len(bench.writer.groups) == 5
+
+
+async def test_groups_that_are_slow_without_a_culprit_get_more_time_and_lose_it_again(bench: Bench) -> None:
+    fails, limits = True, []
+    write = bench.writer.write
+
+    async def slow_in_groups(pushes: Sequence[Push], seconds: float) -> list[Outcome]:
+        if len(pushes) > 1:
+            limits.append(seconds)
+            if fails:
+                raise WriteError(Cause.TIME, "too slow together")
+        return await write(pushes, seconds)
+
+    bench.writer.write = slow_in_groups  # type: ignore[method-assign]
+    for round_ in range(80):
+        fails = round_ < 8
+        answered = len(bench.answers)
+        await under_way(bench)
+        for number in range(3):
+            bench.push(UUID(int=100 * round_ + number + 10))
+        bench.writer.may_commit.set()
+        await bench.answered(answered + 4)
+        assert all(isinstance(answer, Ack) for _, answer in bench.answers)
+    assert limits[0] == module.GROUP_SECONDS
+    assert limits[:5] == sorted(limits[:5])
+    assert max(limits) > 0.8 * module.LONGEST_GROUP_SECONDS
+    assert max(limits) <= module.LONGEST_GROUP_SECONDS
+    assert limits[9:] == sorted(limits[9:], reverse=True)
+    assert limits[-1] == pytest.approx(module.GROUP_SECONDS, abs=0.01)
 
 
 async def test_what_waits_has_a_bound(bench: Bench) -> None:

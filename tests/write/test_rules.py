@@ -22,11 +22,11 @@ from protocol.frames import (
     Repeated,
 )
 from server.write.mutation import Outcome, Push, Refusal
-from server.write.rules import AHEAD, EARLIEST, SENTENCES, TextLimits, answer, check
+from server.write.rules import AHEAD, EARLIEST, SENTENCES, Limits, answer, check
 
 ID, OTHER = UUID(int=1), UUID(int=2)
 NOW = 1_800_000_000_000_000
-LIMITS = TextLimits(title=8, content=16)
+LIMITS = Limits(title=8, content=16, roles=frozenset({"user", "assistant"}))
 
 
 def with_text(text: str) -> list[Mutation]:
@@ -72,8 +72,8 @@ def test_what_postgres_cannot_keep_is_refused() -> None:
     assert all(check(mutation, LIMITS, NOW) == Refusal("bad_text") for mutation in with_text("a\0b"))
 
 
-@pytest.mark.parametrize("role", ["", "admin", "User", "user "])
-def test_a_message_is_by_one_of_three(role: str) -> None:
+@pytest.mark.parametrize("role", ["", "admin", "User", "user ", "system"])
+def test_a_message_is_of_a_role_that_devices_may_write(role: str) -> None:
     assert check(CreateMessage(ID, OTHER, role, "", NOW), LIMITS, NOW) == Refusal("bad_role")
 
 
@@ -104,7 +104,7 @@ def push(first: int, mutations: int) -> Push:
 
 
 def outcome(before: int, after: int, rejected: dict[int, str] | None = None, refusal: Refused | None = None) -> Outcome:
-    return Outcome(before, after, 77, rejected or {}, refusal, None)
+    return Outcome(before, after, 77, rejected or {}, refusal)
 
 
 def test_every_number_gets_its_result() -> None:

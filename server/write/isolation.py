@@ -1,0 +1,110 @@
+"""Tries pushes by themselves when a transaction with them failed: who fails is found, and nobody else waits for it.
+
+A push that fails by itself is tried mutation by mutation. The one that fails is rejected, or its user is held back.
+"""
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from protocol.frames import Ack, Error
+from server.errors import UnavailableError
+from server.write import rules
+from server.write.mutation import Outcome, Push
+from server.write.outage import Outage
+from server.write.ports import Cause, WriteError, Writer
+from server.write.suspects import Suspects
+
+log = structlog.get_logger()
+
+QUICK: Final = 2
+"""Pushes tried at once of those that nothing is known against; each takes a second at most, and mostly milliseconds."""
+SLOW: Final = 2
+"""Pushes tried at once of those that may take long."""
+CONNECTIONS: Final = QUICK + SLOW
+BUDGET: Final = 5.0
+"""Seconds after which a push that gets on is interrupted: the device sends the rest again."""
+JITTER_MILLISECONDS: Final = (200, 2_000)
+
+
+class Isolation:
+    def __init__(self, writer: Writer, suspects: Suspects, outage: Outage) -> None:
+        self._writer = writer
+        self._suspects = suspects
+        self._outage = outage
+        self._lanes = {False: asyncio.Semaphore(QUICK), True: asyncio.Semaphore(SLOW)}
+
+    async def carry_out(self, push: Push) -> tuple[Ack | Error, bool]:
+        """What to answer to the push, which is carried out by itself; and whether something of it failed again."""
+        loop = asyncio.get_running_loop()
+        self._suspects.add(push.user, loop.time())
+        deadline = loop.time() + BUDGET
+        failed = slow = False
+        before: int | None = None
+        done = 0
+        at_once = len(push.mutations)
+        while True:
+            part = push.head(done + at_once)
+            found = await self._try(part, slow=slow)
+            if isinstance(found, float):
+                return rules.unavailable(push, again(found)), failed
+            if isinstance(found, WriteError):
+                failed = True
+                slow = slow or found.cause is not Cause.RULE
+                if at_once > 1:
+                    at_once = 1
+                    continue
+                code = self._judge(part, found, loop.time())
+                if code is None or not push.mutations:
+                    wait = max(0.0, self._suspects.held_until(push.user, push.client_id) - loop.time())
+                    return rules.unavailable(push, again(wait)), failed
+                push = push.refusing(done, code)
+                continue
+            if before is None:
+                before = found.before
+                # Should another connection take the client_id from now on, it keeps it.
+                push = replace(push, takes=False)
+            if found.refusal is not None or push.first > found.before + 1 or found.after >= push.last:
+                self._suspects.passed(push.user, push.client_id, loop.time())
+                return rules.answer(push, replace(found, before=before)), failed
+            done = found.after - push.first + 1
+            at_once = min(2 * at_once, len(push.mutations) - done)
+            slow = slow or found.unfinished(part)
+            if loop.time() > deadline:
+                return rules.unavailable(push, again(0)), failed
+
+    async def _try(self, push: Push, *, slow: bool) -> Outcome | WriteError | float:
+        """What came of one transaction; or the seconds after which it may be tried, because it must not be now."""
+        loop = asyncio.get_running_loop()
+        user, client_id = push.user, push.client_id
+        async with self._lanes[slow or self._suspects.slow(user)]:
+            until = max(self._outage.until, self._suspects.held_until(user, client_id))
+            if (wait := until - loop.time()) > 0:
+                return wait
+            try:
+                (outcome,) = await self._writer.write([push], self._suspects.seconds(user, client_id))
+            except UnavailableError as error:
+                return self._outage.met(error, loop.time())
+            except WriteError as error:
+                return error
+        self._outage.over()
+        return outcome
+
+    def _judge(self, push: Push, error: WriteError, now: float) -> str | None:
+        """The code to reject the last mutation of `push` with, which failed by itself; None if it is held back."""
+        code = self._suspects.failed(push.user, push.client_id, push.last, error.cause, now)
+        log.warning(
+            "a mutation cannot be carried out now" if code is None else "the database refused a mutation",
+            user=str(push.user),
+            cause=error.cause.name.lower(),
+            trouble=str(error),
+        )
+        return code
+
+
+def again(seconds: float) -> int:
+    """Milliseconds after which to push again, for each device another: they all hear it in the same moment."""
+    return int(seconds * 1000) + random.randrange(*JITTER_MILLISECONDS)

@@ -1,0 +1,1 @@
+"""What attackers try, each by the door that is theirs."""

@@ -1,0 +1,334 @@
+"""A login in Postgres gets no rights, no rows and no power over others through what is ours."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from server.postgres.migrate import migrate
+from tests.support.cluster import Database
+from tests.support.people import add_conversation, add_message, add_user
+
+_numbers = itertools.count()
+
+
+@contextlib.asynccontextmanager
+async def a_login(database: Database, sql: Any, *roles: str, inherits: bool = True) -> AsyncIterator[tuple[str, Any]]:
+    """A login that is a member of `roles` and has nothing else; its name, and a connection of its own."""
+    name = f"mallory_{database.name}_{next(_numbers)}"
+    await sql.execute(f"CREATE ROLE {name} LOGIN {'INHERIT' if inherits else 'NOINHERIT'}")
+    for role in roles:
+        await sql.execute(f"GRANT {role} TO {name}")
+    connection = await asyncpg.connect(database.cluster.postgres.url(database.name, name))
+    try:
+        yield name, connection
+    finally:
+        await connection.close()
+        await sql.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.fixture
+async def sql(every_database: Database) -> AsyncIterator[Any]:
+    connection = await every_database.connect()
+    yield connection
+    await connection.close()
+
+
+# ---- Our functions -------------------------------------------------------------------------------------------------
+
+
+async def test_every_function_of_ours_searches_postgres_own_names_first_and_temporary_ones_last(sql: Any) -> None:
+    others = await sql.fetch(
+        "SELECT oid::regprocedure::text, proconfig FROM pg_proc"
+        " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
+        " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
+    )
+    assert others == []
+    assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
+
+
+async def test_nobody_may_call_a_function_of_ours_but_the_server_some(sql: Any) -> None:
+    """Trigger functions included: whoever may call one may attach it to a table of his own."""
+    callable_by_all = await sql.fetch(
+        "SELECT p.oid::regprocedure::text FROM pg_proc p"
+        " LEFT JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a ON true"
+        " WHERE p.pronamespace = 'sync'::regnamespace AND a.grantee = 0"
+    )
+    assert callable_by_all == []
+
+
+TEMPORARY_TYPES = """
+    CREATE FUNCTION pg_temp.seize(value {type}) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN EXECUTE 'ALTER ROLE {name} SUPERUSER'; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END $$;
+    CREATE DOMAIN pg_temp.{domain} AS {type} CHECK (pg_temp.seize(VALUE));
+"""
+TYPES = {"uuid": "uuid", "text": "text", "bigint": "int8", "boolean": "bool", "jsonb": "jsonb", "xid8": "xid8"}
+
+
+async def plant(connection: Any, name: str) -> None:
+    """Temporary domains under the names of Postgres' own types. Whoever is made to use one runs their owner's code."""
+    for type_, domain in TYPES.items():
+        await connection.execute(TEMPORARY_TYPES.format(type=f"pg_catalog.{domain}", domain=domain, name=name))
+        if type_ != domain:
+            await connection.execute(f'CREATE DOMAIN pg_temp."{type_}" AS pg_temp.{domain}')
+
+
+async def is_superuser(sql: Any, name: str) -> bool:
+    return bool(await sql.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = $1", name))
+
+
+async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
+    every_database: Database, sql: Any
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    async with a_login(every_database, sql, "authenticated") as (name, mallory):
+        await mallory.execute("SELECT set_config('request.jwt.claims', $1, false)", f'{{"sub": "{user}"}}')
+        await plant(mallory, name)
+        message = await add_message(mallory, conversation)
+        await mallory.execute("UPDATE public.messages SET content = 'other' WHERE id = $1", message)
+        await mallory.execute("UPDATE public.conversations SET title = 'other' WHERE id = $1", conversation)
+        await mallory.execute("DELETE FROM public.messages WHERE id = $1", message)
+        await mallory.execute("DELETE FROM public.conversations WHERE id = $1", conversation)
+        assert not await is_superuser(sql, name)
+
+
+PUSH = "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}')"
+
+NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
+CHANNEL = "SELECT channel FROM sync.meta"
+
+
+async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
+    """One mutation: kind, id, conversation, role, text, at, created_at."""
+    (record,) = await connection.fetch(PUSH, [user], [uuid4()], *([column] for column in columns))
+    return record
+
+
+async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner(
+    every_database: Database, sql: Any
+) -> None:
+    user = await add_user(sql)
+    # A trigger of the app that asks who writes.
+    await sql.execute(
+        """
+        CREATE FUNCTION public.ask() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM auth.uid(); RETURN NEW; END $$;
+        CREATE TRIGGER ask BEFORE INSERT OR UPDATE ON public.conversations FOR EACH ROW EXECUTE FUNCTION public.ask();
+        """
+    )
+    async with a_login(every_database, sql, "atlas_sync") as (name, mallory):
+        await plant(mallory, name)
+        at, conversation, message = await sql.fetchval("SELECT now()"), uuid4(), uuid4()
+        # As text: asyncpg itself looks types up by their names.
+        literal = "SELECT format(replace($1, '?', '%L'), VARIADIC $2::text[])"
+        for columns in (
+            ("+c", conversation, "NULL", "NULL", "title", at, "NULL"),
+            ("+m", message, conversation, "user", "content", at, "NULL"),
+            ("~m", message, "NULL", "NULL", "other", at, at),
+            ("-m", message, "NULL", "NULL", "NULL", "NULL", at),
+            ("~c", conversation, "NULL", "NULL", "other", at, "NULL"),
+            ("-c", conversation, "NULL", "NULL", "NULL", "NULL", "NULL"),
+        ):
+            arrays = [
+                f"{{{user}}}",
+                f"{{{uuid4()}}}",
+                *(f'{{"{each}"}}' if each is at else f"{{{each}}}" for each in columns),
+            ]
+            await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", PUSH), arrays))
+        assert await sql.fetchval("SELECT count(*) FROM sync.clients WHERE rejected = '{}'") == 6
+        noted = [f"{{{user}}}", f"{{{uuid4()}}}", f'{{"{at}"}}']
+        await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", NOTE), noted))
+        await mallory.execute("SELECT sync.vitals(), sync.epoch(), sync.seq_at(pg_catalog.now())")
+        assert not await is_superuser(sql, name)
+
+
+async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours(
+    every_database: Database, sql: Any
+) -> None:
+    """As in a database of PostgreSQL 14 or before, where everybody may create there."""
+    user = await add_user(sql)
+    await sql.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    async with a_login(every_database, sql) as (name, mallory):
+        seize = f"BEGIN EXECUTE 'ALTER ROLE {name} SUPERUSER'; RETURN {{}}; END"
+        for function, takes, returns, value in (
+            ("format", "text, uuid", "text", "'{}'"),
+            ("set_config", "text, text, bool", "text", "''"),
+            ("jsonb_build_object", "int8, text", "jsonb", "'{}'"),
+            ("cardinality", "uuid[]", "int", "1"),
+            ("coalesce_seq", "int8", "int8", "1"),
+            ("seq_at", "timestamptz", "int8", "1"),
+            ("pg_notify", "text, text", "void", ""),
+        ):
+            await mallory.execute(
+                f"CREATE FUNCTION public.{function}({takes}) RETURNS {returns} LANGUAGE plpgsql AS"
+                f" $_$ {seize.format(value)} $_$"
+            )
+        for operator, left, right, returns, value in (
+            ("||", "uuid", "text", "text", "''"),
+            ("||", "text", "int8", "text", "''"),
+            ("+", "int8", "text", "int8", "1"),
+            ("=", "int4", "text", "bool", "true"),
+            (">", "int8", "text", "bool", "true"),
+        ):
+            await mallory.execute(
+                f"CREATE FUNCTION public.op_{next(_numbers)}({left}, {right}) RETURNS {returns} LANGUAGE plpgsql AS"
+                f" $_$ {seize.format(value)} $_$"
+            )
+            made = await mallory.fetchval(
+                "SELECT max(oid)::regproc::text FROM pg_proc WHERE proname LIKE 'op!_%' ESCAPE '!'"
+            )
+            await mallory.execute(
+                f"CREATE OPERATOR public.{operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {made})"
+            )
+        server = await asyncpg.connect(every_database.server_url)
+        at = await server.fetchval("SELECT now()")
+        conversation = uuid4()
+        await push(server, user, "+c", conversation, None, None, "title", at, None)
+        await push(server, user, "+m", uuid4(), conversation, "user", "content", at, None)
+        await push(server, user, "+m", uuid4(), uuid4(), "user", "content", at, None)
+        await push(server, user, "-c", conversation, None, None, None, None, None)
+        await server.close()
+        assert not await is_superuser(sql, name)
+
+
+# ---- Our tables ----------------------------------------------------------------------------------------------------
+
+
+async def test_who_may_read_everything_but_what_row_level_security_hides_reads_nothing_through_us(
+    every_database: Database, sql: Any
+) -> None:
+    user = await add_user(sql)
+    await add_message(sql, await add_conversation(sql, user))
+    async with a_login(every_database, sql, "pg_read_all_data") as (_, reader):
+        assert await reader.fetchval("SELECT count(*) FROM public.messages") == 0
+        relations = await sql.fetch(
+            "SELECT c.oid::regclass::text AS name FROM pg_class c"
+            " WHERE c.relnamespace = 'sync'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')"
+            " AND c.oid <> 'sync.partitions'::regclass"
+        )
+        assert {row["name"] for row in relations} >= {"sync.all_messages", "sync.log", "sync.meta", "sync.clients"}
+        for row in relations:
+            assert await reader.fetch(f"SELECT * FROM {row['name']}") == [], row["name"]
+
+
+async def test_partitions_that_are_made_later_are_closed_too(every_database: Database, sql: Any) -> None:
+    await sql.execute("SELECT sync.ensure_partitions(now(), now() + interval '9 months')")
+    opened = await sql.fetch(
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'sync'::regnamespace"
+        " AND relkind IN ('r', 'p') AND NOT relrowsecurity"
+    )
+    assert opened == []
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+async def test_end_users_may_not_even_look_into_our_schema(every_database: Database, sql: Any, role: str) -> None:
+    async with a_login(every_database, sql, role) as (_, mallory):
+        for statement in (
+            "SELECT * FROM sync.log",
+            "SELECT * FROM sync.all_messages",
+            "SELECT sync.epoch()",
+            f"SELECT * FROM sync.push({', '.join(['NULL'] * 14)})",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await mallory.execute(statement)
+
+
+# ---- Doorbells -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_not_the_server_can_neither_hear_nor_find_the_doorbells(
+    every_database: Database, sql: Any
+) -> None:
+    channel = await sql.fetchval(CHANNEL)
+    assert len(channel) >= len("atlas_sync_") + 32
+    user = await add_user(sql)
+    async with a_login(every_database, sql, "authenticated", "pg_read_all_data") as (_, mallory):
+        heard: list[str] = []
+        for guess in ("atlas_sync", "sync", "atlas"):
+            await mallory.add_listener(guess, lambda *said: heard.append(said[3]))
+        assert await mallory.fetch("SELECT channel FROM sync.meta WHERE true") == []
+        sources = await mallory.fetch("SELECT prosrc FROM pg_proc")
+        assert not [source for source in sources if channel in (source["prosrc"] or "")]
+        await add_conversation(sql, user)
+        # What would have been heard is there when a notification sent after it is.
+        await sql.execute("NOTIFY sync, 'the end'")
+        while not heard:
+            await mallory.execute("SELECT 1")
+        assert heard == ["the end"]
+        await mallory.reset()
+
+
+async def test_two_databases_have_different_doorbells(every_database: Database, sql: Any) -> None:
+    other = await every_database.cluster.create("template0")
+    try:
+        await migrate(other.url)
+        there = await other.connect()
+        assert await there.fetchval("SELECT channel FROM sync.meta") != await sql.fetchval(
+            "SELECT channel FROM sync.meta"
+        )
+        await there.close()
+    finally:
+        await other.drop()
+
+
+# ---- Rows for free -------------------------------------------------------------------------------------------------
+
+
+async def test_installations_that_wrote_nothing_leave_no_row(every_database: Database, sql: Any) -> None:
+    payer, free = await add_user(sql), await add_user(sql, "free")
+    server = await asyncpg.connect(every_database.server_url)
+    try:
+        for user, first, count in ((payer, 1, 0), (payer, 7, 1), (free, 1, 1)):
+            await server.fetch(
+                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}')",
+                *([user], [uuid4()], [first], [count], ["-c"] * count),
+                *([uuid4()] * count, [None] * count, [None] * count),
+            )
+        assert await sql.fetchval("SELECT count(*) FROM sync.clients") == 0
+    finally:
+        await server.close()
+
+
+async def test_the_installations_and_devices_of_one_user_have_a_bound(every_database: Database, sql: Any) -> None:
+    most = await sql.fetchval("SELECT sync.most_devices()")
+    user, other = await add_user(sql), await add_user(sql)
+    server = await asyncpg.connect(every_database.server_url)
+    try:
+        at = await server.fetchval("SELECT now()")
+        clients = [uuid4() for _ in range(most + 5)]
+        for client_id in (uuid4(), *clients):
+            who = user if client_id in clients else other
+            await server.fetch(PUSH, [who], [client_id], ["+c"], [uuid4()], [None], [None], ["title"], [at], [None])
+            await server.execute(NOTE, [who], [client_id], [at])
+        for table in ("clients", "devices"):
+            kept = {
+                row["client_id"]
+                for row in await sql.fetch(f"SELECT client_id FROM sync.{table} WHERE user_id = $1", user)
+            }
+            assert len(kept) == most
+            assert clients[-1] in kept
+            assert clients[0] not in kept, "the oldest are forgotten first"
+            assert await sql.fetchval(f"SELECT count(*) FROM sync.{table} WHERE user_id = $1", other) == 1
+    finally:
+        await server.close()
+
+
+# ---- What devices write --------------------------------------------------------------------------------------------
+
+
+async def test_the_words_of_the_assistant_are_not_a_devices_to_change(every_database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    said = await add_message(sql, conversation, "said by the model", "assistant")
+    at = await sql.fetchval("SELECT created_at FROM messages WHERE id = $1", said)
+    server = await asyncpg.connect(every_database.server_url)
+    record = await push(server, user, "~m", said, None, None, "forged", at, at)
+    await server.close()
+    assert record["rejected"] == '{"1": "bad_role"}'
+    assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", said) == "said by the model"
