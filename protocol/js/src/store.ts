@@ -114,6 +114,8 @@ export interface Store {
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T>;
   /** All is kept, or nothing if `work` throws; durable when it returns. Await nothing else in it, either. */
   write<T>(work: (tx: Writing) => Promise<T>): Promise<T>;
+  /** Takes over what an earlier app kept for this user, whose store this is, if there is anything. */
+  adopt?(user: string): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -287,6 +287,7 @@ export class Sync {
       }
       await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
     });
+    await this.store.adopt?.(user);
     if (this.closed) return;
     this.off.push(
       this.env.onAwake(() => {

@@ -7,7 +7,7 @@ import type { Entry } from '../outbox.js';
 import { LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
 import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
-import { adoptRows, type OldRow } from './adopt.js';
+import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 
 type Kept<R> = R & { readonly local?: 1 };
 
@@ -29,8 +29,11 @@ const oldestFirst = (a: Conversation | Message, b: Conversation | Message): numb
 export interface DexieOptions {
   /** The database's name: one for each user. */
   readonly name: string;
-  /** The database of an earlier app to take over, once, and whose rows of it; it stays as it is. */
-  readonly adopt?: { readonly name: string; readonly userId?: string };
+  /**
+   * The database of an earlier app, and who in it this user is: their rows are taken over, once. Conversations without a
+   * `userId` become the first one's who opens a store, in that database, too; else it stays as it is.
+   */
+  readonly adopt?: { readonly name: string; readonly userId: string };
 }
 
 export class DexieStore implements Store {
@@ -55,6 +58,35 @@ export class DexieStore implements Store {
     return this.db.transaction('rw', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
   }
 
+  /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
+  async adopt(user: string): Promise<void> {
+    const { adopt } = this.options;
+    if (adopt === undefined) return;
+    const { name, userId } = adopt;
+    if ((await this.read((tx) => tx.meta())).adopted.includes(name) || !(await Dexie.exists(name))) return;
+    const mine = await inEarlier(name, async (conversations, messages) => {
+      // Before anything is taken: whatever happens then, nobody else gets it.
+      await conversations.filter(isOwnerless).modify({ userId });
+      const all: OldRow[] = await conversations.toArray();
+      const { conversation, message } = belonging(userId, all);
+      return [all.filter(conversation), await messages.filter(message).toArray()] as const;
+    });
+    if (mine === undefined) return;
+    const adopted = await adoptRows(...mine);
+    await this.write(async (tx) => {
+      const meta = await tx.meta();
+      if (meta.user !== user || meta.adopted.includes(name)) return;
+      // What the server has told since is newer than what the earlier app knew.
+      const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
+      const heldM = await tx.messages(adopted.messages.map((row) => row.id));
+      await tx.putConversations(adopted.conversations.filter((_, i) => heldC[i] === undefined));
+      await tx.putMessages(adopted.messages.filter((_, i) => heldM[i] === undefined));
+      const local = adopted.conversations.filter((row) => row.seq === LOCAL);
+      await tx.putFloors(local.map((row) => [row.id, 'start']));
+      await tx.setMeta({ adopted: [...meta.adopted, name] });
+    });
+  }
+
   async close(): Promise<void> {
     await this.opened.catch(() => undefined);
     this.db.close();
@@ -65,37 +97,24 @@ export class DexieStore implements Store {
     await this.db.transaction('rw', this.db.head, async () => {
       if ((await this.db.head.get(0)) === undefined) await this.db.head.add(newMeta(newId()), 0);
     });
-    const { adopt } = this.options;
-    if (adopt !== undefined) await this.adopt(adopt.name, adopt.userId);
   }
+}
 
-  /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
-  private async adopt(name: string, userId: string | undefined): Promise<void> {
-    if (((await this.db.head.get(0))?.adopted ?? []).includes(name) || !(await Dexie.exists(name))) return;
-    const old = new Dexie(name);
-    let conversations: OldRow[];
-    let messages: OldRow[];
-    try {
-      await old.open();
-      const rows = async (table: string): Promise<OldRow[]> =>
-        old.tables.some((candidate) => candidate.name === table) ? old.table(table).toArray() : [];
-      [conversations, messages] = [await rows('conversations'), await rows('messages')];
-    } finally {
-      old.close();
-    }
-    const adopted = await adoptRows(conversations, messages, userId);
-    await this.db.transaction('rw', this.db.tables, async (inner) => {
-      const tx = new Transaction(inner);
-      if ((await tx.meta()).adopted.includes(name)) return;
-      // What the server has told since is newer than what the earlier app knew.
-      const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
-      const heldM = await tx.messages(adopted.messages.map((row) => row.id));
-      await tx.putConversations(adopted.conversations.filter((_, i) => heldC[i] === undefined));
-      await tx.putMessages(adopted.messages.filter((_, i) => heldM[i] === undefined));
-      const local = adopted.conversations.filter((row) => row.seq === LOCAL);
-      await tx.putFloors(local.map((row) => [row.id, 'start']));
-      await tx.setMeta({ adopted: [...(await tx.meta()).adopted, name] });
-    });
+/** In one transaction of an earlier app's database; undefined if it has not both tables. */
+async function inEarlier<T>(
+  name: string,
+  work: (conversations: Table, messages: Table) => Promise<T>,
+): Promise<T | undefined> {
+  const old = new Dexie(name);
+  try {
+    await old.open();
+    const names = old.tables.map((table) => table.name);
+    if (!names.includes('conversations') || !names.includes('messages')) return undefined;
+    return await old.transaction('rw', ['conversations', 'messages'], (tx) =>
+      work(tx.table('conversations'), tx.table('messages')),
+    );
+  } finally {
+    old.close();
   }
 }
 
