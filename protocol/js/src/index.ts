@@ -8,6 +8,7 @@ export { WriteError, type Mutation } from './mutation.js';
 export type { Entry } from './outbox.js';
 export { PageError } from './line.js';
 export type { GetToken, TokenReason } from './socket.js';
+export { TokenError } from './token.js';
 export { environment, type Environment } from './environment.js';
 export type { Query } from './query.js';
 export type { Conversation, Instant, Message, Profile, Uuid } from './rows.js';
