@@ -66,6 +66,10 @@ class Storage(Protocol):
     def client_id(self) -> UUID:
         """Made once at random, and kept: the numbers belong to it."""
 
+    @property
+    def user(self) -> UUID | None:
+        """Whose outbox it keeps; None if it does not outlast the app, and need not know."""
+
     def load(self) -> tuple[Head, list[Entry]]:
         """What was committed, in the order of keys."""
 
@@ -91,12 +95,12 @@ class Push:
 class Outbox:
     """The writes of one device. One for each storage, and not from several threads.
 
-    What may be read, and only read: `client_id`; `unanswered`, the push that was given out and has no answer yet. If
-    the storage raises, nothing has changed. `on_add` is called when there is something new to send.
+    What may be read, and only read: `user`; `client_id`; `unanswered`, the push that was given out and has no answer
+    yet. If the storage raises, nothing has changed. `on_add` is called when there is something new to send.
     """
 
     def __init__(self, storage: Storage) -> None:
-        self.client_id = storage.client_id
+        self.user, self.client_id = storage.user, storage.client_id
         self.unanswered: Push | None = None
         self.on_add: Callable[[], object] = lambda: None
         self._storage = storage
