@@ -4,6 +4,7 @@ export { createSync, Sync, type Status, type SyncOptions } from './sync.js';
 export type { HistoryQuery, List, Older } from './history.js';
 export { MemoryStore } from './store/memory.js';
 export { StoreError, type Store } from './store.js';
+export { UnsentError } from './clean.js';
 export { WriteError, type Mutation } from './mutation.js';
 export type { Entry } from './outbox.js';
 export { PageError } from './line.js';

@@ -11,7 +11,7 @@ export function ownToken(token: string, user: string): string {
   if (subject === user.toLowerCase()) return token;
   throw new TokenError(
     subject === null
-      ? 'getToken() gave a token whose `sub` cannot be read: give the JWT that the server verifies'
+      ? 'getToken() gave no JWT with a `sub`: give the one that the server verifies'
       : "getToken() gave another user's token: make a Sync, with a store of its own, for each user",
   );
 }
@@ -20,7 +20,7 @@ export function ownToken(token: string, user: string): string {
 function subjectOf(token: string): string | null {
   try {
     const payload = (token.split('.')[1] ?? '').replaceAll('-', '+').replaceAll('_', '/');
-    const claims = JSON.parse(atob(payload.padEnd(Math.ceil(payload.length / 4) * 4, '='))) as { readonly sub?: unknown };
+    const claims = JSON.parse(atob(payload + '='.repeat(-payload.length & 3))) as { readonly sub?: unknown };
     return typeof claims.sub === 'string' ? claims.sub.toLowerCase() : null;
   } catch {
     return null;

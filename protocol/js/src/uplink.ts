@@ -9,7 +9,7 @@ import type { Environment } from './environment.js';
 import { Deposed, Keeper, type Asked } from './keeper.js';
 import { PageError } from './line.js';
 import { Socket, type GetToken, type LineState, type StayAway } from './socket.js';
-import type { Store } from './store.js';
+import type { Transactions } from './store.js';
 import { ownToken } from './token.js';
 import { CODECS, type Encoding, type Window } from './wire.js';
 
@@ -23,7 +23,7 @@ export interface Connection {
 export interface UplinkOptions {
   readonly url: string;
   readonly user: string;
-  readonly store: Store;
+  readonly store: Transactions;
   readonly window: Window;
   readonly encoding: Encoding;
   readonly environment: Environment;

@@ -304,11 +304,11 @@ describe('coming back', () => {
 describe('tokens', () => {
   it.each<readonly [string, unknown, string]>([
     ["another user's", tokenOf(id(2)), "another user's token"],
-    ['an opaque one', 'v4.local.opaque', '`sub` cannot be read'],
-    ['one without a sub', tokenOf(undefined), '`sub` cannot be read'],
-    ['one with a sub that is no text', tokenOf(1), '`sub` cannot be read'],
-    ['one that is empty', '', '`sub` cannot be read'],
-    ['one that is none', undefined, '`sub` cannot be read'],
+    ['an opaque one', 'v4.local.opaque', 'no JWT with a `sub`'],
+    ['one without a sub', tokenOf(undefined), 'no JWT with a `sub`'],
+    ['one with a sub that is no text', tokenOf(1), 'no JWT with a `sub`'],
+    ['one that is empty', '', 'no JWT with a `sub`'],
+    ['one that is none', undefined, 'no JWT with a `sub`'],
   ])('open no socket while getToken gives %s, and the status says so', async (_, wrong, words) => {
     let token = wrong as string;
     const sync = app.open({ getToken: () => token });

@@ -34,23 +34,23 @@ const text = (value: unknown): string =>
   typeof value === 'string' ? value.replaceAll('\0', '').replace(/\p{Surrogate}/gu, '�') : '';
 
 /** Whether a row names nobody as its owner. */
-export const isOwnerless = (row: OldRow): boolean => row['userId'] === undefined || row['userId'] === null;
+export const isOwnerless = (row: OldRow): boolean => (row['userId'] ?? null) === null;
 
 /**
- * Which of an earlier database's rows are this user's: the conversations that name them, and the messages in those that
- * name nobody else. A message whose conversation is not there must name them itself.
+ * Which of an earlier database's rows are this user's. A message goes where its conversation goes, unless it names somebody
+ * else; one whose conversation is not there goes to whom it names.
  */
 export function belonging(
   userId: string,
   conversations: readonly OldRow[],
 ): { readonly conversation: (row: OldRow) => boolean; readonly message: (row: OldRow) => boolean } {
-  const conversation = (row: OldRow): boolean => String(row['userId']) === userId;
-  const homes = new Map(conversations.map((row) => [String(row['id']), conversation(row)]));
+  const mine = (owner: unknown): boolean => String(owner) === userId;
+  const owners = new Map(conversations.map((row) => [String(row['id']), row['userId']]));
   return {
-    conversation,
+    conversation: (row) => mine(row['userId']),
     message: (row) => {
-      const home = homes.get(String(row['conversationId']));
-      return isOwnerless(row) ? home === true : conversation(row) && home !== false;
+      const home = owners.get(String(row['conversationId']));
+      return mine(home ?? row['userId']) && mine(row['userId'] ?? home);
     },
   };
 }

@@ -4,8 +4,8 @@ import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
-import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
+import { compare, LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
+import { Destroyed, newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
 import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 
@@ -24,14 +24,15 @@ function plain<R extends Conversation | Message>(row: Kept<R>): R {
 }
 
 const oldestFirst = (a: Conversation | Message, b: Conversation | Message): number =>
-  a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1);
+  compare([a.createdAt, a.id], [b.createdAt, b.id]);
 
 export interface DexieOptions {
   /** The database's name: one for each user. */
   readonly name: string;
   /**
    * The database of an earlier app, and who in it this user is: their rows are taken over, once. Conversations without a
-   * `userId` become the first one's who opens a store, in that database, too; else it stays as it is.
+   * `userId` become the first one's who opens a store, in that database, too; else it stays as it is until `destroy`,
+   * which deletes this user's rows there.
    */
   readonly adopt?: { readonly name: string; readonly userId: string };
 }
@@ -40,22 +41,28 @@ export class DexieStore implements Store {
   readonly name: string;
   private readonly db: Database;
   private readonly opened: Promise<void>;
+  private destroyed = false;
 
   constructor(private readonly options: DexieOptions) {
     this.name = options.name;
     this.db = new Database(options.name);
+    this.db.on('versionchange', ({ newVersion }) => {
+      if (newVersion) return undefined;
+      // It is being deleted, which waits for this connection; and Dexie would make it anew.
+      this.destroyed = true;
+      this.db.close();
+      return false;
+    });
     this.opened = this.open();
     this.opened.catch(() => undefined); // the first transaction says it
   }
 
-  async read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
-    await this.opened;
-    return this.db.transaction('r', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
+    return this.transaction('r', work);
   }
 
-  async write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
-    await this.opened;
-    return this.db.transaction('rw', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+    return this.transaction('rw', work);
   }
 
   /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
@@ -63,7 +70,7 @@ export class DexieStore implements Store {
     const { adopt } = this.options;
     if (adopt === undefined) return;
     const { name, userId } = adopt;
-    if ((await this.read((tx) => tx.meta())).adopted.includes(name) || !(await Dexie.exists(name))) return;
+    if ((await this.read((tx) => tx.meta())).adopted.includes(name)) return;
     const mine = await inEarlier(name, async (conversations, messages) => {
       // Before anything is taken: whatever happens then, nobody else gets it.
       await conversations.filter(isOwnerless).modify({ userId });
@@ -92,6 +99,28 @@ export class DexieStore implements Store {
     this.db.close();
   }
 
+  async destroy(): Promise<void> {
+    const { adopt } = this.options;
+    if (adopt !== undefined) {
+      await inEarlier(adopt.name, async (conversations, messages) => {
+        const mine = belonging(adopt.userId, await conversations.toArray());
+        await messages.filter(mine.message).delete();
+        await conversations.filter(mine.conversation).delete();
+      });
+    }
+    await new Promise<void>((done, failed) => {
+      // A tab that is frozen may keep an empty database for a while.
+      this.db.on('blocked', () => (done(), false));
+      this.db.delete().then(done, failed);
+    });
+  }
+
+  private async transaction<T>(mode: 'r' | 'rw', work: (tx: Writing) => Promise<T>): Promise<T> {
+    await this.opened;
+    if (this.destroyed) throw new Destroyed();
+    return this.db.transaction(mode, this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  }
+
   private async open(): Promise<void> {
     await this.db.open();
     await this.db.transaction('rw', this.db.head, async () => {
@@ -100,11 +129,12 @@ export class DexieStore implements Store {
   }
 }
 
-/** In one transaction of an earlier app's database; undefined if it has not both tables. */
+/** In one transaction of an earlier app's database; undefined if it is not there, or has not both tables. */
 async function inEarlier<T>(
   name: string,
   work: (conversations: Table, messages: Table) => Promise<T>,
 ): Promise<T | undefined> {
+  if (!(await Dexie.exists(name))) return undefined;
   const old = new Dexie(name);
   try {
     await old.open();
@@ -150,14 +180,7 @@ class Transaction implements Writing {
   };
 
   constructor(tx: DexieTransaction) {
-    this.db = {
-      head: tx.table('head'),
-      conversationRows: tx.table('conversationRows'),
-      messageRows: tx.table('messageRows'),
-      outbox: tx.table('outbox'),
-      floorRows: tx.table('floorRows'),
-      deletions: tx.table('deletions'),
-    };
+    this.db = Object.fromEntries(tx.storeNames.map((name) => [name, tx.table(name)])) as unknown as typeof this.db;
   }
 
   async meta(): Promise<Meta> {
