@@ -205,7 +205,7 @@ class Device:
         return arrived
 
     def write(self, mutation: Mutation) -> Entry:
-        """Add to the outbox: durable when it returns, sent when it can be. Raises ValueError as Outbox.add does."""
+        """Add to the outbox: durable when it returns, sent when it can be. Raises WriteError as Outbox.add does."""
         if self._outbox is None:
             raise RuntimeError("a device writes only with an outbox: give it one")
         return self._outbox.add(mutation)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from protocol.client import Limits, Refused
 from protocol.comeback import backoff
-from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, check
+from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
 from protocol.wire import CODECS, Codec
 
 ENVELOPE = 64  # bytes of a push at most, besides its mutations: its kind, its number, the head of its list
@@ -123,11 +123,11 @@ class Outbox:
         return self._in(State.REJECTED)
 
     def add(self, mutation: Mutation) -> Entry:
-        """Durable, and numbered for good, when it returns. ValueError for what no server would take."""
+        """Durable, and numbered for good, when it returns. WriteError for what no server would take."""
         return self._add(mutation, [])
 
     def retry(self, key: int, corrected: Mutation | None = None) -> Entry:
-        """A rejected mutation once more, as a new one at the end. ValueError as by `add`, or if `key` has none."""
+        """A rejected mutation once more, as a new one at the end. ValueError if `key` has none, and as by `add`."""
         mutation = self._rejected(key).mutation if corrected is None else corrected
         return self._add(mutation, [self._rejected(key).key])
 
@@ -250,7 +250,7 @@ class Outbox:
         check(mutation, head.bounds)
         # In whichever encoding the app will connect.
         if max(codec.size(mutation) for codec in CODECS.values()) + ENVELOPE > head.bounds.frame_bytes:
-            raise ValueError(f"it fits in no frame of {head.bounds.frame_bytes} bytes: shorten it")
+            raise WriteError("too_long", f"it fits in no frame of {head.bounds.frame_bytes} bytes: shorten it")
         if head.next_n > NUMBER_END:
             raise ValueError("every number up to 2^53 is given: start anew with another client_id")
         entry = Entry(head.next_key, head.next_n, mutation)

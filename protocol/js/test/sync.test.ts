@@ -62,8 +62,14 @@ describe('offline first', () => {
     await app.world.clock.pass(0);
     const home = await sync.createConversation();
     await expect(sync.sendMessage(home, 'a\0b')).rejects.toThrow(WriteError);
-    await expect(sync.sendMessage(home, '\ud800')).rejects.toThrow('surrogate');
-    await expect(sync.sendMessage(home, 'x'.repeat(101))).rejects.toThrow('101 bytes of UTF-8');
+    await expect(sync.sendMessage(home, '\ud800')).rejects.toMatchObject({
+      code: 'bad_text',
+      message: expect.stringContaining('half of a surrogate pair'),
+    });
+    await expect(sync.sendMessage(home, 'x'.repeat(101))).rejects.toMatchObject({
+      code: 'too_long',
+      message: expect.stringContaining('101 bytes of UTF-8'),
+    });
     await expect(sync.sendMessage('HOME', 'x')).rejects.toThrow(WriteError);
     await expect(sync.editMessage(M(1), 'x')).rejects.toThrow('no such message');
     await expect(sync.renameConversation(C(9), 'x')).rejects.toThrow('no such conversation');
