@@ -77,7 +77,9 @@ export function check(mutation: Mutation, bounds: Bounds): void {
 function text(name: string, value: unknown, atMost: number | undefined): void {
   if (typeof value !== 'string') throw new WriteError(`${name} must be a text`, 'malformed');
   const bad = value.includes('\0') ? 'U+0000' : LONE_SURROGATE.test(value) ? 'half of a surrogate pair' : null;
-  if (bad !== null) throw new WriteError(`${name} contains ${bad}, which the server cannot keep: leave it out`, 'bad_text');
+  if (bad !== null) {
+    throw new WriteError(`${name} contains ${bad}, which the server cannot keep: leave it out`, 'bad_text');
+  }
   const size = utf8Bytes(value);
   if (atMost !== undefined && size > atMost) {
     throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`, 'too_long');

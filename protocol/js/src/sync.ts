@@ -283,8 +283,8 @@ export class Sync {
 
   /**
    * Deletes the store with all that this user has on the device, as when they sign out; resolves when it is gone. Their
-   * Sync ends in every tab, with the state `destroyed`. Rejects with UnsentError, and nothing is changed, if writes are on
-   * this device only and are not to be discarded.
+   * Sync ends in every tab, with the state `destroyed`. Rejects with UnsentError, and nothing is changed, if writes are
+   * on this device only and are not to be discarded.
    */
   async destroy({ discardUnsent = false }: { readonly discardUnsent?: boolean } = {}): Promise<void> {
     await this.ready;

@@ -223,7 +223,7 @@ describe('an earlier database', () => {
 
     const MINE = ['in none by USER', 'mine', 'mine by USER', 'mine by nobody'];
     const THEIRS = ['in none by OTHER', 'theirs', 'theirs by OTHER', 'theirs by nobody'];
-    const CLAIMED = ['of nobody', 'of nobody by USER', 'of nobody by nobody', 'of null', 'of null by USER', 'of null by nobody'];
+    const CLAIMED = ['of nobody', 'of null'].flatMap((home) => [home, `${home} by USER`, `${home} by nobody`]);
 
     it('gives them to the first user who comes, once, and a message only to whom its conversation goes', async () => {
       expect(await heldBy(USER)).toEqual([...MINE, ...CLAIMED].sort());

@@ -68,7 +68,7 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
     await end();
   });
 
-  it('keeps all, and says of how many writes, if only this device has them and they are not to be discarded', async () => {
+  it('keeps all, and says of how many writes, if only this device has them and none may be discarded', async () => {
     const { store, end } = make();
     const sync = app.open({ store });
     const home = await sync.createConversation('x');
@@ -79,7 +79,7 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
     app.world.network.mode = 'down';
     app.world.network.cut();
     await sync.sendMessage(home, 'unsent');
-    await expect(destroy(sync)).rejects.toMatchObject({ count: 2, message: expect.stringContaining('on this device only: 2') });
+    await expect(destroy(sync)).rejects.toThrow('on this device only: 2');
     expect(await sync.status.read()).toMatchObject({ pending: 1, rejected: 1 });
     expect((await sync.messages(home).read()).rows.map((row) => row.content)).toEqual(['refuse me', 'unsent']);
     app.world.network.mode = 'up';
@@ -198,7 +198,8 @@ describe('other tabs', () => {
     it('find out by the store where they cannot hear', async () => {
       const { store, gone } = browser();
       const deaf = app.world.tab().environment();
-      const [a, b] = [app.open({ store: store() }), app.open({ store: store(), environment: { ...deaf, channel: null } })];
+      const a = app.open({ store: store() });
+      const b = app.open({ store: store(), environment: { ...deaf, channel: null } });
       await a.createConversation('x');
       await settled(a);
       expect((await b.conversations().read()).rows).toHaveLength(1);

@@ -213,7 +213,8 @@ describe('what is no frame', () => {
 });
 
 describe('a text that no server keeps is refused, by the character that it is', () => {
-  it.each(file('texts') as readonly { name: string; text: string; code: string | null }[])('$name', ({ text, code }) => {
+  const texts = file('texts') as readonly { name: string; text: string; code: string | null }[];
+  it.each(texts)('$name', ({ text, code }) => {
     const mutations: readonly Mutation[] = [
       { kind: '+c', id: id(1), title: text, at: 1 },
       { kind: '~c', id: id(1), title: text, at: 1 },

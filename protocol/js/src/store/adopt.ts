@@ -37,8 +37,8 @@ const text = (value: unknown): string =>
 export const isOwnerless = (row: OldRow): boolean => (row['userId'] ?? null) === null;
 
 /**
- * Which of an earlier database's rows are this user's. A message goes where its conversation goes, unless it names somebody
- * else; one whose conversation is not there goes to whom it names.
+ * Which of an earlier database's rows are this user's. A message goes where its conversation goes, unless it names
+ * somebody else; one whose conversation is not there goes to whom it names.
  */
 export function belonging(
   userId: string,

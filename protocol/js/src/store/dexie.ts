@@ -30,9 +30,9 @@ export interface DexieOptions {
   /** The database's name: one for each user. */
   readonly name: string;
   /**
-   * The database of an earlier app, and who in it this user is: their rows are taken over, once. Conversations without a
-   * `userId` become the first one's who opens a store, in that database, too; else it stays as it is until `destroy`,
-   * which deletes this user's rows there.
+   * The database of an earlier app, and who this user is in it: their rows are taken over, once. A conversation without
+   * a `userId` gets that of the first user who opens a store. Nothing else changes there until this user's store is
+   * destroyed, which deletes their rows there, too.
    */
   readonly adopt?: { readonly name: string; readonly userId: string };
 }

@@ -7,7 +7,8 @@ export const C = (n: number): Uuid => id(0xc000 + n);
 export const M = (n: number): Uuid => id(0xe000 + n);
 
 /** A user's token, of no signature; `mark` tells it from their others. */
-export const tokenOf = (sub: unknown, mark: string | number = ''): string => `head.${btoa(JSON.stringify({ sub }))}.${mark}`;
+export const tokenOf = (sub: unknown, mark: string | number = ''): string =>
+  `head.${btoa(JSON.stringify({ sub }))}.${mark}`;
 
 export const conversation = (n: number, seq: number, change: Partial<Conversation> = {}): Conversation => ({
   kind: 'c',
