@@ -79,7 +79,7 @@ async def _told(stage: Stage, users: list[UUID]) -> AsyncIterator[list[Replica]]
             (replica.replace if batch.replaces else replica.apply)(batch.rows)
 
         url = f"ws://127.0.0.1:{stage.server.port}/sync"
-        return Device(url, token=token, client_id=uuid4(), on_batch=store)
+        return Device(url, user=user, token=token, client_id=uuid4(), on_batch=store)
 
     replicas = [Replica() for _ in users]
     devices = [device(user, replica) for user, replica in zip(users, replicas, strict=True)]

@@ -5,8 +5,10 @@ when to write pusher.py's; what to do with rows is the app's.
 """
 
 import asyncio
+import json
 import random
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -97,9 +99,11 @@ class _Line:
 class Device:
     """One device that stays in step: connects, resumes, and reconnects by itself. Runs once; then make another one.
 
-    `token` gives a token of the user, newly made if the last one will not do any more; it is called before each
-    connection, and again before the token of a living one ends. It may raise OSError (ConnectionError, TimeoutError) to
-    say that there is none for now; anything else it raises ends run().
+    `user` is whose `cursor` and `outbox` these are. `token` gives a token of theirs, newly made if the last one will
+    not do any more; it is called before each connection, and again before the token of a living one ends. It may raise
+    OSError (ConnectionError, TimeoutError) to say that there is none for now; anything else it raises ends run(). A
+    token that is another user's, or no JWT whose `sub` can be read, is never sent: it counts as none for now, and
+    `last_error` says so.
 
     `on_batch` stores a batch's rows and its cursor in one local transaction. While it works nothing is read, and
     `cursor` moves only when it has returned. It must not await page(): nothing would read the answer.
@@ -112,6 +116,7 @@ class Device:
         self,
         url: str,
         *,
+        user: UUID,
         token: Callable[[], str | Awaitable[str]],
         client_id: UUID,
         on_batch: Callable[[Batch], Awaitable[None] | None],
@@ -127,11 +132,14 @@ class Device:
         self.cursor = cursor
         self.last_error: Refused | Exception | None = None
         self._url, self._client_id, self._window, self._encoding = url, client_id, window, encoding
+        self._user = user
         self._token, self._on_batch, self._on_event, self._on_status = token, on_batch, on_event, on_status
         self._rng = rng or random.Random()
         self._outbox = outbox
         self._new_client("")  # a window or cursor out of bounds: say so now
         if outbox is not None:
+            if outbox.user not in (None, user):
+                raise ValueError("the outbox is another user's: give this device the outbox of its own user")
             if outbox.client_id != client_id:
                 raise ValueError("the outbox's numbers belong to another client_id: give this device outbox.client_id")
             outbox.on_add = self._something_to_send
@@ -197,7 +205,7 @@ class Device:
         return arrived
 
     def write(self, mutation: Mutation) -> Entry:
-        """Add to the outbox: durable when it returns, sent when it can be. Raises ValueError as Outbox.add does."""
+        """Add to the outbox: durable when it returns, sent when it can be. Raises WriteError as Outbox.add does."""
         if self._outbox is None:
             raise RuntimeError("a device writes only with an outbox: give it one")
         return self._outbox.add(mutation)
@@ -264,8 +272,20 @@ class Device:
         )
 
     async def _fetch_token(self) -> str:
-        token = self._token()
-        return await token if isawaitable(token) else token
+        """Raises ConnectionError for a token that must not be used, and what the app raises."""
+        given = self._token()
+        token = await given if isawaitable(given) else given
+        # Somebody else may have signed in meanwhile: this user's outbox must never travel under that name.
+        subject = _subject(token)
+        if subject is None:
+            raise ConnectionError(
+                "token() gave a token whose sub cannot be read: give the JWT that the server verifies"
+            )
+        if subject != str(self._user):
+            raise ConnectionError(
+                "token() gave another user's token: make a Device, with an outbox of its own, for each"
+            )
+        return token
 
     # ---- One connection ----------------------------------------------------------------------------------------------
 
@@ -405,6 +425,16 @@ class Device:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _subject(token: str) -> str | None:
+    """Whose a token is; None if it cannot be read. Nothing is verified here: the server does that."""
+    try:
+        payload = token.split(".")[1]
+        subject = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sub"]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return subject.lower() if isinstance(subject, str) else None
 
 
 def _settle(answer: asyncio.Future[T] | None, value: T) -> None:

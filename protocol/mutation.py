@@ -117,16 +117,24 @@ class Bounds:
     content_bytes: int | None = None
 
 
+class WriteError(ValueError):
+    """No server would take this; `code` is that of its rejection. The words never contain what somebody wrote."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def check(mutation: Mutation, bounds: Bounds) -> None:
-    """Raises ValueError for what no server would take. Its words never contain what somebody wrote."""
+    """Raises WriteError for what no server would take."""
     for name, value in ((field.name, getattr(mutation, field.name)) for field in fields(mutation)):
         match name:
             case "id" | "conversation_id":
                 if not isinstance(value, UUID):
-                    raise ValueError(f"{name} must be a UUID")
+                    raise WriteError("malformed", f"{name} must be a UUID")
             case "at" | "created_at":
                 if type(value) is not int or abs(value) > NUMBER_END:
-                    raise ValueError(f"{name} must be an integer of microseconds, and at most 2^53")
+                    raise WriteError("malformed", f"{name} must be an integer of microseconds, and at most 2^53")
             case "title":
                 if value is not None:
                     _check_text(name, value, bounds.title_bytes)
@@ -136,16 +144,18 @@ def check(mutation: Mutation, bounds: Bounds) -> None:
 
 def _check_text(name: str, value: object, at_most: int | None) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text")
+        raise WriteError("malformed", f"{name} must be a text")
     if "\0" in value:
-        raise ValueError(f"{name} contains U+0000, which the server cannot keep: leave it out")
+        raise WriteError("bad_text", f"{name} contains U+0000, which the server cannot keep: leave it out")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
         # Its own error would carry the whole text along.
-        raise ValueError(f"{name} contains half of a surrogate pair: leave it out") from None
+        raise WriteError(
+            "bad_text", f"{name} contains half of a surrogate pair, which the server cannot keep: leave it out"
+        ) from None
     if at_most is not None and size > at_most:
-        raise ValueError(f"{name} has {size} bytes of UTF-8, and the server takes {at_most}: shorten it")
+        raise WriteError("too_long", f"{name} has {size} bytes of UTF-8, and the server takes {at_most}: shorten it")
 
 
 def clock_ahead(believed: int, least: int, took: int) -> int:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from protocol.client import Limits, Refused
 from protocol.comeback import backoff
-from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, check
+from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
 from protocol.wire import CODECS, Codec
 
 ENVELOPE = 64  # bytes of a push at most, besides its mutations: its kind, its number, the head of its list
@@ -66,6 +66,10 @@ class Storage(Protocol):
     def client_id(self) -> UUID:
         """Made once at random, and kept: the numbers belong to it."""
 
+    @property
+    def user(self) -> UUID | None:
+        """Whose outbox it keeps; None if it does not outlast the app, and need not know."""
+
     def load(self) -> tuple[Head, list[Entry]]:
         """What was committed, in the order of keys."""
 
@@ -91,12 +95,12 @@ class Push:
 class Outbox:
     """The writes of one device. One for each storage, and not from several threads.
 
-    What may be read, and only read: `client_id`; `unanswered`, the push that was given out and has no answer yet. If
-    the storage raises, nothing has changed. `on_add` is called when there is something new to send.
+    What may be read, and only read: `user`; `client_id`; `unanswered`, the push that was given out and has no answer
+    yet. If the storage raises, nothing has changed. `on_add` is called when there is something new to send.
     """
 
     def __init__(self, storage: Storage) -> None:
-        self.client_id = storage.client_id
+        self.user, self.client_id = storage.user, storage.client_id
         self.unanswered: Push | None = None
         self.on_add: Callable[[], object] = lambda: None
         self._storage = storage
@@ -119,11 +123,11 @@ class Outbox:
         return self._in(State.REJECTED)
 
     def add(self, mutation: Mutation) -> Entry:
-        """Durable, and numbered for good, when it returns. ValueError for what no server would take."""
+        """Durable, and numbered for good, when it returns. WriteError for what no server would take."""
         return self._add(mutation, [])
 
     def retry(self, key: int, corrected: Mutation | None = None) -> Entry:
-        """A rejected mutation once more, as a new one at the end. ValueError as by `add`, or if `key` has none."""
+        """A rejected mutation once more, as a new one at the end. ValueError if `key` has none, and as by `add`."""
         mutation = self._rejected(key).mutation if corrected is None else corrected
         return self._add(mutation, [self._rejected(key).key])
 
@@ -246,7 +250,7 @@ class Outbox:
         check(mutation, head.bounds)
         # In whichever encoding the app will connect.
         if max(codec.size(mutation) for codec in CODECS.values()) + ENVELOPE > head.bounds.frame_bytes:
-            raise ValueError(f"it fits in no frame of {head.bounds.frame_bytes} bytes: shorten it")
+            raise WriteError("too_long", f"it fits in no frame of {head.bounds.frame_bytes} bytes: shorten it")
         if head.next_n > NUMBER_END:
             raise ValueError("every number up to 2^53 is given: start anew with another client_id")
         entry = Entry(head.next_key, head.next_n, mutation)

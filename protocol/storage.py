@@ -39,6 +39,8 @@ class StorageError(Exception):
 class MemoryStorage:
     """Lasts as long as the app does: for tests, and for devices that write only while they run."""
 
+    user: UUID | None = None
+
     def __init__(self) -> None:
         self.client_id = uuid4()
         self._head = Head()
@@ -72,6 +74,7 @@ class SqliteStorage:
     """
 
     def __init__(self, path: Path | str, user: UUID) -> None:
+        self.user = user
         self._path = str(path)
         self._lent = False
         with ExitStack() as on_failure:

@@ -237,7 +237,7 @@ def watch(
     if user is None:
         raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
     path = cursor_file or Path(".atlas") / f"watch-{user}.json"
-    terminal.watch(url, token, terminal.Memory.load(path), Console(highlight=False))
+    terminal.watch(url, token, user, terminal.Memory.load(path), Console(highlight=False))
 
 
 @cli.command()

@@ -38,7 +38,7 @@ def chat(
     except StorageError as error:
         raise ConfigError(str(error)) from None
     with contextlib.closing(storage):
-        run(lambda: _Chat(url, token, Outbox(storage), chosen, title, console).run())
+        run(lambda: _Chat(url, token, user, Outbox(storage), chosen, title, console).run())
         waiting = sum(entry.state is State.PENDING for entry in Outbox(storage).entries)
     if waiting:
         console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
@@ -46,7 +46,7 @@ def chat(
 
 class _Chat:
     def __init__(
-        self, url: str, token: str, outbox: Outbox, chosen: UUID | None, title: str | None, console: Console
+        self, url: str, token: str, user: UUID, outbox: Outbox, chosen: UUID | None, title: str | None, console: Console
     ) -> None:
         self._outbox = outbox
         self._conversation = chosen
@@ -60,6 +60,7 @@ class _Chat:
         """What was typed here and is not confirmed yet: the entry's key, by the message's id."""
         self._device = Device(
             url,
+            user=user,
             token=lambda: token,
             client_id=outbox.client_id,
             window=(50, 20),

@@ -49,7 +49,7 @@ class Memory:
         os.replace(fresh, self.path)
 
 
-def watch(url: str, token: str, memory: Memory, console: Console) -> None:
+def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) -> None:
     """Show changes until SIGINT or SIGTERM. Raises StayAwayError."""
 
     held: list[Row] = []
@@ -68,6 +68,7 @@ def watch(url: str, token: str, memory: Memory, console: Console) -> None:
     async def device() -> None:
         await Device(
             url,
+            user=user,
             token=lambda: token,
             client_id=memory.client_id,
             cursor=memory.cursor,

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import random
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,10 +22,13 @@ from protocol import connect, line
 from protocol.client import Batch, Event, Refreshed, Refused
 from protocol.comeback import next_step
 from protocol.connect import Device, PageRefused, Status, StayAway
+from protocol.outbox import Outbox
 from protocol.replica import Message
+from protocol.storage import SqliteStorage
 from protocol.wire import ProtocolError
 
 DEVICE, CONVERSATION, MESSAGE = UUID(int=1), UUID(int=2), UUID(int=3)
+USER = UUID(int=0xABC)
 K0, K1, K2 = b"k0", b"k1", b"k2"
 SECOND = 1_000_000
 NOW = 1_751_000_000 * SECOND  # the server's clock, which is not the device's
@@ -46,6 +51,12 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (what is waited for knows nothing of events)
             await asyncio.sleep(0.005)
+
+
+def token_of(name: str, **claims: object) -> str:
+    """A token of this user, if the claims do not say otherwise; its signature is its name."""
+    payload = urlsafe_b64encode(json.dumps({"sub": str(USER), **claims}).encode()).decode().rstrip("=")
+    return f"header.{payload}.{name}"
 
 
 class Peer:
@@ -152,6 +163,7 @@ class Watched:
         self.events: list[Event] = []
         self.tokens: list[str] = []
         defaults: dict[str, Any] = {
+            "user": USER,
             "token": self.token,
             "client_id": DEVICE,
             "on_batch": self.batches.append,
@@ -163,7 +175,7 @@ class Watched:
         self.device = Device(url, **{**defaults, **options})
 
     def token(self) -> str:
-        self.tokens.append(f"token {len(self.tokens) + 1}")
+        self.tokens.append(token_of(f"token {len(self.tokens) + 1}"))
         return self.tokens[-1]
 
 
@@ -192,7 +204,7 @@ async def test_a_device_catches_up_is_live_and_says_so(server: FakeServer) -> No
         assert device.status is Status.OFFLINE
         peer = await server.next()
         hello = await peer.welcome()
-        assert (hello["client_id"], hello["cursor"], hello["token"]) == (DEVICE.bytes, K0, "token 1")
+        assert (hello["client_id"], hello["cursor"], hello["token"]) == (DEVICE.bytes, K0, token_of("token 1"))
         row = ["m", 7, MESSAGE.bytes, CONVERSATION.bytes, "user", "é", 1, 2]
         await peer.changes(K0, K1, row)
         await peer.live(K1)
@@ -380,18 +392,18 @@ async def test_delays_grow_while_attempts_fail(server: FakeServer) -> None:
 async def test_a_token_that_is_not_taken_is_replaced_and_the_cursor_kept(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
-        assert (await peer.hear())["token"] == "token 1"
+        assert (await peer.hear())["token"] == token_of("token 1")
         await peer.error("token_refused", 4101, answers="hello")
         peer = await server.next()
         hello = await peer.welcome()
-        assert (hello["token"], hello["cursor"]) == ("token 2", K0)
+        assert (hello["token"], hello["cursor"]) == (token_of("token 2"), K0)
         await peer.error("token_expired", 4100)
-        assert (await (await server.next()).welcome())["token"] == "token 3"
+        assert (await (await server.next()).welcome())["token"] == token_of("token 3")
         assert len(watched.tokens) == 3
 
 
 async def test_a_refused_token_is_not_offered_again(server: FakeServer) -> None:
-    given = iter(["old", "old", "old", "new"])
+    given = iter(map(token_of, ["old", "old", "old", "new"]))
 
     async def token() -> str:
         return next(given)
@@ -399,7 +411,7 @@ async def test_a_refused_token_is_not_offered_again(server: FakeServer) -> None:
     async with running(server.url, token=token) as watched:
         await (await server.next()).error("token_refused", 4101, answers="hello")
         peer = await server.next()
-        assert (await peer.welcome())["token"] == "new"
+        assert (await peer.welcome())["token"] == token_of("new")
         assert isinstance(watched.device.last_error, ConnectionError)
 
 
@@ -547,7 +559,7 @@ async def test_a_token_is_refreshed_on_the_living_connection_shortly_before_its_
         peer = await server.next()
         await peer.welcome(expires=NOW + SECOND)
         welcomed = loop.time()
-        assert await peer.hear() == {"t": "refresh", "token": "token 2"}
+        assert await peer.hear() == {"t": "refresh", "token": token_of("token 2")}
         assert 0.75 < loop.time() - welcomed < 1.0
         await peer.say("refreshed", expires=NOW + 3600 * SECOND)
         await until(lambda: Refreshed(NOW + 3600 * SECOND) in watched.events)
@@ -559,13 +571,13 @@ async def test_a_refused_refresh_is_tried_again_with_another_token(
 ) -> None:
     monkeypatch.setattr(connect, "refresh_after", lambda left: 0.02 if left < 3000 else left)
     monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.02)
-    given = chain(["a", "a", "b", "b"], repeat("c"))
+    given = map(token_of, chain(["a", "a", "b", "b"], repeat("c")))
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
         await peer.welcome(expires=NOW + 600 * SECOND)
-        assert await peer.hear() == {"t": "refresh", "token": "b"}  # the second "a" is known to the server
+        assert await peer.hear() == {"t": "refresh", "token": token_of("b")}  # the second "a" is known to the server
         await peer.error("token_refused", answers="refresh")
-        assert await peer.hear() == {"t": "refresh", "token": "c"}
+        assert await peer.hear() == {"t": "refresh", "token": token_of("c")}
         await peer.say("refreshed", expires=NOW + 3600 * SECOND)
         await peer.live(K0)
         assert server.peers.empty()
@@ -580,14 +592,14 @@ async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_wa
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        assert await peer.hear() == {"t": "refresh", "token": "token 2"}
+        assert await peer.hear() == {"t": "refresh", "token": token_of("token 2")}
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await peer.socket.recv()
         assert len(watched.tokens) == 2
         await peer.error("token_refused", answers="refresh", retry_after=150)
         told = loop.time()
-        assert await peer.hear() == {"t": "refresh", "token": "token 3"}
+        assert await peer.hear() == {"t": "refresh", "token": token_of("token 3")}
         assert loop.time() - told > 0.13
 
 
@@ -601,33 +613,35 @@ async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_
     def token() -> str:
         nonlocal calls
         calls += 1
-        return "old" if calls < 4 else "new"
+        return token_of("old" if calls < 4 else "new")
 
     async with running(server.url, token=token):
         peer = await server.next()
         await peer.welcome()
         welcomed = asyncio.get_running_loop().time()
-        assert (await peer.hear())["token"] == "new"
+        assert (await peer.hear())["token"] == token_of("new")
         assert asyncio.get_running_loop().time() - welcomed > 0.08
         assert calls == 4
 
 
-async def test_after_a_refresh_for_another_user_it_is_that_token_which_will_not_do(
+async def test_after_a_refresh_that_closes_it_is_that_token_which_will_not_do(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
-    given = iter(["ours", "another's", "another's", "ours"])
+    given = iter(map(token_of, ["first", "second", "second", "first"]))
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
         await peer.welcome()
-        assert (await peer.hear())["token"] == "another's"
+        assert (await peer.hear())["token"] == token_of("second")
         await peer.error("token_refused", 4101, answers="refresh")
-        assert (await (await server.next()).hear())["token"] == "ours"
+        assert (await (await server.next()).hear())["token"] == token_of("first")
         assert next(given, None) is None
 
 
 async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> None:
-    answers: Iterator[str | Exception] = iter([OSError("no network"), "a", ConnectionError("no network"), "b"])
+    answers: Iterator[str | Exception] = iter(
+        [OSError("no network"), token_of("a"), ConnectionError("no network"), token_of("b")]
+    )
 
     async def token() -> str:
         answer = next(answers)
@@ -641,7 +655,51 @@ async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> N
         await peer.welcome(expires=NOW + SECOND // 5)
         await until(lambda: isinstance(watched.device.last_error, ConnectionError))
         await peer.error("token_expired", 4100)
-        assert (await (await server.next()).hear())["token"] == "b"
+        assert (await (await server.next()).hear())["token"] == token_of("b")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (token_of("another's", sub=str(UUID(int=0xDEF))), "another user's token"),
+        (token_of("a UUID in another form", sub=USER.hex), "another user's token"),
+        (token_of("no text", sub=1), "cannot be read"),
+        (token_of("nobody's", sub=None), "cannot be read"),
+        ("opaque", "cannot be read"),
+        ("v4.local.opaque", "cannot be read"),
+        ("", "cannot be read"),
+        (f"header.{urlsafe_b64encode(b'[1]').decode()}.list", "cannot be read"),
+        (f"header.{urlsafe_b64encode(b'{}').decode()}.empty", "cannot be read"),
+        (f"header.{urlsafe_b64encode(bytes([255])).decode()}.bytes", "cannot be read"),
+    ],
+)
+async def test_a_token_that_is_not_certainly_this_users_is_never_sent(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
+) -> None:
+    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
+    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.01)
+    mine = token_of("a", sub=str(USER).upper())
+    given = chain([wrong, wrong, mine, wrong, wrong], repeat(token_of("b")))
+    errors: list[str] = []
+
+    def token() -> str:
+        errors.append(str(watched.device.last_error))
+        return next(given)
+
+    async with running(server.url, token=token) as watched:
+        peer = await server.next()
+        assert (await peer.welcome())["token"] == mine
+        assert await peer.hear() == {"t": "refresh", "token": token_of("b")}
+        assert [words in error for error in errors] == [False, True, True, True, True, True]
+        assert server.peers.empty()
+
+
+def test_a_device_takes_no_outbox_of_another_user(tmp_path: Path) -> None:
+    with closing(SqliteStorage(tmp_path / "outbox.db", USER)) as storage:
+        outbox = Outbox(storage)
+        Watched("ws://127.0.0.1:9/", outbox=outbox, client_id=outbox.client_id)
+        with pytest.raises(ValueError, match="another user's"):
+            Watched("ws://127.0.0.1:9/", outbox=outbox, client_id=outbox.client_id, user=UUID(int=0xDEF))
 
 
 @pytest.mark.parametrize("call", [1, 2], ids=["before a connection", "on the living one"])
@@ -653,7 +711,7 @@ async def test_a_token_function_that_is_broken_ends_the_run(server: FakeServer, 
         calls += 1
         if calls == call:
             raise ZeroDivisionError
-        return "a"
+        return token_of("a")
 
     watched = Watched(server.url, token=token)
     run = asyncio.create_task(watched.device.run())

@@ -2,7 +2,8 @@
 
 `frames.json`: `frame` is exactly what the JSON encoding carries, `msgpack` the same frame in the other one. Nobody has
 to write the frames marked `decode_only`; everybody has to read them. `refused.json`: messages that a server refuses
-after an accepted `hello`, each with the code of the `error`; null where an encoding cannot say it.
+after an accepted `hello`, each with the code of the `error`; null where an encoding cannot say it. `texts.json`: what
+people may write, or the code for which a client refuses it before anything is sent.
 """
 
 import base64
@@ -34,6 +35,7 @@ from protocol.client import (
 )
 from protocol.mutation import (
     Applied,
+    Bounds,
     CreateConversation,
     CreateMessage,
     DeleteConversation,
@@ -44,6 +46,8 @@ from protocol.mutation import (
     RenameConversation,
     Repeated,
     Result,
+    WriteError,
+    check,
 )
 from protocol.replica import Conversation, Deleted, Message, Profile, Row
 from protocol.wire import Encoding
@@ -53,6 +57,7 @@ VECTORS = PROTOCOL / "vectors"
 SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
 FRAMES: list[dict[str, Any]] = json.loads((VECTORS / "frames.json").read_text(encoding="utf-8"))
 REFUSED: list[dict[str, Any]] = json.loads((VECTORS / "refused.json").read_text(encoding="utf-8"))
+TEXTS: list[dict[str, Any]] = json.loads((VECTORS / "texts.json").read_text(encoding="utf-8"))
 TO_SERVER = [vector for vector in FRAMES if vector["direction"] == "to_server"]
 TO_CLIENT = [vector for vector in FRAMES if vector["direction"] == "to_client"]
 
@@ -296,3 +301,21 @@ def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: E
     assert isinstance(written, bytes if encoding == "msgpack" else str)
     packed, expected = spelled_out(load(written)), spelled_out(vector["frame"])
     assert same(expected, packed) if encoding == "msgpack" else expected == packed
+
+
+@pytest.mark.parametrize("vector", TEXTS, ids=named)
+def test_the_client_refuses_a_text_that_no_server_keeps_and_says_which_character_it_is(vector: dict[str, Any]) -> None:
+    key, text = UUID(int=1), vector["text"]
+    for mutation in (
+        CreateConversation(key, text, 1),
+        RenameConversation(key, text, 1),
+        CreateMessage(key, key, "user", text, 1),
+        EditMessage(key, 1, text, 1),
+    ):
+        if vector["code"] is None:
+            check(mutation, Bounds())
+        else:
+            blamed = "U\\+0000" if "\0" in text else "half of a surrogate pair"
+            with pytest.raises(WriteError, match=f"contains {blamed}") as refusal:
+                check(mutation, Bounds())
+            assert refusal.value.code == vector["code"]

@@ -22,6 +22,7 @@ from tests.protocol.test_connect import (
     K1,
     NOW,
     SECOND,
+    USER,
     Always,
     FakeServer,
     Peer,
@@ -262,7 +263,7 @@ async def test_a_device_without_a_cursor_any_more_keeps_its_writes(server: FakeS
 async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_start(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    storage = SqliteStorage(tmp_path / "outbox.db", UUID(int=1))
+    storage = SqliteStorage(tmp_path / "outbox.db", USER)
     outbox = Outbox(storage)
     outbox.add(named(0))
     watched = Watched(server.url, client_id=outbox.client_id, outbox=outbox)
@@ -275,7 +276,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
         await soon(run)
     assert raised.value.code == 4302
     storage.close()
-    storage = SqliteStorage(tmp_path / "outbox.db", UUID(int=1))
+    storage = SqliteStorage(tmp_path / "outbox.db", USER)
     assert [entry.n for entry in Outbox(storage).entries] == [1]
     storage.close()
 

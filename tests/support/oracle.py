@@ -54,6 +54,7 @@ class ReplicaDevice:
         self.outbox = Outbox(self.storage)
         self.device = Device(
             self.url,
+            user=self.user,
             token=lambda: token(self.user),
             client_id=self.client_id,
             cursor=self.cursor,

@@ -1,11 +1,12 @@
 /**
- * Which synced conversations leave the device when its storage runs low. They come back by paging; unsent work never
- * goes.
+ * What leaves the device: conversations that are synced, when its storage runs low, which come back by paging; and all
+ * that is a user's, when they sign out. Unsent work never goes unasked.
  */
 
 import { compare, LOCAL, type Conversation, type Place, type Uuid } from './rows.js';
 import type { Entry } from './outbox.js';
-import type { Reading, Store, Writing } from './store.js';
+import { newMeta, type Reading, type Transactions, type Writing } from './store.js';
+import { newId } from './uuid.js';
 
 export interface Estimate {
   readonly usage?: number;
@@ -62,7 +63,7 @@ async function cleanSome(tx: Writing, cutoff: Place): Promise<Uuid[]> {
 }
 
 /** Returns how many conversations left. `now` in microseconds. */
-export async function clean(store: Store, now: number): Promise<number> {
+export async function clean(store: Transactions, now: number): Promise<number> {
   const cutoff: Place = [now - UNTOUCHED, '00000000-0000-0000-0000-000000000000'];
   let count = 0;
   for (;;) {
@@ -70,4 +71,32 @@ export async function clean(store: Store, now: number): Promise<number> {
     if (ids.length === 0) return count;
     count += ids.length;
   }
+}
+
+/** Writes would be lost, `count` of them: no other device has them, nor the server. */
+export class UnsentError extends Error {
+  override name = 'UnsentError';
+
+  constructor(readonly count: number) {
+    super(`writes on this device only: ${count}; let them be sent, or set discardUnsent`);
+  }
+}
+
+/**
+ * Nothing remains that is of this user, and whoever led settles nothing any more. Throws UnsentError for writes that
+ * wait, were rejected, may be lost on the server, or never left the device.
+ */
+export async function wipe(tx: Writing, discardUnsent: boolean): Promise<void> {
+  const entries = await tx.entries();
+  const conversations = await tx.localConversations();
+  const messages = await tx.localMessages();
+  const unsent = entries.filter(({ state, seq }) => state !== 'acked' || seq === null);
+  const count = unsent.length + conversations.length + messages.length;
+  if (count > 0 && !discardUnsent) throw new UnsentError(count);
+  await tx.dropEntries(entries.map((entry) => entry.key));
+  await tx.dropConversations(conversations.map((row) => row.id));
+  await tx.dropMessages(messages.map((row) => row.id));
+  await tx.dropSynced();
+  const { lease, adopted } = await tx.meta();
+  await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted });
 }

@@ -16,18 +16,8 @@ export interface Step {
   readonly advised: boolean;
 }
 
-export const orderOf = (closeCode: number | null): Order => {
-  switch (closeCode === null ? 40 : Math.floor(closeCode / 100)) {
-    case 41:
-      return 'new token';
-    case 42:
-      return 'start over';
-    case 43:
-      return 'stay away';
-    default:
-      return 'come back';
-  }
-};
+export const orderOf = (closeCode: number | null): Order =>
+  (['new token', 'start over', 'stay away'] as const)[Math.floor((closeCode ?? 0) / 100) - 41] ?? 'come back';
 
 /**
  * Milliseconds to wait after so many failures in a row, if nobody said how long. 16 is far past the cap, and finite.

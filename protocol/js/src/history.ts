@@ -10,7 +10,7 @@ import type { Asked } from './keeper.js';
 import { PageError } from './line.js';
 import type { Queries, Query } from './query.js';
 import { LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
-import type { Reading, Store } from './store.js';
+import type { Reading, Transactions } from './store.js';
 import { showConversations, showMessages, type ShownConversation, type ShownMessage } from './view.js';
 
 export interface List<T> {
@@ -28,7 +28,7 @@ export interface HistoryQuery<T> extends Query<List<T>> {
 }
 
 export interface HistoriesOptions {
-  readonly store: Store;
+  readonly store: Transactions;
   readonly queries: Queries;
   readonly clock: Clock;
   /** Rejects when the store cannot be used. */

@@ -9,7 +9,7 @@ import { mergeLocal } from './merge.js';
 import { acknowledge, doubt, nextPush, reach, renumber, type Change, type Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
 import type { Event } from './session.js';
-import type { Store, Writing } from './store.js';
+import type { Transactions, Writing } from './store.js';
 import type { Codec, Limits, Page, Refusal, Welcome, Window } from './wire.js';
 
 /** Somebody else leads now: whatever was to be stored was not. */
@@ -23,7 +23,7 @@ export interface Asked {
 }
 
 export interface KeeperOptions {
-  readonly store: Store;
+  readonly store: Transactions;
   readonly codec: Codec;
   readonly window: Window;
   /** Milliseconds since 1970. */

@@ -62,7 +62,7 @@ async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Pro
     } catch (error) {
       if (!(error instanceof WriteError)) throw error;
       outgrown.add(mutation.id);
-      entries.push({ key, n: 0, mutation, state: 'rejected', seq: null, code: 'too_long', message: error.message });
+      entries.push({ key, n: 0, mutation, state: 'rejected', seq: null, code: error.code, message: error.message });
     }
   }
   await tx.putEntries(entries);

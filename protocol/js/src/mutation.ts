@@ -45,6 +45,14 @@ export interface Bounds {
 /** This can never be sent, and was not written. Its words name the field, never what somebody wrote. */
 export class WriteError extends Error {
   override name = 'WriteError';
+
+  constructor(
+    message: string,
+    /** What the server's rejection would say, where there would be one. */
+    readonly code: string | null = null,
+  ) {
+    super(message);
+  }
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -57,9 +65,9 @@ export const utf8Bytes = (text: string): number => encoder.encode(text).length;
 export function check(mutation: Mutation, bounds: Bounds): void {
   for (const [name, value] of Object.entries(mutation)) {
     if (name === 'id' || name === 'conversationId') {
-      if (!isUuid(value)) throw new WriteError(`${name} must be a UUID in lower case`);
+      if (!isUuid(value)) throw new WriteError(`${name} must be a UUID in lower case`, 'malformed');
     } else if (name === 'at' || name === 'createdAt') {
-      if (!Number.isSafeInteger(value)) throw new WriteError(`${name} must be whole microseconds`);
+      if (!Number.isSafeInteger(value)) throw new WriteError(`${name} must be whole microseconds`, 'malformed');
     } else if (name !== 'title' || value !== null) {
       text(name, value, name === 'title' ? bounds.titleBytes : name === 'content' ? bounds.contentBytes : undefined);
     }
@@ -67,12 +75,14 @@ export function check(mutation: Mutation, bounds: Bounds): void {
 }
 
 function text(name: string, value: unknown, atMost: number | undefined): void {
-  if (typeof value !== 'string') throw new WriteError(`${name} must be a text`);
-  if (value.includes('\0')) throw new WriteError(`${name} contains U+0000, which the server cannot keep: leave it out`);
-  if (LONE_SURROGATE.test(value)) throw new WriteError(`${name} contains half of a surrogate pair: leave it out`);
+  if (typeof value !== 'string') throw new WriteError(`${name} must be a text`, 'malformed');
+  const bad = value.includes('\0') ? 'U+0000' : LONE_SURROGATE.test(value) ? 'half of a surrogate pair' : null;
+  if (bad !== null) {
+    throw new WriteError(`${name} contains ${bad}, which the server cannot keep: leave it out`, 'bad_text');
+  }
   const size = utf8Bytes(value);
   if (atMost !== undefined && size > atMost) {
-    throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`);
+    throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`, 'too_long');
   }
 }
 

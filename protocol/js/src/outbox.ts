@@ -54,7 +54,7 @@ export function add(head: Head, mutation: Mutation): Entry {
   check(mutation, head.bounds);
   const size = Math.max(...Object.values(CODECS).map((codec) => codec.size(mutation)));
   if (size + ENVELOPE > head.bounds.frameBytes) {
-    throw new WriteError(`it fits in no frame of ${head.bounds.frameBytes} bytes: shorten it`);
+    throw new WriteError(`it fits in no frame of ${head.bounds.frameBytes} bytes: shorten it`, 'too_long');
   }
   if (head.nextN > NUMBER_END) throw new WriteError('every number is given: start anew with another client_id');
   return { key: head.nextKey, n: head.nextN, mutation, state: 'pending', seq: null, code: null, message: null };

@@ -131,8 +131,7 @@ export class Session {
   }
 
   askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
-    if (!this.mayAsk)
-      throw new StateError(`no page can be asked for: ${this.state}, ${this.unanswered.size} unanswered`);
+    if (!this.mayAsk) throw new StateError(`no page now: ${this.state}`);
     if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
     const id = ++this.lastPage;
     const frame = this.say({ t: 'page', id, conversation, before, limit });
@@ -146,8 +145,8 @@ export class Session {
 
   /** An empty push asks only whether the server stands where the outbox thinks. */
   push(n: number, mutations: readonly (Mutation | null)[]): Uint8Array | string {
-    if (!this.mayPush) throw new StateError(`nothing can be pushed: ${this.state}, or the last push is unanswered`);
-    if (mutations.length > this.limits.mutations) throw new RangeError('more mutations than a push may have');
+    if (!this.mayPush) throw new StateError(`no push now: ${this.state}`);
+    if (mutations.length > this.limits.mutations) throw new RangeError('too many mutations');
     if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
     const frame = this.say({ t: 'push', n, mutations });
     this.pushed = { n, count: mutations.length };

@@ -107,17 +107,31 @@ export interface Writing extends Reading {
   forget(): Promise<void>;
 }
 
-export interface Store {
-  /** The same for all that share what is kept, as the tabs of a browser do. */
-  readonly name: string;
+export interface Transactions {
   /** What `work` sees belongs together. Await in it nothing but the transaction's own promises. */
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T>;
   /** All is kept, or nothing if `work` throws; durable when it returns. Await nothing else in it, either. */
   write<T>(work: (tx: Writing) => Promise<T>): Promise<T>;
+}
+
+export interface Store extends Transactions {
+  /** The same for all that share what is kept, as the tabs of a browser do. */
+  readonly name: string;
+  /** Takes over what an earlier app kept for this user, whose store this is, if there is anything. */
+  adopt?(user: string): Promise<void>;
   close(): Promise<void>;
+  /** Deletes the database itself, once there is nothing in it and it was closed. */
+  destroy?(): Promise<void>;
 }
 
 /** This store cannot be used; the words say what to do. */
 export class StoreError extends Error {
   override name = 'StoreError';
+}
+
+/** It was this user's, and was destroyed by this tab or another one. */
+export class Destroyed extends StoreError {
+  constructor() {
+    super('this store was destroyed: make another one, and another Sync');
+  }
 }

@@ -3,7 +3,7 @@
  */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { clean, runsLow } from './clean.js';
+import { clean, runsLow, wipe } from './clean.js';
 import { environment, type Environment } from './environment.js';
 import { Histories, SHOWN, type HistoryQuery, type Older } from './history.js';
 import { Deposed } from './keeper.js';
@@ -13,12 +13,12 @@ import { Queries, type Query } from './query.js';
 import type { Instant, Profile, Uuid } from './rows.js';
 import { checkWindow, DEFAULT_WINDOW } from './session.js';
 import type { GetToken, LineState } from './socket.js';
-import { StoreError, type Reading, type Store, type Writing } from './store.js';
+import { Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
 import { Uplink, type Connection } from './uplink.js';
 import { newId } from './uuid.js';
 import type { ShownConversation, ShownMessage } from './view.js';
-import type { Encoding, Window } from './wire.js';
+import type { Encoding, Refusal, Window } from './wire.js';
 import * as writes from './write.js';
 
 export interface SyncOptions {
@@ -36,8 +36,8 @@ export interface SyncOptions {
 }
 
 export interface Status {
-  /** local: this user's work stays on the device. */
-  readonly state: LineState | 'local';
+  /** local: this user's work stays on the device · destroyed: there is nothing of theirs any more, and no way back. */
+  readonly state: LineState | 'local' | 'destroyed';
   /** Mutations that the server has not answered, and those it has rejected. */
   readonly pending: number;
   readonly rejected: number;
@@ -59,6 +59,7 @@ const UNKNOWN: Status = {
   tier: null,
   error: null,
 };
+const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
 const CLEAN_EVERY = 3_600_000;
 
 const nothing = (): void => undefined;
@@ -76,20 +77,23 @@ export class Sync {
   readonly profile: Query<Profile | null>;
 
   private readonly env: Environment;
-  private readonly store: Store;
+  private readonly store: Transactions;
   private readonly queries: Queries;
   private readonly histories: Histories;
   private readonly tabs: Tabs;
   private readonly uplink: Uplink;
   private connection: Connection = { state: 'offline', error: null };
   private closed = false;
+  /** Somebody destroyed the store. */
+  private gone = false;
+  private ending: Promise<void> | null = null;
   private cleaning = false;
   private readonly off: (() => void)[] = [];
 
   constructor(private readonly options: SyncOptions) {
-    const { url, user, store, encoding = 'msgpack' } = options;
+    const { url, user, encoding = 'msgpack' } = options;
     const env = (this.env = environment(options.environment));
-    this.store = store;
+    const store = (this.store = this.guarded(options));
     this.queries = new Queries((error) => this.closed || this.fault(error));
     this.uplink = new Uplink(
       {
@@ -107,7 +111,7 @@ export class Sync {
       options.getToken,
     );
     this.tabs = new Tabs({
-      name: store.name,
+      name: options.store.name,
       environment: env,
       onLead: () => {
         this.uplink.start().catch(nothing);
@@ -118,11 +122,14 @@ export class Sync {
       onConnection: (connection) => this.follow(connection),
       connection: () => this.connection,
       page: (asked, limit) => this.histories.ask(asked, limit),
-      onKick: () => this.uplink.kick(),
-      onAwake: () => this.uplink.doubt(),
       onTick: () => this.uplink.tick(),
-      onReconnect: () => void this.uplink.start().catch(nothing),
-      onDowngrade: () => void this.uplink.stop().catch(nothing),
+      on: {
+        kick: () => this.uplink.kick(),
+        awake: () => this.uplink.doubt(),
+        reconnect: () => void this.uplink.start().catch(nothing),
+        downgrade: () => void this.uplink.stop().catch(nothing),
+        destroyed: () => this.lose(),
+      },
     });
     this.histories = new Histories({
       store,
@@ -133,10 +140,14 @@ export class Sync {
       page: (asked, limit) => (this.tabs.leading ? this.uplink : this.tabs).page(asked, limit),
       onError: (error) => this.fault(error),
     });
-    this.status = Object.assign(
-      this.query((tx) => this.readStatus(tx)),
-      { value: UNKNOWN },
-    );
+    const readStatus = async (): Promise<Status> => {
+      await this.ready;
+      return this.store.read((tx) => this.readStatus(tx)).catch((error: unknown) => {
+        if (this.gone) return DESTROYED;
+        throw error;
+      });
+    };
+    this.status = Object.assign(this.queries.make(null, readStatus), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
     this.profile = this.query(async (tx) => (await tx.meta()).profile);
     this.ready = this.open();
@@ -223,7 +234,7 @@ export class Sync {
       // Another tab may be connected yet: whatever it is told from now on is not stored.
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
-    this.tabs.downgrade();
+    this.tabs.signal('downgrade');
     await this.uplink.stop();
     this.touched(touchedAll());
   }
@@ -266,27 +277,43 @@ export class Sync {
   }
 
   /** Lets go of socket, lock and store. What was written stays written. */
-  async close(): Promise<void> {
-    if (this.closed) return;
-    this.closed = true;
-    for (const off of this.off) off();
-    await this.ready.catch(nothing);
-    await this.uplink.close(); // the other tabs are told that nobody is connected
-    this.tabs.close();
-    await this.store.close();
+  close(): Promise<void> {
+    return (this.ending ??= this.end());
+  }
+
+  /**
+   * Deletes the store with all that this user has on the device, as when they sign out; resolves when it is gone. Their
+   * Sync ends in every tab, with the state `destroyed`. Rejects with UnsentError, and nothing is changed, if writes are
+   * on this device only and are not to be discarded.
+   */
+  async destroy({ discardUnsent = false }: { readonly discardUnsent?: boolean } = {}): Promise<void> {
+    await this.ready;
+    this.mustBeOpen();
+    try {
+      await this.store.write((tx) => wipe(tx, discardUnsent));
+      this.tabs.signal('destroyed');
+      this.lose();
+    } catch (error) {
+      // Otherwise it is gone already, perhaps by another tab.
+      if (error instanceof Destroyed) return this.close();
+      throw error;
+    }
+    await this.close();
+    await this.options.store.destroy?.();
   }
 
   // ---- Within ----
 
   private async open(): Promise<void> {
-    const { user, getToken } = this.options;
-    await this.store.write(async (tx) => {
+    const { store, user, getToken } = this.options;
+    await store.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== '' && meta.user !== user) {
         throw new StoreError("this store is another user's: give each user one of a name of its own");
       }
       await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
     });
+    await store.adopt?.(user);
     if (this.closed) return;
     this.off.push(
       this.env.onAwake(() => {
@@ -300,11 +327,50 @@ export class Sync {
 
   private async write(home: Uuid | null, work: (tx: Writing, now: number) => Promise<unknown>): Promise<void> {
     await this.ready;
-    if (this.closed) throw new WriteError('this sync is closed');
+    this.mustBeOpen();
     await this.store.write((tx) => work(tx, this.env.clock.now()));
     this.touched(home === null ? touchedAll() : { ...touchedNothing(), conversations: new Set([home]) });
     if (this.tabs.leading) this.uplink.kick();
-    else this.tabs.kick();
+    else this.tabs.signal('kick');
+  }
+
+  private mustBeOpen(): void {
+    if (this.closed && !this.gone) throw new WriteError('this sync is closed');
+  }
+
+  /** The store as long as it is this user's: once a tab has destroyed it, no other one brings it to life again. */
+  private guarded({ store, user }: SyncOptions): Transactions {
+    const guard =
+      (how: 'read' | 'write') =>
+      async <T>(work: (tx: Writing) => Promise<T>): Promise<T> => {
+        try {
+          return await store[how](async (tx: Reading) => {
+            if (this.gone || (await tx.meta()).user !== user) throw new Destroyed();
+            return work(tx as Writing);
+          });
+        } catch (error) {
+          if (error instanceof Destroyed) this.lose();
+          throw this.gone ? new Destroyed() : error;
+        }
+      };
+    return { read: guard('read'), write: guard('write') };
+  }
+
+  /** There is no store any more. */
+  private lose(): void {
+    if (this.gone) return;
+    this.gone = true;
+    this.close().catch(nothing);
+    this.status.invalidate();
+  }
+
+  private async end(): Promise<void> {
+    this.closed = true;
+    for (const off of this.off) off();
+    await this.ready.catch(nothing);
+    await this.uplink.close(); // the other tabs are told that nobody is connected
+    this.tabs.close();
+    await this.options.store.close();
   }
 
   private query<T>(load: (tx: Reading) => Promise<T>): Query<T> {
@@ -335,14 +401,13 @@ export class Sync {
   }
 
   private become(state: LineState): void {
-    this.show({ state, error: state === 'catching up' || state === 'live' ? null : this.connection.error });
-    if (state === 'live') this.queries.touched(touchedAll()); // what could not be loaded can be now
+    this.follow({ state, error: state === 'catching up' || state === 'live' ? null : this.connection.error });
   }
 
   private follow(connection: Connection): void {
     const came = connection.state === 'live' && this.connection.state !== 'live';
     this.show(connection);
-    if (came) this.queries.touched(touchedAll());
+    if (came) this.queries.touched(touchedAll()); // what could not be loaded can be now
   }
 
   private show(connection: Connection): void {
@@ -356,20 +421,12 @@ export class Sync {
 
   /** A failure, for the status line. */
   private fault(error: unknown): void {
-    const { state } = this.connection;
-    if (/Quota/.test(String(error) + String((error as { inner?: unknown } | null)?.inner))) void this.cleanNow(true);
-    if (error instanceof Deposed) {
-      this.tabs.resign();
-    } else if (typeof error === 'object' && error !== null && 't' in error && 'code' in error) {
-      // A push or page that is put off is no reason to be without a connection.
-      if ('answers' in error && (error.answers === 'push' || error.answers === 'page')) return;
-      this.show({
-        state,
-        error: { code: String(error.code), message: 'message' in error ? String(error.message) : '' },
-      });
-    } else if (error instanceof Error) {
-      this.show({ state, error: { code: error.name, message: error.message } });
-    }
+    if (error instanceof Deposed) return this.tabs.resign();
+    const { t, answers, code, name, message, inner } = Object(error) as Partial<Refusal & Error & { inner: unknown }>;
+    if (/Quota/.test(String(error) + String(inner))) void this.cleanNow(true);
+    // A push or page that is put off is no reason to be without a connection.
+    if (message === undefined || answers === 'push' || answers === 'page') return;
+    this.show({ state: this.connection.state, error: { code: String(t ? code : name), message } });
   }
 
   private cleanLater(): void {

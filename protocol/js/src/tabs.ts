@@ -12,16 +12,16 @@ import type { Uuid } from './rows.js';
 import type { Connection } from './uplink.js';
 import { newId } from './uuid.js';
 
+/** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
+type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
+
 type Message =
   | LeaderMessage
   | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
   | { readonly k: 'state'; readonly connection: Connection }
   | { readonly k: 'page'; readonly id: Uuid; readonly asked: Asked; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
-  | { readonly k: 'kick' }
-  | { readonly k: 'awake' }
-  | { readonly k: 'reconnect' }
-  | { readonly k: 'downgrade' };
+  | { readonly k: Signal };
 
 export interface TabsOptions {
   /** The store's. */
@@ -36,11 +36,8 @@ export interface TabsOptions {
   readonly connection: () => Connection;
   /** Asked by another tab, of the one that leads. */
   readonly page: (asked: Asked, limit: number) => Promise<void>;
-  readonly onKick: () => void;
-  readonly onAwake: () => void;
   readonly onTick: () => void;
-  readonly onReconnect: () => void;
-  readonly onDowngrade: () => void;
+  readonly on: Readonly<Record<Signal, () => void>>;
 }
 
 export class Tabs {
@@ -85,7 +82,7 @@ export class Tabs {
   /** Somebody looks at this tab (again), or the network is back. */
   awake(): void {
     this.leader.awake();
-    if (!this.leading) this.tell({ k: 'awake' });
+    if (!this.leading) this.signal('awake');
   }
 
   touched({ all, conversations }: Touched): void {
@@ -96,19 +93,14 @@ export class Tabs {
     if (this.leading) this.tell({ k: 'state', connection: this.options.connection() });
   }
 
-  /** There may be something to send. */
-  kick(): void {
-    this.tell({ k: 'kick' });
-  }
-
   /** Try now, whoever leads. */
   reconnect(): void {
-    if (this.leading) this.options.onReconnect();
-    else this.tell({ k: 'reconnect' });
+    if (this.leading) this.options.on.reconnect();
+    else this.signal('reconnect');
   }
 
-  downgrade(): void {
-    this.tell({ k: 'downgrade' });
+  signal(k: Signal): void {
+    this.tell({ k });
   }
 
   /** A page into the store, by the tab that leads. */
@@ -157,18 +149,9 @@ export class Tabs {
         else waiting?.failed(new PageError(message.error));
         break;
       }
-      case 'kick':
-        options.onKick();
-        break;
-      case 'awake':
-        options.onAwake();
-        break;
-      case 'reconnect':
-        if (leading) options.onReconnect();
-        break;
-      case 'downgrade':
-        options.onDowngrade();
-        break;
+      default:
+        // A tab of a newer version may say more.
+        if (message.k !== 'reconnect' || leading) options.on[message.k]?.();
     }
   }
 

@@ -9,8 +9,8 @@ import type { Environment } from './environment.js';
 import { Deposed, Keeper, type Asked } from './keeper.js';
 import { PageError } from './line.js';
 import { Socket, type GetToken, type LineState, type StayAway } from './socket.js';
-import type { Store } from './store.js';
-import { subjectOf } from './token.js';
+import type { Transactions } from './store.js';
+import { ownToken } from './token.js';
 import { CODECS, type Encoding, type Window } from './wire.js';
 
 /** How the connection stands, for status lines. */
@@ -23,7 +23,7 @@ export interface Connection {
 export interface UplinkOptions {
   readonly url: string;
   readonly user: string;
-  readonly store: Store;
+  readonly store: Transactions;
   readonly window: Window;
   readonly encoding: Encoding;
   readonly environment: Environment;
@@ -121,7 +121,7 @@ export class Uplink {
     const { getToken, options } = this;
     this.retry();
     if (getToken === undefined || this.away !== null || this.closed || !options.leading()) return;
-    const { url, store, window, encoding, onTouched } = options;
+    const { url, user, store, window, encoding, onTouched } = options;
     const { clock, random, WebSocket } = options.environment;
     const now = (): number => clock.now();
     const keeper = new Keeper({ store, codec: CODECS[encoding], window, now, random, onTouched });
@@ -136,7 +136,8 @@ export class Uplink {
     const socket: Socket = new Socket({
       url,
       host: keeper,
-      getToken: async (reason) => this.ownToken(await (this.getToken ?? getToken)(reason)),
+      // Somebody else may have signed in meanwhile: this user's outbox must never travel under that name.
+      getToken: async (reason) => ownToken(await (this.getToken ?? getToken)(reason), user),
       window,
       encoding,
       clock,
@@ -153,15 +154,6 @@ export class Uplink {
     });
     this.socket = socket;
     socket.start();
-  }
-
-  /** Somebody else may have signed in meanwhile: this user's outbox must never travel under that name. */
-  private ownToken(token: string): string {
-    const subject = subjectOf(token);
-    if (subject !== null && subject !== this.options.user.toLowerCase()) {
-      throw new Error("getToken() gave another user's token: make a Sync, with a store of its own, for each user");
-    }
-    return token;
   }
 
   private async stayAway(keeper: Keeper, socket: Socket, { code, refusal }: StayAway): Promise<void> {

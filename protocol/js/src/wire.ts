@@ -364,12 +364,14 @@ const fromBase64 = (base64: string): Uint8Array => Uint8Array.from(atob(base64),
 
 const bytes = (value: unknown, size: (length: number) => boolean, name: string): Uint8Array =>
   value instanceof Uint8Array && size(value.length) ? value : fail(name);
+const toCursor = (value: unknown): Cursor =>
+  toBase64(bytes(value, (length) => length <= CURSOR_BYTES, 'not a cursor of at most 128 bytes'));
 
 export const CODECS: Readonly<Record<Encoding, Codec>> = {
   msgpack: new Codec('msgpack', {
     uuid: (value) => uuidFromBytes(bytes(value, (length) => length === 16, 'not a uuid of 16 bytes')),
-    cursor: (value) => toBase64(bytes(value, (length) => length <= CURSOR_BYTES, 'not a cursor of at most 128 bytes')),
-    load: (data) => (typeof data === 'string' ? fail('a text message, but the encoding is MessagePack') : unpack(data)),
+    cursor: toCursor,
+    load: (data) => (typeof data === 'string' ? fail('a text message') : unpack(data)),
     dump: pack,
     putUuid: uuidToBytes,
     putCursor: fromBase64,
@@ -379,16 +381,8 @@ export const CODECS: Readonly<Record<Encoding, Codec>> = {
       const id = text(value).toLowerCase();
       return isUuid(id) ? id : fail('not a uuid in canonical form');
     },
-    cursor: (value) => {
-      let decoded: Uint8Array;
-      try {
-        decoded = fromBase64(text(value));
-      } catch {
-        return fail('not base64');
-      }
-      return decoded.length <= CURSOR_BYTES ? toBase64(decoded) : fail('not a cursor of at most 128 bytes');
-    },
-    load: (data) => (typeof data === 'string' ? JSON.parse(data) : fail('a binary message, but the encoding is JSON')),
+    cursor: (value) => toCursor(fromBase64(text(value))),
+    load: (data) => (typeof data === 'string' ? JSON.parse(data) : fail('a binary message')),
     dump: (value) => JSON.stringify(value),
     putUuid: (id) => id,
     putCursor: (cursor) => cursor,

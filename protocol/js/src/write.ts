@@ -4,7 +4,7 @@
  */
 
 import { addEntry } from './merge.js';
-import { check, isUuid, WriteError, type Mutation } from './mutation.js';
+import { check, WriteError, type Mutation } from './mutation.js';
 import { corrected, type Entry } from './outbox.js';
 import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from './rows.js';
 import type { Writing } from './store.js';
@@ -87,12 +87,10 @@ export async function sendMessage(
 ): Promise<void> {
   const at = await instant(tx, now);
   const mutation: Mutation = { kind: '+m', id, conversationId, role, content, at };
-  const { bounds } = await tx.meta();
-  if (!isUuid(conversationId)) throw new WriteError('conversationId must be a UUID in lower case');
+  check(mutation, (await tx.meta()).bounds);
   const [home] = await tx.conversations([conversationId]);
   // Before its conversation it would be refused.
   if (home?.seq === LOCAL) {
-    check(mutation, bounds);
     await tx.putMessages([{ kind: 'm', seq: LOCAL, id, conversationId, role, content, createdAt: at, updatedAt: at }]);
     await tx.putConversations([{ ...home, updatedAt: Math.max(home.updatedAt, at) }]);
   } else {

@@ -8,24 +8,30 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DexieStore } from '../src/store/dexie.js';
 import { createSync, type Sync } from '../src/sync.js';
 import { ModelServer } from './support/model.js';
-import { C, id, M } from './support/rows.js';
+import { C, id, M, tokenOf } from './support/rows.js';
 import { World } from './support/world.js';
 
 const USER = id(1);
+const OTHER = id(2);
 const OLD = 'AtlasDB_v3';
 const T = 1_690_000_000_000;
 let count = 0;
 
-async function oldDatabase(): Promise<void> {
+async function openOld(): Promise<Dexie> {
   const old = new Dexie(OLD);
   old.version(3).stores({
     conversations: 'id, userId, title, createdAt, updatedAt',
     messages: 'id, conversationId, userId, role, type, timestamp, synced, updatedAt',
   });
+  return old.open();
+}
+
+async function oldDatabase(): Promise<void> {
+  const old = await openOld();
   await old.table('conversations').bulkPut([
     { id: C(1), userId: USER, title: 'Synced', createdAt: T, updatedAt: T + 5000 },
     { id: C(2), userId: USER, title: 'Half', createdAt: new Date(T), updatedAt: T + 9000 },
-    { id: C(3), userId: id(2), title: 'Somebody else', createdAt: T, updatedAt: T },
+    { id: C(3), userId: OTHER, title: 'Somebody else', createdAt: T, updatedAt: T },
     { id: 'chat_7Gh', userId: USER, title: null, createdAt: new Date(T).toISOString(), updatedAt: T },
   ]);
   const message = (
@@ -55,7 +61,7 @@ async function oldDatabase(): Promise<void> {
       message(M(3), C(2), 'never sent', T + 3, 0),
       message(M(4), C(2), 'edited, not sent', T + 4, false, { updatedAt: T + 4000 }),
       message('msg_1', 'chat_7Gh', 'of another form', T + 5, 0, { role: 'assistant' }),
-      message(M(5), C(3), 'not mine', T, 0, { userId: id(2) }),
+      message(M(5), C(3), 'not mine', T, 0, { userId: OTHER }),
     ]);
   old.close();
 }
@@ -72,13 +78,18 @@ describe('an earlier database', () => {
     model.message(C(2), M(2), 'there, too', (T + 2) * 1000);
     return model;
   };
-  const sync = (world: World, name: string): Sync => {
+  const sync = (
+    world: World,
+    name: string,
+    user = USER,
+    store = new DexieStore({ name, adopt: { name: OLD, userId: user } }),
+  ): Sync => {
     const made = createSync({
       url: 'wss://test/sync',
-      store: new DexieStore({ name, adopt: { name: OLD, userId: USER } }),
-      user: USER,
+      store,
+      user,
       encoding: 'json',
-      getToken: () => 't',
+      getToken: () => tokenOf(user),
       environment: world.tab().environment(),
     });
     open.push(made);
@@ -149,6 +160,7 @@ describe('an earlier database', () => {
     await sync(world, `adopt-${++count}`).ready;
     const old = await new Dexie(OLD).open();
     expect(await old.table('messages').where('synced').equals(0).count()).toBe(3);
+    expect(await old.table('conversations').where('userId').equals(OTHER).count()).toBe(1);
     old.close();
   });
 
@@ -158,5 +170,120 @@ describe('an earlier database', () => {
     const made = sync(world, `adopt-${++count}`);
     expect((await made.conversations().read()).rows).toEqual([]);
     expect(await Dexie.exists(OLD)).toBe(false);
+  });
+
+  describe('with rows that name no owner', () => {
+    /** A conversation of each owner and of nobody, with messages that name this user, another one and nobody. */
+    beforeEach(async () => {
+      const old = await openOld();
+      await old.table('conversations').clear();
+      await old.table('messages').clear();
+      const at = { createdAt: T, updatedAt: T };
+      await old.table('conversations').bulkPut([
+        { id: C(1), userId: USER, title: 'mine', ...at },
+        { id: C(2), userId: OTHER, title: 'theirs', ...at },
+        { id: C(3), title: 'of nobody', ...at },
+        { id: C(4), userId: null, title: 'of null', ...at },
+      ]);
+      const homes = { [C(1)]: 'mine', [C(2)]: 'theirs', [C(3)]: 'of nobody', [C(4)]: 'of null', [C(9)]: 'in none' };
+      const rows = Object.entries(homes).flatMap(([conversationId, home], i) =>
+        Object.entries({ USER, OTHER, nobody: undefined }).map(([name, userId], j) => ({
+          id: M(10 * i + j),
+          conversationId,
+          content: `${home} by ${name}`,
+          role: 'user',
+          timestamp: T + j,
+          synced: j === 1 ? 1 : 0,
+          ...(userId === undefined ? {} : { userId }),
+        })),
+      );
+      await old.table('messages').bulkPut(rows);
+      old.close();
+    });
+
+    const held = async (made: Sync, store: DexieStore): Promise<string[]> => {
+      await made.ready;
+      const homes = [1, 2, 3, 4, 9].map(C);
+      const kept = await store.read(async (tx) => [
+        ...(await tx.conversations(homes)).map((row) => row?.title),
+        ...(await Promise.all(homes.map((home) => tx.messagesOf(home)))).flat().map((row) => row.content),
+      ]);
+      return kept.filter((each) => typeof each === 'string').sort();
+    };
+    const open = (user: string, name = `adopt-${++count}`): { readonly made: Sync; readonly store: DexieStore } => {
+      const world = new World(new ModelServer());
+      world.network.mode = 'down';
+      const store = new DexieStore({ name, adopt: { name: OLD, userId: user } });
+      return { made: sync(world, name, user, store), store };
+    };
+    const heldBy = async (user: string): Promise<string[]> => {
+      const { made, store } = open(user);
+      return held(made, store);
+    };
+
+    const MINE = ['in none by USER', 'mine', 'mine by USER', 'mine by nobody'];
+    const THEIRS = ['in none by OTHER', 'theirs', 'theirs by OTHER', 'theirs by nobody'];
+    const CLAIMED = ['of nobody', 'of null'].flatMap((home) => [home, `${home} by USER`, `${home} by nobody`]);
+
+    it('gives them to the first user who comes, once, and a message only to whom its conversation goes', async () => {
+      expect(await heldBy(USER)).toEqual([...MINE, ...CLAIMED].sort());
+      expect(await heldBy(OTHER)).toEqual(THEIRS);
+      expect(await heldBy(id(3))).toEqual([]);
+      // A store that is made anew gets the same again.
+      expect(await heldBy(USER)).toEqual([...MINE, ...CLAIMED].sort());
+    });
+
+    it("sends nothing of another user's, whoever comes first", async () => {
+      const world = new World(new ModelServer());
+      const theirs = sync(world, `adopt-${++count}`, OTHER);
+      await pass(world, async () => {
+        const { state, pending } = await theirs.status.read();
+        return state === 'live' && pending === 0;
+      });
+      const tried = (await theirs.quarantine.read()).map(({ mutation }) => 'content' in mutation && mutation.content);
+      const sent = [...world.server.state.messages.values()].map((row) => row.content).concat(tried.map(String));
+      expect(sent).toContain('theirs by nobody');
+      expect(sent).toContain('of nobody by nobody');
+      expect(sent.filter((content) => /USER|^mine/.test(content))).toEqual([]);
+    });
+
+    it('loses nothing and gives nothing twice where it was interrupted', async () => {
+      class Dying extends DexieStore {
+        private writes = 0;
+        override write: DexieStore['write'] = (work) =>
+          ++this.writes === 2 ? Promise.reject(new Error('the tab was closed')) : super.write(work);
+      }
+      const name = `adopt-${++count}`;
+      const dying = sync(
+        new World(new ModelServer()),
+        name,
+        USER,
+        new Dying({ name, adopt: { name: OLD, userId: USER } }),
+      );
+      await expect(dying.ready).rejects.toThrow('the tab was closed');
+      await dying.close();
+      expect(await heldBy(OTHER)).toEqual(THEIRS);
+      const { made, store } = open(USER, name);
+      expect(await held(made, store)).toEqual([...MINE, ...CLAIMED].sort());
+    });
+
+    it('gives them to one of two users who come at once, in two tabs each', async () => {
+      const names = [`adopt-${++count}`, `adopt-${++count}`];
+      const opened = [USER, OTHER, USER, OTHER].map((user, i) => open(user, names[i % 2]));
+      const all = await Promise.all(opened.map(({ made, store }) => held(made, store)));
+      expect(all[2]).toEqual(all[0]);
+      expect(all[3]).toEqual(all[1]);
+      const claimers = [all[0], all[1]].filter((kept) => kept?.includes('of nobody by nobody'));
+      expect(claimers).toHaveLength(1);
+    });
+
+    it("puts nothing into a store that turns out to be another user's", async () => {
+      const name = `adopt-${++count}`;
+      const store = new DexieStore({ name });
+      const made = sync(new World(new ModelServer()), name, USER, store);
+      await made.ready;
+      await expect(open(OTHER, name).made.ready).rejects.toThrow("another user's");
+      expect(await held(made, store)).toEqual([]);
+    });
   });
 });

@@ -128,13 +128,14 @@ it('a retry changes what the rejection asks for', () => {
   expect(corrected(rejected('bad_id'), undefined, 5, C(9))).toMatchObject({ id: C(9) });
 });
 
-it('local work that outgrew the limits goes to quarantine, not up and not away', async () => {
+it('local work that the server would not take goes to quarantine, not up and not away', async () => {
   const store = new MemoryStore();
   await store.write(async (tx) => {
     await tx.putConversations([conversation(1, LOCAL)]);
     await tx.putMessages([
       message(1, 1, LOCAL, { content: 'far too long' }),
       message(2, 1, LOCAL, { content: 'ok', updatedAt: 2001 }),
+      message(3, 1, LOCAL, { content: '\ud800' }),
     ]);
     await tx.setMeta({ bounds: { frameBytes: 1000, contentBytes: 5 } });
     await mergeLocal(tx);
@@ -147,6 +148,8 @@ it('local work that outgrew the limits goes to quarantine, not up and not away',
     [0, '+m', 'rejected'],
     [2, '+m', 'pending'],
     [3, '~m', 'pending'],
+    [0, '+m', 'rejected'],
   ]);
-  expect(await store.read((tx) => tx.meta())).toMatchObject({ nextKey: 5, nextN: 4, merging: 3 });
+  expect(entries.map((e) => e.code)).toEqual([null, 'too_long', null, null, 'bad_text']);
+  expect(await store.read((tx) => tx.meta())).toMatchObject({ nextKey: 6, nextN: 4, merging: 3 });
 });

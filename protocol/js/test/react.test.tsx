@@ -9,7 +9,7 @@ import { useConversations, useMessages, useStatus, useSync } from '../src/react.
 import { MemoryStore } from '../src/store/memory.js';
 import { createSync, type Sync } from '../src/sync.js';
 import { ModelServer } from './support/model.js';
-import { C, id, M } from './support/rows.js';
+import { C, id, M, tokenOf } from './support/rows.js';
 import { quiet, World } from './support/world.js';
 
 afterEach(cleanup);
@@ -42,7 +42,7 @@ it('show what the store has, and what changes', async () => {
         store: new MemoryStore(),
         user: id(1),
         encoding: 'json',
-        getToken: () => 't',
+        getToken: () => tokenOf(id(1)),
         environment: world.tab().environment(),
       });
       made.push(each);

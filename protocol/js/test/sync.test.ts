@@ -10,7 +10,7 @@ import { MemoryStore } from '../src/store/memory.js';
 import { StoreError, type Store } from '../src/store.js';
 import type { Status, Sync } from '../src/sync.js';
 import { App, USER } from './support/app.js';
-import { C, conversation, id, M, message } from './support/rows.js';
+import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
 import { quiet } from './support/world.js';
 
 const app = new App();
@@ -62,8 +62,14 @@ describe('offline first', () => {
     await app.world.clock.pass(0);
     const home = await sync.createConversation();
     await expect(sync.sendMessage(home, 'a\0b')).rejects.toThrow(WriteError);
-    await expect(sync.sendMessage(home, '\ud800')).rejects.toThrow('surrogate');
-    await expect(sync.sendMessage(home, 'x'.repeat(101))).rejects.toThrow('101 bytes of UTF-8');
+    await expect(sync.sendMessage(home, '\ud800')).rejects.toMatchObject({
+      code: 'bad_text',
+      message: expect.stringContaining('half of a surrogate pair'),
+    });
+    await expect(sync.sendMessage(home, 'x'.repeat(101))).rejects.toMatchObject({
+      code: 'too_long',
+      message: expect.stringContaining('101 bytes of UTF-8'),
+    });
     await expect(sync.sendMessage('HOME', 'x')).rejects.toThrow(WriteError);
     await expect(sync.editMessage(M(1), 'x')).rejects.toThrow('no such message');
     await expect(sync.renameConversation(C(9), 'x')).rejects.toThrow('no such conversation');
@@ -302,23 +308,48 @@ describe('coming back', () => {
 });
 
 describe('tokens', () => {
-  it("does not say hello with another user's, whoever has signed in meanwhile", async () => {
-    const of = (sub: string): string => `head.${btoa(JSON.stringify({ sub }))}.signature`;
-    let token = of(id(2));
+  it.each<readonly [string, unknown, string]>([
+    ["another user's", tokenOf(id(2)), "another user's token"],
+    ['an opaque one', 'v4.local.opaque', 'no JWT with a `sub`'],
+    ['one without a sub', tokenOf(undefined), 'no JWT with a `sub`'],
+    ['one with a sub that is no text', tokenOf(1), 'no JWT with a `sub`'],
+    ['one that is empty', '', 'no JWT with a `sub`'],
+    ['one that is none', undefined, 'no JWT with a `sub`'],
+  ])('open no socket while getToken gives %s, and the status says so', async (_, wrong, words) => {
+    let token = wrong as string;
     const sync = app.open({ getToken: () => token });
     await sync.createConversation('mine');
     await app.world.clock.pass(60_000);
-    expect(await status(sync)).toMatchObject({ pending: 1, error: { message: expect.stringContaining("another user's") } });
-    expect(app.server.state.clients.size).toBe(0);
-    token = of(USER);
+    expect(await status(sync)).toMatchObject({
+      pending: 1,
+      error: { code: 'TokenError', message: expect.stringContaining(words) },
+    });
+    expect(app.world.network.attempts).toEqual([]);
+    token = tokenOf(USER.toUpperCase());
     await app.world.clock.pass(31_000); // the longest pause between two attempts
-    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null });
+  });
+
+  it('do not refresh a connection if they cannot be read, and the one in use goes on', async () => {
+    let token = tokenOf(USER);
+    const offered: string[] = [];
+    app.server.tokens = (each) => offered.push(each) > 0;
+    app.server.tokenLife = 600_000;
+    const sync = app.open({ getToken: () => token });
+    await app.world.clock.pass(0);
+    token = 'opaque';
+    for (let i = 0; i < 28; i++) {
+      for (const peer of app.server.peers) peer.say({ t: 'pong' });
+      await app.world.clock.pass(20_000);
+    }
+    expect(offered).toEqual([tokenOf(USER)]);
+    expect(await status(sync)).toMatchObject({ state: 'live', error: { code: 'TokenError' } });
   });
 
   it('are asked for again before the one in use ends', async () => {
     const reasons: TokenReason[] = [];
     app.server.tokenLife = 600_000;
-    app.open({ getToken: (reason) => `token ${reasons.push(reason)}` });
+    app.open({ getToken: (reason) => tokenOf(USER, reasons.push(reason)) });
     await app.world.clock.pass(0);
     // Heartbeats keep the line alive.
     for (let i = 0; i < 60; i++) {
@@ -331,13 +362,13 @@ describe('tokens', () => {
 
   it('that were refused are not sent again', async () => {
     const reasons: TokenReason[] = [];
-    let token = 'stale';
-    app.server.tokens = (offered) => offered === 'fresh';
+    let token = tokenOf(USER, 'stale');
+    app.server.tokens = (offered) => offered.endsWith('fresh');
     const sync = app.open({ getToken: (reason) => (reasons.push(reason), token) });
     await app.world.clock.pass(20_000);
     expect(app.world.network.attempts).toHaveLength(1);
     expect(reasons.slice(0, 3)).toEqual(['connecting', 'refused', 'refused']);
-    token = 'fresh';
+    token = tokenOf(USER, 'fresh');
     await app.world.clock.pass(30_000);
     expect((await status(sync)).state).toBe('live');
     expect(app.world.network.attempts).toHaveLength(2);
@@ -347,7 +378,11 @@ describe('tokens', () => {
     let asked = 0;
     const sync = app.open({
       getToken: () =>
-        asked++ === 0 ? new Promise<string>(() => undefined) : asked === 2 ? Promise.reject(new Error('no')) : 't',
+        asked++ === 0
+          ? new Promise<string>(() => undefined)
+          : asked === 2
+            ? Promise.reject(new Error('no'))
+            : tokenOf(USER),
     });
     await app.world.clock.pass(63_000);
     expect(asked).toBe(3);
@@ -498,7 +533,7 @@ describe('tiers', () => {
 
     const progress: unknown[] = [];
     const stop = sync.status.subscribe(() => progress.push(sync.status.value.progress?.done));
-    await sync.upgrade(() => 'token');
+    await sync.upgrade(() => tokenOf(USER));
     await app.world.clock.pass(0);
     app.world.network.cut(); // in the middle, or not: nothing may be twice
     await app.world.clock.pass(5_000);
@@ -545,7 +580,7 @@ describe('tiers', () => {
     const sync = app.alone({ store });
     await sync.renameConversation(C(1), 'Renamed');
     await sync.editMessage(M(1300), 'edited');
-    await sync.upgrade(() => 'token');
+    await sync.upgrade(() => tokenOf(USER));
     for (let i = 0; i < 5; i++) await app.world.clock.pass(0);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
     expect(app.server.state.conversations.get(C(1))?.title).toBe('Renamed');
@@ -684,7 +719,7 @@ describe('tabs', () => {
     const [a, b] = [app.alone({ store: shared }), app.alone({ store: shared })];
     await app.world.clock.pass(0);
     await b.createConversation('mine');
-    await b.upgrade(() => 'token');
+    await b.upgrade(() => tokenOf(USER));
     await app.world.clock.pass(1_000);
     for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
     expect(app.server.state.conversations.size).toBe(1);

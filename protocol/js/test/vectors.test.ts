@@ -5,9 +5,10 @@ import { describe, expect, it } from 'vitest';
 
 import { decode as unpack } from '@msgpack/msgpack';
 
-import type { Mutation } from '../src/mutation.js';
+import { check, WriteError, type Mutation } from '../src/mutation.js';
 import type { Row } from '../src/rows.js';
 import { CODECS, ProtocolError, type ToServer } from '../src/wire.js';
+import { id } from './support/rows.js';
 
 interface Vector {
   readonly name: string;
@@ -17,9 +18,9 @@ interface Vector {
   readonly decode_only?: boolean;
 }
 
-const vectors = JSON.parse(
-  readFileSync(new URL('../../vectors/frames.json', import.meta.url), 'utf8'),
-) as readonly Vector[];
+const file = (name: string): unknown =>
+  JSON.parse(readFileSync(new URL(`../../vectors/${name}.json`, import.meta.url), 'utf8'));
+const vectors = file('frames') as readonly Vector[];
 const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
 const rowColumns: Record<string, readonly string[]> = {
@@ -208,5 +209,32 @@ describe('what is no frame', () => {
     expect(CODECS.json.decode('{"t":"page","id":1,"as_of":1,"more":false,"rows":[["toString",1]]}')).toMatchObject({
       rows: [],
     });
+  });
+});
+
+describe('a text that no server keeps is refused, by the character that it is', () => {
+  const texts = file('texts') as readonly { name: string; text: string; code: string | null }[];
+  it.each(texts)('$name', ({ text, code }) => {
+    const mutations: readonly Mutation[] = [
+      { kind: '+c', id: id(1), title: text, at: 1 },
+      { kind: '~c', id: id(1), title: text, at: 1 },
+      { kind: '+m', id: id(1), conversationId: id(1), role: 'user', content: text, at: 1 },
+      { kind: '~m', id: id(1), createdAt: 1, content: text, at: 1 },
+    ];
+    for (const mutation of mutations) {
+      let refusal: unknown = null;
+      try {
+        check(mutation, { frameBytes: 1000 });
+      } catch (error) {
+        refusal = error;
+      }
+      if (code === null) {
+        expect(refusal).toBeNull();
+      } else {
+        expect(refusal).toBeInstanceOf(WriteError);
+        const blamed = text.includes('\0') ? 'U+0000' : 'half of a surrogate pair';
+        expect(refusal).toMatchObject({ code, message: expect.stringContaining(`contains ${blamed}`) });
+      }
+    }
   });
 });

@@ -9,7 +9,7 @@ import { CODECS, type Encoding } from '../src/wire.js';
 import { newId } from '../src/uuid.js';
 import { device, live, until } from './support/device.js';
 import { ModelServer, Peer } from './support/model.js';
-import { id } from './support/rows.js';
+import { id, tokenOf } from './support/rows.js';
 
 /** The model speaks JSON: its ids and cursors as bytes, and back. */
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -60,8 +60,8 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
 
   it('writes, hears, loses the line and comes back', async () => {
     const [a, b] = [
-      device({ url, user: id(1), getToken: () => 't', encoding }),
-      device({ url, user: id(1), getToken: () => 't', encoding }),
+      device({ url, user: id(1), getToken: () => tokenOf(id(1)), encoding }),
+      device({ url, user: id(1), getToken: () => tokenOf(id(1)), encoding }),
     ];
     await Promise.all([live(a), live(b)]);
     const home = await a.createConversation('Привет');

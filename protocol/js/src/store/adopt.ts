@@ -33,17 +33,37 @@ async function idOf(value: unknown): Promise<Uuid> {
 const text = (value: unknown): string =>
   typeof value === 'string' ? value.replaceAll('\0', '').replace(/\p{Surrogate}/gu, '�') : '';
 
+/** Whether a row names nobody as its owner. */
+export const isOwnerless = (row: OldRow): boolean => (row['userId'] ?? null) === null;
+
+/**
+ * Which of an earlier database's rows are this user's. A message goes where its conversation goes, unless it names
+ * somebody else; one whose conversation is not there goes to whom it names.
+ */
+export function belonging(
+  userId: string,
+  conversations: readonly OldRow[],
+): { readonly conversation: (row: OldRow) => boolean; readonly message: (row: OldRow) => boolean } {
+  const mine = (owner: unknown): boolean => String(owner) === userId;
+  const owners = new Map(conversations.map((row) => [String(row['id']), row['userId']]));
+  return {
+    conversation: (row) => mine(row['userId']),
+    message: (row) => {
+      const home = owners.get(String(row['conversationId']));
+      return mine(home ?? row['userId']) && mine(row['userId'] ?? home);
+    },
+  };
+}
+
+/** All of these rows as rows of this database. */
 export async function adoptRows(
   oldConversations: readonly OldRow[],
   oldMessages: readonly OldRow[],
-  userId: string | undefined,
 ): Promise<{ readonly conversations: Conversation[]; readonly messages: Message[] }> {
-  const mine = (row: OldRow): boolean =>
-    userId === undefined || row['userId'] === undefined || row['userId'] === null || String(row['userId']) === userId;
   const messages: Message[] = [];
   const withUnsynced = new Set<Uuid>();
   const withAny = new Set<Uuid>();
-  for (const row of oldMessages.filter(mine)) {
+  for (const row of oldMessages) {
     const createdAt = instant(row['timestamp']) ?? instant(row['createdAt']) ?? EARLIEST;
     const conversationId = await idOf(row['conversationId']);
     const synced = row['synced'] === true || row['synced'] === 1;
@@ -61,7 +81,7 @@ export async function adoptRows(
     });
   }
   const conversations: Conversation[] = [];
-  for (const row of oldConversations.filter(mine)) {
+  for (const row of oldConversations) {
     const id = await idOf(row['id']);
     const createdAt = instant(row['createdAt']) ?? EARLIEST;
     conversations.push({

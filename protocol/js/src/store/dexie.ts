@@ -4,10 +4,10 @@ import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
-import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
+import { compare, LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
+import { Destroyed, newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
-import { adoptRows, type OldRow } from './adopt.js';
+import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 
 type Kept<R> = R & { readonly local?: 1 };
 
@@ -24,69 +24,65 @@ function plain<R extends Conversation | Message>(row: Kept<R>): R {
 }
 
 const oldestFirst = (a: Conversation | Message, b: Conversation | Message): number =>
-  a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1);
+  compare([a.createdAt, a.id], [b.createdAt, b.id]);
 
 export interface DexieOptions {
   /** The database's name: one for each user. */
   readonly name: string;
-  /** The database of an earlier app to take over, once, and whose rows of it; it stays as it is. */
-  readonly adopt?: { readonly name: string; readonly userId?: string };
+  /**
+   * The database of an earlier app, and who this user is in it: their rows are taken over, once. A conversation without
+   * a `userId` gets that of the first user who opens a store. Nothing else changes there until this user's store is
+   * destroyed, which deletes their rows there, too.
+   */
+  readonly adopt?: { readonly name: string; readonly userId: string };
 }
 
 export class DexieStore implements Store {
   readonly name: string;
   private readonly db: Database;
   private readonly opened: Promise<void>;
+  private destroyed = false;
 
   constructor(private readonly options: DexieOptions) {
     this.name = options.name;
     this.db = new Database(options.name);
+    this.db.on('versionchange', ({ newVersion }) => {
+      if (newVersion) return undefined;
+      // It is being deleted, which waits for this connection; and Dexie would make it anew.
+      this.destroyed = true;
+      this.db.close();
+      return false;
+    });
     this.opened = this.open();
     this.opened.catch(() => undefined); // the first transaction says it
   }
 
-  async read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
-    await this.opened;
-    return this.db.transaction('r', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
+    return this.transaction('r', work);
   }
 
-  async write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
-    await this.opened;
-    return this.db.transaction('rw', this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
-  }
-
-  async close(): Promise<void> {
-    await this.opened.catch(() => undefined);
-    this.db.close();
-  }
-
-  private async open(): Promise<void> {
-    await this.db.open();
-    await this.db.transaction('rw', this.db.head, async () => {
-      if ((await this.db.head.get(0)) === undefined) await this.db.head.add(newMeta(newId()), 0);
-    });
-    const { adopt } = this.options;
-    if (adopt !== undefined) await this.adopt(adopt.name, adopt.userId);
+  write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+    return this.transaction('rw', work);
   }
 
   /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
-  private async adopt(name: string, userId: string | undefined): Promise<void> {
-    if (((await this.db.head.get(0))?.adopted ?? []).includes(name) || !(await Dexie.exists(name))) return;
-    const old = new Dexie(name);
-    let conversations: OldRow[];
-    let messages: OldRow[];
-    try {
-      await old.open();
-      const rows = async (table: string): Promise<OldRow[]> =>
-        old.tables.some((candidate) => candidate.name === table) ? old.table(table).toArray() : [];
-      [conversations, messages] = [await rows('conversations'), await rows('messages')];
-    } finally {
-      old.close();
-    }
-    const adopted = await adoptRows(conversations, messages, userId);
-    await this.db.transaction('rw', this.db.tables, async (inner) => {
-      const tx = new Transaction(inner);
-      if ((await tx.meta()).adopted.includes(name)) return;
+  async adopt(user: string): Promise<void> {
+    const { adopt } = this.options;
+    if (adopt === undefined) return;
+    const { name, userId } = adopt;
+    if ((await this.read((tx) => tx.meta())).adopted.includes(name)) return;
+    const mine = await inEarlier(name, async (conversations, messages) => {
+      // Before anything is taken: whatever happens then, nobody else gets it.
+      await conversations.filter(isOwnerless).modify({ userId });
+      const all: OldRow[] = await conversations.toArray();
+      const { conversation, message } = belonging(userId, all);
+      return [all.filter(conversation), await messages.filter(message).toArray()] as const;
+    });
+    if (mine === undefined) return;
+    const adopted = await adoptRows(...mine);
+    await this.write(async (tx) => {
+      const meta = await tx.meta();
+      if (meta.user !== user || meta.adopted.includes(name)) return;
       // What the server has told since is newer than what the earlier app knew.
       const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
       const heldM = await tx.messages(adopted.messages.map((row) => row.id));
@@ -94,8 +90,61 @@ export class DexieStore implements Store {
       await tx.putMessages(adopted.messages.filter((_, i) => heldM[i] === undefined));
       const local = adopted.conversations.filter((row) => row.seq === LOCAL);
       await tx.putFloors(local.map((row) => [row.id, 'start']));
-      await tx.setMeta({ adopted: [...(await tx.meta()).adopted, name] });
+      await tx.setMeta({ adopted: [...meta.adopted, name] });
     });
+  }
+
+  async close(): Promise<void> {
+    await this.opened.catch(() => undefined);
+    this.db.close();
+  }
+
+  async destroy(): Promise<void> {
+    const { adopt } = this.options;
+    if (adopt !== undefined) {
+      await inEarlier(adopt.name, async (conversations, messages) => {
+        const mine = belonging(adopt.userId, await conversations.toArray());
+        await messages.filter(mine.message).delete();
+        await conversations.filter(mine.conversation).delete();
+      });
+    }
+    await new Promise<void>((done, failed) => {
+      // A tab that is frozen may keep an empty database for a while.
+      this.db.on('blocked', () => (done(), false));
+      this.db.delete().then(done, failed);
+    });
+  }
+
+  private async transaction<T>(mode: 'r' | 'rw', work: (tx: Writing) => Promise<T>): Promise<T> {
+    await this.opened;
+    if (this.destroyed) throw new Destroyed();
+    return this.db.transaction(mode, this.db.tables, (tx) => work(new Transaction(tx))) as Promise<T>;
+  }
+
+  private async open(): Promise<void> {
+    await this.db.open();
+    await this.db.transaction('rw', this.db.head, async () => {
+      if ((await this.db.head.get(0)) === undefined) await this.db.head.add(newMeta(newId()), 0);
+    });
+  }
+}
+
+/** In one transaction of an earlier app's database; undefined if it is not there, or has not both tables. */
+async function inEarlier<T>(
+  name: string,
+  work: (conversations: Table, messages: Table) => Promise<T>,
+): Promise<T | undefined> {
+  if (!(await Dexie.exists(name))) return undefined;
+  const old = new Dexie(name);
+  try {
+    await old.open();
+    const names = old.tables.map((table) => table.name);
+    if (!names.includes('conversations') || !names.includes('messages')) return undefined;
+    return await old.transaction('rw', ['conversations', 'messages'], (tx) =>
+      work(tx.table('conversations'), tx.table('messages')),
+    );
+  } finally {
+    old.close();
   }
 }
 
@@ -131,14 +180,7 @@ class Transaction implements Writing {
   };
 
   constructor(tx: DexieTransaction) {
-    this.db = {
-      head: tx.table('head'),
-      conversationRows: tx.table('conversationRows'),
-      messageRows: tx.table('messageRows'),
-      outbox: tx.table('outbox'),
-      floorRows: tx.table('floorRows'),
-      deletions: tx.table('deletions'),
-    };
+    this.db = Object.fromEntries(tx.storeNames.map((name) => [name, tx.table(name)])) as unknown as typeof this.db;
   }
 
   async meta(): Promise<Meta> {

@@ -127,6 +127,7 @@ export class SqliteStore implements Store {
   private async open(): Promise<void> {
     await this.driver.all('PRAGMA journal_mode = WAL', []);
     await this.driver.all('PRAGMA synchronous = FULL', []); // power may fail, too
+    await this.driver.all('PRAGMA secure_delete = ON', []); // what was deleted must not be left in the file
     await this.alone('BEGIN IMMEDIATE', async () => {
       for (const table of TABLES) await this.driver.run(table, []);
       const [head] = await this.driver.all('SELECT version FROM atlas_meta', []);

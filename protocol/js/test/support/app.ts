@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect } from 'vitest';
 import { MemoryStore } from '../../src/store/memory.js';
 import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
 import { ModelServer } from './model.js';
-import { id } from './rows.js';
+import { id, tokenOf } from './rows.js';
 import { World } from './world.js';
 
 export const USER = id(1);
@@ -29,7 +29,7 @@ export class App {
 
   /** In a tab of its own, if its `environment` is not another's. */
   open(options: Partial<SyncOptions> = {}): Sync {
-    return this.alone({ getToken: () => 'token', ...options });
+    return this.alone({ getToken: () => tokenOf(options.user ?? USER), ...options });
   }
 
   /** The same without a way to a token. */

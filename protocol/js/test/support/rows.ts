@@ -1,10 +1,14 @@
-/** Rows and ids for tests, readable ones. */
+/** Rows, ids and tokens for tests, readable ones. */
 
 import type { Conversation, Message, Uuid } from '../../src/rows.js';
 
 export const id = (n: number): Uuid => `00000000-0000-7000-8000-${n.toString(16).padStart(12, '0')}`;
 export const C = (n: number): Uuid => id(0xc000 + n);
 export const M = (n: number): Uuid => id(0xe000 + n);
+
+/** A user's token, of no signature; `mark` tells it from their others. */
+export const tokenOf = (sub: unknown, mark: string | number = ''): string =>
+  `head.${btoa(JSON.stringify({ sub }))}.${mark}`;
 
 export const conversation = (n: number, seq: number, change: Partial<Conversation> = {}): Conversation => ({
   kind: 'c',

@@ -15,6 +15,7 @@ const STATES: Record<Status['state'], string> = {
   'catching up': 'Catching up',
   live: 'Live',
   local: 'This device only',
+  destroyed: 'Deleted',
 };
 /** Milliseconds for which an attempt to connect must last to be worth a word. */
 const PASSING = 500;

@@ -1,0 +1,338 @@
+/** Signing out: nothing of a user stays on the device, in no tab, and nothing is lost that only this device has. */
+
+import 'fake-indexeddb/auto';
+
+import { Dexie } from 'dexie';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+
+import { UnsentError } from '../src/clean.js';
+import { DexieStore } from '../src/store/dexie.js';
+import { MemoryStore } from '../src/store/memory.js';
+import { SqliteStore } from '../src/store/sqlite.js';
+import { StoreError, type Store } from '../src/store.js';
+import type { Sync } from '../src/sync.js';
+import { App, USER } from './support/app.js';
+import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
+import { KINDS, sqliteDriver } from './support/stores.js';
+
+const app = new App();
+let count = 0;
+
+async function pass(done: () => boolean | Promise<boolean>): Promise<void> {
+  for (let i = 0; i < 200 && !(await done()); i++) await app.world.clock.pass(50);
+  expect(await done()).toBe(true);
+}
+const settled = (sync: Sync): Promise<void> =>
+  pass(async () => {
+    const { state, pending } = await sync.status.read();
+    return state === 'live' && pending === 0;
+  });
+const state = async (sync: Sync): Promise<string> => (await sync.status.read()).state;
+
+async function destroy(sync: Sync, options: Parameters<Sync['destroy']>[0] = {}): Promise<void> {
+  let outcome: unknown = 'none yet';
+  sync.destroy(options).then(
+    () => (outcome = null),
+    (error: unknown) => (outcome = error),
+  );
+  await pass(() => outcome !== 'none yet');
+  if (outcome !== null) throw outcome;
+}
+
+describe.each(KINDS)('destroy, $name', ({ make }) => {
+  it('leaves nothing of a user, and what is made after it begins anew', async () => {
+    const { store, reopen, end } = make();
+    const sync = app.open({ store });
+    const home = await sync.createConversation('Trip');
+    await sync.sendMessage(home, 'Hello');
+    await settled(sync);
+    const before = await store.read((tx) => tx.meta());
+    await destroy(sync);
+    expect(await state(sync)).toBe('destroyed');
+    expect(app.world.network.lines.size).toBe(0);
+    const after = await reopen();
+    await after.read(async (tx) => {
+      expect(await tx.meta()).toMatchObject({ user: '', cursor: null, position: null, profile: null, nextN: 1 });
+      expect((await tx.meta()).clientId).not.toBe(before.clientId);
+      expect(await tx.newestConversations(null, 9)).toEqual([]);
+      expect(await tx.messagesOf(home)).toEqual([]);
+      expect(await tx.entries()).toEqual([]);
+    });
+    const again = app.open({ store: after });
+    await settled(again);
+    expect((await again.messages(home).read()).rows).toMatchObject([{ content: 'Hello' }]);
+    await app.end(again);
+    await end();
+  });
+
+  it('keeps all, and says of how many writes, if only this device has them and none may be discarded', async () => {
+    const { store, end } = make();
+    const sync = app.open({ store });
+    const home = await sync.createConversation('x');
+    await sync.sendMessage(home, 'refuse me');
+    await settled(sync);
+    const refused = destroy(sync);
+    await expect(refused).rejects.toBeInstanceOf(UnsentError);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await sync.sendMessage(home, 'unsent');
+    await expect(destroy(sync)).rejects.toThrow('on this device only: 2');
+    expect(await sync.status.read()).toMatchObject({ pending: 1, rejected: 1 });
+    expect((await sync.messages(home).read()).rows.map((row) => row.content)).toEqual(['refuse me', 'unsent']);
+    app.world.network.mode = 'up';
+    await settled(sync);
+    await destroy(sync, { discardUnsent: true });
+    expect(await state(sync)).toBe('destroyed');
+    await end();
+  });
+
+  it('counts what never left a device that works alone', async () => {
+    const { store, end } = make();
+    const sync = app.alone({ store });
+    await sync.sendMessage(await sync.createConversation('x'), 'local');
+    await expect(destroy(sync)).rejects.toMatchObject({ count: 2 });
+    await destroy(sync, { discardUnsent: true });
+    await end();
+  });
+});
+
+describe('after destroy', () => {
+  it('every call is rejected with a sentence, and the status says why', async () => {
+    const sync = app.open();
+    const home = await sync.createConversation('x');
+    await settled(sync);
+    let seen = '';
+    sync.status.subscribe(() => (seen = sync.status.value.state));
+    await Promise.all([destroy(sync), destroy(sync)]);
+    expect(seen).toBe('destroyed');
+    const calls: Record<string, () => Promise<unknown>> = {
+      createConversation: () => sync.createConversation('y'),
+      renameConversation: () => sync.renameConversation(home, 'y'),
+      deleteConversation: () => sync.deleteConversation(home),
+      sendMessage: () => sync.sendMessage(home, 'y'),
+      editMessage: () => sync.editMessage(M(1), 'y'),
+      deleteMessage: () => sync.deleteMessage(M(1)),
+      retry: () => sync.retry(1),
+      discard: () => sync.discard(1),
+      loadOlder: () => sync.loadOlder(home),
+      conversations: () => sync.conversations().read(),
+      messages: () => sync.messages(home).read(),
+      quarantine: () => sync.quarantine.read(),
+      profile: () => sync.profile.read(),
+      upgrade: () => sync.upgrade(),
+      downgrade: () => sync.downgrade(),
+      renew: () => sync.renew(),
+    };
+    for (const [name, call] of Object.entries(calls)) {
+      const error: unknown = await call().catch((reason: unknown) => reason);
+      expect(error, name).toBeInstanceOf(StoreError);
+      expect((error as Error).message, name).toContain('this store was destroyed');
+    }
+    sync.reconnect();
+    await app.world.clock.pass(60_000);
+    expect(app.world.network.attempts).toHaveLength(1);
+    expect(await sync.status.read()).toMatchObject({ state: 'destroyed', pending: 0, error: null });
+    await destroy(sync); // once more is as good as once
+    await sync.close();
+  });
+
+  it('a Sync that was closed before says that', async () => {
+    const sync = app.open();
+    await sync.ready;
+    await app.end(sync);
+    await expect(destroy(sync)).rejects.toThrow('this sync is closed');
+  });
+
+  it("another user's store is not touched", async () => {
+    const store = new MemoryStore();
+    const sync = app.open({ store });
+    await settled(sync);
+    await expect(destroy(app.open({ store, user: id(2) }))).rejects.toThrow("another user's");
+    expect(await state(sync)).toBe('live');
+  });
+});
+
+describe('other tabs', () => {
+  /** One database, which each tab opens for itself, and whether it is gone. */
+  interface Browser {
+    readonly store: () => Store;
+    readonly gone: () => Promise<boolean>;
+  }
+  const BROWSERS: Readonly<Record<string, () => Browser>> = {
+    'a store in memory': () => {
+      const store = new MemoryStore();
+      const gone = async (): Promise<boolean> =>
+        store.read(async (tx) => {
+          const left = [...(await tx.newestConversations(null, 9)), ...(await tx.entries())];
+          return (await tx.meta()).user === '' && left.length === 0;
+        });
+      return { store: () => store, gone };
+    },
+    IndexedDB: () => {
+      const name = `destroy-${++count}`;
+      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(name)) };
+    },
+  };
+
+  describe.each(Object.entries(BROWSERS))('%s', (_, browser) => {
+    it('hear of it, whoever leads: nobody connects again, and the store stays gone', async () => {
+      const { store, gone } = browser();
+      const syncs = [app.open({ store: store() }), app.open({ store: store() }), app.open({ store: store() })];
+      const home = await syncs[0]?.createConversation('x');
+      for (const sync of syncs) await settled(sync);
+      await destroy(syncs[1] as Sync);
+      await pass(() => syncs.every((sync) => sync.status.value.state === 'destroyed'));
+      for (const sync of syncs) {
+        expect(await state(sync)).toBe('destroyed');
+        await expect(sync.sendMessage(home ?? '', 'late')).rejects.toThrow('this store was destroyed');
+      }
+      await app.world.clock.pass(60_000);
+      expect(app.world.network.attempts).toHaveLength(1);
+      expect(app.world.network.lines.size).toBe(0);
+      expect(await gone()).toBe(true);
+    });
+
+    it('find out by the store where they cannot hear', async () => {
+      const { store, gone } = browser();
+      const deaf = app.world.tab().environment();
+      const a = app.open({ store: store() });
+      const b = app.open({ store: store(), environment: { ...deaf, channel: null } });
+      await a.createConversation('x');
+      await settled(a);
+      expect((await b.conversations().read()).rows).toHaveLength(1);
+      await destroy(a);
+      await expect(b.createConversation('late')).rejects.toThrow('this store was destroyed');
+      await pass(async () => (await state(b)) === 'destroyed');
+      expect(await gone()).toBe(true);
+    });
+
+    it('may be frozen meanwhile, and bring nothing back when they thaw', async () => {
+      const { store, gone } = browser();
+      const [first, second] = [app.world.tab(), app.world.tab()];
+      const a = app.open({ store: store(), environment: first.environment() });
+      await settled(a);
+      const b = app.open({ store: store(), environment: second.environment() });
+      await b.createConversation('x');
+      await settled(b);
+      first.freeze();
+      await destroy(b);
+      app.server.message(C(1), M(1), 'news', app.world.clock.now() * 1000);
+      first.thaw();
+      first.look();
+      await pass(async () => (await state(a)) === 'destroyed');
+      await app.world.clock.pass(60_000);
+      expect(app.world.network.attempts).toHaveLength(1);
+      expect(await gone()).toBe(true);
+    });
+
+    it('may sign out at the same time', async () => {
+      const { store } = browser();
+      const [a, b] = [app.open({ store: store() }), app.open({ store: store() })];
+      await settled(a);
+      await settled(b);
+      await Promise.all([destroy(a), destroy(b)]);
+      expect([await state(a), await state(b)]).toEqual(['destroyed', 'destroyed']);
+    });
+
+    it('lose no write that came before it, and none that comes after is taken', async () => {
+      const { store } = browser();
+      const [a, b] = [app.open({ store: store() }), app.open({ store: store() })];
+      await settled(a);
+      await settled(b);
+      app.world.network.mode = 'down';
+      app.world.network.cut();
+      const writes = Array.from({ length: 5 }, (_unused, i) => b.createConversation(`${i}`));
+      const [outcome, ...written] = await Promise.allSettled([destroy(a), ...writes]);
+      const taken = written.filter(({ status }) => status === 'fulfilled').length;
+      if (outcome?.status === 'fulfilled') expect(taken).toBe(0);
+      else expect(outcome?.reason).toBeInstanceOf(UnsentError);
+      expect([0, 5]).toContain(taken);
+    });
+  });
+});
+
+describe('what stays elsewhere on the device', () => {
+  it('no database in IndexedDB; this user’s rows of the earlier app go, those of others stay', async () => {
+    const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
+    const old = new Dexie(earlier);
+    old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
+    await old.table('conversations').bulkPut([
+      { id: C(1), userId: USER },
+      { id: C(2), userId: id(2) },
+      { id: C(3) },
+    ]);
+    await old.table('messages').bulkPut([1, 2, 3].map((n) => ({ id: M(n), conversationId: C(n), content: 'x' })));
+    const open = (): Sync => app.open({ store: new DexieStore({ name, adopt: { name: earlier, userId: USER } }) });
+    const sync = open();
+    await settled(sync);
+    await sync.deleteMessage(M(1));
+    await settled(sync);
+    await destroy(sync);
+    expect(await Dexie.exists(name)).toBe(false);
+    expect(await old.table('conversations').toArray()).toEqual([{ id: C(2), userId: id(2) }]);
+    expect((await old.table('messages').toArray()).map((row: { id: string }) => row.id)).toEqual([M(2)]);
+    const again = open();
+    await settled(again);
+    expect([...app.server.state.messages.keys()]).toEqual([M(3)]);
+    old.close();
+  });
+
+  it('nothing that comes back, where the database could not be deleted', async () => {
+    class Stuck extends DexieStore {
+      override destroy = (): Promise<void> => Promise.reject(new Error('the browser crashed'));
+    }
+    const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
+    const old = new Dexie(earlier);
+    old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
+    await old.table('conversations').put({ id: C(1), userId: USER });
+    await old.table('messages').put({ id: M(1), conversationId: C(1), content: 'x' });
+    old.close();
+    const options = { name, adopt: { name: earlier, userId: USER } };
+    const store = new Stuck(options);
+    const sync = app.open({ store });
+    await settled(sync);
+    await sync.deleteMessage(M(1));
+    await settled(sync);
+    const { lease } = await store.read((tx) => tx.meta());
+    await expect(destroy(sync)).rejects.toThrow('the browser crashed');
+    const after = new DexieStore(options);
+    expect(await after.read((tx) => tx.meta())).toMatchObject({ user: '', lease: lease + 1 });
+    await settled(app.open({ store: after }));
+    expect(app.server.state.messages.size).toBe(0);
+  });
+
+  it('no text in the file of SQLite, nor beside it', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'atlas-sqlite-'));
+    const path = join(folder, 'device.sqlite');
+    const store = new SqliteStore(sqliteDriver(path));
+    await store.write(async (tx) => {
+      await tx.putConversations([conversation(1, 5)]);
+      await tx.putMessages(Array.from({ length: 200 }, (_, n) => message(n, 1, 5, { content: `my secret ${n}` })));
+    });
+    const sync = app.alone({ store });
+    await sync.createConversation('another secret');
+    await destroy(sync, { discardUnsent: true });
+    const left = readdirSync(folder).map((file) => readFileSync(join(folder, file), 'latin1'));
+    expect(left.join()).not.toContain('secret');
+    rmSync(folder, { recursive: true });
+  });
+
+  it('a tab that keeps its connection open does not hold up who signs out', async () => {
+    const name = `destroy-${++count}`;
+    const sync = app.open({ store: new DexieStore({ name }), getToken: () => tokenOf(USER) });
+    await settled(sync);
+    const frozen = await new Promise<IDBDatabase>((resolve) => {
+      const opening = indexedDB.open(name);
+      opening.onsuccess = () => resolve(opening.result);
+    });
+    await destroy(sync);
+    const rows = frozen.transaction(['conversationRows', 'messageRows', 'outbox']).objectStore('outbox').count();
+    await new Promise((resolve) => (rows.onsuccess = resolve));
+    expect(rows.result).toBe(0);
+    frozen.close();
+    await pass(async () => !(await Dexie.exists(name)));
+  });
+});
