@@ -119,6 +119,8 @@ def migrate(
     if plan:
         if not steps:
             typer.echo("Nothing is to be done.")
+        for caution in [] if undo else asyncio.run(migration.cautions(url)):
+            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {caution}")
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")

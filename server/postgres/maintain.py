@@ -29,7 +29,7 @@ from server.operations.upkeep import (
 )
 from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
-from server.postgres.pool import connect, statement
+from server.postgres.pool import connect_as_owner, statement
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class StepError(AtlasError):
 
 async def look(url: str, policy: Policy) -> list[Step]:
     """What would be done now. Changes nothing. Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+    connection = await connect_as_owner(url)
     try:
         with translated():
             return upkeep.plan(await _seen(connection, policy), policy)
@@ -85,7 +85,7 @@ async def maintain_once(url: str, policy: Policy, said: Callable[[str], object])
     that fails of itself StepError, when the others are done.
     """
     async with AsyncExitStack() as stack:
-        connection = await connect(url)
+        connection = await connect_as_owner(url)
         stack.callback(connection.terminate)
         with translated():
             # Killed, it ends its statement, and whoever waits for the advisory lock need not wait for that.

@@ -42,6 +42,11 @@ PLANNING: Final = """
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
 
 
+SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
+"""pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
+session mode refuse a startup packet with settings that they do not know."""
+
+
 EVERYWHERE: Final = "_everywhere"
 """Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
 
@@ -63,6 +68,19 @@ async def connect(url: str, **options: Any) -> Any:
     with translated():
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS, **options)
     _notice_dead_links(connection)
+    return connection
+
+
+async def connect_as_owner(url: str) -> Any:
+    """As `connect`, for statements with the rights of the tables' owner: a name that is not qualified is one of
+    pg_catalog, and never one that somebody has put into schema public or a temporary schema."""
+    connection = await connect(url)
+    try:
+        with translated():
+            await connection.execute(SAFE_PATH)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 
