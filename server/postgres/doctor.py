@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from server.errors import UnavailableError, UnfitError
+from server.metrics import DEFAULT_ROWS_COUNTED
 from server.postgres.errors import POOLER
 from server.postgres.listener import ListenDoorbells
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
@@ -17,7 +18,7 @@ OLDEST: Final = 15
 LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
 """Minor versions from which on LISTEN survives the truncation of the commit log (PostgreSQL commit 8eeb4a0f)."""
 SECURE: Final = {15: 20, 16: 16, 17: 12, 18: 7}
-"""Minor versions of 2026-11-12: the newest fixes of security that this version knows of (CVE-2026-6460 and others)."""
+"""Minor versions of 2026-11-12: the newest security fixes that were known when this was written."""
 CLOCK_SECONDS: Final = 5.0
 """A device shows «seconds ago» from seq, and tokens are checked by this machine's clock."""
 AHEAD_DAYS: Final = 14
@@ -87,7 +88,7 @@ async def _version(connection: Any) -> Finding:
         return Finding("version", False, f"{found} can fail LISTEN for ever. Upgrade to {major}.{fixed} or later.")
     secure = SECURE.get(major, 0)
     if minor < secure:
-        says = f"{found} lacks fixes of security. Upgrade to {major}.{secure} or later."
+        says = f"{found} lacks security fixes (CVE-2026-6460 and others). Upgrade to {major}.{secure} or later."
         return Finding("version", False, says, grave=False)
     return Finding("version", True, found)
 
@@ -102,7 +103,7 @@ async def _schema(connection: Any) -> Finding:
     if creators["strangers"] is not None:
         return Finding("schema", False, CREATORS.format(creators["strangers"]))
     if creators["others"] is not None:
-        says = f"{CREATORS.format(creators['others'])} Unless they are trusted as the owner is."
+        says = f"{CREATORS.format(creators['others'])} Leave it to whom you trust as the owner."
         return Finding("schema", False, says, grave=False)
     return Finding("schema", True, "only owners create functions in schema public")
 
@@ -167,7 +168,8 @@ async def _partitions(connection: Any) -> Finding:
 
 async def _strays(connection: Any) -> Finding:
     vitals = await connection.fetchrow(statement("vitals"))
-    found = [name for name in ("messages", "log") if vitals[f"{name}_default"]]
+    most = {"messages": DEFAULT_ROWS_COUNTED - 1, "log": 0}
+    found = [name for name, rows in most.items() if vitals[f"{name}_default"] > rows]
     if found:
         return Finding(
             "strays",
@@ -176,7 +178,7 @@ async def _strays(connection: Any) -> Finding:
             "moves them to their own, but for those that README.md lets stay (Maintenance).",
             grave=False,
         )
-    return Finding("strays", True, "the default partitions are empty")
+    return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")
 
 
 async def _archive(connection: Any) -> Finding:
@@ -213,11 +215,12 @@ async def _temporary(connection: Any) -> Finding:
         return Finding(
             "temporary",
             False,
-            f"{row['who']} may make temporary objects here, by which functions with others' rights are led astray. Run "
-            f"REVOKE TEMP ON DATABASE {row['database']} FROM {row['who']}; grant it again to whom it is needed by.",
+            f"{row['who']} may make temporary objects here, by which functions that have their owner's rights can be "
+            f"hijacked. Run REVOKE TEMP ON DATABASE {row['database']} FROM {row['who']}; then grant it to those who "
+            "need it.",
             grave=False,
         )
-    return Finding("temporary", True, "no temporary objects of whoever logs in")
+    return Finding("temporary", True, "nobody makes temporary objects but those who were granted it")
 
 
 async def _policies(connection: Any) -> Finding:
@@ -235,7 +238,7 @@ async def _idle(connection: Any) -> Finding:
             "idle",
             False,
             f"Sessions of {', '.join(roles[:NAMED])}{more} may stay in a transaction for ever. One that listens, and "
-            "does, fills the notification queue, after which every commit fails. For each of these roles, run ALTER "
+            "does, fills the notification queue, after which every commit that notifies fails. For each, run ALTER "
             f"ROLE {roles[0]} SET idle_in_transaction_session_timeout = '60s'.",
             grave=False,
         )

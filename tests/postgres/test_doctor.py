@@ -8,11 +8,14 @@ from unittest.mock import patch
 
 import pytest
 
+from server.metrics import DEFAULT_ROWS_COUNTED
 from server.postgres import listener
 from server.postgres.doctor import LISTEN_FIXED, OLDEST, SECURE, Finding, _version, examine
 from tests.support.cluster import Cluster, Database
+from tests.support.maintaining import add_many_strays, add_old_messages
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import postgres_behind_proxy
+from tests.support.pushing import administrator
 
 
 async def findings(url: str, listen_url: str | None = None) -> dict[str, Finding]:
@@ -28,9 +31,8 @@ async def mended(database: Database, sql: Any) -> None:
 
 
 async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
-    sql = await every_database.connect()
-    await mended(every_database, sql)
-    await sql.close()
+    async with administrator(every_database) as sql:
+        await mended(every_database, sql)
     found = await findings(every_database.server_url)
     # The tests' clusters run with fsync = off, which the doctor must not like, and maybe with an old minor version.
     assert {name for name, finding in found.items() if not finding.good} - {"version"} == {"durability"}
@@ -72,12 +74,11 @@ async def test_damage_is_found_and_the_finding_says_what_to_do(
     assert advice in finding.says
 
 
-async def test_strays_are_found(database: Database, sql: Any) -> None:
+async def test_strays_are_found_when_they_are_many(database: Database, sql: Any) -> None:
     conversation = await add_conversation(sql, await add_user(sql))
-    await sql.execute(
-        "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', 'x', '1999-12-31')",
-        conversation,
-    )
+    await add_many_strays(sql, conversation, -30, DEFAULT_ROWS_COUNTED - 1)
+    assert (await findings(database.server_url))["strays"].good
+    await add_old_messages(sql, conversation, -40)
     finding = (await findings(database.server_url))["strays"]
     assert not finding.good
     assert not finding.grave

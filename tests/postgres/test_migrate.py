@@ -1,6 +1,7 @@
 """Migrating is safe to repeat, to run twice at once, and to review first."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from server.postgres.undo import undo
 from tests.support import v1
 from tests.support.cluster import Cluster, Database
 from tests.support.maintaining import maintained
+from tests.support.pushing import administrator
 from tests.support.v1 import App, command
 
 SHAPE = """
@@ -33,12 +35,15 @@ async def empty(every_postgres: Cluster) -> Database:
     return await every_postgres.create("template0")
 
 
+@pytest.fixture
+async def admin(empty: Database) -> AsyncIterator[Any]:
+    async with administrator(empty) as connection:
+        yield connection
+
+
 async def shape(database: Database) -> list[str]:
-    sql = await database.connect()
-    try:
+    async with administrator(database) as sql:
         return [row[0] for row in await sql.fetch(SHAPE)]
-    finally:
-        await sql.close()
 
 
 async def test_migrating_twice_and_at_the_same_time_is_migrating_once(empty: Database) -> None:
@@ -81,18 +86,16 @@ async def test_a_database_of_another_encoding_is_left_alone(every_postgres: Clus
 
 @pytest.mark.parametrize("who", ["PUBLIC", "authenticated", "anon", "atlas_sync"])
 async def test_while_others_may_create_functions_in_schema_public_nothing_is_done_and_nothing_revoked(
-    empty: Database, who: str
+    empty: Database, admin: Any, who: str
 ) -> None:
-    sql = await empty.connect()
-    await sql.execute(f"GRANT CREATE ON SCHEMA public TO {who}")
+    await admin.execute(f"GRANT CREATE ON SCHEMA public TO {who}")
     before = await shape(empty)
     for work in (migrate, steps):
         with pytest.raises(UnfitError, match=f"REVOKE CREATE ON SCHEMA public FROM {who}\\."):
             await work(empty.url)
     assert await shape(empty) == before
-    await sql.execute(f"REVOKE CREATE ON SCHEMA public FROM {who}")
+    await admin.execute(f"REVOKE CREATE ON SCHEMA public FROM {who}")
     await migrate(empty.url)
-    await sql.close()
 
 
 LURKING = """
@@ -115,13 +118,11 @@ LURKING = """
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-async def test_what_others_left_in_schema_public_is_never_called(empty: Database, adopted: bool) -> None:
-    sql = await empty.connect()
+async def test_what_others_left_in_schema_public_is_never_called(empty: Database, admin: Any, adopted: bool) -> None:
     if adopted:
-        await v1.create(sql)
-        await sql.execute("CREATE POLICY theirs ON messages USING (role <> 'secret')")
-    await sql.execute(LURKING)
-    await sql.close()
+        await v1.create(admin)
+        await admin.execute("CREATE POLICY theirs ON messages USING (role <> 'secret')")
+    await admin.execute(LURKING)
     await steps(empty.url)
     await cautions(empty.url)
     await migrate(empty.url)
@@ -131,11 +132,12 @@ async def test_what_others_left_in_schema_public_is_never_called(empty: Database
     await undo(empty.url, SILENT)
 
 
-async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anything_is_done(empty: Database) -> None:
-    sql = await empty.connect()
+async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anything_is_done(
+    empty: Database, admin: Any
+) -> None:
     assert await cautions(empty.url) == []
-    await v1.create(sql)
-    await sql.execute(
+    await v1.create(admin)
+    await admin.execute(
         "ALTER TABLE messages ENABLE ROW LEVEL SECURITY; "
         "CREATE POLICY of_users ON messages AS RESTRICTIVE FOR INSERT TO authenticated WITH CHECK (role = 'user'); "
         "CREATE POLICY hidden ON conversations USING (title <> 'hidden')"
@@ -144,11 +146,10 @@ async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anythin
     (said,) = await cautions(empty.url)
     assert "hidden on conversations, of_users on messages." in said
     assert "trigger or a constraint" in said
-    status, planned = await command(App(empty, sql, []), "--plan")
+    status, planned = await command(App(empty, admin, []), "--plan")
     assert status == 0
     assert said in planned
     assert await shape(empty) == before
-    await sql.close()
 
 
 async def test_what_supabase_brings_is_left_alone(empty: Database) -> None:
