@@ -119,6 +119,8 @@ def migrate(
     if plan:
         if not steps:
             typer.echo("Nothing is to be done.")
+        for caution in [] if undo else asyncio.run(migration.cautions(url)):
+            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {caution}")
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")
@@ -142,8 +144,10 @@ def maintain(
     policy = Policy.of(settings)
     with _told(settings):
         if plan:
-            steps = asyncio.run(maintenance.look(settings.owner_url, policy))
+            steps, staying = asyncio.run(maintenance.look(settings.owner_url, policy))
             typer.echo("\n".join(map(str, steps)) or "Nothing is to be done.")
+            if staying is not None:
+                typer.echo(f"{maintenance.STAYS}{staying}")
         elif once:
             if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
                 typer.echo("Another process maintains this database at this moment.")

@@ -375,12 +375,14 @@ LOG_BYTES = _gauge(
     "Growing without end: `atlas-sync maintain` does not run, or ATLAS_LOG_DAYS is more than the disk holds.",
     over="livemostrecent",
 )
+DEFAULT_ROWS_COUNTED: Final = 10_000
+"""sync.vitals counts no further. Fewer of messages may stay for good; of the log, none."""
 DEFAULT_ROWS = _gauge(
     "atlas_default_rows",
     Question.POSTGRES,
     "Rows in a default partition, counted up to 10,000",
-    "Above 0 for longer than an hour: `atlas-sync maintain` does not run, says in its log what stops it, or leaves "
-    "them (see «Maintenance»).",
+    "At 10,000 of messages, or above 0 of the log, for longer than an hour: `atlas-sync maintain` does not run, or "
+    "says in its log what stops it or what it leaves (see «Maintenance»).",
     "table",
     over="livemostrecent",
 )

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 import uvloop
 
+from server.operations import upkeep
 from tests.support.cluster import Cluster, Database, temporary_folder
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
@@ -83,6 +84,13 @@ async def server(database: Database) -> AsyncIterator[Running]:
     """The server of `database`."""
     async with serving(database) as running:
         yield running
+
+
+@pytest.fixture
+def strays_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few there are, and however many partitions."""
+    monkeypatch.setattr(upkeep, "FEW", 0)
+    monkeypatch.setattr(upkeep, "MOST", 10_000)
 
 
 @pytest.fixture

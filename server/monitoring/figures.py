@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.close import CloseCode
 from server.errors import AtlasError
-from server.metrics import CATALOGUE, Described, Question
+from server.metrics import CATALOGUE, DEFAULT_ROWS_COUNTED, Described, Question
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -308,6 +308,13 @@ def _ending(seen: Sequence[Look]) -> bool | None:
     return None if days is None else min(days.values()) < 14
 
 
+def _strayed(seen: Sequence[Look]) -> bool | None:
+    rows = seen[-1].levels.get("atlas_default_rows")
+    if rows is None:
+        return None
+    return rows.get("log", 0.0) > 0 or rows.get("messages", 0.0) >= DEFAULT_ROWS_COUNTED
+
+
 def _knocking(seen: Sequence[Look]) -> bool | None:
     opened = seen[-1].rate("atlas_opened_total")
     return None if opened is None else opened > 10 and opened > 3 * (seen[-1].rate("atlas_hellos_total") or 0.0)
@@ -345,7 +352,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_notification_queue_ratio": _level("atlas_notification_queue_ratio", 0.1),
     "atlas_oldest_xmin_transactions": _level("atlas_oldest_xmin_transactions", 100_000),
     "atlas_oldest_transaction_seconds": _level("atlas_oldest_transaction_seconds", 60),
-    "atlas_default_rows": _level("atlas_default_rows"),
+    "atlas_default_rows": _strayed,
     "atlas_partitions_ahead_days": _ending,
     "atlas_maintained_seconds_ago": _level("atlas_maintained_seconds_ago", 3_600),
     "atlas_opened_total": _knocking,

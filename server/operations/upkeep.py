@@ -15,6 +15,13 @@ FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD: Final = timedelta(days=731)
 """What is dated earlier than the one, or further ahead than the other, stays where it strayed: anybody who may insert a
 message may choose its date, and each partition is a cost to every statement."""
+FEW: Final = 1_000
+"""Strays of a month that stay too. No reader feels them; were there as many of each month between those two, making a
+partition beside them would take 0.15 s. A partition for each of those months makes reading a page take 20 times as
+long, for everybody and for good."""
+MOST: Final = 60
+"""Partitions of messages, archived ones included, beside which none is made of strays: those of five years. Reading a
+page takes twice as long with them as with none."""
 MANY: Final = 20_000
 """Strays whose move would be felt: for some 0.15 s everybody waits."""
 
@@ -178,8 +185,32 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
     ]
 
 
+def staying(seen: Seen, policy: Policy) -> str | None:
+    """What an operator should know: which months, or weeks, of more than FEW strays stay in a default partition."""
+    steps = list(_strays(seen, policy))
+    left = [strays for strays in seen.strays if strays.rows > FEW and not any(_moves(step, strays) for step in steps)]
+    if not left:
+        return None
+    first = ", ".join(f"{some.of} from {some.since:%Y-%m-%d}" for some in left[:3])
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    return f"{_rows(left)} rows stay in a default partition ({first}{more}); README.md, Maintenance, says what to do"
+
+
+def _moves(step: Step, strays: Strays) -> bool:
+    match step:
+        case Make(of, since):
+            return since == strays.since and (of == "log") == (strays.of == "log")
+        case MoveToArchive(_, since):
+            return since == strays.since and strays.of == "messages"
+        case TurnDefault(of, since, until):
+            return of == strays.of and since <= strays.since < until
+        case _:
+            return False
+
+
 def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
     horizon = _archive_horizon(seen.now, policy)
+    room = max(0, MOST - sum(some.of != "log" for some in seen.partitions))
     for of in ("messages", "log"):
         runs: list[list[Strays]] = []
         some_stay = False
@@ -206,14 +237,39 @@ def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
         most = max(runs, key=lambda run: (_felt(run), _rows(run)), default=[])
         others = [run for run in runs if run is not most]
         turns = _rows(most) > MANY and not some_stay and not any(map(_felt, others))
-        for strays in chain.from_iterable(others if turns else runs):
-            # What would be felt stays too, and the figure of the default partitions tells of it.
-            if strays.rows <= MANY:
-                archived = of == "messages" and horizon is not None and _after(of, strays.since) <= horizon
-                yield Make("messages_archive" if archived else strays.of, strays.since, strays.rows)
+        if turns and of == "messages":
+            made = [*chain.from_iterable(others), most[-1]]
+            turns = sum(not _is_due(seen, strays.since) for strays in made) <= room
+        for strays in chain.from_iterable(others) if turns else _parted(seen, of, runs, room):
+            archived = of == "messages" and horizon is not None and _after(of, strays.since) <= horizon
+            yield Make("messages_archive" if archived else strays.of, strays.since, strays.rows)
         # Last, because the default partition must hold nothing else then.
         if turns:
             yield TurnDefault(most[0].of, most[0].since, _after(of, most[-1].since), _rows(most))
+
+
+def _parted(seen: Seen, of: Table, runs: Sequence[Sequence[Strays]], room: int) -> Iterator[Strays]:
+    """Those that get partitions of their own, the youngest first. What would be felt stays too."""
+    for strays in reversed(list(chain.from_iterable(runs))):
+        if strays.rows > MANY:
+            continue
+        if of == "log" or _is_due(seen, strays.since):
+            yield strays
+        elif strays.rows > FEW and room:
+            room -= 1
+            yield strays
+
+
+def _is_due(seen: Seen, month: datetime) -> bool:
+    """A partition of this month is made whether rows strayed or not."""
+    return _start("messages", seen.now) <= month <= _end(seen.now)
+
+
+def _end(now: datetime) -> datetime:
+    """Until when partitions are made ahead."""
+    for _ in range(AHEAD_MONTHS):
+        now = _after("messages", now)
+    return now
 
 
 def _rows(run: Sequence[Strays]) -> int:
@@ -225,9 +281,7 @@ def _felt(run: Sequence[Strays]) -> bool:
 
 
 def _ahead(seen: Seen) -> Iterator[Step]:
-    end = seen.now
-    for _ in range(AHEAD_MONTHS):
-        end = _after("messages", end)
+    end = _end(seen.now)
     for of in ("messages", "log"):
         planned = {strays.since for strays in seen.strays if strays.of == of}
         since = _start(of, seen.now)

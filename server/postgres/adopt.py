@@ -13,7 +13,7 @@ from server.operations import adoption
 from server.operations.adoptable import NotAdoptableError, check
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
 from server.postgres.patience import BUSY, past_autovacuum, patiently
-from server.postgres.pool import connect, statement
+from server.postgres.pool import connect_as_owner, statement
 
 PATIENCE: Final = 600.0
 """Seconds of tries to get the locks of a step, between the transactions of the app."""
@@ -167,7 +167,7 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, 
         case "rows":
             (each,) = step.statements
             found = begin = (0, 0)
-            while (told := await connection.fetchrow(each, found, timeout=LONG))[0] is not None:
+            while (told := await _as_the_app(connection, each, found))[0] is not None:
                 found, blocks, in_vain = told
                 if in_vain:
                     raise UnfitError(f"To {step.says} is in vain: a trigger undoes it. Disable that, then try again.")
@@ -181,6 +181,13 @@ async def _carry_out(connection: Any, url: str, step: Step, listener: Listener, 
                 # Without a lock timeout: it waits for transactions that are older, and nobody waits behind it.
                 await connection.execute("SET lock_timeout = 0")
                 await connection.execute(one, timeout=LONG)
+
+
+async def _as_the_app(connection: Any, each: str, *arguments: object) -> Any:
+    """The row of a statement that fires the app's triggers: they find what they find when the app writes."""
+    async with connection.transaction():
+        await connection.execute("SET LOCAL search_path = DEFAULT")
+        return await connection.fetchrow(each, *arguments, timeout=LONG)
 
 
 async def _at_once(connection: Any, step: Step, look: Look) -> None:
@@ -202,7 +209,7 @@ async def _at_once(connection: Any, step: Step, look: Look) -> None:
 @asynccontextmanager
 async def _watched(connection: Any, url: str, step: Step, listener: Listener) -> AsyncIterator[None]:
     async def watch() -> None:
-        observer = await connect(url)
+        observer = await connect_as_owner(url)
         try:
             while True:
                 share = None

@@ -8,18 +8,25 @@ from typing import Any, Final
 import asyncpg
 
 from server.errors import UnavailableError, UnfitError
+from server.metrics import DEFAULT_ROWS_COUNTED
 from server.postgres.errors import POOLER
 from server.postgres.listener import ListenDoorbells
-from server.postgres.migrate import NEWER, revisions
+from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
 from server.postgres.pool import connect, statement
 
 OLDEST: Final = 15
 LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
 """Minor versions from which on LISTEN survives the truncation of the commit log (PostgreSQL commit 8eeb4a0f)."""
+SECURE: Final = {15: 20, 16: 16, 17: 12, 18: 7}
+"""Minor versions of 2026-11-12: the newest security fixes that were known when this was written."""
 CLOCK_SECONDS: Final = 5.0
 """A device shows «seconds ago» from seq, and tokens are checked by this machine's clock."""
 AHEAD_DAYS: Final = 14
 """Partitions must reach this far, so that a forgotten deployment is noticed before strays are."""
+NAMED: Final = 5
+"""Of many, so many are named."""
+LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""In the transaction of each question: through a pooler, a setting that outlives it would be somebody else's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,10 @@ class Finding:
     """Being bad, it can cost changes or availability."""
 
 
+Question = Callable[[Any], Awaitable[Finding]]
+"""A connection, and what is found there."""
+
+
 async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
     """Ask everything, with the rights of `url`. Stops after the first finding that makes the others unaskable."""
     try:
@@ -41,23 +52,30 @@ async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
         return
     try:
-        yield Finding(
-            "connection", True, await connection.fetchval("SELECT current_user || ' at ' || current_database()")
-        )
-        yield await _version(connection)
-        yield await _primary(connection)
+        for ask in FIRST:
+            yield await _asked(ask, connection)
         yield await _listen(listen_url or url)
-        migrated = await _migrated(connection)
+        migrated = await _asked(_migrated, connection)
         yield migrated
         if not migrated.good:
             return
         for ask in LATER:
-            try:
-                yield await ask(connection)
-            except asyncpg.PostgresError as error:
-                yield Finding(ask.__name__.strip("_"), False, f"This could not be asked: {error}.")
+            yield await _asked(ask, connection)
     finally:
         connection.terminate()
+
+
+async def _asked(ask: Question, connection: Any) -> Finding:
+    try:
+        async with connection.transaction(readonly=True):
+            await connection.execute(LOCAL_PATH)
+            return await ask(connection)
+    except asyncpg.PostgresError as error:
+        return Finding(ask.__name__.strip("_"), False, f"This could not be asked: {error}.")
+
+
+async def _connection(connection: Any) -> Finding:
+    return Finding("connection", True, await connection.fetchval("SELECT current_user || ' at ' || current_database()"))
 
 
 async def _version(connection: Any) -> Finding:
@@ -68,7 +86,26 @@ async def _version(connection: Any) -> Finding:
     fixed = LISTEN_FIXED.get(major, 0)
     if minor < fixed:
         return Finding("version", False, f"{found} can fail LISTEN for ever. Upgrade to {major}.{fixed} or later.")
+    secure = SECURE.get(major, 0)
+    if minor < secure:
+        says = f"{found} lacks security fixes (CVE-2026-6460 and others). Upgrade to {major}.{secure} or later."
+        return Finding("version", False, says, grave=False)
     return Finding("version", True, found)
+
+
+async def _encoding(connection: Any) -> Finding:
+    encoding = await connection.fetchval("SHOW server_encoding")
+    return Finding("encoding", encoding == "UTF8", encoding if encoding == "UTF8" else ENCODING.format(encoding))
+
+
+async def _schema(connection: Any) -> Finding:
+    creators = await connection.fetchrow(statement("creators"))
+    if creators["strangers"] is not None:
+        return Finding("schema", False, CREATORS.format(creators["strangers"]))
+    if creators["others"] is not None:
+        says = f"{CREATORS.format(creators['others'])} Leave it to whom you trust as the owner."
+        return Finding("schema", False, says, grave=False)
+    return Finding("schema", True, "only owners create functions in schema public")
 
 
 async def _primary(connection: Any) -> Finding:
@@ -131,7 +168,8 @@ async def _partitions(connection: Any) -> Finding:
 
 async def _strays(connection: Any) -> Finding:
     vitals = await connection.fetchrow(statement("vitals"))
-    found = [name for name in ("messages", "log") if vitals[f"{name}_default"]]
+    most = {"messages": DEFAULT_ROWS_COUNTED - 1, "log": 0}
+    found = [name for name, rows in most.items() if vitals[f"{name}_default"] > rows]
     if found:
         return Finding(
             "strays",
@@ -140,7 +178,7 @@ async def _strays(connection: Any) -> Finding:
             "moves them to their own, but for those that README.md lets stay (Maintenance).",
             grave=False,
         )
-    return Finding("strays", True, "the default partitions are empty")
+    return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")
 
 
 async def _archive(connection: Any) -> Finding:
@@ -171,6 +209,42 @@ async def _privileges(connection: Any) -> Finding:
     return Finding("privileges", True, "what the server needs, and no more")
 
 
+async def _temporary(connection: Any) -> Finding:
+    row = await connection.fetchrow(statement("doctor_temporary"))
+    if row["who"] is not None:
+        return Finding(
+            "temporary",
+            False,
+            f"{row['who']} may make temporary objects here, by which functions that have their owner's rights can be "
+            f"hijacked. Run REVOKE TEMP ON DATABASE {row['database']} FROM {row['who']}; then grant it to those who "
+            "need it.",
+            grave=False,
+        )
+    return Finding("temporary", True, "nobody makes temporary objects but those who were granted it")
+
+
+async def _policies(connection: Any) -> Finding:
+    policies = await connection.fetchval(statement("policies"))
+    if policies is not None:
+        return Finding("policies", False, POLICIES.format(policies), grave=False)
+    return Finding("policies", True, "none that devices read and write past")
+
+
+async def _idle(connection: Any) -> Finding:
+    roles = [row["role"] for row in await connection.fetch(statement("doctor_idle"))]
+    if roles:
+        more = f" and {len(roles) - NAMED} more" if len(roles) > NAMED else ""
+        return Finding(
+            "idle",
+            False,
+            f"Sessions of {', '.join(roles[:NAMED])}{more} may stay in a transaction for ever. One that listens, and "
+            "does, fills the notification queue, after which every commit that notifies fails. For each, run ALTER "
+            f"ROLE {roles[0]} SET idle_in_transaction_session_timeout = '60s'.",
+            grave=False,
+        )
+    return Finding("idle", True, "no session stays in a transaction for ever")
+
+
 async def _clock(connection: Any) -> Finding:
     before = time.time()
     theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
@@ -195,12 +269,16 @@ async def _durability(connection: Any) -> Finding:
     return Finding("durability", True, "a commit that devices see survives a crash")
 
 
-LATER: Final[tuple[Callable[[Any], Awaitable[Finding]], ...]] = (
+FIRST: Final[tuple[Question, ...]] = (_connection, _version, _encoding, _primary, _schema)
+LATER: Final[tuple[Question, ...]] = (
     _triggers,
     _partitions,
     _strays,
     _archive,
     _privileges,
+    _temporary,
+    _policies,
+    _idle,
     _clock,
     _durability,
 )

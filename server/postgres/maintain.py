@@ -29,7 +29,7 @@ from server.operations.upkeep import (
 )
 from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
-from server.postgres.pool import connect, statement
+from server.postgres.pool import connect_as_owner, statement
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ FORGOTTEN_AT_ONCE: Final = 1_000
 """Rows of one transaction: nobody waits long for one of them."""
 
 PUT_OFF: Final = "put off: "
+STAYS: Final = "left: "
 
 FORGET: Final = {
     "clients": """DELETE FROM sync.clients c WHERE ctid = ANY (ARRAY(
@@ -68,12 +69,14 @@ class StepError(AtlasError):
     """A step fails of itself, whenever it is tried."""
 
 
-async def look(url: str, policy: Policy) -> list[Step]:
-    """What would be done now. Changes nothing. Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+async def look(url: str, policy: Policy) -> tuple[list[Step], str | None]:
+    """What would be done now, and which strays are not few and stay. Changes nothing. Raises UnavailableError,
+    UnfitError."""
+    connection = await connect_as_owner(url)
     try:
         with translated():
-            return upkeep.plan(await _seen(connection, policy), policy)
+            seen = await _seen(connection, policy)
+            return upkeep.plan(seen, policy), upkeep.staying(seen, policy)
     finally:
         connection.terminate()
 
@@ -81,11 +84,11 @@ async def look(url: str, policy: Policy) -> list[Step]:
 async def maintain_once(url: str, policy: Policy, said: Callable[[str], object]) -> bool:
     """Do what there is to do, once; False if another process is at it.
 
-    `said` hears each step when it is done, or why it was put off. Raises UnavailableError, UnfitError; and for a step
-    that fails of itself StepError, when the others are done.
+    `said` hears which strays are not few and stay, and each step when it is done, or why it was put off. Raises
+    UnavailableError, UnfitError; and for a step that fails of itself StepError, when the others are done.
     """
     async with AsyncExitStack() as stack:
-        connection = await connect(url)
+        connection = await connect_as_owner(url)
         stack.callback(connection.terminate)
         with translated():
             # Killed, it ends its statement, and whoever waits for the advisory lock need not wait for that.
@@ -114,6 +117,8 @@ async def maintain(url: str, policy: Policy) -> None:
 def _log(what: str) -> None:
     if what.startswith(PUT_OFF):
         log.warning("a step of maintenance was put off", step=what.removeprefix(PUT_OFF))
+    elif what.startswith(STAYS):
+        log.warning("rows strayed, and are not moved", rows=what.removeprefix(STAYS))
     else:
         log.info("maintained", did=what)
 
@@ -122,7 +127,10 @@ async def _round(connection: Any, policy: Policy, said: Callable[[str], object])
     unprepared: set[str] = set()
     failed: StepError | None = None
     put_off = False
-    for step in upkeep.plan(await _seen(connection, policy), policy):
+    seen = await _seen(connection, policy)
+    if (staying := upkeep.staying(seen, policy)) is not None:
+        said(f"{STAYS}{staying}")
+    for step in upkeep.plan(seen, policy):
         if isinstance(step, Validate | Archive) and step.partition in unprepared:
             continue
         try:

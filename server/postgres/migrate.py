@@ -21,7 +21,7 @@ from server.operations.catalog import Step
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
-from server.postgres.pool import connect
+from server.postgres.pool import SAFE_PATH, connect_as_owner, statement
 
 log = structlog.get_logger()
 
@@ -29,6 +29,20 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 SCRIPTS: Final = MIGRATIONS / "sql"
 SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
 NEWER: Final = "A newer version of Atlas Sync has migrated this database, to {}. Run that one."
+ENCODING: Final = (
+    "This database's encoding is {}, and must be UTF8: one character that it does not hold fails the writes of other "
+    "devices too. Run CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, move the data there by pg_dump and "
+    "pg_restore, and use that."
+)
+CREATORS: Final = (
+    "{0} may create functions in schema public, and by them do anything with the rights of the tables' owner. Run "
+    "REVOKE CREATE ON SCHEMA public FROM {0}."
+)
+POLICIES: Final = (
+    "Devices read and write past these row policies: {}. Atlas Sync reads as atlas_sync and applies writes as the "
+    "owner of the tables, so they do not hold for devices. What they forbid to write, forbid by a trigger or a "
+    "constraint; what they hide, delete, or keep in another table."
+)
 PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
 
 
@@ -53,8 +67,9 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
     `listener` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
     Postgres' own sentence if a statement fails; what had been applied of that migration is rolled back.
     """
-    connection = await connect(url)
+    connection = await connect_as_owner(url)
     try:
+        await _check(connection)
         await turn(connection, LOCK, listener)
         missing = await _missing(connection)
         # What cannot be adopted is left without a trace.
@@ -80,13 +95,35 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
 async def steps(url: str) -> list[Step]:
     """What `migrate` would do, but for partitions of the coming months. Changes nothing. Raises UnavailableError,
     UnfitError."""
-    connection = await connect(url)
+    connection = await connect_as_owner(url)
     try:
         with translated():
+            await _check(connection)
             missing = await _missing(connection)
             return [*await look(connection), *([_upgrading(missing)] if missing else [])]
     finally:
         connection.terminate()
+
+
+async def cautions(url: str) -> list[str]:
+    """What an operator should know before he migrates, and what to do about it. Raises UnavailableError, UnfitError."""
+    connection = await connect_as_owner(url)
+    try:
+        with translated():
+            policies = await connection.fetchval(statement("policies"))
+            return [] if policies is None else [POLICIES.format(policies)]
+    finally:
+        connection.terminate()
+
+
+async def _check(connection: Any) -> None:
+    """Raises UnfitError for a database that is not fit to be migrated."""
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise UnfitError(ENCODING.format(encoding))
+    creators = await connection.fetchrow(statement("creators"))
+    if creators["strangers"] is not None:
+        raise UnfitError(CREATORS.format(creators["strangers"]))
 
 
 async def _missing(connection: Any) -> list[str]:
@@ -119,7 +156,7 @@ def _waits(why: str) -> None:
 
 async def create_database(admin_url: str, name: str) -> None:
     """Create the database unless it is there. `name` is ours, not a stranger's."""
-    connection = await connect(admin_url)
+    connection = await connect_as_owner(admin_url)
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
             await connection.execute(f'CREATE DATABASE "{name}"')
@@ -133,16 +170,19 @@ def as_sql() -> str:
     config = configuration()
     config.output_buffer = script
     command.upgrade(config, "head", sql=True)
-    return f"{SCHEMA};\n{ORIGINAL};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
+    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
 
 
 async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
     """Run `configure(connection)` in SQLAlchemy's synchronous world, in one transaction of a connection to `url`."""
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(url, server_settings={"lock_timeout": LOCK_TIMEOUT}),
-        poolclass=NullPool,
-    )
+
+    async def connect() -> Any:
+        # Without a limit to its statements: a migration may read whole tables.
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; {SAFE_PATH}")
+        return connection
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             await connection.execute(text(SCHEMA))

@@ -51,6 +51,10 @@ LIMIT: Final = """
 """
 """How long Postgres lets a statement run. A shorter limit that an operator gave our login stays."""
 
+SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
+"""pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
+session mode refuse a startup packet with settings that they do not know."""
+
 EVERYWHERE: Final = "_everywhere"
 """Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
 
@@ -73,6 +77,19 @@ async def connect(url: str, **options: Any) -> Any:
         patience = STATEMENT_SECONDS + GRACE_SECONDS
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=patience, **options)
     _notice_dead_links(connection)
+    return connection
+
+
+async def connect_as_owner(url: str) -> Any:
+    """As `connect`, for statements with the rights of the tables' owner: a name that is not qualified is one of
+    pg_catalog, and never one that somebody has put into schema public or a temporary schema."""
+    connection = await connect(url)
+    try:
+        with translated():
+            await connection.execute(SAFE_PATH)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

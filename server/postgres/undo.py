@@ -12,7 +12,7 @@ from server.operations.swap import grant, policies_elsewhere, views
 from server.postgres.adopt import Listener, facts_of, take, turn
 from server.postgres.errors import translated
 from server.postgres.patience import LOCK
-from server.postgres.pool import connect, statement
+from server.postgres.pool import connect_as_owner, statement
 
 KEY: Final = "atlas_undo_pkey"
 ASIDE: Final = "atlas_undo"
@@ -23,7 +23,7 @@ TABLES: Final = ("profiles", "conversations", "messages")
 
 async def look(url: str) -> list[Step]:
     """What would be done. Changes nothing. Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+    connection = await connect_as_owner(url)
     try:
         with translated():
             return await _steps(connection)
@@ -33,7 +33,7 @@ async def look(url: str) -> list[Step]:
 
 async def undo(url: str, listener: Listener) -> None:
     """Do it. Interrupted anywhere, it goes on where it was. Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+    connection = await connect_as_owner(url)
     try:
         await turn(connection, LOCK, listener)
         while steps := await _steps(connection):
@@ -97,7 +97,9 @@ def _prepare(ours: Mapping[str, Any], original: Facts) -> Iterator[Step]:
     if foreign is not None and not foreign["cascades"]:
         known = (ours["keys"] or {}).get(foreign["name"])
         if known is None:
-            add = f"ALTER TABLE {OLD} ADD CONSTRAINT {foreign['name']} {foreign['def']} NOT VALID"
+            # A version whose search path had public remembered it without that.
+            leads = foreign["def"].replace("REFERENCES conversations(", "REFERENCES public.conversations(")
+            add = f"ALTER TABLE {OLD} ADD CONSTRAINT {foreign['name']} {leads} NOT VALID"
             yield Step("add the old foreign key", "SHARE ROW EXCLUSIVE on messages and conversations", (add,))
         if not known:
             validate = f"ALTER TABLE {OLD} VALIDATE CONSTRAINT {foreign['name']}"
@@ -209,7 +211,7 @@ def _close_doors(ours: Mapping[str, Any], facts: Facts, original: Facts) -> Iter
     """Policies, rights and indexes that came with us."""
     for policy in ours["policies"] or ():
         # The old messages never had ours: those went with the partitioned one.
-        if not (ours["adopted"] and policy["tab"] == "messages"):
+        if not (ours["adopted"] and policy["tab"] == "public.messages"):
             yield f"DROP POLICY {policy['name']} ON {policy['tab']}"
     before = original["tables"] or {}
     for table in TABLES:

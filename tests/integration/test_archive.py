@@ -39,6 +39,8 @@ from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pushing import administrator, now, pushing
 from tests.support.serving import Running, serving
 
+pytestmark = pytest.mark.usefixtures("strays_move")
+
 SIZES = [1, 2, 5, 13, 500]
 MONTHS = [-16, -15, -14]
 """With partitions of their own, and old enough for the archive."""

@@ -9,11 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from protocol.frames import AskPage, Before, Message, Page, Window
+from server.operations.upkeep import FEW
 from tests.support.cluster import Database
 from tests.support.maintaining import (
     Maintenance,
+    add_many_strays,
     add_old_messages,
     at_rest,
     left,
@@ -145,6 +148,7 @@ async def grow_old(sql: Any, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.usefixtures("strays_move")
 async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works_as_if_there_were_none(
     database: Database,
 ) -> None:
@@ -165,6 +169,10 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
             "SELECT id FROM messages WHERE conversation_id = $1 ORDER BY created_at DESC, id DESC", quiet
         )
         expected = [UUID(str(record[0])) for record in history]
+        # As many as are moved while everybody works.
+        strayed = await add_conversation(sql, await add_user(sql))
+        for month in (-38, -9, 8):
+            await add_many_strays(sql, strayed, month, FEW + 1)
         recorded = await sql.fetchval("SELECT count(*) FROM sync.log")
 
         server = await stack.enter_async_context(ServerProcess(database.server_url))

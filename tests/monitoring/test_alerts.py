@@ -142,8 +142,13 @@ CASES: Final = [
     ),
     Case(
         "AtlasDefaultRows",
-        {'atlas_default_rows{table="messages"}': "0x10 1x110"},
-        {'atlas_default_rows{table="messages"}': "0x40 1x20 0x60"},
+        {'atlas_default_rows{table="log"}': "0x10 1x110"},
+        {'atlas_default_rows{table="log"}': "0x40 1x20 0x60"},
+    ),
+    Case(
+        "AtlasDefaultRows",
+        {'atlas_default_rows{table="messages"}': "0x10 10000x110"},
+        {'atlas_default_rows{table="messages"}': "9999x120"},
     ),
     Case(
         "AtlasPartitionsEnd",

@@ -60,13 +60,18 @@ async def test_what_the_database_suffers_from_is_told_by_name(database: Database
         assert f"sql/{name}.sql" in alert["annotations"]["description"]
 
         assert not await watching.fires("AtlasDefaultRows")
-        await sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', '', '2010-01-01')",
-            conversation,
+        stray = (
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', '', '2010-01-01')"
         )
+        await sql.execute(stray, conversation)
+        week = await sql.fetchval(
+            "SELECT partition::text FROM sync.partitions WHERE parent = 'log' ORDER BY since LIMIT 1"
+        )
+        await sql.execute(f"ALTER TABLE sync.log DETACH PARTITION {week}")
+        await sql.execute(stray, conversation)
         alert = await eventually(lambda: watching.fires("AtlasDefaultRows"))
-        assert alert["labels"]["table"] == "messages"
-        assert alert["annotations"]["summary"] == "The default partition of messages has rows (1)"
+        assert alert["labels"]["table"] == "log"
+        assert alert["annotations"]["summary"] == "The default partition of log has rows (1)"
 
         assert not await watching.fires("AtlasNotMaintained")
         await sql.execute("UPDATE sync.meta SET maintained_at = NULL")

@@ -5,14 +5,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final, Literal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from server.operations import upkeep
 from server.operations.upkeep import (
     AHEAD_MONTHS,
+    FEW,
     MANY,
+    MOST,
     Archive,
     Bound,
     DropLog,
@@ -28,6 +32,7 @@ from server.operations.upkeep import (
     TurnDefault,
     Validate,
     plan,
+    staying,
 )
 
 Parent = Literal["messages", "log"]
@@ -168,6 +173,9 @@ def partitions_of(draw: st.DrawFn, of: Parent, now: datetime) -> list[Partition]
     return made
 
 
+SIZES: Final = [1, FEW, FEW + 1, FEW + 1, MANY // 2, MANY, MANY + 1, 10 * MANY]
+
+
 @st.composite
 def databases(draw: st.DrawFn) -> Seen:
     now = draw(instants)
@@ -179,7 +187,7 @@ def databases(draw: st.DrawFn) -> Seen:
             since = unit(of, now, ahead)
             # Where there is a partition, no row strays.
             if not any(some.of == of and some.since <= since < some.until for some in partitions):
-                strays.append(Strays(of, since, draw(st.sampled_from([1, 1, 7, MANY // 2, MANY, MANY + 1, 10 * MANY]))))
+                strays.append(Strays(of, since, draw(st.sampled_from(SIZES))))
     return Seen(now, partitions, strays, draw(st.booleans()), draw(st.booleans()), draw(st.booleans()))
 
 
@@ -234,9 +242,14 @@ def test_partitions_never_overlap(seen: Seen, policy: Policy) -> None:
             assert all(one.until <= other.since for one, other in pairwise(mine)), mine
 
 
+def due(now: datetime, stray: Strays) -> bool:
+    """Its partition is one of those that are made ahead, or it is the log's."""
+    return stray.of == "log" or month(now, 0) <= stray.since <= month(now, AHEAD_MONTHS)
+
+
 @few
 @given(databases(), policies)
-def test_every_stray_lands_in_a_partition_of_its_time_but_for_many_on_both_sides_of_one(
+def test_every_stray_lands_in_a_partition_of_its_time_but_for_few_and_for_many_on_both_sides_of_one(
     seen: Seen, policy: Policy
 ) -> None:
     dropped: list[Partition] = []
@@ -246,7 +259,14 @@ def test_every_stray_lands_in_a_partition_of_its_time_but_for_many_on_both_sides
         if isinstance(step, DropLog):
             dropped += [some for some in before.partitions if some.name == step.partition]
         before = model.seen
-    assert all(len(heavy_gaps(model.seen, stray.of)) > 1 and stray.rows > MANY for stray in model.seen.strays)
+    assert sum(some.of != "log" for some in seen.partitions) < MOST - 8, "there is room"
+    for stray in model.seen.strays:
+        if stray.rows > MANY:
+            # Many elsewhere, or few that stay, keep it from becoming a partition as it is.
+            assert len(model.seen.strays) > 1
+        else:
+            assert stray.rows <= FEW
+            assert not due(seen.now, stray)
     for stray in seen.strays:
         held = model.holding(stray.of, stray.since)
         if stray in model.seen.strays:
@@ -387,6 +407,77 @@ def test_strays_dated_before_2000_or_more_than_two_years_ahead_stay_where_they_a
     dates += [month(NOW, 25), datetime.max.replace(tzinfo=UTC)]
     seen = replace(NOTHING, strays=[Strays("messages", date, rows) for date in dates])
     assert plan(seen, POLICY) == plan(NOTHING, POLICY)
+
+
+def archived(months: int) -> list[Partition]:
+    """So many before the year that is not archived."""
+    return [
+        Partition("messages_archive", f"sync.old_{i}", month(NOW, -13 - i), month(NOW, -12 - i)) for i in range(months)
+    ]
+
+
+def test_a_partition_for_every_month_that_a_user_names_is_not_made() -> None:
+    months = [since for ahead in range(-318, 25) if (since := month(NOW, ahead)) not in coming()]
+    seen = replace(NOTHING, strays=[Strays("messages", since, 1) for since in months])
+    assert plan(seen, POLICY) == plan(NOTHING, POLICY)
+    assert staying(seen, POLICY) is None
+
+
+def coming() -> list[datetime]:
+    return [month(NOW, ahead) for ahead in range(AHEAD_MONTHS + 1)]
+
+
+@pytest.mark.parametrize(("rows", "made"), [(FEW, False), (FEW + 1, True)])
+@pytest.mark.parametrize("ahead", [-30, -1, AHEAD_MONTHS + 1, 20])
+def test_few_strays_of_a_month_stay_where_they_are(ahead: int, rows: int, made: bool) -> None:
+    seen = replace(NOTHING, strays=[Strays("messages", month(NOW, ahead), rows)])
+    steps = plan(seen, POLICY)
+    assert [step for step in steps if isinstance(step, Make) and step.strays] == [
+        Make("messages_archive" if ahead < -12 else "messages", month(NOW, ahead), rows) for _ in range(made)
+    ]
+    assert staying(seen, POLICY) is None
+
+
+@pytest.mark.parametrize("since", coming())
+def test_a_month_whose_partition_is_made_ahead_gets_it_with_its_strays_however_few_and_however_many_there_are(
+    since: datetime,
+) -> None:
+    seen = replace(NOTHING, partitions=archived(MOST), strays=[Strays("messages", since, 1)])
+    assert Make("messages", since, 1) in plan(seen, POLICY)
+
+
+def test_beside_as_many_partitions_as_five_years_have_none_is_made_of_strays_and_that_is_said() -> None:
+    strays = [Strays("messages", month(NOW, ahead), FEW + 1) for ahead in range(-8, -1)]
+    there = archived(MOST - 2)
+    seen = replace(NOTHING, partitions=there, strays=strays)
+    made = [step for step in plan(seen, POLICY) if isinstance(step, Make) and step.strays]
+    assert made == [Make("messages", stray.since, stray.rows) for stray in strays[:-3:-1]], "the youngest"
+    said = staying(seen, POLICY)
+    assert said is not None
+    assert said.startswith(f"{5 * (FEW + 1)} rows stay in a default partition (messages from 2025-11-01")
+    assert "\n" not in said
+    full = replace(seen, partitions=archived(MOST), strays=strays[:2])
+    assert plan(full, POLICY) == plan(NOTHING, POLICY)
+    assert "README.md" in str(staying(full, POLICY))
+
+
+@pytest.mark.parametrize(("last", "turned"), [(-1, False), (0, True)])
+def test_beside_them_the_default_partition_becomes_only_that_of_now_after_maintenance_was_away(
+    last: int, turned: bool
+) -> None:
+    strays = [Strays("messages", month(NOW, ahead), MANY + 1) for ahead in range(-6, last + 1)]
+    steps = plan(replace(NOTHING, partitions=archived(MOST), strays=strays), POLICY)
+    assert any(isinstance(step, TurnDefault) for step in steps) == turned
+
+
+@few
+@given(databases(), policies, st.integers(0, 8))
+def test_strays_add_no_partition_beside_too_many(seen: Seen, policy: Policy, room: int) -> None:
+    with patch.object(upkeep, "MOST", sum(some.of != "log" for some in seen.partitions) + room):
+        model = settled(seen, policy)
+    before = {some.name for some in seen.partitions}
+    new = [some for some in model.seen.partitions if some.of != "log" and some.name not in before]
+    assert sum(some.until <= month(seen.now, 0) or some.since > month(seen.now, AHEAD_MONTHS) for some in new) <= room
 
 
 def test_beside_some_that_stay_many_stay_too_because_moving_them_would_be_felt_and_few_are_moved() -> None:

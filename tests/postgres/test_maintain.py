@@ -12,9 +12,10 @@ import pytest
 
 from protocol.frames import Live
 from server.errors import UnfitError
-from server.operations.upkeep import MANY, MoveToArchive, TurnDefault
+from server.operations import upkeep
+from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
-from server.postgres.maintain import StepError, maintain_once
+from server.postgres.maintain import StepError, look, maintain_once
 from server.postgres.migrate import migrate
 from server.postgres.pool import statement
 from tests.support.cluster import Cluster, Database
@@ -38,6 +39,8 @@ from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pushing import administrator
 from tests.support.serving import serving
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("strays_move")
 
 
 @pytest.fixture
@@ -109,6 +112,19 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
     assert [record[-2] for record in await whole_log(sql) if record not in log] == [stray]
     await maintained(every_database)
     assert "sync.messages_default" not in await whereabouts(sql)
+
+
+async def test_strays_that_are_not_few_and_stay_are_told(
+    every_database: Database, sql: Any, conversation: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MOST", 0)
+    await add_old_messages(sql, conversation, -3, 4)
+    places = await whereabouts(sql)
+    (told,) = await maintained(every_database)
+    assert told.startswith("left: 4 rows stay in a default partition (messages from ")
+    assert (await look(every_database.url, POLICY))[1] == told.removeprefix("left: ")
+    assert await whereabouts(sql) == places
+    assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is not None
 
 
 async def test_changes_that_strayed_from_the_log_move_too(
@@ -244,7 +260,7 @@ async def test_looking_tells_the_steps_and_changes_nothing(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     partition = await make_month(sql, -14)
-    await add_old_messages(sql, conversation, -3)
+    await add_many_strays(sql, conversation, -3, FEW + 1)
 
     async def everything() -> tuple[object, ...]:
         partitions = await sql.fetch("SELECT * FROM sync.partitions ORDER BY partition")
@@ -416,15 +432,15 @@ async def test_killed_at_any_moment_and_run_again_nothing_is_lost_or_doubled(
         await make_month(sql, month)
     log: list[tuple[Any, ...]] = []
     for round_ in range(4):
-        for month in (-18, -17, -16, -14 - round_ % 2, -5 + round_, 5 + round_):
-            await add_old_messages(sql, conversation, month, 500, f"round {round_}", seconds=60)
+        for month, written in (-18, 500), (-17, 500), (-16, 500), (-14 - round_ % 2, FEW + 1), (-5 + round_, FEW + 1):
+            await add_old_messages(sql, conversation, month, written, f"round {round_}", seconds=60)
         rows, log = await all_messages(sql), await whole_log(sql)
         await Maintenance(every_database, "--once").killed_at_work(sql, rng, 0.4)
         await at_rest(sql)
         assert await all_messages(sql) == rows
     await maintained(every_database)
     assert await all_messages(sql) == rows
-    assert len(rows) == 4 * 6 * 500
+    assert len(rows) == 4 * (3 * 500 + 2 * (FEW + 1))
     assert await whole_log(sql) == log
     assert "sync.messages_default" not in await whereabouts(sql)
     assert await sql.fetch(statement("doctor_triggers")) == []
@@ -609,14 +625,14 @@ async def test_the_tables_owner_need_not_be_a_superuser(every_postgres: Cluster)
             conversation = await add_conversation(sql, await add_user(sql))
             partition = await make_month(sql, -14)
             await old_week(sql)
-            for month in (-14, -16, -3):
-                await add_old_messages(sql, conversation, month)
+            for month, written in (-14, 1), (-16, FEW + 1), (-3, FEW + 1):
+                await add_old_messages(sql, conversation, month, written, seconds=60)
             await sql.execute("INSERT INTO sync.servers VALUES ('gone', now() - interval '2 days')")
             rows, log = await all_messages(sql), await whole_log(sql)
             process = Maintenance(url, "--once")
             await process.start()
             assert f"move {partition} to messages_archive" in await process.end()
-            assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 2
+            assert await sql.fetchval("SELECT count(*) FROM messages_archive") == FEW + 2
             assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
             assert "sync.messages_default" not in await whereabouts(sql)
         finally:

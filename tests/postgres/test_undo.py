@@ -69,6 +69,18 @@ async def test_the_database_is_as_it_was_and_has_what_was_written_since(app: App
     await app.sql.execute("INSERT INTO messages (id) VALUES ($1) ON CONFLICT (id) DO NOTHING", uuid4())
 
 
+async def test_a_foreign_key_that_was_remembered_without_its_schema_is_as_it_was(newest_app: App) -> None:
+    app = newest_app
+    before = await app.shape()
+    assert any("REFERENCES conversations(id)" in line and "CASCADE" not in line for line in before)
+    await migrate(app.url)
+    await app.sql.execute(
+        "UPDATE sync.original SET facts = replace(facts::text, 'REFERENCES public.', 'REFERENCES ')::jsonb"
+    )
+    await undo(app.url, SILENT)
+    assert await app.shape() == before
+
+
 async def test_what_the_app_has_on_its_tables_is_as_it_was(app: App) -> None:
     reader, writer = await app.role(), await app.role()
     await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))

@@ -67,11 +67,13 @@ class Cluster:
         await admin.execute(f"CREATE ROLE {SERVER_LOGIN} LOGIN IN ROLE atlas_sync")
         await admin.close()
 
-    async def create(self, template: str = "template_atlas") -> "Database":
+    async def create(self, template: str = "template_atlas", encoding: str | None = None) -> "Database":
+        """`encoding`: another one than the template's, which is then template0."""
+        options = f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'" if encoding else ""
         name = f"test_{next(_numbers)}"
         admin = await asyncpg.connect(self.postgres.url())
         try:
-            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} {options}")
         finally:
             await admin.close()
         return Database(self, name)

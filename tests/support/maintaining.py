@@ -27,14 +27,15 @@ async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
     said: list[str] = []
     for _ in range(3):
         assert await maintain_once(database.url, policy, said.append)
-        if not await look(database.url, policy):
+        if not await left(database, policy):
             return said
     raise AssertionError(f"there is always something left to do: {await left(database, policy)}")
 
 
 async def left(database: Database, policy: Policy = POLICY) -> list[Step]:
     """What there is to do."""
-    return await look(database.url, policy)
+    steps, _ = await look(database.url, policy)
+    return steps
 
 
 async def make_month(sql: Any, months: int, of: str = "messages") -> str:

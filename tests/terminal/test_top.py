@@ -59,6 +59,7 @@ atlas_notification_queue_ratio 0
 atlas_oldest_xmin_transactions 10
 atlas_oldest_transaction_seconds 0.1
 atlas_default_rows{table="log"} 0
+atlas_default_rows{table="messages"} 9999
 atlas_maintained_seconds_ago 60
 atlas_partitions_ahead_days{table="messages"} 80
 atlas_partitions_ahead_days{table="log"} 80
@@ -226,7 +227,7 @@ SUDDEN = {
     "atlas_notification_queue_ratio": page(atlas_notification_queue_ratio=0.2),
     "atlas_oldest_xmin_transactions": page(atlas_oldest_xmin_transactions=1e6),
     "atlas_oldest_transaction_seconds": page(atlas_oldest_transaction_seconds=600),
-    "atlas_default_rows": page(atlas_default_rows=1),
+    "atlas_default_rows": page(atlas_default_rows__log=1),
     "atlas_partitions_ahead_days": page(atlas_partitions_ahead_days__log=13),
     "atlas_maintained_seconds_ago": page(atlas_maintained_seconds_ago=math.inf),
     "atlas_hellos_total": page(atlas_hellos_total__epoch=50),
@@ -243,6 +244,10 @@ SUDDEN = {
 def test_a_figure_beyond_its_threshold_is_bad_at_once_and_not_for_ever(name: str) -> None:
     assert bad(page(), SUDDEN[name]) == {name}
     assert not bad(page(), SUDDEN[name], page())
+
+
+def test_rows_of_messages_that_strayed_are_bad_when_they_are_many() -> None:
+    assert bad(page(), page(atlas_default_rows__messages=10_000)) == {"atlas_default_rows"}
 
 
 @pytest.mark.parametrize("name", ["atlas_delivery_seconds", "atlas_ack_seconds", "atlas_statement_seconds"])

@@ -14,6 +14,11 @@ SELECT (SELECT string_agg(need, ', ') FROM (VALUES
        (SELECT string_agg(can, ', ') FROM (VALUES
             ('it is a superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)),
             ('it bypasses row level security', (SELECT rolbypassrls AND NOT rolsuper FROM pg_roles WHERE rolname = current_user)),
+            ('it may create roles', (SELECT rolcreaterole AND NOT rolsuper FROM pg_roles WHERE rolname = current_user)),
+            ('it owns objects', EXISTS (
+                SELECT FROM pg_shdepend s JOIN pg_database d ON d.datname = current_database()
+                WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND s.dbid IN (0, d.oid)
+                  AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = current_user))),
             ('it may write messages', has_table_privilege('public.messages', 'INSERT, UPDATE, DELETE')
                 AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))
         ) AS excess (can, does) WHERE does) AS too_many
