@@ -9,17 +9,16 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import structlog
 import uvicorn
 from starlette.routing import BaseRoute
 from websockets.typing import Origin
 
-from server import metrics
+from server import fetch, metrics
 from server.backoff import backoff
 from server.config import ServeSettings
 from server.edge import http
@@ -50,7 +49,6 @@ BACKLOG: Final = 4_096
 """Connections that wait to be accepted: a storm arrives in one moment."""
 GOODBYES_PER_SECOND: Final = 500
 """Sockets closed a second while draining, or more if the drain time demands it."""
-JWKS_SECONDS: Final = 5.0
 LAST_WORDS: Final = 2.0
 """Seconds to note who left because of the shutdown."""
 _WOKE: Final = metrics.DOORBELLS.labels("woke")
@@ -152,7 +150,9 @@ class App:
             stack.callback(writes.terminate)
             socks = [sock]
             if (port := settings.metrics_port) is not None:
-                socks.append(reserve(settings.host, port, shared=metrics.shared(), setting="ATLAS_METRICS_PORT"))
+                socks.append(
+                    reserve(settings.metrics_host, port, shared=metrics.shared(), setting="ATLAS_METRICS_PORT")
+                )
                 stack.callback(socks[1].close)
                 socks[1].setblocking(False)
             doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
@@ -204,6 +204,7 @@ class App:
                     log_config=None,
                     access_log=False,
                     server_header=False,
+                    headers=[("X-Content-Type-Options", "nosniff")],
                     timeout_graceful_shutdown=1,
                 ),
                 ready,
@@ -298,14 +299,11 @@ async def _drain(desk: Desk, seconds: float) -> None:
 
 @contextlib.asynccontextmanager
 async def _verifier(settings: ServeSettings) -> AsyncIterator[Verifier]:
-    async with httpx.AsyncClient(timeout=JWKS_SECONDS, follow_redirects=False) as client:
-
-        async def fetch(url: str) -> Mapping[str, Any]:
-            response = await client.get(url)
-            response.raise_for_status()
-            return response.json()  # type: ignore[no-any-return]  # KeySet looks at what it is
-
-        keys = KeySet(settings.jwks_url, fetch) if settings.jwks_url is not None else None
+    async with contextlib.AsyncExitStack() as stack:
+        keys = None
+        if settings.jwks_url is not None:
+            client = await stack.enter_async_context(fetch.client())
+            keys = await stack.enter_async_context(contextlib.aclosing(KeySet(settings.jwks_url, client)))
         yield Verifier(
             secret=settings.jwt_secret, keys=keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
         )

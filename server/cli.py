@@ -11,9 +11,8 @@ from uuid import UUID
 
 import structlog
 import typer
-from rich.console import Console
 
-from server import app, logs, metrics, sentry, supervisor
+from server import app, logs, metrics, private, sentry, supervisor
 from server.config import (
     DatabaseSettings,
     MaintainSettings,
@@ -26,7 +25,7 @@ from server.config import (
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
 from server.operations.upkeep import Policy
-from server.terminal.device import printable, run
+from server.terminal.device import console, printable, run
 from server.terminal.progress import Shown
 
 cli = typer.Typer(
@@ -44,6 +43,15 @@ DURATION = {
     "rows": "until none is left",
 }
 """What kinds of steps a migration has."""
+Token = Annotated[
+    str,
+    typer.Option(
+        help="Of the user whose device this is. Better in the environment: everybody on this machine sees arguments.",
+        envvar="ATLAS_TOKEN",
+        show_default=False,
+    ),
+]
+NO_TOKEN = "ATLAS_TOKEN is not a token. Set it to one that `atlas-sync demo` prints, or `atlas-sync token`."
 
 
 @cli.command()
@@ -115,7 +123,7 @@ def migrate(
     url = load(OwnerSettings).owner_url
     steps = asyncio.run(undoing.look(url) if undo else migration.steps(url)) if plan or undo else []
     for step in steps:
-        typer.echo(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
+        _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
         if not steps:
             typer.echo("Nothing is to be done.")
@@ -127,7 +135,7 @@ def migrate(
         return
     if undo and not yes:
         typer.confirm("Devices will not sync any more. Go on?", abort=True)
-    with Shown(Console(stderr=True)) as shown:
+    with Shown(console(stderr=True)) as shown:
         asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
     typer.echo("The database is as it was before." if undo else "The database is up to date.")
 
@@ -145,11 +153,11 @@ def maintain(
     with _told(settings):
         if plan:
             steps, staying = asyncio.run(maintenance.look(settings.owner_url, policy))
-            typer.echo("\n".join(map(str, steps)) or "Nothing is to be done.")
+            _say("\n".join(map(str, steps)) or "Nothing is to be done.")
             if staying is not None:
-                typer.echo(f"{maintenance.STAYS}{staying}")
+                _say(f"{maintenance.STAYS}{staying}")
         elif once:
-            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, typer.echo)):
+            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, _say)):
                 typer.echo("Another process maintains this database at this moment.")
         else:
             run(lambda: maintenance.maintain(settings.owner_url, policy))
@@ -191,7 +199,7 @@ def doctor() -> None:
             mark, color = ("✗", typer.colors.RED) if finding.grave else ("!", typer.colors.YELLOW)
             if finding.good:
                 mark, color = "✓", typer.colors.GREEN
-            typer.echo(f"{typer.style(mark, fg=color)} {finding.what:<12} {finding.says}")
+            typer.echo(f"{typer.style(mark, fg=color)} {finding.what:<12} {printable(finding.says)}")
             fit = fit and (finding.good or not finding.grave)
         return fit
 
@@ -229,7 +237,7 @@ def trace(
 @cli.command()
 def watch(
     url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
-    token: Annotated[str, typer.Option(help="Whose changes to show.", envvar="ATLAS_TOKEN", show_default=False)] = "",
+    token: Token = "",
     cursor_file: Annotated[
         Path | None, typer.Option(help="Where to remember what was seen.", show_default="one per user in .atlas")
     ] = None,
@@ -239,15 +247,15 @@ def watch(
 
     user = subject(token)
     if user is None:
-        raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
-    path = cursor_file or Path(".atlas") / f"watch-{user}.json"
-    terminal.watch(url, token, user, terminal.Memory.load(path), Console(highlight=False))
+        raise ConfigError(NO_TOKEN)
+    path = cursor_file or private.folder(Path(".atlas")) / f"watch-{user}.json"
+    terminal.watch(url, token, user, terminal.Memory.load(path), console())
 
 
 @cli.command()
 def chat(
     url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
-    token: Annotated[str, typer.Option(help="Who writes.", envvar="ATLAS_TOKEN", show_default=False)] = "",
+    token: Token = "",
     conversation: Annotated[UUID | None, typer.Option(help="Where to.", show_default="the newest one")] = None,
     new: Annotated[str | None, typer.Option(help="The title of a new conversation to write to.")] = None,
     outbox_file: Annotated[
@@ -259,9 +267,9 @@ def chat(
 
     user = subject(token)
     if user is None:
-        raise ConfigError("--token is not a token. Take the one that `atlas-sync demo` prints, or `atlas-sync token`.")
-    path = outbox_file or Path(".atlas") / f"chat-{user}.db"
-    terminal.chat(url, token, user, path, conversation, new, Console(highlight=False))
+        raise ConfigError(NO_TOKEN)
+    path = outbox_file or private.folder(Path(".atlas")) / f"chat-{user}.db"
+    terminal.chat(url, token, user, path, conversation, new, console())
 
 
 @cli.command()
@@ -270,7 +278,12 @@ def top(
         str, typer.Option(help="Where the server shows its figures.", envvar="ATLAS_METRICS_URL")
     ] = "http://127.0.0.1:8000/metrics",
     token: Annotated[
-        str, typer.Option(help="What the server asks for there.", envvar="ATLAS_METRICS_TOKEN", show_default=False)
+        str,
+        typer.Option(
+            help="What the server asks for there. Better in the environment.",
+            envvar="ATLAS_METRICS_TOKEN",
+            show_default=False,
+        ),
     ] = "",
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=3_600)] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one look as plain text, and end.")] = False,
@@ -278,12 +291,17 @@ def top(
     """Show the server's figures live: the same as /metrics, and what to do about those that are bad."""
     from server.terminal import top as terminal
 
-    terminal.top(url, token, every, Console(highlight=False), once=once)
+    terminal.top(url, token, every, console(), once=once)
+
+
+def _say(text: str) -> None:
+    """What names something of the database's: whoever may make a table there chooses its name."""
+    typer.echo(printable(text, keep="\n"))
 
 
 def main() -> None:
     try:
         cli()
     except AtlasError as error:
-        typer.secho(f"atlas-sync: {error}", err=True, fg=typer.colors.RED)
+        typer.secho(printable(f"atlas-sync: {error}", keep="\n"), err=True, fg=typer.colors.RED)
         sys.exit(2)

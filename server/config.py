@@ -1,7 +1,9 @@
 """Every setting, from the environment. The README's table is this file in words; a test compares them."""
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -28,6 +30,28 @@ def _is_postgres(url: str) -> str:
 
 
 PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
+
+
+def _cannot_be_changed_on_its_way(url: str) -> str:
+    """Whoever can put a key into the answer can sign tokens of every user."""
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname or ""
+    except ValueError:
+        scheme, host = "", ""
+    if not host or not (scheme == "https" or (scheme == "http" and _is_this_machine(host))):
+        raise ValueError("must be a URL that begins with https:// (http:// only for localhost and 127.0.0.1)")
+    return url
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+KeySetUrl = Annotated[str, AfterValidator(_cannot_be_changed_on_its_way)]
 
 
 class DatabaseSettings(BaseSettings):
@@ -75,7 +99,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
-    jwks_url: str | None = Field(None, alias="ATLAS_JWKS_URL", pattern=r"^https?://")
+    jwks_url: KeySetUrl | None = Field(None, alias="ATLAS_JWKS_URL")
     allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
     sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
     keepalive: float = Field(25.0, alias="ATLAS_KEEPALIVE_SECONDS", gt=0, le=3_600)
@@ -90,6 +114,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
+    metrics_host: str = Field("127.0.0.1", alias="ATLAS_METRICS_HOST")
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
 
     @field_validator("allowed_origins", mode="before")

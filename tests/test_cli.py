@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,11 +13,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
 import jwt
 import psutil
 import pytest
+from rich.console import Console
 
 from protocol.frames import Changes, Live
+from server.config import ServeSettings, load
+from server.demo.run import _print_next
+from server.postgres.seed import Person
 from tests.support.cluster import Database, temporary_folder
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_user
@@ -124,6 +130,7 @@ class Demo:
 
 
 async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(folder: Path) -> None:
+    folder /= "demo"
     async with Demo(folder, "--users", "2", "--no-replay") as demo:
         assert set(demo.line) == {"url", "http", "database_url", "metrics_token", "users"}
         sql = await asyncpg.connect(demo.line["database_url"])
@@ -141,8 +148,23 @@ async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(
             await device.hear_a(Changes)
             cursor = device.cursor
         await sql.close()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = demo.line["http"] + "/demo.json"
+            people = await client.get(url)
+            strangers = [
+                await client.get(url, headers={"Host": name})
+                for name in ("rebound.example.com", "localhost.example.com", "127.0.0.1@example.com", "127.0.0.1/x")
+            ]
+            page = await client.get(demo.line["http"] + "/")
+        assert people.json()["users"] == demo.line["users"]
+        assert {answer.status_code for answer in strangers} == {403}
+        for answer in (people, page, *strangers):
+            assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
     metrics_token = demo.line["metrics_token"]
-    assert (folder / "metrics-token").stat().st_mode & 0o777 == 0o600
+    for secret in ("metrics-token", "jwt-secret"):
+        assert (folder / secret).stat().st_mode & 0o777 == 0o600
+    # Root's Postgres is another account, which must get through to its own folder.
+    assert folder.stat().st_mode & 0o777 == (0o711 if os.geteuid() == 0 else 0o700)
     # The second start finds everything where it was: the data, the secrets, the history.
     async with Demo(folder, "--users", "2", "--speed", "100") as demo, peer(demo.line["url"]) as device:
         assert demo.line["metrics_token"] == metrics_token
@@ -156,6 +178,21 @@ async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(
         await device.hear_a(Changes)
 
 
+def test_what_the_demo_prints_to_be_pasted_has_no_token_among_its_arguments(capfd: pytest.CaptureFixture[str]) -> None:
+    person, bearer = Person(uuid4(), "core"), token(uuid4())
+    settings = load(ServeSettings, database_url="postgres://localhost/app", jwt_secret=SECRET, metrics_token="m" * 32)
+    _print_next(Console(stderr=True), settings, 8000, [person], {person.id: bearer}, 1.0)
+    commands = [shlex.split(line) for line in capfd.readouterr().err.splitlines() if " --url " in line]
+    assert [(command[0], command[2]) for command in commands] == [
+        (f"ATLAS_TOKEN={bearer}", "watch"),
+        (f"ATLAS_TOKEN={bearer}", "chat"),
+        (f"ATLAS_METRICS_TOKEN={'m' * 32}", "top"),
+    ]
+    for command in commands:
+        assert bearer not in " ".join(command[1:])
+        assert "m" * 32 not in " ".join(command[1:])
+
+
 async def test_watch_shows_what_was_missed_and_nothing_twice(database: Database, sql: Any, folder: Path) -> None:
     user = await add_user(sql)
     add = "INSERT INTO conversations (user_id, title) VALUES ($1, $2)"
@@ -164,8 +201,9 @@ async def test_watch_shows_what_was_missed_and_nothing_twice(database: Database,
         async def watch_until(word: str) -> str:
             """What it prints up to that word; then Ctrl-C."""
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "watch", "--url", server.url, "--token", token(user)),
+                *(sys.executable, "-m", "server", "watch", "--url", server.url),
                 *("--cursor-file", str(folder / "watch.json")),
+                env={**os.environ, "ATLAS_TOKEN": token(user)},
                 stdout=asyncio.subprocess.PIPE,
             )
             assert process.stdout is not None

@@ -34,6 +34,13 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("ATLAS_LISTEN_URL", "localhost"),
         ("ATLAS_JWT_SECRET", "short"),
         ("ATLAS_JWKS_URL", "ftp://example.com"),
+        ("ATLAS_JWKS_URL", "http://auth.example.com/keys"),
+        ("ATLAS_JWKS_URL", "http://localhost.example.com/keys"),
+        ("ATLAS_JWKS_URL", "http://127.0.0.1@example.com/keys"),
+        ("ATLAS_JWKS_URL", "http://10.0.0.1/keys"),
+        ("ATLAS_JWKS_URL", "http://[::2]/keys"),
+        ("ATLAS_JWKS_URL", "http://[::1/keys"),
+        ("ATLAS_JWKS_URL", "https:///keys"),
         ("PORT", "65536"),
         ("PORT", "eighty"),
         ("WEB_CONCURRENCY", "0"),
@@ -62,6 +69,15 @@ def test_without_any_key_no_token_could_be_verified(environment: pytest.MonkeyPa
         load(ServeSettings)
     environment.setenv("ATLAS_JWKS_URL", "https://example.com/keys")
     assert load(ServeSettings).jwt_secret is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/keys", "http://localhost:9999/keys", "http://127.0.0.1/keys", "http://[::1]:8080/keys"],
+)
+def test_keys_come_by_https_or_from_this_machine(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("ATLAS_JWKS_URL", url)
+    assert load(ServeSettings).jwks_url == url
 
 
 def test_figures_are_not_served_without_a_token_where_everybody_is(environment: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -211,6 +212,81 @@ async def test_whoever_reaches_their_own_port_sees_them_and_nobody_else_does(dat
         assert (await get(port, None)).status_code == 200
         assert (await get(server.port, None)).status_code == 401
         assert (await get(server.port)).status_code == 200
+
+
+async def ask(port: int, host: bytes | None, bearer: str | None = None) -> tuple[int, str]:
+    """The status and the text that whoever names us so gets."""
+    lines = [b"GET /metrics HTTP/1.1", b"Connection: close"]
+    lines += [] if host is None else [b"Host: " + host]
+    lines += [] if bearer is None else [b"Authorization: Bearer " + bearer.encode()]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\r\n".join([*lines, b"", b""]))
+    answer = (await reader.read()).decode()
+    writer.close()
+    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+NAMES: Final = {
+    "127.0.0.1:9100": 200,
+    "10.1.2.3": 200,
+    "[::1]:9100": 200,
+    "localhost": 200,
+    "LOCALHOST:9100": 200,
+    socket.gethostname(): 200,
+    f"{socket.gethostname()}:9100": 200,
+    "rebound.example.com": 403,
+    "localhost.example.com": 403,
+    "127.0.0.1.example.com:9100": 403,
+    "example.com@127.0.0.1": 403,
+    "127.0.0.1@example.com": 403,
+    "127.0.0.1/x": 403,
+    "127.0.0.1:80:80": 403,
+    "[127.0.0.1": 403,
+    "1": 403,
+    "": 403,
+}
+
+
+async def test_on_their_own_port_nobody_sees_them_who_comes_by_a_name_of_somebody_elses(database: Database) -> None:
+    port = free_port()
+    async with serving(database, metrics_port=port) as server:
+        for name, expected in NAMES.items():
+            status, text = await ask(port, name.encode())
+            assert status == expected, name
+            assert ("atlas_" in text) == (expected == 200)
+            assert ("ATLAS_METRICS_TOKEN" in text) == (expected == 403)
+        assert (await ask(port, None))[0] in (400, 403)
+        assert (await ask(port, b"127.0.0.1\r\nHost: rebound.example.com"))[0] in (400, 403)
+        assert (await ask(server.port, b"127.0.0.1"))[0] == 404
+
+
+async def test_on_their_own_port_who_has_the_token_sees_them_by_every_name(database: Database) -> None:
+    port = free_port()
+    async with serving(database, metrics_port=port, metrics_token=TOKEN):
+        assert (await ask(port, b"atlas.internal", TOKEN))[0] == 200
+        assert (await ask(port, b"atlas.internal", "another token of the tests"))[0] == 403
+        assert (await ask(port, b"atlas.internal"))[0] == 403
+        assert (await ask(port, b"127.0.0.1"))[0] == 200
+
+
+async def test_only_this_machine_reaches_their_own_port_unless_a_setting_says_otherwise(database: Database) -> None:
+    port = free_port()
+    settings: list[tuple[dict[str, Any], str]] = [({}, "127.0.0.1"), ({"metrics_host": "0.0.0.0"}, "0.0.0.0")]
+    for given, address in settings:
+        async with serving(database, metrics_port=port, host="0.0.0.0", **given):
+            found = psutil.Process().net_connections("tcp")
+            listening = {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+            assert listening == {address}
+
+
+async def test_every_answer_says_that_it_is_what_it_says_it_is(database: Database) -> None:
+    async with serving(database, metrics_token=TOKEN) as server, httpx.AsyncClient(trust_env=False) as client:
+        paths = ("/healthz", "/readyz", "/metrics", "/nowhere")
+        answers = [await client.request(method, server.http + path) for path in paths for method in ("GET", "POST")]
+        answers.append(await get(server.port))
+    assert {answer.status_code for answer in answers} >= {200, 401, 404, 405}
+    for answer in answers:
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"], answer.url
 
 
 # ---- That they are right --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from server import app
+from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, site
 from server.edge.auth import mint
@@ -72,6 +72,8 @@ def run(options: Options) -> None:
 def _start_postgres(chosen: Path | None, console: Console) -> tuple[EmbeddedPostgres, Path]:
     candidates = [chosen] if chosen is not None else [Path(".atlas").absolute(), _fallback()]
     for data in candidates:
+        # Root's Postgres is another account, and has to get through.
+        private.folder(data, 0o711 if os.geteuid() == 0 else 0o700)
         postgres = EmbeddedPostgres(data / "postgres", port=0)
         try:
             postgres.start()
@@ -192,7 +194,7 @@ def _secret(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
     secret = secrets.token_urlsafe(48)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(path, "x", opener=private.opener) as file:
         file.write(secret)
     return secret
 
@@ -249,13 +251,16 @@ def _print_next(
     if len(people) > 5:
         console.print(f"  … and {len(people) - 5} more")
     console.print("\nOr watch the first one's conversations arrive in another terminal:\n")
-    # On one line, whatever the terminal's width: it is to be copied.
-    print(f"{_program()} watch --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
+    # On one line, whatever the terminal's width: it is to be copied. The token is no argument, for everybody on this
+    # machine may read those.
+    token = f"ATLAS_TOKEN={tokens[first.id]}"
+    print(f"{token} {_program()} watch --url {url}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")
     console.print("And write to them, in a third one; what is typed while this is stopped is sent later:\n")
-    print(f"{_program()} chat --url {url} --token {tokens[first.id]}\n", file=sys.stderr)  # noqa: T201
+    print(f"{token} {_program()} chat --url {url}\n", file=sys.stderr)  # noqa: T201
     console.print("What the server tells about itself meanwhile, live:\n")
-    print(f"{_program()} top --url {page}metrics --token {settings.metrics_token}\n", file=sys.stderr)  # noqa: T201
+    token = f"ATLAS_METRICS_TOKEN={settings.metrics_token}"
+    print(f"{token} {_program()} top --url {page}metrics\n", file=sys.stderr)  # noqa: T201
     console.print("Stop this with Ctrl-C.\n")
 
 

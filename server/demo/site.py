@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from server.edge.http import host
+
 STATIC: Final = Path(__file__).parent / "static"
 TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # The next start may be of another version.
     "Cache-Control": "no-cache",
@@ -30,7 +31,7 @@ def routes(people: Sequence[dict[str, Any]]) -> list[Route]:
     own name lead here says so in its Host header."""
 
     async def demo(request: Request) -> Response:
-        if request.url.hostname not in LOCAL:
+        if host(request) not in LOCAL:
             return PlainTextResponse("The demo is for this machine only.\n", status_code=403)
         return JSONResponse({"url": "/sync", "users": people}, headers={"Cache-Control": "no-store"})
 

@@ -1,14 +1,19 @@
 """Who is this? Checks the tokens that clients present; never logs or repeats them."""
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
+import httpx
 import jwt
+import orjson
 import structlog
 
+from server.errors import AtlasError
+from server.fetch import AnswerError, get
 from server.session import Claims
 
 log = structlog.get_logger()
@@ -22,10 +27,13 @@ KEYS_FRESH: Final = 600.0
 """Seconds until a key set is fetched again."""
 REFETCH_AT_MOST: Final = 30.0
 """Seconds between two fetches for keys that are not in the set: a stranger can invent key ids without end."""
+FETCH_SECONDS: Final = 5.0
+"""For a whole fetch of a key set."""
+KEY_SET_BYTES: Final = 1024 * 1024
+KEY_SET_KEYS: Final = 100
+"""Honest sets have a few, and each takes time to read."""
 ALGORITHMS: Final = {"RSA": frozenset({"RS256"}), "EC": frozenset({"ES256"}), "OKP": frozenset({"EdDSA"})}
 """What a key of each type may sign with. HMAC is never among them: a public key must not pass for a secret."""
-
-FetchJson = Callable[[str], Awaitable[Mapping[str, Any]]]
 
 
 class RefusedError(Exception):
@@ -33,32 +41,65 @@ class RefusedError(Exception):
 
 
 class KeySet:
-    """The public keys behind a JWKS address: cached, fetched by one at a time, kept while a fetch fails."""
+    """The public keys behind a JWKS address: fetched by one at a time, and kept while a fetch is under way or fails.
 
-    def __init__(self, url: str, fetch: FetchJson, clock: Callable[[], float] = time.monotonic) -> None:
+    Only a token of a key that is not known waits for a fetch, and for one at most.
+    """
+
+    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self._url = url
-        self._fetch = fetch
-        self._clock = clock
+        self._client = client
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._tried = -KEYS_FRESH
-        self._fetching = asyncio.Lock()
+        self._tried = -math.inf
+        self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
-        wait = KEYS_FRESH if kid in self._keys else REFETCH_AT_MOST
-        if self._clock() - self._tried >= wait:
-            async with self._fetching:
-                if self._clock() - self._tried >= wait:
-                    await self._refresh()
-        return self._keys.get(kid)
+        known = self._keys.get(kid)
+        wait = REFETCH_AT_MOST if known is None else KEYS_FRESH
+        if self._fetching is None and time.monotonic() - self._tried >= wait:
+            self._fetching = asyncio.create_task(self._fetch(), name="key set")
+        if known is None and self._fetching is not None:
+            await asyncio.wait([self._fetching])
+            known = self._keys.get(kid)
+        return known
 
-    async def _refresh(self) -> None:
+    async def aclose(self) -> None:
+        """End the fetch that is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    async def _fetch(self) -> None:
         try:
-            document = await self._fetch(self._url)
-            keys = jwt.PyJWKSet.from_dict(dict(document)).keys
-            self._keys = {key.key_id: key for key in keys if key.key_id is not None and key.key_type in ALGORITHMS}
+            status, body = await get(self._client, self._url, seconds=FETCH_SECONDS, limit=KEY_SET_BYTES)
+            if status != 200:
+                raise AnswerError(f"The answer has the status {status}.")
+            self._keys = _usable(orjson.loads(body))
         except Exception as error:  # whatever a foreign server answers must not end a hello with a traceback
-            log.warning("the key set could not be fetched; the known keys stay", error=type(error).__name__)
-        self._tried = self._clock()
+            why = str(error) if isinstance(error, AtlasError) else type(error).__name__
+            log.warning("the key set could not be fetched; the known keys stay", error=why)
+        finally:
+            self._tried = time.monotonic()
+            self._fetching = None
+
+
+def _usable(document: Any) -> dict[str, jwt.PyJWK]:
+    """The set's keys that can verify a token, by their ids. Raises AnswerError if there is none."""
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise AnswerError("The answer is not a key set.")
+    if len(entries) > KEY_SET_KEYS:
+        raise AnswerError(f"The key set has more than {KEY_SET_KEYS} keys.")
+    keys = {}
+    for entry in entries:
+        # What a key that cannot be read raises may be anything; it must not spoil the others.
+        with contextlib.suppress(Exception):
+            key = jwt.PyJWK(entry)
+            if isinstance(key.key_id, str) and key.key_type in ALGORITHMS:
+                keys[key.key_id] = key
+    if not keys:
+        raise AnswerError("The key set has no key that can verify a token.")
+    return keys
 
 
 class Verifier:
@@ -117,7 +158,7 @@ class Verifier:
         if payload["role"] != "authenticated":
             raise RefusedError("The token's role is not `authenticated`.")
         try:
-            claims = Claims(UUID(payload["sub"]), min(int(payload["exp"]), LAST_SECOND))
+            claims = Claims(_user(payload["sub"]), min(int(payload["exp"]), LAST_SECOND))
         except (ValueError, TypeError, AttributeError, OverflowError):
             raise RefusedError("The token's `sub` is not a UUID.") from None
         if claims.expires <= time.time():
@@ -125,10 +166,19 @@ class Verifier:
         return claims
 
 
+def _user(sub: str) -> UUID:
+    """The user whom a `sub` names. Raises ValueError for all but the canonical form: UUID() also takes braces,
+    `urn:uuid:`, signs, and the digits of every script, which are other users to whoever gave the token out."""
+    user = UUID(sub)
+    if str(user) != sub.lower():
+        raise ValueError("not in the canonical form")
+    return user
+
+
 def subject(token: str) -> UUID | None:
     """Whose token this says it is, unverified; None if it is no token. For a client that holds it, never to grant."""
     try:
-        return UUID(jwt.decode(token, options={"verify_signature": False})["sub"])
+        return _user(jwt.decode(token, options={"verify_signature": False})["sub"])
     except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
         return None
 

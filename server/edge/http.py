@@ -2,9 +2,12 @@
 
 import asyncio
 import hmac
+import re
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final
 
 import httptools
@@ -33,23 +36,51 @@ CLOSE_SECONDS: Final = 5.0
 """How long a peer may take to end a connection on which we have said our last."""
 
 
+def host(request: Request) -> str:
+    """The host that the request's Host header names, without its port; "" if that cannot be told. Not of `request.url`,
+    which is put together from more than this header, whatever is in it."""
+    named = request.headers.getlist("host")
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]*)?", named[0].lower()) if len(named) == 1 else None
+    return "" if found is None else found[1].strip("[]")
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Who may see the figures: whoever reaches `port`, and on any port whoever has `token`."""
+    """Who may see the figures: whoever reaches `port` under a name of this machine's, and on any port whoever has
+    `token`."""
 
     read: Callable[[], Awaitable[bytes]]
     port: int | None
     token: str | None
 
     async def answer(self, request: Request) -> Response:
-        if request.scope["server"][1] != self.port:
+        own = request.scope["server"][1] == self.port
+        if not (own and _names_this_machine(request)) and not self._has_token(request):
+            if own:
+                return PlainTextResponse(
+                    "Ask by an IP address or this machine's own name, or set ATLAS_METRICS_TOKEN and send it.\n",
+                    status_code=403,
+                )
             if self.token is None:
                 return PlainTextResponse("Set ATLAS_METRICS_TOKEN or ATLAS_METRICS_PORT.\n", status_code=404)
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
-                headers = {"WWW-Authenticate": "Bearer"}
-                return PlainTextResponse("Send ATLAS_METRICS_TOKEN.\n", status_code=401, headers=headers)
+            headers = {"WWW-Authenticate": "Bearer"}
+            return PlainTextResponse("Send ATLAS_METRICS_TOKEN.\n", status_code=401, headers=headers)
         return Response(await self.read(), media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
+
+    def _has_token(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return self.token is not None and hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode())
+
+
+def _names_this_machine(request: Request) -> bool:
+    """A page in a browser can have its own site's name lead here, and then reads the answers as its own; an address or
+    these names it cannot."""
+    named = host(request)
+    try:
+        ip_address(named)
+    except ValueError:
+        return named in ("localhost", socket.gethostname().lower())
+    return True
 
 
 def application(not_ready: Callable[[], str | None], figures: Figures, routes: Sequence[BaseRoute] = ()) -> Starlette:
@@ -158,6 +189,7 @@ class BoundedHttp(HttpToolsProtocol):
             log.info(
                 "no WebSocket was opened", status=response.status_code, why=response.body.decode().partition("\n")[0]
             )
+            response.headers["X-Content-Type-Options"] = "nosniff"
             self._end(response.serialize())
             return
         self._finished()

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
-from server.errors import AtlasError
+from server import private
+from server.errors import AtlasError, ConfigError
 
 _POLL = 0.01  # seconds: pg_ctl's 0.1 would more than double a warm start
 _LIMIT = 30.0  # seconds for an initdb, for a start with its crash recovery, for a stop with its checkpoint
@@ -162,8 +163,11 @@ class EmbeddedPostgres:
         self.stop()
 
     def _enter(self) -> None:
-        """Make the folder and see that Postgres' account can enter it; the folders above it stay as they are."""
-        self._data.mkdir(parents=True, exist_ok=True)
+        """Make the folder, and see that it is ours and Postgres' account can enter it; those above stay as they are."""
+        try:
+            private.folder(self._data, trusted=[self._account.uid] if self._account else [])
+        except ConfigError as error:
+            raise EmbeddedPostgresError(f"Postgres cannot start in {self._data}: {error}") from None
         if not any(self._data.iterdir()):  # one that holds something keeps its owner and mode
             self._data.chmod(0o700)
             self._give(self._data)
@@ -182,7 +186,7 @@ class EmbeddedPostgres:
         Every process of our Postgres inherits the lock. So it tells, even between containers, what postmaster.pid
         cannot: that no backend has outlived its postmaster.
         """
-        with open(self._data / "lock", "ab", opener=_private) as lock:
+        with open(self._data / "lock", "ab", opener=private.opener) as lock:
             began = time.monotonic()
             while True:
                 pid, _, status = self._postmaster()
@@ -229,7 +233,7 @@ class EmbeddedPostgres:
         """Make the cluster under another name first, so half a cluster is never taken for one."""
         draft, password = self._data / "pg.new", self._data / "password"
         self._make_private(draft)
-        with open(password, "w", opener=_private) as file:
+        with open(password, "w", opener=private.opener) as file:
             file.write(secrets.token_urlsafe(24))
         self._give(password)
         options = ["-U", "postgres", "--encoding=UTF8", "--locale=C", "--no-instructions"]
@@ -268,7 +272,7 @@ class EmbeddedPostgres:
 
     def _spawn(self, lock: int, *command: str | Path) -> subprocess.Popen[bytes]:
         """Run a program as Postgres' account, in a session of its own: Ctrl-C is for us, and we end Postgres last."""
-        with open(self._data / "postgres.log", "ab", opener=_private) as log:
+        with open(self._data / "postgres.log", "ab", opener=private.opener) as log:
             self._process = subprocess.Popen(
                 command,
                 cwd="/",  # ours may be closed to the account
@@ -347,11 +351,6 @@ def _serves(pid: int, pgdata: Path) -> bool:
 
 def _version(programs: Path) -> str:
     return subprocess.check_output([programs / "postgres", "--version"], text=True).split()[2]
-
-
-def _private(path: str, flags: int) -> int:
-    """Open for ourselves alone, and never through a link that Postgres' account could have left there."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _end_with_parent(parent: int) -> None:

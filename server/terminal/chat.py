@@ -32,7 +32,7 @@ def chat(
     url: str, token: str, user: UUID, path: Path, chosen: UUID | None, title: str | None, console: Console
 ) -> None:
     """Chat until the input ends, or SIGINT or SIGTERM. `title`: in a new conversation. Raises StayAwayError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         storage = SqliteStorage(path, user)
     except StorageError as error:
@@ -121,7 +121,7 @@ class _Chat:
         try:
             self._mine[mutation.id] = self._device.write(mutation).key
         except ValueError as error:
-            self._console.print(Text(f"  ✗ {error}", "red"))
+            self._console.print(Text(printable(f"  ✗ {error}"), "red"))
             return
         if self._device.status is not Status.LIVE:
             self._console.print("  … kept until the server can be reached", style="dim")

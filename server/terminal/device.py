@@ -34,7 +34,7 @@ def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         asyncio.run(main())
     except StayAway as instruction:
-        raise StayAwayError(f"The server says: stay away ({instruction}).") from None
+        raise StayAwayError(printable(f"The server says: stay away ({instruction}).")) from None
 
 
 def line(row: Row) -> Text:
@@ -52,21 +52,27 @@ def line(row: Row) -> Text:
             return _line(row.seq, "deleted", "red", f"{kind} {row.id}")
 
 
-def printable(text: str) -> str:
-    """What people wrote is data: no escape sequence of theirs reaches this terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def printable(text: str, keep: str = "") -> str:
+    """For all that a server or a person wrote: no escape sequence of theirs reaches this terminal, and nothing that
+    turns the direction of the text. `keep`: characters that stay, like a newline."""
+    return "".join(c if c.isprintable() or c in keep else " " for c in text)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Shows text as it is: brackets and colons in it are no markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _line(instant: int, what: str, style: str, text: str) -> Text:
     when = datetime.fromtimestamp(instant / 1_000_000, UTC).astimezone()
-    return Text.assemble((f"{when:%b %d %H:%M:%S} ", "dim"), (f"{what:>12}  ", style), printable(text))
+    return Text.assemble((f"{when:%b %d %H:%M:%S} ", "dim"), (printable(f"{what:>12}  "), style), printable(text))
 
 
 def shows_welcome(console: Console) -> Callable[[Event], None]:
     def show(event: Event) -> None:
         if isinstance(event, Welcomed):
             how = "resumed" if event.mode == "resumed" else f"a snapshot ({event.why})"
-            console.print(f"connected as {event.session}, tier {event.tier}: {how}", style="dim")
+            console.print(printable(f"connected as {event.session}, tier {event.tier}: {how}"), style="dim")
 
     return show
 

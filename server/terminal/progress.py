@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from server.operations.catalog import Step
+from server.terminal.device import printable
 
 
 class Shown:
@@ -11,7 +12,10 @@ class Shown:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._task: TaskID | None = None
 
@@ -25,7 +29,7 @@ class Shown:
     def begins(self, step: Step) -> None:
         if self._task is not None:
             self._progress.update(self._task, total=1.0, completed=1.0)
-        self._task = self._progress.add_task(step.says, total=None)
+        self._task = self._progress.add_task(printable(step.says), total=None)
 
     def advances(self, step: Step, share: float | None) -> None:
         if self._task is not None and share is not None:
@@ -33,8 +37,8 @@ class Shown:
 
     def waits(self, step: Step, why: str) -> None:
         if self._task is not None:
-            self._progress.update(self._task, description=f"{step.says} (waits for {step.locks})")
+            self._progress.update(self._task, description=printable(f"{step.says} (waits for {step.locks})"))
 
     def ends(self, step: Step) -> None:
         if self._task is not None:
-            self._progress.update(self._task, description=step.says, total=1.0, completed=1.0)
+            self._progress.update(self._task, description=printable(step.says), total=1.0, completed=1.0)

@@ -15,13 +15,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from server import fetch
 from server.errors import ConfigError, UnavailableError
+from server.fetch import AnswerError
 from server.metrics import Question
 from server.monitoring.figures import LOOKS, Figure, Look, NotFiguresError, Scrape, Standing, between, judge, parse
 from server.terminal.device import printable, run
 
 PATIENCE: Final = 5.0
 """Seconds to wait for an answer; the server itself waits 3 for Postgres."""
+PAGE_BYTES: Final = 8 * 1024 * 1024
 TWO_COLUMNS: Final = 72
 """From this width on."""
 NAME: Final = 17
@@ -47,9 +50,13 @@ class Source:
 
     async def scrape(self) -> Scrape:
         """Raises UnavailableError if nobody answers, ConfigError for an answer that are no figures."""
+        strange = ConfigError(f"{self.url} is no page of Atlas Sync's figures. Name its /metrics with --url.")
         try:
-            async with asyncio.timeout(PATIENCE):
-                response = await self._client.get(self.url, headers=self._headers)
+            status, page = await fetch.get(
+                self._client, self.url, seconds=PATIENCE, limit=PAGE_BYTES, headers=self._headers
+            )
+        except AnswerError:
+            raise strange from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
             raise ConfigError("--url is no address. Name one like http://127.0.0.1:8000/metrics.") from None
         except (httpx.HTTPError, TimeoutError):
@@ -57,43 +64,41 @@ class Source:
                 f"{self.url} does not answer. Start the server, or name its address with --url."
             ) from None
         at = time.monotonic()
-        match response.status_code:
+        match status:
             case 200:
                 with contextlib.suppress(NotFiguresError):
-                    return parse(response.text, at)
-            case 401:
-                raise ConfigError("The server wants another token. Pass its ATLAS_METRICS_TOKEN with --token.")
+                    return parse(page.decode(errors="replace"), at)
+            case 401 | 403:
+                raise ConfigError(
+                    "The server wants another token. Set its ATLAS_METRICS_TOKEN here too, or pass it with --token."
+                )
             case 404:
                 raise ConfigError(
-                    f"{self.url} shows no figures. Set ATLAS_METRICS_TOKEN for the server and pass it with --token, "
-                    "or set ATLAS_METRICS_PORT and name that port with --url."
+                    f"{self.url} shows no figures. Set ATLAS_METRICS_TOKEN for the server and here, or set "
+                    "ATLAS_METRICS_PORT and name that port with --url."
                 )
-            case status if status >= 500:
+            case _ if status >= 500:
                 raise UnavailableError(
                     f"{self.url} fails with status {status}. Look at the log of the server, or the proxy's."
                 )
-        raise ConfigError(f"{self.url} is no page of Atlas Sync's figures. Name its /metrics with --url.")
-
-
-def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=PATIENCE, follow_redirects=False)
+        raise strange
 
 
 async def _print(url: str, token: str, every: float, console: Console) -> None:
-    async with _client() as client:
+    async with fetch.client() as client:
         source = Source(client, url, token)
         before = await source.scrape()
         await asyncio.sleep(every)
         after = await source.scrape()
     for line in plain(judge([between(None, before), between(before, after)])):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 async def _follow(url: str, token: str, every: float, console: Console) -> None:
     looks: list[Look] = []
     resized = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with _client() as client:
+    async with fetch.client() as client:
         source = Source(client, url, token)
         before = await source.scrape()
         looks.append(between(None, before))

@@ -12,6 +12,7 @@ from rich.console import Console
 from protocol.client import Batch
 from protocol.connect import Device
 from protocol.replica import Row
+from server import private
 from server.errors import ConfigError
 from server.terminal.device import line, run, shows_status, shows_welcome
 
@@ -43,9 +44,11 @@ class Memory:
             "client_id": str(self.client_id),
             "cursor": None if cursor is None else b64encode(cursor).decode(),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self.path.with_name(self.path.name + ".new")
-        fresh.write_bytes(orjson.dumps(kept))
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "xb", opener=private.opener) as file:
+            file.write(orjson.dumps(kept))
         os.replace(fresh, self.path)
 
 

@@ -122,6 +122,7 @@ async def is_accepted(server: Running, presented: str) -> Welcome:
 
 # ---- Tokens that are refused ---------------------------------------------------------------------------------------
 
+FULLWIDTH, ARABIC = ({ord("0") + digit: zero + digit for digit in range(10)} for zero in (0xFF10, 0x0660))
 REFUSED: dict[str, Callable[[UUID], str]] = {
     "expired an hour ago": lambda user: by_hand(user, exp=soon(-3600)),
     "expired a second ago": lambda user: by_hand(user, exp=soon(-1)),
@@ -166,6 +167,17 @@ REFUSED: dict[str, Callable[[UUID], str]] = {
     "without role": lambda user: by_hand(user, role=None),
     "a sub that is no UUID": lambda user: by_hand(user, sub=CANARY),
     "an empty sub": lambda user: by_hand(user, sub=""),
+    "a sub in braces": lambda user: by_hand(user, sub=f"{{{user}}}"),
+    "a sub that is a URN": lambda user: by_hand(user, sub=f"urn:uuid:{user}"),
+    "a sub without hyphens": lambda user: by_hand(user, sub=user.hex),
+    "a sub with hyphens elsewhere": lambda user: by_hand(user, sub=f"-{user.hex}---"),
+    "a sub with a sign": lambda user: by_hand(user, sub=f"+{user.hex[1:]}"),
+    "a sub with an underscore": lambda user: by_hand(user, sub=f"{user.hex[0]}_{user.hex[2:]}"),
+    "a sub with 0x": lambda user: by_hand(user, sub=f"0x{user.hex[2:]}"),
+    "a sub with spaces": lambda user: by_hand(user, sub=f" {user.hex[2:]} "),
+    "a sub in fullwidth digits": lambda user: by_hand(user, sub=str(user).translate(FULLWIDTH)),
+    "a sub in Arabic digits": lambda user: by_hand(user, sub=str(user).translate(ARABIC)),
+    "a sub that ends with a line": lambda user: by_hand(user, sub=f"{user}\n"),
     "a sub that is a number": lambda user: by_hand(user, sub=7),
     "a sub that is a list": lambda user: by_hand(user, sub=[str(user)]),
     "an exp that is a text": lambda user: by_hand(user, exp="tomorrow"),
@@ -207,6 +219,11 @@ async def test_a_token_of_eight_kilobytes_is_an_honest_one(server: Running, user
 
 async def test_a_list_of_audiences_with_ours_is_accepted(server: Running, user: UUID) -> None:
     await is_accepted(server, by_hand(user, aud=["somebody", AUDIENCE]))
+
+
+async def test_a_sub_in_capitals_is_the_same_user(server: Running, sql: Any) -> None:
+    user = await add_user(sql, user=UUID("abcdef01-2345-4678-9abc-def012345678"))
+    await is_accepted(server, by_hand(user, sub=str(user).upper()))
 
 
 async def test_any_issuer_is_accepted_where_none_is_configured(server: Running, user: UUID) -> None:
@@ -281,6 +298,7 @@ class KeyServer:
 
     keys: list[dict[str, Any]] = field(default_factory=list)
     fetches: int = 0
+    answered: int = 0
     answer: bytes | None = None
     """Instead of the keys."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -292,7 +310,8 @@ class KeyServer:
         return f"http://127.0.0.1:{self.port}/.well-known/jwks.json"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        # uvloop raises RuntimeError for what is written to a line that the peer has closed.
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
             await reader.readuntil(b"\r\n\r\n")
             self.fetches += 1
             await self.open.wait()
@@ -303,6 +322,7 @@ class KeyServer:
             writer.write(head % len(body) + body if self.answer is None else self.answer)
             await writer.drain()
         writer.close()
+        self.answered += 1
 
 
 @pytest.fixture
@@ -474,6 +494,8 @@ async def test_a_failing_key_server_takes_no_known_key_away(
         OK + b'{"keys": 7}',
         OK + b'{"keys": [7]}',
         OK + b'{"keys": [{}]}',
+        OK + b'{"keys": []}',
+        OK + b'{"keys": [{"kty": "oct", "kid": "one", "k": "c2VjcmV0"}]}',
         OK + b"[" * 100_000,
         OK + b"\xff\xfe",
         b"no HTTP at all",
@@ -519,6 +541,26 @@ async def test_a_hello_that_came_in_time_is_not_late_because_the_keys_are(
             assert (await silent.closed())[0] == 4002
         key_server.open.set()
         assert (await one.hear_a(Welcome)).mode == "snapshot"
+
+
+@pytest.mark.usefixtures("refetching")
+async def test_who_has_a_known_key_does_not_wait_for_a_key_server_that_hangs(
+    database: Database, key_server: KeyServer, user: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with with_keys(database, key_server) as server:
+        await is_accepted(server, by_rsa(user, "one"))
+        monkeypatch.setattr("server.edge.auth.KEYS_FRESH", 0.0)
+        monkeypatch.setattr("server.edge.auth.FETCH_SECONDS", 3_600.0)
+        key_server.open.clear()
+        for _ in range(3):
+            await is_accepted(server, by_rsa(user, "one"))
+        await eventually(lambda: key_server.fetches == 2)
+        async with peer(server.url) as one:
+            await one.say(Hello(token=by_rsa(user, "three"), client_id=uuid4()))
+            await is_accepted(server, by_rsa(user, "one"))
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "key set"]
+    key_server.open.set()
+    await eventually(lambda: key_server.answered == 2)
 
 
 # ---- The end of a token --------------------------------------------------------------------------------------------

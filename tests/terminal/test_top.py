@@ -399,7 +399,7 @@ async def test_an_address_without_figures_is_said_in_one_sentence_with_what_to_d
         url = figures_of(server)
         answers = {
             "--token": await run("--url", url, "--token", "another one"),
-            "Pass its ATLAS_METRICS_TOKEN": await run("--url", url),
+            "Set its ATLAS_METRICS_TOKEN here": await run("--url", url),
             "Name its /metrics": await run("--url", url.replace("/metrics", "/healthz"), "--token", TOKEN),
             "Set ATLAS_METRICS_TOKEN for the server": await run("--url", f"{url}/else", "--token", TOKEN),
             "Name one like": await run("--url", "figures", "--token", TOKEN),

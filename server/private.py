@@ -1,0 +1,46 @@
+"""Folders and files of our own: nobody else reads them, and nobody else can have put anything into them."""
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from server.errors import ConfigError
+
+
+def folder(path: Path, mode: int = 0o700, trusted: Collection[int] = ()) -> Path:
+    """Make it with this mode where it is absent; one that is there keeps its mode. `trusted`: the accounts, beside root
+    and our own, that it may belong to.
+
+    Raises ConfigError if it belongs to another account, or others may write in it: in a folder that all share, like
+    /tmp, any account can make it before us, with secrets of its own in it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode)
+        except FileExistsError:
+            pass
+        else:
+            path.chmod(mode)  # whatever the umask
+        link, found = path.lstat(), path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be used ({error.strerror}): choose another folder.") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{path} is not a folder: choose another folder.")
+    if not {link.st_uid, found.st_uid} <= {0, os.geteuid(), *trusted}:
+        raise ConfigError(
+            f"{path} belongs to another account, which can have put anything into it: delete it, or choose another "
+            "folder."
+        )
+    if found.st_mode & 0o022:
+        raise ConfigError(
+            f"Other accounts may write in {path}: run chmod go-w on it, if all that is in it is yours, or choose "
+            "another folder."
+        )
+    return path
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open`: a new file is readable by us alone, and a link is never followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,202 @@
+"""Nothing that a server or a person wrote does anything to the terminal but stand there."""
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from rich.console import Console
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from protocol import frames
+from protocol.client import Limits, Welcomed
+from protocol.codec import MSGPACK
+from protocol.replica import Conversation, Message, Profile, Row
+from server.operations.catalog import Step
+from server.terminal.device import console, line, printable, shows_welcome
+from server.terminal.progress import Shown
+from tests.support.serving import token
+from tests.support.waiting import LIMIT
+
+FOREIGN = {
+    "C0": "".join(map(chr, range(0x20))),
+    "C1": "".join(map(chr, range(0x7F, 0xA0))),
+    "a colour": "\x1b[31mred",
+    "a colour by C1": "\x9b31mred",
+    "a title": "\x1b]0;title\x07",
+    "a link": "\x1b]8;;https://evil.example.com\x1b\\here\x1b]8;;\x1b\\",
+    "a link by C1": "\x9d8;;https://evil.example.com\x9chere",
+    "the other direction": "\u202a\u202b\u202c\u202d\u202eabc\u2066\u2067\u2068\u2069\u200e\u200f\u061c",
+    "other ends of lines": "a\u2028b\u2029c\x85d",
+    "what is not seen": "\u200b\u2060\ufeff\u00ad\U000e0041",
+    "no character": "\ue000\uffff",
+}
+MARKUP = "[bold red]here[/] [link=https://evil.example.com]there[/link] :warning: [/]"
+EVERYTHING = "".join(FOREIGN.values()) + MARKUP
+
+
+def is_harmless(shown: str) -> bool:
+    return not [c for c in shown if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp")]
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_printable_does_nothing(text: str) -> None:
+    assert is_harmless(printable(text))
+    assert "\n" not in printable(text)
+    assert len(printable(text)) == len(text)
+    assert printable(f"\t{text}\n", keep="\n").endswith("\n")
+    assert is_harmless(printable(text, keep="\n"))
+
+
+def test_what_people_write_stays_as_it_is() -> None:
+    said = f"Grüße, 你好, שלום, 👍 {MARKUP}"
+    assert printable(said) == said
+
+
+def on_screen(show: Callable[[Console], object]) -> str:
+    """What stands on the terminal then."""
+    screen = console()
+    screen.width, screen.file = 2_000, io.StringIO()
+    show(screen)
+    text = screen.file.getvalue()
+    assert is_harmless(text)
+    return text
+
+
+def test_a_welcome_is_shown_as_it_is() -> None:
+    welcomed = Welcomed(EVERYTHING, "e", EVERYTHING, "snapshot", EVERYTHING, 0, 0, 1, Limits(1, 1, 1, 1, 1, 1))
+    assert on_screen(lambda screen: shows_welcome(screen)(welcomed)).count(MARKUP) == 3
+
+
+def test_rows_are_shown_as_they_are() -> None:
+    rows: tuple[Row, ...] = (
+        Message(1, uuid4(), uuid4(), EVERYTHING, EVERYTHING, 1, 1),
+        Conversation(1, uuid4(), EVERYTHING, 1, 1),
+        Profile(1, uuid4(), EVERYTHING, EVERYTHING),
+    )
+    shown = on_screen(lambda screen: screen.print(*map(line, rows), sep="\n"))
+    assert [each.count(MARKUP) for each in shown.splitlines()] == [2, 1, 1]
+
+
+def test_names_of_tables_are_shown_as_they_are_while_they_are_migrated() -> None:
+    step = Step(f"move {EVERYTHING}", EVERYTHING, ())
+
+    def migrates(screen: Console) -> None:
+        with Shown(screen) as progress:
+            progress.begins(step)
+            progress.waits(step, EVERYTHING)
+            progress.advances(step, 0.5)
+            progress.ends(step)
+
+    assert MARKUP in on_screen(migrates)
+
+
+# ---- A server that means harm ---------------------------------------------------------------------------------------
+
+
+async def welcomes_and_shows_out(socket: ServerConnection) -> None:
+    """A snapshot, and then «stay away»."""
+    await socket.recv()
+    now = time.time_ns() // 1000
+    user, conversation = uuid4(), uuid4()
+    rows: list[frames.Row] = [
+        frames.Profile(now, user, EVERYTHING, EVERYTHING),
+        frames.Conversation(now, conversation, EVERYTHING, now, now),
+        frames.Message(now, uuid4(), conversation, EVERYTHING, EVERYTHING, now, now),
+    ]
+    for frame in (
+        frames.Welcome(
+            session=EVERYTHING,
+            epoch=EVERYTHING,
+            tier=EVERYTHING,
+            mode="snapshot",
+            why=EVERYTHING,
+            time=now,
+            expires=now + 3_600_000_000,
+            keepalive=25_000,
+            limits=frames.Limits(
+                frame_bytes=262_144,
+                page_rows=100,
+                pages_in_flight=1,
+                mutations=10,
+                title_bytes=1_000,
+                content_bytes=100_000,
+            ),
+        ),
+        frames.Snapshot(as_of=now, rows=rows, cursor=b"cursor"),
+        frames.Live(seq=now, cursor=b"cursor"),
+        frames.Error(code=EVERYTHING, message=EVERYTHING, retryable=False),
+    ):
+        await socket.send(MSGPACK.encode(frame))
+    await socket.close(4301, "done")
+
+
+async def run(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", *arguments),
+        env={**os.environ, "COLUMNS": "4000", **environment},
+        stdin=asyncio.subprocess.PIPE,  # open, so that chat has not ended before
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(LIMIT):
+        out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+        await process.wait()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize(("command", "option"), [("watch", "--cursor-file"), ("chat", "--outbox-file")])
+async def test_whatever_a_server_says_stands_there_as_it_is(command: str, option: str, tmp_path: Path) -> None:
+    async with serve(welcomes_and_shows_out, "127.0.0.1", 0, subprotocols=[Subprotocol(MSGPACK.subprotocol)]) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/sync"
+        status, out, err = await run(command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4()))
+    assert status == 2
+    assert err.startswith("atlas-sync: The server says: stay away (4301 ")
+    assert err.count("\n") == 1
+    assert MARKUP in out
+    assert MARKUP in err
+    assert is_harmless(out + err)
+
+
+async def test_whatever_figures_a_server_has_stand_there_as_they_are() -> None:
+    label = EVERYTHING.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    page = "".join(f'atlas_users{{tier="{label}{n}"}} {n + 1}\n' for n in range(2)).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        status, out, err = await run("top", "--url", url, "--once", "--every", "0.1")
+    assert (status, err) == (0, "")
+    assert MARKUP in out
+    assert is_harmless(out)
+
+
+async def test_a_page_of_figures_without_end_is_none() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            while True:
+                writer.write(b"atlas_users 1\n" * 4_096)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        status, out, err = await run("top", "--url", url, "--once")
+    assert (status, out) == (2, "")
+    assert "is no page of Atlas Sync's figures" in err
