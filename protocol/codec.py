@@ -35,6 +35,10 @@ def _no_half(escape: re.Match[bytes]) -> bytes:
     return b"\\u0000" if len(found) == 6 and found[2:3] in b"dD" and found[3:4] not in b"01234567" else found
 
 
+_HALF: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+"""The same in bytes that pretend to be UTF-8, as some encoders write it."""
+
+
 class _Kind(msgspec.Struct):
     t: str
 
@@ -69,7 +73,11 @@ class Codec:
         """One of a push; None if it is not one of this protocol."""
         try:
             return self._mutation.decode(raw)  # type: ignore[no-any-return]  # as above
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UnicodeDecodeError:
+            # As in JSON, a text that must not be, in a mutation that is one. Nothing of it will be applied.
+            mended = _HALF.sub(b"\0\0\0", bytes(raw))
+            return None if mended == bytes(raw) else self.mutation(msgspec.Raw(mended))
+        except (msgspec.DecodeError, RecursionError):
             return None
 
     def _decode(self, decoder: Decoder, data: bytes) -> Any:

@@ -1,12 +1,15 @@
 """Every frame and every row, one Struct each. A row's fields stand in their order on the wire (SPEC.md, section 5)."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 from uuid import UUID
 
 from msgspec import Meta, Raw, Struct, field
 
 Instant = int
 """Microseconds since 1970-01-01 UTC."""
+LAST_INSTANT: Final = (1 << 53) - 1
+FIRST_INSTANT: Final = -LAST_INSTANT
+"""The years 2255 and 1684: what every decoder can hold exactly. An instant beyond travels as the nearer of these."""
 Seq = int
 """A transaction's position within a feed; also an instant (section 6)."""
 

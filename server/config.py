@@ -102,6 +102,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     jwks_url: KeySetUrl | None = Field(None, alias="ATLAS_JWKS_URL")
     allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
     sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
+    hellos_per_minute: int = Field(120, alias="ATLAS_HELLOS_PER_MINUTE", ge=1)
     keepalive: float = Field(25.0, alias="ATLAS_KEEPALIVE_SECONDS", gt=0, le=3_600)
     write_deadline: float = Field(30.0, alias="ATLAS_WRITE_DEADLINE", gt=0)
     sweep: float = Field(30.0, alias="ATLAS_SWEEP_SECONDS", gt=0)

@@ -417,7 +417,8 @@ CLOSED = _counter(
     Question.HURT,
     "Connections that ended, by close code: the one we sent, else the one we got, else 1006",
     "4101: tokens of a wrong key or issuer. 4300: a broken client, or somebody tries things; the log has connection "
-    "and user. 4003: one user opens too many. 4001: a fault of ours, with its traceback in the log. 1006: lines break.",
+    "and user. 4003, 4005: one user opens too many. 4004: one sends too much. 4001: a fault of ours, with its "
+    "traceback in the log. 1006: lines break.",
     "code",
 )
 CUT_OFF = _counter(

@@ -108,5 +108,11 @@ def test_the_readme_has_every_setting_with_its_default() -> None:
         assert name is not None
         said = table[name].strip().strip("`")
         assert said == (
-            "–" if default is None else "required" if repr(default) == "PydanticUndefined" else str(default)
+            "–"
+            if default is None
+            else "required"
+            if repr(default) == "PydanticUndefined"
+            else ",".join(sorted(default))
+            if isinstance(default, frozenset)
+            else str(default)
         )

@@ -17,6 +17,7 @@ from server.feed.hub import Hub, Reader
 from server.feed.pages import Pages
 from server.feed.roster import Roster
 from server.feed.snapshot import Snapshots
+from server.write.allowance import Allowance
 from server.write.batcher import Batcher
 from server.write.rules import Limits
 
@@ -60,6 +61,7 @@ class Desk:
     batcher: Batcher
     roster: Roster
     wheel: Wheel
+    hellos: Allowance
     sockets: set[Guest] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Requests under way: tokens being checked, pages being read."""

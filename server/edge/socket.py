@@ -70,6 +70,7 @@ class SyncSocket(WebSocket):
         "_pushed_at",
         "_reader",
         "_session",
+        "_waiting",
         "text",
         "wheel_slot",
     )
@@ -87,6 +88,8 @@ class SyncSocket(WebSocket):
         """When something is due: hello before it was said, then a heartbeat."""
         self._full_since: float | None = None
         self._closing_at: float | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        """Answers that wait until the peer takes data again."""
         self._pushed_at = 0.0
         """When the push arrived whose answer is awaited."""
         self.wheel_slot = -1
@@ -171,6 +174,10 @@ class SyncSocket(WebSocket):
         if self._full_since is not None:
             self._full_since = None
             metrics.STALLED.dec()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
 
     def _leave(self) -> None:
         self._session.ended()
@@ -251,6 +258,12 @@ class SyncSocket(WebSocket):
 
     def _subscribe(self, command: Subscribe) -> None:
         desk, user = self._desk, str(command.user)
+        if (wait := desk.hellos.take(command.user, 1, desk.wheel.clock())) > 0:
+            message = "This user connects more often than is permitted. Come back after the delay."
+            delay = int(wait * 1000) + random.randrange(1_000, 10_000)
+            error = Error(code="too_many_hellos", message=message, retryable=True, answers="hello", retry_after=delay)
+            self.close(CloseCode.TOO_MANY_HELLOS, error)
+            return
         if (older := desk.hub.of_client(user, command.client_id)) is not None:
             notices.replaced(older.sink)
         if desk.hub.sockets(user) >= desk.terms.sockets_per_user:
@@ -276,6 +289,11 @@ class SyncSocket(WebSocket):
     @property
     def session(self) -> str:
         return self._id
+
+    async def room(self) -> None:
+        while self.full and not self.gone:
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
 
     def welcome(self, tier: str, why: Why | None) -> None:
         claims = self._session.claims

@@ -1,12 +1,10 @@
 """Frames as the bytes that go out. A frame for many sockets is serialised once for each encoding. Pure."""
 
-from collections.abc import Sequence
-
 from websockets.frames import Frame, Opcode
 
 from protocol.codec import Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import Changes, Conversation, Live, Message, Row, ToClient
+from protocol.frames import Changes, Live, ToClient
 from server.feed.change import Batch
 
 
@@ -29,20 +27,6 @@ class Outgoing:
 
 def message(frame: ToClient, codec: Codec) -> bytes:
     return Frame(Opcode.TEXT if codec.text else Opcode.BINARY, codec.encode(frame)).serialize(mask=False)
-
-
-def in_frames(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
-    """The rows, in pieces of at most `size` bytes (estimated); a larger row is a piece of its own."""
-    pieces: list[Sequence[Row]] = []
-    begin = total = 0
-    for i, row in enumerate(rows):
-        text = row.title if isinstance(row, Conversation) else row.content if isinstance(row, Message) else None
-        bulk = 100 + len((text or "").encode())
-        if total and total + bulk > size:
-            pieces.append(rows[begin:i])
-            begin, total = i, 0
-        total += bulk
-    return [*pieces, rows[begin:]] if rows else []
 
 
 def changes(epoch: str, owner: bytes, after: Position, batch: Batch) -> Outgoing:

@@ -8,9 +8,9 @@ from protocol.frames import DEFAULT_ROWS, AskPage, Page, Row
 from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
-from server.feed import notices
-from server.feed.encode import Outgoing, in_frames
+from server.feed import encode, notices
 from server.feed.ports import Sink, Store, Want
+from server.feed.turns import Turns
 
 PAGE_ROWS: Final = 500
 """Rows of one page at most."""
@@ -23,34 +23,36 @@ AT_ONCE: Final = 2
 class Pages:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._turns = Turns(AT_ONCE)
 
     async def answer(self, user: str, ask: AskPage, sink: Sink) -> None:
         """Write the page to the socket, as soon as Postgres can be asked; nothing if the socket closes before."""
         failures = 0
-        while not sink.gone:
+        while True:
+            await sink.room()
+            if sink.gone:
+                return
             try:
-                async with self._turn:
+                async with self._turns.of(user):
+                    if sink.full:
+                        continue  # by a page that was asked for before
                     page = await self._read(user, ask)
+                    data = encode.message(page, sink.codec)
+                    sink.write(data)
+                    metrics.sent(page.rows, 1, len(data))
+                    return
             except UnavailableError:
                 if not failures:
                     sink.say(notices.unavailable("page", ask.id))
                 failures += 1
                 await asyncio.sleep(backoff(failures))
-            else:
-                data = Outgoing(page).wire(sink.codec)
-                sink.write(data)
-                metrics.sent(page.rows, 1, len(data))
-                return
 
     async def _read(self, user: str, ask: AskPage) -> Page:
         limit = min(ask.limit or DEFAULT_ROWS, PAGE_ROWS)
         rows: Sequence[Row]
         if ask.conversation is None:
-            overview = await self._store.conversations(user, ask.before, limit + 1)
-            as_of = overview.as_of
-            rows, *rest = in_frames(overview.conversations, PAGE_CONTENT) or [[]]
-            cut = bool(rest)
+            overview = await self._store.conversations(user, ask.before, limit + 1, PAGE_CONTENT)
+            as_of, rows, cut = overview.as_of, overview.conversations, bool(overview.rest)
         else:
             history = await self._store.messages(user, [Want(ask.conversation, ask.before, limit + 1)], PAGE_CONTENT)
             as_of, rows, cut = history.as_of, [message for _, message in history.messages], history.cut

@@ -43,6 +43,9 @@ class Sink(Protocol):
     def close(self, code: CloseCode, error: Error) -> None:
         """Tell, then close."""
 
+    async def room(self) -> None:
+        """Wait until it is not full, or gone."""
+
 
 class Window(NamedTuple):
     """How many of the newest conversations, and of the newest messages of each, a device wants at first."""
@@ -72,6 +75,18 @@ class Overview:
     tier: str | None
     profile: Profile | None
     conversations: list[Conversation]
+    rest: list[UUID]
+    """Those behind them that did not fit in the bound on content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Titles:
+    """Conversations by their ids."""
+
+    as_of: int
+    conversations: list[Conversation]
+    rest: list[UUID]
+    """Those behind them that did not fit in the bound on content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,11 @@ class Store(Protocol):
         """A page for each key, in order; at most `rows` entries and `content_bytes` of content each, but at least one
         entry if there is any."""
 
-    async def conversations(self, user: str, before: Before | None, rows: int) -> Overview: ...
+    async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
+        """At least one conversation if there is any."""
+
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
+        """The conversations of these ids that there still are, in this order; at least one if there is any."""
 
     async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
         """At least one message if there is any. What belongs to somebody else is not found."""

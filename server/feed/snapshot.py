@@ -1,14 +1,15 @@
 """What a device without a usable cursor gets: the newest part, in pieces, and a cursor.
 
-The first piece fixes the cursor and the list of conversations; the others bring their messages. Each piece is a
-statement of its own, so nothing is held open in Postgres for a slow device, and no more than a piece is in memory. What
-changes in between comes again through the feed, because the cursor is as old as the first piece.
+The first piece fixes the cursor and the list of conversations; the others bring the rest of it, and the messages. Each
+piece is a statement of its own, so nothing is held open in Postgres for a slow device, and no more than a piece is in
+memory. What changes in between comes again through the feed, because the cursor is as old as the first piece.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -17,12 +18,12 @@ from protocol.frames import Row, Snapshot
 from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError
-from server.feed import notices
+from server.feed import encode, notices
 from server.feed.change import Why
-from server.feed.encode import Outgoing, in_frames
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Store, Want
+from server.feed.turns import FairQueue
 
 log = structlog.get_logger()
 
@@ -41,6 +42,8 @@ class Job:
     reader: Reader
     why: Why
     as_of: int = 0
+    titles: list[UUID] = field(default_factory=list)
+    """Conversations still to be sent."""
     wants: list[Want] | None = None
     """Messages still to be sent; None before the first piece."""
 
@@ -50,18 +53,24 @@ class Snapshots:
         self._hub = hub
         self._history = history
         self._store = store
-        self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._queue: FairQueue[Job] = FairQueue()
+        self._some = asyncio.Semaphore(0)
+        """One for each job in the queue."""
         self._parked: dict[Reader, Job] = {}
 
     def begin(self, reader: Reader, why: Why) -> None:
         """Start a snapshot for a reader that belongs to no cohort."""
-        self._queue.put_nowait(Job(reader, why))
+        self._put(Job(reader, why))
+
+    def _put(self, job: Job) -> None:
+        self._queue.put(job.reader.feed.user, job)
+        self._some.release()
 
     def resume(self, reader: Reader) -> bool:
         """The reader's socket takes data again. False if it is not in the middle of a snapshot."""
         job = self._parked.pop(reader, None)
         if job is not None:
-            self._queue.put_nowait(job)
+            self._put(job)
         return job is not None
 
     def forget(self, reader: Reader) -> None:
@@ -71,7 +80,7 @@ class Snapshots:
     @property
     def waiting(self) -> int:
         """Snapshots that are begun or asked for, and not being read at this moment."""
-        return self._queue.qsize() + len(self._parked)
+        return len(self._queue) + len(self._parked)
 
     async def run(self) -> None:
         """Send snapshots until cancelled."""
@@ -82,11 +91,12 @@ class Snapshots:
     async def _work(self) -> None:
         failures = 0
         while True:
-            job = await self._queue.get()
+            await self._some.acquire()
+            job = self._queue.take()
             if job.reader.sink.gone:
                 continue
             try:
-                done = await (self._first_piece(job) if job.wants is None else self._next_piece(job))
+                done = await self._piece(job)
             except UnavailableError as error:
                 if job.wants is None and not job.reader.told_to_wait:
                     job.reader.told_to_wait = True
@@ -94,7 +104,7 @@ class Snapshots:
                 failures += 1
                 delay = backoff(failures)
                 log.warning("postgres is away, snapshots wait", error=str(error), again_in=delay)
-                self._queue.put_nowait(job)
+                self._put(job)
                 await asyncio.sleep(delay)
                 continue
             failures = 0
@@ -105,11 +115,17 @@ class Snapshots:
             elif job.reader.sink.full:
                 self._parked[job.reader] = job
             else:
-                self._queue.put_nowait(job)
+                self._put(job)
+
+    async def _piece(self, job: Job) -> bool:
+        """Send the next piece. True if it was the last one."""
+        if job.wants is None:
+            return await self._first_piece(job)
+        return await (self._next_titles(job) if job.titles else self._next_messages(job, job.wants))
 
     async def _first_piece(self, job: Job) -> bool:
         reader = job.reader
-        overview = await self._store.conversations(reader.feed.user, None, reader.window.conversations)
+        overview = await self._store.conversations(reader.feed.user, None, reader.window.conversations, PIECE_CONTENT)
         sink = reader.sink
         if sink.gone:
             return False
@@ -117,30 +133,33 @@ class Snapshots:
             notices.local_only(sink)
             return False
         job.as_of = overview.as_of
+        job.titles = overview.rest
         messages = reader.window.messages
-        job.wants = [Want(row.id, None, messages) for row in overview.conversations] if messages else []
+        ids = [*(row.id for row in overview.conversations), *overview.rest]
+        job.wants = [Want(id_, None, messages) for id_ in ids] if messages else []
         sink.welcome(overview.tier, job.why)
-        rows: list[Row] = [] if overview.profile is None else [overview.profile]
-        for some in in_frames([*rows, *overview.conversations], PIECE_CONTENT):
-            self._send(job, overview.as_of, some, last=False)
-        if not job.wants:
-            self._send(job, overview.as_of, [], last=True)
-        return not job.wants
+        profile: list[Row] = [] if overview.profile is None else [overview.profile]
+        return self._send(job, overview.as_of, [*profile, *overview.conversations])
 
-    async def _next_piece(self, job: Job) -> bool:
-        assert job.wants is not None
-        asked = job.wants[: max(1, PIECE_ROWS // max(1, job.reader.window.messages))]
+    async def _next_titles(self, job: Job) -> bool:
+        titles = await self._store.titles(job.reader.feed.user, job.titles, PIECE_CONTENT)
+        if job.reader.sink.gone:
+            return False
+        job.titles = titles.rest
+        return self._send(job, titles.as_of, titles.conversations)
+
+    async def _next_messages(self, job: Job, wants: list[Want]) -> bool:
+        asked = wants[: max(1, PIECE_ROWS // max(1, job.reader.window.messages))]
         history = await self._store.messages(job.reader.feed.user, asked, PIECE_CONTENT)
         if job.reader.sink.gone:
             return False
-        job.wants = [*history.rest(asked), *job.wants[len(asked) :]]
-        self._send(job, history.as_of, [message for _, message in history.messages], last=not job.wants)
-        return not job.wants
+        job.wants = [*history.rest(asked), *wants[len(asked) :]]
+        return self._send(job, history.as_of, [message for _, message in history.messages])
 
-    def _send(self, job: Job, as_of: int, rows: Sequence[Row], *, last: bool) -> None:
-        feed = job.reader.feed
+    def _send(self, job: Job, as_of: int, rows: Sequence[Row]) -> bool:
+        feed, last = job.reader.feed, not job.titles and not job.wants
         cursor = Cursor(self._history.epoch, feed.owner, Position(job.as_of)).encode() if last else None
-        frame = Outgoing(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor))
-        data = frame.wire(job.reader.sink.codec)
+        data = encode.message(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor), job.reader.sink.codec)
         job.reader.sink.write(data)
         metrics.sent(rows, 1, len(data))
+        return last

@@ -29,6 +29,8 @@ MEANING: Final = {
     CloseCode.INTERNAL: "the server failed at something; its log has the reason",
     CloseCode.HELLO_TIMEOUT: "it connected and said nothing",
     CloseCode.TOO_MANY_SOCKETS: "the user had too many connections open",
+    CloseCode.TOO_MANY_FRAMES: "the device sent more than is permitted",
+    CloseCode.TOO_MANY_HELLOS: "the user connected more often than is permitted",
     CloseCode.TOKEN_EXPIRED: "its token ran out",
     CloseCode.TOKEN_REFUSED: "its token was refused",
     CloseCode.POSITION_LOST: "the database no longer knew its position",

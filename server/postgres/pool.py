@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from protocol.frames import Instant
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
 from server import metrics
 from server.errors import UnfitError
 from server.postgres.errors import MAYBE_LATER, UNMIGRATED, StatementError, translated, unavailable
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
-FIRST_INSTANT: Final = -211_813_488_000_000_000
-LAST_INSTANT: Final = 9_223_371_331_200_000_000
+FIRST_TIMESTAMP: Final = -211_813_488_000_000_000
+LAST_TIMESTAMP: Final = 9_223_371_331_200_000_000
 """MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
 STATEMENT_SECONDS: Final = 15.0
 """No statement of ours takes a second; one that takes this long will not come back. Postgres ends it then."""
@@ -253,10 +253,12 @@ async def _decode_plainly(connection: Any) -> None:
     def encode(instant: Instant) -> tuple[int]:
         since = instant - POSTGRES_EPOCH
         # What a client made up may lie beyond the ends of time, where there is only infinity.
-        return (-(1 << 63) if since < FIRST_INSTANT else (1 << 63) - 1 if since >= LAST_INSTANT else since,)
+        return (-(1 << 63) if since < FIRST_TIMESTAMP else (1 << 63) - 1 if since >= LAST_TIMESTAMP else since,)
 
     def decode(parts: tuple[int]) -> Instant:
-        return parts[0] + POSTGRES_EPOCH
+        instant = parts[0] + POSTGRES_EPOCH
+        # SPEC.md, 2.4
+        return instant if FIRST_INSTANT <= instant <= LAST_INSTANT else FIRST_INSTANT if instant < 0 else LAST_INSTANT
 
     await connection.set_type_codec("timestamptz", schema="pg_catalog", encoder=encode, decoder=decode, format="tuple")
 

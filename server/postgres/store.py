@@ -6,6 +6,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from protocol.frames import (
+    FIRST_INSTANT,
+    LAST_INSTANT,
     Before,
     Conversation,
     ConversationDeleted,
@@ -17,7 +19,7 @@ from protocol.frames import (
     Row,
 )
 from server.feed.change import Entry, Page
-from server.feed.ports import History, Overview, ReadKey, Sighting, Want
+from server.feed.ports import History, Overview, ReadKey, Sighting, Titles, Want
 from server.postgres.pool import EVERYWHERE, POSTGRES_EPOCH, Pool
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
@@ -83,26 +85,33 @@ class PostgresStore:
                 some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
         return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(beyond)
 
-    async def conversations(self, user: str, before: Before | None, rows: int) -> Overview:
+    async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)
-        records = await self._fetch("read_conversations", user, at, last, rows)
+        if at is not None and not FIRST_INSTANT < at < LAST_INSTANT:
+            at = await self._exactly(at, "instant_of_conversation", user, last)
+        records = await self._fetch("read_conversations", user, at, last, rows, content_bytes)
         first = records[0]
         as_of = first["head"]
-        return Overview(
-            as_of=as_of,
-            tier=first["tier"],
-            profile=_profile(as_of, UUID(user), first) if first["has_profile"] else None,
-            conversations=[
-                _conversation(as_of, record["id"], record) for record in records if record["id"] is not None
-            ],
-        )
+        found, rest = _whole(as_of, records)
+        profile = _profile(as_of, UUID(user), first) if first["has_profile"] else None
+        return Overview(as_of, first["tier"], profile, found, rest)
+
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
+        records = await self._fetch("read_titles", user, ids, content_bytes)
+        as_of = records[0]["head"]
+        return Titles(as_of, *_whole(as_of, records))
 
     async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
+        ats = [ALWAYS if want.before is None else want.before.at for want in wants]
+        for i, want in enumerate(wants):
+            if want.before is not None and not FIRST_INSTANT < ats[i] < LAST_INSTANT:
+                beyond = (NEVER, ats[i]) if ats[i] < 0 else (ats[i], ALWAYS)
+                ats[i] = await self._exactly(ats[i], "instant_of_message", user, want.before.id, *beyond)
         records = await self._fetch(
             "read_messages",
             user,
             [want.conversation for want in wants],
-            [ALWAYS if want.before is None else want.before.at for want in wants],
+            ats,
             [LARGEST_UUID if want.before is None else want.before.id for want in wants],
             [want.rows for want in wants],
             content_bytes,
@@ -112,6 +121,14 @@ class PostgresStore:
             (record["i"] - 1, _message(as_of, record["id"], record)) for record in records if record["i"] is not None
         ]
         return History(as_of, found, cut=len(found) < (records[0]["total"] or 0))
+
+    async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
+        """Where the row stands whose instant travelled as `at`, one of the two ends; `at` if it is no longer there."""
+        records = await self._fetch(statement, *arguments)
+        if not records:
+            return at
+        instant, ahead = records[0]
+        return (ALWAYS if ahead else NEVER) if instant is None else int(instant)
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
         (record,) = await self._fetch("heads", users)
@@ -129,6 +146,12 @@ def _literal(items: Iterable[str]) -> str:
 
 def _in_log_order(entry: Entry) -> tuple[int, int]:
     return entry.seq, entry.n
+
+
+def _whole(as_of: int, records: Sequence[Any]) -> tuple[list[Conversation], list[UUID]]:
+    """The conversations among the records, and the ids of those that did not fit."""
+    found = [_conversation(as_of, record["id"], record) for record in records if record["whole"]]
+    return found, [record["id"] for record in records if record["whole"] is False]
 
 
 def _profile(seq: int, row_id: UUID, record: Any) -> Profile:

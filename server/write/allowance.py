@@ -1,4 +1,4 @@
-"""How much each user may write: a token bucket each. Pure: the time comes in as an argument."""
+"""How much each user may do: a token bucket each. Pure: the time comes in as an argument."""
 
 from typing import Final
 from uuid import UUID
@@ -8,7 +8,7 @@ FORGET_FROM: Final = 10_000
 
 
 class Allowance:
-    """`rate` mutations a second on average, `burst` of them at once."""
+    """`rate` mutations, or whatever is counted, a second on average; `burst` of them at once."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._rate = rate
@@ -17,10 +17,10 @@ class Allowance:
         """When each user's bucket will be full again: one number says how full it is at any moment."""
         self._forget_from = FORGET_FROM
 
-    def take(self, user: UUID, mutations: int, now: float) -> float:
+    def take(self, user: UUID, count: int, now: float) -> float:
         """Take so many out of the user's bucket. If there are fewer, take none, and return the seconds until there will
         be enough. More than `burst` are never enough."""
-        full_at = max(self._full_at.get(user, now), now) + mutations / self._rate
+        full_at = max(self._full_at.get(user, now), now) + count / self._rate
         wait = full_at - now - self._burst / self._rate
         if wait > 1e-9:  # seconds; a bucket that is exactly full must not fail by a rounding error
             return wait

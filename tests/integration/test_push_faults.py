@@ -17,7 +17,11 @@ from tests.support.pushing import UNLIMITED, Outbox, Story, administrator, audit
 from tests.support.serving import ServerProcess, serving
 from tests.support.waiting import eventually
 
-PROCESS = {"ATLAS_PUSH_RATE": "1000000", "ATLAS_PUSH_BURST": "1000000"}
+PROCESS = {
+    "ATLAS_PUSH_RATE": "1000000",
+    "ATLAS_PUSH_BURST": "1000000",
+    "ATLAS_HELLOS_PER_MINUTE": "1000000",
+}
 PATIENCE = 60.0
 """Seconds until everything must be delivered."""
 

@@ -113,7 +113,8 @@ async def test_a_device_gets_what_select_finds_and_writes_to_old_messages(app: A
         old, other = (
             (UUID(str(row["id"])), row["at"])
             for row in await app.sql.fetch(
-                "SELECT id, sync.seq_at(created_at) AS at FROM messages WHERE conversation_id = $1 ORDER BY id LIMIT 2",
+                "SELECT id, sync.seq_at(created_at) AS at FROM messages WHERE conversation_id = $1"
+                " AND role = 'user' ORDER BY id LIMIT 2",
                 conversation,
             )
         )

@@ -51,7 +51,7 @@ from tests.support.serving import token
 Raw: TypeAlias = msgspec.Raw
 Said: TypeAlias = Mutation | Raw
 """A mutation, or bytes that stand where one should."""
-UNLIMITED: dict[str, Any] = {"push_rate": 1e9, "push_burst": 1_000_000}
+UNLIMITED: dict[str, Any] = {"push_rate": 1e9, "push_burst": 1_000_000, "hellos_per_minute": 1_000_000}
 """Settings for tests that are not about the rate."""
 _PACKER = msgspec.msgpack.Encoder(uuid_format="bytes")
 NOBODYS = UUID(int=0)

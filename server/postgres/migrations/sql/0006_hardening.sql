@@ -21,20 +21,21 @@ $$;
 ALTER TABLE sync.meta ADD COLUMN channel text NOT NULL
     DEFAULT 'atlas_sync_' || pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '');
 
--- Roles that may read everything obey row level security.
+-- Roles that may read everything obey row level security. (A table that was the app's own keeps what it had.)
 ALTER VIEW sync.all_messages SET (security_invoker = true);
 DO $$
 DECLARE
     ours pg_catalog.regclass;
 BEGIN
-    FOR ours IN SELECT c.oid FROM pg_catalog.pg_class c
-                WHERE c.relnamespace = 'sync'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relrowsecurity LOOP
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', ours);
-    END LOOP;
     FOR ours IN SELECT t::pg_catalog.regclass
                 FROM pg_catalog.unnest(ARRAY['sync.meta', 'sync.feeds', 'sync.log', 'sync.clients', 'sync.servers',
                                              'sync.devices', 'sync.migrations']) AS t LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', ours);
         EXECUTE pg_catalog.format('CREATE POLICY atlas_sync_reads ON %s FOR SELECT TO atlas_sync USING (true)', ours);
+    END LOOP;
+    FOR ours IN SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = 'sync.log'::pg_catalog.regclass
+                UNION ALL SELECT 'sync.original'::pg_catalog.regclass LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', ours);
     END LOOP;
 END
 $$;

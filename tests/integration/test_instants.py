@@ -1,0 +1,117 @@
+"""SPEC.md 2.4: an instant that not every decoder can hold travels as the nearest that it can; pages stay exact (P8)."""
+
+from typing import Any
+
+import pytest
+
+from protocol.codec import CODECS, Codec
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, AskPage, Before, Conversation, Message, Page
+from tests.support.cluster import Database
+from tests.support.peer import Peer, peer
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.serving import serving
+
+both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+INSTANTS = [
+    "infinity",
+    "infinity",
+    "294276-12-31",
+    "9999-12-31 23:59:59.999999",
+    "2255-06-05 23:47:34.740992",
+    "2255-06-05 23:47:34.740991",
+    "2255-06-05 23:47:34.740990",
+    "2026-01-01",
+    "1684-07-28 00:12:25.259009",
+    "1684-07-28 00:12:25.259008",
+    "1600-01-01",
+    "0001-01-01",
+    "0001-01-01",
+    "4713-01-01 BC",
+    "-infinity",
+]
+
+
+async def history(device: Peer, conversation: Any, limit: int) -> list[Conversation | Message]:
+    """All pages, joined together."""
+    rows: list[Conversation | Message] = []
+    before: Before | None = None
+    for _ in range(3 * len(INSTANTS)):
+        await device.say(AskPage(id=1, conversation=conversation, before=before, limit=limit))
+        page = await device.hear_a(Page)
+        rows += [row for row in page.rows if isinstance(row, Conversation | Message)]
+        if not page.more:
+            return rows
+        last = rows[-1]
+        before = Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
+    raise AssertionError("it goes round in circles")
+
+
+@both
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
+    every_database: Database, codec: Codec, limit: int
+) -> None:
+    sql = await every_database.connect()
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    await add_message(sql, await add_conversation(sql, await add_user(sql)))
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
+            " $2::text::timestamptz)",
+            conversation,
+            instant,
+        )
+    expected = await sql.fetch(
+        "SELECT id FROM messages WHERE conversation_id = $1 ORDER BY created_at DESC, id DESC", conversation
+    )
+    await sql.close()
+    async with serving(every_database) as server, peer(server.url, codec) as device:
+        await device.greet(user)
+        rows = await history(device, conversation, limit)
+    assert [row.id for row in rows] == [row["id"] for row in expected]
+    assert all(FIRST_INSTANT <= row.created_at <= LAST_INSTANT for row in rows)
+    assert [row.created_at for row in rows] == sorted((row.created_at for row in rows), reverse=True)
+
+
+@both
+@pytest.mark.parametrize("limit", [1, 2, 50])
+async def test_conversations_of_all_times_are_paged_without_a_gap_or_a_repeat(
+    database: Database, sql: Any, codec: Codec, limit: int
+) -> None:
+    user = await add_user(sql)
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO conversations (user_id, title, updated_at) VALUES ($1, $2::text, $2::text::timestamptz)",
+            user,
+            instant,
+        )
+    expected = await sql.fetch(
+        "SELECT id FROM conversations WHERE user_id = $1 ORDER BY updated_at DESC, id DESC", user
+    )
+    async with serving(database) as server, peer(server.url, codec) as device:
+        await device.greet(user)
+        rows = await history(device, None, limit)
+    assert [row.id for row in rows] == [row["id"] for row in expected]
+    assert next(row.updated_at for row in rows if isinstance(row, Conversation)) == LAST_INSTANT
+
+
+async def test_a_change_of_any_time_is_sent_as_the_nearest_instant(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    async with serving(database) as server, peer(server.url) as device:
+        await device.greet(user)
+        await device.rows_until_live()
+        for instant, expected in (
+            ("infinity", LAST_INSTANT),
+            ("-infinity", FIRST_INSTANT),
+            ("0001-01-01", FIRST_INSTANT),
+        ):
+            await sql.execute(
+                "UPDATE conversations SET updated_at = $2::text::timestamptz WHERE id = $1", conversation, instant
+            )
+            rows: list[Any] = []
+            while not rows:
+                rows = list(getattr(await device.hear(), "rows", []))
+            if instant != "0001-01-01":  # what was the same on the wire may come or not
+                assert rows[0].updated_at == expected

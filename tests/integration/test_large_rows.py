@@ -1,0 +1,144 @@
+"""P6: a device that does not read costs one batch, whatever the rows that it is sent; and rows of any size arrive."""
+
+import asyncio
+import socket
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from protocol.codec import CODECS, Codec
+from protocol.frames import AskPage, Before, Conversation, Hello, Live, Message, Page, Snapshot, Window
+from server.edge.websocket import HIGH_WATER, WebSocket
+from server.feed.pages import PAGE_CONTENT
+from server.feed.pump import CONTENT
+from server.feed.snapshot import PIECE_CONTENT
+from tests.support.cluster import Database
+from tests.support.peer import peer
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.serving import serving, token
+from tests.support.waiting import LIMIT, eventually
+
+both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+MB = 1_000_000
+MOST = HIGH_WATER + max(CONTENT, PIECE_CONTENT, PAGE_CONTENT) + 64 * 1024
+"""What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""
+TITLES = "INSERT INTO conversations (user_id, title) SELECT $1, repeat('t', $2::int) FROM generate_series(1, $3)"
+
+
+@pytest.fixture
+def buffered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much waits in a socket's buffer, whenever something was written to one. Its kernel takes next to nothing."""
+    seen: list[int] = []
+    write, made = WebSocket.write, WebSocket.connection_made
+
+    def watched(self: WebSocket, wire: bytes) -> None:
+        write(self, wire)
+        if self._transport is not None:
+            seen.append(self._transport.get_write_buffer_size())
+
+    def narrow(self: WebSocket, transport: asyncio.BaseTransport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        made(self, transport)
+
+    monkeypatch.setattr(WebSocket, "write", watched)
+    monkeypatch.setattr(WebSocket, "connection_made", narrow)
+    return seen
+
+
+@both
+@pytest.mark.parametrize("size", [10_000, 100_000, 500_000])
+async def test_a_snapshot_of_large_titles_costs_one_piece(
+    database: Database, sql: Any, codec: Codec, size: int, buffered: list[int]
+) -> None:
+    user = await add_user(sql)
+    await sql.execute(TITLES, user, size, 60)
+    async with serving(database) as server, peer(server.url, codec) as device:
+        device.socket.transport.pause_reading()
+        await device.say(Hello(token=token(user), client_id=uuid4(), window=Window(conversations=500, messages=10)))
+        await eventually(lambda: bool(buffered) and buffered[-1] > HIGH_WATER)
+        device.socket.transport.resume_reading()
+        titles: list[str | None] = []
+        async with asyncio.timeout(LIMIT):
+            while not isinstance(frame := await device.hear(), Live):
+                if isinstance(frame, Snapshot):
+                    titles += [row.title for row in frame.rows if isinstance(row, Conversation)]
+        assert titles == ["t" * size] * 60
+        assert max(buffered) <= MOST + size
+
+
+@both
+async def test_pages_that_are_not_read_cost_one_page(
+    database: Database, sql: Any, codec: Codec, buffered: list[int]
+) -> None:
+    user = await add_user(sql)
+    await sql.execute(TITLES, user, 1_000, 3)
+    conversation = await add_conversation(sql, user)
+    for _ in range(30):
+        await add_message(sql, conversation, "m" * 60_000)
+    async with serving(database) as server, peer(server.url, codec) as device:
+        await device.say(Hello(token=token(user), client_id=uuid4(), window=Window(conversations=0, messages=0)))
+        await device.hear_a(Live)
+        device.socket.transport.pause_reading()
+        for number in range(4):
+            await device.say(AskPage(id=number, conversation=conversation, limit=500))
+        await eventually(lambda: buffered[-1] > HIGH_WATER)
+        device.socket.transport.resume_reading()
+        async with asyncio.timeout(LIMIT):
+            pages = [await device.hear_a(Page) for _ in range(4)]
+        assert sorted(page.id for page in pages) == [0, 1, 2, 3]
+        assert max(buffered) <= MOST
+
+
+@both
+async def test_changes_that_are_not_read_cost_one_batch(
+    database: Database, sql: Any, codec: Codec, buffered: list[int]
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    async with serving(database) as server, peer(server.url, codec) as device:
+        await device.greet(user)
+        await device.hear_a(Live)
+        device.socket.transport.pause_reading()
+        for _ in range(10):
+            await add_message(sql, conversation, "m" * MB)
+            await sql.execute(TITLES, user, MB, 1)
+        await eventually(lambda: buffered[-1] > HIGH_WATER)
+        device.socket.transport.resume_reading()
+        rows = 0
+        async with asyncio.timeout(LIMIT):
+            while rows < 20:
+                frame = await device.hear()
+                rows += sum(isinstance(row, Message | Conversation) for row in getattr(frame, "rows", []))
+        assert max(buffered) <= MOST + MB
+
+
+@both
+async def test_rows_of_a_megabyte_come_by_every_way(database: Database, sql: Any, codec: Codec) -> None:
+    user = await add_user(sql)
+    await sql.execute(TITLES, user, MB, 3)
+    conversation = await add_conversation(sql, user, "c" * MB)
+    said = [await add_message(sql, conversation, str(number) * MB) for number in range(3)]
+    async with serving(database) as server, peer(server.url, codec) as device:
+        await device.greet(user)
+        held: dict[UUID, int] = {}
+        async with asyncio.timeout(LIMIT):
+            while not isinstance(frame := await device.hear(), Live):
+                for row in getattr(frame, "rows", []):
+                    if isinstance(row, Conversation | Message):
+                        held[row.id] = len((row.title if isinstance(row, Conversation) else row.content) or "")
+        assert sorted(held.values()) == [MB] * 7
+        assert held.keys() >= {conversation, *said}
+        for where, expected in ((None, 4), (conversation, 3)):
+            before: Before | None = None
+            rows = 0
+            while True:
+                await device.say(AskPage(id=1, conversation=where, before=before))
+                page = await device.hear_a(Page)
+                rows += len(page.rows)
+                if not page.more:
+                    break
+                last = page.rows[-1]
+                assert isinstance(last, Conversation | Message)
+                before = Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
+            assert rows == expected
