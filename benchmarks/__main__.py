@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.adopt import adopt
+from benchmarks.attack import attack
 from benchmarks.baseline import baseline
 from benchmarks.catchup import cases, catchup
 from benchmarks.doorbell import doorbell
@@ -48,6 +49,18 @@ def adopt_command(
 ) -> Benchmark:
     """A database in use becomes ours, and the app's again: how long its users wait for a write."""
     return lambda: adopt(messages, changes, calm)
+
+
+@benchmark("attack", users=3, seconds=1.0)
+def attack_command(
+    kind: Annotated[str, typer.Option(help="pings, pongs, or fragments of a message that never ends.")] = "pings",
+    paid: Annotated[bool, typer.Option("--paid", help="The flood is a paying user's, not a stranger's.")] = False,
+    megabits: Annotated[float, typer.Option(min=0.1, help="A second that the flood has.")] = 200.0,
+    users: Annotated[int, typer.Option(min=2, help="One is the attacker; the others' devices ping.")] = 21,
+    seconds: Seconds = 10.0,
+) -> Benchmark:
+    """One socket floods the server: how long honest devices wait for an answer meanwhile."""
+    return on_stage(lambda stage: attack(stage, kind, paid, megabits, seconds), users)
 
 
 @benchmark("baseline", users=30, changes=200.0, seconds=2.0)

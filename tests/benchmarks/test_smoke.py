@@ -13,7 +13,20 @@ from tests.support.benching import drawable, figures, run
 
 def test_without_a_name_they_are_listed() -> None:
     listed = run()
-    names = ("adopt", "baseline", "catchup", "doorbell", "fanout", "idle", "live", "metrics", "page", "push", "report")
+    names = (
+        "adopt",
+        "attack",
+        "baseline",
+        "catchup",
+        "doorbell",
+        "fanout",
+        "idle",
+        "live",
+        "metrics",
+        "page",
+        "push",
+        "report",
+    )
     assert all(name in listed for name in (*names, "storm"))
 
 
@@ -48,6 +61,14 @@ def test_live() -> None:
         "client_cpu_percent",
         "writer_cpu_percent",
     } <= found.keys()
+
+
+@pytest.mark.parametrize("paid", [[], ["--paid"]], ids=["a stranger", "a paid user"])
+def test_attack(paid: list[str]) -> None:
+    found = figures("attack", *paid)
+    assert found["cut_offs"] > 0
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["longest_ms"]
+    assert 0 < found["p50_before_ms"] <= found["p99_before_ms"]
 
 
 def test_metrics() -> None:

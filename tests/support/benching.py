@@ -20,8 +20,8 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def figures(benchmark: str) -> dict[str, Any]:
-    (line,) = run(benchmark, "--smoke", "--json").splitlines()
+def figures(benchmark: str, *options: str) -> dict[str, Any]:
+    (line,) = run(benchmark, "--smoke", "--json", *options).splitlines()
     said = json.loads(line)
     assert said.keys() == {"benchmark", "machine", "figures"}
     assert said["benchmark"] == benchmark
