@@ -1,5 +1,6 @@
 """A login in Postgres gets no rights, no rows and no power over others through what is ours."""
 
+import asyncio
 import contextlib
 import itertools
 import re
@@ -9,9 +10,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from alembic import command
 
-from server.postgres.migrate import migrate
-from tests.support.cluster import Database
+from server.postgres.migrate import configuration, migrate
+from tests.support.cluster import Cluster, Database
 from tests.support.people import add_conversation, add_message, add_user
 
 _numbers = itertools.count()
@@ -332,3 +334,38 @@ async def test_the_words_of_the_assistant_are_not_a_devices_to_change(every_data
     await server.close()
     assert record["rejected"] == '{"1": "bad_role"}'
     assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", said) == "said by the model"
+
+
+# ---- Policies that are copied --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "NOT denied('messages.read')",
+        "role <> 'messages.x' AND NOT denied('it''s messages.read')",
+        "EXISTS (SELECT FROM conversations c WHERE c.id = messages.conversation_id AND NOT denied('messages.read'))",
+        "NOT denied(E'\\\\messages.read\\n')",
+    ],
+)
+async def test_a_policy_means_in_the_archive_what_it_means_in_messages(every_postgres: Cluster, policy: str) -> None:
+    made = await every_postgres.create("template0")
+    try:
+        await asyncio.to_thread(command.upgrade, configuration(url=made.url), "0004_watching")
+        sql = await made.connect()
+        await sql.execute(
+            "CREATE FUNCTION public.denied(text) RETURNS boolean LANGUAGE sql AS"
+            " $$ SELECT $1 IN ('messages.read', 'it''s messages.read', E'\\\\messages.read\\n') $$;"
+            f"CREATE POLICY theirs ON public.messages AS RESTRICTIVE FOR SELECT TO authenticated USING ({policy})"
+        )
+        await migrate(made.url)
+        expressions = await sql.fetch(
+            "SELECT pg_get_expr(polqual, polrelid) AS said FROM pg_policy WHERE polname = 'theirs' ORDER BY polrelid"
+        )
+        here, there = (row["said"] for row in expressions)
+        constants = re.compile(r"'(?:[^']|'')*'")
+        assert constants.findall(here) == constants.findall(there)
+        assert "messages_archive" not in here
+        await sql.close()
+    finally:
+        await made.drop()
