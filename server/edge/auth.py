@@ -32,6 +32,8 @@ FETCH_SECONDS: Final = 5.0
 KEY_SET_BYTES: Final = 1024 * 1024
 KEY_SET_KEYS: Final = 100
 """Honest sets have a few, and each takes time to read."""
+PUBLIC_MEMBERS: Final = ("kty", "kid", "alg", "use", "n", "e", "crv", "x", "y")
+"""Of a JWK that verifies (RFC 7518, 6)."""
 ALGORITHMS: Final = {"RSA": frozenset({"RS256"}), "EC": frozenset({"ES256"}), "OKP": frozenset({"EdDSA"})}
 """What a key of each type may sign with. HMAC is never among them: a public key must not pass for a secret."""
 
@@ -94,7 +96,8 @@ def _usable(document: Any) -> dict[str, jwt.PyJWK]:
     for entry in entries:
         # What a key that cannot be read raises may be anything; it must not spoil the others.
         with contextlib.suppress(Exception):
-            key = jwt.PyJWK(entry)
+            # Without the private members: cryptography checks those for seconds.
+            key = jwt.PyJWK({name: entry[name] for name in PUBLIC_MEMBERS if name in entry})
             if isinstance(key.key_id, str) and key.key_type in ALGORITHMS:
                 keys[key.key_id] = key
     if not keys:

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from protocol.codec import Codec
 from server.edge import handshake
-from server.edge.websocket import DISCARDED, SLICE, WebSocket
+from server.edge.websocket import DISCARDED, WebSocket
 from server.edge.wheel import Wheel
 
 log = structlog.get_logger()
@@ -202,8 +202,7 @@ class BoundedHttp(HttpToolsProtocol):
         transport.pause_reading()
         transport.resume_reading()
         socket.connection_made(transport)
-        for begin in range(0, len(rest), SLICE):
-            socket.receive(rest[begin : begin + SLICE])
+        socket.receive(rest)
 
     def _refuse(self, status: int, problem: str) -> None:
         log.info("a request is refused", status=status, why=problem)

@@ -145,10 +145,10 @@ class SyncSocket(WebSocket):
         self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
 
     def sends_too_much(self) -> bool:
-        if self._session.state is State.OPEN:
-            keepalive = self._desk.terms.keepalive
-            return self._frames > FRAMES_PER_SECOND * keepalive or self._bytes > BYTES_PER_SECOND * max(keepalive, 10)
-        return self._frames > STRANGERS_FRAMES or self._bytes > STRANGERS_BYTES
+        if self._session.state in (State.NEW, State.CHECKING, State.JOINING):
+            return self._frames > STRANGERS_FRAMES or self._bytes > STRANGERS_BYTES
+        keepalive = self._desk.terms.keepalive
+        return self._frames > FRAMES_PER_SECOND * keepalive or self._bytes > BYTES_PER_SECOND * max(keepalive, 10)
 
     def cut_off(self) -> None:
         metrics.CUT_OFF.inc()
@@ -246,7 +246,7 @@ class SyncSocket(WebSocket):
             mutations=[rules.check(self._codec.mutation(raw), limits, now) for raw in frame.mutations],
         )
         self._pushed_at = time.perf_counter()
-        self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down)
+        self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down, lambda: self.gone)
 
     def _written_down(self, answer: Ack | Error) -> None:
         if isinstance(answer, Ack):

@@ -10,7 +10,7 @@ from server.backoff import backoff
 from server.errors import UnavailableError
 from server.feed import encode, notices
 from server.feed.ports import Sink, Store, Want
-from server.feed.turns import Turns
+from server.turns import Turns
 
 PAGE_ROWS: Final = 500
 """Rows of one page at most."""

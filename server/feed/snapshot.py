@@ -23,7 +23,7 @@ from server.feed.change import Why
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Store, Want
-from server.feed.turns import FairQueue
+from server.turns import FairQueue
 
 log = structlog.get_logger()
 

@@ -123,10 +123,11 @@ class PostgresStore:
         return History(as_of, found, cut=len(found) < (records[0]["total"] or 0))
 
     async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
-        """Where the row stands whose instant travelled as `at`, one of the two ends; `at` if it is no longer there."""
+        """Where the row stands whose instant travelled as `at`, one of the two ends. If it is no longer there, where
+        what travels so begins: a repeat does no harm."""
         records = await self._fetch(statement, *arguments)
         if not records:
-            return at
+            return ALWAYS if at > 0 else at
         instant, ahead = records[0]
         return (ALWAYS if ahead else NEVER) if instant is None else int(instant)
 

@@ -68,7 +68,7 @@ class PostgresWriter:
             self._roles,
         )
         try:
-            records = await self._pool.fetch("push", *arguments, seconds=seconds)
+            return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]
         except StatementError as error:
             raise WriteError(*_diagnosis(error.__cause__)) from error
         except UnavailableError:
@@ -76,7 +76,6 @@ class PostgresWriter:
         except Exception as error:  # whatever a mutation can bring about must not end the writing of all others
             log.error("a push failed unexpectedly", exc_info=error)
             raise WriteError(Cause.END, type(error).__name__) from error
-        return [_outcome(record) for record in records]
 
 
 def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:

@@ -35,7 +35,7 @@ GROUP_SECONDS: Final = 1.0
 """How long a group may take, and so how long one push can hold up others. A group takes some 20 ms."""
 LONGEST_GROUP_SECONDS: Final = 15.0
 """Where a group is slow and no push of it is, the next ones get twice the time, up to this."""
-QUICK: Final = 0.9
+DECAY: Final = 0.9
 """What a group that took less than a quarter of its time leaves of the time above GROUP_SECONDS."""
 
 
@@ -44,6 +44,7 @@ class _Waiting:
     push: Push
     size: int
     answer: Callable[[Ack | Error], None]
+    gone: Callable[[], bool]
 
 
 class Batcher:
@@ -62,8 +63,13 @@ class Batcher:
         self._isolation = Isolation(writer, self._suspects, self._outage)
         self._isolated: set[asyncio.Task[None]] = set()
 
-    def put(self, push: Push, size: int, answer: Callable[[Ack | Error], None]) -> None:
-        """Have a push of `size` bytes written, and then `answer` called, once; within this call if it is refused."""
+    def put(
+        self, push: Push, size: int, answer: Callable[[Ack | Error], None], gone: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Have a push of `size` bytes written, and then `answer` called, once; within this call if it is refused.
+
+        Not if its connection is `gone` before: what the next one pushes must not meet a push that waited here.
+        """
         now = asyncio.get_running_loop().time()
         until = max(self._outage.until, self._suspects.held_until(push.user, push.client_id))
         if now < until:
@@ -73,9 +79,9 @@ class Batcher:
         elif (wait := self._allowance.take(push.user, max(1, len(push.mutations)), now)) > 0:
             answer(rules.slow_down(push, int(wait * 1000) + 1))
         elif push.user in self._suspects:
-            self._isolate([_Waiting(push, size, answer)], None)
+            self._isolate([_Waiting(push, size, answer, gone)], None)
         else:
-            self._waiting.append(_Waiting(push, size, answer))
+            self._waiting.append(_Waiting(push, size, answer, gone))
             self._bytes += size
             self._wake.set()
 
@@ -84,7 +90,8 @@ class Batcher:
         try:
             while True:
                 await self._wake.wait()
-                await self._write(self._take())
+                if group := self._take():
+                    await self._write(group)
         finally:
             for task in self._isolated:
                 task.cancel()
@@ -100,8 +107,8 @@ class Batcher:
             # Everybody, not only this group: nothing is kept that a device keeps anyway.
             for each in (*group, *self._waiting):
                 each.answer(rules.unavailable(each.push, again(pause)))
+            self._bytes -= sum(each.size for each in self._waiting)
             self._waiting.clear()
-            self._bytes = 0
             self._wake.clear()
         except WriteError as error:
             log.info(
@@ -110,17 +117,19 @@ class Batcher:
                 trouble=str(error),
                 pushes=len(group),
             )
+            for each in group:
+                self._suspects.add(each.push.user, loop.time())
             self._isolate(group, error.cause)
         else:
             self._outage.over()
             if loop.time() - begun < self._seconds / 4:
-                self._seconds = GROUP_SECONDS + QUICK * (self._seconds - GROUP_SECONDS)
+                self._seconds = GROUP_SECONDS + DECAY * (self._seconds - GROUP_SECONDS)
             # After the next group is on its way: Postgres works while we tell.
             loop.call_soon(self._tell, group, outcomes)
 
     def _take(self) -> list[_Waiting]:
         """The next group, first come first served, one push of a client_id (a second connection may have it), in the
-        order of their users: groups of other processes take their locks in the same order, and cannot deadlock."""
+        order of their ids: groups of other processes take their locks in the same order, and cannot deadlock."""
         group: list[_Waiting] = []
         clients: set[tuple[UUID, UUID]] = set()
         mutations = 0
@@ -131,12 +140,14 @@ class Batcher:
                 break
             self._waiting.popleft()
             self._bytes -= each.size
+            if each.gone():
+                continue
             mutations += size
             clients.add(client)
             group.append(each)
         if not self._waiting:
             self._wake.clear()
-        group.sort(key=lambda each: each.push.user.bytes)
+        group.sort(key=lambda each: (each.push.user.bytes, each.push.client_id.bytes))
         return group
 
     def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
@@ -151,20 +162,20 @@ class Batcher:
 
     def _isolate(self, group: list[_Waiting], cause: Cause | None) -> None:
         """Have each push of the group carried out by itself. `cause`: of the group's failure."""
+        self._bytes += sum(each.size for each in group)
         task = asyncio.get_running_loop().create_task(self._carry_out(group, cause))
         self._isolated.add(task)
         task.add_done_callback(self._isolated.discard)
 
     async def _carry_out(self, group: list[_Waiting], cause: Cause | None) -> None:
-        self._bytes += sum(each.size for each in group)
-        failed = await asyncio.gather(*(self._carry_out_one(each) for each in group))
-        if cause is Cause.TIME and not any(failed):
+        await asyncio.gather(*(self._carry_out_one(each) for each in group))
+        if cause is Cause.TIME and not any(each.push.user in self._suspects for each in group):
             self._seconds = min(2 * self._seconds, LONGEST_GROUP_SECONDS)
 
-    async def _carry_out_one(self, each: _Waiting) -> bool:
+    async def _carry_out_one(self, each: _Waiting) -> None:
         try:
-            answer, failed = await self._isolation.carry_out(each.push)
+            answer = await self._isolation.carry_out(each.push, each.gone)
         finally:
             self._bytes -= each.size
-        each.answer(answer)
-        return failed
+        if answer is not None:
+            each.answer(answer)

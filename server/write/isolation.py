@@ -5,6 +5,7 @@ A push that fails by itself is tried mutation by mutation. The one that fails is
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +13,7 @@ import structlog
 
 from protocol.frames import Ack, Error
 from server.errors import UnavailableError
+from server.turns import Turns
 from server.write import rules
 from server.write.mutation import Outcome, Push
 from server.write.outage import Outage
@@ -21,9 +23,9 @@ from server.write.suspects import Suspects
 log = structlog.get_logger()
 
 QUICK: Final = 2
-"""Pushes tried at once of those that nothing is known against; each takes a second at most, and mostly milliseconds."""
+"""Pushes tried at once of users that nothing is known against; mostly milliseconds each."""
 SLOW: Final = 2
-"""Pushes tried at once of those that may take long."""
+"""Pushes tried at once of users whose tries may take long."""
 CONNECTIONS: Final = QUICK + SLOW
 BUDGET: Final = 5.0
 """Seconds after which a push that gets on is interrupted: the device sends the rest again."""
@@ -35,24 +37,25 @@ class Isolation:
         self._writer = writer
         self._suspects = suspects
         self._outage = outage
+        self._users = Turns(None)
         self._lanes = {False: asyncio.Semaphore(QUICK), True: asyncio.Semaphore(SLOW)}
 
-    async def carry_out(self, push: Push) -> tuple[Ack | Error, bool]:
-        """What to answer to the push, which is carried out by itself; and whether something of it failed again."""
+    async def carry_out(self, push: Push, gone: Callable[[], bool]) -> Ack | Error | None:
+        """What to answer to the push, which is carried out by itself; nothing if its connection is `gone` before."""
         loop = asyncio.get_running_loop()
-        self._suspects.add(push.user, loop.time())
         deadline = loop.time() + BUDGET
-        failed = slow = False
+        slow = False
         before: int | None = None
         done = 0
         at_once = len(push.mutations)
         while True:
             part = push.head(done + at_once)
-            found = await self._try(part, slow=slow)
+            found = await self._try(part, gone, slow=slow)
+            if found is None:
+                return None
             if isinstance(found, float):
-                return rules.unavailable(push, again(found)), failed
+                return rules.unavailable(push, again(found))
             if isinstance(found, WriteError):
-                failed = True
                 slow = slow or found.cause is not Cause.RULE
                 if at_once > 1:
                     at_once = 1
@@ -60,7 +63,7 @@ class Isolation:
                 code = self._judge(part, found, loop.time())
                 if code is None or not push.mutations:
                     wait = max(0.0, self._suspects.held_until(push.user, push.client_id) - loop.time())
-                    return rules.unavailable(push, again(wait)), failed
+                    return rules.unavailable(push, again(wait))
                 push = push.refusing(done, code)
                 continue
             if before is None:
@@ -69,20 +72,23 @@ class Isolation:
                 push = replace(push, takes=False)
             if found.refusal is not None or push.first > found.before + 1 or found.after >= push.last:
                 self._suspects.passed(push.user, push.client_id, loop.time())
-                return rules.answer(push, replace(found, before=before)), failed
+                return rules.answer(push, replace(found, before=before))
             done = found.after - push.first + 1
             at_once = min(2 * at_once, len(push.mutations) - done)
             slow = slow or found.unfinished(part)
             if loop.time() > deadline:
-                return rules.unavailable(push, again(0)), failed
+                return rules.unavailable(push, again(0))
 
-    async def _try(self, push: Push, *, slow: bool) -> Outcome | WriteError | float:
+    async def _try(self, push: Push, gone: Callable[[], bool], *, slow: bool) -> Outcome | WriteError | float | None:
         """What came of one transaction; or the seconds after which it may be tried, because it must not be now."""
         loop = asyncio.get_running_loop()
         user, client_id = push.user, push.client_id
-        async with self._lanes[slow or self._suspects.slow(user)]:
-            until = max(self._outage.until, self._suspects.held_until(user, client_id))
-            if (wait := until - loop.time()) > 0:
+        # A user whose tries take long has one at a time, and then is known to be slow.
+        async with self._users.of(user), self._lanes[slow or self._suspects.slow(user)]:
+            if gone():
+                return None
+            begun = loop.time()
+            if (wait := max(self._outage.until, self._suspects.held_until(user, client_id)) - begun) > 0:
                 return wait
             try:
                 (outcome,) = await self._writer.write([push], self._suspects.seconds(user, client_id))
@@ -90,6 +96,7 @@ class Isolation:
                 return self._outage.met(error, loop.time())
             except WriteError as error:
                 return error
+        self._suspects.took(user, loop.time() - begun, loop.time())
         self._outage.over()
         return outcome
 

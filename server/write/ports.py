@@ -32,7 +32,8 @@ class WriteError(AtlasError):
 
 class Writer(Protocol):
     async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
-        """Apply a group, one push of a client_id and sorted by user, in one transaction; an outcome for each, in order.
+        """Apply a group, one push of a client_id and sorted by both ids, in one transaction. An outcome for each, in
+        order.
 
         Raises UnavailableError if Postgres cannot be reached, WriteError if it failed at this group or had not carried
         it out after `seconds`.

@@ -90,7 +90,7 @@ def answer(push: Push, outcome: Outcome) -> Ack | Error:
 def _result(n: int, outcome: Outcome) -> Result:
     code = outcome.rejected.get(n)
     if code is not None:
-        return Rejected(n, code, SENTENCES[code])
+        return Rejected(n, code, SENTENCES.get(code, SENTENCES["refused"]))  # a newer server may have had more codes
     return Repeated(n, outcome.seq) if n <= outcome.before else Applied(n, outcome.seq)
 
 

@@ -1,8 +1,9 @@
 """Which users' pushes are tried by themselves, for how long, and what becomes of a mutation that keeps failing. Pure:
 the time comes in as an argument.
 
-A user is under suspicion from when a transaction with a push of theirs failed until a push of theirs is carried out, or
-some time longer if a mutation of theirs failed by itself.
+A user is under suspicion from when a transaction with a push of theirs failed until a push of theirs is carried out by
+itself; or for a while longer, if a mutation failed by itself, if a try took long, or if groups with them fail again and
+again.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ FIRST_PAUSE: Final = 0.5
 """Seconds between the first failure of a mutation and the next try. Each further failure doubles it."""
 LONGEST_PAUSE: Final = 60.0
 TRIES: Final = 5
-"""Of a mutation that takes too long or ends its connection; then it is rejected, after some 40 s."""
+"""Of a mutation that takes too long (some 40 s in all) or ends its connection (a minute); then it is rejected."""
+ENDED: Final = 8.0
+"""How much longer the pauses are where the connection ended: an operator may end several in a row."""
 WATCHED: Final = 60.0
-"""Seconds for which a user stays under suspicion after a mutation failed by itself, so that somebody who does this all
-the time fails one group a minute."""
+"""Seconds of a while: somebody who fails groups all the time then fails one a minute."""
+INVOLVED: Final = 3
+"""Groups with a user that failed within WATCHED, from which on it is no chance."""
+LONG: Final = 0.25
+"""Seconds of one try from which on a user is watched: several such together would fail a group."""
 PRUNE_FROM: Final = 10_000
 """Users from which on those that may be forgotten are looked for."""
 INSTALLATIONS: Final = 50
@@ -43,6 +49,10 @@ class _Failing:
 @dataclass(slots=True)
 class _Suspect:
     since: float
+    involved: int
+    """Groups that failed since then."""
+    alone: bool
+    """Pushes are tried by themselves."""
     watched_until: float
     failing: dict[UUID, _Failing]
     """By client_id."""
@@ -54,14 +64,31 @@ class Suspects:
 
     def __contains__(self, user: UUID) -> bool:
         """Pushes of this user are tried by themselves: another one may wait for locks that a failing one holds."""
-        return user in self._users
+        suspect = self._users.get(user)
+        return suspect is not None and suspect.alone
 
     def add(self, user: UUID, now: float) -> None:
         """A transaction with a push of this user failed."""
-        if user not in self._users:
+        suspect = self._suspect(user, now)
+        suspect.alone = True
+        suspect.involved += 1
+        if suspect.involved >= INVOLVED:
+            suspect.watched_until = now + WATCHED
+
+    def took(self, user: UUID, seconds: float, now: float) -> None:
+        """A push of this user was carried out by itself."""
+        if seconds > LONG:
+            self._suspect(user, now).watched_until = now + WATCHED
+
+    def _suspect(self, user: UUID, now: float) -> _Suspect:
+        suspect = self._users.get(user)
+        if suspect is None:
             if len(self._users) >= PRUNE_FROM:
                 self._users = {who: each for who, each in self._users.items() if each.since > now - FORGOTTEN}
-            self._users[user] = _Suspect(now, now, {})
+            suspect = self._users[user] = _Suspect(now, 0, alone=False, watched_until=now, failing={})
+        elif now - suspect.since > WATCHED:
+            suspect.since, suspect.involved = now, 0
+        return suspect
 
     def slow(self, user: UUID) -> bool:
         """A try may take long."""
@@ -80,9 +107,8 @@ class Suspects:
 
     def failed(self, user: UUID, client_id: UUID, n: int, cause: Cause, now: float) -> str | None:
         """Mutation `n` failed by itself. The code to reject it with, or None: the installation is held back."""
-        self.add(user, now)
-        suspect = self._users[user]
-        suspect.since = now
+        suspect = self._suspect(user, now)
+        suspect.alone = True
         suspect.watched_until = now + WATCHED
         if cause is Cause.RULE:
             return "refused"
@@ -90,7 +116,7 @@ class Suspects:
         failures = 1 if before is None or before.n != n else before.failures + 1
         if failures >= TRIES and cause is not Cause.STATE:
             return "too_slow" if cause is Cause.TIME else "refused"
-        pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 16), LONGEST_PAUSE)
+        pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 16) * (ENDED if cause is Cause.END else 1), LONGEST_PAUSE)
         suspect.failing[client_id] = _Failing(n, failures, now + pause)
         if len(suspect.failing) > INSTALLATIONS:
             del suspect.failing[next(iter(suspect.failing))]
@@ -101,8 +127,7 @@ class Suspects:
         suspect = self._users.get(user)
         if suspect is not None:
             suspect.failing.pop(client_id, None)
-            if not suspect.failing and suspect.watched_until <= now:
-                del self._users[user]
+            suspect.alone = bool(suspect.failing) or suspect.watched_until > now
 
     def _failing(self, user: UUID, client_id: UUID) -> _Failing | None:
         suspect = self._users.get(user)

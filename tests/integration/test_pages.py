@@ -472,30 +472,6 @@ async def test_long_titles_make_short_pages(database: Database) -> None:
         assert max(size for _, size in pages) <= FRAME, pages
 
 
-async def test_rows_of_a_far_past_and_a_far_future_are_paged_through_like_others(every_database: Database) -> None:
-    async with reading(every_database) as reader:
-        for year in ("0001-01-01 BC", "1500-01-01", "1969-12-31 23:59:59.999999", "2300-01-01", "9999-12-31"):
-            await reader.sql.execute(
-                "INSERT INTO messages (conversation_id, role, content, created_at)"
-                " VALUES ($1, 'user', $2, $2::text::timestamptz)",
-                reader.conversation,
-                year,
-            )
-        for limit in (1, 2, 50):
-            assert await reader.history(reader.conversation, limit) == await reader.messages(reader.conversation)
-
-
-async def test_instants_without_end_are_paged_through_like_others(database: Database) -> None:
-    async with reading(database) as reader:
-        await reader.sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at)"
-            " SELECT $1, 'user', x, x::timestamptz FROM unnest(ARRAY['-infinity', 'infinity', 'now']) x",
-            reader.conversation,
-        )
-        expected = await reader.sql.fetch("SELECT id FROM messages ORDER BY created_at DESC, id DESC")
-        assert [row[0] for row in await reader.history(reader.conversation, 1)] == [record[0] for record in expected]
-
-
 @pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
 async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: Database, codec: Codec) -> None:
     async with reading(database, codec) as reader:

@@ -233,3 +233,23 @@ async def test_a_large_conversation_of_somebody_else_loses_nothing(writers: list
     (outcome,) = await writers[0].write([deletion], SECONDS)
     assert (outcome.after, outcome.rejected) == (1, {})
     assert await admin.fetchval("SELECT count(*) FROM messages") == 5
+
+
+async def test_a_large_conversation_whose_messages_a_trigger_keeps_does_not_take_for_ever(
+    writers: list[PostgresWriter], admin: Any
+) -> None:
+    user = await add_user(admin)
+    conversation = await add_conversation(admin, user)
+    await admin.execute(
+        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
+        " SET search_path = pg_catalog, pg_temp AS 'SELECT 2';"
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        "CREATE TRIGGER keep BEFORE DELETE ON messages FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    await admin.execute(
+        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 5)",
+        conversation,
+    )
+    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
+    (outcome,) = await writers[0].write([deletion], SECONDS)
+    assert not outcome.unfinished(deletion)

@@ -234,6 +234,46 @@ async def test_groups_that_are_slow_without_a_culprit_get_more_time_and_lose_it_
     assert limits[-1] == pytest.approx(module.GROUP_SECONDS, abs=0.01)
 
 
+async def test_what_waits_when_its_connection_ends_is_never_written(bench: Bench) -> None:
+    await under_way(bench)
+    ended = False
+    old = Push(user=BERT, client_id=uuid4(), session="old", takes=True, first=1, mutations=[])
+    bench.batcher.put(old, 100, lambda answer: bench.answers.append((old, answer)), lambda: ended)
+    bench.push(ANNE)
+    ended = True
+    bench.writer.may_commit.set()
+    await bench.answered(2)
+    assert old not in [push for group in bench.writer.groups for push in group]
+    assert bench.batcher._bytes == 0
+    # The same while it waits for a try by itself.
+    bench.writer.fails = {BERT: Cause.STATE}
+    ended = False
+    await under_way(bench)
+    bench.batcher.put(old, 100, lambda answer: bench.answers.append((old, answer)), lambda: ended)
+    bench.push(ANNE)
+    tries = len(bench.writer.groups)
+    bench.writer.may_commit.set()
+    await eventually(lambda: len(bench.writer.groups) > tries)
+    ended = True
+    await eventually(lambda: not bench.batcher._isolated)
+    assert bench.batcher._bytes == 0
+
+
+async def test_nothing_is_left_in_the_accounts_of_what_waited_through_an_outage(bench: Bench) -> None:
+    bench.writer.fails = {BERT: Cause.TIME}
+    bench.push(BERT, size=1_000)
+    await bench.answered(1)
+    await under_way(bench)
+    bench.push(BERT, size=1_000)
+    for _ in range(5):
+        bench.push(size=1_000)
+    bench.writer.away = True
+    bench.writer.may_commit.set()
+    await bench.answered(8)
+    await eventually(lambda: not bench.batcher._isolated)
+    assert bench.batcher._bytes == 0
+
+
 async def test_what_waits_has_a_bound(bench: Bench) -> None:
     await under_way(bench)
     most = module.WAITING_BYTES // 2

@@ -10,6 +10,8 @@ from server.write.suspects import (
     FIRST_PAUSE,
     FIRST_TRY,
     INSTALLATIONS,
+    INVOLVED,
+    LONG,
     LONGEST_PAUSE,
     LONGEST_TRY,
     PRUNE_FROM,
@@ -43,7 +45,12 @@ def test_what_takes_too_long_gets_more_time_and_is_then_rejected() -> None:
 
 def test_what_ends_its_connection_is_refused_in_the_end() -> None:
     suspects = Suspects()
-    assert [suspects.failed(ANNE, PHONE, 1, Cause.END, 0) for _ in range(TRIES)][-1] == "refused"
+    codes, pauses = [], 0.0
+    for _ in range(TRIES):
+        codes.append(suspects.failed(ANNE, PHONE, 1, Cause.END, 0))
+        pauses += suspects.held_until(ANNE, PHONE)
+    assert codes == [*[None] * (TRIES - 1), "refused"]
+    assert pauses >= 60, "an operator may end several connections in a row"
 
 
 def test_what_somebody_has_locked_is_never_rejected() -> None:
@@ -74,6 +81,30 @@ def test_who_had_nothing_to_do_with_a_failure_is_cleared_by_the_first_success() 
     assert ANNE in suspects
     suspects.passed(ANNE, PHONE, 11)
     assert ANNE not in suspects
+
+
+def test_who_is_in_one_failing_group_after_the_other_is_watched_for_a_while() -> None:
+    suspects = Suspects()
+    for number in range(INVOLVED):
+        suspects.add(ANNE, number)
+        suspects.passed(ANNE, PHONE, number)
+    assert ANNE in suspects
+    suspects.passed(ANNE, PHONE, INVOLVED + WATCHED)
+    assert ANNE not in suspects
+    for number in range(5):
+        suspects.add(BERT, 2 * WATCHED * number)
+        suspects.passed(BERT, PHONE, 2 * WATCHED * number)
+        assert BERT not in suspects, "now and then is chance"
+
+
+def test_whose_pushes_take_long_is_watched_for_a_while() -> None:
+    suspects = Suspects()
+    suspects.took(ANNE, LONG / 2, 10)
+    suspects.passed(ANNE, PHONE, 10)
+    assert ANNE not in suspects
+    suspects.took(ANNE, 2 * LONG, 10)
+    suspects.passed(ANNE, PHONE, 10)
+    assert ANNE in suspects
 
 
 def test_who_failed_by_himself_is_watched_for_a_while() -> None:

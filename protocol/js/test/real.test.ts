@@ -32,7 +32,11 @@ describe.skipIf(url === undefined || token === undefined).each(KINDS)('the real 
     await Promise.all([live(a), live(b)]);
     const home = await a.createConversation('Lisbon');
     const first = await a.sendMessage(home, 'Where shall we stay?');
-    await a.sendMessage(home, 'Alfama.', { role: 'assistant' });
+    await a.sendMessage(home, 'Alfama.');
+    await a.sendMessage(home, 'Forged.', { role: 'assistant' });
+    const [forged] = await until(a.quarantine, (entries) => entries.length === 1);
+    expect(forged).toMatchObject({ code: 'bad_role' });
+    await a.discard(forged?.key ?? -1);
     const there = b.messages(home);
     const seen = await until(there, ({ rows }) => rows.length === 2);
     expect(seen.rows.map((row) => [row.content, row.state, row.hole])).toEqual([

@@ -118,13 +118,13 @@ CREATE OR REPLACE FUNCTION sync.note(of_server text, users uuid[], client_ids uu
                                      states text[], close_codes int[], connected_ats timestamptz[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    newcomers pg_catalog.uuid[];
+    newcomer pg_catalog.uuid;
 BEGIN
     -- Nobody waits for the disk because of this: what a crash loses is noted again.
     PERFORM set_config('synchronous_commit', 'off', true);
     INSERT INTO sync.servers (server, seen_at) VALUES (of_server, now())
     ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at;
-    WITH noted AS (
+    FOR newcomer IN WITH noted AS (
         INSERT INTO sync.devices AS d (user_id, client_id, session, server, seq, state, close_code, connected_at, noted_at)
         SELECT u.user_id, u.client_id, u.session, of_server, u.seq, u.state, u.close_code, u.connected_at, now()
         FROM unnest(users, client_ids, sessions, seqs, states, close_codes, connected_ats)
@@ -137,12 +137,11 @@ BEGIN
             WHERE excluded.connected_at >= d.connected_at
         RETURNING d.user_id, d.xmax = 0 AS is_new
     )
-    SELECT array_agg(DISTINCT n.user_id) INTO newcomers FROM noted n WHERE n.is_new;
-    DELETE FROM sync.devices d USING unnest(newcomers) AS u (user_id) CROSS JOIN LATERAL (
-        SELECT o.client_id FROM sync.devices o WHERE o.user_id = u.user_id
-        ORDER BY o.noted_at DESC, o.client_id OFFSET sync.most_devices() FOR UPDATE SKIP LOCKED
-    ) old
-    WHERE d.user_id = u.user_id AND d.client_id = old.client_id;
+    SELECT DISTINCT n.user_id FROM noted n WHERE n.is_new LOOP
+        DELETE FROM sync.devices d WHERE d.user_id = newcomer AND d.client_id = ANY (ARRAY(
+            SELECT o.client_id FROM sync.devices o WHERE o.user_id = newcomer
+            ORDER BY o.noted_at DESC, o.client_id OFFSET sync.most_devices()));
+    END LOOP;
 END
 $$;
 
@@ -151,9 +150,9 @@ DROP FUNCTION sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text
                         timestamptz[], timestamptz[], boolean);
 DROP FUNCTION sync.apply(uuid, text, uuid, uuid, text, text, timestamptz, timestamptz);
 
--- A conversation of more messages than this is deleted in portions of so many; 20,000 take some 0.2 s.
+-- A conversation of more messages than this is deleted in portions of so many: each takes some 0.15 s.
 CREATE FUNCTION sync.portion() RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 20000 $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 4000 $$;
 
 -- One mutation. NULL if it is applied, `more` if it must be applied again, else the code of its rejection, and then it has
 -- changed nothing. Whose row it is is part of each statement that writes: what belongs to somebody else is not found, as
@@ -258,7 +257,10 @@ BEGIN
                 ) old
                 WHERE m.id = old.id AND m.created_at = old.created_at;
             END IF;
-            RETURN 'more';
+            -- Else a trigger of the app keeps them, and the conversation with them or not.
+            IF FOUND THEN
+                RETURN 'more';
+            END IF;
         END IF;
         DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
     WHEN '!' THEN
@@ -277,7 +279,7 @@ BEGIN
 END
 $$;
 
--- A group of pushes, one of a client_id and sorted by user, so that two groups cannot deadlock; `counts` says how many
+-- A group of pushes, one of a client_id and sorted by both ids, so that two groups cannot deadlock; `counts` says how many
 -- of the mutations belong to each. For each push, in order: the number that was consumed last before it and after it,
 -- the feed's seq, {n: code} of the rejected ones, and why nothing was applied: `replaced`, another connection has taken
 -- the client_id, or `local_only`, the user does not pay. `takes`: this connection has not pushed before, and takes it.
@@ -351,18 +353,21 @@ BEGIN
     FROM unnest(users, client_ids, sessions, takes, befores, afters, rejecteds, refusals)
          AS u (user_id, client_id, session, takes, before, after, rejected, refusal)
     WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal IS NULL AND (u.after > u.before OR u.takes);
-    IF 0 = ANY (befores) THEN
-        -- Nothing is remembered of an installation that nothing came from, and not of any number of them.
-        DELETE FROM sync.clients c USING unnest(users, client_ids) AS u (user_id, client_id)
-        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND c.last_mutation = 0;
-        DELETE FROM sync.clients c USING (
-            SELECT DISTINCT u.user_id FROM unnest(users, befores) AS u (user_id, before) WHERE u.before = 0
-        ) u CROSS JOIN LATERAL (
-            SELECT o.client_id FROM sync.clients o WHERE o.user_id = u.user_id
-            ORDER BY o.pushed_at DESC, o.client_id OFFSET sync.most_devices() FOR UPDATE SKIP LOCKED
-        ) old
-        WHERE c.user_id = u.user_id AND c.client_id = old.client_id;
-    END IF;
+    FOR p IN 1 .. cardinality(users) LOOP
+        CONTINUE WHEN befores[p] > 0;
+        IF afters[p] = 0 THEN
+            -- Nothing is remembered of an installation that nothing came from,
+            DELETE FROM sync.clients c
+            WHERE c.user_id = users[p] AND c.client_id = client_ids[p] AND c.last_mutation = 0;
+        ELSE
+            -- and not of any number of them. Who pushes at this moment is none of the oldest.
+            DELETE FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = ANY (ARRAY(
+                SELECT k.client_id FROM sync.clients k WHERE k.user_id = users[p] AND k.client_id = ANY (ARRAY(
+                    SELECT o.client_id FROM sync.clients o WHERE o.user_id = users[p]
+                    ORDER BY o.pushed_at DESC, o.client_id OFFSET sync.most_devices()))
+                FOR UPDATE SKIP LOCKED));
+        END IF;
+    END LOOP;
     IF cardinality(users) > 1 THEN
         PERFORM set_config('request.jwt.claims', '', true);
     END IF;

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,14 +13,14 @@ class FairQueue(Generic[T]):
     """Items by user, first come first served within a user, and users in turns. Sans-I/O."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[T]] = {}
+        self._waiting: dict[Hashable, deque[T]] = {}
         """In the order of turns."""
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def put(self, user: str, item: T) -> None:
+    def put(self, user: Hashable, item: T) -> None:
         self._waiting.setdefault(user, deque()).append(item)
         self._count += 1
 
@@ -36,15 +36,15 @@ class FairQueue(Generic[T]):
 
 
 class Turns:
-    """So many at a time, and of each user one: whoever asks for more waits for himself and not for others."""
+    """So many at a time, or any number, and of each user one: whoever asks for more delays nobody else."""
 
-    def __init__(self, at_once: int) -> None:
-        self._turn = asyncio.Semaphore(at_once)
-        self._users: dict[str, tuple[asyncio.Lock, int]] = {}
+    def __init__(self, at_once: int | None) -> None:
+        self._turn = contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+        self._users: dict[Hashable, tuple[asyncio.Lock, int]] = {}
         """With how many have it or wait for it."""
 
     @contextlib.asynccontextmanager
-    async def of(self, user: str) -> AsyncIterator[None]:
+    async def of(self, user: Hashable) -> AsyncIterator[None]:
         lock, count = self._users.get(user) or (asyncio.Lock(), 0)
         self._users[user] = lock, count + 1
         try:
