@@ -189,7 +189,7 @@ class App:
                 batcher=batcher,
                 roster=roster,
                 wheel=wheel,
-                hellos=Allowance(settings.hellos_per_minute / 60, settings.hellos_per_minute),
+                hellos=Allowance(settings.hellos / 60, settings.hellos),
             )
             server = self._server = Server(
                 uvicorn.Config(

@@ -16,6 +16,9 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 SECRET_CHARACTERS = 32
 """HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
 
+HELLOS_PER_SOCKET = 6
+"""In a minute: a line that breaks every ten seconds."""
+
 ROLES = frozenset({"user", "assistant", "system"})
 """Of messages."""
 
@@ -102,7 +105,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     jwks_url: KeySetUrl | None = Field(None, alias="ATLAS_JWKS_URL")
     allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
     sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
-    hellos_per_minute: int = Field(120, alias="ATLAS_HELLOS_PER_MINUTE", ge=1)
+    hellos_per_minute: int | None = Field(None, alias="ATLAS_HELLOS_PER_MINUTE", ge=1)
     keepalive: float = Field(25.0, alias="ATLAS_KEEPALIVE_SECONDS", gt=0, le=3_600)
     write_deadline: float = Field(30.0, alias="ATLAS_WRITE_DEADLINE", gt=0)
     sweep: float = Field(30.0, alias="ATLAS_SWEEP_SECONDS", gt=0)
@@ -142,6 +145,11 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
         if not roles or not roles <= ROLES:
             raise ValueError("must name some of user, assistant, system, separated by commas")
         return roles
+
+    @property
+    def hellos(self) -> int:
+        """Of one user in a minute."""
+        return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
 
     @model_validator(mode="after")
     def _keeps_figures_apart(self) -> Self:
