@@ -154,119 +154,153 @@ DROP FUNCTION sync.apply(uuid, text, uuid, uuid, text, text, timestamptz, timest
 CREATE FUNCTION sync.portion() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 4000 $$;
 
--- One mutation. NULL if it is applied, `more` if it must be applied again, else the code of its rejection, and then it has
--- changed nothing. Whose row it is is part of each statement that writes: what belongs to somebody else is not found, as
--- if it were not there. `writable`: the roles of messages that a device may write.
+-- The mutations of a group of pushes, as sync.push has them. For each push the number that is consumed last after it, and
+-- {n: code} of the rejected ones, which have changed nothing. Whose row it is is part of each statement that writes: what
+-- belongs to somebody else is not found, as if it were not there. `skipped`: nothing of that push is to be applied.
 --
 -- Triggers of the app run in here, and may count on `public`. So every call here is qualified and every operator has an
--- exact match in pg_catalog, which nothing in `public` can come before.
-CREATE FUNCTION sync.apply(owner uuid, kind text, row_id uuid, parent uuid, role text, body text,
-                           at timestamptz, row_at timestamptz, writable text[]) RETURNS text
+-- exact match in pg_catalog, which nothing in `public` can come before. The path is set once a group: once a mutation
+-- would cost a sixth of its time.
+CREATE FUNCTION sync.apply(users uuid[], firsts bigint[], counts int[], befores bigint[], skipped boolean[],
+                           kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
+                           ats timestamptz[], row_ats timestamptz[], writable text[],
+                           OUT afters bigint[], INOUT rejecteds jsonb[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    behind pg_catalog.int8 := 0;           -- mutations of the pushes before this one
+    owner pg_catalog.uuid;
+    row_id pg_catalog.uuid;
+    parent pg_catalog.uuid;
+    body pg_catalog.text;
+    at pg_catalog.timestamptz;
+    row_at pg_catalog.timestamptz;
+    code pg_catalog.text;
     owns pg_catalog.bool;
     many pg_catalog.int8;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    CASE kind
-    WHEN '+m' THEN
-        -- No month is archived before it is over.
-        IF at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-            SELECT c.user_id = owner INTO owns
-            FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
-            WHERE m.id = row_id AND m.created_at = at;
-            IF owns THEN
-                RETURN NULL;
-            ELSIF FOUND THEN
-                PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                RETURN CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
+    afters := befores;
+    FOR p IN 1 .. pg_catalog.cardinality(users) LOOP
+        IF skipped[p] THEN
+            behind := behind + counts[p];
+            CONTINUE;
+        END IF;
+        owner := users[p];
+        PERFORM pg_catalog.set_config('request.jwt.claims',
+                                      pg_catalog.concat('{"sub": "', owner, '", "role": "authenticated"}'), true);
+        FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + counts[p] LOOP
+            row_id := row_ids[m];
+            parent := parents[m];
+            body := bodies[m];
+            at := ats[m];
+            row_at := row_ats[m];
+            code := NULL;
+            CASE kinds[m]
+            WHEN '+m' THEN
+                -- No month is archived before it is over.
+                IF at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
+                    SELECT coalesce(c.user_id = owner, false) INTO owns
+                    FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
+                    WHERE m.id = row_id AND m.created_at = at;
+                    IF FOUND AND NOT owns THEN
+                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
+                        code := CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
+                    END IF;
+                ELSE
+                    owns := NULL;
+                END IF;
+                IF owns IS NULL THEN
+                    INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
+                    SELECT row_id, c.id, roles[m], body, at, at
+                    FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
+                    ON CONFLICT (id, created_at) DO NOTHING;
+                    IF FOUND THEN
+                        UPDATE public.conversations c SET updated_at = at
+                        WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
+                    ELSE
+                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
+                        IF NOT FOUND THEN
+                            code := 'unknown_conversation';
+                        ELSE
+                            PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
+                            WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
+                            IF NOT FOUND THEN
+                                code := 'bad_id';
+                            END IF;
+                        END IF;
+                    END IF;
+                END IF;
+            WHEN '~m' THEN
+                UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
+                FROM public.conversations c
+                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
+                  AND m.role::pg_catalog.text = ANY (writable);
+                IF NOT FOUND THEN
+                    UPDATE public.messages_archive m SET content = body, updated_at = greatest(m.updated_at, at)
+                    FROM public.conversations c
+                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
+                      AND m.role::pg_catalog.text = ANY (writable);
+                END IF;
+                IF NOT FOUND THEN
+                    PERFORM FROM sync.all_messages m JOIN public.conversations c ON c.id = m.conversation_id
+                    WHERE m.id = row_id AND m.created_at = row_at AND c.user_id = owner;
+                    code := CASE WHEN FOUND THEN 'bad_role' ELSE 'unknown_message' END;
+                END IF;
+            WHEN '-m' THEN
+                DELETE FROM public.messages m USING public.conversations c
+                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
+                -- In both, should SQL of the app have inserted an archived message anew.
+                IF row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
+                    DELETE FROM public.messages_archive m USING public.conversations c
+                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
+                END IF;
+            WHEN '+c' THEN
+                INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
+                VALUES (row_id, owner, body, at, at)
+                ON CONFLICT (id) DO NOTHING;
+                IF NOT FOUND THEN
+                    PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
+                    IF NOT FOUND THEN
+                        code := 'bad_id';
+                    END IF;
+                END IF;
+            WHEN '~c' THEN
+                UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
+                WHERE c.id = row_id AND c.user_id = owner;
+                IF NOT FOUND THEN
+                    code := 'unknown_conversation';
+                END IF;
+            WHEN '-c' THEN
+                SELECT pg_catalog.count(*) INTO many
+                FROM (SELECT FROM public.conversations c JOIN sync.all_messages m ON m.conversation_id = c.id
+                      WHERE c.id = row_id AND c.user_id = owner LIMIT sync.portion() + 1) AS first;
+                IF many > sync.portion() THEN
+                    DELETE FROM public.messages m USING (
+                        SELECT o.id, o.created_at FROM public.messages o WHERE o.conversation_id = row_id
+                        ORDER BY o.created_at, o.id LIMIT sync.portion()
+                    ) old
+                    WHERE m.id = old.id AND m.created_at = old.created_at;
+                    IF NOT FOUND THEN
+                        DELETE FROM public.messages_archive m USING (
+                            SELECT o.id, o.created_at FROM public.messages_archive o WHERE o.conversation_id = row_id
+                            ORDER BY o.created_at, o.id LIMIT sync.portion()
+                        ) old
+                        WHERE m.id = old.id AND m.created_at = old.created_at;
+                    END IF;
+                    -- The push ends here and is to be pushed again. Else a trigger of the app keeps the messages.
+                    EXIT WHEN FOUND;
+                END IF;
+                DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
+            WHEN '!' THEN
+                code := body;  -- the server's rules refused it; it only consumes its number
+            END CASE;
+            afters[p] := afters[p] + 1;
+            IF code IS NOT NULL THEN
+                rejecteds[p] := rejecteds[p] || pg_catalog.jsonb_build_object(afters[p], code);
             END IF;
-        END IF;
-        INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
-        SELECT row_id, c.id, apply.role, body, at, at
-        FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
-        ON CONFLICT (id, created_at) DO NOTHING;
-        IF FOUND THEN
-            UPDATE public.conversations c SET updated_at = at
-            WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
-            RETURN NULL;
-        END IF;
-        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-        IF NOT FOUND THEN
-            RETURN 'unknown_conversation';
-        END IF;
-        PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
-        WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
-        IF NOT FOUND THEN
-            RETURN 'bad_id';
-        END IF;
-    WHEN '~m' THEN
-        UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
-        FROM public.conversations c
-        WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-          AND m.role::pg_catalog.text = ANY (writable);
-        IF NOT FOUND THEN
-            UPDATE public.messages_archive m SET content = body, updated_at = greatest(m.updated_at, at)
-            FROM public.conversations c
-            WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-              AND m.role::pg_catalog.text = ANY (writable);
-        END IF;
-        IF NOT FOUND THEN
-            PERFORM FROM sync.all_messages m JOIN public.conversations c ON c.id = m.conversation_id
-            WHERE m.id = row_id AND m.created_at = row_at AND c.user_id = owner;
-            RETURN CASE WHEN FOUND THEN 'bad_role' ELSE 'unknown_message' END;
-        END IF;
-    WHEN '-m' THEN
-        DELETE FROM public.messages m USING public.conversations c
-        WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-        -- In both, should SQL of the app have inserted an archived message anew.
-        IF row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-            DELETE FROM public.messages_archive m USING public.conversations c
-            WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-        END IF;
-    WHEN '+c' THEN
-        INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
-        VALUES (row_id, owner, body, at, at)
-        ON CONFLICT (id) DO NOTHING;
-        IF NOT FOUND THEN
-            PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-            IF NOT FOUND THEN
-                RETURN 'bad_id';
-            END IF;
-        END IF;
-    WHEN '~c' THEN
-        UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
-        WHERE c.id = row_id AND c.user_id = owner;
-        IF NOT FOUND THEN
-            RETURN 'unknown_conversation';
-        END IF;
-    WHEN '-c' THEN
-        SELECT pg_catalog.count(*) INTO many
-        FROM (SELECT FROM public.conversations c JOIN sync.all_messages m ON m.conversation_id = c.id
-              WHERE c.id = row_id AND c.user_id = owner LIMIT sync.portion() + 1) AS first;
-        IF many > sync.portion() THEN
-            DELETE FROM public.messages m USING (
-                SELECT o.id, o.created_at FROM public.messages o WHERE o.conversation_id = row_id
-                ORDER BY o.created_at, o.id LIMIT sync.portion()
-            ) old
-            WHERE m.id = old.id AND m.created_at = old.created_at;
-            IF NOT FOUND THEN
-                DELETE FROM public.messages_archive m USING (
-                    SELECT o.id, o.created_at FROM public.messages_archive o WHERE o.conversation_id = row_id
-                    ORDER BY o.created_at, o.id LIMIT sync.portion()
-                ) old
-                WHERE m.id = old.id AND m.created_at = old.created_at;
-            END IF;
-            -- Else a trigger of the app keeps them, and the conversation with them or not.
-            IF FOUND THEN
-                RETURN 'more';
-            END IF;
-        END IF;
-        DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-    WHEN '!' THEN
-        RETURN body;  -- the server's rules refused it; it only consumes its number
-    END CASE;
-    RETURN NULL;
+        END LOOP;
+        behind := behind + counts[p];
+    END LOOP;
 END
 $$;
 
@@ -296,14 +330,10 @@ RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, refusal 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     befores pg_catalog.int8[];
-    holders pg_catalog.text[];
-    known pg_catalog.jsonb[];
-    paid pg_catalog.bool[];
-    afters pg_catalog.int8[] := '{}';
-    rejecteds pg_catalog.jsonb[] := '{}';
-    refusals pg_catalog.text[] := '{}';
-    behind pg_catalog.int4 := 0;           -- mutations of the pushes before this one
-    code pg_catalog.text;
+    afters pg_catalog.int8[];
+    rejecteds pg_catalog.jsonb[];
+    refusals pg_catalog.text[];
+    skipped pg_catalog.bool[];
 BEGIN
     -- Locks every client's row until the commit: two groups with pushes of one client take turns.
     WITH locked AS (
@@ -312,41 +342,27 @@ BEGIN
         FROM unnest(users, client_ids, sessions) WITH ORDINALITY AS u (user_id, client_id, session, p) ORDER BY u.p
         ON CONFLICT (user_id, client_id) DO UPDATE SET pushed_at = excluded.pushed_at
         RETURNING c.*
+    ), told AS (
+        SELECT u.p, u.first, l.last_mutation,
+               CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
+                    ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
+                          FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
+               CASE WHEN coalesce(pr.subscription_tier NOT IN ('core', 'studio'), true) THEN 'local_only'
+                    WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal
+        FROM unnest(users, client_ids, sessions, takes, firsts)
+             WITH ORDINALITY AS u (user_id, client_id, session, takes, first, p)
+        JOIN locked l USING (user_id, client_id)
+        LEFT JOIN public.profiles pr ON pr.id = u.user_id
     )
-    SELECT array_agg(l.last_mutation ORDER BY u.p), array_agg(l.session ORDER BY u.p),
-           array_agg(l.rejected ORDER BY u.p),
-           array_agg(coalesce(pr.subscription_tier IN ('core', 'studio'), false) ORDER BY u.p)
-    INTO befores, holders, known, paid
-    FROM unnest(users, client_ids) WITH ORDINALITY AS u (user_id, client_id, p)
-    JOIN locked l USING (user_id, client_id)
-    LEFT JOIN public.profiles pr ON pr.id = u.user_id;
+    SELECT array_agg(t.last_mutation ORDER BY t.p), array_agg(t.rejected ORDER BY t.p),
+           array_agg(t.refusal ORDER BY t.p),
+           array_agg(t.refusal IS NOT NULL OR t.first > t.last_mutation + 1 ORDER BY t.p)
+    INTO befores, rejecteds, refusals, skipped
+    FROM told t;
 
-    FOR p IN 1 .. cardinality(users) LOOP
-        before := befores[p];
-        after := before;
-        rejected := '{}';
-        IF firsts[p] <= before THEN
-            SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO rejected
-            FROM jsonb_each(known[p]) WHERE key::pg_catalog.int8 >= firsts[p];
-        END IF;
-        refusal := CASE WHEN NOT paid[p] THEN 'local_only'
-                        WHEN holders[p] <> sessions[p] AND NOT takes[p] THEN 'replaced' END;
-        IF firsts[p] <= before + 1 AND refusal IS NULL THEN
-            PERFORM set_config('request.jwt.claims', format('{"sub": "%s", "role": "authenticated"}', users[p]), true);
-            FOR m IN behind + before + 2 - firsts[p] .. behind + counts[p] LOOP
-                code := sync.apply(users[p], kinds[m], row_ids[m], parents[m], roles[m], bodies[m], ats[m], row_ats[m], writable);
-                EXIT WHEN code = 'more';
-                after := after + 1;
-                IF code IS NOT NULL THEN
-                    rejected := rejected || jsonb_build_object(after, code);
-                END IF;
-            END LOOP;
-        END IF;
-        behind := behind + counts[p];
-        afters[p] := after;
-        rejecteds[p] := rejected;
-        refusals[p] := refusal;
-    END LOOP;
+    SELECT a.afters, a.rejecteds INTO afters, rejecteds
+    FROM sync.apply(users, firsts, counts, befores, skipped, kinds, row_ids, parents, roles, bodies, ats, row_ats,
+                    writable, rejecteds) a;
 
     UPDATE sync.clients c SET last_mutation = u.after, session = u.session,
                               rejected = CASE WHEN u.after > u.before THEN u.rejected ELSE c.rejected END
