@@ -25,7 +25,7 @@ LAST_TIMESTAMP: Final = 9_223_371_331_200_000_000
 """MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
 STATEMENT_SECONDS: Final = 15.0
 """No statement of ours takes a second; one that takes this long will not come back. Postgres ends it then."""
-GRACE_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 0.5
 """How much later we give up a statement that Postgres should have ended: the link is silent."""
 CONNECT_SECONDS: Final = 10.0
 DEAD_LINK_MILLISECONDS: Final = 10_000
