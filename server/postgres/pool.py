@@ -139,6 +139,9 @@ class Pool:
                 self._open.discard(connection)
                 if isinstance(error, TimeoutError):
                     await connection.cancel()
+                elif connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
+                    # Whatever ended it may have ended those that are idle, which do not know it yet.
+                    self._drop_idle()
                 connection.terminate()
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
@@ -159,6 +162,12 @@ class Pool:
                 return connection
             self._open.discard(connection)
         return None
+
+    def _drop_idle(self) -> None:
+        for connection in self._idle:
+            self._open.discard(connection)
+            connection.terminate()
+        self._idle.clear()
 
     def terminate(self) -> None:
         """Close everything, without a goodbye that could hang."""

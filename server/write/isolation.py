@@ -44,7 +44,7 @@ class Isolation:
         """What to answer to the push, which is carried out by itself; nothing if its connection is `gone` before."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BUDGET
-        slow = False
+        slow = ended = False
         before: int | None = None
         done = 0
         at_once = len(push.mutations)
@@ -59,6 +59,9 @@ class Isolation:
                 slow = slow or found.cause is not Cause.RULE
                 if at_once > 1:
                     at_once = 1
+                    continue
+                if found.cause is Cause.END and not ended:
+                    ended = True  # the connection may have been dead before: the next one is new
                     continue
                 code = self._judge(part, found, loop.time())
                 if code is None or not push.mutations:
