@@ -83,7 +83,10 @@ async def test_two_devices_that_wrote_apart_settle_when_they_meet(demo: Demo, pe
     await left.switch_off()
     apart = [words() for _ in range(4)]
     for i, text in enumerate(apart):
-        await (left if i % 2 else right).say(text)
+        device = left if i % 2 else right
+        await device.say(text)
+        # It has its instant before the other one is asked for the next.
+        await expect(device.message(text)).to_have_count(1)
     await expect(left.message(apart[1])).to_have_attribute("data-state", "pending")
     await expect(left.panel.get_by_test_id("pending")).to_contain_text("2")
     await expect(right.message(apart[1])).to_have_count(0)
