@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from protocol.codec import Codec
 from server.edge import handshake
-from server.edge.websocket import DISCARDED, WebSocket
+from server.edge.websocket import CLOSE_SECONDS, DISCARDED, WebSocket
 from server.edge.wheel import Wheel
 
 log = structlog.get_logger()
@@ -32,8 +32,6 @@ REQUEST_BYTES: Final = 64 * 1024
 """A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
 PIPELINED: Final = 8
 """Requests that may wait for the answer to the one before."""
-CLOSE_SECONDS: Final = 5.0
-"""How long a peer may take to end a connection on which we have said our last."""
 
 
 def host(request: Request) -> str:

@@ -19,7 +19,7 @@ from protocol.frames import Ack, AskPage, Error, Limits, Pong, Welcome
 from server import metrics
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
-from server.edge.websocket import WebSocket
+from server.edge.websocket import CLOSE_SECONDS, WebSocket
 from server.feed import encode, notices
 from server.feed.change import Why, start
 from server.feed.hub import Phase, Reader
@@ -45,8 +45,6 @@ ABNORMAL: Final = 1006
 """The code of a connection that ended without one (RFC 6455, 7.1.5)."""
 HELLO_SECONDS: Final = 10.0
 """An honest client says hello at once; a connection costs memory before anybody has said who it is."""
-CLOSE_SECONDS: Final = 5.0
-"""How long a peer may take to answer a close frame."""
 FRAMES_PER_SECOND: Final = 200
 """Frames that one connection may send on average over a keep-alive period, pings and fragments included."""
 BYTES_PER_SECOND: Final = 1024 * 1024

@@ -18,6 +18,8 @@ HIGH_WATER: Final = 64 * 1024
 """Bytes in a socket's buffer from which on it is full. With one batch on top (pump.CONTENT) that is all a slow device
 can cost."""
 LOW_WATER: Final = 16 * 1024
+CLOSE_SECONDS: Final = 5.0
+"""How long a peer may take to end a connection on which we have said our last."""
 DISCARDED: Final = 16 * 1024 * 1024
 """Bytes that are read and thrown away at the end. A socket that is closed with unread input is reset, and the peer may
 never see our close frame."""

@@ -189,19 +189,26 @@ async def test_a_shorter_limit_of_the_operator_stays(every_database: Database, a
         assert failed.value.cause is Cause.TIME
 
 
+async def a_large_conversation(admin: Any, user: UUID, messages: int, portion: int) -> UUID:
+    """Of more messages than are deleted at once, which are `portion`."""
+    await admin.execute(
+        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
+        f" SET search_path = pg_catalog, pg_temp AS 'SELECT {portion}'"
+    )
+    conversation = await add_conversation(admin, user)
+    await admin.execute(
+        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, $2)",
+        conversation,
+        messages,
+    )
+    return conversation
+
+
 async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_end(
     writers: list[PostgresWriter], admin: Any
 ) -> None:
     user = await add_user(admin)
-    conversation = await add_conversation(admin, user)
-    await admin.execute(
-        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
-        " SET search_path = pg_catalog, pg_temp AS 'SELECT 10'"
-    )
-    await admin.execute(
-        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 25)",
-        conversation,
-    )
+    conversation = await a_large_conversation(admin, user, messages=25, portion=10)
     after = [uuid4()]
     then = CreateConversation(after[0], "next", time.time_ns() // 1000)
     deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation), then])
@@ -220,15 +227,7 @@ async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_en
 
 async def test_a_large_conversation_of_somebody_else_loses_nothing(writers: list[PostgresWriter], admin: Any) -> None:
     user, other = await add_user(admin), await add_user(admin)
-    conversation = await add_conversation(admin, other)
-    await admin.execute(
-        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
-        " SET search_path = pg_catalog, pg_temp AS 'SELECT 1'"
-    )
-    await admin.execute(
-        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 5)",
-        conversation,
-    )
+    conversation = await a_large_conversation(admin, other, messages=5, portion=1)
     deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
     (outcome,) = await writers[0].write([deletion], SECONDS)
     assert (outcome.after, outcome.rejected) == (1, {})
@@ -239,16 +238,10 @@ async def test_a_large_conversation_whose_messages_a_trigger_keeps_does_not_take
     writers: list[PostgresWriter], admin: Any
 ) -> None:
     user = await add_user(admin)
-    conversation = await add_conversation(admin, user)
+    conversation = await a_large_conversation(admin, user, messages=5, portion=2)
     await admin.execute(
-        "CREATE OR REPLACE FUNCTION sync.portion() RETURNS int LANGUAGE sql IMMUTABLE"
-        " SET search_path = pg_catalog, pg_temp AS 'SELECT 2';"
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
         "CREATE TRIGGER keep BEFORE DELETE ON messages FOR EACH ROW EXECUTE FUNCTION keep()"
-    )
-    await admin.execute(
-        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', 'x' FROM generate_series(1, 5)",
-        conversation,
     )
     deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
     (outcome,) = await writers[0].write([deletion], SECONDS)
