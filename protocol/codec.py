@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -121,4 +122,12 @@ JSON: Final = Codec(
     _kind=msgspec.json.Decoder(_Kind),
     _mutation=msgspec.json.Decoder(Mutation),
 )
+
 CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}
+
+
+def digest(mutation: Mutation) -> int:
+    """Eight bytes, as a signed integer other than 0, that tell one mutation from another, in whatever encoding it came.
+    Databases keep them: it must never change for a mutation of this version."""
+    data = blake2b(MSGPACK.encode_mutation(mutation), digest_size=8, person=b"atlas-mutation").digest()
+    return int.from_bytes(data, "big", signed=True) or 1

@@ -5,17 +5,23 @@ from hashlib import blake2b
 from typing import NamedTuple, Self
 from uuid import UUID
 
-VERSION = 1
-_LAYOUT = struct.Struct(">B4s8sQQ")
+VERSION = 2
+_LAYOUT = struct.Struct(">B4s8sQQQ")
+_UNMARKED = struct.Struct(">B4s8sQQ")
+"""Of version 1."""
 SIZE = _LAYOUT.size
-"""Bytes of a cursor: 29."""
+"""Bytes of a cursor: 37."""
 
 
 class Position(NamedTuple):
-    """A place in one feed. `n` is 0 behind a whole transaction; else it is the last row seen of transaction `seq`."""
+    """A place in one feed. `n` is 0 behind a whole transaction; else it is the last row seen of transaction `seq`.
+
+    `mark` names that transaction, because a database that lost it may have given its seq to another one; 0: unknown.
+    """
 
     seq: int
     n: int = 0
+    mark: int = 0
 
 
 class Cursor(NamedTuple):
@@ -34,18 +40,19 @@ class Cursor(NamedTuple):
         return cls(epoch, owner_digest(user), position)
 
     def encode(self) -> bytes:
-        return _LAYOUT.pack(VERSION, self.owner, bytes.fromhex(self.epoch), self.position.seq, self.position.n)
+        return _LAYOUT.pack(VERSION, self.owner, bytes.fromhex(self.epoch), *self.position)
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
-        """The cursor in `data`, or None when these bytes are no cursor of this version."""
-        if len(data) != SIZE or data[0] != VERSION:
+        """The cursor in `data`, or None when these bytes are no cursor of a version that this one knows."""
+        layout = {(VERSION, SIZE): _LAYOUT, (1, _UNMARKED.size): _UNMARKED}.get((data[0] if data else 0, len(data)))
+        if layout is None:
             return None
-        _, owner, epoch, seq, n = _LAYOUT.unpack(data)
+        _, owner, epoch, *place = layout.unpack(data)
         # A bigint in Postgres: larger numbers come only from somebody who made the bytes up.
-        if seq >= 1 << 63 or n >= 1 << 63:
+        if max(place) >= 1 << 63:
             return None
-        return cls(epoch.hex(), owner, Position(seq, n))
+        return cls(epoch.hex(), owner, Position(*place))
 
 
 def owner_digest(user: UUID) -> bytes:

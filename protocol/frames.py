@@ -16,7 +16,7 @@ Seq = int
 MAX_TOKEN = 16_384
 """Characters. Supabase tokens with large app_metadata reach some 4,000."""
 MAX_CURSOR = 128
-"""Bytes. Ours have 29; the rest leaves room for another version."""
+"""Bytes. Ours have 37; the rest leaves room for another version."""
 MAX_EXTRAS = 16
 MAX_ROWS_ASKED = 1_000
 MAX_MUTATIONS = 1_000
@@ -168,6 +168,8 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     cursor: Annotated[bytes, Meta(max_length=MAX_CURSOR)] | None = None
     window: Window | None = None
     extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] | None = None
+    generation: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
+    """Of two connections of a client_id the one with the larger one has it."""
 
 
 class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
@@ -185,6 +187,8 @@ class Push(Struct, frozen=True, kw_only=True, tag_field="t", tag="push"):
 
     n: Annotated[int, Meta(ge=1, le=1 << 53)]
     mutations: Annotated[list[Raw], Meta(max_length=MAX_MUTATIONS)]
+    held: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
+    """The lowest number of which the device still holds the mutation, acknowledged or not."""
 
 
 class Refresh(Struct, frozen=True, kw_only=True, tag_field="t", tag="refresh"):
@@ -275,7 +279,7 @@ class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_
     retry_after: int | None = None
     """Milliseconds."""
     expected: int | None = None
-    """The number that the server awaits, where a push left a gap."""
+    """The number that the server awaits, where those of a push do not continue its own."""
 
 
 class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):

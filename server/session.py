@@ -84,6 +84,7 @@ class Subscribe:
     client_id: UUID
     cursor: bytes | None
     window: Window
+    generation: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,18 @@ Command = Send | Close | CheckToken | Subscribe | ReadPage | Write
 class Session:
     """One connection's side of the protocol. Every call returns the commands to carry out, in order."""
 
-    __slots__ = ("_checking", "_hello", "_mutations", "_pages", "_pushing", "_took", "claims", "client_id", "state")
+    __slots__ = (
+        "_checking",
+        "_hello",
+        "_mutations",
+        "_pages",
+        "_pushing",
+        "_took",
+        "claims",
+        "client_id",
+        "generation",
+        "state",
+    )
 
     def __init__(self, mutations: int) -> None:
         """`mutations`: of one push, at most."""
@@ -117,6 +129,8 @@ class Session:
         """Set once `hello` was accepted; moved by `refresh`."""
         self.client_id: UUID | None = None
         """Set by `hello`."""
+        self.generation: int | None = None
+        """Set by `hello`, if the client says which of its connections this is."""
         self._hello: Hello | None = None
         self._checking = False
         """A token is being checked; one at a time, or a flood of `refresh` would be a flood of signatures."""
@@ -138,6 +152,7 @@ class Session:
             self.state = State.CHECKING
             self._hello = frame
             self.client_id = frame.client_id
+            self.generation = frame.generation
             self._checking = True
             return [CheckToken(frame.token)]
         if self.state is State.NEW:
@@ -166,6 +181,8 @@ class Session:
     def _push(self, frame: Push) -> list[Command]:
         if len(frame.mutations) > self._mutations:
             return self.malformed(f"A push has at most {self._mutations} mutations.")
+        if frame.held is not None and frame.held > frame.n:
+            return self.malformed("What a push carries is held: `held` is `n` at most.")
         if self.state is not State.OPEN or self._pushing:
             message = "Push after `welcome`, and when the last push is answered."
             return [Send(Error(code="too_many_pushes", message=message, retryable=True, answers="push", id=frame.n))]
@@ -192,7 +209,7 @@ class Session:
             hello, self._hello = self._hello, None
             self.state = State.JOINING
             self.claims = claims
-            return [Subscribe(claims.user, hello.client_id, hello.cursor, _window(hello))]
+            return [Subscribe(claims.user, hello.client_id, hello.cursor, _window(hello), hello.generation)]
         if self.state not in (State.JOINING, State.OPEN):
             return []
         assert self.claims is not None

@@ -15,7 +15,7 @@ import structlog
 from protocol import codec as codecs
 from protocol.close import CloseCode
 from protocol.codec import Codec, FrameError, UnknownFrameError
-from protocol.frames import Ack, AskPage, Error, Limits, Pong, Welcome
+from protocol.frames import Ack, AskPage, Error, Limits, Pong, Rejected, Welcome
 from server import metrics
 from server.edge.auth import RefusedError
 from server.edge.desk import Desk
@@ -242,6 +242,8 @@ class SyncSocket(WebSocket):
             takes=command.takes,
             first=frame.n,
             mutations=[rules.check(self._codec.mutation(raw), limits, now) for raw in frame.mutations],
+            generation=self._session.generation,
+            held=frame.held,
         )
         self._pushed_at = time.perf_counter()
         self._desk.batcher.put(push, sum(map(len, frame.mutations)), self._written_down, lambda: self.gone)
@@ -250,6 +252,9 @@ class SyncSocket(WebSocket):
         if isinstance(answer, Ack):
             metrics.ACK_SECONDS.observe(time.perf_counter() - self._pushed_at)
             metrics.acked(answer.results)
+            if self._reader is not None:
+                seqs = [each.seq for each in answer.results if not isinstance(each, Rejected)]
+                self._reader.acknowledged = max(self._reader.acknowledged, *seqs, 0)
         else:
             metrics.PUSHES.labels(answer.code).inc()
         self._perform(self._session.push_answered(answer))
@@ -262,8 +267,12 @@ class SyncSocket(WebSocket):
             error = Error(code="too_many_hellos", message=message, retryable=True, answers="hello", retry_after=delay)
             self.close(CloseCode.TOO_MANY_HELLOS, error)
             return
-        if (older := desk.hub.of_client(user, command.client_id)) is not None:
-            notices.replaced(older.sink)
+        if (other := desk.hub.of_client(user, command.client_id)) is not None:
+            if (other.generation or 0) > (command.generation or other.generation or 0):
+                # This one's line stalled, and the device has given it up.
+                notices.replaced(self)
+                return
+            notices.replaced(other.sink)
         if desk.hub.sockets(user) >= desk.terms.sockets_per_user:
             message = f"This user has {desk.terms.sockets_per_user} connections open, which is the limit."
             # It may be that some of them are dead and not yet noticed, which takes less than a minute.
@@ -271,7 +280,7 @@ class SyncSocket(WebSocket):
             error = Error(code="too_many_sockets", message=message, retryable=True, answers="hello", retry_after=delay)
             self.close(CloseCode.TOO_MANY_SOCKETS, error)
             return
-        reader = self._reader = desk.hub.add(user, command.client_id, self, command.window)
+        reader = self._reader = desk.hub.add(user, command.client_id, self, command.window, command.generation)
         position = start(command.cursor, command.user, desk.history.epoch)
         if isinstance(position, Why):
             desk.snapshots.begin(reader, position)

@@ -37,6 +37,10 @@ class Entry(NamedTuple):
     row_id: UUID
     row: Row | None
     """The row's latest state, or its deletion; None for an upsert whose row is no longer there."""
+    mark: int = 0
+    """The transaction's name; 0: it has none, for it is of before there were any."""
+    prev_mark: int = 0
+    """That of the transaction before it."""
 
 
 class Page(NamedTuple):
@@ -47,6 +51,8 @@ class Page(NamedTuple):
     tier: str | None
     """None without a profile."""
     entries: Sequence[Entry]
+    mark: int = 0
+    """The name of the transaction at `head`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +87,45 @@ def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
 def follow(after: Position, page: Page) -> Batch | Why:
     """What a reader at `after` is to be sent, or why its position no longer leads anywhere.
 
-    Every entry names the seq before its transaction, so the proof that nothing is missing is in the entries
-    themselves: they must chain from `after` without a gap. A history that lost its tail and then overtook the reader
-    is recognised by the same check.
+    Every entry names the transaction before its own, by seq and by mark, so the proof that nothing is missing is in the
+    entries themselves: they must chain from `after` without a gap. A history that lost its tail and then overtook the
+    reader is recognised by the same check, also where it gave the same seqs to other transactions.
     """
     if not page.entries:
         if page.head < after.seq:
             return Why.AHEAD
         # Inside a transaction more entries must follow; at the head there is nothing to follow.
-        return Why.TOO_OLD if after.n or page.head > after.seq else Batch([], after, more=False)
-    reached = after.seq
+        if after.n or page.head > after.seq:
+            return Why.TOO_OLD
+        return Batch([], after, more=False) if _same(page.mark, after.mark) else Why.AHEAD
+    reached, mark = after.seq, after.mark
     for entry in page.entries:
         if entry.seq != reached:
             if entry.prev != reached or (after.n and reached == after.seq and entry is page.entries[0]):
                 return Why.AHEAD if entry.prev < reached else Why.TOO_OLD
-            reached = entry.seq
+            if not _same(entry.prev_mark, mark):
+                return Why.AHEAD
+            reached, mark = entry.seq, entry.mark
+        elif not _same(entry.mark, mark):
+            return Why.AHEAD
     entries, to = _whole_transactions(page.entries)
     return Batch(_latest(entries), to, more=entries[-1].next_seq is not None)
+
+
+def _same(mark: int, other: int) -> bool:
+    """The two may name one transaction."""
+    return mark == other or not mark or not other
 
 
 def _whole_transactions(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Position]:
     """The entries up to the last end of a transaction among them; all of them if there is none."""
     last = entries[-1]
     if last.next_seq != last.seq:
-        return entries, Position(last.seq)
+        return entries, Position(last.seq, 0, last.mark)
     for count in range(len(entries) - 1, 0, -1):
         if entries[count - 1].seq != last.seq:
-            return entries[:count], Position(entries[count - 1].seq)
-    return entries, Position(last.seq, last.n)
+            return entries[:count], Position(entries[count - 1].seq, 0, entries[count - 1].mark)
+    return entries, Position(last.seq, last.n, last.mark)
 
 
 def _latest(entries: Sequence[Entry]) -> list[Row]:

@@ -71,9 +71,11 @@ class Reader:
     """One connection at a position."""
 
     __slots__ = (
+        "acknowledged",
         "client_id",
         "cohort",
         "feed",
+        "generation",
         "sighting",
         "sink",
         "stalled_at",
@@ -82,11 +84,15 @@ class Reader:
         "window",
     )
 
-    def __init__(self, feed: Feed, client_id: UUID, sink: Sink, window: Window) -> None:
+    def __init__(self, feed: Feed, client_id: UUID, sink: Sink, window: Window, generation: int | None) -> None:
         self.feed = feed
         self.client_id = client_id
         self.sink = sink
         self.window = window
+        self.generation = generation
+        """Of the connections of a client_id the one with the largest has it. None: the device does not say."""
+        self.acknowledged = 0
+        """The seq up to which its own writes were acknowledged to it."""
         self.cohort: Cohort | None = None
         self.stalled_at: tuple[Position, Phase] | None = None
         """Where it goes on once its socket takes data again; None if it does not wait for that."""
@@ -118,12 +124,12 @@ class Hub:
 
     # --- who is here
 
-    def add(self, user: str, client_id: UUID, sink: Sink, window: Window) -> Reader:
+    def add(self, user: str, client_id: UUID, sink: Sink, window: Window, generation: int | None = None) -> Reader:
         """Register a reader. It belongs to no cohort until `place` says where it stands."""
         feed = self._feeds.get(user)
         if feed is None:
             feed = self._feeds[user] = Feed(user)
-        reader = Reader(feed, client_id, sink, window)
+        reader = Reader(feed, client_id, sink, window, generation)
         feed.readers.add(reader)
         return reader
 
@@ -202,12 +208,14 @@ class Hub:
                 behind = True
         return behind
 
-    def compare(self, user: str, head: int) -> bool:
+    def compare(self, user: str, head: Position) -> bool:
         """Postgres says that feed `user` is at `head`. True if somebody stands elsewhere, which a read will settle."""
         feed = self._feeds.get(user)
         found = False
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
-            if cohort.state is State.IDLE and cohort.position.seq != head:
+            here = cohort.position
+            elsewhere = here.seq != head.seq or (here.mark != head.mark and here.mark and head.mark)
+            if cohort.state is State.IDLE and elsewhere:
                 self._enqueue(cohort)
                 found = True
         return found

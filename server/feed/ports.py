@@ -77,6 +77,8 @@ class Overview:
     conversations: list[Conversation]
     rest: list[UUID]
     """Those behind them that did not fit in the bound on content."""
+    mark: int = 0
+    """The name of the transaction at `as_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,8 @@ class Store(Protocol):
     async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
         """At least one message if there is any. What belongs to somebody else is not found."""
 
-    async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
-        """The epoch, and the seq of each user's feed (0: none)."""
+    async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
+        """The epoch, and where each user's feed is (seq 0: there is none)."""
 
 
 class Sighting(NamedTuple):

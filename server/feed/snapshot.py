@@ -41,7 +41,8 @@ class Job:
 
     reader: Reader
     why: Why
-    as_of: int = 0
+    start: Position = Position(0)
+    """Where the feed was at the first piece."""
     titles: list[UUID] = field(default_factory=list)
     """Conversations still to be sent."""
     wants: list[Want] | None = None
@@ -111,7 +112,7 @@ class Snapshots:
             if job.reader.sink.gone:
                 continue
             if done:
-                self._hub.place(job.reader, Position(job.as_of), Phase.CATCHING_UP)
+                self._hub.place(job.reader, job.start, Phase.CATCHING_UP)
             elif job.reader.sink.full:
                 self._parked[job.reader] = job
             else:
@@ -132,7 +133,7 @@ class Snapshots:
         if overview.tier not in notices.PAID:
             notices.local_only(sink)
             return False
-        job.as_of = overview.as_of
+        job.start = Position(overview.as_of, 0, overview.mark)
         job.titles = overview.rest
         messages = reader.window.messages
         ids = [*(row.id for row in overview.conversations), *overview.rest]
@@ -158,7 +159,7 @@ class Snapshots:
 
     def _send(self, job: Job, as_of: int, rows: Sequence[Row]) -> bool:
         feed, last = job.reader.feed, not job.titles and not job.wants
-        cursor = Cursor(self._history.epoch, feed.owner, Position(job.as_of)).encode() if last else None
+        cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if last else None
         data = encode.message(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor), job.reader.sink.codec)
         job.reader.sink.write(data)
         metrics.sent(rows, 1, len(data))

@@ -5,6 +5,7 @@ from time import time
 from typing import Any, Final
 from uuid import UUID
 
+from protocol.cursor import Position
 from protocol.frames import (
     FIRST_INSTANT,
     LAST_INSTANT,
@@ -70,12 +71,13 @@ class PostgresStore:
             min(until, BEHIND_A_TRANSACTION),
         )
         heads = [0] * len(keys)
+        marks = [0] * len(keys)
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
         beyond: set[int] = set()
         for record in records:
             i = record["i"] - 1
-            heads[i], tiers[i] = record["head"] or 0, record["tier"]
+            heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
             if record["seq"] is not None:
                 entries[i].append(_entry(record))
             if record["elsewhere"] or heads[i] > until:
@@ -83,7 +85,7 @@ class PostgresStore:
         for some in entries:
             if len(some) > 1:
                 some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
-        return [Page(*page) for page in zip(heads, tiers, entries, strict=True)], sorted(beyond)
+        return [Page(*page) for page in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)
@@ -94,7 +96,7 @@ class PostgresStore:
         as_of = first["head"]
         found, rest = _whole(as_of, records)
         profile = _profile(as_of, UUID(user), first) if first["has_profile"] else None
-        return Overview(as_of, first["tier"], profile, found, rest)
+        return Overview(as_of, first["tier"], profile, found, rest, first["head_mark"])
 
     async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
         records = await self._fetch("read_titles", user, ids, content_bytes)
@@ -131,9 +133,10 @@ class PostgresStore:
         instant, ahead = records[0]
         return (ALWAYS if ahead else NEVER) if instant is None else int(instant)
 
-    async def heads(self, users: Sequence[str]) -> tuple[str, list[int]]:
+    async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         (record,) = await self._fetch("heads", users)
-        return record["epoch"], record["seqs"] or []
+        heads = zip(record["seqs"] or (), record["marks"] or (), strict=True)
+        return record["epoch"], [Position(seq, 0, mark) for seq, mark in heads]
 
     async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
         columns = list(zip(*sightings, strict=True)) or [()] * len(Sighting._fields)
@@ -192,4 +195,5 @@ def _entry(record: Any) -> Entry:
         row = UPSERT[kind](seq, row_id, record)
     else:
         row = None
-    return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, row_id, row)
+    marks = record["mark"] or 0, record["prev_mark"] or 0
+    return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, row_id, row, *marks)

@@ -8,6 +8,7 @@ import asyncpg
 import orjson
 import structlog
 
+from protocol.codec import digest
 from protocol.frames import (
     CreateConversation,
     CreateMessage,
@@ -66,6 +67,9 @@ class PostgresWriter:
             [len(push.mutations) for push in pushes],
             *columns,
             self._roles,
+            [push.generation for push in pushes],
+            [push.held for push in pushes],
+            [0 if isinstance(each, Refusal) else digest(each) for push in pushes for each in push.mutations],
         )
         try:
             return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]

@@ -27,6 +27,10 @@ class Push:
     """That connection has not pushed before, so it takes the client_id from whichever has it."""
     first: int
     mutations: Sequence[Mutation | Refusal]
+    generation: int | None = None
+    """Of that connection: of two of a client_id the one with the larger one has it. None: the device does not say."""
+    held: int | None = None
+    """The lowest number of which the device still holds the mutation. None: it does not say."""
 
     @property
     def last(self) -> int:
@@ -55,8 +59,9 @@ class Outcome:
     """The feed's, with all of this in it."""
     rejected: Mapping[int, str]
     """Codes, by number; those of a repeat too."""
-    refusal: Literal["replaced", "local_only"] | None
-    """Why nothing of it was applied: another connection has the client_id, or the user does not pay."""
+    refusal: Literal["replaced", "local_only", "gap"] | None
+    """Why nothing of it was applied: another connection has the client_id, the user does not pay, or its numbers were
+    consumed by other mutations."""
 
     def unfinished(self, push: Push) -> bool:
         """It ended before a mutation that takes several transactions. The push goes on where it ended."""

@@ -79,11 +79,11 @@ def _time(at: Instant, now: Instant) -> str | None:
 
 def answer(push: Push, outcome: Outcome) -> Ack | Error:
     """What the device is told of a push that is not unfinished: a result for each mutation, or why there is none."""
-    if outcome.refusal is not None:
-        return refusal(push, outcome.refusal, REASONS[CloseCode[outcome.refusal.upper()]], retryable=False)
-    if push.first > outcome.before + 1:
+    if outcome.refusal == "gap" or (outcome.refusal is None and push.first > outcome.before + 1):
         message = f"The next mutation of this device is number {outcome.before + 1}."
         return refusal(push, "gap", message, expected=outcome.before + 1)
+    if outcome.refusal is not None:
+        return refusal(push, outcome.refusal, REASONS[CloseCode[outcome.refusal.upper()]], retryable=False)
     return Ack(results=[_result(push.first + i, outcome) for i in range(len(push.mutations))])
 
 

@@ -10,14 +10,14 @@
 -- `next_seq` is the seq of the log row behind this one, NULL at the end of the log: it tells whether more is there, and
 -- whether the transaction goes on. `found`: the row still exists and is this user's. LIMIT 1 keeps each look-up a
 -- look-up by primary key: without it the planner may read all conversations of the user to find one.
-SELECT r.i, f.seq AS head, p.subscription_tier AS tier, p.subscription_status AS status,
-       g.seq, g.n, g.prev, g.kind::text, g.op::text, g.row_id, g.next_seq,
+SELECT r.i, f.seq AS head, f.mark AS head_mark, p.subscription_tier AS tier, p.subscription_status AS status,
+       g.seq, g.n, g.prev, g.mark, g.prev_mark, g.kind::text, g.op::text, g.row_id, g.next_seq,
        g.found, g.elsewhere, g.title, g.conversation_id, g.role, g.content, g.created_at, g.updated_at
 FROM unnest($1::text::uuid[], $2::text::bigint[], $3::text::bigint[]) WITH ORDINALITY AS r (user_id, seq, n, i)
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 LEFT JOIN public.profiles p ON p.id = r.user_id
 LEFT JOIN LATERAL (
-    SELECT l.seq, l.n, l.prev, l.kind, l.op, l.row_id,
+    SELECT l.seq, l.n, l.prev, l.mark, l.prev_mark, l.kind, l.op, l.row_id,
            coalesce(owner.user_id, c.user_id) = r.user_id AS found, coalesce(l.row_at < $7 OR l.row_at > $8, false) AS elsewhere,
            c.title, m.conversation_id, coalesce(m.role, 'system') AS role, coalesce(m.content, '') AS content,
            coalesce(m.created_at, c.created_at) AS created_at, coalesce(m.updated_at, m.created_at, c.updated_at) AS updated_at,
