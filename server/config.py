@@ -116,7 +116,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     push_roles: Annotated[frozenset[str], NoDecode] = Field(frozenset({"user"}), alias="ATLAS_PUSH_ROLES")
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
-    pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
     metrics_host: str = Field("127.0.0.1", alias="ATLAS_METRICS_HOST")
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)

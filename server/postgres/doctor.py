@@ -1,18 +1,20 @@
 """Is this database fit to serve? One finding a question, and what to do about a bad one."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
 
 from server.errors import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
+from server.postgres.connection import connect, statement
 from server.postgres.errors import POOLER
-from server.postgres.listener import ListenDoorbells
+from server.postgres.listener import Listening
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
-from server.postgres.pool import connect, statement
 
 OLDEST: Final = 15
 LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
@@ -116,7 +118,8 @@ async def _primary(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        await ListenDoorbells(url).check()
+        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
+            pass
     except UnfitError:
         return Finding("listen", False, POOLER)
     except UnavailableError as error:

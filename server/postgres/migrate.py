@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from server.errors import UnfitError
 from server.operations.catalog import Step
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
+from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
-from server.postgres.pool import SAFE_PATH, connect_as_owner, statement
 
 log = structlog.get_logger()
 

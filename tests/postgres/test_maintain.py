@@ -15,9 +15,9 @@ from server.errors import UnfitError
 from server.operations import upkeep
 from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
+from server.postgres.connection import statement
 from server.postgres.maintain import StepError, look, maintain_once
 from server.postgres.migrate import migrate
-from server.postgres.pool import statement
 from tests.support.cluster import Cluster, Database
 from tests.support.maintaining import (
     NEVER,
