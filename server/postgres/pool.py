@@ -17,6 +17,7 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
 from server import metrics
 from server.errors import UnfitError
 from server.postgres.errors import MAYBE_LATER, UNMIGRATED, StatementError, translated, unavailable
+from server.postgres.link import link
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
@@ -73,9 +74,8 @@ def _seconds(name: str) -> metrics.Spread:
 
 async def connect(url: str, **options: Any) -> Any:
     """One connection of its own. Raises UnavailableError and UnfitError."""
-    with translated():
-        patience = STATEMENT_SECONDS + GRACE_SECONDS
-        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=patience, **options)
+    patience = STATEMENT_SECONDS + GRACE_SECONDS
+    connection = await link(url, timeout=CONNECT_SECONDS, command_timeout=patience, **options)
     _notice_dead_links(connection)
     return connection
 
