@@ -15,6 +15,7 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
 from server.errors import UnfitError
 from server.feed.history import Standing
 from server.postgres.errors import UNMIGRATED, translated
+from server.postgres.link import link
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Where Postgres counts its microseconds from."""
@@ -52,8 +53,7 @@ def statement(name: str) -> str:
 async def connect(url: str, **options: Any) -> Any:
     """One connection of its own. Raises UnavailableError and UnfitError."""
     options = {"timeout": CONNECT_SECONDS, "command_timeout": STATEMENT_SECONDS + GRACE_SECONDS, **options}
-    with translated():
-        connection = await asyncpg.connect(url, **options)
+    connection = await link(url, **options)
     _notice_dead_links(connection)
     return connection
 
