@@ -207,8 +207,10 @@ class Client:
             raise StateError("hello is said once")
         self.state = State.GREETING
         window = dict(zip(("conversations", "messages"), self._window, strict=True))
-        who = {"token": self._token, "client_id": self._client_id, "generation": self._generation}
-        return self._say(t="hello", **who, cursor=self.cursor, window=window)
+        frame: dict[str, object] = {"token": self._token, "client_id": self._client_id, "cursor": self.cursor}
+        if self._generation is not None:
+            frame["generation"] = self._generation
+        return self._say(t="hello", **frame, window=window)
 
     @property
     def may_ask(self) -> bool:
@@ -247,7 +249,10 @@ class Client:
         if n < 1 or n + len(mutations) - 1 > NUMBER_END:
             raise ValueError("numbers go from 1 to 2^53")
         arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
-        frame = self._say(t="push", n=n, mutations=arrays, **({} if held is None else {"held": held}))
+        said: dict[str, object] = (
+            {"n": n, "mutations": arrays} if held is None else {"n": n, "mutations": arrays, "held": held}
+        )
+        frame = self._say(t="push", **said)
         self.pushed = range(n, n + len(mutations))
         return frame
 

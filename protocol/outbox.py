@@ -146,8 +146,10 @@ class Outbox:
         return self._head.generation
 
     def begin(self, limits: Limits) -> None:
-        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told. What was
-        acknowledged is in doubt: the database of this connection may have lost it, or be another one."""
+        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told.
+
+        What was acknowledged is in doubt: the database of this connection may have lost it, or be another one.
+        """
         self.end()
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
         acked = [replace(entry, seq=None) for entry in self._in(State.ACKED) if entry.seq is not None]
@@ -169,8 +171,8 @@ class Outbox:
 
         A mutation that fits no frame any more, because the limits shrank after it was added, cannot be sent, and those
         behind it not before it has a result. None stands in its place: the server consumes its number with a rejection,
-        or says that it had applied it already, which after a lost answer nobody else knows. None stands also for numbers
-        between others whose mutations are settled or rejected.
+        or says that it had applied it already, which after a lost answer nobody else knows. None stands also for the
+        numbers between others whose mutations are settled or rejected.
         """
         if self.due(now) != 0 or limits.mutations < 1:
             return None
@@ -216,10 +218,11 @@ class Outbox:
         """
         if refusal.code == "gap" and refusal.expected is not None and self.unanswered is not None:
             self._renumber(refusal.expected, above=refusal.expected > self.unanswered.n)
-            pause = 0.0
+            # The next one fits, unless the connection leads to another database each time.
+            pause = backoff(self._refusals, rnd) if self._refusals else 0.0
         else:
-            self._refusals += 1
-            pause = backoff(self._refusals, rnd)
+            pause = backoff(self._refusals + 1, rnd)
+        self._refusals += 1
         if refusal.retry_after_ms is not None:
             pause = refusal.retry_after_ms / 1000 * (1 + RELUCTANCE * rnd)
         self._not_before = now + pause

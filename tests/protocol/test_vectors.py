@@ -255,6 +255,7 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
         cursor=cursor,
         window=(window["conversations"], window["messages"]),
         encoding=encoding,
+        generation=frame.get("generation"),
     )
     hello = client.hello()
     client.state = State.LIVE
@@ -267,7 +268,7 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
             return client.ping()
         case "push":
             client.limits = replace(client.limits, mutations=100)
-            return client.push(frame["n"], [meant(columns) for columns in frame["mutations"]])
+            return client.push(frame["n"], [meant(columns) for columns in frame["mutations"]], frame.get("held"))
     client._last_page = frame["id"] - 1
     conversation, before = frame.get("conversation"), frame.get("before")
     _, page = client.ask_page(
