@@ -1,13 +1,12 @@
--- Every object and right that Atlas Sync made in a database: one row for each that is not as it should be, the first to
--- mend first. What the bodies of functions and views say, and the conditions of policies for end users, is for
--- inventory_texts.sql.
--- `mend`: statements for the owner of the tables; NULL: what to do is part of `problem`. `serving`: with it, the server
--- may not see, or Postgres not record, every change.
--- It asks nothing but the catalog, by names that need no right, and deparses nothing, so it takes no lock on any table of
--- the app. Run it with search_path = pg_catalog, pg_temp.
+-- What Atlas Sync made in a database and a server relies on: one row for each object and right that is not as it should be,
+-- what has to be mended first before the others. inventory_rest.sql has the rest.
+-- `mend`: statements for the owner of the tables; NULL: what to do is part of `problem`. `serving`: with it, the server may
+-- not see, or Postgres not record, every change.
+-- It reads nothing but the catalog, finds everything without a right to it, and has nothing written out by Postgres, so it
+-- takes no lock on a table of the app. Run it with search_path = pg_catalog, pg_temp.
 WITH RECURSIVE login AS MATERIALIZED (
-    SELECT r.oid, r.rolname AS name, r.rolsuper OR r.rolbypassrls AS sees_all, a.oid AS ours, u.oid AS users
-    FROM pg_roles r LEFT JOIN pg_roles a ON a.rolname = 'atlas_sync' LEFT JOIN pg_roles u ON u.rolname = 'authenticated'
+    SELECT r.oid, r.rolname AS name, r.rolsuper OR r.rolbypassrls AS sees_all, a.oid AS ours
+    FROM pg_roles r LEFT JOIN pg_roles a ON a.rolname = 'atlas_sync'
     WHERE r.rolname = current_user
 ), relations (nsp, rel, kind, reads, serves) AS (
     -- reads: the server may read all of it, by a right and, in a table, by the policy atlas_sync_reads
@@ -110,23 +109,6 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('turn_default', 'text, timestamp with time zone, timestamp with time zone', false, false, false),
            ('archive_partition', 'regclass', false, false, false),
            ('bound_partition', 'regclass', false, false, false)
-), policies (rel, name, command, conditions) AS (
-    -- What end users reach; the server's are those of `relations`.
-    VALUES ('profiles', 'atlas_own_profile', 'r', 'USING (id = (SELECT auth.uid()))'),
-           ('conversations', 'atlas_own_conversations', '*',
-            'USING (user_id = (SELECT auth.uid())) WITH CHECK (user_id = (SELECT auth.uid()))'),
-           ('messages', 'atlas_own_messages', '*',
-            'USING (EXISTS (SELECT FROM public.conversations c WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid()))) '
-            'WITH CHECK (EXISTS (SELECT FROM public.conversations c WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid())))'),
-           ('messages_archive', 'atlas_own_messages', '*',
-            'USING (EXISTS (SELECT FROM public.conversations c WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid()))) '
-            'WITH CHECK (EXISTS (SELECT FROM public.conversations c WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid())))')
-), rights (rel, rights) AS (
-    -- Of end users.
-    VALUES ('profiles', 'SELECT'),
-           ('conversations', 'SELECT, INSERT, UPDATE, DELETE'),
-           ('messages', 'SELECT, INSERT, UPDATE, DELETE'),
-           ('messages_archive', 'SELECT, UPDATE, DELETE')
 ), recorded (rel, function, columns) AS (
     VALUES ('profiles', 'profile_changed', '{id,subscription_tier,subscription_status}'::text[]),
            ('conversations', 'conversation_changed', '{id,user_id,title,created_at,updated_at}'),
@@ -164,7 +146,10 @@ WITH RECURSIVE login AS MATERIALIZED (
            format_type(a.atttypid, NULL) AS found,
            y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
     FROM columns w JOIN tables t ON t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
-    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = want.col AND a.attnum > 0 AND NOT a.attisdropped
+    -- LIMIT 1 keeps it a look-up by index.
+    LEFT JOIN LATERAL (
+        SELECT * FROM pg_attribute WHERE attrelid = t.oid AND attname = want.col AND attnum > 0 AND NOT attisdropped LIMIT 1
+    ) a ON true
     LEFT JOIN pg_type y ON y.oid = a.atttypid
 ), watched AS MATERIALIZED (
     -- The tables whose changes are recorded, and their partitions. `compares`: a trigger's WHEN as Postgres keeps it, how
@@ -232,8 +217,8 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 4, format('%s %s', t.kind, t.name),
-           CASE WHEN t.oid IS NULL AND t.kind <> 'view' THEN 'missing: restore it from a backup'
-                WHEN t.oid IS NULL THEN 'missing'
+           CASE WHEN t.oid IS NULL AND t.kind = 'view' THEN 'missing'
+                WHEN t.oid IS NULL THEN 'missing: restore it from a backup'
                 ELSE format('is of another kind: make it a %s', t.kind) END, NULL, t.serves
     FROM tables t
     WHERE t.relkind IS NULL
@@ -367,40 +352,24 @@ WITH RECURSIVE login AS MATERIALIZED (
                      OR NOT l.sees_all AND NOT pg_has_role(t.relowner, 'USAGE') AND pg_has_role(role, 'USAGE'))
 
     UNION ALL
-    SELECT 18, format('policy %I on %s', w.name, t.name), CASE WHEN p.oid IS NULL THEN 'missing' ELSE 'altered' END,
-           CASE WHEN p.oid IS NULL THEN '' ELSE format('DROP POLICY %I ON %s; ', w.name, t.name) END
-               || format('CREATE POLICY %I ON %s FOR %s TO authenticated %s', w.name, t.name,
-                         CASE w.command WHEN 'r' THEN 'SELECT' ELSE 'ALL' END, w.conditions), false
-    FROM policies w JOIN tables t ON t.rel = w.rel AND t.relkind IN ('r', 'p') CROSS JOIN login l
-    LEFT JOIN pg_policy p ON p.polrelid = t.oid AND p.polname = w.name
-    WHERE (p.polpermissive AND p.polcmd = w.command AND p.polroles = ARRAY[l.users]) IS NOT TRUE
-
-    UNION ALL
-    SELECT 19, format('USAGE on schema %I', n.nsp), 'missing for atlas_sync',
+    SELECT 18, format('USAGE on schema %I', n.nsp), 'missing for atlas_sync',
            format('GRANT USAGE ON SCHEMA %I TO atlas_sync', n.nsp), true
     FROM schemas n CROSS JOIN login l WHERE n.oid IS NOT NULL AND has_schema_privilege(l.ours, n.oid, 'USAGE') IS NOT TRUE
 
     UNION ALL
-    SELECT 20, 'USAGE on schema sync', 'granted to PUBLIC', 'REVOKE ALL ON SCHEMA sync FROM PUBLIC', false
+    SELECT 19, 'USAGE on schema sync', 'granted to PUBLIC', 'REVOKE ALL ON SCHEMA sync FROM PUBLIC', false
     FROM schemas n WHERE n.nsp = 'sync' AND EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = 0)
 
     UNION ALL
-    SELECT 21, format('SELECT on %s', t.name), 'missing for atlas_sync', format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
+    SELECT 20, format('SELECT on %s', t.name), 'missing for atlas_sync', format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
     FROM tables t CROSS JOIN login l
     WHERE t.reads AND t.oid IS NOT NULL AND has_table_privilege(l.ours, t.oid, 'SELECT') IS NOT TRUE
 
     UNION ALL
-    SELECT 22, format('SELECT on column %s.%I', a.tab, a.col), 'missing for atlas_sync',
+    SELECT 21, format('SELECT on column %s.%I', a.tab, a.col), 'missing for atlas_sync',
            format('GRANT SELECT (%I) ON %s TO atlas_sync', a.col, a.tab), true
     FROM attributes a CROSS JOIN login l
     WHERE a.nsp = 'public' AND a.rel = 'profiles' AND a.attnum IS NOT NULL
       AND has_column_privilege(l.ours, a.relid, a.attnum, 'SELECT') IS NOT TRUE
-
-    UNION ALL
-    -- Whom the app has taken a right away does not get it back: a table of which rights were given or taken has an ACL,
-    -- and one that was restored without privileges has none.
-    SELECT 23, format('%s on %s', w.rights, t.name), 'missing for authenticated',
-           format('GRANT %s ON %s TO authenticated', w.rights, t.name), false
-    FROM rights w JOIN tables t ON t.rel = w.rel AND t.oid IS NOT NULL WHERE t.relacl IS NULL
 )
 SELECT what, problem, mend, serving FROM wrong ORDER BY turn, what, problem
