@@ -125,10 +125,11 @@ def migrate(
     for step in steps:
         _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
-        if not steps:
+        cautions = [] if undo else asyncio.run(migration.cautions(url))
+        if not steps and not cautions:
             typer.echo("Nothing is to be done.")
-        for caution in [] if undo else asyncio.run(migration.cautions(url)):
-            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {caution}")
+        for caution in cautions:
+            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {printable(caution)}")
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")

@@ -3,24 +3,22 @@
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from server.errors import UnfitError
-from server.operations.inventory import Wrong, by_topic
+from server.operations.inventory import Wrong
 from server.postgres import doctor
-from server.postgres.doctor import Finding, examine
 from server.postgres.adopt import SILENT
-from server.postgres.inventory import mend, take_inventory
+from server.postgres.doctor import Finding, examine
+from server.postgres.inventory import mend
 from server.postgres.migrate import cautions, migrate, steps
 from server.postgres.pool import SAFE_PATH, statement
-from tests.support import v1
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, binaries
-from tests.support.maintaining import make_month, maintained
+from tests.support.cluster import Cluster, Database, binaries
+from tests.support.inventory import inventory, undone
+from tests.support.maintaining import maintained, make_month
 from tests.support.pushing import administrator
 from tests.support.v1 import App, Heard, command
 
@@ -29,27 +27,10 @@ OF_THE_TESTS = {"durability", "version", "idle", "temporary"}
 
 
 @pytest.fixture
-async def sql(every_database: Database) -> AsyncIterator[Any]:
+async def admin(every_database: Database) -> AsyncIterator[Any]:
+    """An administrator's connection to `every_database`."""
     async with administrator(every_database) as connection:
         yield connection
-
-
-@asynccontextmanager
-async def undone(sql: Any) -> AsyncIterator[None]:
-    """What is done meanwhile is rolled back."""
-    transaction = sql.transaction()
-    await transaction.start()
-    try:
-        yield
-    finally:
-        await transaction.rollback()
-
-
-async def inventory(sql: Any, role: str = SERVER_LOGIN) -> list[Wrong]:
-    """As the server's login finds it."""
-    async with undone(sql):
-        await sql.execute(f"{SAFE_PATH}; SET LOCAL ROLE {role}")
-        return await take_inventory(sql)
 
 
 async def ill(database: Database) -> dict[str, Finding]:
@@ -65,8 +46,8 @@ async def ill(database: Database) -> dict[str, Finding]:
 
 MADE = """
     WITH ours AS (
-        SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text AS name, c.relispartition AS is_part, c.relrowsecurity AS secured,
-               c.relacl AS acl
+        SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text AS name, c.relispartition AS is_part,
+               c.relrowsecurity AS secured, c.relacl AS acl
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname IN ('public', 'sync') AND c.relkind IN ('r', 'p', 'v')
     )
@@ -110,7 +91,8 @@ MADE = """
     UNION ALL SELECT format('USAGE on schema %s', nspname),
                      CASE nspname WHEN 'auth' THEN 'UPDATE pg_namespace SET nspacl = NULL WHERE nspname = ''auth'''
                      ELSE format('REVOKE USAGE ON SCHEMA %s FROM %s, PUBLIC', nspname, a.grantee::regrole) END
-    FROM pg_namespace, aclexplode(nspacl) a WHERE nspname IN ('sync', 'public', 'auth') AND a.grantee NOT IN (0, a.grantor)
+    FROM pg_namespace, aclexplode(nspacl) a
+    WHERE nspname IN ('sync', 'public', 'auth') AND a.grantee NOT IN (0, a.grantor)
       -- What is the app's to take away.
       AND NOT (nspname = 'public' AND a.grantee = 'authenticated'::regrole)
     UNION ALL SELECT 'USAGE on schema sync', 'GRANT USAGE ON SCHEMA sync TO PUBLIC'
@@ -129,24 +111,23 @@ MADE = """
 """Each thing there is, and how it is taken away or altered."""
 
 
-async def test_whatever_a_migration_made_is_missed_when_it_is_gone(database: Database) -> None:
-    async with administrator(database) as sql:
-        assert await inventory(sql) == []
-        # regclass writes the schema's name.
-        await sql.execute(SAFE_PATH)
-        made = await sql.fetch(MADE)
-        assert len(made) > 250
-        kinds = await sql.fetch(
-            "SELECT DISTINCT classid::regclass::text FROM pg_depend WHERE refobjid = 'sync'::regnamespace"
-        )
-        assert {kind[0] for kind in kinds} == {"pg_class", "pg_proc"}, "MADE knows no other kind"
-        unnoticed = []
-        for what, damage in made:
-            async with undone(sql):
-                await sql.execute(damage)
-                named = [wrong.what for wrong in await inventory(sql, "postgres")]
-            if not any(all(part in name for part in what.split(" on ")) for name in named):
-                unnoticed.append(f"{what}: {damage}")
+async def test_whatever_a_migration_made_is_missed_when_it_is_gone(sql: Any) -> None:
+    assert await inventory(sql) == []
+    # regclass writes the schema's name.
+    await sql.execute(SAFE_PATH)
+    made = await sql.fetch(MADE)
+    assert len(made) > 250
+    kinds = await sql.fetch(
+        "SELECT DISTINCT classid::regclass::text FROM pg_depend WHERE refobjid = 'sync'::regnamespace"
+    )
+    assert {kind[0] for kind in kinds} == {"pg_class", "pg_proc"}, "MADE knows no other kind"
+    unnoticed = []
+    for what, damage in made:
+        async with undone(sql):
+            await sql.execute(damage)
+            named = [wrong.what for wrong in await inventory(sql, "postgres")]
+        if not any(all(part in name for part in what.split(" on ")) for name in named):
+            unnoticed.append(f"{what}: {damage}")
     assert unnoticed == []
 
 
@@ -156,7 +137,8 @@ async def test_whatever_a_migration_made_is_missed_when_it_is_gone(database: Dat
 def other_trigger(rest: str, when: str = "AFTER UPDATE") -> str:
     return (
         "DROP TRIGGER atlas_sync_record_update ON profiles; "
-        f"CREATE CONSTRAINT TRIGGER atlas_sync_record_update {when} ON profiles {rest} EXECUTE FUNCTION sync.profile_changed()"
+        f"CREATE CONSTRAINT TRIGGER atlas_sync_record_update {when} ON profiles {rest} "
+        "EXECUTE FUNCTION sync.profile_changed()"
     )
 
 
@@ -237,7 +219,8 @@ MENDED = [
     ("DROP FUNCTION sync.push", "function sync.push", True),
     ("DROP FUNCTION sync.vitals", "function sync.vitals", False),
     (
-        "CREATE OR REPLACE FUNCTION sync.profile_changed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION sync.profile_changed() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN NULL; END'",
         "function sync.profile_changed",
         True,
     ),
@@ -268,24 +251,28 @@ MENDED = [
 """What is done, what is found then, and whether the server must not serve with it."""
 
 
-async def test_each_damage_is_found_as_what_it_is_and_mended(sql: Any) -> None:
-    assert await inventory(sql) == []
+async def test_each_damage_is_found_as_what_it_is_and_mended(admin: Any) -> None:
+    assert await inventory(admin) == []
     for damage, what, serving in MENDED:
-        async with undone(sql):
-            await sql.execute(damage)
-            found = {wrong.what: wrong for wrong in await inventory(sql)}
+        async with undone(admin):
+            await admin.execute(damage)
+            found = {wrong.what: wrong for wrong in await inventory(admin)}
             assert what in found, damage
             assert found[what].serving is serving, damage
-            assert by_topic([*found.values()]).keys() == by_topic([]).keys()
-            await sql.execute(SAFE_PATH)
-            assert await mend(sql, SILENT) == [], damage
-            assert await inventory(sql) == [], damage
+            await admin.execute(SAFE_PATH)
+            assert await mend(admin, SILENT) == [], damage
+            assert await inventory(admin) == [], damage
 
 
 OWNED = """
     CREATE ROLE an_owner;
     DO $$ BEGIN EXECUTE (SELECT string_agg(format('ALTER FUNCTION %s OWNER TO an_owner', oid::regprocedure), ';')
-                         FROM pg_proc WHERE pronamespace = 'sync'::regnamespace); END $$;
+                         FROM pg_proc WHERE pronamespace = 'sync'::regnamespace); END $$
+"""
+OWNED_TABLES = """
+    DO $$ BEGIN EXECUTE (SELECT string_agg(format('ALTER TABLE %s OWNER TO an_owner', oid::regclass), ';')
+                         FROM pg_class WHERE relkind IN ('r', 'p')
+                         AND relnamespace IN ('sync'::regnamespace, 'public'::regnamespace)); END $$
 """
 BY_HAND = [
     (
@@ -297,10 +284,7 @@ BY_HAND = [
     ),
     (OWNED, "row level security of public.messages", "ALTER ROLE an_owner BYPASSRLS", "", True),
     (
-        OWNED
-        + "DO $$ BEGIN EXECUTE (SELECT string_agg(format('ALTER TABLE %s OWNER TO an_owner', oid::regclass), ';') "
-        "FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace IN ('sync'::regnamespace, 'public'::regnamespace)); "
-        "END $$; ALTER TABLE conversations FORCE ROW LEVEL SECURITY",
+        f"{OWNED}; {OWNED_TABLES}; ALTER TABLE conversations FORCE ROW LEVEL SECURITY",
         "row level security of public.conversations",
         "ALTER TABLE public.conversations NO FORCE ROW LEVEL SECURITY",
         "",
@@ -318,7 +302,8 @@ BY_HAND = [
         "ALTER TABLE profiles ALTER subscription_status TYPE int USING length(subscription_status)",
         "column public.profiles.subscription_status",
         "",
-        "DROP TRIGGER atlas_sync_record_update ON profiles; ALTER TABLE profiles ALTER subscription_status TYPE varchar(9)",
+        "DROP TRIGGER atlas_sync_record_update ON profiles; "
+        "ALTER TABLE profiles ALTER subscription_status TYPE varchar(9)",
         True,
     ),
     (
@@ -336,27 +321,27 @@ BY_HAND = [
         False,
     ),
 ]
-"""What is done, what is found, how the statement begins that is named against it and how it ends, and whether the server
-must not serve."""
+"""What is done, what is found, how the statement that is named against it begins and how it ends, and whether the
+server must not serve."""
 
 
-async def test_what_is_for_an_operator_to_mend_comes_with_what_to_do(sql: Any) -> None:
+async def test_what_is_for_an_operator_to_mend_comes_with_what_to_do(admin: Any) -> None:
     for damage, what, says, rest, serving in BY_HAND:
-        async with undone(sql):
-            await sql.execute(damage)
-            wrong = {wrong.what: wrong for wrong in await inventory(sql)}[what]
+        async with undone(admin):
+            await admin.execute(damage)
+            wrong = {wrong.what: wrong for wrong in await inventory(admin)}[what]
             assert wrong.serving is serving
             assert says in wrong.problem
-            await sql.execute(SAFE_PATH)
-            assert what in [left.what for left in await mend(sql, SILENT)], damage
-            await sql.execute("SET search_path = public")
-            await sql.execute((says + rest).replace(" CONCURRENTLY", ""))
-            await sql.execute(SAFE_PATH)
-            assert await mend(sql, SILENT) == [], damage
-            assert await inventory(sql) == [], damage
-    async with undone(sql):
-        await sql.execute("DROP TABLE sync.clients")
-        assert [str(wrong) for wrong in await inventory(sql)] == [
+            await admin.execute(SAFE_PATH)
+            assert what in [left.what for left in await mend(admin, SILENT)], damage
+            await admin.execute("SET search_path = public")
+            await admin.execute((says + rest).replace(" CONCURRENTLY", ""))
+            await admin.execute(SAFE_PATH)
+            assert await mend(admin, SILENT) == [], damage
+            assert await inventory(admin) == [], damage
+    async with undone(admin):
+        await admin.execute("DROP TABLE sync.clients")
+        assert [str(wrong) for wrong in await inventory(admin)] == [
             "table sync.clients (missing: restore it from a backup)"
         ]
 
@@ -376,8 +361,8 @@ HARMLESS = """
 """
 
 
-async def test_what_only_the_servers_login_lacks_only_it_finds(sql: Any) -> None:
-    newer = await sql.fetchval("SELECT current_setting('server_version_num')::int >= 160000")
+async def test_what_only_the_servers_login_lacks_only_it_finds(admin: Any) -> None:
+    newer = await admin.fetchval("SELECT current_setting('server_version_num')::int >= 160000")
     inherits = "GRANT atlas_sync TO atlas_server WITH INHERIT FALSE" if newer else "ALTER ROLE atlas_server NOINHERIT"
     membership = "membership of atlas_server in atlas_sync"
     for damage, what in (
@@ -385,14 +370,14 @@ async def test_what_only_the_servers_login_lacks_only_it_finds(sql: Any) -> None
         (inherits, membership),
         ("CREATE POLICY hides ON sync.log AS RESTRICTIVE TO atlas_server USING (seq > 5)", "policy hides on sync.log"),
     ):
-        async with undone(sql):
-            await sql.execute(damage)
-            assert await inventory(sql, "postgres") == []
-            (wrong,) = await inventory(sql)
+        async with undone(admin):
+            await admin.execute(damage)
+            assert await inventory(admin, "postgres") == []
+            (wrong,) = await inventory(admin)
             assert (wrong.what, wrong.serving) == (what, True)
             if wrong.mend is not None:
-                await sql.execute(wrong.mend)
-                assert await inventory(sql) == []
+                await admin.execute(wrong.mend)
+                assert await inventory(admin) == []
 
 
 async def test_a_role_that_is_lost_comes_back_with_its_rights_and_without_its_members(sql: Any) -> None:
@@ -405,30 +390,210 @@ async def test_a_role_that_is_lost_comes_back_with_its_rights_and_without_its_me
         assert wrong.mend == "GRANT atlas_sync TO atlas_server"
 
 
-async def test_what_is_the_apps_to_decide_is_left_alone(sql: Any) -> None:
-    async with undone(sql):
-        await sql.execute(HARMLESS)
-        assert [wrong.what for wrong in await inventory(sql)] == ["trigger atlas_sync_record_update on public.profiles"]
-        await sql.execute(SAFE_PATH)
-        assert await mend(sql, SILENT) == []
+async def test_what_is_the_apps_to_decide_is_left_alone(admin: Any) -> None:
+    async with undone(admin):
+        await admin.execute(HARMLESS)
+        (wrong,) = await inventory(admin)
+        assert wrong.what == "trigger atlas_sync_record_update on public.profiles"
+        await admin.execute(SAFE_PATH)
+        assert await mend(admin, SILENT) == []
 
 
 async def test_it_waits_for_nobody_who_changes_the_tables_and_needs_no_right(
-    sql: Any, every_database: Database
+    admin: Any, every_database: Database
 ) -> None:
     server = await asyncpg.connect(every_database.server_url)
     try:
-        await sql.execute("REVOKE atlas_sync FROM atlas_server; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+        await admin.execute("REVOKE atlas_sync FROM atlas_server; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
         await server.execute(f"{SAFE_PATH}; SET lock_timeout = '1s'")
-        async with undone(sql):
-            await sql.execute(
+        async with undone(admin):
+            await admin.execute(
                 "LOCK TABLE profiles, conversations, messages, messages_archive, sync.log, sync.feeds "
                 "IN ACCESS EXCLUSIVE MODE"
             )
             found = [Wrong(*row) for row in await server.fetch(statement("inventory"))]
     finally:
-        await sql.execute("GRANT atlas_sync TO atlas_server")
+        await admin.execute("GRANT atlas_sync TO atlas_server")
         await server.close()
     assert [(wrong.what, wrong.mend, wrong.serving) for wrong in found] == [
         ("membership of atlas_server in atlas_sync", "GRANT atlas_sync TO atlas_server", True)
     ]
+
+
+# ---- `migrate` and `doctor` ------------------------------------------------------------------------------------------
+
+DAMAGE = """
+    ALTER TABLE messages DISABLE TRIGGER atlas_sync_record;
+    DROP FUNCTION sync.conversation_changed CASCADE;
+    DROP POLICY atlas_sync_reads ON conversations;
+    REVOKE SELECT ON sync.log FROM atlas_sync;
+    REVOKE USAGE ON SCHEMA sync FROM atlas_sync;
+    DROP VIEW sync.all_messages;
+"""
+
+
+async def test_migrate_mends_at_once_what_doctor_names_and_every_device_starts_over(
+    admin: Any, every_database: Database
+) -> None:
+    epoch = await admin.fetchval("SELECT sync.epoch()")
+    assert await migrate(every_database.url) == []
+    assert await admin.fetchval("SELECT sync.epoch()") == epoch
+    await admin.execute(DAMAGE)
+    found = await ill(every_database)
+    assert found.keys() == {"migrations", "privileges", "triggers", "row security", "objects"}
+    for topic in found.keys() - {"migrations"}:
+        assert found[topic].grave
+        assert found[topic].says.endswith(" Run `atlas-sync migrate`.")
+        assert "GRANT" not in found[topic].says
+    assert "trigger atlas_sync_record on public.messages (disabled)" in found["triggers"].says
+    planned = await steps(every_database.url)
+    assert "mend function sync.conversation_changed (missing)" in [step.says for step in planned]
+    assert await ill(every_database) == found, "a plan changes nothing"
+    heard = Heard()
+    assert await migrate(every_database.url, heard) == []
+    assert set(planned) <= set(heard.begun) == set(heard.ended)
+    assert await ill(every_database) == {}
+    assert await steps(every_database.url) == []
+    assert await admin.fetchval("SELECT sync.epoch()") != epoch
+
+
+async def test_who_missed_nothing_does_not_start_over(sql: Any, database: Database) -> None:
+    epoch = await sql.fetchval("SELECT sync.epoch()")
+    await sql.execute(
+        "DROP FUNCTION sync.vitals; REVOKE SELECT ON sync.clients FROM atlas_sync; "
+        "DROP POLICY atlas_own_messages ON messages"
+    )
+    assert await migrate(database.url) == []
+    assert await sql.fetchval("SELECT sync.epoch()") == epoch
+
+
+async def test_after_a_server_could_not_see_another_history_begins(sql: Any, database: Database) -> None:
+    epoch = await sql.fetchval("SELECT sync.epoch()")
+    await sql.execute("REVOKE SELECT ON messages FROM atlas_sync")
+    assert await migrate(database.url) == []
+    assert await sql.fetchval("SELECT sync.epoch()") != epoch
+
+
+async def test_a_login_that_is_no_member_is_told_the_statement_and_one_that_is_never(
+    sql: Any, database: Database
+) -> None:
+    await sql.execute("REVOKE atlas_sync FROM atlas_server")
+    try:
+        found = await ill(database)
+    finally:
+        await sql.execute("GRANT atlas_sync TO atlas_server")
+    assert found["privileges"].says == (
+        "membership of atlas_server in atlas_sync (missing). Run GRANT atlas_sync TO atlas_server as an administrator."
+    )
+    for right in (
+        "SELECT ON sync.migrations",
+        "USAGE ON SCHEMA sync",
+        "SELECT ON sync.meta",
+        "EXECUTE ON FUNCTION sync.push",
+    ):
+        await sql.execute(f"REVOKE {right} FROM atlas_sync")
+    found = await ill(database)
+    assert found.keys() == {"migrations", "privileges"}
+    assert "GRANT" not in found["privileges"].says
+    assert await migrate(database.url) == []
+    await sql.execute("DROP POLICY atlas_sync_reads ON sync.migrations")
+    assert (await ill(database)).keys() == {"migrations", "row security"}
+
+
+async def test_a_dump_that_is_restored_without_rights_is_mended(admin: Any, every_database: Database) -> None:
+    cluster = every_database.cluster
+    restored = await cluster.create("template0")
+    tools = binaries(cluster.version)
+    dump = [tools / "pg_dump", "--no-owner", "--no-privileges", "--no-policies", every_database.url]
+    if cluster.version == "15":
+        dump.remove("--no-policies")
+    try:
+        await asyncio.to_thread(_restore, dump, [tools / "psql", "--quiet", "--dbname", restored.url])
+        async with administrator(restored) as there:
+            before = await admin.fetchval("SELECT sync.epoch()")
+            assert {"SELECT on public.messages", "SELECT on sync.log"} <= {each.what for each in await inventory(there)}
+            assert await migrate(restored.url) == []
+            assert await inventory(there) == []
+            assert await there.fetchval("SELECT sync.epoch()") != before
+    finally:
+        await restored.drop()
+
+
+def _restore(dump: list[Any], psql: list[Any]) -> None:
+    made = subprocess.run(dump, check=True, capture_output=True)
+    subprocess.run(psql, check=True, capture_output=True, input=made.stdout)
+
+
+async def test_what_cannot_be_mended_keeps_migrate_from_saying_that_all_is_well(sql: Any, database: Database) -> None:
+    await sql.execute("CREATE POLICY hides ON messages AS RESTRICTIVE USING (role <> 'secret')")
+    status, said = await command(App(database, sql, []))
+    assert status == 1
+    assert "✗ policy hides on public.messages (may hide rows from the server" in said
+    assert "up to date" not in said
+    (caution,) = [said for said in await cautions(database.url) if said.startswith("policy hides on")]
+    assert "Run ALTER POLICY hides ON public.messages TO " in caution
+    assert (await ill(database))["row security"].grave
+    await sql.execute("ALTER POLICY hides ON messages TO service_role")
+    assert await migrate(database.url) == []
+    assert "row security" not in await ill(database)
+
+
+async def test_an_owner_who_may_not_mend_it_is_told_what_an_administrator_is_to_run(sql: Any) -> None:
+    async with undone(sql):
+        await sql.execute(f"{OWNED}; {OWNED_TABLES}; ALTER ROLE service_role RENAME TO former")
+        await sql.execute(f"ALTER ROLE an_owner BYPASSRLS; SET LOCAL ROLE an_owner; {SAFE_PATH}")
+        with pytest.raises(UnfitError, match="Have an administrator run CREATE ROLE service_role NOLOGIN"):
+            await mend(sql, SILENT)
+
+
+async def test_tables_that_were_partitioned_before_us_come_out_clean(every_postgres: Cluster) -> None:
+    database = await every_postgres.create("template0")
+    try:
+        async with administrator(database) as sql:
+            await sql.execute(
+                """
+                CREATE TYPE role AS ENUM ('user', 'assistant', 'system');
+                CREATE TABLE profiles (id uuid PRIMARY KEY, subscription_tier varchar(9), subscription_status text);
+                CREATE TABLE conversations (id uuid PRIMARY KEY, user_id uuid, title varchar, created_at timestamptz,
+                                            updated_at timestamptz);
+                CREATE TABLE messages (id uuid, conversation_id uuid REFERENCES conversations, role role, content text,
+                                       created_at timestamptz, updated_at timestamptz, PRIMARY KEY (created_at, id))
+                    PARTITION BY RANGE (created_at);
+                CREATE TABLE old PARTITION OF messages FOR VALUES FROM (MINVALUE) TO ('2020-01-01')
+                    PARTITION BY RANGE (created_at);
+                CREATE TABLE older PARTITION OF old FOR VALUES FROM (MINVALUE) TO ('2010-01-01');
+                CREATE TABLE rest PARTITION OF messages DEFAULT;
+                """
+            )
+            assert await migrate(database.url) == []
+            assert await inventory(sql) == await inventory(sql, "postgres") == []
+            assert await steps(database.url) == []
+            with pytest.raises(asyncpg.RaiseError, match="TRUNCATE"):
+                await sql.execute("TRUNCATE older")
+            await make_month(sql, -20)
+            await maintained(database)
+            assert await inventory(sql) == []
+    finally:
+        await database.drop()
+
+
+async def test_who_fills_the_notification_queue_is_named_with_the_statement_that_ends_it(
+    admin: Any, every_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "FILLING", 0.0)
+    async with administrator(every_database) as blocking:
+        await blocking.execute("LISTEN anything")
+        await blocking.execute("BEGIN")
+        pid = await blocking.fetchval("SELECT pg_backend_pid()")
+        await admin.execute("SELECT pg_notify('anything', repeat('x', 7000) || i) FROM generate_series(1, 5) i")
+        finding = (await ill(every_database))["queue"]
+        assert finding.grave
+        assert f"{pid} (postgres at {every_database.name})" in finding.says
+        await admin.execute("GRANT pg_read_all_stats TO atlas_server")
+        try:
+            finding = (await ill(every_database))["queue"]
+        finally:
+            await admin.execute("REVOKE pg_read_all_stats FROM atlas_server")
+        assert f"Run SELECT pg_terminate_backend({pid})." in finding.says
+        await blocking.execute("ROLLBACK")
+    assert "queue" not in await ill(every_database)
