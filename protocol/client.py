@@ -172,6 +172,7 @@ class Client:
         cursor: bytes | None = None,
         window: tuple[int, int] = (50, 50),
         encoding: Encoding = "msgpack",
+        generation: int | None = None,
     ) -> None:
         if not all(0 <= wanted <= most for wanted, most in zip(window, WINDOW, strict=True)):
             raise ValueError(f"window {window} is outside of {WINDOW}")
@@ -184,7 +185,7 @@ class Client:
         self.unanswered: set[int] = set()
         self.pushed: range | None = None
         self.last_words: Refused | None = None
-        self._token, self._client_id, self._window = token, client_id, window
+        self._token, self._client_id, self._window, self._generation = token, client_id, window, generation
         self._codec = CODECS[encoding]
         self._last_page = 0
         self._refreshing = False
@@ -206,7 +207,8 @@ class Client:
             raise StateError("hello is said once")
         self.state = State.GREETING
         window = dict(zip(("conversations", "messages"), self._window, strict=True))
-        return self._say(t="hello", token=self._token, client_id=self._client_id, cursor=self.cursor, window=window)
+        who = {"token": self._token, "client_id": self._client_id, "generation": self._generation}
+        return self._say(t="hello", **who, cursor=self.cursor, window=window)
 
     @property
     def may_ask(self) -> bool:
@@ -232,11 +234,11 @@ class Client:
         """Whether a push may be sent: after the welcome, and one at a time."""
         return self.state not in (State.NEW, State.GREETING, State.BROKEN) and self.pushed is None
 
-    def push(self, n: int, mutations: Sequence[Mutation | None]) -> bytes | str:
+    def push(self, n: int, mutations: Sequence[Mutation | None], held: int | None = None) -> bytes | str:
         """Writes with the numbers from n on. StateError unless `may_push`, ValueError for what the server would refuse.
 
-        An empty one asks whether the server awaits a number beyond n, which is a gap.
-        None gives its number away: an empty array, which the server rejects (outbox.py says what for).
+        None gives its number away: an empty array, which the server rejects (outbox.py says what for). `held` is the
+        lowest number of which the device still holds the mutation.
         """
         if not self.may_push:
             raise StateError(f"nothing can be pushed: {self.state.value}, or the last push is unanswered")
@@ -245,7 +247,7 @@ class Client:
         if n < 1 or n + len(mutations) - 1 > NUMBER_END:
             raise ValueError("numbers go from 1 to 2^53")
         arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
-        frame = self._say(t="push", n=n, mutations=arrays)
+        frame = self._say(t="push", n=n, mutations=arrays, **({} if held is None else {"held": held}))
         self.pushed = range(n, n + len(mutations))
         return frame
 
@@ -379,7 +381,7 @@ class Client:
     def _push_refused(self, refused: Refused) -> None:
         if self.pushed is None or refused.id not in (None, self.pushed.start):
             return  # it is about no push that waits
-        if refused.code == "gap" and (refused.expected is None or not 1 <= refused.expected < self.pushed.start):
-            # A number that it has, or awaits, is no gap to a server that keeps to the protocol.
-            raise ProtocolError("expected: missing, or not below what the push began with")
+        if refused.code == "gap" and (refused.expected is None or refused.expected in (0, self.pushed.start)):
+            # A number that it awaits is no gap to a server that keeps to the protocol.
+            raise ProtocolError("expected: missing, or what the push began with")
         self.pushed = None

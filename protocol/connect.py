@@ -150,6 +150,7 @@ class Device:
         self._patience: asyncio.Timeout | None = None  # what run() is waiting in, unless the app is at work
         self._line: _Line | None = None  # while it is open
         self._ended_token: str | None = None  # what the last 41xx was about
+        self._generation = 0  # of the last connection, without an outbox, which would keep it
         self._ahead = 0  # microseconds: the server's clock less ours, as of the last welcome
 
     # ---- For the app -------------------------------------------------------------------------------------------------
@@ -241,8 +242,6 @@ class Device:
                         raise StayAway(line.close_code, words.message if words else "")
                     case Instruction.START_OVER:
                         self.cursor = None
-                        if self._outbox is not None:
-                            self._outbox.doubt()
                     case Instruction.NEW_TOKEN:
                         self._ended_token = line.offered if words and words.answers == "refresh" else line.token
             attempt = step.attempt
@@ -256,7 +255,7 @@ class Device:
             token = await self._patiently(self._fetch_token, TOKEN_WITHIN)
             if token == self._ended_token:
                 raise ConnectionError("token() gave the token again that the server does not take any more")
-            client = self._new_client(token)
+            client = self._new_client(token, self._next_generation())
             socket = await self._patiently(partial(dial, self._url, self._encoding), CONNECT_WITHIN)
         except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
             self.last_error = error
@@ -266,10 +265,22 @@ class Device:
             line.pusher = Pusher(self._outbox, client, socket, self._encoding, self._rng)
         return line
 
-    def _new_client(self, token: str) -> Client:
+    def _new_client(self, token: str, generation: int | None = None) -> Client:
         return Client(
-            token=token, client_id=self._client_id, cursor=self.cursor, window=self._window, encoding=self._encoding
+            token=token,
+            client_id=self._client_id,
+            cursor=self.cursor,
+            window=self._window,
+            encoding=self._encoding,
+            generation=generation,
         )
+
+    def _next_generation(self) -> int:
+        now = time.time_ns() // 1000
+        if self._outbox is not None:
+            return self._outbox.generation(now)
+        self._generation = max(self._generation + 1, now)
+        return self._generation
 
     async def _fetch_token(self) -> str:
         """Raises ConnectionError for a token that must not be used, and what the app raises."""

@@ -15,7 +15,7 @@ from protocol.comeback import backoff
 from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
 from protocol.wire import CODECS, Codec
 
-ENVELOPE = 64  # bytes of a push at most, besides its mutations: its kind, its number, the head of its list
+ENVELOPE = 96  # bytes of a push at most, besides its mutations: its kind, its numbers, the head of its list
 RELUCTANCE = 0.5  # a share of `retry_after` at most that is waited longer: several devices may have been told the same
 
 
@@ -37,8 +37,8 @@ class State(Enum):
 class Entry:
     """A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server.
 
-    `seq` is where the feed has it (ACKED; None: in doubt since the database changed its history); `code` and `message`
-    are why not (REJECTED).
+    `seq` is where the feed has it (ACKED; None: in doubt, for it was acknowledged on an earlier connection); `code` and
+    `message` are why not (REJECTED).
     """
 
     key: int
@@ -52,11 +52,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an outbox keeps besides its entries: what the next one gets, and the bounds that a server last named."""
+    """What an outbox keeps besides its entries: what the next one gets, the bounds that a server last named, and the
+    generation of the last connection."""
 
     next_key: int = 1
     next_n: int = 1
     bounds: Bounds = field(default_factory=Bounds)
+    generation: int = 0
 
 
 class Storage(Protocol):
@@ -81,12 +83,13 @@ class Storage(Protocol):
 class Push:
     """What to send: mutations with the numbers from `n` on.
 
-    None stands for one that outgrew the limits (see `next_push`). An empty push only asks whether the server still has
-    what it acknowledged.
+    None stands for one that outgrew the limits (see `next_push`), or that is held no more. `held` is the lowest number
+    whose mutation is.
     """
 
     n: int
     mutations: tuple[Mutation | None, ...]
+    held: int
 
 
 # ---- The outbox ----------------------------------------------------------------------------------------------------
@@ -137,18 +140,19 @@ class Outbox:
 
     # ---- For the connection ------------------------------------------------------------------------------------------
 
+    def generation(self, now: int) -> int:
+        """A number for the next connection, larger than that of any before. `now` is the clock in microseconds."""
+        self._commit(replace(self._head, generation=max(self._head.generation + 1, now)), [], [])
+        return self._head.generation
+
     def begin(self, limits: Limits) -> None:
-        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told."""
+        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told. What was
+        acknowledged is in doubt: the database of this connection may have lost it, or be another one."""
         self.end()
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
-        if bounds != self._head.bounds:
-            self._commit(replace(self._head, bounds=bounds), [], [])
-
-    def doubt(self) -> None:
-        """The database has another history than before, and may have lost what it had acknowledged. That is not settled
-        before the answer to a push has shown it to be there."""
-        if acked := self._in(State.ACKED):
-            self._commit(self._head, [replace(entry, seq=None) for entry in acked], [])
+        acked = [replace(entry, seq=None) for entry in self._in(State.ACKED) if entry.seq is not None]
+        if acked or bounds != self._head.bounds:
+            self._commit(replace(self._head, bounds=bounds), acked, [])
 
     def end(self) -> None:
         """The connection is over. A push that it has not answered is simply the next one again."""
@@ -156,7 +160,7 @@ class Outbox:
 
     def due(self, now: float) -> float | None:
         """Seconds until there is a push to send, 0: now. None while there is nothing to send, or one unanswered."""
-        if self.unanswered is not None or not (self._in(State.PENDING) or self._in_doubt()):
+        if self.unanswered is not None or not self._waiting():
             return None
         return max(0.0, self._not_before - now)
 
@@ -165,32 +169,34 @@ class Outbox:
 
         A mutation that fits no frame any more, because the limits shrank after it was added, cannot be sent, and those
         behind it not before it has a result. None stands in its place: the server consumes its number with a rejection,
-        or says that it had applied it already, which after a lost answer nobody else knows.
+        or says that it had applied it already, which after a lost answer nobody else knows. None stands also for numbers
+        between others whose mutations are settled or rejected.
         """
         if self.due(now) != 0 or limits.mutations < 1:
             return None
-        room, pending, mutations = limits.frame_bytes - ENVELOPE, self._in(State.PENDING), list[Mutation | None]()
-        for entry in pending[: limits.mutations]:
-            size = codec.size(entry.mutation)
-            if size + ENVELOPE > limits.frame_bytes:
-                mutations.append(None)
-                size = 2
-            else:
-                mutations.append(entry.mutation)
+        room, waiting, mutations = limits.frame_bytes - ENVELOPE, self._waiting(), list[Mutation | None]()
+        first = min(waiting)
+        for n in range(first, min(first + limits.mutations, max(waiting) + 1)):
+            mutation, size = waiting.get(n), 2
+            if mutation is not None and (size := codec.size(mutation)) + ENVELOPE > limits.frame_bytes:
+                mutation, size = None, 2
             if (room := room - size) < 0:
-                mutations.pop()
                 break
-        if mutations or not pending:
-            self.unanswered = Push(pending[0].n if pending else self._head.next_n, tuple(mutations))
+            mutations.append(mutation)
+        if mutations:
+            held = min(entry.n for entry in self._entries.values() if entry.state is not State.REJECTED)
+            self.unanswered = Push(first, tuple(mutations), held)
         return self.unanswered
 
     def acknowledge(self, results: tuple[Result, ...]) -> None:
         """The answer to the unanswered push: one result for each mutation, in its order (client.py sees to that)."""
         if self.unanswered is None:
             raise ValueError("No push is unanswered: acknowledge only what answers one.")
-        # In doubt no longer: its number is below one that this history awaits, and the snapshot was read after that.
-        push, put, drop = self.unanswered, list[Entry](), [entry.key for entry in self._in_doubt()]
-        for entry, sent, result in zip(self._in(State.PENDING), push.mutations, results, strict=False):
+        push, put, drop = self.unanswered, list[Entry](), list[int]()
+        by_number = {entry.n: entry for entry in self._unanswered()}
+        for sent, result in zip(push.mutations, results, strict=True):
+            if (entry := by_number.get(result.n)) is None:
+                continue
             if isinstance(result, Rejected):
                 code, message = result.code, result.message
                 if sent is None:
@@ -208,8 +214,8 @@ class Outbox:
 
         After a gap it has new numbers. `rnd` is a random number between 0 and 1.
         """
-        if refusal.code == "gap" and refusal.expected is not None:
-            self._renumber(refusal.expected)
+        if refusal.code == "gap" and refusal.expected is not None and self.unanswered is not None:
+            self._renumber(refusal.expected, above=refusal.expected > self.unanswered.n)
             pause = 0.0
         else:
             self._refusals += 1
@@ -220,7 +226,8 @@ class Outbox:
         self.unanswered = None
 
     def reach(self, seq: int | None) -> None:
-        """The synced rows stand at this position (None: nowhere yet): what is acked up to there is settled, and goes.
+        """The synced rows stand at this position (None: nowhere yet): what is acked up to there is settled, and goes;
+        but not what is in doubt.
 
         An app that stores rows in the storage's own transaction calls it there; twice is as good as once.
         """
@@ -236,8 +243,16 @@ class Outbox:
     def _in(self, state: State) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.state is state)
 
-    def _in_doubt(self) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self._in(State.ACKED) if entry.seq is None)
+    def _unanswered(self) -> list[Entry]:
+        """Those that have no result on this connection."""
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.state is State.PENDING or (entry.state is State.ACKED and entry.seq is None)
+        ]
+
+    def _waiting(self) -> dict[int, Mutation]:
+        return {entry.n: entry.mutation for entry in self._unanswered()}
 
     def _rejected(self, key: int) -> Entry:
         entry = self._entries.get(key)
@@ -258,12 +273,13 @@ class Outbox:
         self.on_add()
         return entry
 
-    def _renumber(self, expected: int) -> None:
-        """The database lost its tail. What it had acked from `expected` on, and we still hold, is to be sent again."""
+    def _renumber(self, expected: int, *, above: bool) -> None:
+        """The database lost its tail: what it had acked from `expected` on, and we still hold, is to be sent again. Or
+        it consumed our numbers for other mutations (`above`): then all that we hold is."""
         lost = [
             entry
             for entry in self._entries.values()
-            if entry.state is State.PENDING or (entry.state is State.ACKED and entry.n >= expected)
+            if entry.state is State.PENDING or (entry.state is State.ACKED and (above or entry.n >= expected))
         ]
         put = [replace(e, n=n, state=State.PENDING, seq=None) for n, e in enumerate(lost, expected)]
         self._commit(replace(self._head, next_n=expected + len(put)), put, [])

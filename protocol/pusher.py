@@ -14,8 +14,6 @@ from protocol.client import Acknowledged, Batch, Client, Event, Live, Refused, W
 from protocol.outbox import Outbox
 from protocol.wire import CODECS, Encoding
 
-ANOTHER_HISTORY = frozenset({"epoch", "ahead"})  # reasons of a snapshot: the database may have lost what it acked
-
 
 class Pusher:
     """Sends what the outbox has, over one connection, and tells the outbox what comes back."""
@@ -37,8 +35,6 @@ class Pusher:
         match event:
             case Welcomed():
                 self._outbox.begin(event.limits)
-                if event.why in ANOTHER_HISTORY:
-                    self._outbox.doubt()
             case Batch() | Live():
                 self._outbox.reach(event.seq)
                 return
@@ -71,5 +67,5 @@ class Pusher:
         push = self._outbox.next_push(self._client.limits, self._codec, self._clock())
         if push is not None:
             with suppress(ConnectionClosed):  # receiving will tell
-                await self._socket.send(self._client.push(push.n, push.mutations))
+                await self._socket.send(self._client.push(push.n, push.mutations, push.held))
         return None

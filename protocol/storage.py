@@ -15,7 +15,7 @@ from protocol.outbox import Entry, Head, State
 from protocol.wire import CODECS, ProtocolError
 
 APPLICATION = 0x41744C53  # SQLite's mark in a file's header of whose it is: «AtLS»
-SCHEMA = 1
+SCHEMA = 2
 LOCK_WITHIN = 0.5  # seconds; for a process that is just ending
 
 _TABLES = """
@@ -23,7 +23,8 @@ CREATE TABLE atlas_head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     owner BLOB NOT NULL, client_id BLOB NOT NULL,
     next_key INTEGER NOT NULL, next_n INTEGER NOT NULL,
-    frame_bytes INTEGER NOT NULL, title_bytes INTEGER, content_bytes INTEGER
+    frame_bytes INTEGER NOT NULL, title_bytes INTEGER, content_bytes INTEGER,
+    generation INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE atlas_outbox (
     key INTEGER PRIMARY KEY, n INTEGER NOT NULL, mutation BLOB NOT NULL,
@@ -97,7 +98,7 @@ class SqliteStorage:
 
     def load(self) -> tuple[Head, list[Entry]]:
         head = self._db.execute(
-            "SELECT next_key, next_n, frame_bytes, title_bytes, content_bytes FROM atlas_head"
+            "SELECT next_key, next_n, generation, frame_bytes, title_bytes, content_bytes FROM atlas_head"
         ).fetchone()
         rows = self._db.execute("SELECT key, n, mutation, state, seq, code, message FROM atlas_outbox ORDER BY key")
         try:
@@ -107,7 +108,8 @@ class SqliteStorage:
             ]
         except (ProtocolError, ValueError) as error:
             raise StorageError(f"{self._path} has a mutation that cannot be read: restore it, or delete it.") from error
-        return Head(head[0], head[1], Bounds(*head[2:])), entries
+        next_key, next_n, generation, *bounds = head
+        return Head(next_key, next_n, Bounds(*bounds), generation), entries
 
     def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
         """Within `transaction` only what is settled may go: numbers that were given must not be rolled back."""
@@ -163,6 +165,9 @@ class SqliteStorage:
         with self._in_transaction():  # which also takes the lock
             if application != APPLICATION:
                 self._create(user)
+            elif version == 1:
+                self._db.execute("ALTER TABLE atlas_head ADD COLUMN generation INTEGER NOT NULL DEFAULT 0")
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             (owner,) = self._db.execute("SELECT owner FROM atlas_head").fetchone()
         if owner != user.bytes:
             raise StorageError(f"{self._path} belongs to another user: keep one file for each.")
@@ -173,7 +178,7 @@ class SqliteStorage:
             self._db.execute(table)
         head, bounds = Head(), Bounds()
         self._db.execute(
-            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, NULL, NULL)",
+            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, NULL, NULL, 0)",
             (user.bytes, uuid4().bytes, head.next_key, head.next_n, bounds.frame_bytes),
         )
         self._db.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -206,8 +211,16 @@ class SqliteStorage:
     def _write(self, head: Head, put: Iterable[Entry], drop: Iterable[int]) -> None:
         bounds = head.bounds
         self._db.execute(
-            "UPDATE atlas_head SET next_key = ?, next_n = ?, frame_bytes = ?, title_bytes = ?, content_bytes = ?",
-            (head.next_key, head.next_n, bounds.frame_bytes, bounds.title_bytes, bounds.content_bytes),
+            "UPDATE atlas_head SET next_key = ?, next_n = ?, generation = ?, frame_bytes = ?, title_bytes = ?,"
+            " content_bytes = ?",
+            (
+                head.next_key,
+                head.next_n,
+                head.generation,
+                bounds.frame_bytes,
+                bounds.title_bytes,
+                bounds.content_bytes,
+            ),
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO atlas_outbox VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -20,6 +20,7 @@ from websockets.typing import Origin
 
 from server import fetch, metrics
 from server.backoff import backoff
+from server.clock import Clock
 from server.config import ServeSettings
 from server.edge import http
 from server.edge.auth import KeySet, Verifier
@@ -35,7 +36,9 @@ from server.feed.roster import Roster
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.postgres.listener import ListenDoorbells
+from server.postgres.lookout import Lookout
 from server.postgres.pool import Pool
+from server.postgres.route import Route
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
@@ -137,16 +140,12 @@ class App:
         history = History(hub)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(sock.close)
-            connects = partial(
-                Pool,
-                settings.database_url,
-                pooled=settings.listen_url not in (None, settings.database_url),
-                on_epoch=history.seen,
-            )
-            pool = connects(size=settings.pool_size - 1)
-            stack.callback(pool.terminate)
+            pooled = settings.listen_url not in (None, settings.database_url)
+            route = Route(settings.database_url, history, pooled=pooled)
             # Apart, so that a write that hangs is in no reader's way.
-            writes = connects(size=1 + isolation.CONNECTIONS)
+            writing = min(1 + isolation.CONNECTIONS, settings.pool_size // 2)
+            pool, writes = Pool(route, size=settings.pool_size - writing), Pool(route, size=writing)
+            stack.callback(pool.terminate)
             stack.callback(writes.terminate)
             socks = [sock]
             if (port := settings.metrics_port) is not None:
@@ -155,8 +154,10 @@ class App:
                 )
                 stack.callback(socks[1].close)
                 socks[1].setblocking(False)
-            doorbells = ListenDoorbells(settings.listen_url or settings.database_url)
-            if not await self._reach(pool, doorbells):
+            clock = Clock()
+            lookout = Lookout(route, clock)
+            doorbells = ListenDoorbells(Route(settings.listen_url or settings.database_url, history, spare=route.spare))
+            if not await self._reach(lookout, pool, doorbells):
                 return
             store = PostgresStore(pool)
             snapshots = Snapshots(hub, history, store)
@@ -189,12 +190,13 @@ class App:
                 batcher=batcher,
                 roster=roster,
                 wheel=wheel,
+                clock=clock,
                 hellos=Allowance(settings.hellos / 60, settings.hellos),
             )
             server = self._server = Server(
                 uvicorn.Config(
                     http.application(
-                        lambda: self._not_ready(hub),
+                        lambda: self._not_ready(hub, history),
                         http.Figures(figures, settings.metrics_port, settings.metrics_token),
                         self._routes,
                     ),
@@ -225,6 +227,7 @@ class App:
                         "gauges": _gauge((pool, writes), pump, snapshots),
                         "snapshots": snapshots.run(),
                         "batcher": batcher.run(),
+                        "lookout": lookout.run(),
                         "sweep": sweep.run(),
                         "roster": roster.run(),
                         "doorbells": doorbells.run(partial(_ring, hub), sweep.doorbells_up, sweep.doorbells_down),
@@ -242,16 +245,19 @@ class App:
                         await roster.note()
                 metrics.settle()
 
-    def _not_ready(self, hub: Hub) -> str | None:
+    def _not_ready(self, hub: Hub, history: History) -> str | None:
         if self._stopping:
             return "shutting down"
+        if history.blind is not None:
+            return history.blind
         return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
 
-    async def _reach(self, pool: Pool, doorbells: ListenDoorbells) -> bool:
+    async def _reach(self, lookout: Lookout, pool: Pool, doorbells: ListenDoorbells) -> bool:
         """Wait for Postgres. False if told to stop meanwhile."""
         failures = 0
         while not self._stopping:
             try:
+                await lookout.look()  # first: of several hosts, the one with the newest history counts
                 await pool.start()
                 await doorbells.check()
             except UnavailableError as error:

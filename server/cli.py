@@ -19,6 +19,7 @@ from server.config import (
     OwnerSettings,
     ProcessSettings,
     ServeSettings,
+    Settings,
     TokenSettings,
     load,
 )
@@ -65,7 +66,7 @@ def serve(
     if replaces:
         metrics.WORKERS_DIED.inc()
         metrics.settle()  # it may die too before it comes to that
-    with _told(settings):
+    with _told(settings, once=not share_port):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)
         else:
@@ -74,11 +75,14 @@ def serve(
 
 
 @contextlib.contextmanager
-def _told(settings: ProcessSettings) -> Iterator[None]:
-    """Configures the logs; an exception that ends the block is told there, and to Sentry, without what it quotes."""
+def _told(settings: ProcessSettings, *, once: bool = True) -> Iterator[None]:
+    """Configures the logs; an exception that ends the block is told there, and to Sentry, without what it quotes.
+    `once`: this is the process that tells which settings have no effect."""
     try:
         with sentry.reporting(settings.sentry_dsn) as report:
             logs.configure(settings.log_level, settings.log_format, report=report)
+            for why in settings.without_effect() if once else ():
+                structlog.get_logger().warning("a setting has no effect", why=why)
             yield
     except AtlasError:
         raise
@@ -120,7 +124,7 @@ def migrate(
     if sql:
         sys.stdout.write(migration.as_sql())
         return
-    url = load(OwnerSettings).owner_url
+    url = _set(OwnerSettings).owner_url
     steps = asyncio.run(undoing.look(url) if undo else migration.steps(url)) if plan or undo else []
     for step in steps:
         _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
@@ -198,7 +202,7 @@ def doctor() -> None:
     """Is the database in DATABASE_URL fit? One line a question; status 1 if something must be done."""
     from server.postgres.doctor import examine
 
-    database = load(DatabaseSettings)
+    database = _set(DatabaseSettings)
 
     async def ask() -> bool:
         fit = True
@@ -226,7 +230,7 @@ def trace(
     from server.operations import trace as telling
     from server.postgres import tracer
 
-    facts = asyncio.run(tracer.ask(load(DatabaseSettings).database_url, message_id, user))
+    facts = asyncio.run(tracer.ask(_set(DatabaseSettings).database_url, message_id, user))
     lines = telling.tell(facts)
     if json:
         typer.echo(telling.as_json(facts, lines))
@@ -299,6 +303,14 @@ def top(
     from server.terminal import top as terminal
 
     terminal.top(url, token, every, console(), once=once)
+
+
+def _set(kind: type[Settings]) -> Settings:
+    """The settings of a command that logs nothing; what has no effect is said beside what it prints."""
+    settings = load(kind)
+    for why in settings.without_effect():
+        typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {why}", err=True)
+    return settings
 
 
 def _say(text: str) -> None:

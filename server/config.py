@@ -1,17 +1,20 @@
 """Every setting, from the environment. The README's table is this file in words; a test compares them."""
 
+import os
 import re
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocol.frames import MAX_MUTATIONS
-from server.errors import ConfigError
+from server.errors import ConfigError, UnfitError
+from server.url import read
 
-Settings = TypeVar("Settings", bound=BaseSettings)
+Settings = TypeVar("Settings", bound="Environment")
 
 SECRET_CHARACTERS = 32
 """HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
@@ -25,10 +28,17 @@ ROLES = frozenset({"user", "assistant", "system"})
 TOKEN_CHARACTERS = 16
 """Of the token for metrics; whoever holds it sees figures and no one's rows."""
 
+A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+")
+"""What Kubernetes sets NAME_PORT to, in every container beside a Service NAME."""
+
 
 def _is_postgres(url: str) -> str:
     if not url.startswith(("postgres://", "postgresql://")):
         raise ValueError("must be a URL that begins with postgres:// or postgresql://")
+    try:
+        read(url)
+    except UnfitError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
     return url
 
 
@@ -57,11 +67,46 @@ def _is_this_machine(host: str) -> bool:
 KeySetUrl = Annotated[str, AfterValidator(_cannot_be_changed_on_its_way)]
 
 
-class DatabaseSettings(BaseSettings):
-    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+class Environment(BaseSettings):
+    """Settings by their names in capitals, and by no others: a variable HOST is somebody else's."""
 
+    model_config = SettingsConfigDict(
+        case_sensitive=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_ours(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        setting = cls.model_fields[info.field_name]
+        return setting.default if _is_of_a_service(str(setting.alias), value) else value
+
+    def without_effect(self) -> Iterator[str]:
+        """A sentence on each thing that is set and changes nothing; without its value."""
+        for setting in type(self).model_fields.values():
+            name = str(setting.alias)
+            if _is_of_a_service(name, os.environ.get(name)):
+                service = name.removesuffix("_PORT").lower().replace("_", "-")
+                yield (
+                    f"{name} is ignored: it has what Kubernetes sets it to for a Service named {service}. Give the "
+                    "Service another name, or set enableServiceLinks: false for this pod."
+                )
+
+
+def _is_of_a_service(name: str, value: object) -> bool:
+    return name.endswith("_PORT") and isinstance(value, str) and A_SERVICE.fullmatch(value) is not None
+
+
+class DatabaseSettings(Environment):
     database_url: PostgresUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
     listen_url: PostgresUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
+
+    def without_effect(self) -> Iterator[str]:
+        yield from super().without_effect()
+        for name in ("database_url", "listen_url", "admin_url"):
+            if (url := getattr(self, name, None)) is not None and (ignored := read(url).ignored):
+                setting = type(self).model_fields[name].alias
+                yield f"These parameters of {setting} have no effect here: {', '.join(ignored)}. README.md says why."
 
 
 class OwnerSettings(DatabaseSettings):
@@ -74,10 +119,8 @@ class OwnerSettings(DatabaseSettings):
         return self.admin_url or self.database_url
 
 
-class ProcessSettings(BaseSettings):
+class ProcessSettings(Environment):
     """How a process that goes on running tells what happens."""
-
-    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
 
     sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", pattern=r"^https?://", repr=False)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
@@ -90,9 +133,7 @@ class MaintainSettings(OwnerSettings, ProcessSettings):
     forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30, le=36_500)
 
 
-class TokenSettings(BaseSettings):
-    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", hide_input_in_errors=True)
-
+class TokenSettings(Environment):
     jwt_secret: str | None = Field(None, alias="ATLAS_JWT_SECRET", min_length=SECRET_CHARACTERS, repr=False)
     jwt_audience: str = Field("authenticated", alias="ATLAS_JWT_AUDIENCE", min_length=1)
     jwt_issuer: str | None = Field(None, alias="ATLAS_JWT_ISSUER", min_length=1)
@@ -116,7 +157,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     push_roles: Annotated[frozenset[str], NoDecode] = Field(frozenset({"user"}), alias="ATLAS_PUSH_ROLES")
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
-    pool_size: int = Field(7, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
     metrics_host: str = Field("127.0.0.1", alias="ATLAS_METRICS_HOST")
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
@@ -168,7 +209,7 @@ def load(settings: type[Settings], **given: Any) -> Settings:
     """The settings, from the environment and `given` (by field name). Raises ConfigError with one sentence that names
     the setting; never its value."""
     try:
-        return settings(**given)
+        return settings(**{str(settings.model_fields[name].alias): value for name, value in given.items()})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -311,6 +311,35 @@ POSTGRES_UP = _gauge(
     "all connections of the pool: see pg_stat_activity and atlas_pool_waiting.",
     over="livemostrecent",
 )
+BLIND = _gauge(
+    "atlas_blind",
+    Question.POSTGRES,
+    "1 while this server would not see every change, or Postgres would not record it",
+    "1: devices stay connected and wait, and start over afterwards. The log and /readyz say which trigger, policy or "
+    "right is missing; run `atlas-sync migrate`.",
+    over="livemax",
+)
+HISTORIES = _counter(
+    "atlas_history_changes",
+    Question.POSTGRES,
+    "Times that a newer history of the database began to count, and every device started over",
+    "Rising without a failover or a restore: somebody switches triggers or policies of ours off and on, or updates "
+    "sync.meta.",
+)
+HISTORY_SPLIT = _gauge(
+    "atlas_history_split",
+    Question.POSTGRES,
+    "1 while another Postgres answers with an earlier history than the one that is served",
+    "1: a former primary is still running, and whoever writes there writes what is lost. Stop it.",
+    over="livemax",
+)
+CLOCK_AHEAD = _gauge(
+    "atlas_clock_ahead_seconds",
+    Question.POSTGRES,
+    "How far Postgres' clock is ahead of this machine's",
+    "Beyond 2 either way: Postgres' clock counts for the times of writes and for tokens. Run NTP on both machines.",
+    over="livemostrecent",
+)
 STATEMENT_SECONDS = _histogram(
     "atlas_statement_seconds",
     Question.POSTGRES,

@@ -66,9 +66,25 @@ async def test_migrate_and_doctor_agree(postgres_18: Any) -> None:
     assert sick.returncode == 1
     assert "atlas-sync migrate" in sick.stdout
     assert (await asyncio.to_thread(run, "migrate", DATABASE_URL=database.url)).returncode == 0
-    healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=database.server_url)
+    healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=f"{database.server_url}&connection_limit=1")
+    assert (
+        healthy.stderr
+        == "! These parameters of DATABASE_URL have no effect here: connection_limit. README.md says why.\n"
+    )
     # Of what must be mended, only the tests' own fsync = off is there.
     assert [line.split()[1] for line in healthy.stdout.splitlines() if line[0] == "✗"] == ["durability"]
+
+
+async def test_several_processes_say_once_what_has_no_effect(postgres_18: Any) -> None:
+    database: Database = await postgres_18.create()
+    async with ServerProcess(
+        f"{database.server_url}&connection_limit=1", WEB_CONCURRENCY="2", ATLAS_METRICS_PORT="tcp://10.0.0.7:9187"
+    ) as server:
+        await eventually(lambda: [event["event"] for event in server.log].count("serving") == 2)
+        assert await server.stop() == 0
+    told = [event["why"] for event in server.log if event["event"] == "a setting has no effect"]
+    assert [sentence.split()[0] for sentence in told] == ["ATLAS_METRICS_PORT", "These"]
+    assert "connection_limit" in told[1]
 
 
 def test_the_sql_of_the_migration_can_be_printed_without_a_database() -> None:

@@ -1,21 +1,28 @@
 """Settings: a wrong one ends the start with one sentence that says what to set, and the README's table is true."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
-from server.config import MaintainSettings, ServeSettings, TokenSettings, load
+from server.cli import cli
+from server.config import Environment, MaintainSettings, ServeSettings, TokenSettings, load
 from server.errors import ConfigError
+from server.postgres.embedded import find_binaries
 
 GOOD = {"DATABASE_URL": "postgres://localhost/app", "ATLAS_JWT_SECRET": "x" * 32}
+KINDS: list[type[Environment]] = [ServeSettings, MaintainSettings, TokenSettings]
+NAMES = sorted({str(field.alias) for kind in KINDS for field in kind.model_fields.values()})
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for field in ServeSettings.model_fields.values():
-        assert field.alias is not None
-        monkeypatch.delenv(field.alias, raising=False)
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
@@ -31,7 +38,10 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
     [
         ("DATABASE_URL", None),
         ("DATABASE_URL", "mysql://localhost/app"),
+        ("DATABASE_URL", "postgres://me:se#cret@localhost/app"),
+        ("DATABASE_URL", "postgres://localhost/app?channel_binding=require"),
         ("ATLAS_LISTEN_URL", "localhost"),
+        ("ATLAS_LISTEN_URL", "postgres://localhost/app?sslmode=on"),
         ("ATLAS_JWT_SECRET", "short"),
         ("ATLAS_JWKS_URL", "ftp://example.com"),
         ("ATLAS_JWKS_URL", "http://auth.example.com/keys"),
@@ -45,7 +55,6 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("PORT", "eighty"),
         ("WEB_CONCURRENCY", "0"),
         ("ATLAS_ALLOWED_ORIGINS", "chat.internal"),
-        ("ATLAS_ALLOWED_ORIGINS", ""),
         ("ATLAS_KEEPALIVE_SECONDS", "0"),
         ("ATLAS_SOCKETS_PER_USER", "0"),
         ("ATLAS_LOG_LEVEL", "loud"),
@@ -96,6 +105,115 @@ def test_origins_are_separated_by_commas(environment: pytest.MonkeyPatch) -> Non
 def test_a_secret_is_in_no_representation_of_the_settings(environment: pytest.MonkeyPatch) -> None:
     assert GOOD["ATLAS_JWT_SECRET"] not in repr(load(ServeSettings))
     assert GOOD["ATLAS_JWT_SECRET"] not in repr(load(TokenSettings))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_setting_is_one_that_is_not_set(environment: pytest.MonkeyPatch, name: str) -> None:
+    for kind in KINDS:
+        environment.delenv(name, raising=False)
+        without = told(kind)
+        environment.setenv(name, "")
+        assert told(kind) == without
+
+
+def told(kind: type[Environment]) -> object:
+    """The settings, or what is wrong with them."""
+    try:
+        return load(kind).model_dump()
+    except ConfigError as error:
+        return str(error)
+
+
+def test_an_empty_variable_of_a_command_is_one_that_is_not_set(environment: pytest.MonkeyPatch) -> None:
+    program = typer.main.get_command(cli)
+    assert isinstance(program, TyperGroup)
+    variables = set()
+    for name, command in program.commands.items():
+        names = [str(option.envvar) for option in command.params if option.envvar]
+        variables.update(names)
+        without = command.make_context(name, [], resilient_parsing=True).params
+        for variable in names:
+            environment.setenv(variable, "")
+        assert command.make_context(name, [], resilient_parsing=True).params == without
+    assert variables == {"ATLAS_TOKEN", "ATLAS_URL", "ATLAS_METRICS_URL", "ATLAS_METRICS_TOKEN"}
+
+
+def test_the_empty_name_of_a_folder_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.delenv("ATLAS_PG_BIN", raising=False)
+    without = find_binaries()
+    environment.setenv("ATLAS_PG_BIN", "")
+    assert find_binaries() == without
+    environment.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    program = "from server import metrics; assert not metrics.shared(); metrics.PROCESSES.set(1)"
+    path = str(Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{path!r}]; {program}"], cwd=tmp_path, check=True
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def of_a_service(name: str) -> dict[str, str]:
+    """What Kubernetes sets in every container beside a Service of that name."""
+    prefix = name.upper().replace("-", "_")
+    return {
+        f"{prefix}_SERVICE_HOST": "10.0.0.7",
+        f"{prefix}_SERVICE_PORT": "9187",
+        f"{prefix}_SERVICE_PORT_HTTP": "9187",
+        f"{prefix}_PORT": "tcp://10.0.0.7:9187",
+        f"{prefix}_PORT_9187_TCP": "tcp://10.0.0.7:9187",
+        f"{prefix}_PORT_9187_TCP_PROTO": "tcp",
+        f"{prefix}_PORT_9187_TCP_PORT": "9187",
+        f"{prefix}_PORT_9187_TCP_ADDR": "10.0.0.7",
+    }
+
+
+@pytest.mark.parametrize("service", ["atlas", "atlas-sync", "atlas-metrics", "metrics", "database", "web", "port"])
+def test_a_service_of_kubernetes_is_no_setting(environment: pytest.MonkeyPatch, service: str) -> None:
+    without = load(ServeSettings).model_dump()
+    for name, value in of_a_service(service).items():
+        environment.setenv(name, value)
+    settings = load(ServeSettings)
+    assert settings.model_dump() == without
+    assert bool(list(settings.without_effect())) == (service == "atlas-metrics")
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.7:9187", "udp://10.0.0.7:53", "tcp://[fd00::7]:9187"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_PORT")])
+def test_the_port_of_a_service_is_said_to_be_none_of_ours(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    (sentence,) = load(ServeSettings).without_effect()
+    service = name.removesuffix("_PORT").lower().replace("_", "-")
+    assert re.match(rf"{name} is ignored: .* Service named {service}\. .*enableServiceLinks: false", sentence)
+    assert value not in sentence
+
+
+def test_a_port_that_is_none_is_not_taken_for_a_services(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (("ATLAS_METRICS_PORT", "http://10.0.0.7:9187"), ("PORT", "tcp://10.0.0.7:9187")):
+        environment.setenv(name, value)
+        with pytest.raises(ConfigError, match=f"^{name}: "):
+            load(ServeSettings)
+        environment.delenv(name)
+
+
+def test_a_variable_that_is_called_as_a_field_is_no_setting(environment: pytest.MonkeyPatch) -> None:
+    """HOST is set by some shells, LOG_LEVEL for other programs, METRICS_PORT by Kubernetes."""
+    without = load(ServeSettings).model_dump()
+    for field in ServeSettings.model_fields:
+        for name in {field, field.upper()} - {*NAMES}:
+            environment.setenv(name, "x")
+    assert load(ServeSettings).model_dump() == without
+
+
+def test_parameters_without_effect_are_named_with_their_setting(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DATABASE_URL", "postgres://db/app?pool_timeout=x-secret&sslmode=require&connection_limit=1")
+    environment.setenv("ATLAS_ADMIN_URL", "postgres://db/app?sslmode=require")
+    environment.setenv("ATLAS_LISTEN_URL", "postgres://db/app?supa=x-secret")
+    assert list(load(MaintainSettings).without_effect()) == [
+        "These parameters of DATABASE_URL have no effect here: pool_timeout, connection_limit. README.md says why.",
+        "These parameters of ATLAS_LISTEN_URL have no effect here: supa. README.md says why.",
+    ]
 
 
 def test_the_readme_has_every_setting_with_its_default() -> None:

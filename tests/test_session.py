@@ -243,7 +243,13 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 def test_the_table_names_every_state_every_frame_and_every_report() -> None:
-    public = {name for name in vars(Session) if not name.startswith("_")} - {"receive", "claims", "client_id", "state"}
+    public = {name for name in vars(Session) if not name.startswith("_")} - {
+        "receive",
+        "claims",
+        "client_id",
+        "generation",
+        "state",
+    }
     assert {name.partition(",")[0] for name in REPORTS} == public
     assert {type(frame) for frame in FRAMES.values()} == set(ToServer.__args__)
     assert {session_in(place).state for place in TABLE} == set(State)

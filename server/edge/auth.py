@@ -20,6 +20,12 @@ log = structlog.get_logger()
 
 LEEWAY: Final = 10
 """Seconds that a token may come from the future: clocks differ. Its end gets no such grace."""
+WARN_AT_MOST: Final = 60.0
+"""Seconds between two warnings about clocks: every token may cause one."""
+NOT_YET: Final = (
+    "The token is not valid yet. The clock of whoever issued it and the clock of this server differ, most likely; tell "
+    "the server's operator."
+)
 REQUIRED: Final = ["exp", "sub", "aud", "iss", "role"]
 LAST_SECOND: Final = (1 << 53) // 1_000_000
 """The year 2255: instants travel as integers that JavaScript can hold."""
@@ -116,6 +122,7 @@ class Verifier:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
+        self._warned = -math.inf
 
     async def verify(self, token: str) -> Claims:
         """What the token says. Raises RefusedError."""
@@ -145,8 +152,11 @@ class Verifier:
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY,
-                options={"require": REQUIRED},
+                # What is wrong with it otherwise is to be said first: its time is judged last.
+                options={"require": REQUIRED, "verify_iat": False, "verify_nbf": False},
             )
+            begins = max((int(payload[claim]) for claim in ("iat", "nbf") if claim in payload), default=0)
+            begins = min(begins, LAST_SECOND)
         except jwt.ExpiredSignatureError:
             raise RefusedError("The token has ended.") from None
         except jwt.InvalidAudienceError:
@@ -166,7 +176,19 @@ class Verifier:
             raise RefusedError("The token's `sub` is not a UUID.") from None
         if claims.expires <= time.time():
             raise RefusedError("The token has ended.")
+        self._has_begun(begins)
         return claims
+
+    def _has_begun(self, begins: int) -> None:
+        ahead = begins - time.time()
+        if ahead <= LEEWAY:
+            return
+        if time.monotonic() - self._warned >= WARN_AT_MOST:
+            self._warned = time.monotonic()
+            log.warning(
+                "a token is not valid yet: set this machine's clock and the issuer's by NTP", seconds=round(ahead)
+            )
+        raise RefusedError(NOT_YET)
 
 
 def _user(sub: str) -> UUID:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 from websockets.typing import Origin
 
 from server import metrics
+from server.clock import Clock
 from server.edge.auth import Verifier
 from server.edge.wheel import Wheel
 from server.feed.history import History
@@ -61,6 +61,7 @@ class Desk:
     batcher: Batcher
     roster: Roster
     wheel: Wheel
+    clock: Clock
     hellos: Allowance
     sockets: set[Guest] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -80,7 +81,7 @@ class Desk:
     def sit_down(self, reader: Reader, tier: str) -> None:
         """The reader is welcomed. A user counts under the tier at the first welcome."""
         feed = reader.feed
-        reader.welcomed_at = time.time_ns() // 1000
+        reader.welcomed_at = self.clock.now()
         feed.welcomed += 1
         if feed.welcomed == 1:
             feed.tier = tier

@@ -233,7 +233,7 @@ class SyncSocket(WebSocket):
         claims, client_id = self._session.claims, self._session.client_id
         assert claims is not None
         assert client_id is not None
-        now = time.time_ns() // 1000
+        now = self._desk.clock.now()
         limits = self._desk.terms.writes
         push = Push(
             user=claims.user,
@@ -312,7 +312,7 @@ class SyncSocket(WebSocket):
             tier=tier,
             mode="resumed" if why is None else "snapshot",
             why=why,
-            time=time.time_ns() // 1000,
+            time=self._desk.clock.now(),
             expires=claims.expires * 1_000_000,
             keepalive=int(keepalive * 1000),
             limits=Limits(
@@ -366,7 +366,7 @@ class SyncSocket(WebSocket):
         elif self._full_since is not None and now - self._full_since >= deadline:
             log.info("connection takes no data", connection=self._id)
             self.abort()
-        elif self._session.claims is not None and time.time() >= self._session.claims.expires - 1:
+        elif self._session.claims is not None and self._desk.clock.seconds() >= self._session.claims.expires - 1:
             self._perform(self._session.expired())
         elif now >= self._heartbeat_at:
             self._heartbeat(now)
@@ -395,7 +395,7 @@ class SyncSocket(WebSocket):
         if self._full_since is not None:
             moment = min(moment, self._full_since + self._desk.terms.write_deadline)
         if self._session.claims is not None:
-            left = self._session.claims.expires - 1 - time.time()
+            left = self._session.claims.expires - 1 - self._desk.clock.seconds()
             moment = min(moment, self._desk.wheel.clock() + left - 1)
         return moment
 

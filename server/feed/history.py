@@ -74,7 +74,7 @@ class History:
         return "" if self._standing is None else self._standing.epoch
 
     def met(self, standing: Standing) -> None:
-        """A connection leads to this history. Raises UnavailableError if it is an earlier one, which must not be used."""
+        """A connection leads to this history. Raises UnavailableError for an earlier one, which must not be used."""
         before = self._standing
         if before is None or before.epoch == standing.epoch:
             self._standing = standing
@@ -90,6 +90,15 @@ class History:
                 tell()
         else:
             raise UnavailableError(EARLIER)
+
+    def blinded(self, why: str) -> None:
+        """This server would not see every change, or Postgres does not record it: nobody is told that it has all."""
+        self.blind = why
+        self._hub.doorbells_work = False
+
+    def sees(self) -> None:
+        """It sees every change. The sweep, which goes on trying, finds out whether doorbells work."""
+        self.blind = None
 
     def saw(self, epoch: str) -> None:
         """A statement saw this epoch. Raises UnavailableError if it is not the one that counts."""

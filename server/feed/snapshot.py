@@ -35,13 +35,16 @@ AT_ONCE: Final = 2
 """Statements under way. More would not be faster on the same database, and delay the live readers' ones."""
 
 
+BEGINNING: Final = Position(0)
+
+
 @dataclass(slots=True)
 class Job:
     """How far one reader's snapshot is."""
 
     reader: Reader
     why: Why
-    start: Position = Position(0)
+    start: Position = BEGINNING
     """Where the feed was at the first piece."""
     titles: list[UUID] = field(default_factory=list)
     """Conversations still to be sent."""

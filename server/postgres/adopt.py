@@ -12,8 +12,8 @@ from server.errors import UnfitError
 from server.operations import adoption
 from server.operations.adoptable import NotAdoptableError, check
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
+from server.postgres.connection import connect_as_owner, statement
 from server.postgres.patience import BUSY, past_autovacuum, patiently
-from server.postgres.pool import connect_as_owner, statement
 
 PATIENCE: Final = 600.0
 """Seconds of tries to get the locks of a step, between the transactions of the app."""

@@ -1,8 +1,10 @@
 """Is this database fit to serve? One finding a question, and what to do about a bad one."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -10,11 +12,11 @@ import asyncpg
 from server.errors import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
+from server.postgres.connection import connect, statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.inventory import take_inventory
-from server.postgres.listener import ListenDoorbells
+from server.postgres.listener import Listening
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
-from server.postgres.pool import connect, statement
 
 T = TypeVar("T")
 
@@ -168,7 +170,8 @@ async def _migrated(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        await ListenDoorbells(url).check()
+        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
+            pass
     except UnfitError as error:
         return Finding("listen", False, str(error))
     except UnavailableError as error:

@@ -1,5 +1,6 @@
 """asyncpg's errors, by the one question a caller has: will trying again help?"""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -7,12 +8,23 @@ from typing import Final
 import asyncpg
 
 from server.errors import AtlasError, UnavailableError, UnfitError
+from server.url import UNREADABLE
 
 NOT_BY_ITSELF = (
     asyncpg.InvalidAuthorizationSpecificationError,  # class 28: login, password
     asyncpg.InvalidCatalogNameError,  # no such database
-    asyncpg.ClientConfigurationError,  # a URL that cannot be read
 )
+A_PARAMETER = (
+    asyncpg.UndefinedObjectError,  # no setting of that name
+    asyncpg.InvalidParameterValueError,
+    asyncpg.PostgresSyntaxError,  # in `options`
+    asyncpg.CantChangeRuntimeParamError,
+)
+"""What Postgres answers, while a connection is made, to a parameter of its URL."""
+OF_A_POOLER: Final = "unsupported startup parameter"
+"""As PgBouncer says that, under a code that it has for everything."""
+BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
+"""Of TLS' errors those that another try may not meet."""
 UNMIGRATED: Final = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.UndefinedTableError,
@@ -28,6 +40,11 @@ A_POOLER = (
 POOLER: Final = (
     "This connection leads through a pooler in transaction mode (PgBouncer, or port 6543 of Supabase), where LISTEN "
     "does not deliver. Set ATLAS_LISTEN_URL to a direct or session-mode connection (port 5432), or DATABASE_URL itself."
+)
+POOLED: Final = (
+    "The URL says pgbouncer=true: that it leads through a pooler in transaction mode. Set ATLAS_LISTEN_URL (for "
+    "migrate and maintain ATLAS_ADMIN_URL) to a direct or session-mode connection; or take pgbouncer=true out, if the "
+    "pooler's mode is session."
 )
 MAYBE_LATER = (
     OSError,
@@ -70,6 +87,52 @@ def translated() -> Iterator[None]:
         raise unavailable(error) from error
     except ValueError:
         # asyncpg's would quote a piece of it.
-        raise UnfitError(
-            "The database's URL cannot be read. Write special characters of its password as %XX: # is %23, / is %2F."
-        ) from None
+        raise UnfitError(UNREADABLE) from None
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """As `translated`, while a connection is made: what is then said of the URL's parameters, of rights and of TLS will
+    be said again."""
+    with translated():
+        try:
+            yield
+        except A_PARAMETER as error:
+            # What follows the colon quotes the value.
+            said = str(error.args[0]).partition(": ")[0]
+            raise UnfitError(f"Postgres refuses a parameter of the URL ({said}). Mend it, or take it out.") from error
+        except asyncpg.ProtocolViolationError as error:
+            if OF_A_POOLER not in str(error).lower():
+                raise
+            raise UnfitError(f"A pooler refuses a parameter of the URL ({error}). Take it out.") from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise UnfitError(
+                f"Postgres refuses this connection ({error.args[0]}). Give the URL's login that right, or take the "
+                "parameter out that needs it."
+            ) from error
+        except asyncpg.ClientConfigurationError as error:
+            raise UnfitError(f"The URL cannot be used: {error}. Mend it.") from error
+        except asyncpg.InterfaceError as error:
+            if "requested by the server" not in str(error) and "module not found" not in str(error):
+                raise
+            raise UnfitError(
+                f"Postgres asks for a way to sign in that asyncpg does not know here: {error}. Give the login another "
+                "one in pg_hba.conf."
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            raise UnfitError(
+                f"Postgres' certificate cannot be trusted ({error.verify_message}). Name the certificate of its "
+                "authority by the URL's sslrootcert, and the host by the name that it is for."
+            ) from error
+        except ssl.SSLError as error:
+            if isinstance(error, BROKEN_OFF):
+                raise
+            raise UnfitError(
+                f"TLS to Postgres fails ({error.reason or error}). Check sslmode and the files that the URL names."
+            ) from error
+        except ConnectionError as error:
+            if "rejected SSL upgrade" not in str(error):
+                raise
+            raise UnfitError(
+                "Postgres has no TLS, and the URL's sslmode asks for it. Turn it on there, or take sslmode out."
+            ) from error

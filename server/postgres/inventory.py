@@ -10,9 +10,9 @@ import structlog
 from server.errors import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
 from server.postgres.adopt import PATIENCE, TABLES, Listener
+from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.patience import past_autovacuum, patiently
-from server.postgres.pool import statement
 
 log = structlog.get_logger()
 

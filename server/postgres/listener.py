@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
 from server.postgres.errors import POOLER, UNMIGRATED, translated
-from server.postgres.pool import connect
+from server.postgres.route import Route
 
 log = structlog.get_logger()
 
@@ -26,19 +26,33 @@ ANSWER_SECONDS: Final = 3.0
 class ListenDoorbells:
     """`Doorbells` by LISTEN/NOTIFY. Never on a pooled connection: its release would UNLISTEN."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._listening: Listening | None = None
+        route.history.changed.append(self._leave)
+
+    def _leave(self) -> None:
+        """What listens to an earlier history than the one that counts hears nothing of it."""
+        if self._listening is not None:
+            self._listening.end()
+
+    def _listen(self, ring: Callable[[str, int], object]) -> "Listening":
+        self._listening = Listening(self._connect, ring, self._route.spare)
+        return self._listening
+
+    async def _connect(self) -> Any:
+        return (await self._route.connect()).raw
 
     async def check(self) -> None:
         """Raises UnfitError if LISTEN cannot work here, UnavailableError if that cannot be told now."""
-        async with Listening(self._url, lambda user, seq: None):
+        async with self._listen(lambda user, seq: None):
             pass
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
         failures = 0
         while True:
             try:
-                async with Listening(self._url, ring) as listening:
+                async with self._listen(ring) as listening:
                     up()
                     metrics.LISTENING.set(1)
                     failures = 0
@@ -59,16 +73,20 @@ class ListenDoorbells:
 class Listening:
     """A connection that listens; proved when entered. Raises UnavailableError, and UnfitError behind a pooler."""
 
-    def __init__(self, url: str, ring: Callable[[str, int], object]) -> None:
-        self._url = url
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], ring: Callable[[str, int], object], spare: asyncio.Lock
+    ) -> None:
+        """`spare` is held around a second connection, which is there for a moment."""
+        self._connect = connect
         self._ring = ring
+        self._spare = spare
         self._private = f"atlas_sync_{uuid4().hex[:16]}"
         self._connection: Any = None
         self._answer = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> "Listening":
-        self._connection = await connect(self._url)
+        self._connection = await self._connect()
         self._connection.add_termination_listener(lambda _: self._ended.set())
         try:
             with translated():
@@ -77,11 +95,12 @@ class Listening:
                 await self._connection.add_listener(self._private, self._on_answer)
             # The first time from another connection: a pooler may hand a notification of our own back to us, by chance,
             # and never another one.
-            other = await connect(self._url)
-            try:
-                await self.prove(other)
-            finally:
-                other.terminate()
+            async with self._spare:
+                other = await self._connect()
+                try:
+                    await self.prove(other)
+                finally:
+                    other.terminate()
         except BaseException:
             self._connection.terminate()
             raise
@@ -97,6 +116,10 @@ class Listening:
         except UNMIGRATED:
             raise UnfitError("This database lacks a migration. Run `atlas-sync migrate`.") from None
 
+    def end(self) -> None:
+        """Listen no longer."""
+        self._ended.set()
+
     async def listen(self, seconds: float) -> None:
         """Raises UnavailableError as soon as the connection is seen to end."""
         try:
@@ -104,7 +127,7 @@ class Listening:
                 await self._ended.wait()
         except TimeoutError:
             return
-        raise UnavailableError("Postgres closed the connection that listens.")
+        raise UnavailableError("The connection that listens was closed, or led to an earlier history.")
 
     async def prove(self, sender: Any = None) -> None:
         """Notify ourselves, through `sender` or this connection itself; it must come back.

@@ -27,9 +27,9 @@ from server.operations.upkeep import (
     TurnDefault,
     Validate,
 )
+from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
-from server.postgres.pool import connect_as_owner, statement
 
 log = structlog.get_logger()
 

@@ -20,10 +20,11 @@ from server.errors import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
+from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import SCRIPTS, mend, take_inventory
+from server.postgres.link import link
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
-from server.postgres.pool import SAFE_PATH, connect_as_owner, statement
 
 log = structlog.get_logger()
 
@@ -188,7 +189,7 @@ async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
 
     async def connect() -> Any:
         # Without a limit to its statements: a migration may read whole tables.
-        connection = await asyncpg.connect(url)
+        connection = await link(url)
         await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; {SAFE_PATH}")
         return connection
 

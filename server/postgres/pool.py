@@ -1,35 +1,23 @@
-"""Connections to Postgres, set up the way our statements want them."""
+"""Connections to Postgres for the server's statements, set up the way these want them."""
 
 import asyncio
 import contextlib
-import socket
-import struct
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
+import structlog
 
-from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
 from server import metrics
-from server.errors import UnfitError
-from server.postgres.errors import MAYBE_LATER, UNMIGRATED, StatementError, translated, unavailable
+from server.errors import UnavailableError, UnfitError
+from server.feed.history import EARLIER
+from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, limit, limited, statement
+from server.postgres.errors import MAYBE_LATER, StatementError, translated, unavailable
+from server.postgres.route import Lead, Route
 
-POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-"""Where Postgres counts its microseconds from."""
-FIRST_TIMESTAMP: Final = -211_813_488_000_000_000
-LAST_TIMESTAMP: Final = 9_223_371_331_200_000_000
-"""MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
-STATEMENT_SECONDS: Final = 15.0
-"""No statement of ours takes a second; one that takes this long will not come back. Postgres ends it then."""
-GRACE_SECONDS: Final = 0.5
-"""How much later we give up a statement that Postgres should have ended: the link is silent."""
-CONNECT_SECONDS: Final = 10.0
-DEAD_LINK_MILLISECONDS: Final = 10_000
-"""Until the kernel gives up on data that is not acknowledged. asyncpg sets no keep-alive at all."""
+log = structlog.get_logger()
 
 PLANNING: Final = """
     SET plan_cache_mode = force_generic_plan;
@@ -43,54 +31,13 @@ PLANNING: Final = """
 """
 """Every statement of ours looks rows up by index, in the index's order, and planning it for 60 partitions takes longer
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
-
-
-LIMIT: Final = """
-    SELECT pg_catalog.set_config('statement_timeout', least({milliseconds}, nullif(reset_val::int, 0))::text, {local})
-    FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
-"""
-"""How long Postgres lets a statement run. A shorter limit that an operator gave our login stays."""
-
-SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
-"""pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
-session mode refuse a startup packet with settings that they do not know."""
-
-EVERYWHERE: Final = "_everywhere"
-"""Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
-
-
-@cache
-def statement(name: str) -> str:
-    """The text of sql/NAME.sql."""
-    text = (files("server.postgres") / "sql" / f"{name.removesuffix(EVERYWHERE)}.sql").read_text()
-    return text.replace("public.messages", "sync.all_messages") if name.endswith(EVERYWHERE) else text
+NO_MORE_SECONDS: Final = 10.0
+"""Until a connection is asked for again that Postgres did not have."""
 
 
 @cache
 def _seconds(name: str) -> metrics.Spread:
     return metrics.STATEMENT_SECONDS.labels(name)
-
-
-async def connect(url: str, **options: Any) -> Any:
-    """One connection of its own. Raises UnavailableError and UnfitError."""
-    with translated():
-        patience = STATEMENT_SECONDS + GRACE_SECONDS
-        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=patience, **options)
-    _notice_dead_links(connection)
-    return connection
-
-
-async def connect_as_owner(url: str) -> Any:
-    """As `connect`, for statements with the rights of the tables' owner: a name that is not qualified is one of
-    pg_catalog, and never one that somebody has put into schema public or a temporary schema."""
-    connection = await connect(url)
-    try:
-        with translated():
-            await connection.execute(SAFE_PATH)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
 
 
 class Pool:
@@ -99,15 +46,17 @@ class Pool:
     asyncpg's own pool does more between two statements (a reset, timers, a task to shield the release) than the
     statement itself costs here: 0.1 of 0.3 ms. Ours are single reads, which leave nothing to reset.
 
-    `pooled`: the URL leads through a transaction-mode pooler, where neither prepared statements nor settings stay.
-    `on_epoch` is told, for every new connection, which history it sees.
+    All of them lead to the history that counts: what another one answers is not told.
     """
 
-    def __init__(self, url: str, *, size: int, pooled: bool, on_epoch: Callable[[str], None]) -> None:
-        self._url = url
-        self._pooled = pooled
-        self._on_epoch = on_epoch
+    def __init__(self, route: Route, *, size: int) -> None:
+        self._route = route
+        self._history = route.history
+        self._history.changed.append(self._drop_earlier)
         self._turn = asyncio.Semaphore(size)
+        self._waiters: list[asyncio.Future[None]] = []
+        self._no_more_until = 0.0
+        """Postgres has no connection left for this login, and is not asked for one before that time. 0: it has."""
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
@@ -124,6 +73,8 @@ class Pool:
     async def fetch(self, name: str, *arguments: object, seconds: float | None = None) -> list[Any]:
         """The rows of sql/NAME.sql, which Postgres ends after `seconds`. Raises UnavailableError for whatever Postgres
         may answer, because a server that runs waits for its operator too; StatementError if the statement was sent."""
+        if (blind := self._history.blind) is not None:
+            raise UnavailableError(blind)
         if self._turn.locked():
             with metrics.POOL_WAITING.track_inprogress():
                 await self._turn.acquire()
@@ -131,7 +82,7 @@ class Pool:
             await self._turn.acquire()
         begun = time.perf_counter()
         try:
-            connection = self._live() or await self._connect()
+            connection = await self._take()
             try:
                 rows = await connection.fetch(name, arguments, seconds)
             except BaseException as error:
@@ -141,53 +92,86 @@ class Pool:
                     await connection.cancel()
                 elif connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
                     # Whatever ended it may have ended those that are idle, which do not know it yet.
-                    self._drop_idle()
+                    self._drop(self._idle)
                 connection.terminate()
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
                 raise
+            if connection not in self._open:
+                raise StatementError(EARLIER)  # a newer history was met meanwhile
+            self._idle.append(connection)
         except (*MAYBE_LATER, UnfitError) as error:
             raise unavailable(error) from error
         finally:
             _seconds(name).observe(time.perf_counter() - begun)
             self._turn.release()
-        self._idle.append(connection)
+            self._released()
         return rows
 
-    def _live(self) -> "_Connection | None":
-        """An idle connection that has not been closed meanwhile: after a restart of Postgres all of them have been."""
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.closed:
-                return connection
-            self._open.discard(connection)
-        return None
+    async def _take(self) -> "_Connection":
+        """An idle connection that has not been closed meanwhile (after a restart of Postgres all of them have been), or
+        a new one; or, where Postgres has none left for this login, one that becomes idle."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.closed:
+                    return connection
+                self._open.discard(connection)
+            if not self._open or clock() >= self._no_more_until:
+                try:
+                    connection = await self._connect()
+                except UnavailableError as error:
+                    if not isinstance(error.__cause__, asyncpg.TooManyConnectionsError) or not self._open:
+                        raise
+                    if not self._no_more_until:
+                        log.warning("postgres has no connection left for this login", make_do=len(self._open))
+                    self._no_more_until = clock() + NO_MORE_SECONDS
+                else:
+                    self._no_more_until = 0.0
+                    return connection
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
 
-    def _drop_idle(self) -> None:
-        for connection in self._idle:
+    def _released(self) -> None:
+        """A connection became idle, or is gone."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _drop_earlier(self) -> None:
+        """Close what leads to another history than the one that counts."""
+        self._drop([each for each in self._open if each.epoch != self._history.epoch])
+
+    def _drop(self, connections: Iterable["_Connection"]) -> None:
+        for connection in list(connections):
             self._open.discard(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
             connection.terminate()
-        self._idle.clear()
+        self._released()
 
     def terminate(self) -> None:
         """Close everything, without a goodbye that could hang."""
-        for connection in self._open:
-            connection.terminate()
-        self._open.clear()
-        self._idle.clear()
+        self._drop(self._open)
 
     async def _connect(self) -> "_Connection":
-        raw = await connect(self._url, statement_cache_size=0 if self._pooled else 100)
+        lead = await self._route.connect(command_timeout=STATEMENT_SECONDS + GRACE_SECONDS)
         try:
             with translated():
-                await _decode_plainly(raw)
-                self._on_epoch(await check(raw))
-                if not self._pooled:
-                    await raw.execute(f"{PLANNING};{_limit(STATEMENT_SECONDS)}")
+                if not self._route.pooled:
+                    await lead.raw.execute(f"{PLANNING};{limit(STATEMENT_SECONDS)}")
         except BaseException:
-            raw.terminate()
+            lead.raw.terminate()
             raise
-        connection = _Connection(raw, self._pooled)
+        connection = _Connection(lead, self._route.pooled)
+        if connection.epoch != self._history.epoch:
+            connection.terminate()
+            raise UnavailableError(EARLIER)
         self._open.add(connection)
         return connection
 
@@ -195,8 +179,9 @@ class Pool:
 class _Connection:
     """A connection and the statements prepared on it."""
 
-    def __init__(self, raw: Any, pooled: bool) -> None:
-        self._raw = raw
+    def __init__(self, lead: Lead, pooled: bool) -> None:
+        self.epoch = lead.standing.epoch
+        self._raw = lead.raw
         self._pooled = pooled
         self._prepared: dict[str, Any] = {}
         self._seconds = STATEMENT_SECONDS
@@ -206,7 +191,7 @@ class _Connection:
         if self._pooled:
             return await self._fetch_pooled(name, arguments, seconds)
         if seconds is not None and seconds != self._seconds:
-            await self._raw.execute(_limit(seconds))
+            await self._raw.execute(limit(seconds))
             self._seconds = seconds
         prepared = self._prepared.get(name)
         if prepared is None:
@@ -217,8 +202,7 @@ class _Connection:
     async def _fetch_pooled(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if seconds is None:
             return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
-        async with asyncio.timeout(seconds + GRACE_SECONDS), self._raw.transaction():
-            await self._raw.execute(_limit(seconds, local=True))
+        async with asyncio.timeout(seconds + GRACE_SECONDS), limited(self._raw, seconds):
             return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
 
     @property
@@ -234,47 +218,3 @@ class _Connection:
 
     def terminate(self) -> None:
         self._raw.terminate()
-
-
-def _limit(seconds: float, *, local: bool = False) -> str:
-    return LIMIT.format(milliseconds=int(seconds * 1000), local=local)
-
-
-async def check(connection: Any) -> str:
-    """The epoch of the history that this connection sees. Raises UnfitError."""
-    try:
-        if await connection.fetchval("SELECT pg_is_in_recovery()"):
-            raise UnfitError(
-                "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
-            )
-        return str(await connection.fetchval("SELECT sync.epoch()"))
-    except UNMIGRATED:
-        raise UnfitError("This database has no schema `sync` yet. Run `atlas-sync migrate`.") from None
-    except asyncpg.InsufficientPrivilegeError:
-        raise UnfitError(
-            "This login may not read the schema `sync`. Run `GRANT atlas_sync TO <login>` as an administrator."
-        ) from None
-
-
-async def _decode_plainly(connection: Any) -> None:
-    """Instants as integers (microseconds since 1970), as they travel: no datetime is built and taken apart."""
-
-    def encode(instant: Instant) -> tuple[int]:
-        since = instant - POSTGRES_EPOCH
-        # What a client made up may lie beyond the ends of time, where there is only infinity.
-        return (-(1 << 63) if since < FIRST_TIMESTAMP else (1 << 63) - 1 if since >= LAST_TIMESTAMP else since,)
-
-    def decode(parts: tuple[int]) -> Instant:
-        instant = parts[0] + POSTGRES_EPOCH
-        # SPEC.md, 2.4
-        return instant if FIRST_INSTANT <= instant <= LAST_INSTANT else FIRST_INSTANT if instant < 0 else LAST_INSTANT
-
-    await connection.set_type_codec("timestamptz", schema="pg_catalog", encoder=encode, decoder=decode, format="tuple")
-
-
-def _notice_dead_links(connection: Any) -> None:
-    sock = connection._transport.get_extra_info("socket")  # asyncpg offers no public way to its socket
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, struct.pack("i", DEAD_LINK_MILLISECONDS))

@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from server.postgres.errors import translated
+from server.postgres.link import link
 
 SERVER_LOGIN: Final = "atlas_server"
 CHUNK: Final = 5_000
@@ -52,7 +51,7 @@ class Person:
 async def server_login(admin_url: str) -> str:
     """Make the login that the server uses: a member of atlas_sync and no more. Returns its password, new each time."""
     password = secrets.token_urlsafe(24)
-    connection = await asyncpg.connect(admin_url)
+    connection = await link(admin_url)
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", SERVER_LOGIN):
             await connection.execute(f"CREATE ROLE {SERVER_LOGIN} LOGIN IN ROLE atlas_sync")
@@ -63,7 +62,7 @@ async def server_login(admin_url: str) -> str:
 
 
 async def is_empty(admin_url: str) -> bool:
-    connection = await asyncpg.connect(admin_url)
+    connection = await link(admin_url)
     try:
         return not await connection.fetchval("SELECT EXISTS (SELECT FROM profiles)")
     finally:
@@ -72,7 +71,7 @@ async def is_empty(admin_url: str) -> bool:
 
 async def people(admin_url: str) -> list[Person]:
     """Who is in the database, those who pay and say most first."""
-    connection = await asyncpg.connect(admin_url)
+    connection = await link(admin_url)
     try:
         rows = await connection.fetch(
             "SELECT p.id, p.subscription_tier AS tier FROM profiles p "
@@ -96,7 +95,7 @@ async def load(
         for conversation in said
         for message in conversation.messages
     ]
-    connection = await asyncpg.connect(admin_url)
+    connection = await link(admin_url)
     try:
         oldest = min(row[4] for row in messages)
         await connection.execute("SELECT sync.ensure_partitions($1, now())", oldest)
@@ -131,8 +130,7 @@ class Author:
 
     @classmethod
     async def connect(cls, admin_url: str) -> "Author":
-        with translated():
-            return cls(await asyncpg.connect(admin_url))
+        return cls(await link(admin_url))
 
     async def known(self, conversations: Sequence[UUID]) -> set[UUID]:
         """Which of these were begun before."""

@@ -21,7 +21,8 @@ from protocol.frames import (
 )
 from server.feed.change import Entry, Page
 from server.feed.ports import History, Overview, ReadKey, Sighting, Titles, Want
-from server.postgres.pool import EVERYWHERE, POSTGRES_EPOCH, Pool
+from server.postgres.connection import EVERYWHERE, POSTGRES_EPOCH
+from server.postgres.pool import Pool
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """What (seq, n) is compared with behind a whole transaction: no n is larger."""

@@ -11,8 +11,8 @@ import orjson
 
 from server.errors import UnavailableError, UnfitError
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
+from server.postgres.connection import connect, statement
 from server.postgres.errors import UNMIGRATED, translated
-from server.postgres.pool import connect, statement
 
 SECONDS: Final = 30
 """What a statement may take: only the search of the whole log can take long."""

@@ -10,9 +10,9 @@ from server.errors import UnfitError
 from server.operations.catalog import ENABLING, INSTANTS, OLD, Facts, Step
 from server.operations.swap import grant, policies_elsewhere, views
 from server.postgres.adopt import Listener, facts_of, take, turn
+from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import translated
 from server.postgres.patience import LOCK
-from server.postgres.pool import connect_as_owner, statement
 
 KEY: Final = "atlas_undo_pkey"
 ASIDE: Final = "atlas_undo"

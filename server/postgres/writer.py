@@ -69,7 +69,7 @@ class PostgresWriter:
             self._roles,
             [push.generation for push in pushes],
             [push.held for push in pushes],
-            [0 if isinstance(each, Refusal) else digest(each) for push in pushes for each in push.mutations],
+            [_digest(mutation) for push in pushes for mutation in push.mutations],
         )
         try:
             return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]
@@ -100,6 +100,16 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
 
 def _columns(mutation: Mutation | Refusal) -> Columns:
     return COLUMNS[type(mutation)](mutation)
+
+
+def _digest(mutation: Mutation | Refusal) -> int:
+    """0 for what is never applied."""
+    if isinstance(mutation, Refusal):
+        return 0
+    try:
+        return digest(mutation)
+    except UnicodeEncodeError:
+        return 0  # half of a surrogate pair, which Postgres will refuse
 
 
 def _outcome(record: Any) -> Outcome:

@@ -115,7 +115,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         for user, head in self.heads.items():
-            self.hub.compare(user, head)
+            self.hub.compare(user, Position(head))
 
     @invariant()
     def a_position_is_what_was_written(self) -> None:

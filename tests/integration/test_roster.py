@@ -14,10 +14,10 @@ from server import metrics
 from server.errors import UnavailableError
 from server.feed import roster
 from server.feed.ports import Sighting
-from server.postgres.pool import Pool
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
+from tests.support.pools import pool_of_one
 from tests.support.proxy import postgres_behind_proxy
 from tests.support.pushing import pushing
 from tests.support.serving import serving
@@ -35,7 +35,7 @@ async def store(database: Database) -> AsyncIterator[PostgresStore]:
 
 
 async def _store(database: Database) -> AsyncIterator[PostgresStore]:
-    pool = Pool(database.server_url, size=1, pooled=False, on_epoch=lambda _: None)
+    pool = pool_of_one(database)
     yield PostgresStore(pool)
     pool.terminate()
 

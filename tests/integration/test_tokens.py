@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import CODECS, JSON, Codec
@@ -215,6 +217,48 @@ async def test_a_token_larger_than_any_honest_one_is_answered(server: Running) -
 
 async def test_a_token_of_eight_kilobytes_is_an_honest_one(server: Running, user: UUID) -> None:
     await is_accepted(server, by_hand(user, app_metadata={"groups": ["x" * 50] * 100}))
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+async def test_a_token_of_another_clock_is_said_to_be_one_and_logged_once_a_minute(
+    database: Database, user: UUID, claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = {claim: soon(3_600)}
+    other: list[dict[str, Any]] = [
+        {"role": "anon"},
+        {"aud": "somebody"},
+        {"iss": "tests", "sub": "x"},
+        {"exp": soon(-3_600)},
+    ]
+    async with serving(database) as server:
+        with capture_logs() as told:
+            # What else is wrong with a token is no matter of clocks.
+            for changed in other:
+                answer = await answer_to(server, by_hand(user, **ahead, **changed))
+                assert answer.error is not None
+                assert "clock" not in answer.error.message
+            assert not [event for event in told if "clock" in event["event"]]
+            for _ in range(3):
+                answer = await answer_to(server, by_hand(user, **ahead))
+                assert answer.error is not None
+                assert (answer.error.code, answer.code) == ("token_refused", 4101)
+                assert re.search("not valid yet.*clock.*clock", answer.error.message)
+            monkeypatch.setattr("server.edge.auth.WARN_AT_MOST", 0.0)
+            await is_refused(server, by_hand(user, **ahead))
+        warning, _later = [event for event in told if "clock" in event["event"]]
+        assert warning["log_level"] == "warning"
+        assert 3_500 < warning["seconds"] <= 3_600
+        assert CANARY not in str(told)
+        await is_accepted(server, by_hand(user, **{claim: soon(5)}))
+
+
+async def test_a_token_of_a_far_future_is_not_valid_yet(server: Running, user: UUID) -> None:
+    for begins in (10**12, 10**19, 1e300, 10**400):
+        answer = await answer_to(server, by_hand(user, nbf=begins, exp=soon(60)))
+        assert answer.error is not None
+        assert "not valid yet" in answer.error.message
+    for malformed in (float("inf"), float("nan"), "tomorrow", [1]):
+        await is_refused(server, by_hand(user, nbf=malformed))
 
 
 async def test_a_list_of_audiences_with_ours_is_accepted(server: Running, user: UUID) -> None:

@@ -12,10 +12,10 @@ from server.errors import UnfitError
 from server.operations.inventory import Wrong
 from server.postgres import doctor
 from server.postgres.adopt import SILENT
+from server.postgres.connection import SAFE_PATH, statement
 from server.postgres.doctor import Finding, examine
 from server.postgres.inventory import mend
 from server.postgres.migrate import cautions, migrate, steps
-from server.postgres.pool import SAFE_PATH, statement
 from tests.support.cluster import Cluster, Database, binaries
 from tests.support.inventory import inventory, undone
 from tests.support.maintaining import maintained, make_month
@@ -405,7 +405,7 @@ async def test_it_waits_for_nobody_who_changes_the_tables_and_needs_no_right(
     server = await asyncpg.connect(every_database.server_url)
     try:
         await admin.execute("REVOKE atlas_sync FROM atlas_server; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
-        await server.execute(f"{SAFE_PATH}; SET lock_timeout = '1s'")
+        await server.execute("SET lock_timeout = '1s'")
         async with undone(admin):
             await admin.execute(
                 "LOCK TABLE profiles, conversations, messages, messages_archive, sync.log, sync.feeds "
@@ -528,10 +528,10 @@ async def test_what_cannot_be_mended_keeps_migrate_from_saying_that_all_is_well(
     await sql.execute("CREATE POLICY hides ON messages AS RESTRICTIVE USING (role <> 'secret')")
     status, said = await command(App(database, sql, []))
     assert status == 1
-    assert "✗ policy hides on public.messages (may hide rows from the server" in said
+    assert "✗ policy hides on public.messages (RESTRICTIVE and for everybody, so that it may hide rows" in said
     assert "up to date" not in said
     (caution,) = [said for said in await cautions(database.url) if said.startswith("policy hides on")]
-    assert "Run ALTER POLICY hides ON public.messages TO " in caution
+    assert "run ALTER POLICY hides ON public.messages TO " in caution
     assert (await ill(database))["row security"].grave
     await sql.execute("ALTER POLICY hides ON messages TO service_role")
     assert await migrate(database.url) == []

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.v1 import fill
 from server.errors import UnfitError
-from server.postgres import pool
+from server.postgres import connection
 from server.postgres.adopt import SILENT
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
@@ -178,7 +178,7 @@ async def test_while_it_copies_no_limit_of_the_servers_statements_cuts_it_off(
         "SELECT gen_random_uuid(), $1, 'slow', now() + interval '99 days' FROM generate_series(1, 3)",
         conversation,
     )
-    monkeypatch.setattr(pool, "STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "STATEMENT_SECONDS", 0.5)
     await undo(newest_app.url, SILENT)
     assert await newest_app.sql.fetchval("SELECT count(*) FROM messages") == 203
 

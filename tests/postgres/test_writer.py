@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.frames import CreateConversation, CreateMessage, DeleteConversation
-from server.postgres.pool import Pool
 from server.postgres.writer import PostgresWriter
 from server.write.mutation import Outcome, Push
 from server.write.ports import Cause, WriteError
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
+from tests.support.pools import pool_of_one
 
 SERVERS = 3
 SECONDS = 10.0
@@ -26,7 +26,7 @@ SECONDS = 10.0
 @contextlib.asynccontextmanager
 async def writer(database: Database) -> AsyncIterator[PostgresWriter]:
     """A server's own, with a pool of its own."""
-    pool = Pool(database.server_url, size=1, pooled=False, on_epoch=lambda _: None)
+    pool = pool_of_one(database)
     await pool.start()
     yield PostgresWriter(pool, ["user"])
     pool.terminate()

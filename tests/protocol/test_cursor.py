@@ -10,12 +10,12 @@ from protocol.frames import MAX_CURSOR
 
 BIGINTS = st.integers(0, 2**63 - 1)
 EPOCHS = st.binary(min_size=8, max_size=8).map(bytes.hex)
-CURSORS = st.builds(Cursor.of, EPOCHS, st.uuids(), st.builds(Position, BIGINTS, BIGINTS))
+CURSORS = st.builds(Cursor.of, EPOCHS, st.uuids(), st.builds(Position, BIGINTS, BIGINTS, BIGINTS))
 
 
 @given(CURSORS)
 @example(Cursor.of("0" * 16, UUID(int=0), Position(0)))
-@example(Cursor.of("f" * 16, UUID(int=2**128 - 1), Position(2**63 - 1, 2**63 - 1)))
+@example(Cursor.of("f" * 16, UUID(int=2**128 - 1), Position(2**63 - 1, 2**63 - 1, 2**63 - 1)))
 def test_a_cursor_comes_back_as_it_was_made(cursor: Cursor) -> None:
     assert Cursor.decode(cursor.encode()) == cursor
 
@@ -28,7 +28,7 @@ def test_a_cursor_has_the_size_that_it_says_and_fits_into_a_frame(cursor: Cursor
 @given(st.one_of(st.binary(max_size=2 * SIZE), st.binary(min_size=SIZE, max_size=SIZE)))
 def test_random_bytes_are_no_cursor_or_exactly_one(data: bytes) -> None:
     cursor = Cursor.decode(data)
-    assert cursor is None or cursor.encode() == data
+    assert cursor is None or cursor.encode() == data or data[0] == 1
 
 
 @given(CURSORS, st.integers(0, SIZE - 1))
@@ -47,17 +47,23 @@ def test_a_cursor_of_another_version_is_none(cursor: Cursor, version: int) -> No
     assert version == data[0] or Cursor.decode(bytes([version]) + data[1:]) is None
 
 
-@given(CURSORS, st.integers(2**63, 2**64 - 1), st.booleans())
-def test_a_number_that_no_bigint_holds_is_none(cursor: Cursor, number: int, in_seq: bool) -> None:
+@given(CURSORS)
+def test_a_cursor_of_the_version_before_is_read_and_names_no_transaction(cursor: Cursor) -> None:
+    before = bytes([1]) + cursor.encode()[1:-8]
+    assert Cursor.decode(before) == cursor._replace(position=cursor.position._replace(mark=0))
+
+
+@given(CURSORS, st.integers(2**63, 2**64 - 1), st.sampled_from([8, 16, 24]))
+def test_a_number_that_no_bigint_holds_is_none(cursor: Cursor, number: int, place: int) -> None:
     data, wide = cursor.encode(), number.to_bytes(8, "big")
-    assert Cursor.decode(data[:-16] + wide + data[-8:] if in_seq else data[:-8] + wide) is None
+    assert Cursor.decode(data[:-place] + wide + data[len(data) - place + 8 :]) is None
 
 
 @given(CURSORS)
 def test_another_position_is_another_cursor(cursor: Cursor) -> None:
-    further = cursor._replace(position=Position(cursor.position.seq ^ 1, cursor.position.n))
-    deeper = cursor._replace(position=Position(cursor.position.seq, cursor.position.n ^ 1))
-    assert len({cursor.encode(), further.encode(), deeper.encode()}) == 3
+    seq, n, mark = cursor.position
+    others = [Position(seq ^ 1, n, mark), Position(seq, n ^ 1, mark), Position(seq, n, mark ^ 1)]
+    assert len({cursor.encode(), *(cursor._replace(position=other).encode() for other in others)}) == 4
 
 
 @given(st.uuids(), st.sets(st.uuids(), min_size=2))

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from server.operations.inventory import Wrong
+from server.postgres.connection import SAFE_PATH
 from server.postgres.inventory import take_inventory
-from server.postgres.pool import SAFE_PATH
 from tests.support.cluster import SERVER_LOGIN
 
 

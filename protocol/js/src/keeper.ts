@@ -6,9 +6,10 @@
 import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } from './apply.js';
 import { backoff } from './comeback.js';
 import { mergeLocal } from './merge.js';
+import { NUMBER_END } from './mutation.js';
 import { acknowledge, doubt, nextPush, reach, renumber, type Change, type Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import type { Event } from './session.js';
+import type { Begun, Event } from './session.js';
 import type { Transactions, Writing } from './store.js';
 import type { Codec, Limits, Page, Refusal, Welcome, Window } from './wire.js';
 
@@ -34,7 +35,6 @@ export interface KeeperOptions {
 
 /** Microseconds. */
 const GREETED_WITHIN = 10_000_000;
-const ANOTHER_HISTORY = ['epoch', 'ahead'];
 /** A share of `retry_after` at most that is waited longer: several devices may have been told the same. */
 const RELUCTANCE = 0.5;
 /** Milliseconds; an advice further off than this was given before the device's clock was set back. */
@@ -63,15 +63,18 @@ export class Keeper {
   }
 
   /** Before each connection: no page is unanswered, no push either. */
-  async begin(): Promise<{ readonly clientId: Uuid; readonly cursor: Cursor | null }> {
+  async begin(): Promise<Begun> {
     this.pages.clear();
     this.parts = [];
     this.unanswered = null;
     this.begun = this.options.now();
     return this.settle(async (tx) => {
       await tx.forget();
-      const { clientId, cursor } = await tx.meta();
-      return { clientId, cursor };
+      const { clientId, cursor, generation: last } = await tx.meta();
+      // The clock may have been set back, or be far off.
+      const generation = Math.min(Math.max(last + 1, Math.round(this.begun * 1000)), NUMBER_END);
+      await tx.setMeta({ generation });
+      return { clientId, cursor, generation };
     });
   }
 
@@ -99,7 +102,7 @@ export class Keeper {
         if (event.cursor === null) return;
         await this.touch(async (tx, touched) => {
           await applySnapshot(tx, this.parts, this.options.window, touched);
-          await tx.setMeta({ cursor: event.cursor, position: null });
+          await tx.setMeta({ cursor: event.cursor });
         });
         this.parts = [];
         return;
@@ -128,10 +131,10 @@ export class Keeper {
   async nextPush(limits: Limits): Promise<Push | number | null> {
     const { store, codec, now } = this.options;
     return store.read(async (tx) => {
-      const { lease, nextKey, nextN, bounds, notBefore } = await tx.meta();
+      const { lease, notBefore } = await tx.meta();
       if (lease !== this.lease) throw new Deposed();
       const entries = [...(await tx.acked()), ...(await tx.pending(limits.mutations))];
-      const push = nextPush({ nextKey, nextN, bounds }, entries, limits, codec);
+      const push = nextPush(entries, limits, codec);
       const wait = notBefore - now();
       if (push !== null && wait > 0 && wait <= ADVICE_MOST) return wait;
       this.unanswered = push;
@@ -139,12 +142,9 @@ export class Keeper {
     });
   }
 
-  /** The cursor is of no use any more, and what was acknowledged may be lost with it. */
+  /** The cursor is of no use any more. */
   async startOver(): Promise<void> {
-    await this.settle(async (tx) => {
-      await commit(tx, doubt(await tx.acked()));
-      await tx.setMeta({ cursor: null, position: null });
-    });
+    await this.settle((tx) => tx.setMeta({ cursor: null }));
   }
 
   /** The server will not have this user's work, and the device goes on alone. */
@@ -152,7 +152,7 @@ export class Keeper {
     await this.settle((tx) => tx.setMeta({ local: true }));
   }
 
-  private async welcome({ limits, time, why }: Welcome): Promise<void> {
+  private async welcome({ limits, time, mode }: Welcome): Promise<void> {
     await this.touch(async (tx, touched) => {
       const { frameBytes, titleBytes, contentBytes } = limits;
       // Anything between the two fits what was seen. What was believed stays as far as it fits: two devices whose clocks
@@ -162,7 +162,9 @@ export class Keeper {
       const quick = most >= least && most - least < GREETED_WITHIN;
       const ahead = quick ? Math.min(Math.max((await tx.meta()).ahead, least), most) : least;
       await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
-      if (why !== null && ANOTHER_HISTORY.includes(why)) await commit(tx, doubt(await tx.acked()));
+      // A snapshot has no position before the frame that follows it; that of another history settles nothing.
+      if (mode === 'snapshot') await tx.setMeta({ position: null });
+      await commit(tx, doubt(await tx.acked()));
       await mergeLocal(tx);
       touched.all = true;
     });
@@ -181,16 +183,17 @@ export class Keeper {
   private async refused(refusal: Refusal): Promise<void> {
     if (this.unanswered === null || (refusal.id !== null && refusal.id !== this.unanswered.n)) return;
     const { now, random } = this.options;
+    const { n } = this.unanswered;
     const { expected } = refusal;
-    let pause = 0;
+    let pause = backoff(++this.refusals, random());
     await this.touch(async (tx, touched) => {
       if (refusal.code === 'gap' && expected !== null) {
-        const { nextN, ...change } = renumber(await tx.entries(), expected);
+        const { nextN, ...change } = renumber(await tx.entries(), n, expected);
         await commit(tx, change);
         await tx.setMeta({ nextN });
         touched.all = true;
-      } else {
-        pause = backoff(++this.refusals, random());
+        // A server that never finds the numbers right must not be asked without a pause.
+        if (this.refusals === 1) pause = 0;
       }
       if (refusal.retryAfter !== null) pause = refusal.retryAfter * (1 + RELUCTANCE * random());
       await tx.setMeta({ notBefore: now() + pause });
@@ -230,6 +233,6 @@ export class Keeper {
 }
 
 async function commit(tx: Writing, { put, drop }: Change): Promise<void> {
-  if (put.length > 0) await tx.putEntries(put);
-  if (drop.length > 0) await tx.dropEntries(drop);
+  await tx.putEntries(put);
+  await tx.dropEntries(drop);
 }

@@ -14,8 +14,9 @@ import { CODECS } from './wire.js';
 export type Standing = 'pending' | 'acked' | 'rejected';
 
 /**
- * A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server. `seq`
- * is where the feed has it (acked; null: in doubt since the database changed its history).
+ * A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server, 0 if it
+ * has none for this client_id. `seq` is where the feed has it (acked; null: in doubt, because an earlier connection was
+ * told so, and the database of this one may be another).
  */
 export interface Entry {
   readonly key: number;
@@ -34,10 +35,14 @@ export interface Head {
   readonly bounds: Bounds;
 }
 
-/** What to send: mutations with the numbers from `n` on; nil stands for one that outgrew the limits. */
+/**
+ * What to send: mutations with the numbers from `n` on; nil stands for one that outgrew the limits, or is not held any
+ * more. `held` is the lowest number of which the mutation is.
+ */
 export interface Push {
   readonly n: number;
   readonly mutations: readonly (Mutation | null)[];
+  readonly held: number;
 }
 
 /** What is to be stored, in one transaction. */
@@ -46,8 +51,10 @@ export interface Change {
   readonly drop: readonly number[];
 }
 
-/** Bytes of a push at most, besides its mutations: its kind, its number, the head of its list. */
-const ENVELOPE = 64;
+/** Bytes of a push at most, besides its mutations: its kind, its numbers, the head of its list. */
+const ENVELOPE = 80;
+/** Bytes at most of an empty array in the place of a mutation, with what parts it from the next one. */
+const NIL = 3;
 
 /** A new entry, numbered for good. Throws WriteError for what no server would take. */
 export function add(head: Head, mutation: Mutation): Entry {
@@ -60,39 +67,34 @@ export function add(head: Head, mutation: Mutation): Entry {
   return { key: head.nextKey, n: head.nextN, mutation, state: 'pending', seq: null, code: null, message: null };
 }
 
-const inDoubt = (entry: Entry): boolean => entry.state === 'acked' && entry.seq === null;
-
-/** Whether a push is due; an empty one if all that is left to learn is whether the server has what it acknowledged. */
-export const isDue = (entries: readonly Entry[]): boolean =>
-  entries.some((entry) => entry.state === 'pending' || inDoubt(entry));
+/** Whether the server has to say, on this connection, what becomes of it. */
+const isDue = ({ state, seq }: Entry): boolean => state === 'pending' || (state === 'acked' && seq === null);
 
 /**
- * What to send now; null if nothing is to be sent, or the limits permit none. `entries` begin with the lowest pending
- * one. A mutation that fits no frame any more, because the limits shrank, would hold up those behind it: nil stands in
- * its place, and the server consumes its number with a rejection, or says that it had applied it already.
+ * What to send now; null if nothing is to be sent, or the limits permit none. `entries` are those acked, then those
+ * pending, which is the order of their numbers. A mutation that fits no frame any more, because the limits shrank,
+ * would hold up those behind it: nil stands in its place, and the server consumes its number with a rejection, or says
+ * that it had applied it already.
  */
-export function nextPush(head: Head, entries: readonly Entry[], limits: Limits, codec: Codec): Push | null {
-  if (limits.mutations < 1 || !isDue(entries)) return null;
-  const pending = entries.filter((entry) => entry.state === 'pending');
-  const first = pending[0];
-  if (first === undefined) return { n: head.nextN, mutations: [] };
+export function nextPush(entries: readonly Entry[], limits: Limits, codec: Codec): Push | null {
+  const due = entries.filter(isDue);
+  const n = due[0]?.n;
+  if (n === undefined || limits.mutations < 1) return null;
   const mutations: (Mutation | null)[] = [];
   let room = limits.frameBytes - ENVELOPE;
-  for (const entry of pending) {
-    if (mutations.length === limits.mutations || entry.n !== first.n + mutations.length) break;
+  for (const entry of due) {
+    const at = entry.n - n;
     const size = codec.size(entry.mutation);
     const fits = size + ENVELOPE <= limits.frameBytes;
-    room -= fits ? size : 2;
-    if (room < 0) break;
+    room -= NIL * (at - mutations.length) + (fits ? size : NIL);
+    if (room < 0 || at >= limits.mutations) break;
+    while (mutations.length < at) mutations.push(null);
     mutations.push(fits ? entry.mutation : null);
   }
-  return { n: first.n, mutations };
+  return { n, mutations, held: entries.find((entry) => entry.n > 0)?.n ?? n };
 }
 
-/**
- * The answer to `push`: one result for each mutation. What was in doubt is so no longer: its number is below one that
- * this history awaits, and the snapshot was read after that.
- */
+/** The answer to `push`: one result for each mutation. Those of numbers whose mutation is not held mean nothing. */
 export function acknowledge(
   entries: readonly Entry[],
   push: Push,
@@ -100,8 +102,8 @@ export function acknowledge(
   position: number | null,
 ): Change {
   const put: Entry[] = [];
-  const drop = entries.filter(inDoubt).map((entry) => entry.key);
-  const waiting = new Map(entries.flatMap((entry) => (entry.state === 'pending' ? [[entry.n, entry]] : [])));
+  const drop: number[] = [];
+  const waiting = new Map(entries.filter(isDue).map((entry) => [entry.n, entry]));
   results.forEach((result, i) => {
     const entry = waiting.get(result.n);
     if (entry === undefined) return;
@@ -130,24 +132,32 @@ export const reach = (entries: readonly Entry[], position: number): Change => ({
     .map((entry) => entry.key),
 });
 
-/** The server has another history than before, and may have lost what it had acknowledged. */
-export const doubt = (entries: readonly Entry[]): Change => ({
-  put: entries.filter((entry) => entry.state === 'acked').map((entry) => ({ ...entry, seq: null })),
+/**
+ * Another connection, and perhaps another database, which need not have what an earlier one acknowledged. What has no
+ * number cannot be asked for: it goes with the position.
+ */
+export const doubt = (acked: readonly Entry[]): Change => ({
+  put: acked.map((entry) => ({ ...entry, seq: entry.n > 0 ? null : (entry.seq ?? 0) })),
   drop: [],
 });
 
 /**
- * After a gap: the database lost its tail. What it had acked from `expected` on, and we still hold, is sent again.
- * What it had rejected stays in quarantine.
+ * After a gap, the answer to a push from `n` on: the database lost its tail, or it has other mutations under these
+ * numbers. All that it does not have under them is sent again from `expected` on; what it had rejected stays in
+ * quarantine.
  */
-export function renumber(entries: readonly Entry[], expected: number): Change & { readonly nextN: number } {
+export function renumber(entries: readonly Entry[], n: number, expected: number): Change & { readonly nextN: number } {
+  const least = expected < n ? expected : 1;
   const put = entries
-    .filter((entry) => entry.state === 'pending' || (entry.state === 'acked' && entry.n >= expected))
+    .filter((entry) => entry.state === 'pending' || (entry.state === 'acked' && entry.n >= least))
     .map((entry, i): Entry => ({ ...entry, n: expected + i, state: 'pending', seq: null }));
   return { put, drop: [], nextN: expected + put.length };
 }
 
-/** For a store that was restored from a backup, or copied: numbers start at 1 again, for another client_id. */
+/**
+ * For a store that was restored from a backup, or copied: numbers start at 1 again, for another client_id. What was
+ * acknowledged gets none: under that client_id the server would not recognise it, and apply it once more.
+ */
 export function renew(entries: readonly Entry[]): Change & { readonly nextN: number } {
   let n = 0;
   const put = entries.map((entry): Entry => ({ ...entry, n: entry.state === 'pending' ? ++n : 0 }));

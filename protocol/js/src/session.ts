@@ -3,7 +3,8 @@
  * nor clocks nor stores; socket.ts is the edge around it, comeback.ts says what to do after its end.
  */
 
-import { FRAME_BYTES, NUMBER_END, type Mutation } from './mutation.js';
+import { FRAME_BYTES, NUMBER_END } from './mutation.js';
+import type { Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
 import {
   byteLength,
@@ -82,10 +83,16 @@ export function checkWindow(window: Window): Window {
   return window;
 }
 
-export interface SessionOptions {
-  readonly token: string;
+/** Who connects, and from where. */
+export interface Begun {
   readonly clientId: Uuid;
   readonly cursor: Cursor | null;
+  /** Larger than that of any earlier connection with this client_id. */
+  readonly generation: number;
+}
+
+export interface SessionOptions extends Begun {
+  readonly token: string;
   readonly window?: Window;
   readonly encoding?: Encoding;
 }
@@ -121,8 +128,8 @@ export class Session {
   hello(): Uint8Array | string {
     if (this.state !== 'new') throw new StateError('hello is said once');
     this.state = 'greeting';
-    const { token, clientId, window = DEFAULT_WINDOW } = this.options;
-    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window });
+    const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
+    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
   }
 
   /** After a snapshot, which would wipe the page, and not too many at a time. */
@@ -143,12 +150,11 @@ export class Session {
     return this.state !== 'new' && this.state !== 'greeting' && this.state !== 'broken' && this.pushed === null;
   }
 
-  /** An empty push asks only whether the server stands where the outbox thinks. */
-  push(n: number, mutations: readonly (Mutation | null)[]): Uint8Array | string {
+  push({ n, mutations, held }: Push): Uint8Array | string {
     if (!this.mayPush) throw new StateError(`no push now: ${this.state}`);
     if (mutations.length > this.limits.mutations) throw new RangeError('too many mutations');
     if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
-    const frame = this.say({ t: 'push', n, mutations });
+    const frame = this.say({ t: 'push', n, mutations, held });
     this.pushed = { n, count: mutations.length };
     return frame;
   }
@@ -248,8 +254,8 @@ export class Session {
     if (frame.answers === 'push') {
       const { pushed } = this;
       if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;
-      if (frame.code === 'gap' && (frame.expected === null || frame.expected < 1 || frame.expected >= pushed.n)) {
-        throw new ProtocolError('expected: missing, or not below what the push began with');
+      if (frame.code === 'gap' && ((frame.expected ?? 0) < 1 || frame.expected === pushed.n)) {
+        throw new ProtocolError('expected: missing, or what the push began with');
       }
       this.pushed = null;
     } else if (frame.answers === 'refresh') {

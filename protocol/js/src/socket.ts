@@ -8,8 +8,7 @@ import { nextStep, refreshAfter, type Step } from './comeback.js';
 import type { Asked } from './keeper.js';
 import { HANG_UP, Line, PageError, type WebSocketClass, type WebSocketLike } from './line.js';
 import type { Push } from './outbox.js';
-import type { Cursor, Uuid } from './rows.js';
-import { Session, type Event } from './session.js';
+import { Session, type Begun, type Event } from './session.js';
 import { CODECS, ProtocolError, type Data, type Encoding, type Limits, type Refusal, type Window } from './wire.js';
 
 /** What the app's code is asked for a token for. `refused`: the last one will not do, also if it looks fresh. */
@@ -18,7 +17,7 @@ export type GetToken = (reason: TokenReason) => string | Promise<string>;
 
 /** What stands behind a connection. */
 export interface Host {
-  begin(): Promise<{ readonly clientId: Uuid; readonly cursor: Cursor | null }>;
+  begin(): Promise<Begun>;
   hear(event: Event): Promise<void>;
   nextPush(limits: Limits): Promise<Push | number | null>;
   expectPage(id: number, asked: Asked): void;
@@ -193,9 +192,9 @@ export class Socket {
     try {
       const token = await this.within(TOKEN_WITHIN, async () => this.options.getToken(this.reason), 'no token came');
       if (token === this.refusedToken) throw new Error('getToken() gave the token that the server refused');
-      const { clientId, cursor } = await host.begin();
+      const begun = await host.begin();
       if (this.stopped) return null;
-      const session = new Session({ token, clientId, cursor, window, encoding });
+      const session = new Session({ token, ...begun, window, encoding });
       const ws = new WebSocket(url, [CODECS[encoding].subprotocol]);
       ws.binaryType = 'arraybuffer';
       const line = new Line(ws, session, clock, token);
@@ -364,7 +363,7 @@ export class Socket {
       const due = await this.options.host.nextPush(line.session.limits);
       if (line.ended || !line.session.mayPush) return;
       if (typeof due === 'number') line.after('push', due, () => void this.pump(line));
-      else if (due !== null) line.send(line.session.push(due.n, due.mutations));
+      else if (due !== null) line.send(line.session.push(due));
     } catch (error) {
       this.options.onError(error);
       line.end(HANG_UP);

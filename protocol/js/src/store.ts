@@ -12,6 +12,8 @@ export interface Meta {
   /** Whose rows these are; empty until somebody opened the store. */
   readonly user: string;
   readonly clientId: Uuid;
+  /** The last one drawn for a connection: it never falls, also where the clock does. */
+  readonly generation: number;
   readonly cursor: Cursor | null;
   readonly position: number | null;
   readonly nextKey: number;
@@ -44,6 +46,7 @@ export interface Meta {
 export const newMeta = (clientId: Uuid): Meta => ({
   user: '',
   clientId,
+  generation: 0,
   cursor: null,
   position: null,
   nextKey: 1,

@@ -99,9 +99,15 @@ export type ToServer =
       readonly clientId: Uuid;
       readonly cursor: Cursor | null;
       readonly window: Window;
+      readonly generation: number;
     }
-  /** A mutation that is nil gives its number away: an empty array, which the server rejects. */
-  | { readonly t: 'push'; readonly n: number; readonly mutations: readonly (Mutation | null)[] }
+  /** A mutation that is nil travels as an empty array, which the server rejects if it does not have its number. */
+  | {
+      readonly t: 'push';
+      readonly n: number;
+      readonly mutations: readonly (Mutation | null)[];
+      readonly held: number;
+    }
   | {
       readonly t: 'page';
       readonly id: number;
@@ -225,16 +231,15 @@ export class Codec {
           client_id: putUuid(frame.clientId),
           cursor: frame.cursor === null ? null : putCursor(frame.cursor),
           window: { conversations: frame.window.conversations, messages: frame.window.messages },
+          generation: frame.generation,
         });
       case 'push':
-        return dump({ t: frame.t, n: frame.n, mutations: frame.mutations.map((mutation) => this.columns(mutation)) });
+        return dump({ ...frame, mutations: frame.mutations.map((mutation) => this.columns(mutation)) });
       case 'page':
         return dump({
-          t: frame.t,
-          id: frame.id,
+          ...frame,
           conversation: frame.conversation === null ? null : putUuid(frame.conversation),
           before: frame.before === null ? null : [frame.before[0], putUuid(frame.before[1])],
-          limit: frame.limit,
         });
       default:
         return dump(frame);

@@ -113,6 +113,84 @@ it('a tab that was replaced while its store failed comes back when somebody look
   expect((await status(sync)).state).toBe('live');
 });
 
+/** The feed is late: what is written from now on is acknowledged, and the device does not see it. */
+const late = (): void => {
+  for (const peer of app.server.peers) peer.following = false;
+};
+const written = (): string[] => [...app.server.state.messages.values()].map((row) => row.content);
+const shown = async (sync: Sync): Promise<unknown[]> =>
+  (await sync.messages(C(1)).read()).rows.map((row) => [row.content, row.state]);
+
+it.each(['resumes', 'finds another epoch', 'is told to start over'])(
+  'a database that lost what it had acknowledged gets it again: the device %s',
+  async (how) => {
+    const sync = app.open();
+    await sync.createConversation('x', C(1));
+    await app.world.clock.pass(0);
+    const backup = app.server.backup();
+    late();
+    await sync.sendMessage(C(1), 'acknowledged');
+    await app.world.clock.pass(0);
+    expect(await shown(sync)).toEqual([['acknowledged', 'acked']]);
+    if (how === 'is told to start over') {
+      app.server.state = backup;
+      for (const peer of [...app.server.peers]) {
+        peer.say({ t: 'error', code: 'position_lost', message: '', retryable: true });
+        peer.shut(4200);
+      }
+    } else {
+      app.server.restore(backup, how === 'resumes' ? backup.epoch : undefined);
+    }
+    expect(written()).toEqual([]);
+    await app.world.clock.pass(0);
+    expect(await shown(sync)).toEqual([['acknowledged', 'acked']]);
+    await app.world.clock.pass(2_000);
+    expect(written()).toEqual(['acknowledged']);
+    expect(await shown(sync)).toEqual([['acknowledged', 'synced']]);
+  },
+);
+
+it('a database that was gone back to after a failover takes no new write for a repeat', async () => {
+  const sync = app.open();
+  await sync.createConversation('x', C(1));
+  await app.world.clock.pass(0);
+  const behind = app.server.backup();
+  for (const text of ['a', 'b']) await sync.sendMessage(C(1), text);
+  await app.world.clock.pass(0);
+  const first = app.server.backup();
+  app.server.restore(behind);
+  await app.world.clock.pass(2_000);
+  late();
+  for (const text of ['c', 'd']) await sync.sendMessage(C(1), text); // with the numbers of a and b
+  await app.world.clock.pass(0);
+  expect(written()).toEqual(['c', 'd']);
+  app.server.restore(first, first.epoch);
+  await app.world.clock.pass(2_000);
+  expect(written()).toEqual(['a', 'b', 'c', 'd']);
+  expect(await shown(sync)).toEqual(['a', 'b', 'c', 'd'].map((text) => [text, 'synced']));
+  expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0 });
+});
+
+it('each connection of a device has a larger generation than the last, whatever becomes of the clock', async () => {
+  const store = new Shared();
+  const first = app.open({ store });
+  await app.world.clock.pass(0);
+  app.world.clock.time -= 86_400_000;
+  app.world.network.cut();
+  await app.world.clock.pass(2_000);
+  const renewing = first.renew();
+  await app.world.clock.pass(2_000);
+  await renewing;
+  await app.end(first);
+  const second = app.open({ store });
+  await app.world.clock.pass(2_000);
+  expect((await status(second)).state).toBe('live');
+  const { generations } = app.server;
+  expect(generations).toHaveLength(4);
+  expect(generations[0]).toBe(1_700_000_000_000_000);
+  expect(generations.slice(1)).toEqual([1, 2, 3].map((more) => 1_700_000_000_000_000 + more));
+});
+
 it('a renewal that the store refuses leaves the connection as it was', async () => {
   const store = new Shared();
   const sync = app.open({ store });

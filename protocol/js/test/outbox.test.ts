@@ -11,7 +11,6 @@ import {
   doubt,
   type Entry,
   type Head,
-  isDue,
   nextPush,
   reach,
   renew,
@@ -19,7 +18,7 @@ import {
 } from '../src/outbox.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { CODECS, type Limits } from '../src/wire.js';
+import { byteLength, CODECS, type Limits } from '../src/wire.js';
 import { C, conversation, M, message } from './support/rows.js';
 
 const LIMITS: Limits = {
@@ -45,8 +44,8 @@ const big = (n: number, length: number): Entry =>
   entry(n, { mutation: { kind: '~m', id: M(n), createdAt: 1, content: 'x'.repeat(length), at: 1 } });
 
 describe('the next push', () => {
-  const next = (entries: Entry[], limits: Partial<Limits> = {}) =>
-    nextPush(HEAD, entries, { ...LIMITS, ...limits }, CODECS.json);
+  const next = (entries: readonly Entry[], limits: Partial<Limits> = {}) =>
+    nextPush(entries, { ...LIMITS, ...limits }, CODECS.json);
   it('has the lowest ones, as many as are permitted and fit', () => {
     expect(next([])).toBeNull();
     expect(next([entry(5), entry(6)])).toMatchObject({ n: 5, mutations: { length: 2 } });
@@ -74,14 +73,66 @@ describe('the next push', () => {
     ]);
     expect(drop).toEqual([]);
   });
-  it('is empty if all that is left to learn is whether the server has what it acknowledged', () => {
-    const [doubtful] = doubt([entry(3, { state: 'acked', seq: 7 }), entry(4)]).put;
-    expect(doubtful).toMatchObject({ key: 3, seq: null });
-    expect(isDue([doubtful!])).toBe(true);
-    expect(isDue([entry(3, { state: 'acked', seq: 7 })])).toBe(false);
-    expect(next([doubtful!])).toEqual({ n: 9, mutations: [] });
-    expect(reach([doubtful!], 99).drop).toEqual([]);
-    expect(acknowledge([doubtful!], { n: 9, mutations: [] }, [], 1).drop).toEqual([3]);
+  it('begins with the lowest one in doubt, and has an empty array for each number whose mutation is gone', () => {
+    const held = [...doubt([entry(3, { state: 'acked', seq: 7 })]).put, entry(5), entry(6)];
+    const [three, five] = held.map(({ mutation }) => mutation);
+    expect(next(held)).toEqual({ n: 3, held: 3, mutations: [three, null, five] });
+    expect(next(held, { mutations: 2 })).toEqual({ n: 3, held: 3, mutations: [three] });
+    expect(next(held.slice(0, 1))).toEqual({ n: 3, held: 3, mutations: [three] });
+  });
+  it('says the lowest number whose mutation is held, acknowledged or not', () => {
+    const acked = [entry(0, { state: 'acked', seq: 1 }), entry(2, { state: 'acked', seq: 7 })];
+    expect(next([...acked, entry(4)])).toMatchObject({ n: 4, held: 2, mutations: { length: 1 } });
+    expect(next([entry(4)])).toMatchObject({ n: 4, held: 4 });
+    expect(next(acked)).toBeNull();
+  });
+  it.each(['json', 'msgpack'] as const)('fits the frame, whatever numbers it has or skips: %s', (encoding) => {
+    const codec = CODECS[encoding];
+    for (let frameBytes = 400; frameBytes < 420; frameBytes++) {
+      const held = [0, 70, 71, 72].map((more) => entry(NUMBER_END - 72 + more));
+      const push = nextPush(held, { ...LIMITS, frameBytes, mutations: 100 }, codec);
+      expect(push?.mutations.length).toBeGreaterThan(70);
+      expect(byteLength(codec.encode({ t: 'push', ...push! }))).toBeLessThanOrEqual(frameBytes);
+    }
+  });
+});
+
+describe('what was acknowledged', () => {
+  const acked = (n: number, seq: number | null = null): Entry => entry(n, { state: 'acked', seq });
+  const push = { n: 3, held: 3, mutations: [acked(3).mutation, null, acked(5).mutation] };
+
+  it('is in doubt on each connection, in the same state, and settles by no position', () => {
+    const { put, drop } = doubt([acked(3, 7), acked(5)]);
+    expect(put).toEqual([acked(3), acked(5)]);
+    expect(drop).toEqual([]);
+    expect(reach(put, 99).drop).toEqual([]);
+  });
+  it('is so again, or settled, by a result of this connection', () => {
+    const results = [
+      { kind: 'repeated' as const, n: 3, seq: 8 },
+      { kind: 'repeated' as const, n: 4, seq: 8 },
+      { kind: 'applied' as const, n: 5, seq: 9 },
+    ];
+    const entries = [acked(3), entry(4, { state: 'rejected' }), acked(5)];
+    expect(acknowledge(entries, push, results, 8)).toEqual({ put: [acked(5, 9)], drop: [3] });
+    expect(acknowledge(entries, push, results, null)).toEqual({ put: [acked(3, 8), acked(5, 9)], drop: [] });
+    expect(reach([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
+  });
+  it('goes to quarantine if this database rejects it', () => {
+    const results = [3, 4, 5].map((n) => ({ kind: 'rejected' as const, n, code: 'refused', message: 'No.' }));
+    const { put, drop } = acknowledge([acked(3), acked(5, 9)], push, results, 8);
+    expect(put).toMatchObject([{ key: 3, state: 'rejected', code: 'refused', message: 'No.' }]);
+    expect(drop).toEqual([]);
+  });
+  it('under another client_id is not asked for: it goes with the position', () => {
+    const { put } = doubt(renew([acked(3, 7), acked(5)]).put);
+    expect(put.map((each) => [each.n, each.seq])).toEqual([
+      [0, 7],
+      [0, 0],
+    ]);
+    expect(nextPush(put, LIMITS, CODECS.json)).toBeNull();
+    expect(reach(put, 7).drop).toEqual([3, 5]);
+    expect(renumber(put, 1, 4)).toEqual({ put: [], drop: [], nextN: 4 });
   });
 });
 
@@ -92,21 +143,31 @@ describe('numbers', () => {
     expect(() => add({ ...HEAD, nextN: NUMBER_END + 1 }, mutation)).toThrow(WriteError);
     expect(() => add(HEAD, big(1, 1000).mutation)).toThrow('fits in no frame');
   });
-  it('are given anew from what the server awaits, to all that it does not have', () => {
-    const entries = [
-      entry(1, { state: 'acked', seq: 1 }),
-      entry(2, { state: 'acked', seq: 2 }),
-      entry(3, { state: 'rejected' }),
-      entry(4),
-      entry(5),
-    ];
-    const { put, nextN } = renumber(entries, 2);
+  const entries = [
+    entry(1, { state: 'acked', seq: 1 }),
+    entry(2, { state: 'acked', seq: 2 }),
+    entry(3, { state: 'rejected' }),
+    entry(4),
+    entry(5),
+  ];
+  it('are given anew from what a database awaits that lost its tail, to all that it does not have', () => {
+    const { put, nextN } = renumber(entries, 4, 2);
     expect(put.map((e) => [e.key, e.n, e.state])).toEqual([
       [2, 2, 'pending'],
       [4, 3, 'pending'],
       [5, 4, 'pending'],
     ]);
     expect(nextN).toBe(5);
+  });
+  it('are given anew to all that is held, if the database has other mutations under them', () => {
+    const { put, nextN } = renumber(entries, 1, 7);
+    expect(put.map((e) => [e.key, e.n, e.state, e.seq])).toEqual([
+      [1, 7, 'pending', null],
+      [2, 8, 'pending', null],
+      [4, 9, 'pending', null],
+      [5, 10, 'pending', null],
+    ]);
+    expect(nextN).toBe(11);
   });
   it('start at 1 for another client_id', () => {
     const { put, nextN } = renew([

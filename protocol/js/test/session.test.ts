@@ -3,6 +3,8 @@
 import { describe, expect, it } from 'vitest';
 
 import { backoff, nextStep, refreshAfter } from '../src/comeback.js';
+import type { Mutation } from '../src/mutation.js';
+import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
 import { ProtocolError, type Refusal } from '../src/wire.js';
 import { C, id } from './support/rows.js';
@@ -41,7 +43,7 @@ const FRAMES: Record<string, object> = {
 };
 
 function inState(state: State): Session {
-  const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, encoding: 'json' });
+  const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
   const hear = (frame: object): unknown => session.receive(JSON.stringify(frame));
   if (state === 'new') return session;
   session.hello();
@@ -56,6 +58,8 @@ function inState(state: State): Session {
   if (state === 'broken') expect(() => session.receive('nonsense')).toThrow(ProtocolError);
   return session;
 }
+
+const of = (n: number, ...mutations: (Mutation | null)[]): Push => ({ n, mutations, held: n });
 
 const STATES: readonly State[] = ['new', 'greeting', 'snapshot due', 'snapshot', 'catching up', 'live', 'broken'];
 
@@ -80,7 +84,7 @@ describe.each(STATES)('%s', (state) => {
     if (state !== 'new') expect(() => session.hello()).toThrow(StateError);
     if (state === 'new' || state === 'broken') expect(() => session.ping()).toThrow(StateError);
     else expect(session.ping()).toBe('{"t":"ping"}');
-    if (!welcomed) expect(() => session.push(1, [])).toThrow(StateError);
+    if (!welcomed) expect(() => session.push(of(1))).toThrow(StateError);
     if (!inStep) expect(() => session.askPage(null, null, 1)).toThrow(StateError);
   });
 });
@@ -135,11 +139,11 @@ describe('a session', () => {
   it('has one push unanswered at a time, and wants one result for each mutation in its order', () => {
     const push = (): Session => {
       const session = inState('live');
-      session.push(5, [{ kind: '-c', id: C(1) }, null]);
+      session.push(of(5, { kind: '-c', id: C(1) }, null));
       return session;
     };
     expect(push().mayPush).toBe(false);
-    expect(() => push().push(7, [])).toThrow(StateError);
+    expect(() => push().push(of(7))).toThrow(StateError);
     expect(
       hear(push(), {
         t: 'ack',
@@ -159,24 +163,34 @@ describe('a session', () => {
     ]) {
       expect(() => hear(push(), { t: 'ack', results })).toThrow('results: not one for each mutation');
     }
-    expect(() => inState('live').push(1, [null, null, null])).toThrow(RangeError);
-    expect(() => inState('live').push(Number.MAX_SAFE_INTEGER, [null, null])).toThrow(RangeError);
+    expect(() => inState('live').push(of(1, null, null, null))).toThrow(RangeError);
+    expect(() => inState('live').push(of(Number.MAX_SAFE_INTEGER, null, null))).toThrow(RangeError);
   });
 
-  it('a refused push may be sent again; a gap must be below it', () => {
+  it('says who connects, which connection it is, and what is held', () => {
+    const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
+    expect(JSON.parse(session.hello() as string)).toMatchObject({ client_id: id(1), cursor: CURSOR, generation: 7 });
+    const push = inState('live').push({ n: 5, held: 3, mutations: [{ kind: '-c', id: C(1) }] });
+    expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-c', C(1)]] });
+  });
+
+  it('a refused push may be sent again; a gap must be below it, or above', () => {
     const error = { t: 'error', code: 'gap', message: '', retryable: true, answers: 'push', id: 5 };
     const pushed = (): Session => {
       const session = inState('live');
-      session.push(5, []);
+      session.push(of(5, null));
       return session;
     };
     const session = pushed();
     hear(session, { ...error, expected: 3 });
     expect(session.mayPush).toBe(true);
+    const above = pushed();
+    expect(hear(above, { ...error, expected: 6 })).toMatchObject({ code: 'gap', expected: 6 });
+    expect(above.mayPush).toBe(true);
     const other = pushed();
     hear(other, { ...error, id: 4, expected: 3 });
     expect(other.mayPush).toBe(false);
-    for (const expected of [undefined, 0, 5, 6])
+    for (const expected of [undefined, null, -1, 0, 5])
       expect(() => hear(pushed(), { ...error, expected })).toThrow(ProtocolError);
   });
 
@@ -189,7 +203,7 @@ describe('a session', () => {
   });
 
   it('resumes only from a cursor that it gave', () => {
-    const session = new Session({ token: 't', clientId: id(1), cursor: null, encoding: 'json' });
+    const session = new Session({ token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
     session.hello();
     expect(() => hear(session, welcome('resumed'))).toThrow('mode');
     expect(() => hear(inState('greeting'), welcome('surprise'))).toThrow('mode');
@@ -198,7 +212,14 @@ describe('a session', () => {
 
   it('refuses a window out of bounds, and frames that are too large', () => {
     expect(
-      () => new Session({ token: '', clientId: id(1), cursor: null, window: { conversations: 501, messages: 1 } }),
+      () =>
+        new Session({
+          token: '',
+          clientId: id(1),
+          cursor: null,
+          generation: 7,
+          window: { conversations: 501, messages: 1 },
+        }),
     ).toThrow(RangeError);
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);
   });

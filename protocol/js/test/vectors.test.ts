@@ -121,6 +121,10 @@ const mutationColumns: Record<string, readonly string[]> = {
 
 /** A frame as this client would say it; null for what it never says. */
 function said(f: Record<string, unknown>): ToServer | null {
+  // The last number that JavaScript has exactly is one below.
+  if (Math.max(...['n', 'generation'].map((name) => (f[name] as number | undefined) ?? 0)) > Number.MAX_SAFE_INTEGER) {
+    return null;
+  }
   switch (f['t']) {
     case 'hello': {
       const window = f['window'] as { conversations?: number; messages?: number } | undefined | null;
@@ -131,6 +135,7 @@ function said(f: Record<string, unknown>): ToServer | null {
         clientId: f['client_id'] as string,
         cursor: (f['cursor'] as string | null) ?? null,
         window: { conversations: window.conversations, messages: window.messages },
+        generation: (f['generation'] as number | undefined) ?? 1,
       };
     }
     case 'page':
@@ -143,12 +148,10 @@ function said(f: Record<string, unknown>): ToServer | null {
         limit: f['limit'] as number,
       };
     case 'push': {
-      // The last number that JavaScript has exactly is one below.
-      if ((f['n'] as number) > Number.MAX_SAFE_INTEGER) return null;
       const mutations = (f['mutations'] as unknown[][]).map(
         (m) => named(m[0] as string, mutationColumns[m[0] as string] ?? [], m) as unknown as Mutation,
       );
-      return { t: 'push', n: f['n'] as number, mutations };
+      return { t: 'push', n: f['n'] as number, mutations, held: (f['held'] as number | undefined) ?? 1 };
     }
     case 'refresh':
       return { t: 'refresh', token: f['token'] as string };
@@ -167,9 +170,17 @@ describe('to the server', () => {
     const { extras: _, ...without } = frame;
     const golden = unpack(bytes(msgpack)) as Record<string, unknown>;
     delete golden['extras']; // version 1 has none, and we name none
-    expect(unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array)).toEqual(golden);
-    expect(JSON.parse(CODECS.json.encode(ourFrame) as string)).toEqual(without);
-    if (!('extras' in frame))
+    const packed = unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array) as Record<string, unknown>;
+    const json = JSON.parse(CODECS.json.encode(ourFrame) as string) as Record<string, unknown>;
+    const more = Object.keys(json).filter((name) => !(name in frame));
+    expect(['generation', 'held']).toEqual(expect.arrayContaining(more)); // which we always say
+    for (const name of more) {
+      delete packed[name];
+      delete json[name];
+    }
+    expect(packed).toEqual(golden);
+    expect(json).toEqual(without);
+    if (more.length === 0 && !('extras' in frame))
       expect(Buffer.from(CODECS.msgpack.encode(ourFrame) as Uint8Array).toString('hex')).toBe(msgpack);
   });
 });

@@ -1,5 +1,6 @@
 -- What Atlas Sync made in a database and a server relies on: one row for each object and right that is not as it should be,
 -- what has to be mended first before the others. inventory_rest.sql has the rest.
+-- `problem` is what the thing is.
 -- `mend`: statements for the owner of the tables; NULL: what to do is part of `problem`. `serving`: with it, the server may
 -- not see, or Postgres not record, every change.
 -- It reads nothing but the catalog, finds everything without a right to it, and has nothing written out by Postgres, so it
@@ -203,7 +204,7 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 2, format('membership of %I in atlas_sync', l.name),
-           CASE WHEN pg_has_role(l.ours, 'MEMBER') THEN 'does not give it the rights of atlas_sync' ELSE 'missing' END,
+           CASE WHEN pg_has_role(l.ours, 'MEMBER') THEN 'without its rights' ELSE 'missing' END,
            CASE WHEN current_setting('server_version_num')::int >= 160000 AND pg_has_role(l.ours, 'MEMBER')
                 THEN format('GRANT atlas_sync TO %I WITH INHERIT TRUE', l.name)
                 WHEN pg_has_role(l.ours, 'MEMBER') THEN format('ALTER ROLE %I INHERIT', l.name)
@@ -219,7 +220,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 4, format('%s %s', t.kind, t.name),
            CASE WHEN t.oid IS NULL AND t.kind = 'view' THEN 'missing'
                 WHEN t.oid IS NULL THEN 'missing: restore it from a backup'
-                ELSE format('is of another kind: make it a %s', t.kind) END, NULL, t.serves
+                ELSE format('of another kind: make it a %s', t.kind) END, NULL, t.serves
     FROM tables t
     WHERE t.relkind IS NULL
        OR t.relkind NOT IN ('r', 'p') AND t.kind = 'table' OR t.relkind <> 'p' AND t.kind = 'partitioned table'
@@ -229,7 +230,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 5, format('column %s.%I', a.tab, a.col),
            CASE WHEN a.attnum IS NULL THEN format('missing: if it was renamed, run ALTER TABLE %s RENAME COLUMN … TO %I, else '
                                                   'restore it from a backup', a.tab, a.col)
-                ELSE format('is %s, and must be %s: drop what of Atlas Sync depends on it, convert it, and run `atlas-sync migrate`',
+                ELSE format('%s and must be %s: drop what of Atlas Sync depends on it, convert it, and run `atlas-sync migrate`',
                             a.found, format_type(a.type, NULL)) END, NULL, a.serves
     FROM attributes a WHERE a.fits IS NOT TRUE
 
@@ -238,8 +239,8 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 7, format('function sync.%I', f.name),
-           CASE WHEN f.prosecdef <> f.definer THEN format('altered: is not SECURITY %s', s.security)
-                ELSE 'altered: finds names outside of pg_catalog' END,
+           CASE WHEN f.prosecdef <> f.definer THEN format('altered: it is not SECURITY %s', s.security)
+                ELSE 'altered: it finds names outside of pg_catalog' END,
            format('ALTER FUNCTION %s SECURITY %s SET search_path = pg_catalog, pg_temp', f.signature, s.security),
            f.prosecdef <> f.definer AND f.serves
     FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
@@ -261,14 +262,14 @@ WITH RECURSIVE login AS MATERIALIZED (
       AND (f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) a WHERE a.grantee = 0))
 
     UNION ALL
-    SELECT 10, format('view %s', t.name), 'altered: runs with the rights of its owner',
+    SELECT 10, format('view %s', t.name), 'altered: it has the rights of its owner',
            format('ALTER VIEW %s SET (security_invoker = true)', t.name), false
     FROM tables t
     WHERE t.relkind = 'v' AND t.rel = 'all_messages' AND 'security_invoker=true' = ANY (t.reloptions) IS NOT TRUE
 
     UNION ALL
     SELECT 11, format('default partition sync.%I', w.rel),
-           CASE WHEN d.relname IS NULL THEN 'missing' ELSE format('is %I instead', d.relname) END,
+           CASE WHEN d.relname IS NULL THEN 'missing' ELSE format('another one, %I: detach that', d.relname) END,
            CASE WHEN d.relname IS NOT NULL THEN NULL
                 WHEN c.oid IS NOT NULL
                 THEN format('ALTER TABLE %s ATTACH PARTITION sync.%I DEFAULT', t.name, w.rel)
@@ -284,7 +285,7 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     -- One that was renamed still has the constraint of its old name.
-    SELECT 12, format('trigger %I on %s', g.tgname, w.name), 'records changes once more',
+    SELECT 12, format('trigger %I on %s', g.tgname, w.name), 'recording changes once more',
            format('DROP TRIGGER %I ON %s', g.tgname, w.name), false
     FROM fired g JOIN watched w ON w.oid = g.tgrelid
     WHERE g.tgfoid = w.function_oid AND g.tgparentid = 0
@@ -322,7 +323,7 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 15, format('row level security of %s', t.name),
-           format('hides rows from %I, as which functions of Atlas Sync run: run ', o.rolname)
+           format('hiding rows from %I, as which functions of Atlas Sync run: run ', o.rolname)
                || CASE WHEN pg_has_role(o.oid, t.relowner, 'USAGE')
                        THEN format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, or ', t.name) ELSE '' END
                || format('ALTER ROLE %I BYPASSRLS', o.rolname), NULL, true
@@ -341,7 +342,7 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 17, format('policy %I on %s', p.polname, t.name),
-           format('may hide rows from the server: it is RESTRICTIVE, and for %s. Run ALTER POLICY %I ON %s TO those roles that '
+           format('RESTRICTIVE and for %s, so that it may hide rows from the server: run ALTER POLICY %I ON %s TO the roles that '
                   'it is meant for', CASE WHEN 0 = ANY (p.polroles) THEN 'everybody' ELSE 'its login' END, p.polname, t.name),
            NULL, t.serves
     FROM tables t CROSS JOIN login l JOIN pg_policy p ON p.polrelid = t.oid

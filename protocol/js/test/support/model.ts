@@ -18,6 +18,8 @@ interface MessageRow extends Omit<ConversationRow, 'title'> {
 interface Consumed {
   n: number;
   results: Map<number, Columns>;
+  /** The mutations of numbers that the device may push again. */
+  mutations: Map<number, string>;
 }
 interface State {
   epoch: number;
@@ -74,16 +76,18 @@ export class ModelServer {
   readonly refusals: object[] = [];
   /** Mutations that were pushed although they had been answered. */
   repeats = 0;
+  /** Of every `hello`, in their order. */
+  readonly generations: number[] = [];
   rejects: (content: string) => boolean = (content) => content.includes('refuse');
 
   backup(): State {
     return structuredClone(this.state);
   }
 
-  /** The database comes back as it was; what was committed since is lost. */
-  restore(backup: State): void {
+  /** The database comes back as it was; what was committed since is lost. Nobody need notice that it is another one. */
+  restore(backup: State, epoch = ++this.clock): void {
     this.state = structuredClone(backup);
-    this.state.epoch = ++this.clock;
+    this.state.epoch = epoch;
     for (const peer of [...this.peers]) peer.shut(1006);
   }
 
@@ -115,10 +119,15 @@ export class ModelServer {
     this.commit((state, seq) => this.apply(state, seq, ['+m', id, home, 'assistant', content, at]).rows);
   }
 
-  push(client: Uuid, n: number, mutations: Columns[]): object {
-    const consumed = this.state.clients.get(client) ?? { n: 0, results: new Map() };
+  push(client: Uuid, n: number, mutations: Columns[], held: number | null = null): object {
+    const consumed = this.state.clients.get(client) ?? { n: 0, results: new Map(), mutations: new Map() };
     this.state.clients.set(client, consumed);
-    if (n > consumed.n + 1) {
+    const others = mutations.some((mutation, i) => {
+      const known = consumed.mutations.get(n + i);
+      const same = known === undefined ? held === null : known === JSON.stringify(mutation);
+      return n + i <= consumed.n && mutation.length > 0 && !same;
+    });
+    if (n > consumed.n + 1 || others) {
       return {
         t: 'error',
         code: 'gap',
@@ -129,12 +138,20 @@ export class ModelServer {
         expected: consumed.n + 1,
       };
     }
+    for (const number of consumed.mutations.keys()) if (number < (held ?? 0)) consumed.mutations.delete(number);
     const results = mutations.map((mutation, i): Columns => {
       const number = n + i;
-      const before = consumed.results.get(number);
-      if (number <= consumed.n) {
-        this.repeats++;
-        return before?.[0] === 'rejected' ? before : ['repeated', number, this.state.seq];
+      const text = JSON.stringify(mutation);
+      const former = [...consumed.mutations].find(([, known]) => known === text && mutation.length > 0)?.[0];
+      if (number <= consumed.n || former !== undefined) {
+        const before = consumed.results.get(number <= consumed.n ? number : (former ?? 0));
+        const result: Columns =
+          before?.[0] === 'rejected'
+            ? ['rejected', number, ...before.slice(2)]
+            : ['repeated', number, this.state.seq];
+        if (number <= consumed.n) this.repeats++;
+        else this.consume(consumed, number, text, result);
+        return result;
       }
       let refused: string | null = null;
       const seq = this.commit((state, at) => {
@@ -147,11 +164,16 @@ export class ModelServer {
       });
       const result: Columns =
         refused === null ? ['applied', number, seq] : ['rejected', number, refused, 'It cannot be.'];
-      consumed.n = number;
-      consumed.results.set(number, result);
+      this.consume(consumed, number, text, result);
       return result;
     });
     return { t: 'ack', results };
+  }
+
+  private consume(consumed: Consumed, number: number, mutation: string, result: Columns): void {
+    consumed.n = number;
+    consumed.results.set(number, result);
+    consumed.mutations.set(number, mutation);
   }
 
   private apply(state: State, seq: number, m: Columns): { rows: Columns[]; refused: string | null } {
@@ -251,6 +273,7 @@ export class Peer {
   following = false;
   open = true;
   client: Uuid = '';
+  generation = 0;
 
   constructor(
     private readonly server: ModelServer,
@@ -297,7 +320,7 @@ export class Peer {
         const refusal = server.refusals.shift();
         return this.say(
           refusal === undefined
-            ? server.push(this.client, f['n'] as number, f['mutations'] as Columns[])
+            ? server.push(this.client, f['n'] as number, f['mutations'] as Columns[], f['held'] as number)
             : { t: 'error', message: '', retryable: true, answers: 'push', id: f['n'], ...refusal },
         );
       }
@@ -313,14 +336,19 @@ export class Peer {
     }
     if (state.tier === 'free') return this.localOnly();
     this.client = f['client_id'] as Uuid;
+    this.generation = f['generation'] as number;
+    server.generations.push(this.generation);
     for (const peer of [...server.peers]) {
       if (peer === this || peer.client !== this.client) continue;
-      peer.say({ t: 'error', code: 'replaced', message: '', retryable: false });
-      peer.shut(4302);
+      const older = peer.generation > this.generation ? this : peer;
+      older.say({ t: 'error', code: 'replaced', message: '', retryable: false });
+      older.shut(4302);
+      if (older === this) return;
     }
     const cursor = f['cursor'] as string | null;
     const [epoch, seq] = cursor === null ? [0, 0] : (atob(cursor).split(':').map(Number) as [number, number]);
-    const why = cursor === null ? 'new' : epoch !== state.epoch ? 'epoch' : seq > state.seq ? 'ahead' : null;
+    const known = seq === 1 || state.log.some((logged) => logged.seq === seq);
+    const why = cursor === null ? 'new' : epoch !== state.epoch ? 'epoch' : known ? null : 'ahead';
     const time = server.now() * 1000;
     this.say({
       t: 'welcome',

@@ -23,26 +23,29 @@ GRANT SELECT ON sync.histories TO atlas_sync;
 -- What a history rests on. It differs where a database cannot contain all that its devices know, or may not have recorded
 -- or shown all that happened:
 --  - a promoted replica and a restored backup have another timeline, a dump in another cluster another system identifier;
---  - a dump in the same cluster has other oids, or its row of sync.meta was written by another transaction;
+--  - a dump in the same cluster has other oids, or the first row of sync.histories, which nobody updates, was written by
+--    another transaction;
 --  - a trigger that was disabled and enabled again, or a policy that was made anew, was written by another transaction.
 CREATE FUNCTION sync.identity(OUT identity text, OUT system bigint, OUT timeline int)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT encode(sha256(convert_to(concat_ws(' ', m.history, m.xmin, m.tableoid, d.oid, c.system_identifier, t.line,
+    SELECT encode(sha256(convert_to(concat_ws(' ', m.history, h.xmin, h.tableoid, d.oid, c.system_identifier, t.line,
         (SELECT string_agg(concat_ws(':', g.oid, g.xmin), ',' ORDER BY g.oid)
          FROM pg_trigger g
-         WHERE g.tgname IN ('atlas_sync_record', 'atlas_sync_record_update') AND g.tgparentid = 0
-           AND g.tgrelid IN (to_regclass('public.profiles'), to_regclass('public.conversations'),
-                             to_regclass('public.messages'), to_regclass('public.messages_archive'))),
+         WHERE g.tgname IN ('atlas_sync_record', 'atlas_sync_record_update') AND g.tgrelid = ANY (a.tables)),
         (SELECT string_agg(concat_ws(':', p.oid, p.xmin), ',' ORDER BY p.oid)
-         FROM pg_policy p WHERE p.polname = 'atlas_sync_reads')), 'UTF8')), 'hex'),
+         FROM pg_policy p WHERE p.polname = 'atlas_sync_reads' AND p.polrelid = ANY (a.tables))), 'UTF8')), 'hex'),
         c.system_identifier, ('x' || t.line)::bit(32)::int
-    FROM sync.meta m, pg_database d, pg_control_system() c, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS t (line)
+    FROM sync.meta m, (SELECT xmin, tableoid FROM sync.histories ORDER BY n LIMIT 1) h, pg_database d,
+         pg_control_system() c, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS t (line),
+         (SELECT ARRAY[to_regclass('public.profiles'), to_regclass('public.conversations'), to_regclass('public.messages'),
+                       to_regclass('public.messages_archive')]::oid[] AS tables) a
     WHERE d.datname = current_database()
 $$;
 
 -- Cursors of before this migration stay good.
 INSERT INTO sync.histories (epoch, identity, system, timeline)
-SELECT sync.epoch(), i.identity, i.system, i.timeline FROM sync.identity() i;
+SELECT sync.epoch(), '', c.system_identifier, 0 FROM pg_catalog.pg_control_system() c;
+UPDATE sync.histories h SET identity = i.identity, timeline = i.timeline FROM sync.identity() i;
 
 -- Names this history: 16 random hexadecimal digits, because two replicas that were promoted have the same timeline. It
 -- notes a new one if the last that was noted rests on something else.

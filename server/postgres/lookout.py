@@ -1,0 +1,84 @@
+"""Looks every few seconds, on a connection of its own, where new connections lead and whether all is seen there."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import structlog
+
+from server import metrics
+from server.clock import Clock
+from server.errors import AtlasError, UnavailableError, UnfitError
+from server.feed.history import History
+from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, limited, statement
+from server.postgres.errors import translated
+from server.postgres.route import Lead, Route
+
+log = structlog.get_logger()
+
+EVERY: Final = 5.0
+"""Seconds between two looks. A former primary that still answers on old connections is not written to for longer."""
+QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
+"""Asking also lets Postgres forget notifications that only a session which is gone had not heard."""
+BEGIN: Final = "SELECT sync.begin_history($1)"
+NAMED: Final = 3
+"""Of many problems, so many are named."""
+
+
+class Lookout:
+    def __init__(self, route: Route, clock: Clock) -> None:
+        self._route = route
+        self._history: History = route.history
+        self._clock = clock
+        self._now = asyncio.Event()
+        self._trouble = ""
+        self._history.doubted = self._now.set
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await self._now.wait()
+            self._now.clear()
+            try:
+                await self.look()
+            except (UnavailableError, UnfitError) as error:
+                self._tell(error)
+            else:
+                self._trouble = ""
+
+    async def look(self) -> None:
+        """Raises UnavailableError, and UnfitError for a database that cannot serve."""
+        split = await self._route.survey(self._examine)
+        if split != self._history.split:
+            self._history.split = split
+            metrics.HISTORY_SPLIT.set(split)
+            if split:
+                log.warning("another host answers with an earlier history, and is not used")
+
+    async def _examine(self, lead: Lead) -> None:
+        self._clock.set_ahead(lead.ahead)
+        with translated():
+            async with limited(lead.raw, STATEMENT_SECONDS):
+                metrics.NOTIFICATION_QUEUE.set(await lead.raw.fetchval(QUEUE))
+                found = await lead.raw.fetch(statement("inventory"))
+        problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
+        metrics.BLIND.set(bool(problems))
+        if not problems:
+            self._history.sees()
+            return
+        more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
+        if self._history.blind is None:
+            self._history.blinded(why)
+            # Whoever read since it was so may lack rows, and nobody can tell when that was.
+            with translated():
+                await lead.raw.fetchval(BEGIN, self._history.epoch, timeout=STATEMENT_SECONDS + GRACE_SECONDS)
+        raise UnfitError(why)
+
+    def _tell(self, error: AtlasError) -> None:
+        """Once, and not at every look."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.warning("the database could not be looked at", error=str(error))

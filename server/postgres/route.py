@@ -1,0 +1,98 @@
+"""Where connections lead: of the hosts that a URL names, to the one that holds the newest history."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.frames import Instant
+from server.errors import AtlasError, UnavailableError, UnfitError
+from server.feed.history import History, Standing, newer
+from server.postgres.connection import connect, decode_plainly, standing
+from server.postgres.errors import translated
+from server.url import hosts
+
+
+@dataclass(slots=True)
+class Lead:
+    """An open connection, and what was found at its end."""
+
+    url: str
+    raw: Any
+    standing: Standing
+    ahead: Instant
+    """How far that Postgres' clock is ahead of ours, in microseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """The hosts of `url`, the one that answered last first, and the newest history of any route of this process.
+
+    `pooled`: it leads through a transaction-mode pooler, where neither prepared statements nor settings stay.
+    """
+
+    url: str
+    history: History
+    pooled: bool = False
+    spare: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held around a connection that is there for a moment, so that a process has one such at a time."""
+    _urls: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._urls = hosts(self.url)
+
+    async def connect(self, **options: Any) -> Lead:
+        """A connection to the newest history. Raises UnavailableError, UnfitError."""
+        problems: list[AtlasError] = []
+        for url in list(self._urls):
+            lead = None
+            try:
+                lead = await self._open(url, **options)
+                self.history.met(lead.standing)
+            except (UnavailableError, UnfitError) as error:
+                problems.append(error)
+                if lead is not None:
+                    lead.raw.terminate()
+            else:
+                self._prefer(url)
+                return lead
+        raise next((each for each in problems if isinstance(each, UnavailableError)), problems[0])
+
+    async def survey(self, look: Callable[[Lead], Awaitable[None]]) -> bool:
+        """Connect to every host, meet the newest history of those that answer, and `look` at it. Whether another host
+        answered with an earlier one. Raises UnavailableError, UnfitError if none of them counts."""
+        async with self.spare:
+            answers = await asyncio.gather(*map(self._open, self._urls), return_exceptions=True)
+            leads = [each for each in answers if isinstance(each, Lead)]
+            try:
+                problems = [each for each in answers if isinstance(each, BaseException)]
+                if not leads:
+                    raise next((each for each in problems if not isinstance(each, UnfitError)), problems[0])
+                best = leads[0]
+                for lead in leads[1:]:
+                    if newer(lead.standing, best.standing):
+                        best = lead
+                self.history.met(best.standing)
+                self._prefer(best.url)
+                await look(best)
+            finally:
+                for lead in leads:
+                    lead.raw.terminate()
+        return any(lead.standing.epoch != best.standing.epoch for lead in leads)
+
+    async def _open(self, url: str, **options: Any) -> Lead:
+        raw = await connect(url, **({"statement_cache_size": 0} if self.pooled else {}), **options)
+        try:
+            with translated():
+                await decode_plainly(raw)
+                asked = time.time_ns()
+                found, now = await standing(raw)
+                return Lead(url, raw, found, now - (asked + time.time_ns()) // 2_000)
+        except BaseException:
+            raw.terminate()
+            raise
+
+    def _prefer(self, url: str) -> None:
+        self._urls.remove(url)
+        self._urls.insert(0, url)

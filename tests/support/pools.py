@@ -1,0 +1,12 @@
+"""A server's pool, without the server."""
+
+from server.feed.history import History
+from server.feed.hub import Hub
+from server.postgres.pool import Pool
+from server.postgres.route import Route
+from tests.support.cluster import Database
+
+
+def pool_of_one(database: Database) -> Pool:
+    """One connection, with the rights of the server."""
+    return Pool(Route(database.server_url, History(Hub(lambda _: None))), size=1)
