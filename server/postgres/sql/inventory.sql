@@ -186,7 +186,8 @@ WITH RECURSIVE login AS MATERIALIZED (
                                            - (length(q) - length(replace(q, '{RELABELTYPE', ''))) / 12,
                                        (length(q) - length(replace(q, '{DISTINCTEXPR', ''))) / 13,
                                        (length(q) - length(replace(q, ':boolop or', ''))) / 10)
-                                || (SELECT string_agg(' ' || split_part(v, ' ', 1) || '.' || split_part(v, ' ', 3), '' ORDER BY i)
+                                || (SELECT string_agg(format(' %s.%s', split_part(v, ' ', 1), split_part(v, ' ', 3)),
+                                                      '' ORDER BY i)
                                     FROM unnest(string_to_array(q, ':varno ')) WITH ORDINALITY AS u (v, i) WHERE i > 1)
                          FROM (SELECT g.tgqual::text) AS kept (q))
                 THEN 'altered'
@@ -228,9 +229,10 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 5, format('column %s.%I', a.tab, a.col),
-           CASE WHEN a.attnum IS NULL THEN format('missing: if it was renamed, run ALTER TABLE %s RENAME COLUMN … TO %I, else '
-                                                  'restore it from a backup', a.tab, a.col)
-                ELSE format('%s and must be %s: drop what of Atlas Sync depends on it, convert it, and run `atlas-sync migrate`',
+           CASE WHEN a.attnum IS NULL
+                THEN format('missing: if it was renamed, run ALTER TABLE %s RENAME COLUMN … TO %I, else restore it from '
+                            'a backup', a.tab, a.col)
+                ELSE format('%s and must be %s: drop what of Atlas Sync depends on it, convert it, run `atlas-sync migrate`',
                             a.found, format_type(a.type, NULL)) END, NULL, a.serves
     FROM attributes a WHERE a.fits IS NOT TRUE
 
@@ -314,7 +316,8 @@ WITH RECURSIVE login AS MATERIALIZED (
     WHERE j.problem IS NOT NULL AND (j.alone OR j.oid = j.root OR root.problem IS NULL)
 
     UNION ALL
-    SELECT 14, format('row level security of %s', t.name), 'off', format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
+    SELECT 14, format('row level security of %s', t.name), 'off',
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
     FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p')
           UNION ALL
           -- What became a partition by adoption keeps what it had.
@@ -342,8 +345,9 @@ WITH RECURSIVE login AS MATERIALIZED (
 
     UNION ALL
     SELECT 17, format('policy %I on %s', p.polname, t.name),
-           format('RESTRICTIVE and for %s, so that it may hide rows from the server: run ALTER POLICY %I ON %s TO the roles that '
-                  'it is meant for', CASE WHEN 0 = ANY (p.polroles) THEN 'everybody' ELSE 'its login' END, p.polname, t.name),
+           format('RESTRICTIVE and for %s, so that it may hide rows from the server: run ALTER POLICY %I ON %s TO the roles '
+                  'that it is meant for', CASE WHEN 0 = ANY (p.polroles) THEN 'everybody' ELSE 'its login' END,
+                  p.polname, t.name),
            NULL, t.serves
     FROM tables t CROSS JOIN login l JOIN pg_policy p ON p.polrelid = t.oid
     WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.rel = 'profiles') AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
@@ -362,7 +366,8 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM schemas n WHERE n.nsp = 'sync' AND EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = 0)
 
     UNION ALL
-    SELECT 20, format('SELECT on %s', t.name), 'missing for atlas_sync', format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
+    SELECT 20, format('SELECT on %s', t.name), 'missing for atlas_sync',
+           format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
     FROM tables t CROSS JOIN login l
     WHERE t.reads AND t.oid IS NOT NULL AND has_table_privilege(l.ours, t.oid, 'SELECT') IS NOT TRUE
 

@@ -32,7 +32,8 @@ WITH functions AS (
                  ('messages_archive', 'atlas_own_messages', '*', NULL, 'SELECT, UPDATE, DELETE')
          ) AS v (rel, policy, command, uses, rights)
     CROSS JOIN LATERAL (SELECT coalesce(v.uses, format(
-        '(EXISTS ( SELECT FROM public.conversations c WHERE ((c.id = %s.conversation_id) AND (c.user_id = ( SELECT auth.uid() AS uid)))))',
+        '(EXISTS ( SELECT FROM public.conversations c WHERE ((c.id = %s.conversation_id) '
+        'AND (c.user_id = ( SELECT auth.uid() AS uid)))))',
         v.rel))) AS u (uses)
 ), tables AS MATERIALIZED (
     SELECT c.oid, n.nspname AS nsp, c.relname AS rel, c.relacl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
