@@ -219,8 +219,8 @@ MENDED = [
     ("DROP FUNCTION sync.push", "function sync.push", True),
     ("DROP FUNCTION sync.vitals", "function sync.vitals", False),
     (
-        "CREATE OR REPLACE FUNCTION sync.profile_changed() RETURNS trigger LANGUAGE plpgsql "
-        "AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION sync.profile_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+        "SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
         "function sync.profile_changed",
         True,
     ),
