@@ -129,10 +129,11 @@ def migrate(
     for step in steps:
         _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
-        if not steps:
+        cautions = [] if undo else asyncio.run(migration.cautions(url))
+        if not steps and not cautions:
             typer.echo("Nothing is to be done.")
-        for caution in [] if undo else asyncio.run(migration.cautions(url)):
-            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {caution}")
+        for caution in cautions:
+            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {printable(caution)}")
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")
@@ -140,8 +141,14 @@ def migrate(
     if undo and not yes:
         typer.confirm("Devices will not sync any more. Go on?", abort=True)
     with Shown(console(stderr=True)) as shown:
-        asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
-    typer.echo("The database is as it was before." if undo else "The database is up to date.")
+        left = asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
+    if not left:
+        typer.echo("The database is as it was before." if undo else "The database is up to date.")
+        return
+    for wrong in left:
+        typer.echo(f"{typer.style('✗', fg=typer.colors.RED)} {printable(str(wrong))}")
+    typer.echo("The migrations are applied. What is above is for you to mend; `atlas-sync doctor` looks again.")
+    raise typer.Exit(1 if any(wrong.serving for wrong in left) else 0)
 
 
 @cli.command()

@@ -2,19 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from server.errors import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
+from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
 from server.postgres.connection import connect, statement
-from server.postgres.errors import POOLER
+from server.postgres.errors import UNMIGRATED
+from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
+
+T = TypeVar("T")
 
 OLDEST: Final = 15
 LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
@@ -25,8 +29,9 @@ CLOCK_SECONDS: Final = 5.0
 """A device shows «seconds ago» from seq, and tokens are checked by this machine's clock."""
 AHEAD_DAYS: Final = 14
 """Partitions must reach this far, so that a forgotten deployment is noticed before strays are."""
-NAMED: Final = 5
-"""Of many, so many are named."""
+FILLING: Final = 0.1
+"""How full the notification queue may be: it is emptied as soon as all who listen have read."""
+UNREADABLE: Final = "This login cannot read which were applied."
 LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """In the transaction of each question: through a pooler, a setting that outlives it would be somebody else's too."""
 
@@ -53,27 +58,57 @@ async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
     except (UnavailableError, UnfitError) as error:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
         return
+
+    async def listen(_: Any) -> Finding:
+        return await _listen(listen_url or url)
+
     try:
-        for ask in FIRST:
-            yield await _asked(ask, connection)
-        yield await _listen(listen_url or url)
-        migrated = await _asked(_migrated, connection)
-        yield migrated
-        if not migrated.good:
+        async for finding in _answers(FIRST, connection):
+            yield finding
+        # The last of them is about the migrations.
+        if not finding.good and finding.says != UNREADABLE:
             return
-        for ask in LATER:
-            yield await _asked(ask, connection)
+        try:
+            found = await _in_transaction(take_inventory, connection)
+        except asyncpg.PostgresError as error:
+            yield _unasked("objects", error)
+            return
+        # What is missing, and a right that is, is named once: by the inventory.
+        named = (*UNMIGRATED, asyncpg.InsufficientPrivilegeError) if found else ()
+        for topic, wrong in by_topic(found).items():
+            if wrong:
+                yield Finding(topic, False, says(wrong))
+            elif topic == "privileges":
+                async for finding in _answers((_privileges,), connection, named):
+                    yield finding
+            else:
+                yield Finding(topic, True, TOPICS[topic].good)
+        async for finding in _answers((listen, *LATER), connection, named):
+            yield finding
     finally:
         connection.terminate()
 
 
-async def _asked(ask: Question, connection: Any) -> Finding:
-    try:
-        async with connection.transaction(readonly=True):
-            await connection.execute(LOCAL_PATH)
-            return await ask(connection)
-    except asyncpg.PostgresError as error:
-        return Finding(ask.__name__.strip("_"), False, f"This could not be asked: {error}.")
+async def _answers(
+    asks: Iterable[Question], connection: Any, named: tuple[type[Exception], ...] = ()
+) -> AsyncIterator[Finding]:
+    for ask in asks:
+        try:
+            yield await _in_transaction(ask, connection)
+        except named:
+            pass
+        except asyncpg.PostgresError as error:
+            yield _unasked(ask.__name__.strip("_"), error)
+
+
+async def _in_transaction(ask: Callable[[Any], Awaitable[T]], connection: Any) -> T:
+    async with connection.transaction(readonly=True):
+        await connection.execute(LOCAL_PATH)
+        return await ask(connection)
+
+
+def _unasked(what: str, error: asyncpg.PostgresError) -> Finding:
+    return Finding(what, False, f"This could not be asked: {error}.")
 
 
 async def _connection(connection: Any) -> Finding:
@@ -116,17 +151,6 @@ async def _primary(connection: Any) -> Finding:
     return Finding("primary", True, "this is the primary")
 
 
-async def _listen(url: str) -> Finding:
-    try:
-        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
-            pass
-    except UnfitError:
-        return Finding("listen", False, POOLER)
-    except UnavailableError as error:
-        return Finding("listen", False, f"{error} Check ATLAS_LISTEN_URL.")
-    return Finding("listen", True, "a notification came back")
-
-
 async def _migrated(connection: Any) -> Finding:
     known = revisions()
     try:
@@ -134,7 +158,9 @@ async def _migrated(connection: Any) -> Finding:
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return Finding("migrations", False, "There is no schema `sync` yet. Run `atlas-sync migrate`.")
     except asyncpg.InsufficientPrivilegeError:
-        return Finding("migrations", False, "This login may not read `sync`. Run `GRANT atlas_sync TO <login>`.")
+        return Finding("migrations", False, UNREADABLE)
+    if applied is None:
+        return Finding("migrations", False, UNREADABLE)
     if applied not in known:
         return Finding("migrations", False, NEWER.format(applied))
     if applied != known[0]:
@@ -142,17 +168,17 @@ async def _migrated(connection: Any) -> Finding:
     return Finding("migrations", True, f"{applied}, the newest")
 
 
-async def _triggers(connection: Any) -> Finding:
-    bad = await connection.fetch(statement("doctor_triggers"))
-    if bad:
-        names = ", ".join(f"{row['tab']}.{row['trigger']} ({row['problem']})" for row in bad[:5])
-        return Finding(
-            "triggers",
-            False,
-            f"Changes are not recorded: {names}. Enable them with ALTER TABLE … ENABLE TRIGGER; if one is missing, "
-            "restore it from `atlas-sync migrate --sql`.",
-        )
-    return Finding("triggers", True, "there and enabled, on every partition too")
+async def _listen(url: str) -> Finding:
+    try:
+        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
+            pass
+    except UnfitError as error:
+        return Finding("listen", False, str(error))
+    except UnavailableError as error:
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            raise error.__cause__ from None
+        return Finding("listen", False, f"{error} Check ATLAS_LISTEN_URL.")
+    return Finding("listen", True, "a notification came back")
 
 
 async def _partitions(connection: Any) -> Finding:
@@ -198,18 +224,16 @@ async def _archive(connection: Any) -> Finding:
 
 
 async def _privileges(connection: Any) -> Finding:
-    (row,) = await connection.fetch(statement("doctor_privileges"))
-    if row["missing"]:
-        return Finding("privileges", False, f"This login lacks {row['missing']}. Run `GRANT atlas_sync TO <login>`.")
-    if row["too_many"]:
+    too_many = await connection.fetchval(statement("doctor_privileges"))
+    if too_many is not None:
         return Finding(
             "privileges",
             False,
-            f"This login can do more than the server needs ({row['too_many']}). Serve with one that is only a member "
-            "of atlas_sync; migrate with this one.",
+            f"This login can do more than the server needs ({too_many}). Serve with one that is only a member of "
+            "atlas_sync; migrate with this one.",
             grave=False,
         )
-    return Finding("privileges", True, "what the server needs, and no more")
+    return Finding("privileges", True, TOPICS["privileges"].good)
 
 
 async def _temporary(connection: Any) -> Finding:
@@ -248,6 +272,14 @@ async def _idle(connection: Any) -> Finding:
     return Finding("idle", True, "no session stays in a transaction for ever")
 
 
+async def _queue(connection: Any) -> Finding:
+    sessions = await connection.fetch(statement("doctor_queue"))
+    usage = sessions[0]["usage"]
+    if usage > FILLING:
+        return Finding("queue", False, queue(usage, [tuple(row)[1:] for row in sessions if row["pid"] is not None]))
+    return Finding("queue", True, f"{usage:.0%} of the notification queue is in use")
+
+
 async def _clock(connection: Any) -> Finding:
     before = time.time()
     theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
@@ -272,16 +304,15 @@ async def _durability(connection: Any) -> Finding:
     return Finding("durability", True, "a commit that devices see survives a crash")
 
 
-FIRST: Final[tuple[Question, ...]] = (_connection, _version, _encoding, _primary, _schema)
+FIRST: Final[tuple[Question, ...]] = (_connection, _version, _encoding, _primary, _schema, _migrated)
 LATER: Final[tuple[Question, ...]] = (
-    _triggers,
     _partitions,
     _strays,
     _archive,
-    _privileges,
     _temporary,
     _policies,
     _idle,
+    _queue,
     _clock,
     _durability,
 )

@@ -18,16 +18,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from server.errors import UnfitError
 from server.operations.catalog import Step
+from server.operations.inventory import Wrong, mending
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
+from server.postgres.inventory import SCRIPTS, mend, take_inventory
 from server.postgres.link import link
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
 
 log = structlog.get_logger()
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-SCRIPTS: Final = MIGRATIONS / "sql"
 SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
 NEWER: Final = "A newer version of Atlas Sync has migrated this database, to {}. Run that one."
 ENCODING: Final = (
@@ -61,9 +62,10 @@ def revisions() -> list[str]:
     return [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
 
 
-async def migrate(url: str, listener: Listener = SILENT) -> None:
-    """Adopt the app's tables, if they are as the app made them; apply what is missing; make the partitions of the
-    coming months. Safe to repeat, to run twice at once, and to interrupt: the next one goes on from there.
+async def migrate(url: str, listener: Listener = SILENT) -> list[Wrong]:
+    """Adopt the app's tables, if they are as the app made them; apply what is missing; mend what was dropped, altered
+    or revoked since; make the partitions of the coming months. Safe to repeat, to run twice at once, and to interrupt:
+    the next one goes on from there. What it returns is for an operator to mend.
 
     `listener` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
     Postgres' own sentence if a statement fails; what had been applied of that migration is rolled back.
@@ -83,7 +85,9 @@ async def migrate(url: str, listener: Listener = SILENT) -> None:
             listener.begins(step)
             await patiently(lambda: _upgrade(url), PATIENCE, lambda why: listener.waits(step, why))
             listener.ends(step)
+        left = await mend(connection, listener)
         await patiently(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
+        return left
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
     except (asyncpg.PostgresError, DBAPIError) as error:
@@ -100,8 +104,10 @@ async def steps(url: str) -> list[Step]:
     try:
         with translated():
             await _check(connection)
-            missing = await _missing(connection)
-            return [*await look(connection), *([_upgrading(missing)] if missing else [])]
+            adopting = await look(connection)
+            if missing := await _missing(connection):
+                return [*adopting, _upgrading(missing)]
+            return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
     finally:
         connection.terminate()
 
@@ -112,7 +118,11 @@ async def cautions(url: str) -> list[str]:
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
-            return [] if policies is None else [POLICIES.format(policies)]
+            left = [] if await _missing(connection) else await take_inventory(connection)
+            return [
+                *([] if policies is None else [POLICIES.format(policies)]),
+                *(f"{wrong}." for wrong in left if wrong.mend is None),
+            ]
     finally:
         connection.terminate()
 

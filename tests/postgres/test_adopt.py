@@ -15,6 +15,7 @@ from server.postgres.adopt import WAITING
 from server.postgres.migrate import migrate, steps
 from tests.support import v1
 from tests.support.cluster import Cluster
+from tests.support.inventory import inventory
 from tests.support.maintaining import NEVER, maintained
 from tests.support.oracle import select_everything
 from tests.support.pushing import now, pushing, said_hello
@@ -269,7 +270,8 @@ async def test_what_the_app_has_on_messages_it_has_afterwards(app: App) -> None:
     reader, writer = await app.role(), await app.role()
     await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))
     before = await app.shape()
-    await migrate(app.url)
+    assert await migrate(app.url) == []
+    assert await inventory(app.sql) == []
     after = await app.shape()
     assert about_messages(before) - about_messages(after) == set()
     columns = [line for line in before if line.startswith("column messages ")]

@@ -15,10 +15,10 @@ from server.errors import UnfitError
 from server.operations import upkeep
 from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
-from server.postgres.connection import statement
 from server.postgres.maintain import StepError, look, maintain_once
 from server.postgres.migrate import migrate
 from tests.support.cluster import Cluster, Database
+from tests.support.inventory import inventory
 from tests.support.maintaining import (
     NEVER,
     POLICY,
@@ -177,7 +177,7 @@ async def test_every_trigger_is_enabled_afterwards_on_every_partition(
         await add_old_messages(sql, conversation, month)
     await make_month(sql, -15)
     await maintained(every_database)
-    assert await sql.fetch(statement("doctor_triggers")) == []
+    assert await inventory(sql) == []
 
 
 async def test_an_edit_and_a_deletion_of_a_moved_row_are_recorded(
@@ -443,7 +443,7 @@ async def test_killed_at_any_moment_and_run_again_nothing_is_lost_or_doubled(
     assert len(rows) == 4 * (3 * 500 + 2 * (FEW + 1))
     assert await whole_log(sql) == log
     assert "sync.messages_default" not in await whereabouts(sql)
-    assert await sql.fetch(statement("doctor_triggers")) == []
+    assert await inventory(sql) == []
 
 
 # ---- Strays of a month that is archived ----------------------------------------------------------------------------

@@ -1,1 +1,381 @@
-SELECT ''::text AS what, ''::text AS problem, ''::text AS mend, false AS serving WHERE false
+-- What Atlas Sync made in a database and a server relies on: one row for each object and right that is not as it should be,
+-- what has to be mended first before the others. inventory_rest.sql has the rest.
+-- `problem` is what the thing is.
+-- `mend`: statements for the owner of the tables; NULL: what to do is part of `problem`. `serving`: with it, the server may
+-- not see, or Postgres not record, every change.
+-- It reads nothing but the catalog, finds everything without a right to it, and has nothing written out by Postgres, so it
+-- takes no lock on a table of the app. Run it with search_path = pg_catalog, pg_temp.
+WITH RECURSIVE login AS MATERIALIZED (
+    SELECT r.oid, r.rolname AS name, r.rolsuper OR r.rolbypassrls AS sees_all, a.oid AS ours
+    FROM pg_roles r LEFT JOIN pg_roles a ON a.rolname = 'atlas_sync'
+    WHERE r.rolname = current_user
+), relations (nsp, rel, kind, reads, serves) AS (
+    -- reads: the server may read all of it, by a right and, in a table, by the policy atlas_sync_reads
+    VALUES ('public', 'profiles', 'table', false, true),           -- some of its columns
+           ('public', 'conversations', 'table', true, true),
+           ('public', 'messages', 'partitioned table', true, true),
+           ('public', 'messages_archive', 'partitioned table', true, true),
+           ('sync', 'meta', 'table', true, true),
+           ('sync', 'feeds', 'table', true, true),
+           ('sync', 'log', 'partitioned table', true, true),
+           ('sync', 'histories', 'table', true, true),
+           ('sync', 'all_messages', 'view', true, true),
+           ('sync', 'clients', 'table', true, false),
+           ('sync', 'servers', 'table', true, false),
+           ('sync', 'devices', 'table', true, false),
+           ('sync', 'migrations', 'table', true, false),
+           ('sync', 'partitions', 'view', true, false),
+           ('sync', 'original', 'table', false, false)
+), columns (rel, type, names) AS (
+    VALUES ('profiles', 'uuid'::regtype, '{id}'::text[]),
+           ('profiles', 'text', '{subscription_tier,subscription_status}'),
+           ('conversations', 'uuid', '{id,user_id}'),
+           ('conversations', 'text', '{title}'),
+           ('conversations', 'timestamptz', '{created_at,updated_at}'),
+           ('messages', 'uuid', '{id,conversation_id}'),
+           ('messages', 'text', '{role,content}'),
+           ('messages', 'timestamptz', '{created_at,updated_at}'),
+           ('messages_archive', 'uuid', '{id,conversation_id}'),
+           ('messages_archive', 'text', '{role,content}'),
+           ('messages_archive', 'timestamptz', '{created_at,updated_at}'),
+           ('all_messages', 'uuid', '{id,conversation_id}'),
+           ('all_messages', 'text', '{role,content}'),
+           ('all_messages', 'timestamptz', '{created_at,updated_at}'),
+           ('meta', 'bool', '{only_one}'),
+           ('meta', 'uuid', '{history}'),
+           ('meta', 'text', '{channel}'),
+           ('meta', 'timestamptz', '{archived_until,maintained_at}'),
+           ('feeds', 'uuid', '{user_id}'),
+           ('feeds', 'int8', '{seq,prev,mark,prev_mark}'),
+           ('log', 'uuid', '{user_id,row_id}'),
+           ('log', 'int8', '{seq,n,prev,mark,prev_mark}'),
+           ('log', '"char"', '{kind,op}'),
+           ('log', 'timestamptz', '{row_at}'),
+           ('histories', 'int8', '{n,system}'),
+           ('histories', 'text', '{epoch,identity}'),
+           ('histories', 'int4', '{timeline}'),
+           ('histories', 'timestamptz', '{began_at}'),
+           ('clients', 'uuid', '{user_id,client_id}'),
+           ('clients', 'int8', '{last_mutation,generation,former_until}'),
+           ('clients', 'int8[]', '{digests,former}'),
+           ('clients', 'text', '{session}'),
+           ('clients', 'jsonb', '{rejected}'),
+           ('clients', 'timestamptz', '{pushed_at}'),
+           ('servers', 'text', '{server}'),
+           ('servers', 'timestamptz', '{seen_at}'),
+           ('devices', 'uuid', '{user_id,client_id}'),
+           ('devices', 'int8', '{seq}'),
+           ('devices', 'int4', '{close_code}'),
+           ('devices', 'text', '{session,server,state}'),
+           ('devices', 'timestamptz', '{connected_at,noted_at}'),
+           ('migrations', 'text', '{version_num}'),
+           ('partitions', 'text', '{parent}'),
+           ('partitions', 'regclass', '{partition}'),
+           ('partitions', 'bool', '{is_default}'),
+           ('partitions', 'timestamptz', '{since,until}'),
+           ('original', 'jsonb', '{facts}'),
+           ('original', 'timestamptz', '{taken_at}')
+), functions (name, arguments, definer, called, serves) AS (
+    -- definer: runs as its owner; called: by the server itself
+    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone', true, false, true),
+           ('profile_changed', '', true, false, true),
+           ('conversation_changed', '', true, false, true),
+           ('message_changed', '', true, false, true),
+           ('refuse_hidden', 'text', false, false, true),
+           ('seq_at', 'timestamp with time zone', false, true, true),
+           ('identity', '', true, false, true),
+           ('epoch', '', true, true, true),
+           ('standing', '', true, true, true),
+           ('begin_history', 'text', true, true, true),
+           ('hidden', '', true, true, true),
+           ('push', 'uuid[], uuid[], text[], boolean[], bigint[], integer[], text[], uuid[], uuid[], text[], text[], '
+                    'timestamp with time zone[], timestamp with time zone[], text[], bigint[], bigint[], bigint[]',
+            true, true, true),
+           ('apply', 'uuid[], bigint[], integer[], bigint[], boolean[], text[], uuid[], uuid[], text[], text[], '
+                     'timestamp with time zone[], timestamp with time zone[], text[], jsonb[]', false, false, true),
+           ('differ', 'bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('keep', 'bigint, bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('run_deferred_triggers', '', false, false, true),
+           ('portion', '', false, false, true),
+           ('most_devices', '', false, false, true),
+           ('refuse_truncate', '', false, false, false),
+           ('note', 'text, uuid[], uuid[], text[], bigint[], text[], integer[], timestamp with time zone[]',
+            true, true, false),
+           ('vitals', '', true, true, false),
+           ('partitions_reach', 'text', false, true, false),
+           ('ensure_partitions', 'timestamp with time zone, timestamp with time zone', false, false, false),
+           ('make_partition', 'text, timestamp with time zone, boolean', false, false, false),
+           ('close_partition', 'text, text', false, false, false),
+           ('move_strays', 'regclass, regclass, text, text, text', false, false, false),
+           ('turn_default', 'text, timestamp with time zone, timestamp with time zone', false, false, false),
+           ('archive_partition', 'regclass', false, false, false),
+           ('bound_partition', 'regclass', false, false, false)
+), recorded (rel, function, columns) AS (
+    VALUES ('profiles', 'profile_changed', '{id,subscription_tier,subscription_status}'::text[]),
+           ('conversations', 'conversation_changed', '{id,user_id,title,created_at,updated_at}'),
+           ('messages', 'message_changed', '{id,conversation_id,role,content,created_at,updated_at}'),
+           ('messages_archive', 'message_changed', '{id,conversation_id,role,content,created_at,updated_at}')
+), triggers (trigger, of_type) AS (
+    -- of_type: pg_trigger.tgtype
+    VALUES ('atlas_sync_record', 13),             -- AFTER INSERT OR DELETE, FOR EACH ROW
+           ('atlas_sync_record_update', 17),      -- AFTER UPDATE, FOR EACH ROW
+           ('atlas_sync_refuse_truncate', 34)     -- BEFORE TRUNCATE, FOR EACH STATEMENT
+
+-- ---- What there is -------------------------------------------------------------------------------------------------
+), schemas AS MATERIALIZED (
+    SELECT w.nsp, n.oid, n.nspacl FROM (VALUES ('sync'), ('public')) AS w (nsp) LEFT JOIN pg_namespace n ON n.nspname = w.nsp
+), tables AS MATERIALIZED (
+    SELECT w.nsp, w.rel, w.kind, w.reads, w.serves, format('%I.%I', w.nsp, w.rel) AS name, c.oid, c.relkind, c.relowner,
+           c.relrowsecurity AS secured, c.relforcerowsecurity AS forced, c.relacl, c.reloptions
+    FROM relations w LEFT JOIN schemas n ON n.nsp = w.nsp
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
+), parts AS (
+    SELECT t.rel AS of, t.oid AS root, t.oid AS part FROM tables t WHERE t.relkind = 'p'
+    UNION ALL
+    SELECT p.of, p.root, i.inhrelid FROM parts p JOIN pg_inherits i ON i.inhparent = p.part AND NOT i.inhdetachpending
+), partitions AS MATERIALIZED (
+    SELECT p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
+           c.relrowsecurity AS secured
+    FROM parts p JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.part <> p.root
+), routines AS MATERIALIZED (
+    SELECT w.*, format('sync.%I(%s)', w.name, w.arguments) AS signature, p.oid, p.proowner, p.prosecdef, p.proconfig, p.proacl
+    FROM functions w LEFT JOIN schemas n ON n.nsp = 'sync'
+    LEFT JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = w.name AND oidvectortypes(p.proargtypes) = w.arguments
+), attributes AS MATERIALIZED (
+    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, t.relkind, w.type, want.col, a.attnum,
+           format_type(a.atttypid, NULL) AS found,
+           y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
+    FROM columns w JOIN tables t ON t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
+    -- LIMIT 1 keeps it a look-up by index.
+    LEFT JOIN LATERAL (
+        SELECT * FROM pg_attribute WHERE attrelid = t.oid AND attname = want.col AND attnum > 0 AND NOT attisdropped LIMIT 1
+    ) a ON true
+    LEFT JOIN pg_type y ON y.oid = a.atttypid
+), watched AS MATERIALIZED (
+    -- The tables whose changes are recorded, and their partitions. `compares`: a trigger's WHEN as Postgres keeps it, how
+    -- many nodes, comparisons and ORs it has and which columns of OLD (1) and NEW (2); to have it written out locks the table.
+    SELECT t.oid, t.name, t.oid AS root, r.function, f.oid AS function_oid,
+           format('WHEN ((%s) IS DISTINCT FROM (%s))', (SELECT string_agg('OLD.' || col, ', ' ORDER BY i)
+                                                        FROM unnest(r.columns) WITH ORDINALITY AS u (col, i)),
+                  (SELECT string_agg('NEW.' || col, ', ' ORDER BY i)
+                   FROM unnest(r.columns) WITH ORDINALITY AS u (col, i))) AS condition,
+           (SELECT format('%s %s %s', 4 * count(*) - 1, count(*), count(*) - 1)
+                   || string_agg(format(' 1.%s 2.%1$s', a.attnum), '' ORDER BY array_position(r.columns, a.col))
+            FROM attributes a WHERE a.relid = t.oid AND a.col = ANY (r.columns) AND a.attnum IS NOT NULL
+            HAVING count(*) = cardinality(r.columns)) AS compares
+    FROM recorded r JOIN tables t ON t.rel = r.rel AND t.oid IS NOT NULL LEFT JOIN routines f ON f.name = r.function
+    UNION ALL
+    SELECT p.oid, p.name, p.root, r.function, f.oid, NULL, NULL
+    FROM recorded r JOIN partitions p ON p.of = r.rel LEFT JOIN routines f ON f.name = r.function
+), fired AS MATERIALIZED (
+    -- A trigger cloned to a partition may carry a name of its own; its parent trigger does not.
+    SELECT g.oid, g.tgrelid, g.tgname, coalesce(p.tgname, g.tgname) AS name, g.tgparentid, g.tgfoid, g.tgtype, g.tgenabled,
+           g.tgdeferrable AND g.tginitdeferred AS deferred, g.tgattr = ''::int2vector AS every_column, g.tgqual
+    FROM watched w JOIN pg_trigger g ON g.tgrelid = w.oid AND NOT g.tgisinternal
+    LEFT JOIN pg_trigger p ON p.oid = g.tgparentid
+), judged AS MATERIALIZED (
+    SELECT w.oid, w.name, w.root, w.trigger, w.of_type, w.function, w.condition, w.compares, g.tgname, w.of_type = 34 AS alone,
+           CASE WHEN g.oid IS NULL THEN 'missing'
+                WHEN g.tgtype <> w.of_type OR NOT g.every_column OR g.deferred IS DISTINCT FROM (w.of_type <> 34)
+                     OR g.tgfoid IS DISTINCT FROM CASE w.of_type WHEN 34 THEN refusing.oid ELSE w.function_oid END
+                     OR (g.tgqual IS NOT NULL) IS DISTINCT FROM (w.of_type = 17)
+                     OR w.of_type = 17 AND w.compares IS NOT NULL AND w.compares <> (
+                         SELECT format('%s %s %s',
+                                       (length(q) - length(replace(q, '{', '')))
+                                           - (length(q) - length(replace(q, '{RELABELTYPE', ''))) / 12,
+                                       (length(q) - length(replace(q, '{DISTINCTEXPR', ''))) / 13,
+                                       (length(q) - length(replace(q, ':boolop or', ''))) / 10)
+                                || (SELECT string_agg(format(' %s.%s', split_part(v, ' ', 1), split_part(v, ' ', 3)),
+                                                      '' ORDER BY i)
+                                    FROM unnest(string_to_array(q, ':varno ')) WITH ORDINALITY AS u (v, i) WHERE i > 1)
+                         FROM (SELECT g.tgqual::text) AS kept (q))
+                THEN 'altered'
+                WHEN g.tgenabled = 'D' THEN 'disabled'
+                WHEN g.tgenabled = 'R' THEN 'for replicas only' END AS problem
+    FROM (SELECT * FROM watched CROSS JOIN triggers) w
+    LEFT JOIN routines refusing ON refusing.name = 'refuse_truncate'
+    LEFT JOIN fired g ON g.tgrelid = w.oid AND g.name = w.trigger
+
+-- ---- What is not as it should be -----------------------------------------------------------------------------------
+), wrong (turn, what, problem, mend, serving) AS (
+    SELECT 1, format('role %I', w.role), 'missing', format('CREATE ROLE %I NOLOGIN NOINHERIT', w.role), w.role = 'atlas_sync'
+    FROM (VALUES ('atlas_sync'), ('anon'), ('authenticated'), ('service_role')) AS w (role)
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = w.role)
+
+    UNION ALL
+    SELECT 2, format('membership of %I in atlas_sync', l.name),
+           CASE WHEN pg_has_role(l.ours, 'MEMBER') THEN 'without its rights' ELSE 'missing' END,
+           CASE WHEN current_setting('server_version_num')::int >= 160000 AND pg_has_role(l.ours, 'MEMBER')
+                THEN format('GRANT atlas_sync TO %I WITH INHERIT TRUE', l.name)
+                WHEN pg_has_role(l.ours, 'MEMBER') THEN format('ALTER ROLE %I INHERIT', l.name)
+                ELSE format('GRANT atlas_sync TO %I', l.name) END, true
+    FROM login l
+    WHERE NOT pg_has_role(l.ours, 'USAGE')
+      AND NOT EXISTS (SELECT FROM tables t WHERE t.nsp = 'public' AND pg_has_role(t.relowner, 'USAGE'))
+
+    UNION ALL
+    SELECT 3, format('schema %I', n.nsp), 'missing: restore it from a backup', NULL, true FROM schemas n WHERE n.oid IS NULL
+
+    UNION ALL
+    SELECT 4, format('%s %s', t.kind, t.name),
+           CASE WHEN t.oid IS NULL AND t.kind = 'view' THEN 'missing'
+                WHEN t.oid IS NULL THEN 'missing: restore it from a backup'
+                ELSE format('of another kind: make it a %s', t.kind) END, NULL, t.serves
+    FROM tables t
+    WHERE t.relkind IS NULL
+       OR t.relkind NOT IN ('r', 'p') AND t.kind = 'table' OR t.relkind <> 'p' AND t.kind = 'partitioned table'
+       OR t.relkind <> 'v' AND t.kind = 'view'
+
+    UNION ALL
+    SELECT 5, format('column %s.%I', a.tab, a.col),
+           CASE WHEN a.attnum IS NULL
+                THEN format('missing: if it was renamed, run ALTER TABLE %s RENAME COLUMN … TO %I, else restore it from '
+                            'a backup', a.tab, a.col)
+                ELSE format('%s and must be %s: drop what of Atlas Sync depends on it, convert it, run `atlas-sync migrate`',
+                            a.found, format_type(a.type, NULL)) END, NULL, a.serves
+    FROM attributes a WHERE a.fits IS NOT TRUE
+
+    UNION ALL
+    SELECT 6, format('function sync.%I', f.name), 'missing', NULL, f.serves FROM routines f WHERE f.oid IS NULL
+
+    UNION ALL
+    SELECT 7, format('function sync.%I', f.name),
+           CASE WHEN f.prosecdef <> f.definer THEN format('altered: it is not SECURITY %s', s.security)
+                ELSE 'altered: it finds names outside of pg_catalog' END,
+           format('ALTER FUNCTION %s SECURITY %s SET search_path = pg_catalog, pg_temp', f.signature, s.security),
+           f.prosecdef <> f.definer AND f.serves
+    FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
+    WHERE f.oid IS NOT NULL
+      AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE)
+
+    UNION ALL
+    SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
+           format('GRANT EXECUTE ON FUNCTION %s TO atlas_sync', f.signature), f.serves
+    FROM routines f CROSS JOIN login l
+    WHERE f.oid IS NOT NULL AND f.called AND has_function_privilege(l.ours, f.oid, 'EXECUTE') IS NOT TRUE
+
+    UNION ALL
+    SELECT 9, format('EXECUTE on function sync.%I', f.name), 'granted to PUBLIC',
+           format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature)
+               || CASE WHEN f.called THEN format('; GRANT EXECUTE ON FUNCTION %s TO atlas_sync', f.signature) ELSE '' END, false
+    FROM routines f
+    WHERE f.oid IS NOT NULL
+      AND (f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) a WHERE a.grantee = 0))
+
+    UNION ALL
+    SELECT 10, format('view %s', t.name), 'altered: it has the rights of its owner',
+           format('ALTER VIEW %s SET (security_invoker = true)', t.name), false
+    FROM tables t
+    WHERE t.relkind = 'v' AND t.rel = 'all_messages' AND 'security_invoker=true' = ANY (t.reloptions) IS NOT TRUE
+
+    UNION ALL
+    SELECT 11, format('default partition sync.%I', w.rel),
+           CASE WHEN d.relname IS NULL THEN 'missing' ELSE format('another one, %I: detach that', d.relname) END,
+           CASE WHEN d.relname IS NOT NULL THEN NULL
+                WHEN c.oid IS NOT NULL
+                THEN format('ALTER TABLE %s ATTACH PARTITION sync.%I DEFAULT', t.name, w.rel)
+                ELSE format('CREATE TABLE sync.%1$I (LIKE %2$s INCLUDING ALL EXCLUDING IDENTITY); '
+                            'SELECT sync.close_partition(%3$L, %1$L); '
+                            'ALTER TABLE %2$s ATTACH PARTITION sync.%1$I DEFAULT', w.rel, t.name, t.rel) END, false
+    FROM (VALUES ('messages', 'messages_default'), ('log', 'log_default')) AS w (of, rel)
+    JOIN tables t ON t.rel = w.of JOIN pg_partitioned_table p ON p.partrelid = t.oid
+    JOIN schemas n ON n.nsp = 'sync'
+    LEFT JOIN pg_class d ON d.oid = p.partdefid
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
+    WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
+
+    UNION ALL
+    -- One that was renamed still has the constraint of its old name.
+    SELECT 12, format('trigger %I on %s', g.tgname, w.name), 'recording changes once more',
+           format('DROP TRIGGER %I ON %s', g.tgname, w.name), false
+    FROM fired g JOIN watched w ON w.oid = g.tgrelid
+    WHERE g.tgfoid = w.function_oid AND g.tgparentid = 0
+      AND g.tgname NOT IN ('atlas_sync_record', 'atlas_sync_record_update')
+
+    UNION ALL
+    -- Enabled on the parent, a trigger is enabled on all partitions; dropped there, on all.
+    SELECT 13, format('trigger %I on %s', j.trigger, j.name), j.problem,
+           CASE WHEN j.problem NOT IN ('missing', 'altered')
+                THEN format('ALTER TABLE %s ENABLE TRIGGER %I', j.name, j.tgname)
+                WHEN j.of_type = 17 AND root.compares IS NULL THEN NULL  -- a column is missing
+                ELSE CASE WHEN j.alone OR root.tgname IS NOT NULL
+                          THEN format('DROP TRIGGER IF EXISTS %I ON %s; ', j.trigger, at.name) ELSE '' END
+                     || CASE j.of_type
+                        WHEN 34 THEN format('CREATE TRIGGER %I BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
+                                            'EXECUTE FUNCTION sync.refuse_truncate()', j.trigger, at.name)
+                        WHEN 13 THEN format('CREATE CONSTRAINT TRIGGER %I AFTER INSERT OR DELETE ON %s DEFERRABLE INITIALLY '
+                                            'DEFERRED FOR EACH ROW EXECUTE FUNCTION sync.%I()', j.trigger, at.name, j.function)
+                        WHEN 17 THEN format('CREATE CONSTRAINT TRIGGER %I AFTER UPDATE ON %s DEFERRABLE INITIALLY DEFERRED '
+                                            'FOR EACH ROW %s EXECUTE FUNCTION sync.%I()', j.trigger, at.name,
+                                            root.condition, j.function) END END,
+           NOT j.alone
+    FROM judged j
+    JOIN judged root ON root.oid = j.root AND root.trigger = j.trigger
+    CROSS JOIN LATERAL (SELECT CASE WHEN j.alone THEN j.name ELSE root.name END) AS at (name)
+    WHERE j.problem IS NOT NULL AND (j.alone OR j.oid = j.root OR root.problem IS NULL)
+
+    UNION ALL
+    SELECT 14, format('row level security of %s', t.name), 'off',
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
+    FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p')
+          UNION ALL
+          -- What became a partition by adoption keeps what it had.
+          SELECT name, secured FROM partitions WHERE nspname = 'sync' AND relname <> 'messages_v1') t
+    WHERE NOT t.secured
+
+    UNION ALL
+    SELECT 15, format('row level security of %s', t.name),
+           format('hiding rows from %I, as which functions of Atlas Sync run: run ', o.rolname)
+               || CASE WHEN pg_has_role(o.oid, t.relowner, 'USAGE')
+                       THEN format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, or ', t.name) ELSE '' END
+               || format('ALTER ROLE %I BYPASSRLS', o.rolname), NULL, true
+    FROM tables t CROSS JOIN (SELECT DISTINCT proowner FROM routines WHERE definer) f JOIN pg_roles o ON o.oid = f.proowner
+    WHERE t.relkind IN ('r', 'p') AND t.secured AND NOT o.rolsuper AND NOT o.rolbypassrls
+      AND (t.forced OR NOT pg_has_role(o.oid, t.relowner, 'USAGE'))
+
+    UNION ALL
+    SELECT 16, format('policy atlas_sync_reads on %s', t.name), CASE WHEN p.oid IS NULL THEN 'missing' ELSE 'altered' END,
+           CASE WHEN p.oid IS NULL THEN '' ELSE format('DROP POLICY atlas_sync_reads ON %s; ', t.name) END
+               || format('CREATE POLICY atlas_sync_reads ON %s FOR SELECT TO atlas_sync USING (true)', t.name), t.serves
+    FROM tables t CROSS JOIN login l LEFT JOIN pg_policy p ON p.polrelid = t.oid AND p.polname = 'atlas_sync_reads'
+    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.rel = 'profiles')
+      AND (p.polpermissive AND p.polcmd IN ('r', '*') AND p.polroles && ARRAY[0::oid, l.ours]
+           AND p.polqual::text ~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$') IS NOT TRUE
+
+    UNION ALL
+    SELECT 17, format('policy %I on %s', p.polname, t.name),
+           format('RESTRICTIVE and for %s, so that it may hide rows from the server: run ALTER POLICY %I ON %s TO the roles '
+                  'that it is meant for', CASE WHEN 0 = ANY (p.polroles) THEN 'everybody' ELSE 'its login' END,
+                  p.polname, t.name),
+           NULL, t.serves
+    FROM tables t CROSS JOIN login l JOIN pg_policy p ON p.polrelid = t.oid
+    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.rel = 'profiles') AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
+      AND p.polqual::text !~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$'
+      AND EXISTS (SELECT FROM unnest(p.polroles) AS role
+                  WHERE role = 0 OR pg_has_role(l.ours, role, 'USAGE')
+                     OR NOT l.sees_all AND NOT pg_has_role(t.relowner, 'USAGE') AND pg_has_role(role, 'USAGE'))
+
+    UNION ALL
+    SELECT 18, format('USAGE on schema %I', n.nsp), 'missing for atlas_sync',
+           format('GRANT USAGE ON SCHEMA %I TO atlas_sync', n.nsp), true
+    FROM schemas n CROSS JOIN login l WHERE n.oid IS NOT NULL AND has_schema_privilege(l.ours, n.oid, 'USAGE') IS NOT TRUE
+
+    UNION ALL
+    SELECT 19, 'USAGE on schema sync', 'granted to PUBLIC', 'REVOKE ALL ON SCHEMA sync FROM PUBLIC', false
+    FROM schemas n WHERE n.nsp = 'sync' AND EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = 0)
+
+    UNION ALL
+    SELECT 20, format('SELECT on %s', t.name), 'missing for atlas_sync',
+           format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
+    FROM tables t CROSS JOIN login l
+    WHERE t.reads AND t.oid IS NOT NULL AND has_table_privilege(l.ours, t.oid, 'SELECT') IS NOT TRUE
+
+    UNION ALL
+    SELECT 21, format('SELECT on column %s.%I', a.tab, a.col), 'missing for atlas_sync',
+           format('GRANT SELECT (%I) ON %s TO atlas_sync', a.col, a.tab), true
+    FROM attributes a CROSS JOIN login l
+    WHERE a.nsp = 'public' AND a.rel = 'profiles' AND a.attnum IS NOT NULL
+      AND has_column_privilege(l.ours, a.relid, a.attnum, 'SELECT') IS NOT TRUE
+)
+SELECT what, problem, mend, serving FROM wrong ORDER BY turn, what, problem

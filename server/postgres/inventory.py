@@ -1,0 +1,95 @@
+"""Looks through what Atlas Sync made in a database, and mends what is missing or altered."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from server.errors import UnfitError
+from server.operations.inventory import Definition, Wrong, complete, definitions, mending
+from server.postgres.adopt import PATIENCE, TABLES, Listener
+from server.postgres.connection import statement
+from server.postgres.errors import UNMIGRATED
+from server.postgres.patience import past_autovacuum, patiently
+
+log = structlog.get_logger()
+
+SCRIPTS: Final = Path(__file__).parent / "migrations" / "sql"
+
+
+@cache
+def _definitions() -> dict[str, Definition]:
+    return definitions(script.read_text() for script in sorted(SCRIPTS.glob("*.sql")))
+
+
+async def take_inventory(connection: Any) -> list[Wrong]:
+    """What is not as it should be, in the order in which it is to be mended. The search path must be safe."""
+    functions = {what: known for what, known in _definitions().items() if what.startswith("function ")}
+    rows = await connection.fetch(statement("inventory"))
+    rows += await connection.fetch(
+        statement("inventory_rest"),
+        [what.removeprefix("function sync.") for what in functions],
+        [known.md5 for known in functions.values()],
+    )
+    return complete((Wrong(*row) for row in rows), _definitions())
+
+
+async def mend(connection: Any, listener: Listener) -> list[Wrong]:
+    """Mend what can be mended, in one transaction; what is left. Every device starts over where changes may have been
+    missed. Raises UnfitError if `connection`, the owner's, may not do it."""
+    found = await take_inventory(connection)
+    tables = await connection.fetchval(
+        "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
+    )
+    todo = [wrong for wrong in found if wrong.mend is not None]
+    if not todo or tables is None:
+        return found
+    begun: list[Wrong] = []
+
+    async def at_once() -> tuple[list[Wrong], list[Wrong]]:
+        async with past_autovacuum(connection, *tables):
+            # A function may be made before what it calls.
+            await connection.execute("SET LOCAL check_function_bodies = off")
+            return await _mend(connection, begun, listener)
+
+    def busy(why: str) -> None:
+        listener.waits(mending((begun or todo)[-1]), why)
+
+    mended, left = await patiently(at_once, PATIENCE, busy)
+    for wrong in mended:
+        listener.ends(mending(wrong))
+        log.info("mended", what=wrong.what, problem=wrong.problem)
+    return left
+
+
+async def _mend(connection: Any, begun: list[Wrong], listener: Listener) -> tuple[list[Wrong], list[Wrong]]:
+    """What was mended, and what is left."""
+    tried: list[Wrong] = []
+    mended: list[Wrong] = []
+    while True:
+        left = await take_inventory(connection)
+        # What is made anew may lack a right, which only the next look shows.
+        todo = [wrong for wrong in left if wrong.mend is not None and wrong not in tried]
+        if not todo:
+            break
+        for wrong in todo:
+            tried.append(wrong)
+            if wrong not in begun:
+                begun.append(wrong)
+                listener.begins(mending(wrong))
+            try:
+                async with connection.transaction():
+                    await connection.execute(wrong.mend)
+            except UNMIGRATED:
+                continue  # what it rests on is for an operator to mend
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise UnfitError(
+                    f"To {mending(wrong).says}, this login lacks a right ({error}). Have an administrator run "
+                    f"{wrong.mend}, then migrate again."
+                ) from None
+            mended.append(wrong)
+    if any(wrong.serving for wrong in mended):
+        await connection.execute("SELECT sync.begin_history(sync.epoch())")
+    return mended, left
