@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,10 @@ def temporary_folder() -> Iterator[Path]:
 class Cluster:
     """One running PostgreSQL with a migrated template database."""
 
-    def __init__(self, version: str, folder: Path) -> None:
+    def __init__(self, version: str, folder: Path, settings: Mapping[str, str] = {}) -> None:
         self.version = version
         self.postgres = EmbeddedPostgres(
-            folder, binaries=binaries(version), durable=False, settings={"max_connections": "200"}
+            folder, binaries=binaries(version), durable=False, settings={"max_connections": "200", **settings}
         )
 
     def start(self) -> None:
