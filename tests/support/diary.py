@@ -1,6 +1,7 @@
 """A device that remembers all it said, and what a database must have of it after the history of another has parted."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -90,17 +91,23 @@ async def diarists(sql: Any, *urls: str) -> list[Diarist]:
     return [Diarist(url, user, conversation) for url in urls]
 
 
-async def live(*devices: Diarist) -> None:
-    """Start them, and wait."""
+@contextlib.asynccontextmanager
+async def living(*devices: Diarist) -> AsyncIterator[None]:
+    """They are live; in the end they are stopped, and what one objected to is raised."""
     for device in devices:
         device.start()
-    for device in devices:
-        assert device.device is not None
-        await device.device.wait_live(LIMIT)
+    try:
+        for device in devices:
+            assert device.device is not None
+            await device.device.wait_live(LIMIT)
+        yield
+    finally:
+        for device in devices:
+            await device.stop()
 
 
 async def settled(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
-    """Wait until each has let go of everything, and holds what SELECT finds. Then all that is due here is here, once."""
+    """Wait until each has let go of everything and holds what SELECT finds. Then all that is due is here, once."""
 
     async def is_settled(device: Diarist) -> bool:
         device.check()
@@ -111,8 +118,10 @@ async def settled(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
             await eventually(partial(is_settled, device), limit)
         except AssertionError:
             device.check()
-            assert device.held == []
-            assert device.state() == await select_everything(sql, device.user)
+            assert not device.held, f"still held: {device.held}"
+            found = await select_everything(sql, device.user)
+            wrong = dict(found.items() ^ device.state().items())
+            assert not wrong, f"held or found, but not both: {wrong}"
     audit = [row["said"] for row in await sql.fetch("SELECT said FROM audit ORDER BY n")]
     for device in devices:
         device.check_said(audit)
