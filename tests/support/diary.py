@@ -58,9 +58,11 @@ class Diarist(ReplicaDevice):
         """`audit`: every text that the database was ever given, by anybody, in its order."""
         mine = set(self.said)
         there = [text for text in audit if text in mine]
-        assert there == [text for text in self.said if text in there], "applied twice, or in another order"
-        assert [text for text in self.due if text not in there] == [], "lost"
-        assert not self.outbox.quarantine
+        lost = [text for text in self.due if text not in there]
+        assert not lost, f"lost: {lost}"
+        ordered = [text for text in self.said if text in there]
+        assert there == ordered, f"twice, or in another order: {there}"
+        assert not self.outbox.quarantine, self.outbox.quarantine
 
     def _on_event(self, event: Event) -> None:
         super()._on_event(event)
@@ -122,6 +124,22 @@ async def settled(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
             found = await select_everything(sql, device.user)
             wrong = dict(found.items() ^ device.state().items())
             assert not wrong, f"held or found, but not both: {wrong}"
-    audit = [row["said"] for row in await sql.fetch("SELECT said FROM audit ORDER BY n")]
+    await given(sql, *devices, limit=0)
+
+
+async def given(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
+    """Wait until the database was given all that is due here; each once."""
+
+    async def are_given() -> bool:
+        return {text for device in devices for text in device.due} <= set(await texts(sql))
+
+    with contextlib.suppress(AssertionError):
+        await eventually(are_given, limit)
+    audit = await texts(sql)
     for device in devices:
         device.check_said(audit)
+
+
+async def texts(sql: Any) -> list[str]:
+    """Everything that the database was ever given to keep, in its order."""
+    return [row["said"] for row in await sql.fetch("SELECT said FROM audit ORDER BY n")]
