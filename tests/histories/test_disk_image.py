@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.diary import Diarist, diarists, living, settled
+from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import Machine, Machines
 from tests.support.people import add_message
 from tests.support.proxy import Proxy, postgres_behind_proxy
@@ -69,7 +69,7 @@ async def disk(site: Machines, server_is: str) -> AsyncIterator[Disk]:
 async def test_what_was_acknowledged_and_not_seen_is_applied_again(disk: Disk) -> None:
     """The device stands where the image does: nothing of what it knows of the feed is wrong."""
     async with administrator(disk.machine.database) as sql:
-        (device,) = await diarists(sql, disk.service.url)
+        device = await diarist(sql, disk.service.url)
     async with living(device):
         device.say(3)
         async with administrator(disk.machine.database) as sql:
@@ -111,7 +111,7 @@ async def test_a_device_that_is_ahead_starts_over_and_goes_on(disk: Disk) -> Non
 
 async def test_a_device_whose_seqs_were_given_again_holds_no_ghosts(disk: Disk) -> None:
     async with administrator(disk.machine.database) as sql:
-        devices = [device for _ in range(3) for device in await diarists(sql, disk.service.url)]
+        devices = [await diarist(sql, disk.service.url) for _ in range(3)]
         await sql.execute(AHEAD)
     async with living(*devices):
         disk.take_image("stopped")
@@ -133,7 +133,7 @@ async def test_a_device_whose_seqs_were_given_again_holds_no_ghosts(disk: Disk) 
 
 async def test_what_was_acknowledged_is_not_settled_by_a_seq_that_others_were_given(disk: Disk) -> None:
     async with administrator(disk.machine.database) as sql:
-        (device,) = await diarists(sql, disk.service.url)
+        device = await diarist(sql, disk.service.url)
         await sql.execute(AHEAD)
     async with living(device):
         device.say(3)

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 from tests.histories.conftest import PATIENCE
 from tests.support.cluster import SERVER_LOGIN
-from tests.support.diary import Diarist, diarists, living, settled
+from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import DATABASE, Machine, Machines
 from tests.support.people import add_message
 from tests.support.proxy import Proxy, postgres_behind_proxy, socket_of
@@ -184,7 +184,7 @@ async def test_a_server_that_runs_does_not_go_back_to_an_old_primary_that_its_ur
 async def test_a_server_that_starts_does_not_begin_with_an_old_primary_that_its_url_names_first(site: Machines) -> None:
     old = site.primary()
     async with administrator(old.database) as sql:
-        (device,) = await diarists(sql, "")
+        device = await diarist(sql, "")
     new = site.replica(old)
     await new.has_all_of(old)
     await new.promote()

@@ -93,6 +93,12 @@ async def diarists(sql: Any, *urls: str) -> list[Diarist]:
     return [Diarist(url, user, conversation) for url in urls]
 
 
+async def diarist(sql: Any, url: str) -> Diarist:
+    """One of a user of its own."""
+    (device,) = await diarists(sql, url)
+    return device
+
+
 @contextlib.asynccontextmanager
 async def living(*devices: Diarist) -> AsyncIterator[None]:
     """They are live; in the end they are stopped, and what one objected to is raised."""
