@@ -13,6 +13,8 @@ class Proxy:
     def __init__(self, target: str | tuple[str, int]) -> None:
         self.target = target
         """Where new connections lead; those that are open stay with what they led to."""
+        self.late = 0
+        """Pieces of data that are held, or were."""
         self._lines: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._swallowed: set[asyncio.StreamWriter] = set()
@@ -84,6 +86,7 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: asyncio.Event) -> None:
         while data := await reader.read(65_536):
             late = not line.is_set()
+            self.late += late
             await line.wait()
             await self._passing.wait()
             if writer.is_closing():
