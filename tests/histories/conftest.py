@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import temporary_folder
-from tests.support.histories import Machines, machines, prepare
+from tests.support.histories import Machines, machines, prepare, room
 
 
 @pytest.fixture(scope="session")
 def prepared() -> Iterator[Path]:
     """A data folder with the database, for copies."""
-    with temporary_folder() as folder:
+    with temporary_folder(room()) as folder:
         prepare("18", folder / "prepared")
         yield folder / "prepared"
 
@@ -21,14 +21,14 @@ def prepared() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def empty() -> Iterator[Path]:
     """A data folder of another cluster, with the same logins and no database."""
-    with temporary_folder() as folder:
+    with temporary_folder(room()) as folder:
         prepare("18", folder / "empty", empty=True)
         yield folder / "empty"
 
 
 @pytest.fixture
 def site(prepared: Path) -> Iterator[Machines]:
-    with temporary_folder() as folder, machines("18", folder, prepared) as made:
+    with temporary_folder(room()) as folder, machines("18", folder, prepared) as made:
         yield made
 
 

@@ -35,9 +35,9 @@ def binaries(version: str) -> Path:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(where: str = "/tmp") -> Iterator[Path]:
     """A folder that every account may enter, unlike pytest's tmp_path: under root, Postgres is another account."""
-    path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir=where))
     path.chmod(0o755)
     try:
         yield path

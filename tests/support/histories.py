@@ -25,9 +25,21 @@ SETTINGS: Final = {
     "max_connections": "100",
     "shared_buffers": "16MB",
     "min_wal_size": "32MB",
+    # In the folder, and gone with it: who is killed cleans up nothing.
+    "dynamic_shared_memory_type": "mmap",
     # Transaction ids are some tests' matter, and it takes some.
     "autovacuum": "off",
 }
+
+
+MEMORY: Final = "/dev/shm"
+ROOM: Final = 2 << 30
+"""Bytes that must be free there; a test uses a tenth."""
+
+
+def room() -> str:
+    """Where data folders, which are copied all the time, should be: in memory, if there is enough."""
+    return MEMORY if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM else "/tmp"
 
 
 def tool(version: str, name: str) -> Path:
@@ -137,7 +149,7 @@ class Machine(Cluster):
 
 
 class Machines:
-    """The machines of one test, in one folder; killed with the test."""
+    """The machines of one test, in one folder; they end with it."""
 
     def __init__(self, version: str, folder: Path, prepared: Path) -> None:
         self._version = version
@@ -213,9 +225,9 @@ class Machines:
         for path in (to, *to.rglob("*")):
             os.chown(path, owner.st_uid, owner.st_gid)
 
-    def kill(self) -> None:
+    def stop(self) -> None:
         for machine in self._made:
-            machine.postgres.kill()
+            machine.postgres.stop(immediate=True)
 
 
 @contextmanager
@@ -224,7 +236,7 @@ def machines(version: str, folder: Path, prepared: Path) -> Iterator[Machines]:
     try:
         yield made
     finally:
-        made.kill()
+        made.stop()
 
 
 def _copy(source: Path, to: Path) -> None:
