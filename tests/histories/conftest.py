@@ -10,25 +10,34 @@ from tests.support.cluster import temporary_folder
 from tests.support.histories import Machines, machines, prepare, room
 
 
-@pytest.fixture(scope="session")
-def prepared() -> Iterator[Path]:
-    """A data folder with the database, for copies."""
+def _prepared(version: str) -> Iterator[Path]:
     with temporary_folder(room()) as folder:
-        prepare("18", folder / "prepared")
-        yield folder / "prepared"
+        prepare(version, folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def empty() -> Iterator[Path]:
-    """A data folder of another cluster, with the same logins and no database."""
-    with temporary_folder(room()) as folder:
-        prepare("18", folder / "empty", empty=True)
-        yield folder / "empty"
+def prepared_18() -> Iterator[Path]:
+    yield from _prepared("18")
+
+
+@pytest.fixture(scope="session")
+def prepared_15() -> Iterator[Path]:
+    yield from _prepared("15")
 
 
 @pytest.fixture
-def site(prepared: Path) -> Iterator[Machines]:
-    with temporary_folder(room()) as folder, machines("18", folder, prepared) as made:
+def site(prepared_18: Path) -> Iterator[Machines]:
+    """Machines with the newest PostgreSQL."""
+    with temporary_folder(room()) as folder, machines("18", folder, prepared_18) as made:
+        yield made
+
+
+@pytest.fixture(params=["18", "15"])
+def every_site(request: pytest.FixtureRequest) -> Iterator[Machines]:
+    """Machines with the newest and with the oldest PostgreSQL that is supported."""
+    prepared = request.getfixturevalue(f"prepared_{request.param}")
+    with temporary_folder(room()) as folder, machines(request.param, folder, prepared) as made:
         yield made
 
 

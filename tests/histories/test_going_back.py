@@ -21,9 +21,9 @@ async def acked(device: Diarist) -> None:
 
 
 async def test_what_devices_hold_is_applied_once_on_the_new_primary_and_on_the_way_back_on_the_old_one(
-    site: Machines,
+    every_site: Machines,
 ) -> None:
-    old = site.primary()
+    old = every_site.primary()
     async with AsyncExitStack() as stack:
         door, url = await stack.enter_async_context(postgres_behind_proxy(old.database.server_url))
         async with serving(url) as server:
@@ -37,7 +37,7 @@ async def test_what_devices_hold_is_applied_once_on_the_new_primary_and_on_the_w
             for device in (seeing, waiting):
                 device.say(3)
             await settled_on(old, seeing, waiting)
-            new = site.replica(old)
+            new = every_site.replica(old)
             await new.has_all_of(old)
             await new.stop_following()
             # The tail. The old primary has 4 to 6 of one device, 4 to 7 of the other, which holds the last three.

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +20,8 @@ NOBODY = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1)"
 class Way(ABC):
     """To save what `machine` has, and to get it back."""
 
-    def __init__(self, site: Machines, empty: Path) -> None:
+    def __init__(self, site: Machines) -> None:
         self.site = site
-        self.empty = empty
         self.machine = self.begin()
 
     def begin(self) -> Machine:
@@ -60,7 +58,7 @@ class OverTheSameDatabase(ADump):
 
 class IntoAnotherCluster(ADump):
     async def restore(self) -> Machine:
-        machine = self.site.copy(self.empty, "another")
+        machine = self.site.empty()
         await machine.restore(self.dump)
         return machine
 
@@ -87,9 +85,9 @@ class AtAPointInTime(Way):
     ],
 )
 async def test_devices_find_what_was_restored_and_bring_what_they_hold(
-    site: Machines, empty: Path, chosen: Callable[[Machines, Path], Way]
+    every_site: Machines, chosen: Callable[[Machines], Way]
 ) -> None:
-    way = chosen(site, empty)
+    way = chosen(every_site)
     before = way.machine
     async with postgres_behind_proxy(before.database.server_url) as (door, url), Service(url) as service:
         async with administrator(before.database) as sql:

@@ -1,6 +1,5 @@
 """A dump that is restored into a younger cluster: transaction ids that the old one gave are given again."""
 
-from pathlib import Path
 from typing import Any
 
 from tests.support.diary import diarist, living, settled
@@ -22,7 +21,7 @@ async def burn(sql: Any, until: int) -> None:
 
 
 async def test_a_device_gets_the_change_of_a_transaction_whose_id_its_last_one_had_in_the_old_cluster(
-    site: Machines, empty: Path
+    site: Machines,
 ) -> None:
     old = site.primary()
     async with administrator(old.database) as sql:
@@ -31,7 +30,7 @@ async def test_a_device_gets_the_change_of_a_transaction_whose_id_its_last_one_h
         async with sql.transaction():
             await add_message(sql, device.conversation, f"{device.user} is told in the old cluster")
             given = await sql.fetchval("SELECT pg_current_xact_id()::text::bigint")
-    young = site.copy(empty, "young")
+    young = site.empty()
     await young.restore(old.dump())
     async with Service(young.database.server_url, sweep=0.2) as service, administrator(young.database) as sql:
         device.url = service.url

@@ -106,8 +106,8 @@ async def all_move(devices: list[Diarist], old: Machine, new: Machine, door: Pro
         await eventually(partial(is_ready, port))
 
 
-async def test_everybody_leaves_an_old_primary_that_lives_on(site: Machines) -> None:
-    old = site.primary()
+async def test_everybody_leaves_an_old_primary_that_lives_on(every_site: Machines) -> None:
+    old = every_site.primary()
     async with (
         administrator(old.database) as sql,
         postgres_behind_proxy(old.database.server_url) as (door, url),
@@ -115,7 +115,7 @@ async def test_everybody_leaves_an_old_primary_that_lives_on(site: Machines) -> 
     ):
         devices = [device for _ in range(2) for device in await diarists(sql, server.url, server.url)]
         async with living(*devices):
-            await all_move(devices, old, site.replica(old), door, server.port)
+            await all_move(devices, old, every_site.replica(old), door, server.port)
 
 
 async def test_two_servers_leave_an_old_primary_that_lives_on(site: Machines) -> None:

@@ -50,14 +50,16 @@ def tool(version: str, name: str) -> Path:
     return path
 
 
-def prepare(version: str, folder: Path, *, empty: bool = False) -> None:
-    """Make a data folder that `Machines` copies: with an audited, migrated database; or `empty`, with its logins."""
-    made = Machine(version, folder)
-    made.start()
-    try:
-        asyncio.run(_furnish(made, empty=empty))
-    finally:
-        made.postgres.stop()
+def prepare(version: str, folder: Path) -> None:
+    """Make the data folders that `Machines` copies: `full`, with an audited, migrated database, and `empty`, another
+    cluster with the same logins."""
+    for name in ("full", "empty"):
+        made = Machine(version, folder / name)
+        made.start()
+        try:
+            asyncio.run(_furnish(made, empty=name == "empty"))
+        finally:
+            made.postgres.stop()
 
 
 async def _furnish(made: "Machine", *, empty: bool) -> None:
@@ -158,15 +160,12 @@ class Machines:
         self._made: list[Machine] = []
 
     def primary(self, name: str = "primary", **settings: str) -> Machine:
-        """A running copy of what was prepared."""
-        return self.copy(self._prepared, name, **settings)
+        """One that has the database."""
+        return self._running("full", name, **settings)
 
-    def copy(self, prepared: Path, name: str, **settings: str) -> Machine:
-        """A running copy of another prepared folder."""
-        machine = self._machine(name, **settings)
-        _copy(prepared / "pg", machine.pgdata)
-        machine.postgres.start()
-        return machine
+    def empty(self, name: str = "empty") -> Machine:
+        """One of another cluster, younger than what the primary can be made, which lacks the database."""
+        return self._running("empty", name)
 
     def replica(self, primary: Machine, name: str = "replica") -> Machine:
         """One that streams from `primary` until it is promoted."""
@@ -204,6 +203,12 @@ class Machines:
         return machine
 
     # ---- Within ----------------------------------------------------------------------------------------------------
+
+    def _running(self, prepared: str, name: str, **settings: str) -> Machine:
+        machine = self._machine(name, **settings)
+        _copy(self._prepared / prepared / "pg", machine.pgdata)
+        machine.postgres.start()
+        return machine
 
     def _machine(self, name: str, **settings: str) -> Machine:
         folder = self._folder / name
