@@ -19,6 +19,11 @@ from tests.support.pushing import PushingDevice, administrator, audit, encoded, 
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import eventually
 
+NOTHING_GOES_ON = """
+    SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                       AND pid <> pg_backend_pid() AND state = 'active')
+"""
+
 
 class Person:
     """A user with one device: what it says, in one conversation."""
@@ -141,12 +146,6 @@ async def test_a_push_that_is_late_on_its_way_to_postgres_takes_nothing_over(
                 await person.goes_on(newer, 3)
             await person.goes_on(newer, 5)
         await person.check(sql, 6)
-
-
-NOTHING_GOES_ON = """
-    SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-                       AND pid <> pg_backend_pid() AND state = 'active')
-"""
 
 
 # ---- A late hello --------------------------------------------------------------------------------------------------
