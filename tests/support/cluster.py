@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ def binaries(version: str) -> Path:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(where: str = "/tmp") -> Iterator[Path]:
     """A folder that every account may enter, unlike pytest's tmp_path: under root, Postgres is another account."""
-    path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir=where))
     path.chmod(0o755)
     try:
         yield path
@@ -48,10 +48,10 @@ def temporary_folder() -> Iterator[Path]:
 class Cluster:
     """One running PostgreSQL with a migrated template database."""
 
-    def __init__(self, version: str, folder: Path) -> None:
+    def __init__(self, version: str, folder: Path, settings: Mapping[str, str] = {}) -> None:
         self.version = version
         self.postgres = EmbeddedPostgres(
-            folder, binaries=binaries(version), durable=False, settings={"max_connections": "200"}
+            folder, binaries=binaries(version), durable=False, settings={"max_connections": "200", **settings}
         )
 
     def start(self) -> None:

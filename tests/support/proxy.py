@@ -11,7 +11,11 @@ class Proxy:
     `silent`, connections stay open and nothing passes: a black hole."""
 
     def __init__(self, target: str | tuple[str, int]) -> None:
-        self._target = target
+        self.target = target
+        """Where new connections lead; those that are open stay with what they led to."""
+        self.late = 0
+        """Pieces of data that are held, or were."""
+        self._lines: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._swallowed: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -37,6 +41,15 @@ class Proxy:
         """What passes on today's connections is lost from now on; they stay open. New ones work."""
         self._swallowed |= self._writers
 
+    def stall(self) -> None:
+        """What is said on today's connections is late: it passes at `release`, in order. New ones work."""
+        for line in self._lines:
+            line.clear()
+
+    def release(self) -> None:
+        for line in self._lines:
+            line.set()
+
     def cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
@@ -47,33 +60,43 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            if isinstance(self._target, str):
-                far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+            if isinstance(self.target, str):
+                far_reader, far_writer = await asyncio.open_unix_connection(self.target)
             else:
-                far_reader, far_writer = await asyncio.open_connection(*self._target)
+                far_reader, far_writer = await asyncio.open_connection(*self.target)
         except OSError:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        line = asyncio.Event()
+        line.set()
+        self._lines.add(line)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pass(reader, far_writer))
-                tasks.create_task(self._pass(far_reader, writer))
+                tasks.create_task(self._pass(reader, far_writer, line))
+                tasks.create_task(self._pass(far_reader, writer, line))
         except* (OSError, _EndedError):
             pass
         finally:
+            self._lines.discard(line)
             self._writers -= {writer, far_writer}
             for each in (writer, far_writer):
                 each.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: asyncio.Event) -> None:
         while data := await reader.read(65_536):
+            late = not line.is_set()
+            self.late += late
+            await line.wait()
             await self._passing.wait()
             if writer.is_closing():
                 break
             if writer not in self._swallowed:
                 writer.write(data)
                 await writer.drain()
+                if late:
+                    # Whoever said it may be gone, and what is not sent yet is lost when the line ends.
+                    await asyncio.sleep(0.01)
         raise _EndedError
 
     async def __aenter__(self) -> "Proxy":
@@ -100,11 +123,15 @@ class _EndedError(Exception):
     """One direction ended, so the other one ends too."""
 
 
+def socket_of(url: str) -> str:
+    """The Unix socket that a Postgres URL leads to."""
+    given = parse_qs(urlsplit(url).query)
+    return f"{given['host'][0]}/.s.PGSQL.{given.get('port', ['5432'])[0]}"
+
+
 @contextlib.asynccontextmanager
 async def postgres_behind_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     """A proxy before the Unix socket of `url`, and the URL that leads through it."""
     parts = urlsplit(url)
-    folder = parse_qs(parts.query)["host"][0]
-    port = parse_qs(parts.query).get("port", ["5432"])[0]
-    async with Proxy(f"{folder}/.s.PGSQL.{port}") as proxy:
+    async with Proxy(socket_of(url)) as proxy:
         yield proxy, f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}"

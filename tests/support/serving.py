@@ -73,6 +73,34 @@ async def serving(database: Database | str, port: int = 0, **given: Any) -> Asyn
             await task
 
 
+class Service:
+    """A server in this process that may be away in between, and comes back on its port."""
+
+    def __init__(self, database_url: str, **given: Any) -> None:
+        self._database_url = database_url
+        self._given = given
+        self._serving = contextlib.AsyncExitStack()
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}/sync"
+
+    async def start(self) -> None:
+        running = await self._serving.enter_async_context(serving(self._database_url, self._port, **self._given))
+        self._port = running.port
+
+    async def stop(self) -> None:
+        await self._serving.aclose()
+
+    async def __aenter__(self) -> "Service":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
 class ServerProcess:
     """`atlas-sync serve` as a process of its own, which can be killed. `prelude` is Python that it runs before."""
 

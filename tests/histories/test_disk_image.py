@@ -1,0 +1,152 @@
+"""An image of the disk is put back: the same cluster, timeline and database, which lost its tail."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.diary import Diarist, diarist, diarists, living, settled
+from tests.support.histories import Machine, Machines
+from tests.support.people import add_message
+from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.pushing import administrator
+from tests.support.serving import Service
+from tests.support.waiting import eventually
+
+AHEAD = "UPDATE sync.feeds SET seq = seq + 3600000000"
+"""Feeds that are ahead of the clock count by ones: what is lost and what comes instead have the same seqs."""
+NO_READING = "REVOKE SELECT ON sync.log FROM atlas_sync"
+"""What is pushed is acknowledged, and nobody is told of it."""
+
+
+@pytest.fixture(params=["running", "restarted"])
+def server_is(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Disk:
+    """A machine with a server, and an image of its disk. While it is put back, the server is away or waits."""
+
+    def __init__(self, machine: Machine, door: Proxy, service: Service, server_is: str) -> None:
+        self.machine = machine
+        self.service = service
+        self._door = door
+        self._server_is = server_is
+
+    def take_image(self, how: str) -> None:
+        if how == "stopped":
+            self.machine.postgres.stop()
+        else:
+            self.machine.postgres.kill()
+        self._image = self.machine.image()
+        self.machine.postgres.start()
+
+    @contextlib.asynccontextmanager
+    async def put_back(self, *devices: Diarist) -> AsyncIterator[None]:
+        """What is done within is done before the server comes."""
+        self._door.refusing = True
+        self._door.cut()
+        for device in devices:
+            device.part()
+        if self._server_is == "restarted":
+            await self.service.stop()
+        self.machine.postgres.kill()
+        self.machine.put_back(self._image)
+        self.machine.postgres.start()
+        yield
+        self._door.refusing = False
+        if self._server_is == "restarted":
+            await self.service.start()
+
+
+@pytest.fixture
+async def disk(site: Machines, server_is: str) -> AsyncIterator[Disk]:
+    machine = site.primary()
+    async with postgres_behind_proxy(machine.database.server_url) as (door, url), Service(url) as service:
+        yield Disk(machine, door, service, server_is)
+
+
+async def test_what_was_acknowledged_and_not_seen_is_applied_again(disk: Disk) -> None:
+    """The device stands where the image does: nothing of what it knows of the feed is wrong."""
+    async with administrator(disk.machine.database) as sql:
+        device = await diarist(sql, disk.service.url)
+    async with living(device):
+        device.say(3)
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, device)
+        disk.take_image("stopped")
+        async with administrator(disk.machine.database) as sql:
+            await sql.execute(NO_READING)
+        device.say(3)
+        await eventually(lambda: device.all_acked)
+        assert len(device.held) == 3
+        async with disk.put_back(device):
+            pass
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, device)
+            device.say(3)
+            await settled(sql, device)
+
+
+async def test_a_device_that_is_ahead_starts_over_and_goes_on(disk: Disk) -> None:
+    async with administrator(disk.machine.database) as sql:
+        devices = await diarists(sql, disk.service.url, disk.service.url)
+    async with living(*devices):
+        for device in devices:
+            device.say(3)
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, *devices)
+        disk.take_image("killed")
+        for device in devices:
+            device.say(3)
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, *devices)
+        async with disk.put_back(*devices):
+            devices[0].say(3)
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, *devices)
+            devices[1].say(3)
+            await settled(sql, *devices)
+
+
+async def test_a_device_whose_seqs_were_given_again_holds_no_ghosts(disk: Disk) -> None:
+    async with administrator(disk.machine.database) as sql:
+        devices = [await diarist(sql, disk.service.url) for _ in range(3)]
+        await sql.execute(AHEAD)
+    async with living(*devices):
+        disk.take_image("stopped")
+        async with administrator(disk.machine.database) as sql:
+            for device in devices:
+                await add_message(sql, device.conversation, f"{device.user} is a ghost")
+            await settled(sql, *devices)
+        async with disk.put_back(*devices), administrator(disk.machine.database) as sql:
+            # The same number of changes, and more.
+            for times, device in enumerate(devices, 1):
+                for _ in range(times):
+                    await add_message(sql, device.conversation, f"{device.user} came instead")
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, *devices)
+            for device in devices:
+                device.say(3)
+            await settled(sql, *devices)
+
+
+async def test_what_was_acknowledged_is_not_settled_by_a_seq_that_others_were_given(disk: Disk) -> None:
+    async with administrator(disk.machine.database) as sql:
+        device = await diarist(sql, disk.service.url)
+        await sql.execute(AHEAD)
+    async with living(device):
+        device.say(3)
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, device)
+        disk.take_image("killed")
+        async with administrator(disk.machine.database) as sql:
+            await sql.execute(NO_READING)
+        device.say(3)
+        await eventually(lambda: device.all_acked)
+        assert len(device.held) == 3
+        async with disk.put_back(device), administrator(disk.machine.database) as sql:
+            for _ in range(5):
+                await add_message(sql, device.conversation, f"{device.user} came instead")
+        async with administrator(disk.machine.database) as sql:
+            await settled(sql, device)
