@@ -2,8 +2,19 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass(eq=False)
+class _Line:
+    """Both directions of one connection."""
+
+    passing: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: bool = False
+    """The target was asked what `cut_at_answer` waits for."""
 
 
 class Proxy:
@@ -15,7 +26,8 @@ class Proxy:
         """Where new connections lead; those that are open stay with what they led to."""
         self.late = 0
         """Pieces of data that are held, or were."""
-        self._lines: set[asyncio.Event] = set()
+        self._asking: re.Pattern[bytes] | None = None
+        self._lines: set[_Line] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._swallowed: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -44,15 +56,20 @@ class Proxy:
     def stall(self) -> None:
         """What is said on today's connections is late: it passes at `release`, in order. New ones work."""
         for line in self._lines:
-            line.clear()
+            line.passing.clear()
 
     def release(self) -> None:
         for line in self._lines:
-            line.set()
+            line.passing.set()
 
     def cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def cut_at_answer(self, asking: re.Pattern[bytes]) -> None:
+        """Cut as soon as the target answers data in which `asking` is found: what was asked for is done, and whoever
+        asked does not hear of it. Once."""
+        self._asking = asking
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -68,13 +85,13 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
-        line = asyncio.Event()
-        line.set()
+        line = _Line()
+        line.passing.set()
         self._lines.add(line)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pass(reader, far_writer, line))
-                tasks.create_task(self._pass(far_reader, writer, line))
+                tasks.create_task(self._pass(reader, far_writer, line, answers=False))
+                tasks.create_task(self._pass(far_reader, writer, line, answers=True))
         except* (OSError, _EndedError):
             pass
         finally:
@@ -83,11 +100,17 @@ class Proxy:
             for each in (writer, far_writer):
                 each.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: asyncio.Event) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line, *, answers: bool
+    ) -> None:
         while data := await reader.read(65_536):
-            late = not line.is_set()
+            if answers and line.asked:
+                self.cut()
+            elif not answers and self._asking is not None and self._asking.search(data):
+                self._asking, line.asked = None, True
+            late = not line.passing.is_set()
             self.late += late
-            await line.wait()
+            await line.passing.wait()
             await self._passing.wait()
             if writer.is_closing():
                 break
