@@ -409,8 +409,9 @@ async def test_pushes_are_counted_by_answer_and_mutations_by_result(process: Ser
     async with pushing(process.url, user) as device:
         conversation = uuid4()
         created = CreateConversation(conversation, "a title", now())
-        await device.push(created, RenameConversation(uuid4(), "nobody's", now()))
-        await device.push(created, RenameConversation(uuid4(), "nobody's", now()), n=1)
+        nobodys = RenameConversation(uuid4(), "nobody's", now())
+        await device.push(created, nobodys)
+        await device.push(created, nobodys, n=1)
         assert (await device.refused_push(created, n=99)).code == "gap"
         found = await figures(process.port)
     assert found("atlas_pushes_total", answer="acked") == 2
