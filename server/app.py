@@ -182,7 +182,7 @@ class App:
                     writes=rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles),
                     origins=_origins(settings.allowed_origins),
                 ),
-                verifier=await stack.enter_async_context(_verifier(settings)),
+                verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 hub=hub,
                 history=history,
                 snapshots=snapshots,
@@ -305,14 +305,18 @@ async def _drain(desk: Desk, seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _verifier(settings: ServeSettings) -> AsyncIterator[Verifier]:
+async def _verifier(settings: ServeSettings, clock: Clock) -> AsyncIterator[Verifier]:
     async with contextlib.AsyncExitStack() as stack:
         keys = None
         if settings.jwks_url is not None:
             client = await stack.enter_async_context(fetch.client())
             keys = await stack.enter_async_context(contextlib.aclosing(KeySet(settings.jwks_url, client)))
         yield Verifier(
-            secret=settings.jwt_secret, keys=keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+            secret=settings.jwt_secret,
+            keys=keys,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            now=clock.seconds,
         )
 
 

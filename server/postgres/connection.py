@@ -38,6 +38,8 @@ LIMIT: Final = """
 SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
 """pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
 session mode refuse a startup packet with settings that they do not know."""
+LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""In a transaction: through a pooler, a setting that outlives it would be somebody else's too."""
 STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
 EVERYWHERE: Final = "_everywhere"
 """Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""

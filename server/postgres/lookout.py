@@ -10,8 +10,9 @@ from server import metrics
 from server.clock import Clock
 from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import History
-from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, limited, statement
+from server.postgres.connection import GRACE_SECONDS, LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
+from server.postgres.migrate import revisions
 from server.postgres.route import Lead, Route
 
 log = structlog.get_logger()
@@ -20,6 +21,7 @@ EVERY: Final = 5.0
 """Seconds between two looks. A former primary that still answers on old connections is not written to for longer."""
 QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 """Asking also lets Postgres forget notifications that only a session which is gone had not heard."""
+VERSION: Final = "SELECT version_num FROM sync.migrations"
 BEGIN: Final = "SELECT sync.begin_history($1)"
 NAMED: Final = 3
 """Of many problems, so many are named."""
@@ -32,6 +34,7 @@ class Lookout:
         self._clock = clock
         self._now = asyncio.Event()
         self._trouble = ""
+        self._newest = revisions()[0]
         self._history.doubted = self._now.set
 
     async def run(self) -> None:
@@ -61,8 +64,11 @@ class Lookout:
         self._clock.set_ahead(lead.ahead)
         with translated():
             async with limited(lead.raw, STATEMENT_SECONDS):
+                await lead.raw.execute(LOCAL_PATH)
                 metrics.NOTIFICATION_QUEUE.set(await lead.raw.fetchval(QUEUE))
-                found = await lead.raw.fetch(statement("inventory"))
+                # What another version made is not ours to judge, until this server is restarted with that one.
+                same = await lead.raw.fetchval(VERSION) == self._newest
+                found = await lead.raw.fetch(statement("inventory")) if same else []
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))
         if not problems:
