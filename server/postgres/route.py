@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from protocol.frames import Instant
 from server.errors import AtlasError, UnavailableError, UnfitError
@@ -12,6 +12,10 @@ from server.feed.history import History, Standing, newer
 from server.postgres.connection import connect, decode_plainly, standing
 from server.postgres.errors import translated
 from server.url import hosts
+
+
+HOST_SECONDS: Final = 3.0
+"""To connect to one of several hosts: after a failover one of them is dead, and the others are waiting."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,11 @@ class Route:
         return any(lead.standing.epoch != best.standing.epoch for lead in leads)
 
     async def _open(self, url: str, **options: Any) -> Lead:
-        raw = await connect(url, **({"statement_cache_size": 0} if self.pooled else {}), **options)
+        if self.pooled:
+            options["statement_cache_size"] = 0
+        if len(self._urls) > 1:
+            options["timeout"] = HOST_SECONDS
+        raw = await connect(url, **options)
         try:
             with translated():
                 await decode_plainly(raw)
