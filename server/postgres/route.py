@@ -13,7 +13,6 @@ from server.postgres.connection import connect, decode_plainly, standing
 from server.postgres.errors import translated
 from server.url import hosts
 
-
 HOST_SECONDS: Final = 3.0
 """To connect to one of several hosts: after a failover one of them is dead, and the others are waiting."""
 
