@@ -155,7 +155,7 @@ class App:
                 stack.callback(socks[1].close)
                 socks[1].setblocking(False)
             clock = Clock()
-            lookout = Lookout(route, clock)
+            lookout = Lookout(route, clock, settings.sweep)
             doorbells = ListenDoorbells(Route(settings.listen_url or settings.database_url, history, spare=route.spare))
             if not await self._reach(lookout, pool, doorbells):
                 return
