@@ -39,6 +39,8 @@ class Lookout:
         self._history: History = route.history
         self._clock = clock
         self._now = asyncio.Event()
+        self._seen = False
+        """All was well once since this server started."""
         self._trouble = ""
         self._newest = revisions()[0]
         self._history.doubted = self._now.set
@@ -83,14 +85,16 @@ class Lookout:
         metrics.BLIND.set(bool(problems))
         if not problems:
             self._history.sees()
+            self._seen = True
             return
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
         if self._history.blind is None:
             self._history.blinded(why)
-            # Whoever read since it was so may lack rows, and nobody can tell when that was.
-            with translated():
-                await lead.raw.fetchval(BEGIN, self._history.epoch, timeout=STATEMENT_SECONDS + GRACE_SECONDS)
+            if self._seen:
+                # Whoever has read since then may lack rows, and nobody can tell when that began.
+                with translated():
+                    await lead.raw.fetchval(BEGIN, self._history.epoch, timeout=STATEMENT_SECONDS + GRACE_SECONDS)
         raise UnfitError(why)
 
     def _tell(self, error: AtlasError) -> None:
