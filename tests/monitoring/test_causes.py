@@ -78,6 +78,33 @@ async def test_what_the_database_suffers_from_is_told_by_name(database: Database
         await eventually(lambda: watching.fires("AtlasNotMaintained"))
 
 
+async def test_a_policy_that_is_missing_is_told_until_it_is_back_and_then_that_every_device_starts_over(
+    database: Database, sql: Any
+) -> None:
+    async with watched(database.server_url, LOOKS_OFTEN) as (_, watching):
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO postgres")
+        alert = await eventually(lambda: watching.fires("AtlasBlind"))
+        assert alert["labels"]["severity"] == "critical"
+        assert not await watching.fires("AtlasPostgresAway")
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO atlas_sync")
+        alert = await eventually(lambda: watching.fires("AtlasHistoryChanged"))
+        assert alert["labels"]["severity"] == "warning"
+
+        async def sees() -> bool:
+            return not await watching.fires("AtlasBlind")
+
+        await eventually(sees)
+
+
+async def test_a_clock_that_is_off_is_told_with_how_far(database: Database) -> None:
+    async with watched(database.server_url, f"{LOOKS_OFTEN}\n{CLOCK}") as (server, watching):
+        assert server.process is not None
+        server.process.send_signal(signal.SIGUSR1)
+        alert = await eventually(lambda: watching.fires("AtlasClockOff"))
+        assert alert["labels"]["instance"] in alert["annotations"]["summary"]
+        assert re.match("Postgres' clock is -3(\\.\\d+)? s ahead", alert["annotations"]["summary"])
+
+
 async def test_a_postgres_that_is_away_is_told_until_it_is_back_and_then_a_server_that_is_gone(
     database: Database,
 ) -> None:
