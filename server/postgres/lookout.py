@@ -9,7 +9,7 @@ import structlog
 from server import metrics
 from server.clock import Clock
 from server.errors import AtlasError, UnavailableError, UnfitError
-from server.feed.history import History
+from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
 from server.postgres.migrate import revisions
@@ -56,8 +56,11 @@ class Lookout:
                 await self.look()
             except (UnavailableError, UnfitError) as error:
                 self._tell(error)
+                lasts = isinstance(error, UnfitError) or str(error) == EARLIER
+                self._history.unseen = str(error) if lasts else None
             else:
                 self._trouble = ""
+                self._history.unseen = None
 
     async def look(self) -> None:
         """Raises UnavailableError, and UnfitError for a database that cannot serve."""
