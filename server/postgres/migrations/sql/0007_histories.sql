@@ -202,42 +202,60 @@ BEGIN
 END
 $$;
 
--- `digests`: of the mutations with the numbers up to last_mutation, the last element being that one's; 0 where there is
--- none. NULL: nothing was pushed since this migration. `former`: digests of mutations that are applied and whose device
--- gives them other numbers now, up to `former_until`.
+-- `digests`: of the mutations with the numbers up to last_mutation, the last element being that one's; negative if it was
+-- rejected, 0 if it was none. NULL in the first: those up to there are not known. NULL: nothing was pushed since this
+-- migration. `former`: digests of mutations that are applied and whose device gives them other numbers now, up to
+-- `former_until`.
 ALTER TABLE sync.clients ADD COLUMN generation bigint, ADD COLUMN digests bigint[], ADD COLUMN former bigint[],
     ADD COLUMN former_until bigint;
 
--- Whether mutations of a push were consumed as others before. Numbers of which no digest is kept are the same to a device
--- that does not say what it holds; one that does was never to push them again.
+-- Whether mutations of a push were consumed as others before; `pushed` has 0 for what the device does not say. Numbers of
+-- which no digest is kept are the same to a device that does not say what it holds; one that does was never to push them
+-- again, unless nobody knew that it holds them.
 CREATE FUNCTION sync.differ(last_mutation bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
 RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT digests IS NOT NULL AND EXISTS (
-        SELECT FROM unnest(pushed) WITH ORDINALITY AS p (digest, i)
-        LEFT JOIN unnest(digests) WITH ORDINALITY AS k (digest, i)
-               ON k.i - cardinality(digests) + last_mutation = p.i - 1 + first
-        WHERE p.i - 1 + first <= last_mutation
-          AND CASE WHEN k.i IS NULL THEN held IS NOT NULL ELSE p.digest <> k.digest AND p.digest <> 0 AND k.digest <> 0 END)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    many int8 := cardinality(pushed);
+    begins int8 := last_mutation - cardinality(digests);      -- `digests` are of the numbers above this one
+    beside int8[] := digests[greatest(first - begins, 1)::int : greatest(first - begins + many - 1, 0)::int];
+BEGIN
+    IF digests IS NULL OR many = 0 OR first > last_mutation THEN
+        RETURN false;
+    END IF;
+    RETURN first <= begins AND held IS NOT NULL AND (digests = '{}' OR digests[1] IS NOT NULL)
+        OR EXISTS (SELECT FROM unnest(pushed[greatest(begins - first + 2, 1)::int:], beside) AS p (digest, kept)
+                   WHERE p.digest <> 0 AND p.digest <> abs(p.kept) AND (p.kept <> 0 OR held IS NOT NULL));
+END
 $$;
 
 -- The digests to keep after a push: of what the device holds, and of a few before it, because a device that lost power may
--- have lost what it stored last.
+-- have lost what it stored last. Of what was consumed before, they stay: a device that no longer holds it pushes nothing.
 CREATE FUNCTION sync.keep(before bigint, after bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    begins int8 := before - coalesce(cardinality(digests), 0);       -- `digests` are of the numbers above this one
-    last int8 := least(after, first + cardinality(pushed) - 1);
     lowest int8 := greatest(coalesce(held - 16, after - 255), after - 9999);
-    known int8[];
+    known int8[] := coalesce(digests, CASE WHEN before > 0 THEN ARRAY[NULL::int8] ELSE '{}' END)
+                    || pushed[(before - first + 2)::int : (after - first + 1)::int];
+    excess int4 := cardinality(known) - (after - lowest + 1);
 BEGIN
-    IF last < begins THEN
-        RETURN digests;
+    IF excess > 0 THEN
+        known := known[excess + 1:];
+        IF held IS NULL OR held - 16 < lowest THEN
+            known[1] := NULL;
+        END IF;
     END IF;
-    known := digests[:(first - 1 - begins)::int] || pushed[:(last - first + 1)::int] || digests[(last + 1 - begins)::int:];
-    RETURN known[greatest(0, cardinality(known) - (after - lowest + 1))::int + 1:];
+    RETURN known;
 END
+$$;
+
+-- What is to be recognised under other numbers: what `former` has, and what is applied of `digests`.
+CREATE FUNCTION sync.recognised(former bigint[], digests bigint[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(k.digest ORDER BY k.i), '{}')
+    FROM (SELECT digest, i FROM unnest(former || digests) WITH ORDINALITY AS u (digest, i)
+          WHERE digest > 0 ORDER BY i DESC LIMIT 10000) k
 $$;
 
 DROP FUNCTION sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text[], uuid[], uuid[], text[], text[],
@@ -268,9 +286,11 @@ DECLARE
     refusals pg_catalog.text[];
     skipped pg_catalog.bool[];
     renumbered pg_catalog.bool;            -- some push is of a device that had other numbers
+    agains pg_catalog.bool[];              -- which pushes bring what was applied under lower numbers
     behind pg_catalog.int8;                -- mutations of the pushes before one
     known pg_catalog.int8[];
     hit pg_catalog.int4;
+    number pg_catalog.int8;
 BEGIN
     IF sync.hidden() IS NOT NULL THEN
         PERFORM sync.refuse_hidden(sync.hidden());
@@ -288,6 +308,13 @@ BEGIN
              WITH ORDINALITY AS u (user_id, client_id, session, takes, first, count, generation, held, p)
     ), told AS (
         SELECT u.p, u.first, l.last_mutation, l.former IS NOT NULL AS renumbered,
+               -- By what has an instant: a row may be deleted, made anew and deleted again.
+               CASE WHEN u.takes AND u.held IS NOT NULL AND u.first = l.last_mutation + 1 AND l.digests <> '{}'
+                    THEN l.digests && ARRAY(
+                        SELECT d.digest FROM unnest(push.digests[u.behind + 1 : u.behind + u.count],
+                                                    kinds[u.behind + 1 : u.behind + u.count]) AS d (digest, kind)
+                        WHERE d.digest <> 0 AND d.kind NOT IN ('-m', '-c'))
+                    ELSE false END AS again,
                CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
                     ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
@@ -305,11 +332,16 @@ BEGIN
     SELECT array_agg(t.last_mutation ORDER BY t.p), array_agg(t.rejected ORDER BY t.p),
            array_agg(coalesce(t.refusal, CASE WHEN t.differs THEN 'gap' END) ORDER BY t.p),
            array_agg(t.refusal IS NOT NULL OR t.differs OR t.first > t.last_mutation + 1 ORDER BY t.p),
-           bool_or(t.renumbered)
-    INTO befores, rejecteds, refusals, skipped, renumbered
+           bool_or(t.renumbered OR t.again), array_agg(t.again AND t.refusal IS NULL ORDER BY t.p)
+    INTO befores, rejecteds, refusals, skipped, renumbered, agains
     FROM told t;
 
     IF renumbered THEN
+        -- Numbers that another history gave, and that go on here by chance, or after a gap.
+        UPDATE sync.clients c
+        SET former = sync.recognised(c.former, c.digests), former_until = c.last_mutation + 10000
+        FROM unnest(users, client_ids, agains) AS u (user_id, client_id, again)
+        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.again;
         behind := 0;
         FOR p IN 1 .. cardinality(users) LOOP
             SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
@@ -324,8 +356,6 @@ BEGIN
                     known[hit] := 0;
                 END IF;
             END LOOP;
-            UPDATE sync.clients c SET former = CASE WHEN helds[p] <= c.former_until THEN known END
-            WHERE c.user_id = users[p] AND c.client_id = client_ids[p] AND c.former IS NOT NULL AND NOT skipped[p];
             behind := behind + counts[p];
         END LOOP;
     END IF;
@@ -333,6 +363,30 @@ BEGIN
     SELECT a.afters, a.rejecteds INTO afters, rejecteds
     FROM sync.apply(users, firsts, counts, befores, skipped, kinds, row_ids, parents, roles, bodies, ats, row_ats,
                     writable, rejecteds) a;
+
+    behind := 0;
+    FOR p IN 1 .. cardinality(users) LOOP
+        IF renumbered AND NOT skipped[p] THEN
+            -- Not what stands behind the end of a push that is to be pushed again.
+            SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
+            FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + afters[p] - firsts[p] + 1 LOOP
+                IF kinds[m] = '-m' AND row_ids[m] IS NULL THEN
+                    known[array_position(known, digests[m])] := 0;
+                END IF;
+            END LOOP;
+            UPDATE sync.clients c SET former = CASE WHEN helds[p] <= c.former_until THEN known END
+            WHERE c.user_id = users[p] AND c.client_id = client_ids[p] AND c.former IS NOT NULL
+              AND (c.former <> known OR helds[p] <= c.former_until IS NOT TRUE);
+        END IF;
+        IF afters[p] > befores[p] AND rejecteds[p] <> '{}' THEN
+            FOR number IN SELECT k.key::pg_catalog.int8 FROM jsonb_object_keys(rejecteds[p]) AS k (key) LOOP
+                CONTINUE WHEN number <= befores[p];
+                hit := behind + number - firsts[p] + 1;
+                digests[hit] := -digests[hit];
+            END LOOP;
+        END IF;
+        behind := behind + counts[p];
+    END LOOP;
 
     UPDATE sync.clients c SET last_mutation = u.after, session = u.session,
                               generation = greatest(u.generation, c.generation),
@@ -352,10 +406,7 @@ BEGIN
         UPDATE sync.clients c
         SET digests = '{}', former_until = c.last_mutation + 10000, session = u.session,
             generation = greatest(u.generation, c.generation),
-            former = c.former || ARRAY(
-                SELECT k.digest FROM unnest(c.digests) WITH ORDINALITY AS k (digest, i)
-                WHERE k.digest <> 0
-                  AND NOT c.rejected ? (k.i - cardinality(c.digests) + c.last_mutation)::text ORDER BY k.i)
+            former = sync.recognised(c.former, c.digests)
         FROM unnest(users, client_ids, sessions, refusals, generations, helds)
              AS u (user_id, client_id, session, refusal, generation, held)
         WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal = 'gap' AND u.held IS NOT NULL;
@@ -391,5 +442,5 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION sync.identity, sync.standing, sync.begin_history, sync.hidden, sync.refuse_hidden, sync.differ,
-    sync.keep, sync.push FROM PUBLIC;
+    sync.keep, sync.recognised, sync.push FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.standing, sync.begin_history, sync.hidden, sync.push TO atlas_sync;
