@@ -93,7 +93,7 @@ async def test_what_is_renumbered_is_applied_unless_it_was_under_its_former_numb
     assert (moved.before, moved.after, moved.rejected) == (4, 8, {})
     assert await titles(admin) == ["a", "b", "c", "d", "new"]
     # Once: the same words again are another mutation, and so is what comes later.
-    await device.push(9, ["b", "late"], held=9)
+    await device.push(9, ["b", "late"], takes=False)
     assert await titles(admin) == ["a", "b", "c", "d", "new", "b", "late"]
 
 
@@ -118,10 +118,10 @@ async def test_a_device_that_does_not_say_what_it_holds_has_its_old_numbers_repe
     assert (known.refusal, unknown.refusal) == ("gap", None)
 
 
-async def test_a_number_that_was_given_away_is_no_other_mutation(device: Device, admin: Any) -> None:
+async def test_a_number_may_be_given_away_and_then_stands_for_no_mutation(device: Device, admin: Any) -> None:
     await device.push(1, ["a", None, "c"])
-    assert (await device.push(1, ["a", "rejected before", "c"])).refusal is None
-    assert (await device.push(1, ["a", None, None, "d"])).after == 4
+    assert (await device.push(1, ["a", None, None, "d"], held=1)).after == 4
+    assert (await device.push(2, ["never applied"], held=2)).refusal == "gap"
     assert await titles(admin) == ["a", "c", "d"]
 
 
