@@ -1,17 +1,28 @@
 """Where connections lead: of the hosts that a URL names, to the one that holds the newest history."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Protocol
+
+import structlog
 
 from protocol.frames import Instant
 from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import History, Standing, newer
-from server.postgres.connection import connect, decode_plainly, standing
-from server.postgres.errors import translated
+from server.postgres.connection import connect, decode_plainly, give_up, standing
+from server.postgres.errors import none_left, translated
 from server.url import hosts
+
+log = structlog.get_logger()
+
+SHORT_SECONDS: Final = 10.0
+"""How long a connection that must be had is tried for where Postgres has none left: some statement may have to end."""
+PAUSE_SECONDS: Final = 0.05
+TOLD_SECONDS: Final = 600.0
+"""Between two lines in the log about it."""
 
 
 @dataclass(slots=True)
@@ -23,6 +34,47 @@ class Lead:
     standing: Standing
     ahead: Instant
     """How far that Postgres' clock is ahead of ours, in microseconds."""
+
+
+class Lender(Protocol):
+    """What may give a connection back."""
+
+    @property
+    def open(self) -> int:
+        """How many it has."""
+
+    @property
+    def owes(self) -> bool:
+        """It has one to give back whose statement goes on."""
+
+    def give_back(self) -> None:
+        """Close one: at once, or as soon as its statement ends."""
+
+
+class Shortage:
+    """What the pools of a process do where Postgres has no connection left for its login: each statement that must have
+    one finds one, and what listens and what looks out find theirs."""
+
+    def __init__(self) -> None:
+        self.lenders: list[Lender] = []
+        self._told_at = -math.inf
+
+    async def ease(self) -> None:
+        """Have the pool that has most give one back. Returns when it is worth trying again."""
+        self.tell()
+        lender = max(self.lenders, key=lambda each: each.open, default=None)
+        if lender is not None and lender.open and not any(each.owes for each in self.lenders):
+            lender.give_back()
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    def tell(self) -> None:
+        """Once, and not at every statement."""
+        if time.monotonic() - self._told_at >= TOLD_SECONDS:
+            self._told_at = time.monotonic()
+            log.warning(
+                "postgres has no connection left for this login, making do with fewer than ATLAS_POOL_SIZE",
+                pools=sum(lender.open for lender in self.lenders),
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -37,23 +89,25 @@ class Route:
     pooled: bool = False
     spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held around a connection that is there for a moment, so that a process has one such at a time."""
+    shortage: Shortage = field(default_factory=Shortage)
     _urls: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._urls = hosts(self.url)
 
-    async def connect(self, **options: Any) -> Lead:
-        """A connection to the newest history. Raises UnavailableError, UnfitError."""
+    async def connect(self, *, surely: bool = False, **options: Any) -> Lead:
+        """A connection to the newest history. `surely`: where Postgres has none left for this login, a pool gives one
+        back. Raises UnavailableError, UnfitError."""
         problems: list[AtlasError] = []
         for url in list(self._urls):
             lead = None
             try:
-                lead = await self._open(url, **options)
+                lead = await (self._open_surely if surely else self._open)(url, **options)
                 self.history.met(lead.standing)
             except (UnavailableError, UnfitError) as error:
                 problems.append(error)
                 if lead is not None:
-                    lead.raw.terminate()
+                    await give_up(lead.raw)
             else:
                 self._prefer(url)
                 return lead
@@ -63,7 +117,7 @@ class Route:
         """Connect to every host, meet the newest history of those that answer, and `look` at it. Whether another host
         answered with an earlier one. Raises UnavailableError, UnfitError if none of them counts."""
         async with self.spare:
-            answers = await asyncio.gather(*map(self._open, self._urls), return_exceptions=True)
+            answers = await asyncio.gather(*map(self._open_surely, self._urls), return_exceptions=True)
             leads = [each for each in answers if isinstance(each, Lead)]
             try:
                 problems = [each for each in answers if isinstance(each, BaseException)]
@@ -77,9 +131,18 @@ class Route:
                 self._prefer(best.url)
                 await look(best)
             finally:
-                for lead in leads:
-                    lead.raw.terminate()
+                await asyncio.gather(*(give_up(lead.raw) for lead in leads))
         return any(lead.standing.epoch != best.standing.epoch for lead in leads)
+
+    async def _open_surely(self, url: str, **options: Any) -> Lead:
+        end = asyncio.get_running_loop().time() + SHORT_SECONDS
+        while True:
+            try:
+                return await self._open(url, **options)
+            except UnavailableError as error:
+                if not none_left(error) or asyncio.get_running_loop().time() >= end:
+                    raise
+                await self.shortage.ease()
 
     async def _open(self, url: str, **options: Any) -> Lead:
         raw = await connect(url, **({"statement_cache_size": 0} if self.pooled else {}), **options)
@@ -90,7 +153,7 @@ class Route:
                 found, now = await standing(raw)
                 return Lead(url, raw, found, now - (asked + time.time_ns()) // 2_000)
         except BaseException:
-            raw.terminate()
+            await give_up(raw)
             raise
 
     def _prefer(self, url: str) -> None:
