@@ -14,7 +14,7 @@ import asyncpg
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
 from server.errors import UnfitError
 from server.feed.history import Standing
-from server.postgres.errors import MAYBE_LATER, UNMIGRATED, translated
+from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.link import link
 
 POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -120,7 +120,7 @@ async def give_up(connection: Any) -> None:
     deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that.
     """
     try:
-        with contextlib.suppress(*MAYBE_LATER):
+        with contextlib.suppress(Exception):  # whatever state it is in
             await connection.close(timeout=GRACE_SECONDS)
     finally:
         connection.terminate()

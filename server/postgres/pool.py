@@ -101,12 +101,11 @@ class Pool:
             except BaseException as error:
                 # Whatever happened: a new one is soon made, and an old one may be in any state.
                 self._open.discard(connection)
-                if isinstance(error, TimeoutError | asyncio.CancelledError):
-                    await connection.cancel()
-                elif connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
+                if connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
                     # Whatever ended it may have ended those that are idle, which do not know it yet.
                     self._drop(self._idle)
-                connection.terminate()
+                # Before the next one is opened: Postgres has no room for more than was said.
+                await connection.give_up()
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
                 raise
@@ -250,8 +249,7 @@ class _Connection:
     def closed(self) -> bool:
         return bool(self._raw.is_closed())
 
-    async def cancel(self) -> None:
-        """Have Postgres end the statement that was given up."""
+    async def give_up(self) -> None:
         await give_up(self._raw)
 
     def terminate(self) -> None:
