@@ -3,28 +3,34 @@
 import asyncio
 import contextlib
 import random
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from protocol.close import CloseCode
 from protocol.cursor import Position
-from protocol.frames import CreateConversation, Error, Ping, Pong
+from protocol.frames import Applied, CreateConversation, Error, Live, Ping, Pong, RenameConversation, Welcome
+from server import metrics
 from server.errors import UnavailableError
 from server.feed.ports import ReadKey
-from server.postgres import lookout
+from server.postgres import connection, lookout, pool, vitals
+from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
-from tests.support.cluster import Database
+from tests.support.cluster import Cluster, Database
 from tests.support.oracle import ReplicaDevice, select_everything
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pools import pool_of_one
-from tests.support.pushing import UNLIMITED, administrator, now, pushing
-from tests.support.serving import Running, serving
+from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
+from tests.support.serving import Running, ServerProcess, serving, token
 from tests.support.waiting import eventually
 
 
@@ -238,3 +244,212 @@ async def test_a_history_that_a_lock_keeps_from_beginning_begins_when_the_lock_i
             assert not await is_ready(server)
         await eventually(lambda: is_ready(server))
         assert await sql.fetchval("SELECT sync.epoch()") != before
+
+
+# ---- Locks and lines -------------------------------------------------------------------------------------------------
+
+SIZE = 4
+"""ATLAS_POOL_SIZE, and how many pairs of devices there are."""
+LIMIT_SECONDS = 0.6
+"""For a statement: fifteen otherwise."""
+METRICS_TOKEN = "the token of those who watch"
+BACKENDS = """
+    SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - query_start), 0)::float AS seconds
+    FROM pg_stat_activity WHERE datname = current_database() AND usename = 'atlas_server'
+"""
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE usename = 'atlas_server' AND datname = current_database() "
+    "AND wait_event_type = 'Lock'"
+)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (connection, pool, lookout):
+        monkeypatch.setattr(module, "STATEMENT_SECONDS", LIMIT_SECONDS)
+    # Whoever looks at the figures is told sooner than a statement ends.
+    monkeypatch.setattr(vitals, "PATIENCE", LIMIT_SECONDS / 5)
+    monkeypatch.setattr(vitals, "AGE", 0.0)
+    monkeypatch.setattr(lookout, "EVERY", 0.1)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
+
+
+class Backends:
+    """What the server had in Postgres at any moment."""
+
+    def __init__(self, sql: Any) -> None:
+        self._sql = sql
+        self.pids: set[int] = set()
+        self.most = 0
+        self.longest = 0.0
+
+    async def count(self) -> int:
+        rows = await self._sql.fetch(BACKENDS)
+        self.pids |= {row["pid"] for row in rows}
+        self.most = max(self.most, len(rows))
+        self.longest = max(self.longest, *(row["seconds"] for row in rows), 0.0)
+        return len(rows)
+
+    async def watch(self) -> None:
+        while True:
+            await self.count()
+            await asyncio.sleep(0.01)
+
+
+async def come_and_go(server: Running, user: UUID) -> None:
+    """A device that says hello again and again, and pushes each time."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with peer(server.url) as one:
+                device = PushingDevice(one.socket, one.codec, user, uuid4(), 1)
+                await device.hello()
+                await device.say_push(CreateConversation(uuid4(), f"{user}", now()))
+                async with asyncio.timeout(0.2):
+                    await device.answer()
+
+
+async def scrape(server: Running) -> None:
+    while True:
+        await asked(server.http, "/metrics", Authorization=f"Bearer {METRICS_TOKEN}")
+
+
+@contextlib.asynccontextmanager
+async def going_on(*work: Any) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(ended, asyncio.CancelledError), ended
+
+
+@contextlib.asynccontextmanager
+async def crowded(server: Running, sql: Any, watching: Any) -> AsyncIterator[Backends]:
+    """Devices come, read, push and go, and somebody looks at the figures; all is well at the end."""
+    users = [await add_user(sql) for _ in range(2 * SIZE)]
+    backends = Backends(watching)
+    async with going_on(scrape(server), backends.watch(), *(come_and_go(server, user) for user in users)):
+        yield backends
+        await eventually(lambda: is_ready(server))
+    async with pushing(server.url, users[0]) as device:
+        seq = await device.apply(CreateConversation(uuid4(), "well", now()))
+        assert await device.reach(seq) == await select_everything(sql, users[0])
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("table", ["messages", "sync.feeds", "sync.meta", "sync.histories"])
+async def test_behind_a_lock_a_server_has_no_more_connections_than_ever_and_none_that_waits_for_long(
+    database: Database, sql: Any, table: str
+) -> None:
+    given = {"pool_size": SIZE, "sweep": 0.1, "metrics_token": METRICS_TOKEN, **UNLIMITED}
+    async with (
+        administrator(database) as holder,
+        administrator(database) as watching,
+        serving(database, **given) as server,
+        crowded(server, sql, watching) as backends,
+    ):
+        async with holder.transaction():
+            await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            await eventually(lambda: watching_waits(holder))
+            before = set(backends.pids)
+            await eventually(lambda: len(backends.pids - before) > 4 * SIZE)
+        assert backends.most <= SIZE + 2
+        assert backends.longest < LIMIT_SECONDS + 2
+
+
+async def watching_waits(sql: Any) -> bool:
+    return bool(await sql.fetchval(WAITING))
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("how", ["silent", "swallow"])
+async def test_on_a_line_that_is_black_a_server_leaves_no_connection_behind(
+    database: Database, sql: Any, how: str
+) -> None:
+    given = {"pool_size": SIZE, "sweep": 0.1, "metrics_token": METRICS_TOKEN, **UNLIMITED}
+    async with (
+        administrator(database) as watching,
+        postgres_behind_proxy(database.server_url) as (proxy, url),
+        serving(url, **given) as server,
+        crowded(server, sql, watching) as backends,
+    ):
+        for _ in range(3):
+            before = set(backends.pids)
+            if how == "swallow":
+                proxy.swallow()
+            else:
+                proxy.silent = True
+                made = proxy.connections
+                await eventually(lambda made=made: proxy.connections > made + SIZE)
+                proxy.silent = False
+            await eventually(lambda before=before: len(backends.pids - before) >= SIZE)
+            await eventually(lambda: is_ready(server))
+        # What passes late is of connections that are gone: Postgres hears of both at once.
+        assert backends.most <= SIZE + 2 + (how == "silent") * proxy.connections
+        await eventually(lambda: few_enough(backends))
+
+
+async def few_enough(backends: Backends) -> bool:
+    return await backends.count() <= SIZE + 2
+
+
+# ---- Few connections -------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def a_login(sql: Any, connections: int) -> AsyncIterator[str]:
+    """One like the server's, which may have so many connections."""
+    name = f"atlas_{uuid4().hex[:8]}"
+    await sql.execute(f"CREATE ROLE {name} LOGIN IN ROLE atlas_sync CONNECTION LIMIT {connections}")
+    try:
+        yield name
+    finally:
+        await sql.execute(f"DROP ROLE {name}")
+
+
+async def work(server: Running, user: UUID, rounds: int) -> list[Error]:
+    """Come, read, push and go; the errors that were heard."""
+    errors: list[Error] = []
+    for number in range(rounds):
+        async with peer(server.url) as one:
+            device = PushingDevice(one.socket, one.codec, user, uuid4(), 1)
+            await device.hello()
+            while not isinstance(frame := await device.hear(), Live):
+                errors += [frame] if isinstance(frame, Error) else []
+            await device.say_push(CreateConversation(uuid4(), f"{number}", now()))
+            answer = await device.answer()
+            errors += [answer] if isinstance(answer, Error) else []
+    return errors
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("connections", [3, 4, 6])
+async def test_where_its_login_has_few_connections_a_server_makes_do_and_no_device_notices(
+    database: Database, sql: Any, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "NO_MORE_SECONDS", 0.2)
+    users = [await add_user(sql) for _ in range(8)]
+    async with a_login(sql, connections) as login:
+        url = database.cluster.postgres.url(database.name, login)
+        mine = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1"
+        with capture_logs() as told:
+            async with serving(url, sweep=0.1, **UNLIMITED) as server:
+                errors = await asyncio.gather(*(work(server, user, 8) for user in users))
+                assert [error for some in errors for error in some] == []
+                assert await is_ready(server)
+                few = [line for line in told if "no connection left" in line["event"]]
+                assert len(few) == 1, few
+                assert [line for line in told if line["log_level"] in ("warning", "error")] == few
+                for user in users[:2]:
+                    async with pushing(server.url, user) as device:
+                        assert device.state() == await select_everything(sql, user)
+                await sql.execute(f"ALTER ROLE {login} CONNECTION LIMIT -1")
+                async with going_on(*(come_and_go(server, user) for user in users)), sql.transaction():
+                    await sql.execute("LOCK TABLE profiles IN ACCESS EXCLUSIVE MODE")
+                    await eventually(lambda: grown(sql, mine, login, connections))
+
+
+async def grown(sql: Any, mine: str, login: str, connections: int) -> bool:
+    return bool(await sql.fetchval(mine, login) > connections)
