@@ -156,7 +156,9 @@ class App:
                 socks[1].setblocking(False)
             clock = Clock()
             lookout = Lookout(route, clock, settings.sweep)
-            doorbells = ListenDoorbells(Route(settings.listen_url or settings.database_url, history, spare=route.spare))
+            doorbells = ListenDoorbells(
+                Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=route.shortage)
+            )
             if not await self._reach(lookout, pool, doorbells):
                 return
             store = PostgresStore(pool)

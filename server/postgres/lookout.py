@@ -10,7 +10,7 @@ from server import metrics
 from server.clock import Clock
 from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
-from server.postgres.connection import GRACE_SECONDS, LOCAL_PATH, STATEMENT_SECONDS, limited, statement
+from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
 from server.postgres.migrate import revisions
 from server.postgres.route import Lead, Route
@@ -42,6 +42,7 @@ class Lookout:
         self._seen = False
         """All was well once since this server started."""
         self._trouble = ""
+        self._to_begin = False
         self._newest = revisions()[0]
         self._history.doubted = self._now.set
 
@@ -87,18 +88,25 @@ class Lookout:
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))
         if not problems:
+            await self._begin(lead)
             self._history.sees()
             self._seen = True
             return
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
-        if self._history.blind is None:
-            self._history.blinded(why)
-            if self._seen:
-                # Whoever has read since then may lack rows, and nobody can tell when that began.
-                with translated():
-                    await lead.raw.fetchval(BEGIN, self._history.epoch, timeout=STATEMENT_SECONDS + GRACE_SECONDS)
+        # Whoever has read since then may lack rows, and nobody can tell when that began.
+        self._to_begin |= self._seen and self._history.blind is None
+        self._history.blinded(why)
+        await self._begin(lead)
         raise UnfitError(why)
+
+    async def _begin(self, lead: Lead) -> None:
+        """Begin the history that is due. What keeps it from that, as a lock does, may last."""
+        if self._to_begin:
+            with translated():
+                async with limited(lead.raw, STATEMENT_SECONDS):
+                    await lead.raw.fetchval(BEGIN, self._history.epoch)
+            self._to_begin = False
 
     def _tell(self, error: AtlasError) -> None:
         """Once, and not at every look."""
