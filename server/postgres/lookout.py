@@ -34,6 +34,8 @@ class Lookout:
         self._clock = clock
         self._now = asyncio.Event()
         self._trouble = ""
+        self._unproved = False
+        """Not everything was seen, and no history was begun since."""
         self._newest = revisions()[0]
         self._history.doubted = self._now.set
 
@@ -71,17 +73,21 @@ class Lookout:
                 found = await lead.raw.fetch(statement("inventory")) if same else []
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))
-        if not problems:
-            self._history.sees()
-            return
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
-        if self._history.blind is None:
+        if problems and self._history.blind is None:
             self._history.blinded(why)
+            self._unproved = True
+        if self._unproved:
             # Whoever read since it was so may lack rows, and nobody can tell when that was.
             with translated():
                 await lead.raw.fetchval(BEGIN, self._history.epoch, timeout=STATEMENT_SECONDS + GRACE_SECONDS)
-        raise UnfitError(why)
+            self._unproved = False
+            self._now.set()  # to meet it
+        elif not problems:
+            self._history.sees()
+        if problems:
+            raise UnfitError(why)
 
     def _tell(self, error: AtlasError) -> None:
         """Once, and not at every look."""
