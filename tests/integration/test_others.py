@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
-from time import time as real_time
+from unittest import mock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from unittest import mock
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -27,7 +27,6 @@ from protocol.frames import (
     Ping,
     Pong,
     RenameConversation,
-    Welcome,
 )
 from server import metrics
 from server.errors import UnavailableError
@@ -36,14 +35,14 @@ from server.postgres import connection, lookout, pool, vitals
 from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Database
 from tests.support.oracle import ReplicaDevice, select_everything
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pools import pool_of_one
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
-from tests.support.serving import Running, ServerProcess, serving, token
+from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import eventually
 
 
@@ -119,7 +118,7 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
     await sql.execute("SET search_path = public")
     partition = await sql.fetchval(PARTITION)
     break_it, mend_it, name = (each.format(partition) for each in DAMAGES[damage])
-    async with serving(database, **UNLIMITED) as server, contextlib.AsyncExitStack() as stack:
+    async with serving(database, sweep=0.1, **UNLIMITED) as server, contextlib.AsyncExitStack() as stack:
         connected, away = ReplicaDevice(server.url, user), ReplicaDevice(server.url, user)
         connected.start()
         stack.push_async_callback(connected.stop)
@@ -131,7 +130,7 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
         for by_hand in (True,) if damage == "restriction" else (True, False):
             away.start()
             for device in (connected, away):
-                await eventually(lambda device=device: has_all(device))
+                await eventually(partial(has_all, device))
             await away.stop()
             assert away.cursor is not None
             await sql.execute(break_it)
@@ -160,14 +159,12 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
             before = len(away.snapshots)
             away.start()
             for device in (connected, away):
-                await eventually(lambda device=device: has_all(device))
+                await eventually(partial(has_all, device))
             assert away.snapshots[before:] == ["epoch"]
             await away.stop()
 
 
-async def test_a_trigger_that_was_off_between_two_looks_is_noticed(
-    database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_trigger_that_was_off_between_two_looks_is_noticed(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user, f"{user} talks")
     async with serving(database, sweep=0.1, **UNLIMITED) as server:
@@ -247,7 +244,7 @@ async def test_a_history_that_a_lock_keeps_from_beginning_begins_when_the_lock_i
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'begin_history' "
         "AND wait_event_type = 'Lock'"
     )
-    async with serving(database) as server, administrator(database) as holder:
+    async with serving(database, sweep=0.1) as server, administrator(database) as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM sync.meta FOR UPDATE")
             await sql.execute("REVOKE SELECT ON messages FROM atlas_sync")
@@ -369,7 +366,7 @@ async def test_behind_a_lock_a_server_has_no_more_connections_than_ever_and_none
             await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             await eventually(lambda: watching_waits(holder))
             before = set(backends.pids)
-            await eventually(lambda: len(backends.pids - before) > 4 * SIZE)
+            await eventually(lambda: are_others(backends, before, 4 * SIZE))
         assert backends.most <= SIZE + 2
         assert backends.longest < LIMIT_SECONDS + 2
 
@@ -397,13 +394,21 @@ async def test_on_a_line_that_is_black_a_server_leaves_no_connection_behind(
             else:
                 proxy.silent = True
                 made = proxy.connections
-                await eventually(lambda made=made: proxy.connections > made + SIZE)
+                await eventually(partial(has_made_more, proxy, made + SIZE))
                 proxy.silent = False
-            await eventually(lambda before=before: len(backends.pids - before) >= SIZE)
+            await eventually(partial(are_others, backends, before, SIZE))
             await eventually(lambda: is_ready(server))
         # What passes late is of connections that are gone: Postgres hears of both at once.
         assert backends.most <= SIZE + 2 + (how == "silent") * proxy.connections
         await eventually(lambda: few_enough(backends))
+
+
+def has_made_more(proxy: Proxy, connections: int) -> bool:
+    return proxy.connections > connections
+
+
+def are_others(backends: Backends, before: set[int], number: int) -> bool:
+    return len(backends.pids - before) >= number
 
 
 async def few_enough(backends: Backends) -> bool:
@@ -528,7 +533,7 @@ async def test_what_cannot_be_recorded_fails_loudly_and_pushes_are_held_until_it
     # As adopted tables may have it.
     await sql.execute("ALTER TABLE conversations ALTER user_id DROP NOT NULL")
     await sql.execute("INSERT INTO conversations (user_id, title) VALUES (NULL, 'of nobody')")
-    async with a_plain_owner(sql) as owner, serving(database, **UNLIMITED) as server:
+    async with a_plain_owner(sql) as owner, serving(database, sweep=0.1, **UNLIMITED) as server:
         refused = REFUSED.format(table, owner)
         async with pushing(server.url, user) as device:
             await device.apply(RenameConversation(conversation, "before", now()))
@@ -609,7 +614,7 @@ async def test_where_the_servers_clock_is_an_hour_wrong_that_of_postgres_counts(
             far = RenameConversation(conversation, "of a far future", now() + 3_600_000_000)
             assert (await device.rejection(far)).code == "bad_time"
         async with peer(server.url) as late:
-            with mock.patch("tests.support.serving.time.time", lambda: real_time() - 5_400):
+            with mock.patch("tests.support.serving.time.time", return_value=time.time() - 5_400):
                 await late.say_hello(user)
             code, error = await late.closed()
             assert code == CloseCode.TOKEN_REFUSED
@@ -620,7 +625,7 @@ async def test_where_the_servers_clock_is_an_hour_wrong_that_of_postgres_counts(
         _, figures = await asked(f"http://127.0.0.1:{server.port}", "/metrics", Authorization=f"Bearer {METRICS_TOKEN}")
         (ahead,) = [line for line in figures.splitlines() if line.startswith("atlas_clock_ahead_seconds ")]
         assert float(ahead.split()[1]) == pytest.approx(-seconds, abs=2)
-    with mock.patch("server.postgres.doctor.time.time", lambda: real_time() + seconds):
+    with mock.patch("server.postgres.doctor.time.time", return_value=time.time() + seconds):
         findings = {finding.what: finding async for finding in examine(database.server_url, None)}
     assert not findings["clock"].good
     assert "Run NTP on both" in findings["clock"].says
