@@ -1,6 +1,7 @@
 """Connections to Postgres for the server's statements, set up the way these want them."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -165,7 +166,10 @@ class Pool:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                await waiter
+                # Those that it has may all be busy, for as long as a lock is held, while Postgres has one again.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._no_more_until):
+                        await waiter
             finally:
                 self._waiters.remove(waiter)
 

@@ -3,21 +3,36 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
+from unittest import mock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
 from protocol.close import CloseCode
 from protocol.cursor import Position
-from protocol.frames import CreateConversation, Error, Live, Ping, Pong
+from protocol.frames import (
+    Applied,
+    CreateConversation,
+    CreateMessage,
+    Error,
+    Live,
+    Ping,
+    Pong,
+    RenameConversation,
+)
+from server import metrics
 from server.errors import UnavailableError
 from server.feed.ports import ReadKey
 from server.postgres import connection, lookout, pool, vitals
+from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database
@@ -25,9 +40,9 @@ from tests.support.oracle import ReplicaDevice, select_everything
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pools import pool_of_one
-from tests.support.proxy import postgres_behind_proxy
+from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
-from tests.support.serving import Running, serving
+from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import eventually
 
 
@@ -103,7 +118,7 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
     await sql.execute("SET search_path = public")
     partition = await sql.fetchval(PARTITION)
     break_it, mend_it, name = (each.format(partition) for each in DAMAGES[damage])
-    async with serving(database, **UNLIMITED) as server, contextlib.AsyncExitStack() as stack:
+    async with serving(database, sweep=0.1, **UNLIMITED) as server, contextlib.AsyncExitStack() as stack:
         connected, away = ReplicaDevice(server.url, user), ReplicaDevice(server.url, user)
         connected.start()
         stack.push_async_callback(connected.stop)
@@ -115,7 +130,7 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
         for by_hand in (True,) if damage == "restriction" else (True, False):
             away.start()
             for device in (connected, away):
-                await eventually(lambda device=device: has_all(device))
+                await eventually(partial(has_all, device))
             await away.stop()
             assert away.cursor is not None
             await sql.execute(break_it)
@@ -144,14 +159,12 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
             before = len(away.snapshots)
             away.start()
             for device in (connected, away):
-                await eventually(lambda device=device: has_all(device))
+                await eventually(partial(has_all, device))
             assert away.snapshots[before:] == ["epoch"]
             await away.stop()
 
 
-async def test_a_trigger_that_was_off_between_two_looks_is_noticed(
-    database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_trigger_that_was_off_between_two_looks_is_noticed(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user, f"{user} talks")
     async with serving(database, sweep=0.1, **UNLIMITED) as server:
@@ -231,7 +244,7 @@ async def test_a_history_that_a_lock_keeps_from_beginning_begins_when_the_lock_i
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'begin_history' "
         "AND wait_event_type = 'Lock'"
     )
-    async with serving(database) as server, administrator(database) as holder:
+    async with serving(database, sweep=0.1) as server, administrator(database) as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM sync.meta FOR UPDATE")
             await sql.execute("REVOKE SELECT ON messages FROM atlas_sync")
@@ -276,12 +289,14 @@ class Backends:
 
     def __init__(self, sql: Any) -> None:
         self._sql = sql
+        self._turn = asyncio.Lock()
         self.pids: set[int] = set()
         self.most = 0
         self.longest = 0.0
 
     async def count(self) -> int:
-        rows = await self._sql.fetch(BACKENDS)
+        async with self._turn:
+            rows = await self._sql.fetch(BACKENDS)
         self.pids |= {row["pid"] for row in rows}
         self.most = max(self.most, len(rows))
         self.longest = max(self.longest, *(row["seconds"] for row in rows), 0.0)
@@ -351,7 +366,7 @@ async def test_behind_a_lock_a_server_has_no_more_connections_than_ever_and_none
             await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             await eventually(lambda: watching_waits(holder))
             before = set(backends.pids)
-            await eventually(lambda: len(backends.pids - before) > 4 * SIZE)
+            await eventually(lambda: are_others(backends, before, 4 * SIZE))
         assert backends.most <= SIZE + 2
         assert backends.longest < LIMIT_SECONDS + 2
 
@@ -379,13 +394,21 @@ async def test_on_a_line_that_is_black_a_server_leaves_no_connection_behind(
             else:
                 proxy.silent = True
                 made = proxy.connections
-                await eventually(lambda made=made: proxy.connections > made + SIZE)
+                await eventually(partial(has_made_more, proxy, made + SIZE))
                 proxy.silent = False
-            await eventually(lambda before=before: len(backends.pids - before) >= SIZE)
+            await eventually(partial(are_others, backends, before, SIZE))
             await eventually(lambda: is_ready(server))
         # What passes late is of connections that are gone: Postgres hears of both at once.
         assert backends.most <= SIZE + 2 + (how == "silent") * proxy.connections
         await eventually(lambda: few_enough(backends))
+
+
+def has_made_more(proxy: Proxy, connections: int) -> bool:
+    return proxy.connections > connections
+
+
+def are_others(backends: Backends, before: set[int], number: int) -> bool:
+    return len(backends.pids - before) >= number
 
 
 async def few_enough(backends: Backends) -> bool:
@@ -443,10 +466,166 @@ async def test_where_its_login_has_few_connections_a_server_makes_do_and_no_devi
                     async with pushing(server.url, user) as device:
                         assert device.state() == await select_everything(sql, user)
                 await sql.execute(f"ALTER ROLE {login} CONNECTION LIMIT -1")
-                async with going_on(*(come_and_go(server, user) for user in users)), sql.transaction():
-                    await sql.execute("LOCK TABLE profiles IN ACCESS EXCLUSIVE MODE")
+                async with (
+                    administrator(database) as holder,
+                    holder.transaction(),
+                    going_on(*(come_and_go(server, user) for user in users)),
+                ):
+                    await holder.execute("LOCK TABLE profiles IN ACCESS EXCLUSIVE MODE")
                     await eventually(lambda: grown(sql, mine, login, connections))
 
 
 async def grown(sql: Any, mine: str, login: str, connections: int) -> bool:
-    return bool(await sql.fetchval(mine, login) > connections)
+    # More than six wait for nothing here: the listener, two of the feed, two of snapshots, one that writes.
+    return bool(await sql.fetchval(mine, login) > min(connections, 5))
+
+
+# ---- Row level security that hides rows from whom functions run as ---------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def a_plain_owner(sql: Any) -> AsyncIterator[str]:
+    """Everything belongs to a role that is neither superuser nor BYPASSRLS."""
+    name = f"owner_{uuid4().hex[:8]}"
+    await sql.execute(
+        f"""
+        CREATE ROLE {name} LOGIN;
+        ALTER SCHEMA sync OWNER TO {name};
+        ALTER SCHEMA auth OWNER TO {name};
+        ALTER SCHEMA public OWNER TO {name};
+        DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I OWNER TO {name}', current_database());
+            EXECUTE (SELECT string_agg(format('ALTER FUNCTION %s OWNER TO {name}', oid::regprocedure), ';')
+                     FROM pg_proc WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace));
+            EXECUTE (SELECT string_agg(format('ALTER TABLE %s OWNER TO {name}', oid::regclass), ';')
+                     FROM pg_class WHERE relkind IN ('r', 'p', 'v')
+                     AND relnamespace IN ('sync'::regnamespace, 'public'::regnamespace));
+        END $$
+        """
+    )
+    try:
+        yield name
+    finally:
+        await sql.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+REFUSED = "Row level security hides rows of .*public.{} from {}, so changes cannot be recorded for devices"
+CHANGES = {
+    "conversations": [
+        "INSERT INTO messages (conversation_id, role, content) VALUES ($1, 'user', 'more')",
+        "UPDATE messages SET content = 'other' WHERE conversation_id = $1",
+        "DELETE FROM messages WHERE conversation_id = $1",
+    ],
+    "messages": ["UPDATE conversations SET user_id = (SELECT id FROM profiles) WHERE user_id IS NULL AND $1 <> id"],
+    "profiles": [],
+}
+"""What cannot be recorded where rows of a table are hidden."""
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("table", CHANGES)
+async def test_what_cannot_be_recorded_fails_loudly_and_pushes_are_held_until_it_can(
+    database: Database, sql: Any, table: str
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    await add_message(sql, conversation)
+    # As adopted tables may have it.
+    await sql.execute("ALTER TABLE conversations ALTER user_id DROP NOT NULL")
+    await sql.execute("INSERT INTO conversations (user_id, title) VALUES (NULL, 'of nobody')")
+    async with a_plain_owner(sql) as owner, serving(database, sweep=0.1, **UNLIMITED) as server:
+        refused = REFUSED.format(table, owner)
+        async with pushing(server.url, user) as device:
+            await device.apply(RenameConversation(conversation, "before", now()))
+            await sql.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+            before = await select_everything(sql, user)
+            held = RenameConversation(conversation, "held", now())
+            error = await device.refused_push(held)
+            assert (error.code, error.retryable) == ("unavailable", True)
+            for change in CHANGES[table]:
+                with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match=refused):
+                    await sql.execute(change.replace("$1", f"'{conversation}'"))
+            assert await select_everything(sql, user) == before
+
+            async def is_named() -> bool:
+                status, why = await asked(server.http)
+                return status == 503 and f"row level security of public.{table}" in why
+
+            await eventually(is_named)
+            findings = [finding async for finding in examine(database.server_url, None) if not finding.good]
+            found = next(finding.says for finding in findings if finding.what == "row security")
+            assert f"ALTER TABLE public.{table} NO FORCE ROW LEVEL SECURITY" in found
+            left = await migrate(database.cluster.postgres.url(database.name, owner))
+            assert any(f"ALTER TABLE public.{table} NO FORCE ROW LEVEL SECURITY" in wrong.problem for wrong in left)
+            await sql.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+        await eventually(lambda: is_ready(server))
+        async with pushing(server.url, user, device.client_id, n=device.number) as again:
+            (result,) = await again.patient_push(held)
+            assert isinstance(result, Applied)
+            for change in CHANGES[table]:
+                await sql.execute(change.replace("$1", f"'{conversation}'"))
+            seq = await again.apply(CreateConversation(uuid4(), "after", now()))
+            assert await again.reach(seq) == await select_everything(sql, user)
+
+
+# ---- The notification queue ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_the_notification_queue_is_emptied_by_the_servers_looks(database: Database, sql: Any) -> None:
+    async with serving(database), administrator(database) as holder:
+        await holder.execute("LISTEN anything")
+        await holder.execute("BEGIN")
+        await sql.execute("SELECT pg_notify('anything', repeat('x', 7000) || i) FROM generate_series(1, 300) i")
+        full = await sql.fetchval("SELECT pg_notification_queue_usage()")
+        assert full > 0
+        await eventually(lambda: metrics.NOTIFICATION_QUEUE._value.get() >= full)
+        await holder.execute("ROLLBACK")
+        await eventually(lambda: metrics.NOTIFICATION_QUEUE._value.get() < full / 10)
+
+
+# ---- Clocks ----------------------------------------------------------------------------------------------------------
+
+OFF = """
+import time
+real, real_ns = time.time, time.time_ns
+time.time = lambda: real() + {0}
+time.time_ns = lambda: real_ns() + {0} * 10**9
+"""
+
+
+@pytest.mark.parametrize("seconds", [-3_600, 3_600])
+async def test_where_the_servers_clock_is_an_hour_wrong_that_of_postgres_counts(
+    database: Database, sql: Any, seconds: int
+) -> None:
+    user = await add_user(sql)
+    environment = {"ATLAS_METRICS_TOKEN": METRICS_TOKEN}
+    async with ServerProcess(database.server_url, OFF.format(seconds), **environment) as server:
+        async with pushing(server.url, user) as device:
+            assert device.welcome is not None
+            assert abs(device.welcome.time - now()) < 2_000_000
+            conversation = uuid4()
+            seq = await device.apply(
+                CreateConversation(conversation, "one", now()),
+                CreateMessage(uuid4(), conversation, "user", "two", now()),
+                RenameConversation(conversation, "three", now()),
+            )
+            assert await device.reach(seq) == await select_everything(sql, user)
+            far = RenameConversation(conversation, "of a far future", now() + 3_600_000_000)
+            assert (await device.rejection(far)).code == "bad_time"
+        async with peer(server.url) as late:
+            with mock.patch("tests.support.serving.time.time", return_value=time.time() - 5_400):
+                await late.say_hello(user)
+            code, error = await late.closed()
+            assert code == CloseCode.TOKEN_REFUSED
+            assert error is not None
+            assert "ended" in error.message
+        told = [line for line in server.log if "clocks" in line["event"]]
+        assert [line["postgres_ahead_seconds"] for line in told] == [pytest.approx(-seconds, abs=2)]
+        _, figures = await asked(f"http://127.0.0.1:{server.port}", "/metrics", Authorization=f"Bearer {METRICS_TOKEN}")
+        (ahead,) = [line for line in figures.splitlines() if line.startswith("atlas_clock_ahead_seconds ")]
+        assert float(ahead.split()[1]) == pytest.approx(-seconds, abs=2)
+    with mock.patch("server.postgres.doctor.time.time", return_value=time.time() + seconds):
+        findings = {finding.what: finding async for finding in examine(database.server_url, None)}
+    assert not findings["clock"].good
+    assert "Run NTP on both" in findings["clock"].says
