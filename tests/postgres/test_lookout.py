@@ -17,7 +17,7 @@ async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_serv
     database: Database, sql: Any
 ) -> None:
     history = History(Hub(lambda _: None))
-    lookout = Lookout(Route(database.server_url, history), Clock())
+    lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
     await lookout.look()
     before = await sql.fetchval("SELECT sync.epoch()")
     assert (history.epoch, history.blind) == (before, None)
