@@ -264,7 +264,7 @@ LIMIT_SECONDS = 0.6
 """For a statement: fifteen otherwise."""
 METRICS_TOKEN = "the token of those who watch"
 BACKENDS = """
-    SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - query_start), 0)::float AS seconds
+    SELECT pid
     FROM pg_stat_activity WHERE datname = current_database() AND usename = 'atlas_server'
 """
 WAITING = (
