@@ -115,6 +115,17 @@ async def standing(connection: Any) -> tuple[Standing, Instant]:
     )
 
 
+async def give_up(connection: Any) -> None:
+    """Close it, and have Postgres end what was given up on it, which would go on and keep its locks: COMMIT, with the
+    deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that.
+    """
+    try:
+        with contextlib.suppress(Exception):  # whatever state it is in
+            await connection.close(timeout=GRACE_SECONDS)
+    finally:
+        connection.terminate()
+
+
 async def decode_plainly(connection: Any) -> None:
     """Instants as integers (microseconds since 1970), as they travel: no datetime is built and taken apart."""
 

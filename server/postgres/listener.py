@@ -11,6 +11,7 @@ import structlog
 from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
+from server.postgres.connection import give_up
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route
 
@@ -41,7 +42,7 @@ class ListenDoorbells:
         return self._listening
 
     async def _connect(self) -> Any:
-        return (await self._route.connect()).raw
+        return (await self._route.connect(surely=True)).raw
 
     async def check(self) -> None:
         """Raises UnfitError if LISTEN cannot work here, UnavailableError if that cannot be told now."""
@@ -100,15 +101,14 @@ class Listening:
                 try:
                     await self.prove(other)
                 finally:
-                    other.terminate()
+                    await give_up(other)
         except BaseException:
-            self._connection.terminate()
+            await give_up(self._connection)
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # close() would talk to a peer that may be gone.
-        self._connection.terminate()
+        await give_up(self._connection)
 
     async def _channel(self) -> str:
         try:

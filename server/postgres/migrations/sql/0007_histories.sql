@@ -258,160 +258,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
           WHERE digest > 0 ORDER BY i DESC LIMIT 10000) k
 $$;
 
--- As in 0006, with mutations that were applied under other numbers. The mutations of a group of pushes, as sync.push has
--- them. For each push the number that is consumed last after it, and
--- {n: code} of the rejected ones, which have changed nothing. Whose row it is is part of each statement that writes: what
--- belongs to somebody else is not found, as if it were not there. `skipped`: nothing of that push is to be applied.
---
--- Triggers of the app run in here, and may count on `public`. So every call here is qualified and every operator has an
--- exact match in pg_catalog, which nothing in `public` can come before. The path is set once a group: once a mutation
--- would cost a sixth of its time.
-CREATE OR REPLACE FUNCTION sync.apply(users uuid[], firsts bigint[], counts int[], befores bigint[], skipped boolean[],
-                           kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
-                           ats timestamptz[], row_ats timestamptz[], writable text[],
-                           OUT afters bigint[], INOUT rejecteds jsonb[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    behind pg_catalog.int8 := 0;           -- mutations of the pushes before this one
-    owner pg_catalog.uuid;
-    row_id pg_catalog.uuid;
-    parent pg_catalog.uuid;
-    body pg_catalog.text;
-    at pg_catalog.timestamptz;
-    row_at pg_catalog.timestamptz;
-    code pg_catalog.text;
-    owns pg_catalog.bool;
-    many pg_catalog.int8;
-BEGIN
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    afters := befores;
-    FOR p IN 1 .. pg_catalog.cardinality(users) LOOP
-        IF skipped[p] THEN
-            behind := behind + counts[p];
-            CONTINUE;
-        END IF;
-        owner := users[p];
-        PERFORM pg_catalog.set_config('request.jwt.claims',
-                                      pg_catalog.concat('{"sub": "', owner, '", "role": "authenticated"}'), true);
-        FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + counts[p] LOOP
-            row_id := row_ids[m];
-            parent := parents[m];
-            body := bodies[m];
-            at := ats[m];
-            row_at := row_ats[m];
-            code := NULL;
-            CASE kinds[m]
-            WHEN '+m' THEN
-                -- No month is archived before it is over.
-                IF at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    SELECT coalesce(c.user_id = owner, false) INTO owns
-                    FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = at;
-                    IF FOUND AND NOT owns THEN
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        code := CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
-                    END IF;
-                ELSE
-                    owns := NULL;
-                END IF;
-                IF owns IS NULL THEN
-                    INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
-                    SELECT row_id, c.id, roles[m], body, at, at
-                    FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
-                    ON CONFLICT (id, created_at) DO NOTHING;
-                    IF FOUND THEN
-                        UPDATE public.conversations c SET updated_at = at
-                        WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
-                    ELSE
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        IF NOT FOUND THEN
-                            code := 'unknown_conversation';
-                        ELSE
-                            PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
-                            WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
-                            IF NOT FOUND THEN
-                                code := 'bad_id';
-                            END IF;
-                        END IF;
-                    END IF;
-                END IF;
-            WHEN '~m' THEN
-                UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
-                FROM public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                  AND m.role::pg_catalog.text = ANY (writable);
-                IF NOT FOUND THEN
-                    UPDATE public.messages_archive m SET content = body, updated_at = greatest(m.updated_at, at)
-                    FROM public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                      AND m.role::pg_catalog.text = ANY (writable);
-                END IF;
-                IF NOT FOUND THEN
-                    PERFORM FROM sync.all_messages m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.user_id = owner;
-                    code := CASE WHEN FOUND THEN 'bad_role' ELSE 'unknown_message' END;
-                END IF;
-            WHEN '-m' THEN
-                DELETE FROM public.messages m USING public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                -- In both, should SQL of the app have inserted an archived message anew.
-                IF row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    DELETE FROM public.messages_archive m USING public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                END IF;
-            WHEN '+c' THEN
-                INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
-                VALUES (row_id, owner, body, at, at)
-                ON CONFLICT (id) DO NOTHING;
-                IF NOT FOUND THEN
-                    PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-                    IF NOT FOUND THEN
-                        code := 'bad_id';
-                    END IF;
-                END IF;
-            WHEN '~c' THEN
-                UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
-                WHERE c.id = row_id AND c.user_id = owner;
-                IF NOT FOUND THEN
-                    code := 'unknown_conversation';
-                END IF;
-            WHEN '-c' THEN
-                SELECT pg_catalog.count(*) INTO many
-                FROM (SELECT FROM public.conversations c JOIN sync.all_messages m ON m.conversation_id = c.id
-                      WHERE c.id = row_id AND c.user_id = owner LIMIT sync.portion() + 1) AS first;
-                IF many > sync.portion() THEN
-                    DELETE FROM public.messages m USING (
-                        SELECT o.id, o.created_at FROM public.messages o WHERE o.conversation_id = row_id
-                        ORDER BY o.created_at, o.id LIMIT sync.portion()
-                    ) old
-                    WHERE m.id = old.id AND m.created_at = old.created_at;
-                    IF NOT FOUND THEN
-                        DELETE FROM public.messages_archive m USING (
-                            SELECT o.id, o.created_at FROM public.messages_archive o WHERE o.conversation_id = row_id
-                            ORDER BY o.created_at, o.id LIMIT sync.portion()
-                        ) old
-                        WHERE m.id = old.id AND m.created_at = old.created_at;
-                    END IF;
-                    -- The push ends here and is to be pushed again. Else a trigger of the app keeps the messages.
-                    EXIT WHEN FOUND;
-                END IF;
-                DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-            WHEN '!' THEN
-                code := body;  -- the server's rules refused it; it only consumes its number
-            WHEN '=' THEN
-                NULL;          -- applied before, under another number
-            END CASE;
-            afters[p] := afters[p] + 1;
-            IF code IS NOT NULL THEN
-                rejecteds[p] := rejecteds[p] || pg_catalog.jsonb_build_object(afters[p], code);
-            END IF;
-        END LOOP;
-        behind := behind + counts[p];
-    END LOOP;
-END
-$$;
-
-
 DROP FUNCTION sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text[], uuid[], uuid[], text[], text[],
                         timestamptz[], timestamptz[], text[]);
 
@@ -462,8 +308,13 @@ BEGIN
              WITH ORDINALITY AS u (user_id, client_id, session, takes, first, count, generation, held, p)
     ), told AS (
         SELECT u.p, u.first, l.last_mutation, l.former IS NOT NULL AS renumbered,
-               coalesce(u.takes AND u.held IS NOT NULL AND u.first = l.last_mutation + 1
-                        AND array_remove(l.digests, 0) && push.digests[u.behind + 1 : u.behind + u.count], false) AS again,
+               -- By what has an instant: a row may be deleted, made anew and deleted again.
+               CASE WHEN u.takes AND u.held IS NOT NULL AND u.first = l.last_mutation + 1 AND l.digests <> '{}'
+                    THEN l.digests && ARRAY(
+                        SELECT d.digest FROM unnest(push.digests[u.behind + 1 : u.behind + u.count],
+                                                    kinds[u.behind + 1 : u.behind + u.count]) AS d (digest, kind)
+                        WHERE d.digest <> 0 AND d.kind NOT IN ('-m', '-c'))
+                    ELSE false END AS again,
                CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
                     ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
@@ -498,8 +349,11 @@ BEGIN
                 EXIT WHEN skipped[p];
                 hit := array_position(known, nullif(digests[m], 0));
                 IF hit > 0 THEN
-                    kinds[m] := '=';
-                    known[hit] := 0;  -- once
+                    -- In its place the deletion of nothing, which consumes its number.
+                    kinds[m] := '-m';
+                    row_ids[m] := NULL;
+                    row_ats[m] := NULL;
+                    known[hit] := 0;
                 END IF;
             END LOOP;
             behind := behind + counts[p];
@@ -516,7 +370,7 @@ BEGIN
             -- Not what stands behind the end of a push that is to be pushed again.
             SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
             FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + afters[p] - firsts[p] + 1 LOOP
-                IF kinds[m] = '=' THEN
+                IF kinds[m] = '-m' AND row_ids[m] IS NULL THEN
                     known[array_position(known, digests[m])] := 0;
                 END IF;
             END LOOP;
