@@ -28,7 +28,7 @@ from server.edge.desk import Desk, Terms
 from server.edge.socket import SyncSocket
 from server.edge.wheel import Wheel
 from server.errors import ConfigError, UnavailableError
-from server.feed.history import History
+from server.feed.history import SPLIT, History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
 from server.feed.pump import Pump
@@ -155,7 +155,7 @@ class App:
                 stack.callback(socks[1].close)
                 socks[1].setblocking(False)
             clock = Clock()
-            lookout = Lookout(route, clock)
+            lookout = Lookout(route, clock, settings.sweep)
             doorbells = ListenDoorbells(
                 Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=route.shortage)
             )
@@ -198,7 +198,7 @@ class App:
             server = self._server = Server(
                 uvicorn.Config(
                     http.application(
-                        lambda: self._not_ready(hub, history),
+                        lambda: self._readiness(hub, history),
                         http.Figures(figures, settings.metrics_port, settings.metrics_token),
                         self._routes,
                     ),
@@ -247,12 +247,15 @@ class App:
                         await roster.note()
                 metrics.settle()
 
-    def _not_ready(self, hub: Hub, history: History) -> str | None:
+    def _readiness(self, hub: Hub, history: History) -> http.Readiness:
         if self._stopping:
-            return "shutting down"
+            return http.Readiness(False, "shutting down")
         if history.blind is not None:
-            return history.blind
-        return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
+            return http.Readiness(False, history.blind)
+        if not hub.doorbells_work:
+            return http.Readiness(False, history.unseen or "Postgres cannot be reached, or LISTEN does not deliver")
+        # What is open already may go on serving where nothing new can be opened.
+        return http.Readiness(True, history.unseen or (SPLIT if history.split else "ready"))
 
     async def _reach(self, lookout: Lookout, pool: Pool, doorbells: ListenDoorbells) -> bool:
         """Wait for Postgres. False if told to stop meanwhile."""

@@ -19,6 +19,10 @@ EARLIER: Final = (
     "This Postgres holds an earlier history than the one that was served before, as a former primary does after a "
     "failover. If you want it to be served, restart the servers with a DATABASE_URL that leads to it alone."
 )
+SPLIT: Final = (
+    "Another host of DATABASE_URL answers, too, with an earlier history than the one that is served, as a former "
+    "primary does after a failover. What is written there is lost: stop it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class History:
         """Why this server would not see every change; then nothing is read or written."""
         self.split = False
         """Another Postgres, with an earlier history, answers too."""
+        self.unseen: str | None = None
+        """Why the database could not be looked at the last time, where trying again does not help."""
         self.changed: list[Callable[[], object]] = []
         """Called when another history than before counts."""
         self.doubted: Callable[[], object] = lambda: None

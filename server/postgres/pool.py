@@ -14,7 +14,8 @@ from server.errors import UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
 from server.postgres.errors import MAYBE_LATER, StatementError, none_left, translated, unavailable
-from server.postgres.route import PAUSE_SECONDS, SHORT_SECONDS, Lead, Route
+from server.postgres.route import SHORT_SECONDS, Lead, Route
+from server.postgres.shortage import PAUSE_SECONDS
 
 PLANNING: Final = """
     SET plan_cache_mode = force_generic_plan;
@@ -84,10 +85,13 @@ class Pool:
         if not self._open:
             self._idle.append(await self._connect())
 
-    async def fetch(self, name: str, *arguments: object, seconds: float | None = None) -> list[Any]:
+    async def fetch(
+        self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
+    ) -> list[Any]:
         """The rows of sql/NAME.sql, which Postgres ends after `seconds`. Raises UnavailableError for whatever Postgres
-        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent."""
-        if (blind := self._history.blind) is not None:
+        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent.
+        `although_blind`: it is not about what devices are told."""
+        if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
         if self._turn.locked():
             with metrics.POOL_WAITING.track_inprogress():

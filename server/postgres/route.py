@@ -1,28 +1,23 @@
 """Where connections lead: of the hosts that a URL names, to the one that holds the newest history."""
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
-
-import structlog
+from typing import Any, Final
 
 from protocol.frames import Instant
 from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import History, Standing, newer
 from server.postgres.connection import connect, decode_plainly, give_up, standing
 from server.postgres.errors import none_left, translated
+from server.postgres.shortage import Shortage
 from server.url import hosts
 
-log = structlog.get_logger()
-
+HOST_SECONDS: Final = 3.0
+"""To connect to one of several hosts: after a failover one of them is dead, and the others are waiting."""
 SHORT_SECONDS: Final = 10.0
 """How long a connection that must be had is tried for where Postgres has none left: some statement may have to end."""
-PAUSE_SECONDS: Final = 0.05
-TOLD_SECONDS: Final = 600.0
-"""Between two lines in the log about it."""
 
 
 @dataclass(slots=True)
@@ -34,47 +29,6 @@ class Lead:
     standing: Standing
     ahead: Instant
     """How far that Postgres' clock is ahead of ours, in microseconds."""
-
-
-class Lender(Protocol):
-    """What may give a connection back."""
-
-    @property
-    def open(self) -> int:
-        """How many it has."""
-
-    @property
-    def owes(self) -> bool:
-        """It has one to give back whose statement goes on."""
-
-    def give_back(self) -> None:
-        """Close one: at once, or as soon as its statement ends."""
-
-
-class Shortage:
-    """What the pools of a process do where Postgres has no connection left for its login: each statement that must have
-    one finds one, and what listens and what looks out find theirs."""
-
-    def __init__(self) -> None:
-        self.lenders: list[Lender] = []
-        self._told_at = -math.inf
-
-    async def ease(self) -> None:
-        """Have the pool that has most give one back. Returns when it is worth trying again."""
-        self.tell()
-        lender = max(self.lenders, key=lambda each: each.open, default=None)
-        if lender is not None and lender.open and not any(each.owes for each in self.lenders):
-            lender.give_back()
-        await asyncio.sleep(PAUSE_SECONDS)
-
-    def tell(self) -> None:
-        """Once, and not at every statement."""
-        if time.monotonic() - self._told_at >= TOLD_SECONDS:
-            self._told_at = time.monotonic()
-            log.warning(
-                "postgres has no connection left for this login, making do with fewer than ATLAS_POOL_SIZE",
-                pools=sum(lender.open for lender in self.lenders),
-            )
 
 
 @dataclass(slots=True, eq=False)
@@ -145,7 +99,11 @@ class Route:
                 await self.shortage.ease()
 
     async def _open(self, url: str, **options: Any) -> Lead:
-        raw = await connect(url, **({"statement_cache_size": 0} if self.pooled else {}), **options)
+        if self.pooled:
+            options["statement_cache_size"] = 0
+        if len(self._urls) > 1:
+            options["timeout"] = HOST_SECONDS
+        raw = await connect(url, **options)
         try:
             with translated():
                 await decode_plainly(raw)
