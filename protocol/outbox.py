@@ -35,7 +35,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server, or 0
+    """A mutation and how far it has come. `key` names it on this device for ever. `n` is its number for the server, 0
     if it was acknowledged under another client_id.
 
     `seq` is where the feed has it (ACKED; None: in doubt, for it was acknowledged on an earlier connection); `code` and
