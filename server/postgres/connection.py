@@ -77,7 +77,7 @@ async def connect_as_owner(url: str) -> Any:
 async def limited(connection: Any, seconds: float) -> AsyncIterator[None]:
     """A transaction whose statements Postgres ends after so many seconds. Its limit goes with it: through a pooler one
     that stays would be somebody else's too."""
-    async with connection.transaction():
+    async with connection.transaction(isolation="read_committed"):  # whatever the database's default is
         await connection.execute(limit(seconds, local=True))
         yield
 

@@ -29,6 +29,8 @@ PLANNING: Final = """
 """
 """Every statement of ours looks rows up by index, in the index's order, and planning it for 60 partitions takes longer
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
+ISOLATION: Final = "SET default_transaction_isolation = 'read committed'"
+"""Whatever the database's default is: who waits for a lock here goes on with what was committed meanwhile."""
 NO_MORE_SECONDS: Final = 10.0
 """Until a connection is asked for again that Postgres did not have."""
 
@@ -212,7 +214,7 @@ class Pool:
         try:
             with translated():
                 if not self._route.pooled:
-                    await lead.raw.execute(f"{PLANNING};{limit(STATEMENT_SECONDS)}")
+                    await lead.raw.execute(f"{PLANNING};{ISOLATION};{limit(STATEMENT_SECONDS)}")
         except BaseException:
             await give_up(lead.raw)
             raise
