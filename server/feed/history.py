@@ -84,7 +84,7 @@ class History:
         before = self._standing
         if before is None or before.epoch == standing.epoch:
             self._standing = standing
-            if before is not None and before.started < standing.started:
+            if before is not None and before.started != standing.started:
                 self._restarted()
         elif newer(standing, before):
             self._standing = standing
@@ -115,8 +115,10 @@ class History:
     def _restarted(self) -> None:
         """The same history, in a Postgres that was started anew: of a disk that may be an older image of it. Positions
         are proved by the log itself. An acknowledged write whose change has not been read is proved by nothing, and
-        would count as settled as soon as any later change is read."""
+        would count as settled as soon as any later change is read: the device is to push it again. And where no
+        generation tells, the image may say that an earlier connection has the client_id: the next one takes it."""
         for reader in self._hub.readers():
             position, _ = reader.whereabouts
-            if reader.acknowledged > (0 if position is None else position.seq):
-                notices.start_over(reader.sink)
+            settled = 0 if position is None or reader.generation is None else position.seq
+            if reader.acknowledged > settled:
+                notices.come_back(reader.sink)

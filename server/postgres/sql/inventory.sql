@@ -95,6 +95,7 @@ WITH RECURSIVE login AS MATERIALIZED (
                      'timestamp with time zone[], timestamp with time zone[], text[], jsonb[]', false, false, true),
            ('differ', 'bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
            ('keep', 'bigint, bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('recognised', 'bigint[], bigint[]', false, false, true),
            ('run_deferred_triggers', '', false, false, true),
            ('portion', '', false, false, true),
            ('most_devices', '', false, false, true),

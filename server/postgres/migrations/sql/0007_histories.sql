@@ -320,7 +320,7 @@ BEGIN
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
                CASE WHEN coalesce(pr.subscription_tier NOT IN ('core', 'studio'), true) THEN 'local_only'
                     WHEN u.generation < l.generation THEN 'replaced'
-                    WHEN u.generation > l.generation THEN NULL
+                    WHEN u.generation > coalesce(l.generation, 0) THEN NULL
                     WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal,
                u.first <= l.last_mutation
                    AND sync.differ(l.last_mutation, l.digests, u.first, u.held,
