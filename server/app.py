@@ -39,6 +39,7 @@ from server.postgres.listener import ListenDoorbells
 from server.postgres.lookout import Lookout
 from server.postgres.pool import Pool
 from server.postgres.route import Route
+from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
@@ -156,8 +157,10 @@ class App:
                 socks[1].setblocking(False)
             clock = Clock()
             lookout = Lookout(route, clock, settings.sweep)
+            # What a pooler is given back is none that may listen.
+            shortage = Shortage() if pooled else route.shortage
             doorbells = ListenDoorbells(
-                Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=route.shortage)
+                Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=shortage)
             )
             if not await self._reach(lookout, pool, doorbells):
                 return

@@ -23,6 +23,7 @@ QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 """Asking also lets Postgres forget notifications that only a session which is gone had not heard."""
 VERSION: Final = "SELECT version_num FROM sync.migrations"
 BEGIN: Final = "SELECT sync.begin_history($1)"
+EPOCH: Final = "SELECT sync.epoch()"
 NAMED: Final = 3
 """Of many problems, so many are named."""
 
@@ -89,6 +90,10 @@ class Lookout:
         metrics.BLIND.set(bool(problems))
         if not problems:
             await self._begin(lead)
+            if self._history.blind is not None and await self._newest_epoch(lead) != self._history.epoch:
+                # One has begun since this connection was made: that one, or because of what was mended.
+                self._now.set()
+                return
             self._history.sees()
             self._seen = True
             return
@@ -107,6 +112,11 @@ class Lookout:
                 async with limited(lead.raw, STATEMENT_SECONDS):
                     await lead.raw.fetchval(BEGIN, self._history.epoch)
             self._to_begin = False
+
+    async def _newest_epoch(self, lead: Lead) -> str:
+        with translated():
+            async with limited(lead.raw, STATEMENT_SECONDS):
+                return str(await lead.raw.fetchval(EPOCH))
 
     def _tell(self, error: AtlasError) -> None:
         """Once, and not at every look."""

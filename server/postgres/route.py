@@ -94,7 +94,8 @@ class Route:
             try:
                 return await self._open(url, **options)
             except UnavailableError as error:
-                if not none_left(error) or asyncio.get_running_loop().time() >= end:
+                # Pools lead to the first one; what they give back helps none of the others.
+                if not none_left(error) or url != self._urls[0] or asyncio.get_running_loop().time() >= end:
                     raise
                 await self.shortage.ease()
 
