@@ -100,7 +100,10 @@ async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
         assert not await is_superuser(sql, name)
 
 
-PUSH = "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}')"
+PUSH = (
+    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}', "
+    "'{NULL}', '{NULL}', '{0}')"
+)
 
 NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
 CHANNEL = "SELECT channel FROM sync.meta"
@@ -235,7 +238,7 @@ async def test_end_users_may_not_even_look_into_our_schema(every_database: Datab
             "SELECT * FROM sync.log",
             "SELECT * FROM sync.all_messages",
             "SELECT sync.epoch()",
-            f"SELECT * FROM sync.push({', '.join(['NULL'] * 14)})",
+            f"SELECT * FROM sync.push({', '.join(['NULL'] * 17)})",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await mallory.execute(statement)
@@ -288,7 +291,8 @@ async def test_installations_that_wrote_nothing_leave_no_row(every_database: Dat
     try:
         for user, first, count in ((payer, 1, 0), (payer, 7, 1), (free, 1, 1)):
             await server.fetch(
-                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}')",
+                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}', "
+                "'{NULL}', '{NULL}', '{}')",
                 *([user], [uuid4()], [first], [count], ["-c"] * count),
                 *([uuid4()] * count, [None] * count, [None] * count),
             )

@@ -71,7 +71,7 @@ async def test_what_was_written_offline_is_sent_with_the_welcome_and_not_before(
         await peer.say("error", code="unavailable", message="m", retryable=True, answers="hello")
         await silent(peer)
         await welcome(peer)
-        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)]}
+        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
 
 
 async def welcome(peer: Peer) -> None:
@@ -214,7 +214,7 @@ async def test_after_a_gap_the_device_goes_on_from_the_number_that_the_server_aw
         watched.device.write(named(1))
         assert (await peer.hear())["n"] == 2
         await peer.error("gap", answers="push", id=2, expected=1)
-        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(1)]}
+        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(1)], "held": 1}
 
 
 @pytest.mark.parametrize(
