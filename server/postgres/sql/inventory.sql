@@ -93,7 +93,7 @@ WITH RECURSIVE login AS MATERIALIZED (
             true, true, true),
            ('apply', 'uuid[], bigint[], integer[], bigint[], boolean[], text[], uuid[], uuid[], text[], text[], '
                      'timestamp with time zone[], timestamp with time zone[], text[], jsonb[]', false, false, true),
-           ('differ', 'bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('differ', 'bigint, bigint[], bigint, bigint[]', false, false, true),
            ('keep', 'bigint, bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
            ('recognised', 'bigint[], bigint[]', false, false, true),
            ('run_deferred_triggers', '', false, false, true),

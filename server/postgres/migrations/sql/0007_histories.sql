@@ -209,10 +209,9 @@ $$;
 ALTER TABLE sync.clients ADD COLUMN generation bigint, ADD COLUMN digests bigint[], ADD COLUMN former bigint[],
     ADD COLUMN former_until bigint;
 
--- Whether mutations of a push were consumed as others before; `pushed` has 0 for what the device does not say. Numbers of
--- which no digest is kept are the same to a device that does not say what it holds; one that does was never to push them
--- again, unless nobody knew that it holds them.
-CREATE FUNCTION sync.differ(last_mutation bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
+-- Whether mutations of a push were consumed as others before; `pushed` has 0 for what the device does not say. It was never
+-- to push again those of which no digest is kept, unless nobody knew that it holds them.
+CREATE FUNCTION sync.differ(last_mutation bigint, digests bigint[], first bigint, pushed bigint[])
 RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -223,19 +222,20 @@ BEGIN
     IF digests IS NULL OR many = 0 OR first > last_mutation THEN
         RETURN false;
     END IF;
-    RETURN first <= begins AND held IS NOT NULL AND (digests = '{}' OR digests[1] IS NOT NULL)
+    RETURN first <= begins AND (digests = '{}' OR digests[1] IS NOT NULL)
         OR EXISTS (SELECT FROM unnest(pushed[greatest(begins - first + 2, 1)::int:], beside) AS p (digest, kept)
-                   WHERE p.digest <> 0 AND p.digest <> abs(p.kept) AND (p.kept <> 0 OR held IS NOT NULL));
+                   WHERE p.digest <> 0 AND p.digest <> abs(p.kept));
 END
 $$;
 
 -- The digests to keep after a push: of what the device holds, and of a few before it, because a device that lost power may
 -- have lost what it stored last. Of what was consumed before, they stay: a device that no longer holds it pushes nothing.
+-- Of a device that does not say what it holds none is known.
 CREATE FUNCTION sync.keep(before bigint, after bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    lowest int8 := greatest(coalesce(held - 16, after - 255), after - 9999);
+    lowest int8 := greatest(coalesce(held - 16, after), after - 9999);
     known int8[] := coalesce(digests, CASE WHEN before > 0 THEN ARRAY[NULL::int8] ELSE '{}' END)
                     || pushed[(before - first + 2)::int : (after - first + 1)::int];
     excess int4 := cardinality(known) - (after - lowest + 1);
@@ -322,8 +322,8 @@ BEGIN
                     WHEN u.generation < l.generation THEN 'replaced'
                     WHEN u.generation > coalesce(l.generation, 0) THEN NULL
                     WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal,
-               u.first <= l.last_mutation
-                   AND sync.differ(l.last_mutation, l.digests, u.first, u.held,
+               u.held IS NOT NULL AND u.first <= l.last_mutation
+                   AND sync.differ(l.last_mutation, l.digests, u.first,
                                    push.digests[u.behind + 1 : u.behind + u.count]) AS differs
         FROM counted u
         JOIN locked l USING (user_id, client_id)
@@ -407,9 +407,9 @@ BEGIN
         SET digests = '{}', former_until = c.last_mutation + 10000, session = u.session,
             generation = greatest(u.generation, c.generation),
             former = sync.recognised(c.former, c.digests)
-        FROM unnest(users, client_ids, sessions, refusals, generations, helds)
-             AS u (user_id, client_id, session, refusal, generation, held)
-        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal = 'gap' AND u.held IS NOT NULL;
+        FROM unnest(users, client_ids, sessions, refusals, generations)
+             AS u (user_id, client_id, session, refusal, generation)
+        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal = 'gap';
     END IF;
     FOR p IN 1 .. cardinality(users) LOOP
         CONTINUE WHEN befores[p] > 0;
