@@ -101,9 +101,11 @@ async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
 
 
 PUSH = (
-    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}', "
-    "'{NULL}', '{NULL}', '{0}')"
+    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}',"
+    " '{1}', '{1}', '{7}')"
 )
+PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$10, '{1}', $3").replace("'{7}'", "'{8}'")
+"""A push of the number $10 by a device that holds another mutation as number 1 than what it was consumed for."""
 
 NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
 CHANNEL = "SELECT channel FROM sync.meta"
@@ -113,6 +115,17 @@ async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
     """One mutation: kind, id, conversation, role, text, at, created_at."""
     (record,) = await connection.fetch(PUSH, [user], [uuid4()], *([column] for column in columns))
     return record
+
+
+async def push_after_another_history(connection: Any, user: UUID, *columns: Any) -> None:
+    """The mutation as in `push`, by an installation that gives it a number of another history first."""
+    client_id, arrays = uuid4(), [[column] for column in columns]
+    await connection.fetch(PUSH, [user], [client_id], *arrays)
+    for number, refusal in ((1, "gap"), (2, None), (2, None)):
+        (record,) = await connection.fetch(PUSH_OTHERS, [user], [client_id], *arrays, [number])
+        assert record["refusal"] == refusal
+    (record,) = await connection.fetch(PUSH_OTHERS.replace("'{8}'", "'{7}'"), [user], [client_id], *arrays, [3])
+    assert (record["before"], record["after"]) == (2, 3)
 
 
 async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner(
@@ -146,6 +159,9 @@ async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner
                 *(f'{{"{each}"}}' if each is at else f"{{{each}}}" for each in columns),
             ]
             await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", PUSH), arrays))
+            for number in (1, 2):
+                again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$10", f"'{{{number}}}'"))
+                await mallory.execute(await sql.fetchval(literal, again, arrays))
         assert await sql.fetchval("SELECT count(*) FROM sync.clients WHERE rejected = '{}'") == 6
         noted = [f"{{{user}}}", f"{{{uuid4()}}}", f'{{"{at}"}}']
         await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", NOTE), noted))
@@ -198,6 +214,7 @@ async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours
         await push(server, user, "+m", uuid4(), conversation, "user", "content", at, None)
         await push(server, user, "+m", uuid4(), uuid4(), "user", "content", at, None)
         await push(server, user, "-c", conversation, None, None, None, None, None)
+        await push_after_another_history(server, user, "+c", uuid4(), None, None, "title", at, None)
         await server.close()
         assert not await is_superuser(sql, name)
 
@@ -239,6 +256,9 @@ async def test_end_users_may_not_even_look_into_our_schema(every_database: Datab
             "SELECT * FROM sync.all_messages",
             "SELECT sync.epoch()",
             f"SELECT * FROM sync.push({', '.join(['NULL'] * 17)})",
+            "SELECT * FROM sync.standing()",
+            "SELECT sync.begin_history(NULL)",
+            "SELECT * FROM sync.histories",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await mallory.execute(statement)
@@ -291,10 +311,10 @@ async def test_installations_that_wrote_nothing_leave_no_row(every_database: Dat
     try:
         for user, first, count in ((payer, 1, 0), (payer, 7, 1), (free, 1, 1)):
             await server.fetch(
-                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}', "
-                "'{NULL}', '{NULL}', '{}')",
+                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}',"
+                " '{1}', $3, $9)",
                 *([user], [uuid4()], [first], [count], ["-c"] * count),
-                *([uuid4()] * count, [None] * count, [None] * count),
+                *([uuid4()] * count, [None] * count, [None] * count, [7] * count),
             )
         assert await sql.fetchval("SELECT count(*) FROM sync.clients") == 0
     finally:

@@ -482,6 +482,8 @@ def test_hello_says_who_where_and_how_much() -> None:
     said = json.loads(new(K1, "json").hello())
     assert said["client_id"] == str(DEVICE)
     assert said["cursor"] == base64.b64encode(K1).decode()
+    later = Client(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
+    assert msgpack.unpackb(later.hello())["generation"] == 1_751_000_000_123_456
 
 
 def test_what_the_server_would_refuse_is_not_said() -> None:
@@ -847,10 +849,10 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
         assert (client.state, client.may_push) == (state, False)
         client.receive(pack(WELCOME) if encoding == "msgpack" else json.dumps(WELCOME))
         written: list[Mutation | None] = [CreateMessage(M, A, "user", "é", 5), None]
-        said = client.push(9, written)
+        said = client.push(9, written, held=3)
         frame = msgpack.unpackb(said) if isinstance(said, bytes) else json.loads(said)
         ids = [M.bytes, A.bytes] if encoding == "msgpack" else [str(M), str(A)]
-        assert frame == {"t": "push", "n": 9, "mutations": [["+m", *ids, "user", "é", 5], []]}
+        assert frame == {"t": "push", "n": 9, "mutations": [["+m", *ids, "user", "é", 5], []], "held": 3}
         assert (client.pushed, client.may_push) == (range(9, 11), False)
 
 
@@ -917,14 +919,20 @@ def test_a_refusal_that_is_about_another_push_answers_none() -> None:
     hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5})
 
 
-@pytest.mark.parametrize(
-    "expected", [{}, {"expected": None}, {"expected": 0}, {"expected": 5}, {"expected": 6}], ids=str
-)
+@pytest.mark.parametrize("expected", [{}, {"expected": None}, {"expected": 0}, {"expected": 5}], ids=str)
 def test_a_gap_that_is_none_breaks_the_connection(expected: dict[str, object]) -> None:
     client = writing(5)
     with pytest.raises(ProtocolError, match="expected"):
         client.receive(pack({**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, **expected}))
     assert client.state is State.BROKEN
+
+
+@pytest.mark.parametrize("expected", [1, 4, 6, 7, 900], ids=str)
+def test_a_gap_may_be_below_the_push_and_above_it(expected: int) -> None:
+    client = writing(5, 2)
+    told = hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
+    assert told == Refused("gap", "m", True, "push", 5, expected=expected)
+    client.push(expected, [DeleteConversation(A)])
 
 
 def test_what_the_server_would_refuse_is_not_pushed() -> None:

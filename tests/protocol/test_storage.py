@@ -135,8 +135,9 @@ def test_numbers_and_bounds_outlast_the_entries(device: Device) -> None:
     outbox.next_push(LIMITS, CODECS["msgpack"], 0)
     outbox.acknowledge((Applied(1, 5),))
     outbox.reach(5)
+    outbox.generation(1_751_000_000_123_456)
     assert device.restart().entries == ()
-    assert device.storage.load()[0] == Head(2, 2, Bounds(262_144, 1000, 1000))
+    assert device.storage.load()[0] == Head(2, 2, Bounds(262_144, 1000, 1000), 1_751_000_000_123_456)
 
 
 # ---- The file ------------------------------------------------------------------------------------------------------
@@ -216,9 +217,24 @@ def test_a_file_that_is_none_of_ours_is_named_and_left_as_it_is(tmp_path: Path) 
 def test_a_file_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage, storage.transaction() as sql:
-        sql.execute("PRAGMA user_version = 2")
+        sql.execute("PRAGMA user_version = 3")
     with pytest.raises(StorageError, match="newer"):
         SqliteStorage(path, USER)
+
+
+def test_a_file_of_the_version_before_goes_on_with_all_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    with opened(path) as storage:
+        client_id = storage.client_id
+        Outbox(storage).add(EVERY_KIND[0])
+        with storage.transaction() as sql:
+            sql.execute("ALTER TABLE atlas_head DROP COLUMN generation")
+            sql.execute("PRAGMA user_version = 1")
+    for expected in (1, 2):
+        with opened(path) as storage:
+            outbox = Outbox(storage)
+            assert (storage.client_id, [entry.n for entry in outbox.entries]) == (client_id, [1])
+            assert outbox.generation(0) == expected
 
 
 def test_a_mutation_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:

@@ -217,6 +217,25 @@ async def test_after_a_gap_the_device_goes_on_from_the_number_that_the_server_aw
         assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(1)], "held": 1}
 
 
+async def test_where_its_numbers_were_given_to_others_the_device_goes_on_above_them_with_all_that_it_holds(
+    server: FakeServer,
+) -> None:
+    async with writer(server, 2) as (watched, outbox):
+        peer = await server.next()
+        await peer.welcome()
+        await peer.hear()
+        await peer.ack(["applied", 1, 5], ["applied", 2, 5])
+        watched.device.write(named(2))
+        assert (await peer.hear())["n"] == 3
+        await peer.error("gap", answers="push", id=3, expected=9)
+        push = {"t": "push", "n": 9, "mutations": [array(0), array(1), array(2)], "held": 9}
+        assert await peer.hear() == push
+        await peer.ack(["applied", 9, 6], ["applied", 10, 6], ["applied", 11, 6])
+        await peer.live(K0, 6)
+        await until(lambda: outbox.entries == ())
+        assert watched.device.write(named(3)).n == 12
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -307,11 +326,11 @@ async def test_many_writes_go_in_order_whatever_happens_to_the_connections(serve
     """The other end takes each number once, answers one push in three, and hangs up at the others."""
     taken: list[int] = []
     async with writer(server, 20, rng=Always(0.0)) as (watched, outbox):
-        turn = 0
-        while len(taken) < 40:
+        turn, written = 0, 20
+        while outbox.entries:
             peer = await server.next()
             await peer.welcome()
-            await peer.live(K0, 0)
+            await peer.live(K0, 7)
             while True:
                 push = await peer.hear()
                 results = []
@@ -319,14 +338,16 @@ async def test_many_writes_go_in_order_whatever_happens_to_the_connections(serve
                     results.append(["applied" if n > len(taken) else "repeated", n, 7])
                     if n > len(taken):
                         taken.append(mutation[3])
-                if watched.device.status is Status.LIVE and len(outbox.entries) and outbox.entries[-1].n < 40:
-                    watched.device.write(named(outbox.entries[-1].n))
+                if written < 40:
+                    watched.device.write(named(written))
+                    written += 1
                 turn += 1
                 if turn % 3:
                     peer.cut()
                     break
                 await peer.ack(*results)
-                if len(taken) == 40:
+                if push["n"] + len(results) > 40:
+                    await until(lambda: outbox.entries == ())
                     break
     assert taken == list(range(40))
 
@@ -347,9 +368,12 @@ async def test_the_time_of_a_mutation_is_told_by_the_servers_clock_once_it_is_kn
         assert NOW <= device.now() < NOW + 60 * SECOND
 
 
-async def test_after_a_lost_position_what_was_acknowledged_is_asked_for_and_not_dropped(server: FakeServer) -> None:
-    """The snapshot that follows says only `new`, because the device came without a cursor."""
-    async with writer(server, 2) as (_, outbox):
+async def test_on_the_next_connection_what_was_acknowledged_is_pushed_again_before_its_position_settles_it(
+    server: FakeServer,
+) -> None:
+    """The database may be another one, and nothing else tells: the snapshot says only `new`, because the device came
+    without a cursor."""
+    async with writer(server, 2) as (watched, outbox):
         peer = await server.next()
         await peer.welcome()
         await peer.hear()
@@ -357,10 +381,30 @@ async def test_after_a_lost_position_what_was_acknowledged_is_asked_for_and_not_
         await peer.socket.close(4200)
         peer = await server.next()
         await peer.welcome(mode="snapshot", why="new")
-        asked = await peer.hear()
-        assert asked == {"t": "push", "n": 3, "mutations": []}
+        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
+        await peer.say("snapshot", as_of=99, rows=[], cursor=K1)
+        await peer.live(K1, 99)
+        await soon(watched.device.wait_live(5))
         assert len(outbox.entries) == 2
-        await peer.say("error", code="gap", message="m", retryable=True, answers="push", id=3, expected=2)
-        assert await peer.hear() == {"t": "push", "n": 2, "mutations": [array(1)]}
-        await peer.ack(["applied", 2, 10])
+        await peer.ack(["repeated", 1, 99], ["applied", 2, 100])
         await until(lambda: [entry.n for entry in outbox.entries] == [2])
+        await peer.live(K1, 100)
+        await until(lambda: outbox.entries == ())
+
+
+@pytest.mark.parametrize("with_an_outbox", [True, False])
+async def test_each_connection_has_a_larger_generation(server: FakeServer, with_an_outbox: bool) -> None:
+    storage, generations = MemoryStorage(), list[int]()
+    outbox = Outbox(storage)
+    options: dict[str, Any] = {"outbox": outbox, "client_id": outbox.client_id} if with_an_outbox else {}
+    async with running(server.url, **options):
+        for _ in range(3):
+            peer = await server.next()
+            generations.append((await peer.welcome())["generation"])
+            peer.cut()
+        await (await server.next()).welcome()
+    if with_an_outbox:
+        async with writer(server, outbox=Outbox(storage)):
+            generations.append((await (await server.next()).welcome())["generation"])
+    assert generations == sorted(set(generations))
+    assert 0 < generations[0] <= generations[-1] <= 2**53

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,6 +16,7 @@ class Proxy:
         """Where new connections lead; those that are open stay with what they led to."""
         self.late = 0
         """Pieces of data that are held, or were."""
+        self._asking: re.Pattern[bytes] | None = None
         self._lines: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._swallowed: set[asyncio.StreamWriter] = set()
@@ -54,6 +56,11 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def cut_at_answer(self, asking: re.Pattern[bytes]) -> None:
+        """Cut as soon as the target answers data in which `asking` is found: what was asked for is done, and whoever
+        asked does not hear of it."""
+        self._asking = asking
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:
@@ -71,10 +78,11 @@ class Proxy:
         line = asyncio.Event()
         line.set()
         self._lines.add(line)
+        asked = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pass(reader, far_writer, line))
-                tasks.create_task(self._pass(far_reader, writer, line))
+                tasks.create_task(self._pass(self._noticing(reader, asked), far_writer, line))
+                tasks.create_task(self._pass(self._cutting(far_reader, asked), writer, line))
         except* (OSError, _EndedError):
             pass
         finally:
@@ -83,8 +91,21 @@ class Proxy:
             for each in (writer, far_writer):
                 each.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: asyncio.Event) -> None:
+    async def _noticing(self, reader: asyncio.StreamReader, asked: asyncio.Event) -> AsyncIterator[bytes]:
         while data := await reader.read(65_536):
+            if self._asking is not None and self._asking.search(data):
+                self._asking = None
+                asked.set()
+            yield data
+
+    async def _cutting(self, reader: asyncio.StreamReader, asked: asyncio.Event) -> AsyncIterator[bytes]:
+        while data := await reader.read(65_536):
+            if asked.is_set():
+                self.cut()
+            yield data
+
+    async def _pass(self, data_of: AsyncIterator[bytes], writer: asyncio.StreamWriter, line: asyncio.Event) -> None:
+        async for data in data_of:
             late = not line.is_set()
             self.late += late
             await line.wait()
