@@ -68,8 +68,8 @@ LOGGED: Final = """
     ORDER BY i
 """
 HEADS: Final = """
-    INSERT INTO sync.feeds (user_id, seq, prev, xid)
-    SELECT user_id, max(seq), max(prev), pg_current_xact_id() FROM sync.log GROUP BY user_id
+    INSERT INTO sync.feeds (user_id, seq, prev)
+    SELECT user_id, max(seq), max(prev) FROM sync.log GROUP BY user_id
     ON CONFLICT DO NOTHING
 """
 FORGET: Final = "DELETE FROM sync.log WHERE user_id = $1"

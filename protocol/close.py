@@ -9,7 +9,7 @@ class CloseCode(IntEnum):
 
     # 40xx: come back, after the delay that the `error` frame before it advised.
     GOING_AWAY = 4000
-    """This server shuts down; another one, or the next one, takes you."""
+    """This server shuts down, and another one takes you; or Postgres was started anew."""
     INTERNAL = 4001
     """The server failed at something that was not your fault."""
     HELLO_TIMEOUT = 4002

@@ -127,7 +127,7 @@ CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}
 
 
 def digest(mutation: Mutation) -> int:
-    """Eight bytes, as a signed integer other than 0, that tell one mutation from another, in whatever encoding it came.
+    """63 bits, as an integer above 0, that tell one mutation from another, in whatever encoding it came.
     Databases keep them: it must never change for a mutation of this version."""
     data = blake2b(MSGPACK.encode_mutation(mutation), digest_size=8, person=b"atlas-mutation").digest()
-    return int.from_bytes(data, "big", signed=True) or 1
+    return int.from_bytes(data, "big") >> 1 or 1

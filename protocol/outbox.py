@@ -35,7 +35,8 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server.
+    """A mutation and how far it has come. `key` names it on this device for ever. `n` is its number for the server, 0
+    if it was acknowledged under another client_id.
 
     `seq` is where the feed has it (ACKED; None: in doubt, for it was acknowledged on an earlier connection); `code` and
     `message` are why not (REJECTED).
@@ -152,7 +153,7 @@ class Outbox:
         """
         self.end()
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
-        acked = [replace(entry, seq=None) for entry in self._in(State.ACKED) if entry.seq is not None]
+        acked = [replace(entry, seq=None) for entry in self._in(State.ACKED) if entry.n and entry.seq is not None]
         if acked or bounds != self._head.bounds:
             self._commit(replace(self._head, bounds=bounds), acked, [])
 
@@ -186,7 +187,7 @@ class Outbox:
                 break
             mutations.append(mutation)
         if mutations:
-            held = min(entry.n for entry in self._entries.values() if entry.state is not State.REJECTED)
+            held = min(entry.n for entry in self._entries.values() if entry.n and entry.state is not State.REJECTED)
             self.unanswered = Push(first, tuple(mutations), held)
         return self.unanswered
 
@@ -282,7 +283,8 @@ class Outbox:
         lost = [
             entry
             for entry in self._entries.values()
-            if entry.state is State.PENDING or (entry.state is State.ACKED and (above or entry.n >= expected))
+            if entry.state is State.PENDING
+            or (entry.state is State.ACKED and entry.n and (above or entry.n >= expected))
         ]
         put = [replace(e, n=n, state=State.PENDING, seq=None) for n, e in enumerate(lost, expected)]
         self._commit(replace(self._head, next_n=expected + len(put)), put, [])

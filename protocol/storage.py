@@ -143,7 +143,7 @@ class SqliteStorage:
         pending = [entry.key for entry in entries if entry.state is State.PENDING]
         with self._in_transaction():
             # No number of the old client_id means anything to the new one.
-            self._db.execute("UPDATE atlas_outbox SET n = 0")
+            self._db.execute("UPDATE atlas_outbox SET n = 0, seq = coalesce(seq, CASE state WHEN 'acked' THEN 0 END)")
             self._db.executemany("UPDATE atlas_outbox SET n = ? WHERE key = ?", enumerate(pending, 1))
             self._db.execute("UPDATE atlas_head SET client_id = ?, next_n = ?", (uuid4().bytes, len(pending) + 1))
         self.client_id = self._client_id()

@@ -28,7 +28,7 @@ from server.edge.desk import Desk, Terms
 from server.edge.socket import SyncSocket
 from server.edge.wheel import Wheel
 from server.errors import ConfigError, UnavailableError
-from server.feed.history import History
+from server.feed.history import SPLIT, History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
 from server.feed.pump import Pump
@@ -39,6 +39,7 @@ from server.postgres.listener import ListenDoorbells
 from server.postgres.lookout import Lookout
 from server.postgres.pool import Pool
 from server.postgres.route import Route
+from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
@@ -155,8 +156,12 @@ class App:
                 stack.callback(socks[1].close)
                 socks[1].setblocking(False)
             clock = Clock()
-            lookout = Lookout(route, clock)
-            doorbells = ListenDoorbells(Route(settings.listen_url or settings.database_url, history, spare=route.spare))
+            lookout = Lookout(route, clock, settings.sweep)
+            # What a pooler is given back is none that may listen.
+            shortage = Shortage() if pooled else route.shortage
+            doorbells = ListenDoorbells(
+                Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=shortage)
+            )
             if not await self._reach(lookout, pool, doorbells):
                 return
             store = PostgresStore(pool)
@@ -182,7 +187,7 @@ class App:
                     writes=rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles),
                     origins=_origins(settings.allowed_origins),
                 ),
-                verifier=await stack.enter_async_context(_verifier(settings)),
+                verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 hub=hub,
                 history=history,
                 snapshots=snapshots,
@@ -196,7 +201,7 @@ class App:
             server = self._server = Server(
                 uvicorn.Config(
                     http.application(
-                        lambda: self._not_ready(hub, history),
+                        lambda: self._readiness(hub, history),
                         http.Figures(figures, settings.metrics_port, settings.metrics_token),
                         self._routes,
                     ),
@@ -245,12 +250,15 @@ class App:
                         await roster.note()
                 metrics.settle()
 
-    def _not_ready(self, hub: Hub, history: History) -> str | None:
+    def _readiness(self, hub: Hub, history: History) -> http.Readiness:
         if self._stopping:
-            return "shutting down"
+            return http.Readiness(False, "shutting down")
         if history.blind is not None:
-            return history.blind
-        return None if hub.doorbells_work else "Postgres cannot be reached, or LISTEN does not deliver"
+            return http.Readiness(False, history.blind)
+        if not hub.doorbells_work:
+            return http.Readiness(False, history.unseen or "Postgres cannot be reached, or LISTEN does not deliver")
+        # What is open already may go on serving where nothing new can be opened.
+        return http.Readiness(True, history.unseen or (SPLIT if history.split else "ready"))
 
     async def _reach(self, lookout: Lookout, pool: Pool, doorbells: ListenDoorbells) -> bool:
         """Wait for Postgres. False if told to stop meanwhile."""
@@ -305,14 +313,18 @@ async def _drain(desk: Desk, seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _verifier(settings: ServeSettings) -> AsyncIterator[Verifier]:
+async def _verifier(settings: ServeSettings, clock: Clock) -> AsyncIterator[Verifier]:
     async with contextlib.AsyncExitStack() as stack:
         keys = None
         if settings.jwks_url is not None:
             client = await stack.enter_async_context(fetch.client())
             keys = await stack.enter_async_context(contextlib.aclosing(KeySet(settings.jwks_url, client)))
         yield Verifier(
-            secret=settings.jwt_secret, keys=keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+            secret=settings.jwt_secret,
+            keys=keys,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            now=clock.seconds,
         )
 
 

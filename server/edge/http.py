@@ -81,15 +81,23 @@ def _names_this_machine(request: Request) -> bool:
     return True
 
 
-def application(not_ready: Callable[[], str | None], figures: Figures, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """`not_ready` says why this process should get no new connections, or None. `routes` are served beside."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this process should get new connections, and what an operator should know of that."""
+
+    ready: bool
+    says: str
+
+
+def application(readiness: Callable[[], Readiness], figures: Figures, routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """`routes` are served beside."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        reason = not_ready()
-        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
+        found = readiness()
+        return PlainTextResponse(f"{found.says}\n", status_code=200 if found.ready else 503)
 
     own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", figures.answer)]
     return Starlette(routes=[*own, *routes])

@@ -254,7 +254,7 @@ class SyncSocket(WebSocket):
             metrics.acked(answer.results)
             if self._reader is not None:
                 seqs = [each.seq for each in answer.results if not isinstance(each, Rejected)]
-                self._reader.acknowledged = max(self._reader.acknowledged, *seqs, 0)
+                self._reader.acknowledged = max(self._reader.acknowledged, *seqs, 1)  # what was rejected has no seq
         else:
             metrics.PUSHES.labels(answer.code).inc()
         self._perform(self._session.push_answered(answer))

@@ -19,6 +19,10 @@ EARLIER: Final = (
     "This Postgres holds an earlier history than the one that was served before, as a former primary does after a "
     "failover. If you want it to be served, restart the servers with a DATABASE_URL that leads to it alone."
 )
+SPLIT: Final = (
+    "Another host of DATABASE_URL answers, too, with an earlier history than the one that is served, as a former "
+    "primary does after a failover. What is written there is lost: stop it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class History:
         """Why this server would not see every change; then nothing is read or written."""
         self.split = False
         """Another Postgres, with an earlier history, answers too."""
+        self.unseen: str | None = None
+        """Why the database could not be looked at the last time, where trying again does not help."""
         self.changed: list[Callable[[], object]] = []
         """Called when another history than before counts."""
         self.doubted: Callable[[], object] = lambda: None
@@ -78,7 +84,7 @@ class History:
         before = self._standing
         if before is None or before.epoch == standing.epoch:
             self._standing = standing
-            if before is not None and before.started < standing.started:
+            if before is not None and before.started != standing.started:
                 self._restarted()
         elif newer(standing, before):
             self._standing = standing
@@ -109,8 +115,10 @@ class History:
     def _restarted(self) -> None:
         """The same history, in a Postgres that was started anew: of a disk that may be an older image of it. Positions
         are proved by the log itself. An acknowledged write whose change has not been read is proved by nothing, and
-        would count as settled as soon as any later change is read."""
+        would count as settled as soon as any later change is read: the device is to push it again. And where no
+        generation tells, the image may say that an earlier connection has the client_id: the next one takes it."""
         for reader in self._hub.readers():
             position, _ = reader.whereabouts
-            if reader.acknowledged > (0 if position is None else position.seq):
-                notices.start_over(reader.sink)
+            settled = 0 if position is None or reader.generation is None else position.seq
+            if reader.acknowledged > settled:
+                notices.come_back(reader.sink)

@@ -92,7 +92,7 @@ class Reader:
         self.generation = generation
         """Of the connections of a client_id the one with the largest has it. None: the device does not say."""
         self.acknowledged = 0
-        """The seq up to which its own writes were acknowledged to it."""
+        """The seq up to which its own writes were acknowledged to it; 0: nothing was."""
         self.cohort: Cohort | None = None
         self.stalled_at: tuple[Position, Phase] | None = None
         """Where it goes on once its socket takes data again; None if it does not wait for that."""

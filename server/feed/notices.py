@@ -30,6 +30,12 @@ def start_over(sink: Sink) -> None:
     sink.close(CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay))
 
 
+def come_back(sink: Sink) -> None:
+    message = "Postgres was started anew. Come back after the delay: what was acknowledged has to be asked for again."
+    delay = random.randrange(100, 5_000)
+    sink.close(CloseCode.GOING_AWAY, Error(code="going_away", message=message, retryable=True, retry_after=delay))
+
+
 def unavailable(answers: str, page: int | None = None) -> Error:
     message = "The database cannot be reached at this moment. Stay connected: the answer comes when it is back."
     return Error(code="unavailable", message=message, retryable=True, answers=answers, id=page)

@@ -10,6 +10,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.close import CloseCode
+from server.clock import TOLERATED
 from server.errors import AtlasError
 from server.metrics import CATALOGUE, DEFAULT_ROWS_COUNTED, Described, Question
 
@@ -303,6 +304,11 @@ def _down(seen: Sequence[Look]) -> bool | None:
     return None if up is None else up < 1
 
 
+def _off(seen: Sequence[Look]) -> bool | None:
+    ahead = seen[-1].level("atlas_clock_ahead_seconds")
+    return None if ahead is None else abs(ahead) > TOLERATED / 1_000_000
+
+
 def _ending(seen: Sequence[Look]) -> bool | None:
     days = seen[-1].levels.get("atlas_partitions_ahead_days")
     return None if days is None else min(days.values()) < 14
@@ -345,6 +351,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_mutations_total": _most("atlas_mutations_total", 1.0, "rejected", "repeated"),
     "atlas_ack_seconds": _slow("atlas_ack_seconds", 1.0),
     "atlas_postgres_up": _down,
+    "atlas_blind": _level("atlas_blind"),
+    "atlas_history_changes_total": _rate("atlas_history_changes_total", 0.0),
+    "atlas_history_split": _level("atlas_history_split"),
+    "atlas_clock_ahead_seconds": _off,
     "atlas_statement_seconds": _slow("atlas_statement_seconds", 0.5),
     "atlas_readers_per_statement": _full("atlas_readers_per_statement", 128),
     "atlas_push_group_mutations": _full("atlas_push_group_mutations", 128),
@@ -460,7 +470,7 @@ def duration(seconds: float) -> str:
     if math.isinf(seconds):
         return "∞"
     for limit, of_one, unit in ((0.9995, 1e-3, "ms"), (120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
-        if seconds < limit:
+        if abs(seconds) < limit:
             return f"{number(seconds / of_one)} {unit}"
     return f"{number(seconds / 86_400)} days"
 

@@ -1,5 +1,6 @@
 """One connection to Postgres: opened, bounded, and asked which history it leads to."""
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -38,6 +39,8 @@ LIMIT: Final = """
 SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
 """pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
 session mode refuse a startup packet with settings that they do not know."""
+LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""In a transaction: through a pooler, a setting that outlives it would be somebody else's too."""
 STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
 EVERYWHERE: Final = "_everywhere"
 """Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
@@ -74,10 +77,14 @@ async def connect_as_owner(url: str) -> Any:
 @contextlib.asynccontextmanager
 async def limited(connection: Any, seconds: float) -> AsyncIterator[None]:
     """A transaction whose statements Postgres ends after so many seconds. Its limit goes with it: through a pooler one
-    that stays would be somebody else's too."""
-    async with connection.transaction():
-        await connection.execute(limit(seconds, local=True))
-        yield
+    that stays would be somebody else's too.
+
+    After an error the connection is of no more use: a rollback would wait for a link that is silent.
+    """
+    # Whatever the database's default is.
+    await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {limit(seconds, local=True)}")
+    yield
+    await connection.execute("COMMIT")
 
 
 def limit(seconds: float, *, local: bool = False) -> str:
@@ -111,6 +118,19 @@ async def standing(connection: Any) -> tuple[Standing, Instant]:
         ),
         row["now"],
     )
+
+
+async def give_up(connection: Any) -> None:
+    """Close it, and have Postgres end what was given up on it, which would go on and keep its locks: COMMIT, with the
+    deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that;
+    on a silent link for ever, whatever its own timeout is.
+    """
+    try:
+        with contextlib.suppress(Exception):  # whatever state it is in
+            async with asyncio.timeout(GRACE_SECONDS):
+                await connection.close()
+    finally:
+        connection.terminate()
 
 
 async def decode_plainly(connection: Any) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 from server.errors import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
-from server.postgres.connection import connect, statement
+from server.postgres.connection import LOCAL_PATH, connect, statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
@@ -32,8 +32,6 @@ AHEAD_DAYS: Final = 14
 FILLING: Final = 0.1
 """How full the notification queue may be: it is emptied as soon as all who listen have read."""
 UNREADABLE: Final = "This login cannot read which were applied."
-LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""In the transaction of each question: through a pooler, a setting that outlives it would be somebody else's too."""
 
 
 @dataclass(frozen=True, slots=True)

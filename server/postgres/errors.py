@@ -73,6 +73,11 @@ def unavailable(error: Exception) -> UnavailableError:
     return UnavailableError(f"{type(error).__name__}: {said}")
 
 
+def none_left(error: BaseException) -> bool:
+    """Whether Postgres has no connection left for this login."""
+    return isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise UnfitError for what an operator must mend, UnavailableError for everything else that Postgres, or the way

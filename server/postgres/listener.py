@@ -11,6 +11,7 @@ import structlog
 from server import metrics
 from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
+from server.postgres.connection import give_up
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route
 
@@ -21,6 +22,7 @@ HEARTBEAT_SECONDS: Final = 5.0
 """Between two notifications to ourselves. A silent link raises no error in asyncpg, however long one waits."""
 ANSWER_SECONDS: Final = 3.0
 """Until such a notification must have come back."""
+ENDED: Final = "The connection that listens was closed, or led to an earlier history."
 
 
 class ListenDoorbells:
@@ -41,7 +43,7 @@ class ListenDoorbells:
         return self._listening
 
     async def _connect(self) -> Any:
-        return (await self._route.connect()).raw
+        return (await self._route.connect(surely=True)).raw
 
     async def check(self) -> None:
         """Raises UnfitError if LISTEN cannot work here, UnavailableError if that cannot be told now."""
@@ -87,7 +89,7 @@ class Listening:
 
     async def __aenter__(self) -> "Listening":
         self._connection = await self._connect()
-        self._connection.add_termination_listener(lambda _: self._ended.set())
+        self._connection.add_termination_listener(lambda _: self.end())
         try:
             with translated():
                 # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
@@ -100,15 +102,14 @@ class Listening:
                 try:
                     await self.prove(other)
                 finally:
-                    other.terminate()
+                    await give_up(other)
         except BaseException:
-            self._connection.terminate()
+            await give_up(self._connection)
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # close() would talk to a peer that may be gone.
-        self._connection.terminate()
+        await give_up(self._connection)
 
     async def _channel(self) -> str:
         try:
@@ -119,6 +120,7 @@ class Listening:
     def end(self) -> None:
         """Listen no longer."""
         self._ended.set()
+        self._answer.set()
 
     async def listen(self, seconds: float) -> None:
         """Raises UnavailableError as soon as the connection is seen to end."""
@@ -127,7 +129,7 @@ class Listening:
                 await self._ended.wait()
         except TimeoutError:
             return
-        raise UnavailableError("The connection that listens was closed, or led to an earlier history.")
+        raise UnavailableError(ENDED)
 
     async def prove(self, sender: Any = None) -> None:
         """Notify ourselves, through `sender` or this connection itself; it must come back.
@@ -139,9 +141,12 @@ class Listening:
             await (sender or self._connection).execute(f"NOTIFY {self._private}", timeout=ANSWER_SECONDS)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._answer.wait()
+                if not self._ended.is_set():
+                    await self._answer.wait()
         except TimeoutError:
             raise UnfitError(POOLER) from None
+        if self._ended.is_set():
+            raise UnavailableError(ENDED)
 
     def _on_ring(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         # Any role may NOTIFY: what is not a doorbell is nobody's error but the sender's.

@@ -8,16 +8,14 @@ from functools import cache
 from typing import Any, Final
 
 import asyncpg
-import structlog
 
 from server import metrics
 from server.errors import UnavailableError, UnfitError
-from server.feed.history import EARLIER
-from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, limit, limited, statement
-from server.postgres.errors import MAYBE_LATER, StatementError, translated, unavailable
-from server.postgres.route import Lead, Route
-
-log = structlog.get_logger()
+from server.feed.history import EARLIER, History
+from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
+from server.postgres.errors import MAYBE_LATER, StatementError, none_left, translated, unavailable
+from server.postgres.route import SHORT_SECONDS, Lead, Route
+from server.postgres.shortage import PAUSE_SECONDS
 
 PLANNING: Final = """
     SET plan_cache_mode = force_generic_plan;
@@ -31,6 +29,8 @@ PLANNING: Final = """
 """
 """Every statement of ours looks rows up by index, in the index's order, and planning it for 60 partitions takes longer
 than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
+ISOLATION: Final = "SET default_transaction_isolation = 'read committed'"
+"""Whatever the database's default is: who waits for a lock here goes on with what was committed meanwhile."""
 NO_MORE_SECONDS: Final = 10.0
 """Until a connection is asked for again that Postgres did not have."""
 
@@ -53,12 +53,29 @@ class Pool:
         self._route = route
         self._history = route.history
         self._history.changed.append(self._drop_earlier)
+        self._route.shortage.lenders.append(self)
         self._turn = asyncio.Semaphore(size)
+        self._owed = 0
+        """Connections that are to be given back as soon as their statement ends."""
+        self._giving_until = 0.0
+        """Somebody else is to have the connection that was given back before a new one is asked for."""
         self._waiters: list[asyncio.Future[None]] = []
         self._no_more_until = 0.0
         """Postgres has no connection left for this login, and is not asked for one before that time. 0: it has."""
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
+
+    @property
+    def owes(self) -> bool:
+        return self._owed > 0
+
+    @property
+    def history(self) -> History:
+        return self._history
+
+    @property
+    def open(self) -> int:
+        return len(self._open) - self._owed
 
     @property
     def in_use(self) -> int:
@@ -70,10 +87,13 @@ class Pool:
         if not self._open:
             self._idle.append(await self._connect())
 
-    async def fetch(self, name: str, *arguments: object, seconds: float | None = None) -> list[Any]:
+    async def fetch(
+        self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
+    ) -> list[Any]:
         """The rows of sql/NAME.sql, which Postgres ends after `seconds`. Raises UnavailableError for whatever Postgres
-        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent."""
-        if (blind := self._history.blind) is not None:
+        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent.
+        `although_blind`: it is not about what devices are told."""
+        if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
         if self._turn.locked():
             with metrics.POOL_WAITING.track_inprogress():
@@ -88,18 +108,21 @@ class Pool:
             except BaseException as error:
                 # Whatever happened: a new one is soon made, and an old one may be in any state.
                 self._open.discard(connection)
-                if isinstance(error, TimeoutError):
-                    await connection.cancel()
-                elif connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
+                if connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
                     # Whatever ended it may have ended those that are idle, which do not know it yet.
                     self._drop(self._idle)
-                connection.terminate()
+                # Before the next one is opened: Postgres has no room for more than was said.
+                await connection.give_up()
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
                 raise
             if connection not in self._open:
                 raise StatementError(EARLIER)  # a newer history was met meanwhile
-            self._idle.append(connection)
+            if self._owed:
+                self._owed -= 1
+                self._give(connection)
+            else:
+                self._idle.append(connection)
         except (*MAYBE_LATER, UnfitError) as error:
             raise unavailable(error) from error
         finally:
@@ -112,33 +135,49 @@ class Pool:
         """An idle connection that has not been closed meanwhile (after a restart of Postgres all of them have been), or
         a new one; or, where Postgres has none left for this login, one that becomes idle."""
         clock = asyncio.get_running_loop().time
+        surely_until = clock() + SHORT_SECONDS
         while True:
             while self._idle:
                 connection = self._idle.pop()
                 if not connection.closed:
                     return connection
                 self._open.discard(connection)
+            if not self._open and (giving := self._giving_until - clock()) > 0:
+                await asyncio.sleep(giving)
+                continue
             if not self._open or clock() >= self._no_more_until:
+                if self._no_more_until:
+                    self._no_more_until = clock() + NO_MORE_SECONDS  # one of all that wait asks
                 try:
                     connection = await self._connect()
                 except UnavailableError as error:
-                    if not isinstance(error.__cause__, asyncpg.TooManyConnectionsError) or not self._open:
+                    if not none_left(error):
                         raise
-                    if not self._no_more_until:
-                        log.warning("postgres has no connection left for this login", make_do=len(self._open))
                     self._no_more_until = clock() + NO_MORE_SECONDS
+                    if not self._open:
+                        if clock() >= surely_until:
+                            raise
+                        await self._route.shortage.ease()
+                        continue
+                    self._route.shortage.tell()
                 else:
                     self._no_more_until = 0.0
                     return connection
+                if self._idle:
+                    continue
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                await waiter
+                # Those that it has may all be busy, for as long as a lock is held, while Postgres has one again.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._no_more_until):
+                        await waiter
             finally:
                 self._waiters.remove(waiter)
 
     def _released(self) -> None:
         """A connection became idle, or is gone."""
+        self._owed = min(self._owed, self.in_use)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -155,6 +194,17 @@ class Pool:
             connection.terminate()
         self._released()
 
+    def give_back(self) -> None:
+        self._no_more_until = asyncio.get_running_loop().time() + NO_MORE_SECONDS
+        if self._idle:
+            self._give(self._idle[0])
+        else:
+            self._owed += 1
+
+    def _give(self, connection: "_Connection") -> None:
+        self._giving_until = asyncio.get_running_loop().time() + 2 * PAUSE_SECONDS
+        self._drop([connection])
+
     def terminate(self) -> None:
         """Close everything, without a goodbye that could hang."""
         self._drop(self._open)
@@ -164,9 +214,9 @@ class Pool:
         try:
             with translated():
                 if not self._route.pooled:
-                    await lead.raw.execute(f"{PLANNING};{limit(STATEMENT_SECONDS)}")
+                    await lead.raw.execute(f"{PLANNING};{ISOLATION};{limit(STATEMENT_SECONDS)}")
         except BaseException:
-            lead.raw.terminate()
+            await give_up(lead.raw)
             raise
         connection = _Connection(lead, self._route.pooled)
         if connection.epoch != self._history.epoch:
@@ -209,12 +259,8 @@ class _Connection:
     def closed(self) -> bool:
         return bool(self._raw.is_closed())
 
-    async def cancel(self) -> None:
-        """Have Postgres end the statement that was given up, which would go on and keep its locks: COMMIT, with the
-        deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that.
-        """
-        with contextlib.suppress(*MAYBE_LATER):
-            await self._raw.close(timeout=GRACE_SECONDS)
+    async def give_up(self) -> None:
+        await give_up(self._raw)
 
     def terminate(self) -> None:
         self._raw.terminate()

@@ -19,6 +19,7 @@ from protocol.frames import (
     ProfileDeleted,
     Row,
 )
+from server.errors import UnavailableError
 from server.feed.change import Entry, Page
 from server.feed.ports import History, Overview, ReadKey, Sighting, Titles, Want
 from server.postgres.connection import EVERYWHERE, POSTGRES_EPOCH
@@ -42,6 +43,16 @@ class PostgresStore:
 
     def __init__(self, pool: Pool) -> None:
         self._fetch = pool.fetch
+        self._history = pool.history
+
+    async def _find_no_profile(self) -> None:
+        """A profile was not found: make sure that there is none. Raises UnavailableError if it may be hidden, which the
+        lookout may yet have to find: its user is not to be told that he does not pay."""
+        (record,) = await self._fetch("sees_profiles")
+        self._history.saw(record["epoch"])
+        if not record["sees"]:
+            self._history.doubted()
+            raise UnavailableError("Row level security hides profiles from this server. Run `atlas-sync migrate`.")
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
         now = int(time() * 1_000_000)
@@ -83,6 +94,8 @@ class PostgresStore:
                 entries[i].append(_entry(record))
             if record["elsewhere"] or heads[i] > until:
                 beyond.add(i)
+        if None in tiers:
+            await self._find_no_profile()
         for some in entries:
             if len(some) > 1:
                 some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
@@ -96,6 +109,8 @@ class PostgresStore:
         first = records[0]
         as_of = first["head"]
         found, rest = _whole(as_of, records)
+        if not first["has_profile"]:
+            await self._find_no_profile()
         profile = _profile(as_of, UUID(user), first) if first["has_profile"] else None
         return Overview(as_of, first["tier"], profile, found, rest, first["head_mark"])
 

@@ -47,7 +47,8 @@ def _sentences(seconds: float, user: UUID | None) -> Iterator[None]:
         raise UnfitError("This database lacks what `trace` asks. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
         raise UnfitError(
-            "This login may not read what `trace` asks. Run `GRANT atlas_sync TO <login>` as an administrator."
+            "This login may not read what `trace` asks. Run `GRANT atlas_sync TO <login>` as an administrator, and "
+            "`atlas-sync migrate` if it is a member already."
         ) from None
 
 

@@ -36,7 +36,7 @@ class Vitals:
                 return
             try:
                 async with asyncio.timeout(PATIENCE):
-                    (row,) = await self._pool.fetch("vitals")
+                    (row,) = await self._pool.fetch("vitals", although_blind=True)
             except (UnavailableError, TimeoutError) as error:
                 # It answers, and refuses this statement.
                 metrics.POSTGRES_UP.set(isinstance(error.__cause__, asyncpg.SyntaxOrAccessError))

@@ -103,11 +103,10 @@ def _columns(mutation: Mutation | Refusal) -> Columns:
 
 
 def _digest(mutation: Mutation | Refusal) -> int:
-    """0 for what is never applied."""
-    if isinstance(mutation, Refusal):
-        return 0
+    """0 for what is none."""
+    said = mutation.mutation if isinstance(mutation, Refusal) else mutation
     try:
-        return digest(mutation)
+        return 0 if said is None else digest(said)
     except UnicodeEncodeError:
         return 0  # half of a surrogate pair, which Postgres will refuse
 

@@ -73,9 +73,10 @@ class Isolation:
                 before = found.before
                 # Should another connection take the client_id from now on, it keeps it.
                 push = replace(push, takes=False)
-            if found.refusal is not None or push.first > found.before + 1 or found.after >= push.last:
+            lost = found.refusal is not None or push.first > found.before + 1
+            if lost or found.after >= push.last:
                 self._suspects.passed(push.user, push.client_id, loop.time())
-                return rules.answer(push, replace(found, before=before))
+                return rules.answer(push, found if lost else replace(found, before=before))
             done = found.after - push.first + 1
             at_once = min(2 * at_once, len(push.mutations) - done)
             slow = slow or found.unfinished(part)

@@ -1,7 +1,7 @@
 """What a push is on its way to the database, and what became of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
 
@@ -13,6 +13,8 @@ class Refusal:
     """In a mutation's place: our rules refuse it, and it only consumes its number."""
 
     code: str
+    mutation: Mutation | None = field(default=None, compare=False)
+    """None: nobody could decode it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,8 @@ class Push:
     def refusing(self, index: int, code: str) -> "Push":
         """The same without the mutation at `index`, which consumes its number and is rejected with `code`."""
         mutations = list(self.mutations)
-        mutations[index] = Refusal(code)
+        refused = mutations[index]
+        mutations[index] = Refusal(code, refused.mutation if isinstance(refused, Refusal) else refused)
         return replace(self, mutations=mutations)
 
 

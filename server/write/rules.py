@@ -63,7 +63,7 @@ def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation |
             code = _text(text, limits.content) or _time(at, now)
         case CreateConversation(title=title, at=at) | RenameConversation(title=title, at=at):
             code = _text(title or "", limits.title) or _time(at, now)
-    return mutation if code is None else Refusal(code)
+    return mutation if code is None else Refusal(code, mutation)
 
 
 def _text(text: str, limit: int) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocol.cursor import Cursor, Position
@@ -23,21 +23,25 @@ class Log:
 
     entries: Sequence[Entry]
     head: int
+    mark: int = 0
 
     @classmethod
-    def of(cls, transactions: Sequence[tuple[int, Sequence[tuple[str, UUID, Row | None]]]]) -> "Log":
-        """From (seq, [(kind, id, row)]) of each transaction."""
+    def of(
+        cls, transactions: Sequence[tuple[int, Sequence[tuple[str, UUID, Row | None]]]], marks: Sequence[int] = ()
+    ) -> "Log":
+        """From (seq, [(kind, id, row)]) of each transaction, and the transactions' names."""
         flat = []
-        prev = n = 0
-        for seq, changes in transactions:
+        prev = prev_mark = n = 0
+        for i, (seq, changes) in enumerate(transactions):
+            mark = marks[i] if marks else 0
             for kind, row_id, row in changes:
                 n += 1
-                flat.append(Entry(seq, n, prev, None, kind, row_id, row))
-            prev = seq
+                flat.append(Entry(seq, n, prev, None, kind, row_id, row, mark, prev_mark))
+            prev, prev_mark = seq, mark
         chained = [
             entry._replace(next_seq=flat[i + 1].seq if i + 1 < len(flat) else None) for i, entry in enumerate(flat)
         ]
-        return cls(chained, prev)
+        return cls(chained, prev, prev_mark)
 
     def read(self, after: Position, most: int) -> Page:
         behind = [
@@ -45,7 +49,7 @@ class Log:
             for entry in self.entries
             if entry.seq > after.seq or (after.n and entry.seq == after.seq and entry.n > after.n)
         ]
-        return Page(self.head, "core", behind[:most])
+        return Page(self.head, "core", behind[:most], self.mark)
 
     def without_before(self, seq: int) -> "Log":
         """Retention dropped what is older."""
@@ -149,6 +153,35 @@ def test_a_history_that_lost_its_tail_and_then_overtook_the_device_is_recognised
     lost = Position(30)
     rewound = Log.of([(10, [message(0, 10)]), (40, [message(1, 40)])])
     assert follow(lost, rewound.read(lost, 5)) is Why.AHEAD
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(1, 3), st.data())
+def test_a_history_that_gave_the_same_seqs_to_other_transactions_is_recognised(
+    common: int, lost: int, gained: int, most: int, data: st.DataObject
+) -> None:
+    def history(length: int, name: int) -> Log:
+        seqs = range(1, common + length + 1)
+        marks = [1_000 * (name if seq > common else 9) + seq for seq in seqs]
+        return Log.of([(seq, [message(1, seq), message(0, seq)]) for seq in seqs], marks)
+
+    before, now = history(lost, 1), history(gained, 2)
+    # Everywhere that a device can have come to, inside of transactions too.
+    places = [Position(0), *(Position(entry.seq, n, entry.mark) for entry in before.entries for n in (0, entry.n))]
+    after = data.draw(st.sampled_from(places))
+    outcome = follow(after, now.read(after, most))
+    # The last entry of a transaction is not within it: devices are never left there.
+    assume(not after.n or any(entry.seq == after.seq and entry.n > after.n for entry in before.entries))
+    assert isinstance(outcome, Batch) is (after.seq <= common)
+    if isinstance(outcome, Batch) and outcome.rows:
+        assert all(row.seq > common or row.seq > after.seq or after.n for row in outcome.rows)
+        assert outcome.to.mark in {entry.mark for entry in now.entries}
+
+
+def test_a_position_that_names_no_transaction_resumes_as_before_there_were_names() -> None:
+    log = Log.of([(10, [message(0, 10)]), (20, [message(1, 20)])], [77, 88])
+    batch = follow(Position(10), log.read(Position(10), 5))
+    assert isinstance(batch, Batch)
+    assert batch.to == Position(20, 0, 88)
 
 
 def test_a_hole_inside_a_page_is_never_passed_over() -> None:

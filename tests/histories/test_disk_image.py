@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
+from protocol.frames import Ack, CreateConversation, Error, RenameConversation
 from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import Machine, Machines
-from tests.support.people import add_message
+from tests.support.people import add_message, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
-from tests.support.pushing import administrator
+from tests.support.pushing import administrator, now, pushing
 from tests.support.serving import Service
 from tests.support.waiting import eventually
 
@@ -150,3 +153,28 @@ async def test_what_was_acknowledged_is_not_settled_by_a_seq_that_others_were_gi
                 await add_message(sql, device.conversation, f"{device.user} came instead")
         async with administrator(disk.machine.database) as sql:
             await settled(sql, device)
+
+
+async def test_a_device_that_does_not_number_its_connections_is_not_sent_away(site: Machines) -> None:
+    """The image says that an earlier connection of it has its client_id."""
+    machine = site.primary()
+    async with postgres_behind_proxy(machine.database.server_url) as (door, url), Service(url) as service:
+        disk = Disk(machine, door, service, "running")
+        async with administrator(machine.database) as sql:
+            user = await add_user(sql)
+        conversation = uuid4()
+        async with pushing(service.url, user) as earlier:
+            await earlier.apply(CreateConversation(conversation, f"{user} begins", now()))
+        disk.take_image("killed")
+        async with pushing(service.url, user, earlier.client_id, n=2) as device:
+            await device.reach(await device.apply(RenameConversation(conversation, f"{user} goes on", now())))
+            async with disk.put_back():
+                pass
+            answer: Ack | Error | None = None
+            with contextlib.suppress(ConnectionClosed):
+                while not isinstance(answer, Error) or answer.code == "unavailable":
+                    await device.say_push(RenameConversation(conversation, f"{user} goes further", now()), n=3)
+                    answer = await device.answer()
+                assert answer.code == "gap"
+            code, _ = await device.closed()
+            assert code == 4000

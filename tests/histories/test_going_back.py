@@ -2,12 +2,14 @@
 
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.support.diary import Diarist, diarists, given, living, settled, texts
 from tests.support.gate import Gate
 from tests.support.histories import Machine, Machines
 from tests.support.proxy import postgres_behind_proxy, socket_of
 from tests.support.pushing import administrator
-from tests.support.serving import serving
+from tests.support.serving import Service, serving
 from tests.support.waiting import eventually
 
 
@@ -81,3 +83,45 @@ async def test_what_devices_hold_is_applied_once_on_the_new_primary_and_on_the_w
             await settled_on(old, *devices)
         for device, before in zip(devices, told, strict=True):
             assert set(device.due) - known <= set(device.applied[before:]), "what is new was called repeated"
+
+
+@pytest.mark.parametrize("further", [0, 2], ids=["numbers that go on", "numbers beyond the end"])
+async def test_what_was_applied_on_both_is_not_applied_again_on_the_way_forth(site: Machines, further: int) -> None:
+    old = site.primary()
+    async with AsyncExitStack() as stack:
+        door, url = await stack.enter_async_context(postgres_behind_proxy(old.database.server_url))
+        service = await stack.enter_async_context(Service(url))
+        gate = await stack.enter_async_context(Gate(service.url))
+        async with administrator(old.database) as sql:
+            (device,) = await diarists(sql, gate.url)
+        await stack.enter_async_context(living(device))
+        device.say(3)
+        await settled_on(old, device)
+        new = site.replica(old)
+        await new.has_all_of(old)
+        await new.stop_following()
+        device.say(2 + further)
+        await settled_on(old, device)
+
+        async def move(to: Machine) -> None:
+            door.target = socket_of(to.database.server_url)
+            device.part()
+            await service.stop()
+            epochs = len(device.epochs)
+            await service.start()
+            await eventually(lambda: len(device.epochs) > epochs)
+
+        await new.promote()
+        await move(new)
+        gate.shut = True
+        device.say(2)
+        await acked(device)
+        for machine in (old, new):
+            await move(machine)
+            # On this connection.
+            await eventually(lambda: all(entry.seq is not None for entry in device.outbox.entries))
+            async with administrator(machine.database) as sql:
+                await given(sql, device)
+        gate.shut = False
+        device.say(1)
+        await settled_on(new, device)

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator
 from functools import partial
 from itertools import cycle
 from typing import Any
-from urllib.request import urlopen
 
+import httpx
+import pytest
+
+from server.feed.history import EARLIER, SPLIT
+from server.postgres import lookout
 from tests.histories.conftest import PATIENCE
 from tests.support.cluster import SERVER_LOGIN
 from tests.support.diary import Diarist, diarist, diarists, living, settled
@@ -54,16 +58,18 @@ async def writing(*devices: Diarist) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def ready(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
+def readiness(port: int) -> tuple[int, str]:
+    answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+    return answer.status_code, answer.text.strip()
+
+
+async def is_said(port: int, *expected: object) -> bool:
+    return await asyncio.to_thread(readiness, port) == expected
 
 
 async def is_ready(port: int) -> bool:
-    return await asyncio.to_thread(ready, port)
+    status, _ = await asyncio.to_thread(readiness, port)
+    return status == 200
 
 
 async def fail_over(old: Machine, new: Machine, *doors: Proxy) -> None:
@@ -148,7 +154,10 @@ async def first_and_second(old: Machine, new: Machine) -> AsyncIterator[tuple[Pr
         yield first, second, f"postgresql://{SERVER_LOGIN}@{hosts}/{DATABASE}"
 
 
-async def test_a_server_that_runs_does_not_go_back_to_an_old_primary_that_its_url_names_first(site: Machines) -> None:
+async def test_a_server_that_runs_does_not_go_back_to_an_old_primary_that_its_url_names_first(
+    site: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "EVERY", 0.2)
     old = site.primary()
     async with administrator(old.database) as sql:
         user = await diarists(sql, "", "")
@@ -173,10 +182,15 @@ async def test_a_server_that_runs_does_not_go_back_to_an_old_primary_that_its_ur
             for device in user:
                 device.say(3)
             await eventually(lambda: first.connections > tried)
+            await eventually(partial(is_said, server.port, 503, EARLIER))
             second.refusing = False
             async with administrator(new.database) as sql:
                 await settled(sql, *user, limit=NOTICED)
             assert [len(device.epochs) for device in user] == [2, 2], "they went somewhere else and came back"
+            await eventually(partial(is_said, server.port, 200, SPLIT))
+            old.postgres.stop()
+            await eventually(partial(is_said, server.port, 200, "ready"))
+        old.postgres.start()
         async with administrator(old.database) as sql:
             assert await sql.fetchval("SELECT count(*) FROM audit") == 1 + 3 + 3, "the old primary took something"
 

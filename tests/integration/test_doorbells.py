@@ -5,10 +5,11 @@ from typing import Any
 from unittest.mock import patch
 from urllib.request import urlopen
 
+import httpx
 import pytest
 
 from protocol.frames import Changes, Live
-from server.postgres import listener, pool
+from server.postgres import listener, lookout, pool
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -108,3 +109,31 @@ async def test_readiness_follows_the_doorbells(database: Database) -> None:
         assert await asyncio.to_thread(ready, f"{server.http}/healthz")
         proxy.refusing = False
         await eventually(is_ready)
+
+
+async def test_who_is_not_ready_says_what_must_be_mended(
+    database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "EVERY", 0.1)
+    async with (
+        postgres_behind_proxy(database.server_url) as (proxy, url),
+        serving(url) as server,
+        httpx.AsyncClient(base_url=server.http, trust_env=False) as client,
+    ):
+
+        async def says(status: int, what: str) -> bool:
+            answer = await client.get("/readyz")
+            return answer.status_code == status and what in answer.text
+
+        await eventually(lambda: says(200, "ready"))
+        await sql.execute("REVOKE USAGE ON SCHEMA sync FROM atlas_sync")
+        # What is open goes on, and nothing else can be opened.
+        await eventually(lambda: says(200, "This login may not read the schema `sync`"))
+        proxy.cut()
+        await eventually(lambda: says(503, "This login may not read the schema `sync`"))
+        await sql.execute("GRANT USAGE ON SCHEMA sync TO atlas_sync")
+        await eventually(lambda: says(200, "ready"))
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO CURRENT_USER")
+        await eventually(lambda: says(503, "atlas_sync_reads"))
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO atlas_sync")
+        await eventually(lambda: says(200, "ready"))

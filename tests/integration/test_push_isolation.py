@@ -401,7 +401,8 @@ async def test_the_servers_login_writes_nothing_but_by_sync_push(house: House) -
         tables = ["profiles", "conversations", "messages", *await tables_of_sync(house.sql)]
         for name in tables:
             column = await house.sql.fetchval(
-                "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum = 1", name
+                "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND attidentity = ''",
+                name,
             )
             for statement in (
                 f"INSERT INTO {name} DEFAULT VALUES",

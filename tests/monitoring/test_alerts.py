@@ -107,6 +107,15 @@ CASES: Final = [
     ),
     Case("AtlasAckSlow", histogram("atlas_ack_seconds", "4.0"), histogram("atlas_ack_seconds", "1.0")),
     Case("AtlasPostgresAway", {"atlas_postgres_up": "1x80 0x40"}, {"atlas_postgres_up": "1x80 0 1x40"}),
+    Case("AtlasBlind", {"atlas_blind": "0x80 1x40"}, {"atlas_blind": "0x89 1x30"}),
+    Case("AtlasHistorySplit", {"atlas_history_split": "0x80 1x40"}, {"atlas_history_split": "0x89 1x30"}),
+    Case(
+        "AtlasHistoryChanged",
+        {"atlas_history_changes_total": "0x80 1x40"},
+        {"atlas_history_changes_total": "0x60 1x60"},
+    ),
+    Case("AtlasClockOff", {"atlas_clock_ahead_seconds": "2.5x120"}, {"atlas_clock_ahead_seconds": "1.9x88 2.5x30"}),
+    Case("AtlasClockOff", {"atlas_clock_ahead_seconds": "-2.5x120"}, {"atlas_clock_ahead_seconds": "-1.9x88 -2.5x30"}),
     Case(
         "AtlasStatementSlow",
         histogram("atlas_statement_seconds", "2.0", 'name="push",'),

@@ -1,6 +1,8 @@
 """A real Prometheus that watches a real server complains when something is made to go wrong, and not before."""
 
-from typing import Any
+import re
+import signal
+from typing import Any, Final
 
 import pytest
 
@@ -13,6 +15,16 @@ from tests.support.pushing import administrator, pushing
 from tests.support.waiting import eventually
 
 pytestmark = needs_prometheus
+
+LOOKS_OFTEN: Final = "from server.postgres import lookout, vitals; lookout.EVERY, vitals.AGE = 0.2, 0.0"
+CLOCK: Final = """
+import signal, time
+true = time.time_ns
+def put_on(*_):
+    time.time_ns = lambda: true() + 3_000_000_000
+signal.signal(signal.SIGUSR1, put_on)
+"""
+"""Told so, the server's machine has a clock that is three seconds ahead."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +88,26 @@ async def test_what_the_database_suffers_from_is_told_by_name(database: Database
         assert not await watching.fires("AtlasNotMaintained")
         await sql.execute("UPDATE sync.meta SET maintained_at = NULL")
         await eventually(lambda: watching.fires("AtlasNotMaintained"))
+
+
+async def test_what_a_server_finds_when_it_looks_is_told(database: Database, sql: Any) -> None:
+    async with watched(database.server_url, f"{LOOKS_OFTEN}\n{CLOCK}") as (server, watching):
+        assert server.process is not None
+        server.process.send_signal(signal.SIGUSR1)
+        alert = await eventually(lambda: watching.fires("AtlasClockOff"))
+        assert re.match(r"Postgres' clock is -[23]\.\d s ahead", alert["annotations"]["summary"])
+        assert alert["labels"]["instance"] in alert["annotations"]["summary"]
+
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO CURRENT_USER")
+        await eventually(lambda: watching.fires("AtlasBlind"))
+        assert not await watching.fires("AtlasPostgresAway")
+        await sql.execute("ALTER POLICY atlas_sync_reads ON public.messages TO atlas_sync")
+        await eventually(lambda: watching.fires("AtlasHistoryChanged"))
+
+        async def sees() -> bool:
+            return not await watching.fires("AtlasBlind")
+
+        await eventually(sees)
 
 
 async def test_a_postgres_that_is_away_is_told_until_it_is_back_and_then_a_server_that_is_gone(

@@ -210,11 +210,11 @@ async def prometheus(
 
 
 @contextlib.asynccontextmanager
-async def watched(url: str, **environment: str) -> AsyncIterator[tuple[ServerProcess, Prometheus]]:
+async def watched(url: str, prelude: str = "", **environment: str) -> AsyncIterator[tuple[ServerProcess, Prometheus]]:
     """A server, and a Prometheus with the rules that watches it and has nothing to complain about."""
     port = free_port()
     async with (
-        ServerProcess(url, ATLAS_METRICS_PORT=str(port), **environment) as server,
+        ServerProcess(url, prelude, ATLAS_METRICS_PORT=str(port), **environment) as server,
         prometheus(quick(ALERTS.read_text()), port) as watching,
     ):
         await eventually(watching.is_content)

@@ -54,6 +54,10 @@ atlas_workers_died_total 0
 atlas_listening 2
 atlas_listen_seconds 0.001
 atlas_postgres_up 1
+atlas_blind 0
+atlas_history_changes_total 0
+atlas_history_split 0
+atlas_clock_ahead_seconds -0.001
 atlas_pool_waiting 0
 atlas_notification_queue_ratio 0
 atlas_oldest_xmin_transactions 10
@@ -224,6 +228,10 @@ SUDDEN = {
     "atlas_stalled": page(atlas_stalled=30),
     "atlas_listen_seconds": page(atlas_listen_seconds=1.5),
     "atlas_postgres_up": page(atlas_postgres_up=0),
+    "atlas_blind": page(atlas_blind=1),
+    "atlas_history_changes_total": page(atlas_history_changes_total=1),
+    "atlas_history_split": page(atlas_history_split=1),
+    "atlas_clock_ahead_seconds": page(atlas_clock_ahead_seconds=2.5),
     "atlas_notification_queue_ratio": page(atlas_notification_queue_ratio=0.2),
     "atlas_oldest_xmin_transactions": page(atlas_oldest_xmin_transactions=1e6),
     "atlas_oldest_transaction_seconds": page(atlas_oldest_transaction_seconds=600),
@@ -244,6 +252,11 @@ SUDDEN = {
 def test_a_figure_beyond_its_threshold_is_bad_at_once_and_not_for_ever(name: str) -> None:
     assert bad(page(), SUDDEN[name]) == {name}
     assert not bad(page(), SUDDEN[name], page())
+
+
+def test_a_clock_that_is_behind_is_as_bad_as_one_that_is_ahead() -> None:
+    assert bad(page(), page(atlas_clock_ahead_seconds=-2.5)) == {"atlas_clock_ahead_seconds"}
+    assert not bad(page(), page(atlas_clock_ahead_seconds=-1.5))
 
 
 def test_rows_of_messages_that_strayed_are_bad_when_they_are_many() -> None:
@@ -291,6 +304,7 @@ def test_silence_while_users_write_is_bad() -> None:
         (duration(0.00078), "0.78 ms"),
         (duration(0.99999), "1 s"),
         (duration(90), "90 s"),
+        (duration(-90), "-90 s"),
         (duration(600), "10 min"),
         (duration(7 * 86_400), "7 days"),
         (duration(math.inf), "∞"),

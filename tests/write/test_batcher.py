@@ -300,3 +300,16 @@ async def test_who_writes_too_much_is_told_when_there_will_be_room() -> None:
     assert refused.code == "slow_down"
     assert refused.retry_after is not None
     assert 1_500 < refused.retry_after <= 2_001
+
+
+async def test_what_the_database_lost_while_a_push_was_carried_out_is_not_acknowledged(bench: Bench) -> None:
+    """An image of its disk was put back between two transactions of the push."""
+    push = Push(
+        user=ANNE, client_id=uuid4(), session="s", takes=True, first=4, mutations=[DeleteConversation(uuid4())] * 3
+    )
+    outcomes = iter([Outcome(3, 4, 7, {}, None), Outcome(3, 5, 7, {}, None), Outcome(1, 1, 7, {}, None)])
+    bench.writer._outcome = lambda push: next(outcomes)  # type: ignore[method-assign]
+    bench.batcher.put(push, 100, lambda answer: bench.answers.append((push, answer)))
+    (answer,) = await bench.answered(1)
+    assert isinstance(answer, Error)
+    assert (answer.code, answer.expected) == ("gap", 2)

@@ -93,8 +93,9 @@ WITH RECURSIVE login AS MATERIALIZED (
             true, true, true),
            ('apply', 'uuid[], bigint[], integer[], bigint[], boolean[], text[], uuid[], uuid[], text[], text[], '
                      'timestamp with time zone[], timestamp with time zone[], text[], jsonb[]', false, false, true),
-           ('differ', 'bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('differ', 'bigint, bigint[], bigint, bigint[]', false, false, true),
            ('keep', 'bigint, bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
+           ('recognised', 'bigint[], bigint[]', false, false, true),
            ('run_deferred_triggers', '', false, false, true),
            ('portion', '', false, false, true),
            ('most_devices', '', false, false, true),
@@ -154,13 +155,14 @@ WITH RECURSIVE login AS MATERIALIZED (
     LEFT JOIN pg_type y ON y.oid = a.atttypid
 ), watched AS MATERIALIZED (
     -- The tables whose changes are recorded, and their partitions. `compares`: a trigger's WHEN as Postgres keeps it, how
-    -- many nodes, comparisons and ORs it has and which columns of OLD (1) and NEW (2); to have it written out locks the table.
+    -- many nodes but for ORs it has (a dump that is restored has fewer of them), how many comparisons, and which columns of
+    -- OLD (1) and NEW (2); to have it written out locks the table.
     SELECT t.oid, t.name, t.oid AS root, r.function, f.oid AS function_oid,
            format('WHEN ((%s) IS DISTINCT FROM (%s))', (SELECT string_agg('OLD.' || col, ', ' ORDER BY i)
                                                         FROM unnest(r.columns) WITH ORDINALITY AS u (col, i)),
                   (SELECT string_agg('NEW.' || col, ', ' ORDER BY i)
                    FROM unnest(r.columns) WITH ORDINALITY AS u (col, i))) AS condition,
-           (SELECT format('%s %s %s', 4 * count(*) - 1, count(*), count(*) - 1)
+           (SELECT format('%s %s', 3 * count(*), count(*))
                    || string_agg(format(' 1.%s 2.%1$s', a.attnum), '' ORDER BY array_position(r.columns, a.col))
             FROM attributes a WHERE a.relid = t.oid AND a.col = ANY (r.columns) AND a.attnum IS NOT NULL
             HAVING count(*) = cardinality(r.columns)) AS compares
@@ -181,11 +183,11 @@ WITH RECURSIVE login AS MATERIALIZED (
                      OR g.tgfoid IS DISTINCT FROM CASE w.of_type WHEN 34 THEN refusing.oid ELSE w.function_oid END
                      OR (g.tgqual IS NOT NULL) IS DISTINCT FROM (w.of_type = 17)
                      OR w.of_type = 17 AND w.compares IS NOT NULL AND w.compares <> (
-                         SELECT format('%s %s %s',
+                         SELECT format('%s %s',
                                        (length(q) - length(replace(q, '{', '')))
-                                           - (length(q) - length(replace(q, '{RELABELTYPE', ''))) / 12,
-                                       (length(q) - length(replace(q, '{DISTINCTEXPR', ''))) / 13,
-                                       (length(q) - length(replace(q, ':boolop or', ''))) / 10)
+                                           - (length(q) - length(replace(q, '{RELABELTYPE', ''))) / 12
+                                           - (length(q) - length(replace(q, ':boolop or', ''))) / 10,
+                                       (length(q) - length(replace(q, '{DISTINCTEXPR', ''))) / 13)
                                 || (SELECT string_agg(format(' %s.%s', split_part(v, ' ', 1), split_part(v, ' ', 3)),
                                                       '' ORDER BY i)
                                     FROM unnest(string_to_array(q, ':varno ')) WITH ORDINALITY AS u (v, i) WHERE i > 1)

@@ -202,197 +202,61 @@ BEGIN
 END
 $$;
 
--- `digests`: of the mutations with the numbers up to last_mutation, the last element being that one's; 0 where there is
--- none. NULL: nothing was pushed since this migration. `former`: digests of mutations that are applied and whose device
--- gives them other numbers now, up to `former_until`.
+-- `digests`: of the mutations with the numbers up to last_mutation, the last element being that one's; negative if it was
+-- rejected, 0 if it was none. NULL in the first: those up to there are not known. NULL: nothing was pushed since this
+-- migration. `former`: digests of mutations that are applied and whose device gives them other numbers now, up to
+-- `former_until`.
 ALTER TABLE sync.clients ADD COLUMN generation bigint, ADD COLUMN digests bigint[], ADD COLUMN former bigint[],
     ADD COLUMN former_until bigint;
 
--- Whether mutations of a push were consumed as others before. Numbers of which no digest is kept are the same to a device
--- that does not say what it holds; one that does was never to push them again.
-CREATE FUNCTION sync.differ(last_mutation bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
+-- Whether mutations of a push were consumed as others before; `pushed` has 0 for what the device does not say. It was never
+-- to push again those of which no digest is kept, unless nobody knew that it holds them.
+CREATE FUNCTION sync.differ(last_mutation bigint, digests bigint[], first bigint, pushed bigint[])
 RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT digests IS NOT NULL AND EXISTS (
-        SELECT FROM unnest(pushed) WITH ORDINALITY AS p (digest, i)
-        LEFT JOIN unnest(digests) WITH ORDINALITY AS k (digest, i)
-               ON k.i - cardinality(digests) + last_mutation = p.i - 1 + first
-        WHERE p.i - 1 + first <= last_mutation
-          AND CASE WHEN k.i IS NULL THEN held IS NOT NULL ELSE p.digest <> k.digest AND p.digest <> 0 AND k.digest <> 0 END)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    many int8 := cardinality(pushed);
+    begins int8 := last_mutation - cardinality(digests);      -- `digests` are of the numbers above this one
+    beside int8[] := digests[greatest(first - begins, 1)::int : greatest(first - begins + many - 1, 0)::int];
+BEGIN
+    IF digests IS NULL OR many = 0 OR first > last_mutation THEN
+        RETURN false;
+    END IF;
+    RETURN first <= begins AND (digests = '{}' OR digests[1] IS NOT NULL)
+        OR EXISTS (SELECT FROM unnest(pushed[greatest(begins - first + 2, 1)::int:], beside) AS p (digest, kept)
+                   WHERE p.digest <> 0 AND p.digest <> abs(p.kept));
+END
 $$;
 
 -- The digests to keep after a push: of what the device holds, and of a few before it, because a device that lost power may
--- have lost what it stored last.
+-- have lost what it stored last. Of what was consumed before, they stay: a device that no longer holds it pushes nothing.
+-- Of a device that does not say what it holds none is known.
 CREATE FUNCTION sync.keep(before bigint, after bigint, digests bigint[], first bigint, held bigint, pushed bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    begins int8 := before - coalesce(cardinality(digests), 0);       -- `digests` are of the numbers above this one
-    last int8 := least(after, first + cardinality(pushed) - 1);
-    lowest int8 := greatest(coalesce(held - 16, after - 255), after - 9999);
-    known int8[];
+    lowest int8 := greatest(coalesce(held - 16, after), after - 9999);
+    known int8[] := coalesce(digests, CASE WHEN before > 0 THEN ARRAY[NULL::int8] ELSE '{}' END)
+                    || pushed[(before - first + 2)::int : (after - first + 1)::int];
+    excess int4 := cardinality(known) - (after - lowest + 1);
 BEGIN
-    IF last < begins THEN
-        RETURN digests;
-    END IF;
-    known := digests[:(first - 1 - begins)::int] || pushed[:(last - first + 1)::int] || digests[(last + 1 - begins)::int:];
-    RETURN known[greatest(0, cardinality(known) - (after - lowest + 1))::int + 1:];
-END
-$$;
-
--- As in 0006, with mutations that were applied under other numbers. The mutations of a group of pushes, as sync.push has
--- them. For each push the number that is consumed last after it, and
--- {n: code} of the rejected ones, which have changed nothing. Whose row it is is part of each statement that writes: what
--- belongs to somebody else is not found, as if it were not there. `skipped`: nothing of that push is to be applied.
---
--- Triggers of the app run in here, and may count on `public`. So every call here is qualified and every operator has an
--- exact match in pg_catalog, which nothing in `public` can come before. The path is set once a group: once a mutation
--- would cost a sixth of its time.
-CREATE OR REPLACE FUNCTION sync.apply(users uuid[], firsts bigint[], counts int[], befores bigint[], skipped boolean[],
-                           kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
-                           ats timestamptz[], row_ats timestamptz[], writable text[],
-                           OUT afters bigint[], INOUT rejecteds jsonb[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    behind pg_catalog.int8 := 0;           -- mutations of the pushes before this one
-    owner pg_catalog.uuid;
-    row_id pg_catalog.uuid;
-    parent pg_catalog.uuid;
-    body pg_catalog.text;
-    at pg_catalog.timestamptz;
-    row_at pg_catalog.timestamptz;
-    code pg_catalog.text;
-    owns pg_catalog.bool;
-    many pg_catalog.int8;
-BEGIN
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    afters := befores;
-    FOR p IN 1 .. pg_catalog.cardinality(users) LOOP
-        IF skipped[p] THEN
-            behind := behind + counts[p];
-            CONTINUE;
+    IF excess > 0 THEN
+        known := known[excess + 1:];
+        IF held IS NULL OR held - 16 < lowest THEN
+            known[1] := NULL;
         END IF;
-        owner := users[p];
-        PERFORM pg_catalog.set_config('request.jwt.claims',
-                                      pg_catalog.concat('{"sub": "', owner, '", "role": "authenticated"}'), true);
-        FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + counts[p] LOOP
-            row_id := row_ids[m];
-            parent := parents[m];
-            body := bodies[m];
-            at := ats[m];
-            row_at := row_ats[m];
-            code := NULL;
-            CASE kinds[m]
-            WHEN '+m' THEN
-                -- No month is archived before it is over.
-                IF at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    SELECT coalesce(c.user_id = owner, false) INTO owns
-                    FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = at;
-                    IF FOUND AND NOT owns THEN
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        code := CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
-                    END IF;
-                ELSE
-                    owns := NULL;
-                END IF;
-                IF owns IS NULL THEN
-                    INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
-                    SELECT row_id, c.id, roles[m], body, at, at
-                    FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
-                    ON CONFLICT (id, created_at) DO NOTHING;
-                    IF FOUND THEN
-                        UPDATE public.conversations c SET updated_at = at
-                        WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
-                    ELSE
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        IF NOT FOUND THEN
-                            code := 'unknown_conversation';
-                        ELSE
-                            PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
-                            WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
-                            IF NOT FOUND THEN
-                                code := 'bad_id';
-                            END IF;
-                        END IF;
-                    END IF;
-                END IF;
-            WHEN '~m' THEN
-                UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
-                FROM public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                  AND m.role::pg_catalog.text = ANY (writable);
-                IF NOT FOUND THEN
-                    UPDATE public.messages_archive m SET content = body, updated_at = greatest(m.updated_at, at)
-                    FROM public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                      AND m.role::pg_catalog.text = ANY (writable);
-                END IF;
-                IF NOT FOUND THEN
-                    PERFORM FROM sync.all_messages m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.user_id = owner;
-                    code := CASE WHEN FOUND THEN 'bad_role' ELSE 'unknown_message' END;
-                END IF;
-            WHEN '-m' THEN
-                DELETE FROM public.messages m USING public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                -- In both, should SQL of the app have inserted an archived message anew.
-                IF row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    DELETE FROM public.messages_archive m USING public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                END IF;
-            WHEN '+c' THEN
-                INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
-                VALUES (row_id, owner, body, at, at)
-                ON CONFLICT (id) DO NOTHING;
-                IF NOT FOUND THEN
-                    PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-                    IF NOT FOUND THEN
-                        code := 'bad_id';
-                    END IF;
-                END IF;
-            WHEN '~c' THEN
-                UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
-                WHERE c.id = row_id AND c.user_id = owner;
-                IF NOT FOUND THEN
-                    code := 'unknown_conversation';
-                END IF;
-            WHEN '-c' THEN
-                SELECT pg_catalog.count(*) INTO many
-                FROM (SELECT FROM public.conversations c JOIN sync.all_messages m ON m.conversation_id = c.id
-                      WHERE c.id = row_id AND c.user_id = owner LIMIT sync.portion() + 1) AS first;
-                IF many > sync.portion() THEN
-                    DELETE FROM public.messages m USING (
-                        SELECT o.id, o.created_at FROM public.messages o WHERE o.conversation_id = row_id
-                        ORDER BY o.created_at, o.id LIMIT sync.portion()
-                    ) old
-                    WHERE m.id = old.id AND m.created_at = old.created_at;
-                    IF NOT FOUND THEN
-                        DELETE FROM public.messages_archive m USING (
-                            SELECT o.id, o.created_at FROM public.messages_archive o WHERE o.conversation_id = row_id
-                            ORDER BY o.created_at, o.id LIMIT sync.portion()
-                        ) old
-                        WHERE m.id = old.id AND m.created_at = old.created_at;
-                    END IF;
-                    -- The push ends here and is to be pushed again. Else a trigger of the app keeps the messages.
-                    EXIT WHEN FOUND;
-                END IF;
-                DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-            WHEN '!' THEN
-                code := body;  -- the server's rules refused it; it only consumes its number
-            WHEN '=' THEN
-                NULL;          -- applied before, under another number
-            END CASE;
-            afters[p] := afters[p] + 1;
-            IF code IS NOT NULL THEN
-                rejecteds[p] := rejecteds[p] || pg_catalog.jsonb_build_object(afters[p], code);
-            END IF;
-        END LOOP;
-        behind := behind + counts[p];
-    END LOOP;
+    END IF;
+    RETURN known;
 END
 $$;
 
+-- What is to be recognised under other numbers: what `former` has, and what is applied of `digests`.
+CREATE FUNCTION sync.recognised(former bigint[], digests bigint[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(k.digest ORDER BY k.i), '{}')
+    FROM (SELECT digest, i FROM unnest(former || digests) WITH ORDINALITY AS u (digest, i)
+          WHERE digest > 0 ORDER BY i DESC LIMIT 10000) k
+$$;
 
 DROP FUNCTION sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text[], uuid[], uuid[], text[], text[],
                         timestamptz[], timestamptz[], text[]);
@@ -422,9 +286,11 @@ DECLARE
     refusals pg_catalog.text[];
     skipped pg_catalog.bool[];
     renumbered pg_catalog.bool;            -- some push is of a device that had other numbers
+    agains pg_catalog.bool[];              -- which pushes bring what was applied under lower numbers
     behind pg_catalog.int8;                -- mutations of the pushes before one
     known pg_catalog.int8[];
     hit pg_catalog.int4;
+    number pg_catalog.int8;
 BEGIN
     IF sync.hidden() IS NOT NULL THEN
         PERFORM sync.refuse_hidden(sync.hidden());
@@ -442,15 +308,22 @@ BEGIN
              WITH ORDINALITY AS u (user_id, client_id, session, takes, first, count, generation, held, p)
     ), told AS (
         SELECT u.p, u.first, l.last_mutation, l.former IS NOT NULL AS renumbered,
+               -- By what has an instant: a row may be deleted, made anew and deleted again.
+               CASE WHEN u.takes AND u.held IS NOT NULL AND u.first = l.last_mutation + 1 AND l.digests <> '{}'
+                    THEN l.digests && ARRAY(
+                        SELECT d.digest FROM unnest(push.digests[u.behind + 1 : u.behind + u.count],
+                                                    kinds[u.behind + 1 : u.behind + u.count]) AS d (digest, kind)
+                        WHERE d.digest <> 0 AND d.kind NOT IN ('-m', '-c'))
+                    ELSE false END AS again,
                CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
                     ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
                CASE WHEN coalesce(pr.subscription_tier NOT IN ('core', 'studio'), true) THEN 'local_only'
                     WHEN u.generation < l.generation THEN 'replaced'
-                    WHEN u.generation > l.generation THEN NULL
+                    WHEN u.generation > coalesce(l.generation, 0) THEN NULL
                     WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal,
-               u.first <= l.last_mutation
-                   AND sync.differ(l.last_mutation, l.digests, u.first, u.held,
+               u.held IS NOT NULL AND u.first <= l.last_mutation
+                   AND sync.differ(l.last_mutation, l.digests, u.first,
                                    push.digests[u.behind + 1 : u.behind + u.count]) AS differs
         FROM counted u
         JOIN locked l USING (user_id, client_id)
@@ -459,11 +332,16 @@ BEGIN
     SELECT array_agg(t.last_mutation ORDER BY t.p), array_agg(t.rejected ORDER BY t.p),
            array_agg(coalesce(t.refusal, CASE WHEN t.differs THEN 'gap' END) ORDER BY t.p),
            array_agg(t.refusal IS NOT NULL OR t.differs OR t.first > t.last_mutation + 1 ORDER BY t.p),
-           bool_or(t.renumbered)
-    INTO befores, rejecteds, refusals, skipped, renumbered
+           bool_or(t.renumbered OR t.again), array_agg(t.again AND t.refusal IS NULL ORDER BY t.p)
+    INTO befores, rejecteds, refusals, skipped, renumbered, agains
     FROM told t;
 
     IF renumbered THEN
+        -- Numbers that another history gave, and that go on here by chance, or after a gap.
+        UPDATE sync.clients c
+        SET former = sync.recognised(c.former, c.digests), former_until = c.last_mutation + 10000
+        FROM unnest(users, client_ids, agains) AS u (user_id, client_id, again)
+        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.again;
         behind := 0;
         FOR p IN 1 .. cardinality(users) LOOP
             SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
@@ -471,12 +349,13 @@ BEGIN
                 EXIT WHEN skipped[p];
                 hit := array_position(known, nullif(digests[m], 0));
                 IF hit > 0 THEN
-                    kinds[m] := '=';
-                    known[hit] := 0;  -- once
+                    -- In its place the deletion of nothing, which consumes its number.
+                    kinds[m] := '-m';
+                    row_ids[m] := NULL;
+                    row_ats[m] := NULL;
+                    known[hit] := 0;
                 END IF;
             END LOOP;
-            UPDATE sync.clients c SET former = CASE WHEN helds[p] <= c.former_until THEN known END
-            WHERE c.user_id = users[p] AND c.client_id = client_ids[p] AND c.former IS NOT NULL AND NOT skipped[p];
             behind := behind + counts[p];
         END LOOP;
     END IF;
@@ -484,6 +363,30 @@ BEGIN
     SELECT a.afters, a.rejecteds INTO afters, rejecteds
     FROM sync.apply(users, firsts, counts, befores, skipped, kinds, row_ids, parents, roles, bodies, ats, row_ats,
                     writable, rejecteds) a;
+
+    behind := 0;
+    FOR p IN 1 .. cardinality(users) LOOP
+        IF renumbered AND NOT skipped[p] THEN
+            -- Not what stands behind the end of a push that is to be pushed again.
+            SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
+            FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + afters[p] - firsts[p] + 1 LOOP
+                IF kinds[m] = '-m' AND row_ids[m] IS NULL THEN
+                    known[array_position(known, digests[m])] := 0;
+                END IF;
+            END LOOP;
+            UPDATE sync.clients c SET former = CASE WHEN helds[p] <= c.former_until THEN known END
+            WHERE c.user_id = users[p] AND c.client_id = client_ids[p] AND c.former IS NOT NULL
+              AND (c.former <> known OR helds[p] <= c.former_until IS NOT TRUE);
+        END IF;
+        IF afters[p] > befores[p] AND rejecteds[p] <> '{}' THEN
+            FOR number IN SELECT k.key::pg_catalog.int8 FROM jsonb_object_keys(rejecteds[p]) AS k (key) LOOP
+                CONTINUE WHEN number <= befores[p];
+                hit := behind + number - firsts[p] + 1;
+                digests[hit] := -digests[hit];
+            END LOOP;
+        END IF;
+        behind := behind + counts[p];
+    END LOOP;
 
     UPDATE sync.clients c SET last_mutation = u.after, session = u.session,
                               generation = greatest(u.generation, c.generation),
@@ -503,13 +406,10 @@ BEGIN
         UPDATE sync.clients c
         SET digests = '{}', former_until = c.last_mutation + 10000, session = u.session,
             generation = greatest(u.generation, c.generation),
-            former = c.former || ARRAY(
-                SELECT k.digest FROM unnest(c.digests) WITH ORDINALITY AS k (digest, i)
-                WHERE k.digest <> 0
-                  AND NOT c.rejected ? (k.i - cardinality(c.digests) + c.last_mutation)::text ORDER BY k.i)
-        FROM unnest(users, client_ids, sessions, refusals, generations, helds)
-             AS u (user_id, client_id, session, refusal, generation, held)
-        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal = 'gap' AND u.held IS NOT NULL;
+            former = sync.recognised(c.former, c.digests)
+        FROM unnest(users, client_ids, sessions, refusals, generations)
+             AS u (user_id, client_id, session, refusal, generation)
+        WHERE c.user_id = u.user_id AND c.client_id = u.client_id AND u.refusal = 'gap';
     END IF;
     FOR p IN 1 .. cardinality(users) LOOP
         CONTINUE WHEN befores[p] > 0;
@@ -542,5 +442,5 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION sync.identity, sync.standing, sync.begin_history, sync.hidden, sync.refuse_hidden, sync.differ,
-    sync.keep, sync.push FROM PUBLIC;
+    sync.keep, sync.recognised, sync.push FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.standing, sync.begin_history, sync.hidden, sync.push TO atlas_sync;

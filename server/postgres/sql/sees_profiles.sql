@@ -1,0 +1,12 @@
+-- Whether no row security hides a profile from this login, and which history this is: a policy that was lost and made anew
+-- meanwhile begins another. What a profile that is not found means depends on it.
+SELECT sync.epoch() AS epoch,
+       NOT row_security_active('public.profiles') OR coalesce(
+           bool_or(p.polpermissive AND p.shows_all) AND bool_and(p.polpermissive OR p.shows_all), false) AS sees
+FROM (
+    SELECT polpermissive,
+           polqual::text ~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$' AS shows_all
+    FROM pg_policy
+    WHERE polrelid = 'public.profiles'::regclass AND polcmd IN ('r', '*')
+      AND EXISTS (SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE'))
+) p

@@ -1,0 +1,52 @@
+"""What a look finds, and what follows from it."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from server.clock import Clock
+from server.errors import UnavailableError, UnfitError
+from server.feed.history import History
+from server.feed.hub import Hub
+from server.postgres.lookout import Lookout
+from server.postgres.route import Route
+from tests.support.cluster import Database
+from tests.support.waiting import eventually
+
+WAITING = "SELECT count(*) = $1 FROM pg_locks WHERE relation = 'sync.histories'::regclass AND NOT granted"
+
+
+async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_served_again(
+    database: Database, sql: Any
+) -> None:
+    history = History(Hub(lambda _: None))
+    lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
+    await lookout.look()
+    before = await sql.fetchval("SELECT sync.epoch()")
+    assert (history.epoch, history.blind) == (before, None)
+    await sql.execute("ALTER FUNCTION sync.begin_history RENAME TO mislaid")
+    with pytest.raises((UnavailableError, UnfitError)):
+        await lookout.look()
+    assert history.blind is not None
+    await sql.execute("ALTER FUNCTION sync.mislaid RENAME TO begin_history")
+    for _ in range(2):
+        await lookout.look()
+    assert history.blind is None
+    assert history.epoch == await sql.fetchval("SELECT sync.epoch()") != before
+
+
+async def test_servers_that_find_a_new_history_at_once_name_it_once_whatever_isolation_is_the_default(
+    database: Database, sql: Any
+) -> None:
+    await sql.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
+    await sql.execute("UPDATE sync.meta SET history = $1", uuid4())
+    histories = [History(Hub(lambda _: None)) for _ in range(3)]
+    lookouts = [Lookout(Route(database.server_url, history), Clock(), 0.0) for history in histories]
+    async with asyncio.TaskGroup() as tasks, sql.transaction(isolation="read_committed"):
+        await sql.execute("LOCK TABLE sync.histories IN SHARE ROW EXCLUSIVE MODE")
+        for lookout in lookouts:
+            tasks.create_task(lookout.look())
+        await eventually(lambda: sql.fetchval(WAITING, len(lookouts)))
+    assert len({history.epoch for history in histories}) == 1
