@@ -217,7 +217,8 @@ async def test_a_device_that_was_away_while_a_message_was_edited_and_then_archiv
 
 async def archived_message(sql: Any, conversation: UUID) -> tuple[UUID, int]:
     record = await sql.fetchrow(
-        "SELECT id, sync.seq_at(created_at) FROM messages_archive WHERE conversation_id = $1 ORDER BY random() LIMIT 1",
+        "SELECT id, sync.seq_at(created_at) FROM messages_archive WHERE conversation_id = $1 AND role = 'user' "
+        "ORDER BY random() LIMIT 1",  # of the role that devices may write
         conversation,
     )
     return UUID(str(record[0])), record[1]
