@@ -107,8 +107,8 @@ def _digest(mutation: Mutation | Refusal) -> int:
     said = mutation.mutation if isinstance(mutation, Refusal) else mutation
     try:
         return 0 if said is None else digest(said)
-    except UnicodeEncodeError:
-        return 0  # half of a surrogate pair, which Postgres will refuse
+    except (ValueError, OverflowError):
+        return 0  # half of a surrogate pair or an integer beyond 64 bits, which are never applied
 
 
 def _outcome(record: Any) -> Outcome:

@@ -74,7 +74,7 @@ def test_without_a_common_cluster_the_one_that_began_later_is_newer() -> None:
 
 
 def reader(hub: Hub, at: int | None, acknowledged: int) -> Reader:
-    made = hub.add(str(UUID(int=at or 0)), uuid4(), Socket("a session"), Window(1, 1))
+    made = hub.add(str(UUID(int=at or 0)), uuid4(), Socket("a session"), Window(1, 1), generation=1)
     if at is not None:
         hub.place(made, Position(at), Phase.LIVE)
     made.acknowledged = acknowledged

@@ -11,7 +11,7 @@ import asyncpg
 
 from protocol.client import Acknowledged, Batch, Event, Welcomed
 from protocol.connect import Device
-from protocol.mutation import Result
+from protocol.mutation import Rejected, Result
 from protocol.outbox import Outbox
 from protocol.replica import Conversation, Deleted, Message, Profile, Replica
 from protocol.storage import MemoryStorage
@@ -81,7 +81,10 @@ class ReplicaDevice:
         if isinstance(event, Welcomed) and event.mode == "snapshot":
             self.snapshots.append(str(event.why))
         if isinstance(event, Acknowledged):
-            self.results.update((result.n, result) for result in event.results)
+            # A number that was rejected may be pushed again as an empty array, whose result means nothing.
+            self.results.update(
+                (result.n, result) for result in event.results if not isinstance(self.results.get(result.n), Rejected)
+            )
 
     def now(self) -> int:
         return time.time_ns() // 1000 if self.device is None else self.device.now()
