@@ -130,8 +130,9 @@ def come_back(proxy: Proxy) -> None:
 async def test_while_postgres_is_away_pushes_are_unavailable_and_keep_their_socket(
     every_database: Database, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Until a silent one is given up: fifteen otherwise.
+    # Until a silent one is given up: fifteen otherwise, and ten.
     monkeypatch.setattr("server.postgres.pool.STATEMENT_SECONDS", 2.0)
+    monkeypatch.setattr("server.postgres.connection.CONNECT_SECONDS", 1.0)
     async with (
         an_audited(every_database) as sql,
         postgres_behind_proxy(every_database.server_url) as (proxy, url),

@@ -6,7 +6,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from itertools import count
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -84,10 +83,19 @@ async def administrator(database: Database) -> AsyncIterator[Any]:
 
 
 class PushingDevice(Peer):
-    def __init__(self, socket: ClientConnection, codec: Codec, user: UUID, client_id: UUID, next_number: int) -> None:
+    def __init__(
+        self,
+        socket: ClientConnection,
+        codec: Codec,
+        user: UUID,
+        client_id: UUID,
+        next_number: int,
+        generation: int | None = None,
+    ) -> None:
         super().__init__(socket, codec)
         self.user = user
         self.client_id = client_id
+        self.generation = generation
         self.number = next_number
         """Of the next mutation."""
         self.position = 0
@@ -111,13 +119,20 @@ class PushingDevice(Peer):
 
     async def hello(self, **token_options: Any) -> None:
         bearer = token(self.user, **token_options)
-        await self.say(Hello(token=bearer, client_id=self.client_id, cursor=self.cursor, window=EVERYTHING))
+        hello = Hello(
+            token=bearer,
+            client_id=self.client_id,
+            cursor=self.cursor,
+            window=EVERYTHING,
+            generation=self.generation,
+        )
+        await self.say(hello)
 
-    async def say_push(self, *mutations: Said, n: int | None = None) -> int:
+    async def say_push(self, *mutations: Said, n: int | None = None, held: int | None = None) -> int:
         """Without waiting for the answer; returns the first number."""
         first = self.number if n is None else n
         data = [each if isinstance(each, Raw) else self.codec.encode_mutation(each) for each in mutations]
-        await self.say(Push(n=first, mutations=data))
+        await self.say(Push(n=first, mutations=data, held=held))
         return first
 
     async def answer(self) -> Ack | Error:
@@ -197,11 +212,17 @@ class PushingDevice(Peer):
 
 @contextlib.asynccontextmanager
 async def said_hello(
-    url: str, user: UUID, client_id: UUID | None = None, codec: Codec = MSGPACK, *, n: int = 1
+    url: str,
+    user: UUID,
+    client_id: UUID | None = None,
+    codec: Codec = MSGPACK,
+    *,
+    n: int = 1,
+    generation: int | None = None,
 ) -> AsyncIterator[PushingDevice]:
     """One that has said hello, and waited for nothing."""
     async with peer(url, codec) as one:
-        device = PushingDevice(one.socket, codec, user, client_id or uuid4(), n)
+        device = PushingDevice(one.socket, codec, user, client_id or uuid4(), n, generation)
         await device.hello()
         yield device
 
@@ -399,21 +420,22 @@ class Outbox:
         return Counter(type(result).__name__ for result in self.results)
 
     async def deliver(self, url: str) -> None:
-        for attempt in count():
+        """However often it takes: whoever calls bounds the time, for a server may be long in starting."""
+        while True:
             try:
                 self.connections += 1
-                async with said_hello(url, self.user, self.client_id) as device:
+                async with said_hello(url, self.user, self.client_id, generation=self.connections) as device:
                     await device.hear_a(Welcome)
                     await self._deliver_on(device)
                 return
             except CUT_OFF:
-                assert attempt < 1_000
                 await asyncio.sleep(self._rng.random() * 0.02)
 
     async def _deliver_on(self, device: PushingDevice) -> None:
         while not self.done:
             rest = self.story.mutations[len(self.results) :][: self._rng.randint(1, 6)]
-            await device.say_push(*rest, n=len(self.results) + 1)
+            first = len(self.results) + 1
+            await device.say_push(*rest, n=first, held=first)
             answer = await device.answer()
             if isinstance(answer, Ack):
                 assert [result.n - len(self.results) for result in answer.results] == list(range(1, len(rest) + 1))
