@@ -143,7 +143,7 @@ class Outbox:
 
     def generation(self, now: int) -> int:
         """A number for the next connection, larger than that of any before. `now` is the clock in microseconds."""
-        self._commit(replace(self._head, generation=max(self._head.generation + 1, now)), [], [])
+        self._commit(replace(self._head, generation=min(max(self._head.generation + 1, now), NUMBER_END)), [], [])
         return self._head.generation
 
     def begin(self, limits: Limits) -> None:
