@@ -56,22 +56,22 @@ class PostgresWriter:
         self._roles = sorted(roles)
 
     async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
-        mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
-        columns = list(zip(*mutations, strict=True)) or [()] * 7
-        arguments = (
-            [push.user for push in pushes],
-            [push.client_id for push in pushes],
-            [push.session for push in pushes],
-            [push.takes for push in pushes],
-            [push.first for push in pushes],
-            [len(push.mutations) for push in pushes],
-            *columns,
-            self._roles,
-            [push.generation for push in pushes],
-            [push.held for push in pushes],
-            [_digest(mutation) for push in pushes for mutation in push.mutations],
-        )
         try:
+            mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
+            columns = list(zip(*mutations, strict=True)) or [()] * 7
+            arguments = (
+                [push.user for push in pushes],
+                [push.client_id for push in pushes],
+                [push.session for push in pushes],
+                [push.takes for push in pushes],
+                [push.first for push in pushes],
+                [len(push.mutations) for push in pushes],
+                *columns,
+                self._roles,
+                [push.generation for push in pushes],
+                [push.held for push in pushes],
+                [_digest(mutation) for push in pushes for mutation in push.mutations],
+            )
             return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]
         except StatementError as error:
             raise WriteError(*_diagnosis(error.__cause__)) from error
