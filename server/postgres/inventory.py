@@ -1,8 +1,7 @@
 """Looks through what Atlas Sync made in a database, and mends what is missing or altered."""
 
 from functools import cache
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import structlog
@@ -13,10 +12,9 @@ from server.postgres.adopt import PATIENCE, TABLES, Listener
 from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.patience import past_autovacuum, patiently
+from server.postgres.scripts import SCRIPTS
 
 log = structlog.get_logger()
-
-SCRIPTS: Final = Path(__file__).parent / "migrations" / "sql"
 
 
 @cache

@@ -12,8 +12,8 @@ from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
-from server.postgres.migrate import revisions
 from server.postgres.route import Lead, Route
+from server.postgres.scripts import newest
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Lookout:
         """All was well once since this server started."""
         self._trouble = ""
         self._to_begin = False
-        self._newest = revisions()[0]
+        self._newest = newest()
         self._history.doubted = self._now.set
 
     async def run(self) -> None:

@@ -22,9 +22,10 @@ from server.operations.inventory import Wrong, mending
 from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
-from server.postgres.inventory import SCRIPTS, mend, take_inventory
+from server.postgres.inventory import mend, take_inventory
 from server.postgres.link import link
 from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
+from server.postgres.scripts import SCRIPTS
 
 log = structlog.get_logger()
 

@@ -10,7 +10,8 @@ import pytest
 from server.errors import UnfitError
 from server.postgres.adopt import SILENT
 from server.postgres.doctor import examine
-from server.postgres.migrate import as_sql, cautions, migrate, steps
+from server.postgres.migrate import as_sql, cautions, migrate, revisions, steps
+from server.postgres.scripts import newest
 from server.postgres.undo import undo
 from tests.support import v1
 from tests.support.cluster import Cluster, Database
@@ -44,6 +45,10 @@ async def admin(empty: Database) -> AsyncIterator[Any]:
 async def shape(database: Database) -> list[str]:
     async with administrator(database) as sql:
         return [row[0] for row in await sql.fetch(SHAPE)]
+
+
+def test_the_newest_migration_is_known_without_alembic_too() -> None:
+    assert newest() == revisions()[0]
 
 
 async def test_migrating_twice_and_at_the_same_time_is_migrating_once(empty: Database) -> None:
