@@ -249,10 +249,10 @@ class Client:
         if n < 1 or n + len(mutations) - 1 > NUMBER_END:
             raise ValueError("numbers go from 1 to 2^53")
         arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
-        said: dict[str, object] = (
-            {"n": n, "mutations": arrays} if held is None else {"n": n, "mutations": arrays, "held": held}
-        )
-        frame = self._say(t="push", **said)
+        if held is None:
+            frame = self._say(t="push", n=n, mutations=arrays)
+        else:
+            frame = self._say(t="push", n=n, mutations=arrays, held=held)
         self.pushed = range(n, n + len(mutations))
         return frame
 

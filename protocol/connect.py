@@ -33,8 +33,8 @@ from protocol.client import (
 from protocol.close import Instruction
 from protocol.comeback import next_step, refresh_after
 from protocol.line import Socket, dial, hang_up
-from protocol.mutation import NUMBER_END, Mutation, clock_ahead
-from protocol.outbox import Entry, Outbox
+from protocol.mutation import Mutation, clock_ahead
+from protocol.outbox import Entry, Outbox, next_generation
 from protocol.pusher import Pusher
 from protocol.wire import Encoding, ProtocolError
 
@@ -279,7 +279,7 @@ class Device:
         now = time.time_ns() // 1000
         if self._outbox is not None:
             return self._outbox.generation(now)
-        self._generation = min(max(self._generation + 1, now), NUMBER_END)
+        self._generation = next_generation(self._generation, now)
         return self._generation
 
     async def _fetch_token(self) -> str:

@@ -143,7 +143,7 @@ class Outbox:
 
     def generation(self, now: int) -> int:
         """A number for the next connection, larger than that of any before. `now` is the clock in microseconds."""
-        self._commit(replace(self._head, generation=min(max(self._head.generation + 1, now), NUMBER_END)), [], [])
+        self._commit(replace(self._head, generation=next_generation(self._head.generation, now)), [], [])
         return self._head.generation
 
     def begin(self, limits: Limits) -> None:
@@ -295,6 +295,11 @@ class Outbox:
         self._entries.update((entry.key, entry) for entry in put)
         for key in drop:
             self._entries.pop(key, None)
+
+
+def next_generation(last: int, now: int) -> int:
+    """Of a device whose last connection had `last`, at `now` by its clock in microseconds."""
+    return min(max(last + 1, now), NUMBER_END)
 
 
 def _whole(text: str) -> str:

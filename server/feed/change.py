@@ -97,22 +97,22 @@ def follow(after: Position, page: Page) -> Batch | Why:
         # Inside a transaction more entries must follow; at the head there is nothing to follow.
         if after.n or page.head > after.seq:
             return Why.TOO_OLD
-        return Batch([], after, more=False) if _same(page.mark, after.mark) else Why.AHEAD
+        return Batch([], after, more=False) if same(page.mark, after.mark) else Why.AHEAD
     reached, mark = after.seq, after.mark
     for entry in page.entries:
         if entry.seq != reached:
             if entry.prev != reached or (after.n and reached == after.seq and entry is page.entries[0]):
                 return Why.AHEAD if entry.prev < reached else Why.TOO_OLD
-            if not _same(entry.prev_mark, mark):
+            if not same(entry.prev_mark, mark):
                 return Why.AHEAD
             reached, mark = entry.seq, entry.mark
-        elif not _same(entry.mark, mark):
+        elif not same(entry.mark, mark):
             return Why.AHEAD
     entries, to = _whole_transactions(page.entries)
     return Batch(_latest(entries), to, more=entries[-1].next_seq is not None)
 
 
-def _same(mark: int, other: int) -> bool:
+def same(mark: int, other: int) -> bool:
     """The two may name one transaction."""
     return mark == other or not mark or not other
 

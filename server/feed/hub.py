@@ -12,6 +12,7 @@ from uuid import UUID
 
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
+from server.feed.change import same
 from server.feed.ports import Sighting, Sink, Window
 
 
@@ -214,8 +215,7 @@ class Hub:
         found = False
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
             here = cohort.position
-            elsewhere = here.seq != head.seq or (here.mark != head.mark and here.mark and head.mark)
-            if cohort.state is State.IDLE and elsewhere:
+            if cohort.state is State.IDLE and (here.seq != head.seq or not same(here.mark, head.mark)):
                 self._enqueue(cohort)
                 found = True
         return found

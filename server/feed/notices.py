@@ -9,31 +9,32 @@ from server.feed.ports import Sink
 
 PAID: Final = frozenset({"core", "studio"})
 """Tiers that sync. Everybody else, and a user without a profile, works on the device alone."""
+TOGETHER: Final = (100, 5_000)
+"""Milliseconds between which they come back: all devices of a database that failed over hear it in the same moment."""
 
 
 def local_only(sink: Sink) -> None:
-    _end(sink, CloseCode.LOCAL_ONLY)
+    _end(sink, CloseCode.LOCAL_ONLY, REASONS[CloseCode.LOCAL_ONLY])
 
 
 def replaced(sink: Sink) -> None:
-    _end(sink, CloseCode.REPLACED)
-
-
-def _end(sink: Sink, code: CloseCode) -> None:
-    sink.close(code, Error(code=code.name.lower(), message=REASONS[code], retryable=False))
+    _end(sink, CloseCode.REPLACED, REASONS[CloseCode.REPLACED])
 
 
 def start_over(sink: Sink) -> None:
     message = "The database no longer knows the position of this device. Come back without a cursor."
-    # All devices of a failed-over database hear this in the same moment.
-    delay = random.randrange(100, 5_000)
-    sink.close(CloseCode.POSITION_LOST, Error(code="position_lost", message=message, retryable=True, retry_after=delay))
+    _end(sink, CloseCode.POSITION_LOST, message, random.randrange(*TOGETHER))
 
 
 def come_back(sink: Sink) -> None:
     message = "Postgres was started anew. Come back after the delay: what was acknowledged has to be asked for again."
-    delay = random.randrange(100, 5_000)
-    sink.close(CloseCode.GOING_AWAY, Error(code="going_away", message=message, retryable=True, retry_after=delay))
+    _end(sink, CloseCode.GOING_AWAY, message, random.randrange(*TOGETHER))
+
+
+def _end(sink: Sink, code: CloseCode, message: str, retry_after: int | None = None) -> None:
+    """`retry_after`: it may come back then. Without, it may not."""
+    again = retry_after is not None
+    sink.close(code, Error(code=code.name.lower(), message=message, retryable=again, retry_after=retry_after))
 
 
 def unavailable(answers: str, page: int | None = None) -> Error:
