@@ -69,20 +69,25 @@ async def disk(site: Machines, server_is: str) -> AsyncIterator[Disk]:
         yield Disk(machine, door, service, server_is)
 
 
+async def acknowledge_what_the_image_lacks(disk: Disk, device: Diarist, taken: str) -> None:
+    """An image is taken when all is seen; what the device writes afterwards is acknowledged, and not seen."""
+    device.say(3)
+    async with administrator(disk.machine.database) as sql:
+        await settled(sql, device)
+    disk.take_image(taken)
+    async with administrator(disk.machine.database) as sql:
+        await sql.execute(NO_READING)
+    device.say(3)
+    await eventually(lambda: device.all_acked)
+    assert len(device.held) == 3
+
+
 async def test_what_was_acknowledged_and_not_seen_is_applied_again(disk: Disk) -> None:
     """The device stands where the image does: nothing of what it knows of the feed is wrong."""
     async with administrator(disk.machine.database) as sql:
         device = await diarist(sql, disk.service.url)
     async with living(device):
-        device.say(3)
-        async with administrator(disk.machine.database) as sql:
-            await settled(sql, device)
-        disk.take_image("stopped")
-        async with administrator(disk.machine.database) as sql:
-            await sql.execute(NO_READING)
-        device.say(3)
-        await eventually(lambda: device.all_acked)
-        assert len(device.held) == 3
+        await acknowledge_what_the_image_lacks(disk, device, "stopped")
         async with disk.put_back(device):
             pass
         async with administrator(disk.machine.database) as sql:
@@ -139,15 +144,7 @@ async def test_what_was_acknowledged_is_not_settled_by_a_seq_that_others_were_gi
         device = await diarist(sql, disk.service.url)
         await sql.execute(AHEAD)
     async with living(device):
-        device.say(3)
-        async with administrator(disk.machine.database) as sql:
-            await settled(sql, device)
-        disk.take_image("killed")
-        async with administrator(disk.machine.database) as sql:
-            await sql.execute(NO_READING)
-        device.say(3)
-        await eventually(lambda: device.all_acked)
-        assert len(device.held) == 3
+        await acknowledge_what_the_image_lacks(disk, device, "killed")
         async with disk.put_back(device), administrator(disk.machine.database) as sql:
             for _ in range(5):
                 await add_message(sql, device.conversation, f"{device.user} came instead")
