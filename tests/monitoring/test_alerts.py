@@ -9,16 +9,8 @@ from typing import Any, Final
 import pytest
 
 from server.metrics import Question
-from tests.monitoring.watching import (
-    ALERTS,
-    JOB,
-    PROMTOOL,
-    asks_for_what_exists,
-    figures,
-    needs_prometheus,
-    prometheus,
-)
 from tests.support.cluster import temporary_folder
+from tests.support.prometheus import ALERTS, JOB, PROMTOOL, asks_for_what_exists, figures, needs_prometheus, prometheus
 
 LATER: Final = "90m"
 """When it is looked: an hour is the longest that a rule waits, but for the one that compares weeks."""

@@ -17,9 +17,9 @@ from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
 from server.postgres.maintain import StepError, look, maintain_once
 from server.postgres.migrate import migrate
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
 from tests.support.inventory import inventory
-from tests.support.maintaining import (
+from tests.support.maintenance import (
     NEVER,
     POLICY,
     Maintenance,
@@ -36,7 +36,6 @@ from tests.support.maintaining import (
 )
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 

@@ -36,7 +36,7 @@ from server.monitoring.figures import (
 )
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
-from tests.support.maintaining import maintained
+from tests.support.maintenance import maintained
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.serving import ServerProcess
