@@ -25,8 +25,8 @@ from protocol import codec as codec_module
 from protocol.codec import CODECS, JSON, MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import AskPage, Changes, Error, Hello, Live, Message, Ping, Pong, Refresh, ToServer
 from server import logs
-from tests.support.cluster import Cluster, Database
-from tests.support.peer import Peer, peer
+from tests.support.cluster import Database
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.raw import Raw, framed, handshake, parsed, raw
 from tests.support.serving import Running, serving, token
@@ -37,18 +37,10 @@ REFUSED: list[dict[str, Any]] = json.loads(VECTORS.read_text(encoding="utf-8")) 
 CONTENT = "nobody else may read this"
 """In every message that is written here, and in what the hostile say."""
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database
 
 
 # ---- The scene -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
 
 
 @pytest.fixture
@@ -160,7 +152,7 @@ def test_a_failure_is_logged_without_what_was_being_worked_on(log: io.StringIO, 
 # ---- Frames of the wrong form --------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_every_refused_frame_gets_the_error_that_belongs_to_it(scene: Scene, codec: Codec) -> None:
     assert REFUSED
     wrong = {}
@@ -181,7 +173,7 @@ async def test_every_refused_frame_gets_the_error_that_belongs_to_it(scene: Scen
     assert wrong == {}
 
 
-@both
+@both_codecs
 async def test_a_hello_cut_short_is_a_bad_frame(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await one.say_raw(codec.encode(scene.hello())[:-1])
@@ -190,7 +182,7 @@ async def test_a_hello_cut_short_is_a_bad_frame(scene: Scene, codec: Codec) -> N
     assert (error.code, error.retryable, code) == ("bad_frame", False, 4300)
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("size", [MAX_INBOUND + 1, 4 * MAX_INBOUND])
 async def test_a_frame_larger_than_the_limit_ends_the_connection_with_1009(
     scene: Scene, codec: Codec, size: int
@@ -202,7 +194,7 @@ async def test_a_frame_larger_than_the_limit_ends_the_connection_with_1009(
         assert (await one.closed())[0] == 1009
 
 
-@both
+@both_codecs
 async def test_a_frame_of_exactly_the_limit_is_read(scene: Scene, codec: Codec) -> None:
     def ping(filling: int) -> bytes:
         fields = {"t": "ping", "filling": "." * filling}
@@ -245,7 +237,7 @@ async def test_a_frame_in_fragments_is_one_frame(scene: Scene) -> None:
             await one.reader.readuntil(b'{"t":"pong"}')
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("hello", [False, True])
 async def test_what_is_nested_very_deeply_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
     async with peer(scene.server.url, codec) as one:
@@ -257,7 +249,7 @@ async def test_what_is_nested_very_deeply_is_a_bad_frame(scene: Scene, codec: Co
     assert (error.code, code) == ("bad_frame", 4300)
 
 
-@both
+@both_codecs
 async def test_an_unknown_field_that_is_nested_very_deeply_is_ignored_or_refused(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -268,7 +260,7 @@ async def test_an_unknown_field_that_is_nested_very_deeply_is_ignored_or_refused
         assert isinstance(answer, Pong) or (isinstance(answer, Error) and answer.code == "bad_frame")
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("hello", [False, True])
 async def test_a_message_of_the_wrong_kind_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
     async with peer(scene.server.url, codec) as one:
@@ -290,7 +282,7 @@ async def test_the_first_of_many_fragments_is_enough_to_see_that_the_kind_is_wro
 # ---- Frames at the wrong time --------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("frame", [AskPage(id=1), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"])
 async def test_another_frame_before_hello_is_refused(scene: Scene, codec: Codec, frame: ToServer) -> None:
     async with peer(scene.server.url, codec) as one:
@@ -308,7 +300,7 @@ async def test_an_unknown_frame_before_hello_is_refused(scene: Scene) -> None:
     assert (error.code, error.retryable, code) == ("hello_first", False, 4300)
 
 
-@both
+@both_codecs
 async def test_a_second_hello_is_refused(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -325,7 +317,7 @@ async def test_a_second_hello_is_refused_before_the_first_one_is_answered_too(sc
     assert (code, [error["code"] for error in said]) == (4300, ["second_hello"])
 
 
-@both
+@both_codecs
 async def test_a_frame_of_an_unknown_kind_is_answered_and_changes_nothing(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -675,7 +667,7 @@ async def test_random_bytes_on_a_websocket_end_in_a_documented_close(scene: Scen
             assert code in DOCUMENTED, seed
 
 
-@both
+@both_codecs
 async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> None:
     for seed in range(40):
         dice = random.Random(seed)
@@ -687,7 +679,7 @@ async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> Non
             assert (error.code, code) == ("bad_frame", 4300), seed
 
 
-@both
+@both_codecs
 async def test_frames_with_a_wrong_byte_get_a_documented_answer(scene: Scene, codec: Codec) -> None:
     frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), AskPage(id=7, conversation=uuid4()), scene.hello()]
     for seed in range(80):

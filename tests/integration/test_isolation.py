@@ -1,6 +1,5 @@
 """P1: what was committed reaches nobody but its owner, and nobody reaches what is not his through SQL."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -10,46 +9,35 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import AskPage, Changes, Hello, Live, Message, MessageDeleted, Page, Ping, Pong, ToServer
-from tests.support.cluster import Database
-from tests.support.peer import peer
+from protocol.frames import AskPage, Changes, Hello, Live, Message, MessageDeleted, Page, Ping, Pong
+from tests.support.cluster import Database, administrator
+from tests.support.oracle import select_everything
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, serving, token
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import eventually
 
 ANNES, BERTS = "CANARY-OF-ANNE", "CANARY-OF-BERT"
 
 # ---- On the wire ---------------------------------------------------------------------------------------------------
 
 
-class Wire:
-    """A connection of which every byte that comes is kept."""
+class Wire(Peer):
+    """A connection that keeps every byte that it receives."""
 
-    def __init__(self, socket: Any, codec: Codec) -> None:
-        self.socket = socket
-        self.codec = codec
+    def __init__(self, socket: ClientConnection, codec: Codec) -> None:
+        super().__init__(socket, codec)
         self.received = b""
-        self.cursor: bytes | None = None
 
-    async def say(self, frame: ToServer) -> None:
-        data = self.codec.encode(frame)
-        await self.socket.send(data.decode() if self.codec.text else data)
-
-    async def hear_a(self, *kinds: type) -> Any:
-        while True:
-            async with asyncio.timeout(LIMIT):
-                data = await self.socket.recv()
-            data = data.encode() if isinstance(data, str) else data
-            self.received += data
-            frame = self.codec.decode_to_client(data)
-            if isinstance(frame, Live):
-                self.cursor = frame.cursor
-            if isinstance(frame, kinds):
-                return frame
+    async def _receive(self) -> bytes:
+        data = await super()._receive()
+        self.received += data
+        return data
 
     def knows(self, secret: str | UUID) -> bool:
         if isinstance(secret, UUID):
@@ -59,7 +47,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def wire(server: Running, user: UUID, cursor: bytes | None = None, codec: Codec = MSGPACK) -> AsyncIterator[Wire]:
-    """A live one."""
+    """A live connection."""
     async with peer(server.url, codec) as one:
         made = Wire(one.socket, codec)
         await made.say(Hello(token=token(user), client_id=uuid4(), cursor=cursor))
@@ -85,18 +73,21 @@ async def two_users(sql: Any) -> Two:
     return Two(anne, bert, annes, berts, await add_message(sql, annes, ANNES), await add_message(sql, berts, BERTS))
 
 
+Everywhere = tuple[Database, Any, Two]
+
+
+@pytest.fixture
+async def everywhere(every_database: Database) -> AsyncIterator[tuple[Database, Any, Two]]:
+    async with administrator(every_database) as sql:
+        yield every_database, sql, await two_users(sql)
+
+
 @pytest.fixture
 async def two(sql: Any) -> Two:
     return await two_users(sql)
 
 
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database) as running:
-        yield running
-
-
-@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+@both_codecs
 async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sql: Any, two: Two, codec: Codec) -> None:
     made: dict[UUID, list[UUID]] = {two.anne: [two.annes, two.annes_message], two.bert: [two.berts, two.berts_message]}
 
@@ -165,35 +156,21 @@ async def test_pages_of_a_strangers_conversation_show_nothing(server: Running, t
 # ---- Rows that change hands ----------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_does_not_change_its_owner(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
+@pytest.mark.parametrize(
+    "move",
+    [
+        "UPDATE conversations SET user_id = '{0.bert}' WHERE id = '{0.annes}'",
+        "UPDATE messages SET conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
+        "UPDATE messages SET id = gen_random_uuid(), conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
+    ],
+    ids=["a conversation", "a message", "a message under a new id"],
+)
+async def test_a_row_does_not_move_to_another_user(everywhere: Everywhere, move: str) -> None:
+    _, sql, two = everywhere
+    before = await select_everything(sql, two.anne), await select_everything(sql, two.bert)
     with pytest.raises(asyncpg.RaiseError):
-        await sql.execute("UPDATE conversations SET user_id = $1 WHERE id = $2", two.bert, two.annes)
-    assert await sql.fetchval("SELECT user_id FROM conversations WHERE id = $1", two.annes) == two.anne
-    await sql.close()
-
-
-async def test_a_message_does_not_move_to_another_users_conversation(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
-    with pytest.raises(asyncpg.RaiseError):
-        await sql.execute("UPDATE messages SET conversation_id = $1 WHERE id = $2", two.berts, two.annes_message)
-    assert await sql.fetchval("SELECT conversation_id FROM messages WHERE id = $1", two.annes_message) == two.annes
-    await sql.close()
-
-
-async def test_a_message_does_not_move_to_another_user_under_a_new_id_either(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
-    with pytest.raises(asyncpg.RaiseError):
-        await sql.execute(
-            "UPDATE messages SET id = gen_random_uuid(), conversation_id = $1 WHERE id = $2",
-            two.berts,
-            two.annes_message,
-        )
-    assert await sql.fetchval("SELECT conversation_id FROM messages WHERE id = $1", two.annes_message) == two.annes
-    await sql.close()
+        await sql.execute(move.format(two))
+    assert (await select_everything(sql, two.anne), await select_everything(sql, two.bert)) == before
 
 
 async def nothing_of_bert_reaches_anne(
@@ -380,16 +357,6 @@ async def as_user(database: Database, user: UUID | None, role: str = "authentica
 
 def claims(user: UUID | None, role: str) -> str:
     return orjson.dumps({"role": role} if user is None else {"sub": str(user), "role": role}).decode()
-
-
-@pytest.fixture
-async def everywhere(every_database: Database) -> AsyncIterator[tuple[Database, Any, Two]]:
-    sql = await every_database.connect()
-    yield every_database, sql, await two_users(sql)
-    await sql.close()
-
-
-Everywhere = tuple[Database, Any, Two]
 
 
 async def test_a_user_reads_only_his_own_rows(everywhere: Everywhere) -> None:

@@ -7,19 +7,18 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, Codec
+from protocol.codec import Codec
 from protocol.frames import AskPage, Before, Conversation, Hello, Live, Message, Page, Snapshot, Window
 from server.edge.websocket import HIGH_WATER, WebSocket
 from server.feed.pages import PAGE_CONTENT
 from server.feed.pump import CONTENT
 from server.feed.snapshot import PIECE_CONTENT
 from tests.support.cluster import Database
-from tests.support.peer import peer
+from tests.support.peer import both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving, token
 from tests.support.waiting import LIMIT, eventually
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
 MB = 1_000_000
 MOST = HIGH_WATER + max(CONTENT, PIECE_CONTENT, PAGE_CONTENT) + 64 * 1024
 """What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""
@@ -46,7 +45,7 @@ def buffered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("size", [10_000, 100_000, 500_000])
 async def test_a_snapshot_of_large_titles_costs_one_piece(
     database: Database, sql: Any, codec: Codec, size: int, buffered: list[int]
@@ -68,7 +67,7 @@ async def test_a_snapshot_of_large_titles_costs_one_piece(
         assert max(buffered) <= MOST + size
 
 
-@both
+@both_codecs
 async def test_pages_that_are_not_read_cost_one_page(
     database: Database, sql: Any, codec: Codec, buffered: list[int]
 ) -> None:
@@ -91,7 +90,7 @@ async def test_pages_that_are_not_read_cost_one_page(
         assert max(buffered) <= MOST
 
 
-@both
+@both_codecs
 async def test_changes_that_are_not_read_cost_one_batch(
     database: Database, sql: Any, codec: Codec, buffered: list[int]
 ) -> None:
@@ -114,7 +113,7 @@ async def test_changes_that_are_not_read_cost_one_batch(
         assert max(buffered) <= MOST + MB
 
 
-@both
+@both_codecs
 async def test_rows_of_a_megabyte_come_by_every_way(database: Database, sql: Any, codec: Codec) -> None:
     user = await add_user(sql)
     await sql.execute(TITLES, user, MB, 3)

@@ -26,7 +26,7 @@ from protocol.frames import (
     Window,
 )
 from tests.support.cluster import Database
-from tests.support.peer import Peer, peer
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
@@ -472,7 +472,7 @@ async def test_long_titles_make_short_pages(database: Database) -> None:
         assert max(size for _, size in pages) <= FRAME, pages
 
 
-@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+@both_codecs
 async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: Database, codec: Codec) -> None:
     async with reading(database, codec) as reader:
         await add_messages(reader, 3)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.frames import (
     Applied,
     Conversation,
@@ -29,12 +29,11 @@ from server.config import ROLES
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
 from tests.support.oracle import State, select_everything
-from tests.support.peer import peer
+from tests.support.peer import both_codecs, peer
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
 SECOND = 1_000_000
 
 
@@ -97,7 +96,7 @@ async def every_home(every_database: Database) -> AsyncIterator[Home]:
 # ---- Each kind -----------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_every_kind_of_mutation_does_what_it_says(every_database: Database, codec: Codec) -> None:
     async with a_home(every_database, codec) as home:
         conversation, message, at = uuid4(), uuid4(), now()
@@ -262,7 +261,7 @@ async def test_nothing_at_all_of_a_user_without_any_change_so_far(every_home: Ho
         await fresh.reach(seq)
 
 
-@both
+@both_codecs
 async def test_an_empty_push_has_an_empty_ack(database: Database, codec: Codec) -> None:
     async with a_home(database, codec) as home:
         assert await home.writer.push() == []

@@ -1,8 +1,7 @@
 """P4: a number means one mutation, whatever other histories gave it to (SPEC.md 8.5)."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,35 +20,17 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.audit import audit
 from tests.support.device import UNLIMITED, PushingDevice, encoded, now
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.serving import Running, serving, token
+from tests.support.serving import Running, token
 
 Said = Mutation | None
 """None: an empty array, for what is held no more."""
 NUMBERS = "SELECT last_mutation FROM sync.clients WHERE client_id = $1"
 
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    async def make() -> Database:
-        made = await postgres_18.create()
-        async with administrator(made) as sql:
-            await keep_audit(sql)
-        return made
-
-    made = asyncio.run(make())
-    yield made
-    asyncio.run(made.drop())
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED, push_batch=500) as running:
-        yield running
+pytestmark = [pytest.mark.shared_database(audited=True), pytest.mark.settings(**UNLIMITED, push_batch=500)]
 
 
 class Installation:

@@ -1,15 +1,13 @@
 """P4: exactly once: repeats, gaps, numbers, and who may push (SPEC.md 8.2, 8.5, 8.7, 7.9)."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from protocol.codec import CODECS, Codec
+from protocol.codec import Codec
 from protocol.frames import (
     Ack,
     Applied,
@@ -22,7 +20,7 @@ from protocol.frames import (
     Welcome,
 )
 from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.cluster import Database, administrator
 from tests.support.device import (
     NOBODYS,
     UNLIMITED,
@@ -33,43 +31,18 @@ from tests.support.device import (
     results_without_seq,
 )
 from tests.support.oracle import select_everything
+from tests.support.peer import both_codecs
 from tests.support.people import add_user
 from tests.support.proxy import postgres_behind_proxy
 from tests.support.serving import Running, ServerProcess, serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = [pytest.mark.shared_database(audited=True), pytest.mark.settings(**UNLIMITED)]
 PROCESS = {"ATLAS_PUSH_RATE": "1000000", "ATLAS_PUSH_BURST": "1000000"}
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all that need no more than users of their own. Texts are audited."""
-
-    async def make() -> Database:
-        made = await postgres_18.create()
-        await audited(made)
-        return made
-
-    made = asyncio.run(make())
-    yield made
-    asyncio.run(made.drop())
 
 
 async def audited(database: Database) -> None:
     async with administrator(database) as sql:
         await keep_audit(sql)
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture
-async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with live_device(server.url, user) as made:
-        yield made
 
 
 def rename(conversation: UUID, *titles: int) -> list[RenameConversation]:
@@ -100,7 +73,7 @@ async def answered_by_a_close(device: PushingDevice) -> int | None:
 # ---- Repeats -------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_a_repeated_push_is_answered_and_not_applied(every_database: Database, codec: Codec) -> None:
     await audited(every_database)
     async with (
@@ -190,7 +163,7 @@ async def test_many_rejected_ones_of_one_push_are_all_told_again(device: Pushing
 # ---- Gaps ----------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_a_gap_is_answered_with_what_is_expected_and_nothing_is_applied(
     server: Running, user: UUID, sql: Any, codec: Codec
 ) -> None:

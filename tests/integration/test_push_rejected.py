@@ -1,14 +1,13 @@
 """P4: a mutation that cannot be applied is rejected alone: its number is consumed, and those around it are applied."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -21,36 +20,17 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
+from tests.support.peer import both_codecs
 from tests.support.people import add_conversation, add_user
 from tests.support.rejections import CONTENT, RULES, between_good_ones, is_fit_to_show
 from tests.support.serving import Running, serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]
 SECOND = 1_000_000
 YEAR = 365 * 86_400 * SECOND
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture
-async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with live_device(server.url, user) as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -146,7 +126,7 @@ CODES: dict[str, tuple[str, Callable[[Own], Mutation]]] = {
 }
 
 
-@both
+@both_codecs
 async def test_each_code_has_its_cause(every_database: Database, codec: Codec) -> None:
     async with live(every_database, codec) as (sql, device):
         own = await Own.make(device)

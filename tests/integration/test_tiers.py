@@ -18,16 +18,11 @@ from protocol.frames import (
     Snapshot,
     ToClient,
 )
-from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running
 
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Everybody here has users of their own."""
-    return shared_database
+pytestmark = pytest.mark.shared_database
 
 
 async def set_tier(sql: Any, user: UUID, tier: str) -> None:

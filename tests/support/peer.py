@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from protocol import replica
-from protocol.codec import MSGPACK, Codec
+from protocol.codec import CODECS, MSGPACK, Codec
 from protocol.frames import (
     Changes,
     Conversation,
@@ -39,6 +40,9 @@ from tests.support.waiting import LIMIT
 
 Frame = TypeVar("Frame")
 DEFAULT_WINDOW = Window()
+both_codecs = pytest.mark.parametrize(
+    "codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack"
+)
 
 
 class Peer:
@@ -61,11 +65,14 @@ class Peer:
 
     async def hear(self) -> ToClient:
         """The next frame. Raises ConnectionClosed at the end."""
-        async with asyncio.timeout(LIMIT):
-            data = await self.socket.recv()
-        frame = self.codec.decode_to_client(data.encode() if isinstance(data, str) else data)
+        frame = self.codec.decode_to_client(await self._receive())
         self._follow(frame)
         return frame
+
+    async def _receive(self) -> bytes:
+        async with asyncio.timeout(LIMIT):
+            data = await self.socket.recv()
+        return data.encode() if isinstance(data, str) else data
 
     def _follow(self, frame: ToClient) -> None:
         if isinstance(frame, Welcome):
