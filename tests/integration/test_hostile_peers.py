@@ -607,6 +607,24 @@ async def test_an_upgrade_to_something_else_is_no_websocket(scene: Scene) -> Non
         assert b"HTTP/1.1 101" not in await one.everything()
 
 
+async def test_a_user_has_as_many_sockets_as_the_server_allows(database: Database, sql: Any) -> None:
+    user, other = await add_user(sql), await add_user(sql)
+    async with serving(database, sockets_per_user=2) as server:
+        async with peer(server.url) as one, peer(server.url) as two:
+            await one.greet(user)
+            await two.greet(user)
+            async with peer(server.url) as three:
+                await three.say_hello(user)
+                code, error = await three.closed()
+                assert code == 4003
+                assert error is not None
+                assert error.retry_after is not None
+            async with peer(server.url) as stranger:
+                await stranger.greet(other)
+        async with peer(server.url) as again:
+            await again.greet(user)
+
+
 # ---- Time ----------------------------------------------------------------------------------------------------------
 
 

@@ -125,10 +125,12 @@ async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sq
     assert not [row for row in [two.anne, *made[two.anne]] if other.knows(row)]
 
 
-async def test_a_cursor_of_somebody_else_shows_nothing_of_him(server: Running, two: Two) -> None:
+async def test_the_cursor_of_another_user_is_foreign_and_shows_nothing_of_that_user(server: Running, two: Two) -> None:
     async with wire(server, two.anne) as one:
         cursor = one.cursor
     async with wire(server, two.bert, cursor) as other:
+        assert other.welcome is not None
+        assert (other.welcome.mode, other.welcome.why) == ("snapshot", "foreign")
         assert other.knows(BERTS)
     assert not other.knows(ANNES)
     assert not other.knows(two.anne)
@@ -314,16 +316,19 @@ async def test_a_doorbell_says_nothing_but_whose_feed_moved_and_how_far(every_da
     await sql.close()
 
 
-async def test_doorbells_that_anybody_invents_do_no_harm(server: Running, sql: Any, two: Two) -> None:
+async def test_an_invented_doorbell_does_no_harm(server: Running, sql: Any, two: Two) -> None:
     invented = [
         "",
         " ",
         "nonsense",
+        "1 2 3",
         f"{two.anne}",
         f"{two.anne} ",
+        f"{two.anne} x",
         f"{two.anne} -1",
         f"{two.anne} 0",
         f"{two.anne} {10**18}",
+        f"{two.anne} {2**63 - 1}",
         f"{two.anne} {10**30}",
         f"{two.anne} ²",
         f"{two.anne} 1 2",
@@ -334,9 +339,9 @@ async def test_doorbells_that_anybody_invents_do_no_harm(server: Running, sql: A
     async with wire(server, two.anne) as one:
         for payload in invented:
             await sql.execute("SELECT pg_notify(channel, $1) FROM sync.meta", payload)
-        message = await add_message(sql, two.annes, "the real one")
-        frame = await one.hear_a(Changes)
-        assert [row.id for row in frame.rows if isinstance(row, Message)] == [message]
+            message = await add_message(sql, two.annes, f"after {payload[:50]!r}")
+            frame = await one.hear_a(Changes)
+            assert [row.id for row in frame.rows if isinstance(row, Message)] == [message], payload
         assert not one.knows(BERTS)
 
 

@@ -136,28 +136,11 @@ async def test_a_device_without_a_cursor_gets_a_snapshot_because_it_is_new(devic
     await starts_over(device, sql, "new")
 
 
-@pytest.mark.parametrize("made", [
-    lambda good: b"",
-    lambda good: b"\0",
-    lambda good: good[:-1],
-    lambda good: good + b"\0",
-    lambda good: bytes([good[0] ^ 0xFF]) + good[1:],
-    lambda good: good.hex().encode(),
-    lambda good: b"x" * 128,
-], ids=["empty", "one byte", "cut", "too long", "another version", "hexadecimal", "as long as may be"])  # fmt: skip
-async def test_bytes_that_are_no_cursor_are_unreadable(
-    device: Device, sql: Any, made: Callable[[bytes], bytes]
-) -> None:
-    assert device.cursor is not None
-    device.cursor = made(device.cursor)
+@pytest.mark.parametrize("cursor", [b"", b"x" * 128], ids=["empty", "as long as may be"])
+async def test_bytes_that_are_no_cursor_are_unreadable(device: Device, sql: Any, cursor: bytes) -> None:
+    """Which bytes are none is tested in tests/protocol/test_cursor.py."""
+    device.cursor = cursor
     await starts_over(device, sql, "unreadable")
-
-
-async def test_the_cursor_of_another_user_is_foreign(device: Device, server: Running, sql: Any) -> None:
-    other = Device(server.url, await add_user(sql))
-    await other.catch_up()
-    device.cursor = other.cursor
-    await starts_over(device, sql, "foreign")
 
 
 async def test_a_cursor_of_another_history_gets_a_snapshot_because_of_its_epoch(device: Device, sql: Any) -> None:

@@ -54,6 +54,7 @@ class Peer:
         self.replica = Replica()
         self.cursor: bytes | None = None
         """The cursor to resume at; None while a snapshot is incomplete."""
+        self.welcome: Welcome | None = None
         self._replaces = False
         """The next frame is the first of a snapshot."""
 
@@ -76,6 +77,7 @@ class Peer:
 
     def _follow(self, frame: ToClient) -> None:
         if isinstance(frame, Welcome):
+            self.welcome = frame
             self._replaces = frame.mode == "snapshot"
             if self._replaces:
                 self.cursor = None
