@@ -31,7 +31,7 @@ async def test_a_change_whose_doorbell_is_lost_is_found_by_the_sweep(database: D
         assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
 
 
-async def test_what_was_committed_while_nobody_listened_arrives_when_somebody_does_again(
+async def test_a_change_committed_while_listen_was_cut_arrives_when_it_works_again(
     database: Database, sql: Any
 ) -> None:
     user = await add_user(sql)
@@ -99,7 +99,7 @@ async def test_readiness_follows_the_doorbells(database: Database) -> None:
         await eventually(is_ready)
 
 
-async def test_who_is_not_ready_says_what_must_be_mended(
+async def test_a_server_that_is_not_ready_says_what_must_be_mended(
     database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookout, "EVERY", 0.1)

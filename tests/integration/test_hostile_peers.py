@@ -134,7 +134,7 @@ async def upgraded(scene: Scene, *, hello: bool = True) -> AsyncIterator[Raw]:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_failure_is_logged_without_what_was_being_worked_on(log: io.StringIO, form: str) -> None:
+def test_the_log_of_a_failure_holds_no_user_data(log: io.StringIO, form: str) -> None:
     stream = io.StringIO()
     logs.configure("debug", form, stream)
     for say in (structlog.get_logger().exception, logging.getLogger("asyncio").exception):
@@ -239,7 +239,7 @@ async def test_a_frame_in_fragments_is_one_frame(scene: Scene) -> None:
 
 @both_codecs
 @pytest.mark.parametrize("hello", [False, True])
-async def test_what_is_nested_very_deeply_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
+async def test_a_deeply_nested_value_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
     async with peer(scene.server.url, codec) as one:
         if hello:
             await greeted(scene, one)
@@ -310,7 +310,7 @@ async def test_a_second_hello_is_refused(scene: Scene, codec: Codec) -> None:
     assert (error.code, error.retryable, code) == ("second_hello", False, 4300)
 
 
-async def test_a_second_hello_is_refused_before_the_first_one_is_answered_too(scene: Scene) -> None:
+async def test_a_second_hello_before_the_answer_to_the_first_is_refused(scene: Scene) -> None:
     async with upgraded(scene, hello=False) as one:
         await one.say(framed(Opcode.TEXT, JSON.encode(scene.hello())) * 2)
         code, said = await one.closed()
@@ -329,7 +329,7 @@ async def test_a_frame_of_an_unknown_kind_is_answered_and_changes_nothing(scene:
         await still_served(one)
 
 
-async def test_what_follows_a_violation_is_not_answered(scene: Scene) -> None:
+async def test_a_frame_after_a_violation_is_not_answered(scene: Scene) -> None:
     async with upgraded(scene) as one:
         ping = framed(Opcode.TEXT, JSON.encode(Ping()))
         await one.say(ping + framed(Opcode.TEXT, b"{") + ping * 10)
@@ -515,7 +515,7 @@ async def test_any_origin_is_served_where_none_is_configured(scene: Scene) -> No
         await greeted(scene, one)
 
 
-async def test_without_an_offer_the_encoding_is_messagepack(scene: Scene) -> None:
+async def test_a_handshake_without_an_offer_gets_messagepack(scene: Scene) -> None:
     async with connect(scene.server.url, compression=None, proxy=None) as socket:
         assert socket.subprotocol is None
         await greeted(scene, Peer(socket, MSGPACK))
@@ -536,7 +536,7 @@ async def test_compression_is_declined(scene: Scene) -> None:
         await greeted(scene, Peer(socket, JSON))
 
 
-async def test_a_refused_handshake_is_told_to_an_ordinary_client(scene: Scene) -> None:
+async def test_an_ordinary_client_reads_why_its_handshake_was_refused(scene: Scene) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(scene.server.http.replace("http", "ws") + "/elsewhere", proxy=None)
     assert refused.value.response.status_code == 404

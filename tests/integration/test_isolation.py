@@ -1,4 +1,4 @@
-"""P1: what was committed reaches nobody but its owner, and nobody reaches what is not his through SQL."""
+"""P1: a committed row reaches only its owner, and no user reaches another user's rows through SQL."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -282,7 +282,9 @@ async def test_the_id_of_a_deleted_message_in_other_hands_shows_nothing_of_its_n
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes)
 
 
-async def test_the_old_device_still_learns_that_its_rows_are_gone(server: Running, sql: Any, two: Two) -> None:
+async def test_a_device_learns_that_rows_it_held_are_gone_when_their_ids_have_another_owner(
+    server: Running, sql: Any, two: Two
+) -> None:
     async with wire(server, two.anne) as one:
         old = one.cursor
     await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
@@ -364,7 +366,7 @@ def claims(user: UUID | None, role: str) -> str:
     return orjson.dumps({"role": role} if user is None else {"sub": str(user), "role": role}).decode()
 
 
-async def test_a_user_reads_only_his_own_rows(everywhere: Everywhere) -> None:
+async def test_a_user_reads_only_rows_of_that_user(everywhere: Everywhere) -> None:
     database, _, two = everywhere
     async with as_user(database, two.anne) as anne:
         assert [row["id"] for row in await anne.fetch("SELECT id FROM profiles")] == [two.anne]
@@ -373,7 +375,7 @@ async def test_a_user_reads_only_his_own_rows(everywhere: Everywhere) -> None:
 
 
 @pytest.mark.parametrize("role", ["authenticated", "anon"])
-async def test_without_a_user_nothing_is_read(everywhere: Everywhere, role: str) -> None:
+async def test_a_session_without_a_user_reads_nothing(everywhere: Everywhere, role: str) -> None:
     database, _, _ = everywhere
     async with as_user(database, None, role) as nobody:
         for table in ("profiles", "conversations", "messages"):
@@ -383,7 +385,7 @@ async def test_without_a_user_nothing_is_read(everywhere: Everywhere, role: str)
                 assert role == "anon"
 
 
-async def test_what_a_user_writes_reaches_his_devices(everywhere: Everywhere) -> None:
+async def test_a_row_that_a_user_writes_through_sql_reaches_the_devices_of_that_user(everywhere: Everywhere) -> None:
     database, _, two = everywhere
     async with (
         serving(database) as server,
@@ -457,7 +459,7 @@ REFUSED: dict[str, tuple[str, Callable[[Two], list[Any]]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_a_user_is_refused(everywhere: Everywhere, what: str) -> None:
+async def test_a_statement_that_gives_rows_to_another_user_is_refused(everywhere: Everywhere, what: str) -> None:
     database, sql, two = everywhere
     statement, arguments = REFUSED[what]
     before = await everything(sql)
@@ -494,7 +496,7 @@ async def test_no_partition_is_a_back_door(everywhere: Everywhere) -> None:
                         await anne.execute(statement)
 
 
-async def test_a_partition_stays_closed_even_to_whom_the_schema_is_opened(everywhere: Everywhere) -> None:
+async def test_a_partition_stays_closed_to_a_role_that_may_use_the_schema(everywhere: Everywhere) -> None:
     """A careless GRANT of the whole schema, as a dashboard may make it: row level security still holds."""
     database, sql, two = everywhere
     await sql.execute("GRANT USAGE ON SCHEMA sync TO authenticated")
@@ -552,7 +554,7 @@ async def test_the_servers_login_reads_no_more_of_a_profile_than_it_needs(everyw
 # ---- What devices could not see ------------------------------------------------------------------------------------
 
 
-async def test_nobody_truncates(everywhere: Everywhere) -> None:
+async def test_not_even_an_administrator_truncates_a_table(everywhere: Everywhere) -> None:
     """Not even an administrator: no device would hear of it."""
     _, sql, _ = everywhere
     names = [name for name in await partitions(sql) if "messages" in name]
@@ -563,7 +565,7 @@ async def test_nobody_truncates(everywhere: Everywhere) -> None:
     assert await sql.fetchval("SELECT count(*) FROM messages") == 2
 
 
-async def test_a_partition_that_is_made_later_refuses_it_too(everywhere: Everywhere) -> None:
+async def test_a_partition_that_is_made_later_refuses_a_truncate(everywhere: Everywhere) -> None:
     _, sql, _ = everywhere
     before = set(await partitions(sql))
     await sql.fetchval("SELECT sync.ensure_partitions(now() + interval '1 year', now() + interval '1 year')")

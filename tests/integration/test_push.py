@@ -149,7 +149,7 @@ async def test_an_instant_is_kept_to_the_microsecond(every_home: Home) -> None:
     assert sorted(int(str(row[3])) for (kind, _), row in held.items() if kind == "m") == sorted(instants)
 
 
-async def test_what_the_app_wrote_can_be_renamed_edited_and_deleted(every_home: Home) -> None:
+async def test_a_row_that_the_app_wrote_can_be_renamed_edited_and_deleted(every_home: Home) -> None:
     home = every_home
     conversation = await home.sql.fetchval("INSERT INTO conversations (user_id) VALUES ($1) RETURNING id", home.user)
     message, created = await home.sql.fetchrow(
@@ -235,7 +235,7 @@ NOTHING: dict[str, Callable[[UUID, UUID, int], Mutation]] = {
 
 
 @pytest.mark.parametrize("what", NOTHING)
-async def test_it_is_applied_and_changes_nothing(every_home: Home, what: str) -> None:
+async def test_a_mutation_without_an_effect_is_applied_and_changes_nothing(every_home: Home, what: str) -> None:
     conversation, message, at = uuid4(), uuid4(), now()
     await every_home.apply(
         CreateConversation(conversation, "title", at), CreateMessage(message, conversation, "user", "content", at)
@@ -243,7 +243,7 @@ async def test_it_is_applied_and_changes_nothing(every_home: Home, what: str) ->
     await every_home.changes_nothing(NOTHING[what](conversation, message, at))
 
 
-async def test_deleting_twice_changes_nothing_the_second_time(every_home: Home) -> None:
+async def test_a_second_deletion_changes_nothing(every_home: Home) -> None:
     conversation, message, at = uuid4(), uuid4(), now()
     await every_home.apply(
         CreateConversation(conversation, "title", at), CreateMessage(message, conversation, "user", "content", at)
@@ -254,7 +254,7 @@ async def test_deleting_twice_changes_nothing_the_second_time(every_home: Home) 
     await every_home.changes_nothing(DeleteConversation(conversation), DeleteMessage(message, at))
 
 
-async def test_nothing_at_all_of_a_user_without_any_change_so_far(every_home: Home) -> None:
+async def test_a_device_of_a_new_user_reaches_the_seq_of_a_push_that_changed_nothing(every_home: Home) -> None:
     """Its seq too is one that the device reaches."""
     async with live_device(every_home.server.url, every_home.user) as fresh:
         seq = await fresh.apply(DeleteConversation(uuid4()))
@@ -297,7 +297,7 @@ async def test_no_mutation_moves_updated_at_back(every_home: Home) -> None:
 
 
 async def test_a_rename_and_an_edit_of_the_future_are_not_undone_by_one_of_now(home: Home) -> None:
-    """The one who writes last wins, whatever his clock says; only updated_at stays."""
+    """The last write wins, whatever the device's clock says; only updated_at stays."""
     conversation, ahead = uuid4(), now() + 120 * SECOND
     await home.apply(CreateConversation(conversation, "a", now()), RenameConversation(conversation, "b", ahead))
     held = await home.apply(RenameConversation(conversation, "c", now()))

@@ -67,7 +67,9 @@ async def is_slowed_down(device: PushingDevice, *mutations: Said) -> float:
     return error.retry_after / 1_000
 
 
-async def test_beyond_the_burst_a_push_is_slowed_down_and_taken_when_it_was_told(database: Database) -> None:
+async def test_a_push_beyond_the_burst_is_slowed_down_and_accepted_at_the_time_that_was_named(
+    database: Database,
+) -> None:
     async with live(database, **SLOW) as (sql, device):
         await device.apply(*some(10))
         more = some(4)
@@ -80,7 +82,7 @@ async def test_beyond_the_burst_a_push_is_slowed_down_and_taken_when_it_was_told
         await is_slowed_down(device, *some(4))
 
 
-async def test_asking_too_early_again_and_again_costs_nothing(database: Database) -> None:
+async def test_a_push_that_is_repeated_too_early_costs_nothing(database: Database) -> None:
     async with live(database, **SLOW) as (_, device):
         await device.apply(*some(10))
         more = some(4)
@@ -203,7 +205,7 @@ async def test_the_largest_content_of_all_settings_comes_back_whole(database: Da
         assert (await device.reach(seq))["m", message][2] == content
 
 
-async def test_what_is_too_long_is_rejected_however_long_it_is(database: Database) -> None:
+async def test_a_text_that_is_too_long_is_rejected_however_long_it_is(database: Database) -> None:
     async with live(database) as (_, device):
         conversation, at = uuid4(), now()
         results = await device.push(

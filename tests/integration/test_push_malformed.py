@@ -92,7 +92,7 @@ def malformed(codec: Codec) -> dict[str, Raw]:
 
 
 @both_codecs
-async def test_malformed_ones_of_every_sort_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
+async def test_malformed_mutations_of_every_sort_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
     cases = malformed(codec)
     async with live_device(server.url, await add_user(sql), codec=codec) as device:
         rejections = await between_good_ones(device, sql, *cases.values())
@@ -165,7 +165,9 @@ NO_PUSHES: dict[str, dict[str, object]] = {
 
 @both_codecs
 @pytest.mark.parametrize("what", NO_PUSHES)
-async def test_what_is_no_push_closes(server: Running, sql: Any, user: UUID, codec: Codec, what: str) -> None:
+async def test_a_frame_that_is_no_push_closes_the_connection(
+    server: Running, sql: Any, user: UUID, codec: Codec, what: str
+) -> None:
     async with live_device(server.url, user, codec=codec) as device:
         await device.say_raw(encoded(NO_PUSHES[what], codec))
         code, error = await device.closed()
@@ -176,7 +178,7 @@ async def test_what_is_no_push_closes(server: Running, sql: Any, user: UUID, cod
     assert list(await select_everything(sql, user)) == [("p", user)]
 
 
-async def test_a_push_before_hello_closes(server: Running) -> None:
+async def test_a_push_before_hello_closes_the_connection(server: Running) -> None:
     async with peer(server.url) as stranger:
         await stranger.say(Push(n=1, mutations=[]))
         code, error = await stranger.closed()
@@ -184,7 +186,7 @@ async def test_a_push_before_hello_closes(server: Running) -> None:
         assert (code, error.code) == (4300, "hello_first")
 
 
-async def test_the_highest_number_there_is_a_gap(device: PushingDevice) -> None:
+async def test_the_highest_number_of_all_is_a_gap(device: PushingDevice) -> None:
     error = await device.refused_push(CreateConversation(uuid4(), None, now()), n=1 << 53)
     assert (error.code, error.expected) == ("gap", 1)
     await device.apply(CreateConversation(uuid4(), None, now()))

@@ -108,7 +108,7 @@ async def texts(sql: Any, device: Installation) -> list[str]:
 
 
 @pytest.mark.parametrize("further", [0, 4], ids=["just behind", "further on"])
-async def test_what_comes_again_under_higher_numbers_is_not_applied_again(
+async def test_a_mutation_that_comes_again_under_a_higher_number_is_not_applied_again(
     here: Installation, sql: Any, further: int
 ) -> None:
     """Another history, in which the device was meanwhile, had consumed more numbers."""
@@ -160,7 +160,7 @@ async def test_a_number_whose_mutation_is_held_no_more_keeps_its_meaning(here: I
     assert await texts(sql, here) == ["created", "0", "1", "2", "3"]
 
 
-async def test_what_was_rejected_and_is_tried_again_after_a_gap_is_applied(here: Installation, sql: Any) -> None:
+async def test_a_rejected_mutation_that_is_tried_again_after_a_gap_is_applied(here: Installation, sql: Any) -> None:
     early = here.rename()
     async with here.visit() as visit:
         assert await visit.push(1, early) == ["unknown_conversation"]
@@ -172,7 +172,7 @@ async def test_what_was_rejected_and_is_tried_again_after_a_gap_is_applied(here:
     assert await texts(sql, here) == ["created", "1", "0"]
 
 
-async def test_what_stands_behind_a_large_conversation_is_still_recognised_when_the_push_goes_on(
+async def test_a_mutation_behind_a_large_conversation_is_still_recognised_when_the_push_goes_on(
     here: Installation, sql: Any
 ) -> None:
     kept = [here.create(), *here.rename(3)]

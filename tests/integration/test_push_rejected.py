@@ -136,11 +136,11 @@ async def test_each_code_has_its_cause(every_database: Database, codec: Codec) -
         assert len({rejection.message for rejection in rejections}) >= len(set(got.values()))
 
 
-async def test_a_deletion_of_what_was_created_at_an_impossible_instant_is_one_of_nothing(device: PushingDevice) -> None:
+async def test_a_deletion_of_a_message_at_an_impossible_instant_deletes_nothing(device: PushingDevice) -> None:
     await device.apply(*(DeleteMessage(uuid4(), at) for at in (0, -1, 1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63))))
 
 
-async def test_what_was_deleted_is_unknown(device: PushingDevice) -> None:
+async def test_a_deleted_row_is_unknown(device: PushingDevice) -> None:
     own = await Own.make(device)
     await device.apply(DeleteMessage(own.message, own.at))
     assert (await device.rejection(EditMessage(own.message, own.at, CONTENT, now()))).code == "unknown_message"
@@ -149,7 +149,7 @@ async def test_what_was_deleted_is_unknown(device: PushingDevice) -> None:
     assert (await device.rejection(RenameConversation(own.conversation, None, now()))).code == "unknown_conversation"
 
 
-async def test_what_hangs_on_a_rejected_one_is_rejected_too(device: PushingDevice) -> None:
+async def test_a_mutation_that_depends_on_a_rejected_one_is_rejected_too(device: PushingDevice) -> None:
     conversation, message = uuid4(), uuid4()
     results = await device.push(
         CreateConversation(conversation, "\x00", now()),
@@ -190,7 +190,7 @@ def is_refused(result: Result) -> bool:
 
 
 @pytest.mark.parametrize("rule", RULES)
-async def test_what_the_database_has_a_rule_against_is_refused_alone(every_database: Database, rule: str) -> None:
+async def test_a_mutation_against_a_rule_of_the_database_is_refused_alone(every_database: Database, rule: str) -> None:
     async with live(every_database, before=RULES[rule]) as (sql, device):
         own = await Own.make(device)
         one, other, at = uuid4(), uuid4(), now()

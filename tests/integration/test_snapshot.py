@@ -182,7 +182,7 @@ async def test_a_cursor_that_the_feed_has_not_reached_is_ahead(device: Device, s
     await starts_over(device, sql, "ahead")
 
 
-async def test_a_cursor_is_ahead_too_when_the_feed_has_gone_another_way_beyond_it(device: Device, sql: Any) -> None:
+async def test_a_cursor_is_ahead_when_the_feed_has_gone_another_way_beyond_it(device: Device, sql: Any) -> None:
     await sql.execute("UPDATE sync.feeds SET seq = prev WHERE user_id = $1", device.user)
     await sql.execute("DELETE FROM sync.log WHERE seq > (SELECT seq FROM sync.feeds WHERE user_id = $1)", device.user)
     await add_conversation(sql, device.user, "what happened instead")
@@ -208,7 +208,7 @@ async def test_changes_that_are_no_longer_kept_are_too_old(device: Device, sql: 
     await starts_over(device, sql, "too_old")
 
 
-async def test_a_hole_before_changes_that_are_kept_is_a_hole(device: Device, sql: Any) -> None:
+async def test_a_cursor_before_a_hole_is_too_old(device: Device, sql: Any) -> None:
     await add_conversation(sql, device.user, "lost")
     await sql.execute("DELETE FROM sync.log WHERE user_id = $1", device.user)
     await add_conversation(sql, device.user, "kept")
@@ -290,7 +290,7 @@ async def test_a_user_whose_feed_never_moved_resumes(server: Running, sql: Any) 
     assert len(device.batches) == 1
 
 
-async def test_a_restart_of_the_server_is_no_reason(device: Device, database: Database, sql: Any) -> None:
+async def test_a_restart_of_the_server_causes_no_snapshot(device: Device, database: Database, sql: Any) -> None:
     for _ in range(2):
         async with serving(database) as another:
             device.url = another.url
@@ -298,12 +298,12 @@ async def test_a_restart_of_the_server_is_no_reason(device: Device, database: Da
             await add_conversation(sql, device.user)
 
 
-async def test_another_device_of_the_same_user_is_no_reason(device: Device, sql: Any) -> None:
+async def test_a_cursor_of_another_device_of_the_same_user_causes_no_snapshot(device: Device, sql: Any) -> None:
     other = Device(device.url, device.user, replica=copy.deepcopy(device.replica), cursor=device.cursor)
     await resumes(other, sql)
 
 
-async def test_another_window_is_no_reason(device: Device, sql: Any) -> None:
+async def test_another_window_causes_no_snapshot(device: Device, sql: Any) -> None:
     device.window = (1, 0)
     await resumes(device, sql)
 
@@ -390,7 +390,9 @@ async def test_a_snapshot_is_exactly_the_newest_as_far_as_the_window_goes(
     await sql.close()
 
 
-async def test_without_a_window_it_is_fifty_by_fifty(server: Running, sql: Any, user: UUID) -> None:
+async def test_a_snapshot_without_a_window_has_fifty_conversations_of_fifty_messages(
+    server: Running, sql: Any, user: UUID
+) -> None:
     await fill(sql, user, conversations=52, messages=51)
     async with peer(server.url) as one:
         await one.say(Hello(token=token(user), client_id=uuid4()))
@@ -405,7 +407,7 @@ async def test_a_user_with_nothing_gets_the_profile(server: Running, user: UUID)
     assert device.state() == {("p", user): ("core", None)}
 
 
-async def test_what_changes_outside_the_window_arrives_all_the_same(server: Running, sql: Any, user: UUID) -> None:
+async def test_a_change_outside_the_window_arrives(server: Running, sql: Any, user: UUID) -> None:
     await fill(sql, user, conversations=3, messages=2)
     device = Device(server.url, user, window=(1, 1))
     await device.catch_up()
@@ -503,7 +505,9 @@ async def test_long_titles_make_small_frames(server: Running, sql: Any, user: UU
     assert max(size for _, size in frames) <= FRAME, frames
 
 
-async def test_the_frames_of_what_was_missed_are_as_small(device: Device, server: Running, sql: Any) -> None:
+async def test_the_frames_of_missed_changes_are_as_small_as_those_of_a_snapshot(
+    device: Device, server: Running, sql: Any
+) -> None:
     conversation = next(iter(device.replica.conversations))
     for size in [*[100_000] * 6, 1_000, 1_000_000, 1_000]:
         await add_message(sql, conversation, "x" * size)

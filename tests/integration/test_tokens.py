@@ -584,7 +584,7 @@ async def test_a_hello_that_came_in_time_is_not_late_because_the_keys_are(
 
 
 @pytest.mark.usefixtures("refetching")
-async def test_who_has_a_known_key_does_not_wait_for_a_key_server_that_hangs(
+async def test_a_token_of_a_known_key_does_not_wait_for_a_key_server_that_hangs(
     database: Database, key_server: KeyServer, user: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with with_keys(database, key_server) as server:
