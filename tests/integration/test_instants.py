@@ -50,9 +50,9 @@ async def history(device: Peer, conversation: Any, limit: int) -> list[Conversat
 @both_codecs
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
 async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
-    every_database: Database, codec: Codec, limit: int
+    every_database: Database, every_sql: Any, codec: Codec, limit: int
 ) -> None:
-    sql = await every_database.connect()
+    sql = every_sql
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     await add_message(sql, await add_conversation(sql, await add_user(sql)))
@@ -66,7 +66,6 @@ async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
     expected = await sql.fetch(
         "SELECT id FROM messages WHERE conversation_id = $1 ORDER BY created_at DESC, id DESC", conversation
     )
-    await sql.close()
     async with serving(every_database) as server, peer(server.url, codec) as device:
         await device.greet(user)
         rows = await history(device, conversation, limit)

@@ -36,7 +36,7 @@ from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
 from tests.support.client_device import ClientDevice
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, temporary_folder
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, running_cluster
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
 from tests.support.peer import peer
@@ -521,13 +521,8 @@ async def test_a_server_whose_login_has_few_connections_makes_do_and_no_device_n
 @pytest.fixture
 def small_cluster() -> Iterator[Cluster]:
     """One with room for few."""
-    with temporary_folder() as folder:
-        cluster = Cluster("18", folder, {"max_connections": "14"})
-        cluster.start()
-        try:
-            yield cluster
-        finally:
-            cluster.postgres.stop(immediate=True)
+    with running_cluster("18", {"max_connections": "14"}) as cluster:
+        yield cluster
 
 
 @pytest.mark.usefixtures("looks_often")

@@ -25,7 +25,7 @@ from protocol.frames import (
     Welcome,
     Window,
 )
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
@@ -114,14 +114,12 @@ def held(row: object) -> tuple[Any, ...]:
 
 @contextlib.asynccontextmanager
 async def reading(database: Database, codec: Codec = MSGPACK) -> AsyncIterator[Reading]:
-    sql = await database.connect()
-    user = await add_user(sql)
-    conversation = await add_conversation(sql, user)
-    async with serving(database) as server, peer(server.url, codec) as one:
+    async with administrator(database) as sql, serving(database) as server, peer(server.url, codec) as one:
+        user = await add_user(sql)
+        conversation = await add_conversation(sql, user)
         welcome = await one.greet(user, window=ONLY_PAGES)
         await one.hear_a(Live)
         yield Reading(one, user, conversation, sql, welcome)
-    await sql.close()
 
 
 async def add_conversations(reader: Reading, rows: int) -> None:

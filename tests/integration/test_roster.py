@@ -75,8 +75,10 @@ def notes(store: PostgresStore, sql: Any) -> Notes:
 # ---- What is noted --------------------------------------------------------------------------------------------------
 
 
-async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_database: Database) -> None:
-    sql = await every_database.connect()
+async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(
+    every_database: Database, every_sql: Any
+) -> None:
+    sql = every_sql
     async for store in _store(every_database):
         notes = Notes(store, sql)
         await notes.note(A, "one", 1, "catching_up")
@@ -90,7 +92,6 @@ async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_da
         await notes.note(B, "two", 3)
         assert await notes.held() == (B, "two", 3, "live", None)
         assert await sql.fetchval(connected) > first
-    await sql.close()
 
 
 async def test_the_last_position_stays_noted_in_the_middle_of_a_snapshot(notes: Notes) -> None:
