@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import FIRST_INSTANT, LAST_INSTANT, AskPage, Before, Conversation, Message, Page
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Conversation, Message
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -34,17 +34,12 @@ INSTANTS = [
 
 async def history(device: Peer, conversation: Any, limit: int) -> list[Conversation | Message]:
     """All pages, joined together."""
-    rows: list[Conversation | Message] = []
-    before: Before | None = None
-    for _ in range(3 * len(INSTANTS)):
-        await device.say(AskPage(id=1, conversation=conversation, before=before, limit=limit))
-        page = await device.hear_a(Page)
-        rows += [row for row in page.rows if isinstance(row, Conversation | Message)]
-        if not page.more:
-            return rows
-        last = rows[-1]
-        before = Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
-    raise AssertionError("it goes round in circles")
+    return [
+        row
+        async for page in device.pages(conversation, limit)
+        for row in page.rows
+        if isinstance(row, Conversation | Message)
+    ]
 
 
 @both_codecs
