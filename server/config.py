@@ -143,6 +143,9 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
+    jwt_secret_former: str | None = Field(
+        None, alias="ATLAS_JWT_SECRET_FORMER", min_length=SECRET_CHARACTERS, repr=False
+    )
     jwks_url: KeySetUrl | None = Field(None, alias="ATLAS_JWKS_URL")
     allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
     sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
@@ -188,6 +191,11 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
         return roles
 
     @property
+    def jwt_secrets(self) -> list[str]:
+        """Secrets of HS256 tokens that are accepted; the current one first."""
+        return [secret for secret in (self.jwt_secret, self.jwt_secret_former) if secret is not None]
+
+    @property
     def hellos(self) -> int:
         """Of one user in a minute."""
         return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
@@ -200,6 +208,8 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
 
     @model_validator(mode="after")
     def _can_verify(self) -> Self:
+        if self.jwt_secret is None and self.jwt_secret_former is not None:
+            raise ValueError("ATLAS_JWT_SECRET_FORMER needs ATLAS_JWT_SECRET, the secret that replaces it")
         if self.jwt_secret is None and self.jwks_url is None:
             raise ValueError("set ATLAS_JWT_SECRET or ATLAS_JWKS_URL: without one no token can be verified")
         return self
