@@ -65,17 +65,22 @@ def reserve(host: str, port: int, *, shared: bool, setting: str = "PORT") -> soc
 
     Raises ConfigError.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:  # a machine without IPv6
+        raise ConfigError(f"{setting}: {address} cannot be listened on ({error.strerror}). Choose another.") from None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        # :: means IPv6 and IPv4, whatever the machine's net.ipv6.bindv6only says.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     if shared:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise ConfigError(
-            f"{setting}: {host}:{port} cannot be listened on ({error.strerror}). Choose another."
-        ) from None
+        raise ConfigError(f"{setting}: {address} cannot be listened on ({error.strerror}). Choose another.") from None
     return sock
 
 
