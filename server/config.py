@@ -1,4 +1,4 @@
-"""Every setting, from the environment. The README's table is this file in words; a test compares them."""
+"""Every setting, from the environment. A test compares this file with the table in server/README.md."""
 
 import os
 import re
@@ -106,7 +106,8 @@ class DatabaseSettings(Environment):
         for name in ("database_url", "listen_url", "admin_url"):
             if (url := getattr(self, name, None)) is not None and (ignored := read(url).ignored):
                 setting = type(self).model_fields[name].alias
-                yield f"These parameters of {setting} have no effect here: {', '.join(ignored)}. README.md says why."
+                names = ", ".join(ignored)
+                yield f"These parameters of {setting} have no effect here: {names}. server/README.md says why."
 
 
 class OwnerSettings(DatabaseSettings):
@@ -227,4 +228,4 @@ def load(settings: type[Settings], **given: Any) -> Settings:
         if first["type"] == "missing":
             problem = "is not set, and there is no default"
         subject = f"{name}: " if name else ""
-        raise ConfigError(f"{subject}{problem}. README.md has a table of all settings.") from None
+        raise ConfigError(f"{subject}{problem}. server/README.md has a table of all settings.") from None

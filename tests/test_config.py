@@ -1,4 +1,4 @@
-"""Settings: a wrong one ends the start with one sentence that says what to set, and the README's table is true."""
+"""Settings: a wrong one ends the start with a sentence that says what to set; the table in server/README.md is true."""
 
 import re
 import subprocess
@@ -224,13 +224,14 @@ def test_parameters_without_effect_are_named_with_their_setting(environment: pyt
     environment.setenv("ATLAS_ADMIN_URL", "postgres://db/app?sslmode=require")
     environment.setenv("ATLAS_LISTEN_URL", "postgres://db/app?supa=x-secret")
     assert list(load(MaintainSettings).without_effect()) == [
-        "These parameters of DATABASE_URL have no effect here: pool_timeout, connection_limit. README.md says why.",
-        "These parameters of ATLAS_LISTEN_URL have no effect here: supa. README.md says why.",
+        "These parameters of DATABASE_URL have no effect here: pool_timeout, connection_limit. "
+        "server/README.md says why.",
+        "These parameters of ATLAS_LISTEN_URL have no effect here: supa. server/README.md says why.",
     ]
 
 
-def test_the_readme_has_every_setting_with_its_default() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_settings_table_has_every_setting_with_its_default() -> None:
+    readme = (Path(__file__).parents[1] / "server" / "README.md").read_text()
     table = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", readme, re.MULTILINE))
     settings = {**MaintainSettings.model_fields, **ServeSettings.model_fields}
     expected = {field.alias: field.default for field in settings.values()}
