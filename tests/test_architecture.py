@@ -113,3 +113,9 @@ def test_the_map_names_every_module_and_no_other() -> None:
     }
     missing, gone = sorted(there - mapped), sorted(mapped - there)
     assert not missing + gone, "\n".join(["server/ARCHITECTURE.md lacks:", *missing, "and lists in vain:", *gone])
+
+
+def test_the_readme_of_the_tests_names_every_folder_of_tests() -> None:
+    table = (ROOT / "tests" / "README.md").read_text()
+    folders = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").exists()}
+    assert not {name for name in folders if f"`{name}/`" not in table}
