@@ -27,6 +27,7 @@ from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, site
 from server.edge.auth import mint
+from server.edge.listen import bind
 from server.errors import UnavailableError
 from server.operations.upkeep import Policy
 from server.postgres import migrate, seed
@@ -113,7 +114,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         metrics_token=_secret(data / "metrics-token"),
         metrics_port=None,
     )
-    sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
     people = await seed.people(admin_url)
     tokens = {person.id: _token(person.id, settings) for person in people}

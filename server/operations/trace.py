@@ -10,9 +10,9 @@ from typing import Final
 
 import orjson
 
-from protocol.close import CloseCode, Instruction, instruction
+from protocol.answers import CloseCode, Instruction, instruction
 from protocol.frames import DEFAULT_ROWS, Instant
-from server.feed.notices import PAID
+from server import tiers
 from server.operations.trace_facts import Device, Facts, Feed, Message, Plan
 from server.write.rules import SENTENCES
 
@@ -300,7 +300,7 @@ def _feed(feed: Feed, log_since: Instant | None) -> Line:
 
 def _plan(plan: Plan, *, needed: bool) -> Line:
     subscription = "" if plan.status is None else f", subscription {plan.status}"
-    if plan.tier in PAID:
+    if plan.tier in tiers.SYNCED:
         return Line("plan", Standing.GOOD, f"tier {plan.tier}{subscription}: syncs")
     found = f"tier {plan.tier}{subscription}" if plan.has_profile else "The owner has no profile"
     says = f"{found}: devices work locally, and nothing is sent to them or taken from them."
@@ -320,7 +320,7 @@ def outlook(facts: Facts, fate: Fate, device: Device) -> Outlook:
     # What the log has lost was heard by whoever the rest of it goes on from.
     if stands and (device.resumes if fate.seq is None else (position or 0) >= fate.seq):
         return Outlook.HAS
-    if facts.plan is None or facts.plan.tier not in PAID:
+    if facts.plan is None or facts.plan.tier not in tiers.SYNCED:
         return Outlook.UNPAID
     if not connected:
         if device.state == "closed" and _stays_away(device.close_code):
@@ -453,7 +453,7 @@ def _no_fate(facts: Facts) -> str:
         return "It is gone without a trace, so devices that have it keep it."
     if facts.is_conversation:
         return "There is no such message."
-    if facts.plan is not None and facts.plan.tier not in PAID:
+    if facts.plan is not None and facts.plan.tier not in tiers.SYNCED:
         return "It is not here; the user's plan does not sync, so what is written stays on the device."
     return "It is not here: look into the outbox, and the quarantine, of the device that wrote it."
 

@@ -21,7 +21,7 @@ from protocol.wire import CODECS
 from server.postgres.connection import decode_plainly, statement
 from server.postgres.writer import PostgresWriter
 from server.write import rules
-from server.write.mutation import Push
+from server.write.push import OwnedPush
 from tests.support.cluster import Cluster
 from tests.support.pushing import administrator, keep_audit, now
 
@@ -100,11 +100,11 @@ class Wanderer:
         found = self.outbox.next_push(MOST, CODECS["msgpack"], 1e9)
         if found is None:
             return False
-        push = Push(
+        push = OwnedPush(
             user=self.user,
             client_id=self.outbox.client_id,
             session=str(generation),
-            takes=takes,
+            claims_client_id=takes,
             first=found.n,
             mutations=[rules.check(_sent(each), BOUNDS, now()) for each in found.mutations],
             generation=generation,

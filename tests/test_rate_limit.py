@@ -5,34 +5,34 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.write import allowance
-from server.write.allowance import Allowance
+from server import rate_limit
+from server.rate_limit import TokenBuckets
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
 
 
 def test_a_burst_is_let_through_and_more_must_wait() -> None:
-    one = Allowance(rate=10, burst=30)
+    one = TokenBuckets(rate=10, burst=30)
     assert one.take(ANNE, 30, now=0) == 0
     assert one.take(ANNE, 5, now=0) == 0.5
     assert one.take(ANNE, 5, now=0.5) == 0
 
 
 def test_a_refused_push_takes_nothing() -> None:
-    one = Allowance(rate=10, burst=30)
+    one = TokenBuckets(rate=10, burst=30)
     assert one.take(ANNE, 31, now=0) > 0
     assert one.take(ANNE, 30, now=0) == 0
 
 
 def test_one_user_does_not_use_up_anothers() -> None:
-    one = Allowance(rate=1, burst=1)
+    one = TokenBuckets(rate=1, burst=1)
     assert one.take(ANNE, 1, now=0) == 0
     assert one.take(BERT, 1, now=0) == 0
 
 
 def test_full_buckets_are_forgotten_and_others_are_not() -> None:
-    one = Allowance(rate=1, burst=10)
-    for i in range(allowance.FORGET_FROM - 1):
+    one = TokenBuckets(rate=1, burst=10)
+    for i in range(rate_limit.PRUNE_FROM - 1):
         one.take(UUID(int=10 + i), 1, now=0)
     one.take(ANNE, 10, now=5)
     assert len(one._full_at) == 1
@@ -47,7 +47,7 @@ def test_full_buckets_are_forgotten_and_others_are_not() -> None:
 def test_no_stretch_of_time_sees_more_than_burst_and_rate_permit(
     rate: float, burst: int, asked: list[tuple[float, int]]
 ) -> None:
-    one, now, taken = Allowance(rate, burst), 0.0, []
+    one, now, taken = TokenBuckets(rate, burst), 0.0, []
     for pause, mutations in asked:
         now += pause
         wait = one.take(ANNE, mutations, now)

@@ -12,8 +12,8 @@ import pytest
 from protocol.frames import Changes
 from server import metrics
 from server.errors import UnavailableError
-from server.feed import roster
-from server.feed.ports import Sighting
+from server.feed import presence
+from server.feed.ports import DeviceState, DeviceStatus
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
@@ -29,7 +29,7 @@ A, B = "host/1/aaaaaa", "host/2/bbbbbb"
 
 @pytest.fixture
 async def store(database: Database) -> AsyncIterator[PostgresStore]:
-    """A notebook, with the rights of the server."""
+    """A presence store, with the rights of the server."""
     async for made in _store(database):
         yield made
 
@@ -41,12 +41,12 @@ async def _store(database: Database) -> AsyncIterator[PostgresStore]:
 
 
 @pytest.fixture
-def quick_roster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "EVERY", 0.05)
+def quick_presence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "EVERY", 0.05)
 
 
-class Notes:
-    """One device of one user, as servers note it."""
+class Devices:
+    """One device of one user, as servers record it."""
 
     def __init__(self, store: PostgresStore, sql: Any) -> None:
         self.store = store
@@ -54,11 +54,16 @@ class Notes:
         self.user = str(uuid4())
         self.client_id = uuid4()
 
-    async def note(
+    async def record(
         self, server: str, session: str, seq: int | None, state: str = "live", code: int | None = None
     ) -> None:
-        await self.store.note(
-            server, [Sighting(self.user, self.client_id, session, seq, state, code, {"one": 1, "two": 2}[session])]
+        await self.store.record(
+            server,
+            [
+                DeviceStatus(
+                    self.user, self.client_id, session, seq, DeviceState(state), code, {"one": 1, "two": 2}[session]
+                )
+            ],
         )
 
     async def held(self) -> tuple[str, str, int | None, str, int | None]:
@@ -68,8 +73,8 @@ class Notes:
 
 
 @pytest.fixture
-def notes(store: PostgresStore, sql: Any) -> Notes:
-    return Notes(store, sql)
+def devices(store: PostgresStore, sql: Any) -> Devices:
+    return Devices(store, sql)
 
 
 # ---- What is noted --------------------------------------------------------------------------------------------------
@@ -78,65 +83,65 @@ def notes(store: PostgresStore, sql: Any) -> Notes:
 async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_database: Database) -> None:
     sql = await every_database.connect()
     async for store in _store(every_database):
-        notes = Notes(store, sql)
-        await notes.note(A, "one", 1, "catching_up")
+        devices = Devices(store, sql)
+        await devices.record(A, "one", 1, "catching_up")
         connected = "SELECT connected_at FROM sync.devices"
         first = await sql.fetchval(connected)
-        await notes.note(A, "one", 2)
-        assert await notes.held() == (A, "one", 2, "live", None)
+        await devices.record(A, "one", 2)
+        assert await devices.held() == (A, "one", 2, "live", None)
         assert await sql.fetchval(connected) == first
-        await notes.note(A, "one", 2, "closed", 1006)
-        assert await notes.held() == (A, "one", 2, "closed", 1006)
-        await notes.note(B, "two", 3)
-        assert await notes.held() == (B, "two", 3, "live", None)
+        await devices.record(A, "one", 2, "closed", 1006)
+        assert await devices.held() == (A, "one", 2, "closed", 1006)
+        await devices.record(B, "two", 3)
+        assert await devices.held() == (B, "two", 3, "live", None)
         assert await sql.fetchval(connected) > first
     await sql.close()
 
 
-async def test_in_the_middle_of_a_snapshot_the_last_position_stays(notes: Notes) -> None:
-    await notes.note(A, "one", 5)
-    await notes.note(A, "two", None, "snapshot")
-    assert await notes.held() == (A, "two", 5, "snapshot", None)
+async def test_in_the_middle_of_a_snapshot_the_last_position_stays(devices: Devices) -> None:
+    await devices.record(A, "one", 5)
+    await devices.record(A, "two", None, "snapshot")
+    assert await devices.held() == (A, "two", 5, "snapshot", None)
 
 
-async def test_the_end_of_an_older_connection_does_not_hide_a_newer_one(notes: Notes) -> None:
-    await notes.note(A, "one", 5)
-    await notes.note(B, "two", 7)
-    await notes.note(A, "one", 5, "closed", 1006)
-    assert await notes.held() == (B, "two", 7, "live", None)
+async def test_the_end_of_an_older_connection_does_not_hide_a_newer_one(devices: Devices) -> None:
+    await devices.record(A, "one", 5)
+    await devices.record(B, "two", 7)
+    await devices.record(A, "one", 5, "closed", 1006)
+    assert await devices.held() == (B, "two", 7, "live", None)
 
 
-async def test_an_older_connection_that_nobody_missed_yet_does_not_hide_a_newer_one(notes: Notes) -> None:
+async def test_an_older_connection_that_nobody_missed_yet_does_not_hide_a_newer_one(devices: Devices) -> None:
     # The line of the first was cut, which its server notices within a minute; until then it writes to it.
-    await notes.note(A, "one", 5)
-    await notes.note(B, "two", 7)
-    await notes.note(A, "one", 7)
-    await notes.note(A, "one", 7, "closed", 1006)
-    assert await notes.held() == (B, "two", 7, "live", None)
+    await devices.record(A, "one", 5)
+    await devices.record(B, "two", 7)
+    await devices.record(A, "one", 7)
+    await devices.record(A, "one", 7, "closed", 1006)
+    assert await devices.held() == (B, "two", 7, "live", None)
 
 
 async def test_every_server_says_that_it_lives_also_without_a_device(store: PostgresStore, sql: Any) -> None:
     seen = "SELECT seen_at FROM sync.servers WHERE server = $1"
-    await store.note(A, [])
-    await store.note(B, [])
+    await store.record(A, [])
+    await store.record(B, [])
     first, other = await sql.fetchval(seen, A), await sql.fetchval(seen, B)
-    await store.note(A, [])
+    await store.record(A, [])
     assert await sql.fetchval(seen, A) > first
     assert await sql.fetchval(seen, B) == other
     assert await sql.fetchval("SELECT count(*) FROM sync.devices") == 0
 
 
 async def test_a_crowd_fits_into_a_statement(store: PostgresStore, sql: Any) -> None:
-    users = [str(uuid4()) for _ in range(roster.AT_ONCE)]
-    crowd = [Sighting(user, uuid4(), "a session", 1, "live", None, 1) for user in users]
-    await asyncio.gather(store.note(A, crowd), store.note(A, list(reversed(crowd))))
-    assert await sql.fetchval("SELECT count(*) FROM sync.devices") == roster.AT_ONCE
+    users = [str(uuid4()) for _ in range(presence.AT_ONCE)]
+    crowd = [DeviceStatus(user, uuid4(), "a session", 1, DeviceState.LIVE, None, 1) for user in users]
+    await asyncio.gather(store.record(A, crowd), store.record(A, list(reversed(crowd))))
+    assert await sql.fetchval("SELECT count(*) FROM sync.devices") == presence.AT_ONCE
 
 
-async def test_what_one_device_is_said_to_do_twice_at_once_is_refused_and_not_guessed(notes: Notes) -> None:
-    sighting = Sighting(notes.user, notes.client_id, "one", 1, "live", None, 1)
+async def test_what_one_device_is_said_to_do_twice_at_once_is_refused_and_not_guessed(devices: Devices) -> None:
+    status = DeviceStatus(devices.user, devices.client_id, "one", 1, DeviceState.LIVE, None, 1)
     with pytest.raises(UnavailableError):
-        await notes.store.note(A, [sighting, sighting])
+        await devices.store.record(A, [status, status])
 
 
 # ---- Real devices on real servers -----------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ async def becomes(sql: Any, client_id: UUID, *expected: object) -> None:
 
 
 async def test_a_device_is_noted_where_it_is_and_how_it_left(
-    quick_roster: None, database: Database, sql: Any, user: UUID
+    quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with serving(database) as server:
         async with pushing(server.url, user) as device:
@@ -172,7 +177,7 @@ async def test_a_device_is_noted_where_it_is_and_how_it_left(
 
 
 async def test_a_device_that_was_replaced_is_where_its_newer_connection_is(
-    quick_roster: None, database: Database, sql: Any, user: UUID
+    quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with serving(database) as server, pushing(server.url, user) as older:
         await becomes(sql, older.client_id, "live", None, older.position)
@@ -206,7 +211,7 @@ async def test_a_device_that_was_here_between_two_looks_is_noted(database: Datab
 
 
 async def test_devices_are_noted_by_the_server_that_they_are_on(
-    quick_roster: None, database: Database, sql: Any, user: UUID
+    quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with (
         serving(database) as one,
@@ -227,7 +232,7 @@ async def test_devices_are_noted_by_the_server_that_they_are_on(
 
 
 async def test_what_happened_while_postgres_was_away_is_noted_when_it_is_back(
-    quick_roster: None, database: Database, sql: Any, user: UUID
+    quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with (
         postgres_behind_proxy(database.server_url) as (proxy, url),
@@ -260,8 +265,8 @@ def statements() -> dict[str, float]:
 async def test_devices_that_stand_still_cost_one_statement_every_fifteen_seconds_and_no_row(
     database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert roster.EVERY == 15.0
-    monkeypatch.setattr(roster, "EVERY", 0.05)
+    assert presence.EVERY == 15.0
+    monkeypatch.setattr(presence, "EVERY", 0.05)
     users = [await add_user(sql) for _ in range(3)]
     async with (
         serving(database, sweep=3_600.0) as server,
