@@ -16,31 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol import client as client_module
-from protocol import comeback as comeback_module
-from protocol import mutation as mutation_module
-from protocol import outbox as outbox_module
-from protocol import replica as replica_module
-from protocol import view as view_module
-from protocol import wire as wire_module
-from protocol.client import (
-    ALLOWED,
-    Acknowledged,
-    Batch,
-    Client,
-    Event,
-    Live,
-    PageArrived,
-    Pong,
-    Refreshed,
-    Refused,
-    State,
-    StateError,
-    Welcomed,
-)
-from protocol.close import Instruction
-from protocol.comeback import next_step, refresh_after
-from protocol.mutation import (
+from atlas_sync import codec as codec_module
+from atlas_sync import comeback as comeback_module
+from atlas_sync import mutation as mutation_module
+from atlas_sync import outbox as outbox_module
+from atlas_sync import replica as replica_module
+from atlas_sync import session as session_module
+from atlas_sync import view as view_module
+from atlas_sync.codec import Encoding, ProtocolError
+from atlas_sync.comeback import Instruction, next_step, refresh_after
+from atlas_sync.mutation import (
     Applied,
     CreateMessage,
     DeleteConversation,
@@ -49,8 +34,22 @@ from protocol.mutation import (
     RenameConversation,
     Repeated,
 )
-from protocol.replica import Conversation, Deleted, Message, Profile, Replica, Row
-from protocol.wire import Encoding, ProtocolError
+from atlas_sync.replica import Conversation, Deleted, Message, Profile, Replica, Row
+from atlas_sync.session import (
+    ALLOWED,
+    Acknowledged,
+    Batch,
+    ErrorAnswer,
+    Event,
+    Live,
+    PageArrived,
+    Pong,
+    Refreshed,
+    Session,
+    State,
+    StateError,
+    Welcomed,
+)
 
 DEVICE, USER, A, B, M, N = (UUID(int=n) for n in range(1, 7))
 K0, K1, K2, K3 = b"k0", b"k1", b"k2", b"k3"
@@ -381,17 +380,17 @@ def pack(frame: object) -> bytes:
     return packed
 
 
-def hear(client: Client, frame: dict[str, object]) -> Event:
+def hear(client: Session, frame: dict[str, object]) -> Event:
     event = client.receive(pack(frame))
     assert event is not None
     return event
 
 
-def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Client:
-    return Client(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
+def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Session:
+    return Session(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
 
 
-def client_in(state: State) -> Client:
+def client_in(state: State) -> Session:
     """A client in this state. Its cursor is K0 where it has one; page 1 and push 1 are unanswered where they may be."""
     client = new()
     if state is State.NEW:
@@ -424,7 +423,7 @@ OUTCOMES: dict[str, type[Event]] = {
     "page": PageArrived,
     "ack": Acknowledged,
     "refreshed": Refreshed,
-    "error": Refused,
+    "error": ErrorAnswer,
     "pong": Pong,
 }
 
@@ -471,7 +470,7 @@ def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> Non
 
 
 def test_hello_says_who_where_and_how_much() -> None:
-    client = Client(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
+    client = Session(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
     assert msgpack.unpackb(client.hello()) == {
         "t": "hello",
         "token": "a.b.c",
@@ -482,14 +481,14 @@ def test_hello_says_who_where_and_how_much() -> None:
     said = json.loads(new(K1, "json").hello())
     assert said["client_id"] == str(DEVICE)
     assert said["cursor"] == base64.b64encode(K1).decode()
-    later = Client(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
+    later = Session(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
     assert msgpack.unpackb(later.hello())["generation"] == 1_751_000_000_123_456
 
 
 def test_what_the_server_would_refuse_is_not_said() -> None:
     for window in ((-1, 0), (501, 0), (0, -1), (0, 201)):
         with pytest.raises(ValueError):
-            Client(token="t", client_id=DEVICE, window=window)
+            Session(token="t", client_id=DEVICE, window=window)
     with pytest.raises(ValueError):
         new(bytes(129))
     client = client_in(State.LIVE)
@@ -570,7 +569,7 @@ def test_pages_come_in_any_order_and_each_once() -> None:
 def test_a_refused_page_is_answered_unless_it_only_waits_for_postgres(code: str, waits: bool) -> None:
     client = client_in(State.LIVE)
     refusal = {**FRAMES["error"], "code": code, "answers": "page", "id": 1, "retry_after": 20}
-    assert hear(client, refusal) == Refused(code, "m", True, "page", 1, 20)
+    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "page", 1, 20)
     assert client.unanswered == ({1} if waits else set())
 
 
@@ -601,16 +600,16 @@ def test_a_token_is_refreshed_one_at_a_time(answer: dict[str, object]) -> None:
     client.refresh("2")
 
 
-def test_the_last_words_are_an_error_after_which_nothing_came() -> None:
+def test_the_last_error_are_an_error_after_which_nothing_came() -> None:
     client = client_in(State.LIVE)
-    assert client.last_words is None
-    assert hear(client, FRAMES["error"]) == client.last_words == Refused("internal", "m", True)
+    assert client.last_error is None
+    assert hear(client, FRAMES["error"]) == client.last_error == ErrorAnswer("internal", "m", True)
     client.receive(pack(FRAMES["tomorrow"]))
-    assert client.last_words is None
+    assert client.last_error is None
     hear(client, FRAMES["error"])
     with pytest.raises(ProtocolError):
         client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
-    assert client.last_words is None
+    assert client.last_error is None
 
 
 def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no_end() -> None:
@@ -621,7 +620,7 @@ def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no
     hear(client, FRAMES["pong"])
     client.hello()
     kinds = [type(hear(client, frame)) for frame in frames]
-    assert kinds == [Pong, Refused, Pong, Welcomed, Pong, Batch, Pong, Batch, Pong, Live, Pong]
+    assert kinds == [Pong, ErrorAnswer, Pong, Welcomed, Pong, Batch, Pong, Batch, Pong, Live, Pong]
     assert client.state is State.LIVE
 
 
@@ -652,7 +651,7 @@ def test_values_from_the_future_are_accepted() -> None:
     assert isinstance(batch, Batch)
     assert batch.rows == (Message(7, M, A, "tool", "x", 0, 7), Profile(7, USER, "titanium", "dormant"))
     refused = hear(client, {**FRAMES["error"], "code": "tired"})
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ErrorAnswer)
     assert refused.code == "tired"
 
 
@@ -815,7 +814,7 @@ def test_any_value_in_any_field_is_taken_or_a_protocol_error(state: State, kind:
     only_protocol_errors(client_in(state), pack(frame))
 
 
-def only_protocol_errors(client: Client, data: bytes) -> None:
+def only_protocol_errors(client: Session, data: bytes) -> None:
     try:
         client.receive(data)
     except ProtocolError:
@@ -856,7 +855,7 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
         assert (client.pushed, client.may_push) == (range(9, 11), False)
 
 
-def writing(n: int, count: int = 1) -> Client:
+def writing(n: int, count: int = 1) -> Session:
     """A client whose push n of so many mutations is unanswered."""
     client = client_in(State.LIVE)
     hear(client, FRAMES["ack"])
@@ -907,7 +906,7 @@ def test_an_ack_that_does_not_answer_the_push_breaks_the_connection(results: obj
 def test_a_refused_push_is_answered_whatever_the_code(code: str) -> None:
     client = writing(5)
     refusal = {**FRAMES["error"], "code": code, "answers": "push", "id": 5, "retry_after": 20, "expected": 3}
-    assert hear(client, refusal) == Refused(code, "m", True, "push", 5, 20, 3)
+    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "push", 5, 20, 3)
     client.push(5, [DeleteConversation(A)])
 
 
@@ -931,7 +930,7 @@ def test_a_gap_that_is_none_breaks_the_connection(expected: dict[str, object]) -
 def test_a_gap_may_be_below_the_push_and_above_it(expected: int) -> None:
     client = writing(5, 2)
     told = hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
-    assert told == Refused("gap", "m", True, "push", 5, expected=expected)
+    assert told == ErrorAnswer("gap", "m", True, "push", 5, expected=expected)
     client.push(expected, [DeleteConversation(A)])
 
 
@@ -967,8 +966,8 @@ def test_a_position_comes_with_whole_transactions_and_with_live() -> None:
 # ---- After the end -------------------------------------------------------------------------------------------------
 
 
-def refused(code: str = "internal", retry_after_ms: int | None = None, answers: str | None = None) -> Refused:
-    return Refused(code, "m", True, answers, retry_after_ms=retry_after_ms)
+def refused(code: str = "internal", retry_after_ms: int | None = None, answers: str | None = None) -> ErrorAnswer:
+    return ErrorAnswer(code, "m", True, answers, retry_after_ms=retry_after_ms)
 
 
 @pytest.mark.parametrize("hundreds", range(10, 50))
@@ -976,12 +975,12 @@ def test_the_hundreds_digit_of_a_close_code_is_obeyed_also_for_codes_never_seen(
     orders = {41: Instruction.NEW_TOKEN, 42: Instruction.START_OVER, 43: Instruction.STAY_AWAY}
     for code in range(hundreds * 100, hundreds * 100 + 100):
         step = next_step(code, None, 0, 0.0, 0.5)
-        assert step.order is orders.get(hundreds, Instruction.COME_BACK)
+        assert step.instruction is orders.get(hundreds, Instruction.COME_BACK)
         assert step.attempt == 1
 
 
 def test_no_close_code_at_all_means_come_back_with_the_cursor() -> None:
-    assert next_step(None, None, 0, 0.0, 1.0).order is Instruction.COME_BACK
+    assert next_step(None, None, 0, 0.0, 1.0).instruction is Instruction.COME_BACK
 
 
 CODES = [None, 1006, 1012, 4000, 4003, 4100, 4101, 4200]
@@ -1052,11 +1051,15 @@ def test_a_token_is_refreshed_late_but_before_its_end(remaining: float) -> None:
     [
         (replica_module, set(), False),
         (mutation_module, set(), False),
-        (wire_module, {"protocol.mutation", "protocol.replica"}, True),
-        (client_module, {"protocol.mutation", "protocol.replica", "protocol.wire"}, False),
-        (comeback_module, {"protocol.client", "protocol.close"}, False),
-        (outbox_module, {"protocol.client", "protocol.comeback", "protocol.mutation", "protocol.wire"}, False),
-        (view_module, {"protocol.mutation", "protocol.outbox", "protocol.replica"}, False),
+        (codec_module, {"atlas_sync.mutation", "atlas_sync.replica"}, True),
+        (session_module, {"atlas_sync.mutation", "atlas_sync.replica", "atlas_sync.codec"}, False),
+        (comeback_module, {"atlas_sync.session"}, False),
+        (
+            outbox_module,
+            {"atlas_sync.session", "atlas_sync.comeback", "atlas_sync.mutation", "atlas_sync.codec"},
+            False,
+        ),
+        (view_module, {"atlas_sync.mutation", "atlas_sync.outbox", "atlas_sync.replica"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -1067,5 +1070,5 @@ def test_the_client_awaits_nothing_reads_no_clock_and_knows_its_encodings_in_one
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec", "sqlite3"}
-    assert {name for name in imported if name.startswith("protocol")} == others
+    assert {name for name in imported if name.startswith(("atlas_sync", "protocol"))} == others
     assert imported & {"msgpack", "json"} == ({"msgpack", "json"} if encodes else set())
