@@ -283,6 +283,23 @@ async def test_a_lost_position_drops_the_cursor(server: FakeServer) -> None:
         assert watched.device.cursor is None
 
 
+@pytest.mark.parametrize("end", ["cut", "closed by a proxy"])
+async def test_a_device_stays_away_although_the_announced_close_was_cut_off(server: FakeServer, end: str) -> None:
+    watched = Watched(server.url)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    await peer.error("local_only", retryable=False)
+    await until(lambda: watched.device.last_error is not None)
+    if end == "cut":
+        peer.cut()
+    else:
+        await peer.socket.close(1012)
+    with pytest.raises(StayAway) as raised:
+        await soon(run)
+    assert (raised.value.code, raised.value.message) == (4301, "about local_only")
+    assert server.peers.empty()
+
+
 async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None:
     watched = Watched(server.url)
     run = asyncio.create_task(watched.device.run())
