@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from server.operations.trace import (
     MEANING,
     SECOND,

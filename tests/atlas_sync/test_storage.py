@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from protocol.client import Limits, Refused
-from protocol.mutation import (
+from atlas_sync.codec import CODECS
+from atlas_sync.mutation import (
     Applied,
     Bounds,
     CreateConversation,
@@ -23,9 +23,9 @@ from protocol.mutation import (
     Rejected,
     RenameConversation,
 )
-from protocol.outbox import Entry, Head, Outbox, State
-from protocol.storage import MemoryStorage, SqliteStorage, StorageError
-from protocol.wire import CODECS
+from atlas_sync.outbox import Entry, EntryState, Head, Outbox
+from atlas_sync.session import ErrorAnswer, Limits
+from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError
 
 USER, STRANGER, A, M = (UUID(int=n) for n in range(1, 5))
 LIMITS = Limits(262_144, 1000, 4, mutations=100, title_bytes=1000, content_bytes=1000)
@@ -98,13 +98,13 @@ def test_every_state_of_a_mutation_is_kept(device: Device) -> None:
     outbox.add(EVERY_KIND[3])
     again = device.restart()
     assert again.entries == (
-        Entry(1, 1, EVERY_KIND[0], State.ACKED, seq=2**53 - 1),
-        Entry(2, 2, EVERY_KIND[1], State.REJECTED, code="refused", message="«nein»"),
-        Entry(3, 3, EVERY_KIND[2], State.ACKED, seq=9),
+        Entry(1, 1, EVERY_KIND[0], EntryState.ACKED, seq=2**53 - 1),
+        Entry(2, 2, EVERY_KIND[1], EntryState.REJECTED, code="refused", message="«nein»"),
+        Entry(3, 3, EVERY_KIND[2], EntryState.ACKED, seq=9),
         Entry(4, 4, EVERY_KIND[3]),
     )
     again.discard(2)
-    again.reach(9)
+    again.advance(9)
     assert [entry.key for entry in device.restart().entries] == [1, 4]
 
 
@@ -116,7 +116,7 @@ def test_what_is_numbered_anew_stays_so_and_what_was_retried_has_its_place_at_th
     for mutation in EVERY_KIND[1:4]:
         outbox.add(mutation)
     outbox.next_push(LIMITS, CODECS["msgpack"], 0)
-    outbox.refuse(Refused("gap", "m", True, "push", expected=1), 0, 0)
+    outbox.push_failed(ErrorAnswer("gap", "m", True, "push", expected=1), 0, 0)
     outbox.retry(1)
     again = device.restart()
     assert [(entry.n, entry.mutation) for entry in again.entries] == [
@@ -134,7 +134,7 @@ def test_numbers_and_bounds_outlast_the_entries(device: Device) -> None:
     outbox.add(EVERY_KIND[0])
     outbox.next_push(LIMITS, CODECS["msgpack"], 0)
     outbox.acknowledge((Applied(1, 5),))
-    outbox.reach(5)
+    outbox.advance(5)
     outbox.generation(1_751_000_000_123_456)
     assert device.restart().entries == ()
     assert device.storage.load()[0] == Head(2, 2, Bounds(262_144, 1000, 1000), 1_751_000_000_123_456)
@@ -145,9 +145,9 @@ def test_numbers_and_bounds_outlast_the_entries(device: Device) -> None:
 ADDS_UNTIL_KILLED = """
 import sys
 from uuid import UUID
-from protocol.mutation import CreateMessage
-from protocol.outbox import Outbox
-from protocol.storage import SqliteStorage
+from atlas_sync.mutation import CreateMessage
+from atlas_sync.outbox import Outbox
+from atlas_sync.storage import SqliteStorage
 
 outbox = Outbox(SqliteStorage(sys.argv[1], UUID(int=1)))
 while True:
@@ -258,15 +258,15 @@ def test_rows_cursor_and_what_they_settle_are_stored_together_or_not_at_all(tmp_
             sql.execute("CREATE TABLE cursor (bytes BLOB)")
         with suppress(ZeroDivisionError), storage.transaction() as sql:
             sql.execute("INSERT INTO cursor VALUES (x'01')")
-            outbox.reach(5)
+            outbox.advance(5)
             raise ZeroDivisionError
     with opened(path) as storage:
         outbox = Outbox(storage)
-        assert [entry.state for entry in outbox.entries] == [State.ACKED]
+        assert [entry.state for entry in outbox.entries] == [EntryState.ACKED]
         with storage.transaction() as sql:
             assert sql.execute("SELECT count(*) FROM cursor").fetchone() == (0,)
             sql.execute("INSERT INTO cursor VALUES (x'02')")
-            outbox.reach(5)
+            outbox.advance(5)
     with opened(path) as storage, storage.transaction() as sql:
         assert Outbox(storage).entries == ()
         assert sql.execute("SELECT bytes FROM cursor").fetchone() == (b"\x02",)
@@ -294,10 +294,10 @@ def test_a_file_from_a_backup_gets_another_client_id_whose_numbers_start_at_one(
         assert storage.client_id != before
         outbox = Outbox(storage)
         assert [(entry.n, entry.state) for entry in outbox.entries] == [
-            (0, State.ACKED),
-            (0, State.REJECTED),
-            (1, State.PENDING),
-            (2, State.PENDING),
+            (0, EntryState.ACKED),
+            (0, EntryState.REJECTED),
+            (1, EntryState.PENDING),
+            (2, EntryState.PENDING),
         ]
         assert outbox.add(EVERY_KIND[4]).n == 3
         assert outbox.client_id == storage.client_id

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from protocol.mutation import (
+from atlas_sync.mutation import (
     CreateConversation,
     CreateMessage,
     DeleteConversation,
@@ -18,13 +18,13 @@ from protocol.mutation import (
     Mutation,
     RenameConversation,
 )
-from protocol.outbox import Entry, State
-from protocol.replica import Conversation, Message
+from atlas_sync.outbox import Entry, EntryState
+from atlas_sync.replica import Conversation, Message
 
 R = TypeVar("R", Conversation, Message)
 
 
-class Standing(IntEnum):
+class Certainty(IntEnum):
     """How certain a row is. A row that several mutations touched stands as the least certain of them."""
 
     SYNCED = 0
@@ -45,7 +45,7 @@ class Shown(Generic[R]):
     """
 
     row: R
-    standing: Standing = Standing.SYNCED
+    certainty: Certainty = Certainty.SYNCED
     entry: Entry | None = None
 
 
@@ -67,26 +67,26 @@ class Synced(Protocol):
     def messages(self) -> Mapping[UUID, Message]: ...
 
 
-def view(synced: Synced, entries: Iterable[Entry]) -> View:
+def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
     """`entries` are the outbox's, in its order.
 
     A rejected edit, renaming or deletion shows nothing: the row is what the server has, and the quarantine has the
     rest. A rejected creation stays to be seen, marked, so that nothing that somebody wrote disappears from under them.
     """
-    shown = _Sheet(synced)
+    shown = Overlay(synced)
     rejected = []
     for entry in entries:
-        if entry.state is State.REJECTED:
+        if entry.state is EntryState.REJECTED:
             rejected.append(entry)
         else:
-            shown.put(entry.mutation, Standing.ACKED if entry.state is State.ACKED else Standing.PENDING, entry)
+            shown.put(entry.mutation, Certainty.ACKED if entry.state is EntryState.ACKED else Certainty.PENDING, entry)
     for entry in rejected:
         if isinstance(entry.mutation, CreateConversation | CreateMessage):
-            shown.put(entry.mutation, Standing.REJECTED, entry)
+            shown.put(entry.mutation, Certainty.REJECTED, entry)
     return shown.view
 
 
-class _Sheet:
+class Overlay:
     """The view while mutations are put over it, one after the other, as the server would apply them."""
 
     def __init__(self, synced: Synced) -> None:
@@ -96,43 +96,43 @@ class _Sheet:
         )
         self._gone: set[UUID] = set()  # conversations and messages that the outbox deletes
 
-    def put(self, mutation: Mutation, standing: Standing, entry: Entry) -> None:
+    def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
         conversations, messages = self.view.conversations, self.view.messages
         match mutation:
             case CreateConversation(id=key, title=title, at=at):
-                if key not in conversations and not (key in self._gone and standing is Standing.REJECTED):
+                if key not in conversations and not (key in self._gone and certainty is Certainty.REJECTED):
                     self._gone.discard(key)
-                    conversations[key] = Shown(Conversation(0, key, title, at, at), standing, entry)
+                    conversations[key] = Shown(Conversation(0, key, title, at, at), certainty, entry)
             case RenameConversation(id=key, title=title, at=at):
                 if (conversation := conversations.get(key)) is not None:
                     row = replace(conversation.row, title=title, updated_at=max(at, conversation.row.updated_at))
-                    conversations[key] = _touched(conversation, row, standing, entry)
+                    conversations[key] = _touched(conversation, row, certainty, entry)
             case DeleteConversation(id=key):
                 self._gone.add(key)
                 conversations.pop(key, None)
                 for gone in [m.row.id for m in messages.values() if m.row.conversation_id == key]:
                     del messages[gone]
             case CreateMessage(id=key, conversation_id=home, role=role, content=content, at=at):
-                deleted = key in self._gone and standing is Standing.REJECTED
+                deleted = key in self._gone and certainty is Certainty.REJECTED
                 # A conversation that is not held may be outside of the window: only a deleted one hides its messages.
                 if key not in messages and home not in self._gone and not deleted:
-                    messages[key] = Shown(Message(0, key, home, role, content, at, at), standing, entry)
-                    self._wake(home, at, standing)
+                    messages[key] = Shown(Message(0, key, home, role, content, at, at), certainty, entry)
+                    self._wake(home, at, certainty)
             case EditMessage(id=key, created_at=created_at, content=content, at=at):
                 if (message := messages.get(key)) is not None and message.row.created_at == created_at:
                     edited = replace(message.row, content=content, updated_at=max(at, message.row.updated_at))
-                    messages[key] = _touched(message, edited, standing, entry)
+                    messages[key] = _touched(message, edited, certainty, entry)
             case DeleteMessage(id=key, created_at=created_at):
                 self._gone.add(key)
                 if (message := messages.get(key)) is not None and message.row.created_at == created_at:
                     del messages[key]
 
-    def _wake(self, home: UUID, at: int, standing: Standing) -> None:
+    def _wake(self, home: UUID, at: int, certainty: Certainty) -> None:
         """A new message moves its conversation up the list, which makes the conversation itself no less certain."""
         conversation = self.view.conversations.get(home)
-        if conversation is not None and conversation.row.updated_at < at and standing is not Standing.REJECTED:
+        if conversation is not None and conversation.row.updated_at < at and certainty is not Certainty.REJECTED:
             self.view.conversations[home] = replace(conversation, row=replace(conversation.row, updated_at=at))
 
 
-def _touched(shown: Shown[R], row: R, standing: Standing, entry: Entry) -> Shown[R]:
-    return Shown(row, max(shown.standing, standing), entry)
+def _touched(shown: Shown[R], row: R, certainty: Certainty, entry: Entry) -> Shown[R]:
+    return Shown(row, max(shown.certainty, certainty), entry)

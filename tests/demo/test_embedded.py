@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
-from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
+from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
 from tests.support.cluster import POSTGRES_15, temporary_folder
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def data(binaries: Path) -> Iterator[Path]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start refuses a folder in use at once, not only after the time in which a killed parent's Postgres may end."""
-    monkeypatch.setattr("server.postgres.embedded._SERVING_LIMIT", 0.05)
+    monkeypatch.setattr("server.demo.embedded._SERVING_LIMIT", 0.05)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_folder_is_not_served_anew_while_an_orphan_of_its_last_postgres_lives(
         postmaster.kill()
         wait_until(lambda: ended(postmaster.pid))
         with monkeypatch.context() as impatience:
-            impatience.setattr("server.postgres.embedded._LEAVING_LIMIT", 0.05)
+            impatience.setattr("server.demo.embedded._LEAVING_LIMIT", 0.05)
             with pytest.raises(EmbeddedPostgresError, match="in use by a Postgres that is about to"):
                 postgres.start()
     finally:
@@ -391,7 +391,7 @@ def account_of(data: Path) -> dict[str, Any]:
 def serving_parent(data: Path, binaries: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process of ours that serves the folder, and the number of its Postgres."""
     program = (
-        "import sys; from pathlib import Path; from server.postgres.embedded import EmbeddedPostgres\n"
+        "import sys; from pathlib import Path; from server.demo.embedded import EmbeddedPostgres\n"
         "with EmbeddedPostgres(Path(sys.argv[1]), binaries=Path(sys.argv[2]), durable=False) as postgres:\n"
         "    print(postgres.pid, flush=True)\n"
         "    sys.stdin.read()\n"

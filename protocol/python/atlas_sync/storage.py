@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from protocol.mutation import Bounds
-from protocol.outbox import Entry, Head, State
-from protocol.wire import CODECS, ProtocolError
+from atlas_sync.codec import CODECS, ProtocolError
+from atlas_sync.mutation import Bounds
+from atlas_sync.outbox import Entry, EntryState, Head
 
 APPLICATION = 0x41744C53  # SQLite's mark in a file's header of whose it is: «AtLS»
 SCHEMA = 2
@@ -69,7 +69,7 @@ class SqliteStorage:
         def on_batch(batch):
             with storage.transaction() as sql:
                 ...  # apply batch.rows, keep batch.cursor
-                outbox.reach(batch.seq)
+                outbox.advance(batch.seq)
 
     Raises StorageError for a file that is none of ours, of a newer version, in use, or another user's.
     """
@@ -103,7 +103,7 @@ class SqliteStorage:
         rows = self._db.execute("SELECT key, n, mutation, state, seq, code, message FROM atlas_outbox ORDER BY key")
         try:
             entries = [
-                Entry(key, n, CODECS["msgpack"].unpack(mutation), State(state), *rest)
+                Entry(key, n, CODECS["msgpack"].unpack(mutation), EntryState(state), *rest)
                 for key, n, mutation, state, *rest in rows
             ]
         except (ProtocolError, ValueError) as error:
@@ -125,7 +125,7 @@ class SqliteStorage:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """For the app's own tables in this file: all is kept, or nothing if the block raises. Await nothing in it.
 
-        After such a rollback, what `reach` settled in it comes back with the next start, and is settled then.
+        After such a rollback, what `advance` settled in it comes back with the next start, and is settled then.
         """
         with self._in_transaction():
             self._lent = True
@@ -140,7 +140,7 @@ class SqliteStorage:
         Numbers start at 1 again. A mutation whose answer the backup does not have may be applied a second time.
         """
         _, entries = self.load()
-        pending = [entry.key for entry in entries if entry.state is State.PENDING]
+        pending = [entry.key for entry in entries if entry.state is EntryState.PENDING]
         with self._in_transaction():
             # No number of the old client_id means anything to the new one.
             self._db.execute("UPDATE atlas_outbox SET n = 0, seq = coalesce(seq, CASE state WHEN 'acked' THEN 0 END)")

@@ -9,15 +9,15 @@ from uuid import UUID
 
 import pytest
 
-from protocol.client import Acknowledged, Batch, Event
-from protocol.connect import Device, Status, StayAway
-from protocol.mutation import DeleteConversation, RenameConversation
-from protocol.outbox import Outbox, State
-from protocol.replica import Replica
-from protocol.storage import MemoryStorage, SqliteStorage
-from protocol.view import Standing, view
-from protocol.wire import Encoding, ProtocolError
-from tests.protocol.test_connect import (
+from atlas_sync.codec import Encoding, ProtocolError
+from atlas_sync.device import Device, Status, StayAway
+from atlas_sync.mutation import DeleteConversation, RenameConversation
+from atlas_sync.outbox import EntryState, Outbox
+from atlas_sync.replica import Replica
+from atlas_sync.session import Acknowledged, Batch, Event
+from atlas_sync.storage import MemoryStorage, SqliteStorage
+from atlas_sync.view import Certainty, build_view
+from tests.support.fake_server import (
     K0,
     K1,
     NOW,
@@ -25,16 +25,14 @@ from tests.protocol.test_connect import (
     USER,
     Always,
     FakeServer,
-    Peer,
+    ServerEnd,
     Watched,
     running,
     soon,
     until,
 )
-from tests.protocol.test_connect import every_test_has_an_end_and_leaves_no_task as every_test_has_an_end
-from tests.protocol.test_connect import server as server
 
-__all__ = ["every_test_has_an_end", "server"]
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 A = UUID(int=2)
 
@@ -56,7 +54,7 @@ async def writer(server: FakeServer, count: int = 0, **options: Any) -> AsyncIte
         yield watched, outbox
 
 
-async def silent(peer: Peer, seconds: float = 0.05) -> None:
+async def silent(peer: ServerEnd, seconds: float = 0.05) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
             await peer.socket.recv()
@@ -74,8 +72,8 @@ async def test_what_was_written_offline_is_sent_with_the_welcome_and_not_before(
         assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
 
 
-async def welcome(peer: Peer) -> None:
-    """As Peer.welcome does, to somebody who has said hello."""
+async def welcome(peer: ServerEnd) -> None:
+    """As ServerEnd.welcome does, to somebody who has said hello."""
     limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "mutations": 3}
     limits |= {"title_bytes": 1000, "content_bytes": 100_000}
     times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
@@ -102,7 +100,10 @@ async def test_what_is_written_while_connected_is_sent_at_once_and_what_comes_me
         assert (push["n"], len(push["mutations"])) == (2, 3)
         await peer.ack(["applied", 2, 9], ["rejected", 3, "refused", "no"], ["applied", 4, 9])
         await until(
-            lambda: [entry.state for entry in outbox.entries] == [State.ACKED, State.ACKED, State.REJECTED, State.ACKED]
+            lambda: (
+                [entry.state for entry in outbox.entries]
+                == [EntryState.ACKED, EntryState.ACKED, EntryState.REJECTED, EntryState.ACKED]
+            )
         )
         await silent(peer)
 
@@ -126,15 +127,15 @@ async def test_a_push_whose_answer_was_lost_is_sent_again_over_the_next_connecti
 
 async def test_an_own_write_is_shown_at_once_and_until_the_synced_rows_have_it(server: FakeServer) -> None:
     """The echo may come before the ack or after it; on_event sees the outbox as it is then."""
-    replica, standings = Replica(), list[Standing]()
+    replica, standings = Replica(), list[Certainty]()
 
     def store(batch: Batch) -> None:
         replica.apply(batch.rows)
 
     def on_event(event: Event) -> None:
-        if A in (shown := view(replica, outbox.entries).conversations):
+        if A in (shown := build_view(replica, outbox.entries).conversations):
             assert (shown[A].row.title or "").startswith("title")
-            standings.append(shown[A].standing)
+            standings.append(shown[A].certainty)
 
     outbox = Outbox(MemoryStorage())
     async with writer(server, outbox=outbox, on_batch=store, on_event=on_event) as (watched, _):
@@ -152,7 +153,7 @@ async def test_an_own_write_is_shown_at_once_and_until_the_synced_rows_have_it(s
                 await peer.changes(K0, K0, ["c", 9, A.bytes, "title 7", 1, 7], seq=9)
                 await peer.ack(["applied", push["n"], 9])
             await until(lambda: outbox.entries == ())
-    S, P, K = Standing.SYNCED, Standing.PENDING, Standing.ACKED  # noqa: N806
+    S, P, K = Certainty.SYNCED, Certainty.PENDING, Certainty.ACKED  # noqa: N806
     assert standings == [S, K, S, P, S]
 
 
@@ -170,7 +171,7 @@ async def test_the_position_settles_only_when_the_batch_is_stored(server: FakeSe
         await peer.ack(["applied", 1, 8])
         await peer.changes(K0, K1, seq=8)
         await soon(begun.wait())
-        assert [entry.state for entry in outbox.entries] == [State.ACKED]
+        assert [entry.state for entry in outbox.entries] == [EntryState.ACKED]
         stored.set()
         await until(lambda: outbox.entries == ())
 
@@ -183,7 +184,7 @@ async def test_a_device_writes_while_it_is_sent_a_snapshot(server: FakeServer) -
         await peer.say("snapshot", as_of=9, rows=[])
         await peer.ack(["applied", 1, 8])
         await peer.say("snapshot", as_of=9, rows=[], cursor=K1)
-        await until(lambda: outbox.entries and outbox.entries[0].state is State.ACKED)
+        await until(lambda: outbox.entries and outbox.entries[0].state is EntryState.ACKED)
         await peer.live(K1, 9)
         await until(lambda: outbox.entries == ())
 
@@ -303,7 +304,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
 async def test_a_storage_that_fails_ends_the_run_with_what_it_raised(server: FakeServer) -> None:
     class Failing(MemoryStorage):
         def commit(self, head: Any, put: Any, drop: Any) -> None:
-            if put and put[0].state is not State.PENDING:
+            if put and put[0].state is not EntryState.PENDING:
                 raise OSError("the disk is full")
             super().commit(head, put, drop)
 
@@ -317,7 +318,7 @@ async def test_a_storage_that_fails_ends_the_run_with_what_it_raised(server: Fak
     await peer.ack(["applied", 1, 5])
     with pytest.raises(OSError, match="disk"):
         await soon(run)
-    assert [entry.state for entry in outbox.entries] == [State.PENDING]
+    assert [entry.state for entry in outbox.entries] == [EntryState.PENDING]
     assert watched.events == [event for event in watched.events if not isinstance(event, Acknowledged)]
     assert await peer.closed() == 1000
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.mutation import (
+from atlas_sync.mutation import (
     CreateConversation,
     CreateMessage,
     DeleteConversation,
@@ -15,9 +15,9 @@ from protocol.mutation import (
     Mutation,
     RenameConversation,
 )
-from protocol.outbox import Entry, State
-from protocol.replica import Conversation, Message, Replica, Row
-from protocol.view import Standing, View, view
+from atlas_sync.outbox import Entry, EntryState
+from atlas_sync.replica import Conversation, Message, Replica, Row
+from atlas_sync.view import Certainty, View, build_view
 
 A, B, M, N = (UUID(int=n) for n in range(1, 5))
 A_ROW = Conversation(5, A, "as synced", 100, 200)
@@ -35,11 +35,11 @@ def pending(*mutations: Mutation) -> list[Entry]:
 
 
 def rejected(mutation: Mutation) -> Entry:
-    return Entry(90, 90, mutation, State.REJECTED, code="refused", message="said for people")
+    return Entry(90, 90, mutation, EntryState.REJECTED, code="refused", message="said for people")
 
 
 def acked(mutation: Mutation) -> Entry:
-    return Entry(80, 80, mutation, State.ACKED, seq=9)
+    return Entry(80, 80, mutation, EntryState.ACKED, seq=9)
 
 
 def titles(shown: View) -> dict[UUID, str | None]:
@@ -51,14 +51,14 @@ def contents(shown: View) -> dict[UUID, str]:
 
 
 def test_without_an_outbox_the_rows_are_the_synced_ones() -> None:
-    shown = view(replica(A_ROW, M_ROW), [])
+    shown = build_view(replica(A_ROW, M_ROW), [])
     assert (shown.conversations[A].row, shown.messages[M].row) == (A_ROW, M_ROW)
-    assert {shown.conversations[A].standing, shown.messages[M].standing} == {Standing.SYNCED}
+    assert {shown.conversations[A].certainty, shown.messages[M].certainty} == {Certainty.SYNCED}
 
 
 def test_what_was_just_written_is_shown_at_once_and_the_synced_rows_stay_as_they_are() -> None:
     synced = replica(A_ROW, M_ROW)
-    shown = view(
+    shown = build_view(
         synced,
         pending(
             CreateConversation(B, "new", 300),
@@ -69,33 +69,33 @@ def test_what_was_just_written_is_shown_at_once_and_the_synced_rows_stay_as_they
     )
     assert titles(shown) == {A: "renamed", B: "new"}
     assert contents(shown) == {M: "edited", N: "hi"}
-    assert {item.standing for item in shown.conversations.values()} == {Standing.PENDING}
-    assert {item.standing for item in shown.messages.values()} == {Standing.PENDING}
+    assert {item.certainty for item in shown.conversations.values()} == {Certainty.PENDING}
+    assert {item.certainty for item in shown.messages.values()} == {Certainty.PENDING}
     assert shown.messages[M].row.updated_at == 330
     assert (synced.conversations, synced.messages) == ({A: A_ROW}, {M: M_ROW})
 
 
 def test_a_row_names_the_last_entry_that_made_it_so_and_is_as_certain_as_the_least_certain_one() -> None:
     first, second = acked(RenameConversation(A, "a", 300)), Entry(99, 99, RenameConversation(A, "b", 310))
-    shown = view(replica(A_ROW), [first])
-    assert (shown.conversations[A].standing, shown.conversations[A].entry) == (Standing.ACKED, first)
-    shown = view(replica(A_ROW), [first, second])
-    assert (shown.conversations[A].standing, shown.conversations[A].entry) == (Standing.PENDING, second)
+    shown = build_view(replica(A_ROW), [first])
+    assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.ACKED, first)
+    shown = build_view(replica(A_ROW), [first, second])
+    assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.PENDING, second)
 
 
 def test_a_conversation_deleted_in_the_outbox_hides_its_messages_whenever_they_came() -> None:
     deleted = pending(DeleteConversation(A))
-    assert view(replica(A_ROW, M_ROW), deleted) == View()
+    assert build_view(replica(A_ROW, M_ROW), deleted) == View()
     late = replica(A_ROW, M_ROW, Message(9, N, A, "user", "from another device", 1, 1))
-    assert view(late, deleted) == View()
+    assert build_view(late, deleted) == View()
     written = pending(
         CreateMessage(N, A, "user", "x", 1), DeleteConversation(A), CreateMessage(UUID(int=9), A, "", "", 1)
     )
-    assert view(replica(A_ROW), written) == View()
+    assert build_view(replica(A_ROW), written) == View()
 
 
 def test_a_conversation_made_anew_under_its_id_has_only_its_new_messages() -> None:
-    shown = view(
+    shown = build_view(
         replica(A_ROW, M_ROW),
         pending(DeleteConversation(A), CreateConversation(A, "anew", 300), CreateMessage(N, A, "user", "hi", 310)),
     )
@@ -118,30 +118,30 @@ def test_a_conversation_made_anew_under_its_id_has_only_its_new_messages() -> No
 )
 def test_what_the_server_would_not_change_shows_nothing(mutation: Mutation) -> None:
     synced = replica(A_ROW, M_ROW)
-    assert view(synced, pending(mutation)) == view(synced, [])
+    assert build_view(synced, pending(mutation)) == build_view(synced, [])
 
 
 def test_a_message_into_a_conversation_outside_of_the_window_is_shown() -> None:
-    shown = view(replica(), pending(CreateMessage(M, A, "user", "hi", 300)))
+    shown = build_view(replica(), pending(CreateMessage(M, A, "user", "hi", 300)))
     assert (titles(shown), contents(shown)) == ({}, {M: "hi"})
 
 
 def test_a_new_message_moves_its_conversation_up_and_leaves_it_as_certain_as_it_was() -> None:
-    conversation = view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 300))).conversations[A]
-    assert (conversation.row.updated_at, conversation.standing) == (300, Standing.SYNCED)
-    conversation = view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 50))).conversations[A]
+    conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 300))).conversations[A]
+    assert (conversation.row.updated_at, conversation.certainty) == (300, Certainty.SYNCED)
+    conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 50))).conversations[A]
     assert conversation.row.updated_at == 200
 
 
 def test_an_own_write_that_the_feed_has_brought_already_is_shown_once() -> None:
-    shown = view(replica(A_ROW, M_ROW), pending(CreateMessage(M, A, "user", "as synced", 150)))
-    assert (len(shown.messages), shown.messages[M].standing) == (1, Standing.SYNCED)
+    shown = build_view(replica(A_ROW, M_ROW), pending(CreateMessage(M, A, "user", "as synced", 150)))
+    assert (len(shown.messages), shown.messages[M].certainty) == (1, Certainty.SYNCED)
 
 
 def test_a_rejected_creation_stays_to_be_seen_with_its_reason() -> None:
     message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
-    shown = view(replica(A_ROW), [message, conversation])
-    assert (shown.messages[N].standing, shown.conversations[B].standing) == (Standing.REJECTED, Standing.REJECTED)
+    shown = build_view(replica(A_ROW), [message, conversation])
+    assert (shown.messages[N].certainty, shown.conversations[B].certainty) == (Certainty.REJECTED, Certainty.REJECTED)
     assert (shown.messages[N].entry, shown.conversations[B].entry) == (message, conversation)
     assert shown.conversations[A].row.updated_at == 200
 
@@ -149,10 +149,10 @@ def test_a_rejected_creation_stays_to_be_seen_with_its_reason() -> None:
 def test_a_rejected_creation_gives_way_to_its_retry_and_to_a_deletion() -> None:
     message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
     (again,) = pending(CreateMessage(N, A, "user", "hi", 300))
-    assert view(replica(A_ROW), [message, again]).messages[N].standing is Standing.PENDING
+    assert build_view(replica(A_ROW), [message, again]).messages[N].certainty is Certainty.PENDING
     for gone in (DeleteMessage(N, 300), DeleteConversation(A)):
-        assert N not in view(replica(A_ROW), [message, *pending(gone)]).messages
-    assert B not in view(replica(), [conversation, *pending(DeleteConversation(B))]).conversations
+        assert N not in build_view(replica(A_ROW), [message, *pending(gone)]).messages
+    assert B not in build_view(replica(), [conversation, *pending(DeleteConversation(B))]).conversations
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_rejected_creation_gives_way_to_its_retry_and_to_a_deletion() -> None:
 )
 def test_a_rejected_change_shows_nothing_the_rows_are_what_the_server_has(mutation: Mutation) -> None:
     synced = replica(A_ROW, M_ROW)
-    assert view(synced, [rejected(mutation)]) == view(synced, [])
+    assert build_view(synced, [rejected(mutation)]) == build_view(synced, [])
 
 
 # ---- Against a server ----------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_what_is_shown_at_once_is_what_the_server_makes_of_it(steps: list[tuple[
         if not isinstance(mutation, CreateMessage) or mutation.conversation_id in there:
             mutations.append(mutation)
     done = max(2, min(done, len(mutations)))
-    shown = view(applied_by_a_server(mutations[:done]), pending(*mutations[done:]))
+    shown = build_view(applied_by_a_server(mutations[:done]), pending(*mutations[done:]))
     server = applied_by_a_server(mutations)
     assert {key: item.row for key, item in shown.conversations.items()} == server.conversations
     assert {key: item.row for key, item in shown.messages.items()} == server.messages

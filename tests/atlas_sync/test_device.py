@@ -1,11 +1,9 @@
 """The device's promises, against a server that does on 127.0.0.1 what each test tells it to."""
 
 import asyncio
-import json
-import random
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,180 +12,41 @@ from uuid import UUID
 
 import msgpack
 import pytest
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.frames import Frame, Opcode
 
-from protocol import connect, line
-from protocol.client import Batch, Event, Refreshed, Refused
-from protocol.comeback import next_step
-from protocol.connect import Device, PageRefused, Status, StayAway
-from protocol.outbox import Outbox
-from protocol.replica import Message
-from protocol.storage import SqliteStorage
-from protocol.wire import ProtocolError
+from atlas_sync import connection, websocket
+from atlas_sync import device as device_module
+from atlas_sync.codec import ProtocolError
+from atlas_sync.comeback import next_step
+from atlas_sync.connection import PageError
+from atlas_sync.device import Device, Status, StayAway
+from atlas_sync.outbox import Outbox
+from atlas_sync.replica import Message
+from atlas_sync.session import Batch, ErrorAnswer, Refreshed
+from atlas_sync.storage import SqliteStorage
+from tests.support.fake_server import (
+    CONVERSATION,
+    DEVICE,
+    K0,
+    K1,
+    K2,
+    MESSAGE,
+    NOW,
+    SECOND,
+    USER,
+    Always,
+    FakeServer,
+    ServerEnd,
+    Watched,
+    running,
+    soon,
+    token_of,
+    until,
+)
 
-DEVICE, CONVERSATION, MESSAGE = UUID(int=1), UUID(int=2), UUID(int=3)
-USER = UUID(int=0xABC)
-K0, K1, K2 = b"k0", b"k1", b"k2"
-SECOND = 1_000_000
-NOW = 1_751_000_000 * SECOND  # the server's clock, which is not the device's
-
-
-@pytest.fixture(autouse=True)
-async def every_test_has_an_end_and_leaves_no_task() -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
-    yield
-    left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
-    assert not left
-
-
-async def soon(wait: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(10):
-        return await wait
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 (what is waited for knows nothing of events)
-            await asyncio.sleep(0.005)
-
-
-def token_of(name: str, **claims: object) -> str:
-    """A token of this user, if the claims do not say otherwise; its signature is its name."""
-    payload = urlsafe_b64encode(json.dumps({"sub": str(USER), **claims}).encode()).decode().rstrip("=")
-    return f"header.{payload}.{name}"
-
-
-class Peer:
-    """The server's end of one connection."""
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.socket = socket
-        self.json = socket.subprotocol == "atlas-sync.v1.json"
-
-    async def hear(self) -> dict[str, Any]:
-        data = await soon(self.socket.recv())
-        frame: dict[str, Any] = json.loads(data) if self.json else msgpack.unpackb(data)
-        return frame
-
-    async def say(self, t: str, **fields: object) -> None:
-        frame = {"t": t, **fields}
-        await soon(self.socket.send(json.dumps(frame) if self.json else msgpack.packb(frame)))
-
-    async def welcome(self, **fields: object) -> dict[str, Any]:
-        """Hear `hello`, answer it, return it."""
-        hello = await self.hear()
-        limits: dict[str, int] = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
-        limits |= {"mutations": 3, "title_bytes": 1000, "content_bytes": 100_000}
-        mode: dict[str, object] = {"mode": "snapshot", "why": "new"} if hello["cursor"] is None else {"mode": "resumed"}
-        times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
-        texts = {"session": "s", "epoch": "e", "tier": "pro"}
-        await self.say("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
-        return hello
-
-    async def changes(self, start: bytes, to: bytes, *rows: object, **more: object) -> None:
-        await self.say("changes", **{"from": start}, to=to, rows=rows, **more)
-
-    async def live(self, cursor: object, seq: int = 1) -> None:
-        await self.say("live", cursor=cursor, seq=seq)
-
-    async def ack(self, *results: object) -> None:
-        await self.say("ack", results=results)
-
-    async def error(self, code: str, close: int | None = None, **fields: object) -> None:
-        await self.say("error", **{"code": code, "message": f"about {code}", "retryable": True, **fields})
-        if close is not None:
-            await self.socket.close(close)
-
-    def cut(self) -> None:
-        self.socket.transport.abort()
-
-    async def closed(self) -> int | None:
-        await soon(self.socket.wait_closed())
-        return self.socket.close_code
-
-
-class FakeServer:
-    """Hands each connection that it gets to the test."""
-
-    def __init__(self) -> None:
-        self.peers: asyncio.Queue[Peer] = asyncio.Queue()
-        self.url = ""
-        self.server: Server | None = None
-
-    async def start(self, port: int = 0) -> None:
-        protocols: Any = ["atlas-sync.v1.msgpack", "atlas-sync.v1.json"]
-        self.server = await serve(self.handle, "127.0.0.1", port, subprotocols=protocols, close_timeout=1)
-        self.url = f"ws://127.0.0.1:{next(iter(self.server.sockets)).getsockname()[1]}/sync"
-
-    async def handle(self, socket: ServerConnection) -> None:
-        self.peers.put_nowait(Peer(socket))
-        await socket.wait_closed()
-
-    async def next(self) -> Peer:
-        peer: Peer = await soon(self.peers.get())
-        return peer
-
-    async def stop(self) -> None:
-        if self.server is not None:
-            self.server.close()
-            await self.server.wait_closed()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    fake = FakeServer()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-class Always(random.Random):
-    """Chance that always throws the same."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value = value
-
-    def random(self) -> float:
-        return self.value
-
-
-class Watched:
-    """A device, and what it told its app."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self.batches: list[Batch] = []
-        self.statuses: list[Status] = []
-        self.events: list[Event] = []
-        self.tokens: list[str] = []
-        defaults: dict[str, Any] = {
-            "user": USER,
-            "token": self.token,
-            "client_id": DEVICE,
-            "on_batch": self.batches.append,
-            "on_event": self.events.append,
-            "on_status": self.statuses.append,
-            "cursor": K0,
-            "rng": Always(0.0),
-        }
-        self.device = Device(url, **{**defaults, **options})
-
-    def token(self) -> str:
-        self.tokens.append(token_of(f"token {len(self.tokens) + 1}"))
-        return self.tokens[-1]
-
-
-@asynccontextmanager
-async def running(url: str, **options: Any) -> AsyncIterator[Watched]:
-    watched = Watched(url, **options)
-    run = asyncio.create_task(watched.device.run())
-    try:
-        yield watched
-    finally:
-        await soon(watched.device.stop())
-        await soon(run)
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
 async def ends(device: Device) -> None:
@@ -365,11 +224,11 @@ async def test_how_long_a_connection_lasted_is_told_from_its_opening_not_from_it
 ) -> None:
     told: list[float] = []
 
-    def spy(code: int | None, words: Refused | None, attempt: int, lasted: float, rnd: float) -> Any:
+    def spy(code: int | None, words: ErrorAnswer | None, attempt: int, lasted: float, rnd: float) -> Any:
         told.append(lasted)
         return next_step(code, words, attempt, lasted, rnd)
 
-    monkeypatch.setattr(connect, "next_step", spy)
+    monkeypatch.setattr(device_module, "next_step", spy)
     async with running(server.url):
         peer = await server.next()
         await asyncio.sleep(0.1)
@@ -424,6 +283,23 @@ async def test_a_lost_position_drops_the_cursor(server: FakeServer) -> None:
         assert watched.device.cursor is None
 
 
+@pytest.mark.parametrize("end", ["cut", "closed by a proxy"])
+async def test_a_device_stays_away_although_the_announced_close_was_cut_off(server: FakeServer, end: str) -> None:
+    watched = Watched(server.url)
+    run = asyncio.create_task(watched.device.run())
+    peer = await server.next()
+    await peer.error("local_only", retryable=False)
+    await until(lambda: watched.device.last_error is not None)
+    if end == "cut":
+        peer.cut()
+    else:
+        await peer.socket.close(1012)
+    with pytest.raises(StayAway) as raised:
+        await soon(run)
+    assert (raised.value.code, raised.value.message) == (4301, "about local_only")
+    assert server.peers.empty()
+
+
 async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None:
     watched = Watched(server.url)
     run = asyncio.create_task(watched.device.run())
@@ -433,7 +309,7 @@ async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None
     with pytest.raises(StayAway) as raised:
         await soon(run)
     assert (raised.value.code, raised.value.message) == (4301, "about local_only")
-    assert watched.device.last_error == Refused("local_only", "about local_only", False)
+    assert watched.device.last_error == ErrorAnswer("local_only", "about local_only", False)
     assert (watched.device.status, watched.device.cursor) == (Status.OFFLINE, K0)
     with pytest.raises(ConnectionError):
         await waiting
@@ -539,7 +415,7 @@ async def test_a_large_frame_on_a_slow_line_is_no_silence(server: FakeServer) ->
 
 
 async def test_a_server_that_never_welcomes_is_left(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "WELCOME_WITHIN", 0.2)
+    monkeypatch.setattr(connection, "WELCOME_WITHIN", 0.2)
     async with running(server.url) as watched:
         first = await server.next()
         for n in range(6):  # while it says why, or anything at all, it is waited for
@@ -569,8 +445,8 @@ async def test_a_token_is_refreshed_on_the_living_connection_shortly_before_its_
 async def test_a_refused_refresh_is_tried_again_with_another_token(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.02 if left < 3000 else left)
-    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.02)
+    monkeypatch.setattr(connection, "refresh_after", lambda left: 0.02 if left < 3000 else left)
+    monkeypatch.setattr(connection, "REFRESH_AGAIN_AFTER", 0.02)
     given = map(token_of, chain(["a", "a", "b", "b"], repeat("c")))
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
@@ -586,8 +462,8 @@ async def test_a_refused_refresh_is_tried_again_with_another_token(
 async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_was_told(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
-    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
+    monkeypatch.setattr(connection, "REFRESH_AGAIN_AFTER", 0.01)
     loop = asyncio.get_running_loop()
     async with running(server.url) as watched:
         peer = await server.next()
@@ -606,8 +482,8 @@ async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_wa
 async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_the_time(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.0)
-    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(connection, "refresh_after", lambda left: 0.0)
+    monkeypatch.setattr(connection, "REFRESH_AGAIN_AFTER", 0.05)
     calls = 0
 
     def token() -> str:
@@ -627,7 +503,7 @@ async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_
 async def test_after_a_refresh_that_closes_it_is_that_token_which_will_not_do(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
+    monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
     given = iter(map(token_of, ["first", "second", "second", "first"]))
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
@@ -676,8 +552,8 @@ async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> N
 async def test_a_token_that_is_not_certainly_this_users_is_never_sent(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
 ) -> None:
-    monkeypatch.setattr(connect, "refresh_after", lambda left: 0.01)
-    monkeypatch.setattr(connect, "REFRESH_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
+    monkeypatch.setattr(connection, "REFRESH_AGAIN_AFTER", 0.01)
     mine = token_of("a", sub=str(USER).upper())
     given = chain([wrong, wrong, mine, wrong, wrong], repeat(token_of("b")))
     errors: list[str] = []
@@ -727,7 +603,7 @@ async def test_a_token_function_that_is_broken_ends_the_run(server: FakeServer, 
 
 
 @asynccontextmanager
-async def live(server: FakeServer, **options: Any) -> AsyncIterator[tuple[Device, Peer]]:
+async def live(server: FakeServer, **options: Any) -> AsyncIterator[tuple[Device, ServerEnd]]:
     async with running(server.url, **options) as watched:
         peer = await server.next()
         await peer.welcome()
@@ -779,9 +655,9 @@ async def test_a_refused_page_raises_and_one_that_waits_for_postgres_waits(serve
         page_id = (await peer.hear())["id"]
         await peer.error("unavailable", answers="page", id=page_id)
         await peer.error("too_many_pages", answers="page", id=page_id, retry_after=5)
-        with pytest.raises(PageRefused) as raised:
+        with pytest.raises(PageError) as raised:
             await soon(page)
-        refusal = raised.value.refusal
+        refusal = raised.value.answer
         assert (refusal.code, refusal.retryable, refusal.retry_after_ms) == ("too_many_pages", True, 5)
 
 
@@ -893,7 +769,7 @@ async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(line, "CLOSE_WITHIN", 0.3)
+    monkeypatch.setattr(websocket, "CLOSE_WITHIN", 0.3)
     async with live(server) as (device, peer):
         peer.socket.transport.pause_reading()
         began = loop.time()
@@ -917,13 +793,13 @@ async def test_a_device_with_much_unread_closes_properly_and_at_once(server: Fak
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
     await peer.welcome()
-    for _ in range(3 * line.FRAMES_AHEAD):
+    for _ in range(3 * websocket.FRAMES_AHEAD):
         await peer.changes(K0, K0, ["m", 1, MESSAGE.bytes, CONVERSATION.bytes, "user", "x" * 100_000, 1, 2])
     began = loop.time()
     full.set()
     with pytest.raises(ValueError):
         await soon(run)
-    assert loop.time() - began < line.CLOSE_WITHIN / 2
+    assert loop.time() - began < websocket.CLOSE_WITHIN / 2
     assert await peer.closed() == 1000
 
 

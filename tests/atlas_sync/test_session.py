@@ -1,46 +1,16 @@
-"""The client's promises, without a network: what it holds, what it says, what it makes of what it hears."""
+"""The client's end of a connection, without a network: what it sends, and what it makes of what it receives."""
 
-import ast
 import base64
 import json
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from uuid import UUID
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol import client as client_module
-from protocol import comeback as comeback_module
-from protocol import mutation as mutation_module
-from protocol import outbox as outbox_module
-from protocol import replica as replica_module
-from protocol import view as view_module
-from protocol import wire as wire_module
-from protocol.client import (
-    ALLOWED,
-    Acknowledged,
-    Batch,
-    Client,
-    Event,
-    Live,
-    PageArrived,
-    Pong,
-    Refreshed,
-    Refused,
-    State,
-    StateError,
-    Welcomed,
-)
-from protocol.close import Instruction
-from protocol.comeback import next_step, refresh_after
-from protocol.mutation import (
+from atlas_sync.codec import Encoding, ProtocolError
+from atlas_sync.mutation import (
     Applied,
     CreateMessage,
     DeleteConversation,
@@ -49,295 +19,25 @@ from protocol.mutation import (
     RenameConversation,
     Repeated,
 )
-from protocol.replica import Conversation, Deleted, Message, Profile, Replica, Row
-from protocol.wire import Encoding, ProtocolError
+from atlas_sync.replica import Conversation, Deleted, Message, Profile
+from atlas_sync.session import (
+    ALLOWED,
+    Acknowledged,
+    Batch,
+    ErrorAnswer,
+    Event,
+    Live,
+    PageArrived,
+    Pong,
+    Refreshed,
+    Session,
+    State,
+    StateError,
+    Welcomed,
+)
 
 DEVICE, USER, A, B, M, N = (UUID(int=n) for n in range(1, 7))
 K0, K1, K2, K3 = b"k0", b"k1", b"k2", b"k3"
-
-
-# ---- The replica: examples -----------------------------------------------------------------------------------------
-
-
-def conversation(seq: int, cid: UUID = A, title: str = "t") -> Conversation:
-    return Conversation(seq, cid, title, 0, seq)
-
-
-def message(seq: int, mid: UUID = M, cid: UUID = A, content: str = "x") -> Message:
-    return Message(seq, mid, cid, "user", content, 0, seq)
-
-
-def test_an_upsert_replaces_what_is_older_and_what_is_equally_old() -> None:
-    replica = Replica()
-    replica.apply([message(5, content="a")])
-    replica.apply([message(5, content="b")])
-    assert replica.messages[M].content == "b"
-    replica.apply([message(4, content="stale")])
-    assert replica.messages[M].content == "b"
-
-
-def test_a_message_may_come_before_its_conversation() -> None:
-    replica = Replica()
-    replica.apply([message(5), conversation(6)])
-    assert set(replica.messages) == {M}
-    assert set(replica.conversations) == {A}
-
-
-def test_a_deletion_does_not_touch_what_is_newer() -> None:
-    replica = Replica()
-    replica.apply([message(7), conversation(7), Profile(7, USER, "pro", None)])
-    replica.apply([Deleted("m", 6, M), Deleted("c", 6, A), Deleted("p", 6, USER)])
-    assert (len(replica.messages), len(replica.conversations), len(replica.profiles)) == (1, 1, 1)
-    replica.apply([Deleted("m", 7, M), Deleted("c", 7, A), Deleted("p", 8, USER)])
-    assert (replica.messages, replica.conversations, replica.profiles) == ({}, {}, {})
-
-
-def test_a_deleted_conversation_takes_its_older_messages_along_and_no_others() -> None:
-    replica = Replica()
-    replica.apply([message(5, M), message(9, N), message(5, UUID(int=9), cid=B), Deleted("c", 7, A)])
-    assert set(replica.messages) == {N, UUID(int=9)}
-
-
-def test_a_conversation_deleted_and_made_anew_in_one_transaction_keeps_only_its_new_messages() -> None:
-    replica = Replica()
-    replica.apply([message(3), message(7, N), Deleted("c", 7, A), conversation(7), message(7, UUID(int=9))])
-    assert set(replica.conversations) == {A}
-    assert set(replica.messages) == {UUID(int=9)}
-
-
-def test_a_conversation_that_came_back_does_not_bring_its_old_messages_with_it() -> None:
-    replica = Replica()
-    replica.apply([message(3), conversation(8), Deleted("c", 7, A)])
-    assert set(replica.conversations) == {A}
-    assert replica.messages == {}
-
-
-@pytest.mark.parametrize("gone", [Deleted("m", 7, M), Deleted("c", 7, A)])
-def test_a_page_that_was_read_before_a_deletion_and_arrives_after_it_changes_nothing(gone: Deleted) -> None:
-    replica = Replica()
-    with replica.expecting_page() as apply:
-        replica.apply([gone])
-        apply([message(6)])
-        assert replica.messages == {}
-        apply([message(8)])
-        assert set(replica.messages) == {M}
-
-
-def test_deletions_are_forgotten_only_when_the_last_page_has_come() -> None:
-    replica = Replica()
-    with ExitStack() as last:
-        last.enter_context(replica.expecting_page())
-        with replica.expecting_page():
-            replica.apply([Deleted("m", 7, M), Deleted("m", 5, M)])
-        replica.apply([message(6)])
-        assert replica.messages == {}
-    replica.apply([message(6)])
-    assert set(replica.messages) == {M}
-
-
-def test_a_snapshot_replaces_everything_even_what_has_greater_seqs() -> None:
-    replica = Replica()
-    with replica.expecting_page():
-        replica.apply([message(9), conversation(9), Profile(9, USER, "pro", None), Deleted("m", 9, N)])
-        replica.replace([message(2, N)])
-        assert (replica.profiles, replica.conversations, set(replica.messages)) == ({}, {}, {N})
-
-
-def test_a_page_asked_for_before_a_snapshot_goes_with_what_the_snapshot_replaced() -> None:
-    replica = Replica()
-    with replica.expecting_page() as before:
-        replica.replace([conversation(20)])
-        before([message(9)])
-        assert replica.messages == {}
-        with replica.expecting_page() as after:
-            replica.apply([Deleted("m", 30, N)])
-            after([message(25), message(25, N)])
-            assert set(replica.messages) == {M}
-    replica.apply([message(25, N)])
-    assert set(replica.messages) == {M, N}
-
-
-def test_a_message_that_moved_is_where_it_went_and_does_not_go_with_where_it_was() -> None:
-    replica = Replica()
-    replica.apply([message(3, cid=A), Deleted("m", 5, M), message(5, cid=B), Deleted("c", 6, A)])
-    assert replica.messages == {M: message(5, cid=B)}
-    replica.apply([Deleted("c", 7, B)])
-    assert replica.messages == {}
-
-
-# ---- The replica: against an oracle --------------------------------------------------------------------------------
-
-CONVERSATIONS = [UUID(int=n) for n in (10, 20)]
-HOMES = {UUID(int=home.int + n): home for home in CONVERSATIONS for n in (1, 2, 3)}
-Operations = list[tuple[str, UUID]]
-OPERATIONS: st.SearchStrategy[Operations] = st.lists(
-    st.sampled_from(
-        [(operation, row_id) for operation in ("c", "-c") for row_id in CONVERSATIONS]
-        + [(operation, row_id) for operation in ("m", "-m", "move") for row_id in HOMES]
-        + [("p", USER), ("-p", USER)]
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-class Database:
-    """One user's rows, and the feed of what happened to them: what `SELECT` finds is the oracle."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.profiles: dict[UUID, Profile] = {}
-        self.conversations: dict[UUID, Conversation] = {}
-        self.messages: dict[UUID, Message] = {}
-        self.feed: list[list[Row]] = []
-
-    def transact(self, operations: Operations) -> None:
-        """Deletions first, then the latest state of what is left; messages gone with their conversation go unsaid.
-
-        A message that moves is deleted, and there again (5.3).
-        """
-        self.seq += 1
-        seq = self.seq
-        deleted: dict[tuple[str, UUID], Row] = {}
-        for n, (operation, row_id) in enumerate(operations):
-            text = f"{seq}.{n}"
-            match operation:
-                case "c":
-                    self.conversations[row_id] = Conversation(seq, row_id, text, 0, seq)
-                case "m" if (held := self.messages.get(row_id)) or HOMES[row_id] in self.conversations:
-                    home = held.conversation_id if held else HOMES[row_id]
-                    self.messages[row_id] = Message(seq, row_id, home, "user", text, 0, seq)
-                case "move" if held := self.messages.get(row_id):
-                    (elsewhere,) = set(CONVERSATIONS) - {held.conversation_id}
-                    if elsewhere in self.conversations:
-                        self.messages[row_id] = replace(held, seq=seq, conversation_id=elsewhere)
-                        deleted["m", row_id] = Deleted("m", seq, row_id)
-                case "-m" if self.messages.pop(row_id, None):
-                    deleted["m", row_id] = Deleted("m", seq, row_id)
-                case "-c" if self.conversations.pop(row_id, None):
-                    self.messages = {k: m for k, m in self.messages.items() if m.conversation_id != row_id}
-                    deleted["c", row_id] = Deleted("c", seq, row_id)
-                case "p":
-                    self.profiles[row_id] = Profile(seq, row_id, text, None)
-                case "-p" if self.profiles.pop(row_id, None):
-                    deleted["p", row_id] = Deleted("p", seq, row_id)
-        self.feed.append([*deleted.values(), *(row for row in self.rows() if row.seq == seq)])
-
-    def rows(self) -> list[Row]:
-        return [*self.profiles.values(), *self.conversations.values(), *self.messages.values()]
-
-    def read(self) -> list[Row]:
-        """What a snapshot or a page reads now: every row's seq is the position of the reading."""
-        return [replace(row, seq=self.seq) for row in self.rows()]
-
-
-def latest_state_only(transactions: Iterable[list[Row]]) -> list[Row]:
-    """Caught up on, a feed names each row once, at its last change, and none that is gone with its conversation.
-
-    A deletion stays even if the row came back: a conversation's has messages to take away, a message's may have moved
-    it out of where the device holds it.
-    """
-    rows = [row for transaction in transactions for row in transaction]
-    sent: list[Row] = []
-    named: set[tuple[str, UUID]] = set()
-    for row in reversed(rows):
-        gone = isinstance(row, Deleted)
-        key = (row.kind if isinstance(row, Deleted) else type(row).__name__[0].lower(), row.id)
-        over = isinstance(row, Message) and ("-c", row.conversation_id) in named
-        if gone or not (over or key in named):
-            sent.append(row)
-        named |= {key, ("-c", row.id)} if gone and key[0] == "c" else {key}
-    return sent[::-1]
-
-
-def content(rows: Iterable[Row]) -> set[Row]:
-    return {replace(row, seq=0) for row in rows}
-
-
-class DeviceAgainstDatabase(RuleBasedStateMachine):
-    """Whatever happens on the way: once the device has applied the whole feed, it holds what `SELECT` finds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.database = Database()
-        self.replica = Replica()
-        self.position = 0
-        self.pages: list[tuple[list[Row], ExitStack, Callable[[Iterable[Row]], None]]] = []
-        everything = [("p", USER), *(("c", c) for c in CONVERSATIONS), *(("m", m) for m in HOMES)]
-        self.database.transact(everything)
-        self.changes_arrive(1)
-
-    @rule(operations=OPERATIONS)
-    def a_transaction_commits(self, operations: Operations) -> None:
-        self.database.transact(operations)
-
-    @rule(count=st.integers(1, 4))
-    def changes_arrive(self, count: int) -> None:
-        for rows in self.database.feed[self.position : self.position + count]:
-            self.replica.apply(rows)
-            self.position += 1
-
-    @rule(count=st.integers(2, 6))
-    def the_device_catches_up_in_one_batch(self, count: int) -> None:
-        batch = self.database.feed[self.position : self.position + count]
-        self.replica.apply(latest_state_only(batch))
-        self.position += len(batch)
-
-    @precondition(lambda self: len(self.pages) < 4)
-    @rule(kinds=st.sampled_from([Message, Conversation, Row]))
-    def a_page_is_read(self, kinds: type[Row]) -> None:
-        expected = ExitStack()
-        apply = expected.enter_context(self.replica.expecting_page())
-        self.pages.append(([row for row in self.database.read() if isinstance(row, kinds)], expected, apply))
-
-    @precondition(lambda self: self.pages)
-    @rule(pick=st.integers(0, 3), lost=st.sampled_from([False, False, False, True]))
-    def a_page_arrives_late_or_never(self, pick: int, lost: bool) -> None:
-        rows, expected, apply = self.pages.pop(pick % len(self.pages))
-        with expected:
-            apply([] if lost else rows)
-
-    @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
-    def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
-        """What pages are hard for; chance alone would come upon it seldom."""
-        self.changes_arrive(len(self.database.feed))
-        self.database.transact(first)
-        with self.replica.expecting_page() as apply:
-            rows = self.database.read()
-            self.database.transact(second)
-            self.changes_arrive(heard)
-            apply(rows)
-
-    @rule(back=st.integers(0, 5))
-    def the_device_reconnects_and_hears_a_part_of_the_feed_again(self, back: int) -> None:
-        self.pages_end_with_the_connection()
-        self.position = max(0, self.position - back)
-
-    @rule(between=st.none() | OPERATIONS, after=st.none() | OPERATIONS)
-    def the_device_is_given_a_snapshot_in_parts(self, between: Operations | None, after: Operations | None) -> None:
-        """Pages of the connection before may still be at hand, and come late: nobody has to take care."""
-        self.position = len(self.database.feed)
-        self.replica.replace(row for row in self.database.read() if not isinstance(row, Message))
-        for operations in (between, after):
-            if operations is not None:
-                self.database.transact(operations)
-        self.replica.apply(row for row in self.database.read() if isinstance(row, Message))
-
-    def pages_end_with_the_connection(self) -> None:
-        for _, expected, _ in self.pages:
-            expected.close()
-        self.pages = []
-
-    @invariant()
-    def at_live_the_device_holds_what_select_finds(self) -> None:
-        if self.position == len(self.database.feed):
-            held = self.replica
-            rows: list[Row] = [*held.profiles.values(), *held.conversations.values(), *held.messages.values()]
-            assert content(rows) == content(self.database.rows())
-
-
-DeviceAgainstDatabase.TestCase.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
-TestADeviceAgainstTheDatabase = DeviceAgainstDatabase.TestCase
 
 
 # ---- The connection ------------------------------------------------------------------------------------------------
@@ -381,17 +81,17 @@ def pack(frame: object) -> bytes:
     return packed
 
 
-def hear(client: Client, frame: dict[str, object]) -> Event:
+def hear(client: Session, frame: dict[str, object]) -> Event:
     event = client.receive(pack(frame))
     assert event is not None
     return event
 
 
-def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Client:
-    return Client(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
+def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Session:
+    return Session(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
 
 
-def client_in(state: State) -> Client:
+def client_in(state: State) -> Session:
     """A client in this state. Its cursor is K0 where it has one; page 1 and push 1 are unanswered where they may be."""
     client = new()
     if state is State.NEW:
@@ -424,7 +124,7 @@ OUTCOMES: dict[str, type[Event]] = {
     "page": PageArrived,
     "ack": Acknowledged,
     "refreshed": Refreshed,
-    "error": Refused,
+    "error": ErrorAnswer,
     "pong": Pong,
 }
 
@@ -471,7 +171,7 @@ def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> Non
 
 
 def test_hello_says_who_where_and_how_much() -> None:
-    client = Client(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
+    client = Session(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
     assert msgpack.unpackb(client.hello()) == {
         "t": "hello",
         "token": "a.b.c",
@@ -482,14 +182,14 @@ def test_hello_says_who_where_and_how_much() -> None:
     said = json.loads(new(K1, "json").hello())
     assert said["client_id"] == str(DEVICE)
     assert said["cursor"] == base64.b64encode(K1).decode()
-    later = Client(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
+    later = Session(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
     assert msgpack.unpackb(later.hello())["generation"] == 1_751_000_000_123_456
 
 
 def test_what_the_server_would_refuse_is_not_said() -> None:
     for window in ((-1, 0), (501, 0), (0, -1), (0, 201)):
         with pytest.raises(ValueError):
-            Client(token="t", client_id=DEVICE, window=window)
+            Session(token="t", client_id=DEVICE, window=window)
     with pytest.raises(ValueError):
         new(bytes(129))
     client = client_in(State.LIVE)
@@ -570,7 +270,7 @@ def test_pages_come_in_any_order_and_each_once() -> None:
 def test_a_refused_page_is_answered_unless_it_only_waits_for_postgres(code: str, waits: bool) -> None:
     client = client_in(State.LIVE)
     refusal = {**FRAMES["error"], "code": code, "answers": "page", "id": 1, "retry_after": 20}
-    assert hear(client, refusal) == Refused(code, "m", True, "page", 1, 20)
+    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "page", 1, 20)
     assert client.unanswered == ({1} if waits else set())
 
 
@@ -601,16 +301,16 @@ def test_a_token_is_refreshed_one_at_a_time(answer: dict[str, object]) -> None:
     client.refresh("2")
 
 
-def test_the_last_words_are_an_error_after_which_nothing_came() -> None:
+def test_the_last_error_is_kept_until_another_frame_arrives() -> None:
     client = client_in(State.LIVE)
-    assert client.last_words is None
-    assert hear(client, FRAMES["error"]) == client.last_words == Refused("internal", "m", True)
+    assert client.last_error is None
+    assert hear(client, FRAMES["error"]) == client.last_error == ErrorAnswer("internal", "m", True)
     client.receive(pack(FRAMES["tomorrow"]))
-    assert client.last_words is None
+    assert client.last_error is None
     hear(client, FRAMES["error"])
     with pytest.raises(ProtocolError):
         client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
-    assert client.last_words is None
+    assert client.last_error is None
 
 
 def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no_end() -> None:
@@ -621,7 +321,7 @@ def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no
     hear(client, FRAMES["pong"])
     client.hello()
     kinds = [type(hear(client, frame)) for frame in frames]
-    assert kinds == [Pong, Refused, Pong, Welcomed, Pong, Batch, Pong, Batch, Pong, Live, Pong]
+    assert kinds == [Pong, ErrorAnswer, Pong, Welcomed, Pong, Batch, Pong, Batch, Pong, Live, Pong]
     assert client.state is State.LIVE
 
 
@@ -652,7 +352,7 @@ def test_values_from_the_future_are_accepted() -> None:
     assert isinstance(batch, Batch)
     assert batch.rows == (Message(7, M, A, "tool", "x", 0, 7), Profile(7, USER, "titanium", "dormant"))
     refused = hear(client, {**FRAMES["error"], "code": "tired"})
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ErrorAnswer)
     assert refused.code == "tired"
 
 
@@ -815,7 +515,7 @@ def test_any_value_in_any_field_is_taken_or_a_protocol_error(state: State, kind:
     only_protocol_errors(client_in(state), pack(frame))
 
 
-def only_protocol_errors(client: Client, data: bytes) -> None:
+def only_protocol_errors(client: Session, data: bytes) -> None:
     try:
         client.receive(data)
     except ProtocolError:
@@ -856,7 +556,7 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
         assert (client.pushed, client.may_push) == (range(9, 11), False)
 
 
-def writing(n: int, count: int = 1) -> Client:
+def writing(n: int, count: int = 1) -> Session:
     """A client whose push n of so many mutations is unanswered."""
     client = client_in(State.LIVE)
     hear(client, FRAMES["ack"])
@@ -907,7 +607,7 @@ def test_an_ack_that_does_not_answer_the_push_breaks_the_connection(results: obj
 def test_a_refused_push_is_answered_whatever_the_code(code: str) -> None:
     client = writing(5)
     refusal = {**FRAMES["error"], "code": code, "answers": "push", "id": 5, "retry_after": 20, "expected": 3}
-    assert hear(client, refusal) == Refused(code, "m", True, "push", 5, 20, 3)
+    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "push", 5, 20, 3)
     client.push(5, [DeleteConversation(A)])
 
 
@@ -931,7 +631,7 @@ def test_a_gap_that_is_none_breaks_the_connection(expected: dict[str, object]) -
 def test_a_gap_may_be_below_the_push_and_above_it(expected: int) -> None:
     client = writing(5, 2)
     told = hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
-    assert told == Refused("gap", "m", True, "push", 5, expected=expected)
+    assert told == ErrorAnswer("gap", "m", True, "push", 5, expected=expected)
     client.push(expected, [DeleteConversation(A)])
 
 
@@ -962,110 +662,3 @@ def test_a_position_comes_with_whole_transactions_and_with_live() -> None:
     for malformed in ({"t": "live", "cursor": K1}, {"t": "live", "cursor": K1, "seq": None}):
         with pytest.raises(ProtocolError, match="seq"):
             client_in(State.LIVE).receive(pack({**malformed, "cursor": K0}))
-
-
-# ---- After the end -------------------------------------------------------------------------------------------------
-
-
-def refused(code: str = "internal", retry_after_ms: int | None = None, answers: str | None = None) -> Refused:
-    return Refused(code, "m", True, answers, retry_after_ms=retry_after_ms)
-
-
-@pytest.mark.parametrize("hundreds", range(10, 50))
-def test_the_hundreds_digit_of_a_close_code_is_obeyed_also_for_codes_never_seen(hundreds: int) -> None:
-    orders = {41: Instruction.NEW_TOKEN, 42: Instruction.START_OVER, 43: Instruction.STAY_AWAY}
-    for code in range(hundreds * 100, hundreds * 100 + 100):
-        step = next_step(code, None, 0, 0.0, 0.5)
-        assert step.order is orders.get(hundreds, Instruction.COME_BACK)
-        assert step.attempt == 1
-
-
-def test_no_close_code_at_all_means_come_back_with_the_cursor() -> None:
-    assert next_step(None, None, 0, 0.0, 1.0).order is Instruction.COME_BACK
-
-
-CODES = [None, 1006, 1012, 4000, 4003, 4100, 4101, 4200]
-
-
-@given(
-    code=st.none() | st.integers(1000, 4999),
-    attempt=st.integers(0, 10_000),
-    lasted=st.floats(0, 1e6),
-    rnd=st.floats(0, 1),
-)
-def test_the_delay_grows_with_every_end_in_a_row_and_never_past_half_a_minute(
-    code: int | None, attempt: int, lasted: float, rnd: float
-) -> None:
-    step = next_step(code, refused(), attempt, lasted, rnd)
-    assert 0 <= step.delay_seconds <= 30
-    assert step.delay_seconds == rnd * min(30, 0.5 * 2 ** min(step.attempt, 20))
-    assert step.attempt == (1 if lasted >= 60 else attempt + 1)
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_the_count_starts_anew_with_the_end_of_a_connection_that_lasted_a_minute(code: int | None) -> None:
-    assert [next_step(code, None, 5, lasted, 0.5).attempt for lasted in (0, 59.9, 60, 3600)] == [6, 6, 1, 1]
-
-
-@pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("error", ["going_away", "internal", "too_many_sockets", "position_lost", "tomorrow"])
-def test_the_servers_advice_on_when_to_come_back_is_followed_to_the_letter(code: int | None, error: str) -> None:
-    for rnd in (0.0, 1.0):
-        assert next_step(code, refused(error, 90_500), 7, 0.0, rnd).delay_seconds == 90.5
-        assert next_step(code, refused(error, 0), 7, 0.0, rnd).delay_seconds == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "answers", "code"),
-    [
-        ("unavailable", "hello", 1006),
-        ("unavailable", "page", None),
-        ("too_many_pages", "page", 1006),
-        ("unknown_frame", None, None),
-        ("slow_down", "push", 1006),
-        ("gap", "push", None),
-        ("too_many_pushes", "push", 1006),
-        ("unavailable", "push", 1006),
-        ("token_refused", "refresh", 1006),
-    ],
-)
-def test_advice_on_something_else_than_coming_back_is_not_taken_for_it(
-    error: str, answers: str | None, code: int | None
-) -> None:
-    assert next_step(code, refused(error, 90_500, answers), 2, 0.0, 0.5).delay_seconds == 0.5 * 0.5 * 2**3
-
-
-def test_a_refresh_with_the_token_of_another_user_announces_a_close() -> None:
-    assert next_step(4101, refused("token_refused", 90_500, "refresh"), 2, 0.0, 0.5).delay_seconds == 90.5
-
-
-@given(st.floats(1e-3, 1e10))
-def test_a_token_is_refreshed_late_but_before_its_end(remaining: float) -> None:
-    wait = refresh_after(remaining)
-    assert 0 <= wait < remaining
-    assert wait == max(0.8 * remaining, remaining - 60)
-    assert refresh_after(-remaining) == 0
-
-
-@pytest.mark.parametrize(
-    ("module", "others", "encodes"),
-    [
-        (replica_module, set(), False),
-        (mutation_module, set(), False),
-        (wire_module, {"protocol.mutation", "protocol.replica"}, True),
-        (client_module, {"protocol.mutation", "protocol.replica", "protocol.wire"}, False),
-        (comeback_module, {"protocol.client", "protocol.close"}, False),
-        (outbox_module, {"protocol.client", "protocol.comeback", "protocol.mutation", "protocol.wire"}, False),
-        (view_module, {"protocol.mutation", "protocol.outbox", "protocol.replica"}, False),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_the_client_awaits_nothing_reads_no_clock_and_knows_its_encodings_in_one_place(
-    module: ModuleType, others: set[str], encodes: bool
-) -> None:
-    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec", "sqlite3"}
-    assert {name for name in imported if name.startswith("protocol")} == others
-    assert imported & {"msgpack", "json"} == ({"msgpack", "json"} if encodes else set())

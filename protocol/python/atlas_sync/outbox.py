@@ -1,7 +1,7 @@
 """What a device has written and the server has not yet confirmed, in order and numbered (SPEC.md, section 8).
 
 Pure: it knows neither sockets nor clocks; time comes in as an argument, and a `Storage` keeps what must outlast the
-app. view.py shows its effects, pusher.py sends it.
+app. view.py shows its effects, outbox_sender.py sends it.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
-from protocol.client import Limits, Refused
-from protocol.comeback import backoff
-from protocol.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
-from protocol.wire import CODECS, Codec
+from atlas_sync.codec import CODECS, Codec
+from atlas_sync.comeback import backoff
+from atlas_sync.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
+from atlas_sync.session import ErrorAnswer, Limits
 
 ENVELOPE = 96  # bytes of a push at most, besides its mutations: its kind, its numbers, the head of its list
 RELUCTANCE = 0.5  # a share of `retry_after` at most that is waited longer: several devices may have been told the same
@@ -22,7 +22,7 @@ RELUCTANCE = 0.5  # a share of `retry_after` at most that is waited longer: seve
 # ---- What is kept --------------------------------------------------------------------------------------------------
 
 
-class State(Enum):
+class EntryState(Enum):
     """How far a mutation has come."""
 
     PENDING = "pending"
@@ -45,7 +45,7 @@ class Entry:
     key: int
     n: int
     mutation: Mutation
-    state: State = State.PENDING
+    state: EntryState = EntryState.PENDING
     seq: int | None = None
     code: str | None = None
     message: str | None = None
@@ -112,7 +112,7 @@ class Outbox:
         self._entries = {entry.key: entry for entry in entries}  # always in the order of keys
         self._position: int | None = None  # of this connection; unknown until it tells
         self._not_before = 0.0
-        self._refusals = 0  # in a row
+        self._failures = 0  # in a row
 
     # ---- For the app -------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Outbox:
     @property
     def quarantine(self) -> tuple[Entry, ...]:
         """The rejected ones: each waits for `retry` or `discard`."""
-        return self._in(State.REJECTED)
+        return self._in(EntryState.REJECTED)
 
     def add(self, mutation: Mutation) -> Entry:
         """Durable, and numbered for good, when it returns. WriteError for what no server would take."""
@@ -147,15 +147,18 @@ class Outbox:
         return self._head.generation
 
     def begin(self, limits: Limits) -> None:
-        """The server has welcomed us: nothing is unanswered, and where the synced rows stand is yet to be told.
-
-        What was acknowledged is in doubt: the database of this connection may have lost it, or be another one.
-        """
+        """The server sent `welcome`: no push is unanswered, and the position of the synced rows is not known yet."""
         self.end()
         bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
-        acked = [replace(entry, seq=None) for entry in self._in(State.ACKED) if entry.n and entry.seq is not None]
-        if acked or bounds != self._head.bounds:
-            self._commit(replace(self._head, bounds=bounds), acked, [])
+        if bounds != self._head.bounds:
+            self._commit(replace(self._head, bounds=bounds), [], [])
+        self.distrust_acks()
+
+    def distrust_acks(self) -> None:
+        """The database of this connection may have lost what was acknowledged, or be another one: push it again."""
+        acked = [replace(entry, seq=None) for entry in self._in(EntryState.ACKED) if entry.n and entry.seq is not None]
+        if acked:
+            self._commit(self._head, acked, [])
 
     def end(self) -> None:
         """The connection is over. A push that it has not answered is simply the next one again."""
@@ -187,12 +190,14 @@ class Outbox:
                 break
             mutations.append(mutation)
         if mutations:
-            held = min(entry.n for entry in self._entries.values() if entry.n and entry.state is not State.REJECTED)
+            held = min(
+                entry.n for entry in self._entries.values() if entry.n and entry.state is not EntryState.REJECTED
+            )
             self.unanswered = Push(first, tuple(mutations), held)
         return self.unanswered
 
     def acknowledge(self, results: tuple[Result, ...]) -> None:
-        """The answer to the unanswered push: one result for each mutation, in its order (client.py sees to that)."""
+        """The answer to the unanswered push: one result for each mutation, in its order (session.py sees to that)."""
         if self.unanswered is None:
             raise ValueError("No push is unanswered: acknowledge only what answers one.")
         push, put, drop = self.unanswered, list[Entry](), list[int]()
@@ -204,32 +209,32 @@ class Outbox:
                 code, message = result.code, result.message
                 if sent is None:
                     code, message = "too_long", "It is longer than the server takes now."
-                put.append(replace(entry, state=State.REJECTED, code=_whole(code), message=_whole(message)))
+                put.append(replace(entry, state=EntryState.REJECTED, code=_whole(code), message=_whole(message)))
             elif self._position is not None and result.seq <= self._position:
                 drop.append(entry.key)
             else:
-                put.append(replace(entry, state=State.ACKED, seq=result.seq))
+                put.append(replace(entry, state=EntryState.ACKED, seq=result.seq))
         self._commit(self._head, put, drop)
-        self.unanswered, self._refusals = None, 0
+        self.unanswered, self._failures = None, 0
 
-    def refuse(self, refusal: Refused, now: float, rnd: float) -> None:
+    def push_failed(self, error: ErrorAnswer, now: float, rnd: float) -> None:
         """The unanswered push was answered by an `error`: all of it stays, and is sent again after a pause.
 
         After a gap it has new numbers. `rnd` is a random number between 0 and 1.
         """
-        if refusal.code == "gap" and refusal.expected is not None and self.unanswered is not None:
-            self._renumber(refusal.expected, above=refusal.expected > self.unanswered.n)
+        if error.code == "gap" and error.expected is not None and self.unanswered is not None:
+            self._renumber(error.expected, above=error.expected > self.unanswered.n)
             # The next one fits, unless the connection leads to another database each time.
-            pause = backoff(self._refusals, rnd) if self._refusals else 0.0
+            pause = backoff(self._failures, rnd) if self._failures else 0.0
         else:
-            pause = backoff(self._refusals + 1, rnd)
-        self._refusals += 1
-        if refusal.retry_after_ms is not None:
-            pause = refusal.retry_after_ms / 1000 * (1 + RELUCTANCE * rnd)
+            pause = backoff(self._failures + 1, rnd)
+        self._failures += 1
+        if error.retry_after_ms is not None:
+            pause = error.retry_after_ms / 1000 * (1 + RELUCTANCE * rnd)
         self._not_before = now + pause
         self.unanswered = None
 
-    def reach(self, seq: int | None) -> None:
+    def advance(self, seq: int | None) -> None:
         """The synced rows stand at this position (None: nowhere yet): what is acked up to there is settled, and goes;
         but not what is in doubt.
 
@@ -238,13 +243,13 @@ class Outbox:
         if seq is None:
             return
         self._position = max(seq, self._position or 0)
-        settled = [e.key for e in self._in(State.ACKED) if e.seq is not None and e.seq <= self._position]
+        settled = [e.key for e in self._in(EntryState.ACKED) if e.seq is not None and e.seq <= self._position]
         if settled:
             self._commit(self._head, [], settled)
 
     # ---- Within ------------------------------------------------------------------------------------------------------
 
-    def _in(self, state: State) -> tuple[Entry, ...]:
+    def _in(self, state: EntryState) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.state is state)
 
     def _unanswered(self) -> list[Entry]:
@@ -252,7 +257,7 @@ class Outbox:
         return [
             entry
             for entry in self._entries.values()
-            if entry.state is State.PENDING or (entry.state is State.ACKED and entry.seq is None)
+            if entry.state is EntryState.PENDING or (entry.state is EntryState.ACKED and entry.seq is None)
         ]
 
     def _waiting(self) -> dict[int, Mutation]:
@@ -260,7 +265,7 @@ class Outbox:
 
     def _rejected(self, key: int) -> Entry:
         entry = self._entries.get(key)
-        if entry is None or entry.state is not State.REJECTED:
+        if entry is None or entry.state is not EntryState.REJECTED:
             raise ValueError(f"No rejected mutation has the key {key}: `quarantine` lists those that have one.")
         return entry
 
@@ -283,10 +288,10 @@ class Outbox:
         lost = [
             entry
             for entry in self._entries.values()
-            if entry.state is State.PENDING
-            or (entry.state is State.ACKED and entry.n and (above or entry.n >= expected))
+            if entry.state is EntryState.PENDING
+            or (entry.state is EntryState.ACKED and entry.n and (above or entry.n >= expected))
         ]
-        put = [replace(e, n=n, state=State.PENDING, seq=None) for n, e in enumerate(lost, expected)]
+        put = [replace(e, n=n, state=EntryState.PENDING, seq=None) for n, e in enumerate(lost, expected)]
         self._commit(replace(self._head, next_n=expected + len(put)), put, [])
 
     def _commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:

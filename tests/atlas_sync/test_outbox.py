@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.client import Limits, Refused
-from protocol.mutation import (
+from atlas_sync.codec import CODECS
+from atlas_sync.mutation import (
     Applied,
     CreateConversation,
     CreateMessage,
@@ -22,9 +22,9 @@ from protocol.mutation import (
     Repeated,
     Result,
 )
-from protocol.outbox import Entry, Head, Outbox, Push, State
-from protocol.storage import MemoryStorage
-from protocol.wire import CODECS
+from atlas_sync.outbox import Entry, EntryState, Head, Outbox, Push
+from atlas_sync.session import ErrorAnswer, Limits
+from atlas_sync.storage import MemoryStorage
 
 A, M = UUID(int=1), UUID(int=2)
 LIMITS = Limits(262_144, 1000, 4, mutations=3, title_bytes=20, content_bytes=100)
@@ -35,8 +35,8 @@ def write(n: int) -> Mutation:
     return RenameConversation(A, f"title {n}", n)
 
 
-def refusal(code: str, retry_after_ms: int | None = None, expected: int | None = None) -> Refused:
-    return Refused(code, "said for people", True, "push", retry_after_ms=retry_after_ms, expected=expected)
+def refusal(code: str, retry_after_ms: int | None = None, expected: int | None = None) -> ErrorAnswer:
+    return ErrorAnswer(code, "said for people", True, "push", retry_after_ms=retry_after_ms, expected=expected)
 
 
 def outbox_with(count: int) -> Outbox:
@@ -65,7 +65,7 @@ def test_numbers_are_given_in_order_and_never_again_not_even_when_all_are_settle
     assert [outbox.add(write(n)).n for n in range(3)] == [1, 2, 3]
     outbox.begin(LIMITS)
     outbox.acknowledge(applied(pushed(outbox)))
-    outbox.reach(10)
+    outbox.advance(10)
     assert outbox.entries == ()
     assert outbox.add(write(4)).n == 4
     again = Outbox(storage)
@@ -180,7 +180,7 @@ def test_a_push_fits_in_a_frame_and_no_mutation_waits_that_could_have_come_along
         if sent < len(sizes):
             assert size + codec.size(outbox.entries[len(written)].mutation) > at_most - 96
         outbox.acknowledge(applied(push))
-        outbox.reach(10)
+        outbox.advance(10)
     assert sent == len(sizes)
 
 
@@ -193,7 +193,7 @@ def test_a_push_without_an_answer_is_the_next_one_again_on_the_next_connection()
     outbox.begin(LIMITS)
     assert pushed(outbox) == first == pushed(Outbox(storage))
     outbox.acknowledge((Repeated(1, 10),))
-    assert [entry.state for entry in outbox.entries] == [State.ACKED]
+    assert [entry.state for entry in outbox.entries] == [EntryState.ACKED]
 
 
 def test_a_mutation_that_outgrew_the_limits_gives_its_number_away_and_goes_into_quarantine() -> None:
@@ -221,7 +221,7 @@ def test_a_refused_push_loses_nothing_and_comes_again_not_before_it_may(code: st
     for rnd in (0.0, 1.0):
         outbox = outbox_with(2)
         first = pushed(outbox, now=100)
-        outbox.refuse(refusal(code, retry_after_ms=4000), now=101, rnd=rnd)
+        outbox.push_failed(refusal(code, retry_after_ms=4000), now=101, rnd=rnd)
         wait = outbox.due(101)
         assert wait is not None
         assert 4 <= wait <= 6
@@ -236,7 +236,7 @@ def test_several_devices_that_were_told_the_same_do_not_come_back_at_once() -> N
     for rnd in (0.0, 0.3, 0.6, 1.0):
         outbox = outbox_with(1)
         pushed(outbox)
-        outbox.refuse(refusal("unavailable", retry_after_ms=1000), now=0, rnd=rnd)
+        outbox.push_failed(refusal("unavailable", retry_after_ms=1000), now=0, rnd=rnd)
         waits.add(outbox.due(0))
     assert len(waits) == 4
 
@@ -246,14 +246,14 @@ def test_without_advice_the_pauses_grow_until_a_push_is_taken() -> None:
     now, waits = 0.0, []
     for _ in range(9):
         pushed(outbox, now)
-        outbox.refuse(refusal("unavailable"), now, rnd=1.0)
+        outbox.push_failed(refusal("unavailable"), now, rnd=1.0)
         waits.append(outbox.due(now) or 0)
         now += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30, 30]
     outbox.acknowledge(applied(pushed(outbox, now)))
     outbox.add(write(2))
     pushed(outbox, now)
-    outbox.refuse(refusal("unavailable"), now, rnd=1.0)
+    outbox.push_failed(refusal("unavailable"), now, rnd=1.0)
     assert outbox.due(now) == 1
 
 
@@ -263,11 +263,11 @@ def test_after_a_gap_what_is_left_is_numbered_anew_in_the_same_order_and_sent_at
     for n in range(3):
         outbox.add(write(n))
     outbox.acknowledge(applied(pushed(outbox), seq=10))
-    outbox.reach(10)
+    outbox.advance(10)
     for n in range(3, 7):
         outbox.add(write(n))
     assert pushed(outbox).n == 4
-    outbox.refuse(refusal("gap", expected=2), now=5, rnd=1.0)
+    outbox.push_failed(refusal("gap", expected=2), now=5, rnd=1.0)
     assert outbox.due(5) == 0
     assert [entry.n for entry in outbox.entries] == [2, 3, 4, 5]
     assert pushed(Outbox(storage)) == pushed(outbox, 5) == Push(2, (write(3), write(4), write(5)), 2)
@@ -280,9 +280,9 @@ def test_a_gap_brings_back_what_the_database_had_acked_and_lost() -> None:
     outbox.acknowledge((Applied(1, 10), Rejected(2, "refused", "no"), Applied(3, 12)))
     outbox.add(write(3))
     assert pushed(outbox).n == 4
-    outbox.refuse(refusal("gap", expected=2), now=0, rnd=0)
+    outbox.push_failed(refusal("gap", expected=2), now=0, rnd=0)
     states = [(entry.n, entry.state) for entry in outbox.entries]
-    assert states == [(1, State.ACKED), (2, State.REJECTED), (2, State.PENDING), (3, State.PENDING)]
+    assert states == [(1, EntryState.ACKED), (2, EntryState.REJECTED), (2, EntryState.PENDING), (3, EntryState.PENDING)]
     assert pushed(outbox) == Push(2, (write(2), write(3)), 1)
     outbox.acknowledge((Applied(2, 20), Applied(3, 20)))
     assert outbox.add(write(4)).n == 4
@@ -301,11 +301,11 @@ def in_doubt(storage: MemoryStorage) -> Outbox:
 def test_what_an_earlier_connection_acknowledged_is_not_settled_by_the_position_of_this_one() -> None:
     storage = MemoryStorage()
     outbox = in_doubt(storage)
-    outbox.reach(99)
+    outbox.advance(99)
     assert len(outbox.entries) == 3
     again = Outbox(storage)
     again.begin(LIMITS)
-    again.reach(99)
+    again.advance(99)
     assert len(again.entries) == 3, "the doubt outlasts the app"
 
 
@@ -314,7 +314,7 @@ def test_all_that_is_held_is_pushed_again_on_each_connection_and_then_settled() 
     outbox.add(write(3))
     assert pushed(outbox) == Push(1, (write(0), write(1), write(2)), 1)
     outbox.acknowledge((Repeated(1, 10), Repeated(2, 10), Applied(3, 20)))
-    outbox.reach(15)
+    outbox.advance(15)
     assert [(entry.n, entry.seq) for entry in outbox.entries] == [(3, 20), (4, None)]
     assert pushed(outbox) == Push(4, (write(3),), 3)
 
@@ -327,9 +327,9 @@ def test_numbers_between_whose_mutations_are_gone_are_pushed_empty_and_their_res
     assert pushed(outbox) == Push(1, (write(0), None, write(2)), 1)
     outbox.acknowledge((Repeated(1, 10), Rejected(2, "malformed", "no"), Repeated(3, 12)))
     assert [(entry.n, entry.state, entry.code) for entry in outbox.entries] == [
-        (1, State.ACKED, None),
-        (2, State.REJECTED, "refused"),
-        (3, State.ACKED, None),
+        (1, EntryState.ACKED, None),
+        (2, EntryState.REJECTED, "refused"),
+        (3, EntryState.ACKED, None),
     ]
 
 
@@ -339,8 +339,8 @@ def test_where_its_numbers_are_others_all_that_is_held_gets_numbers_above_them()
     outbox.acknowledge((Applied(1, 10), Applied(2, 10), Applied(3, 10)))
     outbox.add(write(3))
     pushed(outbox)
-    outbox.refuse(refusal("gap", expected=14), now=0, rnd=0)
-    assert [(entry.n, entry.state) for entry in outbox.entries] == [(n, State.PENDING) for n in range(14, 18)]
+    outbox.push_failed(refusal("gap", expected=14), now=0, rnd=0)
+    assert [(entry.n, entry.state) for entry in outbox.entries] == [(n, EntryState.PENDING) for n in range(14, 18)]
     assert pushed(outbox) == Push(14, (write(0), write(1), write(2)), 14)
 
 
@@ -348,7 +348,7 @@ def test_a_database_that_goes_on_answering_with_a_gap_is_asked_with_pauses() -> 
     outbox, now = outbox_with(1), 0.0
     for expected, pause in ((5, 0), (9, 1), (3, 2)):
         pushed(outbox, now)
-        outbox.refuse(refusal("gap", expected=expected), now, rnd=1.0)
+        outbox.push_failed(refusal("gap", expected=expected), now, rnd=1.0)
         assert outbox.due(now) == pause
         now += pause
 
@@ -367,15 +367,15 @@ def test_a_generation_is_larger_than_all_before_whatever_the_clock_says_and_afte
 def test_what_is_acked_stays_until_the_synced_rows_have_it_whichever_comes_first() -> None:
     outbox = outbox_with(2)
     outbox.begin(LIMITS)
-    outbox.reach(9)
+    outbox.advance(9)
     pushed(outbox)
     outbox.acknowledge((Applied(1, 9), Applied(2, 12)))
     assert [(entry.n, entry.seq) for entry in outbox.entries] == [(2, 12)]
-    outbox.reach(None)
-    outbox.reach(11)
+    outbox.advance(None)
+    outbox.advance(11)
     assert len(outbox.entries) == 1
-    outbox.reach(12)
-    outbox.reach(12)
+    outbox.advance(12)
+    outbox.advance(12)
     assert not outbox.entries
 
 
@@ -383,13 +383,13 @@ def test_a_position_of_a_connection_before_settles_nothing() -> None:
     """The next one may begin further back: a snapshot is on its way, or the app lost its rows."""
     outbox = outbox_with(1)
     outbox.begin(LIMITS)
-    outbox.reach(50)
+    outbox.advance(50)
     outbox.end()
     outbox.begin(LIMITS)
     pushed(outbox)
     outbox.acknowledge((Applied(1, 20),))
     assert len(outbox.entries) == 1
-    outbox.reach(20)
+    outbox.advance(20)
     assert not outbox.entries
 
 
@@ -401,8 +401,8 @@ def test_an_acked_mutation_outlasts_the_app_until_the_position_comes_again() -> 
     outbox.acknowledge((Applied(1, 20),))
     again = Outbox(storage)
     assert again.due(0) is None
-    assert [(entry.state, entry.seq) for entry in again.entries] == [(State.ACKED, 20)]
-    again.reach(20)
+    assert [(entry.state, entry.seq) for entry in again.entries] == [(EntryState.ACKED, 20)]
+    again.advance(20)
     assert not Outbox(storage).entries
 
 
@@ -413,7 +413,7 @@ def in_quarantine() -> tuple[Outbox, Entry]:
     outbox = outbox_with(2)
     pushed(outbox)
     outbox.acknowledge((Rejected(1, "tomorrow's", "fit to \ud800 show"), Applied(2, 10)))
-    outbox.reach(10)
+    outbox.advance(10)
     (entry,) = outbox.entries
     return outbox, entry
 
@@ -422,7 +422,7 @@ def test_a_rejected_mutation_waits_for_a_person_and_holds_nobody_up() -> None:
     outbox, entry = in_quarantine()
     assert outbox.quarantine == (entry,)
     assert (entry.state, entry.mutation, entry.code, entry.message) == (
-        State.REJECTED,
+        EntryState.REJECTED,
         write(0),
         "tomorrow's",
         "fit to ? show",
@@ -499,7 +499,7 @@ class Server:
         self.former: set[int] = set()  # which writes were applied under numbers that mean nothing any more
         self.seq = 0
 
-    def take(self, push: Push, at_most: int) -> tuple[Result, ...] | Refused:
+    def take(self, push: Push, at_most: int) -> tuple[Result, ...] | ErrorAnswer:
         """It may fall over in the middle of a push: then only so many of its mutations were applied."""
         numbered = list(enumerate(map(which, push.mutations), push.n))
         if push.n > self.last + 1:
@@ -545,7 +545,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
         self.given_up: set[int] = set()  # by the person
         self.lost: set[int] = set()  # by the database, after the device had let them go
         self.now = 0.0
-        self.answer: tuple[Result, ...] | Refused | None = None
+        self.answer: tuple[Result, ...] | ErrorAnswer | None = None
         self.the_person_writes(count, False)
         self.all_goes_well_for_a_while(0)
 
@@ -595,8 +595,8 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @rule()
     def the_answer_arrives(self) -> None:
-        if isinstance(self.answer, Refused):
-            self.outbox.refuse(self.answer, self.now, 0.5)
+        if isinstance(self.answer, ErrorAnswer):
+            self.outbox.push_failed(self.answer, self.now, 0.5)
         elif self.answer is not None:
             self.outbox.acknowledge(self.answer)
         self.answer = None
@@ -611,7 +611,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @rule(behind=st.sampled_from([0, 0, 1, 2, 3]))
     def the_position_is_told(self, behind: int) -> None:
-        self.outbox.reach(max(0, self.server.seq - behind))
+        self.outbox.advance(max(0, self.server.seq - behind))
 
     @rule(behind=st.sampled_from([0, 0, 1, 2, 3]))
     def all_goes_well_for_a_while(self, behind: int) -> None:
