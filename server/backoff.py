@@ -1,9 +1,3 @@
-"""How long to wait before trying again."""
+"""The old place of `server.retry.backoff`; it goes as soon as nothing imports it."""
 
-import random
-
-
-def backoff(failures: int, longest: float = 2.0) -> float:
-    """Seconds after so many failures in a row: doubling from 0.1 up to `longest`, and never the same for two who fail
-    together."""
-    return min(0.05 * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1)
+from server.retry import backoff as backoff
