@@ -175,8 +175,8 @@ class App:
 
             async def figures() -> bytes:
                 await vitals.read()
-                metrics.settle()
-                return await asyncio.to_thread(metrics.exposition)
+                metrics.flush()
+                return await asyncio.to_thread(metrics.expose)
 
             desk = Desk(
                 terms=Terms(
@@ -248,7 +248,7 @@ class App:
                 with contextlib.suppress(UnavailableError, TimeoutError):
                     async with asyncio.timeout(LAST_WORDS):
                         await roster.note()
-                metrics.settle()
+                metrics.flush()
 
     def _readiness(self, hub: Hub, history: History) -> http.Readiness:
         if self._stopping:
@@ -285,7 +285,7 @@ async def _gauge(pools: Sequence[Pool], pump: Pump, snapshots: Snapshots) -> Non
             gauge.set(pump.behind(lane))
         metrics.SNAPSHOTS_WAITING.set(snapshots.waiting)
         metrics.POOL_IN_USE.set(sum(pool.in_use for pool in pools))
-        metrics.settle()
+        metrics.flush()
         await asyncio.sleep(1)
 
 

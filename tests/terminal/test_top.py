@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.metrics import CATALOGUE, Question, exposition
+from server.metrics import CATALOGUE, Question, expose
 from server.monitoring.figures import (
     LASTING,
     RULES,
@@ -194,7 +194,7 @@ def test_what_is_missing_or_not_a_number_is_unknown_and_not_bad(text: str) -> No
 
 
 def test_the_figures_of_this_version_are_all_understood() -> None:
-    figures = judge(looks(exposition().decode(), exposition().decode()))
+    figures = judge(looks(expose().decode(), expose().decode()))
     assert [each.name for each in figures] == [each.name for each in CATALOGUE]
 
 
