@@ -239,8 +239,8 @@ STATEMENT_SECONDS = _histogram(
     "atlas_statement_seconds",
     Question.POSTGRES,
     "Duration of the server's SQL statements, by name",
-    "All are slow: Postgres' disk or CPU is, or see atlas_oldest_transaction_seconds. Only one is slow: run EXPLAIN "
-    "(ANALYZE, BUFFERS) on sql/NAME.sql, and ANALYZE its tables.",
+    "All are slow: check Postgres' disk and CPU, and atlas_oldest_transaction_seconds. Only one is slow: run "
+    "EXPLAIN (ANALYZE, BUFFERS) on sql/NAME.sql, and ANALYZE its tables.",
     "name",
 )
 READERS_PER_STATEMENT = _histogram(
