@@ -31,8 +31,10 @@ STALLED_SHARE: Final = 0.05
 """Phones in tunnels stay below it."""
 WORKERS_DIED: Final = 2
 """In half an hour. One death may be a coincidence, and the supervisor repairs it."""
+STARTED_OVER: Final = ("unreadable", "foreign", "epoch", "ahead", "too_old")
+"""Outcomes of the hellos of devices that had a cursor and get a snapshot nevertheless."""
 START_OVERS: Final = 0.1
-"""Devices per second that had a cursor and get a snapshot nevertheless: below it, any share is chance."""
+"""Such devices per second: below it, any share is chance."""
 START_OVERS_SHARE: Final = 0.2
 """Of all hellos: with a log of days, some devices stay away too long every day."""
 PUSHES_UNAVAILABLE_SHARE: Final = 0.05
@@ -41,6 +43,8 @@ REJECTED: Final = 0.05
 """Mutations per second: below it, any share is chance."""
 REJECTED_SHARE: Final = 0.05
 """Of all mutations: clients check the rules themselves, so hardly any should be rejected."""
+REPEATED_SHARE: Final = 0.5
+"""Of all mutations; `top` alone shows it. Reconnecting devices repeat what was on its way, for a moment."""
 
 # --- Is Postgres the limit?
 
