@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from server.backoff import backoff
+from server.retry import backoff
 
 T = TypeVar("T")
 
