@@ -106,7 +106,7 @@ async def process(database: Database) -> AsyncIterator[ServerProcess]:
 
 
 def table() -> str:
-    """The README's, as it must be."""
+    """The table of server/README.md, as it must be."""
     lines = [HEADER, "|---|---|---|"]
     for question in Question:
         lines.append(f"| **{question.value}** | | |")
@@ -118,18 +118,18 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def test_the_readme_has_every_figure() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_table_of_figures_has_every_figure() -> None:
+    readme = (ROOT / "server" / "README.md").read_text()
     found = re.search(rf"^{re.escape(HEADER)}\n(?:\|.*\n)*", readme, re.MULTILINE)
-    assert found is not None, f"README.md should have this table:\n{table()}"
+    assert found is not None, f"server/README.md should have this table:\n{table()}"
     # No plain comparison: pytest would print both, shortened.
     if found.group().strip() != table():
-        pytest.fail(f"README.md should have this table:\n{table()}")
+        pytest.fail(f"server/README.md should have this table:\n{table()}")
 
 
 @needs_prometheus
 def test_what_the_readme_says_to_prometheus_is_understood() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "server" / "README.md").read_text(), re.DOTALL)
     assert f"job_name: {JOB}" in block
     with temporary_folder() as folder:
         (folder / "prometheus.yml").write_text(block)

@@ -202,7 +202,7 @@ async def _strays(connection: Any) -> Finding:
             "strays",
             False,
             f"Rows of {' and '.join(found)} lie in a default partition. Nothing is lost; `atlas-sync maintain --once` "
-            "moves them to their own, but for those that README.md lets stay (Maintenance).",
+            "moves them to their own, but for those that server/README.md lets stay (Maintenance).",
             grave=False,
         )
     return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
-from protocol.answers import CloseCode
 
+from protocol.answers import CloseCode
 from server import clock
 from server.feed import pump
 from server.feed.change import Why
