@@ -25,7 +25,7 @@ from server.config import (
 )
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.terminal.device import console, printable, run
 from server.terminal.progress import Shown
 
@@ -125,7 +125,7 @@ def migrate(
         sys.stdout.write(migration.as_sql())
         return
     url = _set(OwnerSettings).owner_url
-    steps = asyncio.run(undoing.look(url) if undo else migration.steps(url)) if plan or undo else []
+    steps = asyncio.run(undoing.steps(url) if undo else migration.steps(url)) if plan or undo else []
     for step in steps:
         _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
@@ -228,9 +228,9 @@ def trace(
     """Where is this message? Its life in DATABASE_URL, and which devices have it; status 1 if something stands in the
     way. Shows no content, writes nothing."""
     from server.operations import trace as telling
-    from server.postgres import tracer
+    from server.postgres import trace_queries
 
-    facts = asyncio.run(tracer.ask(_set(DatabaseSettings).database_url, message_id, user))
+    facts = asyncio.run(trace_queries.ask(_set(DatabaseSettings).database_url, message_id, user))
     lines = telling.tell(facts)
     if json:
         typer.echo(telling.as_json(facts, lines))

@@ -28,7 +28,7 @@ from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, site
 from server.edge.auth import mint
 from server.errors import UnavailableError
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.postgres import migrate, seed
 from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.postgres.maintain import maintain

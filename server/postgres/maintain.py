@@ -1,4 +1,4 @@
-"""Carries out what upkeep.py plans, beside a busy server: makes, archives and drops partitions. One process does."""
+"""Carries out what maintenance_plan.py plans, beside a busy server: makes, archives and drops partitions. One process does."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import asyncpg
 import structlog
 
 from server.errors import AtlasError, UnavailableError, UnfitError
-from server.operations import upkeep
-from server.operations.upkeep import (
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import (
     Archive,
     Bound,
     DropLog,
@@ -29,7 +29,7 @@ from server.operations.upkeep import (
 )
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import UNMIGRATED, translated, unavailable
-from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
+from server.postgres.lock_retry import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, retry_locks
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ async def look(url: str, policy: Policy) -> tuple[list[Step], str | None]:
     try:
         with translated():
             seen = await _seen(connection, policy)
-            return upkeep.plan(seen, policy), upkeep.staying(seen, policy)
+            return maintenance_plan.plan(seen, policy), maintenance_plan.staying(seen, policy)
     finally:
         connection.terminate()
 
@@ -128,13 +128,13 @@ async def _round(connection: Any, policy: Policy, said: Callable[[str], object])
     failed: StepError | None = None
     put_off = False
     seen = await _seen(connection, policy)
-    if (staying := upkeep.staying(seen, policy)) is not None:
+    if (staying := maintenance_plan.staying(seen, policy)) is not None:
         said(f"{STAYS}{staying}")
-    for step in upkeep.plan(seen, policy):
+    for step in maintenance_plan.plan(seen, policy):
         if isinstance(step, Validate | Archive) and step.partition in unprepared:
             continue
         try:
-            await patiently(
+            await retry_locks(
                 lambda step=step: _do(connection, step, policy),  # type: ignore[misc]  # a lambda's default has no type
                 PATIENCE,
                 lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
@@ -202,7 +202,7 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         "timestamptz", schema="pg_catalog", encoder=_counted, decoder=_as_far_as_python_counts, format="tuple"
     )
     try:
-        row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
+        row = await connection.fetchrow(statement("maintain"), policy.forget_days, timeout=LONG)
     except UNMIGRATED:
         raise UnfitError("This database lacks what `maintain` looks at. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:

@@ -17,7 +17,7 @@ from server.errors import UnavailableError, UnfitError
 from server.feed import roster
 from server.operations.trace import Line, Standing, as_json, status, tell
 from server.operations.trace_facts import Facts
-from server.postgres import tracer
+from server.postgres import trace_queries
 from tests.support.cluster import Cluster, Database
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pushing import NOBODYS, now, pushing
@@ -57,7 +57,7 @@ class Told:
 
 async def trace(database: Database, message: UUID, user: UUID | None = None, *, administrator: bool = False) -> Told:
     url = database.url if administrator else database.server_url
-    facts = await tracer.ask(url, message, user)
+    facts = await trace_queries.ask(url, message, user)
     lines = tell(facts)
     assert MARKER not in as_json(facts, lines)
     return Told(facts, lines)
@@ -478,26 +478,26 @@ async def test_it_cannot_write(database: Database, sql: Any) -> None:
         """
     )
     with pytest.raises(UnavailableError, match="ReadOnly"):
-        await tracer.ask(database.url, uuid4(), None)
+        await trace_queries.ask(database.url, uuid4(), None)
 
 
 async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Database, sql: Any) -> None:
     async with sql.transaction():
         await sql.execute("LOCK TABLE sync.log")
         with pytest.raises(UnavailableError, match="--user"):
-            await tracer.ask(database.server_url, uuid4(), None, seconds=0.2)
+            await trace_queries.ask(database.server_url, uuid4(), None, seconds=0.2)
 
 
 async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, database: Database) -> None:
     unmigrated = await postgres_18.create("template0")
     with pytest.raises(UnfitError, match="atlas-sync migrate"):
-        await tracer.ask(unmigrated.url, uuid4(), None)
+        await trace_queries.ask(unmigrated.url, uuid4(), None)
     await unmigrated.drop()
     sql = await database.connect()
     await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
     await sql.close()
     with pytest.raises(UnfitError, match="GRANT atlas_sync"):
-        await tracer.ask(database.server_url, uuid4(), None)
+        await trace_queries.ask(database.server_url, uuid4(), None)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 
 from protocol.frames import Live
 from server.errors import UnfitError
-from server.operations import upkeep
-from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
 from server.postgres.maintain import StepError, look, maintain_once
 from server.postgres.migrate import migrate
@@ -117,7 +117,7 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
 async def test_strays_that_are_not_few_and_stay_are_told(
     every_database: Database, sql: Any, conversation: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MOST", 0)
+    monkeypatch.setattr(maintenance_plan, "MOST", 0)
     await add_old_messages(sql, conversation, -3, 4)
     places = await whereabouts(sql)
     (told,) = await maintained(every_database)

@@ -8,9 +8,9 @@ import sys
 from typing import Any, Final
 from uuid import UUID
 
-from server.operations.upkeep import Policy, Step
+from server.operations.maintenance_plan import Policy, Step
+from server.postgres.lock_retry import LOCK
 from server.postgres.maintain import look, maintain_once
-from server.postgres.patience import LOCK
 from tests.support.cluster import Database
 from tests.support.oracle import State, select_everything
 from tests.support.waiting import LIMIT, eventually

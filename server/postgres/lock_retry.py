@@ -1,4 +1,4 @@
-"""Locks that a busy database does not feel: asked for briefly, given up, and asked for again."""
+"""Takes locks on a busy database: each request is given up after a short time, and repeated."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,22 +12,21 @@ from server.backoff import backoff
 T = TypeVar("T")
 
 LOCK_TIMEOUT: Final = "200ms"
-"""Whoever wants a lock makes everybody behind him wait for it too, so nobody should want one for longer."""
+"""A queued lock request blocks every later request, so we give up after this time and retry."""
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two tries."""
+"""Seconds between two tries at most."""
 BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
-
-
+"""How Postgres refuses a lock that another try may get."""
 AUTOVACUUM_TIMEOUT: Final = "3s"
-"""autovacuum gives way to whoever has waited for it for deadlock_timeout, 1 s, and not before."""
+"""autovacuum is cancelled by a request that has waited for deadlock_timeout (1 s), and not earlier."""
 LOCK: Final = 0x61746C73  # «atls»
-"""Advisory lock: of those that change a database's structure (migrate, undo, maintain), one does."""
+"""The advisory lock of migrate, undo and maintain: one process at a time changes a database's structure."""
 
 
 @asynccontextmanager
 async def past_autovacuum(connection: Any, *tables: str) -> AsyncIterator[None]:
-    """A transaction with the lock timeout, which autovacuum makes room for: first a lock that stops no reader and no
-    writer, and so may be waited for."""
+    """A transaction with the lock timeout, in which autovacuum holds no lock on the tables. It begins with a lock that
+    blocks no reader and no writer, so waiting for autovacuum to be cancelled blocks nobody."""
     async with connection.transaction():
         await connection.execute(
             f"SET LOCAL lock_timeout = '{AUTOVACUUM_TIMEOUT}'; "
@@ -37,10 +36,11 @@ async def past_autovacuum(connection: Any, *tables: str) -> AsyncIterator[None]:
         yield
 
 
-async def patiently(work: Callable[[], Awaitable[T]], seconds: float, busy: Callable[[str], object]) -> T:
-    """`work`, which takes locks under a `lock_timeout`, again and again until it gets them.
+async def retry_locks(work: Callable[[], Awaitable[T]], seconds: float, busy: Callable[[str], object]) -> T:
+    """Repeat `work`, which takes locks under a `lock_timeout`, until it gets them. Returns what it returns.
 
-    `busy` hears each time why it did not. Raises what Postgres raised when that has gone on for `seconds`.
+    `busy` is called after each failed try with Postgres' sentence. After so many seconds of failures the last error is
+    raised, one of BUSY.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
