@@ -163,12 +163,12 @@ def maintain(
     policy = Policy.of(settings)
     with _told(settings):
         if plan:
-            steps, staying = asyncio.run(maintenance.look(settings.owner_url, policy))
+            steps, left = asyncio.run(maintenance.steps(settings.owner_url, policy))
             _say("\n".join(map(str, steps)) or "Nothing is to be done.")
-            if staying is not None:
-                _say(f"{maintenance.STAYS}{staying}")
+            if left is not None:
+                _say(str(left))
         elif once:
-            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, _say)):
+            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, lambda report: _say(str(report)))):
                 typer.echo("Another process maintains this database at this moment.")
         else:
             run(lambda: maintenance.maintain(settings.owner_url, policy))

@@ -1,4 +1,4 @@
-"""The plan of maintenance, carried out on a model of a database: nothing overlaps or is lost, and it comes to an end."""
+"""Carried out on a model of a database, a plan of maintenance loses nothing, overlaps nothing, and comes to an end."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
