@@ -237,10 +237,10 @@ def trace(
     else:
         for line in lines:
             mark, color = {
-                telling.Standing.GOOD: ("✓", typer.colors.GREEN),
-                telling.Standing.WAITING: ("!", typer.colors.YELLOW),
-                telling.Standing.BAD: ("✗", typer.colors.RED),
-            }[line.standing]
+                telling.Verdict.GOOD: ("✓", typer.colors.GREEN),
+                telling.Verdict.WAITING: ("!", typer.colors.YELLOW),
+                telling.Verdict.BAD: ("✗", typer.colors.RED),
+            }[line.verdict]
             typer.echo(f"{typer.style(mark, fg=color)} {line.what:<12} {printable(line.says)}")
     raise typer.Exit(telling.status(lines))
 
