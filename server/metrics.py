@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.frames import (
     Applied,
     Conversation,

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.frames import CreateConversation, CreateMessage, DeleteMessage, Hello, Live, RenameConversation
 from server.feed.change import Why
 from server.metrics import CATALOGUE, FOLDER, Question

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from server.clock import TOLERATED
 from server.errors import AtlasError
 from server.metrics import CATALOGUE, DEFAULT_ROWS_COUNTED, Described, Question

@@ -9,7 +9,8 @@ from typing import Final
 import orjson
 
 from protocol.frames import DEFAULT_ROWS, Instant
-from server.feed.notices import PAID
+from server import tiers
+from server.feed.ports import DeviceState
 from server.operations.trace_facts import Device, Facts, Feed, Message, Plan
 from server.operations.trace_outlook import Fate, Outlook, is_connected, outlook
 from server.operations.trace_words import DOING, LACKING, MEANS, ago, at, closed, count
@@ -227,7 +228,7 @@ def _feed(feed: Feed, log_since: Instant | None) -> Line:
 
 def _plan(plan: Plan, *, needed: bool) -> Line:
     subscription = "" if plan.status is None else f", subscription {plan.status}"
-    if plan.tier in PAID:
+    if plan.tier in tiers.SYNCED:
         return Line("plan", Verdict.GOOD, f"tier {plan.tier}{subscription}: syncs")
     found = f"tier {plan.tier}{subscription}" if plan.has_profile else "The owner has no profile"
     says = f"{found}: devices work locally; nothing is sent to them, and their pushes are refused."
@@ -262,7 +263,7 @@ def _devices(facts: Facts, fate: Fate, outlooks: Sequence[Outlook]) -> list[Line
 
 def _place(facts: Facts, device: Device) -> str:
     last = f"last seen {ago(facts.now, device.noted_at)}"
-    if device.state == "closed":
+    if device.state == DeviceState.CLOSED:
         code = device.close_code
         meaning = "" if code is None else f" ({code}: {closed(code)})"
         return f"{last} on {device.server}, connection {device.session}, closed{meaning}"
@@ -331,7 +332,7 @@ def _no_fate(facts: Facts) -> str:
         return "It is gone and its deletion was not recorded, so devices that have it keep it."
     if facts.is_conversation:
         return "There is no such message."
-    if facts.plan is not None and facts.plan.tier not in PAID:
+    if facts.plan is not None and facts.plan.tier not in tiers.SYNCED:
         return "It is not here; the user's plan does not sync, so messages stay on the device that wrote them."
     return "It is not here: look into the outbox and the quarantine of the device that wrote it."
 

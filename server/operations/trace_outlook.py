@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from protocol.close import CloseCode, Instruction, instruction
-from server.feed.notices import PAID
+from protocol.answers import CloseCode, Instruction, instruction
+from server import tiers
+from server.feed.ports import DeviceState
 from server.operations.trace_facts import Device, Facts
 
 SECOND: Final = 1_000_000
@@ -49,32 +50,34 @@ class Fate:
 
 def outlook(facts: Facts, fate: Fate, device: Device) -> Outlook:
     connected = is_connected(facts, device)
-    in_snapshot = connected and device.state == "snapshot"
+    in_snapshot = connected and device.state == DeviceState.SNAPSHOT
     position = device.position
     head = facts.feed.head if facts.feed else 0
     counts = position is not None and position <= head and not in_snapshot
     # A change that the log has lost was received by every device at whose position the rest of the log continues.
     if counts and (device.resumes if fate.seq is None else (position or 0) >= fate.seq):
         return Outlook.HAS
-    if facts.plan is None or facts.plan.tier not in PAID:
+    if facts.plan is None or facts.plan.tier not in tiers.SYNCED:
         return Outlook.UNPAID
     if not connected:
-        if device.state == "closed" and _stays_away(device.close_code):
+        if device.state == DeviceState.CLOSED and _stays_away(device.close_code):
             return Outlook.STAYS_AWAY
         return Outlook.AWAY if device.resumes else Outlook.AWAY_LONG
     if in_snapshot:
         return Outlook.SNAPSHOT
-    if device.state == "stalled":
+    if device.state == DeviceState.STALLED:
         return Outlook.STALLED
     assert device.server_seen_at is not None
     due = max(fate.seq or 0, device.connected_at) + STUCK
-    return Outlook.STUCK if device.state == "live" and device.server_seen_at > due else Outlook.COMING
+    return Outlook.STUCK if device.state == DeviceState.LIVE and device.server_seen_at > due else Outlook.COMING
 
 
 def is_connected(facts: Facts, device: Device) -> bool:
     """Its server says so, and has reported recently."""
     return (
-        device.state != "closed" and device.server_seen_at is not None and facts.now - device.server_seen_at <= SILENT
+        device.state != DeviceState.CLOSED
+        and device.server_seen_at is not None
+        and facts.now - device.server_seen_at <= SILENT
     )
 
 

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from protocol.close import CloseCode, Instruction, instruction
+from protocol.answers import CloseCode, Instruction, instruction
 from protocol.frames import Instant
+from server.feed.ports import DeviceState
 from server.operations.trace_outlook import SECOND, Outlook
 
 CLOSED: Final = {
@@ -60,13 +61,13 @@ LACKING: Final = {
     Outlook.STUCK: ("is live and is not served", "are live and are not served"),
 }
 """What the verdict says of one device that does not have the message, and of several."""
-DOING: Final = {
-    "live": "live",
-    "catching_up": "catching up",
-    "stalled": "connected, but its socket takes no data",
-    "snapshot": "getting a snapshot",
+DOING: Final[dict[str, str]] = {
+    DeviceState.LIVE: "live",
+    DeviceState.CATCHING_UP: "catching up",
+    DeviceState.STALLED: "connected, but its socket takes no data",
+    DeviceState.SNAPSHOT: "getting a snapshot",
 }
-"""The states of a connected device."""
+"""The states of a connected device. A newer version may have others."""
 
 
 def closed(code: int) -> str:

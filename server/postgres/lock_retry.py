@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from server.backoff import backoff
+from server.retry import Retry
 
 T = TypeVar("T")
 
@@ -44,13 +44,12 @@ async def retry_locks(work: Callable[[], Awaitable[T]], seconds: float, busy: Ca
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    failures = 0
+    retry = Retry(None, longest=LONGEST_PAUSE)
     while True:
         try:
             return await work()
         except BUSY as error:
             if loop.time() >= end:
                 raise
-            failures += 1
             busy(str(error.args[0]))
-            await asyncio.sleep(backoff(failures, LONGEST_PAUSE))
+            await retry.pause(error)

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.cursor import Position
 from protocol.frames import (
     Applied,

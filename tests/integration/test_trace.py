@@ -14,7 +14,7 @@ import pytest
 
 from protocol.frames import Changes, CreateConversation, CreateMessage
 from server.errors import UnavailableError, UnfitError
-from server.feed import roster
+from server.feed import presence
 from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
 from server.postgres import trace_queries
@@ -75,12 +75,12 @@ async def trace_until(database: Database, message: UUID, condition: Callable[[To
 
 
 @pytest.fixture
-def quick_roster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "EVERY", 0.05)
+def quick_presence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "EVERY", 0.05)
 
 
 @pytest.fixture
-async def quick(quick_roster: None, database: Database) -> AsyncIterator[Running]:
+async def quick(quick_presence: None, database: Database) -> AsyncIterator[Running]:
     """A server that notes where its devices are all the time."""
     async with serving(database) as running:
         yield running
@@ -181,7 +181,7 @@ async def head(sql: Any, user: UUID) -> int:
 async def test_what_a_killed_server_said_of_its_devices_is_not_true_any_more(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    often = "from server.feed import roster; roster.EVERY = 0.2"
+    often = "from server.feed import presence; presence.EVERY = 0.2"
     async with ServerProcess(database.server_url, often) as server, pushing(server.url, user) as device:
         await noted(sql, device.client_id, "live")
         await server.kill()

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.postgres.embedded import EmbeddedPostgres
+from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
