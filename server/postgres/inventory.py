@@ -8,11 +8,11 @@ import structlog
 
 from server.errors import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
-from server.postgres.adopt import PATIENCE, TABLES, Listener
 from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED
-from server.postgres.patience import past_autovacuum, patiently
+from server.postgres.lock_retry import past_autovacuum, retry_locks
 from server.postgres.scripts import SCRIPTS
+from server.postgres.steps import PATIENCE, TABLES, Progress
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ async def take_inventory(connection: Any) -> list[Wrong]:
     return complete((Wrong(*row) for row in rows), _definitions())
 
 
-async def mend(connection: Any, listener: Listener) -> list[Wrong]:
+async def mend(connection: Any, progress: Progress) -> list[Wrong]:
     """Mend what can be mended, in one transaction; what is left. Every device starts over where changes may have been
     missed. Raises UnfitError if `connection`, the owner's, may not do it."""
     found = await take_inventory(connection)
@@ -50,19 +50,19 @@ async def mend(connection: Any, listener: Listener) -> list[Wrong]:
         async with past_autovacuum(connection, *tables):
             # A function may be made before what it calls.
             await connection.execute("SET LOCAL check_function_bodies = off")
-            return await _mend(connection, begun, listener)
+            return await _mend(connection, begun, progress)
 
     def busy(why: str) -> None:
-        listener.waits(mending((begun or todo)[-1]), why)
+        progress.waits(mending((begun or todo)[-1]), why)
 
-    mended, left = await patiently(at_once, PATIENCE, busy)
+    mended, left = await retry_locks(at_once, PATIENCE, busy)
     for wrong in mended:
-        listener.ends(mending(wrong))
+        progress.ends(mending(wrong))
         log.info("mended", what=wrong.what, problem=wrong.problem)
     return left
 
 
-async def _mend(connection: Any, begun: list[Wrong], listener: Listener) -> tuple[list[Wrong], list[Wrong]]:
+async def _mend(connection: Any, begun: list[Wrong], progress: Progress) -> tuple[list[Wrong], list[Wrong]]:
     """What was mended, and what is left."""
     tried: list[Wrong] = []
     mended: list[Wrong] = []
@@ -76,7 +76,7 @@ async def _mend(connection: Any, begun: list[Wrong], listener: Listener) -> tupl
             tried.append(wrong)
             if wrong not in begun:
                 begun.append(wrong)
-                listener.begins(mending(wrong))
+                progress.begins(mending(wrong))
             try:
                 async with connection.transaction():
                     await connection.execute(wrong.mend)

@@ -19,13 +19,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from server.errors import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
-from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
+from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import mend, take_inventory
 from server.postgres.link import link
-from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
+from server.postgres.lock_retry import BUSY, LOCK, LOCK_TIMEOUT, retry_locks
 from server.postgres.scripts import SCRIPTS
+from server.postgres.steps import PATIENCE, SILENT, Progress, take_turn
 
 log = structlog.get_logger()
 
@@ -63,31 +64,31 @@ def revisions() -> list[str]:
     return [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
 
 
-async def migrate(url: str, listener: Listener = SILENT) -> list[Wrong]:
+async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
     """Adopt the app's tables, if they are as the app made them; apply what is missing; mend what was dropped, altered
     or revoked since; make the partitions of the coming months. Safe to repeat, to run twice at once, and to interrupt:
     the next one goes on from there. What it returns is for an operator to mend.
 
-    `listener` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
+    `progress` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
     Postgres' own sentence if a statement fails; what had been applied of that migration is rolled back.
     """
     connection = await connect_as_owner(url)
     try:
         await _check(connection)
-        await turn(connection, LOCK, listener)
+        await take_turn(connection, LOCK, progress)
         missing = await _missing(connection)
         # What cannot be adopted is left without a trace.
-        await look(connection)
+        await remaining_steps(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         await remember(connection)
-        await adopt(connection, url, listener)
+        await adopt(connection, url, progress)
         if missing:
             step = _upgrading(missing)
-            listener.begins(step)
-            await patiently(lambda: _upgrade(url), PATIENCE, lambda why: listener.waits(step, why))
-            listener.ends(step)
-        left = await mend(connection, listener)
-        await patiently(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
+            progress.begins(step)
+            await retry_locks(lambda: _upgrade(url), PATIENCE, lambda why: progress.waits(step, why))
+            progress.ends(step)
+        left = await mend(connection, progress)
+        await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
@@ -105,7 +106,7 @@ async def steps(url: str) -> list[Step]:
     try:
         with translated():
             await _check(connection)
-            adopting = await look(connection)
+            adopting = await remaining_steps(connection)
             if missing := await _missing(connection):
                 return [*adopting, _upgrading(missing)]
             return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]

@@ -22,7 +22,7 @@ from protocol.frames import (
     Page,
     Window,
 )
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import Database
 from tests.support.maintaining import (

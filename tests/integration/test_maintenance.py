@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from protocol.frames import AskPage, Before, Message, Page, Window
-from server.operations.upkeep import FEW
+from server.operations.maintenance_plan import FEW
 from tests.support.cluster import Database
 from tests.support.maintaining import (
     Maintenance,

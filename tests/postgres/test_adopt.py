@@ -11,8 +11,8 @@ import pytest
 from protocol.frames import CreateMessage, DeleteMessage, EditMessage
 from server.errors import UnfitError
 from server.operations.catalog import Step
-from server.postgres.adopt import WAITING
 from server.postgres.migrate import migrate, steps
+from server.postgres.steps import WAITING
 from tests.support import v1
 from tests.support.cluster import Cluster
 from tests.support.inventory import inventory
@@ -365,7 +365,10 @@ async def test_what_a_publication_leaves_out_it_goes_on_leaving_out(app: App) ->
 # ---- What stops it ---------------------------------------------------------------------------------------------------
 
 OBSTACLES = {
-    "a foreign key": ("CREATE TABLE notes (m uuid REFERENCES messages)", "Foreign keys lead to public.messages.*notes"),
+    "a foreign key": (
+        "CREATE TABLE notes (m uuid REFERENCES messages)",
+        "Foreign keys refer to .*notes",
+    ),
     "an index that is invalid": (
         "CREATE INDEX shaky ON messages (role); "
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shaky'::regclass",
@@ -416,7 +419,7 @@ OBSTACLES = {
     "a type of what would be added": ("ALTER TABLE messages ADD updated_at timestamp", "messages.updated_at is"),
     "no profiles": ("DROP TABLE profiles CASCADE", "public.profiles is missing"),
     "no conversations": ("DROP TABLE conversations CASCADE", "public.conversations is missing"),
-    "no column": ("ALTER TABLE conversations DROP COLUMN title", "lack these columns: conversations.title"),
+    "no column": ("ALTER TABLE conversations DROP COLUMN title", "lack the column conversations.title"),
     "a view in a table's place": (
         "ALTER TABLE profiles RENAME TO people; CREATE VIEW profiles AS SELECT * FROM people",
         "public.profiles is not a table",
@@ -427,7 +430,7 @@ OBSTACLES = {
     ),
     "a message that is yet to come": (
         "INSERT INTO messages (id, created_at) VALUES (gen_random_uuid(), '2099-01-01')",
-        "The newest message is of 2099-01-01",
+        "The newest message is dated 2099-01-01",
     ),
 }
 
@@ -516,7 +519,7 @@ async def test_an_index_whose_build_was_cut_off_is_built_anew(app: App) -> None:
         row[0] for row in await app.sql.fetch("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
     ]
     assert left == ["atlas_messages_v1_pkey"]
-    assert f"drop what is left of {left[0]}" in [step.says for step in await steps(app.url)]
+    assert f"drop the unfinished index {left[0]}" in [step.says for step in await steps(app.url)]
     await migrate(app.url)
     assert not await app.sql.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
     assert await app.sql.fetchval("SELECT to_regclass('sync.' || $1) IS NOT NULL", index)
@@ -626,7 +629,7 @@ async def test_a_bound_that_has_come_near_is_renewed(app: App) -> None:
     )
     heard = Heard()
     await migrate(app.url, heard)
-    assert "drop the constraint on messages' bounds, whose end has come near" in [step.says for step in heard.ended]
+    assert "drop the constraint on messages' bounds, because its end is near" in [step.says for step in heard.ended]
     _, conversation = await app.somebody()
     await app.sql.execute(SAID, uuid4(), conversation, "of now")
     assert await app.sql.fetchval("SELECT count(*) FROM sync.messages_v1 WHERE content = 'of now'") == 1

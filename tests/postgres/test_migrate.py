@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from server.errors import UnfitError
-from server.postgres.adopt import SILENT
 from server.postgres.doctor import examine
 from server.postgres.migrate import as_sql, cautions, migrate, revisions, steps
 from server.postgres.scripts import newest
+from server.postgres.steps import SILENT
 from server.postgres.undo import undo
 from tests.support import v1
 from tests.support.cluster import Cluster, Database

@@ -10,10 +10,10 @@ import pytest
 from benchmarks.v1 import fill
 from server.errors import UnfitError
 from server.postgres import connection
-from server.postgres.adopt import SILENT
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
-from server.postgres.undo import look, undo
+from server.postgres.steps import SILENT
+from server.postgres.undo import steps, undo
 from tests.postgres.test_adopt import RICH, SAID
 from tests.support import v1
 from tests.support.cluster import Cluster, Database
@@ -138,7 +138,7 @@ async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> No
     await migrate(app.url)
     await write(app)
     rows = [row[:5] for row in await app.rows("messages")]
-    planned = len(await look(app.url))
+    planned = len(await steps(app.url))
     assert await app.killed_after_each_step("undo") == planned > 3
     assert await app.shape() == before
     assert await app.rows("messages") == rows
@@ -206,7 +206,7 @@ async def test_what_was_begun_and_not_ended_is_to_be_ended_first(newest_app: App
 
     with pytest.raises(StopError):
         await migrate(newest_app.url, Stopping())
-    with pytest.raises(UnfitError, match="Let `atlas-sync migrate` end it, then undo"):
+    with pytest.raises(UnfitError, match="Let `atlas-sync migrate` complete it, then undo"):
         await undo(newest_app.url, SILENT)
 
 
@@ -245,7 +245,7 @@ async def test_it_asks_first_and_does_not_when_it_is_told_yes(newest_app: App) -
     assert "Devices will not sync any more. Go on? [y/N]" in said
     status, said = await command(newest_app, "--undo", "--plan")
     assert status == 0
-    for step in await look(newest_app.url):
+    for step in await steps(newest_app.url):
         assert f"{step.says}\n    {step.locks}; " in said
     assert await newest_app.shape() == adopted
     status, said = await command(newest_app, "--undo", "--yes")

@@ -293,7 +293,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            format('DROP TRIGGER %I ON %s', g.tgname, w.name), false
     FROM fired g JOIN watched w ON w.oid = g.tgrelid
     WHERE g.tgfoid = w.function_oid AND g.tgparentid = 0
-      AND g.tgname NOT IN ('atlas_sync_record', 'atlas_sync_record_update')
+      AND g.tgname NOT IN (SELECT trigger FROM triggers)
 
     UNION ALL
     -- Enabled on the parent, a trigger is enabled on all partitions; dropped there, on all.

@@ -1,4 +1,4 @@
--- What server/operations/upkeep.py looks at, with the rights of the tables' owner.
+-- What server/operations/maintenance_plan.py plans by, with the rights of the tables' owner.
 -- $1 days after which installations are forgotten
 SELECT now() AS now,
        (SELECT coalesce(array_agg((p.parent, p.partition::text, p.since, p.until, c.oid IS NOT NULL,

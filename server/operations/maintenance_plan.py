@@ -1,4 +1,7 @@
-"""What a database needs done from time to time: a list of steps from what was seen in it. Pure."""
+"""What maintenance a database needs: a list of steps, computed from what was found in it. Pure.
+
+A stray is a row in a default partition, because there was no partition for its time when it was written.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,19 +14,20 @@ from server.config import MaintainSettings
 Table = Literal["messages", "messages_archive", "log"]
 
 AHEAD_MONTHS: Final = 3
+"""Months after the current one for which partitions are made."""
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD: Final = timedelta(days=731)
-"""What is dated earlier than the one, or further ahead than the other, stays where it strayed: anybody who may insert a
-message may choose its date, and each partition is a cost to every statement."""
+"""Strays dated before FIRST, or more than AHEAD in the future, stay in the default partition. Whoever may insert a
+message may choose its date, and each partition costs every statement time."""
 FEW: Final = 1_000
-"""Strays of a month that stay too. No reader feels them; were there as many of each month between those two, making a
-partition beside them would take 0.15 s. A partition for each of those months makes reading a page take 20 times as
-long, for everybody and for good."""
+"""Up to this many strays of a month stay too. They do not slow reading down: with as many of each month from FIRST to
+AHEAD, making a partition takes 0.15 s. A partition for each of those months would make reading a page take 20 times as
+long, for every user and for good."""
 MOST: Final = 60
-"""Partitions of messages, archived ones included, beside which none is made of strays: those of five years. Reading a
-page takes twice as long with them as with none."""
+"""No partition is made for strays if messages has this many partitions, archived ones included: those of five years.
+Reading a page takes twice as long with them as with none."""
 MANY: Final = 20_000
-"""Strays whose move would be felt: for some 0.15 s everybody waits."""
+"""Moving more strays than this blocks writers for too long: 0.15 s for this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,11 @@ class Policy:
     """The settings."""
 
     archive_months: int
-    """Messages older than this go to the archive; 0: none do."""
+    """Messages older than this many months go to the archive; 0: none do."""
     log_days: int
+    """The log is kept for this many days."""
     forget_days: int
+    """Devices and installations are forgotten after this many days."""
 
     @classmethod
     def of(cls, settings: MaintainSettings) -> Self:
@@ -42,43 +48,48 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One that is no default partition."""
+    """A partition other than a default partition."""
 
     of: Table
     name: str
     since: datetime
+    """Inclusive."""
     until: datetime
+    """Exclusive."""
     bounded: bool = False
-    """Its bounds are a constraint too,"""
+    """It has a check constraint with its bounds."""
     validated: bool = False
-    """and that was validated."""
+    """That constraint is validated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strays:
-    """Rows in a default partition that belong into one month, or week."""
+    """Rows in a default partition whose times lie in one month, or for the log in one week."""
 
     of: Literal["messages", "log"]
     since: datetime
+    """The first instant of that month or week."""
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A database, as far as it matters here."""
+    """What was found in a database."""
 
     now: datetime
     partitions: Sequence[Partition]
     strays: Sequence[Strays]
     forgotten_clients: bool
-    """There are some to forget."""
+    """Some installations have not pushed or connected for `Policy.forget_days`."""
     forgotten_devices: bool
+    """Some devices have not connected for `Policy.forget_days`."""
     silent_servers: bool
+    """Some servers have not reported for a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Make the partition of a month, or week, and move its strays, if any, into it."""
+    """Make the partition of a month, or for the log of a week, and move its strays into it."""
 
     of: Table
     since: datetime
@@ -91,7 +102,7 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class MoveToArchive:
-    """Move strays into the archived partition of their month."""
+    """Move the strays of a month into its archived partition."""
 
     partition: str
     since: datetime
@@ -104,7 +115,7 @@ class MoveToArchive:
 
 @dataclass(frozen=True, slots=True)
 class TurnDefault:
-    """Make the default partition the one of a time, as it is, and a new default partition."""
+    """Turn the default partition, in place, into the regular partition of a date range, and create a new default."""
 
     of: Literal["messages", "log"]
     since: datetime
@@ -113,29 +124,29 @@ class TurnDefault:
 
     def __str__(self) -> str:
         return (
-            f"make the default partition of {self.of}, with {self.rows} rows, the one "
+            f"turn the default partition of {self.of}, with {self.rows} rows, into the one "
             f"from {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Note a partition's bounds as a constraint, unvalidated."""
+    """Add a partition's bounds as a check constraint that is not validated."""
 
     partition: str
 
     def __str__(self) -> str:
-        return f"note the bounds of {self.partition} as a constraint"
+        return f"add the bounds of {self.partition} as a constraint"
 
 
 @dataclass(frozen=True, slots=True)
 class Validate:
-    """Validate that constraint: read the partition, beside everybody."""
+    """Validate that constraint: read the partition, beside readers and writers."""
 
     partition: str
 
     def __str__(self) -> str:
-        return f"validate them: read {self.partition}"
+        return f"validate the bounds of {self.partition}: read it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +161,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class DropLog:
-    """Drop a partition of the log: devices that were away for longer get a snapshot."""
+    """Drop a partition of the log. Devices that were away for longer than the log reaches back get a snapshot."""
 
     partition: str
 
@@ -160,20 +171,20 @@ class DropLog:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Forget installations of the app, devices or servers that were not heard of for long."""
+    """Delete the records of installations of the app, devices or servers that were not seen for long."""
 
     what: Literal["clients", "devices", "servers"]
 
     def __str__(self) -> str:
-        return f"forget {self.what} that were not heard of for long"
+        return f"forget {self.what} that were not seen for long"
 
 
 Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | Forget
 
 
 def plan(seen: Seen, policy: Policy) -> list[Step]:
-    """What is to be done, in order. Done, and looked at again, nothing is left to do but to archive, or drop, what was
-    made of old strays."""
+    """The steps, in order. After they are carried out, only partitions that were made of old strays are left to be
+    archived or dropped."""
     return [
         *_strays(seen, policy),
         *_ahead(seen),
@@ -186,7 +197,8 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
 
 
 def staying(seen: Seen, policy: Policy) -> str | None:
-    """What an operator should know: which months, or weeks, of more than FEW strays stay in a default partition."""
+    """A sentence for an operator, if the strays of some month or week are more than FEW and stay in a default
+    partition."""
     steps = list(_strays(seen, policy))
     left = [strays for strays in seen.strays if strays.rows > FEW and not any(_moves(step, strays) for step in steps)]
     if not left:
@@ -229,12 +241,13 @@ def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
             ):
                 yield MoveToArchive(there[0].name, strays.since, until, strays.rows)
             elif there:
-                # Somebody's own partition has a part of that month; where the rest belongs is for them to say.
+                # A partition that the app made covers part of that month. Where the rest belongs is its owner's choice.
                 some_stay = True
             elif runs and not _overlapping(seen, of, runs[-1][0].since, until):
                 runs[-1].append(strays)
             else:
                 runs.append([strays])
+        # A run is a range of strays with no partition inside: the default partition could be turned into its partition.
         most = max(runs, key=lambda run: (_felt(run), _rows(run)), default=[])
         others = [run for run in runs if run is not most]
         turns = _rows(most) > MANY and not some_stay and not any(map(_felt, others))
@@ -244,13 +257,13 @@ def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
         for strays in chain.from_iterable(others) if turns else _parted(seen, of, runs, room):
             archived = of == "messages" and horizon is not None and _after(of, strays.since) <= horizon
             yield Make("messages_archive" if archived else strays.of, strays.since, strays.rows)
-        # Last, because the default partition must hold nothing else then.
+        # Last, because the default partition must not contain other rows then.
         if turns:
             yield TurnDefault(most[0].of, most[0].since, _after(of, most[-1].since), _rows(most))
 
 
 def _parted(seen: Seen, of: Table, runs: Sequence[Sequence[Strays]], room: int) -> Iterator[Strays]:
-    """Those that get partitions of their own, the youngest first. What would be felt stays too."""
+    """The strays that get partitions of their own, the youngest first. Those that are too many to move stay."""
     for strays in reversed(list(chain.from_iterable(runs))):
         if strays.rows > MANY:
             continue
@@ -262,12 +275,12 @@ def _parted(seen: Seen, of: Table, runs: Sequence[Sequence[Strays]], room: int) 
 
 
 def _is_due(seen: Seen, month: datetime) -> bool:
-    """A partition of this month is made whether rows strayed or not."""
+    """The partition of this month is made in any case."""
     return _start("messages", seen.now) <= month <= _end(seen.now)
 
 
 def _end(now: datetime) -> datetime:
-    """Until when partitions are made ahead."""
+    """Partitions are made up to the one that contains this instant."""
     for _ in range(AHEAD_MONTHS):
         now = _after("messages", now)
     return now
@@ -278,6 +291,7 @@ def _rows(run: Sequence[Strays]) -> int:
 
 
 def _felt(run: Sequence[Strays]) -> bool:
+    """Some month or week of the run has too many strays to be moved."""
     return any(strays.rows > MANY for strays in run)
 
 
@@ -312,7 +326,7 @@ def _drop(seen: Seen, policy: Policy) -> Iterator[Step]:
 
 
 def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
-    """Messages created before it belong into the archive."""
+    """Messages created before this instant belong in the archive."""
     if not policy.archive_months:
         return None
     months = now.year * 12 + now.month - 1 - policy.archive_months
@@ -320,13 +334,13 @@ def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
 
 
 def _overlapping(seen: Seen, of: str, since: datetime, until: datetime) -> list[Partition]:
-    """Partitions that have some of this time. Messages are in one table or in the other."""
+    """Partitions that overlap this range: of the log, or of messages and its archive."""
     family = ("log",) if of == "log" else ("messages", "messages_archive")
     return [p for p in seen.partitions if p.of in family and p.since < until and p.until > since]
 
 
 def _start(of: str, moment: datetime) -> datetime:
-    """Of its month, or for the log its week."""
+    """The first instant of its month, or for the log of its week."""
     day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day - timedelta(days=day.weekday()) if of == "log" else day.replace(day=1)
 

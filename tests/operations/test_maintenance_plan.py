@@ -1,4 +1,4 @@
-"""The plan of upkeep, carried out on a model of a database: nothing overlaps or is lost, and it comes to an end."""
+"""Carried out on a model of a database, a plan of maintenance loses nothing, overlaps nothing, and comes to an end."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from server.operations import upkeep
-from server.operations.upkeep import (
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import (
     AHEAD_MONTHS,
     FEW,
     MANY,
@@ -473,7 +473,7 @@ def test_beside_them_the_default_partition_becomes_only_that_of_now_after_mainte
 @few
 @given(databases(), policies, st.integers(0, 8))
 def test_strays_add_no_partition_beside_too_many(seen: Seen, policy: Policy, room: int) -> None:
-    with patch.object(upkeep, "MOST", sum(some.of != "log" for some in seen.partitions) + room):
+    with patch.object(maintenance_plan, "MOST", sum(some.of != "log" for some in seen.partitions) + room):
         model = settled(seen, policy)
     before = {some.name for some in seen.partitions}
     new = [some for some in model.seen.partitions if some.of != "log" and some.name not in before]

@@ -1,25 +1,27 @@
-"""How the app's own tables become ours: which steps are left, from what the catalog says of them. Pure.
+"""How the app's own tables are adopted: the steps that are left, computed from the catalog. Pure.
 
-The old `messages`, a plain table, becomes one partition of a new one, the one of everything up to a month that is still
-to come. No row is rewritten. What needs long is done beside everybody, what locks anybody takes milliseconds. Nothing
-notes how far this has come but the catalog itself: interrupted anywhere, it goes on where it was.
+The old `messages`, a plain table, becomes one partition of a new one. That partition holds everything up to a month in
+the future. No row is rewritten. Steps that take long run beside readers and writers; steps that block them take
+milliseconds. The catalog itself is the only record of progress, so an interrupted adoption continues where it stopped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from server.operations.adoptable import NotAdoptableError, check
+from server.errors import UnfitError
+from server.operations.adoptable import check
 from server.operations.catalog import (
     CASCADE,
     INDEXES,
     INSTANTS,
     UPDATED,
+    Constraint,
     Facts,
     Step,
     bound,
     constraint,
-    foreign_key,
+    foreign_keys,
     literal,
 )
 from server.operations.swap import as_before, swap
@@ -32,42 +34,43 @@ FILL: Final = {
 }
 FILLED_AT_ONCE: Final = 2_000
 SPARE: Final = timedelta(days=92)
-"""The old table goes on taking messages of now while this runs, and for a while after it."""
+"""How far beyond the newest message the old table's bound lies at least: it takes new messages meanwhile, and after."""
 LATEST: Final = timedelta(days=400)
-"""A message further ahead than this was dated wrongly."""
+"""A message dated further ahead than this is taken for an error."""
 
 
 def is_needed(facts: Facts) -> bool:
-    """`messages` is there, and is no partitioned table yet."""
-    return bool((facts["tables"] or {}).get("messages", {}).get("kind") == "r")
+    """`messages` exists and is not a partitioned table yet."""
+    messages = facts.tables.get("messages")
+    return messages is not None and messages.kind == "r"
 
 
 def plan(facts: Facts, newest: datetime | None, nulls: Sequence[str]) -> list[Step]:
-    """The steps that are left, in order. Raises NotAdoptableError.
+    """The steps that are left, in order. Raises UnfitError.
 
-    `newest` is the latest created_at of a message, `nulls` the columns of INSTANTS that hold some.
+    `newest` is the latest created_at of a message. `nulls` are the columns of INSTANTS that contain NULLs.
     """
     if not is_needed(facts):
         return []
     check(facts)
-    now = datetime.fromtimestamp(facts["now"], UTC)
+    now = datetime.fromtimestamp(facts.now, UTC)
     known = constraint(facts, "messages", "atlas_bounds")
-    end = literal(horizon(now, newest)) if known is None else bound(known["def"])
+    end = literal(horizon(now, newest)) if known is None else bound(known.definition)
     return [
         *_columns(facts),
         *_instants(facts, nulls),
         *_bounds(facts, now, newest),
         *_indexes(facts),
         *_cascade(facts),
-        *_open_doors(facts),
+        *_keep_access(facts),
         swap(facts, end),
     ]
 
 
 def _columns(facts: Facts) -> Iterator[Step]:
-    if UPDATED not in facts["columns"]:
+    if UPDATED not in facts.columns:
         yield Step(
-            "add messages.updated_at, NULL in the rows there are (which reads as created_at)",
+            "add messages.updated_at, NULL in existing rows (which reads as created_at)",
             "ACCESS EXCLUSIVE on messages",
             (
                 "ALTER TABLE public.messages ADD COLUMN updated_at timestamptz",
@@ -75,7 +78,7 @@ def _columns(facts: Facts) -> Iterator[Step]:
             ),
         )
     for column in INSTANTS:
-        if facts["columns"][column]["default"] is None:
+        if facts.columns[column].default is None:
             table, name = column.split(".")
             yield Step(
                 f"give {column} the default now()",
@@ -101,11 +104,11 @@ def _instants(facts: Facts, nulls: Sequence[str]) -> Iterator[Step]:
                 ),
                 "rows",
             )
-        if table == "conversations" and not facts["columns"][column]["required"]:
+        if table == "conversations" and not facts.columns[column].required:
             known = constraint(facts, table, f"atlas_{name}")
             yield from _checked(known, table, f"atlas_{name}", f"{name} IS NOT NULL", f"that {column} is never NULL")
             yield Step(
-                f"make {column} NOT NULL, which that proves",
+                f"make {column} NOT NULL, as that constraint proves",
                 f"ACCESS EXCLUSIVE on {table}",
                 (
                     f"ALTER TABLE public.{table} ALTER COLUMN {name} SET NOT NULL",
@@ -117,9 +120,9 @@ def _instants(facts: Facts, nulls: Sequence[str]) -> Iterator[Step]:
 def _bounds(facts: Facts, now: datetime, newest: datetime | None) -> Iterator[Step]:
     end = horizon(now, newest)
     known = constraint(facts, "messages", "atlas_bounds")
-    if known is not None and not _holds(known["def"], now, newest):
+    if known is not None and not _holds(known.definition, now, newest):
         yield Step(
-            "drop the constraint on messages' bounds, whose end has come near",
+            "drop the constraint on messages' bounds, because its end is near",
             "ACCESS EXCLUSIVE on messages",
             ("ALTER TABLE public.messages DROP CONSTRAINT atlas_bounds",),
         )
@@ -128,14 +131,15 @@ def _bounds(facts: Facts, now: datetime, newest: datetime | None) -> Iterator[St
     yield from _checked(known, "messages", "atlas_bounds", condition, "what the old table holds")
 
 
-def _checked(known: Mapping[str, Any] | None, table: str, name: str, condition: str, says: str) -> Iterator[Step]:
+def _checked(known: Constraint | None, table: str, name: str, condition: str, says: str) -> Iterator[Step]:
+    """Add a constraint and validate it, unless that is done."""
     if known is None:
         yield Step(
-            f"note as a constraint {says}: {condition}",
+            f"add the constraint {says}: {condition}",
             f"ACCESS EXCLUSIVE on {table}",
             (f"ALTER TABLE public.{table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID",),
         )
-    if known is None or not known["validated"]:
+    if known is None or not known.validated:
         yield Step(
             f"validate {name}: read {table}",
             f"SHARE UPDATE EXCLUSIVE on {table}, beside readers and writers",
@@ -145,20 +149,20 @@ def _checked(known: Mapping[str, Any] | None, table: str, name: str, condition: 
 
 
 def _indexes(facts: Facts) -> Iterator[Step]:
-    there = {index["name"]: index for index in facts["indexes"] or ()}
+    existing = {index.name: index for index in facts.indexes}
     for name, statement in INDEXES.items():
         table = "conversations" if name == "conversations_newest" else "messages"
         locks = f"SHARE UPDATE EXCLUSIVE on {table}, beside readers and writers"
-        if name in there and not there[name]["valid"]:
-            yield Step(f"drop what is left of {name}", locks, (f"DROP INDEX CONCURRENTLY public.{name}",), "index")
-        if name not in there or not there[name]["valid"]:
+        if name in existing and not existing[name].valid:
+            yield Step(f"drop the unfinished index {name}", locks, (f"DROP INDEX CONCURRENTLY public.{name}",), "index")
+        if name not in existing or not existing[name].valid:
             yield Step(f"build the index {name}", locks, (statement,), "index")
 
 
 def _cascade(facts: Facts) -> Iterator[Step]:
     """Deleting a conversation deletes its messages."""
-    ours = foreign_key(facts, cascades=True)
-    if ours is None:
+    known = next((key for key in foreign_keys(facts) if key.cascades), None)
+    if known is None:
         yield Step(
             "add a foreign key from messages to conversations, ON DELETE CASCADE",
             "SHARE ROW EXCLUSIVE on messages and conversations",
@@ -167,36 +171,36 @@ def _cascade(facts: Facts) -> Iterator[Step]:
                 "REFERENCES public.conversations (id) ON DELETE CASCADE NOT VALID",
             ),
         )
-    if ours is None or not ours["validated"]:
-        name = CASCADE if ours is None else ours["name"]
+    if known is None or not known.validated:
+        name = CASCADE if known is None else known.name
         yield Step(
-            "validate it: read messages",
+            "validate the foreign key: read messages",
             "SHARE UPDATE EXCLUSIVE on messages, ROW SHARE on conversations, beside readers and writers",
             (f"ALTER TABLE public.messages VALIDATE CONSTRAINT {name}",),
             "scan",
         )
 
 
-def _open_doors(facts: Facts) -> Iterator[Step]:
-    """Row level security comes with us; whoever of the app reached all rows goes on doing so."""
-    there = {(entry["tab"], entry["role"]) for entry in facts["kept_open"] or ()}
-    for entry in facts["unsecured"] or ():
-        table, role = entry["tab"], entry["role"]
-        if table != "messages" and (table, role) not in there:
+def _keep_access(facts: Facts) -> Iterator[Step]:
+    """Adoption enables row level security. Roles of the app that could access all rows keep that by a policy."""
+    done = {(access.table, access.role) for access in facts.kept_open}
+    for access in facts.unsecured:
+        table, role = access.table, access.role
+        if table != "messages" and (table, role) not in done:
             yield Step(
-                f"let {role} go on reaching all rows of {table}, when they are secured",
+                f"let {role} keep access to all rows of {table} under row level security",
                 f"ACCESS EXCLUSIVE on {table}",
                 (as_before(table, role),),
             )
 
 
 def horizon(now: datetime, newest: datetime | None) -> datetime:
-    """The first of a month: the old table holds what is older. Raises NotAdoptableError."""
+    """The upper bound of the old table: the first of a month. Raises UnfitError."""
     latest = max(now, newest or now)
     if latest > now + LATEST:
-        raise NotAdoptableError(
-            f"The newest message is of {latest:%Y-%m-%d}, which is yet to come. Correct created_at of what is dated "
-            "wrongly, then migrate again."
+        raise UnfitError(
+            f"The newest message is dated {latest:%Y-%m-%d}, in the far future. Correct created_at where it is wrong, "
+            "then migrate again."
         )
     month = (latest + SPARE).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return (month + timedelta(days=32)).replace(day=1)

@@ -1,10 +1,11 @@
--- What server/operations/adoption.py looks at: the three tables as the app made them, as one JSON object. Names come quoted.
+-- The app's three tables, and everything that depends on messages, as one JSON object (catalog.Facts). Names are quoted as
+-- SQL identifiers; NULLs are left out.
 WITH tables AS (
     SELECT c.oid, c.relname AS tab, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner
     FROM pg_class c
     WHERE c.oid IN (to_regclass('public.profiles'), to_regclass('public.conversations'), to_regclass('public.messages'))
 )
-SELECT jsonb_build_object(
+SELECT jsonb_strip_nulls(jsonb_build_object(
     'now', extract(epoch FROM now()),
     'sees_all', (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user),
     'tables', (SELECT jsonb_object_agg(tab, jsonb_build_object(
@@ -34,8 +35,8 @@ SELECT jsonb_build_object(
     'triggers', (SELECT jsonb_agg(jsonb_build_object(
             'name', quote_ident(g.tgname), 'def', pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
             'transitions', g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL,
-            'row', g.tgtype & 1 = 1) ORDER BY g.tgname)
-        FROM pg_trigger g WHERE g.tgrelid = to_regclass('public.messages') AND NOT g.tgisinternal),
+            'row', g.tgtype & 1 = 1, 'ours', f.pronamespace = to_regnamespace('sync')) ORDER BY g.tgname)
+        FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = to_regclass('public.messages') AND NOT g.tgisinternal),
     'policies', (SELECT jsonb_agg(jsonb_build_object(
             'name', quote_ident(p.polname), 'permissive', p.polpermissive, 'command', p.polcmd,
             'roles', (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE r::regrole::text END, ', ')
@@ -50,7 +51,7 @@ SELECT jsonb_build_object(
             'tab', t.tab, 'what', a.privilege_type, 'column', quote_ident(c.attname),
             'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable))
         FROM tables t JOIN pg_attribute c ON c.attrelid = t.oid, aclexplode(c.attacl) a WHERE a.grantee <> t.relowner),
-    -- Roles that reach a table whose rows are not secured yet, and that its securing would lock out.
+    -- Roles that access a table without row level security, and would lose its rows if that were enabled.
     'unsecured', (SELECT jsonb_agg(DISTINCT jsonb_build_object(
             'tab', t.tab, 'role', CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END))
         FROM tables t CROSS JOIN LATERAL (
@@ -101,4 +102,4 @@ SELECT jsonb_build_object(
     'auth', to_regprocedure('auth.uid()') IS NOT NULL,
     'usage', (SELECT jsonb_agg(r::text) FROM (SELECT a.grantee::regrole::text AS r FROM pg_namespace n, aclexplode(n.nspacl) a
                                         WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE') u)
-)
+))

@@ -1,4 +1,4 @@
-"""Asks Postgres everything it knows of one message and of its owner's devices, and nothing of what the message says."""
+"""Queries everything that Postgres knows of one message and of its owner's devices, except the message's content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ from server.postgres.connection import connect, statement
 from server.postgres.errors import UNMIGRATED, translated
 
 SECONDS: Final = 30
-"""What a statement may take: only the search of the whole log can take long."""
+"""How long a statement may take: only the search of the whole log takes long."""
 MARGIN: Final = 5
-"""Seconds after which Postgres' own answer, that the time is up, is not waited for any longer."""
+"""Seconds beyond that limit to wait for Postgres to report that it was exceeded."""
 
 
 async def ask(url: str, message_id: UUID, user: UUID | None, seconds: float = SECONDS) -> Facts:
-    """The facts, all as of one moment, with the rights of `url`; nothing is written. Raises UnavailableError, also if
-    a statement takes longer than `seconds`, and UnfitError."""
-    # Nothing prepared: this must be able to look through a pooler too.
+    """The facts, all from one snapshot, with the rights of `url`. Writes nothing. Raises UnavailableError, also if a
+    statement takes longer than `seconds`, and UnfitError."""
+    # No prepared statements, so that this works through a pooler too.
     connection = await connect(url, statement_cache_size=0)
     try:
         with translated(), _sentences(seconds, user):
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 await connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
-                return await _Tracer(connection, seconds + MARGIN).facts(message_id, user)
+                return await _Queries(connection, seconds + MARGIN).facts(message_id, user)
     finally:
         connection.terminate()
 
@@ -41,18 +41,18 @@ def _sentences(seconds: float, user: UUID | None) -> Iterator[None]:
     except (asyncpg.QueryCanceledError, TimeoutError):
         way_out = "Try again when the database is less busy."
         if user is None:
-            way_out = "Without an owner the whole change log is searched: say whose message it is with --user."
+            way_out = "Without an owner the whole change log is searched: give the owner with --user."
         raise UnavailableError(f"Postgres had no answer within {seconds:g} s. {way_out}") from None
     except UNMIGRATED:
-        raise UnfitError("This database lacks what `trace` asks. Run `atlas-sync migrate`.") from None
+        raise UnfitError("This database lacks a migration that `trace` needs. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
         raise UnfitError(
-            "This login may not read what `trace` asks. Run `GRANT atlas_sync TO <login>` as an administrator, and "
+            "This login may not read what `trace` needs. Run `GRANT atlas_sync TO <login>` as an administrator, and "
             "`atlas-sync migrate` if it is a member already."
         ) from None
 
 
-class _Tracer:
+class _Queries:
     def __init__(self, connection: Any, timeout: float) -> None:
         self._connection = connection
         self._timeout = timeout
@@ -60,7 +60,7 @@ class _Tracer:
     async def facts(self, message_id: UUID, user: UUID | None) -> Facts:
         (here,) = await self._fetch("trace_here", message_id)
         copies = await self._messages(message_id, archive=here["has_archive"])
-        # One id may name rows of several users, whom only the devices of one another could confuse.
+        # Several users may have a message with this id.
         message = next((copy for copy in copies if copy.owner == user), copies[0] if copies else None)
         owners = [owner] if (owner := user or (message.owner if message else None)) else []
         searched_all = message is None and user is None
@@ -113,7 +113,7 @@ class _Tracer:
 
 
 def _uuid(value: UUID) -> UUID:
-    """asyncpg's own kind of UUID is not one to JSON."""
+    """asyncpg returns a UUID class of its own, which orjson does not encode."""
     return UUID(int=value.int)
 
 
