@@ -211,7 +211,7 @@ export class Session {
         return frame;
       case 'error':
         return this.refused(frame);
-      case 'pong':
+      default:
         return frame;
     }
   }

@@ -5,11 +5,11 @@
 
 import type { Clock } from './clock.js';
 import { nextStep, refreshAfter, type Step } from './comeback.js';
-import type { Asked } from './keeper.js';
+import { Deposed, type Asked } from './keeper.js';
 import { HANG_UP, Line, PageError, type WebSocketClass, type WebSocketLike } from './line.js';
 import type { Push } from './outbox.js';
 import { Session, type Begun, type Event } from './session.js';
-import { CODECS, ProtocolError, type Data, type Encoding, type Limits, type Refusal, type Window } from './wire.js';
+import { CODECS, ProtocolError, type Data, type Encoding, type Limits, type Window } from './wire.js';
 
 /** What the app's code is asked for a token for. `refused`: the last one will not do, also if it looks fresh. */
 export type TokenReason = 'connecting' | 'expiring' | 'refused';
@@ -26,12 +26,6 @@ export interface Host {
 
 export type LineState = 'offline' | 'connecting' | 'catching up' | 'live';
 
-/** The server said not to come back by itself (43xx). */
-export interface StayAway {
-  readonly code: number | null;
-  readonly refusal: Refusal | null;
-}
-
 export interface SocketOptions {
   readonly url: string;
   readonly host: Host;
@@ -44,7 +38,8 @@ export interface SocketOptions {
   readonly onState: (state: LineState) => void;
   /** For status lines and logs; never contains content. */
   readonly onError: (error: unknown) => void;
-  readonly onStayAway: (why: StayAway) => void;
+  /** The server said not to come back by itself; `close` is the close code that says so (43xx). */
+  readonly onStayAway: (close: number | null) => void;
 }
 
 const TOKEN_WITHIN = 60_000;
@@ -143,7 +138,7 @@ export class Socket {
         const step: Step = nextStep(line?.closeCode ?? null, words, attempt, lasted, random());
         attempt = step.attempt;
         if (step.order === 'stay away') {
-          onStayAway({ code: line?.closeCode ?? null, refusal: words });
+          onStayAway(step.close);
           return;
         }
         if (step.order === 'start over') await this.startOver();
@@ -166,7 +161,7 @@ export class Socket {
     try {
       await this.options.host.startOver();
     } catch (error) {
-      if ((error as Error).name === 'Deposed') throw error;
+      if (error instanceof Deposed) throw error;
       this.options.onError(error);
     }
   }
@@ -202,7 +197,7 @@ export class Socket {
       line.after('open', CONNECT_WITHIN, () => this.cut(line, 'no connection within ten seconds'));
       return line;
     } catch (error) {
-      if ((error as Error).name === 'Deposed') throw error;
+      if (error instanceof Deposed) throw error;
       onError(error);
       return null;
     }
@@ -264,7 +259,7 @@ export class Socket {
     }
     for (const waiting of line.pages.values()) waiting.reject(new PageError('offline'));
     if (failure === null) return;
-    if ((failure as Error).name === 'Deposed') throw failure;
+    if (failure instanceof Deposed) throw failure;
     onError(failure);
   }
 

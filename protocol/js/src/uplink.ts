@@ -4,11 +4,11 @@
  */
 
 import { touchedAll, type Touched } from './apply.js';
-import { backoff } from './comeback.js';
+import { ANNOUNCED_CLOSE, backoff } from './comeback.js';
 import type { Environment } from './environment.js';
 import { Deposed, Keeper, type Asked } from './keeper.js';
 import { PageError } from './line.js';
-import { Socket, type GetToken, type LineState, type StayAway } from './socket.js';
+import { Socket, type GetToken, type LineState } from './socket.js';
 import type { Transactions } from './store.js';
 import { ownToken } from './token.js';
 import { CODECS, type Encoding, type Window } from './wire.js';
@@ -37,8 +37,8 @@ const nothing = (): void => undefined;
 
 export class Uplink {
   private socket: Socket | null = null;
-  /** Why this device does not come back by itself. */
-  private away: string | null = null;
+  /** The close code for which this device does not come back by itself. */
+  private away: number | null = null;
   private failures = 0;
   private retry = nothing;
   private closed = false;
@@ -91,7 +91,7 @@ export class Uplink {
   /** The device woke up, or somebody looks at it. */
   doubt(): void {
     if (this.socket !== null) return this.socket.doubt();
-    if (this.away !== null && this.away !== REPLACED) return;
+    if (this.away !== null && this.away !== ANNOUNCED_CLOSE.replaced) return;
     this.away = null;
     this.after(async () => {
       if (this.socket === null) await this.connect();
@@ -150,25 +150,22 @@ export class Uplink {
       onError: (error) => {
         if (this.socket === socket || !(error instanceof Deposed)) options.onError(error);
       },
-      onStayAway: (why) => void this.after(() => this.stayAway(keeper, socket, why)).catch(nothing),
+      onStayAway: (close) => void this.after(() => this.stayAway(keeper, socket, close)).catch(nothing),
     });
     this.socket = socket;
     socket.start();
   }
 
-  private async stayAway(keeper: Keeper, socket: Socket, { code, refusal }: StayAway): Promise<void> {
+  private async stayAway(keeper: Keeper, socket: Socket, close: number | null): Promise<void> {
     if (this.socket !== socket) return;
-    this.away = code === 4302 ? REPLACED : code === 4301 ? LOCAL_ONLY : (refusal?.code ?? String(code));
+    this.away = close;
     try {
-      if (this.away === LOCAL_ONLY) await keeper.goLocal();
+      if (close === ANNOUNCED_CLOSE.local_only) await keeper.goLocal();
       // Another tab took over, and then this one follows; or a copy of this store is in use somewhere else.
-      if (this.away === REPLACED) await keeper.begin();
+      if (close === ANNOUNCED_CLOSE.replaced) await keeper.begin();
     } finally {
       await this.hangUp();
       this.options.onTouched(touchedAll());
     }
   }
 }
-
-const REPLACED = 'replaced';
-const LOCAL_ONLY = 'local_only';

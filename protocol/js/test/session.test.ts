@@ -2,11 +2,10 @@
 
 import { describe, expect, it } from 'vitest';
 
-import { backoff, nextStep, refreshAfter } from '../src/comeback.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { ProtocolError, type Refusal } from '../src/wire.js';
+import { ProtocolError } from '../src/wire.js';
 import { C, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -222,53 +221,5 @@ describe('a session', () => {
         }),
     ).toThrow(RangeError);
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);
-  });
-});
-
-describe('coming back', () => {
-  const words = (change: Partial<Refusal>): Refusal => ({
-    t: 'error',
-    code: 'going_away',
-    message: '',
-    retryable: true,
-    answers: null,
-    id: null,
-    retryAfter: null,
-    expected: null,
-    ...change,
-  });
-  it.each([
-    [null, 'come back'],
-    [1006, 'come back'],
-    [1012, 'come back'],
-    [4000, 'come back'],
-    [4099, 'come back'],
-    [4100, 'new token'],
-    [4199, 'new token'],
-    [4200, 'start over'],
-    [4301, 'stay away'],
-    [4399, 'stay away'],
-    [4400, 'come back'],
-  ])('%s: %s', (code, order) => expect(nextStep(code, null, 0, 0, 0.5).order).toBe(order));
-
-  it('waits longer with each failure, as long as the server says, and from the start after a minute', () => {
-    expect([1, 2, 3, 6, 99].map((n) => backoff(n, 1))).toEqual([1000, 2000, 4000, 30_000, 30_000]);
-    expect(nextStep(1006, null, 3, 59_999, 1)).toMatchObject({ attempt: 4, delayMs: 8000, advised: false });
-    expect(nextStep(1006, null, 3, 60_000, 1)).toMatchObject({ attempt: 1, delayMs: 1000 });
-    expect(nextStep(4000, words({ retryAfter: 777 }), 3, 0, 1)).toMatchObject({ delayMs: 777, advised: true });
-    expect(nextStep(1006, words({ code: 'slow_down', retryAfter: 777, answers: 'push' }), 0, 0, 1).delayMs).toBe(1000);
-    expect(nextStep(1006, words({ code: 'token_refused', answers: 'refresh', retryAfter: 7 }), 0, 0, 1)).toMatchObject({
-      order: 'come back',
-      delayMs: 1000,
-    });
-  });
-
-  it('an error that announced a close counts although the close was cut off', () => {
-    expect(nextStep(1006, words({ code: 'token_expired' }), 0, 0, 1).order).toBe('new token');
-    expect(nextStep(null, words({ code: 'local_only', retryable: false }), 0, 0, 1).order).toBe('stay away');
-  });
-
-  it('refreshes late, and never after the end', () => {
-    expect([3_600_000, 100_000, 10_000, -5].map(refreshAfter)).toEqual([3_540_000, 80_000, 8000, 0]);
   });
 });
