@@ -3,9 +3,9 @@
  * time and chance come in as arguments.
  */
 
-import type { Refusal } from './wire.js';
+import type { ErrorAnswer } from './frames.js';
 
-export type Order = 'come back' | 'new token' | 'start over' | 'stay away';
+export type Instruction = 'come_back' | 'new_token' | 'start_over' | 'stay_away';
 
 /** Error code → the close code that the error announces (SPEC.md, 10.1); null: the connection goes on. */
 export const ANNOUNCED_CLOSE = {
@@ -32,7 +32,7 @@ export const ANNOUNCED_CLOSE = {
 } as const;
 
 export interface Step {
-  readonly order: Order;
+  readonly instruction: Instruction;
   /** The close code that decided: the server's, or else the announced one; null if there was neither. */
   readonly close: number | null;
   readonly delayMs: number;
@@ -43,8 +43,8 @@ export interface Step {
 }
 
 /** The hundreds digit of a close code is the instruction; undefined: the close code is none of this protocol. */
-const orderOf = (closeCode: number | null): Order | undefined =>
-  (['come back', 'new token', 'start over', 'stay away'] as const)[Math.floor((closeCode ?? 0) / 100) - 40];
+const instructionOf = (closeCode: number | null): Instruction | undefined =>
+  (['come_back', 'new_token', 'start_over', 'stay_away'] as const)[Math.floor((closeCode ?? 0) / 100) - 40];
 
 /** A connection that lived this many milliseconds resets the back-off. */
 const LASTED = 60_000;
@@ -59,7 +59,7 @@ export const backoff = (attempt: number, chance: number): number =>
  */
 export function nextStep(
   closeCode: number | null,
-  lastError: Refusal | null,
+  lastError: ErrorAnswer | null,
   attempt: number,
   lastedMs: number,
   chance: number,
@@ -70,12 +70,12 @@ export function nextStep(
     : undefined;
   // Most refused refreshes leave the connection open: only the close itself shows that this one did not.
   if (answers === 'refresh' && announced !== closeCode) announced = null;
-  const close = orderOf(closeCode) ? closeCode : (announced ?? null);
+  const close = instructionOf(closeCode) ? closeCode : (announced ?? null);
   const next = lastedMs >= LASTED ? 1 : attempt + 1;
   // An unknown code announces nothing that we know, but its delay counts.
   const advice = announced === null ? null : retryAfter;
   return {
-    order: orderOf(close) ?? 'come back',
+    instruction: instructionOf(close) ?? 'come_back',
     close,
     delayMs: advice ?? backoff(next, chance),
     attempt: next,

@@ -6,8 +6,8 @@
 import { homesOf } from './clean.js';
 import type { Clock } from './clock.js';
 import { covers, type Floor } from './holes.js';
-import type { Asked } from './keeper.js';
-import { PageError } from './line.js';
+import type { PageRequest } from './ingest.js';
+import { PageError } from './connection.js';
 import type { Queries, Query } from './query.js';
 import { LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
 import type { Reading, Transactions } from './store.js';
@@ -35,7 +35,7 @@ export interface HistoriesOptions {
   readonly ready: () => Promise<void>;
   readonly connected: () => boolean;
   /** Bring a page into the store. Rejects with PageError where that cannot be. */
-  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 
@@ -74,7 +74,7 @@ export class Histories {
   }
 
   /** A page into the store, one after the other, because the server permits few at a time. Rejects with PageError. */
-  async ask(asked: Asked, limit: number): Promise<void> {
+  async ask(asked: PageRequest, limit: number): Promise<void> {
     const { clock, page } = this.options;
     let off = (): void => undefined;
     const late = new Promise<never>((_, reject) => {

@@ -6,26 +6,8 @@
 import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import {
-  byteLength,
-  CODECS,
-  ProtocolError,
-  type Ack,
-  type ChangesFrame,
-  type Data,
-  type Encoding,
-  type Limits,
-  type Live,
-  type Page,
-  type Pong,
-  type Refreshed,
-  type Refusal,
-  type SnapshotFrame,
-  type ToClient,
-  type ToServer,
-  type Welcome,
-  type Window,
-} from './wire.js';
+import { byteLength, CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
+import type { Ack, ChangesFrame, Limits, Live, Page, Pong, Refreshed, ErrorAnswer, SnapshotFrame, ToClient, ToServer, Welcome, Window } from './frames.js';
 
 /** This frame may not be sent now. */
 export class StateError extends Error {
@@ -45,14 +27,14 @@ export type Batch =
       readonly first: boolean;
     };
 
-export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | Refusal | Pong;
+export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
  * new: hello has not been sent · greeting: no welcome yet · snapshot due: welcome promised one, none of it has come ·
  * snapshot: a part has come, there is no cursor · catching up: the cursor stands, changes follow it · live: everything
  * has come · broken: of no more use, close it.
  */
-export type State = 'new' | 'greeting' | 'snapshot due' | 'snapshot' | 'catching up' | 'live' | 'broken';
+export type State = 'new' | 'greeting' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
 
 const ALWAYS = ['error', 'pong'] as const;
 const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
@@ -63,9 +45,9 @@ const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  'snapshot due': [...WELCOMED, 'snapshot'],
+  'snapshot_due': [...WELCOMED, 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  'catching up': IN_STEP,
+  'catching_up': IN_STEP,
   live: IN_STEP,
   broken: [],
 };
@@ -84,14 +66,14 @@ export function checkWindow(window: Window): Window {
 }
 
 /** Who connects, and from where. */
-export interface Begun {
+export interface ResumePoint {
   readonly clientId: Uuid;
   readonly cursor: Cursor | null;
   /** Larger than that of any earlier connection with this client_id. */
   readonly generation: number;
 }
 
-export interface SessionOptions extends Begun {
+export interface SessionOptions extends ResumePoint {
   readonly token: string;
   readonly window?: Window;
   readonly encoding?: Encoding;
@@ -101,7 +83,7 @@ export class Session {
   state: State = 'new';
   cursor: Cursor | null;
   /** The `error` that was the last frame to arrive, if it was one. */
-  lastWords: Refusal | null = null;
+  lastError: ErrorAnswer | null = null;
   limits: Limits = {
     frameBytes: FRAME_BYTES,
     pageRows: PAGE_ROWS,
@@ -134,7 +116,7 @@ export class Session {
 
   /** After a snapshot, which would wipe the page, and not too many at a time. */
   get mayAsk(): boolean {
-    return (this.state === 'catching up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
+    return (this.state === 'catching_up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
   }
 
   askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
@@ -177,7 +159,7 @@ export class Session {
    */
   receive(data: Data): Event | null {
     if (this.state === 'broken') return null;
-    this.lastWords = null;
+    this.lastError = null;
     try {
       const frame = this.codec.decode(data);
       if (frame === null) return null;
@@ -221,15 +203,15 @@ export class Session {
     if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
       throw new ProtocolError('mode: neither a snapshot nor resumed from a cursor that we gave');
     }
-    this.state = frame.mode === 'snapshot' ? 'snapshot due' : 'catching up';
+    this.state = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
     this.limits = frame.limits;
     return frame;
   }
 
   private snapshot(frame: SnapshotFrame): Batch {
-    const first = this.state === 'snapshot due';
+    const first = this.state === 'snapshot_due';
     this.cursor = frame.cursor;
-    this.state = frame.cursor === null ? 'snapshot' : 'catching up';
+    this.state = frame.cursor === null ? 'snapshot' : 'catching_up';
     return { t: 'snapshot', rows: frame.rows, cursor: frame.cursor, first };
   }
 
@@ -249,8 +231,8 @@ export class Session {
     return frame;
   }
 
-  private refused(frame: Refusal): Refusal {
-    this.lastWords = frame;
+  private refused(frame: ErrorAnswer): ErrorAnswer {
+    this.lastError = frame;
     if (frame.answers === 'push') {
       const { pushed } = this;
       if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;

@@ -6,19 +6,20 @@ import { touchedAll, touchedNothing, type Touched } from './apply.js';
 import { clean, runsLow, wipe } from './clean.js';
 import { environment, type Environment } from './environment.js';
 import { Histories, SHOWN, type HistoryQuery, type Older } from './history.js';
-import { Deposed } from './keeper.js';
+import { Deposed } from './ingest.js';
 import { WriteError } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
 import type { Instant, Profile, Uuid } from './rows.js';
 import { checkWindow, DEFAULT_WINDOW } from './session.js';
-import type { GetToken, LineState } from './socket.js';
+import type { GetToken, ConnectionState } from './connector.js';
 import { Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
-import { Uplink, type Connection } from './uplink.js';
+import { LeaderConnection, type ConnectionStatus } from './leader_connection.js';
 import { newId } from './uuid.js';
 import type { ShownConversation, ShownMessage } from './view.js';
-import type { Encoding, Refusal, Window } from './wire.js';
+import type { Encoding } from './codec.js';
+import type { ErrorAnswer, Window } from './frames.js';
 import * as writes from './write.js';
 
 export interface SyncOptions {
@@ -37,7 +38,7 @@ export interface SyncOptions {
 
 export interface Status {
   /** local: this user's work stays on the device · destroyed: there is nothing of theirs any more, and no way back. */
-  readonly state: LineState | 'local' | 'destroyed';
+  readonly state: ConnectionState | 'local' | 'destroyed';
   /** Mutations that the server has not answered, and those it has rejected. */
   readonly pending: number;
   readonly rejected: number;
@@ -47,7 +48,7 @@ export interface Status {
   readonly progress: { readonly done: number; readonly total: number } | null;
   readonly tier: string | null;
   /** Why there is no connection, for status lines: a code of the protocol, or the name of a failure. */
-  readonly error: Connection['error'];
+  readonly error: ConnectionStatus['error'];
 }
 
 const UNKNOWN: Status = {
@@ -81,8 +82,8 @@ export class Sync {
   private readonly queries: Queries;
   private readonly histories: Histories;
   private readonly tabs: Tabs;
-  private readonly uplink: Uplink;
-  private connection: Connection = { state: 'offline', error: null };
+  private readonly server: LeaderConnection;
+  private connection: ConnectionStatus = { state: 'offline', error: null };
   private closed = false;
   /** Somebody destroyed the store. */
   private gone = false;
@@ -95,7 +96,7 @@ export class Sync {
     const env = (this.env = environment(options.environment));
     const store = (this.store = this.guarded(options));
     this.queries = new Queries((error) => this.closed || this.fault(error));
-    this.uplink = new Uplink(
+    this.server = new LeaderConnection(
       {
         url,
         user,
@@ -114,20 +115,20 @@ export class Sync {
       name: options.store.name,
       environment: env,
       onLead: () => {
-        this.uplink.start().catch(nothing);
+        this.server.start().catch(nothing);
         void this.cleanNow(); // only who leads may
       },
-      onDeposed: () => void this.uplink.stop().catch(nothing),
+      onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
       onConnection: (connection) => this.follow(connection),
       connection: () => this.connection,
       page: (asked, limit) => this.histories.ask(asked, limit),
-      onTick: () => this.uplink.tick(),
+      onTick: () => this.server.tick(),
       on: {
-        kick: () => this.uplink.kick(),
-        awake: () => this.uplink.doubt(),
-        reconnect: () => void this.uplink.start().catch(nothing),
-        downgrade: () => void this.uplink.stop().catch(nothing),
+        kick: () => this.server.kick(),
+        awake: () => this.server.probe(),
+        reconnect: () => void this.server.start().catch(nothing),
+        downgrade: () => void this.server.stop().catch(nothing),
         destroyed: () => this.lose(),
       },
     });
@@ -136,8 +137,8 @@ export class Sync {
       queries: this.queries,
       clock: env.clock,
       ready: () => this.ready,
-      connected: () => this.connection.state === 'catching up' || this.connection.state === 'live',
-      page: (asked, limit) => (this.tabs.leading ? this.uplink : this.tabs).page(asked, limit),
+      connected: () => this.connection.state === 'catching_up' || this.connection.state === 'live',
+      page: (asked, limit) => (this.tabs.leading ? this.server : this.tabs).page(asked, limit),
       onError: (error) => this.fault(error),
     });
     const readStatus = async (): Promise<Status> => {
@@ -219,11 +220,11 @@ export class Sync {
   /** This user may sync now: connect, and bring up what was made on the device meanwhile. `status.progress` tells. */
   async upgrade(getToken?: GetToken): Promise<void> {
     await this.ready;
-    if (getToken !== undefined) this.uplink.getToken = getToken;
-    if (this.uplink.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    if (getToken !== undefined) this.server.getToken = getToken;
+    if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab knows the way to a token; the one that leads may not.
-    if (this.tabs.leading) await this.uplink.start();
+    if (this.tabs.leading) await this.server.start();
     else this.tabs.take();
   }
 
@@ -235,7 +236,7 @@ export class Sync {
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
     this.tabs.signal('downgrade');
-    await this.uplink.stop();
+    await this.server.stop();
     this.touched(touchedAll());
   }
 
@@ -247,7 +248,7 @@ export class Sync {
   /** After the store was restored from a backup or copied: another client_id, for which numbers start at 1 (8.1). */
   async renew(): Promise<void> {
     await this.ready;
-    await this.uplink.pause(() =>
+    await this.server.pause(() =>
       this.store.write(async (tx) => {
         const { lease } = await tx.meta();
         const { nextN, put } = renew(await tx.entries());
@@ -318,7 +319,7 @@ export class Sync {
     this.off.push(
       this.env.onAwake(() => {
         this.tabs.awake();
-        if (this.tabs.leading) this.uplink.doubt();
+        if (this.tabs.leading) this.server.probe();
       }),
     );
     if (getToken !== undefined) this.tabs.start();
@@ -330,7 +331,7 @@ export class Sync {
     this.mustBeOpen();
     await this.store.write((tx) => work(tx, this.env.clock.now()));
     this.touched(home === null ? touchedAll() : { ...touchedNothing(), conversations: new Set([home]) });
-    if (this.tabs.leading) this.uplink.kick();
+    if (this.tabs.leading) this.server.kick();
     else this.tabs.signal('kick');
   }
 
@@ -368,7 +369,7 @@ export class Sync {
     this.closed = true;
     for (const off of this.off) off();
     await this.ready.catch(nothing);
-    await this.uplink.close(); // the other tabs are told that nobody is connected
+    await this.server.close(); // the other tabs are told that nobody is connected
     this.tabs.close();
     await this.options.store.close();
   }
@@ -400,17 +401,17 @@ export class Sync {
     this.tabs.touched(touched);
   }
 
-  private become(state: LineState): void {
-    this.follow({ state, error: state === 'catching up' || state === 'live' ? null : this.connection.error });
+  private become(state: ConnectionState): void {
+    this.follow({ state, error: state === 'catching_up' || state === 'live' ? null : this.connection.error });
   }
 
-  private follow(connection: Connection): void {
+  private follow(connection: ConnectionStatus): void {
     const came = connection.state === 'live' && this.connection.state !== 'live';
     this.show(connection);
     if (came) this.queries.touched(touchedAll()); // what could not be loaded can be now
   }
 
-  private show(connection: Connection): void {
+  private show(connection: ConnectionStatus): void {
     const { state, error } = this.connection;
     // Where the store cannot be read, the status cannot either, and says so each time it is asked for.
     if (state === connection.state && error?.message === connection.error?.message) return;
@@ -422,7 +423,7 @@ export class Sync {
   /** A failure, for the status line. */
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
-    const { t, answers, code, name, message, inner } = Object(error) as Partial<Refusal & Error & { inner: unknown }>;
+    const { t, answers, code, name, message, inner } = Object(error) as Partial<ErrorAnswer & Error & { inner: unknown }>;
     if (/Quota/.test(String(error) + String(inner))) void this.cleanNow(true);
     // A push or page that is put off is no reason to be without a connection.
     if (message === undefined || answers === 'push' || answers === 'page') return;

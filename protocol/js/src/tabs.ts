@@ -5,11 +5,11 @@
 
 import { touchedAll, type Touched } from './apply.js';
 import type { Environment } from './environment.js';
-import type { Asked } from './keeper.js';
+import type { PageRequest } from './ingest.js';
 import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
-import { PageError } from './line.js';
+import { PageError } from './connection.js';
 import type { Uuid } from './rows.js';
-import type { Connection } from './uplink.js';
+import type { ConnectionStatus } from './leader_connection.js';
 import { newId } from './uuid.js';
 
 /** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
@@ -18,8 +18,8 @@ type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
 type Message =
   | LeaderMessage
   | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
-  | { readonly k: 'state'; readonly connection: Connection }
-  | { readonly k: 'page'; readonly id: Uuid; readonly asked: Asked; readonly limit: number }
+  | { readonly k: 'state'; readonly connection: ConnectionStatus }
+  | { readonly k: 'page'; readonly id: Uuid; readonly asked: PageRequest; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
   | { readonly k: Signal };
 
@@ -32,10 +32,10 @@ export interface TabsOptions {
   /** Another tab changed what the store has. */
   readonly onTouched: (touched: Touched) => void;
   /** How the leader's connection stands, as it tells. */
-  readonly onConnection: (connection: Connection) => void;
-  readonly connection: () => Connection;
-  /** Asked by another tab, of the one that leads. */
-  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  readonly onConnection: (connection: ConnectionStatus) => void;
+  readonly connection: () => ConnectionStatus;
+  /** PageRequest by another tab, of the one that leads. */
+  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
   readonly onTick: () => void;
   readonly on: Readonly<Record<Signal, () => void>>;
 }
@@ -104,7 +104,7 @@ export class Tabs {
   }
 
   /** A page into the store, by the tab that leads. */
-  page(asked: Asked, limit: number): Promise<void> {
+  page(asked: PageRequest, limit: number): Promise<void> {
     if (this.channel === null) return Promise.reject(new PageError('offline'));
     const id = newId();
     return new Promise<void>((done, failed) => {

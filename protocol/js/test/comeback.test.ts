@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 
 import { backoff, nextStep, refreshAfter } from '../src/comeback.js';
-import type { Refusal } from '../src/wire.js';
+import type { ErrorAnswer } from '../src/frames.js';
 
 interface Vector {
   readonly name: string;
@@ -25,7 +25,7 @@ const vectors = JSON.parse(
   readFileSync(new URL('../../vectors/comeback.json', import.meta.url), 'utf8'),
 ) as readonly Vector[];
 
-const errorOf = ({ code, retry_after, answers }: Vector['errors'][number]): Refusal => ({
+const errorOf = ({ code, retry_after, answers }: Vector['errors'][number]): ErrorAnswer => ({
   t: 'error',
   code,
   message: '',
@@ -46,7 +46,7 @@ describe('after the end of a connection', () => {
       vector.lasted,
       vector.random,
     );
-    expect([step.order.replace(' ', '_'), step.delayMs, step.attempt]).toEqual([
+    expect([step.instruction.replace(' ', '_'), step.delayMs, step.attempt]).toEqual([
       vector.instruction,
       vector.delay,
       vector.next_attempt,

@@ -92,7 +92,7 @@ it('a downgrade by a tab whose leader is frozen reaches that one when it thaws',
   await app.world.clock.pass(30_000);
   first.thaw();
   await app.world.clock.pass(30_000);
-  expect(app.world.network.lines.size).toBe(0);
+  expect(app.world.network.sockets.size).toBe(0);
   for (const sync of [a, b]) expect((await status(sync)).state).toBe('local');
 });
 

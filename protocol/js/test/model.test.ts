@@ -1,5 +1,5 @@
 /**
- * Keeper, session and outbox against a tiny server, through whatever may happen: lost answers, cuts anywhere, other
+ * Ingest, session and outbox against a tiny server, through whatever may happen: lost answers, cuts anywhere, other
  * tabs taking over, restarts, a database that comes back from a backup.
  */
 
@@ -7,13 +7,13 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { touchedNothing } from '../src/apply.js';
-import { Deposed, Keeper } from '../src/keeper.js';
+import { Deposed, Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import type { Uuid } from '../src/rows.js';
 import { Session } from '../src/session.js';
 import type { Store } from '../src/store.js';
 import { showMessages } from '../src/view.js';
-import { CODECS } from '../src/wire.js';
+import { CODECS } from '../src/codec.js';
 import * as writes from '../src/write.js';
 import { ModelServer, Peer } from './support/model.js';
 import { compare } from '../src/rows.js';
@@ -33,14 +33,14 @@ class Device {
   session: Session | null = null;
   peer: Peer | null = null;
   clock = 0;
-  private made: Keeper | null = null;
+  private made: Ingest | null = null;
 
-  get keeper(): Keeper {
-    return (this.made ??= this.newKeeper());
+  get ingest(): Ingest {
+    return (this.made ??= this.newIngest());
   }
 
-  set keeper(keeper: Keeper) {
-    this.made = keeper;
+  set ingest(ingest: Ingest) {
+    this.made = ingest;
   }
 
   constructor(
@@ -56,11 +56,11 @@ class Device {
   async restart(): Promise<void> {
     this.cut();
     this.store = await this.reopen();
-    this.keeper = this.newKeeper();
+    this.ingest = this.newIngest();
   }
 
-  newKeeper(): Keeper {
-    return new Keeper({
+  newIngest(): Ingest {
+    return new Ingest({
       store: this.store,
       codec: CODECS.json,
       window: this.window,
@@ -84,8 +84,8 @@ class Device {
 
   async connect(): Promise<void> {
     this.cut();
-    await this.keeper.lead();
-    this.session = new Session({ token: 't', ...(await this.keeper.begin()), window: this.window, encoding: 'json' });
+    await this.ingest.lead();
+    this.session = new Session({ token: 't', ...(await this.ingest.begin()), window: this.window, encoding: 'json' });
     const peer = new Peer(
       this.server,
       (text) =>
@@ -108,14 +108,14 @@ class Device {
         : (this.inbox.shift() ?? this.answers.shift());
       if (text === undefined) break;
       const event = this.session.receive(text);
-      if (event !== null) await this.keeper.hear(event);
+      if (event !== null) await this.ingest.hear(event);
     }
     if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
   }
 
   async push(): Promise<boolean> {
     if (this.session === null || !this.session.mayPush || this.session.limits.mutations === 0) return false;
-    const push = await this.keeper.nextPush(this.session.limits);
+    const push = await this.ingest.nextPush(this.session.limits);
     if (push === null) return false;
     if (typeof push === 'number') {
       this.clock += push;
@@ -197,16 +197,16 @@ async function take(devices: readonly Device[], server: ModelServer, { on, step:
     case 'take over': {
       // Another tab leads on the same store: nothing that the old one hears or asks for may count any more.
       if (device.session === null) return;
-      const other = device.newKeeper();
+      const other = device.newIngest();
       await other.lead();
       const text = device.inbox.shift();
       const event = text === undefined ? null : device.session.receive(text);
       if (event !== null && ['welcome', 'changes', 'live', 'ack'].includes(event.t)) {
-        await expect(device.keeper.hear(event)).rejects.toThrow(Deposed);
+        await expect(device.ingest.hear(event)).rejects.toThrow(Deposed);
       }
-      await expect(device.keeper.nextPush(device.session.limits)).rejects.toThrow(Deposed);
+      await expect(device.ingest.nextPush(device.session.limits)).rejects.toThrow(Deposed);
       device.cut();
-      device.keeper = other;
+      device.ingest = other;
       return;
     }
     case 'stranger':
@@ -416,7 +416,7 @@ describe('histories', () => {
                 if (floor === 'start') break;
                 const before = floor ?? null;
                 const [page, frame] = device.session.askPage(conversation, before, a.limit);
-                device.keeper.expectPage(page, { conversation, before });
+                device.ingest.expectPage(page, { conversation, before });
                 device.peer?.hear(frame as string);
                 break;
               }
@@ -434,8 +434,8 @@ describe('histories', () => {
                 break;
               case 'forget': // the cursor is too old: a snapshot comes
                 device.cut();
-                await device.keeper.lead();
-                await device.keeper.startOver();
+                await device.ingest.lead();
+                await device.ingest.startOver();
                 break;
             }
           }

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { ProtocolError } from '../src/wire.js';
+import { ProtocolError } from '../src/codec.js';
 import { C, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -47,7 +47,7 @@ function inState(state: State): Session {
   if (state === 'new') return session;
   session.hello();
   if (state === 'greeting') return session;
-  if (state === 'snapshot due' || state === 'snapshot') {
+  if (state === 'snapshot_due' || state === 'snapshot') {
     hear(welcome('snapshot'));
     if (state === 'snapshot') hear({ t: 'snapshot', as_of: 1, rows: [] });
     return session;
@@ -60,7 +60,7 @@ function inState(state: State): Session {
 
 const of = (n: number, ...mutations: (Mutation | null)[]): Push => ({ n, mutations, held: n });
 
-const STATES: readonly State[] = ['new', 'greeting', 'snapshot due', 'snapshot', 'catching up', 'live', 'broken'];
+const STATES: readonly State[] = ['new', 'greeting', 'snapshot_due', 'snapshot', 'catching_up', 'live', 'broken'];
 
 describe.each(STATES)('%s', (state) => {
   it.each(Object.keys(FRAMES))('%s', (t) => {
@@ -78,7 +78,7 @@ describe.each(STATES)('%s', (state) => {
   it('what it may say', () => {
     const session = inState(state);
     const welcomed = state !== 'new' && state !== 'greeting' && state !== 'broken';
-    const inStep = state === 'catching up' || state === 'live';
+    const inStep = state === 'catching_up' || state === 'live';
     expect([session.mayPush, session.mayAsk]).toEqual([welcomed, inStep]);
     if (state !== 'new') expect(() => session.hello()).toThrow(StateError);
     if (state === 'new' || state === 'broken') expect(() => session.ping()).toThrow(StateError);
@@ -92,7 +92,7 @@ describe('a session', () => {
   const hear = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
 
   it('takes changes from its cursor only, and goes on from there', () => {
-    const session = inState('catching up');
+    const session = inState('catching_up');
     expect(hear(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
       cursor: 'AQ==',
       seq: null,
@@ -114,7 +114,7 @@ describe('a session', () => {
       first: false,
       cursor: 'AQ==',
     });
-    expect(session.state).toBe('catching up');
+    expect(session.state).toBe('catching_up');
   });
 
   it('asks for as many pages as are permitted, and takes each answer once', () => {

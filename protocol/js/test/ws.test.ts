@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { WebSocketServer } from 'ws';
 
-import { CODECS, type Encoding } from '../src/wire.js';
+import { CODECS, type Encoding } from '../src/codec.js';
 import { newId } from '../src/uuid.js';
 import { device, live, until } from './support/device.js';
 import { ModelServer, Peer } from './support/model.js';

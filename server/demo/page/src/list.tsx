@@ -59,7 +59,7 @@ export function ConversationList(props: Props) {
   const previews = usePreviews(device, rows);
   const unread = useUnread(props);
   const status = useQuery(device.sync.status);
-  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching up');
+  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching_up');
   /** The one that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
   const items = useRef<HTMLUListElement>(null);

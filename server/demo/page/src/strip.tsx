@@ -12,7 +12,7 @@ import { positionTime, secondTime } from './when.js';
 const STATES: Record<Status['state'], string> = {
   offline: 'Offline',
   connecting: 'Connecting',
-  'catching up': 'Catching up',
+  'catching_up': 'Catching up',
   live: 'Live',
   local: 'This device only',
   destroyed: 'Deleted',

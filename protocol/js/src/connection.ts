@@ -35,7 +35,7 @@ interface Waiting {
   readonly reject: (error: PageError) => void;
 }
 
-export class Line {
+export class Connection {
   readonly session: Session;
   readonly pages = new Map<number, Waiting>();
   readonly over: Promise<void>;
@@ -50,7 +50,7 @@ export class Line {
   /** Answers to pushes that are not stored yet: what is due is known after them. */
   unsettled = 0;
   pushing = false;
-  pumpAgain = false;
+  pushAgain = false;
   private finish: () => void = () => undefined;
   private readonly timers = new Map<string, () => void>();
 

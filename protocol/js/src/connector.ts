@@ -5,11 +5,12 @@
 
 import type { Clock } from './clock.js';
 import { nextStep, refreshAfter, type Step } from './comeback.js';
-import { Deposed, type Asked } from './keeper.js';
-import { HANG_UP, Line, PageError, type WebSocketClass, type WebSocketLike } from './line.js';
+import { Deposed, type PageRequest } from './ingest.js';
+import { HANG_UP, Connection, PageError, type WebSocketClass, type WebSocketLike } from './connection.js';
 import type { Push } from './outbox.js';
-import { Session, type Begun, type Event } from './session.js';
-import { CODECS, ProtocolError, type Data, type Encoding, type Limits, type Window } from './wire.js';
+import { Session, type ResumePoint, type Event } from './session.js';
+import { CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
+import type { Limits, Window } from './frames.js';
 
 /** What the app's code is asked for a token for. `refused`: the last one will not do, also if it looks fresh. */
 export type TokenReason = 'connecting' | 'expiring' | 'refused';
@@ -17,16 +18,16 @@ export type GetToken = (reason: TokenReason) => string | Promise<string>;
 
 /** What stands behind a connection. */
 export interface Host {
-  begin(): Promise<Begun>;
+  begin(): Promise<ResumePoint>;
   hear(event: Event): Promise<void>;
   nextPush(limits: Limits): Promise<Push | number | null>;
-  expectPage(id: number, asked: Asked): void;
+  expectPage(id: number, asked: PageRequest): void;
   startOver(): Promise<void>;
 }
 
-export type LineState = 'offline' | 'connecting' | 'catching up' | 'live';
+export type ConnectionState = 'offline' | 'connecting' | 'catching_up' | 'live';
 
-export interface SocketOptions {
+export interface ConnectorOptions {
   readonly url: string;
   readonly host: Host;
   readonly getToken: GetToken;
@@ -35,7 +36,7 @@ export interface SocketOptions {
   readonly clock: Clock;
   readonly random: () => number;
   readonly WebSocket: WebSocketClass;
-  readonly onState: (state: LineState) => void;
+  readonly onState: (state: ConnectionState) => void;
   /** For status lines and logs; never contains content. */
   readonly onError: (error: unknown) => void;
   /** The server said not to come back by itself; `close` is the close code that says so (43xx). */
@@ -55,11 +56,11 @@ const nothing = (): void => undefined;
 const answersPush = (event: Event): boolean =>
   event.t === 'ack' || (event.t === 'error' && event.answers === 'push');
 
-export class Socket {
-  state: LineState = 'offline';
+export class Connector {
+  state: ConnectionState = 'offline';
   private running: Promise<void> | null = null;
   private stopped = false;
-  private line: Line | null = null;
+  private connection: Connection | null = null;
   private refusedToken: string | null = null;
   private reason: TokenReason = 'connecting';
   private advised = false;
@@ -69,7 +70,7 @@ export class Socket {
   /** Ends the wait for a token. */
   private abort: () => void = nothing;
 
-  constructor(private readonly options: SocketOptions) {}
+  constructor(private readonly options: ConnectorOptions) {}
 
   start(): void {
     this.running ??= this.stayInStep();
@@ -80,25 +81,25 @@ export class Socket {
     this.stopped = true;
     this.wake();
     this.abort();
-    this.line?.end(HANG_UP);
+    this.connection?.end(HANG_UP);
     await this.running;
   }
 
   /** There may be something to send now. */
   kick(): void {
-    if (this.line !== null) void this.pump(this.line);
+    if (this.connection !== null) void this.pushNext(this.connection);
   }
 
   /** The device woke up, became visible, or has another network: find out now whether the line is alive. */
-  doubt(): void {
-    const { line } = this;
-    if (line === null) {
+  probe(): void {
+    const { connection } = this;
+    if (connection === null) {
       if (!this.advised) this.wake();
       return;
     }
-    if (line.session.state === 'new' || line.session.state === 'broken') return;
-    line.send(line.session.ping());
-    line.after('pong', PONG_WITHIN, () => this.cut(line, 'no pong came'));
+    if (connection.session.state === 'new' || connection.session.state === 'broken') return;
+    connection.send(connection.session.ping());
+    connection.after('pong', PONG_WITHIN, () => this.cut(connection, 'no pong came'));
   }
 
   /** Timers of hidden tabs are late: somebody whose are not says that time has passed. */
@@ -107,17 +108,17 @@ export class Socket {
   }
 
   /** Older history; resolves with whether there is more, once what came is stored. */
-  async page(asked: Asked, limit: number): Promise<boolean> {
-    const { line } = this;
-    if (line === null || !line.session.mayAsk) throw new PageError(line === null ? 'offline' : 'not_yet');
-    const [id, frame] = line.session.askPage(
+  async page(asked: PageRequest, limit: number): Promise<boolean> {
+    const { connection } = this;
+    if (connection === null || !connection.session.mayAsk) throw new PageError(connection === null ? 'offline' : 'not_yet');
+    const [id, frame] = connection.session.askPage(
       asked.conversation,
       asked.before,
-      Math.min(limit, line.session.limits.pageRows),
+      Math.min(limit, connection.session.limits.pageRows),
     );
     this.options.host.expectPage(id, asked);
-    const answer = new Promise<boolean>((resolve, reject) => line.pages.set(id, { resolve, reject }));
-    line.send(frame);
+    const answer = new Promise<boolean>((resolve, reject) => connection.pages.set(id, { resolve, reject }));
+    connection.send(frame);
     return answer;
   }
 
@@ -129,21 +130,21 @@ export class Socket {
     try {
       while (!this.stopped) {
         this.become('connecting');
-        const line = await this.open();
-        if (line !== null) await this.converse(line);
+        const connection = await this.open();
+        if (connection !== null) await this.converse(connection);
         this.become('offline');
         if (this.stopped) return;
-        const words = line?.session.lastWords ?? null;
-        const lasted = line === null ? 0 : this.options.clock.now() - line.opened;
-        const step: Step = nextStep(line?.closeCode ?? null, words, attempt, lasted, random());
+        const words = connection?.session.lastError ?? null;
+        const lasted = connection === null ? 0 : this.options.clock.now() - connection.opened;
+        const step: Step = nextStep(connection?.closeCode ?? null, words, attempt, lasted, random());
         attempt = step.attempt;
-        if (step.order === 'stay away') {
+        if (step.instruction === 'stay_away') {
           onStayAway(step.close);
           return;
         }
-        if (step.order === 'start over') await this.startOver();
-        if (step.order === 'new token') {
-          this.refusedToken = line?.offered ?? null;
+        if (step.instruction === 'start_over') await this.startOver();
+        if (step.instruction === 'new_token') {
+          this.refusedToken = connection?.offered ?? null;
           this.reason = 'refused';
         }
         this.advised = step.advised;
@@ -182,7 +183,7 @@ export class Socket {
   }
 
   /** A new connection, on which nothing was said yet; null if there is none for now. */
-  private async open(): Promise<Line | null> {
+  private async open(): Promise<Connection | null> {
     const { url, host, window, encoding, clock, WebSocket, onError } = this.options;
     try {
       const token = await this.within(TOKEN_WITHIN, async () => this.options.getToken(this.reason), 'no token came');
@@ -192,10 +193,10 @@ export class Socket {
       const session = new Session({ token, ...begun, window, encoding });
       const ws = new WebSocket(url, [CODECS[encoding].subprotocol]);
       ws.binaryType = 'arraybuffer';
-      const line = new Line(ws, session, clock, token);
-      this.line = line;
-      line.after('open', CONNECT_WITHIN, () => this.cut(line, 'no connection within ten seconds'));
-      return line;
+      const connection = new Connection(ws, session, clock, token);
+      this.connection = connection;
+      connection.after('open', CONNECT_WITHIN, () => this.cut(connection, 'no connection within ten seconds'));
+      return connection;
     } catch (error) {
       if (error instanceof Deposed) throw error;
       onError(error);
@@ -217,159 +218,159 @@ export class Socket {
   }
 
   /** Until nothing more will come, and what came is stored. */
-  private async converse(line: Line): Promise<void> {
+  private async converse(connection: Connection): Promise<void> {
     const { onError } = this.options;
     let turn: Promise<void> = Promise.resolve();
-    line.ws.onopen = () => {
-      line.off('open');
-      line.heard = line.clock.now();
-      line.send(line.session.hello());
-      this.listenFor(line, line.quietAfter);
+    connection.ws.onopen = () => {
+      connection.off('open');
+      connection.heard = connection.clock.now();
+      connection.send(connection.session.hello());
+      this.listenFor(connection, connection.quietAfter);
     };
-    line.ws.onmessage = (({ data }: { data: Data }) => {
-      line.heard = line.clock.now();
+    connection.ws.onmessage = (({ data }: { data: Data }) => {
+      connection.heard = connection.clock.now();
       let event: Event | null;
       try {
-        event = line.session.receive(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
+        event = connection.session.receive(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
       } catch (error) {
         onError(error);
-        line.end(error instanceof ProtocolError ? SERVER_AT_FAULT : HANG_UP);
+        connection.end(error instanceof ProtocolError ? SERVER_AT_FAULT : HANG_UP);
         return;
       }
       if (event === null) return;
-      if (event.t === 'pong') line.off('pong');
-      if (answersPush(event)) line.unsettled++;
+      if (event.t === 'pong') connection.off('pong');
+      if (answersPush(event)) connection.unsettled++;
       const heard = event;
-      turn = turn.then(() => this.handle(line, heard));
-      turn.catch(() => line.end(HANG_UP));
+      turn = turn.then(() => this.handle(connection, heard));
+      turn.catch(() => connection.end(HANG_UP));
     }) as WebSocketLike['onmessage'];
-    line.ws.onclose = ((event: { code: number }) => {
-      line.closeCode = event.code;
-      line.end(null);
+    connection.ws.onclose = ((event: { code: number }) => {
+      connection.closeCode = event.code;
+      connection.end(null);
     }) as WebSocketLike['onclose'];
-    line.ws.onerror = () => undefined; // `close` follows, and says more
+    connection.ws.onerror = () => undefined; // `close` follows, and says more
 
-    await line.over;
-    this.line = null;
+    await connection.over;
+    this.connection = null;
     let failure: unknown = null;
     try {
       await turn;
     } catch (error) {
       failure = error;
     }
-    for (const waiting of line.pages.values()) waiting.reject(new PageError('offline'));
+    for (const waiting of connection.pages.values()) waiting.reject(new PageError('offline'));
     if (failure === null) return;
     if (failure instanceof Deposed) throw failure;
     onError(failure);
   }
 
-  private async handle(line: Line, event: Event): Promise<void> {
+  private async handle(connection: Connection, event: Event): Promise<void> {
     await this.options.host.hear(event);
-    if (answersPush(event)) line.unsettled--;
+    if (answersPush(event)) connection.unsettled--;
     switch (event.t) {
       case 'welcome':
-        line.welcomed = true;
+        connection.welcomed = true;
         this.refusedToken = null;
         this.reason = 'connecting';
-        line.quietAfter = 2 * event.keepalive;
-        this.listenFor(line, line.quietAfter);
-        this.keepToken(line, (event.expires - event.time) / 1000);
-        if (!line.ended) this.become('catching up');
+        connection.quietAfter = 2 * event.keepalive;
+        this.listenFor(connection, connection.quietAfter);
+        this.keepToken(connection, (event.expires - event.time) / 1000);
+        if (!connection.ended) this.become('catching_up');
         break;
       case 'live':
-        if (!line.ended) this.become('live');
+        if (!connection.ended) this.become('live');
         break;
       case 'page':
-        line.pages.get(event.id)?.resolve(event.more);
-        line.pages.delete(event.id);
+        connection.pages.get(event.id)?.resolve(event.more);
+        connection.pages.delete(event.id);
         break;
       case 'refreshed':
         // By the server's clock, of which the last welcome told; what passed since, ours has measured.
         this.reason = 'connecting';
-        this.keepToken(line, event.expires / 1000 - this.serverNow(line));
+        this.keepToken(connection, event.expires / 1000 - this.serverNow(connection));
         break;
       case 'error':
         this.options.onError(event);
         if (event.answers === 'refresh') {
           if (event.code === 'token_refused') this.reason = 'refused';
-          this.keepToken(line, this.remaining, event.retryAfter ?? REFRESH_AGAIN_AFTER);
-        } else if (event.answers !== 'push' && event.id !== null && !line.session.unanswered.has(event.id)) {
-          line.pages.get(event.id)?.reject(new PageError(event.code));
-          line.pages.delete(event.id);
+          this.keepToken(connection, this.remaining, event.retryAfter ?? REFRESH_AGAIN_AFTER);
+        } else if (event.answers !== 'push' && event.id !== null && !connection.session.unanswered.has(event.id)) {
+          connection.pages.get(event.id)?.reject(new PageError(event.code));
+          connection.pages.delete(event.id);
         }
         break;
     }
-    if (event.t === 'welcome') this.serverAhead = event.time / 1000 - line.clock.now();
-    void this.pump(line);
+    if (event.t === 'welcome') this.serverAhead = event.time / 1000 - connection.clock.now();
+    void this.pushNext(connection);
   }
 
   private serverAhead = 0;
   private expires = 0;
-  private serverNow = (line: Line): number => line.clock.now() + this.serverAhead;
+  private serverNow = (connection: Connection): number => connection.clock.now() + this.serverAhead;
   private get remaining(): number {
     return this.expires - this.options.clock.now();
   }
 
   // ---- While it lives ----
 
-  private listenFor(line: Line, ms: number): void {
-    line.after('quiet', ms, () => {
-      const silence = line.clock.now() - line.heard;
-      if (silence < line.quietAfter) return this.listenFor(line, line.quietAfter - silence);
+  private listenFor(connection: Connection, ms: number): void {
+    connection.after('quiet', ms, () => {
+      const silence = connection.clock.now() - connection.heard;
+      if (silence < connection.quietAfter) return this.listenFor(connection, connection.quietAfter - silence);
       // Messages may lie in front of us that a busy page has not taken yet: give them one turn.
-      line.after('quiet', 0, () => {
-        if (line.clock.now() - line.heard >= line.quietAfter) this.cut(line, 'nothing came for too long');
-        else this.listenFor(line, line.quietAfter);
+      connection.after('quiet', 0, () => {
+        if (connection.clock.now() - connection.heard >= connection.quietAfter) this.cut(connection, 'nothing came for too long');
+        else this.listenFor(connection, connection.quietAfter);
       });
     });
   }
 
-  private cut(line: Line, words: string): void {
+  private cut(connection: Connection, words: string): void {
     this.options.onError(new Error(words));
-    line.end(null);
+    connection.end(null);
   }
 
   /** Give the server a later token before the one in use ends, again and again. */
-  private keepToken(line: Line, remainingMs: number, atLeastMs = 0): void {
-    this.expires = line.clock.now() + remainingMs;
+  private keepToken(connection: Connection, remainingMs: number, atLeastMs = 0): void {
+    this.expires = connection.clock.now() + remainingMs;
     if (remainingMs <= 0) return;
-    line.after('token', Math.max(refreshAfter(remainingMs), atLeastMs), () => void this.refresh(line));
+    connection.after('token', Math.max(refreshAfter(remainingMs), atLeastMs), () => void this.refresh(connection));
   }
 
-  private async refresh(line: Line): Promise<void> {
+  private async refresh(connection: Connection): Promise<void> {
     let token: string | null = null;
     try {
       token = await this.options.getToken(this.reason === 'refused' ? 'refused' : 'expiring');
     } catch (error) {
       this.options.onError(error);
     }
-    if (line.ended || line.session.refreshing || line.session.state === 'broken') return;
+    if (connection.ended || connection.session.refreshing || connection.session.state === 'broken') return;
     // The server has it already, or has refused it.
-    if (token === null || token === line.offered) return this.keepToken(line, this.remaining, REFRESH_AGAIN_AFTER);
-    line.offered = token;
-    line.send(line.session.refresh(token));
+    if (token === null || token === connection.offered) return this.keepToken(connection, this.remaining, REFRESH_AGAIN_AFTER);
+    connection.offered = token;
+    connection.send(connection.session.refresh(token));
   }
 
-  private async pump(line: Line): Promise<void> {
-    line.pumpAgain = line.pushing;
-    if (line.pushing || !line.welcomed || line.ended || line.unsettled > 0 || !line.session.mayPush) return;
-    line.pushing = true;
+  private async pushNext(connection: Connection): Promise<void> {
+    connection.pushAgain = connection.pushing;
+    if (connection.pushing || !connection.welcomed || connection.ended || connection.unsettled > 0 || !connection.session.mayPush) return;
+    connection.pushing = true;
     try {
-      const due = await this.options.host.nextPush(line.session.limits);
-      if (line.ended || !line.session.mayPush) return;
-      if (typeof due === 'number') line.after('push', due, () => void this.pump(line));
-      else if (due !== null) line.send(line.session.push(due));
+      const due = await this.options.host.nextPush(connection.session.limits);
+      if (connection.ended || !connection.session.mayPush) return;
+      if (typeof due === 'number') connection.after('push', due, () => void this.pushNext(connection));
+      else if (due !== null) connection.send(connection.session.push(due));
     } catch (error) {
       this.options.onError(error);
-      line.end(HANG_UP);
+      connection.end(HANG_UP);
     } finally {
-      line.pushing = false;
+      connection.pushing = false;
       // What was added while the store was read may have come too late for it.
-      if (line.pumpAgain) void this.pump(line);
+      if (connection.pushAgain) void this.pushNext(connection);
     }
   }
 
-  private become(state: LineState): void {
+  private become(state: ConnectionState): void {
     if (state === this.state) return;
     this.state = state;
     this.options.onState(state);

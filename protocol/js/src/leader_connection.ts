@@ -1,26 +1,27 @@
 /**
- * The leading tab's way to the server: a keeper and a socket, one pair after the other, as long as this tab leads and
+ * The leading tab's way to the server: an ingest and a connector, one pair after the other, as long as this tab leads and
  * the server has not told this device to stay away. Knows neither tabs nor queries.
  */
 
 import { touchedAll, type Touched } from './apply.js';
 import { ANNOUNCED_CLOSE, backoff } from './comeback.js';
 import type { Environment } from './environment.js';
-import { Deposed, Keeper, type Asked } from './keeper.js';
-import { PageError } from './line.js';
-import { Socket, type GetToken, type LineState } from './socket.js';
+import { Deposed, Ingest, type PageRequest } from './ingest.js';
+import { PageError } from './connection.js';
+import { Connector, type GetToken, type ConnectionState } from './connector.js';
 import type { Transactions } from './store.js';
 import { ownToken } from './token.js';
-import { CODECS, type Encoding, type Window } from './wire.js';
+import { CODECS, type Encoding } from './codec.js';
+import type { Window } from './frames.js';
 
 /** How the connection stands, for status lines. */
-export interface Connection {
-  readonly state: LineState;
+export interface ConnectionStatus {
+  readonly state: ConnectionState;
   /** Why there is none: a code of the protocol, or the name of a failure. */
   readonly error: { readonly code: string; readonly message: string } | null;
 }
 
-export interface UplinkOptions {
+export interface LeaderConnectionOptions {
   readonly url: string;
   readonly user: string;
   readonly store: Transactions;
@@ -28,15 +29,15 @@ export interface UplinkOptions {
   readonly encoding: Encoding;
   readonly environment: Environment;
   readonly leading: () => boolean;
-  readonly onState: (state: LineState) => void;
+  readonly onState: (state: ConnectionState) => void;
   readonly onTouched: (touched: Touched) => void;
   readonly onError: (error: unknown) => void;
 }
 
 const nothing = (): void => undefined;
 
-export class Uplink {
-  private socket: Socket | null = null;
+export class LeaderConnection {
+  private connector: Connector | null = null;
   /** The close code for which this device does not come back by itself. */
   private away: number | null = null;
   private failures = 0;
@@ -45,7 +46,7 @@ export class Uplink {
   private tasks: Promise<unknown> = Promise.resolve();
 
   constructor(
-    private readonly options: UplinkOptions,
+    private readonly options: LeaderConnectionOptions,
     public getToken: GetToken | undefined,
   ) {}
 
@@ -81,26 +82,26 @@ export class Uplink {
   }
 
   kick(): void {
-    this.socket?.kick();
+    this.connector?.kick();
   }
 
   tick(): void {
-    this.socket?.tick();
+    this.connector?.tick();
   }
 
   /** The device woke up, or somebody looks at it. */
-  doubt(): void {
-    if (this.socket !== null) return this.socket.doubt();
+  probe(): void {
+    if (this.connector !== null) return this.connector.probe();
     if (this.away !== null && this.away !== ANNOUNCED_CLOSE.replaced) return;
     this.away = null;
     this.after(async () => {
-      if (this.socket === null) await this.connect();
+      if (this.connector === null) await this.connect();
     }).catch(nothing);
   }
 
-  async page(asked: Asked, limit: number): Promise<void> {
-    if (this.socket === null) throw new PageError('offline');
-    await this.socket.page(asked, limit);
+  async page(asked: PageRequest, limit: number): Promise<void> {
+    if (this.connector === null) throw new PageError('offline');
+    await this.connector.page(asked, limit);
   }
 
   /** One after the other: what begins and what ends a connection must not overtake each other. */
@@ -111,9 +112,9 @@ export class Uplink {
   }
 
   private async hangUp(): Promise<void> {
-    const { socket } = this;
-    this.socket = null;
-    await socket?.stop();
+    const { connector } = this;
+    this.connector = null;
+    await connector?.stop();
     this.options.onState('offline');
   }
 
@@ -124,18 +125,18 @@ export class Uplink {
     const { url, user, store, window, encoding, onTouched } = options;
     const { clock, random, WebSocket } = options.environment;
     const now = (): number => clock.now();
-    const keeper = new Keeper({ store, codec: CODECS[encoding], window, now, random, onTouched });
+    const ingest = new Ingest({ store, codec: CODECS[encoding], window, now, random, onTouched });
     try {
-      if (!(await keeper.lead())) return;
+      if (!(await ingest.lead())) return;
     } catch (error) {
       // A full disk may have room again.
       this.retry = clock.after(backoff(++this.failures, random()), () => void this.start().catch(nothing));
       throw error;
     }
     this.failures = 0;
-    const socket: Socket = new Socket({
+    const connector: Connector = new Connector({
       url,
-      host: keeper,
+      host: ingest,
       // Somebody else may have signed in meanwhile: this user's outbox must never travel under that name.
       getToken: async (reason) => ownToken(await (this.getToken ?? getToken)(reason), user),
       window,
@@ -144,25 +145,25 @@ export class Uplink {
       random,
       WebSocket,
       onState: (state) => {
-        if (this.socket === socket) options.onState(state);
+        if (this.connector === connector) options.onState(state);
       },
       // What a connection that is over found out about its lease says nothing about the one that took its place.
       onError: (error) => {
-        if (this.socket === socket || !(error instanceof Deposed)) options.onError(error);
+        if (this.connector === connector || !(error instanceof Deposed)) options.onError(error);
       },
-      onStayAway: (close) => void this.after(() => this.stayAway(keeper, socket, close)).catch(nothing),
+      onStayAway: (close) => void this.after(() => this.stayAway(ingest, connector, close)).catch(nothing),
     });
-    this.socket = socket;
-    socket.start();
+    this.connector = connector;
+    connector.start();
   }
 
-  private async stayAway(keeper: Keeper, socket: Socket, close: number | null): Promise<void> {
-    if (this.socket !== socket) return;
+  private async stayAway(ingest: Ingest, connector: Connector, close: number | null): Promise<void> {
+    if (this.connector !== connector) return;
     this.away = close;
     try {
-      if (close === ANNOUNCED_CLOSE.local_only) await keeper.goLocal();
+      if (close === ANNOUNCED_CLOSE.local_only) await ingest.goLocal();
       // Another tab took over, and then this one follows; or a copy of this store is in use somewhere else.
-      if (close === ANNOUNCED_CLOSE.replaced) await keeper.begin();
+      if (close === ANNOUNCED_CLOSE.replaced) await ingest.begin();
     } finally {
       await this.hangUp();
       this.options.onTouched(touchedAll());

@@ -7,23 +7,24 @@ import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } fro
 import { backoff } from './comeback.js';
 import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
-import { acknowledge, doubt, nextPush, reach, renumber, type Change, type Push } from './outbox.js';
+import { acknowledge, distrustAcks, nextPush, advance, renumber, type Change, type Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import type { Begun, Event } from './session.js';
+import type { ResumePoint, Event } from './session.js';
 import type { Transactions, Writing } from './store.js';
-import type { Codec, Limits, Page, Refusal, Welcome, Window } from './wire.js';
+import type { Codec } from './codec.js';
+import type { Limits, Page, ErrorAnswer, Welcome, Window } from './frames.js';
 
 /** Somebody else leads now: whatever was to be stored was not. */
 export class Deposed extends Error {
   override name = 'Deposed';
 }
 
-export interface Asked {
+export interface PageRequest {
   readonly conversation: Uuid | null;
   readonly before: Place | null;
 }
 
-export interface KeeperOptions {
+export interface IngestOptions {
   readonly store: Transactions;
   readonly codec: Codec;
   readonly window: Window;
@@ -40,16 +41,16 @@ const RELUCTANCE = 0.5;
 /** Milliseconds; an advice further off than this was given before the device's clock was set back. */
 const ADVICE_MOST = 600_000;
 
-export class Keeper {
+export class Ingest {
   private lease = -1;
   private refusals = 0;
   private unanswered: Push | null = null;
   private parts: (readonly Row[])[] = [];
-  private readonly pages = new Map<number, Asked>();
+  private readonly pages = new Map<number, PageRequest>();
   /** Milliseconds: the server's time in `welcome` was taken after it. */
   private begun = 0;
 
-  constructor(private readonly options: KeeperOptions) {}
+  constructor(private readonly options: IngestOptions) {}
 
   /** From now on, nobody who led before stores anything. False, and nothing is changed, if the user wants no sync. */
   async lead(): Promise<boolean> {
@@ -63,7 +64,7 @@ export class Keeper {
   }
 
   /** Before each connection: no page is unanswered, no push either. */
-  async begin(): Promise<Begun> {
+  async begin(): Promise<ResumePoint> {
     this.pages.clear();
     this.parts = [];
     this.unanswered = null;
@@ -78,7 +79,7 @@ export class Keeper {
     });
   }
 
-  expectPage(id: number, asked: Asked): void {
+  expectPage(id: number, asked: PageRequest): void {
     this.pages.set(id, asked);
   }
 
@@ -164,7 +165,7 @@ export class Keeper {
       await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
       // A snapshot has no position before the frame that follows it; that of another history settles nothing.
       if (mode === 'snapshot') await tx.setMeta({ position: null });
-      await commit(tx, doubt(await tx.acked()));
+      await commit(tx, distrustAcks(await tx.acked()));
       await mergeLocal(tx);
       touched.all = true;
     });
@@ -180,7 +181,7 @@ export class Keeper {
     this.pages.delete(page.id);
   }
 
-  private async refused(refusal: Refusal): Promise<void> {
+  private async refused(refusal: ErrorAnswer): Promise<void> {
     if (this.unanswered === null || (refusal.id !== null && refusal.id !== this.unanswered.n)) return;
     const { now, random } = this.options;
     const { n } = this.unanswered;
@@ -209,7 +210,7 @@ export class Keeper {
   ): Promise<void> {
     if (seq === null) return void (await tx.setMeta(meta));
     await tx.setMeta({ ...meta, position: Math.max(seq, (await tx.meta()).position ?? 0) });
-    const settled = reach(await tx.acked(), seq);
+    const settled = advance(await tx.acked(), seq);
     if (settled.drop.length > 0) touched.all = true;
     await commit(tx, settled);
   }
