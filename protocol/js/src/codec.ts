@@ -6,9 +6,10 @@
 import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
 import type { Limits, ToClient, ToServer } from './frames.js';
-import { isUuid, utf8Bytes, type Mutation, type Result } from './mutation.js';
+import type { Mutation, Result } from './mutation.js';
 import type { Conversation, Cursor, Deleted, Message, Profile, Row, Uuid } from './rows.js';
-import { uuidFromBytes, uuidToBytes } from './uuid.js';
+import { utf8Bytes } from './text.js';
+import { isUuid, uuidFromBytes, uuidToBytes } from './uuid.js';
 
 export type Encoding = 'msgpack' | 'json';
 export type Data = Uint8Array | ArrayBuffer | string;

@@ -3,11 +3,10 @@
  * never past a hole. Knows the store; whoever has a connection brings the pages.
  */
 
-import { homesOf } from './clean.js';
 import type { Clock } from './clock.js';
+import { conversationsOf } from './entries.js';
 import { covers, type Floor } from './holes.js';
-import type { PageRequest } from './ingest.js';
-import { PageError } from './connection.js';
+import { PageError, type PageRequest } from './pages.js';
 import type { Queries, Query } from './query.js';
 import { LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
 import type { Reading, Transactions } from './store.js';
@@ -195,7 +194,7 @@ async function readConversations(tx: Reading, most: number): Promise<Shown<Shown
   const rows = await tx.newestConversations(null, most + 1);
   const held = rows.filter((row) => list === undefined || row.seq === LOCAL || covers(list, placeOf(row)));
   const shown = new Map(held.slice(0, most).map((row) => [row.id, row]));
-  for (const row of await tx.conversations([...(await homesOf(tx, entries))])) if (row) shown.set(row.id, row);
+  for (const row of await tx.conversations([...(await conversationsOf(tx, entries))])) if (row) shown.set(row.id, row);
   return {
     rows: showConversations([...shown.values()], entries),
     here: held.length,

@@ -1,28 +1,21 @@
 /**
- * What becomes of a connection's events in the store: rows, cursor, position and outbox settle together, and only as
- * long as nobody took the lead over. Knows the store; knows neither sockets nor tabs.
+ * Applies what the server sends to the store: rows, cursor, position and outbox change in one transaction, and only
+ * while this tab holds the lease. Knows the store; knows neither WebSockets nor tabs.
  */
 
 import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } from './apply.js';
+import { serverOffset } from './clock.js';
+import type { Codec } from './codec.js';
 import { backoff } from './comeback.js';
+import { changeEntries } from './entries.js';
+import type { ErrorAnswer, Limits, Page, Welcome, Window } from './frames.js';
 import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
-import { acknowledge, distrustAcks, nextPush, advance, renumber, type Change, type Push } from './outbox.js';
-import type { Cursor, Place, Row, Uuid } from './rows.js';
+import { acknowledge, advance, distrustAcks, nextPush, renumber, type Push } from './outbox.js';
+import type { PageRequest } from './pages.js';
+import type { Cursor, Row } from './rows.js';
 import type { ResumePoint, Event } from './session.js';
-import type { Transactions, Writing } from './store.js';
-import type { Codec } from './codec.js';
-import type { Limits, Page, ErrorAnswer, Welcome, Window } from './frames.js';
-
-/** Somebody else leads now: whatever was to be stored was not. */
-export class Deposed extends Error {
-  override name = 'Deposed';
-}
-
-export interface PageRequest {
-  readonly conversation: Uuid | null;
-  readonly before: Place | null;
-}
+import { Deposed, type Transactions, type Writing } from './store.js';
 
 export interface IngestOptions {
   readonly store: Transactions;
@@ -34,25 +27,26 @@ export interface IngestOptions {
   readonly onTouched: (touched: Touched) => void;
 }
 
-/** Microseconds. */
-const GREETED_WITHIN = 10_000_000;
-/** A share of `retry_after` at most that is waited longer: several devices may have been told the same. */
-const RELUCTANCE = 0.5;
-/** Milliseconds; an advice further off than this was given before the device's clock was set back. */
-const ADVICE_MOST = 600_000;
+/** Jitter: up to this fraction is added to `retry_after`, because several devices may have been told the same. */
+const JITTER = 0.5;
+/** Milliseconds. A stored `notBefore` further ahead is ignored: the clock was set back since. */
+const WAIT_AT_MOST = 600_000;
 
 export class Ingest {
   private lease = -1;
-  private refusals = 0;
+  /** Errors that answered a push, in a row. */
+  private failures = 0;
   private unanswered: Push | null = null;
   private parts: (readonly Row[])[] = [];
   private readonly pages = new Map<number, PageRequest>();
-  /** Milliseconds: the server's time in `welcome` was taken after it. */
+  /** Milliseconds: `hello` is sent after it. */
   private begun = 0;
+  /** Microseconds: the server's clock less ours, as the last welcome told. */
+  private ahead = 0;
 
   constructor(private readonly options: IngestOptions) {}
 
-  /** From now on, nobody who led before stores anything. False, and nothing is changed, if the user wants no sync. */
+  /** Takes the lease: whoever led before can store nothing any more. False, without a change, after a downgrade. */
   async lead(): Promise<boolean> {
     return this.options.store.write(async (tx) => {
       const { downgraded, lease } = await tx.meta();
@@ -63,13 +57,13 @@ export class Ingest {
     });
   }
 
-  /** Before each connection: no page is unanswered, no push either. */
+  /** Before each connection. Pages and pushes of the last one will not be answered. */
   async begin(): Promise<ResumePoint> {
     this.pages.clear();
     this.parts = [];
     this.unanswered = null;
     this.begun = this.options.now();
-    return this.settle(async (tx) => {
+    return this.underLease(async (tx) => {
       await tx.forget();
       const { clientId, cursor, generation: last } = await tx.meta();
       // The clock may have been set back, or be far off.
@@ -83,25 +77,25 @@ export class Ingest {
     this.pages.set(id, asked);
   }
 
-  /** Store what an event brought. Throws Deposed, and whatever the store throws. */
-  async hear(event: Event): Promise<void> {
+  /** Stores what an event brought. Throws Deposed, and errors of the store. */
+  async apply(event: Event): Promise<void> {
     switch (event.t) {
       case 'welcome':
         return this.welcome(event);
       case 'changes':
-        return this.touch(async (tx, touched) => {
+        return this.write(async (tx, touched) => {
           await applyRows(tx, event.rows, this.pages.size > 0, touched);
-          await this.stand(tx, event.seq, { cursor: event.cursor }, touched);
+          await this.advancePosition(tx, event.seq, { cursor: event.cursor }, touched);
         });
       case 'live':
-        return this.touch(async (tx, touched) => {
-          await this.stand(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
+        return this.write(async (tx, touched) => {
+          await this.advancePosition(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
         });
       case 'snapshot':
         if (event.first) this.parts = [];
         this.parts.push(event.rows);
         if (event.cursor === null) return;
-        await this.touch(async (tx, touched) => {
+        await this.write(async (tx, touched) => {
           await applySnapshot(tx, this.parts, this.options.window, touched);
           await tx.setMeta({ cursor: event.cursor });
         });
@@ -110,25 +104,25 @@ export class Ingest {
       case 'page':
         return this.page(event);
       case 'ack':
-        await this.touch(async (tx, touched) => {
+        await this.write(async (tx, touched) => {
           const { position } = await tx.meta();
           if (this.unanswered === null) return;
           const entries = [...(await tx.acked()), ...(await tx.pending(event.results.length))];
-          await commit(tx, acknowledge(entries, this.unanswered, event.results, position));
+          await changeEntries(tx, acknowledge(entries, this.unanswered, event.results, position));
           touched.all = true;
-          await this.progress(tx);
+          await finishMerging(tx);
         });
         this.unanswered = null;
-        this.refusals = 0;
+        this.failures = 0;
         return;
       case 'error':
-        if (event.answers === 'push') await this.refused(event);
+        if (event.answers === 'push') await this.pushFailed(event);
         else if (event.id !== null && event.code !== 'unavailable') this.pages.delete(event.id);
         return;
     }
   }
 
-  /** What to send now, or in how many milliseconds there may be something; null: not before something happens. */
+  /** The push to send now, or the milliseconds until one may be due; null: none is due before something changes. */
   async nextPush(limits: Limits): Promise<Push | number | null> {
     const { store, codec, now } = this.options;
     return store.read(async (tx) => {
@@ -137,35 +131,35 @@ export class Ingest {
       const entries = [...(await tx.acked()), ...(await tx.pending(limits.mutations))];
       const push = nextPush(entries, limits, codec);
       const wait = notBefore - now();
-      if (push !== null && wait > 0 && wait <= ADVICE_MOST) return wait;
+      if (push !== null && wait > 0 && wait <= WAIT_AT_MOST) return wait;
       this.unanswered = push;
       return push;
     });
   }
 
-  /** The cursor is of no use any more. */
+  /** The next connection gets a snapshot. */
   async startOver(): Promise<void> {
-    await this.settle((tx) => tx.setMeta({ cursor: null }));
+    await this.underLease((tx) => tx.setMeta({ cursor: null }));
   }
 
-  /** The server will not have this user's work, and the device goes on alone. */
+  /** The server accepts nothing from this user: the device works alone. */
   async goLocal(): Promise<void> {
-    await this.settle((tx) => tx.setMeta({ local: true }));
+    await this.underLease((tx) => tx.setMeta({ local: true }));
+  }
+
+  /** Milliseconds since 1970 by the server's clock. */
+  serverNow(): number {
+    return this.options.now() + this.ahead / 1000;
   }
 
   private async welcome({ limits, time, mode }: Welcome): Promise<void> {
-    await this.touch(async (tx, touched) => {
+    await this.write(async (tx, touched) => {
       const { frameBytes, titleBytes, contentBytes } = limits;
-      // Anything between the two fits what was seen. What was believed stays as far as it fits: two devices whose clocks
-      // are right must not order what is written on them by how long their greetings took. A greeting that took very
-      // long, or during which the clock was set, says too little for that.
-      const [least, most] = [time - this.options.now() * 1000, time - this.begun * 1000];
-      const quick = most >= least && most - least < GREETED_WITHIN;
-      const ahead = quick ? Math.min(Math.max((await tx.meta()).ahead, least), most) : least;
-      await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead, local: false });
-      // A snapshot has no position before the frame that follows it; that of another history settles nothing.
+      this.ahead = serverOffset((await tx.meta()).ahead, time, this.begun, this.options.now());
+      await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead: this.ahead, local: false });
+      // A snapshot has no position before the frame that follows it, and a position of another history means nothing.
       if (mode === 'snapshot') await tx.setMeta({ position: null });
-      await commit(tx, distrustAcks(await tx.acked()));
+      await changeEntries(tx, distrustAcks(await tx.acked()));
       await mergeLocal(tx);
       touched.all = true;
     });
@@ -174,58 +168,54 @@ export class Ingest {
   private async page(page: Page): Promise<void> {
     const asked = this.pages.get(page.id);
     if (asked === undefined) return;
-    await this.touch(async (tx, touched) => {
+    await this.write(async (tx, touched) => {
       await applyPage(tx, asked, page, touched);
       if (this.pages.size === 1) await tx.forget();
     });
     this.pages.delete(page.id);
   }
 
-  private async refused(refusal: ErrorAnswer): Promise<void> {
-    if (this.unanswered === null || (refusal.id !== null && refusal.id !== this.unanswered.n)) return;
+  private async pushFailed(error: ErrorAnswer): Promise<void> {
+    if (this.unanswered === null || (error.id !== null && error.id !== this.unanswered.n)) return;
     const { now, random } = this.options;
     const { n } = this.unanswered;
-    const { expected } = refusal;
-    let pause = backoff(++this.refusals, random());
-    await this.touch(async (tx, touched) => {
-      if (refusal.code === 'gap' && expected !== null) {
+    const { expected } = error;
+    let pause = backoff(++this.failures, random());
+    await this.write(async (tx, touched) => {
+      if (error.code === 'gap' && expected !== null) {
         const { nextN, ...change } = renumber(await tx.entries(), n, expected);
-        await commit(tx, change);
+        await changeEntries(tx, change);
         await tx.setMeta({ nextN });
         touched.all = true;
         // A server that never finds the numbers right must not be asked without a pause.
-        if (this.refusals === 1) pause = 0;
+        if (this.failures === 1) pause = 0;
       }
-      if (refusal.retryAfter !== null) pause = refusal.retryAfter * (1 + RELUCTANCE * random());
+      if (error.retryAfter !== null) pause = error.retryAfter * (1 + JITTER * random());
       await tx.setMeta({ notBefore: now() + pause });
     });
     this.unanswered = null;
   }
 
-  private async stand(
+  private async advancePosition(
     tx: Writing,
     seq: number | null,
     meta: { readonly cursor?: Cursor; readonly lastLive?: number },
     touched: Touched,
   ): Promise<void> {
-    if (seq === null) return void (await tx.setMeta(meta));
+    if (seq === null) return tx.setMeta(meta);
     await tx.setMeta({ ...meta, position: Math.max(seq, (await tx.meta()).position ?? 0) });
-    const settled = advance(await tx.acked(), seq);
-    if (settled.drop.length > 0) touched.all = true;
-    await commit(tx, settled);
+    const change = advance(await tx.acked(), seq);
+    if (change.drop.length > 0) touched.all = true;
+    await changeEntries(tx, change);
   }
 
-  private async progress(tx: Writing): Promise<void> {
-    if ((await tx.meta()).merging > 0 && (await tx.counts()).pending === 0) await tx.setMeta({ merging: 0 });
-  }
-
-  private async touch(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {
+  private async write(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {
     const touched = touchedNothing();
-    await this.settle((tx) => work(tx, touched));
+    await this.underLease((tx) => work(tx, touched));
     this.options.onTouched(touched);
   }
 
-  private settle<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+  private underLease<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
     return this.options.store.write(async (tx) => {
       if ((await tx.meta()).lease !== this.lease) throw new Deposed();
       return work(tx);
@@ -233,7 +223,7 @@ export class Ingest {
   }
 }
 
-async function commit(tx: Writing, { put, drop }: Change): Promise<void> {
-  await tx.putEntries(put);
-  await tx.dropEntries(drop);
+/** Once nothing waits any more, the progress of an upgrade is no longer shown. */
+async function finishMerging(tx: Writing): Promise<void> {
+  if ((await tx.meta()).merging > 0 && (await tx.counts()).pending === 0) await tx.setMeta({ merging: 0 });
 }

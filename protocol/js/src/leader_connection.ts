@@ -1,25 +1,19 @@
 /**
- * The leading tab's way to the server: an ingest and a connector, one pair after the other, as long as this tab leads and
- * the server has not told this device to stay away. Knows neither tabs nor queries.
+ * The leading tab's connection to the server: an ingest and a connector, one pair after the other, while this tab leads
+ * and the server has not told this device to stay away. Knows neither tabs nor queries.
  */
 
 import { touchedAll, type Touched } from './apply.js';
-import { ANNOUNCED_CLOSE, backoff } from './comeback.js';
-import type { Environment } from './environment.js';
-import { Deposed, Ingest, type PageRequest } from './ingest.js';
-import { PageError } from './connection.js';
-import { Connector, type GetToken, type ConnectionState } from './connector.js';
-import type { Transactions } from './store.js';
-import { ownToken } from './token.js';
 import { CODECS, type Encoding } from './codec.js';
+import { ANNOUNCED_CLOSE, backoff } from './comeback.js';
+import type { ConnectionState } from './connection.js';
+import { Connector } from './connector.js';
+import type { Environment } from './environment.js';
 import type { Window } from './frames.js';
-
-/** How the connection stands, for status lines. */
-export interface ConnectionStatus {
-  readonly state: ConnectionState;
-  /** Why there is none: a code of the protocol, or the name of a failure. */
-  readonly error: { readonly code: string; readonly message: string } | null;
-}
+import { Ingest } from './ingest.js';
+import { PageError, type PageRequest } from './pages.js';
+import { Deposed, type Transactions } from './store.js';
+import { ownToken, type GetToken } from './token.js';
 
 export interface LeaderConnectionOptions {
   readonly url: string;
@@ -50,23 +44,23 @@ export class LeaderConnection {
     public getToken: GetToken | undefined,
   ) {}
 
-  /** Connect anew, whatever the server has said; if this tab does not lead, as soon as it does. */
+  /** Connects anew, whatever the server has said. A tab that does not lead connects once it leads. */
   async start(): Promise<void> {
     this.away = null;
-    await this.after(async () => {
-      await this.hangUp();
+    await this.queue(async () => {
+      await this.disconnect();
       await this.connect();
     });
   }
 
   async stop(): Promise<void> {
-    await this.after(() => this.hangUp());
+    await this.queue(() => this.disconnect());
   }
 
-  /** Without a connection meanwhile; and with one again after it if this tab leads. */
+  /** Does `work` without a connection, then connects again if this tab leads. */
   async pause(work: () => Promise<void>): Promise<void> {
-    await this.after(async () => {
-      await this.hangUp();
+    await this.queue(async () => {
+      await this.disconnect();
       try {
         await work();
       } finally {
@@ -89,29 +83,29 @@ export class LeaderConnection {
     this.connector?.tick();
   }
 
-  /** The device woke up, or somebody looks at it. */
+  /** The device woke up, the tab became visible, or the network changed. */
   probe(): void {
     if (this.connector !== null) return this.connector.probe();
     if (this.away !== null && this.away !== ANNOUNCED_CLOSE.replaced) return;
     this.away = null;
-    this.after(async () => {
+    this.queue(async () => {
       if (this.connector === null) await this.connect();
     }).catch(nothing);
   }
 
-  async page(asked: PageRequest, limit: number): Promise<void> {
+  async page(request: PageRequest, limit: number): Promise<void> {
     if (this.connector === null) throw new PageError('offline');
-    await this.connector.page(asked, limit);
+    await this.connector.page(request, limit);
   }
 
-  /** One after the other: what begins and what ends a connection must not overtake each other. */
-  private after(work: () => Promise<void>): Promise<void> {
+  /** One task after the other, so that a start and a stop do not overtake each other. */
+  private queue(work: () => Promise<void>): Promise<void> {
     const mine = this.tasks.then(work);
     this.tasks = mine.catch((error: unknown) => this.options.onError(error));
     return mine;
   }
 
-  private async hangUp(): Promise<void> {
+  private async disconnect(): Promise<void> {
     const { connector } = this;
     this.connector = null;
     await connector?.stop();
@@ -129,15 +123,15 @@ export class LeaderConnection {
     try {
       if (!(await ingest.lead())) return;
     } catch (error) {
-      // A full disk may have room again.
+      // Retry: the disk may have been full.
       this.retry = clock.after(backoff(++this.failures, random()), () => void this.start().catch(nothing));
       throw error;
     }
     this.failures = 0;
     const connector: Connector = new Connector({
       url,
-      host: ingest,
-      // Somebody else may have signed in meanwhile: this user's outbox must never travel under that name.
+      ingest,
+      // Another user may have signed in meanwhile, whose token must not carry this user's writes.
       getToken: async (reason) => ownToken(await (this.getToken ?? getToken)(reason), user),
       window,
       encoding,
@@ -147,11 +141,11 @@ export class LeaderConnection {
       onState: (state) => {
         if (this.connector === connector) options.onState(state);
       },
-      // What a connection that is over found out about its lease says nothing about the one that took its place.
+      // That an earlier connector lost the lease says nothing about the one that took its place.
       onError: (error) => {
         if (this.connector === connector || !(error instanceof Deposed)) options.onError(error);
       },
-      onStayAway: (close) => void this.after(() => this.stayAway(ingest, connector, close)).catch(nothing),
+      onStayAway: (close) => void this.queue(() => this.stayAway(ingest, connector, close)).catch(nothing),
     });
     this.connector = connector;
     connector.start();
@@ -162,10 +156,10 @@ export class LeaderConnection {
     this.away = close;
     try {
       if (close === ANNOUNCED_CLOSE.local_only) await ingest.goLocal();
-      // Another tab took over, and then this one follows; or a copy of this store is in use somewhere else.
+      // If another tab took over, this throws Deposed, and this tab follows. Else a copy of this store is in use elsewhere.
       if (close === ANNOUNCED_CLOSE.replaced) await ingest.begin();
     } finally {
-      await this.hangUp();
+      await this.disconnect();
       this.options.onTouched(touchedAll());
     }
   }

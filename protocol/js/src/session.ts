@@ -111,7 +111,7 @@ export class Session {
     if (this.state !== 'new') throw new StateError('hello is said once');
     this.state = 'greeting';
     const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
-    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
+    return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
   }
 
   /** After a snapshot, which would wipe the page, and not too many at a time. */
@@ -123,7 +123,7 @@ export class Session {
     if (!this.mayAsk) throw new StateError(`no page now: ${this.state}`);
     if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
     const id = ++this.lastPage;
-    const frame = this.say({ t: 'page', id, conversation, before, limit });
+    const frame = this.encode({ t: 'page', id, conversation, before, limit });
     this.unanswered.add(id);
     return [id, frame];
   }
@@ -136,20 +136,20 @@ export class Session {
     if (!this.mayPush) throw new StateError(`no push now: ${this.state}`);
     if (mutations.length > this.limits.mutations) throw new RangeError('too many mutations');
     if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
-    const frame = this.say({ t: 'push', n, mutations, held });
+    const frame = this.encode({ t: 'push', n, mutations, held });
     this.pushed = { n, count: mutations.length };
     return frame;
   }
 
   refresh(token: string): Uint8Array | string {
     if (this.refreshing) throw new StateError('one refresh at a time');
-    const frame = this.say({ t: 'refresh', token });
+    const frame = this.encode({ t: 'refresh', token });
     this.refreshing = true;
     return frame;
   }
 
   ping(): Uint8Array | string {
-    return this.say({ t: 'ping' });
+    return this.encode({ t: 'ping' });
   }
 
   /**
@@ -164,14 +164,14 @@ export class Session {
       const frame = this.codec.decode(data);
       if (frame === null) return null;
       if (!ALLOWED[this.state].includes(frame.t)) throw new ProtocolError(`${frame.t} may not come now: ${this.state}`);
-      return this.hear(frame);
+      return this.accept(frame);
     } catch (error) {
       this.state = 'broken';
       throw error;
     }
   }
 
-  private hear(frame: ToClient): Event {
+  private accept(frame: ToClient): Event {
     switch (frame.t) {
       case 'welcome':
         return this.welcome(frame);
@@ -192,7 +192,7 @@ export class Session {
         this.refreshing = false;
         return frame;
       case 'error':
-        return this.refused(frame);
+        return this.error(frame);
       default:
         return frame;
     }
@@ -231,7 +231,7 @@ export class Session {
     return frame;
   }
 
-  private refused(frame: ErrorAnswer): ErrorAnswer {
+  private error(frame: ErrorAnswer): ErrorAnswer {
     this.lastError = frame;
     if (frame.answers === 'push') {
       const { pushed } = this;
@@ -249,7 +249,7 @@ export class Session {
     return frame;
   }
 
-  private say(frame: ToServer): Uint8Array | string {
+  private encode(frame: ToServer): Uint8Array | string {
     if (this.state === 'new' || this.state === 'broken') throw new StateError(this.state);
     const encoded = this.codec.encode(frame);
     if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server takes');

@@ -3,23 +3,24 @@
  */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { clean, runsLow, wipe } from './clean.js';
+import { Cleaner, isQuotaError } from './clean.js';
+import type { Encoding } from './codec.js';
 import { environment, type Environment } from './environment.js';
+import type { Window } from './frames.js';
 import { Histories, SHOWN, type HistoryQuery, type Older } from './history.js';
-import { Deposed } from './ingest.js';
+import { LeaderConnection } from './leader_connection.js';
 import { WriteError } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
-import type { Instant, Profile, Uuid } from './rows.js';
+import type { Profile, Uuid } from './rows.js';
 import { checkWindow, DEFAULT_WINDOW } from './session.js';
-import type { GetToken, ConnectionState } from './connector.js';
-import { Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
+import { describe, DESTROYED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
+import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
-import { LeaderConnection, type ConnectionStatus } from './leader_connection.js';
+import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
 import type { ShownConversation, ShownMessage } from './view.js';
-import type { Encoding } from './codec.js';
-import type { ErrorAnswer, Window } from './frames.js';
+import { wipe } from './wipe.js';
 import * as writes from './write.js';
 
 export interface SyncOptions {
@@ -35,33 +36,6 @@ export interface SyncOptions {
   readonly encoding?: Encoding;
   readonly environment?: Partial<Environment>;
 }
-
-export interface Status {
-  /** local: this user's work stays on the device · destroyed: there is nothing of theirs any more, and no way back. */
-  readonly state: ConnectionState | 'local' | 'destroyed';
-  /** Mutations that the server has not answered, and those it has rejected. */
-  readonly pending: number;
-  readonly rejected: number;
-  /** When everything was last known to be here. */
-  readonly lastLive: Instant | null;
-  /** Local work on its way up after an upgrade; null when there is none. */
-  readonly progress: { readonly done: number; readonly total: number } | null;
-  readonly tier: string | null;
-  /** Why there is no connection, for status lines: a code of the protocol, or the name of a failure. */
-  readonly error: ConnectionStatus['error'];
-}
-
-const UNKNOWN: Status = {
-  state: 'offline',
-  pending: 0,
-  rejected: 0,
-  lastLive: null,
-  progress: null,
-  tier: null,
-  error: null,
-};
-const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
-const CLEAN_EVERY = 3_600_000;
 
 const nothing = (): void => undefined;
 
@@ -83,13 +57,13 @@ export class Sync {
   private readonly histories: Histories;
   private readonly tabs: Tabs;
   private readonly server: LeaderConnection;
+  private readonly cleaner: Cleaner;
   private connection: ConnectionStatus = { state: 'offline', error: null };
   private closed = false;
-  /** Somebody destroyed the store. */
+  /** The store was destroyed. */
   private gone = false;
   private ending: Promise<void> | null = null;
-  private cleaning = false;
-  private readonly off: (() => void)[] = [];
+  private off = nothing;
 
   constructor(private readonly options: SyncOptions) {
     const { url, user, encoding = 'msgpack' } = options;
@@ -122,7 +96,7 @@ export class Sync {
       onTouched: (touched) => this.queries.touched(touched),
       onConnection: (connection) => this.follow(connection),
       connection: () => this.connection,
-      page: (asked, limit) => this.histories.ask(asked, limit),
+      page: (request, limit) => this.histories.ask(request, limit),
       onTick: () => this.server.tick(),
       on: {
         kick: () => this.server.kick(),
@@ -137,18 +111,29 @@ export class Sync {
       queries: this.queries,
       clock: env.clock,
       ready: () => this.ready,
-      connected: () => this.connection.state === 'catching_up' || this.connection.state === 'live',
-      page: (asked, limit) => (this.tabs.leading ? this.server : this.tabs).page(asked, limit),
+      connected: () => isConnected(this.connection.state),
+      page: (request, limit) => (this.tabs.leading ? this.server : this.tabs).page(request, limit),
       onError: (error) => this.fault(error),
     });
-    const readStatus = async (): Promise<Status> => {
+    this.cleaner = new Cleaner({
+      store,
+      clock: env.clock,
+      estimate: env.estimate,
+      permitted: async () => {
+        await this.ready;
+        return this.tabs.leading;
+      },
+      onCleaned: () => this.touched(touchedAll()),
+      onError: (error) => this.fault(error),
+    });
+    const status = async (): Promise<Status> => {
       await this.ready;
-      return this.store.read((tx) => this.readStatus(tx)).catch((error: unknown) => {
+      return this.store.read((tx) => readStatus(tx, this.connection)).catch((error: unknown) => {
         if (this.gone) return DESTROYED;
         throw error;
       });
     };
-    this.status = Object.assign(this.queries.make(null, readStatus), { value: UNKNOWN });
+    this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
     this.profile = this.query(async (tx) => (await tx.meta()).profile);
     this.ready = this.open();
@@ -225,7 +210,7 @@ export class Sync {
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab knows the way to a token; the one that leads may not.
     if (this.tabs.leading) await this.server.start();
-    else this.tabs.take();
+    else this.tabs.steal();
   }
 
   /** From now on, also after a restart, this user's work stays on the device, which keeps everything. */
@@ -259,22 +244,12 @@ export class Sync {
     );
   }
 
-  /** Lets conversations go that nobody touched for half a year, if storage runs low or is `full`. Returns how many. */
-  async cleanNow(full = false): Promise<number> {
-    if (this.cleaning) return 0;
-    this.cleaning = true; // to delete needs room, too: a full disk must not make this call itself
-    try {
-      await this.ready;
-      if (!this.tabs.leading || !(full || runsLow(await this.env.estimate()))) return 0;
-      const count = await clean(this.store, this.env.clock.now() * 1000);
-      if (count > 0) this.touched(touchedAll());
-      return count;
-    } catch (error) {
-      this.fault(error);
-      return 0;
-    } finally {
-      this.cleaning = false;
-    }
+  /**
+   * Removes conversations that were not changed for half a year from this device, if storage runs low or is `full`.
+   * Conversations with unsent work stay; paging brings the others back. Returns how many were removed.
+   */
+  cleanNow(full = false): Promise<number> {
+    return this.cleaner.clean(full);
   }
 
   /** Lets go of socket, lock and store. What was written stays written. */
@@ -316,14 +291,12 @@ export class Sync {
     });
     await store.adopt?.(user);
     if (this.closed) return;
-    this.off.push(
-      this.env.onAwake(() => {
-        this.tabs.awake();
-        if (this.tabs.leading) this.server.probe();
-      }),
-    );
+    this.off = this.env.onAwake(() => {
+      this.tabs.awake();
+      if (this.tabs.leading) this.server.probe();
+    });
     if (getToken !== undefined) this.tabs.start();
-    this.cleanLater();
+    this.cleaner.start();
   }
 
   private async write(home: Uuid | null, work: (tx: Writing, now: number) => Promise<unknown>): Promise<void> {
@@ -367,7 +340,8 @@ export class Sync {
 
   private async end(): Promise<void> {
     this.closed = true;
-    for (const off of this.off) off();
+    this.cleaner.stop();
+    this.off();
     await this.ready.catch(nothing);
     await this.server.close(); // the other tabs are told that nobody is connected
     this.tabs.close();
@@ -381,28 +355,13 @@ export class Sync {
     });
   }
 
-  private async readStatus(tx: Reading): Promise<Status> {
-    const { local, lastLive, merging, profile } = await tx.meta();
-    const { pending, rejected } = await tx.counts();
-    const { state, error } = this.connection;
-    return {
-      state: local && state === 'offline' ? 'local' : state,
-      pending,
-      rejected,
-      lastLive,
-      progress: merging === 0 ? null : { done: Math.max(0, merging - pending), total: merging },
-      tier: profile?.tier ?? null,
-      error,
-    };
-  }
-
   private touched(touched: Touched): void {
     this.queries.touched(touched);
     this.tabs.touched(touched);
   }
 
-  private become(state: ConnectionState): void {
-    this.follow({ state, error: state === 'catching_up' || state === 'live' ? null : this.connection.error });
+  private become(state: ConnectionStatus['state']): void {
+    this.follow({ state, error: isConnected(state) ? null : this.connection.error });
   }
 
   private follow(connection: ConnectionStatus): void {
@@ -417,24 +376,13 @@ export class Sync {
     if (state === connection.state && error?.message === connection.error?.message) return;
     this.connection = connection;
     this.status.invalidate();
-    this.tabs.tellConnection();
+    this.tabs.postStatus();
   }
 
-  /** A failure, for the status line. */
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
-    const { t, answers, code, name, message, inner } = Object(error) as Partial<ErrorAnswer & Error & { inner: unknown }>;
-    if (/Quota/.test(String(error) + String(inner))) void this.cleanNow(true);
-    // A push or page that is put off is no reason to be without a connection.
-    if (message === undefined || answers === 'push' || answers === 'page') return;
-    this.show({ state: this.connection.state, error: { code: String(t ? code : name), message } });
-  }
-
-  private cleanLater(): void {
-    this.off.push(
-      this.env.clock.after(CLEAN_EVERY, () => {
-        if (!this.closed) void this.cleanNow().finally(() => this.closed || this.cleanLater());
-      }),
-    );
+    if (isQuotaError(error)) void this.cleanNow(true);
+    const described = describe(error);
+    if (described !== null) this.show({ state: this.connection.state, error: described });
   }
 }

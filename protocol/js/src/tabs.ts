@@ -5,11 +5,10 @@
 
 import { touchedAll, type Touched } from './apply.js';
 import type { Environment } from './environment.js';
-import type { PageRequest } from './ingest.js';
 import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
-import { PageError } from './connection.js';
+import { PageError, type PageRequest } from './pages.js';
 import type { Uuid } from './rows.js';
-import type { ConnectionStatus } from './leader_connection.js';
+import type { ConnectionStatus } from './status.js';
 import { newId } from './uuid.js';
 
 /** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
@@ -50,13 +49,13 @@ export class Tabs {
     const { locks, clock, random, visible, channel } = options.environment;
     const name = `atlas-sync ${options.name}`;
     this.channel = channel?.(name) ?? null;
-    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.hear(data as Message);
-    const tell = (message: LeaderMessage): void => {
-      this.tell(message);
-      if (message.k === 'here') this.tellConnection();
+    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.receive(data as Message);
+    const post = (message: LeaderMessage): void => {
+      this.post(message);
+      if (message.k === 'here') this.postStatus();
     };
     const { onLead, onDeposed } = options;
-    this.leader = new Leader({ name, locks, clock, random, visible, tell, onLead, onDeposed });
+    this.leader = new Leader({ name, locks, clock, random, visible, post, onLead, onDeposed });
   }
 
   /** Whether this tab is the one that holds the socket. */
@@ -70,8 +69,8 @@ export class Tabs {
   }
 
   /** Take the lead from whoever has it. */
-  take(): void {
-    this.leader.take();
+  steal(): void {
+    this.leader.steal();
   }
 
   /** Another tab leads now. */
@@ -86,11 +85,11 @@ export class Tabs {
   }
 
   touched({ all, conversations }: Touched): void {
-    this.tell({ k: 'touched', all, conversations: [...conversations] });
+    this.post({ k: 'touched', all, conversations: [...conversations] });
   }
 
-  tellConnection(): void {
-    if (this.leading) this.tell({ k: 'state', connection: this.options.connection() });
+  postStatus(): void {
+    if (this.leading) this.post({ k: 'state', connection: this.options.connection() });
   }
 
   /** Try now, whoever leads. */
@@ -100,7 +99,7 @@ export class Tabs {
   }
 
   signal(k: Signal): void {
-    this.tell({ k });
+    this.post({ k });
   }
 
   /** A page into the store, by the tab that leads. */
@@ -109,7 +108,7 @@ export class Tabs {
     const id = newId();
     return new Promise<void>((done, failed) => {
       this.asked.set(id, { done, failed });
-      this.tell({ k: 'page', id, asked, limit });
+      this.post({ k: 'page', id, asked, limit });
     });
   }
 
@@ -121,16 +120,16 @@ export class Tabs {
     this.channel?.close();
   }
 
-  private tell(message: Message): void {
+  private post(message: Message): void {
     if (!this.closed) this.channel?.postMessage(message);
   }
 
-  private hear(message: Message): void {
+  private receive(message: Message): void {
     const { options, leading } = this;
     switch (message.k) {
       case 'ask':
       case 'here':
-        this.leader.hear(message);
+        this.leader.receive(message);
         options.onTick();
         break;
       case 'touched':
@@ -162,6 +161,6 @@ export class Tabs {
     } catch (reason) {
       error = reason instanceof PageError ? reason.code : 'offline';
     }
-    this.tell({ k: 'paged', id, error });
+    this.post({ k: 'paged', id, error });
   }
 }

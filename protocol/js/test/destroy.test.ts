@@ -8,12 +8,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
-import { UnsentError } from '../src/clean.js';
 import { DexieStore } from '../src/store/dexie.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
 import { StoreError, type Store } from '../src/store.js';
 import type { Sync } from '../src/sync.js';
+import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
 import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';

@@ -3,7 +3,8 @@
 import { expect, it } from 'vitest';
 
 import { MemoryStore } from '../src/store/memory.js';
-import type { Status, Sync } from '../src/sync.js';
+import type { Status } from '../src/status.js';
+import type { Sync } from '../src/sync.js';
 import { App } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
 

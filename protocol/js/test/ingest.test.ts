@@ -2,10 +2,11 @@
 
 import { describe, expect, it } from 'vitest';
 
-import { Deposed, Ingest } from '../src/ingest.js';
-import { addEntry } from '../src/merge.js';
+import { addEntry } from '../src/entries.js';
+import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
+import { Deposed } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { CODECS } from '../src/codec.js';
 import type { Limits } from '../src/frames.js';
@@ -52,7 +53,7 @@ async function ahead(store: MemoryStore, begun: number, server: number, heard: n
   await ingest.lead();
   await ingest.begin();
   time = heard;
-  await ingest.hear(welcome({ time: server * 1000 }));
+  await ingest.apply(welcome({ time: server * 1000 }));
   return (await store.read((tx) => tx.meta())).ahead / 1000;
 }
 
@@ -154,39 +155,39 @@ describe('on another connection', () => {
   ])('what was acknowledged is pushed again, and is that all the while: %s, %s', async (mode, why) => {
     const { store, ingest } = await acked(4, 9);
     await store.write((tx) => addEntry(tx, { kind: '-c', id: C(5) }));
-    await ingest.hear(welcome({ mode, ...(why !== null && { why }) }));
+    await ingest.apply(welcome({ mode, ...(why !== null && { why }) }));
     expect(await held(store)).toEqual([...[1, 2, 3, 4].map((n) => [n, 'acked', null]), [5, 'pending', null]]);
     expect(await push(ingest)).toMatchObject({ n: 1, held: 1, mutations: [1, 2, 3].map((n) => ({ id: C(n) })) });
-    await ingest.hear(ack('repeated', 20, 1, 2, 3));
+    await ingest.apply(ack('repeated', 20, 1, 2, 3));
     expect(await push(ingest)).toMatchObject({ n: 4, held: 1, mutations: [4, 5].map((n) => ({ id: C(n) })) });
-    await ingest.hear(ack('applied', 21, 4, 5));
+    await ingest.apply(ack('applied', 21, 4, 5));
     expect(await ingest.nextPush(limits)).toBeNull();
     expect(await held(store)).toEqual([
       ...[1, 2, 3].map((n) => [n, 'acked', 20]),
       ...[4, 5].map((n) => [n, 'acked', 21]),
     ]);
-    await ingest.hear({ t: 'live', cursor: 'AAAA', seq: 20 });
+    await ingest.apply({ t: 'live', cursor: 'AAAA', seq: 20 });
     expect(await held(store)).toEqual([4, 5].map((n) => [n, 'acked', 21]));
   });
 
   it('nothing is settled by the position that another history had', async () => {
     const { store, ingest } = await acked(1, 101);
-    await ingest.hear(welcome({ mode: 'snapshot', why: 'epoch' }));
+    await ingest.apply(welcome({ mode: 'snapshot', why: 'epoch' }));
     await push(ingest);
-    await ingest.hear(ack('applied', 50, 1));
+    await ingest.apply(ack('applied', 50, 1));
     expect(await held(store)).toEqual([[1, 'acked', 50]]);
-    await ingest.hear({ t: 'snapshot', rows: [], cursor: 'AAAB', first: true });
-    await ingest.hear({ t: 'live', cursor: 'AAAB', seq: 50 });
+    await ingest.apply({ t: 'snapshot', rows: [], cursor: 'AAAB', first: true });
+    await ingest.apply({ t: 'live', cursor: 'AAAB', seq: 50 });
     expect(await held(store)).toEqual([]);
   });
 
   it('a gap gives new numbers at once; another one right after it waits', async () => {
     const { store, ingest } = await acked(2, 9);
-    await ingest.hear(welcome());
+    await ingest.apply(welcome());
     await push(ingest);
-    await ingest.hear(gap(7));
+    await ingest.apply(gap(7));
     expect(await push(ingest)).toMatchObject({ n: 7, held: 7, mutations: { length: 2 } });
-    await ingest.hear(gap(3));
+    await ingest.apply(gap(3));
     expect(await held(store)).toEqual([3, 4].map((n) => [n, 'pending', null]));
     expect((await store.read((tx) => tx.meta())).nextN).toBe(5);
     expect(await ingest.nextPush(limits)).toBeTypeOf('number');

@@ -7,11 +7,11 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { touchedNothing } from '../src/apply.js';
-import { Deposed, Ingest } from '../src/ingest.js';
+import { Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import type { Uuid } from '../src/rows.js';
 import { Session } from '../src/session.js';
-import type { Store } from '../src/store.js';
+import { Deposed, type Store } from '../src/store.js';
 import { showMessages } from '../src/view.js';
 import { CODECS } from '../src/codec.js';
 import * as writes from '../src/write.js';
@@ -108,7 +108,7 @@ class Device {
         : (this.inbox.shift() ?? this.answers.shift());
       if (text === undefined) break;
       const event = this.session.receive(text);
-      if (event !== null) await this.ingest.hear(event);
+      if (event !== null) await this.ingest.apply(event);
     }
     if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
   }
@@ -202,7 +202,7 @@ async function take(devices: readonly Device[], server: ModelServer, { on, step:
       const text = device.inbox.shift();
       const event = text === undefined ? null : device.session.receive(text);
       if (event !== null && ['welcome', 'changes', 'live', 'ack'].includes(event.t)) {
-        await expect(device.ingest.hear(event)).rejects.toThrow(Deposed);
+        await expect(device.ingest.apply(event)).rejects.toThrow(Deposed);
       }
       await expect(device.ingest.nextPush(device.session.limits)).rejects.toThrow(Deposed);
       device.cut();

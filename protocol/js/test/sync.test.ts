@@ -4,11 +4,12 @@ import { describe, expect, it } from 'vitest';
 
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
-import type { TokenReason } from '../src/connector.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { StoreError, type Store } from '../src/store.js';
-import type { Status, Sync } from '../src/sync.js';
+import type { Status } from '../src/status.js';
+import type { Sync } from '../src/sync.js';
+import type { TokenReason } from '../src/token.js';
 import { App, USER } from './support/app.js';
 import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
 import { quiet } from './support/world.js';

@@ -3,7 +3,7 @@
 import type { Clock } from '../../src/clock.js';
 import type { Environment } from '../../src/environment.js';
 import type { ChannelLike, LocksLike } from '../../src/leader.js';
-import type { WebSocketClass, WebSocketLike } from '../../src/connection.js';
+import type { WebSocketClass, WebSocketLike } from '../../src/websocket.js';
 import { type ModelServer, Peer } from './model.js';
 
 /** Goes on when it is told to; whatever is due is called in its order. */
