@@ -13,5 +13,6 @@ export { TokenError, type GetToken, type TokenReason } from './token.js';
 export { environment, type Environment } from './environment.js';
 export type { Query } from './query.js';
 export type { Conversation, Instant, Message, Profile, Uuid } from './rows.js';
-export type { Certainty, ShownConversation, ShownMessage } from './view.js';
+export { showConversations, showMessages, type Certainty, type ShownConversation, type ShownMessage } from './view.js';
+export type { WebSocketClass, WebSocketLike } from './websocket.js';
 export { newId } from './uuid.js';

@@ -1,6 +1,6 @@
 /** What happens on a device, for its strip: position, latency from commit to screen, and the last events in words. */
 
-import type { Status } from '../../../../protocol/js/src/index.js';
+import type { Status } from 'atlas-sync';
 import type { Device } from './device.js';
 
 export interface Happening {

@@ -1,6 +1,6 @@
 /** What the feed brought between two states of a list of rows. Pure. */
 
-import type { Certainty } from '../../../../protocol/js/src/view.js';
+import type { Certainty } from 'atlas-sync';
 
 export interface Watched {
   readonly id: string;

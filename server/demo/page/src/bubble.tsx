@@ -2,7 +2,7 @@
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-import type { Certainty, ShownMessage } from '../../../../protocol/js/src/view.js';
+import type { Certainty, ShownMessage } from 'atlas-sync';
 import { grow } from './composer.js';
 import { Icon, type IconName } from './icons.js';
 import { clockTime, machineTime } from './when.js';

@@ -2,8 +2,7 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
-import type { List, Older } from '../../../../protocol/js/src/index.js';
-import type { ShownConversation } from '../../../../protocol/js/src/view.js';
+import type { List, Older, ShownConversation } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
 import type { Device } from './device.js';

@@ -2,7 +2,7 @@
 
 import { useEffect, useReducer } from 'preact/hooks';
 
-import type { Status } from '../../../../protocol/js/src/index.js';
+import type { Status } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import type { Device } from './device.js';
 import { useQuery, useSettled } from './hooks.js';
