@@ -43,17 +43,17 @@ const FRAMES: Record<string, object> = {
 
 function inState(state: State): Session {
   const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
-  const hear = (frame: object): unknown => session.receive(JSON.stringify(frame));
+  const receive = (frame: object): unknown => session.receive(JSON.stringify(frame));
   if (state === 'new') return session;
   session.hello();
   if (state === 'greeting') return session;
   if (state === 'snapshot_due' || state === 'snapshot') {
-    hear(welcome('snapshot'));
-    if (state === 'snapshot') hear({ t: 'snapshot', as_of: 1, rows: [] });
+    receive(welcome('snapshot'));
+    if (state === 'snapshot') receive({ t: 'snapshot', as_of: 1, rows: [] });
     return session;
   }
-  hear(welcome('resumed'));
-  if (state === 'live') hear(FRAMES['live'] as object);
+  receive(welcome('resumed'));
+  if (state === 'live') receive(FRAMES['live'] as object);
   if (state === 'broken') expect(() => session.receive('nonsense')).toThrow(ProtocolError);
   return session;
 }
@@ -66,12 +66,12 @@ describe.each(STATES)('%s', (state) => {
   it.each(Object.keys(FRAMES))('%s', (t) => {
     const session = inState(state);
     expect(session.state).toBe(state);
-    const hear = (): unknown => session.receive(JSON.stringify(FRAMES[t]));
-    if (state === 'broken') return expect(hear()).toBeNull();
+    const receive = (): unknown => session.receive(JSON.stringify(FRAMES[t]));
+    if (state === 'broken') return expect(receive()).toBeNull();
     const permitted = (ALLOWED[state] as readonly string[]).includes(t);
     // What answers nothing that was asked is not permitted either.
-    if (permitted && t !== 'ack' && t !== 'page') return expect(hear()).not.toBeNull();
-    expect(hear).toThrow(ProtocolError);
+    if (permitted && t !== 'ack' && t !== 'page') return expect(receive()).not.toBeNull();
+    expect(receive).toThrow(ProtocolError);
     expect(session.state).toBe('broken');
   });
 
@@ -89,20 +89,20 @@ describe.each(STATES)('%s', (state) => {
 });
 
 describe('a session', () => {
-  const hear = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
+  const receive = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
 
   it('takes changes from its cursor only, and goes on from there', () => {
     const session = inState('catching_up');
-    expect(hear(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
+    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
       cursor: 'AQ==',
       seq: null,
     });
-    expect(hear(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
+    expect(receive(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
       cursor: 'Ag==',
       seq: 5,
     });
-    expect(() => hear(session, { t: 'live', cursor: 'AQ==', seq: 5 })).toThrow('cursor: not ours');
-    expect(() => hear(inState('live'), { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [] })).toThrow(
+    expect(() => receive(session, { t: 'live', cursor: 'AQ==', seq: 5 })).toThrow('cursor: not ours');
+    expect(() => receive(inState('live'), { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [] })).toThrow(
       'from: not our cursor',
     );
   });
@@ -110,7 +110,7 @@ describe('a session', () => {
   it('has no cursor within a snapshot', () => {
     const session = inState('snapshot');
     expect(session.cursor).toBeNull();
-    expect(hear(session, { t: 'snapshot', as_of: 1, rows: [], cursor: 'AQ==' })).toMatchObject({
+    expect(receive(session, { t: 'snapshot', as_of: 1, rows: [], cursor: 'AQ==' })).toMatchObject({
       first: false,
       cursor: 'AQ==',
     });
@@ -128,11 +128,11 @@ describe('a session', () => {
       limit: 10,
     });
     expect(session.mayAsk).toBe(false);
-    hear(session, { t: 'error', code: 'unavailable', message: '', retryable: true, answers: 'page', id: page });
+    receive(session, { t: 'error', code: 'unavailable', message: '', retryable: true, answers: 'page', id: page });
     expect(session.mayAsk).toBe(false);
-    hear(session, { t: 'page', id: page, as_of: 1, rows: [], more: true });
+    receive(session, { t: 'page', id: page, as_of: 1, rows: [], more: true });
     expect(session.mayAsk).toBe(true);
-    expect(() => hear(session, { t: 'page', id: page, as_of: 1, rows: [], more: true })).toThrow(ProtocolError);
+    expect(() => receive(session, { t: 'page', id: page, as_of: 1, rows: [], more: true })).toThrow(ProtocolError);
   });
 
   it('has one push unanswered at a time, and wants one result for each mutation in its order', () => {
@@ -144,7 +144,7 @@ describe('a session', () => {
     expect(push().mayPush).toBe(false);
     expect(() => push().push(of(7))).toThrow(StateError);
     expect(
-      hear(push(), {
+      receive(push(), {
         t: 'ack',
         results: [
           ['applied', 5, 9],
@@ -160,7 +160,7 @@ describe('a session', () => {
         ['applied', 5, 9],
       ],
     ]) {
-      expect(() => hear(push(), { t: 'ack', results })).toThrow('results: not one for each mutation');
+      expect(() => receive(push(), { t: 'ack', results })).toThrow('results: not one for each mutation');
     }
     expect(() => inState('live').push(of(1, null, null, null))).toThrow(RangeError);
     expect(() => inState('live').push(of(Number.MAX_SAFE_INTEGER, null, null))).toThrow(RangeError);
@@ -181,32 +181,32 @@ describe('a session', () => {
       return session;
     };
     const session = pushed();
-    hear(session, { ...error, expected: 3 });
+    receive(session, { ...error, expected: 3 });
     expect(session.mayPush).toBe(true);
     const above = pushed();
-    expect(hear(above, { ...error, expected: 6 })).toMatchObject({ code: 'gap', expected: 6 });
+    expect(receive(above, { ...error, expected: 6 })).toMatchObject({ code: 'gap', expected: 6 });
     expect(above.mayPush).toBe(true);
     const other = pushed();
-    hear(other, { ...error, id: 4, expected: 3 });
+    receive(other, { ...error, id: 4, expected: 3 });
     expect(other.mayPush).toBe(false);
     for (const expected of [undefined, null, -1, 0, 5])
-      expect(() => hear(pushed(), { ...error, expected })).toThrow(ProtocolError);
+      expect(() => receive(pushed(), { ...error, expected })).toThrow(ProtocolError);
   });
 
   it('refreshes one at a time', () => {
     const session = inState('greeting');
     session.refresh('b');
     expect(() => session.refresh('c')).toThrow(StateError);
-    hear(session, { t: 'error', code: 'token_refused', message: '', retryable: true, answers: 'refresh' });
+    receive(session, { t: 'error', code: 'token_refused', message: '', retryable: true, answers: 'refresh' });
     session.refresh('d');
   });
 
   it('resumes only from a cursor that it gave', () => {
     const session = new Session({ token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
     session.hello();
-    expect(() => hear(session, welcome('resumed'))).toThrow('mode');
-    expect(() => hear(inState('greeting'), welcome('surprise'))).toThrow('mode');
-    expect(() => hear(inState('greeting'), { ...welcome('resumed'), keepalive: 0 })).toThrow('keepalive');
+    expect(() => receive(session, welcome('resumed'))).toThrow('mode');
+    expect(() => receive(inState('greeting'), welcome('surprise'))).toThrow('mode');
+    expect(() => receive(inState('greeting'), { ...welcome('resumed'), keepalive: 0 })).toThrow('keepalive');
   });
 
   it('refuses a window out of bounds, and frames that are too large', () => {

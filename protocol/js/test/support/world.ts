@@ -92,7 +92,7 @@ export class FakeWebSocket implements WebSocketLike {
   }
 
   send(data: Uint8Array | string): void {
-    if (this.network.mode === 'up') this.peer?.hear(data as string);
+    if (this.network.mode === 'up') this.peer?.receive(data as string);
   }
 
   close(code = 1000): void {
