@@ -13,11 +13,10 @@ from server.postgres.migrate import as_sql, cautions, migrate, revisions, steps
 from server.postgres.scripts import newest
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
-from tests.support import v1
-from tests.support.cluster import Cluster, Database
-from tests.support.maintaining import maintained
-from tests.support.pushing import administrator
-from tests.support.v1 import App, command
+from tests.support import chat_app
+from tests.support.chat_app import App, command
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.maintenance import maintained
 
 SHAPE = """
     SELECT n.nspname || '.' || c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
@@ -125,7 +124,7 @@ LURKING = """
 @pytest.mark.parametrize("adopted", [False, True])
 async def test_what_others_left_in_schema_public_is_never_called(empty: Database, admin: Any, adopted: bool) -> None:
     if adopted:
-        await v1.create(admin)
+        await chat_app.create(admin)
         await admin.execute("CREATE POLICY theirs ON messages USING (role <> 'secret')")
     await admin.execute(LURKING)
     await steps(empty.url)
@@ -141,7 +140,7 @@ async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anythin
     empty: Database, admin: Any
 ) -> None:
     assert await cautions(empty.url) == []
-    await v1.create(admin)
+    await chat_app.create(admin)
     await admin.execute(
         "ALTER TABLE messages ENABLE ROW LEVEL SECURITY; "
         "CREATE POLICY of_users ON messages AS RESTRICTIVE FOR INSERT TO authenticated WITH CHECK (role = 'user'); "
