@@ -16,6 +16,7 @@ from protocol.frames import (
     AskPage,
     Error,
     Hello,
+    Milliseconds,
     Ping,
     Pong,
     Push,
@@ -213,7 +214,7 @@ async def test_a_refused_token_ends_the_connection() -> None:
 
 async def test_a_reader_that_cannot_join_is_closed_with_the_reason() -> None:
     house = House()
-    house.readers.refuses = answers.TOO_MANY_SOCKETS.error(answers="hello", retry_after=5)
+    house.readers.refuses = answers.TOO_MANY_SOCKETS.error(answers="hello", retry_after=Milliseconds(5))
     house.say(HELLO)
     await house.settle()
     assert house.told() == ("too_many_sockets", 4003)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.answers import ANSWERS, Answer, CloseCode, Instruction, instruction
-from protocol.frames import Error
+from protocol.frames import Error, Milliseconds
 
 PROTOCOL = Path(__file__).parents[2] / "protocol"
 INSTRUCTIONS = {
@@ -64,14 +64,14 @@ def test_the_vectors_of_coming_back_hold_every_answer_with_its_close_and_with_th
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_an_error_says_the_sentence_of_the_table_unless_there_is_a_more_precise_one(answer: Answer) -> None:
     assert answer.error() == Error(code=answer.code, message=answer.sentence, retryable=answer.retryable)
-    precise = answer.error("More precise.", answers="push", id=3, retry_after=10, expected=4)
+    precise = answer.error("More precise.", answers="push", id=3, retry_after=Milliseconds(10), expected=4)
     assert precise == Error(
         code=answer.code,
         message="More precise.",
         retryable=answer.retryable,
         answers="push",
         id=3,
-        retry_after=10,
+        retry_after=Milliseconds(10),
         expected=4,
     )
 

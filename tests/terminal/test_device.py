@@ -121,7 +121,7 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
             why=EVERYTHING,
             time=now,
             expires=now + 3_600_000_000,
-            keepalive=25_000,
+            keepalive=frames.Milliseconds(25_000),
             limits=frames.Limits(
                 frame_bytes=262_144,
                 page_rows=100,
