@@ -20,7 +20,7 @@ from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, folder, spawn
 from benchmarks.stage import SETTINGS
 from benchmarks.v1 import TABLES, Load, fill, writing
-from server.postgres.embedded import EmbeddedPostgres
+from server.demo.embedded import EmbeddedPostgres
 
 RATE: Final = 200.0
 CALM: Final = 5.0

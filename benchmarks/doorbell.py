@@ -29,7 +29,7 @@ from benchmarks import machine
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, eventually, folder, launch
 from benchmarks.stage import SETTINGS
-from server.postgres.embedded import EmbeddedPostgres, find_binaries
+from server.demo.embedded import EmbeddedPostgres, find_binaries
 from server.postgres.migrate import migrate
 
 WRITERS: Final = (1, 2, 4, 8, 16, 32, 64)

@@ -18,7 +18,7 @@ from chitchat_dataset import Dataset
 from benchmarks import actors, machine
 from benchmarks.actors import Arrived, Devices, Server
 from benchmarks.processes import LIMIT, end, eventually, folder, spawn
-from server.postgres.embedded import EmbeddedPostgres
+from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
 LOGIN: Final = "atlas_server"

@@ -14,13 +14,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from atlas_sync.device import Device, Status
+from atlas_sync.replica import Replica
+from atlas_sync.session import Batch
 from benchmarks.actors import ARRIVAL, SECRET, Devices
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import eventually
 from benchmarks.stage import WRITERS, Stage
-from protocol.client import Batch
-from protocol.connect import Device, Status
-from protocol.replica import Replica
 from server.edge.auth import mint
 
 USERS: Final = 4

@@ -1,6 +1,6 @@
 """Every frame and every row, one Struct each. A row's fields stand in their order on the wire (SPEC.md, section 5)."""
 
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, NewType
 from uuid import UUID
 
 from msgspec import Meta, Raw, Struct, field
@@ -12,6 +12,9 @@ FIRST_INSTANT: Final = -LAST_INSTANT
 """The years 2255 and 1684: what every decoder can hold exactly. An instant beyond travels as the nearer of these."""
 Seq = int
 """A transaction's position within a feed; also an instant (section 6)."""
+
+Milliseconds = NewType("Milliseconds", int)
+"""A type of its own, because `int` also means microseconds here."""
 
 MAX_TOKEN = 16_384
 """Characters. Supabase tokens with large app_metadata reach some 4,000."""
@@ -226,7 +229,7 @@ class Welcome(Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome", o
     why: str | None = None
     time: Instant
     expires: Instant
-    keepalive: int
+    keepalive: Milliseconds
     limits: Limits
 
 
@@ -276,7 +279,7 @@ class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_
     retryable: bool
     answers: str | None = None
     id: int | None = None
-    retry_after: int | None = None
+    retry_after: Milliseconds | None = None
     """Milliseconds."""
     expected: int | None = None
     """The number that the server awaits, where those of a push do not continue its own."""

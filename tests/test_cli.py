@@ -22,7 +22,7 @@ from rich.console import Console
 from protocol.frames import Changes, Live
 from server.config import ServeSettings, load
 from server.demo.run import _print_next
-from server.postgres.seed import Person
+from server.demo.seed import Person
 from tests.support.cluster import Database, temporary_folder
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_user

@@ -11,8 +11,8 @@ import pytest
 
 from server import private
 from server.demo import run as demo
+from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.errors import ConfigError
-from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.terminal.watch import Memory
 from tests.support.cluster import temporary_folder
 from tests.support.serving import token

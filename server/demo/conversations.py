@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from server.postgres.seed import Conversation, Message, Person
+from server.demo.seed import Conversation, Message, Person
 
 CONVERSATIONS_PER_USER: Final = 60
 """The newest of each: the busiest person has 2,000, and one screen of them is enough to look at."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import os
 import random
 import secrets
@@ -25,14 +26,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
-from server.demo import conversations, site
+from server.demo import conversations, seed, site
+from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.demo.seed import Conversation, Person
 from server.edge.auth import mint
-from server.errors import UnavailableError
-from server.operations.upkeep import Policy
-from server.postgres import migrate, seed
-from server.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.edge.listen import bind
+from server.errors import ConfigError, UnavailableError
+from server.operations.maintenance_plan import Policy
+from server.postgres import migrate
 from server.postgres.maintain import maintain
-from server.postgres.seed import Conversation, Person
 
 log = structlog.get_logger()
 
@@ -57,7 +59,9 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Run the demo until SIGINT or SIGTERM."""
+    """Run the demo until SIGINT or SIGTERM. Raises ConfigError if the extra `demo` is not installed."""
+    if importlib.util.find_spec("chitchat_dataset") is None:
+        raise ConfigError("The demo's packages are not installed: pip install 'atlas-sync[demo]'")
     console = Console(stderr=True, quiet=options.json)
     begun = time.monotonic()
     # On the main thread, before any loop: Postgres ends with the thread that started it.
@@ -114,7 +118,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         metrics_token=_secret(data / "metrics-token"),
         metrics_port=None,
     )
-    sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
     people = await seed.people(admin_url)
     tokens = {person.id: _token(person.id, settings) for person in people}

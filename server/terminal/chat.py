@@ -14,12 +14,12 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.text import Text
 
-from protocol.client import Batch
-from protocol.connect import Device, Status
-from protocol.mutation import CreateConversation, CreateMessage
-from protocol.outbox import Entry, Outbox, State
-from protocol.replica import Message, Replica
-from protocol.storage import SqliteStorage, StorageError
+from atlas_sync.device import Device, Status
+from atlas_sync.mutation import CreateConversation, CreateMessage
+from atlas_sync.outbox import Entry, EntryState, Outbox
+from atlas_sync.replica import Message, Replica
+from atlas_sync.session import Batch
+from atlas_sync.storage import SqliteStorage, StorageError
 from server.errors import ConfigError, UnavailableError
 from server.terminal.device import line, printable, run, shows_status
 
@@ -39,7 +39,7 @@ def chat(
         raise ConfigError(str(error)) from None
     with contextlib.closing(storage):
         run(lambda: _Chat(url, token, user, Outbox(storage), chosen, title, console).run())
-        waiting = sum(entry.state is State.PENDING for entry in Outbox(storage).entries)
+        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage).entries)
     if waiting:
         console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
 
@@ -145,17 +145,17 @@ class _Chat:
     def _settle(self) -> None:
         """Say what became of what was typed here."""
         entries = {entry.key: entry for entry in self._outbox.entries}
-        if any(entry.state is State.PENDING for entry in entries.values()):
+        if any(entry.state is EntryState.PENDING for entry in entries.values()):
             self._sent.clear()
         else:
             self._sent.set()
         for message, key in list(self._mine.items()):
             entry = entries.get(key)
-            if entry is None or entry.state is not State.PENDING:
+            if entry is None or entry.state is not EntryState.PENDING:
                 del self._mine[message]
                 self._shown.add(message)
                 self._console.print(_verdict(entry))
-                if entry is not None and entry.state is State.REJECTED:
+                if entry is not None and entry.state is EntryState.REJECTED:
                     # The person has read it, and can type it again.
                     self._outbox.discard(key)
 
@@ -165,7 +165,7 @@ def _age(message: Message) -> tuple[int, UUID]:
 
 
 def _verdict(entry: Entry | None) -> Text:
-    if entry is not None and entry.state is State.REJECTED:
+    if entry is not None and entry.state is EntryState.REJECTED:
         return Text(f"  ✗ {printable(entry.message or '')}", "red")
     return Text("  ✓ saved", "dim")
 

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from protocol.client import Event, Welcomed
-from protocol.connect import Status, StayAway
-from protocol.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.device import Status, StayAway
+from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.session import Event, Welcomed
 from server.errors import AtlasError
 
 

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import orjson
 from rich.console import Console
 
-from protocol.client import Batch
-from protocol.connect import Device
-from protocol.replica import Row
+from atlas_sync.device import Device
+from atlas_sync.replica import Row
+from atlas_sync.session import Batch
 from server import private
 from server.errors import ConfigError
 from server.terminal.device import line, run, shows_status, shows_welcome

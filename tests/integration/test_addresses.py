@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from protocol.frames import Live
-from server.app import reserve
+from server.edge.listen import reserve
 from server.errors import ConfigError
 from tests.support.cluster import Database
 from tests.support.peer import peer

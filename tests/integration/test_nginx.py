@@ -20,12 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from protocol.frames import Live
-from tests.monitoring.watching import free_port
+from tests.support.audit import keep_audit
 from tests.support.cluster import Database, temporary_folder
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.pushing import Outbox, Story, keep_audit
+from tests.support.prometheus import free_port
 from tests.support.serving import ServerProcess
+from tests.support.story import Delivery, Story
 from tests.support.waiting import LIMIT, eventually
 
 NGINX = Path("/usr/sbin/nginx")
@@ -174,14 +175,14 @@ async def test_no_write_is_lost_and_no_device_is_turned_away_in_a_rolling_restar
     await keep_audit(sql)
     rng = random.Random(7)
     restarted = asyncio.Event()
-    delivered: list[Outbox] = []
+    delivered: list[Delivery] = []
 
     async def write(user: UUID) -> None:
         """One device after the other, each with a story of its own, until both servers are back."""
         while not restarted.is_set():
-            outbox = Outbox(user, Story(rng, 20), rng)
-            await outbox.deliver(proxy.url)
-            delivered.append(outbox)
+            delivery = Delivery(user, Story(rng, 20), rng)
+            await delivery.deliver(proxy.url)
+            delivered.append(delivery)
 
     async def go_on() -> None:
         """Wait until devices write again."""
@@ -198,9 +199,9 @@ async def test_no_write_is_lost_and_no_device_is_turned_away_in_a_rolling_restar
             await server.start()
             await go_on()
         restarted.set()
-    for outbox in delivered:
-        await outbox.check(sql)
-    assert sum(outbox.connections for outbox in delivered) > len(delivered), (
+    for delivery in delivered:
+        await delivery.check(sql)
+    assert sum(delivery.connections for delivery in delivered) > len(delivered), (
         "nobody was connected to a server that ended"
     )
     assert proxy.statuses() == {"101"}

@@ -9,21 +9,22 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from protocol.client import Limits, Refused
+from atlas_sync.codec import CODECS
+from atlas_sync.mutation import Applied as DeviceApplied
+from atlas_sync.mutation import Mutation, RenameConversation, Result
+from atlas_sync.mutation import Rejected as DeviceRejected
+from atlas_sync.outbox import EntryState, Outbox
+from atlas_sync.session import ErrorAnswer, Limits
+from atlas_sync.storage import MemoryStorage
 from protocol.codec import MSGPACK
 from protocol.frames import Error, Rejected
-from protocol.mutation import Applied as DeviceApplied
-from protocol.mutation import Mutation, RenameConversation, Result
-from protocol.mutation import Rejected as DeviceRejected
-from protocol.outbox import Outbox, State
-from protocol.storage import MemoryStorage
-from protocol.wire import CODECS
 from server.postgres.connection import decode_plainly, statement
 from server.postgres.writer import PostgresWriter
 from server.write import rules
-from server.write.mutation import Push
-from tests.support.cluster import Cluster
-from tests.support.pushing import administrator, keep_audit, now
+from server.write.push import OwnedPush
+from tests.support.audit import keep_audit
+from tests.support.cluster import Cluster, administrator
+from tests.support.device import now
 
 MOST = Limits(262_144, 1_000, 4, 3, 1_000, 10_000)
 BOUNDS = rules.Limits(1_000, 10_000, frozenset({"user"}))
@@ -93,18 +94,18 @@ class Wanderer:
                     takes = takes and not answered
                 case "reach":
                     seqs = [entry.seq for entry in self.outbox.entries if entry.seq]
-                    self.outbox.reach(self._rng.choice(seqs) if seqs else None)
+                    self.outbox.advance(self._rng.choice(seqs) if seqs else None)
 
     async def _push(self, sql: Any, generation: int, takes: bool) -> bool | None:
         """Whether it was acknowledged; None: the answer was lost."""
         found = self.outbox.next_push(MOST, CODECS["msgpack"], 1e9)
         if found is None:
             return False
-        push = Push(
+        push = OwnedPush(
             user=self.user,
             client_id=self.outbox.client_id,
             session=str(generation),
-            takes=takes,
+            claims_client_id=takes,
             first=found.n,
             mutations=[rules.check(_sent(each), BOUNDS, now()) for each in found.mutations],
             generation=generation,
@@ -116,8 +117,8 @@ class Wanderer:
             return None
         if isinstance(answer, Error):
             assert (answer.code, answer.expected == found.n) == ("gap", False)
-            refused = Refused(answer.code, answer.message, True, "push", answer.id, None, answer.expected)
-            self.outbox.refuse(refused, 0, 0)
+            refused = ErrorAnswer(answer.code, answer.message, True, "push", answer.id, None, answer.expected)
+            self.outbox.push_failed(refused, 0, 0)
             return False
         self.outbox.acknowledge(tuple(map(_heard, answer.results)))
         return True
@@ -125,7 +126,9 @@ class Wanderer:
     async def check(self, sql: Any) -> None:
         there = await sql.fetchval(TEXTS, self.conversation) or []
         assert there == sorted(set(there)), "twice, or in another order"
-        acked = {entry.key for entry in self.outbox.entries if entry.state is State.ACKED and entry.seq is not None}
+        acked = {
+            entry.key for entry in self.outbox.entries if entry.state is EntryState.ACKED and entry.seq is not None
+        }
         assert {self._texts[key] for key in acked} <= set(there), "lost"
         assert not [entry for entry in self.outbox.quarantine if entry.key in self._texts], "rejected as another one"
 

@@ -6,15 +6,16 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from protocol.client import Acknowledged, Event, Welcomed
-from protocol.mutation import Applied, CreateMessage, RenameConversation
-from protocol.outbox import State as Standing
-from tests.support.oracle import ReplicaDevice, select_everything
+from atlas_sync.mutation import Applied, CreateMessage, RenameConversation
+from atlas_sync.outbox import EntryState
+from atlas_sync.session import Acknowledged, Event, Welcomed
+from tests.support.client_device import ClientDevice
+from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.waiting import LIMIT, eventually
 
 
-class Diarist(ReplicaDevice):
+class Diarist(ClientDevice):
     """It writes in one conversation, each time another text. What is applied twice is twice in the database's audit."""
 
     def __init__(self, url: str, user: UUID, conversation: UUID) -> None:
@@ -43,12 +44,12 @@ class Diarist(ReplicaDevice):
     @property
     def held(self) -> list[str]:
         """What is not settled: without a result, or acknowledged and not yet back through the feed."""
-        return [self._text(entry.mutation) for entry in self.outbox.entries if entry.state is not Standing.REJECTED]
+        return [self._text(entry.mutation) for entry in self.outbox.entries if entry.state is not EntryState.REJECTED]
 
     @property
     def all_acked(self) -> bool:
         """Everything that is held has been acknowledged."""
-        return all(entry.state is Standing.ACKED for entry in self.outbox.entries)
+        return all(entry.state is EntryState.ACKED for entry in self.outbox.entries)
 
     def part(self) -> None:
         """The history parts here: what the device has let go of is no database's duty any more."""

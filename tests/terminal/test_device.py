@@ -16,10 +16,10 @@ from rich.console import Console
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from atlas_sync.replica import Conversation, Message, Profile, Row
+from atlas_sync.session import Limits, Welcomed
 from protocol import frames
-from protocol.client import Limits, Welcomed
 from protocol.codec import MSGPACK
-from protocol.replica import Conversation, Message, Profile, Row
 from server.operations.catalog import Step
 from server.terminal.device import console, line, printable, shows_welcome
 from server.terminal.progress import Shown
@@ -121,7 +121,7 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
             why=EVERYTHING,
             time=now,
             expires=now + 3_600_000_000,
-            keepalive=25_000,
+            keepalive=frames.Milliseconds(25_000),
             limits=frames.Limits(
                 frame_bytes=262_144,
                 page_rows=100,
