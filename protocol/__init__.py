@@ -1,1 +1,1 @@
-"""What both ends agree on: frames, encodings, cursors, close codes, and the Python client."""
+"""The contract between clients and servers: frames, their encodings, cursors, errors and closes."""
