@@ -14,7 +14,7 @@ SIZE = _LAYOUT.size
 
 
 class Position(NamedTuple):
-    """A position in one feed. `n` is 0 after a whole transaction; otherwise it is the last row read of transaction `seq`.
+    """A position in one feed. `n` is 0 after a whole transaction, otherwise the last row read of transaction `seq`.
 
     `mark` names that transaction, because a database that lost it may have given its seq to another one; 0: unknown.
     """
