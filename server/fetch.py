@@ -15,7 +15,7 @@ class AnswerError(AtlasError):
 
 
 def client() -> httpx.AsyncClient:
-    """Return a client for `get`. It has no timeout, because httpx limits each read and `get` limits the whole. It follows
+    """Return a client for `get`. It has no timeout (httpx limits each read, but `get` limits the whole). It follows
     no redirect. It keeps no cookies: they would accumulate."""
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx.AsyncClient(timeout=None, follow_redirects=False, cookies=cookies)
