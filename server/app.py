@@ -147,7 +147,7 @@ class App:
                 with contextlib.suppress(UnavailableError, TimeoutError):
                     async with asyncio.timeout(LAST_RECORDING):
                         await presence.record()
-                metrics.settle()
+                metrics.flush()
 
     async def _connected(self, postgres: "_Postgres") -> bool:
         """Wait for Postgres. False if `stop` was called meanwhile."""

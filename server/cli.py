@@ -65,7 +65,7 @@ def serve(
     status = 0
     if replaces:
         metrics.WORKERS_DIED.inc()
-        metrics.settle()  # it may die too before it comes to that
+        metrics.flush()  # it may die too before it comes to that
     with _told(settings, once=not share_port):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)

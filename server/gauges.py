@@ -26,11 +26,11 @@ class Gauges:
                 gauge.set(self._pump.behind(lane))
             metrics.SNAPSHOTS_WAITING.set(self._snapshots.waiting)
             metrics.POOL_IN_USE.set(sum(pool.in_use for pool in self._pools))
-            metrics.settle()
+            metrics.flush()
             await asyncio.sleep(1)
 
     async def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         await self._vitals.read()
-        metrics.settle()
-        return await asyncio.to_thread(metrics.exposition)
+        metrics.flush()
+        return await asyncio.to_thread(metrics.expose)

@@ -253,7 +253,7 @@ async def test_what_happened_while_postgres_was_away_is_noted_when_it_is_back(
 
 def statements() -> dict[str, float]:
     """How many statements of each name this process has run."""
-    metrics.settle()
+    metrics.flush()
     return {
         sample.labels["name"]: sample.value
         for metric in metrics.REGISTRY.collect()
