@@ -660,7 +660,7 @@ async def test_the_plan_names_each_step_and_its_lock_and_changes_nothing(newest_
     status, _ = await command(newest_app)
     assert status == 0
     status, said = await command(newest_app, "--plan")
-    assert (status, said) == (0, "Nothing is to be done.\n")
+    assert (status, said) == (0, "There is nothing to do.\n")
 
 
 async def test_an_empty_database_has_nothing_to_adopt(postgres_18: Cluster) -> None:

@@ -252,7 +252,7 @@ async def test_of_two_that_maintain_at_once_one_says_that_the_other_does(
             await eventually(lambda: at_work(sql))
             second = Maintenance(every_database, "--once")
             await second.start()
-            assert await second.end() == ["Another process maintains this database at this moment."]
+            assert await second.end() == ["Another process is maintaining this database."]
         assert await first
     assert await left(every_database) == []
 

@@ -242,7 +242,7 @@ async def test_it_asks_first_and_does_not_when_it_is_told_yes(newest_app: App) -
     adopted = await newest_app.shape()
     status, said = await command(newest_app, "--undo", answer="n\n")
     assert status == 1
-    assert "Devices will not sync any more. Go on? [y/N]" in said
+    assert "Devices will no longer sync. Continue? [y/N]" in said
     status, said = await command(newest_app, "--undo", "--plan")
     assert status == 0
     for step in await steps(newest_app.url):
