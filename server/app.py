@@ -229,7 +229,7 @@ async def _verifier(settings: ServeSettings, clock: Clock) -> AsyncIterator[Veri
             client = await stack.enter_async_context(fetch.client())
             keys = await stack.enter_async_context(contextlib.aclosing(KeySet(settings.jwks_url, client)))
         yield Verifier(
-            secret=settings.jwt_secret,
+            secrets=settings.jwt_secrets,
             keys=keys,
             audience=settings.jwt_audience,
             issuer=settings.jwt_issuer,

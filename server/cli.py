@@ -54,7 +54,7 @@ def serve(
     share_port: Annotated[bool, typer.Option("--share-port", hidden=True, help="One of several on this port.")] = False,
     replaces: Annotated[bool, typer.Option("--replaces", hidden=True, help="One that died.")] = False,
 ) -> None:
-    """Run the server. Its settings are environment variables; README.md has their table."""
+    """Run the server. Its settings are environment variables; server/README.md has their table."""
     settings = load(ServeSettings)
     status = 0
     if replaces:

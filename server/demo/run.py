@@ -107,6 +107,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         ServeSettings,
         database_url=postgres.url(DATABASE, seed.SERVER_LOGIN, password),
         jwt_secret=_secret(data / "jwt-secret"),
+        jwt_secret_former=None,
         jwks_url=None,
         jwt_audience="authenticated",
         jwt_issuer=None,

@@ -205,7 +205,8 @@ def staying(seen: Seen, policy: Policy) -> str | None:
         return None
     first = ", ".join(f"{some.of} from {some.since:%Y-%m-%d}" for some in left[:3])
     more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-    return f"{_rows(left)} rows stay in a default partition ({first}{more}); README.md, Maintenance, says what to do"
+    advice = "server/README.md, Maintenance, says what to do"
+    return f"{_rows(left)} rows stay in a default partition ({first}{more}); {advice}"
 
 
 def _moves(step: Step, strays: Strays) -> bool:

@@ -207,7 +207,7 @@ async def _strays(connection: Any) -> Finding:
             "strays",
             False,
             f"Rows of {' and '.join(found)} lie in a default partition. Nothing is lost; `atlas-sync maintain --once` "
-            "moves them to regular partitions, except those that stay (README.md, Maintenance).",
+            "moves them to regular partitions, except those that stay (server/README.md, Maintenance).",
             grave=False,
         )
     return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")

@@ -11,7 +11,7 @@ from server.operations.inventory import Definition, Wrong, complete, definitions
 from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.lock_retry import past_autovacuum, retry_locks
-from server.postgres.scripts import SCRIPTS
+from server.postgres.scripts import functions, views
 from server.postgres.steps import PATIENCE, TABLES, Progress
 
 log = structlog.get_logger()
@@ -19,17 +19,17 @@ log = structlog.get_logger()
 
 @cache
 def _definitions() -> dict[str, Definition]:
-    return definitions(script.read_text() for script in sorted(SCRIPTS.glob("*.sql")))
+    return definitions([*functions().values(), *views().values()])
 
 
 async def take_inventory(connection: Any) -> list[Wrong]:
     """What is not as it should be, in the order in which it is to be mended. The search path must be safe."""
-    functions = {what: known for what, known in _definitions().items() if what.startswith("function ")}
+    known = {what: each for what, each in _definitions().items() if what.startswith("function ")}
     rows = await connection.fetch(statement("inventory"))
     rows += await connection.fetch(
         statement("inventory_rest"),
-        [what.removeprefix("function sync.") for what in functions],
-        [known.md5 for known in functions.values()],
+        [what.removeprefix("function sync.") for what in known],
+        [each.md5 for each in known.values()],
     )
     return complete((Wrong(*row) for row in rows), _definitions())
 

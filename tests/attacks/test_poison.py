@@ -22,9 +22,9 @@ from protocol.frames import (
 )
 from server.postgres import pool
 from server.write import suspects
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.people import add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
 from tests.support.serving import serving
 
 DOES = {
@@ -67,7 +67,7 @@ async def lay(sql: Any, where: str) -> None:
 async def a_crowd(url: str, sql: Any, number: int) -> AsyncIterator[list[tuple[PushingDevice, UUID]]]:
     """Devices of as many users, each with a conversation of its own."""
     async with contextlib.AsyncExitStack() as stack:
-        devices = [await stack.enter_async_context(pushing(url, await add_user(sql))) for _ in range(number)]
+        devices = [await stack.enter_async_context(live_device(url, await add_user(sql))) for _ in range(number)]
         conversations = [uuid4() for _ in devices]
         pairs = list(zip(devices, conversations, strict=True))
         await asyncio.gather(*(device.apply(CreateConversation(home, "0", now())) for device, home in pairs))
@@ -172,7 +172,7 @@ async def test_two_devices_of_one_user_that_are_both_poisoned_are_both_settled(d
         administrator(database) as sql,
         serving(database, **UNLIMITED) as server,
         a_crowd(server.url, sql, 1) as ((device, home),),
-        pushing(server.url, device.user) as other,
+        live_device(server.url, device.user) as other,
     ):
         await lay(sql, "after the row")
         for results in await asyncio.gather(*(each.patient_push(*says(home, "hangs")) for each in (device, other))):

@@ -16,10 +16,10 @@ from server.feed import presence
 from server.feed.ports import DeviceState, DeviceStatus
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database
+from tests.support.device import live_device
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
 from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import pushing
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 
@@ -164,13 +164,13 @@ async def test_a_device_is_noted_where_it_is_and_how_it_left(
     quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with serving(database) as server:
-        async with pushing(server.url, user) as device:
+        async with live_device(server.url, user) as device:
             await becomes(sql, device.client_id, "live", None, device.position)
             await add_conversation(sql, user)
             await device.hear_a(Changes)
             await becomes(sql, device.client_id, "live", None, device.position)
         await becomes(sql, device.client_id, "closed", 1000, device.position)
-        async with pushing(server.url, user, device.client_id) as again:
+        async with live_device(server.url, user, device.client_id) as again:
             await becomes(sql, device.client_id, "live", None, again.position)
             again.socket.transport.abort()
             await becomes(sql, device.client_id, "closed", 1006, again.position)
@@ -179,9 +179,9 @@ async def test_a_device_is_noted_where_it_is_and_how_it_left(
 async def test_a_device_that_was_replaced_is_where_its_newer_connection_is(
     quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
-    async with serving(database) as server, pushing(server.url, user) as older:
+    async with serving(database) as server, live_device(server.url, user) as older:
         await becomes(sql, older.client_id, "live", None, older.position)
-        async with pushing(server.url, user, older.client_id) as newer:
+        async with live_device(server.url, user, older.client_id) as newer:
             assert (await older.closed())[0] == 4302
             assert newer.welcome is not None
 
@@ -193,18 +193,18 @@ async def test_a_device_that_was_replaced_is_where_its_newer_connection_is(
 
 
 async def test_a_shutdown_notes_whom_it_sent_away(database: Database, sql: Any, user: UUID) -> None:
-    async with serving(database) as server, pushing(server.url, user) as device:
+    async with serving(database) as server, live_device(server.url, user) as device:
         server.app.stop()
         assert (await device.closed())[0] == 4000
         await becomes(sql, device.client_id, "closed", 4000, device.position)
 
 
 async def test_a_device_that_was_here_between_two_looks_is_noted(database: Database, sql: Any, user: UUID) -> None:
-    async with serving(database) as server, pushing(server.url, user) as device:
+    async with serving(database) as server, live_device(server.url, user) as device:
         pass
     await becomes(sql, device.client_id, "closed", 1000, device.position)
     conversation = await add_conversation(sql, user)
-    async with serving(database) as server, pushing(server.url, user, device.client_id) as again:
+    async with serving(database) as server, live_device(server.url, user, device.client_id) as again:
         assert conversation in {key[1] for key in again.state()}
     # Both servers noted everything when they stopped.
     assert await state_of(sql, device.client_id) == ("closed", 1000, again.position)
@@ -216,15 +216,15 @@ async def test_devices_are_noted_by_the_server_that_they_are_on(
     async with (
         serving(database) as one,
         serving(database) as other,
-        pushing(one.url, user) as here,
-        pushing(other.url, user) as there,
+        live_device(one.url, user) as here,
+        live_device(other.url, user) as there,
     ):
         await becomes(sql, here.client_id, "live", None, here.position)
         await becomes(sql, there.client_id, "live", None, there.position)
         servers = await sql.fetch("SELECT DISTINCT server FROM sync.devices JOIN sync.servers USING (server)")
         assert len(servers) == 2
         # From one to the other, without waiting for the end of the first.
-        async with pushing(other.url, user, here.client_id) as moved:
+        async with live_device(other.url, user, here.client_id) as moved:
             await eventually(
                 lambda: sql.fetchval("SELECT count(DISTINCT server) = 1 FROM sync.devices WHERE state = 'live'")
             )
@@ -237,8 +237,8 @@ async def test_what_happened_while_postgres_was_away_is_noted_when_it_is_back(
     async with (
         postgres_behind_proxy(database.server_url) as (proxy, url),
         serving(url) as server,
-        pushing(server.url, user) as leaves,
-        pushing(server.url, user) as stays,
+        live_device(server.url, user) as leaves,
+        live_device(server.url, user) as stays,
     ):
         await becomes(sql, leaves.client_id, "live", None, leaves.position)
         await becomes(sql, stays.client_id, "live", None, stays.position)
@@ -270,9 +270,9 @@ async def test_devices_that_stand_still_cost_one_statement_every_fifteen_seconds
     users = [await add_user(sql) for _ in range(3)]
     async with (
         serving(database, sweep=3_600.0) as server,
-        pushing(server.url, users[0]),
-        pushing(server.url, users[1]),
-        pushing(server.url, users[2]),
+        live_device(server.url, users[0]),
+        live_device(server.url, users[1]),
+        live_device(server.url, users[2]),
     ):
         await eventually(lambda: sql.fetchval("SELECT count(*) = 3 FROM sync.devices WHERE state = 'live'"))
         # The first sweep, which comes with the first doorbells, is over.

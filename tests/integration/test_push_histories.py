@@ -22,8 +22,9 @@ from server.postgres.connection import decode_plainly, statement
 from server.postgres.writer import PostgresWriter
 from server.write import rules
 from server.write.push import OwnedPush
-from tests.support.cluster import Cluster
-from tests.support.pushing import administrator, keep_audit, now
+from tests.support.audit import keep_audit
+from tests.support.cluster import Cluster, administrator
+from tests.support.device import now
 
 MOST = Limits(262_144, 1_000, 4, 3, 1_000, 10_000)
 BOUNDS = rules.Limits(1_000, 10_000, frozenset({"user"}))

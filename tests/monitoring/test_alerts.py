@@ -13,7 +13,8 @@ from server import clock
 from server.feed import pump
 from server.feed.change import Why
 from server.metrics import CATALOGUE, Question, limits
-from tests.monitoring.watching import (
+from tests.support.cluster import temporary_folder
+from tests.support.prometheus import (
     ALERTS,
     JOB,
     PROMTOOL,
@@ -23,7 +24,6 @@ from tests.monitoring.watching import (
     needs_prometheus,
     prometheus,
 )
-from tests.support.cluster import temporary_folder
 
 LATER: Final = "90m"
 """When it is looked: an hour is the longest that a rule waits, but for the one that compares weeks."""

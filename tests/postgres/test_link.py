@@ -24,9 +24,8 @@ from server.postgres.doctor import examine
 from server.postgres.link import link
 from server.postgres.migrate import migrate
 from server.url import NO_EFFECT
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator
 from tests.support.peer import peer
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 
 

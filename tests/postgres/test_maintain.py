@@ -17,9 +17,9 @@ from server.operations.maintenance_plan import FEW, MANY, MoveToArchive, TurnDef
 from server.postgres import maintain
 from server.postgres.maintain import Outcome, Report, StepError, maintain_once, steps
 from server.postgres.migrate import migrate
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
 from tests.support.inventory import inventory
-from tests.support.maintaining import (
+from tests.support.maintenance import (
     NEVER,
     POLICY,
     Maintenance,
@@ -37,7 +37,6 @@ from tests.support.maintaining import (
 )
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 

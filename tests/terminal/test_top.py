@@ -23,7 +23,7 @@ from server.monitoring.rules import LASTING, RULES, Figure, Health, judge
 from server.monitoring.words import SHORT, duration, number, size
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
-from tests.support.maintaining import maintained
+from tests.support.maintenance import maintained
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.serving import ServerProcess

@@ -69,6 +69,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('devices', 'text', '{session,server,state}'),
            ('devices', 'timestamptz', '{connected_at,noted_at}'),
            ('migrations', 'text', '{version_num}'),
+           ('migrations', 'jsonb', '{definitions}'),
            ('partitions', 'text', '{parent}'),
            ('partitions', 'regclass', '{partition}'),
            ('partitions', 'bool', '{is_default}'),

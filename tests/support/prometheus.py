@@ -29,7 +29,7 @@ ALERTS: Final = ROOT / "server" / "monitoring" / "alerts.yml"
 PROMETHEUS: Final = Path("/usr/bin/prometheus")
 PROMTOOL: Final = Path("/usr/bin/promtool")
 JOB: Final = "atlas-sync"
-"""The scrape job's name, which the README and the rules agree on."""
+"""The scrape job's name, which server/README.md and the rules agree on."""
 OF_THE_TARGET: Final = frozenset({"job", "instance"})
 
 needs_prometheus: Final = pytest.mark.skipif(

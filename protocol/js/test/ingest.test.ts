@@ -1,13 +1,15 @@
-/** What a keeper makes of the clocks, of the connections before its own, and of a server that lost what it had. */
+/** What a ingest makes of the clocks, of the connections before its own, and of a server that lost what it had. */
 
 import { describe, expect, it } from 'vitest';
 
-import { Deposed, Keeper } from '../src/keeper.js';
-import { addEntry } from '../src/merge.js';
+import { addEntry } from '../src/entries.js';
+import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
+import { Deposed } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { CODECS, type Limits } from '../src/wire.js';
+import { CODECS } from '../src/codec.js';
+import type { Limits } from '../src/frames.js';
 import type { Event } from '../src/session.js';
 import { C } from './support/rows.js';
 
@@ -20,8 +22,8 @@ const limits: Limits = {
   contentBytes: 99,
 };
 
-const keeperOf = (store: MemoryStore, now: () => number): Keeper =>
-  new Keeper({
+const ingestOf = (store: MemoryStore, now: () => number): Ingest =>
+  new Ingest({
     store,
     codec: CODECS.json,
     window: { conversations: 1, messages: 1 },
@@ -47,11 +49,11 @@ const welcome = (change: { readonly mode?: string; readonly why?: string; readon
 /** Milliseconds that a device believes the server to be ahead, after a greeting that took from `begun` to `heard`. */
 async function ahead(store: MemoryStore, begun: number, server: number, heard: number): Promise<number> {
   let time = begun;
-  const keeper = keeperOf(store, () => time);
-  await keeper.lead();
-  await keeper.begin();
+  const ingest = ingestOf(store, () => time);
+  await ingest.lead();
+  await ingest.begin();
   time = heard;
-  await keeper.hear(welcome({ time: server * 1000 }));
+  await ingest.apply(welcome({ time: server * 1000 }));
   return (await store.read((tx) => tx.meta())).ahead / 1000;
 }
 
@@ -80,12 +82,12 @@ describe('the generation of a connection', () => {
   it('is the clock, or more than that of the one before, over tabs and a clock that is set back', async () => {
     const store = new MemoryStore();
     let time = 1_000_000;
-    const first = keeperOf(store, () => time);
+    const first = ingestOf(store, () => time);
     await first.lead();
     expect((await first.begin()).generation).toBe(1_000_000_000);
     expect((await first.begin()).generation).toBe(1_000_000_001);
     time = 500;
-    const second = keeperOf(store, () => time);
+    const second = ingestOf(store, () => time);
     await second.lead();
     await expect(first.begin()).rejects.toThrow(Deposed); // and has drawn none
     expect((await second.begin()).generation).toBe(1_000_000_002);
@@ -97,17 +99,17 @@ describe('the generation of a connection', () => {
   it('is one that the server takes, whatever the clock says', async () => {
     const store = new MemoryStore();
     let time = -5;
-    const keeper = keeperOf(store, () => time);
-    await keeper.lead();
-    expect((await keeper.begin()).generation).toBe(1);
+    const ingest = ingestOf(store, () => time);
+    await ingest.lead();
+    expect((await ingest.begin()).generation).toBe(1);
     time = 8.64e15; // the last one that a Date has
-    for (let i = 0; i < 2; i++) expect((await keeper.begin()).generation).toBe(NUMBER_END);
+    for (let i = 0; i < 2; i++) expect((await ingest.begin()).generation).toBe(NUMBER_END);
   });
 });
 
 describe('on another connection', () => {
   /** A device whose mutations 1 … count were acknowledged at `seq`, and have not been seen in the feed. */
-  async function acked(count: number, seq: number): Promise<{ store: MemoryStore; keeper: Keeper }> {
+  async function acked(count: number, seq: number): Promise<{ store: MemoryStore; ingest: Ingest }> {
     const store = new MemoryStore();
     await store.write(async (tx) => {
       for (let n = 1; n <= count; n++) {
@@ -115,13 +117,13 @@ describe('on another connection', () => {
       }
       await tx.setMeta({ cursor: 'AAAA', position: seq - 1 });
     });
-    const keeper = keeperOf(store, () => 0);
-    await keeper.lead();
-    await keeper.begin();
-    return { store, keeper };
+    const ingest = ingestOf(store, () => 0);
+    await ingest.lead();
+    await ingest.begin();
+    return { store, ingest };
   }
-  const push = async (keeper: Keeper): Promise<Push> => {
-    const push = await keeper.nextPush(limits);
+  const push = async (ingest: Ingest): Promise<Push> => {
+    const push = await ingest.nextPush(limits);
     expect(push).toMatchObject({ n: expect.any(Number) });
     return push as Push;
   };
@@ -151,43 +153,43 @@ describe('on another connection', () => {
     ['snapshot', 'ahead'],
     ['snapshot', 'too_old'],
   ])('what was acknowledged is pushed again, and is that all the while: %s, %s', async (mode, why) => {
-    const { store, keeper } = await acked(4, 9);
+    const { store, ingest } = await acked(4, 9);
     await store.write((tx) => addEntry(tx, { kind: '-c', id: C(5) }));
-    await keeper.hear(welcome({ mode, ...(why !== null && { why }) }));
+    await ingest.apply(welcome({ mode, ...(why !== null && { why }) }));
     expect(await held(store)).toEqual([...[1, 2, 3, 4].map((n) => [n, 'acked', null]), [5, 'pending', null]]);
-    expect(await push(keeper)).toMatchObject({ n: 1, held: 1, mutations: [1, 2, 3].map((n) => ({ id: C(n) })) });
-    await keeper.hear(ack('repeated', 20, 1, 2, 3));
-    expect(await push(keeper)).toMatchObject({ n: 4, held: 1, mutations: [4, 5].map((n) => ({ id: C(n) })) });
-    await keeper.hear(ack('applied', 21, 4, 5));
-    expect(await keeper.nextPush(limits)).toBeNull();
+    expect(await push(ingest)).toMatchObject({ n: 1, held: 1, mutations: [1, 2, 3].map((n) => ({ id: C(n) })) });
+    await ingest.apply(ack('repeated', 20, 1, 2, 3));
+    expect(await push(ingest)).toMatchObject({ n: 4, held: 1, mutations: [4, 5].map((n) => ({ id: C(n) })) });
+    await ingest.apply(ack('applied', 21, 4, 5));
+    expect(await ingest.nextPush(limits)).toBeNull();
     expect(await held(store)).toEqual([
       ...[1, 2, 3].map((n) => [n, 'acked', 20]),
       ...[4, 5].map((n) => [n, 'acked', 21]),
     ]);
-    await keeper.hear({ t: 'live', cursor: 'AAAA', seq: 20 });
+    await ingest.apply({ t: 'live', cursor: 'AAAA', seq: 20 });
     expect(await held(store)).toEqual([4, 5].map((n) => [n, 'acked', 21]));
   });
 
   it('nothing is settled by the position that another history had', async () => {
-    const { store, keeper } = await acked(1, 101);
-    await keeper.hear(welcome({ mode: 'snapshot', why: 'epoch' }));
-    await push(keeper);
-    await keeper.hear(ack('applied', 50, 1));
+    const { store, ingest } = await acked(1, 101);
+    await ingest.apply(welcome({ mode: 'snapshot', why: 'epoch' }));
+    await push(ingest);
+    await ingest.apply(ack('applied', 50, 1));
     expect(await held(store)).toEqual([[1, 'acked', 50]]);
-    await keeper.hear({ t: 'snapshot', rows: [], cursor: 'AAAB', first: true });
-    await keeper.hear({ t: 'live', cursor: 'AAAB', seq: 50 });
+    await ingest.apply({ t: 'snapshot', rows: [], cursor: 'AAAB', first: true });
+    await ingest.apply({ t: 'live', cursor: 'AAAB', seq: 50 });
     expect(await held(store)).toEqual([]);
   });
 
   it('a gap gives new numbers at once; another one right after it waits', async () => {
-    const { store, keeper } = await acked(2, 9);
-    await keeper.hear(welcome());
-    await push(keeper);
-    await keeper.hear(gap(7));
-    expect(await push(keeper)).toMatchObject({ n: 7, held: 7, mutations: { length: 2 } });
-    await keeper.hear(gap(3));
+    const { store, ingest } = await acked(2, 9);
+    await ingest.apply(welcome());
+    await push(ingest);
+    await ingest.apply(gap(7));
+    expect(await push(ingest)).toMatchObject({ n: 7, held: 7, mutations: { length: 2 } });
+    await ingest.apply(gap(3));
     expect(await held(store)).toEqual([3, 4].map((n) => [n, 'pending', null]));
     expect((await store.read((tx) => tx.meta())).nextN).toBe(5);
-    expect(await keeper.nextPush(limits)).toBeTypeOf('number');
+    expect(await ingest.nextPush(limits)).toBeTypeOf('number');
   });
 });
