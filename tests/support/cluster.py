@@ -45,6 +45,11 @@ def temporary_folder(where: str = "/tmp") -> Iterator[Path]:
         shutil.rmtree(path)
 
 
+NEWEST = pytest.mark.parametrize("every_postgres", ["18"], indirect=True)
+"""For a test of `every_database` whose promise does not depend on the version: on one of them."""
+OLDEST = pytest.mark.parametrize("every_postgres", ["15"], indirect=True)
+
+
 class Cluster:
     """One running PostgreSQL with a migrated template database."""
 
