@@ -25,7 +25,10 @@ def test_every_name_for_implementers_is_in_both_clients() -> None:
             assert found is not None, thing
             name, file = found.groups()
             source = (folder / file).read_text(encoding="utf-8")
-            declared = rf"^\s*(export )?(async )?((class|def|const|function|interface|type) )?{name}\b( =|[:(<]| \{{|,)"
+            keyword = rf"\b(class|def|const|function|interface|type) {name}\b"
+            declared = (
+                rf"{keyword}|^{name}\b.*=|^  (async )?{name}\("  # or a constant of Python, a method of TypeScript
+            )
             assert re.search(declared, source, re.M), f"{name} is not declared in {file}"
 
 
