@@ -281,7 +281,7 @@ class EmbeddedPostgres:
         self._spawn(lock, programs / "postgres", "-D", self._pgdata, *options)
 
     def _spawn(self, lock: int, *command: str | Path) -> subprocess.Popen[bytes]:
-        """Run a program as Postgres' account, in a session of its own: so Ctrl-C reaches only us, and Postgres ends last."""
+        """Run a program as Postgres' account, in a session of its own: Ctrl-C then reaches only us."""
         with open(self._data / "postgres.log", "ab", opener=private.opener) as log:
             self._process = subprocess.Popen(
                 command,
