@@ -25,7 +25,7 @@ from server.config import (
 )
 from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.terminal.device import console, printable, run
 from server.terminal.progress import Shown
 
@@ -60,12 +60,12 @@ def serve(
     share_port: Annotated[bool, typer.Option("--share-port", hidden=True, help="One of several on this port.")] = False,
     replaces: Annotated[bool, typer.Option("--replaces", hidden=True, help="One that died.")] = False,
 ) -> None:
-    """Run the server. Its settings are environment variables; README.md has their table."""
+    """Run the server. Its settings are environment variables; server/README.md has their table."""
     settings = load(ServeSettings)
     status = 0
     if replaces:
         metrics.WORKERS_DIED.inc()
-        metrics.settle()  # it may die too before it comes to that
+        metrics.flush()  # it may die too before it comes to that
     with _told(settings, once=not share_port):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)
@@ -125,7 +125,7 @@ def migrate(
         sys.stdout.write(migration.as_sql())
         return
     url = _set(OwnerSettings).owner_url
-    steps = asyncio.run(undoing.look(url) if undo else migration.steps(url)) if plan or undo else []
+    steps = asyncio.run(undoing.steps(url) if undo else migration.steps(url)) if plan or undo else []
     for step in steps:
         _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
     if plan:
@@ -163,12 +163,12 @@ def maintain(
     policy = Policy.of(settings)
     with _told(settings):
         if plan:
-            steps, staying = asyncio.run(maintenance.look(settings.owner_url, policy))
+            steps, left = asyncio.run(maintenance.steps(settings.owner_url, policy))
             _say("\n".join(map(str, steps)) or "Nothing is to be done.")
-            if staying is not None:
-                _say(f"{maintenance.STAYS}{staying}")
+            if left is not None:
+                _say(str(left))
         elif once:
-            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, _say)):
+            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, lambda report: _say(str(report)))):
                 typer.echo("Another process maintains this database at this moment.")
         else:
             run(lambda: maintenance.maintain(settings.owner_url, policy))
@@ -228,19 +228,19 @@ def trace(
     """Where is this message? Its life in DATABASE_URL, and which devices have it; status 1 if something stands in the
     way. Shows no content, writes nothing."""
     from server.operations import trace as telling
-    from server.postgres import tracer
+    from server.postgres import trace_queries
 
-    facts = asyncio.run(tracer.ask(_set(DatabaseSettings).database_url, message_id, user))
+    facts = asyncio.run(trace_queries.ask(_set(DatabaseSettings).database_url, message_id, user))
     lines = telling.tell(facts)
     if json:
         typer.echo(telling.as_json(facts, lines))
     else:
         for line in lines:
             mark, color = {
-                telling.Standing.GOOD: ("✓", typer.colors.GREEN),
-                telling.Standing.WAITING: ("!", typer.colors.YELLOW),
-                telling.Standing.BAD: ("✗", typer.colors.RED),
-            }[line.standing]
+                telling.Verdict.GOOD: ("✓", typer.colors.GREEN),
+                telling.Verdict.WAITING: ("!", typer.colors.YELLOW),
+                telling.Verdict.BAD: ("✗", typer.colors.RED),
+            }[line.verdict]
             typer.echo(f"{typer.style(mark, fg=color)} {line.what:<12} {printable(line.says)}")
     raise typer.Exit(telling.status(lines))
 

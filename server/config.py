@@ -1,4 +1,4 @@
-"""Every setting, from the environment. The README's table is this file in words; a test compares them."""
+"""Every setting, from the environment. A test compares this file with the table in server/README.md."""
 
 import os
 import re
@@ -106,7 +106,8 @@ class DatabaseSettings(Environment):
         for name in ("database_url", "listen_url", "admin_url"):
             if (url := getattr(self, name, None)) is not None and (ignored := read(url).ignored):
                 setting = type(self).model_fields[name].alias
-                yield f"These parameters of {setting} have no effect here: {', '.join(ignored)}. README.md says why."
+                names = ", ".join(ignored)
+                yield f"These parameters of {setting} have no effect here: {names}. server/README.md says why."
 
 
 class OwnerSettings(DatabaseSettings):
@@ -143,6 +144,9 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
+    jwt_secret_former: str | None = Field(
+        None, alias="ATLAS_JWT_SECRET_FORMER", min_length=SECRET_CHARACTERS, repr=False
+    )
     jwks_url: KeySetUrl | None = Field(None, alias="ATLAS_JWKS_URL")
     allowed_origins: Annotated[list[str] | None, NoDecode] = Field(None, alias="ATLAS_ALLOWED_ORIGINS")
     sockets_per_user: int = Field(20, alias="ATLAS_SOCKETS_PER_USER", ge=1)
@@ -188,6 +192,11 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
         return roles
 
     @property
+    def jwt_secrets(self) -> list[str]:
+        """Secrets of HS256 tokens that are accepted; the current one first."""
+        return [secret for secret in (self.jwt_secret, self.jwt_secret_former) if secret is not None]
+
+    @property
     def hellos(self) -> int:
         """Of one user in a minute."""
         return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
@@ -200,6 +209,8 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
 
     @model_validator(mode="after")
     def _can_verify(self) -> Self:
+        if self.jwt_secret is None and self.jwt_secret_former is not None:
+            raise ValueError("ATLAS_JWT_SECRET_FORMER needs ATLAS_JWT_SECRET, the secret that replaces it")
         if self.jwt_secret is None and self.jwks_url is None:
             raise ValueError("set ATLAS_JWT_SECRET or ATLAS_JWKS_URL: without one no token can be verified")
         return self
@@ -217,4 +228,4 @@ def load(settings: type[Settings], **given: Any) -> Settings:
         if first["type"] == "missing":
             problem = "is not set, and there is no default"
         subject = f"{name}: " if name else ""
-        raise ConfigError(f"{subject}{problem}. README.md has a table of all settings.") from None
+        raise ConfigError(f"{subject}{problem}. server/README.md has a table of all settings.") from None

@@ -70,7 +70,7 @@ def configure(
     root.handlers = [handler] if report is None else [handler, _Reporting(report)]
     root.setLevel(threshold)
     # What these say at «info» is said by our own events, and httpx names the address it asks.
-    for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore", "alembic"):
+    for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 

@@ -13,8 +13,8 @@ import structlog
 from prometheus_client import multiprocess
 
 from server import metrics
-from server.app import reserve
 from server.config import ServeSettings
+from server.edge.listen import reserve
 
 log = structlog.get_logger()
 

@@ -19,16 +19,16 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.frames import CreateConversation, CreateMessage, DeleteMessage, Hello, Live, RenameConversation
 from server.feed.change import Why
 from server.metrics import CATALOGUE, FOLDER, Question
-from tests.monitoring.watching import JOB, PROMTOOL, free_port, needs_prometheus
 from tests.support.cluster import Database, temporary_folder
+from tests.support.device import live_device, now, raw
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.prometheus import JOB, PROMTOOL, free_port, needs_prometheus
 from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import now, pushing, raw
 from tests.support.serving import ServerProcess, serving, token
 from tests.support.waiting import eventually
 
@@ -106,7 +106,7 @@ async def process(database: Database) -> AsyncIterator[ServerProcess]:
 
 
 def table() -> str:
-    """The README's, as it must be."""
+    """The table of server/README.md, as it must be."""
     lines = [HEADER, "|---|---|---|"]
     for question in Question:
         lines.append(f"| **{question.value}** | | |")
@@ -118,18 +118,18 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def test_the_readme_has_every_figure() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_table_of_figures_has_every_figure() -> None:
+    readme = (ROOT / "server" / "README.md").read_text()
     found = re.search(rf"^{re.escape(HEADER)}\n(?:\|.*\n)*", readme, re.MULTILINE)
-    assert found is not None, f"README.md should have this table:\n{table()}"
+    assert found is not None, f"server/README.md should have this table:\n{table()}"
     # No plain comparison: pytest would print both, shortened.
     if found.group().strip() != table():
-        pytest.fail(f"README.md should have this table:\n{table()}")
+        pytest.fail(f"server/README.md should have this table:\n{table()}")
 
 
 @needs_prometheus
 def test_what_the_readme_says_to_prometheus_is_understood() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "server" / "README.md").read_text(), re.DOTALL)
     assert f"job_name: {JOB}" in block
     with temporary_folder() as folder:
         (folder / "prometheus.yml").write_text(block)
@@ -298,14 +298,14 @@ async def test_connections_and_users_are_counted_by_tier_and_leave_nothing_behin
     core, studio = await add_user(sql), await add_user(sql, "studio")
     async with contextlib.AsyncExitStack() as devices:
         for user in (core, core, studio):
-            await devices.enter_async_context(pushing(process.url, user))
+            await devices.enter_async_context(live_device(process.url, user))
         found = await figures(process.port)
         assert found("atlas_connections", tier="core") == 2
         assert found("atlas_users", tier="core") == 1
         assert found("atlas_connections", tier="studio") == found("atlas_users", tier="studio") == 1
         # It counts under its first tier until it is gone, whatever becomes of it meanwhile.
         await sql.execute("UPDATE profiles SET subscription_tier = 'core' WHERE id = $1", studio)
-        async with pushing(process.url, studio):
+        async with live_device(process.url, studio):
             found = await figures(process.port)
             assert found("atlas_connections", tier="studio") == 2
             assert found("atlas_users", tier="studio") == 1
@@ -350,7 +350,7 @@ async def test_hellos_are_counted_by_outcome(process: ServerProcess, sql: Any) -
 
 async def test_rows_are_counted_by_kind_once_for_each_device(process: ServerProcess, sql: Any) -> None:
     user = await add_user(sql)
-    async with pushing(process.url, user) as one, pushing(process.url, user) as other:
+    async with live_device(process.url, user) as one, live_device(process.url, user) as other:
         before = await figures(process.port)
         conversation, message = uuid4(), uuid4()
         at = now()
@@ -385,7 +385,7 @@ async def test_rows_are_counted_by_kind_once_for_each_device(process: ServerProc
 async def test_doorbells_that_wake_nobody_here_are_told_apart(process: ServerProcess, sql: Any) -> None:
     here, elsewhere = await add_user(sql), await add_user(sql)
     conversation, away = await add_conversation(sql, here), await add_conversation(sql, elsewhere)
-    async with pushing(process.url, here) as device:
+    async with live_device(process.url, here) as device:
         before = await figures(process.port)
         for _ in range(3):
             await add_message(sql, conversation)
@@ -406,7 +406,7 @@ async def test_doorbells_that_wake_nobody_here_are_told_apart(process: ServerPro
 
 async def test_pushes_are_counted_by_answer_and_mutations_by_result(process: ServerProcess, sql: Any) -> None:
     user = await add_user(sql)
-    async with pushing(process.url, user) as device:
+    async with live_device(process.url, user) as device:
         conversation = uuid4()
         created = CreateConversation(conversation, "a title", now())
         nobodys = RenameConversation(uuid4(), "nobody's", now())
@@ -434,11 +434,11 @@ async def test_ends_are_counted_by_their_code(process: ServerProcess, sql: Any) 
     async with peer(process.url) as broken:
         await broken.say_raw(b"\xc1")
         assert (await broken.closed())[0] == CloseCode.BAD_FRAME
-    async with pushing(process.url, user, client) as older, pushing(process.url, user, client):
+    async with live_device(process.url, user, client) as older, live_device(process.url, user, client):
         assert (await older.closed())[0] == CloseCode.REPLACED
-    async with pushing(process.url, user) as cut:
+    async with live_device(process.url, user) as cut:
         cut.socket.transport.abort()
-    async with pushing(process.url, user) as odd:
+    async with live_device(process.url, user) as odd:
         await odd.socket.close(4777)
 
     def ended(found: Figures) -> dict[str, float]:
@@ -451,7 +451,7 @@ async def test_ends_are_counted_by_their_code(process: ServerProcess, sql: Any) 
 
 async def test_no_label_ever_holds_an_id(process: ServerProcess, sql: Any) -> None:
     user = await add_user(sql)
-    async with pushing(process.url, user) as device:
+    async with live_device(process.url, user) as device:
         conversation = uuid4()
         await device.apply(CreateConversation(conversation, "a title", now()))
         await device.rejection(raw({"t": str(uuid4())}))
@@ -532,7 +532,7 @@ async def test_whichever_process_is_asked_answers_for_all_and_a_killed_one_takes
         opened = 0
         # The kernel deals them out by chance.
         while not (connections(first, server.port) and connections(second, server.port)) or opened < 6:
-            await devices.enter_async_context(pushing(server.url, user))
+            await devices.enter_async_context(live_device(server.url, user))
             opened += 1
             assert opened < 100
         await until(server.port, lambda found: found("atlas_hellos_total", outcome="new") == opened)

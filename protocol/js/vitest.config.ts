@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts', 'test/**/*.test.tsx'],
-    testTimeout: 20_000,
+    testTimeout: 120_000, // against hanging only: the property tests take long where processors are shared
     // A warning, an error that nobody caught, a test left over: all are failures.
     dangerouslyIgnoreUnhandledErrors: false,
     allowOnly: false,

@@ -30,8 +30,9 @@ from server.demo import conversations, seed, site
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.seed import Conversation, Person
 from server.edge.auth import mint
+from server.edge.listen import bind
 from server.errors import ConfigError, UnavailableError
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.postgres import migrate
 from server.postgres.maintain import maintain
 
@@ -106,6 +107,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         ServeSettings,
         database_url=postgres.url(DATABASE, seed.SERVER_LOGIN, password),
         jwt_secret=_secret(data / "jwt-secret"),
+        jwt_secret_former=None,
         jwks_url=None,
         jwt_audience="authenticated",
         jwt_issuer=None,
@@ -116,7 +118,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         metrics_token=_secret(data / "metrics-token"),
         metrics_port=None,
     )
-    sock = app.bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
     people = await seed.people(admin_url)
     tokens = {person.id: _token(person.id, settings) for person in people}

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import hmac
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import httpx
 import jwt
 import orjson
 import structlog
+from jwt.utils import base64url_decode
 
 from server.errors import AtlasError
 from server.fetch import AnswerError, get
@@ -113,15 +115,15 @@ def _usable(document: Any) -> dict[str, jwt.PyJWK]:
 
 
 class Verifier:
-    """Accepts HS256 tokens of `secret`, tokens of the keys in `keys`, or both if both are configured.
+    """Accepts HS256 tokens signed with one of `secrets`, tokens signed with a key of `keys`, or both.
 
-    The configuration decides which families exist; a token only says which of them it claims to be of.
+    The configuration decides which of the two families are accepted. A token only claims to belong to one of them.
     """
 
     def __init__(
         self,
         *,
-        secret: str | None,
+        secrets: Sequence[str],
         keys: KeySet | None,
         audience: str,
         issuer: str | None,
@@ -129,7 +131,7 @@ class Verifier:
     ) -> None:
         """`now` says what time it is, in seconds since 1970."""
         self._now = now
-        self._secret = secret
+        self._secrets = secrets
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
@@ -142,8 +144,8 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise RefusedError("This is not a JSON Web Token.") from None
         algorithm = header.get("alg")
-        if algorithm == "HS256" and self._secret is not None:
-            return self._claims(token, self._secret, "HS256")
+        if algorithm == "HS256" and self._secrets:
+            return self._claims(token, self._signer(token), "HS256")
         if self._keys is not None and isinstance(algorithm, str):
             kid = header.get("kid")
             key = await self._keys.key(kid) if isinstance(kid, str) and len(kid) <= 256 else None
@@ -153,6 +155,19 @@ class Verifier:
                 raise RefusedError("The token's algorithm is not one of its key's.")
             return self._claims(token, key, algorithm)
         raise RefusedError("The token's algorithm is not accepted here.")
+
+    def _signer(self, token: str) -> str:
+        """The secret that signed the token; the first one if none did, so that the token is refused in one place.
+
+        Every secret is tried, and each in constant time: the duration tells nothing about which one fits.
+        """
+        signed, _, signature = token.rpartition(".")
+        given = base64url_decode(signature)
+        signer = self._secrets[0]
+        for secret in self._secrets:
+            if hmac.compare_digest(hmac.digest(secret.encode(), signed.encode(), "sha256"), given):
+                signer = secret
+        return signer
 
     def _claims(self, token: str, key: Any, algorithm: str) -> Claims:
         try:

@@ -12,14 +12,12 @@ NAMED: Final = 5
 """Of many, so many are named."""
 MIGRATE: Final = "Run `atlas-sync migrate`."
 FUNCTION: Final = re.compile(
-    r"^CREATE (?:OR REPLACE )?"
-    r"(?P<text>FUNCTION sync\.(?P<name>\w+)\([^;]*? AS (?P<quote>\$\w*\$)(?P<says>.*?)(?P=quote));",
+    r"^(?P<text>CREATE OR REPLACE FUNCTION sync\.(?P<name>\w+)\([^;]*? AS (?P<quote>\$\w*\$)(?P<says>.*?)(?P=quote));",
     re.MULTILINE | re.DOTALL,
 )
-VIEW: Final = re.compile(r"^CREATE (?P<text>VIEW sync\.(?P<name>\w+) AS\s.*?);", re.MULTILINE | re.DOTALL)
-GONE: Final = re.compile(r"^DROP (?:FUNCTION|VIEW) sync\.(?P<name>\w+)", re.MULTILINE)
-EVERYWHERE: Final = "SET search_path = pg_catalog, pg_temp"
-"""Of every function, by 0006, whatever it was made with."""
+VIEW: Final = re.compile(
+    r"^(?P<text>CREATE OR REPLACE VIEW sync\.(?P<name>\w+)(?: WITH \([^)]*\))? AS\s.*?);", re.MULTILINE | re.DOTALL
+)
 LOCKING: Final = ("trigger ", "policy ", "row level security ", "default partition ")
 """Beginnings of `what` of that which is mended on a table."""
 
@@ -42,7 +40,7 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A function or view, as the last migration that made it says."""
+    """A function or view, as its file in sql/functions or sql/views defines it."""
 
     text: str
     says: str
@@ -54,19 +52,13 @@ class Definition:
 
 
 def definitions(scripts: Iterable[str]) -> dict[str, Definition]:
-    """«function sync.…» and «view sync.…» of migrations, in their order."""
+    """«function sync.…» and «view sync.…» of the files that define them."""
     known: dict[str, Definition] = {}
     for script in scripts:
-        for found in sorted(
-            (m for kind in (FUNCTION, VIEW, GONE) for m in kind.finditer(script)), key=lambda m: m.start()
-        ):
-            if found.re is GONE:
-                known.pop(f"function sync.{found['name']}", None)
-            elif found.re is FUNCTION:
-                text = found["text"].replace("SET search_path = ''", EVERYWHERE)
-                known[f"function sync.{found['name']}"] = Definition(f"CREATE OR REPLACE {text}", found["says"])
-            else:
-                known[f"view sync.{found['name']}"] = Definition(f"CREATE OR REPLACE {found['text']}", "")
+        for found in FUNCTION.finditer(script):
+            known[f"function sync.{found['name']}"] = Definition(found["text"], found["says"])
+        for found in VIEW.finditer(script):
+            known[f"view sync.{found['name']}"] = Definition(found["text"], "")
     return known
 
 

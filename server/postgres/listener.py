@@ -6,16 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import uuid4
 
-import structlog
-
 from server import metrics
-from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
 from server.postgres.connection import give_up
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route
-
-log = structlog.get_logger()
+from server.retry import Retry
 
 CHANNEL: Final = "SELECT channel FROM sync.meta"
 HEARTBEAT_SECONDS: Final = 5.0
@@ -51,13 +47,13 @@ class ListenDoorbells:
             pass
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
-        failures = 0
+        retry = Retry("doorbells are silent", longest=5.0)
         while True:
             try:
                 async with self._listen(ring) as listening:
                     up()
                     metrics.LISTENING.set(1)
-                    failures = 0
+                    retry.reset()
                     while True:
                         await listening.listen(HEARTBEAT_SECONDS)
                         begun = time.perf_counter()
@@ -66,10 +62,7 @@ class ListenDoorbells:
             except (UnavailableError, UnfitError) as error:
                 down()
                 metrics.LISTENING.set(0)
-                failures += 1
-                delay = backoff(failures, longest=5.0)
-                log.warning("doorbells are silent", error=str(error), again_in=round(delay, 3))
-                await asyncio.sleep(delay)
+                await retry.pause(error)
 
 
 class Listening:

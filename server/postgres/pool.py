@@ -36,7 +36,7 @@ NO_MORE_SECONDS: Final = 10.0
 
 
 @cache
-def _seconds(name: str) -> metrics.Spread:
+def _seconds(name: str) -> metrics.BufferedHistogram:
     return metrics.STATEMENT_SECONDS.labels(name)
 
 

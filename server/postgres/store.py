@@ -20,8 +20,8 @@ from protocol.frames import (
     Row,
 )
 from server.errors import UnavailableError
-from server.feed.change import Entry, Page
-from server.feed.ports import History, Overview, ReadKey, Sighting, Titles, Want
+from server.feed.change import Entry, Reading
+from server.feed.ports import DeviceStatus, MessagesRead, Overview, ReadKey, Titles, Want
 from server.postgres.connection import EVERYWHERE, POSTGRES_EPOCH
 from server.postgres.pool import Pool
 
@@ -39,7 +39,7 @@ SOON: Final = 3_600_000_000
 
 
 class PostgresStore:
-    """`Store` and `Notebook` on a pool of connections."""
+    """`Store` and `PresenceStore` on a pool of connections."""
 
     def __init__(self, pool: Pool) -> None:
         self._fetch = pool.fetch
@@ -54,7 +54,7 @@ class PostgresStore:
             self._history.doubted()
             raise UnavailableError("Row level security hides profiles from this server. Run `atlas-sync migrate`.")
 
-    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         now = int(time() * 1_000_000)
         # A device that was away for longer than that would need the second statement anyway.
         near = min(key.after.seq for key in keys) >= now - RECENT
@@ -67,7 +67,7 @@ class PostgresStore:
 
     async def _read_feed(
         self, keys: Sequence[ReadKey], rows: int, content_bytes: int, bounds: tuple[Instant, Instant]
-    ) -> tuple[list[Page], list[int]]:
+    ) -> tuple[list[Reading], list[int]]:
         """The pages, and the indices of those that need something beyond the bounds, which was not looked at."""
         since, until = bounds
         records = await self._fetch(
@@ -99,7 +99,7 @@ class PostgresStore:
         for some in entries:
             if len(some) > 1:
                 some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
-        return [Page(*page) for page in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
+        return [Reading(*page) for page in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)
@@ -119,7 +119,7 @@ class PostgresStore:
         as_of = records[0]["head"]
         return Titles(as_of, *_whole(as_of, records))
 
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
+    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
         ats = [ALWAYS if want.before is None else want.before.at for want in wants]
         for i, want in enumerate(wants):
             if want.before is not None and not FIRST_INSTANT < ats[i] < LAST_INSTANT:
@@ -138,7 +138,7 @@ class PostgresStore:
         found = [
             (record["i"] - 1, _message(as_of, record["id"], record)) for record in records if record["i"] is not None
         ]
-        return History(as_of, found, cut=len(found) < (records[0]["total"] or 0))
+        return MessagesRead(as_of, found, cut=len(found) < (records[0]["total"] or 0))
 
     async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
         """Where the row stands whose instant travelled as `at`, one of the two ends. If it is no longer there, where
@@ -154,8 +154,8 @@ class PostgresStore:
         heads = zip(record["seqs"] or (), record["marks"] or (), strict=True)
         return record["epoch"], [Position(seq, 0, mark) for seq, mark in heads]
 
-    async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
-        columns = list(zip(*sightings, strict=True)) or [()] * len(Sighting._fields)
+    async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
+        columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
         await self._fetch("note", server, *columns)
 
 

@@ -21,8 +21,8 @@ from protocol.frames import (
 from server.errors import UnavailableError
 from server.postgres.errors import StatementError
 from server.postgres.pool import Pool
-from server.write.mutation import Outcome, Push, Refusal
 from server.write.ports import Cause, WriteError
+from server.write.push import Outcome, OwnedPush, Rejection
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ COLUMNS: Final[dict[type, Callable[[Any], Columns]]] = {
     CreateConversation: lambda c: ("+c", c.id, None, None, c.title, c.at, None),
     RenameConversation: lambda c: ("~c", c.id, None, None, c.title, c.at, None),
     DeleteConversation: lambda c: ("-c", c.id, None, None, None, None, None),
-    Refusal: lambda refusal: ("!", None, None, None, refusal.code, None, None),
+    Rejection: lambda rejection: ("!", None, None, None, rejection.code, None, None),
 }
 
 ENDED: Final = ("08", "57P01", "57P02", "57P03", "57P05")
@@ -55,7 +55,7 @@ class PostgresWriter:
         self._pool = pool
         self._roles = sorted(roles)
 
-    async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
+    async def write(self, pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         try:
             mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
             columns = list(zip(*mutations, strict=True)) or [()] * 7
@@ -63,7 +63,7 @@ class PostgresWriter:
                 [push.user for push in pushes],
                 [push.client_id for push in pushes],
                 [push.session for push in pushes],
-                [push.takes for push in pushes],
+                [push.claims_client_id for push in pushes],
                 [push.first for push in pushes],
                 [len(push.mutations) for push in pushes],
                 *columns,
@@ -98,13 +98,13 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
     return Cause.RULE if isinstance(error, asyncpg.DataError) else Cause.END, trouble
 
 
-def _columns(mutation: Mutation | Refusal) -> Columns:
+def _columns(mutation: Mutation | Rejection) -> Columns:
     return COLUMNS[type(mutation)](mutation)
 
 
-def _digest(mutation: Mutation | Refusal) -> int:
+def _digest(mutation: Mutation | Rejection) -> int:
     """0 for what is none."""
-    said = mutation.mutation if isinstance(mutation, Refusal) else mutation
+    said = mutation.mutation if isinstance(mutation, Rejection) else mutation
     try:
         return 0 if said is None else digest(said)
     except (ValueError, OverflowError):
@@ -118,5 +118,5 @@ def _outcome(record: Any) -> Outcome:
         after=record["after"],
         seq=record["seq"],
         rejected={int(n): code for n, code in orjson.loads(rejected).items()} if rejected != "{}" else {},
-        refusal=record["refusal"],
+        error=record["refusal"],
     )

@@ -19,7 +19,8 @@ from server import fetch
 from server.errors import ConfigError, UnavailableError
 from server.fetch import AnswerError
 from server.metrics import Question
-from server.monitoring.figures import LOOKS, Figure, Look, NotFiguresError, Scrape, Standing, between, judge, parse
+from server.monitoring.looks import Look, NotMetricsError, Scrape, between, parse
+from server.monitoring.rules import LOOKS, Figure, Health, judge
 from server.terminal.device import printable, run
 
 PATIENCE: Final = 5.0
@@ -28,7 +29,7 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 TWO_COLUMNS: Final = 72
 """From this width on."""
 NAME: Final = 17
-STYLE: Final = {Standing.FINE: "", Standing.BAD: "bold red", Standing.UNKNOWN: "dim"}
+STYLE: Final = {Health.FINE: "", Health.BAD: "bold red", Health.UNKNOWN: "dim"}
 
 
 def top(url: str, token: str, every: float, console: Console, *, once: bool) -> None:
@@ -66,7 +67,7 @@ class Source:
         at = time.monotonic()
         match status:
             case 200:
-                with contextlib.suppress(NotFiguresError):
+                with contextlib.suppress(NotMetricsError):
                     return parse(page.decode(errors="replace"), at)
             case 401 | 403:
                 raise ConfigError(
@@ -137,10 +138,10 @@ def plain(figures: Sequence[Figure]) -> list[str]:
         lines.append(question.value)
         for figure in figures:
             if figure.question is question:
-                mark = "!" if figure.standing is Standing.BAD else " "
+                mark = "!" if figure.health is Health.BAD else " "
                 parts = f"  ({printable(', '.join(figure.parts))})" if figure.parts else ""
                 lines.append(f"{mark} {figure.name:<{width}}  {figure.says}{parts}")
-    lines += [f"! {figure.name}: {figure.when_bad}" for figure in figures if figure.standing is Standing.BAD]
+    lines += [f"! {figure.name}: {figure.when_bad}" for figure in figures if figure.health is Health.BAD]
     return lines
 
 
@@ -183,8 +184,8 @@ def _table(group: Sequence[Figure], columns: int, width: int) -> list[Text]:
 
 
 def _cell(figure: Figure, width: int) -> Text:
-    style = STYLE[figure.standing]
-    mark = "!" if figure.standing is Standing.BAD else " "
+    style = STYLE[figure.health]
+    mark = "!" if figure.health is Health.BAD else " "
     text = Text.assemble((f"{mark}{figure.short[: NAME - 1]:<{NAME}}", style or "dim"), (figure.says, style or "bold"))
     for part in figure.parts:
         part = f" {printable(part)}"
@@ -196,7 +197,7 @@ def _cell(figure: Figure, width: int) -> Text:
 
 def _notes(trouble: str | None, figures: Sequence[Figure], width: int, rows: int) -> list[Text]:
     """What to do, in at most so many lines."""
-    bad = [figure for figure in figures if figure.standing is Standing.BAD]
+    bad = [figure for figure in figures if figure.health is Health.BAD]
     said = [] if trouble is None else [(printable(trouble), "bold red")]
     said += [(f"! {figure.short}: {figure.when_bad}", "red") for figure in bad]
     if not said:
@@ -216,13 +217,13 @@ def _rows(figures: Sequence[Figure], columns: int) -> int:
 
 def _kept(figures: Sequence[Figure], columns: int, rows: int) -> list[Figure]:
     kept = list(figures)
-    ranks = {Standing.UNKNOWN: 0, Standing.FINE: 2, Standing.BAD: 3}
+    ranks = {Health.UNKNOWN: 0, Health.FINE: 2, Health.BAD: 3}
 
     def rank(at: int) -> tuple[int, int, int]:
         """First to go: what says nothing, then what cannot be bad, then what is not; the last of the longest group."""
         figure = kept[at]
         beside = sum(other.question is figure.question for other in kept)
-        return ranks[figure.standing] - (figure.standing is Standing.FINE and not figure.judged), -beside, -at
+        return ranks[figure.health] - (figure.health is Health.FINE and not figure.judged), -beside, -at
 
     while kept and _rows(kept, columns) > rows:
         del kept[min(range(len(kept)), key=rank)]

@@ -8,11 +8,10 @@ import pytest
 
 from protocol.frames import Window
 from tests.integration.test_archive import history, scrolled
-from tests.support.cluster import Database
-from tests.support.maintaining import left, maintained, make_month
+from tests.support.cluster import Database, administrator
+from tests.support.maintenance import left, maintained, make_month
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 
 MONTHS = 300

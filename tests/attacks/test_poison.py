@@ -22,9 +22,9 @@ from protocol.frames import (
 )
 from server.postgres import pool
 from server.write import suspects
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.people import add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
 from tests.support.serving import serving
 
 DOES = {
@@ -67,7 +67,7 @@ async def lay(sql: Any, where: str) -> None:
 async def a_crowd(url: str, sql: Any, number: int) -> AsyncIterator[list[tuple[PushingDevice, UUID]]]:
     """Devices of as many users, each with a conversation of its own."""
     async with contextlib.AsyncExitStack() as stack:
-        devices = [await stack.enter_async_context(pushing(url, await add_user(sql))) for _ in range(number)]
+        devices = [await stack.enter_async_context(live_device(url, await add_user(sql))) for _ in range(number)]
         conversations = [uuid4() for _ in devices]
         pairs = list(zip(devices, conversations, strict=True))
         await asyncio.gather(*(device.apply(CreateConversation(home, "0", now())) for device, home in pairs))
@@ -82,11 +82,11 @@ def says(home: UUID, *contents: str) -> list[CreateMessage]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of a try are right for a server, and long for a test."""
     monkeypatch.setattr("server.write.batcher.GROUP_SECONDS", 0.5)
-    monkeypatch.setattr(suspects, "FIRST_TRY", 0.2)
-    monkeypatch.setattr(suspects, "LONGEST_TRY", 0.4)
+    monkeypatch.setattr(suspects, "FIRST_ATTEMPT", 0.2)
+    monkeypatch.setattr(suspects, "LONGEST_ATTEMPT", 0.4)
     monkeypatch.setattr(pool, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(suspects, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(suspects, "TRIES", 3)
+    monkeypatch.setattr(suspects, "ATTEMPTS", 3)
     monkeypatch.setattr("server.write.isolation.JITTER_MILLISECONDS", (1, 50))
 
 
@@ -157,7 +157,7 @@ async def test_what_waits_for_a_lock_of_somebody_else_is_held_back_and_never_rej
         async with holder.transaction():
             await holder.execute("SELECT pg_advisory_xact_lock(4711)")
             await victim.say_push(*mutations)
-            for _ in range(suspects.TRIES + 1):
+            for _ in range(suspects.ATTEMPTS + 1):
                 await asyncio.gather(*(device.apply(*says(its, "hello")) for device, its in crowd))
                 answer = await victim.answer()
                 assert isinstance(answer, Error)
@@ -172,7 +172,7 @@ async def test_two_devices_of_one_user_that_are_both_poisoned_are_both_settled(d
         administrator(database) as sql,
         serving(database, **UNLIMITED) as server,
         a_crowd(server.url, sql, 1) as ((device, home),),
-        pushing(server.url, device.user) as other,
+        live_device(server.url, device.user) as other,
     ):
         await lay(sql, "after the row")
         for results in await asyncio.gather(*(each.patient_push(*says(home, "hangs")) for each in (device, other))):

@@ -1,6 +1,6 @@
 """Whoever asks sees every change, but for the delta poll; who is told loses none; how soon is not a test's business."""
 
-from tests.support.benching import figures
+from tests.support.benchmark_runs import figures
 
 
 def test_baseline() -> None:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.catchup import cases, catchup
 from benchmarks.past import past
 from benchmarks.stage import Stage, stage
-from tests.support.benching import figures
+from tests.support.benchmark_runs import figures
 
 # Of every log row of a feed: what its `prev` must be, and whether what it points to is there and is this user's.
 CHAIN = """

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.doorbell import KINDS
 from benchmarks.doorbell import _silent as silent
 from benchmarks.machine import BenchmarkError
-from tests.support.benching import figures
+from tests.support.benchmark_runs import figures
 
 
 def test_doorbell() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.fanout import BURST, TURNS, build
 from benchmarks.machine import BenchmarkError
-from tests.support.benching import figures
+from tests.support.benchmark_runs import figures
 
 SOCKETS = 20
 CALM = 2

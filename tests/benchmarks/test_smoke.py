@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.page import CHROMIUM
-from tests.support.benching import drawable, figures, run
+from tests.support.benchmark_runs import drawable, figures, run
 
 
 def test_without_a_name_they_are_listed() -> None:

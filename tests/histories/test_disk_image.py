@@ -8,11 +8,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.frames import Ack, CreateConversation, Error, RenameConversation
+from tests.support.cluster import administrator
+from tests.support.device import live_device, now
 from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import Machine, Machines
 from tests.support.people import add_message, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
-from tests.support.pushing import administrator, now, pushing
 from tests.support.serving import Service
 from tests.support.waiting import eventually
 
@@ -160,10 +161,10 @@ async def test_a_device_that_does_not_number_its_connections_is_not_sent_away(si
         async with administrator(machine.database) as sql:
             user = await add_user(sql)
         conversation = uuid4()
-        async with pushing(service.url, user) as earlier:
+        async with live_device(service.url, user) as earlier:
             await earlier.apply(CreateConversation(conversation, f"{user} begins", now()))
         disk.take_image("killed")
-        async with pushing(service.url, user, earlier.client_id, n=2) as device:
+        async with live_device(service.url, user, earlier.client_id, n=2) as device:
             await device.reach(await device.apply(RenameConversation(conversation, f"{user} goes on", now())))
             async with disk.put_back():
                 pass

@@ -4,11 +4,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.support.cluster import administrator
 from tests.support.diary import Diarist, diarists, given, living, settled, texts
 from tests.support.gate import Gate
 from tests.support.histories import Machine, Machines
 from tests.support.proxy import postgres_behind_proxy, socket_of
-from tests.support.pushing import administrator
 from tests.support.serving import Service, serving
 from tests.support.waiting import eventually
 

@@ -1,9 +1,9 @@
 """Postgres is started anew and has lost nothing: devices notice a pause."""
 
+from tests.support.cluster import administrator
 from tests.support.diary import diarist, living, settled
 from tests.support.histories import Machines
 from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.cluster import administrator
 from tests.support.diary import diarist, living, settled
 from tests.support.histories import DATABASE, Machine, Machines
 from tests.support.proxy import postgres_behind_proxy, socket_of
-from tests.support.pushing import administrator
 from tests.support.serving import Service
 from tests.support.waiting import eventually
 

@@ -10,12 +10,13 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK
 from protocol.frames import Ack, Applied, CreateConversation, Error, Live, Mutation, RenameConversation, Repeated
-from tests.support.cluster import Database
+from tests.support.audit import audit, keep_audit
+from tests.support.cluster import Database, administrator
+from tests.support.device import PushingDevice, encoded, live_device, now
 from tests.support.diary import diarist, living, settled
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
-from tests.support.pushing import PushingDevice, administrator, audit, encoded, keep_audit, now, pushing
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import eventually
 
@@ -128,7 +129,7 @@ async def test_a_push_that_is_late_on_its_way_to_postgres_takes_nothing_over(
         person.connected(here.port, 1) as older,
     ):
         # So that the server has a connection to write on.
-        async with pushing(here.url, await add_user(sql)) as somebody:
+        async with live_device(here.url, await add_user(sql)) as somebody:
             await somebody.apply(CreateConversation(uuid4(), "somebody's", now()))
         door.stall()
         await older.say_push(person.mutations[0], n=1)

@@ -3,9 +3,9 @@
 from typing import Any
 from uuid import UUID
 
+from tests.support.cluster import administrator
 from tests.support.diary import diarist, living, settled
 from tests.support.histories import Machines
-from tests.support.pushing import administrator
 from tests.support.serving import Service
 
 OLDER = 20_000

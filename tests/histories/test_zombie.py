@@ -13,12 +13,11 @@ import pytest
 from server.feed.history import EARLIER, SPLIT
 from server.postgres import lookout
 from tests.histories.conftest import PATIENCE
-from tests.support.cluster import SERVER_LOGIN
+from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import DATABASE, Machine, Machines
 from tests.support.people import add_message
 from tests.support.proxy import Proxy, postgres_behind_proxy, socket_of
-from tests.support.pushing import administrator
 from tests.support.serving import ServerProcess, serving
 from tests.support.waiting import eventually
 

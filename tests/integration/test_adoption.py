@@ -13,10 +13,11 @@ from uuid import UUID
 import pytest
 
 from benchmarks.v1 import Load, fill, writing
+from tests.support.chat_app import create, shape
+from tests.support.client_device import ClientDevice
 from tests.support.cluster import Cluster, Database
-from tests.support.oracle import ReplicaDevice, State, select_everything
+from tests.support.oracle import State, select_everything
 from tests.support.serving import serving
-from tests.support.v1 import create, shape
 from tests.support.waiting import eventually
 
 MESSAGES = 10_000
@@ -25,7 +26,7 @@ DEVICES = 6
 RATE = 200.0
 
 
-class Owner(ReplicaDevice):
+class Owner(ClientDevice):
     """Reads what V1's users wrote, which does not name its owner."""
 
     def _object_to_strangers(self, row: object) -> None: ...

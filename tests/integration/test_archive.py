@@ -22,10 +22,11 @@ from protocol.frames import (
     Page,
     Window,
 )
-from server.operations.upkeep import Policy
+from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
-from tests.support.cluster import Database
-from tests.support.maintaining import (
+from tests.support.cluster import Database, administrator
+from tests.support.device import live_device, now
+from tests.support.maintenance import (
     NEVER,
     add_old_messages,
     maintained,
@@ -36,7 +37,6 @@ from tests.support.maintaining import (
 )
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import administrator, now, pushing
 from tests.support.serving import Running, serving
 
 pytestmark = pytest.mark.usefixtures("strays_move")
@@ -198,7 +198,7 @@ async def test_a_conversation_that_is_wholly_archived_is_there(
 async def test_a_device_that_was_away_while_a_message_was_edited_and_then_archived_gets_the_edit(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(server.url, user) as device:
+    async with live_device(server.url, user) as device:
         cursor = device.cursor
     assert await sql.execute("UPDATE messages SET content = 'edited' WHERE content = 'old 1'") == "UPDATE 6"
     gone = await sql.fetchval("SELECT id FROM messages WHERE content = 'old 3' ORDER BY created_at LIMIT 1 OFFSET 1")
@@ -229,7 +229,7 @@ async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hea
 ) -> None:
     await archive(every_database, sql)
     message, at = await archived_message(sql, conversation)
-    async with pushing(server.url, user) as one, pushing(server.url, user) as other:
+    async with live_device(server.url, user) as one, live_device(server.url, user) as other:
         for device in (one, other):
             assert device.state() == await select_all(sql, user)
         edited = await one.apply(EditMessage(message, at, "edited", now()))
@@ -251,12 +251,12 @@ async def test_writing_an_archived_message_again_makes_no_second_one(
     client_id, message = uuid4(), uuid4()
     at = await sql.fetchval("SELECT sync.seq_at(date_trunc('month', now(), 'UTC') - interval '14 months')") + 10**9
     create = CreateMessage(message, conversation, "user", "written long ago", at)
-    async with pushing(server.url, user, client_id) as device:
+    async with live_device(server.url, user, client_id) as device:
         await device.apply(create)
     await maintained(every_database)
     assert await sql.fetchval("SELECT count(*) FROM messages_archive WHERE id = $1", message) == 1
     before, log = await select_all(sql, user), await whole_log(sql)
-    async with pushing(server.url, user, client_id, n=2) as device:
+    async with live_device(server.url, user, client_id, n=2) as device:
         # Its answer was lost: the same number again. And an outbox that was restored from a backup: another number.
         assert [result.n for result in await device.push(create, n=1)] == [1]
         (result,) = await device.push(create, n=2)
@@ -272,7 +272,7 @@ async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
     before = await select_all(sql, user)
     stranger = await add_user(sql)
     mine = await add_conversation(sql, stranger)
-    async with pushing(server.url, stranger) as device:
+    async with live_device(server.url, stranger) as device:
         rejected = await device.rejection(CreateMessage(message, mine, "user", "mine now", at))
         assert rejected.code == "bad_id"
         for parent in (conversation, uuid4()):
@@ -291,7 +291,7 @@ async def test_a_deleted_conversation_takes_its_archived_messages_along(
     await archive(every_database, sql)
     kept = await add_conversation(sql, user)
     await add_old_messages(sql, kept, -15, 2)
-    async with pushing(server.url, user) as one, pushing(server.url, user) as other:
+    async with live_device(server.url, user) as one, live_device(server.url, user) as other:
         deleted = await one.apply(DeleteConversation(conversation))
         for device in (one, other):
             state = await device.reach(deleted)
@@ -304,7 +304,7 @@ async def test_a_change_by_sql_in_the_archive_reaches_a_device_that_is_connected
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
-    async with pushing(server.url, user) as device:
+    async with live_device(server.url, user) as device:
         await sql.execute("UPDATE messages_archive SET content = 'mended' WHERE content = 'old 1'")
         changes = await device.hear_a(Changes)
         assert {row.content for row in changes.rows if isinstance(row, Message)} == {"mended"}

@@ -10,9 +10,7 @@ import pytest
 from protocol.codec import CODECS, Codec
 from protocol.frames import AskPage, Before, Conversation, Hello, Live, Message, Page, Snapshot, Window
 from server.edge.websocket import HIGH_WATER, WebSocket
-from server.feed.pages import PAGE_CONTENT
-from server.feed.pump import CONTENT
-from server.feed.snapshot import PIECE_CONTENT
+from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -21,7 +19,7 @@ from tests.support.waiting import LIMIT, eventually
 
 both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
 MB = 1_000_000
-MOST = HIGH_WATER + max(CONTENT, PIECE_CONTENT, PAGE_CONTENT) + 64 * 1024
+MOST = HIGH_WATER + CONTENT_BYTES + 64 * 1024
 """What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""
 TITLES = "INSERT INTO conversations (user_id, title) SELECT $1, repeat('t', $2::int) FROM generate_series(1, $3)"
 
@@ -30,10 +28,10 @@ TITLES = "INSERT INTO conversations (user_id, title) SELECT $1, repeat('t', $2::
 def buffered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How much waits in a socket's buffer, whenever something was written to one. Its kernel takes next to nothing."""
     seen: list[int] = []
-    write, made = WebSocket.write, WebSocket.connection_made
+    send, made = WebSocket.send, WebSocket.connection_made
 
     def watched(self: WebSocket, wire: bytes) -> None:
-        write(self, wire)
+        send(self, wire)
         if self._transport is not None:
             seen.append(self._transport.get_write_buffer_size())
 
@@ -41,7 +39,7 @@ def buffered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         made(self, transport)
 
-    monkeypatch.setattr(WebSocket, "write", watched)
+    monkeypatch.setattr(WebSocket, "send", watched)
     monkeypatch.setattr(WebSocket, "connection_made", narrow)
     return seen
 

@@ -12,9 +12,10 @@ import asyncpg
 import pytest
 
 from protocol.frames import AskPage, Before, Message, Page, Window
-from server.operations.upkeep import FEW
-from tests.support.cluster import Database
-from tests.support.maintaining import (
+from server.operations.maintenance_plan import FEW
+from tests.support.client_device import ClientDevice
+from tests.support.cluster import Database, administrator
+from tests.support.maintenance import (
     Maintenance,
     add_many_strays,
     add_old_messages,
@@ -25,10 +26,8 @@ from tests.support.maintaining import (
     select_all,
     whereabouts,
 )
-from tests.support.oracle import ReplicaDevice
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_user
-from tests.support.pushing import administrator
 from tests.support.serving import ServerProcess
 from tests.support.waiting import LIMIT, eventually
 
@@ -176,7 +175,7 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
         recorded = await sql.fetchval("SELECT count(*) FROM sync.log")
 
         server = await stack.enter_async_context(ServerProcess(database.server_url))
-        devices = [ReplicaDevice(server.url, user) for user in users for _ in range(2)]
+        devices = [ClientDevice(server.url, user) for user in users for _ in range(2)]
         for device in devices:
             device.start()
             stack.push_async_callback(device.stop)
@@ -207,7 +206,7 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
         for device in devices:
             state = await select_all(sql, device.user)
 
-            def up_to_date(device: ReplicaDevice = device, state: object = state) -> bool:
+            def up_to_date(device: ClientDevice = device, state: object = state) -> bool:
                 device.check()
                 return device.state() == state
 

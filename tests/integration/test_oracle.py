@@ -15,8 +15,9 @@ import asyncpg
 import pytest
 
 from tests.support.author import TRAIL, Author, trail
+from tests.support.client_device import ClientDevice
 from tests.support.cluster import Cluster, Database, temporary_folder
-from tests.support.oracle import ReplicaDevice, Writer, select_everything
+from tests.support.oracle import Writer, select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.serving import ServerProcess
@@ -36,7 +37,7 @@ class Faults:
         server: ServerProcess,
         postgres: Proxy,
         network: Proxy,
-        devices: list[ReplicaDevice],
+        devices: list[ClientDevice],
         cluster: Cluster,
     ) -> None:
         self._rng = rng
@@ -144,7 +145,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         postgres, url = await stack.enter_async_context(postgres_behind_proxy(database.server_url))
         server = await stack.enter_async_context(ServerProcess(url, ATLAS_LOG_LEVEL="info"))
         network = await stack.enter_async_context(Proxy(("127.0.0.1", server.port)))
-        devices = [ReplicaDevice(f"ws://127.0.0.1:{network.port}/sync", user) for user in users for _ in range(2)]
+        devices = [ClientDevice(f"ws://127.0.0.1:{network.port}/sync", user) for user in users for _ in range(2)]
         for device in devices:
             device.start()
         for device in devices:
@@ -166,7 +167,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         for device in devices:
             expected = await select_everything(sql, device.user)
 
-            def up_to_date(device: ReplicaDevice = device, expected: object = expected) -> bool:
+            def up_to_date(device: ClientDevice = device, expected: object = expected) -> bool:
                 device.check()
                 return device.state() == expected
 

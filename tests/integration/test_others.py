@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.cursor import Position
 from protocol.frames import (
     Applied,
@@ -35,13 +35,14 @@ from server.postgres import connection, lookout, pool, vitals
 from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, temporary_folder
-from tests.support.oracle import ReplicaDevice, select_everything
+from tests.support.client_device import ClientDevice
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, temporary_folder
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
+from tests.support.oracle import select_everything
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pools import pool_of_one
 from tests.support.proxy import Proxy, postgres_behind_proxy
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import eventually
 
@@ -119,11 +120,11 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
     partition = await sql.fetchval(PARTITION)
     break_it, mend_it, name = (each.format(partition) for each in DAMAGES[damage])
     async with serving(database, sweep=0.1, **UNLIMITED) as server, contextlib.AsyncExitStack() as stack:
-        connected, away = ReplicaDevice(server.url, user), ReplicaDevice(server.url, user)
+        connected, away = ClientDevice(server.url, user), ClientDevice(server.url, user)
         connected.start()
         stack.push_async_callback(connected.stop)
 
-        async def has_all(device: ReplicaDevice) -> bool:
+        async def has_all(device: ClientDevice) -> bool:
             device.check()
             return device.state() == await select_everything(sql, user)
 
@@ -154,7 +155,7 @@ async def test_a_server_that_does_not_see_everything_serves_nobody_and_then_ever
             else:
                 await migrate(database.url)
             await eventually(lambda: is_ready(server))
-            before, fresh = len(away.snapshots), ReplicaDevice(server.url, user)
+            before, fresh = len(away.snapshots), ClientDevice(server.url, user)
             fresh.start()
             away.start()
             for device in (connected, away, fresh):
@@ -169,7 +170,7 @@ async def test_a_trigger_that_was_off_between_two_looks_is_noticed(database: Dat
     user = await add_user(sql)
     conversation = await add_conversation(sql, user, f"{user} talks")
     async with serving(database, sweep=0.1, **UNLIMITED) as server:
-        device = ReplicaDevice(server.url, user)
+        device = ClientDevice(server.url, user)
         device.start()
         try:
             await eventually(lambda: device.cursor is not None)
@@ -191,7 +192,7 @@ async def test_a_trigger_that_was_off_between_two_looks_is_noticed(database: Dat
 async def test_who_has_a_profile_that_is_hidden_is_not_told_that_he_does_not_pay(database: Database, sql: Any) -> None:
     user, nobody = await add_user(sql), uuid4()
     async with serving(database, sweep=0.1, **UNLIMITED) as server:
-        async with pushing(server.url, user) as device, peer(server.url) as other, peer(server.url) as stranger:
+        async with live_device(server.url, user) as device, peer(server.url) as other, peer(server.url) as stranger:
             await sql.execute("ALTER POLICY atlas_sync_reads ON profiles USING (id IS NULL)")
             await device.say_push(CreateConversation(uuid4(), "hello", now()))
             await other.say_hello(user)
@@ -201,7 +202,7 @@ async def test_who_has_a_profile_that_is_hidden_is_not_told_that_he_does_not_pay
                 assert error.code in ("unavailable", "position_lost"), error
         await sql.execute("ALTER POLICY atlas_sync_reads ON profiles USING (true)")
         await eventually(lambda: is_ready(server))
-        async with pushing(server.url, user) as device, peer(server.url) as stranger:
+        async with live_device(server.url, user) as device, peer(server.url) as stranger:
             assert device.state() == await select_everything(sql, user)
             await stranger.say_hello(nobody)
             assert (await stranger.closed())[0] == CloseCode.LOCAL_ONLY
@@ -344,7 +345,7 @@ async def crowded(server: Running, sql: Any, watching: Any) -> AsyncIterator[Bac
     async with going_on(scrape(server), backends.watch(), *(come_and_go(server, user) for user in users)):
         yield backends
         await eventually(lambda: is_ready(server))
-    async with pushing(server.url, users[0]) as device:
+    async with live_device(server.url, users[0]) as device:
         seq = await device.apply(CreateConversation(uuid4(), "well", now()))
         assert await device.reach(seq) == await select_everything(sql, users[0])
 
@@ -457,7 +458,7 @@ async def served_with_few(database: Database, login: str, sql: Any) -> AsyncIter
             assert len(few) == 1, few
             assert [line for line in told if line["log_level"] in ("warning", "error")] == few
             for user in users[:2]:
-                async with pushing(server.url, user) as device:
+                async with live_device(server.url, user) as device:
                     assert device.state() == await select_everything(sql, user)
             before = await sql.fetchval(mine, login)
 
@@ -564,7 +565,7 @@ async def test_what_cannot_be_recorded_fails_loudly_and_pushes_are_held_until_it
     await sql.execute("INSERT INTO conversations (user_id, title) VALUES (NULL, 'of nobody')")
     async with a_plain_owner(sql) as owner, serving(database, sweep=0.1, **UNLIMITED) as server:
         refused = REFUSED.format(table, owner)
-        async with pushing(server.url, user) as device:
+        async with live_device(server.url, user) as device:
             await device.apply(RenameConversation(conversation, "before", now()))
             await sql.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
             before = await select_everything(sql, user)
@@ -588,7 +589,7 @@ async def test_what_cannot_be_recorded_fails_loudly_and_pushes_are_held_until_it
             assert any(f"ALTER TABLE public.{table} NO FORCE ROW LEVEL SECURITY" in wrong.problem for wrong in left)
             await sql.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         await eventually(lambda: is_ready(server))
-        async with pushing(server.url, user, device.client_id, n=device.number) as again:
+        async with live_device(server.url, user, device.client_id, n=device.number) as again:
             (result,) = await again.patient_push(held)
             assert isinstance(result, Applied)
             for change in CHANGES[table]:
@@ -630,7 +631,7 @@ async def test_where_the_servers_clock_is_an_hour_wrong_that_of_postgres_counts(
     user = await add_user(sql)
     environment = {"ATLAS_METRICS_TOKEN": METRICS_TOKEN}
     async with ServerProcess(database.server_url, OFF.format(seconds), **environment) as server:
-        async with pushing(server.url, user) as device:
+        async with live_device(server.url, user) as device:
             assert device.welcome is not None
             assert abs(device.welcome.time - now()) < 2_000_000
             conversation = uuid4()

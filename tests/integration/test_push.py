@@ -26,11 +26,11 @@ from protocol.frames import (
     Welcome,
 )
 from server.config import ROLES
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
 from tests.support.oracle import State, select_everything
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing, said_hello
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
@@ -76,8 +76,8 @@ async def a_home(database: Database, codec: Codec = MSGPACK) -> AsyncIterator[Ho
     async with administrator(database) as sql, serving(database, **UNLIMITED, push_roles=ROLES) as server:
         user = await add_user(sql)
         async with (
-            pushing(server.url, user, codec=codec) as writer,
-            pushing(server.url, user, codec=codec) as watcher,
+            live_device(server.url, user, codec=codec) as writer,
+            live_device(server.url, user, codec=codec) as watcher,
         ):
             yield Home(server, sql, user, writer, watcher)
 
@@ -170,7 +170,7 @@ async def test_a_push_reaches_devices_on_another_server(every_database: Database
     async with (
         a_home(every_database) as home,
         serving(every_database) as elsewhere,
-        pushing(elsewhere.url, home.user) as far,
+        live_device(elsewhere.url, home.user) as far,
     ):
         seq = await home.writer.apply(CreateConversation(uuid4(), "x", now()))
         assert await far.reach(seq) == await home.select()
@@ -178,7 +178,7 @@ async def test_a_push_reaches_devices_on_another_server(every_database: Database
 
 async def test_a_push_reaches_nobody_else(home: Home) -> None:
     other = await add_user(home.sql)
-    async with pushing(home.server.url, other) as stranger:
+    async with live_device(home.server.url, other) as stranger:
         await home.apply(CreateConversation(uuid4(), "x", now()))
         seq = await stranger.apply(CreateConversation(uuid4(), "y", now()))
         await stranger.reach(seq)
@@ -207,13 +207,13 @@ async def test_the_seq_of_an_ack_is_about_now(home: Home) -> None:
 
 async def test_a_device_that_was_away_finds_its_mutation_at_or_before_the_position(home: Home) -> None:
     seq = await home.writer.apply(CreateConversation(uuid4(), "x", now()))
-    async with pushing(home.server.url, home.user) as late:
+    async with live_device(home.server.url, home.user) as late:
         assert late.position >= seq
         assert late.state() == await home.select()
 
 
 async def test_a_resumed_device_reaches_the_seq_of_what_it_pushed_before(home: Home) -> None:
-    async with pushing(home.server.url, home.user) as device:
+    async with live_device(home.server.url, home.user) as device:
         cursor = device.cursor
         seq = await home.writer.apply(CreateConversation(uuid4(), "x", now()))
     async with peer(home.server.url) as again:
@@ -257,7 +257,7 @@ async def test_deleting_twice_changes_nothing_the_second_time(every_home: Home) 
 
 async def test_nothing_at_all_of_a_user_without_any_change_so_far(every_home: Home) -> None:
     """Its seq too is one that the device reaches."""
-    async with pushing(every_home.server.url, every_home.user) as fresh:
+    async with live_device(every_home.server.url, every_home.user) as fresh:
         seq = await fresh.apply(DeleteConversation(uuid4()))
         await fresh.reach(seq)
 
@@ -379,7 +379,7 @@ async def test_two_devices_of_one_user_that_write_at_once_do_not_mix_up_their_nu
 
 
 async def test_a_device_may_push_as_soon_as_it_is_welcome(home: Home) -> None:
-    async with said_hello(home.server.url, home.user) as device:
+    async with greeting_device(home.server.url, home.user) as device:
         await device.hear_a(Welcome)
         seq = await device.apply(CreateConversation(uuid4(), "x", now()))
         assert await device.reach(seq) == await home.select()

@@ -11,11 +11,13 @@ from uuid import uuid4
 import pytest
 
 from protocol.frames import Ack, Applied, CreateConversation, Error, Ping, Pong, RenameConversation, Repeated
-from tests.support.cluster import Database
+from tests.support.audit import audit, keep_audit
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, live_device, now
 from tests.support.people import add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
-from tests.support.pushing import UNLIMITED, Outbox, Story, administrator, audit, keep_audit, now, pushing
 from tests.support.serving import ServerProcess, serving
+from tests.support.story import Delivery, Story
 from tests.support.waiting import eventually
 
 PROCESS = {
@@ -36,14 +38,14 @@ async def an_audited(database: Database) -> AsyncIterator[Any]:
         yield sql
 
 
-async def outboxes(sql: Any, rng: random.Random, number: int, length: int) -> list[Outbox]:
+async def outboxes(sql: Any, rng: random.Random, number: int, length: int) -> list[Delivery]:
     return [
-        Outbox(await add_user(sql), Story(random.Random(rng.random()), length), random.Random(rng.random()))
+        Delivery(await add_user(sql), Story(random.Random(rng.random()), length), random.Random(rng.random()))
         for _ in range(number)
     ]
 
 
-async def deliver(made: list[Outbox], url: str, fault: Callable[[], Awaitable[None]], most: int) -> int:
+async def deliver(made: list[Delivery], url: str, fault: Callable[[], Awaitable[None]], most: int) -> int:
     """Deliver them all, through faults until `most` have happened, or the last one is through; how many it were."""
     faults = 0
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
@@ -93,7 +95,7 @@ async def test_an_answer_that_never_arrives_on_a_black_line_is_got_on_the_next_o
     ):
         user, conversation = await add_user(sql), uuid4()
         url = f"ws://127.0.0.1:{network.port}/sync"
-        async with pushing(url, user) as device:
+        async with live_device(url, user) as device:
             create = CreateConversation(conversation, "0", now())
             await device.say_push(create)
             network.silent = True  # the push is through or not, the answer is not
@@ -102,7 +104,7 @@ async def test_an_answer_that_never_arrives_on_a_black_line_is_got_on_the_next_o
                 await eventually(lambda: sql.fetchval(rows, conversation), 0.5)
             network.swallow()
             network.silent = False
-            async with pushing(url, user, device.client_id) as again:
+            async with live_device(url, user, device.client_id) as again:
                 (result,) = await again.push(create)
                 assert isinstance(result, Applied | Repeated)
                 await again.apply(RenameConversation(conversation, "1", now()))
@@ -137,7 +139,7 @@ async def test_while_postgres_is_away_pushes_are_unavailable_and_keep_their_sock
         an_audited(every_database) as sql,
         postgres_behind_proxy(every_database.server_url) as (proxy, url),
         serving(url, **UNLIMITED) as server,
-        pushing(server.url, await add_user(sql)) as device,
+        live_device(server.url, await add_user(sql)) as device,
     ):
         conversation = uuid4()
         await device.apply(CreateConversation(conversation, "0", now()))
@@ -164,7 +166,7 @@ async def test_a_push_that_meets_the_cut_itself_is_answered_and_can_be_sent_agai
         an_audited(every_database) as sql,
         postgres_behind_proxy(every_database.server_url) as (proxy, url),
         serving(url, **UNLIMITED) as server,
-        pushing(server.url, await add_user(sql)) as device,
+        live_device(server.url, await add_user(sql)) as device,
     ):
         conversation = uuid4()
         await device.apply(CreateConversation(conversation, "0", now()))
@@ -261,12 +263,12 @@ async def test_two_servers_of_which_one_is_killed_lose_and_repeat_nothing(databa
         serving(database, **UNLIMITED) as here,
     ):
         user, conversation = await add_user(sql), uuid4()
-        async with pushing(there.url, user) as device:
+        async with live_device(there.url, user) as device:
             await device.apply(CreateConversation(conversation, "0", now()))
             rest = [RenameConversation(conversation, str(number), now()) for number in range(1, 200)]
             await device.say_push(*rest)
             await there.kill()
-        async with pushing(here.url, user, device.client_id, n=2) as again:
+        async with live_device(here.url, user, device.client_id, n=2) as again:
             await again.say_push(*rest, n=2)
             answer = await again.answer()
             assert isinstance(answer, Ack), answer

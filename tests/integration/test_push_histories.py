@@ -21,9 +21,10 @@ from protocol.frames import Error, Rejected
 from server.postgres.connection import decode_plainly, statement
 from server.postgres.writer import PostgresWriter
 from server.write import rules
-from server.write.mutation import Push
-from tests.support.cluster import Cluster
-from tests.support.pushing import administrator, keep_audit, now
+from server.write.push import OwnedPush
+from tests.support.audit import keep_audit
+from tests.support.cluster import Cluster, administrator
+from tests.support.device import now
 
 MOST = Limits(262_144, 1_000, 4, 3, 1_000, 10_000)
 BOUNDS = rules.Limits(1_000, 10_000, frozenset({"user"}))
@@ -100,11 +101,11 @@ class Wanderer:
         found = self.outbox.next_push(MOST, CODECS["msgpack"], 1e9)
         if found is None:
             return False
-        push = Push(
+        push = OwnedPush(
             user=self.user,
             client_id=self.outbox.client_id,
             session=str(generation),
-            takes=takes,
+            claims_client_id=takes,
             first=found.n,
             mutations=[rules.check(_sent(each), BOUNDS, now()) for each in found.mutations],
             generation=generation,

@@ -27,10 +27,10 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, now, pushing
 from tests.support.serving import serving
 
 # ---- By pushing ----------------------------------------------------------------------------------------------------
@@ -118,11 +118,11 @@ class Duel:
 async def a_duel(database: Database, *, same_client: bool = False) -> AsyncIterator[Duel]:
     async with administrator(database) as sql, serving(database, **UNLIMITED) as server:
         users, annes, berts = [await add_user(sql), await add_user(sql)], Rows.make(), Rows.make()
-        async with pushing(server.url, users[0]) as device:
+        async with live_device(server.url, users[0]) as device:
             await device.push(*annes.creations("anne"))
         async with (
-            pushing(server.url, users[0], device.client_id, n=4) as anne,
-            pushing(server.url, users[1], device.client_id if same_client else None) as bert,
+            live_device(server.url, users[0], device.client_id, n=4) as anne,
+            live_device(server.url, users[1], device.client_id if same_client else None) as bert,
         ):
             await bert.apply(*berts.creations("bert"))
             before = await all_of(sql, anne.user)
@@ -248,7 +248,7 @@ async def house(every_database: Database) -> AsyncIterator[House]:
         conversations = [await add_conversation(sql, user, str(user)) for user in users]
         messages = [await add_message(sql, conversation, "x") for conversation in conversations]
         # Her device pushed something once.
-        async with serving(every_database) as server, pushing(server.url, users[0]) as device:
+        async with serving(every_database) as server, live_device(server.url, users[0]) as device:
             await device.push(
                 RenameConversation(uuid4(), "x", now()), RenameConversation(conversations[0], "hers", now())
             )

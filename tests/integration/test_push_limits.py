@@ -22,9 +22,9 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, now
 from tests.support.people import add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, Said, administrator, now, pushing
 from tests.support.serving import serving
 
 both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
@@ -38,7 +38,7 @@ async def live(database: Database, codec: Codec = MSGPACK, **given: Any) -> Asyn
     async with (
         administrator(database) as sql,
         serving(database, **{**UNLIMITED, **given}) as server,
-        pushing(server.url, await add_user(sql), codec=codec) as device,
+        live_device(server.url, await add_user(sql), codec=codec) as device,
     ):
         yield sql, device
 
@@ -101,25 +101,25 @@ async def test_the_rate_is_one_users_over_all_connections_and_nobody_elses(datab
     async with administrator(database) as sql, serving(database, **SLOW) as server:
         user = await add_user(sql)
         async with (
-            pushing(server.url, user) as one,
-            pushing(server.url, user) as another,
-            pushing(server.url, await add_user(sql)) as stranger,
+            live_device(server.url, user) as one,
+            live_device(server.url, user) as another,
+            live_device(server.url, await add_user(sql)) as stranger,
         ):
             await one.apply(*some(10))
             await is_slowed_down(another, *some(6))
             await stranger.apply(*some(10))
-        async with pushing(server.url, user, one.client_id, n=11) as again:
+        async with live_device(server.url, user, one.client_id, n=11) as again:
             await is_slowed_down(again, *some(6))
-        async with pushing(server.url, user) as fresh:
+        async with live_device(server.url, user) as fresh:
             await is_slowed_down(fresh, *some(6))
 
 
 async def test_closing_every_connection_does_not_reset_the_rate(database: Database) -> None:
     async with administrator(database) as sql, serving(database, **SLOW) as server:
         user = await add_user(sql)
-        async with pushing(server.url, user) as one:
+        async with live_device(server.url, user) as one:
             await one.apply(*some(10))
-        async with pushing(server.url, user) as again:
+        async with live_device(server.url, user) as again:
             await is_slowed_down(again, *some(6))
 
 

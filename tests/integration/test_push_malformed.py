@@ -11,20 +11,11 @@ import pytest
 from protocol.codec import CODECS, JSON, Codec
 from protocol.frames import Ack, CreateConversation, Push, Rejected
 from tests.support.cluster import Cluster, Database
+from tests.support.device import UNLIMITED, PushingDevice, Raw, encoded, live_device, now, raw
 from tests.support.oracle import select_everything
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.pushing import (
-    CONTENT,
-    UNLIMITED,
-    PushingDevice,
-    Raw,
-    between_good_ones,
-    encoded,
-    now,
-    pushing,
-    raw,
-)
+from tests.support.rejections import CONTENT, between_good_ones
 from tests.support.serving import Running, serving
 
 both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
@@ -46,7 +37,7 @@ async def server(database: Database) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with pushing(server.url, user) as made:
+    async with live_device(server.url, user) as made:
         yield made
 
 
@@ -126,7 +117,7 @@ def malformed(codec: Codec) -> dict[str, Raw]:
 @both
 async def test_malformed_ones_of_every_sort_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
     cases = malformed(codec)
-    async with pushing(server.url, await add_user(sql), codec=codec) as device:
+    async with live_device(server.url, await add_user(sql), codec=codec) as device:
         rejections = await between_good_ones(device, sql, *cases.values())
     assert {what: one.code for what, one in zip(cases, rejections, strict=True)} == dict.fromkeys(cases, "malformed")
 
@@ -134,7 +125,7 @@ async def test_malformed_ones_of_every_sort_are_rejected_alone(server: Running, 
 async def test_half_a_surrogate_pair_is_rejected_alone(server: Running, sql: Any) -> None:
     """JavaScript makes them: `"👋".slice(0, 1)`, in JSON. Closing would lock such an outbox for ever."""
     halves = [Raw(b'["+c","%s","%s",%d]' % (str(uuid4()).encode(), half, now())) for half in (b"\\ud83d", b"\\udc4b x")]
-    async with pushing(server.url, await add_user(sql), codec=JSON) as device:
+    async with live_device(server.url, await add_user(sql), codec=JSON) as device:
         await between_good_ones(device, sql, *halves)
 
 
@@ -148,7 +139,7 @@ async def test_integers_beyond_all_bounds_are_rejected_alone(server: Running, sq
         bad += [
             Raw(b'["+c","%s",null,%s]' % (str(one).encode(), at)) for at in (b"1" * 30, b"-" + b"9" * 400, b"1e300")
         ]
-    async with pushing(server.url, await add_user(sql), codec=codec) as device:
+    async with live_device(server.url, await add_user(sql), codec=codec) as device:
         rejections = await between_good_ones(device, sql, *bad)
         assert {rejection.code for rejection in rejections} <= {"malformed", "bad_time"}
         # As the other half of a key they may be malformed, or name what is not there.
@@ -164,8 +155,8 @@ async def test_a_mutation_that_is_too_deep_harms_nobody(server: Running, sql: An
     """It is malformed, or the whole frame is."""
     deep = Raw(b"[" * 20_000 + b"]" * 20_000 if codec.text else b"\x91" * 20_000 + b"\xc0")
     async with (
-        pushing(server.url, await add_user(sql), codec=codec) as innocent,
-        pushing(server.url, await add_user(sql), codec=codec) as device,
+        live_device(server.url, await add_user(sql), codec=codec) as innocent,
+        live_device(server.url, await add_user(sql), codec=codec) as device,
     ):
         await device.say_push(deep)
         answer = await device.hear()
@@ -198,7 +189,7 @@ NO_PUSHES: dict[str, dict[str, object]] = {
 @both
 @pytest.mark.parametrize("what", NO_PUSHES)
 async def test_what_is_no_push_closes(server: Running, sql: Any, user: UUID, codec: Codec, what: str) -> None:
-    async with pushing(server.url, user, codec=codec) as device:
+    async with live_device(server.url, user, codec=codec) as device:
         await device.say_raw(encoded(NO_PUSHES[what], codec))
         code, error = await device.closed()
         assert code == 4300

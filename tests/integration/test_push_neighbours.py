@@ -23,23 +23,13 @@ from protocol.frames import (
     Repeated,
     Result,
 )
-from tests.support.cluster import Database
+from tests.support.audit import audit, keep_audit
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, encoded, live_device, now, raw
 from tests.support.people import add_user
-from tests.support.pushing import (
-    RULES,
-    UNLIMITED,
-    Outbox,
-    PushingDevice,
-    Story,
-    administrator,
-    audit,
-    encoded,
-    keep_audit,
-    now,
-    pushing,
-    raw,
-)
+from tests.support.rejections import RULES
 from tests.support.serving import Running, ServerProcess, serving
+from tests.support.story import Delivery, Story
 
 CANARY = "CANARY-that-no-log-may-sing"
 MANY = 40
@@ -49,7 +39,7 @@ MANY = 40
 async def a_crowd(server: Running, sql: Any, number: int) -> AsyncIterator[list[PushingDevice]]:
     """Devices of as many users, live."""
     async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(pushing(server.url, await add_user(sql))) for _ in range(number)]
+        yield [await stack.enter_async_context(live_device(server.url, await add_user(sql))) for _ in range(number)]
 
 
 async def converse(devices: list[PushingDevice]) -> list[UUID]:
@@ -194,7 +184,7 @@ async def test_deadlocks_with_the_apps_own_transactions_reject_nothing(every_dat
         await sql.execute(f"ALTER DATABASE {every_database.name} SET deadlock_timeout = '50ms'")
     async with administrator(every_database) as sql, serving(every_database, **UNLIMITED) as server:
         await keep_audit(sql)
-        made = [Outbox(await add_user(sql), Story(random.Random(number), 30), rng) for number in range(6)]
+        made = [Delivery(await add_user(sql), Story(random.Random(number), 30), rng) for number in range(6)]
 
         async def write() -> None:
             async with administrator(every_database) as app:
@@ -229,8 +219,8 @@ async def test_no_content_is_logged_whatever_the_database_says_of_it(database: D
         await sql.execute(RULES[rule])
         async with ServerProcess(database.server_url, ATLAS_LOG_LEVEL="debug") as server:
             async with (
-                pushing(server.url, await add_user(sql)) as device,
-                pushing(server.url, await add_user(sql)) as other,
+                live_device(server.url, await add_user(sql)) as device,
+                live_device(server.url, await add_user(sql)) as other,
             ):
                 conversations = await converse([device, other])
                 message, at = uuid4(), now()
@@ -254,7 +244,7 @@ async def test_no_content_is_logged_whatever_the_database_says_of_it(database: D
 async def test_no_content_of_what_is_rejected_malformed_or_locked_is_logged(database: Database) -> None:
     async with administrator(database) as sql, administrator(database) as holder:
         async with ServerProcess(database.server_url, ATLAS_LOG_LEVEL="debug") as server:
-            async with pushing(server.url, await add_user(sql)) as device:
+            async with live_device(server.url, await add_user(sql)) as device:
                 (conversation,) = await converse([device])
                 results = await device.push(
                     raw([CANARY, uuid4(), CANARY, now()]),

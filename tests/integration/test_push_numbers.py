@@ -21,10 +21,11 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Cluster, Database
+from tests.support.audit import audit, keep_audit
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, encoded, now
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.pushing import UNLIMITED, PushingDevice, administrator, audit, encoded, keep_audit, now
 from tests.support.serving import Running, serving, token
 
 Said = Mutation | None

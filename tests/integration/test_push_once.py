@@ -21,22 +21,20 @@ from protocol.frames import (
     Repeated,
     Welcome,
 )
-from tests.support.cluster import Cluster, Database
-from tests.support.oracle import select_everything
-from tests.support.people import add_user
-from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import (
+from tests.support.audit import audit, keep_audit
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.device import (
     NOBODYS,
     UNLIMITED,
     PushingDevice,
-    administrator,
-    audit,
-    keep_audit,
+    greeting_device,
+    live_device,
     now,
-    pushing,
     results_without_seq,
-    said_hello,
 )
+from tests.support.oracle import select_everything
+from tests.support.people import add_user
+from tests.support.proxy import postgres_behind_proxy
 from tests.support.serving import Running, ServerProcess, serving
 
 both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
@@ -70,7 +68,7 @@ async def server(database: Database) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with pushing(server.url, user) as made:
+    async with live_device(server.url, user) as made:
         yield made
 
 
@@ -108,7 +106,7 @@ async def test_a_repeated_push_is_answered_and_not_applied(every_database: Datab
     async with (
         administrator(every_database) as sql,
         serving(every_database, **UNLIMITED) as server,
-        pushing(server.url, await add_user(sql), codec=codec) as device,
+        live_device(server.url, await add_user(sql), codec=codec) as device,
     ):
         conversation = uuid4()
         mutations: list[Mutation] = [
@@ -173,9 +171,9 @@ async def test_repeats_outlive_a_restart(database: Database, user: UUID, sql: An
         RenameConversation(NOBODYS, None, now()),
         CreateConversation(conversation, "0", now()),
     ]
-    async with serving(database, **UNLIMITED) as server, pushing(server.url, user, client_id) as device:
+    async with serving(database, **UNLIMITED) as server, live_device(server.url, user, client_id) as device:
         first = await device.push(*mutations)
-    async with serving(database, **UNLIMITED) as server, pushing(server.url, user, client_id) as device:
+    async with serving(database, **UNLIMITED) as server, live_device(server.url, user, client_id) as device:
         again = await device.push(*mutations, *rename(conversation, 1))
         assert again[0] == first[0]
         assert results_without_seq(again) == [("Rejected", 1), ("Repeated", 2), ("Applied", 3)]
@@ -196,7 +194,7 @@ async def test_many_rejected_ones_of_one_push_are_all_told_again(device: Pushing
 async def test_a_gap_is_answered_with_what_is_expected_and_nothing_is_applied(
     server: Running, user: UUID, sql: Any, codec: Codec
 ) -> None:
-    async with pushing(server.url, user, codec=codec) as device:
+    async with live_device(server.url, user, codec=codec) as device:
         conversation = uuid4()
         create = CreateConversation(conversation, "0", now())
         error = await device.refused_push(create, n=2)
@@ -215,11 +213,11 @@ async def test_an_outbox_that_begins_beyond_what_the_database_remembers_gets_new
     """The database lost its tail (SPEC.md 8.5)."""
     await audited(every_database)
     async with administrator(every_database) as sql, serving(every_database, **UNLIMITED) as server:
-        async with pushing(server.url, await add_user(sql)) as device:
+        async with live_device(server.url, await add_user(sql)) as device:
             conversation = await a_conversation(device)
             await device.apply(*rename(conversation, 1, 2, 3))
             await sql.execute("UPDATE sync.clients SET last_mutation = 2 WHERE client_id = $1", device.client_id)
-        async with pushing(server.url, device.user, device.client_id) as device:
+        async with live_device(server.url, device.user, device.client_id) as device:
             error = await device.refused_push(*rename(conversation, 4, 5), n=5)
             assert (error.code, error.expected) == ("gap", 3)
             await device.apply(*rename(conversation, 4, 5), n=3)
@@ -240,7 +238,7 @@ async def test_an_empty_push_beyond_the_end_applies_nothing(device: PushingDevic
 
 
 async def test_each_client_id_of_a_user_has_numbers_of_its_own(server: Running, user: UUID, sql: Any) -> None:
-    async with pushing(server.url, user) as one, pushing(server.url, user) as other:
+    async with live_device(server.url, user) as one, live_device(server.url, user) as other:
         conversation = await a_conversation(one)
         await one.apply(*rename(conversation, 1, 2))
         await other.apply(*rename(conversation, 3), n=1)
@@ -251,7 +249,10 @@ async def test_each_client_id_of_a_user_has_numbers_of_its_own(server: Running, 
 
 async def test_two_users_with_one_client_id_have_numbers_of_their_own(server: Running, sql: Any) -> None:
     client_id, users = uuid4(), [await add_user(sql), await add_user(sql)]
-    async with pushing(server.url, users[0], client_id) as one, pushing(server.url, users[1], client_id) as other:
+    async with (
+        live_device(server.url, users[0], client_id) as one,
+        live_device(server.url, users[1], client_id) as other,
+    ):
         mine = await a_conversation(one)
         await one.apply(*rename(mine, 1))
         theirs = await a_conversation(other)
@@ -265,14 +266,14 @@ async def test_two_users_with_one_client_id_have_numbers_of_their_own(server: Ru
 
 
 async def test_a_newer_connection_takes_a_client_id_over(server: Running, user: UUID, sql: Any) -> None:
-    async with pushing(server.url, user) as older:
+    async with live_device(server.url, user) as older:
         conversation = await a_conversation(older)
-        async with pushing(server.url, user, older.client_id, n=2) as newer:
+        async with live_device(server.url, user, older.client_id, n=2) as newer:
             code, error = await older.closed()
             assert error is not None
             assert (code, error.code, error.retryable) == (4302, "replaced", False)
             await newer.apply(*rename(conversation, 1))
-            async with pushing(server.url, user, older.client_id, n=3) as newest:
+            async with live_device(server.url, user, older.client_id, n=3) as newest:
                 assert (await newer.closed())[0] == 4302
                 await newest.apply(*rename(conversation, 2))
     assert await renamed(sql, conversation) == [0, 1, 2]
@@ -283,9 +284,9 @@ async def test_a_connection_that_begins_with_what_changes_nothing_goes_on(
     server: Running, user: UUID, sql: Any, first: str
 ) -> None:
     """A lost answer ends like this: the device comes back, repeats, and goes on."""
-    async with pushing(server.url, user) as before:
+    async with live_device(server.url, user) as before:
         conversation = await a_conversation(before)
-    async with pushing(server.url, user, before.client_id) as again:
+    async with live_device(server.url, user, before.client_id) as again:
         if first == "a repeat":
             results = await again.push(CreateConversation(conversation, "0", now()), n=1)
             assert results_without_seq(results) == [("Repeated", 1)]
@@ -301,9 +302,9 @@ async def test_a_connection_that_begins_with_what_changes_nothing_goes_on(
 async def test_connections_of_other_client_ids_and_users_are_not_replaced(server: Running, sql: Any) -> None:
     users = [await add_user(sql), await add_user(sql)]
     async with (
-        pushing(server.url, users[0]) as one,
-        pushing(server.url, users[0]) as another,
-        pushing(server.url, users[1], one.client_id) as stranger,
+        live_device(server.url, users[0]) as one,
+        live_device(server.url, users[0]) as another,
+        live_device(server.url, users[1], one.client_id) as stranger,
     ):
         for device in (one, another, stranger):
             await a_conversation(device)
@@ -317,7 +318,7 @@ async def test_a_newer_connection_on_another_server_takes_over_with_its_first_pu
         ServerProcess(every_database.server_url, **PROCESS) as there,
     ):
         user = await add_user(sql)
-        async with pushing(here.url, user) as older, pushing(there.url, user, older.client_id) as newer:
+        async with live_device(here.url, user) as older, live_device(there.url, user, older.client_id) as newer:
             conversation = await a_conversation(older)
             # The newer one has pushed nothing yet.
             await older.apply(*rename(conversation, 1))
@@ -329,7 +330,7 @@ async def test_a_newer_connection_on_another_server_takes_over_with_its_first_pu
             await newer.apply(*rename(conversation, 3))
         assert await renamed(sql, conversation) == [0, 1, 2, 3]
         # Who was replaced may come back by hand: then he is the newer one.
-        async with pushing(here.url, user, older.client_id, n=5) as again:
+        async with live_device(here.url, user, older.client_id, n=5) as again:
             await again.apply(*rename(conversation, 4))
         assert await renamed(sql, conversation) == [0, 1, 2, 3, 4]
 
@@ -340,8 +341,8 @@ async def test_where_two_servers_have_one_client_id_the_later_first_push_takes_i
     async with (
         serving(database, **UNLIMITED) as here,
         serving(database, **UNLIMITED) as there,
-        pushing(here.url, user) as older,
-        pushing(there.url, user, older.client_id) as newer,
+        live_device(here.url, user) as older,
+        live_device(there.url, user, older.client_id) as newer,
     ):
         conversation = await a_conversation(newer)
         await older.apply(*rename(conversation, 1), n=2)
@@ -377,7 +378,7 @@ async def test_a_push_before_welcome_is_refused_and_loses_nothing(database: Data
     async with postgres_behind_proxy(database.server_url) as (proxy, url), serving(url, **UNLIMITED) as server:
         proxy.refusing = True
         proxy.cut()
-        async with said_hello(server.url, user) as device:
+        async with greeting_device(server.url, user) as device:
             conversation = uuid4()
             create = CreateConversation(conversation, "0", now())
             error = await device.refused_push(create)
@@ -392,7 +393,7 @@ async def test_a_push_sent_together_with_hello_is_applied_or_refused_and_not_bot
     server: Running, user: UUID, sql: Any
 ) -> None:
     for _ in range(10):
-        async with said_hello(server.url, user) as device:
+        async with greeting_device(server.url, user) as device:
             conversation = uuid4()
             create = CreateConversation(conversation, "0", now())
             await device.say_push(create)
@@ -411,7 +412,7 @@ async def test_a_push_sent_together_with_hello_is_applied_or_refused_and_not_bot
 @pytest.mark.parametrize("tier", ["free", None])
 async def test_who_works_locally_only_pushes_nothing(server: Running, sql: Any, tier: str | None) -> None:
     user = uuid4() if tier is None else await add_user(sql, tier)
-    async with said_hello(server.url, user) as device:
+    async with greeting_device(server.url, user) as device:
         await device.say_push(CreateConversation(uuid4(), "0", now()))
         code, error = await device.closed()
         assert error is not None
@@ -427,7 +428,7 @@ async def test_who_became_free_pushes_nothing_any_more_even_before_the_server_he
         user = await add_user(sql)
         async with (
             serving(every_database, listen_url=url, sweep=600.0, **UNLIMITED) as server,
-            pushing(server.url, user) as device,
+            live_device(server.url, user) as device,
         ):
             proxy.swallow()  # no doorbell is heard
             await device.apply(CreateConversation(uuid4(), "0", now()))
@@ -438,7 +439,7 @@ async def test_who_became_free_pushes_nothing_any_more_even_before_the_server_he
 
 
 async def test_who_was_deleted_pushes_nothing_any_more(server: Running, user: UUID, sql: Any) -> None:
-    async with pushing(server.url, user) as device, pushing(server.url, await add_user(sql)) as other:
+    async with live_device(server.url, user) as device, live_device(server.url, await add_user(sql)) as other:
         await device.apply(CreateConversation(uuid4(), "0", now()))
         await sql.execute("DELETE FROM profiles WHERE id = $1", user)
         with contextlib.suppress(ConnectionClosed):  # it was told already

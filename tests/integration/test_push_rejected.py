@@ -21,20 +21,11 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_user
-from tests.support.pushing import (
-    CONTENT,
-    RULES,
-    UNLIMITED,
-    PushingDevice,
-    administrator,
-    between_good_ones,
-    is_fit_to_show,
-    now,
-    pushing,
-)
+from tests.support.rejections import CONTENT, RULES, between_good_ones, is_fit_to_show
 from tests.support.serving import Running, serving
 
 both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
@@ -58,7 +49,7 @@ async def server(database: Database) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with pushing(server.url, user) as made:
+    async with live_device(server.url, user) as made:
         yield made
 
 
@@ -71,7 +62,7 @@ async def live(
         await sql.execute(before)
         async with (
             serving(database, **UNLIMITED) as server,
-            pushing(server.url, await add_user(sql), codec=codec) as device,
+            live_device(server.url, await add_user(sql), codec=codec) as device,
         ):
             yield sql, device
 
@@ -194,7 +185,7 @@ async def test_what_hangs_on_a_rejected_one_is_rejected_too(device: PushingDevic
 
 
 async def test_the_id_of_another_users_row_cannot_be_used(server: Running, device: PushingDevice, sql: Any) -> None:
-    async with pushing(server.url, await add_user(sql)) as stranger:
+    async with live_device(server.url, await add_user(sql)) as stranger:
         theirs, own = await Own.make(stranger), await Own.make(device)
         taken: list[Mutation] = [
             CreateConversation(theirs.conversation, CONTENT, now()),

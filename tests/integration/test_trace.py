@@ -14,13 +14,13 @@ import pytest
 
 from protocol.frames import Changes, CreateConversation, CreateMessage
 from server.errors import UnavailableError, UnfitError
-from server.feed import roster
-from server.operations.trace import Line, Standing, as_json, status, tell
+from server.feed import presence
+from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
-from server.postgres import tracer
+from server.postgres import trace_queries
 from tests.support.cluster import Cluster, Database
+from tests.support.device import NOBODYS, live_device, now
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import NOBODYS, now, pushing
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import eventually
 
@@ -48,7 +48,7 @@ class Told:
         return "\n".join(line.says for line in self.lines if line.what == what)
 
     def obstacles(self) -> list[str]:
-        return [line.what for line in self.lines[:-1] if line.standing is Standing.BAD]
+        return [line.what for line in self.lines[:-1] if line.verdict is Verdict.BAD]
 
     def device(self, client_id: UUID) -> Line:
         (line,) = [line for line in self.lines if line.what == "device" and line.says.startswith(str(client_id))]
@@ -57,7 +57,7 @@ class Told:
 
 async def trace(database: Database, message: UUID, user: UUID | None = None, *, administrator: bool = False) -> Told:
     url = database.url if administrator else database.server_url
-    facts = await tracer.ask(url, message, user)
+    facts = await trace_queries.ask(url, message, user)
     lines = tell(facts)
     assert MARKER not in as_json(facts, lines)
     return Told(facts, lines)
@@ -75,12 +75,12 @@ async def trace_until(database: Database, message: UUID, condition: Callable[[To
 
 
 @pytest.fixture
-def quick_roster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "EVERY", 0.05)
+def quick_presence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "EVERY", 0.05)
 
 
 @pytest.fixture
-async def quick(quick_roster: None, database: Database) -> AsyncIterator[Running]:
+async def quick(quick_presence: None, database: Database) -> AsyncIterator[Running]:
     """A server that notes where its devices are all the time."""
     async with serving(database) as running:
         yield running
@@ -103,11 +103,11 @@ async def noted(sql: Any, client_id: UUID, state: str) -> None:
 async def test_a_message_that_every_device_has_is_delivered(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as one, pushing(quick.url, user) as other:
+    async with live_device(quick.url, user) as one, live_device(quick.url, user) as other:
         message = await add_message(sql, conversation, MARKER)
         told = await trace_until(database, message, lambda told: told.status == 0 and "all 2" in told.verdict)
         assert told.verdict == "Delivered to all 2 devices."
-        assert {line.standing for line in told.lines} == {Standing.GOOD}
+        assert {line.verdict for line in told.lines} == {Verdict.GOOD}
         for device in (one, other):
             assert "live on" in told.device(device.client_id).says
         assert told.facts.message is not None
@@ -120,8 +120,8 @@ async def test_a_message_that_every_device_has_is_delivered(
 async def test_a_device_that_is_away_gets_it_when_it_comes_back(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as stays:
-        async with pushing(quick.url, user) as leaves:
+    async with live_device(quick.url, user) as stays:
+        async with live_device(quick.url, user) as leaves:
             await noted(sql, leaves.client_id, "live")
         await noted(sql, leaves.client_id, "closed")
         message = await add_message(sql, conversation, MARKER)
@@ -130,9 +130,9 @@ async def test_a_device_that_is_away_gets_it_when_it_comes_back(
         assert told.verdict.endswith(" and gets it when it comes back.")
         assert told.status == 0
         assert "(1000: the device closed it)" in told.device(leaves.client_id).says
-        assert told.device(leaves.client_id).standing is Standing.WAITING
-        assert told.device(stays.client_id).standing is Standing.GOOD
-        async with pushing(quick.url, user, leaves.client_id):
+        assert told.device(leaves.client_id).verdict is Verdict.WAITING
+        assert told.device(stays.client_id).verdict is Verdict.GOOD
+        async with live_device(quick.url, user, leaves.client_id):
             told = await trace_until(database, message, lambda told: "all 2" in told.verdict)
             assert told.status == 0
 
@@ -140,7 +140,7 @@ async def test_a_device_that_is_away_gets_it_when_it_comes_back(
 async def test_an_edited_message_is_where_its_last_change_is(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         message = await add_message(sql, conversation, MARKER)
         await device.hear_a(Changes)
         await trace_until(database, message, lambda told: "the only device" in told.verdict)
@@ -155,7 +155,7 @@ async def test_an_edited_message_is_where_its_last_change_is(
 async def test_a_device_that_does_not_read_is_shown_as_such(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as reads, pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as reads, live_device(quick.url, user) as device:
         await sql.execute(
             "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', repeat('x', $2) "
             "FROM generate_series(1, $3)",
@@ -181,8 +181,8 @@ async def head(sql: Any, user: UUID) -> int:
 async def test_what_a_killed_server_said_of_its_devices_is_not_true_any_more(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    often = "from server.feed import roster; roster.EVERY = 0.2"
-    async with ServerProcess(database.server_url, often) as server, pushing(server.url, user) as device:
+    often = "from server.feed import presence; presence.EVERY = 0.2"
+    async with ServerProcess(database.server_url, often) as server, live_device(server.url, user) as device:
         await noted(sql, device.client_id, "live")
         await server.kill()
         message = await add_message(sql, conversation, MARKER)
@@ -229,7 +229,7 @@ async def test_a_device_that_wrote_before_devices_were_noted_is_told_of_to_who_m
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     message = uuid4()
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         await device.apply(CreateMessage(message, conversation, "user", MARKER, now()))
     await noted(sql, device.client_id, "closed")
     await sql.execute("DELETE FROM sync.devices")
@@ -244,7 +244,7 @@ async def test_a_device_that_wrote_before_devices_were_noted_is_told_of_to_who_m
 async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID, change: str
 ) -> None:
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         await noted(sql, device.client_id, "live")
         # What the database keeps without a profile, an app without that foreign key keeps too.
         await sql.execute("ALTER TABLE conversations DROP CONSTRAINT conversations_user_id_fkey")
@@ -262,7 +262,7 @@ async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
 async def test_a_plan_that_ended_after_the_delivery_does_not(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         message = await add_message(sql, conversation, MARKER)
         await device.hear_a(Changes)
         await sql.execute("UPDATE profiles SET subscription_tier = 'free'")
@@ -274,7 +274,7 @@ async def test_a_plan_that_ended_after_the_delivery_does_not(
 async def test_a_device_that_was_told_to_stay_away_stands_in_the_way(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         await noted(sql, device.client_id, "live")
         await device.say_raw(b"nonsense")
         assert (await device.closed())[0] == 4300
@@ -317,7 +317,7 @@ async def test_a_deleted_message_is_told_of_and_who_knows(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     message = await add_message(sql, conversation, MARKER)
-    async with pushing(quick.url, user):
+    async with live_device(quick.url, user):
         await sql.execute("DELETE FROM messages WHERE id = $1", message)
         told = await trace_until(database, message, lambda told: "the only" in told.verdict)
     assert told.verdict == "It was deleted; that has reached the only device."
@@ -331,7 +331,7 @@ async def test_a_message_whose_conversation_was_deleted_went_with_it(
     quick: Running, database: Database, sql: Any, user: UUID
 ) -> None:
     message, conversation = uuid4(), uuid4()
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         # A deletion before, and one after, of conversations that it was not in.
         await sql.execute("DELETE FROM conversations WHERE id = $1", await add_conversation(sql, user, MARKER))
         await device.apply(
@@ -365,7 +365,7 @@ async def test_a_message_that_was_deleted_past_the_triggers_stands_in_the_way(
     await sql.execute("DELETE FROM messages WHERE id = $1", message)
     told = await trace(database, message)
     assert told.obstacles() == ["change"]
-    assert told.verdict == "It is gone without a trace, so devices that have it keep it."
+    assert told.verdict == "It is gone and its deletion was not recorded, so devices that have it keep it."
     assert told.status == 1
 
 
@@ -377,7 +377,7 @@ async def test_a_message_in_the_archive_is_found_there(
         "GRANT SELECT ON public.messages_archive TO atlas_sync; "
         "CREATE TABLE long_ago PARTITION OF public.messages_archive FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')"
     )
-    async with pushing(quick.url, user):
+    async with live_device(quick.url, user):
         message = await add_message(sql, conversation, MARKER)
         await sql.execute("UPDATE messages SET created_at = '2001-01-02' WHERE id = $1", message)
         # As a partition moves: without a trigger, and no device is told.
@@ -399,18 +399,18 @@ async def test_a_database_without_an_archive_is_no_obstacle(
 async def test_changes_that_the_log_has_lost_are_in_what_devices_hold_that_go_on_from_there(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    async with pushing(quick.url, user) as early:
+    async with live_device(quick.url, user) as early:
         await noted(sql, early.client_id, "live")
     await noted(sql, early.client_id, "closed")
     message = await add_message(sql, conversation, MARKER)
-    async with pushing(quick.url, user) as late:
+    async with live_device(quick.url, user) as late:
         await noted(sql, late.client_id, "live")
     await noted(sql, late.client_id, "closed")
     for partition in await sql.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM sync.log"):
         await sql.execute(f"DROP TABLE {partition['name']}")
     told = await trace(database, message)
     assert told.about("change").startswith("no longer in the log")
-    assert told.device(late.client_id).standing is Standing.GOOD
+    assert told.device(late.client_id).verdict is Verdict.GOOD
     assert "gets a snapshot when it comes back" in told.device(early.client_id).says
     assert told.status == 0
 
@@ -419,7 +419,7 @@ async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
     quick: Running, database: Database, sql: Any, user: UUID
 ) -> None:
     message = uuid4()
-    async with pushing(quick.url, user) as device:
+    async with live_device(quick.url, user) as device:
         await device.rejection(CreateMessage(message, NOBODYS, "user", MARKER, now()))
     told = await trace(database, message, user, administrator=True)
     assert told.status == 1
@@ -438,7 +438,7 @@ async def test_a_message_of_somebody_else_is_said_to_be_so(
     message, other = await add_message(sql, conversation, MARKER), await add_user(sql)
     told = await trace(database, message, other)
     assert str(user) in told.about("owner")
-    assert "another user's" in told.verdict
+    assert "another user" in told.verdict
     assert told.status == 1
     assert (await trace(database, message, user)).status == 0
 
@@ -478,26 +478,26 @@ async def test_it_cannot_write(database: Database, sql: Any) -> None:
         """
     )
     with pytest.raises(UnavailableError, match="ReadOnly"):
-        await tracer.ask(database.url, uuid4(), None)
+        await trace_queries.ask(database.url, uuid4(), None)
 
 
 async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Database, sql: Any) -> None:
     async with sql.transaction():
         await sql.execute("LOCK TABLE sync.log")
         with pytest.raises(UnavailableError, match="--user"):
-            await tracer.ask(database.server_url, uuid4(), None, seconds=0.2)
+            await trace_queries.ask(database.server_url, uuid4(), None, seconds=0.2)
 
 
 async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, database: Database) -> None:
     unmigrated = await postgres_18.create("template0")
     with pytest.raises(UnfitError, match="atlas-sync migrate"):
-        await tracer.ask(unmigrated.url, uuid4(), None)
+        await trace_queries.ask(unmigrated.url, uuid4(), None)
     await unmigrated.drop()
     sql = await database.connect()
     await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
     await sql.close()
     with pytest.raises(UnfitError, match="GRANT atlas_sync"):
-        await tracer.ask(database.server_url, uuid4(), None)
+        await trace_queries.ask(database.server_url, uuid4(), None)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------------

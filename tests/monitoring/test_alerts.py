@@ -8,17 +8,22 @@ from typing import Any, Final
 
 import pytest
 
-from server.metrics import Question
-from tests.monitoring.watching import (
+from protocol.answers import CloseCode
+from server import clock
+from server.feed import pump
+from server.feed.change import Why
+from server.metrics import CATALOGUE, Question, limits
+from tests.support.cluster import temporary_folder
+from tests.support.prometheus import (
     ALERTS,
     JOB,
     PROMTOOL,
+    ROOT,
     asks_for_what_exists,
     figures,
     needs_prometheus,
     prometheus,
 )
-from tests.support.cluster import temporary_folder
 
 LATER: Final = "90m"
 """When it is looked: an hour is the longest that a rule waits, but for the one that compares weeks."""
@@ -196,6 +201,18 @@ def names() -> list[str]:
     return re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE)
 
 
+def expressions() -> dict[str, str]:
+    """By alert."""
+    text = ALERTS.read_text()
+    return dict(re.findall(r"- alert: (\w+)\n +expr: (?:>-\n)?((?:.|\n)*?)\n +(?:for|labels):", text))
+
+
+def compared_with(expression: str) -> list[float]:
+    """The numbers other than 0 that a PromQL expression compares with, and its quantile."""
+    found = re.findall(r"(?:[<>]=?|histogram_quantile\()\s*(-?\d[\d.e]*)", expression)
+    return [float(number) for number in found if float(number)]
+
+
 def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
 
@@ -203,6 +220,36 @@ def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_every_alert_has_a_name_of_its_own_and_a_case_here() -> None:
     assert len(names()) == len(set(names()))
     assert set(names()) == {case.alert for case in CASES}
+
+
+def test_every_number_in_an_alert_is_one_of_the_limits_that_have_a_reason() -> None:
+    found = {alert: compared_with(expression) for alert, expression in expressions().items()}
+    assert found.keys() == set(names())
+    # An expression may use a limit more than once.
+    assert {alert: sorted(set(numbers)) for alert, numbers in found.items() if numbers} == {
+        alert: sorted(set(map(float, numbers))) for alert, numbers in limits.ALERTS.items()
+    }
+
+
+def test_limits_that_the_code_knows_too_are_the_same_there() -> None:
+    assert limits.CLOCK_SECONDS * 1_000_000 == clock.TOLERATED
+    assert limits.BEHIND == pump.GROUP
+    assert set(limits.STARTED_OVER) == set(Why) - {Why.NEW}
+
+
+def test_the_close_codes_and_labels_in_alerts_exist() -> None:
+    named = re.findall(r'code=~?"([\d|]+)"', ALERTS.read_text())
+    ours = {int(code) for group in named for code in group.split("|") if int(code) >= 4000}
+    assert ours
+    assert ours <= set(map(int, CloseCode))
+
+
+def test_the_log_lines_that_an_operator_should_look_for_are_logged() -> None:
+    advice = [ALERTS.read_text(), *(figure.when_bad for figure in CATALOGUE)]
+    lines = {line for text in advice for line in re.findall(r"`([a-z]+(?: [a-z]+)+)`", " ".join(text.split()))}
+    assert len(lines) > 5
+    source = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
+    assert {line for line in lines if f'"{line}' not in source} == set()
 
 
 @needs_prometheus

@@ -7,11 +7,11 @@ from typing import Any, Final
 import pytest
 
 from protocol.frames import AskPage, Page
-from tests.monitoring.watching import needs_prometheus, watched
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
+from tests.support.device import live_device
 from tests.support.people import add_conversation, add_user
+from tests.support.prometheus import needs_prometheus, watched
 from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import administrator, pushing
 from tests.support.waiting import eventually
 
 pytestmark = needs_prometheus
@@ -52,7 +52,7 @@ async def test_what_the_database_suffers_from_is_told_by_name(database: Database
     conversation = await add_conversation(sql, user)
     async with (
         watched(database.server_url) as (server, watching),
-        pushing(server.url, user) as device,
+        live_device(server.url, user) as device,
         administrator(database) as locking,
     ):
         name = "read_conversations"  # the snapshot's, and a page's

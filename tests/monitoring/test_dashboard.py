@@ -8,7 +8,10 @@ from uuid import uuid4
 
 from protocol.frames import CreateConversation, CreateMessage
 from server.metrics import CATALOGUE, Question
-from tests.monitoring.watching import (
+from tests.support.cluster import Database
+from tests.support.device import live_device, now
+from tests.support.people import add_conversation, add_user
+from tests.support.prometheus import (
     ALERTS,
     DASHBOARD,
     asks_for_what_exists,
@@ -17,9 +20,6 @@ from tests.monitoring.watching import (
     of_one_postgres,
     prometheus,
 )
-from tests.support.cluster import Database
-from tests.support.people import add_conversation, add_user
-from tests.support.pushing import now, pushing
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
@@ -128,7 +128,7 @@ async def test_with_a_real_server_behind_it_every_panel_shows_something(database
     async with (
         ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server,
         prometheus("groups: []", server.port, token=TOKEN) as watching,
-        pushing(server.url, user) as device,
+        live_device(server.url, user) as device,
     ):
         conversation = uuid4()
         await device.apply(CreateConversation(conversation, "a title", now()))

@@ -9,21 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.close import CloseCode
-from server.operations.trace import (
-    MEANING,
-    SECOND,
-    SILENT,
-    STUCK,
-    Fate,
-    Outlook,
-    Standing,
-    as_json,
-    outlook,
-    status,
-    tell,
-)
+from protocol.answers import CloseCode
+from server.operations.trace import Verdict, as_json, status, tell
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
+from server.operations.trace_outlook import SECOND, SILENT, STUCK, Fate, Outlook, outlook
+from server.operations.trace_words import CLOSED
 
 NOW: Final = 1_800_000_000 * SECOND
 SEQ: Final = NOW - 3_600 * SECOND
@@ -218,7 +208,7 @@ def facts(draw: st.DrawFn) -> Facts:
 def test_whatever_is_known_there_is_a_verdict_and_it_is_bad_exactly_if_a_line_is(known: Facts) -> None:
     *lines, last = tell(known)
     assert last.what == "verdict"
-    assert status([*lines, last]) == int(any(line.standing is Standing.BAD for line in lines))
+    assert status([*lines, last]) == int(any(line.verdict is Verdict.BAD for line in lines))
     assert "verdict" not in {line.what for line in lines}
     assert last.says[0].isupper()
     assert last.says.endswith(".")
@@ -240,13 +230,13 @@ def test_tools_get_all_of_it(known: Facts) -> None:
     lines = tell(known)
     told = orjson.loads(as_json(known, lines))
     assert told["verdict"]["says"] == lines[-1].says
-    assert [line["standing"] for line in told["lines"]] == [line.standing for line in lines[:-1]]
+    assert [line["standing"] for line in told["lines"]] == [line.verdict for line in lines[:-1]]
     assert told["facts"]["message_id"] == str(known.message_id)
     assert [device["position"] for device in told["facts"]["devices"]] == [each.position for each in known.devices]
 
 
 def test_every_close_code_of_ours_has_a_meaning() -> None:
-    assert set(CloseCode) <= set(MEANING)
+    assert set(CloseCode) <= set(CLOSED)
     for code in range(4_000, 4_500):
         (line,) = [
             line for line in tell(replace(FACTS, devices=(replace(AWAY, close_code=code),))) if line.what == "device"

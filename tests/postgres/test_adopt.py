@@ -11,16 +11,16 @@ import pytest
 from protocol.frames import CreateMessage, DeleteMessage, EditMessage
 from server.errors import UnfitError
 from server.operations.catalog import Step
-from server.postgres.adopt import WAITING
 from server.postgres.migrate import migrate, steps
-from tests.support import v1
+from server.postgres.steps import WAITING
+from tests.support import chat_app
+from tests.support.chat_app import App, Heard, command
 from tests.support.cluster import Cluster
+from tests.support.device import greeting_device, live_device, now
 from tests.support.inventory import inventory
-from tests.support.maintaining import NEVER, maintained
+from tests.support.maintenance import NEVER, maintained
 from tests.support.oracle import select_everything
-from tests.support.pushing import now, pushing, said_hello
 from tests.support.serving import serving
-from tests.support.v1 import App, Heard, command
 from tests.support.waiting import LIMIT, eventually
 
 ROWS = "SELECT id, conversation_id, role, content, created_at, xmin::text, ctid::text FROM {} ORDER BY id"
@@ -31,14 +31,14 @@ SAID = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2
 @pytest.fixture
 async def app(every_postgres: Cluster) -> AsyncIterator[App]:
     """The app, with 2,000 messages, on each PostgreSQL."""
-    async with v1.app(every_postgres) as made:
+    async with chat_app.app(every_postgres) as made:
         yield made
 
 
 @pytest.fixture
 async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
     """The same on one of them, for what does not depend on the version."""
-    async with v1.app(postgres_18, messages=200) as made:
+    async with chat_app.app(postgres_18, messages=200) as made:
         yield made
 
 
@@ -104,7 +104,7 @@ async def test_the_app_writes_as_before_and_the_feed_records_it(app: App) -> Non
 async def test_a_device_gets_what_select_finds_and_writes_to_old_messages(app: App) -> None:
     await migrate(app.url)
     user, conversation = await app.somebody()
-    async with serving(app.database) as server, pushing(server.url, user) as device:
+    async with serving(app.database) as server, live_device(server.url, user) as device:
         expected = await select_everything(app.sql, user)
         # Nothing was written to the old rows: what was never changed was changed last when it was made.
         expected = {
@@ -172,7 +172,7 @@ async def test_what_was_null_stays_null_but_for_the_three_instants_and_devices_c
         table, name = column.split(".")
         with pytest.raises(asyncpg.NotNullViolationError):
             await app.sql.execute(f"UPDATE {table} SET {name} = NULL")
-    async with serving(app.database) as server, pushing(server.url, user) as device:
+    async with serving(app.database) as server, live_device(server.url, user) as device:
         assert device.state()["m", hollow][1:3] == ("system", "")
         assert ("m", adrift) not in device.state()
         assert ("c", nobodys) not in device.state()
@@ -185,7 +185,7 @@ async def test_a_conversation_of_nobody_comes_to_its_owner_with_its_messages_and
     await app.sql.execute(SAID, said, nobodys, "said to nobody")
     await migrate(app.url)
     owner = "UPDATE conversations SET user_id = $2 WHERE id = $1"
-    async with serving(app.database) as server, pushing(server.url, user) as device:
+    async with serving(app.database) as server, live_device(server.url, user) as device:
         await app.sql.execute(owner, nobodys, user)
         while ("m", said) not in device.state():
             await device.hear()
@@ -194,7 +194,7 @@ async def test_a_conversation_of_nobody_comes_to_its_owner_with_its_messages_and
         while ("c", nobodys) in device.state():
             await device.hear()
         assert ("m", said) not in device.state()
-    async with serving(app.database) as server, pushing(server.url, user) as device:
+    async with serving(app.database) as server, live_device(server.url, user) as device:
         assert ("c", nobodys) not in device.state()
 
 
@@ -202,7 +202,7 @@ async def test_a_user_without_a_tier_is_told_that_it_works_on_the_device_alone(n
     user = uuid4()
     await newest_app.sql.execute("INSERT INTO profiles (id) VALUES ($1)", user)
     await migrate(newest_app.url)
-    async with serving(newest_app.database) as server, said_hello(server.url, user) as device:
+    async with serving(newest_app.database) as server, greeting_device(server.url, user) as device:
         assert (await device.closed())[0] == 4301
 
 
@@ -365,7 +365,10 @@ async def test_what_a_publication_leaves_out_it_goes_on_leaving_out(app: App) ->
 # ---- What stops it ---------------------------------------------------------------------------------------------------
 
 OBSTACLES = {
-    "a foreign key": ("CREATE TABLE notes (m uuid REFERENCES messages)", "Foreign keys lead to public.messages.*notes"),
+    "a foreign key": (
+        "CREATE TABLE notes (m uuid REFERENCES messages)",
+        "Foreign keys refer to .*notes",
+    ),
     "an index that is invalid": (
         "CREATE INDEX shaky ON messages (role); "
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shaky'::regclass",
@@ -416,7 +419,7 @@ OBSTACLES = {
     "a type of what would be added": ("ALTER TABLE messages ADD updated_at timestamp", "messages.updated_at is"),
     "no profiles": ("DROP TABLE profiles CASCADE", "public.profiles is missing"),
     "no conversations": ("DROP TABLE conversations CASCADE", "public.conversations is missing"),
-    "no column": ("ALTER TABLE conversations DROP COLUMN title", "lack these columns: conversations.title"),
+    "no column": ("ALTER TABLE conversations DROP COLUMN title", "lack the column conversations.title"),
     "a view in a table's place": (
         "ALTER TABLE profiles RENAME TO people; CREATE VIEW profiles AS SELECT * FROM people",
         "public.profiles is not a table",
@@ -427,7 +430,7 @@ OBSTACLES = {
     ),
     "a message that is yet to come": (
         "INSERT INTO messages (id, created_at) VALUES (gen_random_uuid(), '2099-01-01')",
-        "The newest message is of 2099-01-01",
+        "The newest message is dated 2099-01-01",
     ),
 }
 
@@ -437,7 +440,7 @@ async def test_what_it_cannot_do_right_it_says_in_a_sentence_and_changes_nothing
     postgres_15: Cluster, what: str
 ) -> None:
     statements, says = OBSTACLES[what]
-    async with v1.app(postgres_15, messages=20) as app:
+    async with chat_app.app(postgres_15, messages=20) as app:
         await app.sql.execute(statements)
         before = await app.shape()
         with pytest.raises(UnfitError, match=says) as refused:
@@ -478,7 +481,7 @@ async def test_another_login_than_the_owner_is_told_whose_the_tables_are(app: Ap
 
 async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> None:
     rows = await app.rows("messages")
-    async with v1.app(app.database.cluster, messages=20) as other:
+    async with chat_app.app(app.database.cluster, messages=20) as other:
         await migrate(other.url)
         whole = await other.shape()
     planned = len(await steps(app.url))
@@ -488,7 +491,7 @@ async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> No
 
 
 async def test_killed_at_any_moment_it_goes_on_to_the_same_end(app: App) -> None:
-    async with v1.app(app.database.cluster, messages=20) as other:
+    async with chat_app.app(app.database.cluster, messages=20) as other:
         await migrate(other.url)
         whole = await other.shape()
     rows = await app.rows("messages")
@@ -516,7 +519,7 @@ async def test_an_index_whose_build_was_cut_off_is_built_anew(app: App) -> None:
         row[0] for row in await app.sql.fetch("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
     ]
     assert left == ["atlas_messages_v1_pkey"]
-    assert f"drop what is left of {left[0]}" in [step.says for step in await steps(app.url)]
+    assert f"drop the unfinished index {left[0]}" in [step.says for step in await steps(app.url)]
     await migrate(app.url)
     assert not await app.sql.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
     assert await app.sql.fetchval("SELECT to_regclass('sync.' || $1) IS NOT NULL", index)
@@ -626,7 +629,7 @@ async def test_a_bound_that_has_come_near_is_renewed(app: App) -> None:
     )
     heard = Heard()
     await migrate(app.url, heard)
-    assert "drop the constraint on messages' bounds, whose end has come near" in [step.says for step in heard.ended]
+    assert "drop the constraint on messages' bounds, because its end is near" in [step.says for step in heard.ended]
     _, conversation = await app.somebody()
     await app.sql.execute(SAID, uuid4(), conversation, "of now")
     assert await app.sql.fetchval("SELECT count(*) FROM sync.messages_v1 WHERE content = 'of now'") == 1

@@ -11,11 +11,10 @@ import pytest
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.postgres import listener
 from server.postgres.doctor import LISTEN_FIXED, OLDEST, SECURE, Finding, _version, examine
-from tests.support.cluster import Cluster, Database
-from tests.support.maintaining import add_many_strays, add_old_messages
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.maintenance import add_many_strays, add_old_messages
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import postgres_behind_proxy
-from tests.support.pushing import administrator
 
 
 async def findings(url: str, listen_url: str | None = None) -> dict[str, Finding]:

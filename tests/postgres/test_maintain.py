@@ -12,17 +12,18 @@ import pytest
 
 from protocol.frames import Live
 from server.errors import UnfitError
-from server.operations import upkeep
-from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
-from server.postgres.maintain import StepError, look, maintain_once
+from server.postgres.maintain import Outcome, Report, StepError, maintain_once, steps
 from server.postgres.migrate import migrate
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
 from tests.support.inventory import inventory
-from tests.support.maintaining import (
+from tests.support.maintenance import (
     NEVER,
     POLICY,
     Maintenance,
+    Said,
     add_many_strays,
     add_old_messages,
     all_messages,
@@ -36,7 +37,6 @@ from tests.support.maintaining import (
 )
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import administrator
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 
@@ -117,12 +117,12 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
 async def test_strays_that_are_not_few_and_stay_are_told(
     every_database: Database, sql: Any, conversation: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MOST", 0)
+    monkeypatch.setattr(maintenance_plan, "MOST", 0)
     await add_old_messages(sql, conversation, -3, 4)
     places = await whereabouts(sql)
     (told,) = await maintained(every_database)
     assert told.startswith("left: 4 rows stay in a default partition (messages from ")
-    assert (await look(every_database.url, POLICY))[1] == told.removeprefix("left: ")
+    assert str((await steps(every_database.url, POLICY))[1]) == told
     assert await whereabouts(sql) == places
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is not None
 
@@ -160,7 +160,7 @@ async def test_a_log_whose_default_partition_is_turned_goes_on(
         MANY + 1,
     )
     log = await whole_log(sql)
-    assert any("make the default partition of log" in what for what in await maintained(every_database))
+    assert any("turn the default partition of log" in what for what in await maintained(every_database))
     assert await whole_log(sql) == log
     await add_message(sql, conversation)
     new = set(await whole_log(sql)) - set(log)
@@ -234,9 +234,9 @@ async def test_whatever_partition_is_made_is_as_closed_and_as_strict_as_the_tabl
 async def test_a_second_run_does_nothing(every_database: Database, sql: Any, conversation: UUID) -> None:
     await add_old_messages(sql, conversation, -3)
     await maintained(every_database)
-    said: list[str] = []
+    said = Said()
     places = await whereabouts(sql)
-    assert await maintain_once(every_database.url, POLICY, said.append)
+    assert await maintain_once(every_database.url, POLICY, said)
     assert (said, await whereabouts(sql)) == ([], places)
 
 
@@ -289,24 +289,24 @@ async def test_a_step_whose_tables_are_locked_is_put_off_and_the_others_are_done
     other = await make_month(sql, -15)
     week = await old_week(sql)
     await sql.execute("INSERT INTO sync.servers VALUES ('gone', now() - interval '2 days')")
-    said: list[str] = []
+    said = Said()
     async with administrator(every_database) as reader, administrator(every_database) as writer:
         await writer.execute("SET statement_timeout = '10s'")  # should it hang; a wait is some 0.2 s
         async with reader.transaction():
             await reader.execute(f"LOCK TABLE {partition if held != 'messages' else held} IN ACCESS SHARE MODE")
-            task = asyncio.create_task(maintain_once(every_database.url, POLICY, said.append))
+            task = asyncio.create_task(maintain_once(every_database.url, POLICY, said))
             written = 0
             while not task.done():
                 await add_message(writer, conversation)
                 written += 1
             assert await task
     assert written
-    assert any(what.startswith("put off: ") and what.endswith("tried again at the next look") for what in said)
-    assert {f"drop {week}, which is older than the log is kept", "forget servers that were not heard of for long"} <= {
+    assert any(what.startswith("put off: ") and what.endswith("the next round tries again") for what in said)
+    assert {f"drop {week}, which is older than the log is kept", "forget servers that were not seen for long"} <= {
         *said
     }
     if held != "messages":
-        assert f"validate them: read {other}" in said
+        assert f"validate the bounds of {other}: read it" in said
     assert f"move {partition} to messages_archive" not in said
     assert f"move {partition} to messages_archive" in await maintained(every_database)
 
@@ -389,10 +389,10 @@ async def test_a_stray_that_a_constraint_of_the_app_refuses_is_no_matter_of_lock
 ) -> None:
     await add_old_messages(sql, conversation, -3, content="shouted")
     await sql.execute("ALTER TABLE messages ADD CONSTRAINT quiet CHECK (content NOT LIKE 'shouted%') NOT VALID")
-    said: list[str] = []
+    reports: list[Report] = []
     with pytest.raises(StepError, match="CheckViolationError"):
-        await maintain_once(every_database.url, POLICY, said.append)
-    assert not [what for what in said if what.startswith(maintain.PUT_OFF)]
+        await maintain_once(every_database.url, POLICY, reports.append)
+    assert Outcome.PUT_OFF not in {report.outcome for report in reports}
     assert (await whereabouts(sql))["sync.messages_default"] == 1
 
 
@@ -415,9 +415,9 @@ async def test_a_step_that_fails_does_not_stop_the_others_and_is_told(
     partition = await make_month(sql, -14)
     week = await old_week(sql)
     await sql.execute("ALTER TABLE messages ADD COLUMN mood text")
-    said: list[str] = []
+    said = Said()
     with pytest.raises(StepError, match=f"move {partition} to messages_archive"):
-        await maintain_once(every_database.url, POLICY, said.append)
+        await maintain_once(every_database.url, POLICY, said)
     assert f"drop {week}, which is older than the log is kept" in said
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is None
     await sql.execute("ALTER TABLE messages_archive ADD COLUMN mood text")

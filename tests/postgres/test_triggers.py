@@ -252,3 +252,30 @@ async def test_two_databases_that_part_have_different_epochs(every_database: Dat
     assert len(before) == 16
     await sql.execute("UPDATE sync.meta SET history = $1", uuid4())
     assert await sql.fetchval("SELECT sync.epoch()") != before
+
+
+@pytest.mark.parametrize("table", ["profiles", "conversations", "messages"])
+async def test_a_migration_of_the_app_may_change_rows_and_then_the_table(
+    sql: Any, user: UUID, conversation: UUID, table: str
+) -> None:
+    """As server/README.md says it: the triggers are deferred, and a table with pending events cannot be altered."""
+    await add_message(sql, conversation)
+    backfill = {
+        "profiles": "UPDATE profiles SET subscription_status = 'active'",
+        "conversations": "UPDATE conversations SET title = 'untitled'",
+        "messages": "UPDATE messages SET content = 'empty'",
+    }[table]
+    alter = f"ALTER TABLE {table} ADD COLUMN note text"
+    with pytest.raises(asyncpg.ObjectInUseError, match="pending trigger events") as error:
+        await sql.execute(f"BEGIN; {backfill}; {alter}; COMMIT")
+    await sql.execute("ROLLBACK")
+    assert error.value.sqlstate == "55006"
+    before = await head(sql, user)
+    async with sql.transaction():
+        await sql.execute(backfill)
+        await sql.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        await sql.execute(alter)
+        await sql.execute(backfill.replace(" = '", " = 'still "))
+        await sql.execute(f"ALTER TABLE {table} DROP COLUMN note")
+    kinds = [kind for kind, _, _ in await recorded(sql, user, before)]
+    assert kinds == [table[0]] * 2, "each change is recorded, whenever its trigger runs"

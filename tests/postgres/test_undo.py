@@ -10,33 +10,33 @@ import pytest
 from benchmarks.v1 import fill
 from server.errors import UnfitError
 from server.postgres import connection
-from server.postgres.adopt import SILENT
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
-from server.postgres.undo import look, undo
+from server.postgres.steps import SILENT
+from server.postgres.undo import steps, undo
 from tests.postgres.test_adopt import RICH, SAID
-from tests.support import v1
+from tests.support import chat_app
+from tests.support.chat_app import App, Heard, command
 from tests.support.cluster import Cluster, Database
+from tests.support.device import live_device
 from tests.support.inventory import inventory
-from tests.support.maintaining import POLICY, add_old_messages, all_messages, maintained, make_month
+from tests.support.maintenance import POLICY, add_old_messages, all_messages, maintained, make_month
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.pushing import pushing
 from tests.support.serving import serving
-from tests.support.v1 import App, Heard, command
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 async def app(every_postgres: Cluster) -> AsyncIterator[App]:
     """The app, with 2,000 messages, on each PostgreSQL."""
-    async with v1.app(every_postgres) as made:
+    async with chat_app.app(every_postgres) as made:
         yield made
 
 
 @pytest.fixture
 async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
     """The same on one of them, for what does not depend on the version."""
-    async with v1.app(postgres_18, messages=200) as made:
+    async with chat_app.app(postgres_18, messages=200) as made:
         yield made
 
 
@@ -127,7 +127,7 @@ async def test_adopted_again_it_serves_again(app: App) -> None:
         await migrate(app.url)
         await write(app)
         user, _ = await app.somebody()
-        async with serving(app.database) as server, pushing(server.url, user) as device:
+        async with serving(app.database) as server, live_device(server.url, user) as device:
             assert device.state()
         await undo(app.url, SILENT)
         assert await app.shape() == before
@@ -138,7 +138,7 @@ async def test_killed_after_each_step_it_goes_on_to_the_same_end(app: App) -> No
     await migrate(app.url)
     await write(app)
     rows = [row[:5] for row in await app.rows("messages")]
-    planned = len(await look(app.url))
+    planned = len(await steps(app.url))
     assert await app.killed_after_each_step("undo") == planned > 3
     assert await app.shape() == before
     assert await app.rows("messages") == rows
@@ -200,13 +200,13 @@ async def test_what_was_begun_and_not_ended_is_to_be_ended_first(newest_app: App
     class StopError(Exception):
         pass
 
-    class Stopping(v1.Heard):
+    class Stopping(chat_app.Heard):
         def ends(self, step: object) -> None:
             raise StopError
 
     with pytest.raises(StopError):
         await migrate(newest_app.url, Stopping())
-    with pytest.raises(UnfitError, match="Let `atlas-sync migrate` end it, then undo"):
+    with pytest.raises(UnfitError, match="Let `atlas-sync migrate` complete it, then undo"):
         await undo(newest_app.url, SILENT)
 
 
@@ -245,7 +245,7 @@ async def test_it_asks_first_and_does_not_when_it_is_told_yes(newest_app: App) -
     assert "Devices will not sync any more. Go on? [y/N]" in said
     status, said = await command(newest_app, "--undo", "--plan")
     assert status == 0
-    for step in await look(newest_app.url):
+    for step in await steps(newest_app.url):
         assert f"{step.says}\n    {step.locks}; " in said
     assert await newest_app.shape() == adopted
     status, said = await command(newest_app, "--undo", "--yes")
@@ -283,7 +283,7 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
             # Whoever made the roles of a platform made its owner their administrator.
             await admin.execute(f"GRANT anon, authenticated, service_role, atlas_sync TO {owner} WITH ADMIN OPTION")
         sql = await asyncpg.connect(url)
-        await v1.create(sql)
+        await chat_app.create(sql)
         await fill(sql, 200)
         app = App(database, sql, [])
         # Forced upon its owner too, row level security would hide rows from whoever moves them.
@@ -295,7 +295,7 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
         assert await migrate(url) == []
         assert await inventory(admin) == await inventory(admin, owner) == []
         user, conversation = await app.somebody()
-        async with serving(database) as server, pushing(server.url, user) as device:
+        async with serving(database) as server, live_device(server.url, user) as device:
             held = {key for key in device.state() if key[0] == "m"}
             said = uuid4()
             await sql.execute(SAID, said, conversation, "hello")
@@ -310,7 +310,7 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
     finally:
         await admin.close()
         await database.drop()
-        await v1.drop_roles(every_postgres, [owner, auth])
+        await chat_app.drop_roles(every_postgres, [owner, auth])
 
 
 async def test_what_was_taken_away_from_a_database_of_ours_comes_back(every_database: Database) -> None:

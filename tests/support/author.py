@@ -16,8 +16,8 @@ from atlas_sync.mutation import (
     RenameConversation,
 )
 from atlas_sync.view import build_view
+from tests.support.client_device import ClientDevice
 from tests.support.cluster import SERVER_LOGIN
-from tests.support.oracle import ReplicaDevice
 
 TRAIL: Final = f"""
     CREATE TABLE trail (n bigint GENERATED ALWAYS AS IDENTITY, said text);
@@ -43,7 +43,7 @@ ACCEPTABLE: Final = {"unknown_conversation", "unknown_message", "bad_role"}
 class Author:
     """Every text is said once, so that its fate can be followed. `strangers` are conversations of other users."""
 
-    def __init__(self, device: ReplicaDevice, strangers: list[UUID], rng: random.Random) -> None:
+    def __init__(self, device: ClientDevice, strangers: list[UUID], rng: random.Random) -> None:
         self._device = device
         self._strangers = strangers
         self._rng = rng

@@ -1,12 +1,12 @@
 """Real PostgreSQL for tests: one cluster of each version a session, one database of its own for each test."""
 
 import asyncio
+import contextlib
 import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def binaries(version: str) -> Path:
     return Path(spec.submodule_search_locations[0], "pginstall", "bin")
 
 
-@contextmanager
+@contextlib.contextmanager
 def temporary_folder(where: str = "/tmp") -> Iterator[Path]:
     """A folder that every account may enter, unlike pytest's tmp_path: under root, Postgres is another account."""
     path = Path(tempfile.mkdtemp(prefix="atlas-test-", dir=where))
@@ -104,3 +104,13 @@ class Database:
             await admin.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
         finally:
             await admin.close()
+
+
+@contextlib.asynccontextmanager
+async def administrator(database: Database) -> AsyncIterator[Any]:
+    """A connection as administrator. It is closed whatever happens: an open one hangs the end of the test's loop."""
+    connection = await database.connect()
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 from atlas_sync.mutation import Applied, CreateMessage, RenameConversation
 from atlas_sync.outbox import EntryState
 from atlas_sync.session import Acknowledged, Event, Welcomed
-from tests.support.oracle import ReplicaDevice, select_everything
+from tests.support.client_device import ClientDevice
+from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.waiting import LIMIT, eventually
 
 
-class Diarist(ReplicaDevice):
+class Diarist(ClientDevice):
     """It writes in one conversation, each time another text. What is applied twice is twice in the database's audit."""
 
     def __init__(self, url: str, user: UUID, conversation: UUID) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
+from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, Database, binaries
-from tests.support.pushing import keep_audit
 from tests.support.waiting import eventually
 
 DATABASE: Final = "atlas"

@@ -1,21 +1,14 @@
-"""What a device must hold: the plain SELECT, and devices that are checked against it, frame by frame and at the end."""
+"""What a device must hold, by a plain SELECT; and a writer of random transactions."""
 
 import asyncio
 import contextlib
 import random
-import time
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
-from atlas_sync.device import Device
-from atlas_sync.mutation import Rejected, Result
-from atlas_sync.outbox import Outbox
-from atlas_sync.replica import Conversation, Deleted, Message, Profile, Replica
-from atlas_sync.session import Acknowledged, Batch, Event, Welcomed
-from atlas_sync.storage import MemoryStorage
-from tests.support.serving import token
+from atlas_sync.replica import Replica
 
 EVERYTHING: Final = (500, 200)
 MESSAGES_PER_CONVERSATION: Final = 150
@@ -24,104 +17,16 @@ MESSAGES_PER_CONVERSATION: Final = 150
 State = dict[tuple[str, UUID], tuple[object, ...]]
 
 
-class Impatient(random.Random):
-    """Back-off as ever, in a fiftieth of the time: a run has more faults than a device meets in a month."""
-
-    def random(self) -> float:
-        return super().random() / 50
-
-
-class ReplicaDevice:
-    """A device that keeps its rows, cursor and outbox over restarts, and objects to whatever SPEC.md forbids."""
-
-    def __init__(self, url: str, user: UUID) -> None:
-        self.url = url
-        self.user = user
-        self.storage = MemoryStorage()
-        self.outbox = Outbox(self.storage)
-        self.client_id = self.outbox.client_id
-        self.results: dict[int, Result] = {}
-        self.replica = Replica()
-        self.cursor: bytes | None = None
-        self.snapshots: list[str] = []
-        self.batches = 0
-        self.device: Device | None = None
-        self._in_snapshot = False
-        self._newest: dict[tuple[str, UUID], int] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.outbox = Outbox(self.storage)
-        self.device = Device(
-            self.url,
-            user=self.user,
-            token=lambda: token(self.user),
-            client_id=self.client_id,
-            cursor=self.cursor,
-            window=EVERYTHING,
-            on_batch=self._on_batch,
-            on_event=self._on_event,
-            rng=Impatient(),
-            outbox=self.outbox,
-        )
-        self._task = asyncio.create_task(self.device.run())
-
-    async def stop(self) -> None:
-        assert self.device is not None
-        assert self._task is not None
-        await self.device.stop()
-        await self._task
-
-    def check(self) -> None:
-        """Raise what the device objected to."""
-        if self._task is not None and self._task.done():
-            self._task.result()
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, Welcomed) and event.mode == "snapshot":
-            self.snapshots.append(str(event.why))
-        if isinstance(event, Acknowledged):
-            # A number that was rejected may be pushed again as an empty array, whose result means nothing.
-            self.results.update(
-                (result.n, result) for result in event.results if not isinstance(self.results.get(result.n), Rejected)
-            )
-
-    def now(self) -> int:
-        return time.time_ns() // 1000 if self.device is None else self.device.now()
-
-    def _on_batch(self, batch: Batch) -> None:
-        self.batches += 1
-        for row in batch.rows:
-            self._object_to_strangers(row)
-            kind = row.kind if isinstance(row, Deleted) else {Profile: "p", Conversation: "c", Message: "m"}[type(row)]
-            # A row of a snapshot is as new as its piece, and the changes that follow begin at the first piece.
-            if not self._in_snapshot and not batch.replaces:
-                assert row.seq >= self._newest.get((kind, row.id), 0), f"{kind} {row.id} went back"
-                self._newest[kind, row.id] = row.seq
-        self._in_snapshot = (batch.replaces or self._in_snapshot) and batch.cursor is None
-        if batch.replaces:
-            self.replica.replace(batch.rows)
-        else:
-            self.replica.apply(batch.rows)
-        if batch.replaces or batch.cursor is not None:
-            # Without one until a snapshot is whole: interrupted before, it starts over.
-            self.cursor = batch.cursor
-
-    def _object_to_strangers(self, row: object) -> None:
-        # Every title and content names its owner.
-        text = row.title if isinstance(row, Conversation) else row.content if isinstance(row, Message) else None
-        assert text is None or text.startswith(str(self.user)), "somebody else's row"
-        assert not isinstance(row, Profile) or row.id == self.user, "somebody else's profile"
-
-    def state(self) -> State:
-        return {
-            **{("p", p.id): (p.tier, p.status) for p in self.replica.profiles.values()},
-            **{("c", c.id): (c.title, c.created_at, c.updated_at) for c in self.replica.conversations.values()},
-            **{
-                ("m", m.id): (m.conversation_id, m.role, m.content, m.created_at, m.updated_at)
-                for m in self.replica.messages.values()
-            },
-        }
+def held(replica: Replica) -> State:
+    """What a device holds, in the same form."""
+    return {
+        **{("p", p.id): (p.tier, p.status) for p in replica.profiles.values()},
+        **{("c", c.id): (c.title, c.created_at, c.updated_at) for c in replica.conversations.values()},
+        **{
+            ("m", m.id): (m.conversation_id, m.role, m.content, m.created_at, m.updated_at)
+            for m in replica.messages.values()
+        },
+    }
 
 
 async def select_everything(sql: Any, user: UUID) -> State:

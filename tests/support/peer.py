@@ -1,17 +1,39 @@
-"""A bare peer: says exactly what a test wants said, and shows every frame that comes back."""
+"""A peer on the wire: it sends exactly what a test wants sent, returns every frame, and holds what it receives."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from atlas_sync import replica
+from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK, Codec
-from protocol.frames import Changes, Error, Hello, Live, Row, Snapshot, ToClient, ToServer, Welcome, Window
+from protocol.frames import (
+    Changes,
+    Conversation,
+    ConversationDeleted,
+    Error,
+    Hello,
+    Live,
+    Message,
+    MessageDeleted,
+    Profile,
+    ProfileDeleted,
+    Row,
+    Snapshot,
+    ToClient,
+    ToServer,
+    Welcome,
+    Window,
+)
+from tests.support.oracle import State, held
 from tests.support.serving import token
 from tests.support.waiting import LIMIT
 
@@ -20,11 +42,16 @@ DEFAULT_WINDOW = Window()
 
 
 class Peer:
+    """One connection. Rows are applied to `replica` as SPEC.md 5 and 7 say."""
+
     def __init__(self, socket: ClientConnection, codec: Codec) -> None:
         self.socket = socket
         self.codec = codec
+        self.replica = Replica()
         self.cursor: bytes | None = None
-        """Of the last frame that had one."""
+        """The cursor to resume at; None while a snapshot is incomplete."""
+        self._replaces = False
+        """The next frame is the first of a snapshot."""
 
     async def say(self, frame: ToServer) -> None:
         await self.say_raw(self.codec.encode(frame))
@@ -37,11 +64,30 @@ class Peer:
         async with asyncio.timeout(LIMIT):
             data = await self.socket.recv()
         frame = self.codec.decode_to_client(data.encode() if isinstance(data, str) else data)
-        if isinstance(frame, Changes):
-            self.cursor = frame.to
-        elif isinstance(frame, Live) or (isinstance(frame, Snapshot) and frame.cursor is not None):
-            self.cursor = frame.cursor
+        self._follow(frame)
         return frame
+
+    def _follow(self, frame: ToClient) -> None:
+        if isinstance(frame, Welcome):
+            self._replaces = frame.mode == "snapshot"
+            if self._replaces:
+                self.cursor = None
+        elif isinstance(frame, Snapshot):
+            apply = self.replica.replace if self._replaces else self.replica.apply
+            apply(map(_held, frame.rows))
+            self._replaces = False
+            self.cursor = frame.cursor
+        elif isinstance(frame, Changes):
+            assert self.cursor in (None, frame.from_), "a hole"
+            self.replica.apply(map(_held, frame.rows))
+            self.cursor = frame.to
+        elif isinstance(frame, Live):
+            assert self.cursor in (None, frame.cursor), "a hole"
+            self.cursor = frame.cursor
+
+    def state(self) -> State:
+        """What the device holds, as `select_everything` finds it."""
+        return held(self.replica)
 
     async def hear_a(self, kind: type[Frame], where: Callable[[Frame], bool] = lambda _: True) -> Frame:
         """The next frame of that kind; what comes before it is passed over."""
@@ -71,6 +117,7 @@ class Peer:
         return await self.greet_with(token(user, **token_options), cursor, window)
 
     async def greet_with(self, bearer: str, cursor: bytes | None = None, window: Window = DEFAULT_WINDOW) -> Welcome:
+        self.cursor = cursor
         await self.say(Hello(token=bearer, client_id=uuid4(), cursor=cursor, window=window))
         welcome = await self.hear()
         assert isinstance(welcome, Welcome), welcome
@@ -78,6 +125,7 @@ class Peer:
 
     async def say_hello(self, user: UUID, cursor: bytes | None = None) -> None:
         """Without waiting for the answer."""
+        self.cursor = cursor
         await self.say(Hello(token=token(user), client_id=uuid4(), cursor=cursor))
 
     async def closed(self) -> tuple[int, Error | None]:
@@ -105,3 +153,18 @@ async def peer(url: str, codec: Codec = MSGPACK, **options: Any) -> AsyncIterato
         **options,
     ) as socket:
         yield Peer(socket, codec)
+
+
+_KINDS: dict[type[Row], Callable[..., replica.Row]] = {
+    Profile: replica.Profile,
+    ProfileDeleted: partial(replica.Deleted, "p"),
+    Conversation: replica.Conversation,
+    ConversationDeleted: partial(replica.Deleted, "c"),
+    Message: replica.Message,
+    MessageDeleted: partial(replica.Deleted, "m"),
+}
+
+
+def _held(row: Row) -> replica.Row:
+    """The same row, as the Python client has it."""
+    return _KINDS[type(row)](*msgspec.structs.astuple(row))

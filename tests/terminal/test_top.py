@@ -17,26 +17,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.metrics import CATALOGUE, Question, exposition
-from server.monitoring.figures import (
-    LASTING,
-    RULES,
-    SHORT,
-    Figure,
-    Look,
-    NotFiguresError,
-    Standing,
-    between,
-    duration,
-    judge,
-    number,
-    parse,
-    quantile,
-    size,
-)
+from server.metrics import CATALOGUE, Question, expose
+from server.monitoring.looks import Look, NotMetricsError, between, parse, quantile
+from server.monitoring.rules import LASTING, RULES, Figure, Health, judge
+from server.monitoring.words import SHORT, duration, number, size
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
-from tests.support.maintaining import maintained
+from tests.support.maintenance import maintained
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.serving import ServerProcess
@@ -45,7 +32,7 @@ from tests.support.waiting import LIMIT, eventually
 TOKEN = "a token for the figures"
 COUNTER = "atlas_rows_sent_total"
 FINE = """
-atlas_connections{tier="core"} 100
+atlas_connections{tier="core"} 1000
 atlas_behind{lane="live"} 0
 atlas_stalled 0
 atlas_snapshots_waiting 0
@@ -113,7 +100,7 @@ def figure(name: str, figures: Sequence[Figure]) -> Figure:
 
 
 def bad(*pages: str) -> set[str]:
-    return {each.name for each in judge(looks(*pages)) if each.standing is Standing.BAD}
+    return {each.name for each in judge(looks(*pages)) if each.health is Health.BAD}
 
 
 # --- The calculation
@@ -181,7 +168,7 @@ def test_a_histogram_of_a_server_that_began_again_counts_from_nothing() -> None:
 def test_an_interval_without_observations_has_no_quantiles() -> None:
     name = "atlas_ack_seconds"
     same = histogram(name, [(1, 5), (math.inf, 5)])
-    assert figure(name, judge(looks(page() + same, page() + same))).standing is Standing.UNKNOWN
+    assert figure(name, judge(looks(page() + same, page() + same))).health is Health.UNKNOWN
 
 
 @pytest.mark.parametrize("text", ["atlas_something 1\n", re.sub(r" \S+$", " NaN", FINE.strip(), flags=re.M) + "\n"])
@@ -189,12 +176,12 @@ def test_what_is_missing_or_not_a_number_is_unknown_and_not_bad(text: str) -> No
     for figures in (judge(looks(text)), judge(looks(text, text))):
         gauges = [each for each in figures if not each.name.endswith("_total")]
         assert gauges
-        assert all(each.standing is Standing.UNKNOWN for each in gauges)
-        assert not any(each.standing is Standing.BAD for each in figures)
+        assert all(each.health is Health.UNKNOWN for each in gauges)
+        assert not any(each.health is Health.BAD for each in figures)
 
 
 def test_the_figures_of_this_version_are_all_understood() -> None:
-    figures = judge(looks(exposition().decode(), exposition().decode()))
+    figures = judge(looks(expose().decode(), expose().decode()))
     assert [each.name for each in figures] == [each.name for each in CATALOGUE]
 
 
@@ -204,7 +191,7 @@ def test_the_figures_of_this_version_are_all_understood() -> None:
 @example("up 1\n")
 @example('atlas_x{a="')
 def test_whatever_is_fetched_is_a_page_of_figures_or_is_said_not_to_be(text: str) -> None:
-    with contextlib.suppress(NotFiguresError):
+    with contextlib.suppress(NotMetricsError):
         judge([between(None, parse(text, 0.0))])
 
 
@@ -224,8 +211,8 @@ def test_every_rule_and_every_short_name_is_of_a_figure_that_exists() -> None:
 SUDDEN = {
     "atlas_listening": page(atlas_listening=1),
     "atlas_processes": page(atlas_processes=1, atlas_listening=1),
-    "atlas_connections": page(atlas_connections=40),
-    "atlas_stalled": page(atlas_stalled=30),
+    "atlas_connections": page(atlas_connections=400),
+    "atlas_stalled": page(atlas_stalled=60),
     "atlas_listen_seconds": page(atlas_listen_seconds=1.5),
     "atlas_postgres_up": page(atlas_postgres_up=0),
     "atlas_blind": page(atlas_blind=1),
@@ -233,7 +220,7 @@ SUDDEN = {
     "atlas_history_split": page(atlas_history_split=1),
     "atlas_clock_ahead_seconds": page(atlas_clock_ahead_seconds=2.5),
     "atlas_notification_queue_ratio": page(atlas_notification_queue_ratio=0.2),
-    "atlas_oldest_xmin_transactions": page(atlas_oldest_xmin_transactions=1e6),
+    "atlas_oldest_xmin_transactions": page(atlas_oldest_xmin_transactions=2e6),
     "atlas_oldest_transaction_seconds": page(atlas_oldest_transaction_seconds=600),
     "atlas_default_rows": page(atlas_default_rows__log=1),
     "atlas_partitions_ahead_days": page(atlas_partitions_ahead_days__log=13),
@@ -272,12 +259,36 @@ def test_what_takes_long_is_bad(name: str) -> None:
     assert not bad(before, after, after)
 
 
-@pytest.mark.parametrize("name", ["atlas_behind", "atlas_pool_waiting", "atlas_snapshots_waiting"])
-def test_what_is_right_for_moments_is_bad_when_it_lasts(name: str) -> None:
-    waits = page(**{name: 5})
+@pytest.mark.parametrize(
+    ("name", "many"), [("atlas_behind", 257), ("atlas_pool_waiting", 1), ("atlas_snapshots_waiting", 101)]
+)
+def test_a_queue_that_is_long_for_a_moment_is_bad_only_when_that_lasts(name: str, many: int) -> None:
+    waits = page(**{name: many})
     assert not bad(page(), waits)
     assert bad(*[waits] * LASTING) == {name}
     assert not bad(*[waits] * LASTING, page())
+
+
+@pytest.mark.parametrize("name", ["atlas_behind", "atlas_snapshots_waiting"])
+def test_a_long_queue_that_gets_shorter_is_not_bad(name: str) -> None:
+    assert not bad(*[page(**{name: 1000 - 10 * times}) for times in range(LASTING)])
+
+
+def test_a_share_of_few_events_is_not_bad() -> None:
+    one_of_each = {
+        "atlas_hellos_total__epoch": 1.0,
+        "atlas_mutations_total__rejected": 1.0,
+        "atlas_closed_total__4300": 1.0,
+    }
+    for name, times in one_of_each.items():
+        assert not bad(page(), page(**{name: times})), name
+        assert bad(page(), page(**{name: 2 * times})), name
+
+
+def test_one_stalled_connection_in_twenty_is_bad_and_a_smaller_share_is_not() -> None:
+    assert bad(page(atlas_stalled=51)) == {"atlas_stalled"}
+    assert not bad(page(atlas_stalled=50))
+    assert not bad(page(atlas_stalled=51, atlas_connections=2000))
 
 
 def test_doorbells_that_are_missed_again_and_again_are_bad() -> None:
@@ -323,12 +334,10 @@ def test_short_names_differ_and_fit() -> None:
     assert [name for name in names if len(name) >= NAME] == []
 
 
-every_figure = st.lists(st.sampled_from(Standing), min_size=len(CATALOGUE), max_size=len(CATALOGUE)).map(
-    lambda standings: [
-        Figure(
-            each.name, each.name[6:22], each.question, "12.3 ms", ("label 4", "möre 3"), standing, True, each.when_bad
-        )
-        for each, standing in zip(CATALOGUE, standings, strict=True)
+every_figure = st.lists(st.sampled_from(Health), min_size=len(CATALOGUE), max_size=len(CATALOGUE)).map(
+    lambda healths: [
+        Figure(each.name, each.name[6:22], each.question, "12.3 ms", ("label 4", "möre 3"), health, True, each.when_bad)
+        for each, health in zip(CATALOGUE, healths, strict=True)
     ]
 )
 
@@ -347,7 +356,7 @@ def test_on_80_by_24_every_question_is_answered_and_almost_nothing_is_left_out()
     figures = judge(looks(page(), page()))
     shown = "\n".join(line.plain for line in draw("title", None, figures, 80, 24))
     assert all(question.value in shown for question in Question)
-    assert all(each.short in shown for each in figures if each.standing is Standing.FINE)
+    assert all(each.short in shown for each in figures if each.health is Health.FINE)
 
 
 @pytest.mark.parametrize("name", SUDDEN)

@@ -6,7 +6,7 @@
 import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
 import { placeOf, type Conversation, type Message, type Place, type Profile, type Row, type Uuid } from './rows.js';
 import type { Gone, Writing } from './store.js';
-import type { Window } from './wire.js';
+import type { Window } from './frames.js';
 
 /** What a transaction touched: for whoever shows it. */
 export interface Touched {

@@ -3,7 +3,7 @@
 import type { Estimate } from './clean.js';
 import { systemClock, type Clock } from './clock.js';
 import type { ChannelLike, LocksLike } from './leader.js';
-import type { WebSocketClass } from './line.js';
+import type { WebSocketClass } from './websocket.js';
 
 export interface Environment {
   readonly clock: Clock;

@@ -3,11 +3,10 @@
  * never past a hole. Knows the store; whoever has a connection brings the pages.
  */
 
-import { homesOf } from './clean.js';
 import type { Clock } from './clock.js';
+import { conversationsOf } from './entries.js';
 import { covers, type Floor } from './holes.js';
-import type { Asked } from './keeper.js';
-import { PageError } from './line.js';
+import { PageError, type PageRequest } from './pages.js';
 import type { Queries, Query } from './query.js';
 import { LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
 import type { Reading, Transactions } from './store.js';
@@ -35,7 +34,7 @@ export interface HistoriesOptions {
   readonly ready: () => Promise<void>;
   readonly connected: () => boolean;
   /** Bring a page into the store. Rejects with PageError where that cannot be. */
-  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 
@@ -74,7 +73,7 @@ export class Histories {
   }
 
   /** A page into the store, one after the other, because the server permits few at a time. Rejects with PageError. */
-  async ask(asked: Asked, limit: number): Promise<void> {
+  async ask(asked: PageRequest, limit: number): Promise<void> {
     const { clock, page } = this.options;
     let off = (): void => undefined;
     const late = new Promise<never>((_, reject) => {
@@ -195,7 +194,7 @@ async function readConversations(tx: Reading, most: number): Promise<Shown<Shown
   const rows = await tx.newestConversations(null, most + 1);
   const held = rows.filter((row) => list === undefined || row.seq === LOCAL || covers(list, placeOf(row)));
   const shown = new Map(held.slice(0, most).map((row) => [row.id, row]));
-  for (const row of await tx.conversations([...(await homesOf(tx, entries))])) if (row) shown.set(row.id, row);
+  for (const row of await tx.conversations([...(await conversationsOf(tx, entries))])) if (row) shown.set(row.id, row);
   return {
     rows: showConversations([...shown.values()], entries),
     here: held.length,

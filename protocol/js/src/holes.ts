@@ -4,7 +4,7 @@
  */
 
 import { compare, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
-import type { Window } from './wire.js';
+import type { Window } from './frames.js';
 
 /** From this place on nothing is missing; `start`: nothing is missing at all; undefined: nothing is known. */
 export type Floor = Place | 'start';

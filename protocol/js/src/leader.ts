@@ -30,7 +30,7 @@ export interface LeaderOptions {
   readonly random: () => number;
   readonly visible: () => boolean;
   /** To the other tabs. */
-  readonly tell: (message: LeaderMessage) => void;
+  readonly post: (message: LeaderMessage) => void;
   readonly onLead: () => void;
   readonly onDeposed: () => void;
 }
@@ -45,13 +45,13 @@ export class Leader {
   leading = false;
   private candidate = false;
   private stopped = false;
-  private heard: number;
+  private answeredAt: number;
   private release: () => void = () => undefined;
   private queued: AbortController | null = null;
   private off: () => void = () => undefined;
 
   constructor(private readonly options: LeaderOptions) {
-    this.heard = options.clock.now();
+    this.answeredAt = options.clock.now();
   }
 
   start(): void {
@@ -69,21 +69,21 @@ export class Leader {
     this.release();
   }
 
-  hear(message: LeaderMessage): void {
-    if (message.k === 'here') this.heard = this.options.clock.now();
-    else if (this.leading) this.options.tell({ k: 'here' });
+  receive(message: LeaderMessage): void {
+    if (message.k === 'here') this.answeredAt = this.options.clock.now();
+    else if (this.leading) this.options.post({ k: 'here' });
   }
 
   /** Somebody looks at this tab (again). */
   awake(): void {
     if (!this.candidate || this.stopped || this.leading) return;
     if (this.options.locks === null) return this.lead();
-    this.heard = this.options.clock.now();
+    this.answeredAt = this.options.clock.now();
     this.watch();
   }
 
   /** Take the lead from whoever has it. */
-  take(): void {
+  steal(): void {
     this.candidate = true;
     if (this.stopped || this.leading) return;
     if (this.options.locks === null) return this.lead();
@@ -98,7 +98,7 @@ export class Leader {
     this.release();
     this.options.onDeposed();
     if (this.options.locks !== null && !this.stopped) {
-      this.heard = this.options.clock.now();
+      this.answeredAt = this.options.clock.now();
       this.queue();
       this.watch();
     }
@@ -130,7 +130,7 @@ export class Leader {
   private lead(): void {
     this.leading = true;
     this.off();
-    this.options.tell({ k: 'here' });
+    this.options.post({ k: 'here' });
     this.options.onLead();
   }
 
@@ -139,18 +139,18 @@ export class Leader {
     this.off();
     if (this.stopped || this.leading || !this.options.visible()) return;
     const { clock, random } = this.options;
-    if (clock.now() - this.heard > SILENT_AFTER) {
-      this.heard = clock.now();
-      this.take();
+    if (clock.now() - this.answeredAt > SILENT_AFTER) {
+      this.answeredAt = clock.now();
+      this.steal();
     } else {
-      this.options.tell({ k: 'ask' });
+      this.options.post({ k: 'ask' });
     }
     // Apart from each other, so that not all followers steal at once.
     const asked = clock.now();
     const wait = ASK_EVERY * (1 + random() / 2);
     this.off = clock.after(wait, () => {
       // A timer this late means that this tab was frozen itself, and could not hear.
-      if (clock.now() - asked > 2 * wait) this.heard = clock.now();
+      if (clock.now() - asked > 2 * wait) this.answeredAt = clock.now();
       this.watch();
     });
   }

@@ -4,6 +4,8 @@
  */
 
 import type { Instant, Uuid } from './rows.js';
+import { unstorable, utf8Bytes } from './text.js';
+import { isUuid } from './uuid.js';
 
 export type Mutation =
   | { readonly kind: '+c'; readonly id: Uuid; readonly title: string | null; readonly at: Instant }
@@ -55,12 +57,6 @@ export class WriteError extends Error {
   }
 }
 
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-export const isUuid = (value: unknown): value is Uuid => typeof value === 'string' && UUID.test(value);
-
-const encoder = new TextEncoder();
-export const utf8Bytes = (text: string): number => encoder.encode(text).length;
-
 /** Throws WriteError for what no server would take. */
 export function check(mutation: Mutation, bounds: Bounds): void {
   for (const [name, value] of Object.entries(mutation)) {
@@ -76,7 +72,7 @@ export function check(mutation: Mutation, bounds: Bounds): void {
 
 function text(name: string, value: unknown, atMost: number | undefined): void {
   if (typeof value !== 'string') throw new WriteError(`${name} must be a text`, 'malformed');
-  const bad = value.includes('\0') ? 'U+0000' : LONE_SURROGATE.test(value) ? 'half of a surrogate pair' : null;
+  const bad = unstorable(value);
   if (bad !== null) {
     throw new WriteError(`${name} contains ${bad}, which the server cannot keep: leave it out`, 'bad_text');
   }
@@ -85,5 +81,3 @@ function text(name: string, value: unknown, atMost: number | undefined): void {
     throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`, 'too_long');
   }
 }
-
-const LONE_SURROGATE = /\p{Surrogate}/u;

@@ -4,25 +4,26 @@
  */
 
 import { check, NUMBER_END, WriteError, type Bounds, type Mutation, type Result } from './mutation.js';
-import type { Codec, Limits } from './wire.js';
-import { CODECS } from './wire.js';
+import type { Codec } from './codec.js';
+import type { Limits } from './frames.js';
+import { CODECS } from './codec.js';
 
 /**
  * pending: no result yet · acked: durable on the server, the synced rows need not have it yet · rejected: will never be
  * applied, and waits in quarantine for a person.
  */
-export type Standing = 'pending' | 'acked' | 'rejected';
+export type EntryState = 'pending' | 'acked' | 'rejected';
 
 /**
  * A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server, 0 if it
- * has none for this client_id. `seq` is where the feed has it (acked; null: in doubt, because an earlier connection was
+ * has none for this client_id. `seq` is where the feed has it (acked; null: in distrustAcks, because an earlier connection was
  * told so, and the database of this one may be another).
  */
 export interface Entry {
   readonly key: number;
   readonly n: number;
   readonly mutation: Mutation;
-  readonly state: Standing;
+  readonly state: EntryState;
   readonly seq: number | null;
   readonly code: string | null;
   readonly message: string | null;
@@ -125,7 +126,7 @@ export function acknowledge(
 }
 
 /** The synced rows stand at this position: what is acked up to there is settled, and goes. */
-export const reach = (entries: readonly Entry[], position: number): Change => ({
+export const advance = (entries: readonly Entry[], position: number): Change => ({
   put: [],
   drop: entries
     .filter((entry) => entry.state === 'acked' && entry.seq !== null && entry.seq <= position)
@@ -136,7 +137,7 @@ export const reach = (entries: readonly Entry[], position: number): Change => ({
  * Another connection, and perhaps another database, which need not have what an earlier one acknowledged. What has no
  * number cannot be asked for: it goes with the position.
  */
-export const doubt = (acked: readonly Entry[]): Change => ({
+export const distrustAcks = (acked: readonly Entry[]): Change => ({
   put: acked.map((entry) => ({ ...entry, seq: entry.n > 0 ? null : (entry.seq ?? 0) })),
   drop: [],
 });

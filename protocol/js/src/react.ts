@@ -5,7 +5,8 @@ import { useCallback, useEffect, useMemo, useState, useSyncExternalStore } from 
 import type { Query } from './query.js';
 import type { Uuid } from './rows.js';
 import type { HistoryQuery, List, Older } from './history.js';
-import type { Status, Sync } from './sync.js';
+import type { Status } from './status.js';
+import type { Sync } from './sync.js';
 import type { ShownConversation, ShownMessage } from './view.js';
 
 /** The query's value, and a new rendering whenever it changes; undefined until it was read. */

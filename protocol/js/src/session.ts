@@ -6,26 +6,8 @@
 import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import {
-  byteLength,
-  CODECS,
-  ProtocolError,
-  type Ack,
-  type ChangesFrame,
-  type Data,
-  type Encoding,
-  type Limits,
-  type Live,
-  type Page,
-  type Pong,
-  type Refreshed,
-  type Refusal,
-  type SnapshotFrame,
-  type ToClient,
-  type ToServer,
-  type Welcome,
-  type Window,
-} from './wire.js';
+import { byteLength, CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
+import type { Ack, ChangesFrame, Limits, Live, Page, Pong, Refreshed, ErrorAnswer, SnapshotFrame, ToClient, ToServer, Welcome, Window } from './frames.js';
 
 /** This frame may not be sent now. */
 export class StateError extends Error {
@@ -45,14 +27,14 @@ export type Batch =
       readonly first: boolean;
     };
 
-export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | Refusal | Pong;
+export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
  * new: hello has not been sent · greeting: no welcome yet · snapshot due: welcome promised one, none of it has come ·
  * snapshot: a part has come, there is no cursor · catching up: the cursor stands, changes follow it · live: everything
  * has come · broken: of no more use, close it.
  */
-export type State = 'new' | 'greeting' | 'snapshot due' | 'snapshot' | 'catching up' | 'live' | 'broken';
+export type State = 'new' | 'greeting' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
 
 const ALWAYS = ['error', 'pong'] as const;
 const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
@@ -63,9 +45,9 @@ const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  'snapshot due': [...WELCOMED, 'snapshot'],
+  'snapshot_due': [...WELCOMED, 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  'catching up': IN_STEP,
+  'catching_up': IN_STEP,
   live: IN_STEP,
   broken: [],
 };
@@ -84,14 +66,14 @@ export function checkWindow(window: Window): Window {
 }
 
 /** Who connects, and from where. */
-export interface Begun {
+export interface ResumePoint {
   readonly clientId: Uuid;
   readonly cursor: Cursor | null;
   /** Larger than that of any earlier connection with this client_id. */
   readonly generation: number;
 }
 
-export interface SessionOptions extends Begun {
+export interface SessionOptions extends ResumePoint {
   readonly token: string;
   readonly window?: Window;
   readonly encoding?: Encoding;
@@ -101,7 +83,7 @@ export class Session {
   state: State = 'new';
   cursor: Cursor | null;
   /** The `error` that was the last frame to arrive, if it was one. */
-  lastWords: Refusal | null = null;
+  lastError: ErrorAnswer | null = null;
   limits: Limits = {
     frameBytes: FRAME_BYTES,
     pageRows: PAGE_ROWS,
@@ -129,19 +111,19 @@ export class Session {
     if (this.state !== 'new') throw new StateError('hello is said once');
     this.state = 'greeting';
     const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
-    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
+    return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
   }
 
   /** After a snapshot, which would wipe the page, and not too many at a time. */
   get mayAsk(): boolean {
-    return (this.state === 'catching up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
+    return (this.state === 'catching_up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
   }
 
   askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
     if (!this.mayAsk) throw new StateError(`no page now: ${this.state}`);
     if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
     const id = ++this.lastPage;
-    const frame = this.say({ t: 'page', id, conversation, before, limit });
+    const frame = this.encode({ t: 'page', id, conversation, before, limit });
     this.unanswered.add(id);
     return [id, frame];
   }
@@ -154,20 +136,20 @@ export class Session {
     if (!this.mayPush) throw new StateError(`no push now: ${this.state}`);
     if (mutations.length > this.limits.mutations) throw new RangeError('too many mutations');
     if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
-    const frame = this.say({ t: 'push', n, mutations, held });
+    const frame = this.encode({ t: 'push', n, mutations, held });
     this.pushed = { n, count: mutations.length };
     return frame;
   }
 
   refresh(token: string): Uint8Array | string {
     if (this.refreshing) throw new StateError('one refresh at a time');
-    const frame = this.say({ t: 'refresh', token });
+    const frame = this.encode({ t: 'refresh', token });
     this.refreshing = true;
     return frame;
   }
 
   ping(): Uint8Array | string {
-    return this.say({ t: 'ping' });
+    return this.encode({ t: 'ping' });
   }
 
   /**
@@ -177,19 +159,19 @@ export class Session {
    */
   receive(data: Data): Event | null {
     if (this.state === 'broken') return null;
-    this.lastWords = null;
+    this.lastError = null;
     try {
       const frame = this.codec.decode(data);
       if (frame === null) return null;
       if (!ALLOWED[this.state].includes(frame.t)) throw new ProtocolError(`${frame.t} may not come now: ${this.state}`);
-      return this.hear(frame);
+      return this.accept(frame);
     } catch (error) {
       this.state = 'broken';
       throw error;
     }
   }
 
-  private hear(frame: ToClient): Event {
+  private accept(frame: ToClient): Event {
     switch (frame.t) {
       case 'welcome':
         return this.welcome(frame);
@@ -210,8 +192,8 @@ export class Session {
         this.refreshing = false;
         return frame;
       case 'error':
-        return this.refused(frame);
-      case 'pong':
+        return this.error(frame);
+      default:
         return frame;
     }
   }
@@ -221,15 +203,15 @@ export class Session {
     if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
       throw new ProtocolError('mode: neither a snapshot nor resumed from a cursor that we gave');
     }
-    this.state = frame.mode === 'snapshot' ? 'snapshot due' : 'catching up';
+    this.state = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
     this.limits = frame.limits;
     return frame;
   }
 
   private snapshot(frame: SnapshotFrame): Batch {
-    const first = this.state === 'snapshot due';
+    const first = this.state === 'snapshot_due';
     this.cursor = frame.cursor;
-    this.state = frame.cursor === null ? 'snapshot' : 'catching up';
+    this.state = frame.cursor === null ? 'snapshot' : 'catching_up';
     return { t: 'snapshot', rows: frame.rows, cursor: frame.cursor, first };
   }
 
@@ -249,8 +231,8 @@ export class Session {
     return frame;
   }
 
-  private refused(frame: Refusal): Refusal {
-    this.lastWords = frame;
+  private error(frame: ErrorAnswer): ErrorAnswer {
+    this.lastError = frame;
     if (frame.answers === 'push') {
       const { pushed } = this;
       if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;
@@ -267,7 +249,7 @@ export class Session {
     return frame;
   }
 
-  private say(frame: ToServer): Uint8Array | string {
+  private encode(frame: ToServer): Uint8Array | string {
     if (this.state === 'new' || this.state === 'broken') throw new StateError(this.state);
     const encoded = this.codec.encode(frame);
     if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server takes');

@@ -127,14 +127,19 @@ export interface Store extends Transactions {
   destroy?(): Promise<void>;
 }
 
-/** This store cannot be used; the words say what to do. */
+/** This store cannot be used. The message says what to do. */
 export class StoreError extends Error {
   override name = 'StoreError';
 }
 
-/** It was this user's, and was destroyed by this tab or another one. */
+/** This tab or another one has destroyed the store. */
 export class Destroyed extends StoreError {
   constructor() {
     super('this store was destroyed: make another one, and another Sync');
   }
+}
+
+/** Another tab leads now: the transaction changed nothing. */
+export class Deposed extends Error {
+  override name = 'Deposed';
 }

@@ -3,22 +3,24 @@
  */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { clean, runsLow, wipe } from './clean.js';
+import { Cleaner, isQuotaError } from './clean.js';
+import type { Encoding } from './codec.js';
 import { environment, type Environment } from './environment.js';
+import type { Window } from './frames.js';
 import { Histories, SHOWN, type HistoryQuery, type Older } from './history.js';
-import { Deposed } from './keeper.js';
+import { LeaderConnection } from './leader_connection.js';
 import { WriteError } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
-import type { Instant, Profile, Uuid } from './rows.js';
+import type { Profile, Uuid } from './rows.js';
 import { checkWindow, DEFAULT_WINDOW } from './session.js';
-import type { GetToken, LineState } from './socket.js';
-import { Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
+import { describe, DESTROYED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
+import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
-import { Uplink, type Connection } from './uplink.js';
+import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
 import type { ShownConversation, ShownMessage } from './view.js';
-import type { Encoding, Refusal, Window } from './wire.js';
+import { wipe } from './wipe.js';
 import * as writes from './write.js';
 
 export interface SyncOptions {
@@ -34,33 +36,6 @@ export interface SyncOptions {
   readonly encoding?: Encoding;
   readonly environment?: Partial<Environment>;
 }
-
-export interface Status {
-  /** local: this user's work stays on the device · destroyed: there is nothing of theirs any more, and no way back. */
-  readonly state: LineState | 'local' | 'destroyed';
-  /** Mutations that the server has not answered, and those it has rejected. */
-  readonly pending: number;
-  readonly rejected: number;
-  /** When everything was last known to be here. */
-  readonly lastLive: Instant | null;
-  /** Local work on its way up after an upgrade; null when there is none. */
-  readonly progress: { readonly done: number; readonly total: number } | null;
-  readonly tier: string | null;
-  /** Why there is no connection, for status lines: a code of the protocol, or the name of a failure. */
-  readonly error: Connection['error'];
-}
-
-const UNKNOWN: Status = {
-  state: 'offline',
-  pending: 0,
-  rejected: 0,
-  lastLive: null,
-  progress: null,
-  tier: null,
-  error: null,
-};
-const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
-const CLEAN_EVERY = 3_600_000;
 
 const nothing = (): void => undefined;
 
@@ -81,21 +56,21 @@ export class Sync {
   private readonly queries: Queries;
   private readonly histories: Histories;
   private readonly tabs: Tabs;
-  private readonly uplink: Uplink;
-  private connection: Connection = { state: 'offline', error: null };
+  private readonly server: LeaderConnection;
+  private readonly cleaner: Cleaner;
+  private connection: ConnectionStatus = { state: 'offline', error: null };
   private closed = false;
-  /** Somebody destroyed the store. */
+  /** The store was destroyed. */
   private gone = false;
   private ending: Promise<void> | null = null;
-  private cleaning = false;
-  private readonly off: (() => void)[] = [];
+  private off = nothing;
 
   constructor(private readonly options: SyncOptions) {
     const { url, user, encoding = 'msgpack' } = options;
     const env = (this.env = environment(options.environment));
     const store = (this.store = this.guarded(options));
     this.queries = new Queries((error) => this.closed || this.fault(error));
-    this.uplink = new Uplink(
+    this.server = new LeaderConnection(
       {
         url,
         user,
@@ -114,20 +89,20 @@ export class Sync {
       name: options.store.name,
       environment: env,
       onLead: () => {
-        this.uplink.start().catch(nothing);
+        this.server.start().catch(nothing);
         void this.cleanNow(); // only who leads may
       },
-      onDeposed: () => void this.uplink.stop().catch(nothing),
+      onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
       onConnection: (connection) => this.follow(connection),
       connection: () => this.connection,
-      page: (asked, limit) => this.histories.ask(asked, limit),
-      onTick: () => this.uplink.tick(),
+      page: (request, limit) => this.histories.ask(request, limit),
+      onTick: () => this.server.tick(),
       on: {
-        kick: () => this.uplink.kick(),
-        awake: () => this.uplink.doubt(),
-        reconnect: () => void this.uplink.start().catch(nothing),
-        downgrade: () => void this.uplink.stop().catch(nothing),
+        kick: () => this.server.kick(),
+        awake: () => this.server.probe(),
+        reconnect: () => void this.server.start().catch(nothing),
+        downgrade: () => void this.server.stop().catch(nothing),
         destroyed: () => this.lose(),
       },
     });
@@ -136,18 +111,29 @@ export class Sync {
       queries: this.queries,
       clock: env.clock,
       ready: () => this.ready,
-      connected: () => this.connection.state === 'catching up' || this.connection.state === 'live',
-      page: (asked, limit) => (this.tabs.leading ? this.uplink : this.tabs).page(asked, limit),
+      connected: () => isConnected(this.connection.state),
+      page: (request, limit) => (this.tabs.leading ? this.server : this.tabs).page(request, limit),
       onError: (error) => this.fault(error),
     });
-    const readStatus = async (): Promise<Status> => {
+    this.cleaner = new Cleaner({
+      store,
+      clock: env.clock,
+      estimate: env.estimate,
+      permitted: async () => {
+        await this.ready;
+        return this.tabs.leading;
+      },
+      onCleaned: () => this.touched(touchedAll()),
+      onError: (error) => this.fault(error),
+    });
+    const status = async (): Promise<Status> => {
       await this.ready;
-      return this.store.read((tx) => this.readStatus(tx)).catch((error: unknown) => {
+      return this.store.read((tx) => readStatus(tx, this.connection)).catch((error: unknown) => {
         if (this.gone) return DESTROYED;
         throw error;
       });
     };
-    this.status = Object.assign(this.queries.make(null, readStatus), { value: UNKNOWN });
+    this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
     this.profile = this.query(async (tx) => (await tx.meta()).profile);
     this.ready = this.open();
@@ -219,12 +205,12 @@ export class Sync {
   /** This user may sync now: connect, and bring up what was made on the device meanwhile. `status.progress` tells. */
   async upgrade(getToken?: GetToken): Promise<void> {
     await this.ready;
-    if (getToken !== undefined) this.uplink.getToken = getToken;
-    if (this.uplink.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    if (getToken !== undefined) this.server.getToken = getToken;
+    if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab knows the way to a token; the one that leads may not.
-    if (this.tabs.leading) await this.uplink.start();
-    else this.tabs.take();
+    if (this.tabs.leading) await this.server.start();
+    else this.tabs.steal();
   }
 
   /** From now on, also after a restart, this user's work stays on the device, which keeps everything. */
@@ -235,7 +221,7 @@ export class Sync {
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
     this.tabs.signal('downgrade');
-    await this.uplink.stop();
+    await this.server.stop();
     this.touched(touchedAll());
   }
 
@@ -247,7 +233,7 @@ export class Sync {
   /** After the store was restored from a backup or copied: another client_id, for which numbers start at 1 (8.1). */
   async renew(): Promise<void> {
     await this.ready;
-    await this.uplink.pause(() =>
+    await this.server.pause(() =>
       this.store.write(async (tx) => {
         const { lease } = await tx.meta();
         const { nextN, put } = renew(await tx.entries());
@@ -258,22 +244,12 @@ export class Sync {
     );
   }
 
-  /** Lets conversations go that nobody touched for half a year, if storage runs low or is `full`. Returns how many. */
-  async cleanNow(full = false): Promise<number> {
-    if (this.cleaning) return 0;
-    this.cleaning = true; // to delete needs room, too: a full disk must not make this call itself
-    try {
-      await this.ready;
-      if (!this.tabs.leading || !(full || runsLow(await this.env.estimate()))) return 0;
-      const count = await clean(this.store, this.env.clock.now() * 1000);
-      if (count > 0) this.touched(touchedAll());
-      return count;
-    } catch (error) {
-      this.fault(error);
-      return 0;
-    } finally {
-      this.cleaning = false;
-    }
+  /**
+   * Removes conversations that were not changed for half a year from this device, if storage runs low or is `full`.
+   * Conversations with unsent work stay; paging brings the others back. Returns how many were removed.
+   */
+  cleanNow(full = false): Promise<number> {
+    return this.cleaner.clean(full);
   }
 
   /** Lets go of socket, lock and store. What was written stays written. */
@@ -315,14 +291,12 @@ export class Sync {
     });
     await store.adopt?.(user);
     if (this.closed) return;
-    this.off.push(
-      this.env.onAwake(() => {
-        this.tabs.awake();
-        if (this.tabs.leading) this.uplink.doubt();
-      }),
-    );
+    this.off = this.env.onAwake(() => {
+      this.tabs.awake();
+      if (this.tabs.leading) this.server.probe();
+    });
     if (getToken !== undefined) this.tabs.start();
-    this.cleanLater();
+    this.cleaner.start();
   }
 
   private async write(home: Uuid | null, work: (tx: Writing, now: number) => Promise<unknown>): Promise<void> {
@@ -330,7 +304,7 @@ export class Sync {
     this.mustBeOpen();
     await this.store.write((tx) => work(tx, this.env.clock.now()));
     this.touched(home === null ? touchedAll() : { ...touchedNothing(), conversations: new Set([home]) });
-    if (this.tabs.leading) this.uplink.kick();
+    if (this.tabs.leading) this.server.kick();
     else this.tabs.signal('kick');
   }
 
@@ -366,9 +340,10 @@ export class Sync {
 
   private async end(): Promise<void> {
     this.closed = true;
-    for (const off of this.off) off();
+    this.cleaner.stop();
+    this.off();
     await this.ready.catch(nothing);
-    await this.uplink.close(); // the other tabs are told that nobody is connected
+    await this.server.close(); // the other tabs are told that nobody is connected
     this.tabs.close();
     await this.options.store.close();
   }
@@ -380,60 +355,34 @@ export class Sync {
     });
   }
 
-  private async readStatus(tx: Reading): Promise<Status> {
-    const { local, lastLive, merging, profile } = await tx.meta();
-    const { pending, rejected } = await tx.counts();
-    const { state, error } = this.connection;
-    return {
-      state: local && state === 'offline' ? 'local' : state,
-      pending,
-      rejected,
-      lastLive,
-      progress: merging === 0 ? null : { done: Math.max(0, merging - pending), total: merging },
-      tier: profile?.tier ?? null,
-      error,
-    };
-  }
-
   private touched(touched: Touched): void {
     this.queries.touched(touched);
     this.tabs.touched(touched);
   }
 
-  private become(state: LineState): void {
-    this.follow({ state, error: state === 'catching up' || state === 'live' ? null : this.connection.error });
+  private become(state: ConnectionStatus['state']): void {
+    this.follow({ state, error: isConnected(state) ? null : this.connection.error });
   }
 
-  private follow(connection: Connection): void {
+  private follow(connection: ConnectionStatus): void {
     const came = connection.state === 'live' && this.connection.state !== 'live';
     this.show(connection);
     if (came) this.queries.touched(touchedAll()); // what could not be loaded can be now
   }
 
-  private show(connection: Connection): void {
+  private show(connection: ConnectionStatus): void {
     const { state, error } = this.connection;
     // Where the store cannot be read, the status cannot either, and says so each time it is asked for.
     if (state === connection.state && error?.message === connection.error?.message) return;
     this.connection = connection;
     this.status.invalidate();
-    this.tabs.tellConnection();
+    this.tabs.postStatus();
   }
 
-  /** A failure, for the status line. */
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
-    const { t, answers, code, name, message, inner } = Object(error) as Partial<Refusal & Error & { inner: unknown }>;
-    if (/Quota/.test(String(error) + String(inner))) void this.cleanNow(true);
-    // A push or page that is put off is no reason to be without a connection.
-    if (message === undefined || answers === 'push' || answers === 'page') return;
-    this.show({ state: this.connection.state, error: { code: String(t ? code : name), message } });
-  }
-
-  private cleanLater(): void {
-    this.off.push(
-      this.env.clock.after(CLEAN_EVERY, () => {
-        if (!this.closed) void this.cleanNow().finally(() => this.closed || this.cleanLater());
-      }),
-    );
+    if (isQuotaError(error)) void this.cleanNow(true);
+    const described = describe(error);
+    if (described !== null) this.show({ state: this.connection.state, error: described });
   }
 }

@@ -5,11 +5,10 @@
 
 import { touchedAll, type Touched } from './apply.js';
 import type { Environment } from './environment.js';
-import type { Asked } from './keeper.js';
 import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
-import { PageError } from './line.js';
+import { PageError, type PageRequest } from './pages.js';
 import type { Uuid } from './rows.js';
-import type { Connection } from './uplink.js';
+import type { ConnectionStatus } from './status.js';
 import { newId } from './uuid.js';
 
 /** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
@@ -18,8 +17,8 @@ type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
 type Message =
   | LeaderMessage
   | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
-  | { readonly k: 'state'; readonly connection: Connection }
-  | { readonly k: 'page'; readonly id: Uuid; readonly asked: Asked; readonly limit: number }
+  | { readonly k: 'state'; readonly connection: ConnectionStatus }
+  | { readonly k: 'page'; readonly id: Uuid; readonly asked: PageRequest; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
   | { readonly k: Signal };
 
@@ -32,10 +31,10 @@ export interface TabsOptions {
   /** Another tab changed what the store has. */
   readonly onTouched: (touched: Touched) => void;
   /** How the leader's connection stands, as it tells. */
-  readonly onConnection: (connection: Connection) => void;
-  readonly connection: () => Connection;
-  /** Asked by another tab, of the one that leads. */
-  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  readonly onConnection: (connection: ConnectionStatus) => void;
+  readonly connection: () => ConnectionStatus;
+  /** PageRequest by another tab, of the one that leads. */
+  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
   readonly onTick: () => void;
   readonly on: Readonly<Record<Signal, () => void>>;
 }
@@ -50,13 +49,13 @@ export class Tabs {
     const { locks, clock, random, visible, channel } = options.environment;
     const name = `atlas-sync ${options.name}`;
     this.channel = channel?.(name) ?? null;
-    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.hear(data as Message);
-    const tell = (message: LeaderMessage): void => {
-      this.tell(message);
-      if (message.k === 'here') this.tellConnection();
+    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.receive(data as Message);
+    const post = (message: LeaderMessage): void => {
+      this.post(message);
+      if (message.k === 'here') this.postStatus();
     };
     const { onLead, onDeposed } = options;
-    this.leader = new Leader({ name, locks, clock, random, visible, tell, onLead, onDeposed });
+    this.leader = new Leader({ name, locks, clock, random, visible, post, onLead, onDeposed });
   }
 
   /** Whether this tab is the one that holds the socket. */
@@ -70,8 +69,8 @@ export class Tabs {
   }
 
   /** Take the lead from whoever has it. */
-  take(): void {
-    this.leader.take();
+  steal(): void {
+    this.leader.steal();
   }
 
   /** Another tab leads now. */
@@ -86,11 +85,11 @@ export class Tabs {
   }
 
   touched({ all, conversations }: Touched): void {
-    this.tell({ k: 'touched', all, conversations: [...conversations] });
+    this.post({ k: 'touched', all, conversations: [...conversations] });
   }
 
-  tellConnection(): void {
-    if (this.leading) this.tell({ k: 'state', connection: this.options.connection() });
+  postStatus(): void {
+    if (this.leading) this.post({ k: 'state', connection: this.options.connection() });
   }
 
   /** Try now, whoever leads. */
@@ -100,16 +99,16 @@ export class Tabs {
   }
 
   signal(k: Signal): void {
-    this.tell({ k });
+    this.post({ k });
   }
 
   /** A page into the store, by the tab that leads. */
-  page(asked: Asked, limit: number): Promise<void> {
+  page(asked: PageRequest, limit: number): Promise<void> {
     if (this.channel === null) return Promise.reject(new PageError('offline'));
     const id = newId();
     return new Promise<void>((done, failed) => {
       this.asked.set(id, { done, failed });
-      this.tell({ k: 'page', id, asked, limit });
+      this.post({ k: 'page', id, asked, limit });
     });
   }
 
@@ -121,16 +120,16 @@ export class Tabs {
     this.channel?.close();
   }
 
-  private tell(message: Message): void {
+  private post(message: Message): void {
     if (!this.closed) this.channel?.postMessage(message);
   }
 
-  private hear(message: Message): void {
+  private receive(message: Message): void {
     const { options, leading } = this;
     switch (message.k) {
       case 'ask':
       case 'here':
-        this.leader.hear(message);
+        this.leader.receive(message);
         options.onTick();
         break;
       case 'touched':
@@ -162,6 +161,6 @@ export class Tabs {
     } catch (reason) {
       error = reason instanceof PageError ? reason.code : 'offline';
     }
-    this.tell({ k: 'paged', id, error });
+    this.post({ k: 'paged', id, error });
   }
 }

@@ -5,6 +5,10 @@
 
 import type { Uuid } from './rows.js';
 
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+/** Whether this is a UUID in canonical form, in lower case. */
+export const isUuid = (value: unknown): value is Uuid => typeof value === 'string' && UUID.test(value);
+
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
 
 export function uuidFromBytes(bytes: Uint8Array): Uuid {

@@ -10,10 +10,10 @@ import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } f
  * synced: as the server sent it · acked: durable there, the feed has not brought it yet · pending: the server has said
  * nothing about it · rejected: made here, and the server will not have it · local: made here while nothing is sent.
  */
-export type RowState = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
+export type Certainty = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
 
-interface Certainty {
-  readonly state: RowState;
+interface Marks {
+  readonly state: Certainty;
   /** The outbox's last entry that made it so: what `retry` and `discard` take. */
   readonly key?: number;
   /** Why it was rejected: a code, and a sentence to show. */
@@ -21,18 +21,18 @@ interface Certainty {
   readonly reason?: string;
 }
 
-export type ShownConversation = Conversation & Certainty;
+export type ShownConversation = Conversation & Marks;
 export type ShownMessage = Message &
-  Certainty & {
+  Marks & {
     /** Something may be missing between this message and the one shown before it. */
     readonly hole: boolean;
   };
 
-const RANK: readonly RowState[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
+const RANK: readonly Certainty[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
 
 interface Cell<R> {
   readonly row: R;
-  readonly state: RowState;
+  readonly state: Certainty;
   readonly entry?: Entry;
 }
 
@@ -42,11 +42,11 @@ const cell = <R extends Conversation | Message>(row: R): Cell<R> => ({
 });
 
 function touch<R>(shown: Cell<R>, row: R, entry: Entry): Cell<R> {
-  const state = entry.state as RowState;
+  const state = entry.state as Certainty;
   return { row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
 }
 
-const certainty = ({ state, entry }: Cell<unknown>): Certainty => ({
+const marks = ({ state, entry }: Cell<unknown>): Marks => ({
   state,
   ...(entry === undefined ? {} : { key: entry.key }),
   ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
@@ -62,7 +62,7 @@ const inEffect = (entries: readonly Entry[]): Entry[] => [
  * Rows with the mutations put over them, one after the other, as the server would apply them. A rejected creation stays
  * to be seen, so that nothing that somebody wrote disappears from under them.
  */
-class Sheet {
+class Overlay {
   readonly conversations: Map<Uuid, Cell<Conversation>>;
   readonly messages: Map<Uuid, Cell<Message>>;
   readonly gone = new Set<Uuid>();
@@ -130,9 +130,9 @@ class Sheet {
 
 /** `held` are the rows to show and those that the outbox touches; newest first. */
 export function showConversations(held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] {
-  const sheet = new Sheet(held, [], entries);
-  return [...sheet.conversations.values()]
-    .map((shown) => ({ ...shown.row, ...certainty(shown) }))
+  const overlay = new Overlay(held, [], entries);
+  return [...overlay.conversations.values()]
+    .map((shown) => ({ ...shown.row, ...marks(shown) }))
     .sort((a, b) => compare(placeOf(b), placeOf(a)));
 }
 
@@ -143,9 +143,9 @@ export function showMessages(
   entries: readonly Entry[],
   holed: boolean,
 ): ShownMessage[] {
-  const sheet = new Sheet([], held, entries);
-  return [...sheet.messages.values()]
+  const overlay = new Overlay([], held, entries);
+  return [...overlay.messages.values()]
     .filter((shown) => shown.row.conversationId === conversation)
-    .map((shown) => ({ ...shown.row, ...certainty(shown), hole: holed && shown.row.seq > 0 }))
+    .map((shown) => ({ ...shown.row, ...marks(shown), hole: holed && shown.row.seq > 0 }))
     .sort((a, b) => compare(placeOf(a), placeOf(b)));
 }

@@ -3,7 +3,7 @@
  * Nothing is sent here.
  */
 
-import { addEntry } from './merge.js';
+import { addEntry } from './entries.js';
 import { check, WriteError, type Mutation } from './mutation.js';
 import { corrected, type Entry } from './outbox.js';
 import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from './rows.js';

@@ -8,12 +8,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
-import { UnsentError } from '../src/clean.js';
 import { DexieStore } from '../src/store/dexie.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
 import { StoreError, type Store } from '../src/store.js';
 import type { Sync } from '../src/sync.js';
+import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
 import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
@@ -52,7 +52,7 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
     const before = await store.read((tx) => tx.meta());
     await destroy(sync);
     expect(await state(sync)).toBe('destroyed');
-    expect(app.world.network.lines.size).toBe(0);
+    expect(app.world.network.sockets.size).toBe(0);
     const after = await reopen();
     await after.read(async (tx) => {
       expect(await tx.meta()).toMatchObject({ user: '', cursor: null, position: null, profile: null, nextN: 1 });
@@ -191,7 +191,7 @@ describe('other tabs', () => {
       }
       await app.world.clock.pass(60_000);
       expect(app.world.network.attempts).toHaveLength(1);
-      expect(app.world.network.lines.size).toBe(0);
+      expect(app.world.network.sockets.size).toBe(0);
       expect(await gone()).toBe(true);
     });
 

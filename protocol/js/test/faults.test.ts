@@ -3,7 +3,8 @@
 import { expect, it } from 'vitest';
 
 import { MemoryStore } from '../src/store/memory.js';
-import type { Status, Sync } from '../src/sync.js';
+import type { Status } from '../src/status.js';
+import type { Sync } from '../src/sync.js';
 import { App } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
 
@@ -92,7 +93,7 @@ it('a downgrade by a tab whose leader is frozen reaches that one when it thaws',
   await app.world.clock.pass(30_000);
   first.thaw();
   await app.world.clock.pass(30_000);
-  expect(app.world.network.lines.size).toBe(0);
+  expect(app.world.network.sockets.size).toBe(0);
   for (const sync of [a, b]) expect((await status(sync)).state).toBe('local');
 });
 

@@ -8,17 +8,18 @@ import {
   acknowledge,
   add,
   corrected,
-  doubt,
+  distrustAcks,
   type Entry,
   type Head,
   nextPush,
-  reach,
+  advance,
   renew,
   renumber,
 } from '../src/outbox.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { byteLength, CODECS, type Limits } from '../src/wire.js';
+import { byteLength, CODECS } from '../src/codec.js';
+import type { Limits } from '../src/frames.js';
 import { C, conversation, M, message } from './support/rows.js';
 
 const LIMITS: Limits = {
@@ -73,8 +74,8 @@ describe('the next push', () => {
     ]);
     expect(drop).toEqual([]);
   });
-  it('begins with the lowest one in doubt, and has an empty array for each number whose mutation is gone', () => {
-    const held = [...doubt([entry(3, { state: 'acked', seq: 7 })]).put, entry(5), entry(6)];
+  it('begins with the lowest one in distrustAcks, and has an empty array for each number whose mutation is gone', () => {
+    const held = [...distrustAcks([entry(3, { state: 'acked', seq: 7 })]).put, entry(5), entry(6)];
     const [three, five] = held.map(({ mutation }) => mutation);
     expect(next(held)).toEqual({ n: 3, held: 3, mutations: [three, null, five] });
     expect(next(held, { mutations: 2 })).toEqual({ n: 3, held: 3, mutations: [three] });
@@ -102,10 +103,10 @@ describe('what was acknowledged', () => {
   const push = { n: 3, held: 3, mutations: [acked(3).mutation, null, acked(5).mutation] };
 
   it('is in doubt on each connection, in the same state, and settles by no position', () => {
-    const { put, drop } = doubt([acked(3, 7), acked(5)]);
+    const { put, drop } = distrustAcks([acked(3, 7), acked(5)]);
     expect(put).toEqual([acked(3), acked(5)]);
     expect(drop).toEqual([]);
-    expect(reach(put, 99).drop).toEqual([]);
+    expect(advance(put, 99).drop).toEqual([]);
   });
   it('is so again, or settled, by a result of this connection', () => {
     const results = [
@@ -116,7 +117,7 @@ describe('what was acknowledged', () => {
     const entries = [acked(3), entry(4, { state: 'rejected' }), acked(5)];
     expect(acknowledge(entries, push, results, 8)).toEqual({ put: [acked(5, 9)], drop: [3] });
     expect(acknowledge(entries, push, results, null)).toEqual({ put: [acked(3, 8), acked(5, 9)], drop: [] });
-    expect(reach([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
+    expect(advance([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
   });
   it('goes to quarantine if this database rejects it', () => {
     const results = [3, 4, 5].map((n) => ({ kind: 'rejected' as const, n, code: 'refused', message: 'No.' }));
@@ -125,13 +126,13 @@ describe('what was acknowledged', () => {
     expect(drop).toEqual([]);
   });
   it('under another client_id is not asked for: it goes with the position', () => {
-    const { put } = doubt(renew([acked(3, 7), acked(5)]).put);
+    const { put } = distrustAcks(renew([acked(3, 7), acked(5)]).put);
     expect(put.map((each) => [each.n, each.seq])).toEqual([
       [0, 7],
       [0, 0],
     ]);
     expect(nextPush(put, LIMITS, CODECS.json)).toBeNull();
-    expect(reach(put, 7).drop).toEqual([3, 5]);
+    expect(advance(put, 7).drop).toEqual([3, 5]);
     expect(renumber(put, 1, 4)).toEqual({ put: [], drop: [], nextN: 4 });
   });
 });

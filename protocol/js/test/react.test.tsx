@@ -78,5 +78,5 @@ it('show what the store has, and what changes', async () => {
   expect(screen.getByRole('log').textContent).toMatch(/five:synced$/);
   unmount();
   await pass();
-  expect(world.network.lines.size).toBe(0);
+  expect(world.network.sockets.size).toBe(0);
 });

@@ -4,11 +4,12 @@ import { describe, expect, it } from 'vitest';
 
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
-import type { TokenReason } from '../src/socket.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { StoreError, type Store } from '../src/store.js';
-import type { Status, Sync } from '../src/sync.js';
+import type { Status } from '../src/status.js';
+import type { Sync } from '../src/sync.js';
+import type { TokenReason } from '../src/token.js';
 import { App, USER } from './support/app.js';
 import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
 import { quiet } from './support/world.js';
@@ -207,10 +208,10 @@ describe('coming back', () => {
   it('breaks off with 4000 when the server breaks the protocol, and comes back', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
-    const [line] = app.world.network.lines;
+    const [socket] = app.world.network.sockets;
     for (const peer of app.server.peers) peer.say({ t: 'changes', from: 'AAAA', to: 'AAAB', rows: [], seq: 1 });
     await app.world.clock.pass(0);
-    expect(line?.closedWith).toEqual([4000]);
+    expect(socket?.closedWith).toEqual([4000]);
     expect((await status(sync)).error).toMatchObject({ code: 'ProtocolError' });
     await app.world.clock.pass(1_000);
     expect(await status(sync)).toMatchObject({ state: 'live', error: null });
@@ -609,7 +610,7 @@ describe('tiers', () => {
     expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['1', '2', 'three', 'solo']);
     await sync.downgrade();
     expect(await status(sync)).toMatchObject({ state: 'local' });
-    expect(app.world.network.lines.size).toBe(0);
+    expect(app.world.network.sockets.size).toBe(0);
   });
 });
 
@@ -693,7 +694,7 @@ describe('tabs', () => {
     await app.world.clock.pass(0);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });
     expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['from a']);
-    expect(app.world.network.lines.size).toBe(1);
+    expect(app.world.network.sockets.size).toBe(1);
   });
 
   it('hidden ones leave a silent leader alone', async () => {
@@ -725,7 +726,7 @@ describe('tabs', () => {
     expect(app.server.state.conversations.size).toBe(1);
     await a.downgrade();
     await app.world.clock.pass(1_000);
-    expect(app.world.network.lines.size).toBe(0);
+    expect(app.world.network.sockets.size).toBe(0);
     expect(await status(b)).toMatchObject({ state: 'local' });
   });
 
@@ -772,11 +773,11 @@ describe('tabs', () => {
     await app.world.clock.pass(0);
     const b = app.open({ store: shared, environment: { ...second.environment(), locks: null } });
     await app.world.clock.pass(5_000);
-    expect(app.world.network.lines.size).toBe(1);
+    expect(app.world.network.sockets.size).toBe(1);
     await a.createConversation('x');
     first.look();
     await app.world.clock.pass(5_000);
-    expect(app.world.network.lines.size).toBe(1);
+    expect(app.world.network.sockets.size).toBe(1);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });
     expect(await status(b)).toMatchObject({ pending: 0 });
   });

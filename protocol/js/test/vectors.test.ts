@@ -7,7 +7,8 @@ import { decode as unpack } from '@msgpack/msgpack';
 
 import { check, WriteError, type Mutation } from '../src/mutation.js';
 import type { Row } from '../src/rows.js';
-import { CODECS, ProtocolError, type ToServer } from '../src/wire.js';
+import { CODECS, ProtocolError } from '../src/codec.js';
+import type { ToServer } from '../src/frames.js';
 import { id } from './support/rows.js';
 
 interface Vector {

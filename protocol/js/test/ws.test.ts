@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { WebSocketServer } from 'ws';
 
-import { CODECS, type Encoding } from '../src/wire.js';
+import { CODECS, type Encoding } from '../src/codec.js';
 import { newId } from '../src/uuid.js';
 import { device, live, until } from './support/device.js';
 import { ModelServer, Peer } from './support/model.js';
@@ -50,7 +50,7 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
         (text) => ws.send(binary ? encode(packed(JSON.parse(text))) : text),
         (code) => (code === 1006 ? ws.terminate() : ws.close(code)),
       );
-      ws.on('message', (data: Buffer) => peer.hear(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()));
+      ws.on('message', (data: Buffer) => peer.receive(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()));
       ws.on('close', () => peer.shut(1000));
     });
     await new Promise((resolve) => wss.on('listening', resolve));

@@ -3,9 +3,9 @@
  * replaces, what was not as local ones, which go up when the device syncs. Knows no database.
  */
 
-import { isUuid } from '../mutation.js';
 import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from '../rows.js';
-import { uuidFromBytes } from '../uuid.js';
+import { storable } from '../text.js';
+import { isUuid, uuidFromBytes } from '../uuid.js';
 
 export type OldRow = Readonly<Record<string, unknown>>;
 
@@ -29,9 +29,7 @@ async function idOf(value: unknown): Promise<Uuid> {
   return uuidFromBytes(digest);
 }
 
-/** U+0000 and halves of surrogate pairs, which no server keeps, are left out. */
-const text = (value: unknown): string =>
-  typeof value === 'string' ? value.replaceAll('\0', '').replace(/\p{Surrogate}/gu, '�') : '';
+const text = (value: unknown): string => (typeof value === 'string' ? storable(value) : '');
 
 /** Whether a row names nobody as its owner. */
 export const isOwnerless = (row: OldRow): boolean => (row['userId'] ?? null) === null;

@@ -23,7 +23,7 @@ export class App {
     });
     afterEach(async () => {
       for (const sync of this.syncs) await this.end(sync);
-      expect(this.world.network.lines.size).toBe(0);
+      expect(this.world.network.sockets.size).toBe(0);
     });
   }
 

@@ -4,7 +4,7 @@ import { WebSocket } from 'ws';
 
 import type { Environment } from '../../src/environment.js';
 import type { Query } from '../../src/query.js';
-import type { WebSocketClass } from '../../src/line.js';
+import type { WebSocketClass } from '../../src/websocket.js';
 import { MemoryStore } from '../../src/store/memory.js';
 import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
 

@@ -300,7 +300,7 @@ export class Peer {
     this.shut(4301);
   }
 
-  hear(text: string): void {
+  receive(text: string): void {
     const { server } = this;
     const f = JSON.parse(text) as Said;
     switch (f.t) {

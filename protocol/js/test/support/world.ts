@@ -3,7 +3,7 @@
 import type { Clock } from '../../src/clock.js';
 import type { Environment } from '../../src/environment.js';
 import type { ChannelLike, LocksLike } from '../../src/leader.js';
-import type { WebSocketClass, WebSocketLike } from '../../src/line.js';
+import type { WebSocketClass, WebSocketLike } from '../../src/websocket.js';
 import { type ModelServer, Peer } from './model.js';
 
 /** Goes on when it is told to; whatever is due is called in its order. */
@@ -44,7 +44,7 @@ export async function quiet(): Promise<void> {
 /** The line to a model server: may be down, swallow everything, or refuse to open. */
 export class Network {
   mode: 'up' | 'down' | 'dead' = 'up';
-  readonly lines = new Set<FakeWebSocket>();
+  readonly sockets = new Set<FakeWebSocket>();
   /** When each connection was tried. */
   readonly attempts: number[] = [];
 
@@ -61,7 +61,7 @@ export class Network {
     })(this);
 
   cut(): void {
-    for (const line of [...this.lines]) line.drop(1006);
+    for (const socket of [...this.sockets]) socket.drop(1006);
   }
 }
 
@@ -76,7 +76,7 @@ export class FakeWebSocket implements WebSocketLike {
 
   constructor(private readonly network: Network) {
     network.attempts.push(network.clock.now());
-    network.lines.add(this);
+    network.sockets.add(this);
     setImmediate(() => {
       if (network.mode === 'down') return this.drop(1006);
       if (network.mode === 'dead') return;
@@ -92,17 +92,17 @@ export class FakeWebSocket implements WebSocketLike {
   }
 
   send(data: Uint8Array | string): void {
-    if (this.network.mode === 'up') this.peer?.hear(data as string);
+    if (this.network.mode === 'up') this.peer?.receive(data as string);
   }
 
   close(code = 1000): void {
     this.closedWith.push(code);
-    this.network.lines.delete(this);
+    this.network.sockets.delete(this);
     if (this.network.mode !== 'dead') this.peer?.shut(code);
   }
 
   drop(code: number): void {
-    this.network.lines.delete(this);
+    this.network.sockets.delete(this);
     this.peer?.shut(code);
     this.onclose?.({ code } as never);
   }

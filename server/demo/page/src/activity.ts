@@ -1,6 +1,6 @@
 /** What happens on a device, for its strip: position, latency from commit to screen, and the last events in words. */
 
-import type { Status } from '../../../../protocol/js/src/index.js';
+import type { Status } from 'atlas-sync';
 import type { Device } from './device.js';
 
 export interface Happening {
@@ -114,7 +114,7 @@ export class Activity {
     if (state === this.settled || state === 'connecting') return;
     this.settled = state;
     if (state === 'live') this.note('Up to date');
-    else if (state === 'catching up') this.note('Catching up');
+    else if (state === 'catching_up') this.note('Catching up');
     else if (state === 'local') this.note('Works on this device only');
     else if (this.tried || !this.device.network.on) this.note('Offline: everything stays usable');
     else this.settled = null;

@@ -4,30 +4,16 @@ import { useEffect, useState } from 'preact/hooks';
 
 import { openDevice, type Device } from './device.js';
 import { useMedia } from './hooks.js';
-import { Icon, type IconName } from './icons.js';
+import { Icon } from './icons.js';
+import { kindOf, KINDS } from './kinds.js';
 import { isNumbers, isText, recall, remember } from './memory.js';
 import { DevicePanel } from './panel.js';
 import { askForPeople, knownPeople, type People, type Person } from './people.js';
 import { Tabs } from './tabs.js';
 import { ThemeToggle } from './theme.js';
 
-export interface Kind {
-  readonly name: string;
-  readonly look: 'laptop' | 'phone' | 'tablet';
-  readonly icon: IconName;
-}
-
-/** What each slot stands for; a slot's database stays when its device is closed. */
-const KINDS: readonly Kind[] = [
-  { name: 'Laptop', look: 'laptop', icon: 'laptop' },
-  { name: 'Phone', look: 'phone', icon: 'phone' },
-  { name: 'Tablet', look: 'tablet', icon: 'tablet' },
-  { name: 'Phone 2', look: 'phone', icon: 'phone' },
-];
 const FIRST_SLOTS = [1, 2];
 const ASK_AGAIN_AFTER = 3_000;
-
-const kindOf = (slot: number): Kind => KINDS[slot - 1] ?? KINDS[0]!;
 
 /** As the server says as soon as it can be asked, and until then as remembered. */
 function usePeople(): People | null {

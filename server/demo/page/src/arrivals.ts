@@ -1,11 +1,11 @@
 /** What the feed brought between two states of a list of rows. Pure. */
 
-import type { RowState } from '../../../../protocol/js/src/view.js';
+import type { Certainty } from 'atlas-sync';
 
 export interface Watched {
   readonly id: string;
   readonly seq: number;
-  readonly state: RowState;
+  readonly state: Certainty;
   readonly createdAt: number;
   readonly updatedAt: number;
 }

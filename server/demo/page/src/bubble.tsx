@@ -2,7 +2,7 @@
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-import type { RowState, ShownMessage } from '../../../../protocol/js/src/view.js';
+import type { Certainty, ShownMessage } from 'atlas-sync';
 import { grow } from './composer.js';
 import { Icon, type IconName } from './icons.js';
 import { clockTime, machineTime } from './when.js';
@@ -24,7 +24,7 @@ interface Props {
   readonly onDiscard: () => void;
 }
 
-const MARKS: Record<RowState, { readonly icon: IconName; readonly words: string }> = {
+const MARKS: Record<Certainty, { readonly icon: IconName; readonly words: string }> = {
   synced: { icon: 'tick', words: 'Sent' },
   acked: { icon: 'tick', words: 'Sent' },
   pending: { icon: 'clock', words: 'Waiting to be sent' },
@@ -91,7 +91,7 @@ export function Bubble(props: Props) {
   );
 }
 
-function Mark({ state }: { readonly state: RowState }) {
+function Mark({ state }: { readonly state: Certainty }) {
   const { icon, words } = MARKS[state];
   return (
     <span class="mark" title={words}>

@@ -75,7 +75,7 @@ export function Composer({ draftName, focus, onSend }: Props) {
   );
 }
 
-/** As high as its text; the style sheet says where that ends. */
+/** As high as its text; the style overlay says where that ends. */
 export function grow(field: HTMLTextAreaElement | null): void {
   if (field === null) return;
   field.style.height = 'auto';

@@ -2,7 +2,7 @@
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-import type { ShownConversation } from '../../../../protocol/js/src/view.js';
+import type { ShownConversation } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import { Composer } from './composer.js';
 import type { Device } from './device.js';

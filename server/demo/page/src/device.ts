@@ -1,8 +1,7 @@
 /** One device of a user: a database, a network and a client of its own, as if nothing else ran in this browser. */
 
-import { environment } from '../../../../protocol/js/src/environment.js';
-import { createSync, type Sync } from '../../../../protocol/js/src/index.js';
-import { DexieStore } from '../../../../protocol/js/src/store/dexie.js';
+import { createSync, environment, type Sync } from 'atlas-sync';
+import { DexieStore } from 'atlas-sync/dexie';
 import { isFlag, onRemembered, recall, remember } from './memory.js';
 import { Network } from './network.js';
 import { socketUrl, tokenOf, type Person } from './people.js';

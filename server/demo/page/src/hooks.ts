@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useLayoutEffect, useReducer, useRef, useState } from 'preact/hooks';
 
-import type { Query } from '../../../../protocol/js/src/query.js';
+import type { Query } from 'atlas-sync';
 
 /** A query's value, now and at every change. */
 export function useQuery<T>(query: Query<T>): T | undefined {

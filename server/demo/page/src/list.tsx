@@ -2,8 +2,7 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
-import type { List, Older } from '../../../../protocol/js/src/index.js';
-import type { ShownConversation } from '../../../../protocol/js/src/view.js';
+import type { List, Older, ShownConversation } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
 import type { Device } from './device.js';
@@ -59,7 +58,7 @@ export function ConversationList(props: Props) {
   const previews = usePreviews(device, rows);
   const unread = useUnread(props);
   const status = useQuery(device.sync.status);
-  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching up');
+  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching_up');
   /** The one that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
   const items = useRef<HTMLUListElement>(null);

@@ -5,7 +5,7 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-import type { ShownMessage } from '../../../../protocol/js/src/view.js';
+import type { ShownMessage } from 'atlas-sync';
 import { plural, type Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
 import { Bubble } from './bubble.js';

@@ -3,7 +3,7 @@
  * real one.
  */
 
-import type { WebSocketClass, WebSocketLike } from '../../../../protocol/js/src/line.js';
+import type { WebSocketClass, WebSocketLike } from 'atlas-sync';
 
 const ABNORMAL = 1006;
 

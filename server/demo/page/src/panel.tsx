@@ -2,14 +2,14 @@
 
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import { showConversations, type ShownConversation } from '../../../../protocol/js/src/view.js';
+import { showConversations, type ShownConversation } from 'atlas-sync';
 import { Activity } from './activity.js';
-import type { Kind } from './app.js';
 import { ConversationView } from './conversation.js';
 import type { Device } from './device.js';
 import { ConfirmDialog, type Question } from './dialog.js';
 import { useQuery, useStable, useWidth } from './hooks.js';
 import { Icon } from './icons.js';
+import type { Kind } from './kinds.js';
 import { ConversationList } from './list.js';
 import { isText, recall, remember } from './memory.js';
 import type { Person } from './people.js';

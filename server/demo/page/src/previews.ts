@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
-import { showMessages, type ShownConversation } from '../../../../protocol/js/src/view.js';
+import { showMessages, type ShownConversation } from 'atlas-sync';
 import type { Device } from './device.js';
 
 /** How many messages may be on their way to be deleted while an older one is still found. */

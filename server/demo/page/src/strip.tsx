@@ -2,7 +2,7 @@
 
 import { useEffect, useReducer } from 'preact/hooks';
 
-import type { Status } from '../../../../protocol/js/src/index.js';
+import type { Status } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import type { Device } from './device.js';
 import { useQuery, useSettled } from './hooks.js';
@@ -12,7 +12,7 @@ import { positionTime, secondTime } from './when.js';
 const STATES: Record<Status['state'], string> = {
   offline: 'Offline',
   connecting: 'Connecting',
-  'catching up': 'Catching up',
+  'catching_up': 'Catching up',
   live: 'Live',
   local: 'This device only',
   destroyed: 'Deleted',
