@@ -126,7 +126,7 @@ def test_the_files_stay_small_and_their_names_unique(path: Path) -> None:
 
 
 @pytest.mark.parametrize("vector", REFUSED, ids=named)
-def test_a_refused_message_can_be_said_in_one_encoding_at_least(vector: dict[str, Any]) -> None:
+def test_a_refused_message_exists_in_one_encoding_at_least(vector: dict[str, Any]) -> None:
     assert vector.keys() == {"name", "msgpack", "json", "error"}
     assert vector["msgpack"] is not None or vector["json"] is not None
     bytes.fromhex(vector["msgpack"] or "")
@@ -305,7 +305,7 @@ def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: E
 
 
 @pytest.mark.parametrize("vector", TEXTS, ids=named)
-def test_the_client_refuses_a_text_that_no_server_keeps_and_says_which_character_it_is(vector: dict[str, Any]) -> None:
+def test_the_client_refuses_a_text_that_no_server_stores_and_names_the_character(vector: dict[str, Any]) -> None:
     key, text = UUID(int=1), vector["text"]
     for mutation in (
         CreateConversation(key, text, 1),
