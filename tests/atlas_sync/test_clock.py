@@ -1,4 +1,4 @@
-"""By whose clock a device writes."""
+"""The server's clock as a device computes it."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The device's promises, against a server that does on 127.0.0.1 what each test tells it to."""
+"""A device against a fake server: connecting, resuming, tokens, pages, stopping."""
 
 import asyncio
 from base64 import urlsafe_b64encode
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
 async def ends(device: Device) -> None:
-    """Runs it until it ends by itself, and stops it in any case."""
+    """Wait until the device ends by itself."""
     await soon(device.run())
 
 
@@ -817,7 +817,7 @@ def test_a_window_or_a_cursor_out_of_bounds_is_refused_at_once() -> None:
 
 
 async def test_the_fake_server_sees_frames_that_the_test_did_not_expect(server: FakeServer) -> None:
-    """A live device is silent: nothing but hello is sent without a reason."""
+    """A live device sends nothing but hello without a reason."""
     async with live(server) as (_, peer):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):

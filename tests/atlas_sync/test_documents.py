@@ -1,4 +1,4 @@
-"""What the documents say of the client is so."""
+"""SPEC.md's names and the README's examples agree with the code."""
 
 import ast
 import re

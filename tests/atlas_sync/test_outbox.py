@@ -1,4 +1,4 @@
-"""The outbox's promises: every write is applied once and in order, or waits in quarantine; none is lost on the way."""
+"""The outbox: every mutation is applied once and in order, or waits in quarantine; none is lost."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -289,7 +289,7 @@ def test_after_a_gap_mutations_that_the_database_acked_and_lost_are_pushed_again
 
 
 def in_doubt(storage: MemoryStorage) -> Outbox:
-    """One whose three mutations were acknowledged on an earlier connection."""
+    """An outbox whose three mutations were acknowledged on an earlier connection."""
     outbox = Outbox(storage)
     for n in range(3):
         outbox.add(write(n))
@@ -380,7 +380,7 @@ def test_an_acked_mutation_stays_until_the_synced_rows_have_it_whether_ack_or_ro
 
 
 def test_the_position_of_an_earlier_connection_confirms_nothing() -> None:
-    """The next one may begin further back: a snapshot is on its way, or the app lost its rows."""
+    """The position of the next connection may be lower: a snapshot follows, or the app lost its rows."""
     outbox = outbox_with(1)
     outbox.begin(LIMITS)
     outbox.advance(50)
@@ -477,7 +477,7 @@ NOTHING = 0  # in place of a write: an empty array
 
 
 def which(mutation: Mutation | None) -> int:
-    """The how-manieth of a test's writes it is."""
+    """The position of a mutation among those of the test."""
     if mutation is None:
         return NOTHING
     assert isinstance(mutation, RenameConversation)
@@ -485,9 +485,9 @@ def which(mutation: Mutation | None) -> int:
 
 
 class Server:
-    """What SPEC.md (8.5) asks of a server: it consumes each number once, in order, and remembers what became of it.
+    """A server by SPEC.md 8.5: it consumes each number once, in order, and stores the result.
 
-    Of the mutations it remembers those that the device said to hold, and not one more.
+    It stores only the mutations that the device holds by its `held`.
     """
 
     def __init__(self, dislikes: set[int]) -> None:
@@ -500,7 +500,7 @@ class Server:
         self.seq = 0
 
     def take(self, push: Push, at_most: int) -> tuple[Result, ...] | ErrorAnswer:
-        """It may fall over in the middle of a push: then only so many of its mutations were applied."""
+        """Apply a push. The server may crash in the middle of it: then only the first mutations were applied."""
         numbered = list(enumerate(map(which, push.mutations), push.n))
         if push.n > self.last + 1:
             return refusal("gap", expected=self.last + 1)
@@ -530,8 +530,8 @@ class Server:
 
 
 class OutboxAgainstServers(RuleBasedStateMachine):
-    """Whatever is lost on the way, and whichever history the database goes on from: each write is applied exactly once
-    and in order, or is in the quarantine."""
+    """Frames are lost, and the database goes back to earlier histories: each mutation is applied exactly once and in
+    order, or is in quarantine."""
 
     @initialize(dislikes=st.sets(st.integers(0, 6), max_size=2), count=st.integers(1, 9))
     def begin(self, dislikes: set[int], count: int) -> None:
@@ -579,7 +579,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @rule(at_most=st.sampled_from([99, 99, 99, 0, 1, 2, "unavailable", "slow_down"]), is_heard=st.booleans())
     def the_device_pushes(self, at_most: int | str, is_heard: bool) -> None:
-        """`at_most`: of its mutations; or why the server takes none."""
+        """Deliver the push. `at_most`: how many of its mutations are applied, or the code of the `error`."""
         self.now += self.outbox.due(self.now) or 0
         if (push := self.outbox.next_push(LIMITS, CODEC, self.now)) is None:
             return
@@ -652,7 +652,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @property
     def at_hand(self) -> set[int]:
-        """Writes that the device has, those in quarantine included."""
+        """The mutations that the device holds or has in quarantine."""
         return {which(entry.mutation) for entry in self.outbox.entries}
 
     @invariant()

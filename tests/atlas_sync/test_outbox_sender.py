@@ -1,4 +1,4 @@
-"""A device with an outbox writes by itself, one push at a time, through whatever the network does."""
+"""A device sends its outbox, one push at a time, whatever happens to its connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ async def test_offline_writes_are_sent_after_the_welcome_and_not_before(server: 
 
 
 async def welcome(peer: ServerEnd) -> None:
-    """As ServerEnd.welcome does, to somebody who has said hello."""
+    """As ServerEnd.welcome, after hello was received."""
     limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "mutations": 3}
     limits |= {"title_bytes": 1000, "content_bytes": 100_000}
     times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
@@ -126,7 +126,7 @@ async def test_a_push_whose_answer_was_lost_is_sent_again_on_the_next_connection
 
 
 async def test_an_own_write_is_shown_from_the_outbox_until_the_synced_rows_have_it(server: FakeServer) -> None:
-    """The echo may come before the ack or after it; on_event sees the outbox as it is then."""
+    """The write may arrive through the feed before the ack or after it; on_event sees the outbox as it is then."""
     replica, standings = Replica(), list[Certainty]()
 
     def store(batch: Batch) -> None:
@@ -324,7 +324,7 @@ async def test_an_exception_of_the_storage_ends_the_run(server: FakeServer) -> N
 
 
 async def test_many_writes_keep_their_order_over_broken_connections(server: FakeServer) -> None:
-    """The other end takes each number once, answers one push in three, and hangs up at the others."""
+    """The server consumes each number once, answers one push in three, and ends the connection at the others."""
     taken: list[int] = []
     async with writer(server, 20, rng=Always(0.0)) as (watched, outbox):
         turn, written = 0, 20
@@ -372,8 +372,7 @@ async def test_now_is_the_servers_time_once_its_clock_is_known(server: FakeServe
 async def test_an_acknowledged_mutation_is_pushed_again_on_the_next_connection_before_a_position_confirms_it(
     server: FakeServer,
 ) -> None:
-    """The database may be another one, and nothing else tells: the snapshot says only `new`, because the device came
-    without a cursor."""
+    """The database may be another one. The device cannot know: without a cursor the snapshot's reason is only `new`."""
     async with writer(server, 2) as (watched, outbox):
         peer = await server.next()
         await peer.welcome()

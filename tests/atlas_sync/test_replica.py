@@ -141,7 +141,7 @@ OPERATIONS: st.SearchStrategy[Operations] = st.lists(
 
 
 class Database:
-    """One user's rows, and the feed of what happened to them: what `SELECT` finds is the oracle."""
+    """One user's rows and their feed. The rows that `SELECT` finds are the oracle."""
 
     def __init__(self) -> None:
         self.seq = 0
@@ -151,7 +151,7 @@ class Database:
         self.feed: list[list[Row]] = []
 
     def transact(self, operations: Operations) -> None:
-        """Deletions first, then the latest state of what is left; messages gone with their conversation go unsaid.
+        """Deletions first, then the latest state of the remaining rows, without messages of a deleted conversation.
 
         A message that moves is deleted, and there again (5.3).
         """
@@ -186,12 +186,12 @@ class Database:
         return [*self.profiles.values(), *self.conversations.values(), *self.messages.values()]
 
     def read(self) -> list[Row]:
-        """What a snapshot or a page reads now: every row's seq is the position of the reading."""
+        """The rows that a snapshot or a page reads now: every row's seq is the position of the reading."""
         return [replace(row, seq=self.seq) for row in self.rows()]
 
 
 def latest_state_only(transactions: Iterable[list[Row]]) -> list[Row]:
-    """Caught up on, a feed names each row once, at its last change, and none that is gone with its conversation.
+    """A feed that is read later names each row once, at its last change, and no message of a deleted conversation.
 
     A deletion stays even if the row came back: a conversation's has messages to take away, a message's may have moved
     it out of where the device holds it.
@@ -214,7 +214,7 @@ def content(rows: Iterable[Row]) -> set[Row]:
 
 
 class DeviceAgainstDatabase(RuleBasedStateMachine):
-    """Whatever happens on the way: once the device has applied the whole feed, it holds what `SELECT` finds."""
+    """Once the device has applied the whole feed, it holds exactly the rows that `SELECT` finds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class DeviceAgainstDatabase(RuleBasedStateMachine):
 
     @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
     def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
-        """What pages are hard for; chance alone would come upon it seldom."""
+        """The difficult case for pages. Chance alone would seldom produce it."""
         self.changes_arrive(len(self.database.feed))
         self.database.transact(first)
         with self.replica.expecting_page() as apply:
@@ -274,7 +274,7 @@ class DeviceAgainstDatabase(RuleBasedStateMachine):
 
     @rule(between=st.none() | OPERATIONS, after=st.none() | OPERATIONS)
     def the_device_is_given_a_snapshot_in_parts(self, between: Operations | None, after: Operations | None) -> None:
-        """Pages of the connection before may still be at hand, and come late: nobody has to take care."""
+        """Pages of the connection before may still be applied late, without harm."""
         self.position = len(self.database.feed)
         self.replica.replace(row for row in self.database.read() if not isinstance(row, Message))
         for operations in (between, after):

@@ -1,4 +1,4 @@
-"""The client's end of a connection, without a network: what it sends, and what it makes of what it receives."""
+"""The state machine of a connection: the frames that it sends, and the events that it makes of received frames."""
 
 import base64
 import json
@@ -522,7 +522,7 @@ def only_protocol_errors(session: Session, data: bytes) -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=20))
 def test_batches_form_one_chain_whatever_the_server_sends(steps: list[tuple[bool, int]]) -> None:
-    """Each batch that gets through starts where the one before it ended."""
+    """Each accepted batch starts where the one before it ended."""
     session = session_in(State.CATCHING_UP)
     at, cursors = K0, [K0, K1, K2]
     for honest, pick in steps:
@@ -555,7 +555,7 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
 
 
 def writing(n: int, count: int = 1) -> Session:
-    """A session whose push n of so many mutations is unanswered."""
+    """A session whose push of `count` mutations from `n` on is unanswered."""
     session = session_in(State.LIVE)
     receive(session, FRAMES["ack"])
     session.push(n, [RenameConversation(A, None, 1)] * count)

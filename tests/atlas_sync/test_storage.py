@@ -1,4 +1,4 @@
-"""Both storages keep an outbox alike; a file keeps it through whatever ends the app, and for one user only."""
+"""Both storages keep an outbox; the file survives a crash of the app, and belongs to one user."""
 
 import sqlite3
 import subprocess
@@ -41,7 +41,7 @@ EVERY_KIND: list[Mutation] = [
 
 
 class Device:
-    """A storage, and the app around it that ends and begins again."""
+    """A storage, and an app that is restarted."""
 
     def __init__(self, kind: str, path: Path) -> None:
         self.kind, self.path = kind, path
@@ -177,7 +177,7 @@ def test_every_add_that_returned_survives_the_killing_of_the_app(tmp_path: Path)
 
 
 def test_a_file_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
-    """Two would give the same numbers to different mutations."""
+    """Two processes would give the same numbers to different mutations."""
     path = tmp_path / "outbox.db"
     with opened(path), pytest.raises(StorageError, match="in use"):
         SqliteStorage(path, USER)

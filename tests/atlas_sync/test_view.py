@@ -1,4 +1,4 @@
-"""What an app shows: its own writes at once, over the synced rows, and each row as certain as it is."""
+"""The rows that an app shows: its own writes at once, over the synced rows, each with its certainty."""
 
 from uuid import UUID
 
@@ -172,7 +172,7 @@ HOME = {M: A, N: B}
 
 
 def mutation_at(at: int, kind: str, key: UUID) -> Mutation:
-    """A message has one home and one instant of creation: an id names one row for ever."""
+    """An id names one row for ever: a message has one conversation and one instant of creation."""
     conversation = key if key in CONVERSATIONS else HOME[key]
     match kind:
         case "+c":
@@ -189,7 +189,7 @@ def mutation_at(at: int, kind: str, key: UUID) -> Mutation:
 
 
 def applied_by_a_server(mutations: list[Mutation]) -> Replica:
-    """The test's own reading of 8.3; a message into a conversation that is not there is rejected."""
+    """SPEC 8.3, implemented by the test; a message into a missing conversation is rejected."""
     c: dict[UUID, Conversation] = {}
     m: dict[UUID, Message] = {}
     for mutation in mutations:
@@ -218,7 +218,7 @@ def applied_by_a_server(mutations: list[Mutation]) -> Replica:
     done=st.integers(0, 22),
 )
 def test_the_view_shows_the_rows_that_the_server_will_have(steps: list[tuple[str, UUID]], done: int) -> None:
-    """However much of it the feed has brought already, and if people write only into conversations that are there."""
+    """However many of them the feed has delivered; all write into existing conversations."""
     mutations: list[Mutation] = [CreateConversation(A, "a", 1), CreateConversation(B, "b", 1)]
     for at, (kind, key) in enumerate(steps, 2):
         mutation = mutation_at(at, kind, key)
