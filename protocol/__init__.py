@@ -1,1 +1,1 @@
-"""The contract between clients and servers: frames, their encodings, cursors, errors and closes."""
+"""The agreement between devices and the server, as the server implements it; SPEC.md describes it."""
