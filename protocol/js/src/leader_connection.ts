@@ -156,7 +156,8 @@ export class LeaderConnection {
     this.away = close;
     try {
       if (close === ANNOUNCED_CLOSE.local_only) await ingest.goLocal();
-      // If another tab took over, this throws Deposed, and this tab follows. Else a copy of this store is in use elsewhere.
+      // If another tab took over, this throws Deposed, and this tab follows. Else a copy of this store is in use
+      // elsewhere.
       if (close === ANNOUNCED_CLOSE.replaced) await ingest.begin();
     } finally {
       await this.disconnect();

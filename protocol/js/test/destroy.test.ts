@@ -8,10 +8,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
+import { StoreError, type Store } from '../src/store.js';
 import { DexieStore } from '../src/store/dexie.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
-import { StoreError, type Store } from '../src/store.js';
 import type { Sync } from '../src/sync.js';
 import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
@@ -259,11 +259,7 @@ describe('what stays elsewhere on the device', () => {
     const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
     const old = new Dexie(earlier);
     old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
-    await old.table('conversations').bulkPut([
-      { id: C(1), userId: USER },
-      { id: C(2), userId: id(2) },
-      { id: C(3) },
-    ]);
+    await old.table('conversations').bulkPut([{ id: C(1), userId: USER }, { id: C(2), userId: id(2) }, { id: C(3) }]);
     await old.table('messages').bulkPut([1, 2, 3].map((n) => ({ id: M(n), conversationId: C(n), content: 'x' })));
     const open = (): Sync => app.open({ store: new DexieStore({ name, adopt: { name: earlier, userId: USER } }) });
     const sync = open();

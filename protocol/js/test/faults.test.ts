@@ -2,8 +2,8 @@
 
 import { expect, it } from 'vitest';
 
-import { MemoryStore } from '../src/store/memory.js';
 import type { Status } from '../src/status.js';
+import { MemoryStore } from '../src/store/memory.js';
 import type { Sync } from '../src/sync.js';
 import { App } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
@@ -85,7 +85,10 @@ it('a tab without a token never leads where another one has one', async () => {
 it('a downgrade by a tab whose leader is frozen reaches that one when it thaws', async () => {
   const store = new Shared();
   const [first, second] = [app.world.tab(), app.world.tab()];
-  const [a, b] = [app.open({ store, environment: first.environment() }), app.open({ store, environment: second.environment() })];
+  const [a, b] = [
+    app.open({ store, environment: first.environment() }),
+    app.open({ store, environment: second.environment() }),
+  ];
   await app.world.clock.pass(2_000);
   first.freeze();
   second.look();

@@ -2,15 +2,15 @@
 
 import { describe, expect, it } from 'vitest';
 
+import { CODECS } from '../src/codec.js';
 import { addEntry } from '../src/entries.js';
+import type { Limits } from '../src/frames.js';
 import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
+import type { Event } from '../src/session.js';
 import { Deposed } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { CODECS } from '../src/codec.js';
-import type { Limits } from '../src/frames.js';
-import type { Event } from '../src/session.js';
 import { C } from './support/rows.js';
 
 const limits: Limits = {

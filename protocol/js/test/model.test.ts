@@ -7,17 +7,17 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { touchedNothing } from '../src/apply.js';
+import { CODECS } from '../src/codec.js';
+import { covers } from '../src/holes.js';
 import { Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import type { Uuid } from '../src/rows.js';
+import { compare } from '../src/rows.js';
 import { Session } from '../src/session.js';
 import { Deposed, type Store } from '../src/store.js';
 import { showMessages } from '../src/view.js';
-import { CODECS } from '../src/codec.js';
 import * as writes from '../src/write.js';
 import { ModelServer, Peer } from './support/model.js';
-import { compare } from '../src/rows.js';
-import { covers } from '../src/holes.js';
 import { C, id, M } from './support/rows.js';
 import { type Kind, KINDS } from './support/stores.js';
 

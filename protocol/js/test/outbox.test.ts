@@ -2,6 +2,8 @@
 
 import { describe, expect, it } from 'vitest';
 
+import { byteLength, CODECS } from '../src/codec.js';
+import type { Limits } from '../src/frames.js';
 import { mergeLocal } from '../src/merge.js';
 import { NUMBER_END, type Mutation, WriteError } from '../src/mutation.js';
 import {
@@ -18,8 +20,6 @@ import {
 } from '../src/outbox.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { byteLength, CODECS } from '../src/codec.js';
-import type { Limits } from '../src/frames.js';
 import { C, conversation, M, message } from './support/rows.js';
 
 const LIMITS: Limits = {

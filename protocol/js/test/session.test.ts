@@ -2,10 +2,10 @@
 
 import { describe, expect, it } from 'vitest';
 
+import { ProtocolError } from '../src/codec.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { ProtocolError } from '../src/codec.js';
 import { C, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -93,10 +93,12 @@ describe('a session', () => {
 
   it('takes changes from its cursor only, and goes on from there', () => {
     const session = inState('catching_up');
-    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
-      cursor: 'AQ==',
-      seq: null,
-    });
+    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject(
+      {
+        cursor: 'AQ==',
+        seq: null,
+      },
+    );
     expect(receive(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
       cursor: 'Ag==',
       seq: 5,

@@ -5,9 +5,9 @@ import { describe, expect, it } from 'vitest';
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
 import { LOCAL } from '../src/rows.js';
-import { MemoryStore } from '../src/store/memory.js';
-import { StoreError, type Store } from '../src/store.js';
 import type { Status } from '../src/status.js';
+import { StoreError, type Store } from '../src/store.js';
+import { MemoryStore } from '../src/store/memory.js';
 import type { Sync } from '../src/sync.js';
 import type { TokenReason } from '../src/token.js';
 import { App, USER } from './support/app.js';
@@ -430,7 +430,9 @@ describe('histories', () => {
     history(1, 20);
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
-    app.server.push(id(98), 1, [['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()]]);
+    app.server.push(id(98), 1, [
+      ['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()],
+    ]);
     await app.world.clock.pass(0);
     expect(await texts(sync)).toEqual(['18', '19', '20']);
     const query = sync.messages(C(1), { limit: 3 });

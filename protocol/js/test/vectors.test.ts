@@ -5,10 +5,10 @@ import { describe, expect, it } from 'vitest';
 
 import { decode as unpack } from '@msgpack/msgpack';
 
-import { check, WriteError, type Mutation } from '../src/mutation.js';
-import type { Row } from '../src/rows.js';
 import { CODECS, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
+import { check, WriteError, type Mutation } from '../src/mutation.js';
+import type { Row } from '../src/rows.js';
 import { id } from './support/rows.js';
 
 interface Vector {

@@ -50,7 +50,9 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
         (text) => ws.send(binary ? encode(packed(JSON.parse(text))) : text),
         (code) => (code === 1006 ? ws.terminate() : ws.close(code)),
       );
-      ws.on('message', (data: Buffer) => peer.receive(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()));
+      ws.on('message', (data: Buffer) =>
+        peer.receive(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()),
+      );
       ws.on('close', () => peer.shut(1000));
     });
     await new Promise((resolve) => wss.on('listening', resolve));

@@ -4,9 +4,9 @@ import { WebSocket } from 'ws';
 
 import type { Environment } from '../../src/environment.js';
 import type { Query } from '../../src/query.js';
-import type { WebSocketClass } from '../../src/websocket.js';
 import { MemoryStore } from '../../src/store/memory.js';
 import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+import type { WebSocketClass } from '../../src/websocket.js';
 
 export const NodeWebSocket = WebSocket as unknown as WebSocketClass;
 

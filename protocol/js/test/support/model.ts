@@ -146,9 +146,7 @@ export class ModelServer {
       if (number <= consumed.n || former !== undefined) {
         const before = consumed.results.get(number <= consumed.n ? number : (former ?? 0));
         const result: Columns =
-          before?.[0] === 'rejected'
-            ? ['rejected', number, ...before.slice(2)]
-            : ['repeated', number, this.state.seq];
+          before?.[0] === 'rejected' ? ['rejected', number, ...before.slice(2)] : ['repeated', number, this.state.seq];
         if (number <= consumed.n) this.repeats++;
         else this.consume(consumed, number, text, result);
         return result;
