@@ -41,7 +41,7 @@ export class Ingest {
   private readonly pages = new Map<number, PageRequest>();
   /** Milliseconds: `hello` is sent after it. */
   private begun = 0;
-  /** Microseconds: the server's clock less ours, as the last welcome told. */
+  /** Microseconds: the server's clock less ours, as the last welcome showed. */
   private ahead = 0;
 
   constructor(private readonly options: IngestOptions) {}

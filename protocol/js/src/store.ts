@@ -28,7 +28,7 @@ export interface Meta {
   readonly profile: Profile | null;
   /** The floor of the list of conversations. */
   readonly list: Floor | null;
-  /** Microseconds: the server's clock less ours, as the last welcome told (clock.ts). */
+  /** Microseconds: the server's clock less ours, as the last welcome showed (clock.ts). */
   readonly ahead: number;
   /** The last instant given to a mutation. The next one is later. */
   readonly lastAt: Instant;
