@@ -5,7 +5,8 @@
 
 import type { Window } from './frames.js';
 import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
-import { placeOf, type Conversation, type Message, type Place, type Profile, type Row, type Uuid } from './rows.js';
+import type { PageRequest } from './pages.js';
+import { placeOf, type Conversation, type Message, type Profile, type Row, type Uuid } from './rows.js';
 import type { Gone, Writing } from './store.js';
 
 /** The part of the store that a transaction changed, so that queries over it are read again. */
@@ -153,11 +154,11 @@ export async function applySnapshot(
 /** Applies a page, and moves the floor of the history that it belongs to. */
 export async function applyPage(
   tx: Writing,
-  asked: { readonly conversation: Uuid | null; readonly before: Place | null },
+  request: PageRequest,
   page: { readonly rows: readonly Row[]; readonly more: boolean },
   touched: Touched,
 ): Promise<void> {
-  const { conversation, before } = asked;
+  const { conversation, before } = request;
   const ofKind = page.rows.filter((row) => row.kind === (conversation === null ? 'c' : 'm')) as (
     Conversation | Message
   )[];

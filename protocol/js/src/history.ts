@@ -37,7 +37,7 @@ export interface HistoriesOptions {
   readonly ready: () => Promise<void>;
   readonly connected: () => boolean;
   /** Fetches a page into the store. Rejects with PageError. */
-  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
+  readonly page: (request: PageRequest, limit: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 

@@ -46,6 +46,7 @@ export function createSync(options: SyncOptions): Sync {
 export class Sync {
   /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
   readonly ready: Promise<void>;
+  /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
   /** Rejected mutations with their reasons, for `retry` or `discard`. */
   readonly quarantine: Query<readonly Entry[]>;
@@ -103,7 +104,7 @@ export class Sync {
         awake: () => this.server.probe(),
         reconnect: () => void this.server.start().catch(nothing),
         downgrade: () => void this.server.stop().catch(nothing),
-        destroyed: () => this.lose(),
+        destroyed: () => this.onDestroyed(),
       },
     });
     this.histories = new Histories({
@@ -162,6 +163,7 @@ export class Sync {
 
   // ---- Writing: durable when the promise resolves, and sent as soon as there is a connection. Throws WriteError ----
 
+  /** Returns the id of the conversation. */
   async createConversation(title: string | null = null, id: Uuid = newId()): Promise<Uuid> {
     await this.write(null, (tx, now) => writes.createConversation(tx, now, title, id));
     return id;
@@ -171,10 +173,12 @@ export class Sync {
     await this.write(null, (tx, now) => writes.renameConversation(tx, now, id, title));
   }
 
+  /** Deletes a conversation with its messages. */
   async deleteConversation(id: Uuid): Promise<void> {
     await this.write(null, (tx) => writes.deleteConversation(tx, id));
   }
 
+  /** Adds a message to a conversation, and returns its id. `role` must be one that the server accepts from devices. */
   async sendMessage(
     conversation: Uuid,
     content: string,
@@ -184,6 +188,7 @@ export class Sync {
     return id;
   }
 
+  /** Replaces the content of a message. */
   async editMessage(id: Uuid, content: string): Promise<void> {
     await this.write(null, (tx, now) => writes.editMessage(tx, now, id, content));
   }
@@ -204,7 +209,7 @@ export class Sync {
     await this.write(null, (tx) => writes.discard(tx, key));
   }
 
-  // ---- Coming and going ----
+  // ---- Connecting, disconnecting, cleaning, deleting ----
 
   /** Connects, and pushes the work that stayed on the device. `status.progress` shows how far that is. */
   async upgrade(getToken?: GetToken): Promise<void> {
@@ -272,7 +277,7 @@ export class Sync {
     try {
       await this.store.write((tx) => wipe(tx, discardUnsent));
       this.tabs.signal('destroyed');
-      this.lose();
+      this.onDestroyed();
     } catch (error) {
       // Another call, perhaps in another tab, has destroyed it already.
       if (error instanceof Destroyed) return this.close();
@@ -282,7 +287,7 @@ export class Sync {
     await this.options.store.destroy?.();
   }
 
-  // ---- Within ----
+  // ---- Internals ----
 
   private async open(): Promise<void> {
     const { store, user, getToken } = this.options;
@@ -327,7 +332,7 @@ export class Sync {
             return work(tx as Writing);
           });
         } catch (error) {
-          if (error instanceof Destroyed) this.lose();
+          if (error instanceof Destroyed) this.onDestroyed();
           throw this.gone ? new Destroyed() : error;
         }
       };
@@ -335,7 +340,7 @@ export class Sync {
   }
 
   /** The store was destroyed. */
-  private lose(): void {
+  private onDestroyed(): void {
     if (this.gone) return;
     this.gone = true;
     this.close().catch(nothing);
@@ -383,6 +388,7 @@ export class Sync {
     this.tabs.postStatus();
   }
 
+  /** Shows an error on the status line, and reacts to a lost lease and to a full disk. */
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
     if (isQuotaError(error)) void this.cleanNow(true);
