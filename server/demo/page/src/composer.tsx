@@ -1,4 +1,4 @@
-/** Where a message is written. Enter sends, Shift+Enter begins a new line; a draft outlives the page. */
+/** The field for a new message. Enter sends, Shift+Enter begins a new line. Drafts survive a reload. */
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
