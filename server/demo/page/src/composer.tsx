@@ -75,7 +75,7 @@ export function Composer({ draftName, focus, onSend }: Props) {
   );
 }
 
-/** As high as its text; the style overlay says where that ends. */
+/** Makes a field as high as its text, up to the limit in the style sheet. */
 export function grow(field: HTMLTextAreaElement | null): void {
   if (field === null) return;
   field.style.height = 'auto';
