@@ -14,6 +14,11 @@ TOLERATED: Final = 2_000_000
 """Microseconds that two clocks may differ: less is a slow answer as likely as a wrong clock."""
 
 
+def machine_now() -> Instant:
+    """The time of this machine's clock."""
+    return time.time_ns() // 1_000
+
+
 class Clock:
     """This machine's clock, put right by that of Postgres where they differ."""
 
@@ -33,7 +38,7 @@ class Clock:
             )
 
     def now(self) -> Instant:
-        return time.time_ns() // 1_000 + self._ahead
+        return machine_now() + self._ahead
 
     def seconds(self) -> float:
         """The same in seconds, as tokens count."""
