@@ -14,6 +14,11 @@ TOLERATED: Final = 2_000_000
 """Microseconds that two clocks may differ. A smaller difference may be a slow answer rather than a wrong clock."""
 
 
+def machine_now() -> Instant:
+    """The time of this machine's clock, in microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
 class Clock:
     """This machine's clock, corrected by that of Postgres if they differ."""
 
@@ -34,7 +39,7 @@ class Clock:
 
     def now(self) -> Instant:
         """The time in microseconds since 1970."""
-        return time.time_ns() // 1_000 + self._ahead
+        return machine_now() + self._ahead
 
     def seconds(self) -> float:
         """The time in seconds since 1970, the unit of tokens."""

@@ -24,7 +24,7 @@ from protocol.frames import (
 )
 from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import NEWEST, Database, administrator
 from tests.support.device import live_device, now
 from tests.support.maintenance import (
     NEVER,
@@ -132,6 +132,7 @@ async def test_a_device_pages_from_today_through_the_archive_and_gets_every_mess
             assert await scrolled(device, conversation, limit) == expected, limit
 
 
+@NEWEST
 async def test_a_stray_older_than_the_archives_end_stands_in_its_place(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -151,6 +152,7 @@ async def test_a_stray_older_than_the_archives_end_stands_in_its_place(
             assert await scrolled(device, conversation, limit) == expected, limit
 
 
+@NEWEST
 @pytest.mark.parametrize("limit", [1, 4])
 async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID, limit: int
@@ -180,6 +182,7 @@ async def test_a_snapshot_is_filled_up_from_the_archive(
             assert [row.id for row in rows] == expected[:window]
 
 
+@NEWEST
 async def test_a_conversation_that_is_wholly_archived_is_there(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -195,6 +198,7 @@ async def test_a_conversation_that_is_wholly_archived_is_there(
             assert await scrolled(device, old, limit) == messages[::-1]
 
 
+@NEWEST
 async def test_a_device_that_was_away_while_a_message_was_edited_and_then_archived_gets_the_edit(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -224,6 +228,7 @@ async def archived_message(sql: Any, conversation: UUID) -> tuple[UUID, int]:
     return UUID(str(record[0])), record[1]
 
 
+@NEWEST
 async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hear_of_it(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -245,6 +250,7 @@ async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hea
     assert len(await history(sql, conversation)) == 24
 
 
+@NEWEST
 async def test_writing_an_archived_message_again_makes_no_second_one(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -264,6 +270,7 @@ async def test_writing_an_archived_message_again_makes_no_second_one(
     assert (await select_all(sql, user), await whole_log(sql)) == (before, log)
 
 
+@NEWEST
 async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -285,6 +292,7 @@ async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
     assert await select_all(sql, user) == before
 
 
+@NEWEST
 async def test_a_deleted_conversation_takes_its_archived_messages_along(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -300,6 +308,7 @@ async def test_a_deleted_conversation_takes_its_archived_messages_along(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
 
 
+@NEWEST
 async def test_a_change_by_sql_in_the_archive_reaches_a_device_that_is_connected(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -333,6 +342,7 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
 
 
+@NEWEST
 async def test_without_an_archive_everything_is_as_before(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
