@@ -202,7 +202,7 @@ class _Postgres:
 
     async def connect(self) -> None:
         """Raises UnavailableError, and UnfitError for a database that cannot serve."""
-        await self.lookout.look()  # first: of several hosts, the one with the newest history counts
+        await self.lookout.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
         await self.doorbells.check()
 

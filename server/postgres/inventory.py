@@ -1,4 +1,4 @@
-"""Looks through what Atlas Sync made in a database, and mends what is missing or altered."""
+"""Checks every object and right that Atlas Sync made in a database, and mends those that are missing or altered."""
 
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ def _definitions() -> dict[str, Definition]:
 
 
 async def take_inventory(connection: Any) -> list[Wrong]:
-    """What is not as it should be, in the order in which it is to be mended. The search path must be safe."""
+    """The faults, in the order in which they have to be mended. The connection's search path must be safe."""
     known = {what: each for what, each in _definitions().items() if what.startswith("function ")}
     rows = await connection.fetch(statement("inventory"))
     rows += await connection.fetch(
@@ -35,8 +35,11 @@ async def take_inventory(connection: Any) -> list[Wrong]:
 
 
 async def mend(connection: Any, progress: Progress) -> list[Wrong]:
-    """Mend what can be mended, in one transaction; what is left. Every device starts over where changes may have been
-    missed. Raises UnfitError if `connection`, the owner's, may not do it."""
+    """Mend the faults that can be mended, in one transaction. Returns the others.
+
+    If changes may have been missed, a new history begins and every device starts over. Raises UnfitError if the login
+    of `connection`, which should own the tables, lacks a right.
+    """
     found = await take_inventory(connection)
     tables = await connection.fetchval(
         "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
@@ -48,7 +51,7 @@ async def mend(connection: Any, progress: Progress) -> list[Wrong]:
 
     async def at_once() -> tuple[list[Wrong], list[Wrong]]:
         async with past_autovacuum(connection, *tables):
-            # A function may be made before what it calls.
+            # A function may be created before the objects that it uses.
             await connection.execute("SET LOCAL check_function_bodies = off")
             return await _mend(connection, begun, progress)
 
@@ -63,12 +66,12 @@ async def mend(connection: Any, progress: Progress) -> list[Wrong]:
 
 
 async def _mend(connection: Any, begun: list[Wrong], progress: Progress) -> tuple[list[Wrong], list[Wrong]]:
-    """What was mended, and what is left."""
+    """The faults that were mended, and those that are left."""
     tried: list[Wrong] = []
     mended: list[Wrong] = []
     while True:
         left = await take_inventory(connection)
-        # What is made anew may lack a right, which only the next look shows.
+        # An object that is created anew may lack a right, which only the next inventory shows.
         todo = [wrong for wrong in left if wrong.mend is not None and wrong not in tried]
         if not todo:
             break
@@ -81,7 +84,7 @@ async def _mend(connection: Any, begun: list[Wrong], progress: Progress) -> tupl
                 async with connection.transaction():
                     await connection.execute(wrong.mend)
             except UNMIGRATED:
-                continue  # what it rests on is for an operator to mend
+                continue  # it depends on an object that an operator has to mend
             except asyncpg.InsufficientPrivilegeError as error:
                 raise UnfitError(
                     f"To {mending(wrong).says}, this login lacks a right ({error}). Have an administrator run "

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -32,11 +31,10 @@ from server.operations.maintenance_plan import (
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.lock_retry import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, retry_locks
+from server.postgres.timestamps import use_datetimes
 
 log = structlog.get_logger()
 
-START: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""From which Postgres counts, in microseconds."""
 PERMANENT: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
 """Errors that retrying cannot fix; the remaining steps are still attempted."""
 EVERY: Final = 300.0
@@ -225,9 +223,7 @@ def _around(of: Table) -> tuple[str, ...]:
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", encoder=_counted, decoder=_as_far_as_python_counts, format="tuple"
-    )
+    await use_datetimes(connection)
     try:
         row = await connection.fetchrow(statement("maintain"), policy.forget_days, timeout=LONG)
     except UNMIGRATED:
@@ -244,14 +240,3 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         forgotten_devices=row["old_devices"],
         silent_servers=row["silent_servers"],
     )
-
-
-def _counted(moment: datetime) -> tuple[int]:
-    return ((moment - START) // timedelta(microseconds=1),)
-
-
-def _as_far_as_python_counts(parts: tuple[int]) -> datetime:
-    try:
-        return START + timedelta(microseconds=parts[0])
-    except OverflowError:
-        return (datetime.min if parts[0] < 0 else datetime.max).replace(tzinfo=UTC)

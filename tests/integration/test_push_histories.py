@@ -18,7 +18,8 @@ from atlas_sync.session import ErrorAnswer, Limits
 from atlas_sync.storage import MemoryStorage
 from protocol.codec import MSGPACK
 from protocol.frames import Error, Rejected
-from server.postgres.connection import decode_plainly, statement
+from server.postgres.connection import statement
+from server.postgres.timestamps import use_instants
 from server.postgres.writer import PostgresWriter
 from server.write import rules
 from server.write.push import OwnedPush
@@ -52,7 +53,7 @@ async def databases(postgres_18: Cluster) -> AsyncIterator[list[Any]]:
             stack.push_async_callback(made.drop)
             connections.append(await stack.enter_async_context(administrator(made)))
             await keep_audit(connections[-1])
-            await decode_plainly(connections[-1])
+            await use_instants(connections[-1])
         yield connections
 
 
