@@ -133,7 +133,7 @@ async def test_a_device_pages_from_today_through_the_archive_and_gets_every_mess
 
 
 @NEWEST
-async def test_a_stray_older_than_the_archives_end_stands_in_its_place(
+async def test_a_stray_among_archived_months_is_paged_at_its_place(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -170,7 +170,7 @@ async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 20
 
 
-async def test_a_snapshot_is_filled_up_from_the_archive(
+async def test_a_snapshot_takes_messages_from_the_archive_too(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -183,7 +183,7 @@ async def test_a_snapshot_is_filled_up_from_the_archive(
 
 
 @NEWEST
-async def test_a_conversation_that_is_wholly_archived_is_there(
+async def test_a_device_gets_a_conversation_that_is_wholly_archived(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     old = await add_conversation(sql, user)
@@ -229,7 +229,7 @@ async def archived_message(sql: Any, conversation: UUID) -> tuple[UUID, int]:
 
 
 @NEWEST
-async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hear_of_it(
+async def test_an_edit_and_a_deletion_of_an_archived_message_reach_all_devices(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -271,7 +271,7 @@ async def test_writing_an_archived_message_again_makes_no_second_one(
 
 
 @NEWEST
-async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
+async def test_a_new_message_cannot_take_the_id_of_an_archived_message_of_another_user(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -293,7 +293,7 @@ async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
 
 
 @NEWEST
-async def test_a_deleted_conversation_takes_its_archived_messages_along(
+async def test_deleting_a_conversation_deletes_its_archived_messages(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -343,10 +343,11 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
 
 
 @NEWEST
-async def test_without_an_archive_everything_is_as_before(
+async def test_with_zero_months_nothing_is_archived_and_a_device_pages_through_everything(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await maintained(every_database, NEVER)
+    assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
     expected = await history(sql, conversation)
     async with peer(server.url) as device:
         await device.greet(user)

@@ -20,7 +20,6 @@ from server.postgres.migrate import migrate
 from tests.support.cluster import NEWEST, OLDEST, Cluster, Database, administrator
 from tests.support.inventory import inventory
 from tests.support.maintenance import (
-    NEVER,
     POLICY,
     Maintenance,
     Said,
@@ -616,16 +615,6 @@ async def test_records_that_are_old_are_deleted_and_no_others(every_database: Da
     assert sorted(r[0] for r in await sql.fetch("SELECT session FROM sync.clients")) == ["reads", "wrote"]
     assert [r[0] for r in await sql.fetch("SELECT session FROM sync.devices")] == ["reads"]
     assert [r[0] for r in await sql.fetch("SELECT server FROM sync.servers")] == ["lives"]
-
-
-@NEWEST
-async def test_with_zero_months_nothing_is_archived(every_database: Database, sql: Any, conversation: UUID) -> None:
-    partition = await make_month(sql, -40)
-    await add_old_messages(sql, conversation, -40)
-    await add_old_messages(sql, conversation, -39)
-    await maintained(every_database, NEVER)
-    assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
-    assert (await whereabouts(sql))[partition] == 1
 
 
 # ---- Whose database it is ------------------------------------------------------------------------------------------

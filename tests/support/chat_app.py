@@ -91,7 +91,7 @@ async def create(sql: Any) -> None:
 
 
 class Heard:
-    """What a listener heard."""
+    """Progress that records what it is told."""
 
     def __init__(self) -> None:
         self.begun: list[Step] = []
