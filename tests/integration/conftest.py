@@ -2,13 +2,13 @@
 
 Two marks change what the fixtures `database` and `server` give to the tests of a module (`pytestmark`) or to one test:
 
-- `shared_database`: all tests of the module have one database, and each has users of its own. `audited=True`: it keeps
-  an audit of every text.
+- `shared_database`: `database` is one for all tests of the module, and each has users of its own. `audited=True`: it
+  keeps an audit of every text. `every_postgres=True`: so is `every_database`, one on each PostgreSQL.
 - `settings(…)`: settings of the server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import UUID
 
 import pytest
@@ -20,31 +20,53 @@ from tests.support.serving import Running, serving
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "shared_database(audited=False): one database for all tests of a module")
+    config.addinivalue_line(
+        "markers", "shared_database(audited, every_postgres): one database for all tests of a module"
+    )
     config.addinivalue_line("markers", "settings(**settings): of the server that the fixture `server` gives")
 
 
 @pytest.fixture(scope="module")
-def shared_database(request: pytest.FixtureRequest, postgres_18: Cluster) -> Iterator[Database]:
+def shared_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Database]]:
+    """The module's database on a cluster: made when it is asked for."""
     mark = request.node.get_closest_marker("shared_database")
+    made: dict[Cluster, Database] = {}
 
-    async def make() -> Database:
-        made = await postgres_18.create()
+    async def make(cluster: Cluster) -> Database:
+        database = await cluster.create()
         if mark.kwargs.get("audited"):
-            async with administrator(made) as sql:
+            async with administrator(database) as sql:
                 await keep_audit(sql)
-        return made
+        return database
 
-    made = asyncio.run(make())
-    yield made
-    asyncio.run(made.drop())
+    def get(cluster: Cluster) -> Database:
+        if cluster not in made:
+            made[cluster] = asyncio.run(make(cluster))
+        return made[cluster]
+
+    yield get
+    for database in made.values():
+        asyncio.run(database.drop())
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated database: of this test alone, or of the module (see above)."""
-    shared = request.node.get_closest_marker("shared_database") is not None
-    made: Database = request.getfixturevalue("shared_database" if shared else "database")
+def database(request: pytest.FixtureRequest, postgres_18: Cluster) -> Database:
+    """A migrated database on the newest PostgreSQL: of this test alone, or of the module (see above)."""
+    if request.node.get_closest_marker("shared_database") is not None:
+        made: Database = request.getfixturevalue("shared_database")(postgres_18)
+    else:
+        made = request.getfixturevalue("database")
+    return made
+
+
+@pytest.fixture
+def every_database(request: pytest.FixtureRequest, every_postgres: Cluster) -> Database:
+    """The same on each supported PostgreSQL."""
+    mark = request.node.get_closest_marker("shared_database")
+    if mark is not None and mark.kwargs.get("every_postgres"):
+        made: Database = request.getfixturevalue("shared_database")(every_postgres)
+    else:
+        made = request.getfixturevalue("every_database")
     return made
 
 

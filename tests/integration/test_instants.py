@@ -11,6 +11,8 @@ from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 INSTANTS = [
     "infinity",
     "infinity",

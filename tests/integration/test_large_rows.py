@@ -17,6 +17,8 @@ from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving, token
 from tests.support.waiting import LIMIT, eventually
 
+pytestmark = pytest.mark.shared_database
+
 MB = 1_000_000
 MOST = HIGH_WATER + CONTENT_BYTES + 64 * 1024
 """What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""

@@ -31,6 +31,8 @@ from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
 
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 ONLY_PAGES = Window(conversations=0, messages=0)
 FRAME = 280_000
 """«Some 260 KB» (SPEC.md 2.5)."""

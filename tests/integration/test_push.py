@@ -34,6 +34,8 @@ from tests.support.people import add_user
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 SECOND = 1_000_000
 
 

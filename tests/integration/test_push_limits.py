@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from protocol.codec import MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import (
     Applied,
@@ -25,6 +27,8 @@ from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, no
 from tests.support.peer import both_codecs
 from tests.support.people import add_user
 from tests.support.serving import serving
+
+pytestmark = pytest.mark.shared_database(every_postgres=True)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
