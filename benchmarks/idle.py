@@ -1,4 +1,4 @@
-"""Connections on which nothing happens: what each costs in memory, and all of them in CPU and statements."""
+"""Connections on which nothing happens: memory of each, CPU and statements of all."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ async def idle(stage: Stage, seconds: float) -> dict[str, float]:
     cpu, client = server.cpu_seconds() - cpu, devices.cpu_seconds() - client
     statements = await stage.statements() - statements
     resident = server.resident_bytes()
-    await devices.state()  # nobody was dropped
+    await devices.state()  # raises if a device was disconnected
     return {
         "sockets": devices.count,
         "processes": server.processes,

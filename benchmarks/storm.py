@@ -1,4 +1,4 @@
-"""Everybody was away, and comes back in the same moment; then once more, and the server was killed meanwhile."""
+"""All devices come back at the same moment: first to the same server, then to one that was killed and restarted."""
 
 import random
 
