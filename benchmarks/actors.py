@@ -109,19 +109,19 @@ class Devices:
         given = [
             {**common, "first": first, "count": min(share, self.count - first)} for first in range(0, self.count, share)
         ]
-        await self._tell("prepare", given)
+        await self._call("prepare", given)
 
-    async def tell(self, command: str, **given: Any) -> Any:
+    async def call(self, command: str, **given: Any) -> Any:
         """Return the answer of the only process, to a command that several cannot share."""
         if len(self._processes) > 1:
             raise BenchmarkError(f"More than {SHARE:,} devices can only be connected, and `{command}` asks for more.")
-        (answer,) = await self._tell(command, [given])
+        (answer,) = await self._call(command, [given])
         return answer
 
-    async def tell_all(self, command: str, **given: Any) -> list[Any]:
-        return await self._tell(command, [given] * len(self._processes))
+    async def call_all(self, command: str, **given: Any) -> list[Any]:
+        return await self._call(command, [given] * len(self._processes))
 
-    async def _tell(self, command: str, given: list[dict[str, Any]]) -> list[Any]:
+    async def _call(self, command: str, given: list[dict[str, Any]]) -> list[Any]:
         for process, mine in zip(self._processes, given, strict=True):
             assert process.stdin is not None
             process.stdin.write(orjson.dumps([command, mine]) + b"\n")
@@ -140,7 +140,7 @@ class Devices:
     async def state(self) -> dict[str, Any]:
         """Return the state of all processes together. Raises BenchmarkError if a device was disconnected or got a wrong
         frame."""
-        states = await self.tell_all("state")
+        states = await self.call_all("state")
         for state in states:
             if state["trouble"]:
                 raise BenchmarkError(f"A device was not served ({state['trouble']}).")
@@ -155,7 +155,7 @@ class Devices:
     async def connect(self, port: int, at_once: int = AT_ONCE, only: list[int] | None = None) -> dict[str, Any]:
         """Connect all devices, or `only` these. Return the state as soon as all are live."""
         self.connected = self.count if only is None else len(only)
-        await self.tell_all("connect", port=port, at_once=-(-at_once // len(self._processes)), only=only)
+        await self.call_all("connect", port=port, at_once=-(-at_once // len(self._processes)), only=only)
 
         async def all_live() -> bool:
             return bool((await self.state())["live"] == self.connected)
@@ -168,13 +168,13 @@ class Devices:
         """Return the arrivals as soon as there are `expected`, or those that came in time: the caller counts the
         lost."""
         await self._arrived(expected)
-        arrivals = await self.tell_all("arrivals")
+        arrivals = await self.call_all("arrivals")
         return [(device, message, at) for some in arrivals for device, message, at in some]
 
     async def tallies(self, expected: int) -> tuple[int, dict[str, Tallied]]:
         """The same for devices that `tally`: the number of frames, and the arrivals by message."""
         await self._arrived(expected)
-        said = await self.tell("tallies")
+        said = await self.call("tallies")
         return said["frames"], {message: (devices, at) for message, devices, at in said["messages"]}
 
     async def _arrived(self, expected: int) -> None:

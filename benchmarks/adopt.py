@@ -52,7 +52,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
                     await _run(postgres.url(), *command)
                     figures[f"{name}_seconds"] = time.monotonic() - began
                 await asyncio.sleep(calm)
-            _tell(name, load, figures)
+            _record(name, load, figures)
             figures["lost"] += len(load.written) - await sql.fetchval(COMMIT, load.written)
 
         await part("before")
@@ -68,7 +68,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
     return about, figures
 
 
-def _tell(name: str, load: Load, figures: dict[str, float]) -> None:
+def _record(name: str, load: Load, figures: dict[str, float]) -> None:
     figures[f"{name}_written"] = len(load.written)
     figures[f"{name}_longest_ms"] = load.longest()
     figures[f"{name}_p99_ms"] = load.percentile(99)

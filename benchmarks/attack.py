@@ -58,7 +58,7 @@ def _token(user: UUID) -> str:
 
 
 async def _device(stack: contextlib.AsyncExitStack, port: int, user: UUID) -> ClientConnection:
-    """A device that is live."""
+    """Return a device that is live."""
     socket = await stack.enter_async_context(
         connect(f"ws://127.0.0.1:{port}/sync", subprotocols=[Subprotocol(MSGPACK.subprotocol)], compression=None)
     )

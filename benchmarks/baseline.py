@@ -192,7 +192,7 @@ async def _atlas(stage: Stage, admin: Any, plan: Plan) -> dict[str, float]:
         return sum(process.io_counters().write_chars for process in (server, *server.children()))
 
     await stage.devices.connect(stage.server.port)
-    await stage.settle()
+    await stage.quiet()
     meter = Meter(stage, admin, LOGIN, written, stage.server.cpu_seconds, stage.devices.cpu_seconds)
     _, figures = await meter.over("atlas_idle", plan.scale, asyncio.sleep(plan.interval))
     changes, busy = await meter.over("atlas_busy", plan.scale, plan.write(stage))
@@ -210,7 +210,7 @@ async def _polled(stage: Stage, admin: Any, kind: str, plan: Plan) -> dict[str, 
 
         meter = Meter(stage, admin, POLLER, read, lambda: 0.0, pollers.cpu_seconds)
         _, figures = await meter.over(f"{kind}_idle", plan.scale, asyncio.sleep(plan.interval))
-        rate = max(1, len(await pollers.tell("waits"))) / plan.interval
+        rate = max(1, len(await pollers.call("waits"))) / plan.interval
         changes, busy = await meter.over(f"{kind}_busy", plan.scale, plan.write(stage))
 
         async def all_seen() -> bool:
@@ -218,7 +218,7 @@ async def _polled(stage: Stage, admin: Any, kind: str, plan: Plan) -> dict[str, 
 
         with suppress(BenchmarkError):  # what the delta poll missed never arrives
             await eventually("every change seen", all_seen, plan.interval + ARRIVAL)
-        waits = sorted(wait / 1e6 for wait in await pollers.tell("waits")) or [0.0]
+        waits = sorted(wait / 1e6 for wait in await pollers.call("waits")) or [0.0]
         arrivals = await pollers.arrivals(0)
     return {
         **figures,
@@ -245,7 +245,7 @@ async def _polling(stage: Stage, admin: Any, kind: str, users: int, interval: fl
         process = await spawn("benchmarks.pollers", stdin=pipe, stdout=pipe, limit=1 << 28)  # bytes of one answer
         stack.push_async_callback(end, process)
         pollers = Devices([process], users)
-        await pollers.tell(
+        await pollers.call(
             "prepare",
             url=stage.postgres.url(user=POLLER),
             kind=kind,

@@ -56,7 +56,7 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
         filled = time.monotonic()
         await devices.connect(stage.server.port)
         await stage.disconnect()
-        known = [Cursor.decode(bytes.fromhex(cursor)) for cursor in await devices.tell("cursors")]
+        known = [Cursor.decode(bytes.fromhex(cursor)) for cursor in await devices.call("cursors")]
         absences = []
         for number, (case, cursor) in enumerate(zip(cases(rows), known, strict=True)):
             assert cursor is not None
@@ -66,7 +66,7 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
                 seq, missed = await before.missed(stage.users[number], case.rows, case.away)
                 cursor = cursor._replace(position=Position(seq))
             absences.append((case, cursor, missed))
-        await before.settle()
+        await before.vacuum()
 
     figures: dict[str, float] = {"messages": messages, "fill_seconds": filled - began, "lost": 0.0}
     for number, (case, cursor, missed) in enumerate(absences):
@@ -98,10 +98,10 @@ async def _comeback(stage: Stage, number: int, cursor: str, missed: list[str], t
     devices, expected = stage.devices, Counter(missed)
     times = min(times, max(LEAST, ROWS_OF_A_CASE // max(1, len(missed))))
     waits, lost = [], 0
-    await stage.settle()
+    await stage.quiet()
     before = await spent()
     for _ in range(times):
-        await devices.tell("place", number=number, cursor=cursor)
+        await devices.call("place", number=number, cursor=cursor)
         state = await devices.connect(stage.server.port, only=[number])
         waits.append((state["last_live"] - state["began"]) / 1e6)
         arrived = Counter(message for _, message, _ in await devices.arrivals(len(missed)))

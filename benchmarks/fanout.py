@@ -101,8 +101,8 @@ async def fanout(stage: Stage, seconds: float) -> dict[str, float]:
         await c.devices.connect(floor.port)
         await ours.devices.connect(stage.server.port)
         for side in (ours, c):
-            await side.devices.tell("tally")
-        await stage.settle()
+            await side.devices.call("tally")
+        await stage.quiet()
         calm, c_calm, burst, c_burst = (Cost() for _ in range(4))
         for _ in range(TURNS):
             for rate, changes, costs in (

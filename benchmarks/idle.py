@@ -9,7 +9,7 @@ async def idle(stage: Stage, seconds: float) -> dict[str, float]:
     server, devices = stage.server, stage.devices
     empty = server.resident_bytes()
     state = await devices.connect(server.port)
-    await stage.settle()
+    await stage.quiet()
     statements, cpu, client = await stage.statements(), server.cpu_seconds(), devices.cpu_seconds()
     await asyncio.sleep(seconds)
     cpu, client = server.cpu_seconds() - cpu, devices.cpu_seconds() - client

@@ -32,7 +32,7 @@ async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
 
     users = random.choices(range(len(stage.users)), k=max(1, round(rate * seconds)))
     await stage.devices.connect(stage.server.port)
-    await stage.settle()
+    await stage.quiet()
     began, before = time.monotonic(), cpu()
     written = await stage.write(users, rate)
     took = time.monotonic() - began

@@ -51,11 +51,11 @@ async def metrics(stage: Stage, rate: float, seconds: float, rounds: int) -> dic
 async def _turn(stage: Stage, sides: tuple[Side, Side], rate: float, seconds: float) -> dict[str, dict[str, float]]:
     """Return the figures of each side, by its module."""
     for side in sides:
-        await side.devices.tell_all("disconnect")
+        await side.devices.call_all("disconnect")
         await side.server.kill()
         await side.server.start(side.module, ATLAS_METRICS_TOKEN=TOKEN)
         await side.devices.connect(side.server.port)
-    await stage.settle()
+    await stage.quiet()
     users = random.choices(range(len(stage.users)), k=max(1, round(rate * seconds)))
     before = {side.module: side.server.cpu_seconds() for side in sides}
     scraping = asyncio.create_task(_scrape(stage.server, seconds / 2))

@@ -136,7 +136,7 @@ class Past:
             await self._sql.execute(MISSED_HEAD, user)
         return seq, [message.hex for message in ids]
 
-    async def settle(self) -> None:
+    async def vacuum(self) -> None:
         """Do now what autovacuum would do in the middle of a measurement."""
         await self._sql.execute("VACUUM ANALYZE", timeout=LIMIT)
         await self._sql.execute("CHECKPOINT", timeout=LIMIT)

@@ -15,7 +15,7 @@ async def push(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
         return [*used, machine.cpu_seconds(stage.postgres.pid, family=True)]
 
     await devices.connect(server.port)
-    await stage.settle()
+    await stage.quiet()
     calm = await stage.push(min(CALM, rate), seconds)
     before = cpu()
     loaded = await stage.push(rate, seconds)

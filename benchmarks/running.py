@@ -58,7 +58,7 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
             if options.smoke:
                 arguments, differing = {**arguments, "smoke": True}, ["smoke"]
             result = results.summary(name, arguments, machine, runs)
-            _tell(result, json=options.json)
+            _print(result, json=options.json)
             if result.lost:
                 raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not exactly once.")
             if options.save:
@@ -96,7 +96,7 @@ def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures
     return machines[0], list(runs)
 
 
-def _tell(result: Result, *, json: bool) -> None:
+def _print(result: Result, *, json: bool) -> None:
     several = len(result.runs) > 1
     if json:
         line: dict[str, Any] = {"benchmark": result.benchmark, "machine": result.machine, "figures": result.figures}

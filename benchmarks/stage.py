@@ -127,22 +127,22 @@ class Stage:
         """Return for the reads of feeds so far: statements, their milliseconds, and the buffers that they used."""
         return await self._admin.fetchrow(READS, LOGIN)  # type: ignore[no-any-return]  # asyncpg's record of three
 
-    async def settle(self) -> None:
+    async def quiet(self) -> None:
         """Return as soon as the server has finished its work for devices that just connected or disconnected."""
 
-        async def quiet() -> bool:
+        async def idle() -> bool:
             statements, cpu = await self.statements(), self.server.cpu_seconds()
             await asyncio.sleep(0.5)
             # One statement of a process may be its own heartbeat; a quarter of a core those of 100,000 sockets.
             few = await self.statements() - statements <= self.server.processes
             return few and self.server.cpu_seconds() - cpu < 0.125
 
-        await eventually("the server at rest", quiet)
+        await eventually("the server at rest", idle)
 
     async def disconnect(self) -> None:
         """Cut every device off, and return as soon as the server has noticed."""
         before = self.server.open_files()
-        await self.devices.tell_all("disconnect")
+        await self.devices.call_all("disconnect")
 
         async def noticed() -> bool:
             return self.server.open_files() <= before - self.devices.connected
@@ -182,12 +182,12 @@ class Stage:
 
     async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:
         """Let the devices write; see `benchmarks.writing`. Return when all is acknowledged and has arrived again."""
-        await self.devices.tell("push", rate=rate, seconds=seconds, batch=each, text=self.text())
+        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=self.text())
         said: dict[str, Any] = {}
 
         async def acknowledged() -> bool:
             await self.devices.state()
-            said.update(await self.devices.tell("pushed") or {})
+            said.update(await self.devices.call("pushed") or {})
             return bool(said)
 
         await eventually("everything acknowledged", acknowledged)

@@ -16,7 +16,7 @@ async def storm(stage: Stage, changes: int) -> dict[str, float]:
     await devices.connect(server.port)
     await stage.disconnect()
     written = await write(changes)
-    await stage.settle()
+    await stage.quiet()
     statements = await stage.statements()
     state = await devices.connect(server.port, at_once=devices.count)
     statements = await stage.statements() - statements

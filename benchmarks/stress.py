@@ -49,13 +49,13 @@ async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) ->
 
             async def in_step() -> bool:
                 held["told"] = {message.hex for replica in replicas for message in replica.messages} & written
-                held["full"] = set(await full.tell("held"))
+                held["full"] = set(await full.call("held"))
                 return held["told"] == held["full"] == existing
 
             with suppress(BenchmarkError):  # the figures say what is missing
                 await eventually("all devices in step", in_step, ARRIVAL)
             await asyncio.sleep(2 * INTERVAL)  # by then the delta poll has run after the last commit
-            held["delta"] = set(await delta.tell("held"))
+            held["delta"] = set(await delta.call("held"))
     finally:
         admin.terminate()
     return {
