@@ -46,7 +46,7 @@ export class Ingest {
 
   constructor(private readonly options: IngestOptions) {}
 
-  /** Takes the lease: whoever led before can store nothing any more. False, without a change, after a downgrade. */
+  /** Takes the lease, so that an earlier leader can store nothing any more. After a downgrade: false, and no change. */
   async lead(): Promise<boolean> {
     return this.options.store.write(async (tx) => {
       const { downgraded, lease } = await tx.meta();
