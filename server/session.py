@@ -1,23 +1,27 @@
-"""What may be said when: one connection's conversation as a table of states. Pure: frames in, commands out.
+"""The server's side of one connection's conversation, as a table of states. Sans-I/O: frames in, commands out.
 
     NEW ──hello──▶ CHECKING ──accepted──▶ JOINING ──welcomed──▶ OPEN
-     any state ── a frame that is not allowed there, or an end that the edge reports ──▶ CLOSED
+     any state ── a frame that the state does not allow, or an end that the edge reports ──▶ CLOSED
 
-The edge decodes, carries out the commands, and reports back what happened (`accepted`, `refused`, …).
+`HANDLERS`, at the end, says what each state does with each frame. The edge decodes frames, carries out the commands and
+reports the results (`accepted`, `refused`, …).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from protocol.close import CloseCode
+from protocol import answers
+from protocol.answers import ANSWERS
 from protocol.frames import (
     DEFAULT_ROWS,
     Ack,
     AskPage,
     Error,
     Hello,
+    Milliseconds,
     Ping,
     Pong,
     Push,
@@ -29,22 +33,18 @@ from protocol.frames import (
 from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
-"""Unanswered pages of one connection: a page waits for the database, and so must not be free."""
-FLOODED: Final = 30_000
-"""Milliseconds until a client that sent too much may come back."""
-
-
-DEADLY: Final = {"replaced": CloseCode.REPLACED, "local_only": CloseCode.LOCAL_ONLY}
-"""Answers to a push that end the connection."""
+"""Unanswered pages of one connection. Each occupies the database, so their number is limited."""
+FLOOD_DELAY: Final = Milliseconds(30_000)
+"""Until a client that sent too much may come back."""
 
 
 class State(Enum):
     NEW = auto()
     """Connected; `hello` is awaited."""
     CHECKING = auto()
-    """`hello` came; its token is being checked."""
+    """`hello` arrived; its token is being checked."""
     JOINING = auto()
-    """The reader is registered; whether its user syncs at all, the database has not said yet."""
+    """The reader is registered. The database has not said yet whether its user syncs at all."""
     OPEN = auto()
     """Welcomed."""
     CLOSED = auto()
@@ -52,7 +52,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says. `expires` is in seconds since 1970."""
+    """The contents of a valid token. `expires` is in seconds since 1970."""
 
     user: UUID
     expires: int
@@ -65,20 +65,21 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    code: CloseCode
+    """Send this error, then close with the code that `answers.ANSWERS` gives it."""
+
     error: Error
 
 
 @dataclass(frozen=True, slots=True)
 class CheckToken:
-    """Verify, then report `accepted` or `refused`."""
+    """Verify the token, then report `accepted` or `refused`."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Register a reader for this user, where its cursor says."""
+    """Register a reader for this user, at the position of its cursor."""
 
     user: UUID
     client_id: UUID
@@ -89,32 +90,33 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class ReadPage:
-    """Answer this, then report `page_answered`."""
+    """Answer the request, then report `page_answered`."""
 
     ask: AskPage
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """Have this written, then report `push_answered`. `takes`: it is the connection's first."""
+class ApplyPush:
+    """Apply the push, then report `push_answered`."""
 
     push: Push
-    takes: bool
+    claims_client_id: bool
+    """No push of this connection has been acknowledged yet, so it takes the client_id from any other connection."""
 
 
-Command = Send | Close | CheckToken | Subscribe | ReadPage | Write
+Command = Send | Close | CheckToken | Subscribe | ReadPage | ApplyPush
 
 
 class Session:
-    """One connection's side of the protocol. Every call returns the commands to carry out, in order."""
+    """Every call returns the commands to carry out, in order."""
 
     __slots__ = (
+        "_acknowledged",
         "_checking",
         "_hello",
         "_mutations",
         "_pages",
         "_pushing",
-        "_took",
         "claims",
         "client_id",
         "generation",
@@ -122,87 +124,103 @@ class Session:
     )
 
     def __init__(self, mutations: int) -> None:
-        """`mutations`: of one push, at most."""
+        """`mutations`: the most that one push may have."""
         self._mutations = mutations
         self.state = State.NEW
         self.claims: Claims | None = None
-        """Set once `hello` was accepted; moved by `refresh`."""
+        """Set once `hello` was accepted; `refresh` replaces them."""
         self.client_id: UUID | None = None
         """Set by `hello`."""
         self.generation: int | None = None
-        """Set by `hello`, if the client says which of its connections this is."""
+        """Set by `hello`, if the client numbers its connections."""
         self._hello: Hello | None = None
         self._checking = False
-        """A token is being checked; one at a time, or a flood of `refresh` would be a flood of signatures."""
+        """Whether a token is being checked. One at a time: else a flood of `refresh` would be a flood of signatures."""
         self._pages = 0
         self._pushing = False
-        """One at a time: what a device makes meanwhile travels in its next push."""
-        self._took = False
-        """A push of this connection was acknowledged, so it has the client_id, or had it."""
+        """Whether a push is unanswered. One at a time: the device collects further mutations for its next push."""
+        self._acknowledged = False
+        """Whether a push of this connection was acknowledged; then it has claimed the client_id."""
+
+    # --- frames of the client
 
     def receive(self, frame: ToServer) -> list[Command]:
-        """The client said `frame`."""
+        """The client sent `frame`."""
+        return HANDLERS[self.state][type(frame)](self, frame)
+
+    def malformed(self, problem: str) -> list[Command]:
+        """The client sent something that is not a frame."""
+        return self._close(answers.BAD_FRAME.error(problem))
+
+    def unknown(self, problem: str) -> list[Command]:
+        """The client sent a frame that this version of the protocol does not have."""
+        if self.state is State.NEW:
+            return self._close(answers.HELLO_FIRST.error())
         if self.state is State.CLOSED:
             return []
-        if isinstance(frame, Hello):
-            if self.state is not State.NEW:
-                return self._close(
-                    CloseCode.BAD_FRAME, "second_hello", "`hello` is said once, as the first frame.", answers="hello"
-                )
-            self.state = State.CHECKING
-            self._hello = frame
-            self.client_id = frame.client_id
-            self.generation = frame.generation
-            self._checking = True
-            return [CheckToken(frame.token)]
-        if self.state is State.NEW:
-            return self._hello_first(str(frame.__struct_config__.tag))
-        if isinstance(frame, Ping):
-            return [Send(Pong())]
-        if isinstance(frame, Refresh):
-            return self._refresh(frame)
-        if isinstance(frame, Push):
-            return self._push(frame)
-        return self._page(frame)
+        return [Send(answers.UNKNOWN_FRAME.error(problem))]
+
+    def _begin(self, frame: Hello) -> list[Command]:
+        self.state = State.CHECKING
+        self._hello = frame
+        self.client_id = frame.client_id
+        self.generation = frame.generation
+        self._checking = True
+        return [CheckToken(frame.token)]
+
+    def _hello_first(self, frame: ToServer) -> list[Command]:
+        return self._close(answers.HELLO_FIRST.error(answers=str(frame.__struct_config__.tag)))
+
+    def _second_hello(self, frame: Hello) -> list[Command]:
+        return self._close(answers.SECOND_HELLO.error(answers="hello"))
+
+    def _pong(self, frame: Ping) -> list[Command]:
+        return [Send(Pong())]
 
     def _refresh(self, frame: Refresh) -> list[Command]:
         if self._checking:
-            return [Send(refusal("A token is being checked already; send the next one when that is answered."))]
+            problem = "A token is being checked. Send the next one when that is answered."
+            return [Send(answers.TOKEN_REFUSED.error(problem, answers="refresh"))]
         self._checking = True
         return [CheckToken(frame.token)]
 
     def _page(self, frame: AskPage) -> list[Command]:
-        if self.state is not State.OPEN or self._pages >= PAGES_IN_FLIGHT:
-            message = f"Ask for pages after `welcome`, and at most {PAGES_IN_FLIGHT} before the first is answered."
-            return [Send(Error(code="too_many_pages", message=message, retryable=True, answers="page", id=frame.id))]
+        if self._pages >= PAGES_IN_FLIGHT:
+            return self._page_too_many(frame)
         self._pages += 1
         return [ReadPage(frame)]
 
+    def _page_too_many(self, frame: AskPage) -> list[Command]:
+        message = f"Ask for pages after `welcome`, and for at most {PAGES_IN_FLIGHT} before the first is answered."
+        return [Send(answers.TOO_MANY_PAGES.error(message, answers="page", id=frame.id))]
+
     def _push(self, frame: Push) -> list[Command]:
-        if len(frame.mutations) > self._mutations:
-            return self.malformed(f"A push has at most {self._mutations} mutations.")
-        if frame.held is not None and frame.held > frame.n:
-            return self.malformed("What a push carries is held: `held` is `n` at most.")
-        if self.state is not State.OPEN or self._pushing:
-            message = "Push after `welcome`, and when the last push is answered."
-            return [Send(Error(code="too_many_pushes", message=message, retryable=True, answers="push", id=frame.n))]
+        if problem := self._problem_of(frame):
+            return self.malformed(problem)
+        if self._pushing:
+            return self._push_too_many(frame)
         self._pushing = True
-        return [Write(frame, takes=not self._took)]
+        return [ApplyPush(frame, claims_client_id=not self._acknowledged)]
 
-    def malformed(self, problem: str) -> list[Command]:
-        """The client sent something that is no frame."""
-        return self._close(CloseCode.BAD_FRAME, "bad_frame", problem)
+    def _push_too_many(self, frame: Push) -> list[Command]:
+        if problem := self._problem_of(frame):
+            return self.malformed(problem)
+        return [Send(answers.TOO_MANY_PUSHES.error(answers="push", id=frame.n))]
 
-    def unknown(self, problem: str) -> list[Command]:
-        """The client sent a frame of a later version of this protocol."""
-        if self.state is State.NEW:
-            return self._hello_first(None)
-        if self.state is State.CLOSED:
-            return []
-        return [Send(Error(code="unknown_frame", message=problem, retryable=False))]
+    def _problem_of(self, frame: Push) -> str | None:
+        if len(frame.mutations) > self._mutations:
+            return f"A push has at most {self._mutations} mutations."
+        if frame.held is not None and frame.held > frame.n:
+            return "A push carries only mutations that the device holds: `held` is at most `n`."
+        return None
+
+    def _ignored(self, frame: ToServer) -> list[Command]:
+        return []
+
+    # --- reports of the edge
 
     def accepted(self, claims: Claims) -> list[Command]:
-        """The token that was being checked is good."""
+        """The token that was being checked is valid."""
         self._checking = False
         if self.state is State.CHECKING:
             assert self._hello is not None
@@ -214,22 +232,22 @@ class Session:
             return []
         assert self.claims is not None
         if claims.user != self.claims.user:
-            return self._close(
-                CloseCode.TOKEN_REFUSED, "token_refused", "This token is another user's.", answers="refresh", again=True
-            )
-        # An older token than the one in use must not shorten the connection's life: both are valid.
+            return self._close(answers.TOKEN_REFUSED.error("This token is another user's.", answers="refresh"))
+        # A refresh with an older token must not shorten the connection's life: both tokens are valid.
         self.claims = Claims(claims.user, max(claims.expires, self.claims.expires))
         return [Send(Refreshed(expires=self.claims.expires * 1_000_000))]
 
     def refused(self, problem: str) -> list[Command]:
-        """The token that was being checked is not good."""
+        """The token that was being checked is not valid."""
         self._checking = False
         if self.state is State.CHECKING:
-            return self._close(CloseCode.TOKEN_REFUSED, "token_refused", problem, answers="hello", again=True)
-        return [Send(refusal(problem))] if self.state in (State.JOINING, State.OPEN) else []
+            return self._close(answers.TOKEN_REFUSED.error(problem, answers="hello"))
+        if self.state not in (State.JOINING, State.OPEN):
+            return []
+        return [Send(answers.TOKEN_REFUSED.error(problem, answers="refresh"))]
 
     def welcomed(self) -> None:
-        """The hello is answered."""
+        """`welcome` was sent."""
         if self.state is State.JOINING:
             self.state = State.OPEN
 
@@ -237,54 +255,70 @@ class Session:
         self._pages -= 1
 
     def push_answered(self, answer: Ack | Error) -> list[Command]:
-        """The push that was being written has its answer."""
+        """The push that was being applied has its answer."""
         self._pushing = False
         if self.state is State.CLOSED:
             return []
-        if isinstance(answer, Error) and answer.code in DEADLY:
-            self.state = State.CLOSED
-            return [Close(DEADLY[answer.code], answer)]
-        self._took = self._took or isinstance(answer, Ack)
+        if isinstance(answer, Error) and ANSWERS[answer.code].close is not None:
+            return self._close(answer)
+        self._acknowledged = self._acknowledged or isinstance(answer, Ack)
         return [Send(answer)]
 
     def expired(self) -> list[Command]:
-        """The token in use has ended."""
-        return self._close(
-            CloseCode.TOKEN_EXPIRED, "token_expired", "The token has ended. Come back with a new one.", again=True
-        )
+        """The token in use has expired."""
+        return self._close(answers.TOKEN_EXPIRED.error())
 
     def flooded(self) -> list[Command]:
         """The client sends more than is permitted."""
-        message = "This connection sends more than is permitted. Come back after the delay, and send less."
-        return self._close(CloseCode.TOO_MANY_FRAMES, "too_many_frames", message, again=True, retry_after=FLOODED)
+        return self._close(answers.TOO_MANY_FRAMES.error(retry_after=FLOOD_DELAY))
 
     def silent(self) -> list[Command]:
-        """No hello came in time."""
-        return self._close(CloseCode.HELLO_TIMEOUT, "hello_timeout", "No `hello` came in time.", again=True)
+        """No `hello` arrived in time."""
+        return self._close(answers.HELLO_TIMEOUT.error())
 
     def ended(self) -> None:
-        """The connection is over, for whatever reason."""
+        """The connection has ended, for whatever reason."""
         self.state = State.CLOSED
 
-    def _hello_first(self, answers: str | None) -> list[Command]:
-        message = "The first frame of a connection is `hello`."
-        return self._close(CloseCode.BAD_FRAME, "hello_first", message, answers=answers)
-
-    def _close(
-        self,
-        code: CloseCode,
-        name: str,
-        message: str,
-        *,
-        answers: str | None = None,
-        again: bool = False,
-        retry_after: int | None = None,
-    ) -> list[Command]:
+    def _close(self, error: Error) -> list[Command]:
         if self.state is State.CLOSED:
             return []
         self.state = State.CLOSED
-        error = Error(code=name, message=message, retryable=again, answers=answers, retry_after=retry_after)
-        return [Close(code, error)]
+        return [Close(error)]
+
+
+HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], list[Command]]]]] = {
+    State.NEW: {
+        Hello: Session._begin,
+        AskPage: Session._hello_first,
+        Push: Session._hello_first,
+        Refresh: Session._hello_first,
+        Ping: Session._hello_first,
+    },
+    State.CHECKING: {
+        Hello: Session._second_hello,
+        AskPage: Session._page_too_many,
+        Push: Session._push_too_many,
+        Refresh: Session._refresh,
+        Ping: Session._pong,
+    },
+    State.JOINING: {
+        Hello: Session._second_hello,
+        AskPage: Session._page_too_many,
+        Push: Session._push_too_many,
+        Refresh: Session._refresh,
+        Ping: Session._pong,
+    },
+    State.OPEN: {
+        Hello: Session._second_hello,
+        AskPage: Session._page,
+        Push: Session._push,
+        Refresh: Session._refresh,
+        Ping: Session._pong,
+    },
+    State.CLOSED: dict.fromkeys((Hello, AskPage, Push, Refresh, Ping), Session._ignored),
+}
+"""What each state does with each frame of a client."""
 
 
 def _window(hello: Hello) -> Window:
@@ -293,7 +327,3 @@ def _window(hello: Hello) -> Window:
     return Window(
         DEFAULT_ROWS if conversations is None else conversations, DEFAULT_ROWS if messages is None else messages
     )
-
-
-def refusal(problem: str) -> Error:
-    return Error(code="token_refused", message=problem, retryable=True, answers="refresh")

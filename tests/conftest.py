@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import uvloop
 
-from server.operations import upkeep
+from server.operations import maintenance_plan
 from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
@@ -81,8 +81,8 @@ async def server(database: Database) -> AsyncIterator[Running]:
 @pytest.fixture
 def strays_move(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few there are, and however many partitions."""
-    monkeypatch.setattr(upkeep, "FEW", 0)
-    monkeypatch.setattr(upkeep, "MOST", 10_000)
+    monkeypatch.setattr(maintenance_plan, "FEW", 0)
+    monkeypatch.setattr(maintenance_plan, "MOST", 10_000)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from rich.console import Console
 from protocol.frames import Changes, Live
 from server.config import ServeSettings, load
 from server.demo.run import _print_next
-from server.postgres.seed import Person
+from server.demo.seed import Person
 from tests.support.cluster import Database, temporary_folder
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_user
@@ -69,7 +69,7 @@ async def test_migrate_and_doctor_agree(postgres_18: Any) -> None:
     healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=f"{database.server_url}&connection_limit=1")
     assert (
         healthy.stderr
-        == "! These parameters of DATABASE_URL have no effect here: connection_limit. README.md says why.\n"
+        == "! These parameters of DATABASE_URL have no effect here: connection_limit. server/README.md says why.\n"
     )
     # Of what must be mended, only the tests' own fsync = off is there.
     assert [line.split()[1] for line in healthy.stdout.splitlines() if line[0] == "✗"] == ["durability"]

@@ -1,4 +1,4 @@
-"""Settings: a wrong one ends the start with one sentence that says what to set, and the README's table is true."""
+"""Settings: a wrong one ends the start with a sentence that says what to set; the table in server/README.md is true."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from server.cli import cli
 from server.config import Environment, MaintainSettings, ServeSettings, TokenSettings, load
+from server.demo.embedded import find_binaries
 from server.errors import ConfigError
-from server.postgres.embedded import find_binaries
 
 GOOD = {"DATABASE_URL": "postgres://localhost/app", "ATLAS_JWT_SECRET": "x" * 32}
 KINDS: list[type[Environment]] = [ServeSettings, MaintainSettings, TokenSettings]
@@ -43,6 +43,7 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("ATLAS_LISTEN_URL", "localhost"),
         ("ATLAS_LISTEN_URL", "postgres://localhost/app?sslmode=on"),
         ("ATLAS_JWT_SECRET", "short"),
+        ("ATLAS_JWT_SECRET_FORMER", "short"),
         ("ATLAS_JWKS_URL", "ftp://example.com"),
         ("ATLAS_JWKS_URL", "http://auth.example.com/keys"),
         ("ATLAS_JWKS_URL", "http://localhost.example.com/keys"),
@@ -102,7 +103,19 @@ def test_origins_are_separated_by_commas(environment: pytest.MonkeyPatch) -> Non
     assert load(ServeSettings).allowed_origins == ["https://app.example.com", "http://localhost:5173"]
 
 
+def test_a_former_secret_needs_the_one_that_replaces_it(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ATLAS_JWT_SECRET_FORMER", "y" * 32)
+    assert load(ServeSettings).jwt_secrets == ["x" * 32, "y" * 32]
+    environment.delenv("ATLAS_JWT_SECRET")
+    for keys in ("", "https://example.com/keys"):
+        environment.setenv("ATLAS_JWKS_URL", keys)
+        with pytest.raises(ConfigError, match=r"^ATLAS_JWT_SECRET_FORMER needs ATLAS_JWT_SECRET"):
+            load(ServeSettings)
+
+
 def test_a_secret_is_in_no_representation_of_the_settings(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ATLAS_JWT_SECRET_FORMER", "y" * 32)
+    assert "y" * 32 not in repr(load(ServeSettings))
     assert GOOD["ATLAS_JWT_SECRET"] not in repr(load(ServeSettings))
     assert GOOD["ATLAS_JWT_SECRET"] not in repr(load(TokenSettings))
 
@@ -211,13 +224,14 @@ def test_parameters_without_effect_are_named_with_their_setting(environment: pyt
     environment.setenv("ATLAS_ADMIN_URL", "postgres://db/app?sslmode=require")
     environment.setenv("ATLAS_LISTEN_URL", "postgres://db/app?supa=x-secret")
     assert list(load(MaintainSettings).without_effect()) == [
-        "These parameters of DATABASE_URL have no effect here: pool_timeout, connection_limit. README.md says why.",
-        "These parameters of ATLAS_LISTEN_URL have no effect here: supa. README.md says why.",
+        "These parameters of DATABASE_URL have no effect here: pool_timeout, connection_limit. "
+        "server/README.md says why.",
+        "These parameters of ATLAS_LISTEN_URL have no effect here: supa. server/README.md says why.",
     ]
 
 
-def test_the_readme_has_every_setting_with_its_default() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_settings_table_has_every_setting_with_its_default() -> None:
+    readme = (Path(__file__).parents[1] / "server" / "README.md").read_text()
     table = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", readme, re.MULTILINE))
     settings = {**MaintainSettings.model_fields, **ServeSettings.model_fields}
     expected = {field.alias: field.default for field in settings.values()}

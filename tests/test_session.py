@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from protocol.close import CloseCode
+from protocol.answers import ANSWERS, CloseCode
 from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer, Window
 from server.session import (
     PAGES_IN_FLIGHT,
+    ApplyPush,
     CheckToken,
     Claims,
     Close,
@@ -24,7 +25,6 @@ from server.session import (
     Session,
     State,
     Subscribe,
-    Write,
 )
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
@@ -119,7 +119,9 @@ def described(commands: list[Command]) -> str:
     match commands:
         case []:
             return "nothing"
-        case [Close(code, error)]:
+        case [Close(error)]:
+            code = ANSWERS[error.code].close
+            assert code is not None
             return closes(code, error.code, error.answers, again=error.retryable)
         case [Send(Error() as error)]:
             return says(error.code, error.answers, again=error.retryable)
@@ -135,9 +137,9 @@ def described(commands: list[Command]) -> str:
         case [ReadPage(ask)]:
             assert ask is PAGE
             return "read"
-        case [Write(push, takes)]:
+        case [ApplyPush(push, claims)]:
             assert push is PUSH
-            return "write, taking the client_id" if takes else "write"
+            return "write, taking the client_id" if claims else "write"
         case [Send(Ack())]:
             return "ack"
     raise AssertionError(commands)
@@ -305,7 +307,7 @@ def test_after_a_refresh_was_answered_another_one_may_come(answer: str) -> None:
 
 def test_a_push_has_no_more_mutations_than_the_welcome_said() -> None:
     most = Push(n=1, mutations=[Raw(b"")] * MUTATIONS)
-    assert session_in("open").receive(most) == [Write(most, takes=True)]
+    assert session_in("open").receive(most) == [ApplyPush(most, claims_client_id=True)]
     more = Push(n=1, mutations=[Raw(b"")] * (MUTATIONS + 1))
     assert described(session_in("open").receive(more)) == BAD_FRAME
 
@@ -357,7 +359,7 @@ class Edge:
                 case ReadPage():
                     assert self.subscribed, "a page is read for nobody"
                     self.reading += 1
-                case Write():
+                case ApplyPush():
                     assert self.subscribed, "nobody's push is written"
                     self.writing += 1
                 case CheckToken():

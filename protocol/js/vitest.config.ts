@@ -3,8 +3,8 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts', 'test/**/*.test.tsx'],
-    testTimeout: 20_000,
-    // A warning, an error that nobody caught, a test left over: all are failures.
+    testTimeout: 120_000, // against hanging only: the property tests take long where processors are shared
+    // Printed output, unhandled errors and focused tests are failures.
     dangerouslyIgnoreUnhandledErrors: false,
     allowOnly: false,
     onConsoleLog(log) {

@@ -23,7 +23,7 @@ Origins = Sequence[Origin | Pattern[str] | None] | None
 def answer(
     method: str, target: str, version: str, headers: Sequence[tuple[bytes, bytes]], origins: Origins
 ) -> tuple[Response, Codec | None]:
-    """The response, and the encoding of the connection that it opens; None if it opens none. `version` is HTTP's."""
+    """The response, and the encoding of the WebSocket that it opens; None if it opens none. `version` is HTTP's."""
     request = Request(target, Headers(_text(headers)), method, f"HTTP/{version}")
     core = ServerProtocol(origins=origins, subprotocols=SUBPROTOCOLS, select_subprotocol=_select)
     if target.partition("?")[0] != PATH:

@@ -1,4 +1,4 @@
-"""The HTTP side: health, figures, and the limits on a request that uvicorn does not set itself."""
+"""HTTP: health checks, metrics, and limits on requests that uvicorn does not set."""
 
 import asyncio
 import hmac
@@ -21,30 +21,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from protocol.codec import Codec
 from server.edge import handshake
+from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, DISCARDED, WebSocket
-from server.edge.wheel import Wheel
+from server.feed.readers import Readiness
 
 log = structlog.get_logger()
 
 REQUEST_SECONDS: Final = 10.0
-"""A connection that has not sent a whole request by then is closed: uvicorn itself waits for ever (slowloris)."""
+"""Until a connection must have sent a whole request: uvicorn itself would wait for ever (slowloris)."""
 REQUEST_BYTES: Final = 64 * 1024
-"""A request line and headers of this size are nobody's honest ones; httptools sets no limit."""
+"""Limit on a request line with its headers; httptools sets none. Honest requests are far smaller."""
 PIPELINED: Final = 8
-"""Requests that may wait for the answer to the one before."""
+"""Requests of a connection that may wait for the answer to an earlier one."""
 
 
 def host(request: Request) -> str:
-    """The host that the request's Host header names, without its port; "" if that cannot be told. Not of `request.url`,
-    which is put together from more than this header, whatever is in it."""
+    """The host in the request's Host header, without its port; "" if there is no valid one.
+
+    `request.url` is no substitute: it is built from more than this header.
+    """
     named = request.headers.getlist("host")
     found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]*)?", named[0].lower()) if len(named) == 1 else None
     return "" if found is None else found[1].strip("[]")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Who may see the figures: whoever reaches `port` under a name of this machine's, and on any port whoever has
+class Metrics:
+    """Answers requests for the metrics: on `port` requests that name this machine, on any port requests with
     `token`."""
 
     read: Callable[[], Awaitable[bytes]]
@@ -71,8 +74,11 @@ class Figures:
 
 
 def _names_this_machine(request: Request) -> bool:
-    """A page in a browser can have its own site's name lead here, and then reads the answers as its own; an address or
-    these names it cannot."""
+    """Whether the request names this machine by an IP address or its own name.
+
+    A web page can make its site's name resolve to this machine and then read the answers (DNS rebinding). It cannot do
+    that with an address or with these names.
+    """
     named = host(request)
     try:
         ip_address(named)
@@ -81,49 +87,41 @@ def _names_this_machine(request: Request) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Whether this process should get new connections, and what an operator should know of that."""
-
-    ready: bool
-    says: str
-
-
-def application(readiness: Callable[[], Readiness], figures: Figures, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """`routes` are served beside."""
+def application(readiness: Callable[[], Readiness], metrics: Metrics, routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """The HTTP application. `routes` are served too."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
         found = readiness()
-        return PlainTextResponse(f"{found.says}\n", status_code=200 if found.ready else 503)
+        return PlainTextResponse(f"{found.reason}\n", status_code=200 if found.ready else 503)
 
-    own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", figures.answer)]
+    own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics.answer)]
     return Starlette(routes=[*own, *routes])
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with bounds on requests, and with our own WebSockets."""
+    """uvicorn's HTTP protocol with limits on requests, and with our own WebSockets."""
 
-    wheel: Wheel
+    timers: TimerWheel
     origins: handshake.Origins
     connect: Callable[[Codec], WebSocket]
     """These three are set by `bounded_http`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.wheel_slot = -1
+        self.timer_slot = -1
         self._unfinished = 0
         self._problem: str | None = None
         self._discarding = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.wheel.at(self, self.wheel.clock() + REQUEST_SECONDS)
+        self.timers.at(self, self.timers.clock() + REQUEST_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.drop(self)
+        self.timers.drop(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -147,11 +145,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
         if len(self.pipeline) >= PIPELINED:
             self._invalid("Wait for answers before you send more requests.")
-        if self.wheel_slot < 0:
-            self.wheel.at(self, self.wheel.clock() + REQUEST_SECONDS)
+        if self.timer_slot < 0:
+            self.timers.at(self, self.timers.clock() + REQUEST_SECONDS)
 
     def on_headers_complete(self) -> None:
-        # RFC 9112, 3.2. HTTP/1.0, which some health checks speak, does not know Host.
+        # RFC 9112, 3.2. HTTP/1.0, which some health checks speak, has no Host.
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
             self._invalid("A request names its host, once.")
@@ -179,13 +177,13 @@ class BoundedHttp(HttpToolsProtocol):
         raise ValueError(problem)  # ends the parser
 
     def _finished(self) -> None:
-        self.wheel.drop(self)
+        self.timers.drop(self)
         self._unfinished = 0
 
     def _upgrade(self, rest: bytes) -> None:
-        """Open a WebSocket. `rest` came with the request, and is of the WebSocket already."""
+        """Open a WebSocket. `rest` arrived with the request, and belongs to the WebSocket."""
         if self._answering:
-            # Its answer would come in the midst of the WebSocket's frames.
+            # The answer to an earlier request would arrive between the WebSocket's frames.
             self._refuse(400, "Open a WebSocket on a connection of its own.")
             return
         response, codec = handshake.answer(
@@ -204,7 +202,7 @@ class BoundedHttp(HttpToolsProtocol):
         transport = self.transport
         transport.write(response.serialize())
         transport.set_protocol(socket)
-        # uvloop goes on reading for the old protocol until it is told to begin anew.
+        # uvloop goes on reading for the old protocol until reading is resumed.
         transport.pause_reading()
         transport.resume_reading()
         socket.connection_made(transport)
@@ -225,16 +223,16 @@ class BoundedHttp(HttpToolsProtocol):
         )
 
     def _end(self, answer: bytes) -> None:
-        """Say a last word. What the peer still sends is thrown away: a socket that is closed with unread input is
-        reset, and the peer may never see the answer."""
+        """Send a last answer, and throw away further input. Closing a socket with unread input resets it, and the peer
+        may then never see the answer."""
         self._discarding = True
         self._unfinished = 0
         self.pipeline.clear()
-        if not self._answering:  # else that answer is the last one
+        if not self._answering:  # otherwise that answer is the last one
             self.transport.write(answer)
             self.transport.write_eof()
         self.flow.resume_reading()
-        self.wheel.at(self, self.wheel.clock() + CLOSE_SECONDS)
+        self.timers.at(self, self.timers.clock() + CLOSE_SECONDS)
 
     def _discard(self, data: bytes) -> None:
         self._unfinished += len(data)
@@ -242,6 +240,8 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
 
 
-def bounded_http(wheel: Wheel, origins: handshake.Origins, connect: Callable[[Codec], WebSocket]) -> type[BoundedHttp]:
-    """The class that uvicorn makes connections of. `connect` makes what a WebSocket of this encoding is served by."""
-    return type("BoundedHttp", (BoundedHttp,), {"wheel": wheel, "origins": origins, "connect": staticmethod(connect)})
+def bounded_http(
+    timers: TimerWheel, origins: handshake.Origins, connect: Callable[[Codec], WebSocket]
+) -> type[BoundedHttp]:
+    """The class of uvicorn's connections. `connect` makes the WebSocket for a connection in this encoding."""
+    return type("BoundedHttp", (BoundedHttp,), {"timers": timers, "origins": origins, "connect": staticmethod(connect)})

@@ -1,53 +1,83 @@
-"""An open WebSocket: bytes in, whole messages out; what a peer may send, and an end that it can see.
+"""A WebSocket of the server: bytes in, whole messages out, and a limit on everything that a peer can send.
 
-An asyncio protocol over the sans-I/O core of `websockets`. Every frame counts: pings, pongs and empty fragments too.
-The input is read in slices, so that a socket that floods has the loop for one slice at a time.
+An asyncio protocol over the sans-I/O core of `websockets`. Every frame counts against the limits, also pings, pongs and
+empty fragments. Input is read in slices, so that a socket that floods occupies the loop for one slice at a time.
 """
 
 import asyncio
 from typing import Final, cast
+from typing import Protocol as Interface
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 SLICE: Final = 4 * 1024
-"""Bytes read before others get the loop; uvloop would read 8 MiB. In frames of 6 bytes, the smallest, that is 5 ms."""
+"""Bytes read before others get the loop; uvloop alone would read 8 MiB. In frames of 6 bytes, the smallest, they take
+5 ms."""
 PIECE: Final = 512
-"""Bytes between two looks whether it is too much: some 80 of the smallest frames, 0.7 ms."""
+"""Bytes between two checks of the limits: some 80 of the smallest frames, 0.7 ms."""
 HIGH_WATER: Final = 64 * 1024
-"""Bytes in a socket's buffer from which on it is full. With one batch on top (pump.CONTENT) that is all a slow device
-can cost."""
+"""Bytes in a socket's buffer from which on it is full. With one batch on top (ports.CONTENT_BYTES) this bounds the
+memory that a slow device costs."""
 LOW_WATER: Final = 16 * 1024
+"""Bytes in a full socket's buffer at which it takes data again."""
 CLOSE_SECONDS: Final = 5.0
-"""How long a peer may take to end a connection on which we have said our last."""
+"""How long a peer may take to end a connection after our close."""
 DISCARDED: Final = 16 * 1024 * 1024
-"""Bytes that are read and thrown away at the end. A socket that is closed with unread input is reset, and the peer may
+"""Bytes that are read and thrown away at the end. Closing a socket with unread input resets it, and the peer may then
 never see our close frame."""
 
 _slice: Final = memoryview(bytearray(SLICE))
 _waste: Final = memoryview(bytearray(256 * 1024))
-# Shared by all sockets: what is read into them is used before the loop reads again.
+# Shared by all sockets: the contents are used before the loop reads again.
+
+
+class Events(Interface):
+    """What a WebSocket reports to its connection. No call may wait."""
+
+    def opened(self) -> None:
+        """The WebSocket is open."""
+
+    def received(self, data: bytes) -> None:
+        """The peer sent a whole message."""
+
+    def wrong_kind(self) -> None:
+        """The peer sent a text message instead of a binary one, or the reverse."""
+
+    def permits(self, frames: int, size: int) -> bool:
+        """Whether the peer may have sent so many frames and bytes since `forgive`. If not, the connection closes, and
+        the WebSocket hears no more."""
+
+    def writable(self, yes: bool) -> None:
+        """The peer takes data, or has stopped taking it while more waits to be sent."""
+
+    def ending(self) -> None:
+        """The closing handshake has begun: nothing more is sent. May be reported more than once."""
+
+    def lost(self) -> None:
+        """The WebSocket is gone. Nothing more is reported."""
 
 
 class WebSocket(asyncio.BufferedProtocol):
-    """A subclass says what a message means, and when the connection has sent too much."""
+    """One open WebSocket. `text`: messages are text, otherwise binary. `max_size`: bytes of a message."""
 
     __slots__ = (
         "_bytes",
         "_core",
         "_deaf",
         "_discarded",
+        "_events",
         "_fragments",
         "_frames",
         "_full",
+        "_text",
         "_transport",
         "_yielding",
     )
 
-    text: bool
-    """Messages are text; else binary."""
-
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, events: Events, *, text: bool, max_size: int) -> None:
+        self._events = events
+        self._text = text
         self._core = Protocol(Side.SERVER, state=State.OPEN, max_size=max_size)
         self._transport: asyncio.Transport | None = None
         self._fragments: bytearray | None = None
@@ -56,55 +86,20 @@ class WebSocket(asyncio.BufferedProtocol):
         self._full = False
         self._yielding = False
         self._deaf = False
-        """What the peer still says is thrown away."""
+        """Whether further input is thrown away."""
         self._discarded = 0
-
-    # --- what a subclass says
-
-    def opened(self) -> None:
-        """The connection is there."""
-
-    def lost(self) -> None:
-        """The connection is no more."""
-
-    def message(self, data: bytes) -> None:
-        """The peer sent a whole message."""
-        raise NotImplementedError
-
-    def wrong_kind(self) -> None:
-        """The peer sent text for binary, or binary for text."""
-        raise NotImplementedError
-
-    def ending(self) -> None:
-        """The end has begun: nothing more is said, and it must not take for ever. Called again as it goes on."""
-        raise NotImplementedError
-
-    def filled(self) -> None:
-        """More is waiting to be sent than the peer takes."""
-        raise NotImplementedError
-
-    def drained(self) -> None:
-        """The peer takes data again."""
-        raise NotImplementedError
-
-    def sends_too_much(self) -> bool:
-        """Whether `frames` and `bytes` since the last `forgive` are more than are permitted."""
-        raise NotImplementedError
-
-    def cut_off(self) -> None:
-        """It sends too much. To be closed."""
-        raise NotImplementedError
 
     # --- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none, but does what one does
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is no subclass, but behaves like one
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self.opened()
+        self._events.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.lost()
+        self._events.lost()
+        del self._events  # the two objects hold each other, and collections are rare
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _waste if self._deaf else _slice
@@ -115,10 +110,10 @@ class WebSocket(asyncio.BufferedProtocol):
             return
         self.receive(bytes(_slice[:nbytes]))
         if nbytes == SLICE and not self._deaf:
-            # There is more. Others come first.
+            # There is more; others get the loop first.
             self._yielding = True
-            self._read_or_not()
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self._pause_or_resume()
+            asyncio.get_running_loop().call_soon(self._stop_yielding)
 
     def receive(self, data: bytes) -> None:
         """The peer sent `data`."""
@@ -133,9 +128,8 @@ class WebSocket(asyncio.BufferedProtocol):
             self._flush()
             if self._deaf:
                 return
-            if self.sends_too_much():
-                self.cut_off()
-                self._hang_up()
+            if not self._events.permits(self._frames, self._bytes):
+                self._stop_receiving()
                 return
 
     def eof_received(self) -> None:
@@ -145,20 +139,20 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._full = True
-        # Whoever does not read its answers asks no more questions.
-        self._read_or_not()
-        self.filled()
+        # A peer that does not read our answers may not ask for more.
+        self._pause_or_resume()
+        self._events.writable(False)
 
     def resume_writing(self) -> None:
         self._full = False
-        self._read_or_not()
-        self.drained()
+        self._pause_or_resume()
+        self._events.writable(True)
 
-    def _go_on(self) -> None:
+    def _stop_yielding(self) -> None:
         self._yielding = False
-        self._read_or_not()
+        self._pause_or_resume()
 
-    def _read_or_not(self) -> None:
+    def _pause_or_resume(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             if self._yielding or (self._full and not self._deaf):
                 self._transport.pause_reading()
@@ -168,17 +162,17 @@ class WebSocket(asyncio.BufferedProtocol):
     # --- in
 
     def forgive(self) -> None:
-        """Begin to count anew what the peer sends."""
+        """Count the peer's frames and bytes from 0 again."""
         self._frames = self._bytes = 0
 
     def _frame(self, frame: Frame) -> None:
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return  # the core answers pings and closes
-        if frame.opcode is not Opcode.CONT and (frame.opcode is Opcode.TEXT) is not self.text:
-            self.wrong_kind()
+        if frame.opcode is not Opcode.CONT and (frame.opcode is Opcode.TEXT) is not self._text:
+            self._events.wrong_kind()
             return
         data = bytes(frame.data)
-        # The core's parser holds on to what it parsed last for as long as the connection lives.
+        # websockets' parser keeps the last frame for the connection's lifetime. Clearing its data saves memory.
         frame.data = b""
         if self._fragments is not None:
             self._fragments += data
@@ -188,19 +182,19 @@ class WebSocket(asyncio.BufferedProtocol):
         elif not frame.fin:
             self._fragments = bytearray(data)
             return
-        if self.text and not _is_utf8(data):
+        if self._text and not _is_utf8(data):
             self._core.fail(1007, "text that is not UTF-8")
             return
-        self.message(data)
+        self._events.received(data)
 
-    def _hang_up(self) -> None:
-        """Say no more, and hear no more."""
+    def _stop_receiving(self) -> None:
+        """End our side, and throw away further input."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
         self._deaf = True
         self._fragments = None
-        self._read_or_not()
-        self.ending()
+        self._pause_or_resume()
+        self._events.ending()
 
     def _discard(self, nbytes: int) -> None:
         self._discarded += nbytes
@@ -210,53 +204,60 @@ class WebSocket(asyncio.BufferedProtocol):
     # --- out
 
     @property
+    def connected(self) -> bool:
+        """Whether it has a transport, which may be closing."""
+        return self._transport is not None
+
+    @property
     def full(self) -> bool:
+        """Whether more than HIGH_WATER bytes wait to be sent."""
         return self._full
 
     @property
     def gone(self) -> bool:
-        # A transport that is closing, because the peer reset it for instance, refuses what is written to it.
+        """Whether it is closed or closing. Data sent now is lost."""
+        # A closing transport, for instance one that the peer reset, accepts no data.
         return self._transport is None or self._transport.is_closing() or self._core.state is not State.OPEN
 
     @property
     def close_code(self) -> int | None:
-        """The one that ended it, or is about to: ours, else the peer's."""
+        """The code that ends the connection: ours, otherwise the peer's."""
         close = self._core.close_sent or self._core.close_rcvd
         return None if close is None else int(close.code)
 
     @property
     def close_codes(self) -> tuple[int | None, int | None]:
-        """Ours and the peer's."""
+        """Our code and the peer's."""
         sent, received = self._core.close_sent, self._core.close_rcvd
         return None if sent is None else int(sent.code), None if received is None else int(received.code)
 
-    def write(self, wire: bytes) -> None:
+    def send(self, wire: bytes) -> None:
         """Send bytes of whole messages."""
         if not self.gone:
             assert self._transport is not None
             self._transport.write(wire)
 
     def send_close(self, code: int, reason: str) -> None:
-        """`reason` has 123 bytes at most."""
+        """Begin the closing handshake. `reason`: at most 123 bytes."""
         self._core.send_close(code, reason)
         self._flush()
 
     def abort(self) -> None:
-        """`close` would wait for the buffer to empty, which a peer that has stopped reading never lets happen."""
+        """End the connection at once. A closing transport would wait for a buffer that a stalled peer never empties."""
         if self._transport is not None:
             self._transport.abort()
 
     def _flush(self) -> None:
-        """Send what the core has to say by itself: pongs, the answer to a close, its own."""
+        """Send what the core produces by itself: pongs, the answer to a close, its own closes."""
         for data in self._core.data_to_send():
             if self._transport is None or self._transport.is_closing():
                 return
             if data:
                 self._transport.write(data)
             else:
-                self._hang_up()
+                self._stop_receiving()
         if self._core.close_expected():
-            self.ending()
+            self._events.ending()
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -1,6 +1,6 @@
-"""What a read of the log means for a reader at a position: which rows, up to where, or that something is missing.
+"""What a reading of the log means for a reader: which rows to send, up to which position, or that some are missing.
 
-Pure. What is decided here decides whether anything is ever lost.
+Pure. The decisions made here decide whether anything is ever lost.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Why(StrEnum):
 
 
 class Entry(NamedTuple):
-    """One row of the change log, with what it points to. `n` tells the rows of one transaction apart."""
+    """One row of the change log, with the row that it points to. `n` tells the rows of one transaction apart."""
 
     seq: int
     n: int
@@ -38,13 +38,13 @@ class Entry(NamedTuple):
     row: Row | None
     """The row's latest state, or its deletion; None for an upsert whose row is no longer there."""
     mark: int = 0
-    """The transaction's name; 0: it has none, for it is of before there were any."""
+    """The transaction's name; 0 if it is older than such names."""
     prev_mark: int = 0
-    """That of the transaction before it."""
+    """The name of the transaction before it."""
 
 
-class Page(NamedTuple):
-    """What one statement found for one reader."""
+class Reading(NamedTuple):
+    """What one statement found in the log for one reader."""
 
     head: int
     """The feed's seq in the snapshot of the statement; 0 for a feed that does not exist."""
@@ -57,21 +57,21 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to apply, and the position that they lead to."""
+    """Rows to apply, and the position after them."""
 
     rows: list[Row]
     to: Position
     more: bool
-    """The log goes on behind `to`."""
+    """Whether the log continues after `to`."""
 
     @property
     def partial(self) -> bool:
-        """`to` lies inside a transaction that is larger than a page."""
+        """`to` lies inside a transaction that is larger than a reading."""
         return self.to.n != 0
 
 
 def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
-    """Where a device that presents `cursor` resumes, or why it cannot."""
+    """The position at which a device with `cursor` resumes, or why it cannot resume."""
     if cursor is None:
         return Why.NEW
     decoded = Cursor.decode(cursor)
@@ -84,36 +84,36 @@ def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
     return decoded.position
 
 
-def follow(after: Position, page: Page) -> Batch | Why:
-    """What a reader at `after` is to be sent, or why its position no longer leads anywhere.
+def follow(after: Position, reading: Reading) -> Batch | Why:
+    """The batch to send to a reader at `after`, or why the log does not continue from there.
 
-    Every entry names the transaction before its own, by seq and by mark, so the proof that nothing is missing is in the
-    entries themselves: they must chain from `after` without a gap. A history that lost its tail and then overtook the
-    reader is recognised by the same check, also where it gave the same seqs to other transactions.
+    Every entry names the transaction before its own, by seq and by mark. The entries themselves therefore prove that
+    nothing is missing: they must chain from `after` without a gap. The same check recognises a history that lost its
+    tail and then overtook the reader, even if it gave the same seqs to other transactions.
     """
-    if not page.entries:
-        if page.head < after.seq:
+    if not reading.entries:
+        if reading.head < after.seq:
             return Why.AHEAD
-        # Inside a transaction more entries must follow; at the head there is nothing to follow.
-        if after.n or page.head > after.seq:
+        # Within a transaction more entries must follow; at the head none may.
+        if after.n or reading.head > after.seq:
             return Why.TOO_OLD
-        return Batch([], after, more=False) if same(page.mark, after.mark) else Why.AHEAD
+        return Batch([], after, more=False) if same(reading.mark, after.mark) else Why.AHEAD
     reached, mark = after.seq, after.mark
-    for entry in page.entries:
+    for entry in reading.entries:
         if entry.seq != reached:
-            if entry.prev != reached or (after.n and reached == after.seq and entry is page.entries[0]):
+            if entry.prev != reached or (after.n and reached == after.seq and entry is reading.entries[0]):
                 return Why.AHEAD if entry.prev < reached else Why.TOO_OLD
             if not same(entry.prev_mark, mark):
                 return Why.AHEAD
             reached, mark = entry.seq, entry.mark
         elif not same(entry.mark, mark):
             return Why.AHEAD
-    entries, to = _whole_transactions(page.entries)
+    entries, to = _whole_transactions(reading.entries)
     return Batch(_latest(entries), to, more=entries[-1].next_seq is not None)
 
 
 def same(mark: int, other: int) -> bool:
-    """The two may name one transaction."""
+    """Whether the two marks may name one transaction."""
     return mark == other or not mark or not other
 
 
@@ -129,18 +129,18 @@ def _whole_transactions(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Posi
 
 
 def _latest(entries: Sequence[Entry]) -> list[Row]:
-    """One row for each thing that changed, its last; in the order of the log."""
+    """The last state of each row that changed, in the order of the log."""
     if len(entries) == 1:
         only = entries[0].row
         return [] if only is None else [only]
     latest: dict[tuple[object, ...], Row] = {}
     for entry in entries:
         if entry.row is None:
-            # It was upserted, and is gone: its own deletion, or its conversation's, stands later in the log. A deletion
-            # before it still counts, for it may have been moved here from where the device knows it.
+            # The row was upserted and is gone: its deletion, or its conversation's, is later in the log. An earlier
+            # deletion still counts, because the row may have moved here from where the device knows it.
             continue
         if isinstance(entry.row, ConversationDeleted):
-            # Never collapsed away: it also stands for the messages, should the conversation be made anew.
+            # Never collapsed: it also deletes the messages, should the conversation be created again.
             key: tuple[object, ...] = ("-c", entry.row_id, entry.n)
         else:
             key = (entry.kind, entry.row_id)

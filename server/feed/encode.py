@@ -1,4 +1,4 @@
-"""Frames as the bytes that go out. A frame for many sockets is serialised once for each encoding. Pure."""
+"""Outgoing frames as bytes. A frame for many sockets is encoded once for each encoding."""
 
 from websockets.frames import Frame, Opcode
 
@@ -9,7 +9,7 @@ from server.feed.change import Batch
 
 
 class Outgoing:
-    """One frame on its way to any number of sockets."""
+    """One frame for any number of sockets."""
 
     __slots__ = ("_frame", "_wire")
 
@@ -18,7 +18,7 @@ class Outgoing:
         self._wire: dict[Codec, bytes] = {}
 
     def wire(self, codec: Codec) -> bytes:
-        """The WebSocket message, header included: what a server sends is not masked, so it is the same for all."""
+        """The WebSocket message, header included. A server does not mask, so the bytes are the same for all sockets."""
         data = self._wire.get(codec)
         if data is None:
             data = self._wire[codec] = message(self._frame, codec)

@@ -1,20 +1,24 @@
-"""Which history the database holds, as far as this process knows, and which of two is the newer one. Knows no Postgres:
-whoever connects tells what was found there."""
+"""Which history the database holds, as far as this process knows, and which of two histories is newer. Sans-I/O: the
+code that connects to Postgres reports what it found there."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from protocol.frames import Instant
+from protocol import answers
+from protocol.frames import Instant, Milliseconds
 from server import metrics
 from server.errors import UnavailableError
-from server.feed import notices
 from server.feed.hub import Hub
 
 log = structlog.get_logger()
 
+APART: Final = (100, 5_000)
+"""Milliseconds between which devices come back that all learn of a failover at the same moment."""
+RESTARTED: Final = "Postgres was restarted. Come back after the delay: acknowledged changes have to be confirmed again."
 EARLIER: Final = (
     "This Postgres holds an earlier history than the one that was served before, as a former primary does after a "
     "failover. If you want it to be served, restart the servers with a DATABASE_URL that leads to it alone."
@@ -27,11 +31,11 @@ SPLIT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a Postgres says of the history that it holds."""
+    """What a Postgres reports of the history that it holds."""
 
     epoch: str
     lineage: tuple[str, ...]
-    """The epochs that it went through before, oldest first."""
+    """The epochs before this one, oldest first."""
     system: int
     """The system identifier of the cluster that began this epoch, and its timeline."""
     timeline: int
@@ -41,10 +45,10 @@ class Standing:
 
 
 def newer(one: Standing, other: Standing) -> bool:
-    """Whether `one` holds a newer history than `other`. Of two different histories exactly one does.
+    """Whether `one` holds a newer history than `other`. Of two different histories exactly one is newer.
 
-    Who went through the other's history is newer. Where both went on from a common one, within one cluster the later
-    timeline is: a promotion and a restore begin one. Else the history that was begun later is.
+    A history that descends from the other is newer. Otherwise, within one cluster, the history on the later timeline
+    is newer: a promotion and a restore begin a timeline. Otherwise the history that began later is newer.
     """
     if one.epoch == other.epoch:
         return False
@@ -58,21 +62,21 @@ def newer(one: Standing, other: Standing) -> bool:
 
 
 class History:
-    """The history that every cursor handed out belongs to: the newest that this process has met."""
+    """The history that all cursors of this process belong to: the newest that it has met."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._standing: Standing | None = None
         self.blind: str | None = None
-        """Why this server would not see every change; then nothing is read or written."""
+        """Why this server may not see every change; while this is set, nothing is read or written."""
         self.split = False
-        """Another Postgres, with an earlier history, answers too."""
+        """Whether another Postgres, with an earlier history, answers too."""
         self.unseen: str | None = None
-        """Why the database could not be looked at the last time, where trying again does not help."""
+        """Why the last inspection of the database failed, if retrying does not help."""
         self.changed: list[Callable[[], object]] = []
-        """Called when another history than before counts."""
+        """Called when the history has changed."""
         self.doubted: Callable[[], object] = lambda: None
-        """Called when a statement saw another epoch than this one."""
+        """Called when a statement reported another epoch than this one."""
 
     @property
     def epoch(self) -> str:
@@ -80,7 +84,7 @@ class History:
         return "" if self._standing is None else self._standing.epoch
 
     def met(self, standing: Standing) -> None:
-        """A connection leads to this history. Raises UnavailableError for an earlier one, which must not be used."""
+        """A connection leads to this history. Raises UnavailableError if it is earlier than the one that counts."""
         before = self._standing
         if before is None or before.epoch == standing.epoch:
             self._standing = standing
@@ -91,34 +95,43 @@ class History:
             metrics.HISTORIES.inc()
             log.warning("history changed, every device starts over", before=before.epoch, now=standing.epoch)
             for reader in self._hub.readers():
-                notices.start_over(reader.sink)
-            for tell in self.changed:
-                tell()
+                reader.sink.close(answers.POSITION_LOST.error(retry_after=come_back_apart()))
+            for notify in self.changed:
+                notify()
         else:
             raise UnavailableError(EARLIER)
 
     def blinded(self, why: str) -> None:
-        """This server would not see every change, or Postgres does not record it: nobody is told that it has all."""
+        """This server may not see every change, or Postgres does not record every change: no device may be told that it
+        has everything."""
         self.blind = why
         self._hub.doorbells_work = False
 
     def sees(self) -> None:
-        """It sees every change. The sweep, which goes on trying, finds out whether doorbells work."""
+        """This server sees every change again. The next sweep finds out whether doorbells work."""
         self.blind = None
 
     def saw(self, epoch: str) -> None:
-        """A statement saw this epoch. Raises UnavailableError if it is not the one that counts."""
+        """A statement reported this epoch. Raises UnavailableError if it is not the one that counts."""
         if epoch != self.epoch:
             self.doubted()
             raise UnavailableError("The database has another history than this server knows.")
 
     def _restarted(self) -> None:
-        """The same history, in a Postgres that was started anew: of a disk that may be an older image of it. Positions
-        are proved by the log itself. An acknowledged write whose change has not been read is proved by nothing, and
-        would count as settled as soon as any later change is read: the device is to push it again. And where no
-        generation tells, the image may say that an earlier connection has the client_id: the next one takes it."""
+        """Postgres was restarted with the same history; its disk may now be an older image.
+
+        The log itself proves positions. Nothing proves an acknowledged write whose change the device has not received:
+        any later change would make it count as confirmed. Devices with such writes have to reconnect and push them
+        again. Without a generation, the image may also give the client_id to an earlier connection; reconnecting takes
+        it back.
+        """
         for reader in self._hub.readers():
-            position, _ = reader.whereabouts
-            settled = 0 if position is None or reader.generation is None else position.seq
-            if reader.acknowledged > settled:
-                notices.come_back(reader.sink)
+            position = reader.position
+            confirmed = 0 if position is None or reader.generation is None else position.seq
+            if reader.acknowledged > confirmed:
+                reader.sink.close(answers.GOING_AWAY.error(RESTARTED, retry_after=come_back_apart()))
+
+
+def come_back_apart() -> Milliseconds:
+    """The delay after which one of many devices comes back that all lose their position at the same moment."""
+    return Milliseconds(random.randrange(*APART))

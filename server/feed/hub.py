@@ -1,31 +1,35 @@
-"""Which readers are connected to this process, by user and position, and which of them are behind. Pure.
+"""Which readers are connected to this process, by user and position, and which of them are behind. Sans-I/O.
 
-Readers of one user at one position form a *cohort*: what is read for one of them is right for all of them, so a cohort
-is read for once, and moves as one. A reader belongs to one cohort, or to none while its socket is full or while it gets
-a snapshot. A cohort is idle, queued (behind), or being read for; a doorbell that rings meanwhile is remembered.
+Readers of one user at one position form a *cohort*. One read serves the whole cohort, and the cohort moves as one. A
+reader belongs to one cohort, or to none while its socket is full or while it gets a snapshot. A cohort is idle, queued
+(behind), or being read for. The hub remembers a doorbell that rings while a cohort is being read for.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
+from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
+from protocol import answers
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
-from server.feed.change import same
-from server.feed.ports import Sighting, Sink, Window
+from server import metrics
+from server.feed.change import Why, same
+from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
 
 
 class Phase(IntEnum):
     HELLO = 0
-    """Nothing was sent yet; behind by definition."""
+    """The hello is unanswered; the cohort is behind by definition."""
     CATCHING_UP = 1
     LIVE = 2
-    """Has been told that it has everything."""
+    """`live` was sent: the devices have everything."""
 
 
 class Lane(IntEnum):
-    """Two queues, so that those who come back do not delay those who are live."""
+    """Two queues, so that returning devices do not delay live ones."""
 
     LIVE = 0
     CATCH_UP = 1
@@ -40,17 +44,16 @@ class State(IntEnum):
 class Feed:
     """One connected user's readers."""
 
-    __slots__ = ("cohorts", "owner", "readers", "tier", "user", "welcomed")
+    __slots__ = ("cohorts", "owner", "readers", "tier", "user")
 
     def __init__(self, user: str) -> None:
         self.user = user
         self.owner = owner_digest(UUID(user))
         self.cohorts: dict[tuple[Position, Phase], Cohort] = {}
         self.readers: set[Reader] = set()
-        self.tier = ""
-        """When the first of its readers that are here was welcomed."""
-        self.welcomed = 0
-        """Readers that were."""
+        self.tier: str | None = None
+        """The tier at which the first of the current readers was welcomed; its connections count under it. None while
+        no reader is welcomed."""
 
 
 class Cohort:
@@ -68,6 +71,15 @@ class Cohort:
         """The highest seq that a doorbell named while this cohort was being read for."""
 
 
+class Stalled(NamedTuple):
+    """A reader whose socket is full."""
+
+    position: Position | None
+    """None in the middle of a snapshot."""
+    go_on: Callable[[], None]
+    """Call it once the socket takes data again."""
+
+
 class Reader:
     """One connection at a position."""
 
@@ -77,10 +89,10 @@ class Reader:
         "cohort",
         "feed",
         "generation",
-        "sighting",
+        "notified_unavailable",
+        "recorded",
         "sink",
-        "stalled_at",
-        "told_to_wait",
+        "stalled",
         "welcomed_at",
         "window",
     )
@@ -91,28 +103,41 @@ class Reader:
         self.sink = sink
         self.window = window
         self.generation = generation
-        """Of the connections of a client_id the one with the largest has it. None: the device does not say."""
+        """Of two connections of one client_id the one with the larger generation keeps it. None: the device does not
+        number its connections."""
         self.acknowledged = 0
-        """The seq up to which its own writes were acknowledged to it; 0: nothing was."""
+        """The highest seq that an acknowledgement of its own writes named; 0: none was acknowledged."""
         self.cohort: Cohort | None = None
-        self.stalled_at: tuple[Position, Phase] | None = None
-        """Where it goes on once its socket takes data again; None if it does not wait for that."""
-        self.told_to_wait = False
-        """Its hello waits for Postgres, and it knows."""
+        self.stalled: Stalled | None = None
+        """Set while the reader waits for its socket to take data."""
+        self.notified_unavailable = False
         self.welcomed_at: Instant | None = None
-        self.sighting: Sighting | None = None
-        """The last that was noted."""
+        """When its hello was answered; None before."""
+        self.recorded: DeviceStatus | None = None
+        """The status that was recorded last."""
 
     @property
     def live(self) -> bool:
         return self.cohort is not None and self.cohort.phase is Phase.LIVE
 
     @property
-    def whereabouts(self) -> tuple[Position | None, str]:
-        """Its position, if it has one, and what it is doing."""
+    def position(self) -> Position | None:
+        """None while it has none, as in the middle of a snapshot."""
         if self.cohort is not None:
-            return self.cohort.position, "live" if self.live else "catching_up"
-        return (self.stalled_at[0], "stalled") if self.stalled_at is not None else (None, "snapshot")
+            return self.cohort.position
+        return None if self.stalled is None else self.stalled.position
+
+    @property
+    def state(self) -> DeviceState:
+        if self.cohort is not None:
+            return DeviceState.LIVE if self.live else DeviceState.CATCHING_UP
+        return DeviceState.SNAPSHOT if self.position is None else DeviceState.STALLED
+
+    def notify_unavailable(self) -> None:
+        """Tell the device, once, that its hello waits for Postgres."""
+        if not self.notified_unavailable:
+            self.notified_unavailable = True
+            self.sink.send_error(answers.UNAVAILABLE.error(answers="hello"))
 
 
 class Hub:
@@ -121,12 +146,12 @@ class Hub:
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
         self.doorbells_work = False
-        """While they do not, nobody can be told that it has everything."""
+        """While it is false, no device may be told that it has everything."""
 
-    # --- who is here
+    # --- which readers are connected
 
     def add(self, user: str, client_id: UUID, sink: Sink, window: Window, generation: int | None = None) -> Reader:
-        """Register a reader. It belongs to no cohort until `place` says where it stands."""
+        """Register a reader. It belongs to no cohort until `place` gives it a position."""
         feed = self._feeds.get(user)
         if feed is None:
             feed = self._feeds[user] = Feed(user)
@@ -135,16 +160,33 @@ class Hub:
         return reader
 
     def of_client(self, user: str, client_id: UUID) -> Reader | None:
-        """The connection of this installation, if it has one."""
+        """The connection of this device, if it has one."""
         feed = self._feeds.get(user)
         return next((reader for reader in feed.readers if reader.client_id == client_id), None) if feed else None
 
+    def welcome(self, reader: Reader, tier: str, why: Why | None) -> None:
+        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot."""
+        feed = reader.feed
+        if feed.tier is None:
+            feed.tier = tier
+            metrics.USERS.labels(tier).inc()
+        metrics.CONNECTIONS.labels(feed.tier).inc()
+        metrics.HELLOS.labels(why or "resumed").inc()
+        reader.welcomed_at = reader.sink.welcome(tier, why)
+
     def remove(self, reader: Reader) -> None:
+        """The reader's connection has ended."""
         self._leave(reader)
-        reader.stalled_at = None
-        reader.feed.readers.discard(reader)
-        if not reader.feed.readers:
-            self._feeds.pop(reader.feed.user, None)
+        reader.stalled = None
+        feed = reader.feed
+        feed.readers.discard(reader)
+        if feed.tier is not None and reader.welcomed_at is not None:
+            metrics.CONNECTIONS.labels(feed.tier).dec()
+            if all(other.welcomed_at is None for other in feed.readers):
+                metrics.USERS.labels(feed.tier).dec()
+                feed.tier = None
+        if not feed.readers:
+            self._feeds.pop(feed.user, None)
 
     def sockets(self, user: str) -> int:
         feed = self._feeds.get(user)
@@ -157,14 +199,14 @@ class Hub:
         for feed in list(self._feeds.values()):
             yield from list(feed.readers)
 
-    # --- who stands where
+    # --- where each reader is
 
     def place(self, reader: Reader, position: Position, phase: Phase) -> None:
-        """The reader stands at `position`, and has to be read for: whoever was away may have missed a ring."""
+        """Put the reader at `position`, and have it read for: it may have missed a doorbell while it was away."""
         if reader not in reader.feed.readers:
             return  # its socket closed meanwhile
         if reader.sink.full:
-            reader.stalled_at = position, phase
+            reader.stalled = Stalled(position, partial(self.place, reader, position, phase))
             return
         cohort = reader.feed.cohorts.get((position, phase))
         if cohort is None:
@@ -177,14 +219,18 @@ class Hub:
         """The reader's socket is full: nothing is read for it until it resumes."""
         cohort = self._leave(reader)
         if cohort is not None:
-            reader.stalled_at = cohort.position, min(cohort.phase, Phase.CATCHING_UP)
+            phase = min(cohort.phase, Phase.CATCHING_UP)
+            reader.stalled = Stalled(cohort.position, partial(self.place, reader, cohort.position, phase))
+
+    def stall_snapshot(self, reader: Reader, go_on: Callable[[], None]) -> None:
+        """The reader's socket is full in the middle of a snapshot, which `go_on` continues."""
+        reader.stalled = Stalled(None, go_on)
 
     def resume(self, reader: Reader) -> None:
-        """The reader's socket takes data again: it goes on where it stood."""
-        if reader.stalled_at is not None:
-            position, phase = reader.stalled_at
-            reader.stalled_at = None
-            self.place(reader, position, phase)
+        """The reader's socket takes data again: go on where it stalled."""
+        stalled, reader.stalled = reader.stalled, None
+        if stalled is not None:
+            stalled.go_on()
 
     def _leave(self, reader: Reader) -> Cohort | None:
         cohort = reader.cohort
@@ -195,10 +241,10 @@ class Hub:
                 self._forget(cohort)
         return cohort
 
-    # --- who is behind
+    # --- which cohorts are behind
 
     def ring(self, user: str, seq: int) -> bool:
-        """Feed `user` reached `seq`. False if nobody here cares."""
+        """The user's feed reached `seq`. Returns whether a reader here is behind it."""
         feed = self._feeds.get(user)
         if feed is None:
             return False
@@ -210,7 +256,8 @@ class Hub:
         return behind
 
     def compare(self, user: str, head: Position) -> bool:
-        """Postgres says that feed `user` is at `head`. True if somebody stands elsewhere, which a read will settle."""
+        """Postgres says that the user's feed is at `head`. Queues idle cohorts that are elsewhere, and returns whether
+        there were any."""
         feed = self._feeds.get(user)
         found = False
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
@@ -221,25 +268,26 @@ class Hub:
         return found
 
     def waiting(self, lane: Lane) -> int:
-        """How many cohorts wait to be taken, at most: one that was merged into another meanwhile still counts."""
+        """The number of queued cohorts. One that was merged into another while it was queued still counts."""
         return len(self._queues[lane])
 
     def take(self, lane: Lane, most: int) -> list[Cohort]:
-        """Up to `most` cohorts that are behind, the longest waiting first. Each must be given back through `advance`,
+        """Take up to `most` cohorts that are behind, the longest waiting first. Give each back through `advance`,
         `lose` or `fail`."""
         queue = self._queues[lane]
         taken: list[Cohort] = []
         while queue and len(taken) < most:
             cohort = queue.popleft()
-            if cohort.state is State.QUEUED:  # else it was emptied, or merged into another, while it waited
+            if cohort.state is State.QUEUED:  # otherwise it was emptied, or merged into another, while it waited
                 cohort.state = State.READING
                 cohort.rung = 0
                 taken.append(cohort)
         return taken
 
     def advance(self, cohort: Cohort, to: Position, *, more: bool) -> list[Reader]:
-        """The cohort was read for up to `to`. Returns the readers to write to, which already stand there: one that
-        turns out to be full while it is written to stalls at `to`."""
+        """The cohort was read for up to `to`. Returns the readers to write to.
+
+        They already count as being at `to`, so a reader whose buffer fills during the write resumes from there."""
         readers = list(cohort.readers)
         self._forget(cohort)
         if not readers:
@@ -259,7 +307,7 @@ class Hub:
         return readers
 
     def lose(self, cohort: Cohort) -> list[Reader]:
-        """The cohort's position leads nowhere. Its readers now belong to no cohort."""
+        """Dissolve a cohort whose position the log no longer continues. Returns its readers, now without a cohort."""
         readers = list(cohort.readers)
         self._forget(cohort)
         for reader in readers:
@@ -268,7 +316,7 @@ class Hub:
         return readers
 
     def fail(self, cohorts: Iterable[Cohort]) -> None:
-        """These could not be read for; they are still behind."""
+        """These cohorts could not be read for; queue them again."""
         for cohort in cohorts:
             cohort.state = State.IDLE
             if cohort.readers:

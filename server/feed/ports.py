@@ -2,48 +2,55 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
-from protocol.close import CloseCode
 from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import Before, Conversation, Error, Instant, Message, Profile
-from server.feed.change import Page, Why
+from server.feed.change import Reading, Why
+
+CONTENT_BYTES: Final = 256 * 1024
+"""Content that one statement reads for one connection, in bytes: as much as a slow socket may hold in its buffer."""
 
 
 class Sink(Protocol):
-    """A socket, as the read path sees it. No call waits: a socket that takes no more says so through
-    `Hub.stall` and `Hub.resume`, and is not read for in between; else one slow phone would fill the memory."""
+    """A socket, as the read path sees it.
+
+    No call waits. A socket whose buffer is full reports that through `Readers.stall` and `Readers.resume`, and nothing
+    is read for it in between: otherwise one slow phone would fill the memory.
+    """
 
     @property
     def codec(self) -> Codec: ...
 
     @property
     def session(self) -> str:
-        """What this connection is called in the log."""
+        """The connection's name in the log."""
 
     @property
     def full(self) -> bool:
-        """More is waiting in its buffer than it takes."""
+        """Whether its buffer is full."""
 
     @property
     def gone(self) -> bool:
-        """It is closed, or closing; what is written now is lost."""
+        """Whether it is closed or closing. Data sent now is lost."""
 
-    def welcome(self, tier: str, why: Why | None) -> None:
-        """The hello is answered: resumed, or (`why`) a snapshot follows."""
+    def welcome(self, tier: str, why: Why | None) -> Instant:
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. Returns the time that the answer names,
+        in microseconds since 1970."""
 
-    def write(self, wire: bytes) -> None:
-        """Bytes of whole WebSocket messages."""
+    def send(self, wire: bytes) -> None:
+        """Send bytes of whole WebSocket messages."""
 
-    def say(self, error: Error) -> None:
-        """Tell without closing."""
+    def send_error(self, error: Error) -> None:
+        """Send an error and stay open."""
 
-    def close(self, code: CloseCode, error: Error) -> None:
-        """Tell, then close."""
+    def close(self, error: Error) -> None:
+        """Send an error, then close with the code that belongs to it."""
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until it is not full, or gone."""
 
 
@@ -60,7 +67,7 @@ class ReadKey(NamedTuple):
 
 
 class Want(NamedTuple):
-    """The newest `rows` messages of a conversation, older than `before` if it is given."""
+    """The newest `rows` messages of a conversation, or the newest that are older than `before`."""
 
     conversation: UUID
     before: Before | None
@@ -69,14 +76,14 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A user's conversations, newest first, and what stands beside them in the same database snapshot."""
+    """A user's conversations, newest first, with the profile and the feed's position in the same database snapshot."""
 
     as_of: int
     tier: str | None
     profile: Profile | None
     conversations: list[Conversation]
     rest: list[UUID]
-    """Those behind them that did not fit in the bound on content."""
+    """The conversations after these that exceeded the bound on content."""
     mark: int = 0
     """The name of the transaction at `as_of`."""
 
@@ -88,21 +95,21 @@ class Titles:
     as_of: int
     conversations: list[Conversation]
     rest: list[UUID]
-    """Those behind them that did not fit in the bound on content."""
+    """The conversations after these that exceeded the bound on content."""
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class MessagesRead:
     """Messages, in the order of the wants and newest first in each."""
 
     as_of: int
     messages: list[tuple[int, Message]]
     """(index of the want, message)"""
     cut: bool
-    """The bound on content ended it before all wants were met."""
+    """Whether the bound on content was reached before all wants were met."""
 
     def rest(self, wants: Sequence[Want]) -> list[Want]:
-        """What is still to be read of `wants`, which this answers."""
+        """The part of `wants` that this answer leaves open."""
         if not self.cut:
             return []
         index, last = self.messages[-1]
@@ -113,51 +120,61 @@ class History:
 
 
 class Store(Protocol):
-    """Reads what Postgres holds. Every call is one statement in its own snapshot, and raises UnavailableError when
-    Postgres cannot be reached."""
+    """Reads Postgres. Every call is one statement in its own snapshot, and raises UnavailableError when Postgres cannot
+    be reached."""
 
-    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
-        """A page for each key, in order; at most `rows` entries and `content_bytes` of content each, but at least one
-        entry if there is any."""
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
+        """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
+        one entry if there is any."""
 
     async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
         """At least one conversation if there is any."""
 
     async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
-        """The conversations of these ids that there still are, in this order; at least one if there is any."""
+        """The conversations of these ids that still exist, in this order; at least one if there is any."""
 
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
-        """At least one message if there is any. What belongs to somebody else is not found."""
+    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
+        """At least one message if there is any. Another user's messages are not found."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
-        """The epoch, and where each user's feed is (seq 0: there is none)."""
+        """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""
 
 
-class Sighting(NamedTuple):
-    """Where a device was seen."""
+class DeviceState(StrEnum):
+    """What a device's connection is doing."""
+
+    CATCHING_UP = "catching_up"
+    LIVE = "live"
+    STALLED = "stalled"
+    """Its socket is full."""
+    SNAPSHOT = "snapshot"
+    CLOSED = "closed"
+
+
+class DeviceStatus(NamedTuple):
+    """How far a device was when it was last looked at."""
 
     user: str
     client_id: UUID
     session: str
     seq: int | None
     """Its position; None in the middle of a snapshot."""
-    state: str
-    """live, catching_up, stalled, snapshot or closed."""
+    state: DeviceState
     close_code: int | None
     connected_at: Instant
     """When its connection was welcomed: of two connections of a device the later one counts."""
 
 
-class Notebook(Protocol):
-    """Keeps the last sighting of each device."""
+class PresenceStore(Protocol):
+    """Keeps the last status of each device."""
 
-    async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
-        """At most one of a client_id. Also without any it notes that the server lives. Raises UnavailableError."""
+    async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
+        """Record at most one status of each client_id, and that the server is alive. Raises UnavailableError."""
 
 
 class Doorbells(Protocol):
-    """Tells that feeds moved. May lose a ring, may invent one: the log is what counts."""
+    """Reports that feeds moved. May lose a doorbell and may invent one: the log is what counts."""
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
-        """Ring until cancelled. `up`: from now on rings come, and what came before may have been missed. `down`: none
-        come."""
+        """Call `ring` for each doorbell until cancelled. `up`: doorbells arrive from now on; earlier ones may have been
+        missed. `down`: none arrive."""

@@ -7,31 +7,31 @@ from typing import Final
 
 import structlog
 
+from protocol import answers
 from protocol.cursor import Position
-from server import metrics
-from server.backoff import backoff
+from server import metrics, tiers
 from server.errors import UnavailableError
-from server.feed import change, encode, notices
-from server.feed.change import Batch, Page, Why
-from server.feed.history import History
+from server.feed import change, encode
+from server.feed.change import Batch, Reading, Why
+from server.feed.history import History, come_back_apart
 from server.feed.hub import Cohort, Hub, Lane, Phase
-from server.feed.ports import ReadKey, Store
+from server.feed.ports import CONTENT_BYTES, ReadKey, Store
 from server.feed.snapshot import Snapshots
+from server.retry import Retry
 
 log = structlog.get_logger()
 
 GROUP: Final = 256
-"""Cohorts read for by one statement. Measured: 5–30 µs each at this size, and no less beyond it."""
+"""Cohorts read for by one statement. Measured: 5–30 µs each at this size, and no less with more."""
 ROWS: Final = 500
-"""Entries that one cohort gets at a time; then it is the others' turn."""
+"""Log entries that one cohort gets before it is the others' turn."""
 CROWD: Final = 0.02
-"""Seconds from one statement for several that have just come back to the next: a crowd comes one by one, as quickly as
-the loop lets it in, and should share statements. Who comes back alone waits for nothing."""
+"""Minimum interval in seconds between two statements for reconnecting devices. In a reconnect storm devices arrive one
+by one; the interval lets them share statements. A single device never waits."""
 GROUP_ROWS: Final = 8_192
-"""Entries that one statement reads at most, all cohorts together."""
-CONTENT: Final = 256 * 1024
-"""Bytes of content that one cohort gets at a time: what a slow socket may have in its buffer."""
+"""Log entries that one statement reads at most, for all its cohorts."""
 GROUP_CONTENT: Final = 16 * 1024 * 1024
+"""Bytes of content that one statement reads at most, for all its cohorts."""
 WRITES_IN_A_ROW: Final = 512
 """Sockets written to before others get the loop; some 5 ms."""
 
@@ -49,7 +49,7 @@ class Pump:
         self._reading = dict.fromkeys(Lane, 0)
 
     def behind(self, lane: Lane) -> int:
-        """Cohorts that wait to be read for, or are being read for."""
+        """The number of cohorts that wait to be read for, or are being read for."""
         return self._reading[lane] + self._hub.waiting(lane)
 
     async def run(self) -> None:
@@ -61,7 +61,7 @@ class Pump:
     async def _run_lane(self, lane: Lane) -> None:
         wake = self._wakes[lane]
         loop = asyncio.get_running_loop()
-        failures = 0
+        retry = Retry("postgres is away, readers wait", lane=lane.name)
         while True:
             await wake.wait()
             wake.clear()
@@ -71,22 +71,19 @@ class Pump:
                 next_of_crowd = loop.time() + CROWD
                 crowd = sum(cohort.phase is Phase.HELLO for cohort in cohorts) > 1
                 try:
-                    pages = await self._read(cohorts)
+                    readings = await self._read(cohorts)
                 except UnavailableError as error:
-                    self._tell_waiting(cohorts)
+                    self._notify_unavailable(cohorts)
                     self._hub.fail(cohorts)
                     self._reading[lane] = 0
-                    failures += 1
-                    delay = backoff(failures)
-                    log.warning("postgres is away, readers wait", lane=lane.name, error=str(error), again_in=delay)
-                    await asyncio.sleep(delay)
+                    await retry.pause(error)
                     continue
                 except BaseException:
                     self._hub.fail(cohorts)
                     raise
-                failures = 0
-                for cohort, page in zip(cohorts, pages, strict=True):
-                    self._deliver(cohort, page)
+                retry.reset()
+                for cohort, reading in zip(cohorts, readings, strict=True):
+                    self._deliver(cohort, reading)
                     if self._written >= WRITES_IN_A_ROW:
                         self._written = 0
                         await asyncio.sleep(0)
@@ -94,27 +91,28 @@ class Pump:
                     await asyncio.sleep(next_of_crowd - loop.time())
             self._reading[lane] = 0
 
-    async def _read(self, cohorts: Sequence[Cohort]) -> list[Page]:
+    async def _read(self, cohorts: Sequence[Cohort]) -> list[Reading]:
         return await self._store.read_feed(
             [ReadKey(cohort.feed.user, cohort.position) for cohort in cohorts],
             max(32, min(ROWS, GROUP_ROWS // len(cohorts))),
-            max(64 * 1024, min(CONTENT, GROUP_CONTENT // len(cohorts))),
+            max(64 * 1024, min(CONTENT_BYTES, GROUP_CONTENT // len(cohorts))),
         )
 
-    def _deliver(self, cohort: Cohort, page: Page) -> None:
+    def _deliver(self, cohort: Cohort, reading: Reading) -> None:
         phase, after = cohort.phase, cohort.position
-        paid = page.tier in notices.PAID
-        if phase is Phase.HELLO and not paid:
+        tier = reading.tier or tiers.DEFAULT
+        synced = tier in tiers.SYNCED
+        if phase is Phase.HELLO and not synced:
             for reader in self._hub.lose(cohort):
-                notices.local_only(reader.sink)
+                reader.sink.close(answers.LOCAL_ONLY.error())
             return
-        batch = change.follow(after, page)
+        batch = change.follow(after, reading)
         if isinstance(batch, Why):
             for reader in self._hub.lose(cohort):
                 if phase is Phase.HELLO:
                     self._snapshots.begin(reader, batch)
                 else:
-                    notices.start_over(reader.sink)
+                    reader.sink.close(answers.POSITION_LOST.error(retry_after=come_back_apart()))
             return
         wire = self._frames(cohort, after, batch, phase)
         size = 0
@@ -122,19 +120,19 @@ class Pump:
         for reader in readers:
             sink = reader.sink
             if phase is Phase.HELLO:
-                sink.welcome(page.tier or "free", None)
+                self._hub.welcome(reader, tier, None)
             for frame in wire:
                 data = frame.wire(sink.codec)
-                sink.write(data)
+                sink.send(data)
                 size += len(data)
-            if not paid and not batch.more:
-                # Not before the change of the profile itself has been told.
-                notices.local_only(sink)
+            if not synced and not batch.more:
+                # After the change of the profile itself, which the device must still receive.
+                sink.close(answers.LOCAL_ONLY.error())
             self._written += 1
-        if page.entries and readers:
+        if reading.entries and readers:
             metrics.sent(batch.rows, len(readers), size)
             if phase is Phase.LIVE:
-                metrics.DELIVERY.observe(max(0.0, time.time() - page.entries[0].seq / 1_000_000))
+                metrics.DELIVERY.observe(max(0.0, time.time() - reading.entries[0].seq / 1_000_000))
 
     def _frames(self, cohort: Cohort, after: Position, batch: Batch, phase: Phase) -> list[encode.Outgoing]:
         frames = []
@@ -145,10 +143,8 @@ class Pump:
             frames.append(encode.live(self._history.epoch, owner, batch.to))
         return frames
 
-    def _tell_waiting(self, cohorts: Sequence[Cohort]) -> None:
+    def _notify_unavailable(self, cohorts: Sequence[Cohort]) -> None:
         for cohort in cohorts:
             if cohort.phase is Phase.HELLO:
-                for reader in list(cohort.readers):  # one that is full leaves
-                    if not reader.told_to_wait:
-                        reader.told_to_wait = True
-                        reader.sink.say(notices.unavailable("hello"))
+                for reader in list(cohort.readers):  # a reader whose socket fills leaves the cohort
+                    reader.notify_unavailable()

@@ -1,4 +1,4 @@
-"""The comparison that finds what a lost doorbell hid."""
+"""Finds changes whose doorbells were lost, by comparing positions."""
 
 import asyncio
 from typing import Final
@@ -16,12 +16,12 @@ log = structlog.get_logger()
 USERS: Final = 20_000
 """Users compared by one statement; 10,000 take some 5 ms."""
 AGAIN_SECONDS: Final = 0.5
-"""Until the next try while Postgres is away."""
+"""Seconds until the next attempt while Postgres is away."""
 
 
 class Sweep:
-    """Compares where the connected users' feeds are with where their readers stand: every `every` seconds, and after
-    every time the doorbells were silent."""
+    """Compares the heads of the connected users' feeds with their readers' positions: every `every` seconds, and each
+    time that doorbells arrive again after an interruption."""
 
     def __init__(self, hub: Hub, history: History, store: Store, every: float) -> None:
         self._hub = hub
@@ -56,14 +56,14 @@ class Sweep:
                 wait = AGAIN_SECONDS
                 continue
             wait = self._every
-            # Only now: what rang while nobody listened has been found.
+            # Only now: the sweep has found what changed while no doorbells arrived.
             self._hub.doorbells_work = listening and self._listening
             metrics.DOORBELLS_MISSED.inc(missed)
             if missed:
-                log.info("the sweep found feeds that moved unheard", missed=missed)
+                log.info("the sweep found changes whose doorbells were lost", missed=missed)
 
     async def once(self) -> int:
-        """Compare. Returns how many rings were missed. Raises UnavailableError."""
+        """Compare once. Returns the number of readers' cohorts that had missed a doorbell. Raises UnavailableError."""
         users = self._hub.users()
         missed = 0
         for begin in range(0, max(len(users), 1), USERS):

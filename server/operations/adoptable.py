@@ -1,131 +1,144 @@
-"""Whether the app's tables can become ours as they are, and if not, what has to be mended first. Pure."""
+"""Whether the app's tables can be adopted as they are, and if not, what to change first. Pure."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
-from server.operations.catalog import INDEXES, INSTANTS, UPDATED, Facts, of, primary_key
+from server.errors import UnfitError
+from server.operations.catalog import INDEXES, INSTANTS, UPDATED, Column, Facts, of, primary_key
 
 COLUMNS: Final = {
     "profiles": {"id": "uuid", "subscription_tier": "text", "subscription_status": "text"},
     "conversations": {"id": "uuid", "user_id": "uuid", "title": "text"},
     "messages": {"id": "uuid", "conversation_id": "uuid", "role": "text", "content": "text"},
 }
-"""What must be there, and of which type. The instants are looked after below."""
+"""Columns that must exist, and their types. Those of INSTANTS must exist too."""
 INSTANT: Final = "timestamp with time zone"
 
 
-class NotAdoptableError(Exception):
-    """The reason, as a sentence that says what to do."""
-
-
 def check(facts: Facts) -> None:
-    """Raises NotAdoptableError for what this cannot do right."""
-    tables = facts["tables"]
-    for table, columns in COLUMNS.items():
-        if table not in tables:
-            raise NotAdoptableError(
-                f"public.{table} is missing, beside a public.messages. Create it, then migrate again."
+    """Raises UnfitError for whatever adoption would lose or break. Its sentence says what to do."""
+    _check_tables(facts)
+    _check_columns(facts)
+    _check_indexes(facts)
+    _check_constraints(facts)
+    _check_dependents(facts)
+
+
+def _check_tables(facts: Facts) -> None:
+    for name in COLUMNS:
+        table = facts.tables.get(name)
+        if table is None:
+            raise UnfitError(f"public.{name} is missing beside public.messages. Create it, then migrate again.")
+        if table.kind != "r":
+            raise UnfitError(f"public.{name} is not a table. Make it one, then migrate again.")
+        if not table.mine:
+            raise UnfitError(f"public.{name} belongs to {table.owner}. Migrate with that login (ATLAS_ADMIN_URL).")
+        if table.forced and not facts.sees_all:
+            raise UnfitError(
+                f"public.{name} has FORCE ROW LEVEL SECURITY, which may hide rows from this login. Run ALTER TABLE "
+                f"public.{name} NO FORCE ROW LEVEL SECURITY, then migrate again."
             )
-        if tables[table]["kind"] != "r":
-            raise NotAdoptableError(f"public.{table} is not a table. Make it one, then migrate again.")
-        if not tables[table]["mine"]:
-            owner = tables[table]["owner"]
-            raise NotAdoptableError(f"public.{table} belongs to {owner}. Migrate with that login (ATLAS_ADMIN_URL).")
-        if tables[table]["forced"] and not facts["sees_all"]:
-            raise NotAdoptableError(
-                f"public.{table} has FORCE ROW LEVEL SECURITY, so this login would not see all that it is to keep. Run "
-                f"ALTER TABLE public.{table} NO FORCE ROW LEVEL SECURITY, then migrate again."
-            )
-        wanted = {f"{table}.{column}": kind for column, kind in columns.items()}
-        wanted |= {column: INSTANT for column in INSTANTS if column.startswith(f"{table}.")}
-        for column, kind in wanted.items():
-            found = facts["columns"].get(column)
-            if found is None:
-                raise NotAdoptableError(f"The app's tables lack these columns: {column}. Add it, then migrate again.")
-            _has_type(column, found, kind)
-    if (found := facts["columns"].get(UPDATED)) is not None:
-        _has_type(UPDATED, found, INSTANT)
-    for column, found in facts["columns"].items():
-        if column.startswith("messages.") and found["identity"]:
-            raise NotAdoptableError(
+
+
+def _check_columns(facts: Facts) -> None:
+    wanted = {f"{table}.{name}": kind for table, columns in COLUMNS.items() for name, kind in columns.items()}
+    for column, kind in (wanted | dict.fromkeys(INSTANTS, INSTANT)).items():
+        if (found := facts.columns.get(column)) is None:
+            raise UnfitError(f"The app's tables lack the column {column}. Add it, then migrate again.")
+        _check_type(column, found, kind)
+    if (found := facts.columns.get(UPDATED)) is not None:
+        _check_type(UPDATED, found, INSTANT)
+    for column, found in facts.columns.items():
+        if column.startswith("messages.") and found.identity:
+            raise UnfitError(
                 f"{column} is an identity column, which partitions cannot have. Drop its identity, give it the default "
                 "nextval(…) of a sequence, then migrate again."
             )
-    if facts["referenced_by"]:
-        raise NotAdoptableError(
-            f"Foreign keys lead to public.messages, whose id is no key of its own in a partitioned table: "
-            f"{', '.join(facts['referenced_by'])}. Drop them, or let them lead to (id, created_at) afterwards."
-        )
-    for index in of(facts["indexes"], "messages"):
-        if not index["valid"] and index["name"] not in INDEXES:
-            raise NotAdoptableError(
-                f"The index {index['name']} of public.messages is invalid, and would be built while everybody waits. "
-                "REINDEX it, or drop it, then migrate again."
+
+
+def _check_type(column: str, found: Column, kind: str) -> None:
+    if found.type not in (kind, "character varying" if kind == "text" else kind):
+        raise UnfitError(f"{column} is {found.type}, and must be {kind}. Convert it, then migrate again.")
+
+
+def _check_indexes(facts: Facts) -> None:
+    primary = primary_key(facts)
+    known = INDEXES.keys() | ({primary.name} if primary is not None else set())
+    for index in of(facts.indexes, "messages"):
+        if not index.valid and index.name not in INDEXES:
+            raise UnfitError(
+                f"The index {index.name} of public.messages is invalid, and would be built again under a lock on the "
+                "table. REINDEX it, or drop it, then migrate again."
             )
-        if index["unique"] and index["name"] not in (*INDEXES, primary_key(facts)):
-            raise NotAdoptableError(
-                f"The unique index {index['name']} of public.messages cannot hold over several partitions. Drop it, or "
+        if index.unique and index.name not in known:
+            raise UnfitError(
+                f"The unique index {index.name} of public.messages cannot span several partitions. Drop it, or "
                 "make it an ordinary one, then migrate again."
             )
-    for constraint in of(facts["constraints"], "messages"):
-        name = constraint["name"]
-        if constraint["kind"] == "c" and not constraint["inherited"]:
-            raise NotAdoptableError(
-                f"The constraint {name} of public.messages is NO INHERIT, and could not hold in partitions. Make it an "
+
+
+def _check_constraints(facts: Facts) -> None:
+    for constraint in of(facts.constraints, "messages"):
+        name = constraint.name
+        if constraint.kind == "c" and not constraint.inherited:
+            raise UnfitError(
+                f"The constraint {name} of public.messages is NO INHERIT, so partitions would not have it. Make it an "
                 "ordinary one, then migrate again."
             )
-        if constraint["kind"] == "x":
-            raise NotAdoptableError(
-                f"The exclusion constraint {name} cannot hold over several partitions. Drop it first."
-            )
-        if not constraint["validated"] and not name.startswith("atlas_"):
-            raise NotAdoptableError(
-                f"The constraint {name} of public.messages is NOT VALID. Validate it, or drop it, first."
-            )
-    if facts["functions"]:
-        raise NotAdoptableError(
-            f"Functions are bound to public.messages by their bodies: {', '.join(facts['functions'])}. Write them as "
-            "texts (AS $$…$$ instead of BEGIN ATOMIC), then migrate again."
+        if constraint.kind == "x":
+            raise UnfitError(f"The exclusion constraint {name} cannot span several partitions. Drop it first.")
+        if not constraint.validated and not name.startswith("atlas_"):
+            raise UnfitError(f"The constraint {name} of public.messages is NOT VALID. Validate it, or drop it, first.")
+
+
+def _check_dependents(facts: Facts) -> None:
+    if facts.referenced_by:
+        raise UnfitError(
+            f"Foreign keys refer to public.messages (id), which is no key of a partitioned table: "
+            f"{_list(facts.referenced_by)}. Drop them; afterwards they may refer to (id, created_at)."
         )
-    if facts["row_functions"]:
-        raise NotAdoptableError(
-            f"Functions take or return rows of public.messages: {', '.join(facts['row_functions'])}. Drop them, "
-            "migrate, make them again."
+    if facts.functions:
+        raise UnfitError(
+            f"Functions are bound to public.messages by their bodies: {_list(facts.functions)}. Write the bodies as "
+            "strings (AS $$…$$ instead of BEGIN ATOMIC), then migrate again."
         )
-    if facts["rules"]:
-        raise NotAdoptableError(
-            f"public.messages has rules: {', '.join(facts['rules'])}. Drop them, or make them triggers, then migrate "
-            "again."
+    if facts.row_functions:
+        raise UnfitError(
+            f"Functions take or return rows of public.messages: {_list(facts.row_functions)}. Drop them, migrate, "
+            "create them again."
         )
-    if facts["key_views"]:
-        raise NotAdoptableError(
-            f"Views rely on id being the primary key of public.messages: {', '.join(facts['key_views'])}. Name every "
+    if facts.rules:
+        raise UnfitError(
+            f"public.messages has rules: {_list(facts.rules)}. Drop them, or make them triggers, then migrate again."
+        )
+    if facts.key_views:
+        raise UnfitError(
+            f"Views depend on id being the primary key of public.messages: {_list(facts.key_views)}. Name every "
             "column in their GROUP BY, then migrate again."
         )
-    for view in facts["views"] or ():
-        if view["kind"] != "v":
-            raise NotAdoptableError(
-                f"{view['name']} is a materialized view of public.messages. Drop it, migrate, make it again."
+    for view in facts.views:
+        if view.kind != "v":
+            raise UnfitError(
+                f"{view.name} is a materialized view of public.messages. Drop it, migrate, create it again."
             )
-        if not view["mine"]:
-            raise NotAdoptableError(
-                f"{view['name']} looks into public.messages, and belongs to {view['owner']}. Make this login a member "
-                f"of {view['owner']}, then migrate again."
+        if not view.mine:
+            raise UnfitError(
+                f"{view.name} is a view of public.messages, and belongs to {view.owner}. Make this login a member of "
+                f"{view.owner}, then migrate again."
             )
-    for publication in facts["publications"] or ():
-        if (publication["columns"] or publication["where"]) and publication["mine"] and not publication["root"]:
-            raise NotAdoptableError(
-                f"The publication {publication['name']} publishes only a part of public.messages, which of partitions "
-                "it cannot. Set its publish_via_partition_root = true, then migrate again."
+    for publication in facts.publications:
+        if (publication.columns or publication.where) and publication.mine and not publication.root:
+            raise UnfitError(
+                f"The publication {publication.name} publishes only a part of public.messages, which it cannot do with "
+                "partitions. Set its publish_via_partition_root = true, then migrate again."
             )
-    for trigger in facts["triggers"] or ():
-        if trigger["transitions"] and trigger["row"]:
-            raise NotAdoptableError(
-                f"The trigger {trigger['name']} of public.messages has transition tables for each row, which "
+    for trigger in facts.triggers:
+        if trigger.transitions and trigger.row:
+            raise UnfitError(
+                f"The trigger {trigger.name} of public.messages has transition tables for each row, which "
                 "partitions cannot have. Make it FOR EACH STATEMENT, then migrate again."
             )
 
 
-def _has_type(column: str, found: Mapping[str, Any], kind: str) -> None:
-    if found["type"] not in (kind, "character varying" if kind == "text" else kind):
-        raise NotAdoptableError(f"{column} is {found['type']}, and must be {kind}. Convert it, then migrate again.")
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

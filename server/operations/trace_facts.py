@@ -1,4 +1,4 @@
-"""What is known of one message, of its owner and of the owner's devices. Pure."""
+"""The facts of a trace: what Postgres knows of one message, of its owner and of the owner's devices. Pure."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -8,10 +8,10 @@ from protocol.frames import Instant
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Where the row lies; never what it says."""
+    """Its row, without its content."""
 
     owner: UUID | None
-    """None: its conversation does not exist."""
+    """None: its conversation does not exist, or has no owner."""
     conversation: UUID
     role: str
     content_bytes: int
@@ -19,7 +19,7 @@ class Message:
     """None: infinite."""
     updated_at: Instant | None
     newer: int
-    """Messages in its conversation that are newer; 1,000 stands for more."""
+    """How many messages of its conversation are newer, up to 1,000."""
     archived: bool
 
 
@@ -30,20 +30,20 @@ class Change:
     seq: int
     n: int
     op: str
-    """u upsert, d deletion."""
+    """u: the row was created or changed; d: deleted."""
     place: int
-    """Among the `rows` of its transaction, from 1 on."""
+    """Its number among the `rows` of its transaction, from 1."""
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A conversation that was deleted after the message was last heard of."""
+    """A conversation that was deleted after the message's last change."""
 
     conversation: UUID
     seq: int
     certain: bool
-    """It is known to be the message's."""
+    """It is known that the message was in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,18 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Feed:
     head: int
-    """0: there is none."""
+    """The feed's position by its own row; 0: there is no feed."""
     log_head: int | None
-    """The newest entry's seq; None without entries."""
+    """The seq of the newest entry; None without entries."""
     log_first: int | None
+    """The seq of the oldest entry that the log still has."""
     before_first: int | None
-    """The feed's seq before the oldest entry; 0: the feed began with it."""
+    """The feed's position before that entry; 0: the feed began with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """As its server noted it last."""
+    """The last report of its server."""
 
     client_id: UUID
     session: str
@@ -77,9 +78,9 @@ class Device:
     connected_at: Instant
     noted_at: Instant
     server_seen_at: Instant | None
-    """When that server last noted anything; None if it is not known any more."""
+    """When that server last reported anything; None: no longer known."""
     resumes: bool
-    """The log goes on from its position."""
+    """The log continues at its position, so it would not need a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,33 +91,33 @@ class Client:
     last_mutation: int
     pushed_at: Instant
     rejected: dict[int, str]
-    """Codes of the last push's, by number."""
+    """Codes of the mutations of its last push that were rejected, by number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What Postgres knows, at one moment. What depends on the owner is empty where none is known."""
+    """What Postgres knows, in one snapshot. Fields that depend on the owner are empty if there is none."""
 
     message_id: UUID
     asked_user: UUID | None
     now: Instant
     log_since: Instant | None
-    """Where the oldest partition of the log begins; None: it has no beginning."""
+    """The lower bound of the log's oldest partition; None: it has none."""
     is_conversation: bool
-    """The id is a conversation's."""
+    """The id belongs to a conversation."""
     searched_all: bool
     """The whole log was searched, because no owner was known."""
     message: Message | None
     copies: int
-    """Rows that have this id."""
+    """How many rows have this id."""
     owner: UUID | None
     plan: Plan | None = None
     feed: Feed | None = None
     changes: tuple[Change, ...] = ()
-    """The newest first; no more than twenty."""
+    """The newest first, twenty at most."""
     changes_total: int = 0
     first_change: int | None = None
-    """The seq of the oldest that the log still has."""
+    """The seq of the oldest change that the log still has."""
     deletions: tuple[Deletion, ...] = ()
     devices: tuple[Device, ...] = ()
     clients: tuple[Client, ...] | None = None

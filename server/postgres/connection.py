@@ -1,60 +1,52 @@
-"""One connection to Postgres: opened, bounded, and asked which history it leads to."""
+"""One connection to Postgres: opens it, limits its statements, and asks for the history of the database."""
 
 import asyncio
 import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
 
-from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant
+from protocol.frames import Instant
 from server.errors import UnfitError
 from server.feed.history import Standing
 from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.link import link
 
-POSTGRES_EPOCH: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-"""Where Postgres counts its microseconds from."""
-FIRST_TIMESTAMP: Final = -211_813_488_000_000_000
-LAST_TIMESTAMP: Final = 9_223_371_331_200_000_000
-"""MIN_TIMESTAMP and END_TIMESTAMP of PostgreSQL (datatype/timestamp.h): beyond them it refuses a timestamptz."""
 STATEMENT_SECONDS: Final = 15.0
-"""No statement of ours takes a second; one that takes this long will not come back. Postgres ends it then."""
+"""After this time Postgres cancels a statement. None of ours takes one second."""
 GRACE_SECONDS: Final = 0.5
-"""How much later we give up a statement that Postgres should have ended: the link is silent."""
+"""How much longer we wait for that. Then the network connection is considered dead."""
 CONNECT_SECONDS: Final = 10.0
 DEAD_LINK_MILLISECONDS: Final = 10_000
-"""Until the kernel gives up on data that is not acknowledged. asyncpg sets no keep-alive at all."""
+"""After this time the kernel gives up on data that is not acknowledged. asyncpg itself sets no keep-alive."""
 
 LIMIT: Final = """
     SELECT pg_catalog.set_config('statement_timeout', least({milliseconds}, nullif(reset_val::int, 0))::text, {local})
     FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
 """
-"""How long Postgres lets a statement run. A shorter limit that an operator gave our login stays."""
+"""Sets statement_timeout, unless an operator has given our login a shorter one."""
 SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
-"""pg_temp is named because tables and types are searched there first where it is not. A statement, because poolers in
-session mode refuse a startup packet with settings that they do not know."""
+"""pg_temp is named because Postgres otherwise searches it first for tables and types. This is a statement and not a
+parameter of the connection, because poolers in session mode refuse a startup packet with settings that they do not
+know."""
 LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""In a transaction: through a pooler, a setting that outlives it would be somebody else's too."""
+"""For one transaction: behind a pooler, another client would inherit a setting that outlives it."""
 STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
-EVERYWHERE: Final = "_everywhere"
-"""Behind a statement's name: in the archive, too. A live feed need not open it, nor lock its many partitions."""
 
 
 @cache
 def statement(name: str) -> str:
     """The text of sql/NAME.sql."""
-    text = (files("server.postgres") / "sql" / f"{name.removesuffix(EVERYWHERE)}.sql").read_text()
-    return text.replace("public.messages", "sync.all_messages") if name.endswith(EVERYWHERE) else text
+    return (files("server.postgres") / "sql" / f"{name}.sql").read_text()
 
 
 async def connect(url: str, **options: Any) -> Any:
-    """One connection of its own. Raises UnavailableError and UnfitError."""
+    """Open a connection; `options` are asyncpg's. Raises UnavailableError, UnfitError."""
     options = {"timeout": CONNECT_SECONDS, "command_timeout": STATEMENT_SECONDS + GRACE_SECONDS, **options}
     connection = await link(url, **options)
     _notice_dead_links(connection)
@@ -62,8 +54,9 @@ async def connect(url: str, **options: Any) -> Any:
 
 
 async def connect_as_owner(url: str) -> Any:
-    """As `connect`, for statements with the rights of the tables' owner: a name that is not qualified is one of
-    pg_catalog, and never one that somebody has put into schema public or a temporary schema."""
+    """Open a connection for statements with the rights of the tables' owner. Its search path is safe: an unqualified
+    name means an object of pg_catalog, never one that another role has put into schema public or a temporary schema.
+    Raises UnavailableError, UnfitError."""
     connection = await connect(url)
     try:
         with translated():
@@ -76,12 +69,12 @@ async def connect_as_owner(url: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def limited(connection: Any, seconds: float) -> AsyncIterator[None]:
-    """A transaction whose statements Postgres ends after so many seconds. Its limit goes with it: through a pooler one
-    that stays would be somebody else's too.
+    """A transaction in which Postgres cancels a statement after so many seconds. The limit ends with the transaction:
+    behind a pooler, another client would inherit one that stays.
 
-    After an error the connection is of no more use: a rollback would wait for a link that is silent.
+    After an error the connection must be closed: a rollback could wait for ever on a dead network connection.
     """
-    # Whatever the database's default is.
+    # Explicit, because the database may have another default.
     await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {limit(seconds, local=True)}")
     yield
     await connection.execute("COMMIT")
@@ -92,7 +85,7 @@ def limit(seconds: float, *, local: bool = False) -> str:
 
 
 async def standing(connection: Any) -> tuple[Standing, Instant]:
-    """Which history this connection leads to, and what time it is there. Raises UnfitError."""
+    """The history of this connection's database, and the time there. Raises UnfitError."""
     try:
         if await connection.fetchval("SELECT pg_is_in_recovery()"):
             raise UnfitError(
@@ -121,32 +114,18 @@ async def standing(connection: Any) -> tuple[Standing, Instant]:
 
 
 async def give_up(connection: Any) -> None:
-    """Close it, and have Postgres end what was given up on it, which would go on and keep its locks: COMMIT, with the
-    deferred triggers that it runs, is under no statement_timeout. asyncpg asks for it, and close waits for that;
-    on a silent link for ever, whatever its own timeout is.
+    """Close a connection and cancel the statement that we gave up on it.
+
+    Without that the statement would go on and keep its locks: COMMIT, which runs deferred triggers, obeys no
+    statement_timeout. asyncpg requests the cancellation, and close() waits for it; on a dead network connection it
+    would wait for ever, whatever its own timeout is.
     """
     try:
-        with contextlib.suppress(Exception):  # whatever state it is in
+        with contextlib.suppress(Exception):  # the connection may be in any state
             async with asyncio.timeout(GRACE_SECONDS):
                 await connection.close()
     finally:
         connection.terminate()
-
-
-async def decode_plainly(connection: Any) -> None:
-    """Instants as integers (microseconds since 1970), as they travel: no datetime is built and taken apart."""
-
-    def encode(instant: Instant) -> tuple[int]:
-        since = instant - POSTGRES_EPOCH
-        # What a client made up may lie beyond the ends of time, where there is only infinity.
-        return (-(1 << 63) if since < FIRST_TIMESTAMP else (1 << 63) - 1 if since >= LAST_TIMESTAMP else since,)
-
-    def decode(parts: tuple[int]) -> Instant:
-        instant = parts[0] + POSTGRES_EPOCH
-        # SPEC.md, 2.4
-        return instant if FIRST_INSTANT <= instant <= LAST_INSTANT else FIRST_INSTANT if instant < 0 else LAST_INSTANT
-
-    await connection.set_type_codec("timestamptz", schema="pg_catalog", encoder=encode, decoder=decode, format="tuple")
 
 
 def _notice_dead_links(connection: Any) -> None:

@@ -1,4 +1,4 @@
-"""Is this database fit to serve? One finding a question, and what to do about a bad one."""
+"""Checks whether a database is fit to serve. Each check has one finding, which says what to do if it is bad."""
 
 import asyncio
 import time
@@ -22,16 +22,17 @@ T = TypeVar("T")
 
 OLDEST: Final = 15
 LISTEN_FIXED: Final = {15: 15, 16: 11, 17: 7, 18: 1}
-"""Minor versions from which on LISTEN survives the truncation of the commit log (PostgreSQL commit 8eeb4a0f)."""
+"""The first minor versions in which LISTEN survives truncation of the commit log (PostgreSQL commit 8eeb4a0f)."""
 SECURE: Final = {15: 20, 16: 16, 17: 12, 18: 7}
-"""Minor versions of 2026-11-12: the newest security fixes that were known when this was written."""
+"""The minor versions of 2026-11-12, with the newest security fixes known when this was written."""
 CLOCK_SECONDS: Final = 5.0
-"""A device shows «seconds ago» from seq, and tokens are checked by this machine's clock."""
+"""Seconds that Postgres' clock may differ from this machine's. Devices show «seconds ago» by the former; tokens are
+checked by the latter."""
 AHEAD_DAYS: Final = 14
-"""Partitions must reach this far, so that a forgotten deployment is noticed before strays are."""
+"""Partitions must reach this many days ahead, so that missing maintenance is noticed before rows stray."""
 FILLING: Final = 0.1
-"""How full the notification queue may be: it is emptied as soon as all who listen have read."""
-UNREADABLE: Final = "This login cannot read which were applied."
+"""Share of the notification queue that may be in use. It empties as soon as all listening sessions have read."""
+UNREADABLE: Final = "This login may not read which migrations were applied."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,19 @@ class Finding:
     what: str
     good: bool
     says: str
-    """What was found; where it is bad, what to do."""
+    """What was found; if it is bad, also what to do."""
     grave: bool = True
-    """Being bad, it can cost changes or availability."""
+    """If it is bad, changes or availability may be lost."""
 
 
-Question = Callable[[Any], Awaitable[Finding]]
-"""A connection, and what is found there."""
+Check = Callable[[Any], Awaitable[Finding]]
+"""Takes a connection."""
 
 
 async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
-    """Ask everything, with the rights of `url`. Stops after the first finding that makes the others unaskable."""
+    """Run all checks, with the rights of `url`. Stops after a finding without which the others make no sense."""
     try:
-        # Nothing prepared: this must be able to look through a pooler too.
+        # No prepared statements, so that this works through a pooler too.
         connection = await connect(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
@@ -61,52 +62,52 @@ async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
         return await _listen(listen_url or url)
 
     try:
-        async for finding in _answers(FIRST, connection):
+        async for finding in _findings(FIRST, connection):
             yield finding
-        # The last of them is about the migrations.
+        # The last one is the finding about migrations.
         if not finding.good and finding.says != UNREADABLE:
             return
         try:
             found = await _in_transaction(take_inventory, connection)
         except asyncpg.PostgresError as error:
-            yield _unasked("objects", error)
+            yield _failed("objects", error)
             return
-        # What is missing, and a right that is, is named once: by the inventory.
+        # Missing objects and rights are named once, by the inventory.
         named = (*UNMIGRATED, asyncpg.InsufficientPrivilegeError) if found else ()
         for topic, wrong in by_topic(found).items():
             if wrong:
                 yield Finding(topic, False, says(wrong))
             elif topic == "privileges":
-                async for finding in _answers((_privileges,), connection, named):
+                async for finding in _findings((_privileges,), connection, named):
                     yield finding
             else:
                 yield Finding(topic, True, TOPICS[topic].good)
-        async for finding in _answers((listen, *LATER), connection, named):
+        async for finding in _findings((listen, *LATER), connection, named):
             yield finding
     finally:
         connection.terminate()
 
 
-async def _answers(
-    asks: Iterable[Question], connection: Any, named: tuple[type[Exception], ...] = ()
+async def _findings(
+    checks: Iterable[Check], connection: Any, named: tuple[type[Exception], ...] = ()
 ) -> AsyncIterator[Finding]:
-    for ask in asks:
+    for check in checks:
         try:
-            yield await _in_transaction(ask, connection)
+            yield await _in_transaction(check, connection)
         except named:
             pass
         except asyncpg.PostgresError as error:
-            yield _unasked(ask.__name__.strip("_"), error)
+            yield _failed(check.__name__.strip("_"), error)
 
 
-async def _in_transaction(ask: Callable[[Any], Awaitable[T]], connection: Any) -> T:
+async def _in_transaction(check: Callable[[Any], Awaitable[T]], connection: Any) -> T:
     async with connection.transaction(readonly=True):
         await connection.execute(LOCAL_PATH)
-        return await ask(connection)
+        return await check(connection)
 
 
-def _unasked(what: str, error: asyncpg.PostgresError) -> Finding:
-    return Finding(what, False, f"This could not be asked: {error}.")
+def _failed(what: str, error: asyncpg.PostgresError) -> Finding:
+    return Finding(what, False, f"This could not be checked: {error}.")
 
 
 async def _connection(connection: Any) -> Finding:
@@ -120,7 +121,11 @@ async def _version(connection: Any) -> Finding:
         return Finding("version", False, f"{found} is too old. Upgrade to {OLDEST} or later.")
     fixed = LISTEN_FIXED.get(major, 0)
     if minor < fixed:
-        return Finding("version", False, f"{found} can fail LISTEN for ever. Upgrade to {major}.{fixed} or later.")
+        return Finding(
+            "version",
+            False,
+            f"{found} has a bug by which LISTEN can fail for ever. Upgrade to {major}.{fixed} or later.",
+        )
     secure = SECURE.get(major, 0)
     if minor < secure:
         says = f"{found} lacks security fixes (CVE-2026-6460 and others). Upgrade to {major}.{secure} or later."
@@ -138,7 +143,7 @@ async def _schema(connection: Any) -> Finding:
     if creators["strangers"] is not None:
         return Finding("schema", False, CREATORS.format(creators["strangers"]))
     if creators["others"] is not None:
-        says = f"{CREATORS.format(creators['others'])} Leave it to whom you trust as the owner."
+        says = f"{CREATORS.format(creators['others'])} Keep it only for roles that you trust like the owner."
         return Finding("schema", False, says, grave=False)
     return Finding("schema", True, "only owners create functions in schema public")
 
@@ -187,7 +192,7 @@ async def _partitions(connection: Any) -> Finding:
         return Finding(
             "partitions",
             False,
-            f"Those of {' and '.join(short)} end soon. Run `atlas-sync maintain`, and keep it running.",
+            f"Partitions of {' and '.join(short)} end soon. Run `atlas-sync maintain`, and keep it running.",
         )
     days = f"messages for {reach['messages']:.0f} days, the log for {reach['log']:.0f}"
     return Finding("partitions", True, f"made ahead: {days}")
@@ -202,7 +207,7 @@ async def _strays(connection: Any) -> Finding:
             "strays",
             False,
             f"Rows of {' and '.join(found)} lie in a default partition. Nothing is lost; `atlas-sync maintain --once` "
-            "moves them to their own, but for those that README.md lets stay (Maintenance).",
+            "moves them to regular partitions, except those that stay (server/README.md, Maintenance).",
             grave=False,
         )
     return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")
@@ -214,8 +219,8 @@ async def _archive(connection: Any) -> Finding:
         return Finding(
             "archive",
             False,
-            f"Months of messages cannot move there. Run ALTER TABLE messages_archive {differing}, and give it the "
-            "constraints that messages has.",
+            f"Partitions of messages cannot move there. Run ALTER TABLE messages_archive {differing}, and give it the "
+            "constraints of messages.",
             grave=False,
         )
     return Finding("archive", True, "it has the columns of messages")
@@ -227,8 +232,8 @@ async def _privileges(connection: Any) -> Finding:
         return Finding(
             "privileges",
             False,
-            f"This login can do more than the server needs ({too_many}). Serve with one that is only a member of "
-            "atlas_sync; migrate with this one.",
+            f"This login has more rights than the server needs ({too_many}). Serve with a login that is only a member "
+            "of atlas_sync; migrate with this one.",
             grave=False,
         )
     return Finding("privileges", True, TOPICS["privileges"].good)
@@ -240,19 +245,19 @@ async def _temporary(connection: Any) -> Finding:
         return Finding(
             "temporary",
             False,
-            f"{row['who']} may make temporary objects here, by which functions that have their owner's rights can be "
-            f"hijacked. Run REVOKE TEMP ON DATABASE {row['database']} FROM {row['who']}; then grant it to those who "
+            f"{row['who']} may create temporary objects here, which can hijack functions that run with their owner's "
+            f"rights. Run REVOKE TEMP ON DATABASE {row['database']} FROM {row['who']}; then grant it to those who "
             "need it.",
             grave=False,
         )
-    return Finding("temporary", True, "nobody makes temporary objects but those who were granted it")
+    return Finding("temporary", True, "only roles that were granted it create temporary objects")
 
 
 async def _policies(connection: Any) -> Finding:
     policies = await connection.fetchval(statement("policies"))
     if policies is not None:
         return Finding("policies", False, POLICIES.format(policies), grave=False)
-    return Finding("policies", True, "none that devices read and write past")
+    return Finding("policies", True, "none that does not apply to devices")
 
 
 async def _idle(connection: Any) -> Finding:
@@ -262,8 +267,8 @@ async def _idle(connection: Any) -> Finding:
         return Finding(
             "idle",
             False,
-            f"Sessions of {', '.join(roles[:NAMED])}{more} may stay in a transaction for ever. One that listens, and "
-            "does, fills the notification queue, after which every commit that notifies fails. For each, run ALTER "
+            f"Sessions of {', '.join(roles[:NAMED])}{more} may stay in a transaction for ever. If such a session "
+            "listens, the notification queue fills, and then every commit that notifies fails. For each, run ALTER "
             f"ROLE {roles[0]} SET idle_in_transaction_session_timeout = '60s'.",
             grave=False,
         )
@@ -302,8 +307,8 @@ async def _durability(connection: Any) -> Finding:
     return Finding("durability", True, "a commit that devices see survives a crash")
 
 
-FIRST: Final[tuple[Question, ...]] = (_connection, _version, _encoding, _primary, _schema, _migrated)
-LATER: Final[tuple[Question, ...]] = (
+FIRST: Final[tuple[Check, ...]] = (_connection, _version, _encoding, _primary, _schema, _migrated)
+LATER: Final[tuple[Check, ...]] = (
     _partitions,
     _strays,
     _archive,

@@ -1,4 +1,4 @@
-"""asyncpg's errors, by the one question a caller has: will trying again help?"""
+"""Translates asyncpg's errors by the question that matters to callers: can a retry help?"""
 
 import ssl
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ A_PARAMETER = (
     asyncpg.PostgresSyntaxError,  # in `options`
     asyncpg.CantChangeRuntimeParamError,
 )
-"""What Postgres answers, while a connection is made, to a parameter of its URL."""
+"""Errors about a parameter of the URL, while a connection is opened."""
 OF_A_POOLER: Final = "unsupported startup parameter"
-"""As PgBouncer says that, under a code that it has for everything."""
+"""PgBouncer's text for the same. Its SQLSTATE is the same for every error."""
 BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
-"""Of TLS' errors those that another try may not meet."""
+"""Errors of TLS that a retry may avoid."""
 UNMIGRATED: Final = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
 )
-"""What statements of ours meet where `atlas-sync migrate` has yet to run."""
+"""Errors of our statements in a database that lacks a migration."""
 A_POOLER = (
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.InvalidSQLStatementNameError,
 )
-"""What asyncpg meets where each statement may reach another backend."""
+"""Errors of asyncpg where each statement may reach another backend."""
 POOLER: Final = (
     "This connection leads through a pooler in transaction mode (PgBouncer, or port 6543 of Supabase), where LISTEN "
     "does not deliver. Set ATLAS_LISTEN_URL to a direct or session-mode connection (port 5432), or DATABASE_URL itself."
@@ -49,19 +49,22 @@ POOLED: Final = (
 MAYBE_LATER = (
     OSError,
     TimeoutError,
-    asyncpg.PostgresError,  # whatever Postgres says: waiting loses nothing, and giving up would
-    asyncpg.InterfaceError,  # the connection closed under us
-    asyncpg.InternalClientError,  # a connection that broke in the middle of an answer
+    asyncpg.PostgresError,  # every error of Postgres: waiting loses nothing, and giving up would
+    asyncpg.InterfaceError,  # the connection was closed meanwhile
+    asyncpg.InternalClientError,  # the connection broke off within an answer
 )
 
 
 class StatementError(UnavailableError):
-    """A statement failed, on a connection that was there. Its cause is asyncpg's error."""
+    """A statement failed after it was sent. The cause is asyncpg's error."""
 
 
 def unavailable(error: Exception) -> UnavailableError:
-    """As it is said in logs: the type and Postgres' own sentence. Not its DETAIL, which may quote the failing row, and
-    nothing of what was raised within a function, for that may be a trigger of the app, which may quote anything."""
+    """The error as it may be logged: its type and Postgres' message.
+
+    The DETAIL is left out, because it may quote the failing row. So is the message of an error within a function, which
+    may be a trigger of the app and may quote anything.
+    """
     if isinstance(error, AtlasError):
         return UnavailableError(str(error))
     said = str(error)
@@ -69,7 +72,7 @@ def unavailable(error: Exception) -> UnavailableError:
         within = getattr(error, "context", None)
         said = f"SQLSTATE {error.sqlstate}, in a function" if within else str(error.args[0])
     elif isinstance(error, asyncpg.DataError):
-        said = "an argument of a kind that Postgres does not take"  # it would quote it
+        said = "an argument of a kind that Postgres does not take"  # asyncpg's message quotes the argument
     return UnavailableError(f"{type(error).__name__}: {said}")
 
 
@@ -80,8 +83,8 @@ def none_left(error: BaseException) -> bool:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise UnfitError for what an operator must mend, UnavailableError for everything else that Postgres, or the way
-    to it, may answer."""
+    """Raise UnfitError for an error that an operator must mend, UnavailableError for every other error of Postgres or
+    the network."""
     try:
         yield
     except NOT_BY_ITSELF as error:
@@ -91,19 +94,19 @@ def translated() -> Iterator[None]:
     except MAYBE_LATER as error:
         raise unavailable(error) from error
     except ValueError:
-        # asyncpg's would quote a piece of it.
+        # asyncpg's message quotes a part of the URL.
         raise UnfitError(UNREADABLE) from None
 
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """As `translated`, while a connection is made: what is then said of the URL's parameters, of rights and of TLS will
-    be said again."""
+    """As `translated`, while a connection is opened: there a retry does not avoid errors about parameters of the URL,
+    rights and TLS."""
     with translated():
         try:
             yield
         except A_PARAMETER as error:
-            # What follows the colon quotes the value.
+            # The text after the colon quotes the value.
             said = str(error.args[0]).partition(": ")[0]
             raise UnfitError(f"Postgres refuses a parameter of the URL ({said}). Mend it, or take it out.") from error
         except asyncpg.ProtocolViolationError as error:

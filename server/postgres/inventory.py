@@ -1,4 +1,4 @@
-"""Looks through what Atlas Sync made in a database, and mends what is missing or altered."""
+"""Checks every object and right that Atlas Sync made in a database, and mends those that are missing or altered."""
 
 from functools import cache
 from typing import Any
@@ -8,35 +8,38 @@ import structlog
 
 from server.errors import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
-from server.postgres.adopt import PATIENCE, TABLES, Listener
 from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED
-from server.postgres.patience import past_autovacuum, patiently
-from server.postgres.scripts import SCRIPTS
+from server.postgres.lock_retry import past_autovacuum, retry_locks
+from server.postgres.scripts import functions, views
+from server.postgres.steps import PATIENCE, TABLES, Progress
 
 log = structlog.get_logger()
 
 
 @cache
 def _definitions() -> dict[str, Definition]:
-    return definitions(script.read_text() for script in sorted(SCRIPTS.glob("*.sql")))
+    return definitions([*functions().values(), *views().values()])
 
 
 async def take_inventory(connection: Any) -> list[Wrong]:
-    """What is not as it should be, in the order in which it is to be mended. The search path must be safe."""
-    functions = {what: known for what, known in _definitions().items() if what.startswith("function ")}
+    """The faults, in the order in which they have to be mended. The connection's search path must be safe."""
+    known = {what: each for what, each in _definitions().items() if what.startswith("function ")}
     rows = await connection.fetch(statement("inventory"))
     rows += await connection.fetch(
         statement("inventory_rest"),
-        [what.removeprefix("function sync.") for what in functions],
-        [known.md5 for known in functions.values()],
+        [what.removeprefix("function sync.") for what in known],
+        [each.md5 for each in known.values()],
     )
     return complete((Wrong(*row) for row in rows), _definitions())
 
 
-async def mend(connection: Any, listener: Listener) -> list[Wrong]:
-    """Mend what can be mended, in one transaction; what is left. Every device starts over where changes may have been
-    missed. Raises UnfitError if `connection`, the owner's, may not do it."""
+async def mend(connection: Any, progress: Progress) -> list[Wrong]:
+    """Mend the faults that can be mended, in one transaction. Returns the others.
+
+    If changes may have been missed, a new history begins and every device starts over. Raises UnfitError if the login
+    of `connection`, which should own the tables, lacks a right.
+    """
     found = await take_inventory(connection)
     tables = await connection.fetchval(
         "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
@@ -48,27 +51,27 @@ async def mend(connection: Any, listener: Listener) -> list[Wrong]:
 
     async def at_once() -> tuple[list[Wrong], list[Wrong]]:
         async with past_autovacuum(connection, *tables):
-            # A function may be made before what it calls.
+            # A function may be created before the objects that it uses.
             await connection.execute("SET LOCAL check_function_bodies = off")
-            return await _mend(connection, begun, listener)
+            return await _mend(connection, begun, progress)
 
     def busy(why: str) -> None:
-        listener.waits(mending((begun or todo)[-1]), why)
+        progress.waits(mending((begun or todo)[-1]), why)
 
-    mended, left = await patiently(at_once, PATIENCE, busy)
+    mended, left = await retry_locks(at_once, PATIENCE, busy)
     for wrong in mended:
-        listener.ends(mending(wrong))
+        progress.ends(mending(wrong))
         log.info("mended", what=wrong.what, problem=wrong.problem)
     return left
 
 
-async def _mend(connection: Any, begun: list[Wrong], listener: Listener) -> tuple[list[Wrong], list[Wrong]]:
-    """What was mended, and what is left."""
+async def _mend(connection: Any, begun: list[Wrong], progress: Progress) -> tuple[list[Wrong], list[Wrong]]:
+    """The faults that were mended, and those that are left."""
     tried: list[Wrong] = []
     mended: list[Wrong] = []
     while True:
         left = await take_inventory(connection)
-        # What is made anew may lack a right, which only the next look shows.
+        # An object that is created anew may lack a right, which only the next inventory shows.
         todo = [wrong for wrong in left if wrong.mend is not None and wrong not in tried]
         if not todo:
             break
@@ -76,12 +79,12 @@ async def _mend(connection: Any, begun: list[Wrong], listener: Listener) -> tupl
             tried.append(wrong)
             if wrong not in begun:
                 begun.append(wrong)
-                listener.begins(mending(wrong))
+                progress.begins(mending(wrong))
             try:
                 async with connection.transaction():
                     await connection.execute(wrong.mend)
             except UNMIGRATED:
-                continue  # what it rests on is for an operator to mend
+                continue  # it depends on an object that an operator has to mend
             except asyncpg.InsufficientPrivilegeError as error:
                 raise UnfitError(
                     f"To {mending(wrong).says}, this login lacks a right ({error}). Have an administrator run "

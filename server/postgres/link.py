@@ -1,4 +1,4 @@
-"""Makes connections to Postgres, and is the only place that does: a URL means the same to all of them."""
+"""Opens connections to Postgres. No other module does, so a URL means the same everywhere."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from server.url import Target, read
 
 
 async def link(url: str, **options: Any) -> Any:
-    """asyncpg's connection, with its `options` where the URL says nothing else. Raises UnavailableError, UnfitError."""
+    """Open a connection with asyncpg's `options`; the URL takes precedence. Raises UnavailableError, UnfitError."""
     target = read(url)
     if target.pooled and options.get("statement_cache_size") != 0:
         raise UnfitError(POOLED)
@@ -25,7 +25,7 @@ async def link(url: str, **options: Any) -> Any:
 
 
 def _open_files(target: Target) -> None:
-    """From asyncpg, one that is not there would look like a Postgres that is away."""
+    """Open and close each file that the URL names. asyncpg would report a missing one as if Postgres were down."""
     for name, path in target.files.items():
         try:
             Path(path).open("rb").close()

@@ -1,4 +1,4 @@
-"""Doorbells by LISTEN, on a connection of its own that proves itself."""
+"""Receives doorbells by LISTEN, on a connection of its own that is proved again and again."""
 
 import asyncio
 import time
@@ -6,27 +6,24 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import uuid4
 
-import structlog
-
 from server import metrics
-from server.backoff import backoff
 from server.errors import UnavailableError, UnfitError
 from server.postgres.connection import give_up
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route
-
-log = structlog.get_logger()
+from server.retry import Retry
 
 CHANNEL: Final = "SELECT channel FROM sync.meta"
 HEARTBEAT_SECONDS: Final = 5.0
-"""Between two notifications to ourselves. A silent link raises no error in asyncpg, however long one waits."""
+"""Seconds between two notifications that we send to ourselves. asyncpg never raises an error on a dead network
+connection, however long one waits."""
 ANSWER_SECONDS: Final = 3.0
-"""Until such a notification must have come back."""
+"""Seconds within which such a notification must come back."""
 ENDED: Final = "The connection that listens was closed, or led to an earlier history."
 
 
 class ListenDoorbells:
-    """`Doorbells` by LISTEN/NOTIFY. Never on a pooled connection: its release would UNLISTEN."""
+    """`Doorbells` by LISTEN/NOTIFY. It uses no connection of the pool, whose release would UNLISTEN."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -34,7 +31,7 @@ class ListenDoorbells:
         route.history.changed.append(self._leave)
 
     def _leave(self) -> None:
-        """What listens to an earlier history than the one that counts hears nothing of it."""
+        """Stop listening to an earlier history: no doorbell of the current one arrives there."""
         if self._listening is not None:
             self._listening.end()
 
@@ -43,21 +40,21 @@ class ListenDoorbells:
         return self._listening
 
     async def _connect(self) -> Any:
-        return (await self._route.connect(surely=True)).raw
+        return (await self._route.connect(required=True)).raw
 
     async def check(self) -> None:
-        """Raises UnfitError if LISTEN cannot work here, UnavailableError if that cannot be told now."""
+        """Raises UnfitError if LISTEN cannot work with this URL, UnavailableError if that cannot be determined now."""
         async with self._listen(lambda user, seq: None):
             pass
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
-        failures = 0
+        retry = Retry("doorbells are silent", longest=5.0)
         while True:
             try:
                 async with self._listen(ring) as listening:
                     up()
                     metrics.LISTENING.set(1)
-                    failures = 0
+                    retry.reset()
                     while True:
                         await listening.listen(HEARTBEAT_SECONDS)
                         begun = time.perf_counter()
@@ -66,19 +63,17 @@ class ListenDoorbells:
             except (UnavailableError, UnfitError) as error:
                 down()
                 metrics.LISTENING.set(0)
-                failures += 1
-                delay = backoff(failures, longest=5.0)
-                log.warning("doorbells are silent", error=str(error), again_in=round(delay, 3))
-                await asyncio.sleep(delay)
+                await retry.pause(error)
 
 
 class Listening:
-    """A connection that listens; proved when entered. Raises UnavailableError, and UnfitError behind a pooler."""
+    """A connection that listens. Entering the context proves that notifications arrive: raises UnavailableError, and
+    UnfitError behind a pooler."""
 
     def __init__(
         self, connect: Callable[[], Awaitable[Any]], ring: Callable[[str, int], object], spare: asyncio.Lock
     ) -> None:
-        """`spare` is held around a second connection, which is there for a moment."""
+        """`spare` is held while a second connection is open, for a moment."""
         self._connect = connect
         self._ring = ring
         self._spare = spare
@@ -92,11 +87,11 @@ class Listening:
         self._connection.add_termination_listener(lambda _: self.end())
         try:
             with translated():
-                # Plain functions: asyncpg forgets to keep a reference to the task of a coroutine.
+                # Plain functions: asyncpg keeps no reference to the task that would run a coroutine.
                 await self._connection.add_listener(await self._channel(), self._on_ring)
                 await self._connection.add_listener(self._private, self._on_answer)
-            # The first time from another connection: a pooler may hand a notification of our own back to us, by chance,
-            # and never another one.
+            # The first proof uses another connection: a pooler may by chance return our own notification to us, but
+            # never that of another connection.
             async with self._spare:
                 other = await self._connect()
                 try:
@@ -118,12 +113,12 @@ class Listening:
             raise UnfitError("This database lacks a migration. Run `atlas-sync migrate`.") from None
 
     def end(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self._ended.set()
         self._answer.set()
 
     async def listen(self, seconds: float) -> None:
-        """Raises UnavailableError as soon as the connection is seen to end."""
+        """Wait for so many seconds. Raises UnavailableError as soon as the connection has ended."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
@@ -132,9 +127,9 @@ class Listening:
         raise UnavailableError(ENDED)
 
     async def prove(self, sender: Any = None) -> None:
-        """Notify ourselves, through `sender` or this connection itself; it must come back.
+        """Send ourselves a notification, on `sender` or this connection, and wait for it.
 
-        Raises UnavailableError for a silent link, UnfitError for a pooler.
+        Raises UnavailableError for a dead network connection, UnfitError for a pooler.
         """
         self._answer.clear()
         with translated():
@@ -149,7 +144,7 @@ class Listening:
             raise UnavailableError(ENDED)
 
     def _on_ring(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
-        # Any role may NOTIFY: what is not a doorbell is nobody's error but the sender's.
+        # Any role may NOTIFY. A payload that is no doorbell is ignored.
         user, _, seq = payload.partition(" ")
         if seq.isascii() and seq.isdigit() and len(seq) <= 19:
             self._ring(user, int(seq))

@@ -1,4 +1,5 @@
-"""Looks every few seconds, on a connection of its own, where new connections lead and whether all is seen there."""
+"""Inspects the database every few seconds, on a connection of its own: which host counts, and whether this server sees
+every change."""
 
 import asyncio
 import contextlib
@@ -12,60 +13,60 @@ from server.errors import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
-from server.postgres.route import Lead, Route
+from server.postgres.route import OpenConnection, Route
 from server.postgres.scripts import newest
 
 log = structlog.get_logger()
 
 EVERY: Final = 5.0
-"""Seconds between two looks. A former primary that still answers on old connections is not written to for longer."""
+"""Seconds between two inspections. For no longer than that the server writes to a former primary on old connections."""
 QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
-"""Asking also lets Postgres forget notifications that only a session which is gone had not heard."""
+"""The call also lets Postgres remove notifications that only closed sessions had not received."""
 VERSION: Final = "SELECT version_num FROM sync.migrations"
-BEGIN: Final = "SELECT sync.begin_history($1)"
+BEGIN: Final = "SELECT sync.begin_history(before => $1)"
 EPOCH: Final = "SELECT sync.epoch()"
 NAMED: Final = 3
-"""Of many problems, so many are named."""
+"""How many problems an error names."""
 
 
 class Lookout:
-    """`every`: seconds from one inventory to the next, while all is well. One takes Postgres some 15 ms."""
+    """`every`: seconds between two inventories while there is no problem. One takes Postgres some 15 ms."""
 
     def __init__(self, route: Route, clock: Clock, every: float) -> None:
         self._route = route
         self._every = every
         self._inventory_at = 0.0
         self._epoch = ""
-        """Of the last inventory: another one may begin because triggers or policies were changed."""
+        """The epoch at the last inventory. A changed trigger or policy begins another one."""
         self._history: History = route.history
         self._clock = clock
-        self._now = asyncio.Event()
+        self._at_once = asyncio.Event()
         self._seen = False
-        """All was well once since this server started."""
+        """Whether an inventory has found no problem since this server started."""
         self._trouble = ""
         self._to_begin = False
         self._newest = newest()
-        self._history.doubted = self._now.set
+        self._history.doubted = self._at_once.set
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Inspect until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY):
-                    await self._now.wait()
-            self._now.clear()
+                    await self._at_once.wait()
+            self._at_once.clear()
             try:
-                await self.look()
+                await self.inspect()
             except (UnavailableError, UnfitError) as error:
-                self._tell(error)
+                self._log(error)
                 lasts = isinstance(error, UnfitError) or str(error) == EARLIER
                 self._history.unseen = str(error) if lasts else None
             else:
                 self._trouble = ""
                 self._history.unseen = None
 
-    async def look(self) -> None:
-        """Raises UnavailableError, and UnfitError for a database that cannot serve."""
+    async def inspect(self) -> None:
+        """Inspect the database once. Raises UnavailableError, and UnfitError for a database that cannot serve."""
         split = await self._route.survey(self._examine)
         if split != self._history.split:
             self._history.split = split
@@ -73,53 +74,53 @@ class Lookout:
             if split:
                 log.warning("another host answers with an earlier history, and is not used")
 
-    async def _examine(self, lead: Lead) -> None:
-        self._clock.set_ahead(lead.ahead)
+    async def _examine(self, opened: OpenConnection) -> None:
+        self._clock.set_ahead(opened.ahead)
         with translated():
-            async with limited(lead.raw, STATEMENT_SECONDS):
-                await lead.raw.execute(LOCAL_PATH)
-                metrics.NOTIFICATION_QUEUE.set(await lead.raw.fetchval(QUEUE))
+            async with limited(opened.raw, STATEMENT_SECONDS):
+                await opened.raw.execute(LOCAL_PATH)
+                metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
-                if self._history.blind is None and now < self._inventory_at and lead.standing.epoch == self._epoch:
+                if self._history.blind is None and now < self._inventory_at and opened.standing.epoch == self._epoch:
                     return
-                # What another version made is not ours to judge, until this server is restarted with that one.
-                same = await lead.raw.fetchval(VERSION) == self._newest
-                found = await lead.raw.fetch(statement("inventory")) if same else []
-        self._inventory_at, self._epoch = now + self._every, lead.standing.epoch
+                # This version cannot judge a schema that another version made.
+                same = await opened.raw.fetchval(VERSION) == self._newest
+                found = await opened.raw.fetch(statement("inventory")) if same else []
+        self._inventory_at, self._epoch = now + self._every, opened.standing.epoch
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))
         if not problems:
-            await self._begin(lead)
-            if self._history.blind is not None and await self._newest_epoch(lead) != self._history.epoch:
-                # One has begun since this connection was made: that one, or because of what was mended.
-                self._now.set()
+            await self._begin(opened)
+            if self._history.blind is not None and await self._newest_epoch(opened) != self._history.epoch:
+                # A history has begun since this connection was opened, by the line above or because of a mended object.
+                self._at_once.set()
                 return
             self._history.sees()
             self._seen = True
             return
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
-        # Whoever has read since then may lack rows, and nobody can tell when that began.
+        # Devices that have read since the problem began may lack rows, and it is unknown when it began.
         self._to_begin |= self._seen and self._history.blind is None
         self._history.blinded(why)
-        await self._begin(lead)
+        await self._begin(opened)
         raise UnfitError(why)
 
-    async def _begin(self, lead: Lead) -> None:
-        """Begin the history that is due. What keeps it from that, as a lock does, may last."""
+    async def _begin(self, opened: OpenConnection) -> None:
+        """Begin a new history if that is due. If that fails, as a lock may cause, the next inspection retries."""
         if self._to_begin:
             with translated():
-                async with limited(lead.raw, STATEMENT_SECONDS):
-                    await lead.raw.fetchval(BEGIN, self._history.epoch)
+                async with limited(opened.raw, STATEMENT_SECONDS):
+                    await opened.raw.fetchval(BEGIN, self._history.epoch)
             self._to_begin = False
 
-    async def _newest_epoch(self, lead: Lead) -> str:
+    async def _newest_epoch(self, opened: OpenConnection) -> str:
         with translated():
-            async with limited(lead.raw, STATEMENT_SECONDS):
-                return str(await lead.raw.fetchval(EPOCH))
+            async with limited(opened.raw, STATEMENT_SECONDS):
+                return str(await opened.raw.fetchval(EPOCH))
 
-    def _tell(self, error: AtlasError) -> None:
-        """Once, and not at every look."""
+    def _log(self, error: AtlasError) -> None:
+        """Log an error once, and not at every inspection."""
         if str(error) != self._trouble:
             self._trouble = str(error)
-            log.warning("the database could not be looked at", error=str(error))
+            log.warning("the database could not be inspected", error=str(error))

@@ -1,17 +1,18 @@
-"""Carries out what upkeep.py plans, beside a busy server: makes, archives and drops partitions. One process does."""
+"""Carries out maintenance_plan.py beside a busy server: makes, archives and drops partitions. One process at a time."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import asyncpg
 import structlog
 
 from server.errors import AtlasError, UnavailableError, UnfitError
-from server.operations import upkeep
-from server.operations.upkeep import (
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import (
     Archive,
     Bound,
     DropLog,
@@ -29,27 +30,23 @@ from server.operations.upkeep import (
 )
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import UNMIGRATED, translated, unavailable
-from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, patiently
+from server.postgres.lock_retry import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, retry_locks
+from server.postgres.timestamps import use_datetimes
 
 log = structlog.get_logger()
 
-START: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""From which Postgres counts, in microseconds."""
-OF_ITSELF: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
-"""How a step fails that would fail again, and says nothing of the others."""
+PERMANENT: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
+"""Errors that retrying cannot fix; the remaining steps are still attempted."""
 EVERY: Final = 300.0
-"""Seconds between two looks."""
+"""Seconds between two rounds."""
 AGAIN: Final = 10.0
-"""Seconds until the next try while Postgres is away, or another process maintains."""
+"""Seconds until the next try while Postgres cannot be reached, or another process maintains."""
 PATIENCE: Final = 60.0
-"""Seconds of tries to get a step's locks; then it is the other steps' turn, and its own at the next look."""
+"""Seconds for which a step's locks are requested again and again. Then the step is put off until the next round."""
 LONG: Final = 6 * 3600.0
-"""Seconds: a validation reads a whole partition."""
+"""Seconds that one statement may take: a validation reads a whole partition."""
 FORGOTTEN_AT_ONCE: Final = 1_000
-"""Rows of one transaction: nobody waits long for one of them."""
-
-PUT_OFF: Final = "put off: "
-STAYS: Final = "left: "
+"""Rows deleted by one transaction, so that another session does not wait long for one of them."""
 
 FORGET: Final = {
     "clients": """DELETE FROM sync.clients c WHERE ctid = ANY (ARRAY(
@@ -66,91 +63,119 @@ FORGET: Final = {
 
 
 class StepError(AtlasError):
-    """A step fails of itself, whenever it is tried."""
+    """A maintenance step failed permanently."""
 
 
-async def look(url: str, policy: Policy) -> tuple[list[Step], str | None]:
-    """What would be done now, and which strays are not few and stay. Changes nothing. Raises UnavailableError,
-    UnfitError."""
+class Outcome(StrEnum):
+    DONE = "done"
+    PUT_OFF = "put off"
+    """A step could not be carried out; the next round tries again."""
+    LEFT = "left"
+    """Strays stay in a default partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened in a round, as a sentence or a step."""
+
+    outcome: Outcome
+    says: str
+
+    def __str__(self) -> str:
+        return self.says if self.outcome is Outcome.DONE else f"{self.outcome}: {self.says}"
+
+
+Reporter = Callable[[Report], object]
+
+
+async def steps(url: str, policy: Policy) -> tuple[list[Step], Report | None]:
+    """What a round would do now, and which strays it would leave, if they are many. Changes nothing. Raises
+    UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
     try:
         with translated():
             seen = await _seen(connection, policy)
-            return upkeep.plan(seen, policy), upkeep.staying(seen, policy)
+            return maintenance_plan.plan(seen, policy), _left(seen, policy)
     finally:
         connection.terminate()
 
 
-async def maintain_once(url: str, policy: Policy, said: Callable[[str], object]) -> bool:
-    """Do what there is to do, once; False if another process is at it.
+def _left(seen: Seen, policy: Policy) -> Report | None:
+    staying = maintenance_plan.staying(seen, policy)
+    return None if staying is None else Report(Outcome.LEFT, staying)
 
-    `said` hears which strays are not few and stay, and each step when it is done, or why it was put off. Raises
-    UnavailableError, UnfitError; and for a step that fails of itself StepError, when the others are done.
+
+async def maintain_once(url: str, policy: Policy, report: Reporter) -> bool:
+    """Run one round. Returns False if another process maintains this database.
+
+    `report` is called for each step that is done or put off, and for strays that stay. Raises UnavailableError,
+    UnfitError; StepError after the round, if a step failed permanently.
     """
     async with AsyncExitStack() as stack:
         connection = await connect_as_owner(url)
         stack.callback(connection.terminate)
         with translated():
-            # Killed, it ends its statement, and whoever waits for the advisory lock need not wait for that.
+            # If this process dies, Postgres notices and ends its statement, which frees the advisory lock.
             await connection.execute("SET client_connection_check_interval = '5s'")
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
                 return False
-            await _round(connection, policy, said)
+            await _round(connection, policy, report)
     return True
 
 
 async def maintain(url: str, policy: Policy) -> None:
-    """Do it until cancelled. Raises UnfitError for a database that cannot be maintained."""
+    """Run rounds until cancelled. Raises UnfitError for a database that cannot be maintained."""
     while True:
         wait = EVERY
         try:
             if not await maintain_once(url, policy, _log):
                 wait = AGAIN
         except StepError as error:
-            log.error("maintenance is kept from a step", error=str(error))
+            log.error("a step of maintenance failed", error=str(error))
         except UnavailableError as error:
             log.warning("maintenance waits for postgres", error=str(error))
             wait = AGAIN
         await asyncio.sleep(wait)
 
 
-def _log(what: str) -> None:
-    if what.startswith(PUT_OFF):
-        log.warning("a step of maintenance was put off", step=what.removeprefix(PUT_OFF))
-    elif what.startswith(STAYS):
-        log.warning("rows strayed, and are not moved", rows=what.removeprefix(STAYS))
-    else:
-        log.info("maintained", did=what)
+def _log(report: Report) -> None:
+    match report.outcome:
+        case Outcome.DONE:
+            log.info("maintained", did=report.says)
+        case Outcome.PUT_OFF:
+            log.warning("a step of maintenance was put off", step=report.says)
+        case Outcome.LEFT:
+            log.warning("rows strayed, and are not moved", rows=report.says)
 
 
-async def _round(connection: Any, policy: Policy, said: Callable[[str], object]) -> None:
+async def _round(connection: Any, policy: Policy, report: Reporter) -> None:
     unprepared: set[str] = set()
     failed: StepError | None = None
     put_off = False
     seen = await _seen(connection, policy)
-    if (staying := upkeep.staying(seen, policy)) is not None:
-        said(f"{STAYS}{staying}")
-    for step in upkeep.plan(seen, policy):
+    if (left := _left(seen, policy)) is not None:
+        report(left)
+    for step in maintenance_plan.plan(seen, policy):
         if isinstance(step, Validate | Archive) and step.partition in unprepared:
             continue
         try:
-            await patiently(
+            await retry_locks(
                 lambda step=step: _do(connection, step, policy),  # type: ignore[misc]  # a lambda's default has no type
                 PATIENCE,
                 lambda why, step=step: log.debug("a step waits for its locks", step=str(step), why=why),  # type: ignore[misc]  # as above
             )
-        except (*BUSY, *OF_ITSELF) as error:
+        except (*BUSY, *PERMANENT) as error:
             strayed = isinstance(step, TurnDefault) and isinstance(error, asyncpg.CheckViolationError)
             if strayed or isinstance(error, BUSY):
-                why = "rows of other times strayed there too" if strayed else "its tables are locked"
-                said(f"{PUT_OFF}{step}: {why}; it is tried again at the next look")
+                why = "it contains rows of other times too" if strayed else "its tables are locked"
+                report(Report(Outcome.PUT_OFF, f"{step}: {why}; the next round tries again"))
                 put_off = True
             else:
-                failed = failed or StepError(f"Mend what keeps Postgres from this: {step}. {unavailable(error)}")
+                failed = failed or StepError(f"Fix what prevents this step: {step}. {unavailable(error)}")
             if isinstance(step, Bound | Validate):
                 unprepared.add(step.partition)
         else:
-            said(str(step))
+            report(Report(Outcome.DONE, str(step)))
     if failed is not None:
         raise failed
     if not put_off:
@@ -193,18 +218,16 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
 
 
 def _around(of: Table) -> tuple[str, ...]:
-    """What a change of its partitions locks too: the default partition, and what foreign keys lead to."""
+    """What a change of its partitions locks too: the default partition, and tables that foreign keys refer to."""
     return ("sync.log_default",) if of == "log" else ("public.conversations", "sync.messages_default")
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", encoder=_counted, decoder=_as_far_as_python_counts, format="tuple"
-    )
+    await use_datetimes(connection)
     try:
-        row = await connection.fetchrow(statement("upkeep"), policy.forget_days, timeout=LONG)
+        row = await connection.fetchrow(statement("maintain"), policy.forget_days, timeout=LONG)
     except UNMIGRATED:
-        raise UnfitError("This database lacks what `maintain` looks at. Run `atlas-sync migrate`.") from None
+        raise UnfitError("This database lacks a migration that `maintain` needs. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
         raise UnfitError(
             "This login may not maintain the database. Use the one that owns the tables (ATLAS_ADMIN_URL)."
@@ -217,14 +240,3 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         forgotten_devices=row["old_devices"],
         silent_servers=row["silent_servers"],
     )
-
-
-def _counted(moment: datetime) -> tuple[int]:
-    return ((moment - START) // timedelta(microseconds=1),)
-
-
-def _as_far_as_python_counts(parts: tuple[int]) -> datetime:
-    try:
-        return START + timedelta(microseconds=parts[0])
-    except OverflowError:
-        return (datetime.min if parts[0] < 0 else datetime.max).replace(tzinfo=UTC)

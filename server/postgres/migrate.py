@@ -1,35 +1,27 @@
-"""Brings a database up to date: Alembic runs the plain SQL files in migrations/sql, each once, in order."""
+"""Brings a database up to date: runs the numbered migrations, each once, and the functions and views that changed."""
 
-import asyncio
-import io
-from collections.abc import Callable
-from itertools import takewhile
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
+import orjson
 import structlog
-from alembic import command, context, op
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from server.errors import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
-from server.postgres.adopt import ORIGINAL, PATIENCE, SILENT, Listener, adopt, look, remember, turn
+from server.postgres import scripts
+from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import mend, take_inventory
-from server.postgres.link import link
-from server.postgres.patience import BUSY, LOCK, LOCK_TIMEOUT, patiently
-from server.postgres.scripts import SCRIPTS
+from server.postgres.lock_retry import LOCK, LOCK_TIMEOUT, retry_locks
+from server.postgres.steps import LONG, PATIENCE, SILENT, Progress, take_turn
 
 log = structlog.get_logger()
 
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
 SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS sync"
 NEWER: Final = "A newer version of Atlas Sync has migrated this database, to {}. Run that one."
 ENCODING: Final = (
@@ -49,77 +41,110 @@ POLICIES: Final = (
 PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
 
 
-def configuration(**attributes: Any) -> Config:
-    """Alembic's, with what env.py is to know."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(attributes)
-    return config
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What has to be applied to a database."""
+
+    migrations: list[str]
+    """The names of the numbered migrations, in order."""
+    definitions: list[str]
+    """The names of the files of functions and views that changed since they were applied."""
+
+    def __bool__(self) -> bool:
+        return bool(self.migrations or self.definitions)
+
+    def step(self) -> Step:
+        if self.migrations:
+            return Step(f"run the migrations {', '.join(self.migrations)}", "ACCESS EXCLUSIVE on the three tables", ())
+        locks = "ACCESS EXCLUSIVE on the views" if any(name in scripts.views() for name in self.definitions) else "none"
+        return Step(f"apply again {', '.join(self.definitions)}, which changed", locks, ())
+
+    def texts(self) -> Iterator[str]:
+        """SQL, in the order in which it has to run, within one transaction.
+
+        Functions come before the migrations, which create triggers that call them. Their bodies are not checked,
+        because they name tables that the migrations create. Views come last.
+        """
+        yield scripts.migration(scripts.BEFORE)
+        yield "SET LOCAL check_function_bodies = off;\n"
+        functions, views = scripts.functions(), scripts.views()
+        yield from (text for name, text in functions.items() if name in self.definitions)
+        yield from map(scripts.migration, self.migrations)
+        yield from (text for name, text in views.items() if name in self.definitions)
+        applied = orjson.dumps(scripts.checksums(functions | views)).decode()
+        yield (
+            "DELETE FROM sync.migrations;\n"
+            "INSERT INTO sync.migrations (version_num, definitions)\n"
+            f"VALUES ('{scripts.newest()}', '{applied}');\n"
+        )
+        # Within this transaction, before any change is written to the log.
+        yield f"{PARTITIONS_AHEAD};\n"
 
 
 def revisions() -> list[str]:
     """The names of all migrations, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
+    return scripts.migrations()[::-1]
 
 
-async def migrate(url: str, listener: Listener = SILENT) -> list[Wrong]:
-    """Adopt the app's tables, if they are as the app made them; apply what is missing; mend what was dropped, altered
-    or revoked since; make the partitions of the coming months. Safe to repeat, to run twice at once, and to interrupt:
-    the next one goes on from there. What it returns is for an operator to mend.
+async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
+    """Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
+    and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
 
-    `listener` hears of what may take long. Raises UnavailableError if Postgres cannot be reached, UnfitError with
-    Postgres' own sentence if a statement fails; what had been applied of that migration is rolled back.
+    It may be repeated, run twice at the same time, and interrupted: the next run continues. Returns the faults that an
+    operator has to mend. `progress` is told of the steps that may take long.
+
+    Raises UnavailableError if Postgres cannot be reached, and UnfitError with Postgres' own message if a statement
+    fails. All migrations are applied in one transaction, which is then rolled back.
     """
     connection = await connect_as_owner(url)
     try:
         await _check(connection)
-        await turn(connection, LOCK, listener)
-        missing = await _missing(connection)
-        # What cannot be adopted is left without a trace.
-        await look(connection)
+        await take_turn(connection, LOCK, progress)
+        pending = await _pending(connection)
+        # Raises for tables that cannot be adopted, before anything is created.
+        await remaining_steps(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         await remember(connection)
-        await adopt(connection, url, listener)
-        if missing:
-            step = _upgrading(missing)
-            listener.begins(step)
-            await patiently(lambda: _upgrade(url), PATIENCE, lambda why: listener.waits(step, why))
-            listener.ends(step)
-        left = await mend(connection, listener)
-        await patiently(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
+        await adopt(connection, url, progress)
+        if pending:
+            step = pending.step()
+            progress.begins(step)
+            await retry_locks(lambda: _apply(connection, pending), PATIENCE, lambda why: progress.waits(step, why))
+            progress.ends(step)
+        left = await mend(connection, progress)
+        await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
-    except (asyncpg.PostgresError, DBAPIError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         # Without its DETAIL, which may quote a row.
-        raise UnfitError(f"The migration stopped: {getattr(error, 'orig', error).args[0]}") from error
+        raise UnfitError(f"The migration stopped: {error.args[0]}") from error
     finally:
         await connection.close(timeout=5)
 
 
 async def steps(url: str) -> list[Step]:
-    """What `migrate` would do, but for partitions of the coming months. Changes nothing. Raises UnavailableError,
-    UnfitError."""
+    """The steps that `migrate` would take, except for the partitions of the coming months. Changes nothing. Raises
+    UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
     try:
         with translated():
             await _check(connection)
-            adopting = await look(connection)
-            if missing := await _missing(connection):
-                return [*adopting, _upgrading(missing)]
+            adopting = await remaining_steps(connection)
+            if pending := await _pending(connection):
+                return [*adopting, pending.step()]
             return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
     finally:
         connection.terminate()
 
 
 async def cautions(url: str) -> list[str]:
-    """What an operator should know before he migrates, and what to do about it. Raises UnavailableError, UnfitError."""
+    """What an operator should know before migrating, and what to do about it. Raises UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
-            left = [] if await _missing(connection) else await take_inventory(connection)
+            left = [] if await _pending(connection) else await take_inventory(connection)
             return [
                 *([] if policies is None else [POLICIES.format(policies)]),
                 *(f"{wrong}." for wrong in left if wrong.mend is None),
@@ -129,7 +154,7 @@ async def cautions(url: str) -> list[str]:
 
 
 async def _check(connection: Any) -> None:
-    """Raises UnfitError for a database that is not fit to be migrated."""
+    """Raises UnfitError for a database that cannot be migrated."""
     encoding = await connection.fetchval("SHOW server_encoding")
     if encoding != "UTF8":
         raise UnfitError(ENCODING.format(encoding))
@@ -138,27 +163,35 @@ async def _check(connection: Any) -> None:
         raise UnfitError(CREATORS.format(creators["strangers"]))
 
 
-async def _missing(connection: Any) -> list[str]:
-    """The migrations that were not applied yet, in order. Raises UnfitError if a newer version applied its own."""
-    applied = None
+async def _pending(connection: Any) -> Pending:
+    """What was not applied yet. Raises UnfitError if a newer version migrated this database."""
+    applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
-        applied = await connection.fetchval("SELECT version_num FROM sync.migrations")
-    known = revisions()
-    if applied is not None and applied not in known:
-        raise UnfitError(NEWER.format(applied))
-    return list(takewhile(lambda revision: revision != applied, known))[::-1]
+        # As JSON, because the table has one column more since 0008.
+        row = await connection.fetchval("SELECT to_jsonb(m) FROM sync.migrations m")
+        applied = orjson.loads(row) if row is not None else {}
+    version = applied.get("version_num")
+    known = scripts.migrations()
+    if version is not None and version not in known:
+        raise UnfitError(NEWER.format(version))
+    before = applied.get("definitions", {})
+    now = scripts.checksums(scripts.functions() | scripts.views())
+    return Pending(
+        known if version is None else known[known.index(version) + 1 :],
+        [name for name, checksum in now.items() if before.get(name) != checksum],
+    )
 
 
-def _upgrading(missing: list[str]) -> Step:
-    return Step(f"run the migrations {', '.join(missing)}", "ACCESS EXCLUSIVE on the three tables", ())
-
-
-async def _upgrade(url: str) -> None:
+async def _apply(connection: Any, pending: Pending) -> None:
+    """Apply it in one transaction, without a limit to the time of its statements: a migration may read whole tables."""
+    await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     try:
-        await asyncio.to_thread(command.upgrade, configuration(url=url), "head")
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in {busy.sqlstate for busy in BUSY}:
-            raise asyncpg.LockNotAvailableError(str(error.orig)) from error
+        for text in pending.texts():
+            await connection.execute(text, timeout=LONG)
+        await connection.execute("COMMIT", timeout=LONG)
+    except BaseException:
+        with contextlib.suppress(Exception):  # a connection that is closed has rolled it back
+            await connection.execute("ROLLBACK")
         raise
 
 
@@ -167,7 +200,7 @@ def _waits(why: str) -> None:
 
 
 async def create_database(admin_url: str, name: str) -> None:
-    """Create the database unless it is there. `name` is ours, not a stranger's."""
+    """Create the database unless it exists. `name` must be trusted: it becomes part of the statement."""
     connection = await connect_as_owner(admin_url)
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -177,40 +210,6 @@ async def create_database(admin_url: str, name: str) -> None:
 
 
 def as_sql() -> str:
-    """Everything that `migrate` would do to an empty database, for review."""
-    script = io.StringIO()
-    config = configuration()
-    config.output_buffer = script
-    command.upgrade(config, "head", sql=True)
-    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n{script.getvalue()}\n{PARTITIONS_AHEAD};\n"
-
-
-async def run_online(url: str, configure: Callable[[Connection], None]) -> None:
-    """Run `configure(connection)` in SQLAlchemy's synchronous world, in one transaction of a connection to `url`."""
-
-    async def connect() -> Any:
-        # Without a limit to its statements: a migration may read whole tables.
-        connection = await link(url)
-        await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; {SAFE_PATH}")
-        return connection
-
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(text(SCHEMA))
-            await connection.run_sync(configure)
-            # Before anybody writes to the log.
-            await connection.execute(text(PARTITIONS_AHEAD))
-    finally:
-        await engine.dispose()
-
-
-def run_script(name: str) -> None:
-    """For a migration: run migrations/sql/NAME.sql as it stands."""
-    script = (SCRIPTS / f"{name}.sql").read_text()
-    if context.is_offline_mode():
-        op.get_context().impl.static_output(script)
-        return
-    # As a script and not as a statement: SQLAlchemy would take what follows a colon in it for a parameter.
-    raw = op.get_bind().connection.dbapi_connection
-    raw.run_async(lambda connection: connection.execute(script))  # type: ignore[union-attr]  # asyncpg's own connection
+    """The SQL that `migrate` would run in an empty database, for review."""
+    texts = "\n".join(Pending(scripts.migrations(), [*scripts.functions(), *scripts.views()]).texts())
+    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n\nBEGIN;\n\n{texts}\nCOMMIT;\n"

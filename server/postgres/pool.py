@@ -1,4 +1,4 @@
-"""Connections to Postgres for the server's statements, set up the way these want them."""
+"""A pool of connections for the server's statements, with the planner settings that these need."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from server.errors import UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
 from server.postgres.errors import MAYBE_LATER, StatementError, none_left, translated, unavailable
-from server.postgres.route import SHORT_SECONDS, Lead, Route
+from server.postgres.route import SHORT_SECONDS, OpenConnection, Route
 from server.postgres.shortage import PAUSE_SECONDS
 
 PLANNING: Final = """
@@ -27,26 +27,28 @@ PLANNING: Final = """
     SET enable_sort = off;
     SET enable_material = off
 """
-"""Every statement of ours looks rows up by index, in the index's order, and planning it for 60 partitions takes longer
-than running it. Left alone, the planner chooses a scan for a partition that was empty when it last looked."""
+"""All our statements look rows up by an index, in its order, and planning one for 60 partitions takes longer than
+running it. With its default settings the planner chooses a scan for a partition that was empty when it was last
+analyzed."""
 ISOLATION: Final = "SET default_transaction_isolation = 'read committed'"
-"""Whatever the database's default is: who waits for a lock here goes on with what was committed meanwhile."""
+"""Explicit, because the database may have another default. A statement that waited for a lock must see the rows that
+were committed meanwhile."""
 NO_MORE_SECONDS: Final = 10.0
-"""Until a connection is asked for again that Postgres did not have."""
+"""Seconds until the next attempt to connect after Postgres had no connection left."""
 
 
 @cache
-def _seconds(name: str) -> metrics.Spread:
+def _seconds(name: str) -> metrics.BufferedHistogram:
     return metrics.STATEMENT_SECONDS.labels(name)
 
 
 class Pool:
-    """At most `size` connections, on which the named statements of sql/ are run.
+    """Runs the named statements of sql/ on at most `size` connections.
 
-    asyncpg's own pool does more between two statements (a reset, timers, a task to shield the release) than the
-    statement itself costs here: 0.1 of 0.3 ms. Ours are single reads, which leave nothing to reset.
+    asyncpg's own pool does more work between two statements: a reset, timers, and a task that shields the release. Here
+    that is 0.1 of 0.3 ms per statement. Our statements are single, and leave nothing to reset.
 
-    All of them lead to the history that counts: what another one answers is not told.
+    All connections lead to the current history. The answer of a connection to an earlier one is discarded.
     """
 
     def __init__(self, route: Route, *, size: int) -> None:
@@ -54,14 +56,14 @@ class Pool:
         self._history = route.history
         self._history.changed.append(self._drop_earlier)
         self._route.shortage.lenders.append(self)
-        self._turn = asyncio.Semaphore(size)
+        self._slots = asyncio.Semaphore(size)
         self._owed = 0
-        """Connections that are to be given back as soon as their statement ends."""
+        """Connections to close as soon as their statement ends."""
         self._giving_until = 0.0
-        """Somebody else is to have the connection that was given back before a new one is asked for."""
+        """Until this time another connection of this process may use the one that was given back."""
         self._waiters: list[asyncio.Future[None]] = []
         self._no_more_until = 0.0
-        """Postgres has no connection left for this login, and is not asked for one before that time. 0: it has."""
+        """Postgres has no connection left for this login; do not try before this time. 0: it has some."""
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
@@ -79,7 +81,7 @@ class Pool:
 
     @property
     def in_use(self) -> int:
-        """Connections that run a statement at this moment."""
+        """How many connections run a statement at this moment."""
         return len(self._open) - len(self._idle)
 
     async def start(self) -> None:
@@ -90,34 +92,37 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """The rows of sql/NAME.sql, which Postgres ends after `seconds`. Raises UnavailableError for whatever Postgres
-        may answer, because a server that runs waits for its operator too; StatementError if the statement was sent.
-        `although_blind`: it is not about what devices are told."""
+        """Run sql/NAME.sql and return its rows. Postgres cancels it after `seconds`.
+
+        Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
+        a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every
+        change, because devices do not receive its rows.
+        """
         if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
-        if self._turn.locked():
+        if self._slots.locked():
             with metrics.POOL_WAITING.track_inprogress():
-                await self._turn.acquire()
+                await self._slots.acquire()
         else:
-            await self._turn.acquire()
+            await self._slots.acquire()
         begun = time.perf_counter()
         try:
-            connection = await self._take()
+            connection = await self._acquire()
             try:
                 rows = await connection.fetch(name, arguments, seconds)
             except BaseException as error:
-                # Whatever happened: a new one is soon made, and an old one may be in any state.
+                # Close it after any error: it may be in any state, and a new one is soon opened.
                 self._open.discard(connection)
                 if connection.closed or isinstance(error, asyncpg.OperatorInterventionError):
-                    # Whatever ended it may have ended those that are idle, which do not know it yet.
+                    # The idle connections may have been closed for the same reason.
                     self._drop(self._idle)
-                # Before the next one is opened: Postgres has no room for more than was said.
+                # Close it before the next one is opened, so that there are never more than `size`.
                 await connection.give_up()
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
                 raise
             if connection not in self._open:
-                raise StatementError(EARLIER)  # a newer history was met meanwhile
+                raise StatementError(EARLIER)  # another connection found a newer history meanwhile
             if self._owed:
                 self._owed -= 1
                 self._give(connection)
@@ -127,13 +132,13 @@ class Pool:
             raise unavailable(error) from error
         finally:
             _seconds(name).observe(time.perf_counter() - begun)
-            self._turn.release()
+            self._slots.release()
             self._released()
         return rows
 
-    async def _take(self) -> "_Connection":
-        """An idle connection that has not been closed meanwhile (after a restart of Postgres all of them have been), or
-        a new one; or, where Postgres has none left for this login, one that becomes idle."""
+    async def _acquire(self) -> "_Connection":
+        """An idle connection that is still open (after a restart of Postgres none is), or a new one. If Postgres has no
+        connection left for this login, wait for one that becomes idle."""
         clock = asyncio.get_running_loop().time
         surely_until = clock() + SHORT_SECONDS
         while True:
@@ -147,7 +152,7 @@ class Pool:
                 continue
             if not self._open or clock() >= self._no_more_until:
                 if self._no_more_until:
-                    self._no_more_until = clock() + NO_MORE_SECONDS  # one of all that wait asks
+                    self._no_more_until = clock() + NO_MORE_SECONDS  # so that one of the waiting callers tries
                 try:
                     connection = await self._connect()
                 except UnavailableError as error:
@@ -159,7 +164,7 @@ class Pool:
                             raise
                         await self._route.shortage.ease()
                         continue
-                    self._route.shortage.tell()
+                    self._route.shortage.report()
                 else:
                     self._no_more_until = 0.0
                     return connection
@@ -168,7 +173,7 @@ class Pool:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                # Those that it has may all be busy, for as long as a lock is held, while Postgres has one again.
+                # All connections may be busy for long, waiting for a lock, while Postgres has one left again.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self._no_more_until):
                         await waiter
@@ -176,14 +181,14 @@ class Pool:
                 self._waiters.remove(waiter)
 
     def _released(self) -> None:
-        """A connection became idle, or is gone."""
+        """Wake the waiting callers: a connection became idle or was closed."""
         self._owed = min(self._owed, self.in_use)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def _drop_earlier(self) -> None:
-        """Close what leads to another history than the one that counts."""
+        """Close the connections to any other history than the current one."""
         self._drop([each for each in self._open if each.epoch != self._history.epoch])
 
     def _drop(self, connections: Iterable["_Connection"]) -> None:
@@ -206,19 +211,19 @@ class Pool:
         self._drop([connection])
 
     def terminate(self) -> None:
-        """Close everything, without a goodbye that could hang."""
+        """Close all connections without a handshake, which could hang."""
         self._drop(self._open)
 
     async def _connect(self) -> "_Connection":
-        lead = await self._route.connect(command_timeout=STATEMENT_SECONDS + GRACE_SECONDS)
+        opened = await self._route.connect(command_timeout=STATEMENT_SECONDS + GRACE_SECONDS)
         try:
             with translated():
                 if not self._route.pooled:
-                    await lead.raw.execute(f"{PLANNING};{ISOLATION};{limit(STATEMENT_SECONDS)}")
+                    await opened.raw.execute(f"{PLANNING};{ISOLATION};{limit(STATEMENT_SECONDS)}")
         except BaseException:
-            await give_up(lead.raw)
+            await give_up(opened.raw)
             raise
-        connection = _Connection(lead, self._route.pooled)
+        connection = _Connection(opened, self._route.pooled)
         if connection.epoch != self._history.epoch:
             connection.terminate()
             raise UnavailableError(EARLIER)
@@ -229,13 +234,13 @@ class Pool:
 class _Connection:
     """A connection and the statements prepared on it."""
 
-    def __init__(self, lead: Lead, pooled: bool) -> None:
-        self.epoch = lead.standing.epoch
-        self._raw = lead.raw
+    def __init__(self, opened: OpenConnection, pooled: bool) -> None:
+        self.epoch = opened.standing.epoch
+        self._raw = opened.raw
         self._pooled = pooled
         self._prepared: dict[str, Any] = {}
         self._seconds = STATEMENT_SECONDS
-        """The limit that is set."""
+        """The statement_timeout that is set, in seconds."""
 
     async def fetch(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if self._pooled:
@@ -246,8 +251,8 @@ class _Connection:
         prepared = self._prepared.get(name)
         if prepared is None:
             prepared = self._prepared[name] = await self._raw.prepare(statement(name))
-        patience = None if seconds is None else seconds + GRACE_SECONDS
-        return await prepared.fetch(*arguments, timeout=patience)  # type: ignore[no-any-return]  # asyncpg's list
+        timeout = None if seconds is None else seconds + GRACE_SECONDS
+        return await prepared.fetch(*arguments, timeout=timeout)  # type: ignore[no-any-return]  # asyncpg's list
 
     async def _fetch_pooled(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if seconds is None:

@@ -1,7 +1,6 @@
-"""Reads feeds, snapshots and pages: the read path's `Store`, one statement each."""
+"""Reads feeds, snapshots and pages: the `Store` of the read path, with one statement for each."""
 
 from collections.abc import Callable, Iterable, Sequence
-from time import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,59 +18,61 @@ from protocol.frames import (
     ProfileDeleted,
     Row,
 )
+from server.clock import machine_now
 from server.errors import UnavailableError
-from server.feed.change import Entry, Page
-from server.feed.ports import History, Overview, ReadKey, Sighting, Titles, Want
-from server.postgres.connection import EVERYWHERE, POSTGRES_EPOCH
+from server.feed.change import Entry, Reading
+from server.feed.ports import DeviceStatus, MessagesRead, Overview, ReadKey, Titles, Want
 from server.postgres.pool import Pool
+from server.postgres.timestamps import ALWAYS, NEVER
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
-"""What (seq, n) is compared with behind a whole transaction: no n is larger."""
-ALWAYS: Final = (1 << 63) - 1 + POSTGRES_EPOCH
-NEVER: Final = -(1 << 63) + POSTGRES_EPOCH
-"""Postgres' infinity and -infinity, as our codec counts."""
+"""The n of a position after a whole transaction: no entry has a larger one."""
 LARGEST_UUID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 EVER: Final = (NEVER, ALWAYS)
 RECENT: Final = 2 * 86_400_000_000
-"""Microseconds. Messages younger than this are what a live feed is about; older partitions stay unopened at first."""
+"""Microseconds. Live devices receive messages younger than this. The first statement does not open older partitions."""
 SOON: Final = 3_600_000_000
-"""Microseconds. Further ahead than this no clock should be; newer partitions stay unopened at first."""
+"""Microseconds by which a clock may be ahead. The first statement does not open newer partitions."""
+ROW_BYTES: Final = 100
+"""What a row weighs beside its text. The statements read_*.sql, which limit the bytes of their result, count with this
+number; a test compares them."""
 
 
 class PostgresStore:
-    """`Store` and `Notebook` on a pool of connections."""
+    """`Store` and `PresenceStore` on a pool of connections."""
 
     def __init__(self, pool: Pool) -> None:
         self._fetch = pool.fetch
         self._history = pool.history
 
     async def _find_no_profile(self) -> None:
-        """A profile was not found: make sure that there is none. Raises UnavailableError if it may be hidden, which the
-        lookout may yet have to find: its user is not to be told that he does not pay."""
+        """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
+        hide it, which the lookout may not have found yet: its user must not be treated as one who does not pay."""
         (record,) = await self._fetch("sees_profiles")
         self._history.saw(record["epoch"])
         if not record["sees"]:
             self._history.doubted()
             raise UnavailableError("Row level security hides profiles from this server. Run `atlas-sync migrate`.")
 
-    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
-        now = int(time() * 1_000_000)
-        # A device that was away for longer than that would need the second statement anyway.
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
+        now = machine_now()
+        # A device that was away for longer would need the second statement anyway.
         near = min(key.after.seq for key in keys) >= now - RECENT
-        pages, beyond = await self._read_feed(keys, rows, content_bytes, (now - RECENT, now + SOON) if near else EVER)
+        bounds = (now - RECENT, now + SOON) if near else EVER
+        readings, beyond = await self._read_feed(keys, rows, content_bytes, bounds)
         if beyond:
             again, _ = await self._read_feed([keys[i] for i in beyond], rows, content_bytes, EVER)
-            for i, page in zip(beyond, again, strict=True):
-                pages[i] = page
-        return pages
+            for i, reading in zip(beyond, again, strict=True):
+                readings[i] = reading
+        return readings
 
     async def _read_feed(
         self, keys: Sequence[ReadKey], rows: int, content_bytes: int, bounds: tuple[Instant, Instant]
-    ) -> tuple[list[Page], list[int]]:
-        """The pages, and the indices of those that need something beyond the bounds, which was not looked at."""
+    ) -> tuple[list[Reading], list[int]]:
+        """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
         records = await self._fetch(
-            "read_feed" if bounds != EVER else "read_feed" + EVERYWHERE,
+            "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
             _literal(str(key.after.seq) for key in keys),
             _literal(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
@@ -98,8 +99,8 @@ class PostgresStore:
             await self._find_no_profile()
         for some in entries:
             if len(some) > 1:
-                some.sort(key=_in_log_order)  # as they come, but no plan promises it; sorting what is sorted is cheap
-        return [Page(*page) for page in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
+                some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
+        return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)
@@ -119,7 +120,7 @@ class PostgresStore:
         as_of = records[0]["head"]
         return Titles(as_of, *_whole(as_of, records))
 
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> History:
+    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
         ats = [ALWAYS if want.before is None else want.before.at for want in wants]
         for i, want in enumerate(wants):
             if want.before is not None and not FIRST_INSTANT < ats[i] < LAST_INSTANT:
@@ -138,11 +139,11 @@ class PostgresStore:
         found = [
             (record["i"] - 1, _message(as_of, record["id"], record)) for record in records if record["i"] is not None
         ]
-        return History(as_of, found, cut=len(found) < (records[0]["total"] or 0))
+        return MessagesRead(as_of, found, cut=len(found) < (records[0]["total"] or 0))
 
     async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
-        """Where the row stands whose instant travelled as `at`, one of the two ends. If it is no longer there, where
-        what travels so begins: a repeat does no harm."""
+        """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
+        the row no longer exists, the place where such rows begin: to send some of them again does no harm."""
         records = await self._fetch(statement, *arguments)
         if not records:
             return ALWAYS if at > 0 else at
@@ -154,13 +155,13 @@ class PostgresStore:
         heads = zip(record["seqs"] or (), record["marks"] or (), strict=True)
         return record["epoch"], [Position(seq, 0, mark) for seq, mark in heads]
 
-    async def note(self, server: str, sightings: Sequence[Sighting]) -> None:
-        columns = list(zip(*sightings, strict=True)) or [()] * len(Sighting._fields)
+    async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
+        columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
         await self._fetch("note", server, *columns)
 
 
 def _literal(items: Iterable[str]) -> str:
-    """A Postgres array literal of items that need no quotes."""
+    """A Postgres array literal. The items must need no quotes."""
     return "{" + ",".join(items) + "}"
 
 
@@ -169,7 +170,7 @@ def _in_log_order(entry: Entry) -> tuple[int, int]:
 
 
 def _whole(as_of: int, records: Sequence[Any]) -> tuple[list[Conversation], list[UUID]]:
-    """The conversations among the records, and the ids of those that did not fit."""
+    """The conversations that fitted into the byte limit, and the ids of the others."""
     found = [_conversation(as_of, record["id"], record) for record in records if record["whole"]]
     return found, [record["id"] for record in records if record["whole"] is False]
 

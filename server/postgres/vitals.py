@@ -1,4 +1,4 @@
-"""The database's vital signs, asked for when somebody looks at the figures, and at no other time."""
+"""The database's vital signs. They are queried when the metrics are scraped, and at no other time."""
 
 import asyncio
 import math
@@ -15,36 +15,36 @@ from server.postgres.pool import Pool
 log = structlog.get_logger()
 
 AGE: Final = 2.0
-"""Seconds that an answer is good for, however often the figures are asked for."""
+"""Seconds for which an answer is reused, however often the metrics are scraped."""
 PATIENCE: Final = 3.0
-"""Seconds to wait for Postgres: the other figures matter most when it does not answer."""
+"""Seconds to wait for Postgres. When it does not answer, the other metrics matter most."""
 
 
 class Vitals:
-    """Those of the database behind `pool`, kept in metrics.py."""
+    """Updates the gauges of metrics.py that describe the database behind `pool`."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._asked_at = -AGE
         self._trouble = ""
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
 
     async def read(self) -> None:
-        """Bring them up to date; if Postgres does not answer, say that."""
-        async with self._turn:
+        """Update them. If Postgres does not answer, the gauge POSTGRES_UP and the log say so."""
+        async with self._one_at_a_time:
             if time.monotonic() - self._asked_at < AGE:
                 return
             try:
                 async with asyncio.timeout(PATIENCE):
                     (row,) = await self._pool.fetch("vitals", although_blind=True)
             except (UnavailableError, TimeoutError) as error:
-                # It answers, and refuses this statement.
+                # Postgres is up if it answers and refuses this statement.
                 metrics.POSTGRES_UP.set(isinstance(error.__cause__, asyncpg.SyntaxOrAccessError))
-                self._tell(str(error) or "no answer in time")
+                self._log(str(error) or "no answer in time")
                 return
             finally:
                 self._asked_at = time.monotonic()
-        self._tell("")
+        self._log("")
         metrics.POSTGRES_UP.set(1)
         metrics.NOTIFICATION_QUEUE.set(row["notification_queue"])
         metrics.OLDEST_XMIN.set(row["oldest_xmin"])
@@ -56,8 +56,8 @@ class Vitals:
             metrics.DEFAULT_ROWS.labels(table).set(row[f"{table}_default"])
             metrics.PARTITIONS_AHEAD.labels(table).set(row[f"{table}_ahead"])
 
-    def _tell(self, trouble: str) -> None:
-        """Once, and not at every scrape."""
+    def _log(self, trouble: str) -> None:
+        """Log a trouble when it begins, and not at every scrape."""
         if trouble and trouble != self._trouble:
             log.warning("the database's vital signs cannot be read", error=trouble)
         self._trouble = trouble

@@ -1,7 +1,7 @@
-"""Writes groups of pushes: the write path's `Writer`, one statement a group."""
+"""Applies groups of pushes: the `Writer` of the write path, with one statement per group."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -21,31 +21,42 @@ from protocol.frames import (
 from server.errors import UnavailableError
 from server.postgres.errors import StatementError
 from server.postgres.pool import Pool
-from server.write.mutation import Outcome, Push, Refusal
 from server.write.ports import Cause, WriteError
+from server.write.push import Outcome, OwnedPush, Rejection
 
 log = structlog.get_logger()
 
-Columns = tuple[str, UUID | None, UUID | None, str | None, str | None, int | None, int | None]
-"""kind, id, conversation, role, text, at, created_at: the arguments of sync.apply."""
 
-COLUMNS: Final[dict[type, Callable[[Any], Columns]]] = {
-    CreateMessage: lambda m: ("+m", m.id, m.conversation_id, m.role, m.content, m.at, None),
-    EditMessage: lambda m: ("~m", m.id, None, None, m.content, m.at, m.created_at),
-    DeleteMessage: lambda m: ("-m", m.id, None, None, None, None, m.created_at),
-    CreateConversation: lambda c: ("+c", c.id, None, None, c.title, c.at, None),
-    RenameConversation: lambda c: ("~c", c.id, None, None, c.title, c.at, None),
-    DeleteConversation: lambda c: ("-c", c.id, None, None, None, None, None),
-    Refusal: lambda refusal: ("!", None, None, None, refusal.code, None, None),
+class Arguments(NamedTuple):
+    """One mutation: an element of each of these arrays of sync.push, in this order."""
+
+    kind: str
+    row_id: UUID | None = None
+    parent: UUID | None = None
+    role: str | None = None
+    body: str | None = None
+    """The content or title; of a rejected mutation the code of its rejection."""
+    at: int | None = None
+    row_at: int | None = None
+
+
+ARGUMENTS: Final[dict[type, Callable[[Any], Arguments]]] = {
+    CreateMessage: lambda m: Arguments("+m", m.id, parent=m.conversation_id, role=m.role, body=m.content, at=m.at),
+    EditMessage: lambda m: Arguments("~m", m.id, body=m.content, at=m.at, row_at=m.created_at),
+    DeleteMessage: lambda m: Arguments("-m", m.id, row_at=m.created_at),
+    CreateConversation: lambda c: Arguments("+c", c.id, body=c.title, at=c.at),
+    RenameConversation: lambda c: Arguments("~c", c.id, body=c.title, at=c.at),
+    DeleteConversation: lambda c: Arguments("-c", c.id),
+    Rejection: lambda rejection: Arguments("!", body=rejection.code),
 }
 
 ENDED: Final = ("08", "57P01", "57P02", "57P03", "57P05")
-"""SQLSTATEs of a connection that ended, or of a Postgres that ends."""
+"""SQLSTATEs of a lost connection, and of a Postgres that shuts down or starts."""
 STATES: Final = ("0A", "25", "40", "42", "53", "55", "57", "58", "F0", "XX")
-"""Classes of which nothing is the mutation's fault: locks, resources, a trigger that names what is not there. Whatever
-else is raised, by a constraint or the app, is."""
+"""SQLSTATE classes of errors that no mutation causes: locks, resources, a trigger that names a missing object. Every
+other error, raised by a constraint or the app, is the mutation's fault."""
 FORBIDDEN: Final = "42501"
-"""insufficient_privilege: a trigger or a policy of the app says no."""
+"""insufficient_privilege: a trigger or a policy of the app forbids the mutation."""
 
 
 class PostgresWriter:
@@ -55,18 +66,18 @@ class PostgresWriter:
         self._pool = pool
         self._roles = sorted(roles)
 
-    async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
+    async def write(self, pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         try:
-            mutations = [_columns(mutation) for push in pushes for mutation in push.mutations]
-            columns = list(zip(*mutations, strict=True)) or [()] * 7
+            mutations = [ARGUMENTS[type(mutation)](mutation) for push in pushes for mutation in push.mutations]
+            # In the order of sql/push.sql.
             arguments = (
                 [push.user for push in pushes],
                 [push.client_id for push in pushes],
                 [push.session for push in pushes],
-                [push.takes for push in pushes],
+                [push.claims_client_id for push in pushes],
                 [push.first for push in pushes],
                 [len(push.mutations) for push in pushes],
-                *columns,
+                *(zip(*mutations, strict=True) if mutations else [()] * len(Arguments._fields)),
                 self._roles,
                 [push.generation for push in pushes],
                 [push.held for push in pushes],
@@ -77,13 +88,13 @@ class PostgresWriter:
             raise WriteError(*_diagnosis(error.__cause__)) from error
         except UnavailableError:
             raise
-        except Exception as error:  # whatever a mutation can bring about must not end the writing of all others
+        except Exception as error:  # one mutation, whatever it causes, must not stop the writes of other devices
             log.error("a push failed unexpectedly", exc_info=error)
             raise WriteError(Cause.END, type(error).__name__) from error
 
 
 def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
-    """Why a statement failed, and what may be logged of it: SQLSTATE and constraint, which quote no row."""
+    """Why a statement failed, and the text that may be logged: SQLSTATE and constraint, which contain no row."""
     if isinstance(error, asyncpg.PostgresError):
         state = str(error.sqlstate)
         trouble = f"{state} {error.constraint_name or ''}".rstrip()
@@ -98,17 +109,13 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
     return Cause.RULE if isinstance(error, asyncpg.DataError) else Cause.END, trouble
 
 
-def _columns(mutation: Mutation | Refusal) -> Columns:
-    return COLUMNS[type(mutation)](mutation)
-
-
-def _digest(mutation: Mutation | Refusal) -> int:
-    """0 for what is none."""
-    said = mutation.mutation if isinstance(mutation, Refusal) else mutation
+def _digest(mutation: Mutation | Rejection) -> int:
+    """The mutation's digest, 0 where there is none."""
+    pushed = mutation.mutation if isinstance(mutation, Rejection) else mutation
     try:
-        return 0 if said is None else digest(said)
+        return 0 if pushed is None else digest(pushed)
     except (ValueError, OverflowError):
-        return 0  # half of a surrogate pair or an integer beyond 64 bits, which are never applied
+        return 0  # it contains half of a surrogate pair or an integer beyond 64 bits, and is never applied
 
 
 def _outcome(record: Any) -> Outcome:
@@ -118,5 +125,5 @@ def _outcome(record: Any) -> Outcome:
         after=record["after"],
         seq=record["seq"],
         rejected={int(n): code for n, code in orjson.loads(rejected).items()} if rejected != "{}" else {},
-        refusal=record["refusal"],
+        error=record["refusal"],
     )

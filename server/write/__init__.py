@@ -1,1 +1,1 @@
-"""The write path: mutations that devices made, applied exactly once, committed in groups."""
+"""The write path: applies the mutations of devices exactly once, and commits them in groups."""

@@ -1,7 +1,7 @@
-"""Collects the pushes of all sockets while one transaction is under way, then commits them in one.
+"""Collects the pushes of all connections while one transaction is in progress, then commits them in the next.
 
-There is no timer: an idle server writes a push at once, a busy one finds more of them waiting for the next group. What
-a commit costs (the flush, the lock that NOTIFY holds over it) is the same for one mutation as for hundreds.
+There is no timer. An idle server applies a push at once; a busy one finds more pushes waiting for the next group. A
+commit costs the same (the flush, the lock that NOTIFY holds over it) for one mutation as for hundreds.
 """
 
 import asyncio
@@ -14,45 +14,45 @@ from uuid import UUID
 
 import structlog
 
-from protocol.frames import Ack, Error
+from protocol.frames import Ack, Error, Milliseconds
 from server import metrics
 from server.errors import UnavailableError
+from server.rate_limit import TokenBuckets
 from server.write import rules
-from server.write.allowance import Allowance
 from server.write.isolation import Isolation, again
-from server.write.mutation import Outcome, Push
 from server.write.outage import Outage
 from server.write.ports import Cause, WriteError, Writer
+from server.write.push import Outcome, OwnedPush
 from server.write.suspects import Suspects
 
 log = structlog.get_logger()
 
 WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Of all pushes that wait. Devices keep what they push until it is acknowledged, so a server need not."""
+"""Size of all waiting pushes. Devices keep mutations until they are acknowledged, so a server need not."""
 BUSY_MILLISECONDS: Final = (1_000, 5_000)
-"""After which a push that found the queue full may come again."""
+"""Range of the delay after which a push that found the queue full may be sent again."""
 GROUP_SECONDS: Final = 1.0
-"""How long a group may take, and so how long one push can hold up others. A group takes some 20 ms."""
+"""Longest duration of a group, and so the longest time that one push can delay others. A group takes some 20 ms."""
 LONGEST_GROUP_SECONDS: Final = 15.0
-"""Where a group is slow and no push of it is, the next ones get twice the time, up to this."""
+"""If a group is too slow and none of its pushes is, the next groups get twice the time, up to this."""
 DECAY: Final = 0.9
-"""What a group that took less than a quarter of its time leaves of the time above GROUP_SECONDS."""
+"""Factor by which the time above GROUP_SECONDS shrinks after a group that needed less than a quarter of its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    push: Push
+    push: OwnedPush
     size: int
     answer: Callable[[Ack | Error], None]
     gone: Callable[[], bool]
 
 
 class Batcher:
-    """`batch`: mutations of one transaction at most."""
+    """`batch`: the most mutations of one transaction."""
 
-    def __init__(self, writer: Writer, allowance: Allowance, batch: int) -> None:
+    def __init__(self, writer: Writer, buckets: TokenBuckets, batch: int) -> None:
         self._writer = writer
-        self._allowance = allowance
+        self._buckets = buckets
         self._batch = batch
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
@@ -64,20 +64,24 @@ class Batcher:
         self._isolated: set[asyncio.Task[None]] = set()
 
     def put(
-        self, push: Push, size: int, answer: Callable[[Ack | Error], None], gone: Callable[[], bool] = lambda: False
+        self,
+        push: OwnedPush,
+        size: int,
+        answer: Callable[[Ack | Error], None],
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Have a push of `size` bytes written, and then `answer` called, once; within this call if it is refused.
+        """Apply a push of `size` bytes, then call `answer` once; within this call if it cannot be taken.
 
-        Not if its connection is `gone` before: what the next one pushes must not meet a push that waited here.
+        A push whose connection is `gone` before is dropped: it must not be applied after a push of the next connection.
         """
         now = asyncio.get_running_loop().time()
         until = max(self._outage.until, self._suspects.held_until(push.user, push.client_id))
         if now < until:
             answer(rules.unavailable(push, again(until - now)))
         elif self._bytes + size > WAITING_BYTES:
-            answer(rules.unavailable(push, random.randrange(*BUSY_MILLISECONDS)))
-        elif (wait := self._allowance.take(push.user, max(1, len(push.mutations)), now)) > 0:
-            answer(rules.slow_down(push, int(wait * 1000) + 1))
+            answer(rules.unavailable(push, Milliseconds(random.randrange(*BUSY_MILLISECONDS))))
+        elif (wait := self._buckets.take(push.user, max(1, len(push.mutations)), now)) > 0:
+            answer(rules.slow_down(push, Milliseconds(int(wait * 1000) + 1)))
         elif push.user in self._suspects:
             self._isolate([_Waiting(push, size, answer, gone)], None)
         else:
@@ -86,7 +90,7 @@ class Batcher:
             self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Apply pushes until cancelled."""
         try:
             while True:
                 await self._wake.wait()
@@ -104,7 +108,7 @@ class Batcher:
             outcomes = await self._writer.write([each.push for each in group], self._seconds)
         except UnavailableError as error:
             pause = self._outage.met(error, loop.time())
-            # Everybody, not only this group: nothing is kept that a device keeps anyway.
+            # All waiting pushes, not only this group: the devices keep them anyway.
             for each in (*group, *self._waiting):
                 each.answer(rules.unavailable(each.push, again(pause)))
             self._bytes -= sum(each.size for each in self._waiting)
@@ -112,7 +116,7 @@ class Batcher:
             self._wake.clear()
         except WriteError as error:
             log.info(
-                "a group failed, each push is tried by itself",
+                "a group failed, its pushes are applied one by one",
                 cause=error.cause.name.lower(),
                 trouble=str(error),
                 pushes=len(group),
@@ -124,12 +128,13 @@ class Batcher:
             self._outage.over()
             if loop.time() - begun < self._seconds / 4:
                 self._seconds = GROUP_SECONDS + DECAY * (self._seconds - GROUP_SECONDS)
-            # After the next group is on its way: Postgres works while we tell.
-            loop.call_soon(self._tell, group, outcomes)
+            # Answer after the next group has been sent, so that Postgres works meanwhile.
+            loop.call_soon(self._answer, group, outcomes)
 
     def _take(self) -> list[_Waiting]:
-        """The next group, first come first served, one push of a client_id (a second connection may have it), in the
-        order of their ids: groups of other processes take their locks in the same order, and cannot deadlock."""
+        """The next group: first come first served, one push of each client_id (a second connection may have it too).
+
+        It is sorted by ids: all processes take their locks in the same order, so they cannot deadlock."""
         group: list[_Waiting] = []
         clients: set[tuple[UUID, UUID]] = set()
         mutations = 0
@@ -150,7 +155,7 @@ class Batcher:
         group.sort(key=lambda each: (each.push.user.bytes, each.push.client_id.bytes))
         return group
 
-    def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    def _answer(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
         unfinished = []
         for each, outcome in zip(group, outcomes, strict=True):
             if outcome.unfinished(each.push):
@@ -161,20 +166,20 @@ class Batcher:
             self._isolate(unfinished, None)
 
     def _isolate(self, group: list[_Waiting], cause: Cause | None) -> None:
-        """Have each push of the group carried out by itself. `cause`: of the group's failure."""
+        """Apply each push of the group alone. `cause`: why the group failed."""
         self._bytes += sum(each.size for each in group)
-        task = asyncio.get_running_loop().create_task(self._carry_out(group, cause))
+        task = asyncio.get_running_loop().create_task(self._apply_alone(group, cause))
         self._isolated.add(task)
         task.add_done_callback(self._isolated.discard)
 
-    async def _carry_out(self, group: list[_Waiting], cause: Cause | None) -> None:
-        await asyncio.gather(*(self._carry_out_one(each) for each in group))
+    async def _apply_alone(self, group: list[_Waiting], cause: Cause | None) -> None:
+        await asyncio.gather(*(self._apply_one(each) for each in group))
         if cause is Cause.TIME and not any(each.push.user in self._suspects for each in group):
             self._seconds = min(2 * self._seconds, LONGEST_GROUP_SECONDS)
 
-    async def _carry_out_one(self, each: _Waiting) -> None:
+    async def _apply_one(self, each: _Waiting) -> None:
         try:
-            answer = await self._isolation.carry_out(each.push, each.gone)
+            answer = await self._isolation.apply(each.push, each.gone)
         finally:
             self._bytes -= each.size
         if answer is not None:

@@ -1,6 +1,6 @@
-"""Tries pushes by themselves when a transaction with them failed: who fails is found, and nobody else waits for it.
+"""Applies pushes one by one after a transaction with them failed, so that other users do not wait for the failing one.
 
-A push that fails by itself is tried mutation by mutation. The one that fails is rejected, or its user is held back.
+A push that fails alone is applied mutation by mutation. The failing mutation is rejected, or its device is held back.
 """
 
 import asyncio
@@ -11,24 +11,24 @@ from typing import Final
 
 import structlog
 
-from protocol.frames import Ack, Error
+from protocol.frames import Ack, Error, Milliseconds
 from server.errors import UnavailableError
 from server.turns import Turns
 from server.write import rules
-from server.write.mutation import Outcome, Push
 from server.write.outage import Outage
 from server.write.ports import Cause, WriteError, Writer
+from server.write.push import Outcome, OwnedPush
 from server.write.suspects import Suspects
 
 log = structlog.get_logger()
 
 QUICK: Final = 2
-"""Pushes tried at once of users that nothing is known against; mostly milliseconds each."""
+"""Pushes in progress of users without a known problem; mostly milliseconds each."""
 SLOW: Final = 2
-"""Pushes tried at once of users whose tries may take long."""
+"""Pushes in progress of users whose attempts may take long."""
 CONNECTIONS: Final = QUICK + SLOW
 BUDGET: Final = 5.0
-"""Seconds after which a push that gets on is interrupted: the device sends the rest again."""
+"""Seconds after which a push that makes progress is interrupted: the device sends the rest again."""
 JITTER_MILLISECONDS: Final = (200, 2_000)
 
 
@@ -40,8 +40,8 @@ class Isolation:
         self._users = Turns(None)
         self._lanes = {False: asyncio.Semaphore(QUICK), True: asyncio.Semaphore(SLOW)}
 
-    async def carry_out(self, push: Push, gone: Callable[[], bool]) -> Ack | Error | None:
-        """What to answer to the push, which is carried out by itself; nothing if its connection is `gone` before."""
+    async def apply(self, push: OwnedPush, gone: Callable[[], bool]) -> Ack | Error | None:
+        """Apply the push alone. Returns the answer; None if its connection is `gone` before."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BUDGET
         slow = ended = False
@@ -61,19 +61,19 @@ class Isolation:
                     at_once = 1
                     continue
                 if found.cause is Cause.END and not ended:
-                    ended = True  # the connection may have been dead before: the next one is new
+                    ended = True  # the connection may have been dead already: the next one is new
                     continue
                 code = self._judge(part, found, loop.time())
                 if code is None or not push.mutations:
                     wait = max(0.0, self._suspects.held_until(push.user, push.client_id) - loop.time())
                     return rules.unavailable(push, again(wait))
-                push = push.refusing(done, code)
+                push = push.rejecting(done, code)
                 continue
             if before is None:
                 before = found.before
-                # Should another connection take the client_id from now on, it keeps it.
-                push = replace(push, takes=False)
-            lost = found.refusal is not None or push.first > found.before + 1
+                # If another connection takes the client_id from now on, it keeps it.
+                push = replace(push, claims_client_id=False)
+            lost = found.error is not None or push.first > found.before + 1
             if lost or found.after >= push.last:
                 self._suspects.passed(push.user, push.client_id, loop.time())
                 return rules.answer(push, found if lost else replace(found, before=before))
@@ -83,11 +83,13 @@ class Isolation:
             if loop.time() > deadline:
                 return rules.unavailable(push, again(0))
 
-    async def _try(self, push: Push, gone: Callable[[], bool], *, slow: bool) -> Outcome | WriteError | float | None:
-        """What came of one transaction; or the seconds after which it may be tried, because it must not be now."""
+    async def _try(
+        self, push: OwnedPush, gone: Callable[[], bool], *, slow: bool
+    ) -> Outcome | WriteError | float | None:
+        """Run one transaction. Returns its outcome or error, or the seconds to wait first if it must not run now."""
         loop = asyncio.get_running_loop()
         user, client_id = push.user, push.client_id
-        # A user whose tries take long has one at a time, and then is known to be slow.
+        # One attempt of a user at a time. A user whose attempts take long is then known to be slow.
         async with self._users.of(user), self._lanes[slow or self._suspects.slow(user)]:
             if gone():
                 return None
@@ -104,11 +106,12 @@ class Isolation:
         self._outage.over()
         return outcome
 
-    def _judge(self, push: Push, error: WriteError, now: float) -> str | None:
-        """The code to reject the last mutation of `push` with, which failed by itself; None if it is held back."""
+    def _judge(self, push: OwnedPush, error: WriteError, now: float) -> str | None:
+        """The last mutation of `push` failed alone. Returns the code to reject it with; None if its device is held
+        back."""
         code = self._suspects.failed(push.user, push.client_id, push.last, error.cause, now)
         log.warning(
-            "a mutation cannot be carried out now" if code is None else "the database refused a mutation",
+            "a mutation cannot be applied now" if code is None else "the database rejected a mutation",
             user=str(push.user),
             cause=error.cause.name.lower(),
             trouble=str(error),
@@ -116,6 +119,6 @@ class Isolation:
         return code
 
 
-def again(seconds: float) -> int:
-    """Milliseconds after which to push again, for each device another: they all hear it in the same moment."""
-    return int(seconds * 1000) + random.randrange(*JITTER_MILLISECONDS)
+def again(seconds: float) -> Milliseconds:
+    """The delay after which to push again. Random, because all devices are told at the same moment."""
+    return Milliseconds(int(seconds * 1000) + random.randrange(*JITTER_MILLISECONDS))

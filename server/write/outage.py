@@ -2,15 +2,11 @@
 
 from typing import Final
 
-import structlog
-
-from server.backoff import backoff
 from server.errors import UnavailableError
-
-log = structlog.get_logger()
+from server.retry import Retry
 
 LONGEST_PAUSE: Final = 5.0
-"""Seconds between two tries while Postgres is away."""
+"""Seconds between two attempts while Postgres is away."""
 
 
 class Outage:
@@ -18,18 +14,15 @@ class Outage:
 
     def __init__(self) -> None:
         self.until = 0.0
-        """Postgres is not tried before; whoever pushes meanwhile is told so at once."""
-        self._failures = 0
+        """Postgres is not asked before this time. Pushes that arrive meanwhile are answered at once."""
+        self._retry = Retry("postgres takes no pushes", longest=LONGEST_PAUSE)
 
     def met(self, error: UnavailableError, now: float) -> float:
-        """Postgres could not be reached at `now`. Returns the seconds until it is tried again."""
+        """Postgres could not be reached at `now`. Returns the seconds until the next attempt."""
         if now >= self.until:
-            self._failures += 1
-            pause = backoff(self._failures, LONGEST_PAUSE)
-            self.until = now + pause
-            log.warning("postgres takes no pushes", error=str(error), again_in=round(pause, 3))
+            self.until = now + self._retry.failed(error)
         return self.until - now
 
     def over(self) -> None:
         """Postgres answered."""
-        self._failures = 0
+        self._retry.reset()

@@ -1,9 +1,10 @@
-"""Which mutations are acceptable, and what is said of a push's outcome. Pure."""
+"""Which mutations are acceptable, and how a push is answered. Pure."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.close import REASONS, CloseCode
+from protocol import answers
+from protocol.answers import ANSWERS
 from protocol.frames import (
     Ack,
     Applied,
@@ -12,18 +13,20 @@ from protocol.frames import (
     EditMessage,
     Error,
     Instant,
+    Milliseconds,
     Mutation,
     Rejected,
     RenameConversation,
     Repeated,
     Result,
 )
-from server.write.mutation import Outcome, Push, Refusal
+from server.write.push import Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
-"""2015-01-01: before it there was no app, so such a clock is wrong."""
+"""2015-01-01. No such app existed before, so an earlier clock is wrong."""
 AHEAD: Final = 5 * 60 * 1_000_000
-"""Microseconds that a device's clock may be ahead of ours. Further, and its messages would stay the newest for long."""
+"""Microseconds that a device's clock may be ahead of ours. Messages from further ahead would stay the newest too
+long."""
 SENTENCES: Final = {
     "malformed": "The app sent this change in a form that the server does not understand. Update the app.",
     "unknown_conversation": "This conversation does not exist any more.",
@@ -36,25 +39,25 @@ SENTENCES: Final = {
     "too_slow": "The database takes too long with this change.",
     "refused": "The database does not accept this change.",
 }
-"""What each code of a rejection means, fit to show to whoever wrote."""
+"""What each code of a rejection means, in words for the author of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What devices may write."""
+    """Limits on what devices may write."""
 
     title: int
     """Bytes of UTF-8."""
     content: int
     """Bytes of UTF-8."""
     roles: frozenset[str]
-    """Of messages."""
+    """The roles of messages that devices may write."""
 
 
-def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation | Refusal:
-    """The mutation, or why it cannot be accepted from anyone. None stands for one that could not be decoded."""
+def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation | Rejection:
+    """Return the mutation, or its rejection if no device may send it. None stands for an undecodable mutation."""
     if mutation is None:
-        return Refusal("malformed")
+        return Rejection("malformed")
     code = None
     match mutation:
         case CreateMessage(role=role, content=text, at=at):
@@ -63,7 +66,7 @@ def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation |
             code = _text(text, limits.content) or _time(at, now)
         case CreateConversation(title=title, at=at) | RenameConversation(title=title, at=at):
             code = _text(title or "", limits.title) or _time(at, now)
-    return mutation if code is None else Refusal(code, mutation)
+    return mutation if code is None else Rejection(code, mutation)
 
 
 def _text(text: str, limit: int) -> str | None:
@@ -77,48 +80,29 @@ def _time(at: Instant, now: Instant) -> str | None:
     return None if EARLIEST <= at <= now + AHEAD else "bad_time"
 
 
-def answer(push: Push, outcome: Outcome) -> Ack | Error:
-    """What the device is told of a push that is not unfinished: a result for each mutation, or why there is none."""
-    if outcome.refusal == "gap" or (outcome.refusal is None and push.first > outcome.before + 1):
+def answer(push: OwnedPush, outcome: Outcome) -> Ack | Error:
+    """The answer to a push that is not unfinished: a result for each mutation, or an error."""
+    if outcome.error == "gap" or (outcome.error is None and push.first > outcome.before + 1):
         message = f"The next mutation of this device is number {outcome.before + 1}."
-        return refusal(push, "gap", message, expected=outcome.before + 1)
-    if outcome.refusal is not None:
-        return refusal(push, outcome.refusal, REASONS[CloseCode[outcome.refusal.upper()]], retryable=False)
+        return answers.GAP.error(message, answers="push", id=push.first, expected=outcome.before + 1)
+    if outcome.error is not None:
+        return ANSWERS[outcome.error].error(answers="push", id=push.first)
     return Ack(results=[_result(push.first + i, outcome) for i in range(len(push.mutations))])
 
 
 def _result(n: int, outcome: Outcome) -> Result:
     code = outcome.rejected.get(n)
     if code is not None:
-        return Rejected(n, code, SENTENCES.get(code, SENTENCES["refused"]))  # a newer server may have had more codes
+        return Rejected(n, code, SENTENCES.get(code, SENTENCES["refused"]))  # a newer server may have added codes
     return Repeated(n, outcome.seq) if n <= outcome.before else Applied(n, outcome.seq)
 
 
-def unavailable(push: Push, retry_after: int) -> Error:
+def unavailable(push: OwnedPush, retry_after: Milliseconds) -> Error:
+    """The database cannot apply this now."""
     message = "The database cannot take this at the moment. Keep it, and send it again after the delay."
-    return refusal(push, "unavailable", message, retry_after=retry_after)
+    return answers.UNAVAILABLE.error(message, answers="push", id=push.first, retry_after=retry_after)
 
 
-def slow_down(push: Push, retry_after: int) -> Error:
-    message = "This user writes more than is permitted at a time. Keep this, and send it again after the delay."
-    return refusal(push, "slow_down", message, retry_after=retry_after)
-
-
-def refusal(
-    push: Push,
-    code: str,
-    message: str,
-    *,
-    retryable: bool = True,
-    retry_after: int | None = None,
-    expected: int | None = None,
-) -> Error:
-    return Error(
-        code=code,
-        message=message,
-        retryable=retryable,
-        answers="push",
-        id=push.first,
-        retry_after=retry_after,
-        expected=expected,
-    )
+def slow_down(push: OwnedPush, retry_after: Milliseconds) -> Error:
+    """The user writes too much."""
+    return answers.SLOW_DOWN.error(answers="push", id=push.first, retry_after=retry_after)

@@ -1,9 +1,9 @@
-"""Which users' pushes are tried by themselves, for how long, and what becomes of a mutation that keeps failing. Pure:
-the time comes in as an argument.
+"""Which users' pushes are applied alone, for how long, and what happens to a mutation that keeps failing. Sans-I/O: the
+time is a parameter.
 
-A user is under suspicion from when a transaction with a push of theirs failed until a push of theirs is carried out by
-itself; or for a while longer, if a mutation failed by itself, if a try took long, or if groups with them fail again and
-again.
+A user is suspect from the failure of a transaction with one of their pushes until one of their pushes succeeds alone.
+The user stays suspect for WATCHED seconds if a mutation failed alone, if an attempt took long, or if several groups
+with their pushes failed.
 """
 
 from dataclasses import dataclass
@@ -12,33 +12,34 @@ from uuid import UUID
 
 from server.write.ports import Cause
 
-FIRST_TRY: Final = 1.0
-"""Seconds that a push may take by itself at first. Each failure doubles it: what is slow and not wrong gets through."""
-LONGEST_TRY: Final = 15.0
+FIRST_ATTEMPT: Final = 1.0
+"""Seconds that a push may take alone at first. Each failure doubles them, so that a slow but valid push succeeds."""
+LONGEST_ATTEMPT: Final = 15.0
 FIRST_PAUSE: Final = 0.5
-"""Seconds between the first failure of a mutation and the next try. Each further failure doubles it."""
+"""Seconds between the first failure of a mutation and the next attempt. Each further failure doubles them."""
 LONGEST_PAUSE: Final = 60.0
-TRIES: Final = 5
-"""Of a mutation that takes too long (some 40 s in all) or ends its connection (a minute); then it is rejected."""
+ATTEMPTS: Final = 5
+"""Attempts at a mutation that takes too long (some 40 s in all) or ends its connection (a minute), before it is
+rejected."""
 ENDED: Final = 8.0
-"""How much longer the pauses are where the connection ended: an operator may end several in a row."""
+"""Factor on the pauses if the connection ended: an operator may end several in a row."""
 WATCHED: Final = 60.0
-"""Seconds of a while: somebody who fails groups all the time then fails one a minute."""
+"""Seconds that a user stays suspect: a user whose pushes always fail then fails one group a minute."""
 INVOLVED: Final = 3
-"""Groups with a user that failed within WATCHED, from which on it is no chance."""
+"""Failed groups within WATCHED from which on they are no coincidence."""
 LONG: Final = 0.25
-"""Seconds of one try from which on a user is watched: several such together would fail a group."""
+"""Seconds of one attempt from which on a user stays suspect: several such pushes would fail a group."""
 PRUNE_FROM: Final = 10_000
-"""Users from which on those that may be forgotten are looked for."""
-INSTALLATIONS: Final = 50
-"""Failing ones that are remembered of one user; more than a user may have connections."""
-FORGOTTEN: Final = 3_600.0
-"""Seconds after which a user who did not come back is forgotten."""
+"""Users from which on old ones are pruned."""
+DEVICES: Final = 50
+"""Failing devices remembered of one user; more than a user may have connections."""
+PRUNE_AFTER: Final = 3_600.0
+"""Seconds after which a user without pushes is pruned."""
 
 
 @dataclass(slots=True)
 class _Failing:
-    """An installation whose next mutation failed by itself."""
+    """A device whose next mutation failed alone."""
 
     n: int
     failures: int
@@ -50,9 +51,9 @@ class _Failing:
 class _Suspect:
     since: float
     involved: int
-    """Groups that failed since then."""
+    """Failed groups since then."""
     alone: bool
-    """Pushes are tried by themselves."""
+    """Whether the user's pushes are applied alone."""
     watched_until: float
     failing: dict[UUID, _Failing]
     """By client_id."""
@@ -63,7 +64,7 @@ class Suspects:
         self._users: dict[UUID, _Suspect] = {}
 
     def __contains__(self, user: UUID) -> bool:
-        """Pushes of this user are tried by themselves: another one may wait for locks that a failing one holds."""
+        """Whether this user's pushes are applied alone. In a group they could wait for locks of a failing one."""
         suspect = self._users.get(user)
         return suspect is not None and suspect.alone
 
@@ -76,7 +77,7 @@ class Suspects:
             suspect.watched_until = now + WATCHED
 
     def took(self, user: UUID, seconds: float, now: float) -> None:
-        """A push of this user was carried out by itself."""
+        """A push of this user was applied alone, in so many seconds."""
         if seconds > LONG:
             self._suspect(user, now).watched_until = now + WATCHED
 
@@ -84,29 +85,29 @@ class Suspects:
         suspect = self._users.get(user)
         if suspect is None:
             if len(self._users) >= PRUNE_FROM:
-                self._users = {who: each for who, each in self._users.items() if each.since > now - FORGOTTEN}
+                self._users = {who: each for who, each in self._users.items() if each.since > now - PRUNE_AFTER}
             suspect = self._users[user] = _Suspect(now, 0, alone=False, watched_until=now, failing={})
         elif now - suspect.since > WATCHED:
             suspect.since, suspect.involved = now, 0
         return suspect
 
     def slow(self, user: UUID) -> bool:
-        """A try may take long."""
+        """Whether an attempt may take long."""
         suspect = self._users.get(user)
         return suspect is not None and bool(suspect.failing)
 
     def held_until(self, user: UUID, client_id: UUID) -> float:
-        """Before that time nothing of this installation is tried."""
+        """The time before which nothing of this device may be attempted."""
         failing = self._failing(user, client_id)
         return 0.0 if failing is None else failing.held_until
 
     def seconds(self, user: UUID, client_id: UUID) -> float:
-        """How long the next try may take."""
+        """How long the next attempt may take."""
         failing = self._failing(user, client_id)
-        return min(FIRST_TRY * 2.0 ** (0 if failing is None else min(failing.failures, 16)), LONGEST_TRY)
+        return min(FIRST_ATTEMPT * 2.0 ** (0 if failing is None else min(failing.failures, 16)), LONGEST_ATTEMPT)
 
     def failed(self, user: UUID, client_id: UUID, n: int, cause: Cause, now: float) -> str | None:
-        """Mutation `n` failed by itself. The code to reject it with, or None: the installation is held back."""
+        """Mutation `n` failed alone. Returns the code to reject it with; None if the device is held back."""
         suspect = self._suspect(user, now)
         suspect.alone = True
         suspect.watched_until = now + WATCHED
@@ -114,16 +115,16 @@ class Suspects:
             return "refused"
         before = suspect.failing.pop(client_id, None)
         failures = 1 if before is None or before.n != n else before.failures + 1
-        if failures >= TRIES and cause is not Cause.STATE:
+        if failures >= ATTEMPTS and cause is not Cause.STATE:
             return "too_slow" if cause is Cause.TIME else "refused"
         pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 16) * (ENDED if cause is Cause.END else 1), LONGEST_PAUSE)
         suspect.failing[client_id] = _Failing(n, failures, now + pause)
-        if len(suspect.failing) > INSTALLATIONS:
+        if len(suspect.failing) > DEVICES:
             del suspect.failing[next(iter(suspect.failing))]
         return None
 
     def passed(self, user: UUID, client_id: UUID, now: float) -> None:
-        """A push of this installation was carried out."""
+        """A push of this device was applied."""
         suspect = self._users.get(user)
         if suspect is not None:
             suspect.failing.pop(client_id, None)

@@ -1,6 +1,5 @@
 """A login in Postgres gets no rights, no rows and no power over others through what is ours."""
 
-import asyncio
 import contextlib
 import itertools
 import re
@@ -10,10 +9,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from alembic import command
 
-from server.postgres.migrate import configuration, migrate
+from server.postgres.migrate import migrate
 from tests.support.cluster import Cluster, Database, administrator
+from tests.support.earlier import migrate_to
 from tests.support.people import add_conversation, add_message, add_user
 
 _numbers = itertools.count()
@@ -374,7 +373,7 @@ async def test_a_device_cannot_change_a_message_of_the_assistant(every_database:
 async def test_a_policy_means_in_the_archive_what_it_means_in_messages(every_postgres: Cluster, policy: str) -> None:
     made = await every_postgres.create("template0")
     try:
-        await asyncio.to_thread(command.upgrade, configuration(url=made.url), "0004_watching")
+        await migrate_to(made, "0004_watching")
         sql = await made.connect()
         await sql.execute(
             "CREATE FUNCTION public.denied(text) RETURNS boolean LANGUAGE sql AS"

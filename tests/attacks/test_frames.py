@@ -10,7 +10,7 @@ from websockets.frames import Opcode
 
 from protocol.codec import JSON, MAX_INBOUND
 from protocol.frames import Hello, Live, Ping, Pong
-from server.edge.socket import FRAMES_PER_SECOND, STRANGERS_FRAMES
+from server.edge.connection import FRAMES_PER_SECOND, STRANGERS_FRAMES
 from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_user

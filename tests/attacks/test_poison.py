@@ -82,11 +82,11 @@ def says(home: UUID, *contents: str) -> list[CreateMessage]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of a try are right for a server, and long for a test."""
     monkeypatch.setattr("server.write.batcher.GROUP_SECONDS", 0.5)
-    monkeypatch.setattr(suspects, "FIRST_TRY", 0.2)
-    monkeypatch.setattr(suspects, "LONGEST_TRY", 0.4)
+    monkeypatch.setattr(suspects, "FIRST_ATTEMPT", 0.2)
+    monkeypatch.setattr(suspects, "LONGEST_ATTEMPT", 0.4)
     monkeypatch.setattr(pool, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(suspects, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(suspects, "TRIES", 3)
+    monkeypatch.setattr(suspects, "ATTEMPTS", 3)
     monkeypatch.setattr("server.write.isolation.JITTER_MILLISECONDS", (1, 50))
 
 
@@ -157,7 +157,7 @@ async def test_a_mutation_that_waits_for_another_transactions_lock_is_held_back_
         async with holder.transaction():
             await holder.execute("SELECT pg_advisory_xact_lock(4711)")
             await victim.say_push(*mutations)
-            for _ in range(suspects.TRIES + 1):
+            for _ in range(suspects.ATTEMPTS + 1):
                 await asyncio.gather(*(device.apply(*says(its, "hello")) for device, its in crowd))
                 answer = await victim.answer()
                 assert isinstance(answer, Error)

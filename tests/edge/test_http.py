@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from server.edge.http import Figures, Readiness, application
+from server.edge.http import Metrics, application
+from server.feed.readers import Readiness
 
 
 async def nothing() -> bytes:
@@ -18,9 +19,9 @@ async def nothing() -> bytes:
         (Readiness(False, "This Postgres holds an earlier history."), 503),
     ],
 )
-async def test_who_asks_for_readiness_is_told_what_there_is_to_say_of_it(readiness: Readiness, status: int) -> None:
-    transport = httpx.ASGITransport(application(lambda: readiness, Figures(nothing, None, None)))
+async def test_readyz_answers_with_the_reason(readiness: Readiness, status: int) -> None:
+    transport = httpx.ASGITransport(application(lambda: readiness, Metrics(nothing, None, None)))
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         answer = await client.get("/readyz")
-        assert (answer.status_code, answer.text) == (status, f"{readiness.says}\n")
+        assert (answer.status_code, answer.text) == (status, f"{readiness.reason}\n")
         assert (await client.get("/healthz")).status_code == 200

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.cursor import Cursor, Position
 from protocol.frames import Conversation, ConversationDeleted, Message, MessageDeleted, Row
-from server.feed.change import Batch, Entry, Page, Why, follow, start
+from server.feed.change import Batch, Entry, Reading, Why, follow, start
 
 USER, STRANGER = UUID(int=101), UUID(int=102)
 EPOCH = "0123456789abcdef"
@@ -43,13 +43,13 @@ class Log:
         ]
         return cls(chained, prev, prev_mark)
 
-    def read(self, after: Position, most: int) -> Page:
+    def read(self, after: Position, most: int) -> Reading:
         behind = [
             entry
             for entry in self.entries
             if entry.seq > after.seq or (after.n and entry.seq == after.seq and entry.n > after.n)
         ]
-        return Page(self.head, "core", behind[:most], self.mark)
+        return Reading(self.head, "core", behind[:most], self.mark)
 
     def without_before(self, seq: int) -> "Log":
         """Retention dropped what is older."""
@@ -140,13 +140,13 @@ def test_a_position_inside_a_transaction_whose_rest_was_dropped_is_too_old() -> 
     after = Position(10, n=1)
     assert isinstance(follow(after, log.read(after, 5)), Batch)
     assert follow(after, log.without_before(20).read(after, 5)) is Why.TOO_OLD
-    assert follow(after, Page(10, "core", [])) is Why.TOO_OLD
+    assert follow(after, Reading(10, "core", [])) is Why.TOO_OLD
 
 
 def test_a_position_beyond_the_head_is_ahead() -> None:
     log = Log.of([(10, [message(0, 10)])])
     assert follow(Position(11), log.read(Position(11), 5)) is Why.AHEAD
-    assert follow(Position(11), Page(0, None, [])) is Why.AHEAD
+    assert follow(Position(11), Reading(0, None, [])) is Why.AHEAD
 
 
 def test_a_history_that_lost_its_tail_and_then_overtook_the_device_is_recognised() -> None:

@@ -8,22 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.close import CloseCode
 from protocol.cursor import Position
-from protocol.frames import Error
 from server.errors import UnavailableError
 from server.feed.history import History, Standing, newer
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Window
-from tests.feed.test_roster import FakeSocket
-
-
-class Socket(FakeSocket):
-    """One that is gone once it is closed."""
-
-    def close(self, code: CloseCode, error: Error) -> None:
-        self.gone = True
-
+from tests.support.sink import FakeSink
 
 FIRST = Standing("0" * 16, (), system=1, timeline=1, began_at=1_000, started=1_000)
 
@@ -74,7 +64,7 @@ def test_without_a_common_cluster_the_one_that_began_later_is_newer() -> None:
 
 
 def reader(hub: Hub, at: int | None, acknowledged: int) -> Reader:
-    made = hub.add(str(UUID(int=at or 0)), uuid4(), Socket("a session"), Window(1, 1), generation=1)
+    made = hub.add(str(UUID(int=at or 0)), uuid4(), FakeSink("a session"), Window(1, 1), generation=1)
     if at is not None:
         hub.place(made, Position(at), Phase.LIVE)
     made.acknowledged = acknowledged

@@ -7,37 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from protocol.close import CloseCode
-from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Position
-from protocol.frames import Error
-from server.feed.change import Why
 from server.feed.hub import Cohort, Hub, Lane, Phase, Reader, State
 from server.feed.ports import Window
+from tests.support.sink import FakeSink
 
 USERS = [str(UUID(int=i)) for i in range(3)]
-
-
-class FakeSocket:
-    """A sink that remembers the position it was last written to."""
-
-    codec: Codec = MSGPACK
-    session = "a session"
-
-    def __init__(self) -> None:
-        self.full = False
-        self.gone = False
-        self.at = Position(0)
-
-    def welcome(self, tier: str, why: Why | None) -> None: ...
-
-    def write(self, wire: bytes) -> None: ...
-
-    def say(self, error: Error) -> None: ...
-
-    async def room(self) -> None: ...
-
-    def close(self, code: CloseCode, error: Error) -> None: ...
 
 
 class HubMachine(RuleBasedStateMachine):
@@ -57,7 +32,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(target=readers, user=st.sampled_from(USERS))
     def connect(self, user: str) -> Reader:
-        reader = self.hub.add(user, uuid4(), FakeSocket(), Window(50, 50))
+        reader = self.hub.add(user, uuid4(), FakeSink(), Window(50, 50))
         self.hub.place(reader, Position(0), Phase.HELLO)
         self.alive.add(reader)
         return reader
@@ -129,7 +104,7 @@ class HubMachine(RuleBasedStateMachine):
         for reader in self.alive:
             if self.socket(reader).full:
                 assert reader.cohort is None
-                assert reader.stalled_at is not None
+                assert reader.stalled is not None
 
     def teardown(self) -> None:
         """When everything settles, everybody has everything."""
@@ -155,8 +130,8 @@ class HubMachine(RuleBasedStateMachine):
         assert {reader.feed.user for reader in self.alive} == set(self.hub.users())
 
     @staticmethod
-    def socket(reader: Reader) -> FakeSocket:
-        assert isinstance(reader.sink, FakeSocket)
+    def socket(reader: Reader) -> FakeSink:
+        assert isinstance(reader.sink, FakeSink)
         return reader.sink
 
 
@@ -170,7 +145,7 @@ def test_a_doorbell_for_nobody_here_is_ignored() -> None:
 
 def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
     hub = Hub(lambda lane: None)
-    reader = hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50))
+    reader = hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50))
     hub.place(reader, Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 1)
     hub.advance(cohort, Position(7), more=False)
@@ -183,16 +158,16 @@ def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
 def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
     hub = Hub(lambda lane: None)
     for _ in range(100):
-        hub.place(hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50)), Position(7), Phase.HELLO)
+        hub.place(hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50)), Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 10)
     assert len(hub.advance(cohort, Position(8), more=False)) == 100
 
 
-def test_the_connection_of_an_installation_is_found_until_it_ends() -> None:
+def test_the_connection_of_a_device_is_found_until_it_ends() -> None:
     hub, client_id = Hub(lambda _: None), uuid4()
     assert hub.of_client(USERS[0], client_id) is None
-    reader = hub.add(USERS[0], client_id, FakeSocket(), Window(50, 50))
-    hub.add(USERS[0], uuid4(), FakeSocket(), Window(50, 50))
+    reader = hub.add(USERS[0], client_id, FakeSink(), Window(50, 50))
+    hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50))
     assert hub.of_client(USERS[0], client_id) is reader
     assert hub.of_client(USERS[1], client_id) is None
     hub.remove(reader)

@@ -6,13 +6,13 @@ from typing import cast
 from uuid import UUID, uuid4
 
 from protocol.cursor import Position
-from server.feed.change import Page
+from server.feed.change import Reading
 from server.feed.history import History, Standing
 from server.feed.hub import Hub, Lane, Phase
 from server.feed.ports import ReadKey, Store, Window
 from server.feed.pump import Pump
 from server.feed.snapshot import Snapshots
-from tests.feed.test_hub import FakeSocket
+from tests.support.sink import FakeSink
 from tests.support.waiting import eventually
 
 CROWD = 200
@@ -24,10 +24,10 @@ class QuickStore:
     def __init__(self) -> None:
         self.groups: list[int] = []
 
-    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Page]:
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         self.groups.append(len(keys))
         await asyncio.sleep(0)
-        return [Page(key.after.seq, "core", []) for key in keys]
+        return [Reading(key.after.seq, "core", []) for key in keys]
 
 
 async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
@@ -40,7 +40,7 @@ async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
     running = asyncio.create_task(Pump(hub, history, store, Snapshots(hub, history, store), wakes).run())
     try:
         for number in range(CROWD):
-            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSocket(), Window(50, 50))
+            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSink(), Window(50, 50))
             hub.place(reader, Position(1_000), Phase.HELLO)
             if number % 2:  # two in each turn of the loop
                 await asyncio.sleep(0)

@@ -10,9 +10,7 @@ import pytest
 from protocol.codec import Codec
 from protocol.frames import AskPage, Conversation, Hello, Live, Message, Page, Snapshot, Window
 from server.edge.websocket import HIGH_WATER, WebSocket
-from server.feed.pages import PAGE_CONTENT
-from server.feed.pump import CONTENT
-from server.feed.snapshot import PIECE_CONTENT
+from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database
 from tests.support.peer import both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -22,7 +20,7 @@ from tests.support.waiting import LIMIT, eventually
 pytestmark = pytest.mark.shared_database
 
 MB = 1_000_000
-MOST = HIGH_WATER + max(CONTENT, PIECE_CONTENT, PAGE_CONTENT) + 64 * 1024
+MOST = HIGH_WATER + CONTENT_BYTES + 64 * 1024
 """What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""
 TITLES = "INSERT INTO conversations (user_id, title) SELECT $1, repeat('t', $2::int) FROM generate_series(1, $3)"
 
@@ -55,10 +53,10 @@ class Buffers:
 def buffers(monkeypatch: pytest.MonkeyPatch) -> Buffers:
     """Those of every server of this test."""
     buffers = Buffers()
-    write, made = WebSocket.write, WebSocket.connection_made
+    send, made = WebSocket.send, WebSocket.connection_made
 
     def watched(self: WebSocket, wire: bytes) -> None:
-        write(self, wire)
+        send(self, wire)
         if self._transport is not None:
             buffers.seen.append(self._transport.get_write_buffer_size())
 
@@ -66,7 +64,7 @@ def buffers(monkeypatch: pytest.MonkeyPatch) -> Buffers:
         buffers.narrow(transport)
         made(self, transport)
 
-    monkeypatch.setattr(WebSocket, "write", watched)
+    monkeypatch.setattr(WebSocket, "send", watched)
     monkeypatch.setattr(WebSocket, "connection_made", narrow)
     return buffers
 

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.close import CloseCode
+from protocol.answers import CloseCode
 from protocol.cursor import Position
 from protocol.frames import (
     Applied,
@@ -83,13 +83,13 @@ class Looks:
 
 @pytest.fixture
 def looks(looks_often: None, monkeypatch: pytest.MonkeyPatch) -> Looks:
-    looks, look = Looks(), lookout.Lookout.look
+    looks, look = Looks(), lookout.Lookout.inspect
 
     async def when_permitted(self: lookout.Lookout) -> None:
         await looks.permitted()
         await look(self)
 
-    monkeypatch.setattr(lookout.Lookout, "look", when_permitted)
+    monkeypatch.setattr(lookout.Lookout, "inspect", when_permitted)
     return looks
 
 

@@ -9,19 +9,20 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from protocol.client import Limits, Refused
+from atlas_sync.codec import CODECS
+from atlas_sync.mutation import Applied as DeviceApplied
+from atlas_sync.mutation import Mutation, RenameConversation, Result
+from atlas_sync.mutation import Rejected as DeviceRejected
+from atlas_sync.outbox import EntryState, Outbox
+from atlas_sync.session import ErrorAnswer, Limits
+from atlas_sync.storage import MemoryStorage
 from protocol.codec import MSGPACK
 from protocol.frames import Error, Rejected
-from protocol.mutation import Applied as DeviceApplied
-from protocol.mutation import Mutation, RenameConversation, Result
-from protocol.mutation import Rejected as DeviceRejected
-from protocol.outbox import Outbox, State
-from protocol.storage import MemoryStorage
-from protocol.wire import CODECS
-from server.postgres.connection import decode_plainly, statement
+from server.postgres.connection import statement
+from server.postgres.timestamps import use_instants
 from server.postgres.writer import PostgresWriter
 from server.write import rules
-from server.write.mutation import Push
+from server.write.push import OwnedPush
 from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, administrator
 from tests.support.device import now
@@ -52,7 +53,7 @@ async def databases(postgres_18: Cluster) -> AsyncIterator[list[Any]]:
             stack.push_async_callback(made.drop)
             connections.append(await stack.enter_async_context(administrator(made)))
             await keep_audit(connections[-1])
-            await decode_plainly(connections[-1])
+            await use_instants(connections[-1])
         yield connections
 
 
@@ -94,18 +95,18 @@ class Wanderer:
                     takes = takes and not answered
                 case "reach":
                     seqs = [entry.seq for entry in self.outbox.entries if entry.seq]
-                    self.outbox.reach(self._rng.choice(seqs) if seqs else None)
+                    self.outbox.advance(self._rng.choice(seqs) if seqs else None)
 
     async def _push(self, sql: Any, generation: int, takes: bool) -> bool | None:
         """Whether it was acknowledged; None: the answer was lost."""
         found = self.outbox.next_push(MOST, CODECS["msgpack"], 1e9)
         if found is None:
             return False
-        push = Push(
+        push = OwnedPush(
             user=self.user,
             client_id=self.outbox.client_id,
             session=str(generation),
-            takes=takes,
+            claims_client_id=takes,
             first=found.n,
             mutations=[rules.check(_sent(each), BOUNDS, now()) for each in found.mutations],
             generation=generation,
@@ -117,8 +118,8 @@ class Wanderer:
             return None
         if isinstance(answer, Error):
             assert (answer.code, answer.expected == found.n) == ("gap", False)
-            refused = Refused(answer.code, answer.message, True, "push", answer.id, None, answer.expected)
-            self.outbox.refuse(refused, 0, 0)
+            refused = ErrorAnswer(answer.code, answer.message, True, "push", answer.id, None, answer.expected)
+            self.outbox.push_failed(refused, 0, 0)
             return False
         self.outbox.acknowledge(tuple(map(_heard, answer.results)))
         return True
@@ -126,7 +127,9 @@ class Wanderer:
     async def check(self, sql: Any) -> None:
         there = await sql.fetchval(TEXTS, self.conversation) or []
         assert there == sorted(set(there)), "twice, or in another order"
-        acked = {entry.key for entry in self.outbox.entries if entry.state is State.ACKED and entry.seq is not None}
+        acked = {
+            entry.key for entry in self.outbox.entries if entry.state is EntryState.ACKED and entry.seq is not None
+        }
         assert {self._texts[key] for key in acked} <= set(there), "lost"
         assert not [entry for entry in self.outbox.quarantine if entry.key in self._texts], "rejected as another one"
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
 from protocol.frames import (
@@ -25,7 +26,6 @@ from protocol.frames import (
     Welcome,
     Window,
 )
-from protocol.replica import Replica
 from tests.support.cluster import Database
 from tests.support.oracle import State, held, select_everything
 from tests.support.peer import Peer, peer

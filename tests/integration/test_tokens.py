@@ -404,6 +404,59 @@ async def test_a_secret_and_keys_may_be_configured_together(
             await is_accepted(server, presented)
 
 
+FORMER = "the secret before this one, at least 32 characters long"
+
+
+async def test_tokens_of_the_current_and_of_the_former_secret_are_accepted(database: Database, user: UUID) -> None:
+    async with serving(database, jwt_secret_former=FORMER) as server:
+        await is_accepted(server, by_hand(user))
+        await is_accepted(server, signed(HS256, claims(user), secret=FORMER))
+
+
+async def test_a_token_of_the_former_secret_is_refused_once_that_secret_is_removed(
+    database: Database, user: UUID
+) -> None:
+    async with serving(database) as server:
+        await is_refused(server, signed(HS256, claims(user), secret=FORMER))
+
+
+async def test_a_connection_changes_to_a_token_of_the_new_secret(database: Database, user: UUID) -> None:
+    async with serving(database, jwt_secret_former=FORMER) as server, peer(server.url) as one:
+        await live(one, signed(HS256, claims(user), secret=FORMER))
+        expires = soon(7200)
+        await one.say(Refresh(token=by_hand(user, exp=expires)))
+        assert (await one.hear_a(Refreshed)).expires == expires * 1_000_000
+
+
+async def test_every_token_that_is_not_right_is_refused_where_there_are_two_secrets(
+    database: Database, user: UUID
+) -> None:
+    async with serving(database, jwt_secret_former=FORMER) as server:
+        for name, made in REFUSED.items():
+            try:
+                await is_refused(server, made(user))
+            except (AssertionError, TimeoutError) as error:
+                raise AssertionError(name) from error
+
+
+WRONG_OF_FORMER: dict[str, Callable[[UUID], str]] = {
+    "expired": lambda user: signed(HS256, claims(user, exp=soon(-1)), secret=FORMER),
+    "another audience": lambda user: signed(HS256, claims(user, aud="another"), secret=FORMER),
+    "another role": lambda user: signed(HS256, claims(user, role="service_role"), secret=FORMER),
+    "another digest": lambda user: signed({"alg": "HS512"}, claims(user), secret=FORMER, digest="sha512"),
+    "alg RS256": lambda user: signed({"alg": "RS256"}, claims(user), secret=FORMER),
+    "both secrets": lambda user: signed(HS256, claims(user), secret=SECRET + FORMER),
+}
+
+
+@pytest.mark.parametrize("made", WRONG_OF_FORMER.values(), ids=WRONG_OF_FORMER.keys())
+async def test_the_former_secret_makes_no_wrong_claim_right(
+    database: Database, user: UUID, made: Callable[[UUID], str]
+) -> None:
+    async with serving(database, jwt_secret_former=FORMER) as server:
+        await is_refused(server, made(user))
+
+
 @pytest.mark.parametrize("secret", [None, SECRET], ids=["keys only", "keys and a secret"])
 async def test_every_token_that_is_not_right_is_refused_where_there_are_keys_too(
     database: Database, key_server: KeyServer, user: UUID, secret: str | None

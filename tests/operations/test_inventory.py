@@ -2,35 +2,35 @@
 
 from server.operations.inventory import TOPICS, Wrong, by_topic, complete, definitions, mending, queue, says
 
-FIRST = """
-CREATE FUNCTION sync.one(a int DEFAULT 1) RETURNS int
-LANGUAGE sql SET search_path = '' AS $$
-    SELECT 1; SELECT 'CREATE FUNCTION sync.no() RETURNS int'
-$$;
-CREATE FUNCTION sync.gone() RETURNS int LANGUAGE sql AS $$ SELECT 0 $$;
-CREATE VIEW sync.all AS
+FUNCTIONS = """
+DROP FUNCTION IF EXISTS sync.one(text);
+-- CREATE OR REPLACE FUNCTION sync.not_this_one() RETURNS int
+CREATE OR REPLACE FUNCTION sync.one(a int DEFAULT 1) RETURNS int
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $one$
+    SELECT 1; SELECT 'CREATE OR REPLACE FUNCTION sync.no() RETURNS int'
+$one$;
+CREATE OR REPLACE FUNCTION sync.two() RETURNS int LANGUAGE sql AS $$ SELECT 0 $$;
+REVOKE ALL ON FUNCTION sync.one, sync.two FROM PUBLIC;
+"""
+VIEWS = """
+CREATE OR REPLACE VIEW sync.all AS
     SELECT 1;
 GRANT SELECT ON sync.all TO atlas_sync;
-"""
-SECOND = """
-DROP FUNCTION sync.gone();
--- As in 0001.
-CREATE OR REPLACE FUNCTION sync.one(a int DEFAULT 1) RETURNS int
-LANGUAGE sql SET search_path = '' AS $one$ SELECT 2 $one$;
+CREATE OR REPLACE VIEW sync.safe WITH (security_invoker = true) AS
+    SELECT 2;
 """
 
 
-def test_a_function_is_what_the_last_migration_that_made_it_says() -> None:
-    known = definitions([FIRST])
-    assert known.keys() == {"function sync.one", "function sync.gone", "view sync.all"}
+def test_a_function_or_view_is_mended_with_the_text_of_its_file() -> None:
+    known = definitions([FUNCTIONS, VIEWS])
+    assert known.keys() == {"function sync.one", "function sync.two", "view sync.all", "view sync.safe"}
     assert known["view sync.all"].text == "CREATE OR REPLACE VIEW sync.all AS\n    SELECT 1"
-    known = definitions([FIRST, SECOND])
-    assert known.keys() == {"function sync.one", "view sync.all"}
+    assert known["view sync.safe"].text.startswith("CREATE OR REPLACE VIEW sync.safe WITH (security_invoker = true) AS")
     one = known["function sync.one"]
-    assert one.says == " SELECT 2 "
+    assert one.says == "\n    SELECT 1; SELECT 'CREATE OR REPLACE FUNCTION sync.no() RETURNS int'\n"
     assert one.text == (
         "CREATE OR REPLACE FUNCTION sync.one(a int DEFAULT 1) RETURNS int\n"
-        "LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $one$ SELECT 2 $one$"
+        f"LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $one${one.says}$one$"
     )
     missing = Wrong("function sync.one", "missing", None, True)
     other = Wrong("column public.messages.role", "missing: …", None, True)

@@ -11,11 +11,11 @@ import pytest
 from server.errors import UnfitError
 from server.operations.inventory import Wrong
 from server.postgres import doctor
-from server.postgres.adopt import SILENT
 from server.postgres.connection import SAFE_PATH, statement
 from server.postgres.doctor import Finding, examine
 from server.postgres.inventory import mend
 from server.postgres.migrate import cautions, migrate, steps
+from server.postgres.steps import SILENT
 from tests.support.chat_app import App, Heard, command
 from tests.support.cluster import Cluster, Database, administrator, binaries
 from tests.support.inventory import inventory, undone

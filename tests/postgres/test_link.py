@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.frames import Live
 from server.errors import UnavailableError, UnfitError
-from server.postgres import tracer
+from server.postgres import trace_queries
 from server.postgres.connection import connect
 from server.postgres.doctor import examine
 from server.postgres.link import link
@@ -130,7 +130,7 @@ async def test_what_needs_no_session_goes_through_it(database: Database) -> None
     assert not found["listen"].good
     assert "ATLAS_LISTEN_URL" in found["listen"].says
     assert found["migrations"].good
-    assert (await tracer.ask(pooled, uuid4(), None)).message is None
+    assert (await trace_queries.ask(pooled, uuid4(), None)).message is None
 
 
 async def test_migrations_do_not_go_through_it(database: Database) -> None:

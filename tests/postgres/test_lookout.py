@@ -23,16 +23,16 @@ async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_serv
 ) -> None:
     history = History(Hub(lambda _: None))
     lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
-    await lookout.look()
+    await lookout.inspect()
     before = await sql.fetchval("SELECT sync.epoch()")
     assert (history.epoch, history.blind) == (before, None)
     await sql.execute("ALTER FUNCTION sync.begin_history RENAME TO mislaid")
     with pytest.raises((UnavailableError, UnfitError)):
-        await lookout.look()
+        await lookout.inspect()
     assert history.blind is not None
     await sql.execute("ALTER FUNCTION sync.mislaid RENAME TO begin_history")
     for _ in range(2):
-        await lookout.look()
+        await lookout.inspect()
     assert history.blind is None
     assert history.epoch == await sql.fetchval("SELECT sync.epoch()") != before
 
@@ -47,6 +47,6 @@ async def test_servers_that_find_a_new_history_at_once_name_it_once_whatever_iso
     async with asyncio.TaskGroup() as tasks, sql.transaction(isolation="read_committed"):
         await sql.execute("LOCK TABLE sync.histories IN SHARE ROW EXCLUSIVE MODE")
         for lookout in lookouts:
-            tasks.create_task(lookout.look())
+            tasks.create_task(lookout.inspect())
         await eventually(lambda: sql.fetchval(WAITING, len(lookouts)))
     assert len({history.epoch for history in histories}) == 1

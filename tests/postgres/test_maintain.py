@@ -12,17 +12,17 @@ import pytest
 
 from protocol.frames import Live
 from server.errors import UnfitError
-from server.operations import upkeep
-from server.operations.upkeep import FEW, MANY, MoveToArchive, TurnDefault
+from server.operations import maintenance_plan
+from server.operations.maintenance_plan import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain
-from server.postgres.maintain import StepError, look, maintain_once
+from server.postgres.maintain import Outcome, Report, StepError, maintain_once, steps
 from server.postgres.migrate import migrate
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.cluster import NEWEST, OLDEST, Cluster, Database, administrator
 from tests.support.inventory import inventory
 from tests.support.maintenance import (
-    NEVER,
     POLICY,
     Maintenance,
+    Said,
     add_many_strays,
     add_old_messages,
     all_messages,
@@ -113,19 +113,21 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
     assert "sync.messages_default" not in await whereabouts(sql)
 
 
-async def test_strays_that_are_not_few_and_stay_are_told(
+@NEWEST
+async def test_strays_that_are_many_and_stay_are_reported(
     every_database: Database, sql: Any, conversation: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MOST", 0)
+    monkeypatch.setattr(maintenance_plan, "MOST", 0)
     await add_old_messages(sql, conversation, -3, 4)
     places = await whereabouts(sql)
     (told,) = await maintained(every_database)
     assert told.startswith("left: 4 rows stay in a default partition (messages from ")
-    assert (await look(every_database.url, POLICY))[1] == told.removeprefix("left: ")
+    assert str((await steps(every_database.url, POLICY))[1]) == told
     assert await whereabouts(sql) == places
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is not None
 
 
+@NEWEST
 async def test_changes_that_strayed_from_the_log_move_too(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -159,7 +161,7 @@ async def test_a_log_whose_default_partition_is_turned_goes_on(
         MANY + 1,
     )
     log = await whole_log(sql)
-    assert any("make the default partition of log" in what for what in await maintained(every_database))
+    assert any("turn the default partition of log" in what for what in await maintained(every_database))
     assert await whole_log(sql) == log
     await add_message(sql, conversation)
     new = set(await whole_log(sql)) - set(log)
@@ -179,6 +181,7 @@ async def test_every_trigger_is_enabled_afterwards_on_every_partition(
     assert await inventory(sql) == []
 
 
+@NEWEST
 async def test_an_edit_and_a_deletion_of_a_moved_row_are_recorded(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -196,7 +199,7 @@ async def test_an_edit_and_a_deletion_of_a_moved_row_are_recorded(
         assert new == [("m", "u", message), ("m", "d", message)], table
 
 
-async def test_whatever_partition_is_made_is_as_closed_and_as_strict_as_the_table(
+async def test_every_new_partition_is_as_closed_and_as_strict_as_the_table(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     await make_month(sql, -14)
@@ -230,15 +233,17 @@ async def test_whatever_partition_is_made_is_as_closed_and_as_strict_as_the_tabl
 # ---- Once, one, and only looking -----------------------------------------------------------------------------------
 
 
+@NEWEST
 async def test_a_second_run_does_nothing(every_database: Database, sql: Any, conversation: UUID) -> None:
     await add_old_messages(sql, conversation, -3)
     await maintained(every_database)
-    said: list[str] = []
+    said = Said()
     places = await whereabouts(sql)
-    assert await maintain_once(every_database.url, POLICY, said.append)
+    assert await maintain_once(every_database.url, POLICY, said)
     assert (said, await whereabouts(sql)) == ([], places)
 
 
+@NEWEST
 async def test_of_two_that_maintain_at_once_one_says_that_the_other_does(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -250,12 +255,13 @@ async def test_of_two_that_maintain_at_once_one_says_that_the_other_does(
             await eventually(lambda: at_work(sql))
             second = Maintenance(every_database, "--once")
             await second.start()
-            assert await second.end() == ["Another process maintains this database at this moment."]
+            assert await second.end() == ["Another process is maintaining this database."]
         assert await first
     assert await left(every_database) == []
 
 
-async def test_looking_tells_the_steps_and_changes_nothing(
+@NEWEST
+async def test_a_plan_prints_the_steps_and_changes_nothing(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     partition = await make_month(sql, -14)
@@ -279,6 +285,7 @@ async def test_looking_tells_the_steps_and_changes_nothing(
 # ---- Beside a busy server ------------------------------------------------------------------------------------------
 
 
+@NEWEST
 @pytest.mark.parametrize("held", ["the old partition", "messages"])
 async def test_a_step_whose_tables_are_locked_is_put_off_and_the_others_are_done_and_writers_go_on(
     every_database: Database, sql: Any, conversation: UUID, held: str, monkeypatch: pytest.MonkeyPatch
@@ -288,31 +295,31 @@ async def test_a_step_whose_tables_are_locked_is_put_off_and_the_others_are_done
     other = await make_month(sql, -15)
     week = await old_week(sql)
     await sql.execute("INSERT INTO sync.servers VALUES ('gone', now() - interval '2 days')")
-    said: list[str] = []
+    said = Said()
     async with administrator(every_database) as reader, administrator(every_database) as writer:
         await writer.execute("SET statement_timeout = '10s'")  # should it hang; a wait is some 0.2 s
         async with reader.transaction():
             await reader.execute(f"LOCK TABLE {partition if held != 'messages' else held} IN ACCESS SHARE MODE")
-            task = asyncio.create_task(maintain_once(every_database.url, POLICY, said.append))
+            task = asyncio.create_task(maintain_once(every_database.url, POLICY, said))
             written = 0
             while not task.done():
                 await add_message(writer, conversation)
                 written += 1
             assert await task
     assert written
-    assert any(what.startswith("put off: ") and what.endswith("tried again at the next look") for what in said)
-    assert {f"drop {week}, which is older than the log is kept", "forget servers that were not heard of for long"} <= {
+    assert any(what.startswith("put off: ") and what.endswith("the next round tries again") for what in said)
+    assert {f"drop {week}, which is older than the log is kept", "forget servers that were not seen for long"} <= {
         *said
     }
     if held != "messages":
-        assert f"validate them: read {other}" in said
+        assert f"validate the bounds of {other}: read it" in said
     assert f"move {partition} to messages_archive" not in said
     assert f"move {partition} to messages_archive" in await maintained(every_database)
 
 
 @pytest.mark.parametrize("read", ["conversations", "messages"])
 @pytest.mark.parametrize("step", ["make_partition", "archive_partition", "turn_default"])
-async def test_who_has_read_may_write_though_maintenance_waits_for_him(
+async def test_a_session_that_has_read_may_write_although_maintenance_waits_for_it(
     every_database: Database, sql: Any, conversation: UUID, read: str, step: str
 ) -> None:
     """A lock that is made a stronger one while others wait is a deadlock at once, and theirs is what fails."""
@@ -336,9 +343,8 @@ async def test_who_has_read_may_write_though_maintenance_waits_for_him(
             await working
 
 
-async def test_whoever_reads_meanwhile_finds_every_row_that_moves(
-    every_database: Database, sql: Any, conversation: UUID
-) -> None:
+@NEWEST
+async def test_a_reader_finds_every_row_while_rows_move(every_database: Database, sql: Any, conversation: UUID) -> None:
     months = [*range(-24, -3), *range(5, 12)]
     for month in months:
         await add_old_messages(sql, conversation, month, 20)
@@ -360,6 +366,7 @@ async def test_whoever_reads_meanwhile_finds_every_row_that_moves(
     assert found == {rows}
 
 
+@NEWEST
 async def test_a_row_that_strays_while_its_partition_is_made_is_moved_too(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -383,19 +390,20 @@ async def test_a_row_that_strays_while_its_partition_is_made_is_moved_too(
     assert "sync.messages_default" not in await whereabouts(sql)
 
 
-async def test_a_stray_that_a_constraint_of_the_app_refuses_is_no_matter_of_locks(
+@NEWEST
+async def test_a_stray_that_violates_a_constraint_of_the_app_is_a_failure_and_not_put_off(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     await add_old_messages(sql, conversation, -3, content="shouted")
     await sql.execute("ALTER TABLE messages ADD CONSTRAINT quiet CHECK (content NOT LIKE 'shouted%') NOT VALID")
-    said: list[str] = []
+    reports: list[Report] = []
     with pytest.raises(StepError, match="CheckViolationError"):
-        await maintain_once(every_database.url, POLICY, said.append)
-    assert not [what for what in said if what.startswith(maintain.PUT_OFF)]
+        await maintain_once(every_database.url, POLICY, reports.append)
+    assert Outcome.PUT_OFF not in {report.outcome for report in reports}
     assert (await whereabouts(sql))["sync.messages_default"] == 1
 
 
-async def test_a_database_or_a_login_that_cannot_maintain_is_told_what_to_do(
+async def test_a_database_or_a_login_that_cannot_be_used_gets_a_sentence_that_says_what_to_do(
     postgres_18: Cluster, database: Database
 ) -> None:
     empty = await postgres_18.create("template0")
@@ -408,22 +416,24 @@ async def test_a_database_or_a_login_that_cannot_maintain_is_told_what_to_do(
         await maintain_once(database.server_url, POLICY, print)
 
 
-async def test_a_step_that_fails_does_not_stop_the_others_and_is_told(
+@NEWEST
+async def test_a_step_that_fails_does_not_stop_the_others_and_is_reported(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     partition = await make_month(sql, -14)
     week = await old_week(sql)
     await sql.execute("ALTER TABLE messages ADD COLUMN mood text")
-    said: list[str] = []
+    said = Said()
     with pytest.raises(StepError, match=f"move {partition} to messages_archive"):
-        await maintain_once(every_database.url, POLICY, said.append)
+        await maintain_once(every_database.url, POLICY, said)
     assert f"drop {week}, which is older than the log is kept" in said
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is None
     await sql.execute("ALTER TABLE messages_archive ADD COLUMN mood text")
     assert f"move {partition} to messages_archive" in await maintained(every_database)
 
 
-async def test_killed_at_any_moment_and_run_again_nothing_is_lost_or_doubled(
+@OLDEST
+async def test_maintenance_that_is_killed_at_any_moment_loses_and_doubles_nothing(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
     rng = random.Random()
@@ -431,15 +441,17 @@ async def test_killed_at_any_moment_and_run_again_nothing_is_lost_or_doubled(
         await make_month(sql, month)
     log: list[tuple[Any, ...]] = []
     for round_ in range(4):
-        for month, written in (-18, 500), (-17, 500), (-16, 500), (-14 - round_ % 2, FEW + 1), (-5 + round_, FEW + 1):
-            await add_old_messages(sql, conversation, month, written, f"round {round_}", seconds=60)
+        for month in (-18, -17, -16):
+            await add_old_messages(sql, conversation, month, 100, f"round {round_}", seconds=60)
+        for month in (-14 - round_ % 2, -5 + round_):
+            await add_many_strays(sql, conversation, month, FEW + 1)
         rows, log = await all_messages(sql), await whole_log(sql)
         await Maintenance(every_database, "--once").killed_at_work(sql, rng, 0.4)
         await at_rest(sql)
         assert await all_messages(sql) == rows
     await maintained(every_database)
     assert await all_messages(sql) == rows
-    assert len(rows) == 4 * (3 * 500 + 2 * (FEW + 1))
+    assert len(rows) == 4 * (3 * 100 + 2 * (FEW + 1))
     assert await whole_log(sql) == log
     assert "sync.messages_default" not in await whereabouts(sql)
     assert await inventory(sql) == []
@@ -460,6 +472,7 @@ async def test_strays_of_an_archived_month_go_into_the_archive(
     assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
 
 
+@NEWEST
 async def test_a_newer_version_of_an_archived_row_wins(every_database: Database, sql: Any, conversation: UUID) -> None:
     await archived_month(every_database, sql, conversation)
     copied = await sql.fetchval(
@@ -473,6 +486,7 @@ async def test_a_newer_version_of_an_archived_row_wins(every_database: Database,
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 3
 
 
+@NEWEST
 async def test_a_row_of_somebody_else_with_the_same_key_replaces_no_archived_one_and_is_not_lost(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -491,6 +505,7 @@ async def test_a_row_of_somebody_else_with_the_same_key_replaces_no_archived_one
     assert await sql.fetchval("SELECT count(*) FROM messages_archive WHERE conversation_id = $1", theirs) == 2
 
 
+@NEWEST
 async def test_messages_of_no_month_stay_where_they_are_and_disturb_nothing(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -506,6 +521,7 @@ async def test_messages_of_no_month_stay_where_they_are_and_disturb_nothing(
     assert await sql.fetch("SELECT id, created_at::text FROM messages ORDER BY 1") == rows
 
 
+@NEWEST
 async def test_a_partition_without_a_beginning_is_archived_like_another(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -531,6 +547,7 @@ async def old_week(sql: Any) -> str:
     return str(await sql.fetchval(f"SELECT 'sync.log_' || to_char({week}, 'IYYY_\"w\"IW')"))
 
 
+@NEWEST
 async def test_old_changes_are_dropped_and_a_device_that_missed_them_gets_a_snapshot(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
@@ -573,7 +590,8 @@ async def test_old_changes_are_dropped_and_a_device_that_missed_them_gets_a_snap
             assert (await device.greet(user, missed_none)).mode == "resumed"
 
 
-async def test_who_was_not_heard_of_for_long_is_forgotten_and_nobody_else(every_database: Database, sql: Any) -> None:
+@NEWEST
+async def test_records_that_are_old_are_deleted_and_no_others(every_database: Database, sql: Any) -> None:
     await sql.execute(
         """
         CREATE FUNCTION pg_temp.ago(days int) RETURNS timestamptz LANGUAGE sql AS
@@ -597,15 +615,6 @@ async def test_who_was_not_heard_of_for_long_is_forgotten_and_nobody_else(every_
     assert sorted(r[0] for r in await sql.fetch("SELECT session FROM sync.clients")) == ["reads", "wrote"]
     assert [r[0] for r in await sql.fetch("SELECT session FROM sync.devices")] == ["reads"]
     assert [r[0] for r in await sql.fetch("SELECT server FROM sync.servers")] == ["lives"]
-
-
-async def test_with_zero_months_nothing_is_archived(every_database: Database, sql: Any, conversation: UUID) -> None:
-    partition = await make_month(sql, -40)
-    await add_old_messages(sql, conversation, -40)
-    await add_old_messages(sql, conversation, -39)
-    await maintained(every_database, NEVER)
-    assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
-    assert (await whereabouts(sql))[partition] == 1
 
 
 # ---- Whose database it is ------------------------------------------------------------------------------------------

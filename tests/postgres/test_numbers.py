@@ -9,7 +9,7 @@ import pytest
 
 from protocol.frames import RenameConversation
 from server.postgres.writer import PostgresWriter
-from server.write.mutation import Outcome, Push, Refusal
+from server.write.push import Outcome, OwnedPush, Rejection
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
@@ -39,8 +39,15 @@ class Device:
     def __init__(self, writer: PostgresWriter, user: UUID, conversation: UUID) -> None:
         self.writer = writer
         self.conversation = conversation
-        self.bare = Push(
-            user=user, client_id=uuid4(), session="one", takes=True, first=1, mutations=[], generation=1, held=1
+        self.bare = OwnedPush(
+            user=user,
+            client_id=uuid4(),
+            session="one",
+            claims_client_id=True,
+            first=1,
+            mutations=[],
+            generation=1,
+            held=1,
         )
 
     def rename(self, title: str) -> RenameConversation:
@@ -48,7 +55,7 @@ class Device:
 
     async def push(self, first: int, titles: Sequence[str | None], held: int | None = None, **more: Any) -> Outcome:
         """None stands for a mutation that gives its number away."""
-        mutations = [Refusal("malformed") if title is None else self.rename(title) for title in titles]
+        mutations = [Rejection("malformed") if title is None else self.rename(title) for title in titles]
         push = replace(self.bare, first=first, mutations=mutations, held=first if held is None else held, **more)
         (outcome,) = await self.writer.write([push], SECONDS)
         return outcome
@@ -79,21 +86,21 @@ async def test_the_same_mutations_are_repeated_and_others_under_their_numbers_ar
 ) -> None:
     await device.push(1, ["a", "b", "c"])
     again = await device.push(1, ["a", "b", "c", "d"])
-    assert (again.before, again.after, again.refusal) == (3, 4, None)
+    assert (again.before, again.after, again.error) == (3, 4, None)
     other = await device.push(3, ["x", "y"])
-    assert (other.before, other.after, other.refusal) == (4, 4, "gap")
+    assert (other.before, other.after, other.error) == (4, 4, "gap")
     assert await titles(admin) == ["a", "b", "c", "d"]
 
 
 async def test_what_is_renumbered_is_applied_unless_it_was_under_its_former_number(device: Device, admin: Any) -> None:
     await device.push(1, ["a", "b", "c", "d"], held=2)
     # In another history its device was told to begin at 2 again, and there wrote "new" between.
-    assert (await device.push(2, ["b", "c", "new", "d"], held=2)).refusal == "gap"
+    assert (await device.push(2, ["b", "c", "new", "d"], held=2)).error == "gap"
     moved = await device.push(5, ["b", "c", "new", "d"])
     assert (moved.before, moved.after, moved.rejected) == (4, 8, {})
     assert await titles(admin) == ["a", "b", "c", "d", "new"]
     # Once: the same words again are another mutation, and so is what comes later.
-    await device.push(9, ["b", "late"], takes=False)
+    await device.push(9, ["b", "late"], claims_client_id=False)
     assert await titles(admin) == ["a", "b", "c", "d", "new", "b", "late"]
 
 
@@ -103,7 +110,7 @@ async def test_numbers_below_what_a_device_held_are_not_repeats_of_what_nobody_k
     for n in range(1, 41):
         await device.push(n, [f"{n}"])
     below = await device.push(40 - SLACK - 1, ["another"])
-    assert (below.before, below.refusal) == (40, "gap")
+    assert (below.before, below.error) == (40, "gap")
     assert (await device.push(41, ["another"])).after == 41
     assert (await titles(admin))[-2:] == ["40", "another"]
 
@@ -114,13 +121,13 @@ async def test_a_device_that_does_not_say_what_it_holds_has_its_old_numbers_repe
         mutations = [device.rename(f"{n}") for n in range(first, first + 100)]
         await device.writer.write([replace(bare, first=first, mutations=mutations)], SECONDS)
     (again,) = await device.writer.write([replace(bare, first=100, mutations=[device.rename("other")])], SECONDS)
-    assert (again.before, again.after, again.refusal) == (300, 300, None)
+    assert (again.before, again.after, again.error) == (300, 300, None)
 
 
 async def test_a_number_may_be_given_away_and_then_stands_for_no_mutation(device: Device, admin: Any) -> None:
     await device.push(1, ["a", None, "c"])
     assert (await device.push(1, ["a", None, None, "d"], held=1)).after == 4
-    assert (await device.push(2, ["never applied"], held=2)).refusal == "gap"
+    assert (await device.push(2, ["never applied"], held=2)).error == "gap"
     assert await titles(admin) == ["a", "c", "d"]
 
 
@@ -128,7 +135,7 @@ async def test_what_was_rejected_is_tried_again_under_its_new_number(device: Dev
     missing = replace(device.bare, mutations=[RenameConversation(uuid4(), "of nobody", 1_600_000_000_000_000)])
     (rejected,) = await device.writer.write([missing], SECONDS)
     assert rejected.rejected == {1: "unknown_conversation"}
-    assert (await device.push(1, ["other"])).refusal == "gap"
+    assert (await device.push(1, ["other"])).error == "gap"
     (again,) = await device.writer.write([replace(missing, first=2, held=2)], SECONDS)
     assert (again.after, again.rejected) == (2, {2: "unknown_conversation"})
 
@@ -138,9 +145,9 @@ async def test_the_connection_of_the_larger_generation_has_the_client_id_wheneve
 ) -> None:
     await device.push(1, ["older"], generation=5, session="old")
     await device.push(2, ["younger"], generation=6, session="new")
-    late = await device.push(2, ["late"], generation=5, session="old", takes=True)
-    assert (late.after, late.refusal) == (2, "replaced")
-    assert (await device.push(3, ["on"], generation=6, session="new", takes=False)).after == 3
+    late = await device.push(2, ["late"], generation=5, session="old", claims_client_id=True)
+    assert (late.after, late.error) == (2, "replaced")
+    assert (await device.push(3, ["on"], generation=6, session="new", claims_client_id=False)).after == 3
     assert await titles(admin) == ["older", "younger", "on"]
 
 
@@ -156,5 +163,5 @@ async def test_one_push_of_a_group_may_have_other_numbers_without_harm_to_the_ot
     ]
     pushes.sort(key=lambda push: push.client_id.bytes)
     outcomes = await device.writer.write(pushes, SECONDS)
-    assert {push.first: outcome.refusal for push, outcome in zip(pushes, outcomes, strict=True)} == {1: "gap", 2: None}
+    assert {push.first: outcome.error for push, outcome in zip(pushes, outcomes, strict=True)} == {1: "gap", 2: None}
     assert await titles(admin) == ["a", "b", "c"]

@@ -13,8 +13,8 @@ import pytest
 
 from protocol.frames import CreateConversation, CreateMessage, DeleteConversation
 from server.postgres.writer import PostgresWriter
-from server.write.mutation import Outcome, Push
 from server.write.ports import Cause, WriteError
+from server.write.push import Outcome, OwnedPush
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
@@ -45,13 +45,13 @@ async def admin(every_database: Database) -> AsyncIterator[Any]:
     await connection.close()
 
 
-def push(user: UUID, conversation: UUID, client_id: UUID, first: int, ids: list[UUID], session: str = "s") -> Push:
+def push(user: UUID, conversation: UUID, client_id: UUID, first: int, ids: list[UUID], session: str = "s") -> OwnedPush:
     now = time.time_ns() // 1000
-    return Push(
+    return OwnedPush(
         user=user,
         client_id=client_id,
         session=session,
-        takes=True,
+        claims_client_id=True,
         first=first,
         mutations=[CreateMessage(row_id, conversation, "user", "hello", now + i) for i, row_id in enumerate(ids)],
     )

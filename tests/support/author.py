@@ -5,7 +5,7 @@ import random
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from protocol.mutation import (
+from atlas_sync.mutation import (
     CreateConversation,
     CreateMessage,
     DeleteConversation,
@@ -15,7 +15,7 @@ from protocol.mutation import (
     Rejected,
     RenameConversation,
 )
-from protocol.view import view
+from atlas_sync.view import build_view
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import SERVER_LOGIN
 
@@ -78,7 +78,7 @@ class Author:
         return len(self._said)
 
     def _next(self) -> tuple[Mutation, str | None]:
-        rng, shown = self._rng, view(self._device.replica, self._device.outbox.entries)
+        rng, shown = self._rng, build_view(self._device.replica, self._device.outbox.entries)
         said = f"{self._device.user} says {len(self._said)} on {self._device.client_id}"
         at = self._device.now()
         choice = rng.random()

@@ -6,12 +6,12 @@ import time
 from typing import Final
 from uuid import UUID
 
-from protocol.client import Acknowledged, Batch, Event, Welcomed
-from protocol.connect import Device
-from protocol.mutation import Rejected, Result
-from protocol.outbox import Outbox
-from protocol.replica import Conversation, Message, Profile, Replica
-from protocol.storage import MemoryStorage
+from atlas_sync.device import Device
+from atlas_sync.mutation import Rejected, Result
+from atlas_sync.outbox import Outbox
+from atlas_sync.replica import Conversation, Message, Profile, Replica
+from atlas_sync.session import Acknowledged, Batch, Event, Welcomed
+from atlas_sync.storage import MemoryStorage
 from tests.support.oracle import State, held
 from tests.support.serving import token
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from server.postgres.embedded import EmbeddedPostgres
+from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
@@ -64,6 +64,11 @@ def temporary_folder() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+NEWEST = pytest.mark.parametrize("every_postgres", ["18"], indirect=True)
+"""For a test of `every_database` whose promise does not depend on the version: on one of them."""
+OLDEST = pytest.mark.parametrize("every_postgres", ["15"], indirect=True)
 
 
 class Cluster:

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from protocol.client import Acknowledged, Event, Welcomed
-from protocol.mutation import Applied, CreateMessage, RenameConversation
-from protocol.outbox import State as Standing
+from atlas_sync.mutation import Applied, CreateMessage, RenameConversation
+from atlas_sync.outbox import EntryState
+from atlas_sync.session import Acknowledged, Event, Welcomed
 from tests.support.client_device import ClientDevice
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_user
@@ -44,12 +44,12 @@ class Diarist(ClientDevice):
     @property
     def held(self) -> list[str]:
         """Texts without a result, or acknowledged and not yet back through the feed."""
-        return [self._text(entry.mutation) for entry in self.outbox.entries if entry.state is not Standing.REJECTED]
+        return [self._text(entry.mutation) for entry in self.outbox.entries if entry.state is not EntryState.REJECTED]
 
     @property
     def all_acked(self) -> bool:
         """Everything that is held has been acknowledged."""
-        return all(entry.state is Standing.ACKED for entry in self.outbox.entries)
+        return all(entry.state is EntryState.ACKED for entry in self.outbox.entries)
 
     def part(self) -> None:
         """The history changes here. No database owes a text any more that the device has removed from its outbox."""

@@ -8,9 +8,9 @@ import sys
 from typing import Any, Final
 from uuid import UUID
 
-from server.operations.upkeep import Policy, Step
-from server.postgres.maintain import look, maintain_once
-from server.postgres.patience import LOCK
+from server.operations.maintenance_plan import Policy, Step
+from server.postgres.lock_retry import LOCK
+from server.postgres.maintain import Report, maintain_once, steps
 from tests.support.cluster import Database
 from tests.support.oracle import State, select_everything
 from tests.support.waiting import LIMIT, eventually
@@ -22,11 +22,18 @@ MONTH: Final = "date_trunc('month', now(), 'UTC') + make_interval(months => $1)"
 """The first instant of a month, counted from this one."""
 
 
+class Said(list[str]):
+    """What maintenance reported."""
+
+    def __call__(self, report: Report) -> None:
+        self.append(str(report))
+
+
 async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
-    """Maintain until nothing is left to do; returns the report lines."""
-    said: list[str] = []
+    """Maintain until nothing is left to do; returns the reports."""
+    said = Said()
     for _ in range(3):
-        assert await maintain_once(database.url, policy, said.append)
+        assert await maintain_once(database.url, policy, said)
         if not await left(database, policy):
             return said
     raise AssertionError(f"there is always something left to do: {await left(database, policy)}")
@@ -34,8 +41,8 @@ async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
 
 async def left(database: Database, policy: Policy = POLICY) -> list[Step]:
     """The steps that are due."""
-    steps, _ = await look(database.url, policy)
-    return steps
+    planned, _ = await steps(database.url, policy)
+    return planned
 
 
 async def make_month(sql: Any, months: int, of: str = "messages") -> str:

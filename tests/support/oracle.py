@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from protocol.replica import Replica
+from atlas_sync.replica import Replica
 
 EVERYTHING: Final = (500, 200)
 MESSAGES_PER_CONVERSATION: Final = 150

@@ -14,7 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from protocol import replica
+from atlas_sync import replica
+from atlas_sync.replica import Replica
 from protocol.codec import CODECS, MSGPACK, Codec
 from protocol.frames import (
     AskPage,
@@ -37,7 +38,6 @@ from protocol.frames import (
     Welcome,
     Window,
 )
-from protocol.replica import Replica
 from tests.support.oracle import State, held
 from tests.support.serving import token
 from tests.support.waiting import LIMIT

@@ -13,9 +13,10 @@ from uuid import UUID
 import orjson
 import uvicorn.server
 
-from server.app import App, bind
+from server.app import App
 from server.config import ServeSettings, load
 from server.edge.auth import mint
+from server.edge.listen import bind
 from tests.support.cluster import Database
 from tests.support.waiting import LIMIT
 

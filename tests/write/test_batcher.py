@@ -8,11 +8,11 @@ import pytest
 
 from protocol.frames import Ack, Applied, DeleteConversation, Error, Rejected
 from server.errors import UnavailableError
+from server.rate_limit import TokenBuckets
 from server.write import batcher as module
-from server.write.allowance import Allowance
 from server.write.batcher import Batcher
-from server.write.mutation import Outcome, Push, Refusal
 from server.write.ports import Cause, WriteError
+from server.write.push import Outcome, OwnedPush, Rejection
 from tests.support.waiting import eventually
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
@@ -22,7 +22,7 @@ class Writer:
     """A database that commits when the test says so."""
 
     def __init__(self) -> None:
-        self.groups: list[list[Push]] = []
+        self.groups: list[list[OwnedPush]] = []
         self.may_commit = asyncio.Event()
         self.may_commit.set()
         self.away = False
@@ -33,7 +33,7 @@ class Writer:
         self.portions: dict[UUID, int] = {}
         """Transactions that a user's push still takes."""
 
-    async def write(self, pushes: Sequence[Push], seconds: float) -> list[Outcome]:
+    async def write(self, pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         self.groups.append(list(pushes))
         await self.may_commit.wait()
         if self.away:
@@ -45,8 +45,8 @@ class Writer:
                 raise WriteError(Cause.RULE, "as the test says")
         return [self._outcome(push) for push in pushes]
 
-    def _outcome(self, push: Push) -> Outcome:
-        rejected = {push.first + i: each.code for i, each in enumerate(push.mutations) if isinstance(each, Refusal)}
+    def _outcome(self, push: OwnedPush) -> Outcome:
+        rejected = {push.first + i: each.code for i, each in enumerate(push.mutations) if isinstance(each, Rejection)}
         self.portions[push.user] = left = self.portions.get(push.user, 1) - 1
         return Outcome(push.first - 1, push.last if left <= 0 else push.first - 1, 7, rejected, None)
 
@@ -54,13 +54,13 @@ class Writer:
 class Bench:
     def __init__(self, batch: int = 4) -> None:
         self.writer = Writer()
-        self.batcher = Batcher(self.writer, Allowance(rate=1e6, burst=1_000_000), batch)
-        self.answers: list[tuple[Push, Ack | Error]] = []
+        self.batcher = Batcher(self.writer, TokenBuckets(rate=1e6, burst=1_000_000), batch)
+        self.answers: list[tuple[OwnedPush, Ack | Error]] = []
 
-    def push(self, user: UUID = ANNE, mutations: int = 1, client_id: UUID | None = None, size: int = 100) -> Push:
+    def push(self, user: UUID = ANNE, mutations: int = 1, client_id: UUID | None = None, size: int = 100) -> OwnedPush:
         client_id = client_id or uuid4()
         some = [DeleteConversation(uuid4())] * mutations
-        push = Push(user=user, client_id=client_id, session="s", takes=True, first=1, mutations=some)
+        push = OwnedPush(user=user, client_id=client_id, session="s", claims_client_id=True, first=1, mutations=some)
         self.batcher.put(push, size, lambda answer: self.answers.append((push, answer)))
         return push
 
@@ -191,7 +191,7 @@ async def test_another_device_of_who_fails_is_never_in_a_group_with_others(bench
 async def test_of_a_push_only_the_mutations_that_a_rule_is_against_are_rejected(bench: Bench) -> None:
     some = [DeleteConversation(UUID(int=number)) for number in range(9)]
     bench.writer.refuses = {some[0], some[4], some[8]}
-    push = Push(user=ANNE, client_id=uuid4(), session="s", takes=True, first=1, mutations=some)
+    push = OwnedPush(user=ANNE, client_id=uuid4(), session="s", claims_client_id=True, first=1, mutations=some)
     bench.batcher.put(push, 100, lambda answer: bench.answers.append((push, answer)))
     (answer,) = await bench.answered(1)
     assert isinstance(answer, Ack)
@@ -210,7 +210,7 @@ async def test_groups_that_are_slow_without_a_culprit_get_more_time_and_lose_it_
     fails, limits = True, []
     write = bench.writer.write
 
-    async def slow_in_groups(pushes: Sequence[Push], seconds: float) -> list[Outcome]:
+    async def slow_in_groups(pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         if len(pushes) > 1:
             limits.append(seconds)
             if fails:
@@ -238,7 +238,7 @@ async def test_groups_that_are_slow_without_a_culprit_get_more_time_and_lose_it_
 async def test_what_waits_when_its_connection_ends_is_never_written(bench: Bench) -> None:
     await under_way(bench)
     ended = False
-    old = Push(user=BERT, client_id=uuid4(), session="old", takes=True, first=1, mutations=[])
+    old = OwnedPush(user=BERT, client_id=uuid4(), session="old", claims_client_id=True, first=1, mutations=[])
     bench.batcher.put(old, 100, lambda answer: bench.answers.append((old, answer)), lambda: ended)
     bench.push(ANNE)
     ended = True
@@ -292,7 +292,7 @@ async def test_what_waits_has_a_bound(bench: Bench) -> None:
 
 async def test_who_writes_too_much_is_told_when_there_will_be_room() -> None:
     bench = Bench()
-    bench.batcher = Batcher(bench.writer, Allowance(rate=1, burst=3), 4)
+    bench.batcher = Batcher(bench.writer, TokenBuckets(rate=1, burst=3), 4)
     bench.push(mutations=3)
     bench.push(mutations=2)
     (refused,) = await bench.answered(1)
@@ -304,8 +304,13 @@ async def test_who_writes_too_much_is_told_when_there_will_be_room() -> None:
 
 async def test_what_the_database_lost_while_a_push_was_carried_out_is_not_acknowledged(bench: Bench) -> None:
     """An image of its disk was put back between two transactions of the push."""
-    push = Push(
-        user=ANNE, client_id=uuid4(), session="s", takes=True, first=4, mutations=[DeleteConversation(uuid4())] * 3
+    push = OwnedPush(
+        user=ANNE,
+        client_id=uuid4(),
+        session="s",
+        claims_client_id=True,
+        first=4,
+        mutations=[DeleteConversation(uuid4())] * 3,
     )
     outcomes = iter([Outcome(3, 4, 7, {}, None), Outcome(3, 5, 7, {}, None), Outcome(1, 1, 7, {}, None)])
     bench.writer._outcome = lambda push: next(outcomes)  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ from protocol.frames import (
     RenameConversation,
     Repeated,
 )
-from server.write.mutation import Outcome, Push, Refusal
+from server.write.push import Outcome, OwnedPush, Rejection
 from server.write.rules import AHEAD, EARLIEST, SENTENCES, Limits, answer, check
 
 ID, OTHER = UUID(int=1), UUID(int=2)
@@ -49,7 +49,7 @@ def test_an_instant_within_its_bounds_is_accepted(instant: int) -> None:
 
 @pytest.mark.parametrize("instant", [EARLIEST - 1, NOW + AHEAD + 1, 0, -1, 1 << 80, -(1 << 80)])
 def test_an_instant_beyond_them_is_not(instant: int) -> None:
-    assert all(check(mutation, LIMITS, NOW) == Refusal("bad_time") for mutation in at(instant))
+    assert all(check(mutation, LIMITS, NOW) == Rejection("bad_time") for mutation in at(instant))
 
 
 @pytest.mark.parametrize("text", ["", "x" * 16, "ä" * 8, "🔑" * 4])
@@ -59,22 +59,22 @@ def test_a_content_of_the_longest_length_is_accepted(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 17, "ä" * 8 + "x", "🔑" * 4 + "x"])
 def test_a_byte_more_is_too_long(text: str) -> None:
-    assert all(check(mutation, LIMITS, NOW) == Refusal("too_long") for mutation in with_text(text))
+    assert all(check(mutation, LIMITS, NOW) == Rejection("too_long") for mutation in with_text(text))
 
 
 @pytest.mark.parametrize("kind", [CreateConversation, RenameConversation])
 def test_titles_have_a_limit_of_their_own(kind: type[CreateConversation | RenameConversation]) -> None:
     assert isinstance(check(kind(ID, "x" * 8, NOW), LIMITS, NOW), kind)
-    assert check(kind(ID, "x" * 9, NOW), LIMITS, NOW) == Refusal("too_long")
+    assert check(kind(ID, "x" * 9, NOW), LIMITS, NOW) == Rejection("too_long")
 
 
 def test_what_postgres_cannot_keep_is_refused() -> None:
-    assert all(check(mutation, LIMITS, NOW) == Refusal("bad_text") for mutation in with_text("a\0b"))
+    assert all(check(mutation, LIMITS, NOW) == Rejection("bad_text") for mutation in with_text("a\0b"))
 
 
 @pytest.mark.parametrize("role", ["", "admin", "User", "user ", "system"])
 def test_a_message_is_of_a_role_that_devices_may_write(role: str) -> None:
-    assert check(CreateMessage(ID, OTHER, role, "", NOW), LIMITS, NOW) == Refusal("bad_role")
+    assert check(CreateMessage(ID, OTHER, role, "", NOW), LIMITS, NOW) == Rejection("bad_role")
 
 
 def test_deletions_have_nothing_to_object_to() -> None:
@@ -83,7 +83,7 @@ def test_deletions_have_nothing_to_object_to() -> None:
 
 
 def test_what_could_not_be_decoded_is_malformed() -> None:
-    assert check(None, LIMITS, NOW) == Refusal("malformed")
+    assert check(None, LIMITS, NOW) == Rejection("malformed")
 
 
 # ---- Outcomes ------------------------------------------------------------------------------------------------------
@@ -92,12 +92,12 @@ def test_what_could_not_be_decoded_is_malformed() -> None:
 Refused = Literal["replaced", "local_only"]
 
 
-def push(first: int, mutations: int) -> Push:
-    return Push(
+def push(first: int, mutations: int) -> OwnedPush:
+    return OwnedPush(
         user=ID,
         client_id=OTHER,
         session="s",
-        takes=True,
+        claims_client_id=True,
         first=first,
         mutations=[DeleteConversation(ID)] * mutations,
     )

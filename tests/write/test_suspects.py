@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from server.write.ports import Cause
 from server.write.suspects import (
+    ATTEMPTS,
+    DEVICES,
+    FIRST_ATTEMPT,
     FIRST_PAUSE,
-    FIRST_TRY,
-    INSTALLATIONS,
     INVOLVED,
     LONG,
+    LONGEST_ATTEMPT,
     LONGEST_PAUSE,
-    LONGEST_TRY,
     PRUNE_FROM,
-    TRIES,
     WATCHED,
     Suspects,
 )
@@ -33,23 +33,23 @@ def test_what_a_rule_is_against_is_rejected_at_once() -> None:
 
 def test_what_takes_too_long_gets_more_time_and_is_then_rejected() -> None:
     suspects, now, seconds, codes = Suspects(), 0.0, [], []
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         seconds.append(suspects.seconds(ANNE, PHONE))
         codes.append(suspects.failed(ANNE, PHONE, 1, Cause.TIME, now))
         now = max(now, suspects.held_until(ANNE, PHONE))
     assert seconds == [1, 2, 4, 8, 15]
-    assert codes == [*[None] * (TRIES - 1), "too_slow"]
+    assert codes == [*[None] * (ATTEMPTS - 1), "too_slow"]
     assert suspects.held_until(ANNE, PHONE) == 0
-    assert suspects.seconds(ANNE, PHONE) == FIRST_TRY
+    assert suspects.seconds(ANNE, PHONE) == FIRST_ATTEMPT
 
 
 def test_what_ends_its_connection_is_refused_in_the_end() -> None:
     suspects = Suspects()
     codes, pauses = [], 0.0
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         codes.append(suspects.failed(ANNE, PHONE, 1, Cause.END, 0))
         pauses += suspects.held_until(ANNE, PHONE)
-    assert codes == [*[None] * (TRIES - 1), "refused"]
+    assert codes == [*[None] * (ATTEMPTS - 1), "refused"]
     assert pauses >= 60, "an operator may end several connections in a row"
 
 
@@ -61,16 +61,16 @@ def test_what_somebody_has_locked_is_never_rejected() -> None:
     assert pauses[0] == FIRST_PAUSE
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE
-    assert suspects.seconds(ANNE, PHONE) == LONGEST_TRY
+    assert suspects.seconds(ANNE, PHONE) == LONGEST_ATTEMPT
 
 
 def test_tries_of_one_mutation_do_not_count_for_another_nor_for_another_device() -> None:
     suspects = Suspects()
-    for n in range(1, 4 * TRIES):
+    for n in range(1, 4 * ATTEMPTS):
         assert suspects.failed(ANNE, PHONE, n, Cause.TIME, 0) is None
-    for _ in range(TRIES - 2):
+    for _ in range(ATTEMPTS - 2):
         assert suspects.failed(ANNE, LAPTOP, 1, Cause.TIME, 0) is None
-        assert suspects.failed(ANNE, PHONE, 4 * TRIES - 1, Cause.TIME, 0) is None
+        assert suspects.failed(ANNE, PHONE, 4 * ATTEMPTS - 1, Cause.TIME, 0) is None
     assert suspects.failed(ANNE, LAPTOP, 1, Cause.TIME, 0) is None
     assert BERT not in suspects
 
@@ -127,9 +127,9 @@ def test_a_success_of_one_device_does_not_clear_another() -> None:
 
 def test_what_is_remembered_has_a_bound() -> None:
     suspects = Suspects()
-    for number in range(3 * INSTALLATIONS):
+    for number in range(3 * DEVICES):
         suspects.failed(ANNE, UUID(int=number), 1, Cause.TIME, 0)
-    assert sum(suspects.held_until(ANNE, UUID(int=number)) > 0 for number in range(3 * INSTALLATIONS)) == INSTALLATIONS
+    assert sum(suspects.held_until(ANNE, UUID(int=number)) > 0 for number in range(3 * DEVICES)) == DEVICES
     for number in range(PRUNE_FROM):
         suspects.add(UUID(int=1000 + number), 0)
     suspects.add(BERT, 10_000)
@@ -145,7 +145,7 @@ def test_every_mutation_is_rejected_held_or_tried_and_never_for_longer_than_the_
         now += later
         code = suspects.failed(ANNE, PHONE, n, cause, now)
         pause = suspects.held_until(ANNE, PHONE) - now
-        assert FIRST_TRY <= suspects.seconds(ANNE, PHONE) <= LONGEST_TRY
+        assert FIRST_ATTEMPT <= suspects.seconds(ANNE, PHONE) <= LONGEST_ATTEMPT
         if code is None:
             assert cause is not Cause.RULE
             assert FIRST_PAUSE <= pause + 1e-6 <= LONGEST_PAUSE + 1e-6

@@ -1,9 +1,9 @@
-/** Time and timers, so that tests can hold them in their hand. */
+/** Time and timers, which tests replace, and the offset of the server's clock. */
 
 export interface Clock {
   /** Milliseconds since 1970; the device's own clock may be wrong. */
   now(): number;
-  /** Calls once after so many milliseconds; what it returns calls it off. */
+  /** Calls `call` once after so many milliseconds. The returned function cancels that. */
   after(ms: number, call: () => void): () => void;
 }
 
@@ -16,3 +16,19 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer);
   },
 };
+
+/** Microseconds. A greeting that took longer says too little about the server's clock. */
+const GREETED_WITHIN = 10_000_000;
+
+/**
+ * How far the server's clock is ahead of ours, in microseconds, after a greeting: `hello` was sent at `sentMs`, and
+ * `welcome`, in which the server's clock said `time`, arrived at `receivedMs`. Each offset that puts `time` between the
+ * two is possible. `believed` stays if it is possible: two devices whose clocks are right must not order what is
+ * written on them by the duration of their greetings (SPEC.md, 8.3). If the greeting was very long, or the clock was
+ * set during it, the server is believed.
+ */
+export function serverOffset(believed: number, time: number, sentMs: number, receivedMs: number): number {
+  const [least, most] = [time - receivedMs * 1000, time - sentMs * 1000];
+  const quick = most >= least && most - least < GREETED_WITHIN;
+  return quick ? Math.min(Math.max(believed, least), most) : least;
+}

@@ -1,28 +1,13 @@
-/**
- * Work done on a device that sent nothing becomes mutations in the outbox, once it syncs. Knows nothing of
- * connections.
- */
+/** Turns the rows that a device made while it worked locally into mutations in the outbox, once it syncs. */
 
-import { add, type Entry } from './outbox.js';
 import { WriteError, type Mutation } from './mutation.js';
+import { add, type Entry } from './outbox.js';
 import type { Uuid } from './rows.js';
 import type { Writing } from './store.js';
 
 /**
- * Adds to the outbox and numbers for good, in the caller's transaction. Throws WriteError, and has added nothing
- * then.
- */
-export async function addEntry(tx: Writing, mutation: Mutation): Promise<Entry> {
-  const { nextKey, nextN, bounds } = await tx.meta();
-  const entry = add({ nextKey, nextN, bounds }, mutation);
-  await tx.setMeta({ nextKey: nextKey + 1, nextN: nextN + 1 });
-  await tx.putEntries([entry]);
-  return entry;
-}
-
-/**
- * All of it, in the transaction in which the device begins to sync: whatever is written or comes from the feed after it
- * finds none. How many mutations wait then is remembered for progress.
+ * Merges all local work, in the transaction in which the device begins to sync: nothing that is written or received
+ * later finds local rows. The number of mutations that wait is stored, for `status.progress`.
  */
 export async function mergeLocal(tx: Writing): Promise<void> {
   const conversations = await tx.localConversations();
@@ -45,8 +30,8 @@ export async function mergeLocal(tx: Writing): Promise<void> {
 }
 
 /**
- * What outgrew the limits of the server while it was local is not lost: it waits in quarantine. The edits beside the
- * creations are for what the server may have already, as it was before it was changed here.
+ * A mutation that exceeds the server's limits goes to quarantine. An edit follows its creation because the server may
+ * have the row already, as it was before it was changed here.
  */
 async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Promise<void> {
   let { nextKey, nextN } = await tx.meta();
@@ -54,7 +39,7 @@ async function addOrQuarantine(tx: Writing, mutations: readonly Mutation[]): Pro
   const entries: Entry[] = [];
   const outgrown = new Set<Uuid>();
   for (const mutation of mutations) {
-    if (outgrown.has(mutation.id)) continue; // its creation says the same
+    if (outgrown.has(mutation.id)) continue; // its creation is in quarantine with the same text
     const key = nextKey++;
     try {
       entries.push(add({ nextKey: key, nextN, bounds }, mutation));

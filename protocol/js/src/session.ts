@@ -1,43 +1,38 @@
 /**
- * One connection from `hello` to its end: frames in, events out (SPEC.md, sections 3–4, 7–10). Knows neither sockets
- * nor clocks nor stores; socket.ts is the edge around it, comeback.ts says what to do after its end.
+ * The sans-I/O state machine of one connection, from `hello` to its end: frames in, events out (SPEC.md, sections 3–4,
+ * 7–10). connection.ts does the I/O around it, and comeback.ts decides what follows its end.
  */
 
+import { byteLength, CODECS, type Data, type Encoding, ProtocolError } from './codec.js';
+import type {
+  Ack,
+  ChangesFrame,
+  ErrorAnswer,
+  Limits,
+  Live,
+  Page,
+  Pong,
+  Refreshed,
+  SnapshotFrame,
+  ToClient,
+  ToServer,
+  Welcome,
+  Window,
+} from './frames.js';
 import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import {
-  byteLength,
-  CODECS,
-  ProtocolError,
-  type Ack,
-  type ChangesFrame,
-  type Data,
-  type Encoding,
-  type Limits,
-  type Live,
-  type Page,
-  type Pong,
-  type Refreshed,
-  type Refusal,
-  type SnapshotFrame,
-  type ToClient,
-  type ToServer,
-  type Welcome,
-  type Window,
-} from './wire.js';
 
-/** This frame may not be sent now. */
+/** The caller tried to send a frame that is not allowed in this state. */
 export class StateError extends Error {
   override name = 'StateError';
 }
 
-/**
- * Rows to apply, and the cursor to store with them in one local transaction. `seq` is the position once they are
- * applied; null within a snapshot or a transaction, where there is none. `first` and `last` are about a snapshot's parts.
- */
+/** Rows to apply, and the cursor to store with them in one local transaction. */
 export type Batch =
+  /** `seq`: the position once the rows are applied; null within a transaction, where there is none. */
   | { readonly t: 'changes'; readonly rows: readonly Row[]; readonly cursor: Cursor; readonly seq: number | null }
+  /** A part of a snapshot. `first`: it is the first part. `cursor`: null in all parts but the last. */
   | {
       readonly t: 'snapshot';
       readonly rows: readonly Row[];
@@ -45,27 +40,27 @@ export type Batch =
       readonly first: boolean;
     };
 
-export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | Refusal | Pong;
+export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
- * new: hello has not been sent · greeting: no welcome yet · snapshot due: welcome promised one, none of it has come ·
- * snapshot: a part has come, there is no cursor · catching up: the cursor stands, changes follow it · live: everything
- * has come · broken: of no more use, close it.
+ * new: hello was not sent · greeting: welcome has not come · snapshot_due: welcome announced a snapshot, no part of it
+ * has come · snapshot: a part has come, there is no cursor · catching_up: there is a cursor, changes follow it · live:
+ * the device has everything · broken: the connection must be closed.
  */
-export type State = 'new' | 'greeting' | 'snapshot due' | 'snapshot' | 'catching up' | 'live' | 'broken';
+export type State = 'new' | 'greeting' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
 
 const ALWAYS = ['error', 'pong'] as const;
 const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
 const WELCOMED = [...SAID_HELLO, 'ack'] as const;
 const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 
-/** What the server may say in each state. Anything else that we know breaks the protocol. */
+/** The frames that the server may send in each state. Every other known frame breaks the protocol. */
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  'snapshot due': [...WELCOMED, 'snapshot'],
+  snapshot_due: [...WELCOMED, 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  'catching up': IN_STEP,
+  catching_up: IN_STEP,
   live: IN_STEP,
   broken: [],
 };
@@ -83,15 +78,15 @@ export function checkWindow(window: Window): Window {
   return window;
 }
 
-/** Who connects, and from where. */
-export interface Begun {
+/** Which device connects, and from where it resumes. */
+export interface ResumePoint {
   readonly clientId: Uuid;
   readonly cursor: Cursor | null;
   /** Larger than that of any earlier connection with this client_id. */
   readonly generation: number;
 }
 
-export interface SessionOptions extends Begun {
+export interface SessionOptions extends ResumePoint {
   readonly token: string;
   readonly window?: Window;
   readonly encoding?: Encoding;
@@ -100,8 +95,8 @@ export interface SessionOptions extends Begun {
 export class Session {
   state: State = 'new';
   cursor: Cursor | null;
-  /** The `error` that was the last frame to arrive, if it was one. */
-  lastWords: Refusal | null = null;
+  /** The last frame, if it was an `error`. */
+  lastError: ErrorAnswer | null = null;
   limits: Limits = {
     frameBytes: FRAME_BYTES,
     pageRows: PAGE_ROWS,
@@ -110,9 +105,9 @@ export class Session {
     titleBytes: 0,
     contentBytes: 0,
   };
-  /** The ids of the pages that were asked for and not answered. */
+  /** The ids of the pages that were not answered yet. */
   readonly unanswered = new Set<number>();
-  /** The numbers of the push that is unanswered. */
+  /** The push that was not answered yet: its first number and how many mutations it has. */
   pushed: { readonly n: number; readonly count: number } | null = null;
   refreshing = false;
 
@@ -126,22 +121,22 @@ export class Session {
   }
 
   hello(): Uint8Array | string {
-    if (this.state !== 'new') throw new StateError('hello is said once');
+    if (this.state !== 'new') throw new StateError('hello is sent once');
     this.state = 'greeting';
     const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
-    return this.say({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
+    return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
   }
 
-  /** After a snapshot, which would wipe the page, and not too many at a time. */
+  /** Whether a page may be asked for: not before a snapshot is complete, which would remove it, and not too many. */
   get mayAsk(): boolean {
-    return (this.state === 'catching up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
+    return (this.state === 'catching_up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
   }
 
   askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
     if (!this.mayAsk) throw new StateError(`no page now: ${this.state}`);
     if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
     const id = ++this.lastPage;
-    const frame = this.say({ t: 'page', id, conversation, before, limit });
+    const frame = this.encode({ t: 'page', id, conversation, before, limit });
     this.unanswered.add(id);
     return [id, frame];
   }
@@ -154,42 +149,43 @@ export class Session {
     if (!this.mayPush) throw new StateError(`no push now: ${this.state}`);
     if (mutations.length > this.limits.mutations) throw new RangeError('too many mutations');
     if (n < 1 || n > NUMBER_END - mutations.length + 1) throw new RangeError('numbers go from 1 to 2^53');
-    const frame = this.say({ t: 'push', n, mutations, held });
+    const frame = this.encode({ t: 'push', n, mutations, held });
     this.pushed = { n, count: mutations.length };
     return frame;
   }
 
   refresh(token: string): Uint8Array | string {
     if (this.refreshing) throw new StateError('one refresh at a time');
-    const frame = this.say({ t: 'refresh', token });
+    const frame = this.encode({ t: 'refresh', token });
     this.refreshing = true;
     return frame;
   }
 
   ping(): Uint8Array | string {
-    return this.say({ t: 'ping' });
+    return this.encode({ t: 'ping' });
   }
 
   /**
-   * What a message from the server means; null for a frame from the future, and for any once broken. Throws
-   * ProtocolError if it is malformed, may not come now, or does not start where we stand: close with 4000, and come
-   * back with the cursor that is stored.
+   * The event that a message of the server stands for; null for a frame of a later version, and in state broken. Throws
+   * ProtocolError if the message is malformed, not allowed in this state, or does not start at our cursor. Then close
+   * with 4000, and come back with the stored cursor.
    */
   receive(data: Data): Event | null {
     if (this.state === 'broken') return null;
-    this.lastWords = null;
+    this.lastError = null;
     try {
       const frame = this.codec.decode(data);
       if (frame === null) return null;
-      if (!ALLOWED[this.state].includes(frame.t)) throw new ProtocolError(`${frame.t} may not come now: ${this.state}`);
-      return this.hear(frame);
+      if (!ALLOWED[this.state].includes(frame.t))
+        throw new ProtocolError(`${frame.t} is not allowed now: ${this.state}`);
+      return this.accept(frame);
     } catch (error) {
       this.state = 'broken';
       throw error;
     }
   }
 
-  private hear(frame: ToClient): Event {
+  private accept(frame: ToClient): Event {
     switch (frame.t) {
       case 'welcome':
         return this.welcome(frame);
@@ -202,7 +198,7 @@ export class Session {
         this.state = 'live';
         return frame;
       case 'page':
-        if (!this.unanswered.delete(frame.id)) throw new ProtocolError('id: a page that nobody waits for');
+        if (!this.unanswered.delete(frame.id)) throw new ProtocolError('id: no such page was asked for');
         return frame;
       case 'ack':
         return this.ack(frame);
@@ -210,8 +206,8 @@ export class Session {
         this.refreshing = false;
         return frame;
       case 'error':
-        return this.refused(frame);
-      case 'pong':
+        return this.error(frame);
+      default:
         return frame;
     }
   }
@@ -219,17 +215,17 @@ export class Session {
   private welcome(frame: Welcome): Welcome {
     if (frame.keepalive === 0) throw new ProtocolError('keepalive: zero');
     if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
-      throw new ProtocolError('mode: neither a snapshot nor resumed from a cursor that we gave');
+      throw new ProtocolError('mode: neither a snapshot nor resumed from our cursor');
     }
-    this.state = frame.mode === 'snapshot' ? 'snapshot due' : 'catching up';
+    this.state = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
     this.limits = frame.limits;
     return frame;
   }
 
   private snapshot(frame: SnapshotFrame): Batch {
-    const first = this.state === 'snapshot due';
+    const first = this.state === 'snapshot_due';
     this.cursor = frame.cursor;
-    this.state = frame.cursor === null ? 'snapshot' : 'catching up';
+    this.state = frame.cursor === null ? 'snapshot' : 'catching_up';
     return { t: 'snapshot', rows: frame.rows, cursor: frame.cursor, first };
   }
 
@@ -241,7 +237,7 @@ export class Session {
 
   private ack(frame: Ack): Ack {
     const { pushed } = this;
-    if (pushed === null) throw new ProtocolError('an ack that nobody waits for');
+    if (pushed === null) throw new ProtocolError('an ack without a push');
     if (frame.results.length !== pushed.count || frame.results.some((result, i) => result.n !== pushed.n + i)) {
       throw new ProtocolError('results: not one for each mutation of the push, in its order');
     }
@@ -249,28 +245,28 @@ export class Session {
     return frame;
   }
 
-  private refused(frame: Refusal): Refusal {
-    this.lastWords = frame;
+  private error(frame: ErrorAnswer): ErrorAnswer {
+    this.lastError = frame;
     if (frame.answers === 'push') {
       const { pushed } = this;
       if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;
       if (frame.code === 'gap' && ((frame.expected ?? 0) < 1 || frame.expected === pushed.n)) {
-        throw new ProtocolError('expected: missing, or what the push began with');
+        throw new ProtocolError('expected: missing, or the first number of the push');
       }
       this.pushed = null;
     } else if (frame.answers === 'refresh') {
       this.refreshing = false;
     } else if (frame.id !== null && frame.code !== 'unavailable') {
-      // A page that waits for Postgres is answered when it is back.
+      // A page that waits for Postgres is answered when Postgres is back (7.7).
       this.unanswered.delete(frame.id);
     }
     return frame;
   }
 
-  private say(frame: ToServer): Uint8Array | string {
+  private encode(frame: ToServer): Uint8Array | string {
     if (this.state === 'new' || this.state === 'broken') throw new StateError(this.state);
     const encoded = this.codec.encode(frame);
-    if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server takes');
+    if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server accepts');
     return encoded;
   }
 }

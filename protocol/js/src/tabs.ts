@@ -1,25 +1,24 @@
 /**
- * The tabs of one browser that have a store in common: what they tell each other, and what the one that leads does for
- * the others. Knows neither the store nor the connection.
+ * The tabs of one browser that share a store: the messages between them, and what the leading tab does for the others.
+ * Knows neither the store nor the connection.
  */
 
 import { touchedAll, type Touched } from './apply.js';
 import type { Environment } from './environment.js';
-import type { Asked } from './keeper.js';
 import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
-import { PageError } from './line.js';
+import { PageError, type PageRequest } from './pages.js';
 import type { Uuid } from './rows.js';
-import type { Connection } from './uplink.js';
+import type { ConnectionStatus } from './status.js';
 import { newId } from './uuid.js';
 
-/** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
+/** Messages without content, to all other tabs; only the leading tab obeys `reconnect`. */
 type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
 
 type Message =
   | LeaderMessage
   | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
-  | { readonly k: 'state'; readonly connection: Connection }
-  | { readonly k: 'page'; readonly id: Uuid; readonly asked: Asked; readonly limit: number }
+  | { readonly k: 'state'; readonly connection: ConnectionStatus }
+  | { readonly k: 'page'; readonly id: Uuid; readonly asked: PageRequest; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
   | { readonly k: Signal };
 
@@ -29,13 +28,13 @@ export interface TabsOptions {
   readonly environment: Environment;
   readonly onLead: () => void;
   readonly onDeposed: () => void;
-  /** Another tab changed what the store has. */
+  /** Another tab changed the store. */
   readonly onTouched: (touched: Touched) => void;
-  /** How the leader's connection stands, as it tells. */
-  readonly onConnection: (connection: Connection) => void;
-  readonly connection: () => Connection;
-  /** Asked by another tab, of the one that leads. */
-  readonly page: (asked: Asked, limit: number) => Promise<void>;
+  /** The leading tab reported its connection. */
+  readonly onConnection: (connection: ConnectionStatus) => void;
+  readonly connection: () => ConnectionStatus;
+  /** Another tab asked this one, which leads, for a page. */
+  readonly page: (request: PageRequest, limit: number) => Promise<void>;
   readonly onTick: () => void;
   readonly on: Readonly<Record<Signal, () => void>>;
 }
@@ -44,34 +43,37 @@ export class Tabs {
   private readonly leader: Leader;
   private readonly channel: ChannelLike | null;
   private closed = false;
-  private readonly asked = new Map<Uuid, { readonly done: () => void; readonly failed: (error: PageError) => void }>();
+  private readonly waiting = new Map<
+    Uuid,
+    { readonly done: () => void; readonly failed: (error: PageError) => void }
+  >();
 
   constructor(private readonly options: TabsOptions) {
     const { locks, clock, random, visible, channel } = options.environment;
     const name = `atlas-sync ${options.name}`;
     this.channel = channel?.(name) ?? null;
-    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.hear(data as Message);
-    const tell = (message: LeaderMessage): void => {
-      this.tell(message);
-      if (message.k === 'here') this.tellConnection();
+    if (this.channel !== null) this.channel.onmessage = ({ data }) => this.receive(data as Message);
+    const post = (message: LeaderMessage): void => {
+      this.post(message);
+      if (message.k === 'here') this.postStatus();
     };
     const { onLead, onDeposed } = options;
-    this.leader = new Leader({ name, locks, clock, random, visible, tell, onLead, onDeposed });
+    this.leader = new Leader({ name, locks, clock, random, visible, post, onLead, onDeposed });
   }
 
-  /** Whether this tab is the one that holds the socket. */
+  /** Whether this tab is the one that connects. */
   get leading(): boolean {
     return this.leader.leading;
   }
 
-  /** This tab may lead: it knows the way to a token. */
+  /** From now on this tab may lead: it has a getToken. */
   start(): void {
     this.leader.start();
   }
 
-  /** Take the lead from whoever has it. */
-  take(): void {
-    this.leader.take();
+  /** Takes the lead from the tab that has it. */
+  steal(): void {
+    this.leader.steal();
   }
 
   /** Another tab leads now. */
@@ -79,58 +81,58 @@ export class Tabs {
     this.leader.resign();
   }
 
-  /** Somebody looks at this tab (again), or the network is back. */
+  /** This tab became visible, or the network came back. */
   awake(): void {
     this.leader.awake();
     if (!this.leading) this.signal('awake');
   }
 
   touched({ all, conversations }: Touched): void {
-    this.tell({ k: 'touched', all, conversations: [...conversations] });
+    this.post({ k: 'touched', all, conversations: [...conversations] });
   }
 
-  tellConnection(): void {
-    if (this.leading) this.tell({ k: 'state', connection: this.options.connection() });
+  postStatus(): void {
+    if (this.leading) this.post({ k: 'state', connection: this.options.connection() });
   }
 
-  /** Try now, whoever leads. */
+  /** The leading tab connects now. */
   reconnect(): void {
     if (this.leading) this.options.on.reconnect();
     else this.signal('reconnect');
   }
 
   signal(k: Signal): void {
-    this.tell({ k });
+    this.post({ k });
   }
 
-  /** A page into the store, by the tab that leads. */
-  page(asked: Asked, limit: number): Promise<void> {
+  /** Has the leading tab fetch a page into the store. Rejects with PageError. */
+  page(request: PageRequest, limit: number): Promise<void> {
     if (this.channel === null) return Promise.reject(new PageError('offline'));
     const id = newId();
     return new Promise<void>((done, failed) => {
-      this.asked.set(id, { done, failed });
-      this.tell({ k: 'page', id, asked, limit });
+      this.waiting.set(id, { done, failed });
+      this.post({ k: 'page', id, asked: request, limit });
     });
   }
 
-  /** Gives up the lead, too. */
+  /** Also gives up the lead. */
   close(): void {
     this.closed = true;
     this.leader.stop();
-    for (const waiting of this.asked.values()) waiting.failed(new PageError('offline'));
+    for (const waiting of this.waiting.values()) waiting.failed(new PageError('offline'));
     this.channel?.close();
   }
 
-  private tell(message: Message): void {
+  private post(message: Message): void {
     if (!this.closed) this.channel?.postMessage(message);
   }
 
-  private hear(message: Message): void {
+  private receive(message: Message): void {
     const { options, leading } = this;
     switch (message.k) {
       case 'ask':
       case 'here':
-        this.leader.hear(message);
+        this.leader.receive(message);
         options.onTick();
         break;
       case 'touched':
@@ -143,14 +145,14 @@ export class Tabs {
         if (leading) void this.answer(message.id, options.page(message.asked, message.limit));
         break;
       case 'paged': {
-        const waiting = this.asked.get(message.id);
-        this.asked.delete(message.id);
+        const waiting = this.waiting.get(message.id);
+        this.waiting.delete(message.id);
         if (message.error === null) waiting?.done();
         else waiting?.failed(new PageError(message.error));
         break;
       }
       default:
-        // A tab of a newer version may say more.
+        // A tab of a newer version may send other messages.
         if (message.k !== 'reconnect' || leading) options.on[message.k]?.();
     }
   }
@@ -162,6 +164,6 @@ export class Tabs {
     } catch (reason) {
       error = reason instanceof PageError ? reason.code : 'offline';
     }
-    this.tell({ k: 'paged', id, error });
+    this.post({ k: 'paged', id, error });
   }
 }

@@ -1,11 +1,18 @@
-/** Whose a token is. Nothing is verified here: the server does that. */
+/** Access tokens: what the app is asked for, and whose a token is. The server alone verifies tokens. */
 
-/** `getToken` gave a token that must not be used; the words say what to do. */
+/**
+ * Why a token is needed. refused: the server did not accept the last one, so get a new one, even if the last one still
+ * looks valid · expiring: the connection needs a later one soon.
+ */
+export type TokenReason = 'connecting' | 'expiring' | 'refused';
+export type GetToken = (reason: TokenReason) => string | Promise<string>;
+
+/** `getToken` gave a token that must not be used. The message says what to do. */
 export class TokenError extends Error {
   override name = 'TokenError';
 }
 
-/** The token. Throws TokenError unless it can be read and is this user's. */
+/** Returns the token. Throws TokenError unless it is a readable JWT of this user. */
 export function ownToken(token: string, user: string): string {
   const subject = subjectOf(token);
   if (subject === user.toLowerCase()) return token;
@@ -16,7 +23,7 @@ export function ownToken(token: string, user: string): string {
   );
 }
 
-/** The user's id; null if this is no token that can be read. */
+/** The user's id; null if the token cannot be read. */
 function subjectOf(token: string): string | null {
   try {
     const payload = (token.split('.')[1] ?? '').replaceAll('-', '+').replaceAll('_', '/');
@@ -24,5 +31,44 @@ function subjectOf(token: string): string | null {
     return typeof claims.sub === 'string' ? claims.sub.toLowerCase() : null;
   } catch {
     return null;
+  }
+}
+
+/** The tokens of one connection after the other. */
+export class Tokens {
+  /** The last one that was sent. */
+  private offered: string | null = null;
+  /** One that ended a connection. */
+  private refused: string | null = null;
+  private reason: TokenReason = 'connecting';
+
+  constructor(private readonly getToken: GetToken) {}
+
+  /** One for a new connection. Throws if the app gives the refused one again. */
+  async forConnection(): Promise<string> {
+    const token = await this.getToken(this.reason);
+    if (token === this.refused) throw new Error('getToken() gave the token that the server refused');
+    return token;
+  }
+
+  /** One for the living connection; null if the app has no other than the one that was sent. */
+  async forRefresh(): Promise<string | null> {
+    const token = await this.getToken(this.reason === 'refused' ? 'refused' : 'expiring');
+    return token === this.offered ? null : token;
+  }
+
+  sent(token: string): void {
+    this.offered = token;
+  }
+
+  accepted(): void {
+    this.refused = null;
+    this.reason = 'connecting';
+  }
+
+  /** `ended`: the refusal ended the connection. */
+  rejected(ended: boolean): void {
+    this.reason = 'refused';
+    if (ended) this.refused = this.offered;
   }
 }

@@ -1,9 +1,12 @@
 /**
- * Ids that a device makes: UUIDs of version 7, so that rows made one after the other lie side by side in the
- * database.
+ * UUIDs. New ones are of version 7, so that rows made one after the other are near each other in the database's index.
  */
 
 import type { Uuid } from './rows.js';
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+/** Whether this is a UUID in canonical form, in lower case. */
+export const isUuid = (value: unknown): value is Uuid => typeof value === 'string' && UUID.test(value);
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
 

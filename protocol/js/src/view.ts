@@ -1,38 +1,37 @@
-/**
- * What an app shows: rows as the server sent them, with the outbox's effects over them (SPEC.md, 8.8). Pure, and made
- * anew each time.
- */
+/** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
 
 import type { Entry } from './outbox.js';
 import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } from './rows.js';
 
 /**
- * synced: as the server sent it · acked: durable there, the feed has not brought it yet · pending: the server has said
- * nothing about it · rejected: made here, and the server will not have it · local: made here while nothing is sent.
+ * How certain a shown row is. synced: as the server sent it · acked: durable on the server, but not in the feed yet ·
+ * pending: the server has not answered · rejected: made here, and the server did not accept it · local: made here, and
+ * not to be sent before an upgrade.
  */
-export type RowState = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
+export type Certainty = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
 
-interface Certainty {
-  readonly state: RowState;
-  /** The outbox's last entry that made it so: what `retry` and `discard` take. */
+/** How an app marks a row. */
+interface Marks {
+  readonly state: Certainty;
+  /** The last entry of the outbox that changed the row: the argument of `retry` and `discard`. */
   readonly key?: number;
-  /** Why it was rejected: a code, and a sentence to show. */
+  /** Why it was rejected: a code of SPEC.md, 8.4, and a sentence to show. */
   readonly code?: string;
   readonly reason?: string;
 }
 
-export type ShownConversation = Conversation & Certainty;
+export type ShownConversation = Conversation & Marks;
 export type ShownMessage = Message &
-  Certainty & {
-    /** Something may be missing between this message and the one shown before it. */
+  Marks & {
+    /** Messages may be missing between this message and the one before it. */
     readonly hole: boolean;
   };
 
-const RANK: readonly RowState[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
+const RANK: readonly Certainty[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
 
 interface Cell<R> {
   readonly row: R;
-  readonly state: RowState;
+  readonly state: Certainty;
   readonly entry?: Entry;
 }
 
@@ -42,27 +41,27 @@ const cell = <R extends Conversation | Message>(row: R): Cell<R> => ({
 });
 
 function touch<R>(shown: Cell<R>, row: R, entry: Entry): Cell<R> {
-  const state = entry.state as RowState;
+  const state = entry.state as Certainty;
   return { row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
 }
 
-const certainty = ({ state, entry }: Cell<unknown>): Certainty => ({
+const marks = ({ state, entry }: Cell<unknown>): Marks => ({
   state,
   ...(entry === undefined ? {} : { key: entry.key }),
   ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
 });
 
-/** In the order in which they take effect: the rejected creations last, the other rejected ones not at all. */
+/** In the order in which they take effect: rejected creations last, other rejected mutations not at all. */
 const inEffect = (entries: readonly Entry[]): Entry[] => [
   ...entries.filter((entry) => entry.state !== 'rejected'),
   ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.kind.startsWith('+')),
 ];
 
 /**
- * Rows with the mutations put over them, one after the other, as the server would apply them. A rejected creation stays
- * to be seen, so that nothing that somebody wrote disappears from under them.
+ * Rows with the outbox's mutations applied, one after the other, as the server would apply them. A rejected creation
+ * stays visible, so that no text disappears that the user wrote.
  */
-class Sheet {
+class Overlay {
   readonly conversations: Map<Uuid, Cell<Conversation>>;
   readonly messages: Map<Uuid, Cell<Message>>;
   readonly gone = new Set<Uuid>();
@@ -102,7 +101,7 @@ class Sheet {
         break;
       case '+m': {
         const { conversationId, role, content, at } = mutation;
-        // A conversation that is not held may be outside of the window: only a deleted one hides its messages.
+        // A conversation that is not held may be outside of the window. Only a deleted one hides its messages.
         if (messages.has(id) || gone.has(conversationId) || (gone.has(id) && rejected)) break;
         const row: Message = { kind: 'm', seq: 0, id, conversationId, role, content, createdAt: at, updatedAt: at };
         messages.set(id, { row, state: entry.state, entry });
@@ -128,24 +127,24 @@ class Sheet {
   }
 }
 
-/** `held` are the rows to show and those that the outbox touches; newest first. */
+/** Newest first. `held`: the rows to show, and those that the outbox changes. */
 export function showConversations(held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] {
-  const sheet = new Sheet(held, [], entries);
-  return [...sheet.conversations.values()]
-    .map((shown) => ({ ...shown.row, ...certainty(shown) }))
+  const overlay = new Overlay(held, [], entries);
+  return [...overlay.conversations.values()]
+    .map((shown) => ({ ...shown.row, ...marks(shown) }))
     .sort((a, b) => compare(placeOf(b), placeOf(a)));
 }
 
-/** The messages of one conversation, oldest first. `holed`: nothing is known about what lies between those held. */
+/** The messages of one conversation, oldest first. `holed`: messages may be missing between those that are held. */
 export function showMessages(
   conversation: Uuid,
   held: readonly Message[],
   entries: readonly Entry[],
   holed: boolean,
 ): ShownMessage[] {
-  const sheet = new Sheet([], held, entries);
-  return [...sheet.messages.values()]
+  const overlay = new Overlay([], held, entries);
+  return [...overlay.messages.values()]
     .filter((shown) => shown.row.conversationId === conversation)
-    .map((shown) => ({ ...shown.row, ...certainty(shown), hole: holed && shown.row.seq > 0 }))
+    .map((shown) => ({ ...shown.row, ...marks(shown), hole: holed && shown.row.seq > 0 }))
     .sort((a, b) => compare(placeOf(a), placeOf(b)));
 }

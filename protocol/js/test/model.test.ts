@@ -1,23 +1,23 @@
 /**
- * Keeper, session and outbox against a tiny server, through whatever may happen: lost answers, cuts anywhere, other
- * tabs taking over, restarts, a database that comes back from a backup.
+ * Ingest, session and outbox against a model server, through random failures: lost answers, cuts anywhere, other tabs
+ * taking over, restarts, a database that comes back from a backup.
  */
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { touchedNothing } from '../src/apply.js';
-import { Deposed, Keeper } from '../src/keeper.js';
+import { CODECS } from '../src/codec.js';
+import { covers } from '../src/holes.js';
+import { Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import type { Uuid } from '../src/rows.js';
+import { compare } from '../src/rows.js';
 import { Session } from '../src/session.js';
-import type { Store } from '../src/store.js';
+import { Deposed, type Store } from '../src/store.js';
 import { showMessages } from '../src/view.js';
-import { CODECS } from '../src/wire.js';
 import * as writes from '../src/write.js';
 import { ModelServer, Peer } from './support/model.js';
-import { compare } from '../src/rows.js';
-import { covers } from '../src/holes.js';
 import { C, id, M } from './support/rows.js';
 import { type Kind, KINDS } from './support/stores.js';
 
@@ -25,22 +25,22 @@ const HOMES = [C(1), C(2)];
 
 class Device {
   readonly inbox: string[] = [];
-  /** Answers to pushes, which may come before what they are about, or after it. */
+  /** Answers to pushes, which may come before the changes that they are about, or after them. */
   readonly answers: string[] = [];
-  /** Pages that were read, and are slow in arriving. */
+  /** Pages that were read, and arrive late. */
   readonly late: string[] = [];
   readonly written: { id: Uuid; content: string }[] = [];
   session: Session | null = null;
   peer: Peer | null = null;
   clock = 0;
-  private made: Keeper | null = null;
+  private made: Ingest | null = null;
 
-  get keeper(): Keeper {
-    return (this.made ??= this.newKeeper());
+  get ingest(): Ingest {
+    return (this.made ??= this.newIngest());
   }
 
-  set keeper(keeper: Keeper) {
-    this.made = keeper;
+  set ingest(ingest: Ingest) {
+    this.made = ingest;
   }
 
   constructor(
@@ -52,15 +52,15 @@ class Device {
     readonly window = { conversations: 500, messages: 200 },
   ) {}
 
-  /** The app ends wherever it is, and starts again from what is stored. */
+  /** The app ends wherever it is, and starts again from its store. */
   async restart(): Promise<void> {
     this.cut();
     this.store = await this.reopen();
-    this.keeper = this.newKeeper();
+    this.ingest = this.newIngest();
   }
 
-  newKeeper(): Keeper {
-    return new Keeper({
+  newIngest(): Ingest {
+    return new Ingest({
       store: this.store,
       codec: CODECS.json,
       window: this.window,
@@ -84,8 +84,8 @@ class Device {
 
   async connect(): Promise<void> {
     this.cut();
-    await this.keeper.lead();
-    this.session = new Session({ token: 't', ...(await this.keeper.begin()), window: this.window, encoding: 'json' });
+    await this.ingest.lead();
+    this.session = new Session({ token: 't', ...(await this.ingest.begin()), window: this.window, encoding: 'json' });
     const peer = new Peer(
       this.server,
       (text) =>
@@ -98,39 +98,39 @@ class Device {
       () => undefined,
     );
     this.peer = peer;
-    peer.hear(this.session.hello() as string);
+    peer.receive(this.session.hello() as string);
   }
 
-  async hear(most: number, answersFirst = false): Promise<void> {
+  async receive(most: number, answersFirst = false): Promise<void> {
     for (let i = 0; i < most && this.session !== null; i++) {
       const text = answersFirst
         ? (this.answers.shift() ?? this.inbox.shift())
         : (this.inbox.shift() ?? this.answers.shift());
       if (text === undefined) break;
       const event = this.session.receive(text);
-      if (event !== null) await this.keeper.hear(event);
+      if (event !== null) await this.ingest.apply(event);
     }
     if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
   }
 
   async push(): Promise<boolean> {
     if (this.session === null || !this.session.mayPush || this.session.limits.mutations === 0) return false;
-    const push = await this.keeper.nextPush(this.session.limits);
+    const push = await this.ingest.nextPush(this.session.limits);
     if (push === null) return false;
     if (typeof push === 'number') {
       this.clock += push;
       return true;
     }
-    this.peer?.hear(this.session.push(push) as string);
+    this.peer?.receive(this.session.push(push) as string);
     return true;
   }
 
-  /** Until there is nothing left to say. */
-  async settle(): Promise<void> {
+  /** Exchanges frames until there are none left. */
+  async flush(): Promise<void> {
     if (this.session === null) await this.connect();
     do {
       this.inbox.push(...this.late.splice(0));
-      await this.hear(Infinity);
+      await this.receive(Infinity);
       if (this.session === null) await this.connect();
     } while ((await this.push()) || this.inbox.length + this.answers.length > 0);
   }
@@ -147,7 +147,7 @@ const step = fc.oneof(
   },
   { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('edit' as const, 'delete' as const), which: fc.nat(20) }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('connect' as const) }) },
-  { weight: 8, arbitrary: fc.record({ do: fc.constant('hear' as const), most: fc.nat(3), answers: fc.boolean() }) },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('receive' as const), most: fc.nat(3), answers: fc.boolean() }) },
   { weight: 8, arbitrary: fc.record({ do: fc.constant('push' as const) }) },
   {
     weight: 3,
@@ -163,7 +163,7 @@ type Step = (typeof steps extends fc.Arbitrary<infer T> ? T : never)[number];
 
 let strangers = 0;
 
-async function take(devices: readonly Device[], server: ModelServer, { on, step: s }: Step): Promise<void> {
+async function perform(devices: readonly Device[], server: ModelServer, { on, step: s }: Step): Promise<void> {
   const device = devices[on] as Device;
   switch (s.do) {
     case 'send':
@@ -183,8 +183,8 @@ async function take(devices: readonly Device[], server: ModelServer, { on, step:
     }
     case 'connect':
       return device.connect();
-    case 'hear':
-      return device.hear(s.most, s.answers);
+    case 'receive':
+      return device.receive(s.most, s.answers);
     case 'push':
       return void (await device.push());
     case 'cut':
@@ -192,21 +192,21 @@ async function take(devices: readonly Device[], server: ModelServer, { on, step:
     case 'restart':
       return device.restart();
     case 'busy':
-      server.refusals.push({ code: 'unavailable', retry_after: 10 });
+      server.pushErrors.push({ code: 'unavailable', retry_after: 10 });
       return;
     case 'take over': {
-      // Another tab leads on the same store: nothing that the old one hears or asks for may count any more.
+      // Another tab leads on the same store: nothing that the old one receives or sends may count any more.
       if (device.session === null) return;
-      const other = device.newKeeper();
+      const other = device.newIngest();
       await other.lead();
       const text = device.inbox.shift();
       const event = text === undefined ? null : device.session.receive(text);
       if (event !== null && ['welcome', 'changes', 'live', 'ack'].includes(event.t)) {
-        await expect(device.keeper.hear(event)).rejects.toThrow(Deposed);
+        await expect(device.ingest.apply(event)).rejects.toThrow(Deposed);
       }
-      await expect(device.keeper.nextPush(device.session.limits)).rejects.toThrow(Deposed);
+      await expect(device.ingest.nextPush(device.session.limits)).rejects.toThrow(Deposed);
       device.cut();
-      device.keeper = other;
+      device.ingest = other;
       return;
     }
     case 'stranger':
@@ -223,7 +223,7 @@ async function begin({ make }: Kind): Promise<{ server: ModelServer; devices: De
     return new Device(server, number, store, reopen, end);
   });
   HOMES.forEach((home, i) => server.push(id(7), i + 1, [['+c', home, 'home', 1000]]));
-  for (const device of devices) await device.settle();
+  for (const device of devices) await device.flush();
   return { server, devices };
 }
 
@@ -248,7 +248,7 @@ async function inStep(server: ModelServer, devices: readonly Device[]): Promise<
   }
 }
 
-/** Messages that are written and neither settled nor rejected. */
+/** Messages that the outbox still holds, and the server would not reject. */
 const heldBy = (device: Device): Promise<Uuid[]> =>
   device.store.read(async (tx) =>
     (await tx.entries()).flatMap(({ mutation, state }) =>
@@ -256,7 +256,7 @@ const heldBy = (device: Device): Promise<Uuid[]> =>
     ),
   );
 
-/** What a device holds was applied once, in its order, with whatever else it wrote that is in this history. */
+/** Each message that the device held was applied once, and everything that it wrote, in its order. */
 async function appliedOnce(server: ModelServer, device: Device, held: readonly Uuid[]): Promise<void> {
   const { clientId } = await device.store.read((tx) => tx.meta());
   const applied = server.state.applied.filter((write) => write.client === clientId).map((write) => write.id);
@@ -266,6 +266,29 @@ async function appliedOnce(server: ModelServer, device: Device, held: readonly U
   for (const message of held) expect(applied).toContain(message);
 }
 
+/** Twice, so that each device sees what the other one wrote last. */
+async function flushAll(server: ModelServer, devices: readonly Device[]): Promise<void> {
+  server.pushErrors.length = 0;
+  for (let round = 0; round < 2; round++) for (const device of devices) await device.flush();
+}
+
+/** The database becomes `backup`, the devices go on: what they held is applied once, and they end in step with it. */
+async function checkRestored(
+  server: ModelServer,
+  devices: readonly Device[],
+  backup: ReturnType<ModelServer['backup']>,
+  told: boolean,
+  after: readonly Step[],
+): Promise<void> {
+  const held = await Promise.all(devices.map(heldBy));
+  server.restore(backup, told ? undefined : backup.epoch);
+  for (const planned of after) await perform(devices, server, planned);
+  await flushAll(server, devices);
+  await Promise.all(devices.map((device, i) => appliedOnce(server, device, held[i] ?? [])));
+  await inStep(server, devices);
+  for (const device of devices) await device.end();
+}
+
 const RUNS: Readonly<Record<string, number>> = { memory: 300, dexie: 10, sqlite: 10 };
 
 describe.each(KINDS)('whatever happens, $name', (kind) => {
@@ -273,9 +296,8 @@ describe.each(KINDS)('whatever happens, $name', (kind) => {
     await fc.assert(
       fc.asyncProperty(steps, async (plan) => {
         const { server, devices } = await begin(kind);
-        for (const planned of plan) await take(devices, server, planned);
-        server.refusals.length = 0;
-        for (let round = 0; round < 2; round++) for (const device of devices) await device.settle();
+        for (const planned of plan) await perform(devices, server, planned);
+        await flushAll(server, devices);
         for (const device of devices) {
           const { clientId } = await device.store.read((tx) => tx.meta());
           const applied = server.state.applied.filter((write) => write.client === clientId).map((write) => write.id);
@@ -294,56 +316,42 @@ describe.each(KINDS)('whatever happens, $name', (kind) => {
     );
   });
 
-  it('a database that lost its tail gets again what is still held; nothing twice', async () => {
+  it('a database that lost its tail gets all writes that are still held again, and none twice', async () => {
     await fc.assert(
       fc.asyncProperty(steps, steps, steps, fc.boolean(), async (before, lost, after, told) => {
         const { server, devices } = await begin(kind);
-        for (const planned of before) await take(devices, server, planned);
+        for (const planned of before) await perform(devices, server, planned);
         const backup = server.backup();
-        for (const planned of lost) await take(devices, server, planned);
+        for (const planned of lost) await perform(devices, server, planned);
         for (const device of devices) device.cut(); // what is under way is lost with the database
-        const held = await Promise.all(devices.map(heldBy));
-        server.restore(backup, told ? undefined : backup.epoch);
-        for (const planned of after) await take(devices, server, planned);
-        server.refusals.length = 0;
-        for (let round = 0; round < 2; round++) for (const device of devices) await device.settle();
-        await Promise.all(devices.map((device, i) => appliedOnce(server, device, held[i] ?? [])));
-        await inStep(server, devices);
-        for (const device of devices) await device.end();
+        await checkRestored(server, devices, backup, told, after);
       }),
       { numRuns: RUNS[kind.name] ?? 0 },
     );
   });
 });
 
-it('a database that failed over and was gone back to has each write once that is still held', async () => {
+it('a database that failed over and was gone back to has each write that is still held, once', async () => {
   await fc.assert(
     fc.asyncProperty(steps, steps, steps, steps, coins, async (before, lost, there, after, chance) => {
-      const [told, settledHere, settledThere] = chance;
+      const [told, flushedHere, flushedThere] = chance;
       const { server, devices } = await begin(KINDS[0] as Kind);
-      for (const planned of before) await take(devices, server, planned);
+      for (const planned of before) await perform(devices, server, planned);
       const behind = server.backup();
-      for (const planned of lost) await take(devices, server, planned);
-      if (settledHere) for (const device of devices) await device.settle();
+      for (const planned of lost) await perform(devices, server, planned);
+      if (flushedHere) for (const device of devices) await device.flush();
       for (const device of devices) device.cut();
       const first = server.backup();
       server.restore(behind, told ? undefined : behind.epoch);
-      for (const planned of there) await take(devices, server, planned);
+      for (const planned of there) await perform(devices, server, planned);
       for (const device of devices) {
-        if (settledThere) await device.settle();
+        if (flushedThere) await device.flush();
         await device.send(HOMES[0] as Uuid, 'last');
         await device.push();
-        if (settledThere) await device.hear(1, true); // acknowledged, and not seen in the feed
+        if (flushedThere) await device.receive(1, true); // acknowledged, and not seen in the feed
         device.cut();
       }
-      const held = await Promise.all(devices.map(heldBy));
-      server.restore(first, told ? undefined : first.epoch);
-      for (const planned of after) await take(devices, server, planned);
-      server.refusals.length = 0;
-      for (let round = 0; round < 2; round++) for (const device of devices) await device.settle();
-      await Promise.all(devices.map((device, i) => appliedOnce(server, device, held[i] ?? [])));
-      await inStep(server, devices);
-      for (const device of devices) await device.end();
+      await checkRestored(server, devices, first, told, after);
     }),
     { numRuns: 100 },
   );
@@ -362,7 +370,7 @@ describe('histories', () => {
         limit: fc.integer({ min: 1, max: 5 }),
       }),
     },
-    { weight: 6, arbitrary: fc.record({ do: fc.constant('hear' as const), most: fc.nat(4) }) },
+    { weight: 6, arbitrary: fc.record({ do: fc.constant('receive' as const), most: fc.nat(4) }) },
     {
       weight: 2,
       arbitrary: fc.record({
@@ -371,7 +379,7 @@ describe('histories', () => {
     },
   );
 
-  it('have no hole above their floor, whatever was written, deleted and paged meanwhile', async () => {
+  it('a history has no hole above its floor, whatever was written, deleted and paged meanwhile', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(act, { minLength: 30, maxLength: 80, size: 'max' }),
@@ -416,12 +424,12 @@ describe('histories', () => {
                 if (floor === 'start') break;
                 const before = floor ?? null;
                 const [page, frame] = device.session.askPage(conversation, before, a.limit);
-                device.keeper.expectPage(page, { conversation, before });
-                device.peer?.hear(frame as string);
+                device.ingest.expectPage(page, { conversation, before });
+                device.peer?.receive(frame as string);
                 break;
               }
-              case 'hear':
-                await device.hear(a.most);
+              case 'receive':
+                await device.receive(a.most);
                 break;
               case 'arrive':
                 device.inbox.push(...device.late.splice(0, 1));
@@ -434,12 +442,12 @@ describe('histories', () => {
                 break;
               case 'forget': // the cursor is too old: a snapshot comes
                 device.cut();
-                await device.keeper.lead();
-                await device.keeper.startOver();
+                await device.ingest.lead();
+                await device.ingest.startOver();
                 break;
             }
           }
-          await device.settle();
+          await device.flush();
           await store.read(async (tx) => {
             const { list } = await tx.meta();
             const theirs = [...server.state.conversations.values()];

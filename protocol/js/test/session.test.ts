@@ -1,12 +1,11 @@
-/** One connection: what may be said when, in every state. */
+/** The session: which frames are allowed in each state. */
 
 import { describe, expect, it } from 'vitest';
 
-import { backoff, nextStep, refreshAfter } from '../src/comeback.js';
+import { ProtocolError } from '../src/codec.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { ProtocolError, type Refusal } from '../src/wire.js';
 import { C, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -44,42 +43,42 @@ const FRAMES: Record<string, object> = {
 
 function inState(state: State): Session {
   const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
-  const hear = (frame: object): unknown => session.receive(JSON.stringify(frame));
+  const receive = (frame: object): unknown => session.receive(JSON.stringify(frame));
   if (state === 'new') return session;
   session.hello();
   if (state === 'greeting') return session;
-  if (state === 'snapshot due' || state === 'snapshot') {
-    hear(welcome('snapshot'));
-    if (state === 'snapshot') hear({ t: 'snapshot', as_of: 1, rows: [] });
+  if (state === 'snapshot_due' || state === 'snapshot') {
+    receive(welcome('snapshot'));
+    if (state === 'snapshot') receive({ t: 'snapshot', as_of: 1, rows: [] });
     return session;
   }
-  hear(welcome('resumed'));
-  if (state === 'live') hear(FRAMES['live'] as object);
+  receive(welcome('resumed'));
+  if (state === 'live') receive(FRAMES['live'] as object);
   if (state === 'broken') expect(() => session.receive('nonsense')).toThrow(ProtocolError);
   return session;
 }
 
 const of = (n: number, ...mutations: (Mutation | null)[]): Push => ({ n, mutations, held: n });
 
-const STATES: readonly State[] = ['new', 'greeting', 'snapshot due', 'snapshot', 'catching up', 'live', 'broken'];
+const STATES: readonly State[] = ['new', 'greeting', 'snapshot_due', 'snapshot', 'catching_up', 'live', 'broken'];
 
-describe.each(STATES)('%s', (state) => {
-  it.each(Object.keys(FRAMES))('%s', (t) => {
+describe.each(STATES)('in state %s', (state) => {
+  it.each(Object.keys(FRAMES))('%s is accepted or breaks the protocol', (t) => {
     const session = inState(state);
     expect(session.state).toBe(state);
-    const hear = (): unknown => session.receive(JSON.stringify(FRAMES[t]));
-    if (state === 'broken') return expect(hear()).toBeNull();
+    const receive = (): unknown => session.receive(JSON.stringify(FRAMES[t]));
+    if (state === 'broken') return expect(receive()).toBeNull();
     const permitted = (ALLOWED[state] as readonly string[]).includes(t);
-    // What answers nothing that was asked is not permitted either.
-    if (permitted && t !== 'ack' && t !== 'page') return expect(hear()).not.toBeNull();
-    expect(hear).toThrow(ProtocolError);
+    // An ack or a page that was not asked for is not allowed either.
+    if (permitted && t !== 'ack' && t !== 'page') return expect(receive()).not.toBeNull();
+    expect(receive).toThrow(ProtocolError);
     expect(session.state).toBe('broken');
   });
 
-  it('what it may say', () => {
+  it('the session sends only the frames that this state allows', () => {
     const session = inState(state);
     const welcomed = state !== 'new' && state !== 'greeting' && state !== 'broken';
-    const inStep = state === 'catching up' || state === 'live';
+    const inStep = state === 'catching_up' || state === 'live';
     expect([session.mayPush, session.mayAsk]).toEqual([welcomed, inStep]);
     if (state !== 'new') expect(() => session.hello()).toThrow(StateError);
     if (state === 'new' || state === 'broken') expect(() => session.ping()).toThrow(StateError);
@@ -90,35 +89,37 @@ describe.each(STATES)('%s', (state) => {
 });
 
 describe('a session', () => {
-  const hear = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
+  const receive = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
 
-  it('takes changes from its cursor only, and goes on from there', () => {
-    const session = inState('catching up');
-    expect(hear(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
-      cursor: 'AQ==',
-      seq: null,
-    });
-    expect(hear(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
+  it('changes must start at the cursor, and move it', () => {
+    const session = inState('catching_up');
+    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject(
+      {
+        cursor: 'AQ==',
+        seq: null,
+      },
+    );
+    expect(receive(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
       cursor: 'Ag==',
       seq: 5,
     });
-    expect(() => hear(session, { t: 'live', cursor: 'AQ==', seq: 5 })).toThrow('cursor: not ours');
-    expect(() => hear(inState('live'), { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [] })).toThrow(
+    expect(() => receive(session, { t: 'live', cursor: 'AQ==', seq: 5 })).toThrow('cursor: not ours');
+    expect(() => receive(inState('live'), { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [] })).toThrow(
       'from: not our cursor',
     );
   });
 
-  it('has no cursor within a snapshot', () => {
+  it('a session has no cursor within a snapshot', () => {
     const session = inState('snapshot');
     expect(session.cursor).toBeNull();
-    expect(hear(session, { t: 'snapshot', as_of: 1, rows: [], cursor: 'AQ==' })).toMatchObject({
+    expect(receive(session, { t: 'snapshot', as_of: 1, rows: [], cursor: 'AQ==' })).toMatchObject({
       first: false,
       cursor: 'AQ==',
     });
-    expect(session.state).toBe('catching up');
+    expect(session.state).toBe('catching_up');
   });
 
-  it('asks for as many pages as are permitted, and takes each answer once', () => {
+  it('as many pages are asked for as are permitted, and each is answered once', () => {
     const session = inState('live');
     const [page, frame] = session.askPage(C(1), [5, C(2)], 10);
     expect(JSON.parse(frame as string)).toEqual({
@@ -129,14 +130,14 @@ describe('a session', () => {
       limit: 10,
     });
     expect(session.mayAsk).toBe(false);
-    hear(session, { t: 'error', code: 'unavailable', message: '', retryable: true, answers: 'page', id: page });
+    receive(session, { t: 'error', code: 'unavailable', message: '', retryable: true, answers: 'page', id: page });
     expect(session.mayAsk).toBe(false);
-    hear(session, { t: 'page', id: page, as_of: 1, rows: [], more: true });
+    receive(session, { t: 'page', id: page, as_of: 1, rows: [], more: true });
     expect(session.mayAsk).toBe(true);
-    expect(() => hear(session, { t: 'page', id: page, as_of: 1, rows: [], more: true })).toThrow(ProtocolError);
+    expect(() => receive(session, { t: 'page', id: page, as_of: 1, rows: [], more: true })).toThrow(ProtocolError);
   });
 
-  it('has one push unanswered at a time, and wants one result for each mutation in its order', () => {
+  it('one push is unanswered at a time, and its ack has one result for each mutation in its order', () => {
     const push = (): Session => {
       const session = inState('live');
       session.push(of(5, { kind: '-c', id: C(1) }, null));
@@ -145,7 +146,7 @@ describe('a session', () => {
     expect(push().mayPush).toBe(false);
     expect(() => push().push(of(7))).toThrow(StateError);
     expect(
-      hear(push(), {
+      receive(push(), {
         t: 'ack',
         results: [
           ['applied', 5, 9],
@@ -161,20 +162,20 @@ describe('a session', () => {
         ['applied', 5, 9],
       ],
     ]) {
-      expect(() => hear(push(), { t: 'ack', results })).toThrow('results: not one for each mutation');
+      expect(() => receive(push(), { t: 'ack', results })).toThrow('results: not one for each mutation');
     }
     expect(() => inState('live').push(of(1, null, null, null))).toThrow(RangeError);
     expect(() => inState('live').push(of(Number.MAX_SAFE_INTEGER, null, null))).toThrow(RangeError);
   });
 
-  it('says who connects, which connection it is, and what is held', () => {
+  it('hello has client_id, cursor and generation, and a push says what is held', () => {
     const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
     expect(JSON.parse(session.hello() as string)).toMatchObject({ client_id: id(1), cursor: CURSOR, generation: 7 });
     const push = inState('live').push({ n: 5, held: 3, mutations: [{ kind: '-c', id: C(1) }] });
     expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-c', C(1)]] });
   });
 
-  it('a refused push may be sent again; a gap must be below it, or above', () => {
+  it('a push that got an error may be sent again; the number that a gap expects is not its own', () => {
     const error = { t: 'error', code: 'gap', message: '', retryable: true, answers: 'push', id: 5 };
     const pushed = (): Session => {
       const session = inState('live');
@@ -182,35 +183,35 @@ describe('a session', () => {
       return session;
     };
     const session = pushed();
-    hear(session, { ...error, expected: 3 });
+    receive(session, { ...error, expected: 3 });
     expect(session.mayPush).toBe(true);
     const above = pushed();
-    expect(hear(above, { ...error, expected: 6 })).toMatchObject({ code: 'gap', expected: 6 });
+    expect(receive(above, { ...error, expected: 6 })).toMatchObject({ code: 'gap', expected: 6 });
     expect(above.mayPush).toBe(true);
     const other = pushed();
-    hear(other, { ...error, id: 4, expected: 3 });
+    receive(other, { ...error, id: 4, expected: 3 });
     expect(other.mayPush).toBe(false);
     for (const expected of [undefined, null, -1, 0, 5])
-      expect(() => hear(pushed(), { ...error, expected })).toThrow(ProtocolError);
+      expect(() => receive(pushed(), { ...error, expected })).toThrow(ProtocolError);
   });
 
-  it('refreshes one at a time', () => {
+  it('one refresh is unanswered at a time', () => {
     const session = inState('greeting');
     session.refresh('b');
     expect(() => session.refresh('c')).toThrow(StateError);
-    hear(session, { t: 'error', code: 'token_refused', message: '', retryable: true, answers: 'refresh' });
+    receive(session, { t: 'error', code: 'token_refused', message: '', retryable: true, answers: 'refresh' });
     session.refresh('d');
   });
 
-  it('resumes only from a cursor that it gave', () => {
+  it('a welcome resumes only from a cursor that hello gave', () => {
     const session = new Session({ token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
     session.hello();
-    expect(() => hear(session, welcome('resumed'))).toThrow('mode');
-    expect(() => hear(inState('greeting'), welcome('surprise'))).toThrow('mode');
-    expect(() => hear(inState('greeting'), { ...welcome('resumed'), keepalive: 0 })).toThrow('keepalive');
+    expect(() => receive(session, welcome('resumed'))).toThrow('mode');
+    expect(() => receive(inState('greeting'), welcome('surprise'))).toThrow('mode');
+    expect(() => receive(inState('greeting'), { ...welcome('resumed'), keepalive: 0 })).toThrow('keepalive');
   });
 
-  it('refuses a window out of bounds, and frames that are too large', () => {
+  it('a window out of bounds, or a frame that is too large, throws RangeError', () => {
     expect(
       () =>
         new Session({
@@ -222,53 +223,5 @@ describe('a session', () => {
         }),
     ).toThrow(RangeError);
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);
-  });
-});
-
-describe('coming back', () => {
-  const words = (change: Partial<Refusal>): Refusal => ({
-    t: 'error',
-    code: 'going_away',
-    message: '',
-    retryable: true,
-    answers: null,
-    id: null,
-    retryAfter: null,
-    expected: null,
-    ...change,
-  });
-  it.each([
-    [null, 'come back'],
-    [1006, 'come back'],
-    [1012, 'come back'],
-    [4000, 'come back'],
-    [4099, 'come back'],
-    [4100, 'new token'],
-    [4199, 'new token'],
-    [4200, 'start over'],
-    [4301, 'stay away'],
-    [4399, 'stay away'],
-    [4400, 'come back'],
-  ])('%s: %s', (code, order) => expect(nextStep(code, null, 0, 0, 0.5).order).toBe(order));
-
-  it('waits longer with each failure, as long as the server says, and from the start after a minute', () => {
-    expect([1, 2, 3, 6, 99].map((n) => backoff(n, 1))).toEqual([1000, 2000, 4000, 30_000, 30_000]);
-    expect(nextStep(1006, null, 3, 59_999, 1)).toMatchObject({ attempt: 4, delayMs: 8000, advised: false });
-    expect(nextStep(1006, null, 3, 60_000, 1)).toMatchObject({ attempt: 1, delayMs: 1000 });
-    expect(nextStep(4000, words({ retryAfter: 777 }), 3, 0, 1)).toMatchObject({ delayMs: 777, advised: true });
-    expect(nextStep(1006, words({ code: 'slow_down', retryAfter: 777, answers: 'push' }), 0, 0, 1).delayMs).toBe(1000);
-    expect(nextStep(1006, words({ code: 'token_refused', answers: 'refresh', retryAfter: 7 }), 0, 0, 1)).toMatchObject({
-      order: 'come back',
-      delayMs: 1000,
-    });
-  });
-
-  it('an error that announced a close counts although the close was cut off', () => {
-    expect(nextStep(1006, words({ code: 'token_expired' }), 0, 0, 1).order).toBe('new token');
-    expect(nextStep(null, words({ code: 'local_only', retryable: false }), 0, 0, 1).order).toBe('stay away');
-  });
-
-  it('refreshes late, and never after the end', () => {
-    expect([3_600_000, 100_000, 10_000, -5].map(refreshAfter)).toEqual([3_540_000, 80_000, 8000, 0]);
   });
 });

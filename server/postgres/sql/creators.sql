@@ -1,5 +1,5 @@
--- Who may create functions in schema public, besides those who own it, the database or the app's tables. `strangers`: end
--- users and the server are among them.
+-- Roles that may create functions in schema public, without the owners of it, of the database and of the app's tables.
+-- `strangers`: roles that end users or the server belong to, or PUBLIC.
 SELECT string_agg(who, ', ' ORDER BY who) FILTER (WHERE strange) AS strangers,
        string_agg(who, ', ' ORDER BY who) FILTER (WHERE NOT strange) AS others
 FROM (

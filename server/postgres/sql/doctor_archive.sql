@@ -1,4 +1,4 @@
--- How messages_archive becomes what its partitions must look like: what ALTER TABLE has to do.
+-- The ALTER TABLE actions that give messages_archive the columns of messages, whose partitions move there.
 WITH columns AS (
     SELECT attrelid, attname, format_type(atttypid, atttypmod) AS type, attnum
     FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped

@@ -1,4 +1,4 @@
--- What this login has beyond what the server needs.
+-- Rights of this login that the server does not need.
 SELECT string_agg(can, ', ') FROM (VALUES
     ('it is a superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)),
     ('it bypasses row level security', (SELECT rolbypassrls AND NOT rolsuper FROM pg_roles WHERE rolname = current_user)),

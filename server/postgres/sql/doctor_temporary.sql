@@ -1,4 +1,4 @@
--- From whom the right to make temporary objects is to be revoked: PUBLIC, or this login, if it has it; and the database.
+-- Who has the right to create temporary objects, PUBLIC or this login; NULL: neither. And the database.
 SELECT CASE WHEN EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
                          WHERE a.grantee = 0 AND a.privilege_type = 'TEMPORARY') THEN 'PUBLIC'
             WHEN has_database_privilege(d.oid, 'TEMPORARY') AND NOT r.rolsuper AND NOT pg_has_role(d.datdba, 'USAGE')

@@ -1,4 +1,4 @@
--- How far the feeds of these users are, and which history this is: the sweep that finds what a lost doorbell hid.
+-- The heads of these users' feeds, and the current history: for the sweep, which finds changes whose doorbell was lost.
 -- $1 users
 SELECT sync.epoch() AS epoch, array_agg(coalesce(f.seq, 0) ORDER BY u.i) AS seqs,
        array_agg(coalesce(f.mark, 0) ORDER BY u.i) AS marks

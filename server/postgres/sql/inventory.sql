@@ -69,6 +69,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('devices', 'text', '{session,server,state}'),
            ('devices', 'timestamptz', '{connected_at,noted_at}'),
            ('migrations', 'text', '{version_num}'),
+           ('migrations', 'jsonb', '{definitions}'),
            ('partitions', 'text', '{parent}'),
            ('partitions', 'regclass', '{partition}'),
            ('partitions', 'bool', '{is_default}'),
@@ -293,7 +294,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            format('DROP TRIGGER %I ON %s', g.tgname, w.name), false
     FROM fired g JOIN watched w ON w.oid = g.tgrelid
     WHERE g.tgfoid = w.function_oid AND g.tgparentid = 0
-      AND g.tgname NOT IN ('atlas_sync_record', 'atlas_sync_record_update')
+      AND g.tgname NOT IN (SELECT trigger FROM triggers)
 
     UNION ALL
     -- Enabled on the parent, a trigger is enabled on all partitions; dropped there, on all.

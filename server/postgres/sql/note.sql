@@ -1,2 +1,3 @@
--- Notes where devices are; see sync.note in migrations/sql/0004_watching.sql.
-SELECT sync.note($1, $2, $3, $4, $5, $6, $7, $8)
+-- Records where devices are: see functions/presence.sql.
+SELECT sync.note(of_server => $1, users => $2, client_ids => $3, sessions => $4, seqs => $5, states => $6,
+                 close_codes => $7, connected_ats => $8)

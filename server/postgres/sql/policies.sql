@@ -1,4 +1,4 @@
--- Row policies on the app's tables that are not ours, for end users.
+-- Row policies of the app on its tables that apply to end users.
 SELECT string_agg(format('%I on %I', p.polname, c.relname), ', ' ORDER BY c.relname, p.polname)
 FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
 WHERE c.oid IN (to_regclass('public.profiles'), to_regclass('public.conversations'), to_regclass('public.messages'),

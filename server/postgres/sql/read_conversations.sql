@@ -1,7 +1,7 @@
--- The user's conversations, newest first, from a place in that order on; with the feed's head in the same snapshot.
--- $1 user, $2 and $3 the place (NULL: the newest), $4 rows at most
--- $5 bytes in all, 100 a row beside its title. Of what does not fit only the id is told (`whole` is false); the first
---    comes whatever its size
+-- The user's conversations, newest first, after a place in that order; and the feed's head in the same snapshot.
+-- $1 user, $2 and $3 the place (NULL: before the newest), $4 rows at most
+-- $5 bytes in all, 100 a row beside its title. Of a row beyond them only the id is valid (`whole` is false); the first row
+--    is whole whatever its size
 SELECT coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark, p.id IS NOT NULL AS has_profile, p.subscription_tier AS tier,
        p.subscription_status AS status, c.id, c.whole, CASE WHEN c.whole THEN c.title END AS title,
        c.created_at, c.updated_at

@@ -1,14 +1,14 @@
--- What readers are behind by: one statement, one snapshot, for up to 256 of them.
--- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint behind a whole transaction), as array
+-- Reads what up to 256 readers lack: one statement, one snapshot.
+-- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes that a reader gets at most, 100 a row beside its text; the first comes whatever its size
--- $7 and $8 the oldest and the newest created_at of messages to look at, $9 the largest seq: bounds that leave all but
---    one or two partitions unopened (0.48 ms for one reader, 0.61 without). What lies beyond them was not looked at:
---    `elsewhere` marks such a message, `head` shows such a log, and the caller asks again without bounds.
--- What an adopted table leaves NULL reads as something that a device can hold.
--- `next_seq` is the seq of the log row behind this one, NULL at the end of the log: it tells whether more is there, and
--- whether the transaction goes on. `found`: the row still exists and is this user's. LIMIT 1 keeps each look-up a
+-- $5 rows and $6 bytes for each reader at most, 100 a row beside its text; the first row is returned whatever its size
+-- $7 and $8 the oldest and the newest created_at of messages to read, $9 the largest seq: with these bounds all but one
+--    or two partitions stay unopened (0.48 ms for one reader, 0.61 without). Rows beyond them are not read: `elsewhere`
+--    marks such a message, `head` shows such a log entry, and the caller runs read_feed_everywhere.sql.
+-- A column that is NULL in an adopted table is read as a value that a device can hold.
+-- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up a
 -- look-up by primary key: without it the planner may read all conversations of the user to find one.
 SELECT r.i, f.seq AS head, f.mark AS head_mark, p.subscription_tier AS tier, p.subscription_status AS status,
        g.seq, g.n, g.prev, g.mark, g.prev_mark, g.kind::text, g.op::text, g.row_id, g.next_seq,

@@ -1,10 +1,10 @@
--- Messages of some of a user's conversations, newest first in each, from a place in that order on; with the feed's head
--- in the same snapshot.
--- $1 user; $2 conversations, $3 and $4 the place in each (infinity: the newest), $5 rows of each at most
--- $6 bytes in all, 100 a row beside its text; the first comes whatever its size. `total`: rows there would
---    be without that bound
--- What is older than the archive's end comes from the archive, and from where rows stray; it is opened only if what is
--- younger does not suffice.
+-- Messages of some conversations of a user, newest first in each, after a place in that order; and the feed's head in the
+-- same snapshot.
+-- $1 user; $2 conversations, $3 and $4 the place in each (infinity: before the newest), $5 rows of each at most
+-- $6 bytes in all, 100 a row beside its text; the first row is returned whatever its size. `total`: the number of rows
+--    without that bound
+-- Messages older than `archived_until` are read from the archive and from messages, whose default partition may hold
+-- some. The archive is opened only if the younger messages do not suffice.
 SELECT coalesce(f.seq, 0) AS head, g.i, g.id, g.conversation_id, coalesce(g.role, 'system') AS role,
        coalesce(g.content, '') AS content, g.created_at, coalesce(g.updated_at, g.created_at) AS updated_at, g.total
 FROM (SELECT $1::uuid AS user_id) u
@@ -21,7 +21,7 @@ LEFT JOIN LATERAL (
            AND created_at >= (SELECT archived_until FROM sync.meta)
          ORDER BY created_at DESC, id DESC LIMIT w.rows)
         UNION ALL
-        (SELECT * FROM sync.all_messages
+        (SELECT id, conversation_id, role, content, created_at, updated_at FROM sync.all_messages
          WHERE conversation_id = c.id AND (created_at, id) < (w.at, w.id) AND created_at <= w.at
            AND created_at < (SELECT archived_until FROM sync.meta)
          ORDER BY created_at DESC, id DESC LIMIT w.rows)

@@ -1,7 +1,7 @@
--- Some of the user's conversations, in the order of their ids; with the feed's head in the same snapshot.
+-- Some of the user's conversations, in the order of $2; and the feed's head in the same snapshot.
 -- $1 user, $2 ids
--- $3 bytes in all, 100 a row beside its title. Of what does not fit only the id is told (`whole` is false); the first
---    comes whatever its size
+-- $3 bytes in all, 100 a row beside its title. Of a row beyond them only the id is valid (`whole` is false); the first row
+--    is whole whatever its size
 SELECT coalesce(f.seq, 0) AS head, c.id, c.whole, CASE WHEN c.whole THEN c.title END AS title, c.created_at, c.updated_at
 FROM (SELECT $1::uuid AS user_id) u
 LEFT JOIN sync.feeds f ON f.user_id = u.user_id

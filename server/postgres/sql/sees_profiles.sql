@@ -1,5 +1,5 @@
--- Whether no row security hides a profile from this login, and which history this is: a policy that was lost and made anew
--- meanwhile begins another. What a profile that is not found means depends on it.
+-- Whether row level security shows every profile to this login, and the current history. Only then does a profile that was
+-- not found not exist. A policy that was dropped and created again meanwhile has begun another history.
 SELECT sync.epoch() AS epoch,
        NOT row_security_active('public.profiles') OR coalesce(
            bool_or(p.polpermissive AND p.shows_all) AND bool_and(p.polpermissive OR p.shows_all), false) AS sees

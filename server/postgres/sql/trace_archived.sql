@@ -1,5 +1,5 @@
--- Where the message lies in the archive, without what it says.
--- $1 its id; nothing keeps one id from being used twice, at different instants
+-- The message in the archive, without its content.
+-- $1 its id; several rows may have one id, if created_at differs
 SELECT c.user_id AS owner, m.conversation_id, m.role, octet_length(m.content) AS content_bytes,
        CASE WHEN isfinite(m.created_at) THEN sync.seq_at(m.created_at) END AS created_at,
        CASE WHEN isfinite(m.updated_at) THEN sync.seq_at(m.updated_at) END AS updated_at,

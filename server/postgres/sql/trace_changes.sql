@@ -1,5 +1,5 @@
--- The newest changes of the message that the owner's log still has; `total` counts all of them, `first` is the oldest's
--- seq. `place` and `rows`: where it stands among the rows of its transaction.
+-- The newest changes of the message that the owner's log still has. `total` counts all of them, `first` is the seq of the
+-- oldest. `place` is the change's number among the `rows` of its transaction.
 -- $1 owner, $2 the message's id
 SELECT l.seq, l.n, l.op::text, l.total, l.first, t.place, t.rows
 FROM (

@@ -1,5 +1,5 @@
--- Conversations that the owner deleted after the message was last heard of: its messages went without an entry of their
--- own. `certain`: it changed in one transaction with the message.
+-- Conversations that were deleted after the message's last change: their messages were deleted without an entry of their
+-- own. `certain`: the conversation changed in one transaction with the message.
 -- $1 owner, $2 seqs of the message's changes, newest first
 SELECT d.row_id AS conversation, d.seq,
        EXISTS (SELECT FROM sync.log u

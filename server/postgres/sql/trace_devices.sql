@@ -1,5 +1,4 @@
--- Where the owner's devices were noted, the last seen first. `resumes`: the log goes on from where the device stands,
--- or right behind it.
+-- The last report on each of the owner's devices, the last seen first. `resumes`: the log continues at the device's position.
 -- $1 owner, $2 the feed's head
 SELECT d.client_id, d.session, d.server, d.state, d.seq AS position, d.close_code,
        sync.seq_at(d.connected_at) AS connected_at, sync.seq_at(d.noted_at) AS noted_at,

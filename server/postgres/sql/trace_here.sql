@@ -1,5 +1,5 @@
--- What this database is, and may be asked by this login.
--- $1 the message's id, which may be a conversation's by mistake
+-- What this database has, and what this login may read.
+-- $1 the message's id, which may by mistake be the id of a conversation
 SELECT sync.seq_at(clock_timestamp()) AS now,
        to_regclass('public.messages_archive') IS NOT NULL AS has_archive,
        has_table_privilege('sync.clients', 'SELECT') AS reads_clients,

@@ -1,4 +1,4 @@
--- The owner's plan, and the feed: its head by its own row and by the log, and the first entry that the log still has.
+-- The owner's plan, and the feed: its position by its own row and by the log, and the oldest entry that the log still has.
 -- $1 owner
 SELECT p.id IS NOT NULL AS has_profile, p.subscription_tier AS tier, p.subscription_status AS status,
        coalesce(f.seq, 0) AS head, newest.seq AS log_head, oldest.seq AS log_first, oldest.prev AS before_first

@@ -1,5 +1,6 @@
--- What there is of ours besides the tables' own structure, as one JSON object.
-SELECT jsonb_build_object(
+-- What Atlas Sync has put into this database besides the structure of the app's tables, as one JSON object
+-- (undo_plan.Installed). NULLs are left out.
+SELECT jsonb_strip_nulls(jsonb_build_object(
     'original', (SELECT facts FROM sync.original LIMIT 1),
     'adopted', to_regclass('sync.messages_v1') IS NOT NULL,
     'columns', (SELECT array_agg(quote_ident(attname) ORDER BY attnum) FROM pg_attribute
@@ -8,6 +9,10 @@ SELECT jsonb_build_object(
                         'parent', parent, 'name', partition::text, 'rows', greatest(c.reltuples, 0)::bigint,
                         'bounds', pg_get_expr(c.relpartbound, c.oid)))
                    FROM sync.partitions p JOIN pg_class c ON c.oid = p.partition WHERE p.parent LIKE 'messages%'),
+    'guards', (SELECT jsonb_agg(quote_ident(g.tgname) ORDER BY g.tgname)
+               FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+               WHERE g.tgrelid = to_regclass('sync.messages_v1') AND g.tgparentid = 0 AND NOT g.tgisinternal
+                 AND f.pronamespace = 'sync'::regnamespace),
     'policies', (SELECT jsonb_agg(jsonb_build_object('name', quote_ident(polname), 'tab', polrelid::regclass::text))
                  FROM pg_policy WHERE polname LIKE 'atlas\_%' AND polrelid IN ('public.profiles'::regclass,
                      'public.conversations'::regclass, 'public.messages'::regclass)),
@@ -17,4 +22,4 @@ SELECT jsonb_build_object(
              WHERE conrelid = to_regclass('sync.messages_v1') AND contype = 'f'),
     'usage', (SELECT jsonb_agg(a.grantee::regrole::text) FROM pg_namespace n, aclexplode(n.nspacl) a
               WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE')
-)
+))

@@ -1,35 +1,21 @@
-/** The page: what it is about, who is chosen, and that person's devices beside each other, or in tabs where it is narrow. */
+/** The page: its head with the chosen user, and that user's devices side by side, or in tabs on a narrow screen. */
 
 import { useEffect, useState } from 'preact/hooks';
 
 import { openDevice, type Device } from './device.js';
 import { useMedia } from './hooks.js';
-import { Icon, type IconName } from './icons.js';
+import { Icon } from './icons.js';
+import { kindOf, KINDS } from './kinds.js';
 import { isNumbers, isText, recall, remember } from './memory.js';
 import { DevicePanel } from './panel.js';
 import { askForPeople, knownPeople, type People, type Person } from './people.js';
 import { Tabs } from './tabs.js';
 import { ThemeToggle } from './theme.js';
 
-export interface Kind {
-  readonly name: string;
-  readonly look: 'laptop' | 'phone' | 'tablet';
-  readonly icon: IconName;
-}
-
-/** What each slot stands for; a slot's database stays when its device is closed. */
-const KINDS: readonly Kind[] = [
-  { name: 'Laptop', look: 'laptop', icon: 'laptop' },
-  { name: 'Phone', look: 'phone', icon: 'phone' },
-  { name: 'Tablet', look: 'tablet', icon: 'tablet' },
-  { name: 'Phone 2', look: 'phone', icon: 'phone' },
-];
 const FIRST_SLOTS = [1, 2];
 const ASK_AGAIN_AFTER = 3_000;
 
-const kindOf = (slot: number): Kind => KINDS[slot - 1] ?? KINDS[0]!;
-
-/** As the server says as soon as it can be asked, and until then as remembered. */
+/** The users as the server names them; until it answers, those of the last visit. */
 function usePeople(): People | null {
   const [people, setPeople] = useState(knownPeople);
   useEffect(() => {
@@ -52,7 +38,7 @@ function usePeople(): People | null {
   return people;
 }
 
-/** The person's open devices, by slot. */
+/** The user's open devices, by slot. */
 function useDevices(url: string | null, person: Person | null, slots: readonly number[]): ReadonlyMap<number, Device> {
   const [devices, setDevices] = useState<ReadonlyMap<number, Device>>(new Map());
   const [opened] = useState(() => new Map<string, { readonly slot: number; readonly device: Device }>());
@@ -145,7 +131,7 @@ export function App() {
         <ol class="steps" aria-label="Things to try">
           <li>Type on one device.</li>
           <li>Switch the phone off, write on both.</li>
-          <li>Switch it on, and watch it settle.</li>
+          <li>Switch it on, and watch both agree.</li>
         </ol>
       </header>
       <main class="stage">

@@ -1,20 +1,20 @@
-/** One message: its text, how far it has come, and what can be done to it. */
+/** One message: its text, its state, and its actions. */
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-import type { RowState, ShownMessage } from '../../../../protocol/js/src/view.js';
+import type { Certainty, ShownMessage } from 'atlas-sync';
 import { grow } from './composer.js';
 import { Icon, type IconName } from './icons.js';
 import { clockTime, machineTime } from './when.js';
 
 interface Props {
   readonly row: ShownMessage;
-  /** Stands together with the one above, and with the one below. */
+  /** Belongs to the message above, and to the one below: they form one group. */
   readonly follows: boolean;
   readonly leads: boolean;
-  /** Has just come. */
+  /** Has just arrived. */
   readonly fresh: boolean;
-  /** Where the keyboard is. */
+  /** Whether it is the one that the keyboard reached. */
   readonly active: boolean;
   readonly editing: boolean;
   readonly onEdit: (on: boolean) => void;
@@ -24,7 +24,7 @@ interface Props {
   readonly onDiscard: () => void;
 }
 
-const MARKS: Record<RowState, { readonly icon: IconName; readonly words: string }> = {
+const MARKS: Record<Certainty, { readonly icon: IconName; readonly words: string }> = {
   synced: { icon: 'tick', words: 'Sent' },
   acked: { icon: 'tick', words: 'Sent' },
   pending: { icon: 'clock', words: 'Waiting to be sent' },
@@ -37,7 +37,7 @@ export function Bubble(props: Props) {
   const [open, setOpen] = useState(false);
   const own = row.role === 'user';
   const edited = row.updatedAt > row.createdAt;
-  const settled = row.state === 'synced' || row.state === 'acked';
+  const confirmed = row.state === 'synced' || row.state === 'acked';
   return (
     <li
       class="message"
@@ -69,11 +69,11 @@ export function Bubble(props: Props) {
           </div>
         </div>
       )}
-      {!editing && (!leads || !settled || edited) && (
+      {!editing && (!leads || !confirmed || edited) && (
         <p class="message-meta">
           {edited && <span>Edited</span>}
           <time dateTime={machineTime(row.createdAt)}>{clockTime(row.createdAt)}</time>
-          {(own || !settled) && <Mark state={row.state} />}
+          {(own || !confirmed) && <Mark state={row.state} />}
         </p>
       )}
       {row.state === 'rejected' && (
@@ -91,7 +91,7 @@ export function Bubble(props: Props) {
   );
 }
 
-function Mark({ state }: { readonly state: RowState }) {
+function Mark({ state }: { readonly state: Certainty }) {
   const { icon, words } = MARKS[state];
   return (
     <span class="mark" title={words}>

@@ -1,15 +1,15 @@
-/** One device: its head with the switch, the list and the chosen conversation, what was not accepted, and the strip. */
+/** One device: its head with the switch, its list, its chosen conversation, its rejected writes, and its strip. */
 
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import { showConversations, type ShownConversation } from '../../../../protocol/js/src/view.js';
+import { showConversations, type ShownConversation } from 'atlas-sync';
 import { Activity } from './activity.js';
-import type { Kind } from './app.js';
 import { ConversationView } from './conversation.js';
 import type { Device } from './device.js';
 import { ConfirmDialog, type Question } from './dialog.js';
 import { useQuery, useStable, useWidth } from './hooks.js';
 import { Icon } from './icons.js';
+import type { Kind } from './kinds.js';
 import { ConversationList } from './list.js';
 import { isText, recall, remember } from './memory.js';
 import type { Person } from './people.js';
@@ -27,10 +27,10 @@ interface Props {
   readonly onClose: (() => void) | null;
 }
 
-/** Below it, list and conversation take turns. */
+/** Width in CSS pixels below which either the list or the conversation is shown. */
 const BOTH_FROM = 480;
 
-/** The row of the chosen conversation, also if it is too old to be listed; null once it is deleted. */
+/** The row of the chosen conversation, also if it is too old for the list; null if it was deleted. */
 function useChosenRow(device: Device, rows: readonly ShownConversation[] | undefined, chosen: string | null) {
   const listed = rows?.find((row) => row.id === chosen);
   const [unlisted, setUnlisted] = useState<{ readonly id: string; readonly row: ShownConversation | null } | null>(null);

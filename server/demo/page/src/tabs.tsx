@@ -1,8 +1,8 @@
-/** Where only one device fits: which one is in front. */
+/** The tabs of a narrow screen, which shows one device at a time. */
 
-import type { Kind } from './app.js';
 import type { Device } from './device.js';
 import { Icon } from './icons.js';
+import type { Kind } from './kinds.js';
 import { StateDot } from './strip.js';
 
 interface Props {

@@ -1,0 +1,230 @@
+/**
+ * Applies what the server sends to the store: rows, cursor, position and outbox change in one transaction, and only
+ * while this tab holds the lease. Knows the store; knows neither WebSockets nor tabs.
+ */
+
+import { applyPage, applyRows, applySnapshot, type Touched, touchedNothing } from './apply.js';
+import { serverOffset } from './clock.js';
+import type { Codec } from './codec.js';
+import { backoff } from './comeback.js';
+import { changeEntries } from './entries.js';
+import type { ErrorAnswer, Limits, Page, Welcome, Window } from './frames.js';
+import { mergeLocal } from './merge.js';
+import { NUMBER_END } from './mutation.js';
+import { acknowledge, advance, distrustAcks, nextPush, type Push, renumber } from './outbox.js';
+import type { PageRequest } from './pages.js';
+import type { Cursor, Row } from './rows.js';
+import type { Event, ResumePoint } from './session.js';
+import { Deposed, type Transactions, type Writing } from './store.js';
+
+export interface IngestOptions {
+  readonly store: Transactions;
+  readonly codec: Codec;
+  readonly window: Window;
+  /** Milliseconds since 1970. */
+  readonly now: () => number;
+  readonly random: () => number;
+  readonly onTouched: (touched: Touched) => void;
+}
+
+/** Jitter: up to this fraction is added to `retry_after`, because several devices may have been told the same. */
+const JITTER = 0.5;
+/** Milliseconds. A stored `notBefore` further ahead is ignored: the clock was set back since. */
+const WAIT_AT_MOST = 600_000;
+
+export class Ingest {
+  private lease = -1;
+  /** Errors that answered a push, in a row. */
+  private failures = 0;
+  private unanswered: Push | null = null;
+  private parts: (readonly Row[])[] = [];
+  private readonly pages = new Map<number, PageRequest>();
+  /** Milliseconds: `hello` is sent after it. */
+  private begun = 0;
+  /** Microseconds: the server's clock less ours, as the last welcome showed. */
+  private ahead = 0;
+
+  constructor(private readonly options: IngestOptions) {}
+
+  /** Takes the lease, so that an earlier leader can store nothing any more. After a downgrade: false, and no change. */
+  async lead(): Promise<boolean> {
+    return this.options.store.write(async (tx) => {
+      const { downgraded, lease } = await tx.meta();
+      if (downgraded) return false;
+      this.lease = lease + 1;
+      await tx.setMeta({ lease: this.lease });
+      return true;
+    });
+  }
+
+  /** Before each connection. Pages and pushes of the last one will not be answered. */
+  async begin(): Promise<ResumePoint> {
+    this.pages.clear();
+    this.parts = [];
+    this.unanswered = null;
+    this.begun = this.options.now();
+    return this.underLease(async (tx) => {
+      await tx.forget();
+      const { clientId, cursor, generation: last } = await tx.meta();
+      // The clock may have been set back, or be far off.
+      const generation = Math.min(Math.max(last + 1, Math.round(this.begun * 1000)), NUMBER_END);
+      await tx.setMeta({ generation });
+      return { clientId, cursor, generation };
+    });
+  }
+
+  /** The session asked for this page. */
+  expectPage(id: number, request: PageRequest): void {
+    this.pages.set(id, request);
+  }
+
+  /** Stores what an event brought. Throws Deposed, and errors of the store. */
+  async apply(event: Event): Promise<void> {
+    switch (event.t) {
+      case 'welcome':
+        return this.welcome(event);
+      case 'changes':
+        return this.write(async (tx, touched) => {
+          await applyRows(tx, event.rows, this.pages.size > 0, touched);
+          await this.advancePosition(tx, event.seq, { cursor: event.cursor }, touched);
+        });
+      case 'live':
+        return this.write(async (tx, touched) => {
+          await this.advancePosition(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
+        });
+      case 'snapshot':
+        if (event.first) this.parts = [];
+        this.parts.push(event.rows);
+        if (event.cursor === null) return;
+        await this.write(async (tx, touched) => {
+          await applySnapshot(tx, this.parts, this.options.window, touched);
+          await tx.setMeta({ cursor: event.cursor });
+        });
+        this.parts = [];
+        return;
+      case 'page':
+        return this.page(event);
+      case 'ack':
+        await this.write(async (tx, touched) => {
+          const { position } = await tx.meta();
+          if (this.unanswered === null) return;
+          const entries = [...(await tx.acked()), ...(await tx.pending(event.results.length))];
+          await changeEntries(tx, acknowledge(entries, this.unanswered, event.results, position));
+          touched.all = true;
+          await finishMerging(tx);
+        });
+        this.unanswered = null;
+        this.failures = 0;
+        return;
+      case 'error':
+        if (event.answers === 'push') await this.pushFailed(event);
+        else if (event.id !== null && event.code !== 'unavailable') this.pages.delete(event.id);
+        return;
+    }
+  }
+
+  /** The push to send now, or the milliseconds until one may be due; null: none is due before something changes. */
+  async nextPush(limits: Limits): Promise<Push | number | null> {
+    const { store, codec, now } = this.options;
+    return store.read(async (tx) => {
+      const { lease, notBefore } = await tx.meta();
+      if (lease !== this.lease) throw new Deposed();
+      const entries = [...(await tx.acked()), ...(await tx.pending(limits.mutations))];
+      const push = nextPush(entries, limits, codec);
+      const wait = notBefore - now();
+      if (push !== null && wait > 0 && wait <= WAIT_AT_MOST) return wait;
+      this.unanswered = push;
+      return push;
+    });
+  }
+
+  /** The next connection gets a snapshot. */
+  async startOver(): Promise<void> {
+    await this.underLease((tx) => tx.setMeta({ cursor: null }));
+  }
+
+  /** The server accepts nothing from this user: the device works alone. */
+  async goLocal(): Promise<void> {
+    await this.underLease((tx) => tx.setMeta({ local: true }));
+  }
+
+  /** Milliseconds since 1970 by the server's clock. */
+  serverNow(): number {
+    return this.options.now() + this.ahead / 1000;
+  }
+
+  private async welcome({ limits, time, mode }: Welcome): Promise<void> {
+    await this.write(async (tx, touched) => {
+      const { frameBytes, titleBytes, contentBytes } = limits;
+      this.ahead = serverOffset((await tx.meta()).ahead, time, this.begun, this.options.now());
+      await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead: this.ahead, local: false });
+      // A snapshot has no position before the frame that follows it, and a position of another history means nothing.
+      if (mode === 'snapshot') await tx.setMeta({ position: null });
+      await changeEntries(tx, distrustAcks(await tx.acked()));
+      await mergeLocal(tx);
+      touched.all = true;
+    });
+  }
+
+  private async page(page: Page): Promise<void> {
+    const request = this.pages.get(page.id);
+    if (request === undefined) return;
+    await this.write(async (tx, touched) => {
+      await applyPage(tx, request, page, touched);
+      if (this.pages.size === 1) await tx.forget();
+    });
+    this.pages.delete(page.id);
+  }
+
+  private async pushFailed(error: ErrorAnswer): Promise<void> {
+    if (this.unanswered === null || (error.id !== null && error.id !== this.unanswered.n)) return;
+    const { now, random } = this.options;
+    const { n } = this.unanswered;
+    const { expected } = error;
+    let pause = backoff(++this.failures, random());
+    await this.write(async (tx, touched) => {
+      if (error.code === 'gap' && expected !== null) {
+        const { nextN, ...change } = renumber(await tx.entries(), n, expected);
+        await changeEntries(tx, change);
+        await tx.setMeta({ nextN });
+        touched.all = true;
+        // At once, but not after a second gap in a row: a server might never accept the numbers.
+        if (this.failures === 1) pause = 0;
+      }
+      if (error.retryAfter !== null) pause = error.retryAfter * (1 + JITTER * random());
+      await tx.setMeta({ notBefore: now() + pause });
+    });
+    this.unanswered = null;
+  }
+
+  private async advancePosition(
+    tx: Writing,
+    seq: number | null,
+    meta: { readonly cursor?: Cursor; readonly lastLive?: number },
+    touched: Touched,
+  ): Promise<void> {
+    if (seq === null) return tx.setMeta(meta);
+    await tx.setMeta({ ...meta, position: Math.max(seq, (await tx.meta()).position ?? 0) });
+    const change = advance(await tx.acked(), seq);
+    if (change.drop.length > 0) touched.all = true;
+    await changeEntries(tx, change);
+  }
+
+  private async write(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {
+    const touched = touchedNothing();
+    await this.underLease((tx) => work(tx, touched));
+    this.options.onTouched(touched);
+  }
+
+  private underLease<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+    return this.options.store.write(async (tx) => {
+      if ((await tx.meta()).lease !== this.lease) throw new Deposed();
+      return work(tx);
+    });
+  }
+}
+
+/** Once nothing waits any more, the progress of an upgrade is no longer shown. */
+async function finishMerging(tx: Writing): Promise<void> {
+  if ((await tx.meta()).merging > 0 && (await tx.counts()).pending === 0) await tx.setMeta({ merging: 0 });
+}

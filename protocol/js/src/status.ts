@@ -1,0 +1,67 @@
+/** What an app shows on a status line. Pure, but for the reading of a store. */
+
+import type { ConnectionState } from './connection.js';
+import type { ErrorAnswer } from './frames.js';
+import type { Instant } from './rows.js';
+import type { Reading } from './store.js';
+
+/** The state of the connection, which is the same in all tabs. */
+export interface ConnectionStatus {
+  readonly state: ConnectionState;
+  /** Why there is no connection: a code of the protocol, or the name of an error. */
+  readonly error: { readonly code: string; readonly message: string } | null;
+}
+
+export interface Status {
+  /**
+   * local: this user's work stays on the device · destroyed: the store was deleted, and this Sync is of no more use ·
+   * else the state of the connection.
+   */
+  readonly state: ConnectionState | 'local' | 'destroyed';
+  /** How many mutations wait for an answer of the server. */
+  readonly pending: number;
+  /** How many mutations the server rejected; they are in the quarantine. */
+  readonly rejected: number;
+  /** When the device last held everything, in microseconds. */
+  readonly lastLive: Instant | null;
+  /** How many of the mutations of an upgrade are done; null when there is no upgrade. */
+  readonly progress: { readonly done: number; readonly total: number } | null;
+  readonly tier: string | null;
+  readonly error: ConnectionStatus['error'];
+}
+
+/** Before the store was read. */
+export const UNKNOWN: Status = {
+  state: 'offline',
+  pending: 0,
+  rejected: 0,
+  lastLive: null,
+  progress: null,
+  tier: null,
+  error: null,
+};
+export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
+
+export const isConnected = (state: ConnectionState): boolean => state === 'catching_up' || state === 'live';
+
+export async function readStatus(tx: Reading, { state, error }: ConnectionStatus): Promise<Status> {
+  const { local, lastLive, merging, profile } = await tx.meta();
+  const { pending, rejected } = await tx.counts();
+  return {
+    state: local && state === 'offline' ? 'local' : state,
+    pending,
+    rejected,
+    lastLive,
+    progress: merging === 0 ? null : { done: Math.max(0, merging - pending), total: merging },
+    tier: profile?.tier ?? null,
+    error,
+  };
+}
+
+/** An Error or an `error` frame for a status line; null if it is no reason to be without a connection. */
+export function describe(error: unknown): ConnectionStatus['error'] {
+  const { t, answers, code, name, message } = Object(error) as Partial<ErrorAnswer & Error>;
+  // A push or a page that is put off leaves the connection as it is.
+  if (message === undefined || answers === 'push' || answers === 'page') return null;
+  return { code: String(t ? code : name), message };
+}

@@ -1,0 +1,282 @@
+"""Which metrics are bad, for `atlas-sync top`. The limits are in metrics/limits.py, with how alerts differ."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from prometheus_client import Counter, Histogram
+
+from protocol.answers import CloseCode
+from server.metrics import CATALOGUE, Described, Question, limits
+from server.monitoring import words
+from server.monitoring.looks import Look
+
+LOOKS: Final = 60
+"""Looks that `judge` uses at most."""
+LASTING: Final = 5
+"""Looks in a row after which a condition is no longer momentary."""
+SEVERAL: Final = 3
+A_FEW: Final = 1.0
+"""Per second. A look lasts seconds, and one event in it is no trend: lower limits count from here on."""
+
+
+class Health(Enum):
+    FINE = auto()
+    BAD = auto()
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric as it is shown."""
+
+    name: str
+    short: str
+    question: Question
+    says: str
+    parts: Sequence[str]
+    """`says` by label, the largest first."""
+    health: Health
+    judged: bool
+    """Whether there is a rule by which it can be bad."""
+    when_bad: str
+
+
+Rule = Callable[[Sequence[Look]], bool | None]
+"""Takes at least one look, the newest last. Returns whether the metric is bad, None if that is unknown."""
+
+
+def _above(value: float | None, limit: float) -> bool | None:
+    return None if value is None else value > limit
+
+
+def _level(name: str, limit: float = 0.0, looks: int = 1) -> Rule:
+    """Above `limit` in the last `looks` looks."""
+
+    def rule(seen: Sequence[Look]) -> bool | None:
+        if (now := seen[-1].level(name)) is None:
+            return None
+        return now > limit and len(seen) >= looks and all(_above(look.level(name), limit) for look in seen[-looks:])
+
+    return rule
+
+
+def _growing(name: str, limit: float) -> Rule:
+    """Above `limit` for a while, and not falling."""
+
+    def rule(seen: Sequence[Look]) -> bool | None:
+        if (now := seen[-1].level(name)) is None:
+            return None
+        lasting = [look.level(name) or 0.0 for look in seen[-LASTING:]]
+        return len(lasting) == LASTING and min(lasting) > limit and now >= lasting[0]
+
+    return rule
+
+
+def _rate(name: str, *labels: str, limit: float = 0.0) -> Rule:
+    return lambda seen: _above(seen[-1].rate(name, *labels), limit)
+
+
+def _often(name: str, *labels: str, limit: float) -> Rule:
+    return _rate(name, *labels, limit=max(limit, A_FEW))
+
+
+def _share(name: str, *labels: str, limit: float) -> Rule:
+    """`labels` are more than `limit` of all."""
+
+    def rule(seen: Sequence[Look]) -> bool | None:
+        total, some = seen[-1].rate(name), seen[-1].rate(name, *labels)
+        return None if total is None or some is None else some > limit * total
+
+    return rule
+
+
+def _all(*rules: Rule) -> Rule:
+    def rule(seen: Sequence[Look]) -> bool | None:
+        answers = [each(seen) for each in rules]
+        return None if None in answers else all(answers)
+
+    return rule
+
+
+def _any(*rules: Rule) -> Rule:
+    def rule(seen: Sequence[Look]) -> bool | None:
+        answers = [each(seen) for each in rules]
+        return None if all(answer is None for answer in answers) else any(answers)
+
+    return rule
+
+
+def _slow(name: str) -> Rule:
+    """The 99th percentile of one label is above the limit. Without observations nothing is slow."""
+    return lambda seen: (slowest := seen[-1].slowest(name)) is not None and slowest > limits.SLOW_SECONDS
+
+
+def _full(name: str) -> Rule:
+    """The median is above the limit in several looks."""
+
+    def rule(seen: Sequence[Look]) -> bool:
+        medians = [known.p50 for look in seen[-SEVERAL:] if (known := look.overall.get(name))]
+        return len(medians) == SEVERAL and min(medians) > limits.GROUP_MEDIAN
+
+    return rule
+
+
+def _fell(seen: Sequence[Look]) -> bool | None:
+    name = "atlas_connections"
+    most = max((look.level(name) or 0.0 for look in seen), default=0.0)
+    if (now := seen[-1].level(name)) is None:
+        return None
+    return most > limits.CONNECTIONS and now < limits.CONNECTIONS_LEFT * most
+
+
+def _stalled(seen: Sequence[Look]) -> bool | None:
+    stalled, connections = seen[-1].level("atlas_stalled"), seen[-1].level("atlas_connections")
+    if stalled is None or connections is None:
+        return None
+    return stalled > limits.STALLED and stalled > limits.STALLED_SHARE * connections
+
+
+def _silent(seen: Sequence[Look]) -> bool | None:
+    """Users write, and no doorbell arrives."""
+    if seen[-1].rate("atlas_doorbells_total") is None:
+        return None
+    return len(seen) >= LASTING and all(
+        (look.rate("atlas_mutations_total", "applied") or 0.0) > 0 and look.rate("atlas_doorbells_total") == 0
+        for look in seen[-LASTING:]
+    )
+
+
+def _missed(seen: Sequence[Look]) -> bool | None:
+    """Doorbells are missed again and again."""
+    missed = [rate for look in seen if (rate := look.rate("atlas_doorbells_missed_total")) is not None]
+    if seen[-1].rate("atlas_doorbells_missed_total") is None:
+        return None
+    woke = sum(look.rate("atlas_doorbells_total", "woke") or 0.0 for look in seen)
+    return (
+        sum(rate > 0 for rate in missed) >= SEVERAL
+        and sum(missed) > limits.DOORBELLS_MISSED * len(missed)
+        and sum(missed) > limits.DOORBELLS_MISSED * woke
+    )
+
+
+def _deaf(seen: Sequence[Look]) -> bool | None:
+    listening, processes = seen[-1].level("atlas_listening"), seen[-1].level("atlas_processes")
+    return None if listening is None or processes is None else listening < processes
+
+
+def _died(seen: Sequence[Look]) -> bool | None:
+    now = seen[-1].level("atlas_processes")
+    return None if now is None else now < max(look.level("atlas_processes") or 0.0 for look in seen)
+
+
+def _down(seen: Sequence[Look]) -> bool | None:
+    up = seen[-1].level("atlas_postgres_up")
+    return None if up is None else up < 1
+
+
+def _clock_wrong(seen: Sequence[Look]) -> bool | None:
+    ahead = seen[-1].level("atlas_clock_ahead_seconds")
+    return None if ahead is None else abs(ahead) > limits.CLOCK_SECONDS
+
+
+def _partitions_end(seen: Sequence[Look]) -> bool | None:
+    days = seen[-1].levels.get("atlas_partitions_ahead_days")
+    return None if days is None else min(days.values()) < limits.PARTITIONS_AHEAD_DAYS
+
+
+def _default_rows(seen: Sequence[Look]) -> bool | None:
+    rows = seen[-1].levels.get("atlas_default_rows")
+    if rows is None:
+        return None
+    return rows.get("log", 0.0) > 0 or rows.get("messages", 0.0) >= limits.DEFAULT_ROWS_COUNTED
+
+
+def _few_hellos(seen: Sequence[Look]) -> bool | None:
+    opened = seen[-1].rate("atlas_opened_total")
+    hellos = seen[-1].rate("atlas_hellos_total") or 0.0
+    return None if opened is None else opened > limits.OPENED and hellos < limits.HELLOS_SHARE * opened
+
+
+def _closed(*codes: int, limit: float = 0.0) -> Rule:
+    labels = [str(int(code)) for code in codes]
+    return _often("atlas_closed_total", *labels, limit=limit) if limit else _rate("atlas_closed_total", *labels)
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "atlas_connections": _fell,
+    "atlas_hellos_total": _all(
+        _often("atlas_hellos_total", *limits.STARTED_OVER, limit=limits.START_OVERS),
+        _share("atlas_hellos_total", *limits.STARTED_OVER, limit=limits.START_OVERS_SHARE),
+    ),
+    "atlas_delivery_seconds": _slow("atlas_delivery_seconds"),
+    "atlas_behind": _growing("atlas_behind", limits.BEHIND),
+    "atlas_stalled": _stalled,
+    "atlas_snapshots_waiting": _growing("atlas_snapshots_waiting", limits.SNAPSHOTS_WAITING),
+    "atlas_doorbells_total": _silent,
+    "atlas_doorbells_missed_total": _missed,
+    "atlas_listening": _deaf,
+    "atlas_processes": _died,
+    "atlas_workers_died_total": _rate("atlas_workers_died_total"),
+    "atlas_listen_seconds": _level("atlas_listen_seconds", limits.SLOW_SECONDS),
+    "atlas_pushes_total": _any(
+        _share("atlas_pushes_total", "unavailable", limit=limits.PUSHES_UNAVAILABLE_SHARE),
+        _rate("atlas_pushes_total", "gap"),
+    ),
+    "atlas_mutations_total": _any(
+        _all(
+            _often("atlas_mutations_total", "rejected", limit=limits.REJECTED),
+            _share("atlas_mutations_total", "rejected", limit=limits.REJECTED_SHARE),
+        ),
+        _all(
+            _often("atlas_mutations_total", "repeated", limit=A_FEW),
+            _share("atlas_mutations_total", "repeated", limit=limits.REPEATED_SHARE),
+        ),
+    ),
+    "atlas_ack_seconds": _slow("atlas_ack_seconds"),
+    "atlas_postgres_up": _down,
+    "atlas_blind": _level("atlas_blind"),
+    "atlas_history_changes_total": _rate("atlas_history_changes_total"),
+    "atlas_history_split": _level("atlas_history_split"),
+    "atlas_clock_ahead_seconds": _clock_wrong,
+    "atlas_statement_seconds": _slow("atlas_statement_seconds"),
+    "atlas_readers_per_statement": _full("atlas_readers_per_statement"),
+    "atlas_push_group_mutations": _full("atlas_push_group_mutations"),
+    "atlas_pool_waiting": _level("atlas_pool_waiting", looks=SEVERAL),
+    "atlas_notification_queue_ratio": _level("atlas_notification_queue_ratio", limits.NOTIFICATION_QUEUE),
+    "atlas_oldest_xmin_transactions": _level("atlas_oldest_xmin_transactions", limits.OLDEST_SNAPSHOT_TRANSACTIONS),
+    "atlas_oldest_transaction_seconds": _level("atlas_oldest_transaction_seconds", limits.OLDEST_TRANSACTION_SECONDS),
+    "atlas_default_rows": _default_rows,
+    "atlas_partitions_ahead_days": _partitions_end,
+    "atlas_maintained_seconds_ago": _level("atlas_maintained_seconds_ago", limits.MAINTAINED_SECONDS),
+    "atlas_opened_total": _few_hellos,
+    "atlas_closed_total": _any(
+        _closed(CloseCode.INTERNAL),
+        _closed(CloseCode.TOKEN_REFUSED, limit=limits.TOKENS_REFUSED),
+        _closed(CloseCode.BAD_FRAME, limit=limits.BAD_FRAMES),
+        _closed(CloseCode.TOO_MANY_SOCKETS, limit=limits.TOO_MANY_SOCKETS),
+    ),
+    "atlas_cut_off_total": _rate("atlas_cut_off_total"),
+}
+
+
+def judge(looks: Sequence[Look]) -> list[Figure]:
+    """Return the catalogue's metrics, in its order. `looks` has at least one, the newest last."""
+    return [_figure(described, looks) for described in CATALOGUE]
+
+
+def _figure(described: Described, looks: Sequence[Look]) -> Figure:
+    name, look = described.name, looks[-1]
+    if isinstance(described.metric, Counter):
+        says, parts = words.say_rate(name, look.rates.get(name))
+    elif isinstance(described.metric, Histogram):
+        says, parts = words.say_quantiles(name, look.overall.get(name), look.quantiles.get(name, {}))
+    else:
+        says, parts = words.say_level(name, look.levels.get(name))
+    rule = RULES.get(name)
+    bad = None if rule is None else rule(looks)
+    health = Health.BAD if bad else Health.UNKNOWN if says == words.NOTHING else Health.FINE
+    return Figure(
+        name, words.short_name(name), described.question, says, parts, health, rule is not None, described.when_bad
+    )

@@ -1,0 +1,200 @@
+-- Partitions of messages, messages_archive and the log: `atlas-sync migrate` makes those of the coming months, `atlas-sync
+-- maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a stray.
+
+-- Until when partitions reach without a gap, from now on. NULL if there is none for now.
+CREATE OR REPLACE FUNCTION sync.partitions_reach(of text) RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT min(s.until) FROM sync.partitions s
+    WHERE s.parent = of AND s.until > now()
+      AND EXISTS (SELECT FROM sync.partitions n WHERE n.parent = of AND n.since <= now() AND n.until > now())
+      AND NOT EXISTS (SELECT FROM sync.partitions n WHERE n.parent = of AND n.since = s.until)
+$$;
+
+-- Only its owner may reach rows through a partition. Row level security of the partitioned table does not apply there, so the
+-- partition has its own, without a policy. Postgres does not clone statement triggers, so the one that refuses TRUNCATE is
+-- created here.
+CREATE OR REPLACE FUNCTION sync.close_partition(of text, part text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE sync.%I ENABLE ROW LEVEL SECURITY', part);
+    IF of <> 'log' THEN
+        EXECUTE format('CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON sync.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', part);
+    END IF;
+END
+$$;
+
+-- Makes the partition that begins at `since` (the first of a month; in the log a Monday; UTC), unless there is one, and moves
+-- the stray rows of its time into it. Moving changes no row and fires no trigger, so devices receive nothing. Returns how many
+-- rows were moved, or NULL if no partition was made.
+--
+-- It uses LIKE and ATTACH instead of PARTITION OF, which would lock the partitioned table exclusively. This function locks
+-- the default partition exclusively, and conversations against writers, for a few milliseconds. If rows are moved, which
+-- takes longer, or the time of the partition has begun, so that its rows may be on their way, it locks the partitioned table
+-- exclusively too.
+CREATE OR REPLACE FUNCTION sync.make_partition(of text, since timestamptz, moves boolean DEFAULT true) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
+DECLARE
+    parent pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync' ELSE 'public' END || '.' || of;
+    stray pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync.log_default' ELSE 'sync.messages_default' END;
+    ending timestamptz := since + CASE of WHEN 'log' THEN interval '1 week' ELSE interval '1 month' END;
+    part text := of || pg_catalog.to_char(since, CASE of WHEN 'log' THEN '_IYYY_"w"IW' ELSE '_YYYY_MM' END);
+    first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
+    beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
+    key text := CASE of WHEN 'log' THEN 'seq' ELSE 'created_at' END;
+    look text;
+    strayed boolean;
+    moved bigint := 0;
+BEGIN
+    -- An archived month gets no second partition in messages: its stray rows belong in the archive.
+    IF EXISTS (SELECT FROM sync.partitions p
+               WHERE (p.parent = of OR of LIKE 'messages%' AND p.parent LIKE 'messages%')
+                 AND p.since < ending AND p.until > make_partition.since) THEN
+        RETURN NULL;
+    END IF;
+    look := pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %I >= %s AND %I < %s)', stray, key, first, key, beyond);
+    EXECUTE look INTO strayed;
+    IF strayed AND NOT moves THEN
+        RETURN NULL;
+    END IF;
+    IF strayed OR make_partition.since <= now() THEN
+        -- A reader that has already read the list of partitions would not find the rows in a new one. A writer that has
+        -- would write to the default partition, which then refuses the row.
+        EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
+    END IF;
+    -- Each lock is taken at once in the strongest mode that is needed. Upgrading a lock later would deadlock with a
+    -- transaction that has read and then writes.
+    EXECUTE pg_catalog.format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', stray);
+    IF NOT strayed THEN
+        EXECUTE look INTO strayed;
+        IF strayed THEN
+            RAISE lock_not_available USING MESSAGE = 'rows were inserted into the default partition at this moment';
+        END IF;
+    END IF;
+    EXECUTE pg_catalog.format('CREATE TABLE sync.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', part, parent);
+    PERFORM sync.close_partition(of, part);
+    IF strayed THEN
+        moved := sync.move_strays(stray, pg_catalog.format('sync.%I', part)::pg_catalog.regclass, key, first, beyond);
+    END IF;
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I FOR VALUES FROM (%s) TO (%s)',
+                              parent, part, first, beyond);
+    IF of = 'messages_archive' THEN
+        UPDATE sync.meta SET archived_until = ending WHERE archived_until < ending;
+    END IF;
+    RETURN moved;
+END
+$$;
+
+-- Moves rows of a default partition to another table. No trigger fires, not even the app's; transactions that write to the
+-- default partition wait. If the archive holds an older version of a row, the moved row replaces it. If it holds another
+-- user's row with the same key, the stray row stays where it is.
+CREATE OR REPLACE FUNCTION sync.move_strays(stray regclass, target regclass, key text, first text, beyond text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+    tables pg_catalog.regclass[];
+    triggers text[];
+    columns text;
+    replaces text;
+    others text;
+    moved bigint;
+BEGIN
+    EXECUTE pg_catalog.format('LOCK TABLE %s, %s IN SHARE ROW EXCLUSIVE MODE', stray, target);
+    SELECT coalesce(pg_catalog.array_agg(tgrelid::pg_catalog.regclass), '{}'), coalesce(pg_catalog.array_agg(tgname::text), '{}')
+    INTO tables, triggers
+    FROM pg_catalog.pg_trigger WHERE tgrelid IN (stray, target) AND NOT tgisinternal AND tgenabled = 'O';
+    FOR i IN 1 .. pg_catalog.cardinality(tables) LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s DISABLE TRIGGER %I', tables[i], triggers[i]);
+    END LOOP;
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(attname), ', '),
+           pg_catalog.string_agg(pg_catalog.format('%1$I = excluded.%1$I', attname), ', ')
+    INTO columns, replaces
+    FROM pg_catalog.pg_attribute WHERE attrelid = stray AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+    IF key = 'created_at' THEN
+        replaces := 'ON CONFLICT (id, created_at) DO UPDATE SET ' || replaces;
+        others := pg_catalog.format('AND NOT EXISTS (SELECT FROM %s t JOIN public.conversations a ON a.id = t.conversation_id '
+                                    'JOIN public.conversations b ON b.id = s.conversation_id WHERE t.id = s.id '
+                                    'AND t.created_at = s.created_at AND a.user_id IS DISTINCT FROM b.user_id)', target);
+    ELSE
+        replaces := '';
+    END IF;
+    EXECUTE pg_catalog.format('WITH gone AS (DELETE FROM %s s WHERE s.%I >= %s AND s.%I < %s %s RETURNING s.*) '
+                              'INSERT INTO %s (%s) SELECT %s FROM gone %s',
+                              stray, key, first, key, beyond, others, target, columns, columns, replaces);
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    FOR i IN 1 .. pg_catalog.cardinality(tables) LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE TRIGGER %I', tables[i], triggers[i]);
+    END LOOP;
+    RETURN moved;
+END
+$$;
+
+-- Turns the default partition, in place, into the regular partition from `since` to `ending`, and creates a new default
+-- partition: for so many stray rows that moving them would block writers for too long. All rows of the default partition must
+-- lie in that range. They are read under the lock (1 s for 13 million).
+CREATE OR REPLACE FUNCTION sync.turn_default(of text, since timestamptz, ending timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
+DECLARE
+    parent pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync' ELSE 'public' END || '.' || of;
+    stray text := of || '_default';
+    part text := of || pg_catalog.to_char(since, CASE of WHEN 'log' THEN '_IYYY_"w"IW_on' ELSE '_YYYY_MM_on' END);
+    first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
+    beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
+BEGIN
+    IF of <> 'log' THEN
+        LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;  -- for the reason given in archive_partition
+    END IF;
+    EXECUTE pg_catalog.format('ALTER TABLE %s DETACH PARTITION sync.%I', parent, stray);
+    EXECUTE pg_catalog.format('ALTER TABLE sync.%I RENAME TO %I', stray, part);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I FOR VALUES FROM (%s) TO (%s)',
+                              parent, part, first, beyond);
+    EXECUTE pg_catalog.format('CREATE TABLE sync.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', stray, parent);
+    PERFORM sync.close_partition(of, stray);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I DEFAULT', parent, stray);
+END
+$$;
+
+-- Makes the partition of every month of messages and every week of the log that [since, until] touches, except where stray
+-- rows lie: moving them is left to `maintain`. Past weeks of the log are not made, because past changes are recorded already.
+CREATE OR REPLACE FUNCTION sync.ensure_partitions(since timestamptz, until timestamptz) RETURNS int
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+    SELECT count(moved)::int
+    FROM (SELECT sync.make_partition('messages', month, false) AS moved
+          FROM pg_catalog.generate_series(pg_catalog.date_trunc('month', since), until, interval '1 month') AS month
+          UNION ALL
+          SELECT sync.make_partition('log', week, false)
+          FROM pg_catalog.generate_series(pg_catalog.date_trunc('week', greatest(since, now())), until, interval '1 week') AS week
+         ) AS made
+$$;
+
+-- Moves a partition of messages, in place, into the archive: at one moment for every reader, and without recording a change.
+-- (DETACH … CONCURRENTLY is refused where there is a default partition, and would leave the rows in neither table for a
+-- while.) A validated constraint `atlas_bounds` on the partition (sync.bound_partition) saves a scan under the lock.
+CREATE OR REPLACE FUNCTION sync.archive_partition(part regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+    bound text := pg_catalog.pg_get_expr((SELECT relpartbound FROM pg_catalog.pg_class WHERE oid = part), part);
+    archived timestamptz := (SELECT p.until FROM sync.partitions p WHERE p.partition = part);
+BEGIN
+    -- DETACH and ATTACH lock conversations for the partition's foreign key, first in a weaker mode. A transaction that has
+    -- read conversations and then writes would deadlock with the stronger lock that follows.
+    LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;
+    EXECUTE pg_catalog.format('ALTER TABLE public.messages DETACH PARTITION %s', part);
+    EXECUTE pg_catalog.format('ALTER TABLE public.messages_archive ATTACH PARTITION %s %s', part, bound);
+    EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS atlas_bounds', part);
+    UPDATE sync.meta SET archived_until = archived WHERE archived_until < archived;
+END
+$$;
+
+-- Adds the partition's bounds as a constraint that is not validated. VALIDATE CONSTRAINT then reads the rows without blocking
+-- readers or writers.
+CREATE OR REPLACE FUNCTION sync.bound_partition(part regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+BEGIN
+    EXECUTE pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT atlas_bounds CHECK (%s) NOT VALID', part,
+                              pg_catalog.pg_get_partition_constraintdef(part));
+END
+$$;
+
+REVOKE ALL ON FUNCTION sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
+    sync.ensure_partitions, sync.archive_partition, sync.bound_partition FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.partitions_reach TO atlas_sync;

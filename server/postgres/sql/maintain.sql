@@ -1,0 +1,19 @@
+-- What server/operations/maintenance_plan.py plans by, with the rights of the tables' owner.
+-- $1 days after which installations are forgotten
+SELECT now() AS now,
+       (SELECT coalesce(array_agg((p.parent, p.partition::text, p.since, p.until, c.oid IS NOT NULL,
+                                   coalesce(c.convalidated, false)) ORDER BY p.parent, p.since), '{}')
+        FROM sync.partitions p
+        LEFT JOIN pg_constraint c ON c.conrelid = p.partition AND c.conname = 'atlas_bounds'
+        WHERE NOT p.is_default) AS partitions,
+       (SELECT coalesce(array_agg(s ORDER BY s), '{}') FROM (
+            SELECT 'messages', date_trunc('month', created_at, 'UTC'), count(*) FROM sync.messages_default GROUP BY 2
+            UNION ALL
+            SELECT 'log', date_trunc('week', to_timestamp(seq / 1000000), 'UTC'), count(*) FROM sync.log_default GROUP BY 2
+       ) s) AS strays,
+       EXISTS (SELECT FROM sync.clients c WHERE c.pushed_at < now() - make_interval(days => $1)
+               AND NOT EXISTS (SELECT FROM sync.devices d
+                               WHERE (d.user_id, d.client_id) = (c.user_id, c.client_id)
+                                 AND d.noted_at >= now() - make_interval(days => $1))) AS old_clients,
+       EXISTS (SELECT FROM sync.devices WHERE noted_at < now() - make_interval(days => $1)) AS old_devices,
+       EXISTS (SELECT FROM sync.servers WHERE seen_at < now() - interval '1 day') AS silent_servers

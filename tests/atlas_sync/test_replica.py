@@ -1,0 +1,299 @@
+"""The rows that a device holds: examples, and a state machine against an oracle."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from atlas_sync.replica import Conversation, Deleted, Message, Profile, Replica, Row
+
+USER, A, B, M, N = (UUID(int=n) for n in range(2, 7))
+
+
+# ---- Examples --------------------------------------------------------------------------------------------------------
+
+
+def conversation(seq: int, cid: UUID = A, title: str = "t") -> Conversation:
+    return Conversation(seq, cid, title, 0, seq)
+
+
+def message(seq: int, mid: UUID = M, cid: UUID = A, content: str = "x") -> Message:
+    return Message(seq, mid, cid, "user", content, 0, seq)
+
+
+def test_an_upsert_replaces_an_older_row_and_one_of_the_same_seq() -> None:
+    replica = Replica()
+    replica.apply([message(5, content="a")])
+    replica.apply([message(5, content="b")])
+    assert replica.messages[M].content == "b"
+    replica.apply([message(4, content="stale")])
+    assert replica.messages[M].content == "b"
+
+
+def test_a_message_may_come_before_its_conversation() -> None:
+    replica = Replica()
+    replica.apply([message(5), conversation(6)])
+    assert set(replica.messages) == {M}
+    assert set(replica.conversations) == {A}
+
+
+def test_a_deletion_does_not_delete_a_newer_row() -> None:
+    replica = Replica()
+    replica.apply([message(7), conversation(7), Profile(7, USER, "pro", None)])
+    replica.apply([Deleted("m", 6, M), Deleted("c", 6, A), Deleted("p", 6, USER)])
+    assert (len(replica.messages), len(replica.conversations), len(replica.profiles)) == (1, 1, 1)
+    replica.apply([Deleted("m", 7, M), Deleted("c", 7, A), Deleted("p", 8, USER)])
+    assert (replica.messages, replica.conversations, replica.profiles) == ({}, {}, {})
+
+
+def test_deleting_a_conversation_deletes_its_older_messages_and_no_others() -> None:
+    replica = Replica()
+    replica.apply([message(5, M), message(9, N), message(5, UUID(int=9), cid=B), Deleted("c", 7, A)])
+    assert set(replica.messages) == {N, UUID(int=9)}
+
+
+def test_a_conversation_deleted_and_created_again_in_one_transaction_keeps_only_its_new_messages() -> None:
+    replica = Replica()
+    replica.apply([message(3), message(7, N), Deleted("c", 7, A), conversation(7), message(7, UUID(int=9))])
+    assert set(replica.conversations) == {A}
+    assert set(replica.messages) == {UUID(int=9)}
+
+
+def test_a_conversation_created_again_does_not_have_its_old_messages() -> None:
+    replica = Replica()
+    replica.apply([message(3), conversation(8), Deleted("c", 7, A)])
+    assert set(replica.conversations) == {A}
+    assert replica.messages == {}
+
+
+@pytest.mark.parametrize("gone", [Deleted("m", 7, M), Deleted("c", 7, A)])
+def test_a_page_that_was_read_before_a_deletion_and_arrives_after_it_changes_nothing(gone: Deleted) -> None:
+    replica = Replica()
+    with replica.expecting_page() as apply:
+        replica.apply([gone])
+        apply([message(6)])
+        assert replica.messages == {}
+        apply([message(8)])
+        assert set(replica.messages) == {M}
+
+
+def test_deletions_are_remembered_until_the_last_page_has_arrived() -> None:
+    replica = Replica()
+    with ExitStack() as last:
+        last.enter_context(replica.expecting_page())
+        with replica.expecting_page():
+            replica.apply([Deleted("m", 7, M), Deleted("m", 5, M)])
+        replica.apply([message(6)])
+        assert replica.messages == {}
+    replica.apply([message(6)])
+    assert set(replica.messages) == {M}
+
+
+def test_a_snapshot_replaces_everything_even_what_has_greater_seqs() -> None:
+    replica = Replica()
+    with replica.expecting_page():
+        replica.apply([message(9), conversation(9), Profile(9, USER, "pro", None), Deleted("m", 9, N)])
+        replica.replace([message(2, N)])
+        assert (replica.profiles, replica.conversations, set(replica.messages)) == ({}, {}, {N})
+
+
+def test_a_page_asked_for_before_a_snapshot_changes_nothing() -> None:
+    replica = Replica()
+    with replica.expecting_page() as before:
+        replica.replace([conversation(20)])
+        before([message(9)])
+        assert replica.messages == {}
+        with replica.expecting_page() as after:
+            replica.apply([Deleted("m", 30, N)])
+            after([message(25), message(25, N)])
+            assert set(replica.messages) == {M}
+    replica.apply([message(25, N)])
+    assert set(replica.messages) == {M, N}
+
+
+def test_a_moved_message_survives_the_deletion_of_its_former_conversation() -> None:
+    replica = Replica()
+    replica.apply([message(3, cid=A), Deleted("m", 5, M), message(5, cid=B), Deleted("c", 6, A)])
+    assert replica.messages == {M: message(5, cid=B)}
+    replica.apply([Deleted("c", 7, B)])
+    assert replica.messages == {}
+
+
+# ---- Against an oracle -----------------------------------------------------------------------------------------------
+
+CONVERSATIONS = [UUID(int=n) for n in (10, 20)]
+HOMES = {UUID(int=home.int + n): home for home in CONVERSATIONS for n in (1, 2, 3)}
+Operations = list[tuple[str, UUID]]
+OPERATIONS: st.SearchStrategy[Operations] = st.lists(
+    st.sampled_from(
+        [(operation, row_id) for operation in ("c", "-c") for row_id in CONVERSATIONS]
+        + [(operation, row_id) for operation in ("m", "-m", "move") for row_id in HOMES]
+        + [("p", USER), ("-p", USER)]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Database:
+    """One user's rows and their feed. The rows that `SELECT` finds are the oracle."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.profiles: dict[UUID, Profile] = {}
+        self.conversations: dict[UUID, Conversation] = {}
+        self.messages: dict[UUID, Message] = {}
+        self.feed: list[list[Row]] = []
+
+    def transact(self, operations: Operations) -> None:
+        """Deletions first, then the latest state of the remaining rows, without messages of a deleted conversation.
+
+        A message that moves is deleted, and there again (5.3).
+        """
+        self.seq += 1
+        seq = self.seq
+        deleted: dict[tuple[str, UUID], Row] = {}
+        for n, (operation, row_id) in enumerate(operations):
+            text = f"{seq}.{n}"
+            match operation:
+                case "c":
+                    self.conversations[row_id] = Conversation(seq, row_id, text, 0, seq)
+                case "m" if (held := self.messages.get(row_id)) or HOMES[row_id] in self.conversations:
+                    home = held.conversation_id if held else HOMES[row_id]
+                    self.messages[row_id] = Message(seq, row_id, home, "user", text, 0, seq)
+                case "move" if held := self.messages.get(row_id):
+                    (elsewhere,) = set(CONVERSATIONS) - {held.conversation_id}
+                    if elsewhere in self.conversations:
+                        self.messages[row_id] = replace(held, seq=seq, conversation_id=elsewhere)
+                        deleted["m", row_id] = Deleted("m", seq, row_id)
+                case "-m" if self.messages.pop(row_id, None):
+                    deleted["m", row_id] = Deleted("m", seq, row_id)
+                case "-c" if self.conversations.pop(row_id, None):
+                    self.messages = {k: m for k, m in self.messages.items() if m.conversation_id != row_id}
+                    deleted["c", row_id] = Deleted("c", seq, row_id)
+                case "p":
+                    self.profiles[row_id] = Profile(seq, row_id, text, None)
+                case "-p" if self.profiles.pop(row_id, None):
+                    deleted["p", row_id] = Deleted("p", seq, row_id)
+        self.feed.append([*deleted.values(), *(row for row in self.rows() if row.seq == seq)])
+
+    def rows(self) -> list[Row]:
+        return [*self.profiles.values(), *self.conversations.values(), *self.messages.values()]
+
+    def read(self) -> list[Row]:
+        """The rows that a snapshot or a page reads now: every row's seq is the position of the reading."""
+        return [replace(row, seq=self.seq) for row in self.rows()]
+
+
+def latest_state_only(transactions: Iterable[list[Row]]) -> list[Row]:
+    """A feed that is read later names each row once, at its last change, and no message of a deleted conversation.
+
+    A deletion stays even if the row came back: a conversation's has messages to take away, a message's may have moved
+    it out of where the device holds it.
+    """
+    rows = [row for transaction in transactions for row in transaction]
+    sent: list[Row] = []
+    named: set[tuple[str, UUID]] = set()
+    for row in reversed(rows):
+        gone = isinstance(row, Deleted)
+        key = (row.kind if isinstance(row, Deleted) else type(row).__name__[0].lower(), row.id)
+        over = isinstance(row, Message) and ("-c", row.conversation_id) in named
+        if gone or not (over or key in named):
+            sent.append(row)
+        named |= {key, ("-c", row.id)} if gone and key[0] == "c" else {key}
+    return sent[::-1]
+
+
+def content(rows: Iterable[Row]) -> set[Row]:
+    return {replace(row, seq=0) for row in rows}
+
+
+class DeviceAgainstDatabase(RuleBasedStateMachine):
+    """Once the device has applied the whole feed, it holds exactly the rows that `SELECT` finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database()
+        self.replica = Replica()
+        self.position = 0
+        self.pages: list[tuple[list[Row], ExitStack, Callable[[Iterable[Row]], None]]] = []
+        everything = [("p", USER), *(("c", c) for c in CONVERSATIONS), *(("m", m) for m in HOMES)]
+        self.database.transact(everything)
+        self.changes_arrive(1)
+
+    @rule(operations=OPERATIONS)
+    def a_transaction_commits(self, operations: Operations) -> None:
+        self.database.transact(operations)
+
+    @rule(count=st.integers(1, 4))
+    def changes_arrive(self, count: int) -> None:
+        for rows in self.database.feed[self.position : self.position + count]:
+            self.replica.apply(rows)
+            self.position += 1
+
+    @rule(count=st.integers(2, 6))
+    def the_device_catches_up_in_one_batch(self, count: int) -> None:
+        batch = self.database.feed[self.position : self.position + count]
+        self.replica.apply(latest_state_only(batch))
+        self.position += len(batch)
+
+    @precondition(lambda self: len(self.pages) < 4)
+    @rule(kinds=st.sampled_from([Message, Conversation, Row]))
+    def a_page_is_read(self, kinds: type[Row]) -> None:
+        expected = ExitStack()
+        apply = expected.enter_context(self.replica.expecting_page())
+        self.pages.append(([row for row in self.database.read() if isinstance(row, kinds)], expected, apply))
+
+    @precondition(lambda self: self.pages)
+    @rule(pick=st.integers(0, 3), lost=st.sampled_from([False, False, False, True]))
+    def a_page_arrives_late_or_never(self, pick: int, lost: bool) -> None:
+        rows, expected, apply = self.pages.pop(pick % len(self.pages))
+        with expected:
+            apply([] if lost else rows)
+
+    @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
+    def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
+        """The difficult case for pages. Chance alone would seldom produce it."""
+        self.changes_arrive(len(self.database.feed))
+        self.database.transact(first)
+        with self.replica.expecting_page() as apply:
+            rows = self.database.read()
+            self.database.transact(second)
+            self.changes_arrive(heard)
+            apply(rows)
+
+    @rule(back=st.integers(0, 5))
+    def the_device_reconnects_and_hears_a_part_of_the_feed_again(self, back: int) -> None:
+        self.pages_end_with_the_connection()
+        self.position = max(0, self.position - back)
+
+    @rule(between=st.none() | OPERATIONS, after=st.none() | OPERATIONS)
+    def the_device_is_given_a_snapshot_in_parts(self, between: Operations | None, after: Operations | None) -> None:
+        """Pages of the connection before may still be applied late, without harm."""
+        self.position = len(self.database.feed)
+        self.replica.replace(row for row in self.database.read() if not isinstance(row, Message))
+        for operations in (between, after):
+            if operations is not None:
+                self.database.transact(operations)
+        self.replica.apply(row for row in self.database.read() if isinstance(row, Message))
+
+    def pages_end_with_the_connection(self) -> None:
+        for _, expected, _ in self.pages:
+            expected.close()
+        self.pages = []
+
+    @invariant()
+    def at_live_the_device_holds_what_select_finds(self) -> None:
+        if self.position == len(self.database.feed):
+            held = self.replica
+            rows: list[Row] = [*held.profiles.values(), *held.conversations.values(), *held.messages.values()]
+            assert content(rows) == content(self.database.rows())
+
+
+DeviceAgainstDatabase.TestCase.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
+TestADeviceAgainstTheDatabase = DeviceAgainstDatabase.TestCase
