@@ -20,6 +20,7 @@ from benchmarks.live import live
 from benchmarks.metrics import metrics
 from benchmarks.page import page
 from benchmarks.push import push
+from benchmarks.report import write
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
@@ -162,13 +163,11 @@ def storm_command(
 
 @cli.command()
 def report(
-    results: Annotated[Path, typer.Option(help="Folder of the results.")] = FOLDER,
-    output: Annotated[Path, typer.Option(help="The page.")] = FOLDER / "report.html",
-    pictures: Annotated[Path | None, typer.Option(help="Folder for each plot as a PNG, too.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder with the results.")] = FOLDER,
+    output: Annotated[Path, typer.Option(help="The Markdown file to write.")] = FOLDER / "report.md",
+    pictures: Annotated[Path | None, typer.Option(help="Also draw the documentation's pictures, here.")] = None,
 ) -> None:
-    """Draw what has been measured and saved: one HTML page with plots and tables."""
-    from benchmarks.report import write  # matplotlib takes a second to load, and only this needs it
-
+    """Write all saved results to one Markdown file, and draw the pictures of the documentation."""
     for path in write(results, output, pictures):
         typer.echo(path)
 

@@ -7,21 +7,21 @@ in JSON lines on standard input, answers each at once with one line, and ends wi
 import errno
 import gc
 import os
-import random
 import selectors
 import socket
 import struct
 import sys
 import time
 from collections import deque
-from enum import IntEnum
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgpack
 import orjson
 
-from benchmarks.websocket import HEADER, UPGRADE, frames, masked
+from benchmarks.device import Device, Phase
+from benchmarks.websocket import HEADER, UPGRADE, frames
+from benchmarks.writing import Writing
 from server.edge.auth import mint
 
 PORTS: Final = 14_000
@@ -29,10 +29,6 @@ PORTS: Final = 14_000
 all of that half for each further connection, which took 2.5 ms."""
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: a close without a goodbye, as when a phone loses its network; and no port waits for a minute."""
-
-
-Made = tuple[int, bytes]
-"""A mutation: the instant at which it was made, and its encoding."""
 
 
 class Tally:
@@ -49,65 +45,6 @@ class Tally:
 
 Batch = tuple[bytes, bytes, list[Tally]]
 """`changes`: from, to, messages."""
-
-
-class Phase(IntEnum):
-    CONNECTING = 0
-    UPGRADING = 1
-    GREETED = 2
-    LIVE = 3
-
-
-class Device:
-    """One device: its cursor outlives its connections."""
-
-    __slots__ = (
-        "buffer",
-        "client",
-        "conversation",
-        "cursor",
-        "hello",
-        "next_n",
-        "number",
-        "outbox",
-        "phase",
-        "sock",
-        "token",
-        "unanswered",
-    )
-
-    def __init__(self, number: int, token: str, conversation: bytes) -> None:
-        self.number = number
-        self.token = token
-        self.conversation = conversation
-        self.next_n = 1
-        self.outbox: deque[Made] = deque()
-        self.unanswered: list[Made] = []
-        """The mutations of the push under way."""
-        self.client = uuid4().bytes
-        self.cursor: bytes | None = None
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Make the next connection's first frame ahead of time: a storm should be the server's work, not ours."""
-        self.sock: socket.socket | None = None
-        self.buffer = bytearray()
-        self.phase = Phase.CONNECTING
-        hello = {"t": "hello", "token": self.token, "client_id": self.client, "cursor": self.cursor}
-        self.hello = masked(msgpack.packb(hello))
-
-
-class Writing:
-    """What is being written, and how it goes. Instants are nanoseconds of CLOCK_MONOTONIC."""
-
-    def __init__(self, rate: float | None, batch: int, text: str, began: int, seconds: float) -> None:
-        self.rate = rate
-        self.batch = batch
-        self.text = text
-        self.began = self.due = self.last_ack = began
-        self.end = began + int(seconds * 1e9)
-        self.made = 0
-        self.waits: list[int] = []
 
 
 class Devices:
@@ -204,25 +141,21 @@ class Devices:
     def push(self, rate: float | None, seconds: float, batch: int, text: str) -> None:
         """Begin to write messages: `rate` a second, each by a random device; or (None) `batch` by each device as soon
         as its last push is answered. What a device makes while a push is unanswered waits for the next one."""
-        self._writing = Writing(rate, batch, text, time.monotonic_ns(), seconds)
-        if rate is None:
-            for device in self._devices:
-                self._write_on(device)
+        self._writing = Writing(self._devices, rate, seconds, batch, text, self._mutations, self._failed)
 
     def pushed(self) -> dict[str, Any] | None:
         """None while mutations are being made or are unanswered; then how long it took until the last answer, and how
         long each mutation waited for its own (nanoseconds)."""
-        writing = self._writing
-        if writing is None or time.monotonic_ns() < writing.end or writing.made > len(writing.waits):
-            return None
-        self._writing = None
-        return {"took": writing.last_ack - writing.began, "waits": writing.waits}
+        result = self._writing.result() if self._writing is not None else None
+        if result is not None:
+            self._writing = None
+        return result
 
     def run(self) -> None:
         told = bytearray()
         self._selector.register(sys.stdin, selectors.EVENT_READ)
         while True:
-            for key, _ in self._selector.select(self._make_due()):
+            for key, _ in self._selector.select(self._writing.make_due() if self._writing is not None else None):
                 if key.data is not None:
                     self._ready(key.data)
                     continue
@@ -235,58 +168,6 @@ class Devices:
                     del told[: end + 1]
                     sys.stdout.buffer.write(orjson.dumps(getattr(self, name)(**given)) + b"\n")
                     sys.stdout.buffer.flush()
-
-    def _make_due(self) -> float | None:
-        """Make the mutations whose time has come. Returns the seconds until the next one's."""
-        writing = self._writing
-        if writing is None or writing.rate is None:
-            return None
-        now = time.monotonic_ns()
-        while writing.due <= now and writing.due < writing.end:
-            # Counted from when it should have been made: a generator that lags must not flatter the server.
-            self._make(random.choice(self._devices), writing, writing.due)
-            writing.due += int(random.expovariate(writing.rate) * 1e9)
-        return (writing.due - now) / 1e9 if writing.due < writing.end else None
-
-    def _write_on(self, device: Device) -> None:
-        writing = self._writing
-        if writing is not None and writing.rate is None:
-            now = time.monotonic_ns()
-            for _ in range(writing.batch if now < writing.end else 0):
-                self._make(device, writing, now)
-
-    def _make(self, device: Device, writing: "Writing", at: int) -> None:
-        mutation = ["+m", uuid4().bytes, device.conversation, "user", writing.text, time.time_ns() // 1000]
-        device.outbox.append((at, msgpack.packb(mutation)))
-        writing.made += 1
-        if not device.unanswered and (writing.rate is not None or len(device.outbox) == writing.batch):
-            self._push(device)
-
-    def _push(self, device: Device) -> None:
-        if not device.outbox or device.sock is None:
-            return
-        while device.outbox and len(device.unanswered) < self._mutations:
-            device.unanswered.append(device.outbox.popleft())
-        count = len(device.unanswered)
-        head = msgpack.packb({"t": "push", "n": device.next_n})
-        # The map's third entry, put there by hand: the mutations are encoded already.
-        payload = b"\x83" + head[1:] + msgpack.packb("mutations") + msgpack.Packer().pack_array_header(count)
-        frame = masked(payload + b"".join(mutation for _, mutation in device.unanswered))
-        if device.sock.send(frame) != len(frame):
-            self._failed(device, "a push did not fit into the socket's buffer")
-
-    def _acknowledged(self, device: Device, results: list[Any], now: int) -> None:
-        for (made, _), (kind, n, *_) in zip(device.unanswered, results, strict=True):
-            if n != device.next_n or kind != "applied":
-                self._failed(device, f"mutation {device.next_n} was answered with {kind} {n}")
-            device.next_n += 1
-            if self._writing is not None:
-                self._writing.waits.append(now - made)
-                self._writing.last_ack = now
-        device.unanswered.clear()
-        self._write_on(device)
-        if not device.unanswered:
-            self._push(device)
 
     def _begin_more(self) -> None:
         while self._waiting and self._under_way < self._at_once:
@@ -396,7 +277,8 @@ class Devices:
                     self._last_live = now
                     self._begin_more()
             case "ack":
-                self._acknowledged(device, frame["results"], now)
+                if self._writing is not None:
+                    self._writing.acknowledged(device, frame["results"], now)
             case "welcome":
                 self._mutations = frame["limits"]["mutations"]
                 if device.cursor is not None and frame["mode"] != "resumed":

@@ -1,9 +1,5 @@
-"""Draws a chart, with matplotlib: as SVG whose colours are the page's to decide, or as PNG with its title in it."""
+"""Draws a chart as PNG, with matplotlib."""
 
-import io
-import re
-import textwrap
-from html import escape
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -18,17 +14,8 @@ from benchmarks.results import say
 
 INK, MUTED, GRID, PAPER = "#1c2024", "#60646c", "#e0e1e6", "#fffffe"
 SERIES: Final = ("#0b62c4", "#c2410c", "#107d67", "#8145b5")
-"""Told apart by colour-blind people, and legible on white; each line carries its name as well."""
+"""Colour-blind people can tell them apart, and they are legible on white. Each line has its name beside it."""
 OTHERS: Final = "#8b8d98"
-VARIABLES: Final = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    PAPER: "--paper",
-    OTHERS: "--others",
-    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)},
-}
-"""Names of the page's style sheet for the colours."""
 STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -49,55 +36,32 @@ STYLE: Final[dict[Any, Any]] = {
     "xtick.major.pad": 7,
     "ytick.color": MUTED,
     "ytick.major.size": 0,
-    "svg.fonttype": "none",  # text stays text: it can be selected, and is drawn in the reader's font
-    "svg.hashsalt": "benchmarks",
 }
 WIDTH: Final = 7.2
-"""Inches, of which a picture has 200 dots each."""
+"""Of a picture, in inches."""
 NAMES: Final = 1.5
-"""Inches on the right for the names of the lines."""
+"""Space on the right for the names of the lines, in inches."""
 APART: Final = 13.0
-"""Points between two names, at the least."""
+"""Smallest distance between two names, in points."""
 LETTER: Final = 5.8
-"""Points, on average."""
-
-
-def svg(chart: Chart, name: str, about: str) -> str:
-    """An element for a page with others of its kind: ids carry its name, colours are variables."""
-    text = io.StringIO()
-    with mpl.rc_context(STYLE):
-        _draw(chart).savefig(text, format="svg", metadata={"Date": None})
-    drawn = text.getvalue()[text.getvalue().index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", drawn)
-    for colour, variable in VARIABLES.items():
-        drawn = drawn.replace(colour, f"var({variable})")
-    size = re.search(r'viewBox="[^"]*"', drawn)
-    assert size is not None
-    return (
-        f'<svg {size[0]} xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-labelledby="{name}-title {name}-about">\n<title id="{name}-title">{escape(chart.title)}</title>\n'
-        f'<desc id="{name}-about">{escape(about)}</desc>\n{drawn[drawn.index(">") + 1 :].strip()}'
-    )
+"""Average width of a letter, in points."""
 
 
 def png(chart: Chart, path: Path) -> None:
     with mpl.rc_context(STYLE):
-        figure = _draw(chart, title=True)
-        figure.savefig(path, dpi=200, metadata={"Software": None})
+        _draw(chart).savefig(path, dpi=200, metadata={"Software": None})
 
 
-def _draw(chart: Chart, *, title: bool = False) -> Figure:
-    words = textwrap.wrap(chart.title, 74) if title else []
-    # Inches, from here on.
-    top = 0.4 + 0.26 * len(words)
+def _draw(chart: Chart) -> Figure:
+    # All in inches.
+    top = 0.66
     left, right, bottom, inside = (
         (0.65, NAMES, 0.6, 3.2) if isinstance(chart, Lines) else (1.75, 0.8, 0.1, 0.42 * len(chart.bars))
     )
     height = top + inside + bottom
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, inside / height))
-    figure.text(0.15 / WIDTH, 1 - 0.14 / height, "\n".join(words), va="top", size=12, weight="bold", linespacing=1.3)
+    figure.text(0.15 / WIDTH, 1 - 0.14 / height, chart.title, va="top", size=12, weight="bold")
     if isinstance(chart, Lines):
         _lines(axes, chart)
     else:
@@ -137,7 +101,7 @@ def _scale(axes: Axes, chart: Lines) -> None:
 
 
 def _ticks(axes: Axes, x: Axis, places: list[float]) -> None:
-    """Every place has its words, unless they would touch the ones before; the table has them all."""
+    """Label every place, except where the label would touch the one before."""
     ticks: dict[float, str] = {}
     end = float("-inf")
     for place in places:
@@ -150,7 +114,7 @@ def _ticks(axes: Axes, x: Axis, places: list[float]) -> None:
 
 
 def _names(axes: Axes, chart: Lines) -> None:
-    """Each line's name at its end, moved apart from the others where they would touch."""
+    """Write each line's name at its end. Names that would overlap are moved apart."""
     ends = [
         (colour, name, [*points.values()][-1].median)
         for colour, (name, points) in zip(cycle(SERIES), chart.lines.items(), strict=False)
@@ -173,7 +137,7 @@ def _names(axes: Axes, chart: Lines) -> None:
 def _bars(axes: Axes, chart: Bars) -> None:
     places = range(len(chart.bars))
     spans = [*chart.bars.values()]
-    colours = [SERIES[0] if name in chart.ours else OTHERS for name in chart.bars]
+    colours = [SERIES[0] if name == chart.highlighted else OTHERS for name in chart.bars]
     axes.barh(places, [span.median for span in spans], color=colours, height=0.62)
     for place, span in zip(places, spans, strict=True):
         _beside(axes, say(span.median), (span.median, place))
@@ -182,11 +146,11 @@ def _bars(axes: Axes, chart: Bars) -> None:
     axes.invert_yaxis()
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
-    axes.set_title(chart.axis.label, loc="left", size=10.5, color=MUTED, pad=8)
+    axes.set_title(chart.label, loc="left", size=10.5, color=MUTED, pad=8)
 
 
 def _beside(axes: Axes, text: str, place: tuple[float, float], above: float = 0.0, colour: str = INK) -> None:
-    """Words to the right of a place, and so many points above it."""
+    """Write `text` to the right of a place, `above` points higher."""
     axes.annotate(
         text,
         place,

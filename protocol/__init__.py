@@ -1,1 +1,1 @@
-"""What both ends agree on: frames, encodings, cursors, close codes, and the Python client."""
+"""The agreement between devices and the server, as the server implements it; SPEC.md describes it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from protocol.frames import Error
+from protocol.frames import Error, Milliseconds
 
 
 class CloseCode(IntEnum):
@@ -71,7 +71,7 @@ class Answer:
         *,
         answers: str | None = None,
         id: int | None = None,  # noqa: A002 (the frame's own field)
-        retry_after: int | None = None,
+        retry_after: Milliseconds | None = None,
         expected: int | None = None,
     ) -> Error:
         """The `error` frame. The parameters are its fields; `message` replaces the sentence."""

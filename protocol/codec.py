@@ -1,4 +1,4 @@
-"""Bytes ⇄ frames, in MessagePack and in JSON; the only file that knows the encodings."""
+"""Converts bytes to frames and back, in MessagePack and in JSON. No other file knows the encodings."""
 
 import re
 from dataclasses import dataclass
@@ -10,34 +10,37 @@ import msgspec
 from protocol.frames import Mutation, ToClient, ToServer
 
 MAX_INBOUND: Final = 256 * 1024
-"""Bytes of one frame from a client. Decoding is typed, so memory stays in proportion to it: an untyped decoder turns
-1 MB of empty maps into 73 MB."""
+"""Limit on a frame from a client, in bytes. Decoding is typed, so its memory is proportional to the frame's size: an
+untyped decoder turns 1 MB of empty maps into 73 MB."""
 
 Decoder = msgspec.msgpack.Decoder[Any] | msgspec.json.Decoder[Any]
 Encoder = msgspec.msgpack.Encoder | msgspec.json.Encoder
 
 
 class FrameError(Exception):
-    """Bytes that are no frame of this protocol; the message names the field, and never quotes the content."""
+    """The bytes are not a frame of this protocol. The message names the field and never quotes the content."""
 
 
 class UnknownFrameError(FrameError):
-    """A well-formed frame whose `t` this version does not know."""
+    """The frame is well-formed, but this version does not know its `t`."""
 
 
 _ESCAPE: Final = re.compile(rb"\\(?:u[dD][89abAB]..(?:\\u[dD][c-fC-F]..)?|u[dD][c-fC-F]..|.)", re.DOTALL)
-"""Escapes of JSON, a surrogate pair as one."""
+"""JSON escapes; matches a surrogate pair as one."""
 
 
 def _no_half(escape: re.Match[bytes]) -> bytes:
-    """Half of a surrogate pair, as JavaScript's `slice` leaves it, is no character. It would make the whole frame
-    unreadable; as U+0000 it is one of those that a text must not contain."""
+    """Replace half of a surrogate pair, which JavaScript's `slice` can leave, by U+0000.
+
+    Half of a pair is not a character and would make the whole frame unreadable. U+0000 is decodable, and not allowed in
+    a text, so only that text is rejected.
+    """
     found = escape[0]
     return b"\\u0000" if len(found) == 6 and found[2:3] in b"dD" and found[3:4] not in b"01234567" else found
 
 
 _HALF: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-"""The same in bytes that pretend to be UTF-8, as some encoders write it."""
+"""Half of a surrogate pair in invalid UTF-8, as some encoders write it."""
 
 
 class _Kind(msgspec.Struct):
@@ -60,22 +63,22 @@ class Codec:
         return self._encoder.encode(frame)
 
     def decode_to_server(self, data: bytes) -> ToServer:
-        """The frame a client sent. Raises FrameError (UnknownFrameError when only its `t` is unknown)."""
+        """Return the frame that a client sent. Raises FrameError (UnknownFrameError when only its `t` is unknown)."""
         return self._decode(self._to_server, data)  # type: ignore[no-any-return]  # msgspec types a union as Any
 
     def decode_to_client(self, data: bytes) -> ToClient:
-        """The frame a server sent; for tests and tools. Raises FrameError."""
+        """Return the frame that a server sent; for tests and tools. Raises FrameError."""
         return self._decode(self._to_client, data)  # type: ignore[no-any-return]  # as above
 
     def encode_mutation(self, mutation: Mutation) -> msgspec.Raw:
         return msgspec.Raw(self._encoder.encode(mutation))
 
     def mutation(self, raw: msgspec.Raw) -> Mutation | None:
-        """One of a push; None if it is not one of this protocol."""
+        """Return one mutation of a push; None if it is not a mutation of this protocol."""
         try:
             return self._mutation.decode(raw)  # type: ignore[no-any-return]  # as above
         except UnicodeDecodeError:
-            # As in JSON, a text that must not be, in a mutation that is one. Nothing of it will be applied.
+            # As in JSON: the mutation becomes readable, and is rejected because of its text.
             mended = _HALF.sub(b"\0\0\0", bytes(raw))
             return None if mended == bytes(raw) else self.mutation(msgspec.Raw(mended))
         except (msgspec.DecodeError, RecursionError):
@@ -89,8 +92,8 @@ class Codec:
         except msgspec.ValidationError as error:
             problem = str(error)
             if problem.endswith("`$.t`") and self._has_string_kind(data):
-                raise UnknownFrameError("This frame's `t` is not one that this server knows.") from None
-            # msgspec quotes the value only for tags and enumerations; the part after the dash is the path.
+                raise UnknownFrameError("This server does not know the frame's `t`.") from None
+            # msgspec quotes values only for tags and enumerations. The part after the dash is the path.
             where = problem.rpartition(" - at ")[2] if " - at " in problem else "`$`"
             raise FrameError(f"The frame is not as SPEC.md says, at {where}.") from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -127,7 +130,9 @@ CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}
 
 
 def digest(mutation: Mutation) -> int:
-    """63 bits, as an integer above 0, that tell one mutation from another, in whatever encoding it came.
-    Databases keep them: it must never change for a mutation of this version."""
+    """A digest of 63 bits, as an integer above 0, that is the same in both encodings.
+
+    Databases keep digests, so the digest of a mutation of this version must never change.
+    """
     data = blake2b(MSGPACK.encode_mutation(mutation), digest_size=8, person=b"atlas-mutation").digest()
     return int.from_bytes(data, "big") >> 1 or 1

@@ -1,4 +1,4 @@
-"""Where a device stands in its feed, as the opaque bytes that it keeps."""
+"""A device's position in its feed, as opaque bytes that the device keeps."""
 
 import struct
 from hashlib import blake2b
@@ -8,13 +8,13 @@ from uuid import UUID
 VERSION = 2
 _LAYOUT = struct.Struct(">B4s8sQQQ")
 _UNMARKED = struct.Struct(">B4s8sQQ")
-"""Of version 1."""
+"""The layout of version 1, which had no mark."""
 SIZE = _LAYOUT.size
-"""Bytes of a cursor: 37."""
+"""Size of a cursor in bytes: 37."""
 
 
 class Position(NamedTuple):
-    """A place in one feed. `n` is 0 behind a whole transaction; else it is the last row seen of transaction `seq`.
+    """A position in one feed. `n` is 0 after a whole transaction, otherwise the last row read of transaction `seq`.
 
     `mark` names that transaction, because a database that lost it may have given its seq to another one; 0: unknown.
     """
@@ -25,10 +25,10 @@ class Position(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A position, and the history and the feed that it belongs to.
+    """A position, with the history and the feed that it belongs to.
 
-    `epoch` is 16 hexadecimal digits. `owner` is a digest of the user, so that a cursor presented by somebody else
-    is recognised instead of silently skipping that person's changes.
+    `epoch` has 16 hexadecimal digits. `owner` is a digest of the user: it reveals another user's cursor, which would
+    otherwise skip changes silently.
     """
 
     epoch: str
@@ -44,17 +44,17 @@ class Cursor(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
-        """The cursor in `data`, or None when these bytes are no cursor of a version that this one knows."""
+        """Return the cursor in `data`; None if it is not a cursor of a known version."""
         layout = {(VERSION, SIZE): _LAYOUT, (1, _UNMARKED.size): _UNMARKED}.get((data[0] if data else 0, len(data)))
         if layout is None:
             return None
         _, owner, epoch, *place = layout.unpack(data)
-        # A bigint in Postgres: larger numbers come only from somebody who made the bytes up.
+        # Postgres stores them as bigint, so a cursor with larger numbers was not made by a server.
         if max(place) >= 1 << 63:
             return None
         return cls(epoch.hex(), owner, Position(*place))
 
 
 def owner_digest(user: UUID) -> bytes:
-    """Four bytes that tell one user's cursors from another's; not a secret, and no proof of anything."""
+    """Four bytes that distinguish users' cursors. They are no secret, and prove nothing."""
     return blake2b(user.bytes, digest_size=4, person=b"atlas-cursor").digest()

@@ -1,6 +1,6 @@
-"""Every frame and every row, one Struct each. A row's fields stand in their order on the wire (SPEC.md, section 5)."""
+"""Every frame and every row, one Struct each. A row's fields are in their order on the wire (SPEC.md, section 5)."""
 
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, NewType
 from uuid import UUID
 
 from msgspec import Meta, Raw, Struct, field
@@ -9,18 +9,21 @@ Instant = int
 """Microseconds since 1970-01-01 UTC."""
 LAST_INSTANT: Final = (1 << 53) - 1
 FIRST_INSTANT: Final = -LAST_INSTANT
-"""The years 2255 and 1684: what every decoder can hold exactly. An instant beyond travels as the nearer of these."""
+"""The years 2255 and 1684: the range that every decoder represents exactly. Instants beyond it are clamped."""
 Seq = int
-"""A transaction's position within a feed; also an instant (section 6)."""
+"""A transaction's position within a feed; it is also an instant (section 6)."""
+
+Milliseconds = NewType("Milliseconds", int)
+"""A type of its own, because `int` also means microseconds here."""
 
 MAX_TOKEN = 16_384
 """Characters. Supabase tokens with large app_metadata reach some 4,000."""
 MAX_CURSOR = 128
-"""Bytes. Ours have 37; the rest leaves room for another version."""
+"""Bytes. Ours have 37; the rest leaves room for later versions."""
 MAX_EXTRAS = 16
 MAX_ROWS_ASKED = 1_000
 MAX_MUTATIONS = 1_000
-"""Of one push, whatever the server's settings."""
+"""Mutations of one push, whatever the server's settings."""
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
@@ -58,7 +61,7 @@ class ProfileDeleted(Struct, frozen=True, array_like=True, tag="-p"):
 
 
 class ConversationDeleted(Struct, frozen=True, array_like=True, tag="-c"):
-    """The conversation and every message of it are gone."""
+    """The conversation and all its messages are deleted."""
 
     seq: Seq
     id: UUID
@@ -87,7 +90,7 @@ class RenameConversation(Struct, frozen=True, array_like=True, tag="~c"):
 
 
 class DeleteConversation(Struct, frozen=True, array_like=True, tag="-c"):
-    """With its messages."""
+    """Deletes the conversation with its messages."""
 
     id: UUID
 
@@ -101,7 +104,7 @@ class CreateMessage(Struct, frozen=True, array_like=True, tag="+m"):
 
 
 class EditMessage(Struct, frozen=True, array_like=True, tag="~m"):
-    """`created_at` is the row's: the other half of its key."""
+    """`created_at` is the other half of the row's key."""
 
     id: UUID
     created_at: Instant
@@ -123,14 +126,14 @@ class Applied(Struct, frozen=True, array_like=True, tag="applied"):
 
 
 class Repeated(Struct, frozen=True, array_like=True, tag="repeated"):
-    """Applied before."""
+    """The mutation was applied before."""
 
     n: int
     seq: Seq
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
-    """Never applied. `code` is for programs, `message` for people; neither quotes what was written."""
+    """The mutation is never applied. `code` is for programs, `message` for people; neither quotes the text."""
 
     n: int
     code: str
@@ -143,7 +146,7 @@ Result = Applied | Repeated | Rejected
 
 
 DEFAULT_ROWS = 50
-"""Of whatever a client leaves open: conversations, messages of each, rows of a page."""
+"""Default for numbers that a client omits: conversations, messages of each, rows of a page."""
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -154,7 +157,7 @@ class Window(Struct, frozen=True, kw_only=True):
 
 
 class Before(NamedTuple):
-    """A place in the history, newest first: what comes after it is older than `at`, or as old with a smaller id."""
+    """A place in a list, newest first. The rows after it are older than `at`, or as old with a smaller id."""
 
     at: Instant
     id: UUID
@@ -169,11 +172,11 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     window: Window | None = None
     extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] | None = None
     generation: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
-    """Of two connections of a client_id the one with the larger one has it."""
+    """Of two connections of one client_id the one with the larger generation keeps it."""
 
 
 class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
-    """Older history: of one conversation, or (`conversation` nil) of the list of conversations."""
+    """Asks for older rows: of one conversation, or (`conversation` nil) of the list of conversations."""
 
     id: Annotated[int, Meta(ge=0, le=1 << 53)]
     conversation: UUID | None = None
@@ -182,13 +185,13 @@ class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
 
 
 class Push(Struct, frozen=True, kw_only=True, tag_field="t", tag="push"):
-    """Mutations with the numbers n, n + 1, … Each is decoded by itself (`Codec.mutation`): a bad one is rejected alone,
-    where a frame that is refused as a whole would come again for ever."""
+    """Mutations with the numbers n, n + 1, … Each is decoded separately (`Codec.mutation`), so that a malformed one is
+    rejected alone. A device would send a frame that is refused as a whole again for ever."""
 
     n: Annotated[int, Meta(ge=1, le=1 << 53)]
     mutations: Annotated[list[Raw], Meta(max_length=MAX_MUTATIONS)]
     held: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
-    """The lowest number of which the device still holds the mutation, acknowledged or not."""
+    """The lowest number whose mutation the device still holds, acknowledged or not."""
 
 
 class Refresh(Struct, frozen=True, kw_only=True, tag_field="t", tag="refresh"):
@@ -226,7 +229,7 @@ class Welcome(Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome", o
     why: str | None = None
     time: Instant
     expires: Instant
-    keepalive: int
+    keepalive: Milliseconds
     limits: Limits
 
 
@@ -242,7 +245,7 @@ class Changes(Struct, frozen=True, kw_only=True, tag_field="t", tag="changes", o
     rows: list[Row]
     partial: bool = False
     seq: Seq | None = None
-    """The position that `to` stands for; none within a transaction."""
+    """The position of `to`; absent within a transaction."""
 
 
 class Live(Struct, frozen=True, kw_only=True, tag_field="t", tag="live"):
@@ -268,18 +271,18 @@ class Refreshed(Struct, frozen=True, kw_only=True, tag_field="t", tag="refreshed
 
 
 class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_defaults=True):
-    """What went wrong: `code` for programs, `message` for people. `answers` is the `t` of the frame it answers,
-    `id` the page's, or the push's `n`."""
+    """An error: `code` for programs, `message` for people. `answers` is the `t` of the frame that it answers, `id` the
+    page's id or the push's `n`. The server makes all errors from `answers.ANSWERS`."""
 
     code: str
     message: str
     retryable: bool
     answers: str | None = None
     id: int | None = None
-    retry_after: int | None = None
-    """Milliseconds."""
+    retry_after: Milliseconds | None = None
+    """The client must not try again before."""
     expected: int | None = None
-    """The number that the server awaits, where those of a push do not continue its own."""
+    """The number that the server expects, if those of a push do not continue the device's numbers."""
 
 
 class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):

@@ -1,4 +1,4 @@
-"""atlas-sync: the commands. Each says what it did, or in one sentence what to do."""
+"""The commands of atlas-sync. Each prints what it did, or one sentence that says what to do."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,8 @@ from server.edge.auth import mint, subject
 from server.errors import AtlasError, ConfigError
 from server.operations.maintenance_plan import Policy
 from server.terminal.device import console, printable, run
-from server.terminal.progress import Shown
+from server.terminal.output import Mark, marked, say
+from server.terminal.progress import Shown, described
 
 cli = typer.Typer(
     name="atlas-sync",
@@ -37,17 +38,10 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DURATION = {
-    "brief": "for milliseconds, asked for again and again until nobody has to wait for it",
-    "index": "as long as it takes; a bar shows how far it is",
-    "scan": "as long as it takes to read the table once",
-    "rows": "until none is left",
-}
-"""What kinds of steps a migration has."""
 Token = Annotated[
     str,
     typer.Option(
-        help="Of the user whose device this is. Better in the environment: everybody on this machine sees arguments.",
+        help="The user's token. Set it in the environment: every account on this machine can see arguments.",
         envvar="ATLAS_TOKEN",
         show_default=False,
     ),
@@ -65,8 +59,8 @@ def serve(
     status = 0
     if replaces:
         metrics.WORKERS_DIED.inc()
-        metrics.flush()  # it may die too before it comes to that
-    with _told(settings, once=not share_port):
+        metrics.flush()  # this process may die too before it flushes by itself
+    with _reporting(settings, once=not share_port):
         if settings.processes > 1 and not share_port:
             status = supervisor.run(settings)
         else:
@@ -75,9 +69,9 @@ def serve(
 
 
 @contextlib.contextmanager
-def _told(settings: ProcessSettings, *, once: bool = True) -> Iterator[None]:
-    """Configures the logs; an exception that ends the block is told there, and to Sentry, without what it quotes.
-    `once`: this is the process that tells which settings have no effect."""
+def _reporting(settings: ProcessSettings, *, once: bool = True) -> Iterator[None]:
+    """Configure logs and Sentry for a command that runs for long. An exception that ends the block is logged without
+    the values it quotes, and ends the process with status 1. `once`: warn about settings without effect."""
     try:
         with sentry.reporting(settings.sentry_dsn) as report:
             logs.configure(settings.log_level, settings.log_format, report=report)
@@ -96,11 +90,11 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Folder for the database.", show_default=".atlas")] = None,
     users: Annotated[int, typer.Option(help="How many people to load.", min=2, max=1_000)] = 12,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
-    speed: Annotated[float, typer.Option(help="Replay so many times as fast as people typed.", min=0.01)] = 1.0,
-    replay: Annotated[bool, typer.Option(help="Go on writing conversations.")] = True,
+    speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
+    replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
 ) -> None:
-    """Start everything on this machine, with real conversations: a PostgreSQL of its own, the server, and writers."""
+    """Start everything on this machine, with real conversations: a PostgreSQL server, the sync server, and writers."""
     from server.demo import run
 
     logs.configure("warning", "console")
@@ -109,15 +103,13 @@ def demo(
 
 @cli.command()
 def migrate(
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database, and run nothing.")] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be done, under which locks; do nothing.")
-    ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take it all away again, and leave the app's data.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the steps and their locks; do nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Remove Atlas Sync, and keep the app's data.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Undo without asking.")] = False,
 ) -> None:
-    """Bring the database in DATABASE_URL up to date: the app's tables, however large and busy, become ours as they are.
-    Safe to repeat, and to interrupt."""
+    """Bring the database in DATABASE_URL up to date. The app's tables, however large and busy, are adopted as they
+    are. Safe to repeat and to interrupt."""
     from server.postgres import migrate as migration
     from server.postgres import undo as undoing
 
@@ -125,51 +117,52 @@ def migrate(
         sys.stdout.write(migration.as_sql())
         return
     url = _set(OwnerSettings).owner_url
-    steps = asyncio.run(undoing.steps(url) if undo else migration.steps(url)) if plan or undo else []
-    for step in steps:
-        _say(f"{step.says}\n    {step.locks}; {DURATION[step.kind]}")
+    if plan or undo:
+        steps = asyncio.run(undoing.steps(url) if undo else migration.steps(url))
+        for step in steps:
+            say(described(step))
     if plan:
         cautions = [] if undo else asyncio.run(migration.cautions(url))
         if not steps and not cautions:
-            typer.echo("Nothing is to be done.")
+            typer.echo("There is nothing to do.")
         for caution in cautions:
-            typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {printable(caution)}")
+            marked(Mark.NOTE, caution)
         return
     if undo and not steps:
         typer.echo("Nothing of Atlas Sync is in this database.")
         return
     if undo and not yes:
-        typer.confirm("Devices will not sync any more. Go on?", abort=True)
+        typer.confirm("Devices will no longer sync. Continue?", abort=True)
     with Shown(console(stderr=True)) as shown:
         left = asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
     if not left:
         typer.echo("The database is as it was before." if undo else "The database is up to date.")
         return
     for wrong in left:
-        typer.echo(f"{typer.style('✗', fg=typer.colors.RED)} {printable(str(wrong))}")
-    typer.echo("The migrations are applied. What is above is for you to mend; `atlas-sync doctor` looks again.")
+        marked(Mark.BAD, str(wrong))
+    typer.echo("All migrations are applied. Fix the above by hand; `atlas-sync doctor` checks again.")
     raise typer.Exit(1 if any(wrong.serving for wrong in left) else 0)
 
 
 @cli.command()
 def maintain(
-    once: Annotated[bool, typer.Option("--once", help="Do what there is to do, and end.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Run one round, and exit.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the steps, and do nothing.")] = False,
 ) -> None:
-    """Make partitions ahead, archive and drop old ones, beside a busy server; every five minutes, until stopped."""
+    """Make partitions ahead, archive and drop old ones, beside a busy server. Runs every five minutes until stopped."""
     from server.postgres import maintain as maintenance
 
     settings = load(MaintainSettings)
     policy = Policy.of(settings)
-    with _told(settings):
+    with _reporting(settings):
         if plan:
             steps, left = asyncio.run(maintenance.steps(settings.owner_url, policy))
-            _say("\n".join(map(str, steps)) or "Nothing is to be done.")
+            say("\n".join(map(str, steps)) or "There is nothing to do.")
             if left is not None:
-                _say(str(left))
+                say(str(left))
         elif once:
-            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, lambda report: _say(str(report)))):
-                typer.echo("Another process maintains this database at this moment.")
+            if not asyncio.run(maintenance.maintain_once(settings.owner_url, policy, lambda report: say(str(report)))):
+                typer.echo("Another process is maintaining this database.")
         else:
             run(lambda: maintenance.maintain(settings.owner_url, policy))
 
@@ -182,7 +175,9 @@ def token(
     """Mint a development token for USER, signed with ATLAS_JWT_SECRET."""
     settings = load(TokenSettings)
     if settings.jwt_secret is None:
-        raise ConfigError("ATLAS_JWT_SECRET is not set. Tokens of a key set are minted by whoever holds the keys.")
+        raise ConfigError(
+            "ATLAS_JWT_SECRET is not set. Only the holder of a key set's private keys can mint its tokens."
+        )
     issuer = settings.jwt_issuer or "atlas-sync"
     lifetime = int(hours * 3600)
     typer.echo(
@@ -199,7 +194,7 @@ def token(
 
 @cli.command()
 def doctor() -> None:
-    """Is the database in DATABASE_URL fit? One line a question; status 1 if something must be done."""
+    """Check whether the database in DATABASE_URL is fit to serve. Exits with status 1 if something must be done."""
     from server.postgres.doctor import examine
 
     database = _set(DatabaseSettings)
@@ -207,10 +202,8 @@ def doctor() -> None:
     async def ask() -> bool:
         fit = True
         async for finding in examine(database.database_url, database.listen_url):
-            mark, color = ("✗", typer.colors.RED) if finding.grave else ("!", typer.colors.YELLOW)
-            if finding.good:
-                mark, color = "✓", typer.colors.GREEN
-            typer.echo(f"{typer.style(mark, fg=color)} {finding.what:<12} {printable(finding.says)}")
+            mark = Mark.GOOD if finding.good else Mark.BAD if finding.grave else Mark.NOTE
+            marked(mark, finding.says, finding.what)
             fit = fit and (finding.good or not finding.grave)
         return fit
 
@@ -220,13 +213,11 @@ def doctor() -> None:
 @cli.command()
 def trace(
     message_id: Annotated[UUID, typer.Argument(help="The message's id: a UUID.", show_default=False)],
-    user: Annotated[
-        UUID | None, typer.Option(help="Whose message it is, if you know: without, the whole log may be searched.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was found and the verdict as JSON.")] = False,
+    user: Annotated[UUID | None, typer.Option(help="The owner's id. Without it the whole log may be searched.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts and the verdict as JSON.")] = False,
 ) -> None:
-    """Where is this message? Its life in DATABASE_URL, and which devices have it; status 1 if something stands in the
-    way. Shows no content, writes nothing."""
+    """Find out where a message is: what DATABASE_URL knows of it, and which devices have it. Exits with status 1 if
+    there is an obstacle. Shows no content, writes nothing."""
     from server.operations import trace as telling
     from server.postgres import trace_queries
 
@@ -235,13 +226,9 @@ def trace(
     if json:
         typer.echo(telling.as_json(facts, lines))
     else:
+        marks = {telling.Verdict.GOOD: Mark.GOOD, telling.Verdict.WAITING: Mark.NOTE, telling.Verdict.BAD: Mark.BAD}
         for line in lines:
-            mark, color = {
-                telling.Verdict.GOOD: ("✓", typer.colors.GREEN),
-                telling.Verdict.WAITING: ("!", typer.colors.YELLOW),
-                telling.Verdict.BAD: ("✗", typer.colors.RED),
-            }[line.verdict]
-            typer.echo(f"{typer.style(mark, fg=color)} {line.what:<12} {printable(line.says)}")
+            marked(marks[line.verdict], line.says, line.what)
     raise typer.Exit(telling.status(lines))
 
 
@@ -250,10 +237,10 @@ def watch(
     url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
     token: Token = "",
     cursor_file: Annotated[
-        Path | None, typer.Option(help="Where to remember what was seen.", show_default="one per user in .atlas")
+        Path | None, typer.Option(help="Where to keep the cursor.", show_default="one per user in .atlas")
     ] = None,
 ) -> None:
-    """Show a user's changes as they arrive. Stopped and started again, it shows what it missed, and nothing twice."""
+    """Show a user's changes as they arrive. After a restart it shows what it missed, and nothing twice."""
     from server.terminal import watch as terminal
 
     user = subject(token)
@@ -267,13 +254,14 @@ def watch(
 def chat(
     url: Annotated[str, typer.Option(help="The server.", envvar="ATLAS_URL")] = "ws://127.0.0.1:8000/sync",
     token: Token = "",
-    conversation: Annotated[UUID | None, typer.Option(help="Where to.", show_default="the newest one")] = None,
+    conversation: Annotated[UUID | None, typer.Option(help="Where to write to.", show_default="the newest one")] = None,
     new: Annotated[str | None, typer.Option(help="The title of a new conversation to write to.")] = None,
     outbox_file: Annotated[
-        Path | None, typer.Option(help="Where to keep what is not sent yet.", show_default="one per user in .atlas")
+        Path | None,
+        typer.Option(help="Where to keep unsent messages.", show_default="one per user in .atlas"),
     ] = None,
 ) -> None:
-    """Type into a conversation: each line becomes a message, sent when the server can be reached, exactly once."""
+    """Write to a conversation. Each line becomes a message, sent exactly once, when the server can be reached."""
     from server.terminal import chat as terminal
 
     user = subject(token)
@@ -286,36 +274,31 @@ def chat(
 @cli.command()
 def top(
     url: Annotated[
-        str, typer.Option(help="Where the server shows its figures.", envvar="ATLAS_METRICS_URL")
+        str, typer.Option(help="The server's metrics.", envvar="ATLAS_METRICS_URL")
     ] = "http://127.0.0.1:8000/metrics",
     token: Annotated[
         str,
         typer.Option(
-            help="What the server asks for there. Better in the environment.",
+            help="The token for them. Set it in the environment.",
             envvar="ATLAS_METRICS_TOKEN",
             show_default=False,
         ),
     ] = "",
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=3_600)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Print one look as plain text, and end.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two readings.", min=0.1, max=3_600)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one reading as plain text, and exit.")] = False,
 ) -> None:
-    """Show the server's figures live: the same as /metrics, and what to do about those that are bad."""
+    """Show the server's figures live, from /metrics, and what to do about those that are bad."""
     from server.terminal import top as terminal
 
     terminal.top(url, token, every, console(), once=once)
 
 
 def _set(kind: type[Settings]) -> Settings:
-    """The settings of a command that logs nothing; what has no effect is said beside what it prints."""
+    """Load the settings of a command that writes no log. Settings without effect are printed."""
     settings = load(kind)
     for why in settings.without_effect():
-        typer.echo(f"{typer.style('!', fg=typer.colors.YELLOW)} {why}", err=True)
+        marked(Mark.NOTE, why, err=True)
     return settings
-
-
-def _say(text: str) -> None:
-    """What names something of the database's: whoever may make a table there chooses its name."""
-    typer.echo(printable(text, keep="\n"))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What time it is. Postgres decides: what it stamps and what this process judges must agree."""
+"""The time. Postgres' clock decides: the timestamps of Postgres and the checks of this process must agree."""
 
 import time
 from typing import Final
@@ -11,22 +11,22 @@ from server import metrics
 log = structlog.get_logger()
 
 TOLERATED: Final = 2_000_000
-"""Microseconds that two clocks may differ: less is a slow answer as likely as a wrong clock."""
+"""Microseconds that two clocks may differ. A smaller difference may be a slow answer rather than a wrong clock."""
 
 
 def machine_now() -> Instant:
-    """The time of this machine's clock."""
+    """The time of this machine's clock, in microseconds since 1970."""
     return time.time_ns() // 1_000
 
 
 class Clock:
-    """This machine's clock, put right by that of Postgres where they differ."""
+    """This machine's clock, corrected by that of Postgres if they differ."""
 
     def __init__(self) -> None:
         self._ahead = 0
 
     def set_ahead(self, ahead: Instant) -> None:
-        """Postgres' clock is so many microseconds ahead of this machine's."""
+        """Postgres' clock is `ahead` microseconds ahead of this machine's."""
         metrics.CLOCK_AHEAD.set(ahead / 1_000_000)
         before, self._ahead = self._ahead, ahead if abs(ahead) > TOLERATED else 0
         if bool(before) != bool(self._ahead):
@@ -38,8 +38,9 @@ class Clock:
             )
 
     def now(self) -> Instant:
+        """The time in microseconds since 1970."""
         return machine_now() + self._ahead
 
     def seconds(self) -> float:
-        """The same in seconds, as tokens count."""
+        """The time in seconds since 1970, the unit of tokens."""
         return time.time() + self._ahead / 1_000_000

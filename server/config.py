@@ -20,16 +20,16 @@ SECRET_CHARACTERS = 32
 """HS256 with a shorter secret can be guessed offline from one token (RFC 7518, 3.2)."""
 
 HELLOS_PER_SOCKET = 6
-"""In a minute: a line that breaks every ten seconds."""
+"""Hellos a minute and socket: a connection that breaks every ten seconds."""
 
 ROLES = frozenset({"user", "assistant", "system"})
-"""Of messages."""
+"""The roles of messages."""
 
 TOKEN_CHARACTERS = 16
-"""Of the token for metrics; whoever holds it sees figures and no one's rows."""
+"""Minimum length of the token for metrics, which gives access to figures and to no rows."""
 
 A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+")
-"""What Kubernetes sets NAME_PORT to, in every container beside a Service NAME."""
+"""The value that Kubernetes gives NAME_PORT in every container, if there is a Service NAME."""
 
 
 def _is_postgres(url: str) -> str:
@@ -46,7 +46,7 @@ PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
 
 
 def _cannot_be_changed_on_its_way(url: str) -> str:
-    """Whoever can put a key into the answer can sign tokens of every user."""
+    """Refuse URLs whose answer can be changed on its way: who can insert a key can sign tokens of every user."""
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme, parts.hostname or ""
@@ -68,7 +68,7 @@ KeySetUrl = Annotated[str, AfterValidator(_cannot_be_changed_on_its_way)]
 
 
 class Environment(BaseSettings):
-    """Settings by their names in capitals, and by no others: a variable HOST is somebody else's."""
+    """Settings by their names in capitals, and by no other names: a variable HOST belongs to another program."""
 
     model_config = SettingsConfigDict(
         case_sensitive=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
@@ -82,7 +82,7 @@ class Environment(BaseSettings):
         return setting.default if _is_of_a_service(str(setting.alias), value) else value
 
     def without_effect(self) -> Iterator[str]:
-        """A sentence on each thing that is set and changes nothing; without its value."""
+        """A sentence about each setting that has no effect, without its value."""
         for setting in type(self).model_fields.values():
             name = str(setting.alias)
             if _is_of_a_service(name, os.environ.get(name)):
@@ -111,7 +111,7 @@ class DatabaseSettings(Environment):
 
 
 class OwnerSettings(DatabaseSettings):
-    """Of what changes the database's structure."""
+    """Settings of commands that change the database's structure."""
 
     admin_url: PostgresUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
 
@@ -121,7 +121,7 @@ class OwnerSettings(DatabaseSettings):
 
 
 class ProcessSettings(Environment):
-    """How a process that goes on running tells what happens."""
+    """How a long-running process reports events."""
 
     sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", pattern=r"^https?://", repr=False)
     log_level: str = Field("info", alias="ATLAS_LOG_LEVEL", pattern="^(debug|info|warning|error)$")
@@ -198,7 +198,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
 
     @property
     def hellos(self) -> int:
-        """Of one user in a minute."""
+        """Hellos of one user in a minute."""
         return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
 
     @model_validator(mode="after")
@@ -217,8 +217,10 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
 
 
 def load(settings: type[Settings], **given: Any) -> Settings:
-    """The settings, from the environment and `given` (by field name). Raises ConfigError with one sentence that names
-    the setting; never its value."""
+    """Read the settings from the environment and from `given` (by field name).
+
+    Raises ConfigError with a sentence that names the setting, and never its value.
+    """
     try:
         return settings(**{str(settings.model_fields[name].alias): value for name, value in given.items()})
     except ValidationError as error:

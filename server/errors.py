@@ -1,14 +1,14 @@
-"""What can go wrong, by what the caller can do about it."""
+"""Errors, by what the caller can do about them."""
 
 from dataclasses import dataclass
 from typing import Final
 
 CHAIN: Final = 20
-"""Exceptions told of one failure, with their causes and groups."""
+"""The most exceptions reported of one failure, causes and groups included."""
 
 
 class AtlasError(Exception):
-    """Base of every error this project raises; its message is a sentence that says what to do."""
+    """Base of the errors that this project raises. Its message is a sentence that says what to do."""
 
 
 class ConfigError(AtlasError):
@@ -16,26 +16,27 @@ class ConfigError(AtlasError):
 
 
 class UnavailableError(AtlasError):
-    """Postgres cannot be reached or is not ready. Trying again helps."""
+    """Postgres cannot be reached or is not ready. Retrying helps."""
 
 
 class UnfitError(AtlasError):
-    """This database cannot serve as it is. Trying again does not help."""
+    """This database cannot serve in its present state. Retrying does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An exception, and how it belongs to the one it was found at."""
+    """One exception of a chain."""
 
     error: BaseException
     number: int
     parent: int | None
-    """The number of that one."""
+    """The number of the exception that refers to it; None for the first."""
     how: str
+    """How the parent refers to it."""
 
 
 def chain(error: BaseException) -> list[Link]:
-    """The exception, then what it has within and what it came from, each once."""
+    """The exception, followed by its group members, causes and contexts, each once."""
     links: list[Link] = []
     seen: set[int] = set()
     to_come: list[tuple[BaseException, int | None, str]] = [(error, None, "raised")]

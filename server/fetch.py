@@ -1,4 +1,4 @@
-"""GET from a server that may answer anything: bounded in time and in size."""
+"""GET from a server that is not trusted, limited in time and size."""
 
 import asyncio
 import zlib
@@ -11,12 +11,12 @@ from server.errors import AtlasError
 
 
 class AnswerError(AtlasError):
-    """What came is not what was asked for; the message contains nothing of it."""
+    """The response is unusable. The message quotes nothing of it."""
 
 
 def client() -> httpx.AsyncClient:
-    """For `get`, which bounds the whole of what httpx would bound read by read. It follows no redirect, and keeps no
-    cookie: those of every answer would add up."""
+    """Return a client for `get`. It has no timeout (httpx limits each read, but `get` limits the whole). It follows
+    no redirect. It keeps no cookies: they would accumulate."""
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx.AsyncClient(timeout=None, follow_redirects=False, cookies=cookies)
 
@@ -24,10 +24,10 @@ def client() -> httpx.AsyncClient:
 async def get(
     client: httpx.AsyncClient, url: str, *, seconds: float, limit: int, headers: Mapping[str, str] = {}
 ) -> tuple[int, bytes]:
-    """The status, and a body of at most `limit` bytes.
+    """Return the status and the body.
 
-    Raises TimeoutError when that took more than `seconds`, AnswerError for a body that is larger, also once it is
-    uncompressed, or cannot be uncompressed, and what httpx raises.
+    Raises TimeoutError after `seconds`, AnswerError if the body is larger than `limit` bytes (compressed or not) or
+    cannot be uncompressed, and httpx's errors.
     """
     asks = {**headers, "Accept-Encoding": "gzip"}
     async with asyncio.timeout(seconds), client.stream("GET", url, headers=asks) as answer:
@@ -36,7 +36,7 @@ async def get(
             body += part
             if len(body) > limit:
                 raise AnswerError(f"The answer is larger than {limit} bytes.")
-            # Parts that have arrived already come without a pause: a million of one byte would hold the loop.
+            # Parts that have already arrived come without a pause: a million of one byte would block the event loop.
             await asyncio.sleep(0)
     match answer.headers.get("Content-Encoding", "identity").lower():
         case "identity":

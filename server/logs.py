@@ -1,4 +1,4 @@
-"""Structured logs: ids and positions, never a token, never a message's content."""
+"""Structured logs. They contain ids and positions, never a token or the content of a message."""
 
 import logging
 import sys
@@ -13,15 +13,15 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 from server.errors import AtlasError, chain
 
 NOT_REPORTED: Final = ("sentry_sdk", "urllib3")
-"""Who speaks about the sending of reports: told there as well, it would go round in circles."""
+"""Loggers of the libraries that send reports: to report their errors would cause further errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What was logged at level error or above."""
+    """An event that was logged at level error or above."""
 
     event: str
-    """The same words each time, without values."""
+    """A constant text without values."""
     level: str
     """error or fatal."""
     logger: str
@@ -30,7 +30,7 @@ class Failure:
 
 
 class Report(Protocol):
-    """Tells somebody elsewhere about a failure. It neither waits nor raises."""
+    """Sends a failure to another place. It neither blocks nor raises."""
 
     def __call__(self, failure: Failure, /) -> None: ...
 
@@ -38,9 +38,9 @@ class Report(Protocol):
 def configure(
     level: str = "info", form: str = "json", stream: TextIO | None = None, report: Report | None = None
 ) -> None:
-    """Send our own logs and the libraries' to `stream` (standard error): one line an event, JSON or for people.
+    """Write the logs of the server and of its libraries to `stream` (default: standard error), one line per event.
 
-    `report` is told, beside, what is logged at level error or above.
+    `form` is `json`, or `console` for people. `report` also receives every event at level error or above.
     """
     stream = stream or sys.stderr
     shared: list[Processor] = [
@@ -69,13 +69,14 @@ def configure(
     root = logging.getLogger()
     root.handlers = [handler] if report is None else [handler, _Reporting(report)]
     root.setLevel(threshold)
-    # What these say at «info» is said by our own events, and httpx names the address it asks.
+    # Our own events say what these loggers say at level info; and httpx logs the URLs that it requests.
     for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 
 def _without_quotes(record: logging.LogRecord) -> bool:
-    """What a library puts together about a failure may quote anything: asyncio's texts quote arguments, exceptions."""
+    """Replace error messages that a library formatted itself: they may quote anything (asyncio's quote arguments and
+    exceptions)."""
     if record.levelno >= logging.ERROR and not record.args:
         record.msg = _anonymous(record)
     return True
@@ -86,7 +87,8 @@ def _anonymous(record: logging.LogRecord) -> str:
 
 
 def _told(exc_info: ExcInfo) -> str:
-    """Where it happened, and of which kind. What is not our own sentence may quote anything: Postgres quotes rows."""
+    """Return the exception's type, its stack, and its message if that is ours. Other messages may quote anything:
+    Postgres quotes rows."""
     told = []
     for link in chain(exc_info[1]):
         kind = f"{type(link.error).__module__}.{type(link.error).__qualname__}"
@@ -97,7 +99,7 @@ def _told(exc_info: ExcInfo) -> str:
 
 
 def _reporting(report: Report) -> Processor:
-    """For our own events."""
+    """Report the server's own events."""
 
     def process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         if method in ("error", "exception", "critical", "fatal"):
@@ -110,7 +112,7 @@ def _reporting(report: Report) -> Processor:
 
 
 class _Reporting(logging.Handler):
-    """For what libraries log."""
+    """Reports what libraries log."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(logging.ERROR)
@@ -119,8 +121,8 @@ class _Reporting(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] in NOT_REPORTED:
             return
-        # With arguments it is a template. Without, it may have been put together from anything: asyncio's «Exception
-        # in callback …» quotes the callback's arguments.
+        # A message with arguments is a template. One without may be formatted already, from anything: asyncio's
+        # «Exception in callback …» quotes the callback's arguments.
         template = isinstance(record.msg, str) and bool(record.args)
         event = record.msg if template else _anonymous(record)
         level = "error" if record.levelno < logging.CRITICAL else "fatal"
@@ -128,7 +130,7 @@ class _Reporting(logging.Handler):
 
 
 def _raised(exc_info: Any) -> BaseException | None:
-    """The exception, in whichever of the ways logging allows it was given."""
+    """Return the exception from any form of `exc_info` that logging allows."""
     if isinstance(exc_info, BaseException):
         return exc_info
     raised = exc_info[1] if isinstance(exc_info, tuple) else sys.exc_info()[1] if exc_info else None

@@ -1,4 +1,4 @@
-"""Folders and files of our own: nobody else reads them, and nobody else can have put anything into them."""
+"""Private folders and files: other accounts can neither read them nor have placed anything in them."""
 
 import os
 import stat
@@ -9,11 +9,11 @@ from server.errors import ConfigError
 
 
 def folder(path: Path, mode: int = 0o700, trusted: Collection[int] = ()) -> Path:
-    """Make it with this mode where it is absent; one that is there keeps its mode. `trusted`: the accounts, beside root
-    and our own, that it may belong to.
+    """Create the folder with `mode` if it does not exist; an existing one keeps its mode. It may belong to root, to our
+    account, and to the accounts `trusted` (user ids).
 
-    Raises ConfigError if it belongs to another account, or others may write in it: in a folder that all share, like
-    /tmp, any account can make it before us, with secrets of its own in it.
+    Raises ConfigError if it belongs to another account or others may write in it: in a shared folder such as /tmp, any
+    account can create it before us and place its own secrets in it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,5 +42,5 @@ def folder(path: Path, mode: int = 0o700, trusted: Collection[int] = ()) -> Path
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open`: a new file is readable by us alone, and a link is never followed."""
+    """An `opener` for `open`: only our account can read a new file, and a symbolic link is not followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)

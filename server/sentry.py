@@ -1,4 +1,4 @@
-"""Sends what fails to Sentry, and what may be said of it there: kinds and places; never a value that is not ours."""
+"""Reports failures to Sentry: types and places, never a value that may belong to a user."""
 
 import contextlib
 import linecache
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from sentry_sdk import Client
 
 FLUSH_SECONDS: Final = 2.0
-"""How long the end of a process waits for what is not sent yet."""
+"""How long a process waits at its end for reports that are not sent yet."""
 BURST: Final = 60
-"""Failures sent at once; after that one for every `REFILL_SECONDS`. A storm of them says the same thing again, costs
-the event loop its time, and its owner Sentry's quota."""
+"""Failures sent at once; then one every `REFILL_SECONDS`. A storm of failures repeats the same report, takes the event
+loop's time, and uses up Sentry's quota."""
 REFILL_SECONDS: Final = 1.0
 FRAMES: Final = 40
-"""Innermost calls told of one exception."""
+"""Innermost calls reported of one exception."""
 OURS: Final = ("server", "protocol")
 IDS: Final = ("connection", "user")
 AN_ID: Final = re.compile(r"[\w./:-]{1,64}")
@@ -32,10 +32,10 @@ LEFT_OUT: Final = "…"
 
 @contextlib.contextmanager
 def reporting(dsn: str | None) -> Iterator[Report | None]:
-    """For logs.configure: sends failures to `dsn`, and the exception that ends the block; None sends nothing.
+    """Yield the `report` for logs.configure: it sends failures to `dsn`, or is None if `dsn` is.
 
-    Sending happens on a thread of its own, with a queue of 100. The end of the block waits for it 2 s at most. Raises
-    ConfigError.
+    An exception that ends the block is reported, too. A thread with a queue of 100 sends the reports; the end of the
+    block waits for it for 2 s at most. Raises ConfigError if `dsn` is invalid or sentry-sdk is not installed.
     """
     if dsn is None:
         yield None
@@ -51,7 +51,7 @@ def reporting(dsn: str | None) -> Iterator[Report | None]:
 
 
 class Reporter:
-    """Tells `client` what failed, as often as is reasonable."""
+    """Sends failures through `client`, at a limited rate."""
 
     def __init__(self, client: "Client", clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -68,7 +68,7 @@ class Reporter:
             self._held_back += 1
             return
         self._left -= 1.0
-        # Whatever is wrong with telling a failure, it must not become one of the server.
+        # An error in reporting must not become an error of the server.
         with contextlib.suppress(Exception):
             event = describe(failure)
             if self._held_back:
@@ -77,13 +77,14 @@ class Reporter:
             self._client.capture_event(event)  # type: ignore[arg-type]  # their Event is a TypedDict of all there is
 
     def close(self) -> None:
-        """Send what waits, for 2 s at most."""
+        """Send the queued reports, for 2 s at most."""
         with contextlib.suppress(Exception):
             self._client.close(timeout=FLUSH_SECONDS)
 
 
 def describe(failure: Failure) -> dict[str, Any]:
-    """The event for Sentry. It is made of what is known to be harmless, so nothing has to be searched and removed."""
+    """Return the event for Sentry. It is built only from values known to be harmless (an allow-list), so nothing has to
+    be found and removed."""
     tags = {"event": failure.event}
     extra: dict[str, int | float] = {}
     for name, value in failure.fields.items():
@@ -100,7 +101,7 @@ def describe(failure: Failure) -> dict[str, Any]:
     }
     if failure.error is not None:
         handled = failure.level != "fatal"
-        # Sentry wants the one that was raised last at the end.
+        # Sentry wants the exception that was raised last at the end.
         event["exception"] = {"values": [_exception(link, handled) for link in reversed(chain(failure.error))]}
     return event
 
@@ -123,7 +124,7 @@ def _exception(link: Link, handled: bool) -> dict[str, Any]:
 
 
 def _sentence(error: AtlasError) -> str:
-    """Ours, without what it quotes of an exception that is not."""
+    """Return our message without what it quotes of other exceptions."""
     sentence = str(error)
     origin: BaseException | None = error
     for _ in range(CHAIN):
@@ -131,7 +132,7 @@ def _sentence(error: AtlasError) -> str:
         if origin is None:
             break
         if not isinstance(origin, AtlasError):
-            # The longest first: what it says as a whole contains its parts.
+            # The longest first: the whole message contains its arguments.
             for quoted in sorted({str(origin), *map(str, origin.args)}, key=len, reverse=True):
                 if len(quoted) > 2:
                     sentence = sentence.replace(quoted, LEFT_OUT)
@@ -139,7 +140,7 @@ def _sentence(error: AtlasError) -> str:
 
 
 def _frames(error: BaseException) -> list[dict[str, Any]]:
-    """The calls, the innermost last. No locals: tokens and contents are among them."""
+    """Return the calls, the innermost last. Without locals: tokens and contents are among them."""
     frames = []
     for frame, line in list(traceback.walk_tb(error.__traceback__))[-FRAMES:]:
         code = frame.f_code
@@ -147,7 +148,7 @@ def _frames(error: BaseException) -> list[dict[str, Any]]:
         parts = code.co_filename.replace("\\", "/").split("/")
         frames.append(
             {
-                # As it is imported; where it is installed is this machine's affair.
+                # As it is imported, without the folder where it is installed.
                 "filename": "/".join(parts[-max(1, module.count(".") + 1) :]),
                 "module": module,
                 "function": code.co_qualname,
@@ -168,7 +169,7 @@ def _client(dsn: str) -> "Client":
             "SENTRY_DSN is set, but sentry-sdk is not installed. Run `pip install 'atlas-sync[sentry]'`, or unset it."
         ) from None
     try:
-        # One of our own instead of the global one: no scope fills its events, and no library finds it.
+        # Not the global client: no scope adds to its events, and no library finds it.
         return Client(
             dsn=dsn,
             release=_release(),

@@ -21,6 +21,7 @@ from protocol.frames import (
     AskPage,
     Error,
     Hello,
+    Milliseconds,
     Ping,
     Pong,
     Push,
@@ -33,8 +34,8 @@ from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
 """Unanswered pages of one connection. Each occupies the database, so their number is limited."""
-FLOOD_DELAY: Final = 30_000
-"""Milliseconds until a client that sent too much may come back."""
+FLOOD_DELAY: Final = Milliseconds(30_000)
+"""Until a client that sent too much may come back."""
 
 
 class State(Enum):

@@ -1,4 +1,4 @@
-"""Several server processes on one port: starts them, replaces one that dies, passes signals on."""
+"""Runs several server processes on one port: starts them, replaces those that die, passes signals on."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ from server.edge.listen import reserve
 log = structlog.get_logger()
 
 RESTART_SECONDS: Final = 1.0
-"""Between two starts of the same worker: one that cannot start must not become a fork bomb."""
+"""Shortest time between two starts of the same worker, so that one that cannot start is not a fork bomb."""
 
 
 def run(settings: ServeSettings) -> int:
     """Run `settings.processes` workers until SIGTERM or SIGINT. Returns the exit status.
 
-    Each worker has a listening socket of its own on the port (SO_REUSEPORT): the kernel spreads the connections, and a
-    worker that dies takes only its own along. A worker that fails before it ever served ends everything: what is wrong
-    is then a setting. Each has a pipe from here as its standard input, which ends when this process does, however that
-    happens: no worker outlives it.
+    Each worker has its own listening socket on the port (SO_REUSEPORT): the kernel distributes the connections, and a
+    worker that dies loses only its own. A worker that exits with status 2 ends all of them, because a setting or the
+    database is wrong. The standard input of each worker is a pipe from this process. It ends whenever this process
+    does, so that no worker outlives it.
     """
     stopping = False
 
@@ -36,7 +36,7 @@ def run(settings: ServeSettings) -> int:
         nonlocal stopping
         stopping = True
 
-    # Bound but never listening: it keeps the port ours, and finds a free one for PORT=0.
+    # Bound but never listening: this socket reserves the port, and finds a free one for PORT=0.
     with (
         reserve(settings.host, settings.port, shared=True) as placeholder,
         tempfile.TemporaryDirectory(prefix="atlas-metrics-") as figures,
@@ -58,7 +58,7 @@ def run(settings: ServeSettings) -> int:
             for i, (process, started) in enumerate(workers):
                 if process.poll() is None or time.monotonic() - started < RESTART_SECONDS:
                     continue
-                if process.returncode == 2:  # a setting or the database, said in a sentence already
+                if process.returncode == 2:  # a setting or the database is wrong; the worker has explained it
                     stopping, status = True, 2
                     break
                 log.error("worker died, starting another", pid=process.pid, status=process.returncode)

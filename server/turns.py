@@ -1,4 +1,4 @@
-"""Whose turn it is: users take turns, however much each of them asks for."""
+"""Fair scheduling: users take turns, no matter how much each of them requests."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Items by user, first come first served within a user, and users in turns. Sans-I/O."""
+    """A queue that serves users in turns, and the items of one user in their order. Sans-I/O."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[T]] = {}
-        """In the order of turns."""
+        """By user, the next user first."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -25,23 +25,24 @@ class FairQueue(Generic[T]):
         self._count += 1
 
     def take(self) -> T:
-        """The next item of the user whose turn it is. The queue must not be empty."""
+        """Remove and return the next item. The queue must not be empty."""
         user = next(iter(self._waiting))
         items = self._waiting.pop(user)
         item = items.popleft()
         self._count -= 1
         if items:
-            self._waiting[user] = items  # behind everybody else
+            self._waiting[user] = items  # behind all other users
         return item
 
 
 class Turns:
-    """So many at a time, or any number, and of each user one: whoever asks for more delays nobody else."""
+    """Admits `at_once` holders at a time (None: any number), and one of each user, so that a user who requests more
+    delays nobody else."""
 
     def __init__(self, at_once: int | None) -> None:
         self._turn = contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
         self._users: dict[Hashable, tuple[asyncio.Lock, int]] = {}
-        """With how many have it or wait for it."""
+        """Each user's lock, with the number of its holders and waiters."""
 
     @contextlib.asynccontextmanager
     async def of(self, user: Hashable) -> AsyncIterator[None]:

@@ -1,5 +1,8 @@
-"""What the URL of a database says. asyncpg would send every parameter that it does not know to Postgres as a setting,
-and Postgres refuses the connection for each that it does not know either: those of libpq and of other programs."""
+"""Reads database URLs, which may contain parameters of libpq and of other programs.
+
+asyncpg sends every parameter that it does not know to Postgres as a setting, and Postgres refuses the connection if it
+does not know the setting.
+"""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +19,9 @@ FORM: Final = re.compile(
     r"(?P<scheme>postgres(?:ql)?://)(?P<login>[^@/?#]*@)?(?P<hosts>[^@/?#]*)(?P<path>/[^@?#]*)?(?:\?(?P<query>[^#]*))?"
 )
 PLACE: Final = re.compile(r"(?P<name>\[[^\[\]]+\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
-"""A host before the path."""
+"""A host with its port, before the path."""
 PLAIN: Final = "%:@!$&'()*+,;=-._~<>{}|^`\\\""
-"""What a password may have in it as it is. asyncpg's reading of a URL fails for brackets and some letters."""
+"""Characters of a password that need no escape. asyncpg fails to parse brackets and some letters."""
 TRUE: Final = ("true", "1", "yes", "on")
 FALSE: Final = ("false", "0", "no", "off")
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
@@ -29,7 +32,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "ssl_min_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
     "ssl_max_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
 }
-"""What asyncpg knows of these."""
+"""The values that asyncpg accepts."""
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 HOLDS: Final[Mapping[str, Collection[str]]] = {
     "channel_binding": ("disable", "prefer"),
@@ -47,16 +50,16 @@ HOLDS: Final[Mapping[str, Collection[str]]] = {
     "sslcompression": ("0",),
     "sslsni": ("1",),
 }
-"""Values that say what is so anyway."""
+"""Values that describe what asyncpg does anyway."""
 NO_EFFECT: Final = frozenset(
     {
-        # libpq's, by which nobody is promised anything. Our connections have a keep-alive of their own.
+        # libpq's, on whose effect nothing depends. Our connections have their own keep-alive.
         *("client_encoding", "gssdelegation", "load_balance_hosts", "sslcompression", "sslkeylogfile", "sslsni"),
         *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
-        # Prisma's, and what Supabase adds for it.
+        # Prisma's, and those that Supabase adds for it.
         *("connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size", "single_use_connections"),
         *("max_connection_lifetime", "max_idle_connection_lifetime", "supa", "workaround"),
-        # SQLAlchemy's, and what it hands to its drivers.
+        # SQLAlchemy's, and those that it passes to its drivers.
         *("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback", "command_timeout"),
         *("pool_size", "max_overflow", "pool_recycle", "pool_pre_ping", "min_size", "max_size", "timeout"),
         *("max_cached_statement_lifetime", "max_cacheable_statement_size", "prepare_threshold"),
@@ -70,49 +73,49 @@ NO_EFFECT: Final = frozenset(
         *("max", "min", "max_lifetime", "prepare", "fetch_types"),
     }
 )
-"""Ignored, whatever they say."""
-SIGNING_IN: Final = "is of a way to sign in that asyncpg does not know. Sign in by a password or a certificate."
+"""Parameters that are ignored, whatever their values."""
+SIGNING_IN: Final = "belongs to an authentication method that asyncpg lacks. Use a password or a certificate."
 IMPOSSIBLE: Final[Mapping[str, str]] = {
-    "channel_binding": "asks for what asyncpg cannot do. Take it out of the URL; sslmode=verify-full with "
-    "sslrootcert=system, or with a file of certificates, makes sure whose server it is.",
-    "gssencmode": "asks for what asyncpg cannot do. Take it out of the URL, and encrypt by sslmode=require.",
+    "channel_binding": "asks for what asyncpg cannot do. Remove it from the URL; sslmode=verify-full with "
+    "sslrootcert=system, or with a file of certificates, verifies the server.",
+    "gssencmode": "asks for what asyncpg cannot do. Remove it from the URL, and encrypt with sslmode=require.",
     "max_protocol_version": "must be 3.0, 3.2 or latest. asyncpg speaks 3.0.",
-    "min_protocol_version": "asks for more than 3.0, which asyncpg speaks. Take it out of the URL.",
-    "replication": "is for connections that run no statements of ours. Take it out of the URL.",
-    "require_auth": "asks for what asyncpg cannot promise. Take it out of the URL, and see to it in pg_hba.conf.",
-    "requirepeer": "asks for what asyncpg cannot promise. Take it out of the URL.",
-    "schema": "names another schema than public, whose tables are synced. Take it out of the URL if they are there.",
+    "min_protocol_version": "asks for more than 3.0, which asyncpg speaks. Remove it from the URL.",
+    "replication": "is for replication connections, which cannot run our statements. Remove it from the URL.",
+    "require_auth": "asks for what asyncpg cannot ensure. Remove it from the URL, and ensure it in pg_hba.conf.",
+    "requirepeer": "asks for what asyncpg cannot ensure. Remove it from the URL.",
+    "schema": "names a schema other than public, whose tables are synced. Remove it from the URL if they are there.",
     "sslaccept": "asks for what sslmode=verify-full with sslrootcert=system does. Write that instead.",
-    "sslcertmode": "asks for what asyncpg cannot promise. Take it out of the URL.",
-    "sslcrldir": "names a folder, and asyncpg reads a file. Name one by sslcrl.",
-    "sslidentity": "names a file that asyncpg does not read. Name the certificate by sslcert and its key by sslkey.",
+    "sslcertmode": "asks for what asyncpg cannot ensure. Remove it from the URL.",
+    "sslcrldir": "names a folder, but asyncpg reads a file. Name one with sslcrl.",
+    "sslidentity": "names a file that asyncpg does not read. Name the certificate with sslcert, its key with sslkey.",
     **dict.fromkeys(("scram_client_key", "scram_server_key"), SIGNING_IN),
     **dict.fromkeys(("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"), SIGNING_IN),
 }
-"""Ignored, each would break a promise that somebody relies on."""
+"""Parameters that are refused: to ignore them would break what their author relies on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL says to whoever connects."""
+    """How to connect."""
 
     url: str = field(repr=False)
-    """For asyncpg."""
+    """A URL that asyncpg understands."""
     ignored: tuple[str, ...]
-    """The parameters without effect."""
+    """Parameters without effect."""
     pooled: bool
-    """It leads through a pooler in transaction mode, by its own words: `pgbouncer=true`."""
+    """`pgbouncer=true`: the URL leads through a pooler in transaction mode."""
     seconds: int | None
-    """Within which to connect, if it says so."""
+    """Timeout for connecting, if the URL has one."""
     system_trust: bool
-    """The server's certificate must be one that this machine trusts: `sslrootcert=system`."""
+    """`sslrootcert=system`: this machine must trust the server's certificate."""
     files: Mapping[str, str]
-    """Of certificates and keys, by the parameters that name them."""
+    """Files of certificates and keys, by the parameters that name them."""
 
 
 def read(url: str) -> Target:
-    """Raises UnfitError for a URL by which no connection can be made, or none that does what it asks for. The sentence
-    names the parameter and never its value."""
+    """Parse a database URL. Raises UnfitError if no connection can be made with it, or none with the properties that it
+    demands. The message names the parameter, never its value."""
     parts, _ = _settled(_Parts.of(url))
     names = {parameter.name for parameter in parts.query}
     ignored: list[str] = []
@@ -133,7 +136,7 @@ def read(url: str) -> Target:
                 if int(value) > 0:
                     seconds = int(value)
                 else:
-                    ignored.append(name)  # for libpq it means for ever
+                    ignored.append(name)  # libpq then waits without limit
             case "ssl" if "sslmode" not in names:
                 mode = value if value in CHOICES["sslmode"] else "require" if _is_true(parameter) else "disable"
                 taken.append(_Parameter.of("sslmode", mode))
@@ -148,7 +151,7 @@ def read(url: str) -> Target:
             case _ if name in NO_EFFECT:
                 ignored.append(name)
             case _:
-                taken.append(parameter)  # asyncpg's, or a setting: Postgres knows which there are
+                taken.append(parameter)  # one of asyncpg's, or a setting of Postgres
     said = {parameter.name: parameter.value for parameter in taken}
     files: dict[str, str] = {name: said[name] for name in FILES if name in said}
     if system_trust := files.get("sslrootcert") == "system":
@@ -163,8 +166,7 @@ def read(url: str) -> Target:
 
 
 def hosts(url: str) -> list[str]:
-    """A URL for each host, in their order, which says everything else as this one does; of one host, itself. Raises
-    UnfitError for one that cannot be read."""
+    """Return a URL for each host, in their order and otherwise the same. Raises UnfitError if `url` cannot be read."""
     parts, places = _settled(_Parts.of(url))
     if len(places) < 2:
         return [url]
@@ -188,17 +190,17 @@ class _Parameter:
 class _Place:
     host: str
     port: str
-    """Empty if not said."""
+    """Empty if not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A URL taken apart: joined again, they are the same."""
+    """The parts of a URL. str() returns the same URL."""
 
     scheme: str
     login: str
     hosts: str
-    """Those before the path."""
+    """The hosts before the path."""
     path: str
     query: tuple[_Parameter, ...]
 
@@ -212,7 +214,7 @@ class _Parts:
             name, equals, value = raw.partition("=")
             if not equals:
                 raise UnfitError(UNREADABLE)
-            if value:  # asyncpg takes an empty one for not said
+            if value:  # asyncpg ignores empty values
                 query.append(_Parameter(raw, unquote_plus(name), unquote_plus(value)))
         login = quote(found["login"] or "", safe=PLAIN)
         return cls(found["scheme"], login, found["hosts"], found["path"] or "", tuple(query))
@@ -222,11 +224,11 @@ class _Parts:
         return f"{self.scheme}{self.login}{self.hosts}{self.path}{'?' if query else ''}{query}"
 
     def said(self, name: str) -> str:
-        """The last word, as for asyncpg."""
+        """Return the parameter's last value, which counts for asyncpg, or an empty string."""
         return next((parameter.value for parameter in reversed(self.query) if parameter.name == name), "")
 
     def leading_to(self, places: Sequence[_Place]) -> Self:
-        """With these places in the query, and no others."""
+        """Return the parts with `places` in the query, and with no other hosts."""
         said = [_Parameter.of("host", ",".join(place.host for place in places))] if places[0].host else []
         if any(place.port for place in places):
             said.append(_Parameter.of("port", ",".join(place.port or "5432" for place in places)))
@@ -235,8 +237,10 @@ class _Parts:
 
 
 def _settled(parts: _Parts) -> tuple[_Parts, list[_Place]]:
-    """With its hosts and ports where asyncpg finds the ones that libpq would take: what the query says counts, such as
-    a socket's folder beside `localhost`. asyncpg would take what stands before the path."""
+    """Return the parts with hosts and ports where asyncpg finds those that libpq would use, and a list of them.
+
+    libpq prefers hosts in the query (such as a socket's folder beside `localhost`), asyncpg those before the path.
+    """
     before = [_place(one) for one in parts.hosts.split(",")] if parts.hosts else []
     host, port = parts.said("host"), parts.said("port")
     by_address = not host and not parts.hosts and bool(parts.said("hostaddr"))
@@ -250,12 +254,12 @@ def _settled(parts: _Parts) -> tuple[_Parts, list[_Place]]:
     if len(ports) != len(names):
         raise UnfitError("The URL must have one port for all of its hosts, or one for each.")
     if len(names) > 1 and not all(names):
-        raise UnfitError("The URL has a list of hosts with an empty one in it. Take the comma out.")
+        raise UnfitError("The URL has a list of hosts with an empty one in it. Remove the comma.")
     if not all(re.fullmatch(r"[0-9]{0,5}", one) and int(one or 1) in range(1, 65_536) for one in ports):
         raise UnfitError("The URL's port must be a number from 1 to 65535.")
     places = [_Place(*one) for one in zip(names, ports, strict=True)]
     if parts.hosts:
-        # A bracket behind a comma is none that Python reads in a URL.
+        # Python does not parse a URL with a bracket after a comma.
         plain = places == before and all(names) and (len(names) == 1 or "[" not in parts.hosts)
     else:
         plain = not by_address and names == host.split(",") and (all(ports) or not port)
@@ -270,7 +274,7 @@ def _place(one: str) -> _Place:
 
 
 def _bracketed(host: str) -> str:
-    """asyncpg would take the last part of an IPv6 address for its port."""
+    """Put an IPv6 address in brackets: asyncpg would use its last part as the port."""
     return f"[{host}]" if host.count(":") > 1 and not host.startswith(("[", "/")) else host
 
 

@@ -115,7 +115,12 @@ def test_the_map_names_every_module_and_no_other() -> None:
     assert not missing + gone, "\n".join(["server/ARCHITECTURE.md lacks:", *missing, "and lists in vain:", *gone])
 
 
-def test_the_readme_of_the_tests_names_every_folder_of_tests() -> None:
-    table = (ROOT / "tests" / "README.md").read_text()
+def test_the_readme_of_the_tests_names_every_folder_and_what_there_is_in_support() -> None:
+    text = (ROOT / "tests" / "README.md").read_text()
     folders = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").exists()}
-    assert not {name for name in folders if f"`{name}/`" not in table}
+    assert not {name for name in folders if f"`{name}/`" not in text}
+    support = text.partition("## Support")[2].partition("##")[0]
+    for module, name in re.findall(r"`(\w+\.py)(?:: (\w+))?`", support):
+        path = ROOT / "tests" / "support" / module
+        assert path.exists(), module
+        assert not name or defines(path, name), f"{module}: {name}"

@@ -109,7 +109,7 @@ def test_what_has_no_effect_is_named_once_and_left_out() -> None:
     ("asked", "says"),
     [
         *((f"{name}=x-secret", f"The parameter {name} ") for name in (*IMPOSSIBLE, *CHOICES)),
-        ("channel_binding=require", "Take it out"),
+        ("channel_binding=require", "Remove it"),
         ("gssencmode=require", "sslmode=require"),
         ("schema=chat", "public"),
         ("sslmode=no-verify", "one of disable, allow, prefer, require, verify-ca, verify-full"),
@@ -119,7 +119,7 @@ def test_what_has_no_effect_is_named_once_and_left_out() -> None:
         ("pgbouncer=x-secret", "true or false"),
         ("ssl=x-secret", "true or false"),
         ("host=a,b&port=1,2,3", "one port"),
-        ("host=a,,b", "Take the comma out"),
+        ("host=a,,b", "Remove the comma"),
         ("port=99999", "from 1 to 65535"),
         ("port=x-secret", "from 1 to 65535"),
         ("x-secret", "cannot be read"),

@@ -4,7 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts', 'test/**/*.test.tsx'],
     testTimeout: 120_000, // against hanging only: the property tests take long where processors are shared
-    // A warning, an error that nobody caught, a test left over: all are failures.
+    // Printed output, unhandled errors and focused tests are failures.
     dangerouslyIgnoreUnhandledErrors: false,
     allowOnly: false,
     onConsoleLog(log) {

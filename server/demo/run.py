@@ -1,4 +1,4 @@
-"""Starts the demo's parts in order, says what to do next, and ends them in reverse."""
+"""Starts the demo's parts in order, prints what to do next, and ends the parts in reverse order."""
 
 import asyncio
 import contextlib
@@ -41,19 +41,19 @@ log = structlog.get_logger()
 DATABASE: Final = "atlas"
 TOKEN_SECONDS: Final = 7 * 86_400
 LONGEST_PAUSE: Final = 60.0
-"""Seconds at human pace: some of them went to lunch."""
+"""Seconds: a longer pause between two messages is shortened to this, before `speed` is applied."""
 TALKING: Final = 5
-"""Conversations replayed at the same time; the first two users always have one."""
+"""How many conversations are replayed at the same time, the first two users' among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     data: Path | None
-    """None: .atlas here, or, where Postgres may not enter that, a folder for temporary files."""
+    """Folder for the database. None: .atlas here, or a temporary folder if Postgres' account cannot enter .atlas."""
     users: int
     port: int
     speed: float
-    """1 = as people typed; 10 = ten times as fast."""
+    """1: as fast as people typed; 10: ten times as fast."""
     replay: bool
     json: bool
 
@@ -64,7 +64,7 @@ def run(options: Options) -> None:
         raise ConfigError("The demo's packages are not installed: pip install 'atlas-sync[demo]'")
     console = Console(stderr=True, quiet=options.json)
     begun = time.monotonic()
-    # On the main thread, before any loop: Postgres ends with the thread that started it.
+    # On the main thread, before any event loop: the kernel ends Postgres with the thread that started it.
     with contextlib.ExitStack() as stack:
         postgres, data = _start_postgres(options.data, console)
         stack.callback(postgres.stop)
@@ -76,13 +76,13 @@ def run(options: Options) -> None:
 def _start_postgres(chosen: Path | None, console: Console) -> tuple[EmbeddedPostgres, Path]:
     candidates = [chosen] if chosen is not None else [Path(".atlas").absolute(), _fallback()]
     for data in candidates:
-        # Root's Postgres is another account, and has to get through.
+        # If we are root, Postgres runs as another account, which must be able to enter the folder.
         private.folder(data, 0o711 if os.geteuid() == 0 else 0o700)
         postgres = EmbeddedPostgres(data / "postgres", port=0)
         try:
             postgres.start()
         except EmbeddedPostgresError as error:
-            # As root, Postgres runs as somebody else, whom a home folder does not let in.
+            # If we are root, Postgres runs as another account, which usually cannot enter a home folder.
             if data is candidates[-1] or not _closed_to_others(data):
                 raise
             console.print(f"{escape(str(error))}\nUsing {candidates[-1]} instead.", style="yellow")
@@ -144,7 +144,7 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
 
 
 async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Console) -> str:
-    """Create, migrate and fill what is missing. Returns the administrator's URL."""
+    """Create, migrate and fill the database as far as it is not done yet. Returns the administrator's URL."""
     await migrate.create_database(postgres.url(), DATABASE)
     admin_url = postgres.url(DATABASE)
     await migrate.migrate(admin_url)
@@ -160,7 +160,7 @@ async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Consol
 
 
 async def _replay(admin_url: str, people: Sequence[Person], options: Options) -> None:
-    """Go on writing conversations at their human pace, as ordinary clients."""
+    """Write conversations as ordinary SQL clients, with the pauses that people made."""
     everything = await asyncio.to_thread(conversations.read)
     to_come = conversations.cast(everything, options.users, datetime.now(UTC)).to_come
     here = {person.id for person in people if person.tier != "free"}
@@ -175,7 +175,7 @@ async def _replay(admin_url: str, people: Sequence[Person], options: Options) ->
 
 
 async def _talk(admin_url: str, to_come: Sequence[Conversation], speed: float) -> None:
-    """One user's conversations, one after the other; all of them had, they are had again."""
+    """Write one user's conversations, one after the other, again and again."""
     while True:
         try:
             author = await seed.Author.connect(admin_url)
@@ -195,7 +195,7 @@ async def _talk(admin_url: str, to_come: Sequence[Conversation], speed: float) -
 
 
 def _secret(path: Path) -> str:
-    """A secret of the demo, kept so that what was printed outlives a restart."""
+    """A secret of the demo. It is kept in a file, so that printed tokens remain valid after a restart."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
     secret = secrets.token_urlsafe(48)
@@ -256,8 +256,8 @@ def _print_next(
     if len(people) > 5:
         console.print(f"  … and {len(people) - 5} more")
     console.print("\nOr watch the first one's conversations arrive in another terminal:\n")
-    # On one line, whatever the terminal's width: it is to be copied. The token is no argument, for everybody on this
-    # machine may read those.
+    # print, because rich would wrap the line, which is to be copied. The token is not an argument, because every
+    # account of this machine can read the arguments of a process.
     token = f"ATLAS_TOKEN={tokens[first.id]}"
     print(f"{token} {_program()} watch --url {url}\n", file=sys.stderr)  # noqa: T201
     console.print("Stop that with Ctrl-C, start it again: it shows what it missed, and nothing twice.")
@@ -270,6 +270,6 @@ def _print_next(
 
 
 def _program() -> str:
-    """How this program was called, so that what is printed can be pasted as it is."""
+    """The path by which this program was called, so that the printed commands can be pasted as they are."""
     path = Path(sys.argv[0]).absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

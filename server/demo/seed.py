@@ -1,4 +1,7 @@
-"""Writes a demo's conversations: in bulk, and then as an ordinary SQL client of the chat app would."""
+"""Writes the demo's conversations: in bulk, and then as an ordinary SQL client of the chat app would.
+
+Connections come from server/postgres: this module does not import asyncpg.
+"""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -12,7 +15,7 @@ from server.postgres.link import link
 
 SERVER_LOGIN: Final = "atlas_server"
 CHUNK: Final = 5_000
-"""Messages copied before the progress bar moves."""
+"""Messages copied between two moves of the progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Conversation:
         return replace(self, messages=tuple(replace(message, at=message.at + by) for message in self.messages))
 
     def again(self) -> "Conversation":
-        """The same words as a new conversation."""
+        """The same texts as a new conversation."""
         return replace(self, id=uuid4(), messages=tuple(replace(message, id=uuid4()) for message in self.messages))
 
 
@@ -49,7 +52,7 @@ class Person:
 
 
 async def server_login(admin_url: str) -> str:
-    """Make the login that the server uses: a member of atlas_sync and no more. Returns its password, new each time."""
+    """Create the login that the server uses, a member of atlas_sync only. Returns its password, new each time."""
     password = secrets.token_urlsafe(24)
     connection = await link(admin_url)
     try:
@@ -62,6 +65,7 @@ async def server_login(admin_url: str) -> str:
 
 
 async def is_empty(admin_url: str) -> bool:
+    """Whether the database has no people yet."""
     connection = await link(admin_url)
     try:
         return not await connection.fetchval("SELECT EXISTS (SELECT FROM profiles)")
@@ -70,7 +74,7 @@ async def is_empty(admin_url: str) -> bool:
 
 
 async def people(admin_url: str) -> list[Person]:
-    """Who is in the database, those who pay and say most first."""
+    """The people in the database: users of paid tiers first, then by age and number of conversations."""
     connection = await link(admin_url)
     try:
         rows = await connection.fetch(
@@ -86,9 +90,9 @@ async def people(admin_url: str) -> list[Person]:
 async def load(
     admin_url: str, people: Sequence[Person], said: Sequence[Conversation], progress: Callable[[int, int], None]
 ) -> None:
-    """Copy the people and what they said, in one transaction: an interrupted load leaves nothing behind.
+    """Copy the people and their conversations in one transaction, so that an interrupted load leaves nothing behind.
 
-    `progress` is told (messages copied, messages in all).
+    `progress` is called with (messages copied, messages in all).
     """
     messages = [
         (message.id, conversation.id, message.role, message.content, message.at, message.at)
@@ -123,7 +127,7 @@ async def load(
 
 
 class Author:
-    """One SQL client that writes conversations as they are had: each message is a transaction of its own."""
+    """A SQL client that writes conversations as the app would: each message in a transaction of its own."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -133,7 +137,7 @@ class Author:
         return cls(await link(admin_url))
 
     async def known(self, conversations: Sequence[UUID]) -> set[UUID]:
-        """Which of these were begun before."""
+        """The ids of those conversations that are in the database already."""
         with translated():
             rows = await self._connection.fetch("SELECT id FROM conversations WHERE id = ANY ($1)", conversations)
         return {row["id"] for row in rows}

@@ -1,4 +1,4 @@
-"""The demo's page: the files that the package's build made, and whom one may be on it."""
+"""Serves the demo's page: the files from the package's build, and the demo's users with their tokens."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
-    # The next start may be of another version.
+    # The next start may serve another version of the files.
     "Cache-Control": "no-cache",
 }
 UNBUILT: Final = (
@@ -27,8 +27,10 @@ LOCAL: Final = frozenset({"127.0.0.1", "localhost"})
 
 
 def routes(people: Sequence[dict[str, Any]]) -> list[Route]:
-    """`people` are the users with their tokens. Only pages of this machine get them: another site's page that has its
-    own name lead here says so in its Host header."""
+    """The page's routes. `people` are the users with their tokens.
+
+    Only a page from this machine gets them: if another site's name resolves to this address, the Host header says so.
+    """
 
     async def demo(request: Request) -> Response:
         if host(request) not in LOCAL:

@@ -1,1 +1,1 @@
-"""Where the network meets us."""
+"""The network's side of the server: HTTP, WebSockets, tokens, timers."""

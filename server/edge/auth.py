@@ -1,4 +1,4 @@
-"""Who is this? Checks the tokens that clients present; never logs or repeats them."""
+"""Verifies the tokens of clients, and never logs or repeats them."""
 
 import asyncio
 import contextlib
@@ -22,39 +22,39 @@ from server.session import Claims
 log = structlog.get_logger()
 
 LEEWAY: Final = 10
-"""Seconds that a token may come from the future: clocks differ. Its end gets no such grace."""
+"""Seconds that a token may be issued in the future, because clocks differ. Its expiry gets no leeway."""
 WARN_AT_MOST: Final = 60.0
-"""Seconds between two warnings about clocks: every token may cause one."""
+"""Seconds between two warnings about clocks, because every token may cause one."""
 NOT_YET: Final = (
-    "The token is not valid yet. The clock of whoever issued it and the clock of this server differ, most likely; tell "
-    "the server's operator."
+    "The token is not valid yet. Most likely the clocks of its issuer and of this server differ; tell the server's "
+    "operator."
 )
 REQUIRED: Final = ["exp", "sub", "aud", "iss", "role"]
 LAST_SECOND: Final = (1 << 53) // 1_000_000
-"""The year 2255: instants travel as integers that JavaScript can hold."""
+"""The year 2255: the last instant that JavaScript represents exactly."""
 KEYS_FRESH: Final = 600.0
 """Seconds until a key set is fetched again."""
 REFETCH_AT_MOST: Final = 30.0
-"""Seconds between two fetches for keys that are not in the set: a stranger can invent key ids without end."""
+"""Minimum interval in seconds between fetches for unknown keys: a stranger can invent any number of key ids."""
 FETCH_SECONDS: Final = 5.0
-"""For a whole fetch of a key set."""
+"""Limit on the duration of a fetch."""
 KEY_SET_BYTES: Final = 1024 * 1024
 KEY_SET_KEYS: Final = 100
-"""Honest sets have a few, and each takes time to read."""
+"""Honest sets have a few keys, and reading each takes time."""
 PUBLIC_MEMBERS: Final = ("kty", "kid", "alg", "use", "n", "e", "crv", "x", "y")
-"""Of a JWK that verifies (RFC 7518, 6)."""
+"""Members of a JWK that verification needs (RFC 7518, 6)."""
 ALGORITHMS: Final = {"RSA": frozenset({"RS256"}), "EC": frozenset({"ES256"}), "OKP": frozenset({"EdDSA"})}
-"""What a key of each type may sign with. HMAC is never among them: a public key must not pass for a secret."""
+"""Signature algorithms by type of key. HMAC is never among them: a public key must not be used as a secret."""
 
 
 class RefusedError(Exception):
-    """The token is not accepted; the message may be shown to its bearer, and contains nothing of it."""
+    """The token is not accepted. The message may be shown to its bearer, and quotes nothing of it."""
 
 
 class KeySet:
-    """The public keys behind a JWKS address: fetched by one at a time, and kept while a fetch is under way or fails.
+    """The public keys of a JWKS URL. One fetch runs at a time; the known keys stay in use while it runs or if it fails.
 
-    Only a token of a key that is not known waits for a fetch, and for one at most.
+    Only a token with an unknown key waits for a fetch, and for one at most.
     """
 
     def __init__(self, url: str, client: httpx.AsyncClient) -> None:
@@ -75,7 +75,7 @@ class KeySet:
         return known
 
     async def aclose(self) -> None:
-        """End the fetch that is under way."""
+        """End a fetch in progress."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
@@ -86,7 +86,7 @@ class KeySet:
             if status != 200:
                 raise AnswerError(f"The answer has the status {status}.")
             self._keys = _usable(orjson.loads(body))
-        except Exception as error:  # whatever a foreign server answers must not end a hello with a traceback
+        except Exception as error:  # no answer of another server may end a hello with a traceback
             why = str(error) if isinstance(error, AtlasError) else type(error).__name__
             log.warning("the key set could not be fetched; the known keys stay", error=why)
         finally:
@@ -95,7 +95,7 @@ class KeySet:
 
 
 def _usable(document: Any) -> dict[str, jwt.PyJWK]:
-    """The set's keys that can verify a token, by their ids. Raises AnswerError if there is none."""
+    """Return the keys of the set that can verify a token, by id. Raises AnswerError if there is none."""
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise AnswerError("The answer is not a key set.")
@@ -103,9 +103,9 @@ def _usable(document: Any) -> dict[str, jwt.PyJWK]:
         raise AnswerError(f"The key set has more than {KEY_SET_KEYS} keys.")
     keys = {}
     for entry in entries:
-        # What a key that cannot be read raises may be anything; it must not spoil the others.
+        # An unreadable key may raise anything, and must not affect the other keys.
         with contextlib.suppress(Exception):
-            # Without the private members: cryptography checks those for seconds.
+            # Without private members, whose check takes cryptography seconds.
             key = jwt.PyJWK({name: entry[name] for name in PUBLIC_MEMBERS if name in entry})
             if isinstance(key.key_id, str) and key.key_type in ALGORITHMS:
                 keys[key.key_id] = key
@@ -129,7 +129,7 @@ class Verifier:
         issuer: str | None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`now` says what time it is, in seconds since 1970."""
+        """`now`: the time in seconds since 1970."""
         self._now = now
         self._secrets = secrets
         self._keys = keys
@@ -138,7 +138,7 @@ class Verifier:
         self._warned = -math.inf
 
     async def verify(self, token: str) -> Claims:
-        """What the token says. Raises RefusedError."""
+        """Return the contents of a valid token. Raises RefusedError for any other."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -157,7 +157,7 @@ class Verifier:
         raise RefusedError("The token's algorithm is not accepted here.")
 
     def _signer(self, token: str) -> str:
-        """The secret that signed the token; the first one if none did, so that the token is refused in one place.
+        """Return the secret that signed the token; the first if none did, so that one place refuses the token.
 
         Every secret is tried, and each in constant time: the duration tells nothing about which one fits.
         """
@@ -177,7 +177,7 @@ class Verifier:
                 algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
-                # What is wrong with it otherwise is to be said first: its time is judged last.
+                # Times are checked last, so that other faults are reported first.
                 options={"require": REQUIRED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
             begins = max((int(payload[claim]) for claim in ("iat", "nbf") if claim in payload), default=0)
@@ -199,7 +199,7 @@ class Verifier:
         except (ValueError, TypeError, AttributeError):
             raise RefusedError("The token's `sub` is not a UUID.") from None
         if expires <= self._now():
-            raise RefusedError("The token has ended.")
+            raise RefusedError("The token has expired.")
         self._has_begun(begins)
         return Claims(user, expires)
 
@@ -216,8 +216,10 @@ class Verifier:
 
 
 def _user(sub: str) -> UUID:
-    """The user whom a `sub` names. Raises ValueError for all but the canonical form: UUID() also takes braces,
-    `urn:uuid:`, signs, and the digits of every script, which are other users to whoever gave the token out."""
+    """Return the user that a `sub` names. Raises ValueError unless it has the canonical form.
+
+    UUID() also accepts braces, `urn:uuid:`, signs and the digits of every script. For the issuer those are other users.
+    """
     user = UUID(sub)
     if str(user) != sub.lower():
         raise ValueError("not in the canonical form")
@@ -225,7 +227,7 @@ def _user(sub: str) -> UUID:
 
 
 def subject(token: str) -> UUID | None:
-    """Whose token this says it is, unverified; None if it is no token. For a client that holds it, never to grant."""
+    """Return the user of an unverified token; None if it is no token. For clients, never to grant access."""
     try:
         return _user(jwt.decode(token, options={"verify_signature": False})["sub"])
     except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
@@ -233,6 +235,6 @@ def subject(token: str) -> UUID | None:
 
 
 def mint(user: UUID, secret: str, *, audience: str, issuer: str, lifetime: int, now: float) -> str:
-    """A development token as Supabase would sign it with the legacy secret. `lifetime` in seconds."""
+    """Make a development token as Supabase signs it with the legacy secret. `lifetime`: seconds."""
     claims = {"sub": str(user), "aud": audience, "iss": issuer, "role": "authenticated", "iat": int(now)}
     return jwt.encode({**claims, "exp": int(now) + lifetime}, secret, algorithm="HS256")

@@ -16,7 +16,7 @@ from protocol import answers
 from protocol import codec as codecs
 from protocol.answers import ANSWERS
 from protocol.codec import Codec, FrameError, UnknownFrameError
-from protocol.frames import Ack, AskPage, Error, Instant, Limits, Pong, Rejected, Welcome
+from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, Welcome
 from server import metrics
 from server.clock import Clock
 from server.edge.auth import RefusedError, Verifier
@@ -318,7 +318,7 @@ class Connection:
             why=why,
             time=now,
             expires=claims.expires * 1_000_000,
-            keepalive=int(keepalive * 1000),
+            keepalive=Milliseconds(int(keepalive * 1000)),
             limits=Limits(
                 frame_bytes=codecs.MAX_INBOUND,
                 page_rows=PAGE_ROWS,
@@ -351,7 +351,7 @@ class Connection:
     # --- shutdown
 
     def goodbye(self, retry_after: float) -> None:
-        self.close(answers.GOING_AWAY.error(retry_after=int(retry_after * 1000)))
+        self.close(answers.GOING_AWAY.error(retry_after=Milliseconds(int(retry_after * 1000))))
 
     def abort(self) -> None:
         self.websocket.abort()

@@ -1,1 +1,1 @@
-"""The read path: who is behind, by what, and how they are brought up."""
+"""The read path: which readers are behind, and how they get what they lack."""

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from protocol import answers
-from protocol.frames import Instant
+from protocol.frames import Instant, Milliseconds
 from server import metrics
 from server.errors import UnavailableError
 from server.feed.hub import Hub
@@ -132,6 +132,6 @@ class History:
                 reader.sink.close(answers.GOING_AWAY.error(RESTARTED, retry_after=come_back_apart()))
 
 
-def come_back_apart() -> int:
-    """Milliseconds after which one of many devices comes back that all lose their position at the same moment."""
-    return random.randrange(*APART)
+def come_back_apart() -> Milliseconds:
+    """The delay after which one of many devices comes back that all lose their position at the same moment."""
+    return Milliseconds(random.randrange(*APART))

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from protocol import answers
-from protocol.frames import AskPage, Error
+from protocol.frames import AskPage, Error, Milliseconds
 from server import metrics
 from server.feed import encode
 from server.feed.change import Why, start
@@ -75,7 +75,7 @@ class Readers:
         """
         hub, name = self._hub, str(user)
         if (wait := self._hellos.take(user, 1, asyncio.get_running_loop().time())) > 0:
-            delay = int(wait * 1000) + random.randrange(*HELLO_DELAY)
+            delay = Milliseconds(int(wait * 1000) + random.randrange(*HELLO_DELAY))
             return answers.TOO_MANY_HELLOS.error(answers="hello", retry_after=delay)
         if (other := hub.of_client(name, client_id)) is not None:
             if (other.generation or 0) > (generation or other.generation or 0):
@@ -84,7 +84,7 @@ class Readers:
             other.sink.close(answers.REPLACED.error())
         if hub.sockets(name) >= self._sockets_per_user:
             message = f"This user has {self._sockets_per_user} connections open, which is the limit."
-            delay = random.randrange(*SOCKETS_DELAY)
+            delay = Milliseconds(random.randrange(*SOCKETS_DELAY))
             return answers.TOO_MANY_SOCKETS.error(message, answers="hello", retry_after=delay)
         reader = hub.add(name, client_id, sink, window, generation)
         position = start(cursor, user, self._history.epoch)

@@ -1,4 +1,4 @@
-"""What operators have done, decided from what was seen: how a database becomes ours, what it needs, where a message is.
+"""What operators do with a database: adopt it, undo that, maintain it, mend it, find a message in it. Pure.
 
-Pure; `postgres` looks, and carries out.
+These modules compute plans and sentences from facts. `server.postgres` queries the facts and carries the plans out.
 """

@@ -1,4 +1,4 @@
-"""What Atlas Sync made in a database and is not as it should be: how it is mended, and how it is said. Pure."""
+"""Objects of Atlas Sync that are missing or altered in a database: how they are mended and reported. Pure."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ from typing import Final
 from server.operations.catalog import Step
 
 NAMED: Final = 5
-"""Of many, so many are named."""
+"""How many of a list are named in a sentence."""
 MIGRATE: Final = "Run `atlas-sync migrate`."
 FUNCTION: Final = re.compile(
     r"^(?P<text>CREATE OR REPLACE FUNCTION sync\.(?P<name>\w+)\([^;]*? AS (?P<quote>\$\w*\$)(?P<says>.*?)(?P=quote));",
@@ -19,20 +19,21 @@ VIEW: Final = re.compile(
     r"^(?P<text>CREATE OR REPLACE VIEW sync\.(?P<name>\w+)(?: WITH \([^)]*\))? AS\s.*?);", re.MULTILINE | re.DOTALL
 )
 LOCKING: Final = ("trigger ", "policy ", "row level security ", "default partition ")
-"""Beginnings of `what` of that which is mended on a table."""
+"""How `what` begins for objects whose mending locks a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A row of sql/inventory.sql."""
+    """An object or right that is not as it should be: a row of sql/inventory.sql."""
 
     what: str
     """Kind and name."""
     problem: str
     mend: str | None
-    """The statements that mend it."""
+    """Statements that mend it. None: a function or view whose definition is to be filled in, or an operator must
+    mend it, and `problem` says how."""
     serving: bool
-    """With it, the server may not see, or Postgres not record, every change."""
+    """Because of it, the server may miss changes, or Postgres may not record them."""
 
     def __str__(self) -> str:
         return f"{self.what} ({self.problem})"
@@ -44,7 +45,7 @@ class Definition:
 
     text: str
     says: str
-    """What is between the quotes of a function."""
+    """The body of a function, as in pg_proc.prosrc."""
 
     @property
     def md5(self) -> str:
@@ -52,7 +53,7 @@ class Definition:
 
 
 def definitions(scripts: Iterable[str]) -> dict[str, Definition]:
-    """«function sync.…» and «view sync.…» of the files that define them."""
+    """The definitions in these scripts, by «function sync.NAME» and «view sync.NAME»."""
     known: dict[str, Definition] = {}
     for script in scripts:
         for found in FUNCTION.finditer(script):
@@ -63,7 +64,7 @@ def definitions(scripts: Iterable[str]) -> dict[str, Definition]:
 
 
 def complete(found: Iterable[Wrong], known: Mapping[str, Definition]) -> list[Wrong]:
-    """With the statements that make functions and views anew."""
+    """Fill in the statements that create functions and views again."""
     return [
         replace(wrong, mend=known[wrong.what].text) if wrong.mend is None and wrong.what in known else wrong
         for wrong in found
@@ -79,9 +80,9 @@ def mending(wrong: Wrong) -> Step:
 @dataclass(frozen=True, slots=True)
 class Topic:
     kinds: tuple[str, ...]
-    """Beginnings of `what`."""
+    """How `Wrong.what` begins."""
     good: str
-    """What is to be said where nothing is wrong."""
+    """What the doctor says if nothing is wrong."""
 
 
 TOPICS: Final = {
@@ -92,11 +93,11 @@ TOPICS: Final = {
     "row security": Topic(("policy ", "row level security "), "on, and hides nothing from the server"),
     "objects": Topic(("",), "there, and as they were made"),
 }
-"""What belongs to several belongs to the first."""
+"""Something that belongs to several topics counts for the first."""
 
 
 def by_topic(found: Sequence[Wrong]) -> dict[str, list[Wrong]]:
-    """All topics; what of each is wrong."""
+    """What is wrong, by topic; all topics are keys."""
     topics: dict[str, list[Wrong]] = {topic: [] for topic in TOPICS}
     for wrong in found:
         topics[next(name for name, topic in TOPICS.items() if wrong.what.startswith(topic.kinds))].append(wrong)
@@ -104,10 +105,10 @@ def by_topic(found: Sequence[Wrong]) -> dict[str, list[Wrong]]:
 
 
 def says(found: Sequence[Wrong]) -> str:
-    """What is wrong of one topic, and what to do, unless that is part of the problem."""
+    """Sentences about one topic: what is wrong, and what to do unless the problem says that itself."""
     named = ", ".join(str(wrong) for wrong in found[:NAMED])
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    # The login that runs this is not the owner's, who cannot mend it by `migrate`.
+    # The login that runs the doctor lacks the membership; the owner's `migrate` cannot grant it.
     own = [wrong.mend for wrong in found if wrong.what.startswith("membership ")]
     sentences = [f"{named}{more}.", *(f"Run {mend} as an administrator." for mend in own)]
     if any(wrong.mend is not None and wrong.mend not in own for wrong in found):
@@ -116,21 +117,21 @@ def says(found: Sequence[Wrong]) -> str:
 
 
 def queue(usage: float, sessions: Sequence[tuple[int, str | None, str | None, str | None]]) -> str:
-    """Who fills the notification queue, and how to end it. `sessions`: pid, role, database, and since when it is in a
-    transaction, if that may be known; the oldest first."""
+    """Sentences about who fills the notification queue, and how to end that. `sessions`: pid, role, database, and the
+    start of the transaction if this login may know it; the oldest first."""
     filling = f"The notification queue is {usage:.0%} full; when it is full, every commit that notifies fails."
     if not sessions:
-        return f"{filling} No session is in a transaction any more, so the next notification empties it."
+        return f"{filling} No session is in a transaction now, so the next notification empties it."
     pid, role, database, since = sessions[0]
     if since is not None:
         return (
-            f"{filling} A session that listens keeps it: most likely {pid} ({role} at {database}), the oldest of those "
-            f"in a transaction, since {since}. Run SELECT pg_terminate_backend({pid})."
+            f"{filling} A listening session keeps it from being emptied: most likely {pid} ({role} at {database}), "
+            f"which is in the oldest transaction, since {since}. Run SELECT pg_terminate_backend({pid})."
         )
     named = ", ".join(f"{pid} ({role} at {database})" for pid, role, database, _ in sessions[:NAMED])
     more = f" and {len(sessions) - NAMED} more" if len(sessions) > NAMED else ""
     return (
-        f"{filling} A session that listens keeps it, one of those in a transaction: {named}{more}. Run SELECT "
-        "pg_terminate_backend(…) for the oldest; which that is, `atlas-sync doctor` tells a member of "
-        "pg_read_all_stats."
+        f"{filling} A listening session in a transaction keeps it from being emptied, one of these: {named}{more}. Run "
+        "SELECT pg_terminate_backend(…) for the one in the oldest transaction; `atlas-sync doctor` names it to a "
+        "member of pg_read_all_stats."
     )

@@ -1,6 +1,7 @@
-"""`atlas-sync chat`: a device in a terminal that writes: lines that are typed become messages of one conversation.
+"""`atlas-sync chat`: a device in a terminal that writes. Each line that is typed becomes a message of a conversation.
 
-What is typed while the server is away waits in a file, and is sent when it is back, also by the next start.
+Lines typed while the server is unavailable wait in a file. They are sent when it is available again, also by the next
+start of the command.
 """
 
 import asyncio
@@ -24,14 +25,18 @@ from server.errors import ConfigError, UnavailableError
 from server.terminal.device import line, printable, run, shows_status
 
 SENDING_SECONDS = 10.0
-"""After the end of the input, for what is not sent yet; then it stays in the file."""
+"""How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
 SNAPSHOT_SECONDS = 30.0
 
 
 def chat(
     url: str, token: str, user: UUID, path: Path, chosen: UUID | None, title: str | None, console: Console
 ) -> None:
-    """Chat until the input ends, or SIGINT or SIGTERM. `title`: in a new conversation. Raises StayAwayError."""
+    """Chat until the input ends, or SIGINT or SIGTERM arrives.
+
+    `path` is the outbox's file. `chosen` is the conversation; None: the newest one, or a new one called `title`. Raises
+    ConfigError for a file that cannot be used, UnavailableError, StayAwayError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         storage = SqliteStorage(path, user)
@@ -54,10 +59,10 @@ class _Chat:
         self._console = console
         self._replica = Replica()
         self._sent = asyncio.Event()
-        """Nothing waits for its result."""
+        """Set while every mutation has its result."""
         self._shown: set[UUID] = set()
         self._mine: dict[UUID, int] = {}
-        """What was typed here and is not confirmed yet: the entry's key, by the message's id."""
+        """Unconfirmed messages of this terminal: the outbox entry's key, by the message's id."""
         self._device = Device(
             url,
             user=user,
@@ -66,7 +71,7 @@ class _Chat:
             window=(50, 20),
             outbox=outbox,
             on_batch=self._on_batch,
-            on_event=lambda _: self._settle(),
+            on_event=lambda _: self._report_results(),
             on_status=shows_status(console),
         )
 
@@ -85,7 +90,7 @@ class _Chat:
 
     async def _talk(self) -> None:
         if self._title is None and self._conversation is None:
-            # Which is the newest, only the server knows.
+            # Only the server knows which conversation is the newest.
             try:
                 await self._device.wait_live(SNAPSHOT_SECONDS)
             except TimeoutError:
@@ -97,13 +102,13 @@ class _Chat:
         async for typed in _lines():
             if typed.strip():
                 self._say(typed)
-        self._settle()
+        self._report_results()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SENDING_SECONDS):
                 await self._sent.wait()
 
     def _enter(self) -> None:
-        """The chosen conversation, the newest one, or a new one."""
+        """Enter the chosen conversation, the newest one, or a new one."""
         known = self._replica.conversations
         if self._title is not None or not (known or self._conversation):
             self._conversation = uuid4()
@@ -134,7 +139,7 @@ class _Chat:
         self._show()
 
     def _show(self) -> None:
-        """What the conversation has and was not shown yet; what was typed here is on the screen already."""
+        """Print the conversation's new messages, except those that were typed here."""
         messages = [each for each in self._replica.messages.values() if each.conversation_id == self._conversation]
         for message in sorted(messages, key=_age):
             if message.id not in self._shown:
@@ -142,8 +147,8 @@ class _Chat:
                 if message.id not in self._mine:
                     self._console.print(line(message), soft_wrap=True)
 
-    def _settle(self) -> None:
-        """Say what became of what was typed here."""
+    def _report_results(self) -> None:
+        """Print the results of the messages that were typed here."""
         entries = {entry.key: entry for entry in self._outbox.entries}
         if any(entry.state is EntryState.PENDING for entry in entries.values()):
             self._sent.clear()
@@ -154,9 +159,9 @@ class _Chat:
             if entry is None or entry.state is not EntryState.PENDING:
                 del self._mine[message]
                 self._shown.add(message)
-                self._console.print(_verdict(entry))
+                self._console.print(_result(entry))
                 if entry is not None and entry.state is EntryState.REJECTED:
-                    # The person has read it, and can type it again.
+                    # The reason is on the screen, and the person can type the line again.
                     self._outbox.discard(key)
 
 
@@ -164,18 +169,18 @@ def _age(message: Message) -> tuple[int, UUID]:
     return message.created_at, message.id
 
 
-def _verdict(entry: Entry | None) -> Text:
+def _result(entry: Entry | None) -> Text:
     if entry is not None and entry.state is EntryState.REJECTED:
         return Text(f"  ✗ {printable(entry.message or '')}", "red")
     return Text("  ✓ saved", "dim")
 
 
 async def _lines() -> AsyncIterator[str]:
-    """What is typed, line by line. A thread reads it: terminals, pipes and files can all be read that way."""
+    """The lines of the input. A thread reads them, because that works with terminals, pipes and files."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
     def read() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop has been closed
             for typed in sys.stdin:
                 loop.call_soon_threadsafe(queue.put_nowait, typed.rstrip("\n"))
             loop.call_soon_threadsafe(queue.put_nowait, None)

@@ -1,4 +1,4 @@
-"""A device in a terminal: rows as lines, and a life that ends with Ctrl-C. What it shows and keeps is its command's."""
+"""What the commands `watch` and `chat` share: running a device until Ctrl-C, and printing rows."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from server.errors import AtlasError
 
 
 class StayAwayError(AtlasError):
-    """The server told this device not to come back."""
+    """The server told this device not to reconnect."""
 
 
 def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it until it ends, or SIGINT or SIGTERM ends it. Raises StayAwayError."""
+    """Run `device` until it returns, or SIGINT or SIGTERM arrives. Raises StayAwayError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def line(row: Row) -> Text:
-    """A row as one line: when, what, and for a message its beginning."""
+    """A row as one line: its instant, its kind, and its text."""
     match row:
         case Message():
             style = {"user": "bold cyan", "assistant": "green"}.get(row.role, "yellow")
@@ -53,13 +53,15 @@ def line(row: Row) -> Text:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """For all that a server or a person wrote: no escape sequence of theirs reaches this terminal, and nothing that
-    turns the direction of the text. `keep`: characters that stay, like a newline."""
+    """Make text of a server or a person safe to print: replace unprintable characters, except those in `keep`.
+
+    So no escape sequence reaches the terminal, and no character that changes the direction of text.
+    """
     return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Shows text as it is: brackets and colons in it are no markup."""
+    """A console that prints text as it is: brackets and colons are not markup."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 

@@ -1,4 +1,6 @@
-"""The steps of a migration in a terminal: a line each, with a bar for those that take long."""
+"""The steps of a migration in a terminal: what each will do, and while it is carried out a line with a bar."""
+
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -6,9 +8,22 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from server.operations.catalog import Step
 from server.terminal.device import printable
 
+DURATION: Final = {
+    "brief": "for milliseconds; if the lock is not granted at once, the request is withdrawn and repeated",
+    "index": "as long as it takes; a bar shows the progress",
+    "scan": "as long as it takes to read the table once",
+    "rows": "until no row is left",
+}
+"""By kind of step: for how long it holds its locks."""
+
+
+def described(step: Step) -> str:
+    """What a step does, its locks, and for how long it holds them."""
+    return f"{step.says}\n    {step.locks}; {DURATION[step.kind]}"
+
 
 class Shown:
-    """Use it as a context; the terminal is then its own."""
+    """Implements steps.Progress. Use it as a context manager; within it the terminal must not be written to."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(

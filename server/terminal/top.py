@@ -1,4 +1,4 @@
-"""`atlas-sync top`: the server's figures in a terminal, as they are, with what to do about those that are bad."""
+"""`atlas-sync top`: shows the server's metrics in a terminal, and what to do about those that are bad."""
 
 import asyncio
 import contextlib
@@ -23,26 +23,27 @@ from server.monitoring.looks import Look, NotMetricsError, Scrape, between, pars
 from server.monitoring.rules import LOOKS, Figure, Health, judge
 from server.terminal.device import printable, run
 
-PATIENCE: Final = 5.0
-"""Seconds to wait for an answer; the server itself waits 3 for Postgres."""
+TIMEOUT: Final = 5.0
+"""Seconds to wait for a response; the server itself waits 3 for Postgres."""
 PAGE_BYTES: Final = 8 * 1024 * 1024
 TWO_COLUMNS: Final = 72
-"""From this width on."""
+"""Width of the terminal from which there are two columns."""
 NAME: Final = 17
 STYLE: Final = {Health.FINE: "", Health.BAD: "bold red", Health.UNKNOWN: "dim"}
 
 
 def top(url: str, token: str, every: float, console: Console, *, once: bool) -> None:
-    """Show the figures until SIGINT or SIGTERM; `once`, or without a terminal, those of `every` seconds.
+    """Show the metrics until SIGINT or SIGTERM, and update them every `every` seconds. With `once`, or without a
+    terminal, print those of one interval.
 
-    Raises ConfigError, and UnavailableError if nobody answers at the first look.
+    Raises ConfigError for a wrong `url` or `token`, and UnavailableError if the first request fails.
     """
     live = not once and console.is_terminal and not console.is_dumb_terminal
     run(lambda: _follow(url, token, every, console) if live else _print(url, token, every, console))
 
 
 class Source:
-    """Where the figures are."""
+    """The address of the metrics."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, token: str) -> None:
         self._client = client
@@ -50,16 +51,16 @@ class Source:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def scrape(self) -> Scrape:
-        """Raises UnavailableError if nobody answers, ConfigError for an answer that are no figures."""
-        strange = ConfigError(f"{self.url} is no page of Atlas Sync's figures. Name its /metrics with --url.")
+        """Raises UnavailableError if the server does not answer, ConfigError if the response contains no metrics."""
+        strange = ConfigError(f"{self.url} does not show Atlas Sync's metrics. Name its /metrics with --url.")
         try:
             status, page = await fetch.get(
-                self._client, self.url, seconds=PATIENCE, limit=PAGE_BYTES, headers=self._headers
+                self._client, self.url, seconds=TIMEOUT, limit=PAGE_BYTES, headers=self._headers
             )
         except AnswerError:
             raise strange from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
-            raise ConfigError("--url is no address. Name one like http://127.0.0.1:8000/metrics.") from None
+            raise ConfigError("--url is not an address. Name one like http://127.0.0.1:8000/metrics.") from None
         except (httpx.HTTPError, TimeoutError):
             raise UnavailableError(
                 f"{self.url} does not answer. Start the server, or name its address with --url."
@@ -71,11 +72,11 @@ class Source:
                     return parse(page.decode(errors="replace"), at)
             case 401 | 403:
                 raise ConfigError(
-                    "The server wants another token. Set its ATLAS_METRICS_TOKEN here too, or pass it with --token."
+                    "The server refuses the token. Set its ATLAS_METRICS_TOKEN here too, or pass it with --token."
                 )
             case 404:
                 raise ConfigError(
-                    f"{self.url} shows no figures. Set ATLAS_METRICS_TOKEN for the server and here, or set "
+                    f"{self.url} shows no metrics. Set ATLAS_METRICS_TOKEN for the server and here, or set "
                     "ATLAS_METRICS_PORT and name that port with --url."
                 )
             case _ if status >= 500:
@@ -123,7 +124,7 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
                 try:
                     after = await source.scrape()
                 except (UnavailableError, ConfigError) as error:
-                    trouble = f"{error} These are its last figures."
+                    trouble = f"{error} These are the last metrics received."
                 else:
                     trouble = None
                     looks = [*looks[1 - LOOKS :], between(before, after)]
@@ -131,7 +132,7 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
 
 
 def plain(figures: Sequence[Figure]) -> list[str]:
-    """For a file or a pipe: one line a figure, by its whole name, as /metrics has it."""
+    """Return the metrics for a file or a pipe, one line each, by the names that /metrics uses."""
     lines = []
     width = max(len(figure.name) for figure in figures)
     for question in Question:
@@ -146,7 +147,7 @@ def plain(figures: Sequence[Figure]) -> list[str]:
 
 
 def draw(title: str, trouble: str | None, figures: Sequence[Figure], width: int, height: int) -> list[Text]:
-    """At most `height` lines of at most `width` cells. What has no room is left out; what is bad, last of all."""
+    """Return at most `height` lines of at most `width` cells. Without room, metrics are left out, bad ones last."""
     columns = 2 if width >= TWO_COLUMNS else 1
     notes = _notes(trouble, figures, width, max(1, min(height - 2, max(3, height // 4))))
     kept = _kept(figures, columns, height - 1 - len(notes))
@@ -168,7 +169,7 @@ def draw(title: str, trouble: str | None, figures: Sequence[Figure], width: int,
 
 
 def _table(group: Sequence[Figure], columns: int, width: int) -> list[Text]:
-    """Down the first column, then down the second."""
+    """Fill the first column, then the second."""
     cell = (width - (columns - 1)) // columns
     rows = math.ceil(len(group) / columns)
     lines = []
@@ -196,7 +197,7 @@ def _cell(figure: Figure, width: int) -> Text:
 
 
 def _notes(trouble: str | None, figures: Sequence[Figure], width: int, rows: int) -> list[Text]:
-    """What to do, in at most so many lines."""
+    """Return what to do, in at most `rows` lines."""
     bad = [figure for figure in figures if figure.health is Health.BAD]
     said = [] if trouble is None else [(printable(trouble), "bold red")]
     said += [(f"! {figure.short}: {figure.when_bad}", "red") for figure in bad]
@@ -220,7 +221,8 @@ def _kept(figures: Sequence[Figure], columns: int, rows: int) -> list[Figure]:
     ranks = {Health.UNKNOWN: 0, Health.FINE: 2, Health.BAD: 3}
 
     def rank(at: int) -> tuple[int, int, int]:
-        """First to go: what says nothing, then what cannot be bad, then what is not; the last of the longest group."""
+        """The smallest is left out first: unknown metrics, then those that cannot be bad, then those that are fine.
+        Among equals it is the last of the longest group."""
         figure = kept[at]
         beside = sum(other.question is figure.question for other in kept)
         return ranks[figure.health] - (figure.health is Health.FINE and not figure.judged), -beside, -at

@@ -1,4 +1,4 @@
-"""`atlas-sync watch`: a device in a terminal, which shows changes as they arrive and keeps its cursor in a file."""
+"""`atlas-sync watch`: a device in a terminal. It prints changes as they arrive and keeps its cursor in a file."""
 
 import os
 from base64 import b64decode, b64encode
@@ -19,7 +19,7 @@ from server.terminal.device import line, run, shows_status, shows_welcome
 
 @dataclass(slots=True)
 class Memory:
-    """What this device keeps from one start to the next: who it is, and where it stands."""
+    """What the device keeps from one start to the next: its client_id and its cursor."""
 
     path: Path
     client_id: UUID
@@ -27,7 +27,7 @@ class Memory:
 
     @classmethod
     def load(cls, path: Path) -> "Memory":
-        """Raises ConfigError if the file is there and is not ours."""
+        """Read the file; a new client_id if it does not exist. Raises ConfigError if its content is not ours."""
         try:
             kept = orjson.loads(path.read_bytes())
             cursor = kept["cursor"]
@@ -38,7 +38,7 @@ class Memory:
             raise ConfigError(f"{path} is not a cursor file of atlas-sync watch. Name another, or delete it.") from None
 
     def save(self, cursor: bytes | None) -> None:
-        """Whole or not at all: a crash in between leaves the old file."""
+        """Replace the file atomically: a crash leaves the old file or the new one."""
         self.cursor = cursor
         kept = {
             "client_id": str(self.client_id),
@@ -53,12 +53,12 @@ class Memory:
 
 
 def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) -> None:
-    """Show changes until SIGINT or SIGTERM. Raises StayAwayError."""
+    """Print changes until SIGINT or SIGTERM arrives. Raises StayAwayError."""
 
     held: list[Row] = []
 
     def on_batch(batch: Batch) -> None:
-        # A snapshot is shown when it is whole: interrupted before, it comes again.
+        # A snapshot is printed once it is complete: an interrupted one arrives again.
         if batch.replaces:
             held.clear()
         held.extend(batch.rows)

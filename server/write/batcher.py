@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from protocol.frames import Ack, Error
+from protocol.frames import Ack, Error, Milliseconds
 from server import metrics
 from server.errors import UnavailableError
 from server.rate_limit import TokenBuckets
@@ -79,9 +79,9 @@ class Batcher:
         if now < until:
             answer(rules.unavailable(push, again(until - now)))
         elif self._bytes + size > WAITING_BYTES:
-            answer(rules.unavailable(push, random.randrange(*BUSY_MILLISECONDS)))
+            answer(rules.unavailable(push, Milliseconds(random.randrange(*BUSY_MILLISECONDS))))
         elif (wait := self._buckets.take(push.user, max(1, len(push.mutations)), now)) > 0:
-            answer(rules.slow_down(push, int(wait * 1000) + 1))
+            answer(rules.slow_down(push, Milliseconds(int(wait * 1000) + 1)))
         elif push.user in self._suspects:
             self._isolate([_Waiting(push, size, answer, gone)], None)
         else:

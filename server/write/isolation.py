@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from protocol.frames import Ack, Error
+from protocol.frames import Ack, Error, Milliseconds
 from server.errors import UnavailableError
 from server.turns import Turns
 from server.write import rules
@@ -119,6 +119,6 @@ class Isolation:
         return code
 
 
-def again(seconds: float) -> int:
-    """Milliseconds after which to push again. Random, because all devices are told at the same moment."""
-    return int(seconds * 1000) + random.randrange(*JITTER_MILLISECONDS)
+def again(seconds: float) -> Milliseconds:
+    """The delay after which to push again. Random, because all devices are told at the same moment."""
+    return Milliseconds(int(seconds * 1000) + random.randrange(*JITTER_MILLISECONDS))

@@ -13,6 +13,7 @@ from protocol.frames import (
     EditMessage,
     Error,
     Instant,
+    Milliseconds,
     Mutation,
     Rejected,
     RenameConversation,
@@ -96,12 +97,12 @@ def _result(n: int, outcome: Outcome) -> Result:
     return Repeated(n, outcome.seq) if n <= outcome.before else Applied(n, outcome.seq)
 
 
-def unavailable(push: OwnedPush, retry_after: int) -> Error:
-    """The database cannot apply this now. `retry_after`: milliseconds."""
+def unavailable(push: OwnedPush, retry_after: Milliseconds) -> Error:
+    """The database cannot apply this now."""
     message = "The database cannot take this at the moment. Keep it, and send it again after the delay."
     return answers.UNAVAILABLE.error(message, answers="push", id=push.first, retry_after=retry_after)
 
 
-def slow_down(push: OwnedPush, retry_after: int) -> Error:
-    """The user writes too much. `retry_after`: milliseconds."""
+def slow_down(push: OwnedPush, retry_after: Milliseconds) -> Error:
+    """The user writes too much."""
     return answers.SLOW_DOWN.error(answers="push", id=push.first, retry_after=retry_after)

@@ -10,7 +10,7 @@ from tests.support.fake_server import FakeServer
 
 @pytest.fixture
 async def server() -> AsyncIterator[FakeServer]:
-    """Plays the server's part as the test tells it to."""
+    """A server whose frames the test sends."""
     fake = FakeServer()
     await fake.start()
     yield fake

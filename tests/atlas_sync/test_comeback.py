@@ -58,7 +58,7 @@ def refused(code: str = "internal", retry_after_ms: int | None = None, answers: 
 
 
 @pytest.mark.parametrize("hundreds", range(10, 50))
-def test_the_hundreds_digit_of_a_close_code_is_obeyed_also_for_codes_never_seen(hundreds: int) -> None:
+def test_the_hundreds_digit_of_any_close_code_is_its_instruction(hundreds: int) -> None:
     instructions = {41: Instruction.NEW_TOKEN, 42: Instruction.START_OVER, 43: Instruction.STAY_AWAY}
     for code in range(hundreds * 100, hundreds * 100 + 100):
         step = next_step(code, None, 0, 0.0, 0.5)
@@ -66,7 +66,7 @@ def test_the_hundreds_digit_of_a_close_code_is_obeyed_also_for_codes_never_seen(
         assert step.attempt == 1
 
 
-def test_no_close_code_at_all_means_come_back_with_the_cursor() -> None:
+def test_an_end_without_a_close_code_means_come_back() -> None:
     assert next_step(None, None, 0, 0.0, 1.0).instruction is Instruction.COME_BACK
 
 
@@ -79,7 +79,7 @@ CODES = [None, 1006, 1012, 4000, 4003, 4100, 4101, 4200]
     lasted=st.floats(0, 1e6),
     rnd=st.floats(0, 1),
 )
-def test_the_delay_grows_with_every_end_in_a_row_and_never_past_half_a_minute(
+def test_the_delay_grows_with_every_end_in_a_row_up_to_half_a_minute(
     code: int | None, attempt: int, lasted: float, rnd: float
 ) -> None:
     step = next_step(code, refused(), attempt, lasted, rnd)
@@ -89,13 +89,13 @@ def test_the_delay_grows_with_every_end_in_a_row_and_never_past_half_a_minute(
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_count_starts_anew_with_the_end_of_a_connection_that_lasted_a_minute(code: int | None) -> None:
+def test_a_connection_that_lasted_a_minute_resets_the_attempts(code: int | None) -> None:
     assert [next_step(code, None, 5, lasted, 0.5).attempt for lasted in (0, 59.9, 60, 3600)] == [6, 6, 1, 1]
 
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("error", ["going_away", "internal", "too_many_sockets", "position_lost", "tomorrow"])
-def test_the_servers_advice_on_when_to_come_back_is_followed_to_the_letter(code: int | None, error: str) -> None:
+def test_the_advised_delay_is_followed_exactly(code: int | None, error: str) -> None:
     for rnd in (0.0, 1.0):
         assert next_step(code, refused(error, 90_500), 7, 0.0, rnd).delay_seconds == 90.5
         assert next_step(code, refused(error, 0), 7, 0.0, rnd).delay_seconds == 0
@@ -115,7 +115,7 @@ def test_the_servers_advice_on_when_to_come_back_is_followed_to_the_letter(code:
         ("token_refused", "refresh", 1006),
     ],
 )
-def test_advice_on_something_else_than_coming_back_is_not_taken_for_it(
+def test_the_delay_of_an_error_that_announces_no_close_is_not_used(
     error: str, answers: str | None, code: int | None
 ) -> None:
     assert next_step(code, refused(error, 90_500, answers), 2, 0.0, 0.5).delay_seconds == 0.5 * 0.5 * 2**3

@@ -1,4 +1,4 @@
-"""The device's promises, against a server that does on 127.0.0.1 what each test tells it to."""
+"""A device against a fake server: connecting, resuming, tokens, pages, stopping."""
 
 import asyncio
 from base64 import urlsafe_b64encode
@@ -50,14 +50,14 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
 async def ends(device: Device) -> None:
-    """Runs it until it ends by itself, and stops it in any case."""
+    """Wait until the device ends by itself."""
     await soon(device.run())
 
 
 # ---- Staying in step -----------------------------------------------------------------------------------------------
 
 
-async def test_a_device_catches_up_is_live_and_says_so(server: FakeServer) -> None:
+async def test_a_device_catches_up_and_reports_that_it_is_live(server: FakeServer) -> None:
     async with running(server.url) as watched:
         device = watched.device
         assert device.status is Status.OFFLINE
@@ -76,12 +76,12 @@ async def test_a_device_catches_up_is_live_and_says_so(server: FakeServer) -> No
     assert await peer.closed() == 1000
 
 
-async def test_json_is_the_same_in_text(server: FakeServer) -> None:
+async def test_a_device_may_use_json(server: FakeServer) -> None:
     async with running(server.url, encoding="json", cursor=None) as watched:
         peer = await server.next()
         assert peer.json
         await peer.welcome()
-        await peer.say("snapshot", as_of=1, rows=[], cursor="azE=")
+        await peer.send("snapshot", as_of=1, rows=[], cursor="azE=")
         await peer.live("azE=")
         await watched.device.wait_live(5)
         assert watched.device.cursor == K1
@@ -105,7 +105,7 @@ async def test_a_device_resumes_with_its_cursor(server: FakeServer, how: str) ->
     assert [batch.cursor for batch in watched.batches] == [K1, K2]
 
 
-async def test_a_batch_that_came_right_before_the_close_is_neither_lost_nor_repeated(server: FakeServer) -> None:
+async def test_a_batch_right_before_the_close_is_neither_lost_nor_repeated(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
@@ -134,7 +134,7 @@ async def test_the_cursor_moves_only_when_the_batch_is_stored(server: FakeServer
         assert (await (await server.next()).welcome())["cursor"] == K1
 
 
-async def test_a_batch_that_could_not_be_stored_ends_the_run_and_moves_nothing(server: FakeServer) -> None:
+async def test_a_failing_on_batch_ends_the_run_and_the_cursor_stays(server: FakeServer) -> None:
     # Also of types that the network raises: the device must not take them for its own.
     for failure in (ValueError("disk"), TimeoutError("disk"), ConnectionClosedError(None, None), ProtocolError("app")):
 
@@ -157,13 +157,13 @@ async def test_an_interrupted_snapshot_starts_over_without_a_cursor(server: Fake
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome(mode="snapshot", why="too_old")
-        await peer.say("snapshot", as_of=1, rows=[])
+        await peer.send("snapshot", as_of=1, rows=[])
         await until(lambda: watched.batches)
         peer.cut()
         peer = await server.next()
         assert (await peer.welcome())["cursor"] is None
-        await peer.say("snapshot", as_of=2, rows=[])
-        await peer.say("snapshot", as_of=2, rows=[], cursor=K1)
+        await peer.send("snapshot", as_of=2, rows=[])
+        await peer.send("snapshot", as_of=2, rows=[], cursor=K1)
         await until(lambda: watched.device.cursor == K1)
     assert [(batch.replaces, batch.cursor) for batch in watched.batches] == [(True, None), (True, None), (False, K1)]
 
@@ -195,7 +195,7 @@ async def test_a_slow_app_holds_the_server_back(server: FakeServer) -> None:
 # ---- Obeying -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_device_comes_back_when_it_was_told_to(server: FakeServer) -> None:
+async def test_a_device_waits_for_the_delay_that_the_server_advised(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     async with running(server.url):
         peer = await server.next()
@@ -206,7 +206,7 @@ async def test_a_device_comes_back_when_it_was_told_to(server: FakeServer) -> No
         assert loop.time() - closed > 0.13
 
 
-async def test_advice_that_announced_no_close_is_not_taken_for_advice_on_coming_back(server: FakeServer) -> None:
+async def test_the_delay_of_an_error_without_a_close_does_not_delay_reconnecting(server: FakeServer) -> None:
     async with running(server.url):
         peer = await server.next()
         await peer.error("unavailable", answers="hello", retry_after=60_000)
@@ -214,12 +214,12 @@ async def test_advice_that_announced_no_close_is_not_taken_for_advice_on_coming_
         peer = await server.next()
         await peer.welcome()
         await peer.error("going_away", retry_after=60_000)
-        await peer.say("pong")  # it stayed after all
+        await peer.send("pong")  # it stayed after all
         peer.cut()
         await server.next()
 
 
-async def test_how_long_a_connection_lasted_is_told_from_its_opening_not_from_its_welcome(
+async def test_the_life_of_a_connection_counts_from_its_opening_not_from_its_welcome(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[float] = []
@@ -248,10 +248,10 @@ async def test_delays_grow_while_attempts_fail(server: FakeServer) -> None:
             assert loop.time() - closed > 0.9 * 0.05 * 0.5 * 2**failed - 0.01
 
 
-async def test_a_token_that_is_not_taken_is_replaced_and_the_cursor_kept(server: FakeServer) -> None:
+async def test_a_refused_token_is_replaced_and_the_cursor_kept(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
-        assert (await peer.hear())["token"] == token_of("token 1")
+        assert (await peer.receive())["token"] == token_of("token 1")
         await peer.error("token_refused", 4101, answers="hello")
         peer = await server.next()
         hello = await peer.welcome()
@@ -261,7 +261,7 @@ async def test_a_token_that_is_not_taken_is_replaced_and_the_cursor_kept(server:
         assert len(watched.tokens) == 3
 
 
-async def test_a_refused_token_is_not_offered_again(server: FakeServer) -> None:
+async def test_a_refused_token_is_not_sent_again(server: FakeServer) -> None:
     given = iter(map(token_of, ["old", "old", "old", "new"]))
 
     async def token() -> str:
@@ -279,7 +279,7 @@ async def test_a_lost_position_drops_the_cursor(server: FakeServer) -> None:
         peer = await server.next()
         await peer.welcome()
         await peer.error("position_lost", 4200)
-        assert (await (await server.next()).hear())["cursor"] is None
+        assert (await (await server.next()).receive())["cursor"] is None
         assert watched.device.cursor is None
 
 
@@ -300,7 +300,7 @@ async def test_a_device_stays_away_although_the_announced_close_was_cut_off(serv
     assert server.peers.empty()
 
 
-async def test_a_device_that_is_sent_away_stays_away(server: FakeServer) -> None:
+async def test_local_only_ends_the_run_with_stay_away(server: FakeServer) -> None:
     watched = Watched(server.url)
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
@@ -369,7 +369,7 @@ async def test_a_server_that_answers_with_http_is_tried_again(server: FakeServer
 # ---- Silence -------------------------------------------------------------------------------------------------------
 
 
-async def test_silence_for_twice_the_keepalive_is_the_end_of_a_line(server: FakeServer) -> None:
+async def test_silence_for_twice_the_keepalive_ends_the_connection(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     async with running(server.url) as watched:
         peer = await server.next()
@@ -383,7 +383,7 @@ async def test_silence_for_twice_the_keepalive_is_the_end_of_a_line(server: Fake
         assert (await again.welcome())["cursor"] == K0
 
 
-async def test_heartbeats_keep_a_line_and_so_does_the_time_that_the_app_takes(server: FakeServer) -> None:
+async def test_heartbeats_and_a_slow_app_do_not_count_as_silence(server: FakeServer) -> None:
     async def store(batch: Batch) -> None:
         await asyncio.sleep(0.5)  # more than twice what would be silence
 
@@ -400,7 +400,7 @@ async def test_heartbeats_keep_a_line_and_so_does_the_time_that_the_app_takes(se
         assert watched.device.last_error is None
 
 
-async def test_a_large_frame_on_a_slow_line_is_no_silence(server: FakeServer) -> None:
+async def test_a_large_frame_on_a_slow_network_does_not_count_as_silence(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome(keepalive=100)
@@ -414,12 +414,12 @@ async def test_a_large_frame_on_a_slow_line_is_no_silence(server: FakeServer) ->
         assert server.peers.empty()
 
 
-async def test_a_server_that_never_welcomes_is_left(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_without_a_welcome_is_ended(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "WELCOME_WITHIN", 0.2)
     async with running(server.url) as watched:
         first = await server.next()
         for n in range(6):  # while it says why, or anything at all, it is waited for
-            await (first.say("pong") if n % 2 else first.error("unavailable", answers="hello"))
+            await (first.send("pong") if n % 2 else first.error("unavailable", answers="hello"))
             await asyncio.sleep(0.06)
         assert server.peers.empty()
         await server.next()
@@ -429,15 +429,15 @@ async def test_a_server_that_never_welcomes_is_left(server: FakeServer, monkeypa
 # ---- Tokens --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_is_refreshed_on_the_living_connection_shortly_before_its_end(server: FakeServer) -> None:
+async def test_a_token_is_refreshed_on_the_open_connection_shortly_before_its_end(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome(expires=NOW + SECOND)
         welcomed = loop.time()
-        assert await peer.hear() == {"t": "refresh", "token": token_of("token 2")}
+        assert await peer.receive() == {"t": "refresh", "token": token_of("token 2")}
         assert 0.75 < loop.time() - welcomed < 1.0
-        await peer.say("refreshed", expires=NOW + 3600 * SECOND)
+        await peer.send("refreshed", expires=NOW + 3600 * SECOND)
         await until(lambda: Refreshed(NOW + 3600 * SECOND) in watched.events)
         assert len(watched.tokens) == 2
 
@@ -451,15 +451,15 @@ async def test_a_refused_refresh_is_tried_again_with_another_token(
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
         await peer.welcome(expires=NOW + 600 * SECOND)
-        assert await peer.hear() == {"t": "refresh", "token": token_of("b")}  # the second "a" is known to the server
+        assert await peer.receive() == {"t": "refresh", "token": token_of("b")}  # the second "a" is known to the server
         await peer.error("token_refused", answers="refresh")
-        assert await peer.hear() == {"t": "refresh", "token": token_of("c")}
-        await peer.say("refreshed", expires=NOW + 3600 * SECOND)
+        assert await peer.receive() == {"t": "refresh", "token": token_of("c")}
+        await peer.send("refreshed", expires=NOW + 3600 * SECOND)
         await peer.live(K0)
         assert server.peers.empty()
 
 
-async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_was_told(
+async def test_a_refresh_waits_for_its_answer_and_the_next_one_for_the_advised_delay(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
@@ -468,18 +468,18 @@ async def test_a_refresh_waits_for_its_answer_and_a_further_one_as_long_as_it_wa
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        assert await peer.hear() == {"t": "refresh", "token": token_of("token 2")}
+        assert await peer.receive() == {"t": "refresh", "token": token_of("token 2")}
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await peer.socket.recv()
         assert len(watched.tokens) == 2
         await peer.error("token_refused", answers="refresh", retry_after=150)
         told = loop.time()
-        assert await peer.hear() == {"t": "refresh", "token": token_of("token 3")}
+        assert await peer.receive() == {"t": "refresh", "token": token_of("token 3")}
         assert loop.time() - told > 0.13
 
 
-async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_the_time(
+async def test_an_app_that_returns_the_old_token_is_asked_again_after_a_pause(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "refresh_after", lambda left: 0.0)
@@ -495,12 +495,12 @@ async def test_a_token_that_is_still_the_old_one_is_asked_for_again_but_not_all_
         peer = await server.next()
         await peer.welcome()
         welcomed = asyncio.get_running_loop().time()
-        assert (await peer.hear())["token"] == token_of("new")
+        assert (await peer.receive())["token"] == token_of("new")
         assert asyncio.get_running_loop().time() - welcomed > 0.08
         assert calls == 4
 
 
-async def test_after_a_refresh_that_closes_it_is_that_token_which_will_not_do(
+async def test_a_token_whose_refresh_closed_the_connection_is_not_used_again(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
@@ -508,13 +508,13 @@ async def test_after_a_refresh_that_closes_it_is_that_token_which_will_not_do(
     async with running(server.url, token=lambda: next(given)):
         peer = await server.next()
         await peer.welcome()
-        assert (await peer.hear())["token"] == token_of("second")
+        assert (await peer.receive())["token"] == token_of("second")
         await peer.error("token_refused", 4101, answers="refresh")
-        assert (await (await server.next()).hear())["token"] == token_of("first")
+        assert (await (await server.next()).receive())["token"] == token_of("first")
         assert next(given, None) is None
 
 
-async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> None:
+async def test_a_device_without_a_token_for_now_tries_again(server: FakeServer) -> None:
     answers: Iterator[str | Exception] = iter(
         [OSError("no network"), token_of("a"), ConnectionError("no network"), token_of("b")]
     )
@@ -531,7 +531,7 @@ async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> N
         await peer.welcome(expires=NOW + SECOND // 5)
         await until(lambda: isinstance(watched.device.last_error, ConnectionError))
         await peer.error("token_expired", 4100)
-        assert (await (await server.next()).hear())["token"] == token_of("b")
+        assert (await (await server.next()).receive())["token"] == token_of("b")
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ async def test_no_token_for_now_is_no_reason_to_give_up(server: FakeServer) -> N
         (f"header.{urlsafe_b64encode(bytes([255])).decode()}.bytes", "cannot be read"),
     ],
 )
-async def test_a_token_that_is_not_certainly_this_users_is_never_sent(
+async def test_a_token_of_another_or_an_unknown_user_is_never_sent(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
 ) -> None:
     monkeypatch.setattr(connection, "refresh_after", lambda left: 0.01)
@@ -565,12 +565,12 @@ async def test_a_token_that_is_not_certainly_this_users_is_never_sent(
     async with running(server.url, token=token) as watched:
         peer = await server.next()
         assert (await peer.welcome())["token"] == mine
-        assert await peer.hear() == {"t": "refresh", "token": token_of("b")}
+        assert await peer.receive() == {"t": "refresh", "token": token_of("b")}
         assert [words in error for error in errors] == [False, True, True, True, True, True]
         assert server.peers.empty()
 
 
-def test_a_device_takes_no_outbox_of_another_user(tmp_path: Path) -> None:
+def test_a_device_refuses_the_outbox_of_another_user(tmp_path: Path) -> None:
     with closing(SqliteStorage(tmp_path / "outbox.db", USER)) as storage:
         outbox = Outbox(storage)
         Watched("ws://127.0.0.1:9/", outbox=outbox, client_id=outbox.client_id)
@@ -579,7 +579,7 @@ def test_a_device_takes_no_outbox_of_another_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", [1, 2], ids=["before a connection", "on the living one"])
-async def test_a_token_function_that_is_broken_ends_the_run(server: FakeServer, call: int) -> None:
+async def test_an_exception_of_the_token_function_ends_the_run(server: FakeServer, call: int) -> None:
     calls = 0
 
     def token() -> str:
@@ -616,43 +616,43 @@ def asked(page: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return asyncio.create_task(page)
 
 
-async def test_pages_are_answered_each_to_who_asked_whatever_their_order(server: FakeServer) -> None:
+async def test_each_caller_gets_its_page_whatever_the_order_of_the_answers(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         one = asked(device.page())
-        first = await peer.hear()
+        first = await peer.receive()
         two = asked(device.page(CONVERSATION, (5, MESSAGE), 7))
-        second = await peer.hear()
+        second = await peer.receive()
         assert (first["conversation"], first["before"], first["limit"]) == (None, None, 50)
         assert (second["conversation"], second["before"], second["limit"]) == (
             CONVERSATION.bytes,
             [5, MESSAGE.bytes],
             7,
         )
-        await peer.say("page", id=second["id"], as_of=9, rows=[], more=False)
-        await peer.say("page", id=first["id"], as_of=8, rows=[], more=True)
+        await peer.send("page", id=second["id"], as_of=9, rows=[], more=False)
+        await peer.send("page", id=first["id"], as_of=8, rows=[], more=True)
         assert ((await soon(one)).as_of, (await soon(two)).as_of) == (8, 9)
 
 
-async def test_one_page_more_than_permitted_waits_for_its_turn(server: FakeServer) -> None:
+async def test_a_page_beyond_the_permitted_number_waits_for_an_answer(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         pages = [asked(device.page()) for _ in range(3)]
-        ids = [(await peer.hear())["id"] for _ in range(2)]
+        ids = [(await peer.receive())["id"] for _ in range(2)]
         with pytest.raises(TimeoutError):
             await device.page(timeout=0.05)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await peer.socket.recv()
-        await peer.say("page", id=ids[1], as_of=9, rows=[], more=False)
-        ids.append((await peer.hear())["id"])
+        await peer.send("page", id=ids[1], as_of=9, rows=[], more=False)
+        ids.append((await peer.receive())["id"])
         for page_id in (ids[0], ids[2]):
-            await peer.say("page", id=page_id, as_of=9, rows=[], more=False)
+            await peer.send("page", id=page_id, as_of=9, rows=[], more=False)
         await soon(asyncio.gather(*pages))
 
 
-async def test_a_refused_page_raises_and_one_that_waits_for_postgres_waits(server: FakeServer) -> None:
+async def test_an_error_to_a_page_raises_and_unavailable_does_not(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         page = asked(device.page())
-        page_id = (await peer.hear())["id"]
+        page_id = (await peer.receive())["id"]
         await peer.error("unavailable", answers="page", id=page_id)
         await peer.error("too_many_pages", answers="page", id=page_id, retry_after=5)
         with pytest.raises(PageError) as raised:
@@ -661,10 +661,10 @@ async def test_a_refused_page_raises_and_one_that_waits_for_postgres_waits(serve
         assert (refusal.code, refusal.retryable, refusal.retry_after_ms) == ("too_many_pages", True, 5)
 
 
-async def test_a_page_ends_with_its_line(server: FakeServer) -> None:
+async def test_a_page_raises_when_its_connection_ends(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         page = asked(device.page())
-        await peer.hear()
+        await peer.receive()
         peer.cut()
         with pytest.raises(ConnectionError):
             await soon(page)
@@ -674,30 +674,30 @@ async def test_a_page_ends_with_its_line(server: FakeServer) -> None:
         await device.page()
 
 
-async def test_a_page_that_comes_too_late_disturbs_nobody(server: FakeServer) -> None:
+async def test_a_page_after_its_timeout_is_dropped(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         with pytest.raises(TimeoutError):
             await device.page(timeout=0.05)
-        await peer.say("page", id=(await peer.hear())["id"], as_of=9, rows=[], more=False)
+        await peer.send("page", id=(await peer.receive())["id"], as_of=9, rows=[], more=False)
         await peer.changes(K0, K1)
         await until(lambda: device.cursor == K1)
 
 
-async def test_a_page_waits_until_no_snapshot_can_wipe_it(server: FakeServer) -> None:
+async def test_a_page_waits_for_the_end_of_the_snapshot(server: FakeServer) -> None:
     async with running(server.url, cursor=None) as watched:
         peer = await server.next()
         await peer.welcome()
         await until(lambda: watched.device.status is Status.CATCHING_UP)
         page = asked(watched.device.page())
-        await peer.say("snapshot", as_of=1, rows=[], cursor=K1)
-        await peer.say("page", id=(await peer.hear())["id"], as_of=9, rows=[], more=False)
+        await peer.send("snapshot", as_of=1, rows=[], cursor=K1)
+        await peer.send("page", id=(await peer.receive())["id"], as_of=9, rows=[], more=False)
         await soon(page)
 
 
 # ---- Ending --------------------------------------------------------------------------------------------------------
 
 
-async def test_stop_ends_a_device_in_whatever_it_is_waiting(server: FakeServer) -> None:
+async def test_stop_ends_every_wait_of_a_device(server: FakeServer) -> None:
     never = asyncio.Event()
 
     async def hanging_token() -> str:
@@ -751,7 +751,7 @@ async def test_a_device_may_be_stopped_from_within_and_before_it_runs(server: Fa
     assert stopped.tokens == []
 
 
-async def test_cancelling_the_run_closes_the_socket(server: FakeServer) -> None:
+async def test_cancelling_the_run_closes_the_connection(server: FakeServer) -> None:
     watched = Watched(server.url)
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
@@ -765,7 +765,7 @@ async def test_cancelling_the_run_closes_the_socket(server: FakeServer) -> None:
     assert watched.device.status is Status.OFFLINE
 
 
-async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
+async def test_a_device_waits_only_briefly_for_the_answer_to_its_close(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -781,7 +781,7 @@ async def test_a_server_that_does_not_answer_a_close_is_not_waited_for_long(
     peer.cut()
 
 
-async def test_a_device_with_much_unread_closes_properly_and_at_once(server: FakeServer) -> None:
+async def test_a_device_with_unread_frames_closes_properly_and_at_once(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     full = asyncio.Event()
 
@@ -803,7 +803,7 @@ async def test_a_device_with_much_unread_closes_properly_and_at_once(server: Fak
     assert await peer.closed() == 1000
 
 
-async def test_wait_live_is_bounded(server: FakeServer) -> None:
+async def test_wait_live_times_out(server: FakeServer) -> None:
     async with running(server.url) as watched:
         with pytest.raises(TimeoutError):
             await watched.device.wait_live(0.01)
@@ -816,8 +816,8 @@ def test_a_window_or_a_cursor_out_of_bounds_is_refused_at_once() -> None:
         Watched("ws://127.0.0.1:9/", cursor=bytes(129))
 
 
-async def test_the_fake_server_notices_what_the_device_sends_that_is_not_asked_for(server: FakeServer) -> None:
-    """A live device is silent: nothing but hello is sent without a reason."""
+async def test_the_fake_server_sees_frames_that_the_test_did_not_expect(server: FakeServer) -> None:
+    """A live device sends nothing but hello without a reason."""
     async with live(server) as (_, peer):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):

@@ -1,4 +1,4 @@
-"""The outbox's promises: every write is applied once and in order, or waits in quarantine; none is lost on the way."""
+"""The outbox: every mutation is applied once and in order, or waits in quarantine; none is lost."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -59,7 +59,7 @@ def applied(push: Push, seq: int = 10) -> tuple[Result, ...]:
 # ---- Adding --------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_given_in_order_and_never_again_not_even_when_all_are_settled() -> None:
+def test_numbers_are_given_in_order_and_never_again_even_after_all_entries_are_gone() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     assert [outbox.add(write(n)).n for n in range(3)] == [1, 2, 3]
@@ -72,7 +72,7 @@ def test_numbers_are_given_in_order_and_never_again_not_even_when_all_are_settle
     assert (again.client_id, again.add(write(5)).n) == (outbox.client_id, 5)
 
 
-def test_a_mutation_is_kept_before_add_returns_and_before_anybody_is_told_to_send() -> None:
+def test_a_mutation_is_stored_before_add_returns_and_before_on_add_is_called() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     kept: list[int] = []
@@ -82,7 +82,7 @@ def test_a_mutation_is_kept_before_add_returns_and_before_anybody_is_told_to_sen
     assert kept == [1, 2]
 
 
-def test_what_the_storage_would_not_take_was_never_added() -> None:
+def test_a_mutation_that_the_storage_refuses_was_never_added() -> None:
     class Full(MemoryStorage):
         def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
             raise OSError("the disk is full")
@@ -113,7 +113,7 @@ def test_what_the_storage_would_not_take_was_never_added() -> None:
     ],
     ids=lambda mutation: repr(mutation)[:70],
 )
-def test_what_no_server_takes_is_refused_at_once_and_its_words_are_not_repeated(mutation: Mutation) -> None:
+def test_a_mutation_that_no_server_accepts_is_refused_at_once_and_its_text_not_quoted(mutation: Mutation) -> None:
     outbox = Outbox(MemoryStorage())
     with pytest.raises(ValueError) as raised:
         outbox.add(mutation)
@@ -123,7 +123,7 @@ def test_what_no_server_takes_is_refused_at_once_and_its_words_are_not_repeated(
     assert outbox.add(write(1)).n == 1
 
 
-def test_the_last_known_limits_hold_also_offline_and_after_a_restart() -> None:
+def test_the_last_known_limits_apply_also_offline_and_after_a_restart() -> None:
     storage = MemoryStorage()
     long_title, long_content = RenameConversation(A, "é" * 11, 1), CreateMessage(M, A, "user", "x" * 101, 1)
     outbox = Outbox(storage)
@@ -141,7 +141,7 @@ def test_the_last_known_limits_hold_also_offline_and_after_a_restart() -> None:
 # ---- Sending -------------------------------------------------------------------------------------------------------
 
 
-def test_a_push_begins_with_the_lowest_number_without_a_result_and_takes_as_many_as_permitted() -> None:
+def test_a_push_begins_with_the_lowest_number_without_a_result_and_has_as_many_as_permitted() -> None:
     outbox = outbox_with(4)
     assert pushed(outbox) == Push(1, (write(0), write(1), write(2)), 1)
     assert outbox.due(0) is None
@@ -151,7 +151,7 @@ def test_a_push_begins_with_the_lowest_number_without_a_result_and_takes_as_many
     assert pushed(outbox) == Push(4, (write(3), write(4)), 1), "it holds what is acked until the rows have it"
 
 
-def test_where_there_is_nothing_to_send_nothing_is_pushed() -> None:
+def test_an_empty_outbox_pushes_nothing() -> None:
     outbox = Outbox(MemoryStorage())
     assert (outbox.due(0), outbox.next_push(LIMITS, CODEC, 0)) == (None, None)
     outbox.add(write(1))
@@ -161,7 +161,7 @@ def test_where_there_is_nothing_to_send_nothing_is_pushed() -> None:
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12), at_most=st.integers(440, 900))
-def test_a_push_fits_in_a_frame_and_no_mutation_waits_that_could_have_come_along(
+def test_a_push_fits_in_a_frame_and_contains_every_mutation_that_fits(
     encoding: str, sizes: list[int], at_most: int
 ) -> None:
     codec = CODECS["json" if encoding == "json" else "msgpack"]
@@ -184,7 +184,7 @@ def test_a_push_fits_in_a_frame_and_no_mutation_waits_that_could_have_come_along
     assert sent == len(sizes)
 
 
-def test_a_push_without_an_answer_is_the_next_one_again_on_the_next_connection() -> None:
+def test_a_push_without_an_answer_is_repeated_on_the_next_connection() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     outbox.add(write(1))
@@ -196,7 +196,7 @@ def test_a_push_without_an_answer_is_the_next_one_again_on_the_next_connection()
     assert [entry.state for entry in outbox.entries] == [EntryState.ACKED]
 
 
-def test_a_mutation_that_outgrew_the_limits_gives_its_number_away_and_goes_into_quarantine() -> None:
+def test_a_mutation_beyond_shrunk_limits_gives_its_number_away_and_goes_into_quarantine() -> None:
     outbox = Outbox(MemoryStorage())
     long = CreateMessage(M, A, "user", "x" * 5000, 1)
     for mutation in (write(1), long, write(3)):
@@ -217,7 +217,7 @@ def test_a_mutation_that_outgrew_the_limits_gives_its_number_away_and_goes_into_
 
 
 @pytest.mark.parametrize("code", ["unavailable", "slow_down", "too_many_pushes", "tomorrow's"])
-def test_a_refused_push_loses_nothing_and_comes_again_not_before_it_may(code: str) -> None:
+def test_a_push_answered_with_an_error_loses_nothing_and_is_due_after_the_delay(code: str) -> None:
     for rnd in (0.0, 1.0):
         outbox = outbox_with(2)
         first = pushed(outbox, now=100)
@@ -231,7 +231,7 @@ def test_a_refused_push_loses_nothing_and_comes_again_not_before_it_may(code: st
         assert pushed(outbox, now=101 + wait) == first
 
 
-def test_several_devices_that_were_told_the_same_do_not_come_back_at_once() -> None:
+def test_devices_with_the_same_advised_delay_do_not_push_at_the_same_time() -> None:
     waits = set()
     for rnd in (0.0, 0.3, 0.6, 1.0):
         outbox = outbox_with(1)
@@ -241,7 +241,7 @@ def test_several_devices_that_were_told_the_same_do_not_come_back_at_once() -> N
     assert len(waits) == 4
 
 
-def test_without_advice_the_pauses_grow_until_a_push_is_taken() -> None:
+def test_without_an_advised_delay_the_pauses_grow_until_a_push_is_acknowledged() -> None:
     outbox = outbox_with(1)
     now, waits = 0.0, []
     for _ in range(9):
@@ -257,7 +257,7 @@ def test_without_advice_the_pauses_grow_until_a_push_is_taken() -> None:
     assert outbox.due(now) == 1
 
 
-def test_after_a_gap_what_is_left_is_numbered_anew_in_the_same_order_and_sent_at_once() -> None:
+def test_after_a_gap_the_mutations_get_new_numbers_in_the_same_order_and_are_due_at_once() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     for n in range(3):
@@ -274,7 +274,7 @@ def test_after_a_gap_what_is_left_is_numbered_anew_in_the_same_order_and_sent_at
     assert outbox.add(write(7)).n == 6
 
 
-def test_a_gap_brings_back_what_the_database_had_acked_and_lost() -> None:
+def test_after_a_gap_mutations_that_the_database_acked_and_lost_are_pushed_again() -> None:
     outbox = outbox_with(3)
     pushed(outbox)
     outbox.acknowledge((Applied(1, 10), Rejected(2, "refused", "no"), Applied(3, 12)))
@@ -289,7 +289,7 @@ def test_a_gap_brings_back_what_the_database_had_acked_and_lost() -> None:
 
 
 def in_doubt(storage: MemoryStorage) -> Outbox:
-    """One whose three mutations were acknowledged on an earlier connection."""
+    """An outbox whose three mutations were acknowledged on an earlier connection."""
     outbox = Outbox(storage)
     for n in range(3):
         outbox.add(write(n))
@@ -298,7 +298,7 @@ def in_doubt(storage: MemoryStorage) -> Outbox:
     return outbox
 
 
-def test_what_an_earlier_connection_acknowledged_is_not_settled_by_the_position_of_this_one() -> None:
+def test_the_position_of_a_connection_does_not_confirm_acks_of_an_earlier_one() -> None:
     storage = MemoryStorage()
     outbox = in_doubt(storage)
     outbox.advance(99)
@@ -309,7 +309,7 @@ def test_what_an_earlier_connection_acknowledged_is_not_settled_by_the_position_
     assert len(again.entries) == 3, "the doubt outlasts the app"
 
 
-def test_all_that_is_held_is_pushed_again_on_each_connection_and_then_settled() -> None:
+def test_all_held_mutations_are_pushed_again_on_each_connection_and_then_confirmed() -> None:
     outbox = in_doubt(MemoryStorage())
     outbox.add(write(3))
     assert pushed(outbox) == Push(1, (write(0), write(1), write(2)), 1)
@@ -319,7 +319,7 @@ def test_all_that_is_held_is_pushed_again_on_each_connection_and_then_settled() 
     assert pushed(outbox) == Push(4, (write(3),), 3)
 
 
-def test_numbers_between_whose_mutations_are_gone_are_pushed_empty_and_their_results_ignored() -> None:
+def test_numbers_in_between_without_a_mutation_are_pushed_empty_and_their_results_ignored() -> None:
     outbox = outbox_with(3)
     pushed(outbox)
     outbox.acknowledge((Applied(1, 10), Rejected(2, "refused", "no"), Applied(3, 12)))
@@ -333,7 +333,7 @@ def test_numbers_between_whose_mutations_are_gone_are_pushed_empty_and_their_res
     ]
 
 
-def test_where_its_numbers_are_others_all_that_is_held_gets_numbers_above_them() -> None:
+def test_held_mutations_get_numbers_above_those_consumed_for_others() -> None:
     outbox = outbox_with(3)
     pushed(outbox)
     outbox.acknowledge((Applied(1, 10), Applied(2, 10), Applied(3, 10)))
@@ -344,7 +344,7 @@ def test_where_its_numbers_are_others_all_that_is_held_gets_numbers_above_them()
     assert pushed(outbox) == Push(14, (write(0), write(1), write(2)), 14)
 
 
-def test_a_database_that_goes_on_answering_with_a_gap_is_asked_with_pauses() -> None:
+def test_repeated_gaps_are_answered_after_pauses() -> None:
     outbox, now = outbox_with(1), 0.0
     for expected, pause in ((5, 0), (9, 1), (3, 2)):
         pushed(outbox, now)
@@ -353,7 +353,7 @@ def test_a_database_that_goes_on_answering_with_a_gap_is_asked_with_pauses() -> 
         now += pause
 
 
-def test_a_generation_is_larger_than_all_before_whatever_the_clock_says_and_after_a_restart() -> None:
+def test_a_generation_is_larger_than_all_before_with_any_clock_and_after_a_restart() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     drawn = [outbox.generation(now) for now in (1000, 1000, 7, 2000)]
@@ -364,7 +364,7 @@ def test_a_generation_is_larger_than_all_before_whatever_the_clock_says_and_afte
 # ---- Settling ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_acked_stays_until_the_synced_rows_have_it_whichever_comes_first() -> None:
+def test_an_acked_mutation_stays_until_the_synced_rows_have_it_whether_ack_or_rows_come_first() -> None:
     outbox = outbox_with(2)
     outbox.begin(LIMITS)
     outbox.advance(9)
@@ -379,8 +379,8 @@ def test_what_is_acked_stays_until_the_synced_rows_have_it_whichever_comes_first
     assert not outbox.entries
 
 
-def test_a_position_of_a_connection_before_settles_nothing() -> None:
-    """The next one may begin further back: a snapshot is on its way, or the app lost its rows."""
+def test_the_position_of_an_earlier_connection_confirms_nothing() -> None:
+    """The position of the next connection may be lower: a snapshot follows, or the app lost its rows."""
     outbox = outbox_with(1)
     outbox.begin(LIMITS)
     outbox.advance(50)
@@ -418,7 +418,7 @@ def in_quarantine() -> tuple[Outbox, Entry]:
     return outbox, entry
 
 
-def test_a_rejected_mutation_waits_for_a_person_and_holds_nobody_up() -> None:
+def test_a_rejected_mutation_waits_in_quarantine_and_delays_no_other() -> None:
     outbox, entry = in_quarantine()
     assert outbox.quarantine == (entry,)
     assert (entry.state, entry.mutation, entry.code, entry.message) == (
@@ -440,14 +440,14 @@ def test_a_retry_is_a_new_mutation_with_a_new_number_at_the_end(corrected: Mutat
     assert [e.n for e in outbox.entries] == [3, 4]
 
 
-def test_a_correction_that_can_never_be_sent_leaves_the_mutation_where_it_is() -> None:
+def test_a_correction_that_no_server_accepts_leaves_the_mutation_in_quarantine() -> None:
     outbox, entry = in_quarantine()
     with pytest.raises(ValueError):
         outbox.retry(entry.key, RenameConversation(A, "\0", 1))
     assert outbox.quarantine == (entry,)
 
 
-def test_a_discarded_mutation_is_gone_for_good() -> None:
+def test_a_discarded_mutation_does_not_return() -> None:
     storage = MemoryStorage()
     outbox = Outbox(storage)
     outbox.add(write(0))
@@ -458,7 +458,7 @@ def test_a_discarded_mutation_is_gone_for_good() -> None:
 
 
 @pytest.mark.parametrize("act", [Outbox.retry, Outbox.discard])
-def test_only_what_is_in_quarantine_is_retried_or_discarded(act: Callable[[Outbox, int], object]) -> None:
+def test_only_rejected_mutations_can_be_retried_or_discarded(act: Callable[[Outbox, int], object]) -> None:
     outbox, entry = in_quarantine()
     pending = outbox.add(write(2))
     for key in (pending.key, 99):
@@ -477,7 +477,7 @@ NOTHING = 0  # in place of a write: an empty array
 
 
 def which(mutation: Mutation | None) -> int:
-    """The how-manieth of a test's writes it is."""
+    """The position of a mutation among those of the test."""
     if mutation is None:
         return NOTHING
     assert isinstance(mutation, RenameConversation)
@@ -485,9 +485,9 @@ def which(mutation: Mutation | None) -> int:
 
 
 class Server:
-    """What SPEC.md (8.5) asks of a server: it consumes each number once, in order, and remembers what became of it.
+    """A server by SPEC.md 8.5: it consumes each number once, in order, and stores the result.
 
-    Of the mutations it remembers those that the device said to hold, and not one more.
+    It stores only the mutations that the device holds by its `held`.
     """
 
     def __init__(self, dislikes: set[int]) -> None:
@@ -500,7 +500,7 @@ class Server:
         self.seq = 0
 
     def take(self, push: Push, at_most: int) -> tuple[Result, ...] | ErrorAnswer:
-        """It may fall over in the middle of a push: then only so many of its mutations were applied."""
+        """Apply a push. The server may crash in the middle of it: then only the first mutations were applied."""
         numbered = list(enumerate(map(which, push.mutations), push.n))
         if push.n > self.last + 1:
             return refusal("gap", expected=self.last + 1)
@@ -530,8 +530,8 @@ class Server:
 
 
 class OutboxAgainstServers(RuleBasedStateMachine):
-    """Whatever is lost on the way, and whichever history the database goes on from: each write is applied exactly once
-    and in order, or is in the quarantine."""
+    """Frames are lost, and the database goes back to earlier histories: each mutation is applied exactly once and in
+    order, or is in quarantine."""
 
     @initialize(dislikes=st.sets(st.integers(0, 6), max_size=2), count=st.integers(1, 9))
     def begin(self, dislikes: set[int], count: int) -> None:
@@ -579,7 +579,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @rule(at_most=st.sampled_from([99, 99, 99, 0, 1, 2, "unavailable", "slow_down"]), is_heard=st.booleans())
     def the_device_pushes(self, at_most: int | str, is_heard: bool) -> None:
-        """`at_most`: of its mutations; or why the server takes none."""
+        """Deliver the push. `at_most`: how many of its mutations are applied, or the code of the `error`."""
         self.now += self.outbox.due(self.now) or 0
         if (push := self.outbox.next_push(LIMITS, CODEC, self.now)) is None:
             return
@@ -652,7 +652,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
 
     @property
     def at_hand(self) -> set[int]:
-        """Writes that the device has, those in quarantine included."""
+        """The mutations that the device holds or has in quarantine."""
         return {which(entry.mutation) for entry in self.outbox.entries}
 
     @invariant()

@@ -1,4 +1,4 @@
-"""A device with an outbox writes by itself, one push at a time, through whatever the network does."""
+"""A device sends its outbox, one push at a time, whatever happens to its connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -60,28 +60,28 @@ async def silent(peer: ServerEnd, seconds: float = 0.05) -> None:
             await peer.socket.recv()
 
 
-async def test_what_was_written_offline_is_sent_with_the_welcome_and_not_before(server: FakeServer) -> None:
+async def test_offline_writes_are_sent_after_the_welcome_and_not_before(server: FakeServer) -> None:
     async with writer(server, 2) as (_, outbox):
         peer = await server.next()
-        hello = await peer.hear()
+        hello = await peer.receive()
         assert hello["client_id"] == outbox.client_id.bytes
         await silent(peer)
-        await peer.say("error", code="unavailable", message="m", retryable=True, answers="hello")
+        await peer.send("error", code="unavailable", message="m", retryable=True, answers="hello")
         await silent(peer)
         await welcome(peer)
-        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
+        assert await peer.receive() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
 
 
 async def welcome(peer: ServerEnd) -> None:
-    """As ServerEnd.welcome does, to somebody who has said hello."""
+    """As ServerEnd.welcome, after hello was received."""
     limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "mutations": 3}
     limits |= {"title_bytes": 1000, "content_bytes": 100_000}
     times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
-    await peer.say("welcome", session="s", epoch="e", tier="pro", mode="resumed", limits=limits, **times)
+    await peer.send("welcome", session="s", epoch="e", tier="pro", mode="resumed", limits=limits, **times)
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
-async def test_what_is_written_while_connected_is_sent_at_once_and_what_comes_meanwhile_in_the_next_push(
+async def test_a_write_is_sent_at_once_and_writes_during_a_push_travel_in_the_next_one(
     server: FakeServer, encoding: Encoding
 ) -> None:
     async with writer(server, encoding=encoding) as (watched, outbox):
@@ -90,13 +90,13 @@ async def test_what_is_written_while_connected_is_sent_at_once_and_what_comes_me
         await peer.welcome()
         await silent(peer)
         assert device.write(named(0)).n == 1
-        assert (await peer.hear())["n"] == 1
+        assert (await peer.receive())["n"] == 1
         for n in (1, 2):
             device.write(named(n))
         outbox.add(named(3))
         await silent(peer)
         await peer.ack(["applied", 1, 9])
-        push = await peer.hear()
+        push = await peer.receive()
         assert (push["n"], len(push["mutations"])) == (2, 3)
         await peer.ack(["applied", 2, 9], ["rejected", 3, "refused", "no"], ["applied", 4, 9])
         await until(
@@ -108,25 +108,25 @@ async def test_what_is_written_while_connected_is_sent_at_once_and_what_comes_me
         await silent(peer)
 
 
-async def test_a_push_whose_answer_was_lost_is_sent_again_over_the_next_connection(server: FakeServer) -> None:
+async def test_a_push_whose_answer_was_lost_is_sent_again_on_the_next_connection(server: FakeServer) -> None:
     async with writer(server, 2) as (watched, outbox):
         peer = await server.next()
         await peer.welcome()
-        first = await peer.hear()
+        first = await peer.receive()
         peer.cut()
         peer = await server.next()
         await peer.welcome()
-        assert await peer.hear() == first
+        assert await peer.receive() == first
         watched.device.write(named(2))
         await peer.ack(["repeated", 1, 5], ["repeated", 2, 5])
-        assert (await peer.hear())["n"] == 3
+        assert (await peer.receive())["n"] == 3
         await peer.ack(["applied", 3, 6])
         await peer.live(K0, 6)
         await until(lambda: outbox.entries == ())
 
 
-async def test_an_own_write_is_shown_at_once_and_until_the_synced_rows_have_it(server: FakeServer) -> None:
-    """The echo may come before the ack or after it; on_event sees the outbox as it is then."""
+async def test_an_own_write_is_shown_from_the_outbox_until_the_synced_rows_have_it(server: FakeServer) -> None:
+    """The write may arrive through the feed before the ack or after it; on_event sees the outbox as it is then."""
     replica, standings = Replica(), list[Certainty]()
 
     def store(batch: Batch) -> None:
@@ -145,7 +145,7 @@ async def test_an_own_write_is_shown_at_once_and_until_the_synced_rows_have_it(s
         await until(lambda: standings)
         for order in ("ack first", "echo first"):
             watched.device.write(named(7))
-            push = await peer.hear()
+            push = await peer.receive()
             if order == "ack first":
                 await peer.ack(["applied", push["n"], 8])
                 await peer.changes(K0, K0, ["c", 8, A.bytes, "title 7", 1, 7], seq=8)
@@ -157,7 +157,7 @@ async def test_an_own_write_is_shown_at_once_and_until_the_synced_rows_have_it(s
     assert standings == [S, K, S, P, S]
 
 
-async def test_the_position_settles_only_when_the_batch_is_stored(server: FakeServer) -> None:
+async def test_the_position_confirms_a_write_only_after_the_batch_is_stored(server: FakeServer) -> None:
     stored, begun = asyncio.Event(), asyncio.Event()
 
     async def store(batch: Batch) -> None:
@@ -167,7 +167,7 @@ async def test_the_position_settles_only_when_the_batch_is_stored(server: FakeSe
     async with writer(server, 1, on_batch=store) as (_, outbox):
         peer = await server.next()
         await peer.welcome()
-        await peer.hear()
+        await peer.receive()
         await peer.ack(["applied", 1, 8])
         await peer.changes(K0, K1, seq=8)
         await soon(begun.wait())
@@ -176,61 +176,61 @@ async def test_the_position_settles_only_when_the_batch_is_stored(server: FakeSe
         await until(lambda: outbox.entries == ())
 
 
-async def test_a_device_writes_while_it_is_sent_a_snapshot(server: FakeServer) -> None:
+async def test_a_device_writes_during_a_snapshot(server: FakeServer) -> None:
     async with writer(server, 1, cursor=None) as (_, outbox):
         peer = await server.next()
         await peer.welcome()
-        assert (await peer.hear())["t"] == "push"
-        await peer.say("snapshot", as_of=9, rows=[])
+        assert (await peer.receive())["t"] == "push"
+        await peer.send("snapshot", as_of=9, rows=[])
         await peer.ack(["applied", 1, 8])
-        await peer.say("snapshot", as_of=9, rows=[], cursor=K1)
+        await peer.send("snapshot", as_of=9, rows=[], cursor=K1)
         await until(lambda: outbox.entries and outbox.entries[0].state is EntryState.ACKED)
         await peer.live(K1, 9)
         await until(lambda: outbox.entries == ())
 
 
-async def test_a_refused_push_is_sent_again_not_before_it_may(server: FakeServer) -> None:
+async def test_a_push_answered_with_an_error_is_sent_again_after_the_advised_delay(server: FakeServer) -> None:
     loop = asyncio.get_running_loop()
     async with writer(server, 1) as (watched, _):
         peer = await server.next()
         await peer.welcome()
-        first = await peer.hear()
+        first = await peer.receive()
         await peer.error("slow_down", answers="push", id=1, retry_after=150)
         told = loop.time()
         await until(lambda: watched.device.last_error)
         watched.device.write(named(1))  # which is no reason to hurry
-        again = await peer.hear()
+        again = await peer.receive()
         assert loop.time() - told > 0.13
         assert (again["n"], again["mutations"]) == (1, [*first["mutations"], array(1)])
         assert server.peers.empty()
 
 
-async def test_after_a_gap_the_device_goes_on_from_the_number_that_the_server_awaits(server: FakeServer) -> None:
+async def test_after_a_gap_the_device_continues_with_the_expected_number(server: FakeServer) -> None:
     async with writer(server, 1) as (watched, _):
         peer = await server.next()
         await peer.welcome()
-        await peer.hear()
+        await peer.receive()
         await peer.live(K0, 5)
         await peer.ack(["applied", 1, 5])
         watched.device.write(named(1))
-        assert (await peer.hear())["n"] == 2
+        assert (await peer.receive())["n"] == 2
         await peer.error("gap", answers="push", id=2, expected=1)
-        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(1)], "held": 1}
+        assert await peer.receive() == {"t": "push", "n": 1, "mutations": [array(1)], "held": 1}
 
 
-async def test_where_its_numbers_were_given_to_others_the_device_goes_on_above_them_with_all_that_it_holds(
+async def test_a_device_whose_numbers_were_consumed_for_others_pushes_all_that_it_holds_above_them(
     server: FakeServer,
 ) -> None:
     async with writer(server, 2) as (watched, outbox):
         peer = await server.next()
         await peer.welcome()
-        await peer.hear()
+        await peer.receive()
         await peer.ack(["applied", 1, 5], ["applied", 2, 5])
         watched.device.write(named(2))
-        assert (await peer.hear())["n"] == 3
+        assert (await peer.receive())["n"] == 3
         await peer.error("gap", answers="push", id=3, expected=9)
         push = {"t": "push", "n": 9, "mutations": [array(0), array(1), array(2)], "held": 9}
-        assert await peer.hear() == push
+        assert await peer.receive() == push
         await peer.ack(["applied", 9, 6], ["applied", 10, 6], ["applied", 11, 6])
         await peer.live(K0, 6)
         await until(lambda: outbox.entries == ())
@@ -246,22 +246,22 @@ async def test_where_its_numbers_were_given_to_others_the_device_goes_on_above_t
     ],
     ids=str,
 )
-async def test_an_answer_that_is_none_closes_with_4000_and_loses_nothing(
+async def test_a_wrong_answer_to_a_push_closes_with_4000_and_loses_nothing(
     server: FakeServer, answer: dict[str, object]
 ) -> None:
     async with writer(server, 1) as (watched, _):
         peer = await server.next()
         await peer.welcome()
-        first = await peer.hear()
-        await peer.say(**answer)  # type: ignore[arg-type]
+        first = await peer.receive()
+        await peer.send(**answer)  # type: ignore[arg-type]
         assert await peer.closed() == 4000
         assert isinstance(watched.device.last_error, ProtocolError)
         peer = await server.next()
         await peer.welcome()
-        assert await peer.hear() == first
+        assert await peer.receive() == first
 
 
-async def test_an_ack_that_nobody_waits_for_closes_with_4000(server: FakeServer) -> None:
+async def test_an_ack_without_a_push_closes_with_4000(server: FakeServer) -> None:
     async with writer(server):
         peer = await server.next()
         await peer.welcome()
@@ -269,15 +269,15 @@ async def test_an_ack_that_nobody_waits_for_closes_with_4000(server: FakeServer)
         assert await peer.closed() == 4000
 
 
-async def test_a_device_without_a_cursor_any_more_keeps_its_writes(server: FakeServer) -> None:
+async def test_a_device_that_lost_its_cursor_keeps_its_writes(server: FakeServer) -> None:
     async with writer(server, 1):
         peer = await server.next()
         await peer.welcome()
-        first = await peer.hear()
+        first = await peer.receive()
         await peer.error("position_lost", 4200)
         peer = await server.next()
         assert (await peer.welcome())["cursor"] is None
-        assert await peer.hear() == first
+        assert await peer.receive() == first
 
 
 async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_start(
@@ -290,7 +290,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
     await peer.welcome()
-    await peer.hear()
+    await peer.receive()
     await peer.error("replaced", 4302, answers="push", id=1, retryable=False)
     with pytest.raises(StayAway) as raised:
         await soon(run)
@@ -301,7 +301,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
     storage.close()
 
 
-async def test_a_storage_that_fails_ends_the_run_with_what_it_raised(server: FakeServer) -> None:
+async def test_an_exception_of_the_storage_ends_the_run(server: FakeServer) -> None:
     class Failing(MemoryStorage):
         def commit(self, head: Any, put: Any, drop: Any) -> None:
             if put and put[0].state is not EntryState.PENDING:
@@ -314,7 +314,7 @@ async def test_a_storage_that_fails_ends_the_run_with_what_it_raised(server: Fak
     run = asyncio.create_task(watched.device.run())
     peer = await server.next()
     await peer.welcome()
-    await peer.hear()
+    await peer.receive()
     await peer.ack(["applied", 1, 5])
     with pytest.raises(OSError, match="disk"):
         await soon(run)
@@ -323,8 +323,8 @@ async def test_a_storage_that_fails_ends_the_run_with_what_it_raised(server: Fak
     assert await peer.closed() == 1000
 
 
-async def test_many_writes_go_in_order_whatever_happens_to_the_connections(server: FakeServer) -> None:
-    """The other end takes each number once, answers one push in three, and hangs up at the others."""
+async def test_many_writes_keep_their_order_over_broken_connections(server: FakeServer) -> None:
+    """The server consumes each number once, answers one push in three, and ends the connection at the others."""
     taken: list[int] = []
     async with writer(server, 20, rng=Always(0.0)) as (watched, outbox):
         turn, written = 0, 20
@@ -333,7 +333,7 @@ async def test_many_writes_go_in_order_whatever_happens_to_the_connections(serve
             await peer.welcome()
             await peer.live(K0, 7)
             while True:
-                push = await peer.hear()
+                push = await peer.receive()
                 results = []
                 for n, mutation in enumerate(push["mutations"], push["n"]):
                     results.append(["applied" if n > len(taken) else "repeated", n, 7])
@@ -353,14 +353,14 @@ async def test_many_writes_go_in_order_whatever_happens_to_the_connections(serve
     assert taken == list(range(40))
 
 
-async def test_only_a_device_with_an_outbox_of_its_own_writes() -> None:
+async def test_a_device_writes_only_with_its_own_outbox() -> None:
     with pytest.raises(ValueError):
         Watched("ws://127.0.0.1:9/", outbox=Outbox(MemoryStorage()))
     with pytest.raises(RuntimeError):
         Watched("ws://127.0.0.1:9/").device.write(DeleteConversation(A))
 
 
-async def test_the_time_of_a_mutation_is_told_by_the_servers_clock_once_it_is_known(server: FakeServer) -> None:
+async def test_now_is_the_servers_time_once_its_clock_is_known(server: FakeServer) -> None:
     async with writer(server) as (watched, _):
         device: Device = watched.device
         assert device.now() > NOW + 3600 * SECOND  # the device's own, which runs ahead in this test
@@ -369,21 +369,20 @@ async def test_the_time_of_a_mutation_is_told_by_the_servers_clock_once_it_is_kn
         assert NOW <= device.now() < NOW + 60 * SECOND
 
 
-async def test_on_the_next_connection_what_was_acknowledged_is_pushed_again_before_its_position_settles_it(
+async def test_an_acknowledged_mutation_is_pushed_again_on_the_next_connection_before_a_position_confirms_it(
     server: FakeServer,
 ) -> None:
-    """The database may be another one, and nothing else tells: the snapshot says only `new`, because the device came
-    without a cursor."""
+    """The database may be another one. The device cannot know: without a cursor the snapshot's reason is only `new`."""
     async with writer(server, 2) as (watched, outbox):
         peer = await server.next()
         await peer.welcome()
-        await peer.hear()
+        await peer.receive()
         await peer.ack(["applied", 1, 9], ["applied", 2, 9])
         await peer.socket.close(4200)
         peer = await server.next()
         await peer.welcome(mode="snapshot", why="new")
-        assert await peer.hear() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
-        await peer.say("snapshot", as_of=99, rows=[], cursor=K1)
+        assert await peer.receive() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
+        await peer.send("snapshot", as_of=99, rows=[], cursor=K1)
         await peer.live(K1, 99)
         await soon(watched.device.wait_live(5))
         assert len(outbox.entries) == 2

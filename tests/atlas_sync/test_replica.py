@@ -26,7 +26,7 @@ def message(seq: int, mid: UUID = M, cid: UUID = A, content: str = "x") -> Messa
     return Message(seq, mid, cid, "user", content, 0, seq)
 
 
-def test_an_upsert_replaces_what_is_older_and_what_is_equally_old() -> None:
+def test_an_upsert_replaces_an_older_row_and_one_of_the_same_seq() -> None:
     replica = Replica()
     replica.apply([message(5, content="a")])
     replica.apply([message(5, content="b")])
@@ -42,7 +42,7 @@ def test_a_message_may_come_before_its_conversation() -> None:
     assert set(replica.conversations) == {A}
 
 
-def test_a_deletion_does_not_touch_what_is_newer() -> None:
+def test_a_deletion_does_not_delete_a_newer_row() -> None:
     replica = Replica()
     replica.apply([message(7), conversation(7), Profile(7, USER, "pro", None)])
     replica.apply([Deleted("m", 6, M), Deleted("c", 6, A), Deleted("p", 6, USER)])
@@ -51,20 +51,20 @@ def test_a_deletion_does_not_touch_what_is_newer() -> None:
     assert (replica.messages, replica.conversations, replica.profiles) == ({}, {}, {})
 
 
-def test_a_deleted_conversation_takes_its_older_messages_along_and_no_others() -> None:
+def test_deleting_a_conversation_deletes_its_older_messages_and_no_others() -> None:
     replica = Replica()
     replica.apply([message(5, M), message(9, N), message(5, UUID(int=9), cid=B), Deleted("c", 7, A)])
     assert set(replica.messages) == {N, UUID(int=9)}
 
 
-def test_a_conversation_deleted_and_made_anew_in_one_transaction_keeps_only_its_new_messages() -> None:
+def test_a_conversation_deleted_and_created_again_in_one_transaction_keeps_only_its_new_messages() -> None:
     replica = Replica()
     replica.apply([message(3), message(7, N), Deleted("c", 7, A), conversation(7), message(7, UUID(int=9))])
     assert set(replica.conversations) == {A}
     assert set(replica.messages) == {UUID(int=9)}
 
 
-def test_a_conversation_that_came_back_does_not_bring_its_old_messages_with_it() -> None:
+def test_a_conversation_created_again_does_not_have_its_old_messages() -> None:
     replica = Replica()
     replica.apply([message(3), conversation(8), Deleted("c", 7, A)])
     assert set(replica.conversations) == {A}
@@ -82,7 +82,7 @@ def test_a_page_that_was_read_before_a_deletion_and_arrives_after_it_changes_not
         assert set(replica.messages) == {M}
 
 
-def test_deletions_are_forgotten_only_when_the_last_page_has_come() -> None:
+def test_deletions_are_remembered_until_the_last_page_has_arrived() -> None:
     replica = Replica()
     with ExitStack() as last:
         last.enter_context(replica.expecting_page())
@@ -102,7 +102,7 @@ def test_a_snapshot_replaces_everything_even_what_has_greater_seqs() -> None:
         assert (replica.profiles, replica.conversations, set(replica.messages)) == ({}, {}, {N})
 
 
-def test_a_page_asked_for_before_a_snapshot_goes_with_what_the_snapshot_replaced() -> None:
+def test_a_page_asked_for_before_a_snapshot_changes_nothing() -> None:
     replica = Replica()
     with replica.expecting_page() as before:
         replica.replace([conversation(20)])
@@ -116,7 +116,7 @@ def test_a_page_asked_for_before_a_snapshot_goes_with_what_the_snapshot_replaced
     assert set(replica.messages) == {M, N}
 
 
-def test_a_message_that_moved_is_where_it_went_and_does_not_go_with_where_it_was() -> None:
+def test_a_moved_message_survives_the_deletion_of_its_former_conversation() -> None:
     replica = Replica()
     replica.apply([message(3, cid=A), Deleted("m", 5, M), message(5, cid=B), Deleted("c", 6, A)])
     assert replica.messages == {M: message(5, cid=B)}
@@ -141,7 +141,7 @@ OPERATIONS: st.SearchStrategy[Operations] = st.lists(
 
 
 class Database:
-    """One user's rows, and the feed of what happened to them: what `SELECT` finds is the oracle."""
+    """One user's rows and their feed. The rows that `SELECT` finds are the oracle."""
 
     def __init__(self) -> None:
         self.seq = 0
@@ -151,7 +151,7 @@ class Database:
         self.feed: list[list[Row]] = []
 
     def transact(self, operations: Operations) -> None:
-        """Deletions first, then the latest state of what is left; messages gone with their conversation go unsaid.
+        """Deletions first, then the latest state of the remaining rows, without messages of a deleted conversation.
 
         A message that moves is deleted, and there again (5.3).
         """
@@ -186,12 +186,12 @@ class Database:
         return [*self.profiles.values(), *self.conversations.values(), *self.messages.values()]
 
     def read(self) -> list[Row]:
-        """What a snapshot or a page reads now: every row's seq is the position of the reading."""
+        """The rows that a snapshot or a page reads now: every row's seq is the position of the reading."""
         return [replace(row, seq=self.seq) for row in self.rows()]
 
 
 def latest_state_only(transactions: Iterable[list[Row]]) -> list[Row]:
-    """Caught up on, a feed names each row once, at its last change, and none that is gone with its conversation.
+    """A feed that is read later names each row once, at its last change, and no message of a deleted conversation.
 
     A deletion stays even if the row came back: a conversation's has messages to take away, a message's may have moved
     it out of where the device holds it.
@@ -214,7 +214,7 @@ def content(rows: Iterable[Row]) -> set[Row]:
 
 
 class DeviceAgainstDatabase(RuleBasedStateMachine):
-    """Whatever happens on the way: once the device has applied the whole feed, it holds what `SELECT` finds."""
+    """Once the device has applied the whole feed, it holds exactly the rows that `SELECT` finds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class DeviceAgainstDatabase(RuleBasedStateMachine):
 
     @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
     def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
-        """What pages are hard for; chance alone would come upon it seldom."""
+        """The difficult case for pages. Chance alone would seldom produce it."""
         self.changes_arrive(len(self.database.feed))
         self.database.transact(first)
         with self.replica.expecting_page() as apply:
@@ -274,7 +274,7 @@ class DeviceAgainstDatabase(RuleBasedStateMachine):
 
     @rule(between=st.none() | OPERATIONS, after=st.none() | OPERATIONS)
     def the_device_is_given_a_snapshot_in_parts(self, between: Operations | None, after: Operations | None) -> None:
-        """Pages of the connection before may still be at hand, and come late: nobody has to take care."""
+        """Pages of the connection before may still be applied late, without harm."""
         self.position = len(self.database.feed)
         self.replica.replace(row for row in self.database.read() if not isinstance(row, Message))
         for operations in (between, after):

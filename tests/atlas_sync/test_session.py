@@ -1,4 +1,4 @@
-"""The client's end of a connection, without a network: what it sends, and what it makes of what it receives."""
+"""The state machine of a connection: the frames that it sends, and the events that it makes of received frames."""
 
 import base64
 import json
@@ -81,8 +81,8 @@ def pack(frame: object) -> bytes:
     return packed
 
 
-def hear(client: Session, frame: dict[str, object]) -> Event:
-    event = client.receive(pack(frame))
+def receive(session: Session, frame: dict[str, object]) -> Event:
+    event = session.receive(pack(frame))
     assert event is not None
     return event
 
@@ -91,29 +91,29 @@ def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Session:
     return Session(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
 
 
-def client_in(state: State) -> Session:
-    """A client in this state. Its cursor is K0 where it has one; page 1 and push 1 are unanswered where they may be."""
-    client = new()
+def session_in(state: State) -> Session:
+    """A session in this state, with the cursor K0 if it has one; page 1 and push 1 are unanswered if possible."""
+    session = new()
     if state is State.NEW:
-        return client
-    client.hello()
+        return session
+    session.hello()
     if state is State.GREETING:
-        return client
+        return session
     if state in (State.SNAPSHOT_DUE, State.SNAPSHOT):
-        hear(client, SNAPSHOT)
-        client.push(1, [DeleteConversation(A)])
+        receive(session, SNAPSHOT)
+        session.push(1, [DeleteConversation(A)])
         if state is State.SNAPSHOT:
-            hear(client, {"t": "snapshot", "as_of": 7, "rows": []})
-        return client
-    hear(client, WELCOME)
-    client.ask_page()
-    client.push(1, [DeleteConversation(A)])
+            receive(session, {"t": "snapshot", "as_of": 7, "rows": []})
+        return session
+    receive(session, WELCOME)
+    session.ask_page()
+    session.push(1, [DeleteConversation(A)])
     if state is State.LIVE:
-        hear(client, FRAMES["live"])
+        receive(session, FRAMES["live"])
     elif state is State.BROKEN:
         with pytest.raises(ProtocolError):
-            client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
-    return client
+            session.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
+    return session
 
 
 OUTCOMES: dict[str, type[Event]] = {
@@ -132,47 +132,47 @@ OUTCOMES: dict[str, type[Event]] = {
 @pytest.mark.parametrize("kind", FRAMES)
 @pytest.mark.parametrize("state", State)
 def test_every_frame_has_a_defined_outcome_in_every_state(state: State, kind: str) -> None:
-    client = client_in(state)
-    assert client.state is state
+    session = session_in(state)
+    assert session.state is state
     if state is State.BROKEN or kind == "tomorrow":
-        assert client.receive(pack(FRAMES[kind])) is None
-        assert client.state is state
+        assert session.receive(pack(FRAMES[kind])) is None
+        assert session.state is state
     elif kind in ALLOWED[state]:
-        assert type(hear(client, FRAMES[kind])) is OUTCOMES[kind]
+        assert type(receive(session, FRAMES[kind])) is OUTCOMES[kind]
     else:
         with pytest.raises(ProtocolError):
-            client.receive(pack(FRAMES[kind]))
-        assert client.state is State.BROKEN
+            session.receive(pack(FRAMES[kind]))
+        assert session.state is State.BROKEN
 
 
 @pytest.mark.parametrize("state", State)
 def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> None:
-    client = client_in(state)
+    session = session_in(state)
     if state is not State.NEW:
         with pytest.raises(StateError):
-            client.hello()
+            session.hello()
     if state in (State.NEW, State.BROKEN):
         with pytest.raises(StateError):
-            client.ping()
+            session.ping()
         with pytest.raises(StateError):
-            client.refresh("t")
+            session.refresh("t")
     else:
-        assert msgpack.unpackb(client.ping()) == {"t": "ping"}
-        assert msgpack.unpackb(client.refresh("t")) == {"t": "refresh", "token": "t"}
+        assert msgpack.unpackb(session.ping()) == {"t": "ping"}
+        assert msgpack.unpackb(session.refresh("t")) == {"t": "refresh", "token": "t"}
         with pytest.raises(StateError):
-            client.refresh("t")
+            session.refresh("t")
     with pytest.raises(StateError):
-        client.push(2, [DeleteConversation(A)])  # before welcome, after a break, and while one is unanswered
+        session.push(2, [DeleteConversation(A)])  # before welcome, after a break, and while one is unanswered
     if state in (State.CATCHING_UP, State.LIVE):
-        assert client.ask_page()[0] == 2
+        assert session.ask_page()[0] == 2
     else:
         with pytest.raises(StateError):
-            client.ask_page()
+            session.ask_page()
 
 
-def test_hello_says_who_where_and_how_much() -> None:
-    client = Session(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
-    assert msgpack.unpackb(client.hello()) == {
+def test_hello_contains_token_client_id_cursor_and_window() -> None:
+    session = Session(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
+    assert msgpack.unpackb(session.hello()) == {
         "t": "hello",
         "token": "a.b.c",
         "client_id": DEVICE.bytes,
@@ -186,47 +186,47 @@ def test_hello_says_who_where_and_how_much() -> None:
     assert msgpack.unpackb(later.hello())["generation"] == 1_751_000_000_123_456
 
 
-def test_what_the_server_would_refuse_is_not_said() -> None:
+def test_frames_that_the_server_would_refuse_are_not_sent() -> None:
     for window in ((-1, 0), (501, 0), (0, -1), (0, 201)):
         with pytest.raises(ValueError):
             Session(token="t", client_id=DEVICE, window=window)
     with pytest.raises(ValueError):
         new(bytes(129))
-    client = client_in(State.LIVE)
+    session = session_in(State.LIVE)
     for limit in (0, 1001):
         with pytest.raises(ValueError):
-            client.ask_page(limit=limit)
+            session.ask_page(limit=limit)
     with pytest.raises(ValueError):
-        client.refresh("x" * 262_144)
+        session.refresh("x" * 262_144)
 
 
-def test_the_cursor_moves_with_what_arrives() -> None:
-    client = client_in(State.CATCHING_UP)
-    assert client.cursor == K0
-    assert hear(client, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True}) == Batch(
+def test_the_cursor_moves_with_each_batch() -> None:
+    session = session_in(State.CATCHING_UP)
+    assert session.cursor == K0
+    assert receive(session, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True}) == Batch(
         (), K1, replaces=False, partial=True
     )
-    assert client.cursor == K1
-    assert hear(client, {"t": "live", "cursor": K1, "seq": 8}) == Live(K1, 8)
-    assert hear(client, {"t": "changes", "from": K1, "to": K2, "rows": []}) == Batch((), K2, False, False)
-    assert (client.cursor, client.state) == (K2, State.LIVE)
+    assert session.cursor == K1
+    assert receive(session, {"t": "live", "cursor": K1, "seq": 8}) == Live(K1, 8)
+    assert receive(session, {"t": "changes", "from": K1, "to": K2, "rows": []}) == Batch((), K2, False, False)
+    assert (session.cursor, session.state) == (K2, State.LIVE)
 
 
 def test_a_snapshot_replaces_with_its_first_frame_and_has_a_cursor_with_its_last() -> None:
-    client = client_in(State.SNAPSHOT_DUE)
+    session = session_in(State.SNAPSHOT_DUE)
     first, second, last = (
-        hear(client, {"t": "snapshot", "as_of": as_of, "rows": [["c", as_of, A.bytes, None, -1, 0]], **end})
+        receive(session, {"t": "snapshot", "as_of": as_of, "rows": [["c", as_of, A.bytes, None, -1, 0]], **end})
         for as_of, end in ((7, {}), (8, {"cursor": None}), (9, {"cursor": K1}))
     )
     assert first == Batch((Conversation(7, A, None, -1, 0),), None, replaces=True, partial=False)
     assert second == Batch((Conversation(8, A, None, -1, 0),), None, replaces=False, partial=False)
     assert last == Batch((Conversation(9, A, None, -1, 0),), K1, replaces=False, partial=False)
-    assert client.cursor == K1
+    assert session.cursor == K1
 
 
 def test_a_device_that_is_interrupted_within_a_snapshot_has_no_cursor() -> None:
-    assert client_in(State.SNAPSHOT_DUE).cursor == K0  # nothing was replaced yet
-    assert client_in(State.SNAPSHOT).cursor is None
+    assert session_in(State.SNAPSHOT_DUE).cursor == K0  # nothing was replaced yet
+    assert session_in(State.SNAPSHOT).cursor is None
 
 
 @pytest.mark.parametrize("state", [State.CATCHING_UP, State.LIVE])
@@ -235,21 +235,19 @@ def test_a_device_that_is_interrupted_within_a_snapshot_has_no_cursor() -> None:
     [{"t": "changes", "from": K3, "to": K1, "rows": []}, {"t": "live", "cursor": K3, "seq": 7}],
     ids=["changes", "live"],
 )
-def test_a_hole_in_the_chain_is_noticed_and_nothing_after_it_is_believed(
-    state: State, frame: dict[str, object]
-) -> None:
-    client = client_in(state)
-    with pytest.raises(ProtocolError, match="our"):
-        client.receive(pack(frame))
-    assert client.state is State.BROKEN
-    assert client.cursor == K0
-    assert client.receive(pack({"t": "changes", "from": K0, "to": K1, "rows": []})) is None
-    assert client.receive(b"\xc1") is None
+def test_a_missing_batch_breaks_the_session(state: State, frame: dict[str, object]) -> None:
+    session = session_in(state)
+    with pytest.raises(ProtocolError, match="the device's"):
+        session.receive(pack(frame))
+    assert session.state is State.BROKEN
+    assert session.cursor == K0
+    assert session.receive(pack({"t": "changes", "from": K0, "to": K1, "rows": []})) is None
+    assert session.receive(b"\xc1") is None
 
 
-def test_pages_come_in_any_order_and_each_once() -> None:
-    client = client_in(State.LIVE)
-    second, frame = client.ask_page(A, (-5, M), 1000)
+def test_pages_may_arrive_in_any_order_and_each_once() -> None:
+    session = session_in(State.LIVE)
+    second, frame = session.ask_page(A, (-5, M), 1000)
     assert msgpack.unpackb(frame) == {
         "t": "page",
         "id": second,
@@ -257,108 +255,108 @@ def test_pages_come_in_any_order_and_each_once() -> None:
         "before": [-5, M.bytes],
         "limit": 1000,
     }
-    assert client.unanswered == {1, second}
+    assert session.unanswered == {1, second}
     rows = [["m", 40, M.bytes, A.bytes, "user", "é", 1, 2]]
-    arrived = hear(client, {"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True})
+    arrived = receive(session, {"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True})
     assert arrived == PageArrived(second, 40, (Message(40, M, A, "user", "é", 1, 2),), more=True)
-    assert client.unanswered == {1}
+    assert session.unanswered == {1}
     with pytest.raises(ProtocolError):
-        client.receive(pack({"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True}))
+        session.receive(pack({"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True}))
 
 
 @pytest.mark.parametrize(("code", "waits"), [("too_many_pages", False), ("tomorrow", False), ("unavailable", True)])
-def test_a_refused_page_is_answered_unless_it_only_waits_for_postgres(code: str, waits: bool) -> None:
-    client = client_in(State.LIVE)
+def test_an_error_answers_a_page_unless_the_page_waits_for_postgres(code: str, waits: bool) -> None:
+    session = session_in(State.LIVE)
     refusal = {**FRAMES["error"], "code": code, "answers": "page", "id": 1, "retry_after": 20}
-    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "page", 1, 20)
-    assert client.unanswered == ({1} if waits else set())
+    assert receive(session, refusal) == ErrorAnswer(code, "m", True, "page", 1, 20)
+    assert session.unanswered == ({1} if waits else set())
 
 
 def test_no_more_pages_are_asked_for_than_the_server_permits() -> None:
-    client = client_in(State.LIVE)
+    session = session_in(State.LIVE)
     for _ in range(3):
-        client.ask_page()
-    assert not client.may_ask
+        session.ask_page()
+    assert not session.may_ask
     with pytest.raises(StateError):
-        client.ask_page()
-    hear(client, {**FRAMES["error"], "code": "unavailable", "answers": "page", "id": 2})
-    assert not client.may_ask  # that one waits
-    hear(client, {**FRAMES["error"], "code": "too_many_pages", "answers": "page", "id": 2})
-    assert client.ask_page()[0] == 5
+        session.ask_page()
+    receive(session, {**FRAMES["error"], "code": "unavailable", "answers": "page", "id": 2})
+    assert not session.may_ask  # that one waits
+    receive(session, {**FRAMES["error"], "code": "too_many_pages", "answers": "page", "id": 2})
+    assert session.ask_page()[0] == 5
 
 
 @pytest.mark.parametrize(
     "answer", [FRAMES["refreshed"], {**FRAMES["error"], "code": "token_refused", "answers": "refresh"}], ids=str
 )
-def test_a_token_is_refreshed_one_at_a_time(answer: dict[str, object]) -> None:
-    client = client_in(State.GREETING)
-    client.refresh("1")
-    hear(client, WELCOME)
-    hear(client, FRAMES["error"])
+def test_one_refresh_at_a_time_is_unanswered(answer: dict[str, object]) -> None:
+    session = session_in(State.GREETING)
+    session.refresh("1")
+    receive(session, WELCOME)
+    receive(session, FRAMES["error"])
     with pytest.raises(StateError):
-        client.refresh("2")
-    hear(client, answer)
-    client.refresh("2")
+        session.refresh("2")
+    receive(session, answer)
+    session.refresh("2")
 
 
 def test_the_last_error_is_kept_until_another_frame_arrives() -> None:
-    client = client_in(State.LIVE)
-    assert client.last_error is None
-    assert hear(client, FRAMES["error"]) == client.last_error == ErrorAnswer("internal", "m", True)
-    client.receive(pack(FRAMES["tomorrow"]))
-    assert client.last_error is None
-    hear(client, FRAMES["error"])
+    session = session_in(State.LIVE)
+    assert session.last_error is None
+    assert receive(session, FRAMES["error"]) == session.last_error == ErrorAnswer("internal", "m", True)
+    session.receive(pack(FRAMES["tomorrow"]))
+    assert session.last_error is None
+    receive(session, FRAMES["error"])
     with pytest.raises(ProtocolError):
-        client.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
-    assert client.last_error is None
+        session.receive(pack({"t": "live", "cursor": K3, "seq": 7}))
+    assert session.last_error is None
 
 
-def test_a_heartbeat_may_come_unasked_at_any_time_and_waiting_for_postgres_is_no_end() -> None:
-    client = new()
+def test_a_heartbeat_may_arrive_at_any_time_and_unavailable_does_not_end_the_session() -> None:
+    session = new()
     frames = [FRAMES["pong"], {**FRAMES["error"], "code": "unavailable", "answers": "hello"}, FRAMES["pong"], SNAPSHOT]
     frames += [FRAMES["pong"], {"t": "snapshot", "as_of": 7, "rows": []}, FRAMES["pong"], FRAMES["snapshot"]]
     frames += [FRAMES["pong"], {"t": "live", "cursor": K1, "seq": 8}, FRAMES["pong"]]
-    hear(client, FRAMES["pong"])
-    client.hello()
-    kinds = [type(hear(client, frame)) for frame in frames]
+    receive(session, FRAMES["pong"])
+    session.hello()
+    kinds = [type(receive(session, frame)) for frame in frames]
     assert kinds == [Pong, ErrorAnswer, Pong, Welcomed, Pong, Batch, Pong, Batch, Pong, Live, Pong]
-    assert client.state is State.LIVE
+    assert session.state is State.LIVE
 
 
-def test_a_page_is_asked_for_only_when_no_snapshot_can_wipe_it() -> None:
-    client = client_in(State.SNAPSHOT_DUE)
+def test_a_page_is_asked_for_only_after_the_snapshot() -> None:
+    session = session_in(State.SNAPSHOT_DUE)
     with pytest.raises(StateError):
-        client.ask_page()
-    hear(client, FRAMES["snapshot"])
-    client.ask_page()
+        session.ask_page()
+    receive(session, FRAMES["snapshot"])
+    session.ask_page()
 
 
 def test_unknown_fields_columns_and_kinds_are_ignored() -> None:
-    client = client_in(State.LIVE)
+    session = session_in(State.LIVE)
     rows = [["r", {}], ["-p", 5, USER.bytes, "why"], ["p", 5, USER.bytes, "pro", None, 1.5, []]]
     frame: dict[str, object] = {"t": "changes", "from": K0, "to": K1, "rows": rows, "colour": {1: [2]}, "partial": None}
-    event = hear(client, frame)
+    event = receive(session, frame)
     assert isinstance(event, Batch)
     assert event.rows == (Deleted("p", 5, USER), Profile(5, USER, "pro", None))
 
 
 def test_values_from_the_future_are_accepted() -> None:
-    client = client_in(State.GREETING)
-    welcomed = hear(client, {**SNAPSHOT, "tier": "titanium", "why": "reshaped"})
+    session = session_in(State.GREETING)
+    welcomed = receive(session, {**SNAPSHOT, "tier": "titanium", "why": "reshaped"})
     assert isinstance(welcomed, Welcomed)
     assert (welcomed.tier, welcomed.why) == ("titanium", "reshaped")
     rows = [["m", 7, M.bytes, A.bytes, "tool", "x", 0, 7], ["p", 7, USER.bytes, "titanium", "dormant"]]
-    batch = hear(client, {"t": "snapshot", "as_of": 7, "rows": rows})
+    batch = receive(session, {"t": "snapshot", "as_of": 7, "rows": rows})
     assert isinstance(batch, Batch)
     assert batch.rows == (Message(7, M, A, "tool", "x", 0, 7), Profile(7, USER, "titanium", "dormant"))
-    refused = hear(client, {**FRAMES["error"], "code": "tired"})
+    refused = receive(session, {**FRAMES["error"], "code": "tired"})
     assert isinstance(refused, ErrorAnswer)
     assert refused.code == "tired"
 
 
 def test_a_snapshot_may_have_no_reason() -> None:
     for why in ({}, {"why": None}):
-        welcomed = hear(client_in(State.GREETING), {**WELCOME, "mode": "snapshot", **why})
+        welcomed = receive(session_in(State.GREETING), {**WELCOME, "mode": "snapshot", **why})
         assert isinstance(welcomed, Welcomed)
         assert welcomed.why is None
 
@@ -382,11 +380,11 @@ def test_a_snapshot_may_have_no_reason() -> None:
     ],
     ids=lambda frame: repr(frame)[:40],
 )
-def test_what_is_no_frame_raises(frame: bytes | str) -> None:
-    client = client_in(State.LIVE)
+def test_data_that_is_no_frame_raises(frame: bytes | str) -> None:
+    session = session_in(State.LIVE)
     with pytest.raises(ProtocolError):
-        client.receive(frame)
-    assert client.state is State.BROKEN
+        session.receive(frame)
+    assert session.state is State.BROKEN
 
 
 @pytest.mark.parametrize(
@@ -419,25 +417,25 @@ def test_what_is_no_frame_raises(frame: bytes | str) -> None:
     ids=repr,
 )
 def test_a_malformed_frame_raises_and_moves_nothing(change: dict[str, object]) -> None:
-    client = client_in(State.LIVE)
+    session = session_in(State.LIVE)
     with pytest.raises(ProtocolError):
-        client.receive(pack({**FRAMES["changes"], **change}))
-    assert (client.cursor, client.state) == (K0, State.BROKEN)
+        session.receive(pack({**FRAMES["changes"], **change}))
+    assert (session.cursor, session.state) == (K0, State.BROKEN)
 
 
 @pytest.mark.parametrize("change", [{"as_of": None}, {"as_of": 2**53}, {"rows": 7}, {"cursor": bytes(129)}], ids=repr)
 def test_a_malformed_part_of_a_snapshot_raises_and_replaces_nothing(change: dict[str, object]) -> None:
-    client = client_in(State.SNAPSHOT_DUE)
+    session = session_in(State.SNAPSHOT_DUE)
     with pytest.raises(ProtocolError):
-        client.receive(pack({**FRAMES["snapshot"], **change}))
-    assert (client.cursor, client.state) == (K0, State.BROKEN)
+        session.receive(pack({**FRAMES["snapshot"], **change}))
+    assert (session.cursor, session.state) == (K0, State.BROKEN)
 
 
 @pytest.mark.parametrize("missing", [k for k in WELCOME if k != "t"])
-def test_a_welcome_is_whole(missing: str) -> None:
-    client = client_in(State.GREETING)
+def test_a_welcome_has_all_its_fields(missing: str) -> None:
+    session = session_in(State.GREETING)
     with pytest.raises(ProtocolError, match=missing):
-        client.receive(pack({k: v for k, v in WELCOME.items() if k != missing}))
+        session.receive(pack({k: v for k, v in WELCOME.items() if k != missing}))
 
 
 @pytest.mark.parametrize(
@@ -446,17 +444,17 @@ def test_a_welcome_is_whole(missing: str) -> None:
     + [{"limits": {k: v for k, v in LIMITS.items() if k != missing}} for missing in LIMITS],
     ids=repr,
 )
-def test_a_welcome_makes_sense(change: dict[str, object]) -> None:
-    client = client_in(State.GREETING)
+def test_a_welcome_with_impossible_values_raises(change: dict[str, object]) -> None:
+    session = session_in(State.GREETING)
     with pytest.raises(ProtocolError):
-        client.receive(pack({**WELCOME, **change}))
+        session.receive(pack({**WELCOME, **change}))
 
 
-def test_nobody_is_told_resumed_who_had_no_cursor() -> None:
-    client = new(cursor=None)
-    client.hello()
+def test_resumed_without_a_cursor_raises() -> None:
+    session = new(cursor=None)
+    session.hello()
     with pytest.raises(ProtocolError):
-        client.receive(pack(WELCOME))
+        session.receive(pack(WELCOME))
 
 
 @pytest.mark.parametrize(
@@ -480,19 +478,19 @@ def test_nobody_is_told_resumed_who_had_no_cursor() -> None:
     ],
     ids=lambda text: repr(text)[:40],
 )
-def test_what_is_no_frame_in_json_raises(text: str | bytes) -> None:
-    client = new(encoding="json")
-    client.hello()
+def test_data_that_is_no_json_frame_raises(text: str | bytes) -> None:
+    session = new(encoding="json")
+    session.hello()
     frame = {**WELCOME}
-    assert client.receive(json.dumps(frame))
+    assert session.receive(json.dumps(frame))
     with pytest.raises(ProtocolError):
-        client.receive(text)
+        session.receive(text)
 
 
-def test_an_error_of_the_client_never_quotes_what_somebody_wrote() -> None:
+def test_a_protocol_error_never_quotes_a_persons_text() -> None:
     rows = [["m", 1, M.bytes, A.bytes, "user", "secret", "secret", 1]]
     with pytest.raises(ProtocolError) as raised:
-        client_in(State.LIVE).receive(pack({**FRAMES["changes"], "rows": rows}))
+        session_in(State.LIVE).receive(pack({**FRAMES["changes"], "rows": rows}))
     assert "secret" not in str(raised.value)
 
 
@@ -504,39 +502,39 @@ ANYTHING = st.recursive(
 
 
 @given(st.sampled_from(State), st.binary(max_size=80))
-def test_any_bytes_are_a_frame_or_a_protocol_error(state: State, data: bytes) -> None:
-    only_protocol_errors(client_in(state), data)
+def test_any_bytes_give_an_event_or_a_protocol_error(state: State, data: bytes) -> None:
+    only_protocol_errors(session_in(state), data)
 
 
 @given(st.sampled_from(State), st.sampled_from(sorted(FRAMES)), st.data())
-def test_any_value_in_any_field_is_taken_or_a_protocol_error(state: State, kind: str, data: st.DataObject) -> None:
+def test_any_value_in_a_field_gives_an_event_or_a_protocol_error(state: State, kind: str, data: st.DataObject) -> None:
     frame = dict(FRAMES[kind])
     frame[data.draw(st.sampled_from([*frame, "cursor", "id", "partial"]))] = data.draw(ANYTHING)
-    only_protocol_errors(client_in(state), pack(frame))
+    only_protocol_errors(session_in(state), pack(frame))
 
 
-def only_protocol_errors(client: Session, data: bytes) -> None:
+def only_protocol_errors(session: Session, data: bytes) -> None:
     try:
-        client.receive(data)
+        session.receive(data)
     except ProtocolError:
-        assert client.state is State.BROKEN
+        assert session.state is State.BROKEN
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=20))
 def test_batches_form_one_chain_whatever_the_server_sends(steps: list[tuple[bool, int]]) -> None:
-    """Each batch that gets through starts where the one before it ended."""
-    client = client_in(State.CATCHING_UP)
+    """Each accepted batch starts where the one before it ended."""
+    session = session_in(State.CATCHING_UP)
     at, cursors = K0, [K0, K1, K2]
     for honest, pick in steps:
         start, to = (at if honest else cursors[pick]), cursors[pick]
         try:
-            event = client.receive(pack({"t": "changes", "from": start, "to": to, "rows": []}))
+            event = session.receive(pack({"t": "changes", "from": start, "to": to, "rows": []}))
         except ProtocolError:
             assert start != at
         else:
             assert event is None or start == at
             at = at if event is None else to
-        assert client.cursor == at
+        assert session.cursor == at
 
 
 # ---- Writing -------------------------------------------------------------------------------------------------------
@@ -544,36 +542,36 @@ def test_batches_form_one_chain_whatever_the_server_sends(steps: list[tuple[bool
 
 def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
     for state, encoding in ((State.GREETING, "msgpack"), (State.GREETING, "json")):
-        client = new(encoding="json" if encoding == "json" else "msgpack")
-        client.hello()
-        assert (client.state, client.may_push) == (state, False)
-        client.receive(pack(WELCOME) if encoding == "msgpack" else json.dumps(WELCOME))
+        session = new(encoding="json" if encoding == "json" else "msgpack")
+        session.hello()
+        assert (session.state, session.may_push) == (state, False)
+        session.receive(pack(WELCOME) if encoding == "msgpack" else json.dumps(WELCOME))
         written: list[Mutation | None] = [CreateMessage(M, A, "user", "é", 5), None]
-        said = client.push(9, written, held=3)
+        said = session.push(9, written, held=3)
         frame = msgpack.unpackb(said) if isinstance(said, bytes) else json.loads(said)
         ids = [M.bytes, A.bytes] if encoding == "msgpack" else [str(M), str(A)]
         assert frame == {"t": "push", "n": 9, "mutations": [["+m", *ids, "user", "é", 5], []], "held": 3}
-        assert (client.pushed, client.may_push) == (range(9, 11), False)
+        assert (session.pushed, session.may_push) == (range(9, 11), False)
 
 
 def writing(n: int, count: int = 1) -> Session:
-    """A client whose push n of so many mutations is unanswered."""
-    client = client_in(State.LIVE)
-    hear(client, FRAMES["ack"])
-    client.push(n, [RenameConversation(A, None, 1)] * count)
-    return client
+    """A session whose push of `count` mutations from `n` on is unanswered."""
+    session = session_in(State.LIVE)
+    receive(session, FRAMES["ack"])
+    session.push(n, [RenameConversation(A, None, 1)] * count)
+    return session
 
 
-def test_one_push_at_a_time_and_each_is_answered_by_one_result_for_each_mutation() -> None:
-    client = writing(5, 2)
+def test_one_push_at_a_time_is_unanswered_and_gets_one_result_for_each_mutation() -> None:
+    session = writing(5, 2)
     results = [["rejected", 5, "tomorrow's", "said for people", {}], ["repeated", 6, 40, 1]]
     expected = Acknowledged((Rejected(5, "tomorrow's", "said for people"), Repeated(6, 40)))
-    assert hear(client, {"t": "ack", "results": results}) == expected
-    assert client.may_push
-    client.push(7, [DeleteConversation(A)])
-    assert hear(client, {"t": "ack", "results": [["applied", 7, 41]]}) == Acknowledged((Applied(7, 41),))
-    with pytest.raises(ProtocolError, match="nobody waits"):
-        client.receive(pack({"t": "ack", "results": [["applied", 7, 41]]}))
+    assert receive(session, {"t": "ack", "results": results}) == expected
+    assert session.may_push
+    session.push(7, [DeleteConversation(A)])
+    assert receive(session, {"t": "ack", "results": [["applied", 7, 41]]}) == Acknowledged((Applied(7, 41),))
+    with pytest.raises(ProtocolError, match="no push is unanswered"):
+        session.receive(pack({"t": "ack", "results": [["applied", 7, 41]]}))
 
 
 @pytest.mark.parametrize(
@@ -595,49 +593,49 @@ def test_one_push_at_a_time_and_each_is_answered_by_one_result_for_each_mutation
     ],
     ids=repr,
 )
-def test_an_ack_that_does_not_answer_the_push_breaks_the_connection(results: object) -> None:
-    client = writing(5, 2)
+def test_an_ack_that_does_not_answer_the_push_breaks_the_session(results: object) -> None:
+    session = writing(5, 2)
     with pytest.raises(ProtocolError):
-        client.receive(pack({"t": "ack", "results": results}))
-    assert client.state is State.BROKEN
-    assert not client.may_push
+        session.receive(pack({"t": "ack", "results": results}))
+    assert session.state is State.BROKEN
+    assert not session.may_push
 
 
 @pytest.mark.parametrize("code", ["unavailable", "slow_down", "too_many_pushes", "gap", "tomorrow's"])
-def test_a_refused_push_is_answered_whatever_the_code(code: str) -> None:
-    client = writing(5)
+def test_an_error_answers_a_push_whatever_its_code(code: str) -> None:
+    session = writing(5)
     refusal = {**FRAMES["error"], "code": code, "answers": "push", "id": 5, "retry_after": 20, "expected": 3}
-    assert hear(client, refusal) == ErrorAnswer(code, "m", True, "push", 5, 20, 3)
-    client.push(5, [DeleteConversation(A)])
+    assert receive(session, refusal) == ErrorAnswer(code, "m", True, "push", 5, 20, 3)
+    session.push(5, [DeleteConversation(A)])
 
 
-def test_a_refusal_that_is_about_another_push_answers_none() -> None:
-    client = writing(5)
-    hear(client, {**FRAMES["error"], "code": "too_many_pushes", "answers": "push", "id": 4})
-    assert client.pushed == range(5, 6)
-    assert isinstance(hear(client, {"t": "ack", "results": [["applied", 5, 9]]}), Acknowledged)
-    hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5})
+def test_an_error_to_another_push_answers_no_push() -> None:
+    session = writing(5)
+    receive(session, {**FRAMES["error"], "code": "too_many_pushes", "answers": "push", "id": 4})
+    assert session.pushed == range(5, 6)
+    assert isinstance(receive(session, {"t": "ack", "results": [["applied", 5, 9]]}), Acknowledged)
+    receive(session, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5})
 
 
 @pytest.mark.parametrize("expected", [{}, {"expected": None}, {"expected": 0}, {"expected": 5}], ids=str)
-def test_a_gap_that_is_none_breaks_the_connection(expected: dict[str, object]) -> None:
-    client = writing(5)
+def test_a_gap_without_another_number_breaks_the_session(expected: dict[str, object]) -> None:
+    session = writing(5)
     with pytest.raises(ProtocolError, match="expected"):
-        client.receive(pack({**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, **expected}))
-    assert client.state is State.BROKEN
+        session.receive(pack({**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, **expected}))
+    assert session.state is State.BROKEN
 
 
 @pytest.mark.parametrize("expected", [1, 4, 6, 7, 900], ids=str)
-def test_a_gap_may_be_below_the_push_and_above_it(expected: int) -> None:
-    client = writing(5, 2)
-    told = hear(client, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
+def test_a_gap_may_expect_a_number_below_or_above_the_push(expected: int) -> None:
+    session = writing(5, 2)
+    told = receive(session, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
     assert told == ErrorAnswer("gap", "m", True, "push", 5, expected=expected)
-    client.push(expected, [DeleteConversation(A)])
+    session.push(expected, [DeleteConversation(A)])
 
 
-def test_what_the_server_would_refuse_is_not_pushed() -> None:
-    client = client_in(State.LIVE)
-    hear(client, FRAMES["ack"])
+def test_a_push_that_the_server_would_refuse_is_not_sent() -> None:
+    session = session_in(State.LIVE)
+    receive(session, FRAMES["ack"])
     one = DeleteConversation(A)
     too_much: list[tuple[int, list[Mutation | None]]] = [
         (1, [one] * 3),
@@ -647,18 +645,18 @@ def test_what_the_server_would_refuse_is_not_pushed() -> None:
     ]
     for n, mutations in too_much:
         with pytest.raises(ValueError):
-            client.push(n, mutations)
-        assert client.may_push
-    client.push(2**53, [one])
+            session.push(n, mutations)
+        assert session.may_push
+    session.push(2**53, [one])
 
 
-def test_a_position_comes_with_whole_transactions_and_with_live() -> None:
-    client = client_in(State.CATCHING_UP)
-    part = hear(client, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True, "seq": 9})
-    rest = hear(client, {"t": "changes", "from": K1, "to": K2, "rows": [], "seq": 9})
-    silent = hear(client, {"t": "changes", "from": K2, "to": K1, "rows": []})
+def test_complete_transactions_and_live_give_a_position() -> None:
+    session = session_in(State.CATCHING_UP)
+    part = receive(session, {"t": "changes", "from": K0, "to": K1, "rows": [], "partial": True, "seq": 9})
+    rest = receive(session, {"t": "changes", "from": K1, "to": K2, "rows": [], "seq": 9})
+    silent = receive(session, {"t": "changes", "from": K2, "to": K1, "rows": []})
     positions = [batch.seq for batch in (part, rest, silent) if isinstance(batch, Batch)]
     assert positions == [None, 9, None]
     for malformed in ({"t": "live", "cursor": K1}, {"t": "live", "cursor": K1, "seq": None}):
         with pytest.raises(ProtocolError, match="seq"):
-            client_in(State.LIVE).receive(pack({**malformed, "cursor": K0}))
+            session_in(State.LIVE).receive(pack({**malformed, "cursor": K0}))

@@ -1,4 +1,4 @@
-"""Both storages keep an outbox alike; a file keeps it through whatever ends the app, and for one user only."""
+"""Both storages keep an outbox; the file survives a crash of the app, and belongs to one user."""
 
 import sqlite3
 import subprocess
@@ -41,7 +41,7 @@ EVERY_KIND: list[Mutation] = [
 
 
 class Device:
-    """A storage, and the app around it that ends and begins again."""
+    """A storage, and an app that is restarted."""
 
     def __init__(self, kind: str, path: Path) -> None:
         self.kind, self.path = kind, path
@@ -81,7 +81,7 @@ def test_a_new_storage_is_empty_and_has_a_client_id_which_it_keeps(device: Devic
     assert MemoryStorage().client_id != client_id
 
 
-def test_every_mutation_comes_back_as_it_was_in_its_order(device: Device) -> None:
+def test_every_mutation_is_loaded_as_it_was_stored_in_its_order(device: Device) -> None:
     outbox = device.restart()
     added = [outbox.add(mutation) for mutation in EVERY_KIND]
     assert device.restart().entries == tuple(added)
@@ -108,7 +108,7 @@ def test_every_state_of_a_mutation_is_kept(device: Device) -> None:
     assert [entry.key for entry in device.restart().entries] == [1, 4]
 
 
-def test_what_is_numbered_anew_stays_so_and_what_was_retried_has_its_place_at_the_end(device: Device) -> None:
+def test_new_numbers_are_kept_and_a_retried_mutation_is_at_the_end(device: Device) -> None:
     outbox = device.restart()
     outbox.add(EVERY_KIND[0])
     outbox.next_push(LIMITS, CODECS["msgpack"], 0)
@@ -157,7 +157,7 @@ while True:
 """
 
 
-def test_every_add_that_returned_is_there_after_the_app_was_killed_in_the_middle_of_adding(tmp_path: Path) -> None:
+def test_every_add_that_returned_survives_the_killing_of_the_app(tmp_path: Path) -> None:
     path, told = tmp_path / "outbox.db", 0
     root = Path(__file__).parents[2]
     for lines in (1, 7, 40):
@@ -177,7 +177,7 @@ def test_every_add_that_returned_is_there_after_the_app_was_killed_in_the_middle
 
 
 def test_a_file_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
-    """Two would give the same numbers to different mutations."""
+    """Two processes would give the same numbers to different mutations."""
     path = tmp_path / "outbox.db"
     with opened(path), pytest.raises(StorageError, match="in use"):
         SqliteStorage(path, USER)
@@ -196,7 +196,7 @@ def test_a_file_belongs_to_one_user(tmp_path: Path) -> None:
         assert (storage.client_id, len(Outbox(storage).entries)) == (client_id, 1)
 
 
-def test_a_file_that_is_none_of_ours_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_named_and_not_changed(tmp_path: Path) -> None:
     text, empty, other = tmp_path / "letter.txt", tmp_path / "empty", tmp_path / "other.db"
     text.write_bytes(b"Dear Sirs, " * 500)
     empty.touch()
@@ -214,7 +214,7 @@ def test_a_file_that_is_none_of_ours_is_named_and_left_as_it_is(tmp_path: Path) 
         pass
 
 
-def test_a_file_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage, storage.transaction() as sql:
         sql.execute("PRAGMA user_version = 3")
@@ -222,7 +222,7 @@ def test_a_file_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
         SqliteStorage(path, USER)
 
 
-def test_a_file_of_the_version_before_goes_on_with_all_that_it_has(tmp_path: Path) -> None:
+def test_a_file_of_the_version_before_keeps_its_content(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage:
         client_id = storage.client_id
@@ -237,7 +237,7 @@ def test_a_file_of_the_version_before_goes_on_with_all_that_it_has(tmp_path: Pat
             assert outbox.generation(0) == expected
 
 
-def test_a_mutation_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_mutation_raises(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage:
         Outbox(storage).add(EVERY_KIND[0])
@@ -247,7 +247,7 @@ def test_a_mutation_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> No
             Outbox(storage)
 
 
-def test_rows_cursor_and_what_they_settle_are_stored_together_or_not_at_all(tmp_path: Path) -> None:
+def test_rows_cursor_and_confirmed_entries_are_stored_together_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage:
         outbox = Outbox(storage)
@@ -281,7 +281,7 @@ def test_a_number_cannot_be_rolled_back(tmp_path: Path) -> None:
         assert outbox.add(EVERY_KIND[0]).n == 1
 
 
-def test_a_file_from_a_backup_gets_another_client_id_whose_numbers_start_at_one(tmp_path: Path) -> None:
+def test_renew_gives_a_restored_file_another_client_id_whose_numbers_start_at_one(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage:
         before = storage.client_id

@@ -1,4 +1,4 @@
-"""The golden frames: this client reads and writes them, and they cover what SPEC.md lists.
+"""The golden frames: the client reads and writes them, and they cover everything that SPEC.md lists.
 
 `frames.json`: `frame` is exactly what the JSON encoding carries, `msgpack` the same frame in the other one. Nobody has
 to write the frames marked `decode_only`; everybody has to read them. `refused.json`: messages that a server refuses
@@ -79,7 +79,7 @@ def table(section: str) -> set[str]:
 
 
 def same(natural: object, packed: object) -> bool:
-    """Whether these are one value, in JSON's types and in MessagePack's."""
+    """Whether a value in JSON's types and one in MessagePack's are the same."""
     if isinstance(packed, bytes):
         by_uuid = len(packed) == 16 and natural == str(UUID(bytes=packed))
         return by_uuid or natural == base64.b64encode(packed).decode()
@@ -126,7 +126,7 @@ def test_the_files_stay_small_and_their_names_unique(path: Path) -> None:
 
 
 @pytest.mark.parametrize("vector", REFUSED, ids=named)
-def test_a_refused_message_can_be_said_in_one_encoding_at_least(vector: dict[str, Any]) -> None:
+def test_a_refused_message_exists_in_one_encoding_at_least(vector: dict[str, Any]) -> None:
     assert vector.keys() == {"name", "msgpack", "json", "error"}
     assert vector["msgpack"] is not None or vector["json"] is not None
     bytes.fromhex(vector["msgpack"] or "")
@@ -142,7 +142,7 @@ def carried(vector: dict[str, Any], encoding: Encoding) -> bytes | str:
 
 
 def client_for(frame: dict[str, Any], encoding: Encoding) -> Session:
-    """A client to whom this frame may be said now."""
+    """A session that may receive this frame now."""
     cursor = frame["from"] if frame["t"] == "changes" else frame["cursor"] if frame["t"] == "live" else "AAAA"
     client = Session(token="t", client_id=UUID(int=1), cursor=base64.b64decode(cursor), encoding=encoding)
     client.hello()
@@ -161,7 +161,7 @@ def client_for(frame: dict[str, Any], encoding: Encoding) -> Session:
 
 
 def read_row(columns: list[Any]) -> Row | None:
-    """The test's own reading of section 5."""
+    """SPEC, section 5, implemented by the test."""
     kind, seq, uuid = columns[0], columns[1], UUID(columns[2])
     match kind:
         case "p":
@@ -176,7 +176,7 @@ def read_row(columns: list[Any]) -> Row | None:
 
 
 def read_result(columns: list[Any]) -> Result:
-    """The test's own reading of 8.4."""
+    """SPEC 8.4, implemented by the test."""
     match columns[0]:
         case "applied":
             return Applied(columns[1], columns[2])
@@ -187,7 +187,7 @@ def read_result(columns: list[Any]) -> Result:
 
 
 def read(frame: dict[str, Any]) -> Event:
-    """The test's own reading of section 4."""
+    """SPEC, section 4, implemented by the test."""
     assert "as_of" not in frame or all(columns[1] == frame["as_of"] for columns in frame["rows"])
     rows = tuple(row for columns in frame.get("rows", []) if (row := read_row(columns)) is not None)
     cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
@@ -228,7 +228,7 @@ def test_the_client_reads_every_golden_frame(vector: dict[str, Any], encoding: E
 
 
 def meant(columns: list[Any]) -> Mutation:
-    """The test's own reading of 8.3."""
+    """SPEC 8.3, implemented by the test."""
     key = UUID(columns[1])
     match columns[0]:
         case "+c":
@@ -246,7 +246,7 @@ def meant(columns: list[Any]) -> Mutation:
 
 
 def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
-    """The client's own frame that means the same."""
+    """The frame that the client itself writes with this content."""
     cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
     window = WINDOW | (frame.get("window") or {})
     client = Session(
@@ -280,7 +280,7 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
 
 
 def spelled_out(frame: dict[str, Any]) -> dict[str, Any]:
-    """With every optional field at the value that its absence means."""
+    """The frame with every absent optional field set to its default."""
     meaning: dict[str, dict[str, Any]] = {
         "hello": {"cursor": None, "extras": []},
         "page": {"conversation": None, "before": None, "limit": 50},
@@ -305,7 +305,7 @@ def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: E
 
 
 @pytest.mark.parametrize("vector", TEXTS, ids=named)
-def test_the_client_refuses_a_text_that_no_server_keeps_and_says_which_character_it_is(vector: dict[str, Any]) -> None:
+def test_the_client_refuses_a_text_that_no_server_stores_and_names_the_character(vector: dict[str, Any]) -> None:
     key, text = UUID(int=1), vector["text"]
     for mutation in (
         CreateConversation(key, text, 1),

@@ -1,4 +1,4 @@
-"""What an app shows: its own writes at once, over the synced rows, and each row as certain as it is."""
+"""The rows that an app shows: its own writes at once, over the synced rows, each with its certainty."""
 
 from uuid import UUID
 
@@ -56,7 +56,7 @@ def test_without_an_outbox_the_rows_are_the_synced_ones() -> None:
     assert {shown.conversations[A].certainty, shown.messages[M].certainty} == {Certainty.SYNCED}
 
 
-def test_what_was_just_written_is_shown_at_once_and_the_synced_rows_stay_as_they_are() -> None:
+def test_a_new_mutation_is_shown_at_once_and_the_synced_rows_do_not_change() -> None:
     synced = replica(A_ROW, M_ROW)
     shown = build_view(
         synced,
@@ -75,7 +75,7 @@ def test_what_was_just_written_is_shown_at_once_and_the_synced_rows_stay_as_they
     assert (synced.conversations, synced.messages) == ({A: A_ROW}, {M: M_ROW})
 
 
-def test_a_row_names_the_last_entry_that_made_it_so_and_is_as_certain_as_the_least_certain_one() -> None:
+def test_a_row_names_the_last_entry_that_changed_it_and_is_as_certain_as_the_least_certain_one() -> None:
     first, second = acked(RenameConversation(A, "a", 300)), Entry(99, 99, RenameConversation(A, "b", 310))
     shown = build_view(replica(A_ROW), [first])
     assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.ACKED, first)
@@ -83,7 +83,7 @@ def test_a_row_names_the_last_entry_that_made_it_so_and_is_as_certain_as_the_lea
     assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.PENDING, second)
 
 
-def test_a_conversation_deleted_in_the_outbox_hides_its_messages_whenever_they_came() -> None:
+def test_a_conversation_deleted_in_the_outbox_hides_messages_before_and_after_the_deletion() -> None:
     deleted = pending(DeleteConversation(A))
     assert build_view(replica(A_ROW, M_ROW), deleted) == View()
     late = replica(A_ROW, M_ROW, Message(9, N, A, "user", "from another device", 1, 1))
@@ -94,7 +94,7 @@ def test_a_conversation_deleted_in_the_outbox_hides_its_messages_whenever_they_c
     assert build_view(replica(A_ROW), written) == View()
 
 
-def test_a_conversation_made_anew_under_its_id_has_only_its_new_messages() -> None:
+def test_a_conversation_created_again_under_its_id_has_only_its_new_messages() -> None:
     shown = build_view(
         replica(A_ROW, M_ROW),
         pending(DeleteConversation(A), CreateConversation(A, "anew", 300), CreateMessage(N, A, "user", "hi", 310)),
@@ -116,7 +116,7 @@ def test_a_conversation_made_anew_under_its_id_has_only_its_new_messages() -> No
     ],
     ids=repr,
 )
-def test_what_the_server_would_not_change_shows_nothing(mutation: Mutation) -> None:
+def test_a_mutation_without_effect_on_the_server_shows_nothing(mutation: Mutation) -> None:
     synced = replica(A_ROW, M_ROW)
     assert build_view(synced, pending(mutation)) == build_view(synced, [])
 
@@ -126,19 +126,19 @@ def test_a_message_into_a_conversation_outside_of_the_window_is_shown() -> None:
     assert (titles(shown), contents(shown)) == ({}, {M: "hi"})
 
 
-def test_a_new_message_moves_its_conversation_up_and_leaves_it_as_certain_as_it_was() -> None:
+def test_a_new_message_moves_its_conversation_up_and_does_not_change_its_certainty() -> None:
     conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 300))).conversations[A]
     assert (conversation.row.updated_at, conversation.certainty) == (300, Certainty.SYNCED)
     conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 50))).conversations[A]
     assert conversation.row.updated_at == 200
 
 
-def test_an_own_write_that_the_feed_has_brought_already_is_shown_once() -> None:
+def test_an_own_write_that_arrived_through_the_feed_is_shown_once() -> None:
     shown = build_view(replica(A_ROW, M_ROW), pending(CreateMessage(M, A, "user", "as synced", 150)))
     assert (len(shown.messages), shown.messages[M].certainty) == (1, Certainty.SYNCED)
 
 
-def test_a_rejected_creation_stays_to_be_seen_with_its_reason() -> None:
+def test_a_rejected_creation_stays_visible_with_its_reason() -> None:
     message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
     shown = build_view(replica(A_ROW), [message, conversation])
     assert (shown.messages[N].certainty, shown.conversations[B].certainty) == (Certainty.REJECTED, Certainty.REJECTED)
@@ -146,7 +146,7 @@ def test_a_rejected_creation_stays_to_be_seen_with_its_reason() -> None:
     assert shown.conversations[A].row.updated_at == 200
 
 
-def test_a_rejected_creation_gives_way_to_its_retry_and_to_a_deletion() -> None:
+def test_a_retry_or_a_deletion_replaces_a_rejected_creation() -> None:
     message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
     (again,) = pending(CreateMessage(N, A, "user", "hi", 300))
     assert build_view(replica(A_ROW), [message, again]).messages[N].certainty is Certainty.PENDING
@@ -160,7 +160,7 @@ def test_a_rejected_creation_gives_way_to_its_retry_and_to_a_deletion() -> None:
     [RenameConversation(A, "x", 300), EditMessage(M, 150, "x", 300), DeleteMessage(M, 150), DeleteConversation(A)],
     ids=repr,
 )
-def test_a_rejected_change_shows_nothing_the_rows_are_what_the_server_has(mutation: Mutation) -> None:
+def test_a_rejected_change_is_not_shown(mutation: Mutation) -> None:
     synced = replica(A_ROW, M_ROW)
     assert build_view(synced, [rejected(mutation)]) == build_view(synced, [])
 
@@ -172,7 +172,7 @@ HOME = {M: A, N: B}
 
 
 def mutation_at(at: int, kind: str, key: UUID) -> Mutation:
-    """A message has one home and one instant of creation: an id names one row for ever."""
+    """An id names one row for ever: a message has one conversation and one instant of creation."""
     conversation = key if key in CONVERSATIONS else HOME[key]
     match kind:
         case "+c":
@@ -189,7 +189,7 @@ def mutation_at(at: int, kind: str, key: UUID) -> Mutation:
 
 
 def applied_by_a_server(mutations: list[Mutation]) -> Replica:
-    """The test's own reading of 8.3; a message into a conversation that is not there is rejected."""
+    """SPEC 8.3, implemented by the test; a message into a missing conversation is rejected."""
     c: dict[UUID, Conversation] = {}
     m: dict[UUID, Message] = {}
     for mutation in mutations:
@@ -217,8 +217,8 @@ def applied_by_a_server(mutations: list[Mutation]) -> Replica:
     ),
     done=st.integers(0, 22),
 )
-def test_what_is_shown_at_once_is_what_the_server_makes_of_it(steps: list[tuple[str, UUID]], done: int) -> None:
-    """However much of it the feed has brought already, and if people write only into conversations that are there."""
+def test_the_view_shows_the_rows_that_the_server_will_have(steps: list[tuple[str, UUID]], done: int) -> None:
+    """However many of them the feed has delivered; all write into existing conversations."""
     mutations: list[Mutation] = [CreateConversation(A, "a", 1), CreateConversation(B, "b", 1)]
     for at, (kind, key) in enumerate(steps, 2):
         mutation = mutation_at(at, kind, key)

@@ -16,9 +16,7 @@ from tests.support.people import add_user
 from tests.support.serving import Running, serving, token
 
 
-async def test_who_connects_more_often_than_is_permitted_is_told_when_to_come_back(
-    database: Database, sql: Any
-) -> None:
+async def test_a_user_who_connects_too_often_is_told_when_to_come_back(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     async with serving(database, hellos_per_minute=3) as server:
         for _ in range(3):
@@ -37,7 +35,7 @@ async def test_who_connects_more_often_than_is_permitted_is_told_when_to_come_ba
 
 
 @pytest.mark.parametrize("what", ["pages", "snapshots"])
-async def test_many_requests_of_one_user_delay_another_one_by_two_at_most(
+async def test_many_requests_of_one_user_delay_another_users_by_two_at_most(
     database: Database, server: Running, sql: Any, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     greedy, modest = await add_user(sql), await add_user(sql)

@@ -53,8 +53,8 @@ async def test_every_function_of_ours_searches_postgres_own_names_first_and_temp
     assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
 
 
-async def test_nobody_may_call_a_function_of_ours_but_the_server_some(sql: Any) -> None:
-    """Trigger functions included: whoever may call one may attach it to a table of his own."""
+async def test_only_the_server_may_call_functions_of_ours_and_only_some(sql: Any) -> None:
+    """Trigger functions included: a role that may call one may attach it to a table of its own."""
     callable_by_all = await sql.fetch(
         "SELECT p.oid::regprocedure::text FROM pg_proc p"
         " LEFT JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a ON true"
@@ -221,7 +221,7 @@ async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours
 # ---- Our tables ----------------------------------------------------------------------------------------------------
 
 
-async def test_who_may_read_everything_but_what_row_level_security_hides_reads_nothing_through_us(
+async def test_a_role_that_row_level_security_restricts_reads_nothing_through_our_functions(
     every_database: Database, sql: Any
 ) -> None:
     user = await add_user(sql)
@@ -266,7 +266,7 @@ async def test_end_users_may_not_even_look_into_our_schema(every_database: Datab
 # ---- Doorbells -----------------------------------------------------------------------------------------------------
 
 
-async def test_who_is_not_the_server_can_neither_hear_nor_find_the_doorbells(
+async def test_a_role_that_is_not_the_server_can_neither_receive_nor_find_the_doorbells(
     every_database: Database, sql: Any
 ) -> None:
     channel = await sql.fetchval(CHANNEL)
@@ -347,7 +347,7 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
 # ---- What devices write --------------------------------------------------------------------------------------------
 
 
-async def test_the_words_of_the_assistant_are_not_a_devices_to_change(every_database: Database, sql: Any) -> None:
+async def test_a_device_cannot_change_a_message_of_the_assistant(every_database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     said = await add_message(sql, conversation, "said by the model", "assistant")

@@ -76,7 +76,7 @@ async def test_a_socket_that_floods_is_cut_off_and_others_are_served(
 
 
 @pytest.mark.parametrize("paid", [False, True], ids=["a stranger", "a paid user"])
-async def test_who_is_cut_off_learns_why(database: Database, sql: Any, paid: bool) -> None:
+async def test_a_peer_that_is_cut_off_learns_why(database: Database, sql: Any, paid: bool) -> None:
     user = await add_user(sql)
     async with serving(database, keepalive=1.0) as server:
         hello = Hello(token=token(user), client_id=user) if paid else None
@@ -88,7 +88,7 @@ async def test_who_is_cut_off_learns_why(database: Database, sql: Any, paid: boo
     assert said[-1]["retry_after"] > 0
 
 
-async def test_what_is_permitted_is_not_cut_off(database: Database, sql: Any) -> None:
+async def test_a_peer_within_the_limit_is_not_cut_off(database: Database, sql: Any) -> None:
     """As many frames in a period as a paid user may send, and as many before the hello as anybody may."""
     user = await add_user(sql)
     async with serving(database, keepalive=4.0) as server, upgraded(server, None) as one:
@@ -102,7 +102,7 @@ async def test_what_is_permitted_is_not_cut_off(database: Database, sql: Any) ->
             await one.reader.readuntil(b'"pong"')
 
 
-async def test_bytes_are_counted_too(database: Database, sql: Any) -> None:
+async def test_a_peer_that_sends_too_many_bytes_is_cut_off(database: Database, sql: Any) -> None:
     """Large frames stay below the number of frames."""
     user = await add_user(sql)
     async with serving(database) as server, upgraded(server, Hello(token=token(user), client_id=user)) as one:
@@ -120,7 +120,9 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("what", VIOLATIONS)
-async def test_who_sends_much_after_a_violation_still_sees_the_close_code(database: Database, what: str) -> None:
+async def test_a_peer_that_sends_much_after_a_violation_still_sees_the_close_code(
+    database: Database, what: str
+) -> None:
     data, expected = VIOLATIONS[what]
     async with serving(database) as server:
         for _ in range(10):

@@ -212,7 +212,7 @@ def at_once(work: Coroutine[Any, Any, Any]) -> Any:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("made", BAD.values(), ids=BAD)
-async def test_a_bad_answer_takes_no_known_key_away_and_delays_nobody_who_has_one(
+async def test_a_bad_answer_takes_no_known_key_away_and_delays_no_token_of_one(
     server: KeyServer, keys: KeySet, made: Callable[[], Answer]
 ) -> None:
     known = await keys.key("one")
@@ -239,7 +239,7 @@ async def test_a_bad_answer_takes_no_known_key_away_and_delays_nobody_who_has_on
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("made", BAD.values(), ids=BAD)
-async def test_who_has_a_key_that_is_not_known_waits_for_one_fetch_and_is_told(
+async def test_a_token_of_an_unknown_key_waits_for_one_fetch_and_is_answered(
     server: KeyServer, keys: KeySet, made: Callable[[], Answer]
 ) -> None:
     server.answer = made()
@@ -258,7 +258,7 @@ async def test_a_fetch_ends_in_time_though_every_byte_comes_in_time(
     assert 0.4 < time.monotonic() - begun < LIMIT / 2
 
 
-async def test_all_who_have_keys_that_are_not_known_wait_for_the_same_fetch(
+async def test_all_tokens_of_unknown_keys_wait_for_the_same_fetch(
     server: KeyServer, keys: KeySet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.edge.auth.FETCH_SECONDS", 0.3)
@@ -284,7 +284,7 @@ async def test_keys_are_fetched_once_more_when_they_are_old_while_the_known_ones
     assert len(server.asked) == 2
 
 
-async def test_who_stops_waiting_does_not_end_the_fetch_of_the_others(server: KeyServer, keys: KeySet) -> None:
+async def test_a_peer_that_stops_waiting_does_not_end_the_fetch_for_others(server: KeyServer, keys: KeySet) -> None:
     go = asyncio.Event()
 
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Whoever may insert a message may choose its date; how fast others read is not his to choose."""
+"""A user may choose the date of a message; no choice of dates slows the reads of others."""
 
 import json
 from collections.abc import AsyncIterator

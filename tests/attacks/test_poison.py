@@ -143,7 +143,7 @@ async def settled(device: PushingDevice, mutations: list[CreateMessage]) -> Sequ
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("where", WHERE)
-async def test_what_waits_for_a_lock_of_somebody_else_is_held_back_and_never_rejected(
+async def test_a_mutation_that_waits_for_another_transactions_lock_is_held_back_and_never_rejected(
     database: Database, where: str
 ) -> None:
     async with (
@@ -196,7 +196,7 @@ async def test_a_role_with_a_statement_timeout_of_its_own_jams_nothing(
             assert result.code == "too_slow"
 
 
-async def test_what_is_slow_and_not_wrong_gets_through(database: Database) -> None:
+async def test_a_slow_mutation_that_is_not_wrong_gets_through(database: Database) -> None:
     async with (
         administrator(database) as sql,
         serving(database, **UNLIMITED) as server,

@@ -17,4 +17,5 @@ def test_baseline() -> None:
         for state in ("idle", "busy"):
             names = ("statements_per_second", "rows_per_second", "bytes_per_second", "postgres_cpu_percent")
             assert {f"{way}_{state}_{name}" for name in (*names, "server_cores_at_100k")} <= found.keys()
+        assert f"{way}_busy_postgres_cores_at_100k" in found
         assert found[f"{way}_busy_bytes_per_second"] > 0

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import temporary_folder
-from tests.support.histories import Machines, machines, prepare, room
+from tests.support.histories import Machines, machines, prepare
 
 
 def _prepared(version: str) -> Iterator[Path]:
-    with temporary_folder(room()) as folder:
+    with temporary_folder() as folder:
         prepare(version, folder)
         yield folder
 
@@ -29,7 +29,7 @@ def prepared_15() -> Iterator[Path]:
 @pytest.fixture
 def site(prepared_18: Path) -> Iterator[Machines]:
     """Machines with the newest PostgreSQL."""
-    with temporary_folder(room()) as folder, machines("18", folder, prepared_18) as made:
+    with temporary_folder() as folder, machines("18", folder, prepared_18) as made:
         yield made
 
 
@@ -37,7 +37,7 @@ def site(prepared_18: Path) -> Iterator[Machines]:
 def every_site(request: pytest.FixtureRequest) -> Iterator[Machines]:
     """Machines with the newest and with the oldest PostgreSQL that is supported."""
     prepared = request.getfixturevalue(f"prepared_{request.param}")
-    with temporary_folder(room()) as folder, machines(request.param, folder, prepared) as made:
+    with temporary_folder() as folder, machines(request.param, folder, prepared) as made:
         yield made
 
 

@@ -83,7 +83,7 @@ async def acknowledge_what_the_image_lacks(disk: Disk, device: Diarist, taken: s
     assert len(device.held) == 3
 
 
-async def test_what_was_acknowledged_and_not_seen_is_applied_again(disk: Disk) -> None:
+async def test_a_mutation_that_was_acknowledged_and_not_seen_is_applied_again(disk: Disk) -> None:
     """The device stands where the image does: nothing of what it knows of the feed is wrong."""
     async with administrator(disk.machine.database) as sql:
         device = await diarist(sql, disk.service.url)
@@ -140,7 +140,7 @@ async def test_a_device_whose_seqs_were_given_again_holds_no_ghosts(disk: Disk) 
             await settled(sql, *devices)
 
 
-async def test_what_was_acknowledged_is_not_settled_by_a_seq_that_others_were_given(disk: Disk) -> None:
+async def test_a_seq_that_was_given_to_others_settles_no_acknowledged_mutation(disk: Disk) -> None:
     async with administrator(disk.machine.database) as sql:
         device = await diarist(sql, disk.service.url)
         await sql.execute(AHEAD)

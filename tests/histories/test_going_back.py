@@ -22,7 +22,7 @@ async def acked(device: Diarist) -> None:
     await eventually(lambda: device.all_acked)
 
 
-async def test_what_devices_hold_is_applied_once_on_the_new_primary_and_on_the_way_back_on_the_old_one(
+async def test_a_held_mutation_is_applied_once_on_the_new_primary_and_once_on_the_old_one_after_going_back(
     every_site: Machines,
 ) -> None:
     old = every_site.primary()
@@ -86,7 +86,7 @@ async def test_what_devices_hold_is_applied_once_on_the_new_primary_and_on_the_w
 
 
 @pytest.mark.parametrize("further", [0, 2], ids=["numbers that go on", "numbers beyond the end"])
-async def test_what_was_applied_on_both_is_not_applied_again_on_the_way_forth(site: Machines, further: int) -> None:
+async def test_a_mutation_that_both_primaries_applied_is_not_applied_again(site: Machines, further: int) -> None:
     old = site.primary()
     async with AsyncExitStack() as stack:
         door, url = await stack.enter_async_context(postgres_behind_proxy(old.database.server_url))

@@ -111,7 +111,7 @@ async def all_move(devices: list[Diarist], old: Machine, new: Machine, door: Pro
         await eventually(partial(is_ready, port))
 
 
-async def test_everybody_leaves_an_old_primary_that_lives_on(every_site: Machines) -> None:
+async def test_servers_and_devices_leave_an_old_primary_that_lives_on(every_site: Machines) -> None:
     old = every_site.primary()
     async with (
         administrator(old.database) as sql,

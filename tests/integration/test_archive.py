@@ -24,7 +24,7 @@ from protocol.frames import (
 )
 from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import NEWEST, Database, administrator
 from tests.support.device import live_device, now
 from tests.support.maintenance import (
     NEVER,
@@ -132,7 +132,8 @@ async def test_a_device_pages_from_today_through_the_archive_and_gets_every_mess
             assert await scrolled(device, conversation, limit) == expected, limit
 
 
-async def test_a_stray_older_than_the_archives_end_stands_in_its_place(
+@NEWEST
+async def test_a_stray_among_archived_months_is_paged_at_its_place(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -151,6 +152,7 @@ async def test_a_stray_older_than_the_archives_end_stands_in_its_place(
             assert await scrolled(device, conversation, limit) == expected, limit
 
 
+@NEWEST
 @pytest.mark.parametrize("limit", [1, 4])
 async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID, limit: int
@@ -168,7 +170,7 @@ async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 20
 
 
-async def test_a_snapshot_is_filled_up_from_the_archive(
+async def test_a_snapshot_takes_messages_from_the_archive_too(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -180,7 +182,8 @@ async def test_a_snapshot_is_filled_up_from_the_archive(
             assert [row.id for row in rows] == expected[:window]
 
 
-async def test_a_conversation_that_is_wholly_archived_is_there(
+@NEWEST
+async def test_a_device_gets_a_conversation_that_is_wholly_archived(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     old = await add_conversation(sql, user)
@@ -195,6 +198,7 @@ async def test_a_conversation_that_is_wholly_archived_is_there(
             assert await scrolled(device, old, limit) == messages[::-1]
 
 
+@NEWEST
 async def test_a_device_that_was_away_while_a_message_was_edited_and_then_archived_gets_the_edit(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -224,7 +228,8 @@ async def archived_message(sql: Any, conversation: UUID) -> tuple[UUID, int]:
     return UUID(str(record[0])), record[1]
 
 
-async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hear_of_it(
+@NEWEST
+async def test_an_edit_and_a_deletion_of_an_archived_message_reach_all_devices(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -245,6 +250,7 @@ async def test_a_device_edits_and_deletes_an_archived_message_and_the_others_hea
     assert len(await history(sql, conversation)) == 24
 
 
+@NEWEST
 async def test_writing_an_archived_message_again_makes_no_second_one(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -264,7 +270,8 @@ async def test_writing_an_archived_message_again_makes_no_second_one(
     assert (await select_all(sql, user), await whole_log(sql)) == (before, log)
 
 
-async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
+@NEWEST
+async def test_a_new_message_cannot_take_the_id_of_an_archived_message_of_another_user(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -285,7 +292,8 @@ async def test_the_id_of_somebody_elses_archived_message_is_no_id_for_a_new_one(
     assert await select_all(sql, user) == before
 
 
-async def test_a_deleted_conversation_takes_its_archived_messages_along(
+@NEWEST
+async def test_deleting_a_conversation_deletes_its_archived_messages(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await archive(every_database, sql)
@@ -300,6 +308,7 @@ async def test_a_deleted_conversation_takes_its_archived_messages_along(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
 
 
+@NEWEST
 async def test_a_change_by_sql_in_the_archive_reaches_a_device_that_is_connected(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
@@ -333,10 +342,12 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
 
 
-async def test_without_an_archive_everything_is_as_before(
+@NEWEST
+async def test_with_zero_months_nothing_is_archived_and_a_device_pages_through_everything(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
     await maintained(every_database, NEVER)
+    assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
     expected = await history(sql, conversation)
     async with peer(server.url) as device:
         await device.greet(user)

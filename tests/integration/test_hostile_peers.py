@@ -25,8 +25,8 @@ from protocol import codec as codec_module
 from protocol.codec import CODECS, JSON, MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import AskPage, Changes, Error, Hello, Live, Message, Ping, Pong, Refresh, ToServer
 from server import logs
-from tests.support.cluster import Cluster, Database
-from tests.support.peer import Peer, peer
+from tests.support.cluster import Database
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.raw import Raw, framed, handshake, parsed, raw
 from tests.support.serving import Running, serving, token
@@ -37,18 +37,10 @@ REFUSED: list[dict[str, Any]] = json.loads(VECTORS.read_text(encoding="utf-8")) 
 CONTENT = "nobody else may read this"
 """In every message that is written here, and in what the hostile say."""
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database
 
 
 # ---- The scene -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
 
 
 @pytest.fixture
@@ -142,7 +134,7 @@ async def upgraded(scene: Scene, *, hello: bool = True) -> AsyncIterator[Raw]:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_failure_is_logged_without_what_was_being_worked_on(log: io.StringIO, form: str) -> None:
+def test_the_log_of_a_failure_holds_no_user_data(log: io.StringIO, form: str) -> None:
     stream = io.StringIO()
     logs.configure("debug", form, stream)
     for say in (structlog.get_logger().exception, logging.getLogger("asyncio").exception):
@@ -160,7 +152,7 @@ def test_a_failure_is_logged_without_what_was_being_worked_on(log: io.StringIO, 
 # ---- Frames of the wrong form --------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_every_refused_frame_gets_the_error_that_belongs_to_it(scene: Scene, codec: Codec) -> None:
     assert REFUSED
     wrong = {}
@@ -181,7 +173,7 @@ async def test_every_refused_frame_gets_the_error_that_belongs_to_it(scene: Scen
     assert wrong == {}
 
 
-@both
+@both_codecs
 async def test_a_hello_cut_short_is_a_bad_frame(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await one.say_raw(codec.encode(scene.hello())[:-1])
@@ -190,7 +182,7 @@ async def test_a_hello_cut_short_is_a_bad_frame(scene: Scene, codec: Codec) -> N
     assert (error.code, error.retryable, code) == ("bad_frame", False, 4300)
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("size", [MAX_INBOUND + 1, 4 * MAX_INBOUND])
 async def test_a_frame_larger_than_the_limit_ends_the_connection_with_1009(
     scene: Scene, codec: Codec, size: int
@@ -202,7 +194,7 @@ async def test_a_frame_larger_than_the_limit_ends_the_connection_with_1009(
         assert (await one.closed())[0] == 1009
 
 
-@both
+@both_codecs
 async def test_a_frame_of_exactly_the_limit_is_read(scene: Scene, codec: Codec) -> None:
     def ping(filling: int) -> bytes:
         fields = {"t": "ping", "filling": "." * filling}
@@ -245,9 +237,9 @@ async def test_a_frame_in_fragments_is_one_frame(scene: Scene) -> None:
             await one.reader.readuntil(b'{"t":"pong"}')
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("hello", [False, True])
-async def test_what_is_nested_very_deeply_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
+async def test_a_deeply_nested_value_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
     async with peer(scene.server.url, codec) as one:
         if hello:
             await greeted(scene, one)
@@ -257,7 +249,7 @@ async def test_what_is_nested_very_deeply_is_a_bad_frame(scene: Scene, codec: Co
     assert (error.code, code) == ("bad_frame", 4300)
 
 
-@both
+@both_codecs
 async def test_an_unknown_field_that_is_nested_very_deeply_is_ignored_or_refused(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -268,7 +260,7 @@ async def test_an_unknown_field_that_is_nested_very_deeply_is_ignored_or_refused
         assert isinstance(answer, Pong) or (isinstance(answer, Error) and answer.code == "bad_frame")
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("hello", [False, True])
 async def test_a_message_of_the_wrong_kind_is_a_bad_frame(scene: Scene, codec: Codec, hello: bool) -> None:
     async with peer(scene.server.url, codec) as one:
@@ -290,7 +282,7 @@ async def test_the_first_of_many_fragments_is_enough_to_see_that_the_kind_is_wro
 # ---- Frames at the wrong time --------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("frame", [AskPage(id=1), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"])
 async def test_another_frame_before_hello_is_refused(scene: Scene, codec: Codec, frame: ToServer) -> None:
     async with peer(scene.server.url, codec) as one:
@@ -308,7 +300,7 @@ async def test_an_unknown_frame_before_hello_is_refused(scene: Scene) -> None:
     assert (error.code, error.retryable, code) == ("hello_first", False, 4300)
 
 
-@both
+@both_codecs
 async def test_a_second_hello_is_refused(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -318,14 +310,14 @@ async def test_a_second_hello_is_refused(scene: Scene, codec: Codec) -> None:
     assert (error.code, error.retryable, code) == ("second_hello", False, 4300)
 
 
-async def test_a_second_hello_is_refused_before_the_first_one_is_answered_too(scene: Scene) -> None:
+async def test_a_second_hello_before_the_answer_to_the_first_is_refused(scene: Scene) -> None:
     async with upgraded(scene, hello=False) as one:
         await one.say(framed(Opcode.TEXT, JSON.encode(scene.hello())) * 2)
         code, said = await one.closed()
     assert (code, [error["code"] for error in said]) == (4300, ["second_hello"])
 
 
-@both
+@both_codecs
 async def test_a_frame_of_an_unknown_kind_is_answered_and_changes_nothing(scene: Scene, codec: Codec) -> None:
     async with peer(scene.server.url, codec) as one:
         await greeted(scene, one)
@@ -337,7 +329,7 @@ async def test_a_frame_of_an_unknown_kind_is_answered_and_changes_nothing(scene:
         await still_served(one)
 
 
-async def test_what_follows_a_violation_is_not_answered(scene: Scene) -> None:
+async def test_a_frame_after_a_violation_is_not_answered(scene: Scene) -> None:
     async with upgraded(scene) as one:
         ping = framed(Opcode.TEXT, JSON.encode(Ping()))
         await one.say(ping + framed(Opcode.TEXT, b"{") + ping * 10)
@@ -523,7 +515,7 @@ async def test_any_origin_is_served_where_none_is_configured(scene: Scene) -> No
         await greeted(scene, one)
 
 
-async def test_without_an_offer_the_encoding_is_messagepack(scene: Scene) -> None:
+async def test_a_handshake_without_an_offer_gets_messagepack(scene: Scene) -> None:
     async with connect(scene.server.url, compression=None, proxy=None) as socket:
         assert socket.subprotocol is None
         await greeted(scene, Peer(socket, MSGPACK))
@@ -544,7 +536,7 @@ async def test_compression_is_declined(scene: Scene) -> None:
         await greeted(scene, Peer(socket, JSON))
 
 
-async def test_a_refused_handshake_is_told_to_an_ordinary_client(scene: Scene) -> None:
+async def test_an_ordinary_client_reads_why_its_handshake_was_refused(scene: Scene) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(scene.server.http.replace("http", "ws") + "/elsewhere", proxy=None)
     assert refused.value.response.status_code == 404
@@ -615,6 +607,24 @@ async def test_an_upgrade_to_something_else_is_no_websocket(scene: Scene) -> Non
         assert b"HTTP/1.1 101" not in await one.everything()
 
 
+async def test_a_user_has_as_many_sockets_as_the_server_allows(database: Database, sql: Any) -> None:
+    user, other = await add_user(sql), await add_user(sql)
+    async with serving(database, sockets_per_user=2) as server:
+        async with peer(server.url) as one, peer(server.url) as two:
+            await one.greet(user)
+            await two.greet(user)
+            async with peer(server.url) as three:
+                await three.say_hello(user)
+                code, error = await three.closed()
+                assert code == 4003
+                assert error is not None
+                assert error.retry_after is not None
+            async with peer(server.url) as stranger:
+                await stranger.greet(other)
+        async with peer(server.url) as again:
+            await again.greet(user)
+
+
 # ---- Time ----------------------------------------------------------------------------------------------------------
 
 
@@ -675,7 +685,7 @@ async def test_random_bytes_on_a_websocket_end_in_a_documented_close(scene: Scen
             assert code in DOCUMENTED, seed
 
 
-@both
+@both_codecs
 async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> None:
     for seed in range(40):
         dice = random.Random(seed)
@@ -687,7 +697,7 @@ async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> Non
             assert (error.code, code) == ("bad_frame", 4300), seed
 
 
-@both
+@both_codecs
 async def test_frames_with_a_wrong_byte_get_a_documented_answer(scene: Scene, codec: Codec) -> None:
     frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), AskPage(id=7, conversation=uuid4()), scene.hello()]
     for seed in range(80):

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
-from protocol.codec import CODECS, Codec
+from protocol.codec import Codec
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT, AskPage, Before, Conversation, Message, Page
 from tests.support.cluster import Database
-from tests.support.peer import Peer, peer
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 INSTANTS = [
     "infinity",
     "infinity",
@@ -46,7 +47,7 @@ async def history(device: Peer, conversation: Any, limit: int) -> list[Conversat
     raise AssertionError("it goes round in circles")
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
 async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
     every_database: Database, codec: Codec, limit: int
@@ -74,7 +75,7 @@ async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
     assert [row.created_at for row in rows] == sorted((row.created_at for row in rows), reverse=True)
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("limit", [1, 2, 50])
 async def test_conversations_of_all_times_are_paged_without_a_gap_or_a_repeat(
     database: Database, sql: Any, codec: Codec, limit: int

@@ -1,6 +1,5 @@
-"""P1: what was committed reaches nobody but its owner, and nobody reaches what is not his through SQL."""
+"""P1: a committed row reaches only its owner, and no user reaches another user's rows through SQL."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -10,46 +9,35 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import AskPage, Changes, Hello, Live, Message, MessageDeleted, Page, Ping, Pong, ToServer
-from tests.support.cluster import Database
-from tests.support.peer import peer
+from protocol.frames import AskPage, Changes, Hello, Live, Message, MessageDeleted, Page, Ping, Pong
+from tests.support.cluster import Database, administrator
+from tests.support.oracle import select_everything
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, serving, token
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import eventually
 
 ANNES, BERTS = "CANARY-OF-ANNE", "CANARY-OF-BERT"
 
 # ---- On the wire ---------------------------------------------------------------------------------------------------
 
 
-class Wire:
-    """A connection of which every byte that comes is kept."""
+class Wire(Peer):
+    """A connection that keeps every byte that it receives."""
 
-    def __init__(self, socket: Any, codec: Codec) -> None:
-        self.socket = socket
-        self.codec = codec
+    def __init__(self, socket: ClientConnection, codec: Codec) -> None:
+        super().__init__(socket, codec)
         self.received = b""
-        self.cursor: bytes | None = None
 
-    async def say(self, frame: ToServer) -> None:
-        data = self.codec.encode(frame)
-        await self.socket.send(data.decode() if self.codec.text else data)
-
-    async def hear_a(self, *kinds: type) -> Any:
-        while True:
-            async with asyncio.timeout(LIMIT):
-                data = await self.socket.recv()
-            data = data.encode() if isinstance(data, str) else data
-            self.received += data
-            frame = self.codec.decode_to_client(data)
-            if isinstance(frame, Live):
-                self.cursor = frame.cursor
-            if isinstance(frame, kinds):
-                return frame
+    async def _receive(self) -> bytes:
+        data = await super()._receive()
+        self.received += data
+        return data
 
     def knows(self, secret: str | UUID) -> bool:
         if isinstance(secret, UUID):
@@ -59,7 +47,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def wire(server: Running, user: UUID, cursor: bytes | None = None, codec: Codec = MSGPACK) -> AsyncIterator[Wire]:
-    """A live one."""
+    """A live connection."""
     async with peer(server.url, codec) as one:
         made = Wire(one.socket, codec)
         await made.say(Hello(token=token(user), client_id=uuid4(), cursor=cursor))
@@ -85,18 +73,21 @@ async def two_users(sql: Any) -> Two:
     return Two(anne, bert, annes, berts, await add_message(sql, annes, ANNES), await add_message(sql, berts, BERTS))
 
 
+Everywhere = tuple[Database, Any, Two]
+
+
+@pytest.fixture
+async def everywhere(every_database: Database) -> AsyncIterator[tuple[Database, Any, Two]]:
+    async with administrator(every_database) as sql:
+        yield every_database, sql, await two_users(sql)
+
+
 @pytest.fixture
 async def two(sql: Any) -> Two:
     return await two_users(sql)
 
 
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database) as running:
-        yield running
-
-
-@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+@both_codecs
 async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sql: Any, two: Two, codec: Codec) -> None:
     made: dict[UUID, list[UUID]] = {two.anne: [two.annes, two.annes_message], two.bert: [two.berts, two.berts_message]}
 
@@ -134,10 +125,12 @@ async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sq
     assert not [row for row in [two.anne, *made[two.anne]] if other.knows(row)]
 
 
-async def test_a_cursor_of_somebody_else_shows_nothing_of_him(server: Running, two: Two) -> None:
+async def test_the_cursor_of_another_user_is_foreign_and_shows_nothing_of_that_user(server: Running, two: Two) -> None:
     async with wire(server, two.anne) as one:
         cursor = one.cursor
     async with wire(server, two.bert, cursor) as other:
+        assert other.welcome is not None
+        assert (other.welcome.mode, other.welcome.why) == ("snapshot", "foreign")
         assert other.knows(BERTS)
     assert not other.knows(ANNES)
     assert not other.knows(two.anne)
@@ -165,35 +158,21 @@ async def test_pages_of_a_strangers_conversation_show_nothing(server: Running, t
 # ---- Rows that change hands ----------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_does_not_change_its_owner(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
+@pytest.mark.parametrize(
+    "move",
+    [
+        "UPDATE conversations SET user_id = '{0.bert}' WHERE id = '{0.annes}'",
+        "UPDATE messages SET conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
+        "UPDATE messages SET id = gen_random_uuid(), conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
+    ],
+    ids=["a conversation", "a message", "a message under a new id"],
+)
+async def test_a_row_does_not_move_to_another_user(everywhere: Everywhere, move: str) -> None:
+    _, sql, two = everywhere
+    before = await select_everything(sql, two.anne), await select_everything(sql, two.bert)
     with pytest.raises(asyncpg.RaiseError):
-        await sql.execute("UPDATE conversations SET user_id = $1 WHERE id = $2", two.bert, two.annes)
-    assert await sql.fetchval("SELECT user_id FROM conversations WHERE id = $1", two.annes) == two.anne
-    await sql.close()
-
-
-async def test_a_message_does_not_move_to_another_users_conversation(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
-    with pytest.raises(asyncpg.RaiseError):
-        await sql.execute("UPDATE messages SET conversation_id = $1 WHERE id = $2", two.berts, two.annes_message)
-    assert await sql.fetchval("SELECT conversation_id FROM messages WHERE id = $1", two.annes_message) == two.annes
-    await sql.close()
-
-
-async def test_a_message_does_not_move_to_another_user_under_a_new_id_either(every_database: Database) -> None:
-    sql = await every_database.connect()
-    two = await two_users(sql)
-    with pytest.raises(asyncpg.RaiseError):
-        await sql.execute(
-            "UPDATE messages SET id = gen_random_uuid(), conversation_id = $1 WHERE id = $2",
-            two.berts,
-            two.annes_message,
-        )
-    assert await sql.fetchval("SELECT conversation_id FROM messages WHERE id = $1", two.annes_message) == two.annes
-    await sql.close()
+        await sql.execute(move.format(two))
+    assert (await select_everything(sql, two.anne), await select_everything(sql, two.bert)) == before
 
 
 async def nothing_of_bert_reaches_anne(
@@ -303,7 +282,9 @@ async def test_the_id_of_a_deleted_message_in_other_hands_shows_nothing_of_its_n
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes)
 
 
-async def test_the_old_device_still_learns_that_its_rows_are_gone(server: Running, sql: Any, two: Two) -> None:
+async def test_a_device_learns_that_rows_it_held_are_gone_when_their_ids_have_another_owner(
+    server: Running, sql: Any, two: Two
+) -> None:
     async with wire(server, two.anne) as one:
         old = one.cursor
     await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
@@ -337,16 +318,19 @@ async def test_a_doorbell_says_nothing_but_whose_feed_moved_and_how_far(every_da
     await sql.close()
 
 
-async def test_doorbells_that_anybody_invents_do_no_harm(server: Running, sql: Any, two: Two) -> None:
+async def test_an_invented_doorbell_does_no_harm(server: Running, sql: Any, two: Two) -> None:
     invented = [
         "",
         " ",
         "nonsense",
+        "1 2 3",
         f"{two.anne}",
         f"{two.anne} ",
+        f"{two.anne} x",
         f"{two.anne} -1",
         f"{two.anne} 0",
         f"{two.anne} {10**18}",
+        f"{two.anne} {2**63 - 1}",
         f"{two.anne} {10**30}",
         f"{two.anne} ²",
         f"{two.anne} 1 2",
@@ -357,9 +341,9 @@ async def test_doorbells_that_anybody_invents_do_no_harm(server: Running, sql: A
     async with wire(server, two.anne) as one:
         for payload in invented:
             await sql.execute("SELECT pg_notify(channel, $1) FROM sync.meta", payload)
-        message = await add_message(sql, two.annes, "the real one")
-        frame = await one.hear_a(Changes)
-        assert [row.id for row in frame.rows if isinstance(row, Message)] == [message]
+            message = await add_message(sql, two.annes, f"after {payload[:50]!r}")
+            frame = await one.hear_a(Changes)
+            assert [row.id for row in frame.rows if isinstance(row, Message)] == [message], payload
         assert not one.knows(BERTS)
 
 
@@ -382,17 +366,7 @@ def claims(user: UUID | None, role: str) -> str:
     return orjson.dumps({"role": role} if user is None else {"sub": str(user), "role": role}).decode()
 
 
-@pytest.fixture
-async def everywhere(every_database: Database) -> AsyncIterator[tuple[Database, Any, Two]]:
-    sql = await every_database.connect()
-    yield every_database, sql, await two_users(sql)
-    await sql.close()
-
-
-Everywhere = tuple[Database, Any, Two]
-
-
-async def test_a_user_reads_only_his_own_rows(everywhere: Everywhere) -> None:
+async def test_a_user_reads_only_rows_of_that_user(everywhere: Everywhere) -> None:
     database, _, two = everywhere
     async with as_user(database, two.anne) as anne:
         assert [row["id"] for row in await anne.fetch("SELECT id FROM profiles")] == [two.anne]
@@ -401,7 +375,7 @@ async def test_a_user_reads_only_his_own_rows(everywhere: Everywhere) -> None:
 
 
 @pytest.mark.parametrize("role", ["authenticated", "anon"])
-async def test_without_a_user_nothing_is_read(everywhere: Everywhere, role: str) -> None:
+async def test_a_session_without_a_user_reads_nothing(everywhere: Everywhere, role: str) -> None:
     database, _, _ = everywhere
     async with as_user(database, None, role) as nobody:
         for table in ("profiles", "conversations", "messages"):
@@ -411,7 +385,7 @@ async def test_without_a_user_nothing_is_read(everywhere: Everywhere, role: str)
                 assert role == "anon"
 
 
-async def test_what_a_user_writes_reaches_his_devices(everywhere: Everywhere) -> None:
+async def test_a_row_that_a_user_writes_through_sql_reaches_the_devices_of_that_user(everywhere: Everywhere) -> None:
     database, _, two = everywhere
     async with (
         serving(database) as server,
@@ -485,7 +459,7 @@ REFUSED: dict[str, tuple[str, Callable[[Two], list[Any]]]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_a_user_is_refused(everywhere: Everywhere, what: str) -> None:
+async def test_a_statement_that_gives_rows_to_another_user_is_refused(everywhere: Everywhere, what: str) -> None:
     database, sql, two = everywhere
     statement, arguments = REFUSED[what]
     before = await everything(sql)
@@ -522,7 +496,7 @@ async def test_no_partition_is_a_back_door(everywhere: Everywhere) -> None:
                         await anne.execute(statement)
 
 
-async def test_a_partition_stays_closed_even_to_whom_the_schema_is_opened(everywhere: Everywhere) -> None:
+async def test_a_partition_stays_closed_to_a_role_that_may_use_the_schema(everywhere: Everywhere) -> None:
     """A careless GRANT of the whole schema, as a dashboard may make it: row level security still holds."""
     database, sql, two = everywhere
     await sql.execute("GRANT USAGE ON SCHEMA sync TO authenticated")
@@ -580,7 +554,7 @@ async def test_the_servers_login_reads_no_more_of_a_profile_than_it_needs(everyw
 # ---- What devices could not see ------------------------------------------------------------------------------------
 
 
-async def test_nobody_truncates(everywhere: Everywhere) -> None:
+async def test_not_even_an_administrator_truncates_a_table(everywhere: Everywhere) -> None:
     """Not even an administrator: no device would hear of it."""
     _, sql, _ = everywhere
     names = [name for name in await partitions(sql) if "messages" in name]
@@ -591,7 +565,7 @@ async def test_nobody_truncates(everywhere: Everywhere) -> None:
     assert await sql.fetchval("SELECT count(*) FROM messages") == 2
 
 
-async def test_a_partition_that_is_made_later_refuses_it_too(everywhere: Everywhere) -> None:
+async def test_a_partition_that_is_made_later_refuses_a_truncate(everywhere: Everywhere) -> None:
     _, sql, _ = everywhere
     before = set(await partitions(sql))
     await sql.fetchval("SELECT sync.ensure_partitions(now() + interval '1 year', now() + interval '1 year')")

@@ -7,47 +7,72 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, Codec
+from protocol.codec import Codec
 from protocol.frames import AskPage, Before, Conversation, Hello, Live, Message, Page, Snapshot, Window
 from server.edge.websocket import HIGH_WATER, WebSocket
 from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database
-from tests.support.peer import peer
+from tests.support.peer import both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving, token
 from tests.support.waiting import LIMIT, eventually
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database
+
 MB = 1_000_000
 MOST = HIGH_WATER + CONTENT_BYTES + 64 * 1024
 """What may wait in the buffer of a socket: until it is full, and one batch on top with its frames."""
 TITLES = "INSERT INTO conversations (user_id, title) SELECT $1, repeat('t', $2::int) FROM generate_series(1, $3)"
 
 
+class Buffers:
+    """How much waits in a WebSocket's buffer whenever something was written to one. The kernel takes next to nothing
+    of it until `widen`: with a buffer of 4 KiB a megabyte takes as long as a second."""
+
+    def __init__(self) -> None:
+        self.seen = [0]
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def most(self) -> int:
+        return max(self.seen)
+
+    async def wait_full(self) -> None:
+        await eventually(lambda: self.seen[-1] > HIGH_WATER)
+
+    def narrow(self, transport: asyncio.BaseTransport) -> None:
+        self._sockets.append(transport.get_extra_info("socket"))
+        self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+
+    def widen(self) -> None:
+        for each in self._sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MB)
+
+
 @pytest.fixture
-def buffered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How much waits in a socket's buffer, whenever something was written to one. Its kernel takes next to nothing."""
-    seen: list[int] = []
+def buffers(monkeypatch: pytest.MonkeyPatch) -> Buffers:
+    """Those of every server of this test."""
+    buffers = Buffers()
     send, made = WebSocket.send, WebSocket.connection_made
 
     def watched(self: WebSocket, wire: bytes) -> None:
         send(self, wire)
         if self._transport is not None:
-            seen.append(self._transport.get_write_buffer_size())
+            buffers.seen.append(self._transport.get_write_buffer_size())
 
     def narrow(self: WebSocket, transport: asyncio.BaseTransport) -> None:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        buffers.narrow(transport)
         made(self, transport)
 
     monkeypatch.setattr(WebSocket, "send", watched)
     monkeypatch.setattr(WebSocket, "connection_made", narrow)
-    return seen
+    return buffers
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("size", [10_000, 100_000, 500_000])
 async def test_a_snapshot_of_large_titles_costs_one_piece(
-    database: Database, sql: Any, codec: Codec, size: int, buffered: list[int]
+    database: Database, sql: Any, codec: Codec, size: int, buffers: Buffers
 ) -> None:
     user = await add_user(sql)
     count = 60 if size < 500_000 else 8
@@ -55,7 +80,8 @@ async def test_a_snapshot_of_large_titles_costs_one_piece(
     async with serving(database) as server, peer(server.url, codec) as device:
         device.socket.transport.pause_reading()
         await device.say(Hello(token=token(user), client_id=uuid4(), window=Window(conversations=500, messages=10)))
-        await eventually(lambda: bool(buffered) and buffered[-1] > HIGH_WATER)
+        await buffers.wait_full()
+        buffers.widen()
         device.socket.transport.resume_reading()
         titles: list[str | None] = []
         async with asyncio.timeout(LIMIT):
@@ -63,12 +89,12 @@ async def test_a_snapshot_of_large_titles_costs_one_piece(
                 if isinstance(frame, Snapshot):
                     titles += [row.title for row in frame.rows if isinstance(row, Conversation)]
         assert titles == ["t" * size] * count
-        assert max(buffered) <= MOST + size
+        assert buffers.most <= MOST + size
 
 
-@both
+@both_codecs
 async def test_pages_that_are_not_read_cost_one_page(
-    database: Database, sql: Any, codec: Codec, buffered: list[int]
+    database: Database, sql: Any, codec: Codec, buffers: Buffers
 ) -> None:
     user = await add_user(sql)
     await sql.execute(TITLES, user, 1_000, 3)
@@ -81,17 +107,18 @@ async def test_pages_that_are_not_read_cost_one_page(
         device.socket.transport.pause_reading()
         for number in range(4):
             await device.say(AskPage(id=number, conversation=conversation, limit=500))
-        await eventually(lambda: buffered[-1] > HIGH_WATER)
+        await buffers.wait_full()
+        buffers.widen()
         device.socket.transport.resume_reading()
         async with asyncio.timeout(LIMIT):
             pages = [await device.hear_a(Page) for _ in range(4)]
         assert sorted(page.id for page in pages) == [0, 1, 2, 3]
-        assert max(buffered) <= MOST
+        assert buffers.most <= MOST
 
 
-@both
+@both_codecs
 async def test_changes_that_are_not_read_cost_one_batch(
-    database: Database, sql: Any, codec: Codec, buffered: list[int]
+    database: Database, sql: Any, codec: Codec, buffers: Buffers
 ) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
@@ -102,17 +129,18 @@ async def test_changes_that_are_not_read_cost_one_batch(
         for _ in range(4):
             await add_message(sql, conversation, "m" * MB)
             await sql.execute(TITLES, user, MB, 1)
-        await eventually(lambda: buffered[-1] > HIGH_WATER)
+        await buffers.wait_full()
+        buffers.widen()
         device.socket.transport.resume_reading()
         rows = 0
         async with asyncio.timeout(LIMIT):
             while rows < 8:
                 frame = await device.hear()
                 rows += sum(isinstance(row, Message | Conversation) for row in getattr(frame, "rows", []))
-        assert max(buffered) <= MOST + MB
+        assert buffers.most <= MOST + MB
 
 
-@both
+@both_codecs
 async def test_rows_of_a_megabyte_come_by_every_way(database: Database, sql: Any, codec: Codec) -> None:
     user = await add_user(sql)
     await sql.execute(TITLES, user, MB, 3)

@@ -31,7 +31,7 @@ from tests.support.people import add_conversation, add_user
 from tests.support.serving import ServerProcess
 from tests.support.waiting import LIMIT, eventually
 
-SECONDS = float(os.environ.get("ATLAS_MAINTENANCE_SECONDS", "8"))
+SECONDS = float(os.environ.get("ATLAS_MAINTENANCE_SECONDS", "5"))
 WRITERS = 6
 PAUSE = 0.02
 """Seconds between two transactions of a writer, on average: with what they take, some 200 a second in all."""

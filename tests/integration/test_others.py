@@ -189,7 +189,7 @@ async def test_a_trigger_that_was_off_between_two_looks_is_noticed(database: Dat
 
 
 @pytest.mark.usefixtures("looks_often")
-async def test_who_has_a_profile_that_is_hidden_is_not_told_that_he_does_not_pay(database: Database, sql: Any) -> None:
+async def test_a_user_whose_profile_is_hidden_is_not_told_to_work_locally(database: Database, sql: Any) -> None:
     user, nobody = await add_user(sql), uuid4()
     async with serving(database, sweep=0.1, **UNLIMITED) as server:
         async with live_device(server.url, user) as device, peer(server.url) as other, peer(server.url) as stranger:
@@ -217,7 +217,7 @@ async def test_who_has_a_profile_that_is_hidden_is_not_told_that_he_does_not_pay
         "CREATE POLICY hides ON profiles AS RESTRICTIVE USING (subscription_tier IS NULL)",
     ],
 )
-async def test_that_there_is_no_profile_is_said_only_where_all_profiles_can_be_seen(
+async def test_a_missing_profile_counts_only_where_the_server_sees_all_profiles(
     database: Database, sql: Any, damage: str
 ) -> None:
     user, nobody = await add_user(sql), uuid4()
@@ -352,7 +352,7 @@ async def crowded(server: Running, sql: Any, watching: Any) -> AsyncIterator[Bac
 
 @pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("table", ["messages", "sync.feeds", "sync.meta", "sync.histories"])
-async def test_behind_a_lock_a_server_has_no_more_connections_than_ever_and_none_that_waits_for_long(
+async def test_a_server_behind_a_lock_opens_no_more_connections_and_none_waits_for_long(
     database: Database, sql: Any, table: str
 ) -> None:
     given = {"pool_size": SIZE, "sweep": 0.1, "metrics_token": METRICS_TOKEN, **UNLIMITED}
@@ -376,7 +376,7 @@ async def watching_waits(sql: Any) -> bool:
 
 @pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("how", ["silent", "swallow"])
-async def test_on_a_line_that_is_black_a_server_leaves_no_connection_behind(
+async def test_a_server_whose_line_to_postgres_is_black_leaves_no_connection_behind(
     database: Database, sql: Any, how: str
 ) -> None:
     given = {"pool_size": SIZE, "sweep": 0.1, "metrics_token": METRICS_TOKEN, **UNLIMITED}
@@ -475,7 +475,7 @@ async def served_with_few(database: Database, login: str, sql: Any) -> AsyncIter
 
 @pytest.mark.usefixtures("looks_often")
 @pytest.mark.parametrize("connections", [3, 4, 6])
-async def test_where_its_login_has_few_connections_a_server_makes_do_and_no_device_notices(
+async def test_a_server_whose_login_has_few_connections_makes_do_and_no_device_notices(
     database: Database, sql: Any, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "NO_MORE_SECONDS", 0.2)
@@ -496,7 +496,7 @@ def small_cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.usefixtures("looks_often")
-async def test_where_others_leave_few_connections_a_server_makes_do_until_they_are_gone(
+async def test_a_server_makes_do_while_other_clients_of_postgres_leave_few_connections(
     small_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "NO_MORE_SECONDS", 0.2)
@@ -554,7 +554,7 @@ CHANGES = {
 
 @pytest.mark.usefixtures("looks_often")
 @pytest.mark.parametrize("table", CHANGES)
-async def test_what_cannot_be_recorded_fails_loudly_and_pushes_are_held_until_it_can(
+async def test_a_change_that_cannot_be_recorded_fails_and_pushes_wait_until_it_can(
     database: Database, sql: Any, table: str
 ) -> None:
     user = await add_user(sql)
@@ -625,7 +625,7 @@ time.time_ns = lambda: real_ns() + {0} * 10**9
 
 
 @pytest.mark.parametrize("seconds", [-3_600, 3_600])
-async def test_where_the_servers_clock_is_an_hour_wrong_that_of_postgres_counts(
+async def test_the_clock_of_postgres_counts_where_the_servers_is_an_hour_wrong(
     database: Database, sql: Any, seconds: int
 ) -> None:
     user = await add_user(sql)

@@ -26,10 +26,12 @@ from protocol.frames import (
     Window,
 )
 from tests.support.cluster import Database
-from tests.support.peer import Peer, peer
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
+
+pytestmark = pytest.mark.shared_database(every_postgres=True)
 
 ONLY_PAGES = Window(conversations=0, messages=0)
 FRAME = 280_000
@@ -199,7 +201,7 @@ async def test_a_long_list_of_conversations_comes_whole(every_database: Database
         assert await reader.history(None, 1000) == await reader.conversations()
 
 
-async def test_without_before_and_without_limit_the_newest_fifty_come(database: Database) -> None:
+async def test_a_page_without_before_and_limit_has_the_newest_fifty_rows(database: Database) -> None:
     async with reading(database) as reader:
         await add_messages(reader, 60)
         await reader.peer.say_raw(b"\x83\xa1t\xa4page\xa2id\x07\xacconversation\xc4\x10" + reader.conversation.bytes)
@@ -238,7 +240,7 @@ async def test_a_user_without_conversations_has_an_empty_list(database: Database
         assert (page.rows, page.more) == ([], False)
 
 
-async def test_before_the_oldest_row_there_is_nothing(database: Database) -> None:
+async def test_a_page_before_the_oldest_row_is_empty(database: Database) -> None:
     async with reading(database) as reader:
         await add_messages(reader, 3)
         last = (await reader.all_pages(reader.conversation, 2))[-1]
@@ -249,7 +251,7 @@ async def test_before_the_oldest_row_there_is_nothing(database: Database) -> Non
 # ---- What is written between pages ---------------------------------------------------------------------------------
 
 
-async def test_rows_inserted_between_pages_come_where_they_are_older_and_disturb_nothing(
+async def test_older_rows_that_are_inserted_between_pages_come_and_newer_ones_disturb_nothing(
     every_database: Database,
 ) -> None:
     async with reading(every_database) as reader:
@@ -360,7 +362,7 @@ async def test_one_page_too_many_is_refused_and_the_others_are_answered(database
         assert {len(page.rows) for page in answered} == {5}
 
 
-async def test_after_an_answer_the_next_page_may_be_asked_for(database: Database) -> None:
+async def test_a_device_may_ask_for_the_next_page_after_an_answer(database: Database) -> None:
     async with reading(database) as reader:
         await add_messages(reader, COUNT)
         expected = await reader.messages(reader.conversation)
@@ -472,7 +474,7 @@ async def test_long_titles_make_short_pages(database: Database) -> None:
         assert max(size for _, size in pages) <= FRAME, pages
 
 
-@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+@both_codecs
 async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: Database, codec: Codec) -> None:
     async with reading(database, codec) as reader:
         await add_messages(reader, 3)

@@ -98,7 +98,7 @@ async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_da
     await sql.close()
 
 
-async def test_in_the_middle_of_a_snapshot_the_last_position_stays(devices: Devices) -> None:
+async def test_the_last_position_stays_noted_in_the_middle_of_a_snapshot(devices: Devices) -> None:
     await devices.record(A, "one", 5)
     await devices.record(A, "two", None, "snapshot")
     assert await devices.held() == (A, "two", 5, "snapshot", None)
@@ -138,7 +138,7 @@ async def test_a_crowd_fits_into_a_statement(store: PostgresStore, sql: Any) -> 
     assert await sql.fetchval("SELECT count(*) FROM sync.devices") == presence.AT_ONCE
 
 
-async def test_what_one_device_is_said_to_do_twice_at_once_is_refused_and_not_guessed(devices: Devices) -> None:
+async def test_a_statement_with_two_notes_of_one_device_is_refused(devices: Devices) -> None:
     status = DeviceStatus(devices.user, devices.client_id, "one", 1, DeviceState.LIVE, None, 1)
     with pytest.raises(UnavailableError):
         await devices.store.record(A, [status, status])
@@ -231,7 +231,7 @@ async def test_devices_are_noted_by_the_server_that_they_are_on(
             assert moved.welcome is not None
 
 
-async def test_what_happened_while_postgres_was_away_is_noted_when_it_is_back(
+async def test_a_note_of_the_time_without_postgres_is_written_when_it_is_back(
     quick_presence: None, database: Database, sql: Any, user: UUID
 ) -> None:
     async with (

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.frames import (
     Applied,
     Conversation,
@@ -29,12 +29,13 @@ from server.config import ROLES
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
 from tests.support.oracle import State, select_everything
-from tests.support.peer import peer
+from tests.support.peer import both_codecs, peer
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 SECOND = 1_000_000
 
 
@@ -97,7 +98,7 @@ async def every_home(every_database: Database) -> AsyncIterator[Home]:
 # ---- Each kind -----------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_every_kind_of_mutation_does_what_it_says(every_database: Database, codec: Codec) -> None:
     async with a_home(every_database, codec) as home:
         conversation, message, at = uuid4(), uuid4(), now()
@@ -150,7 +151,7 @@ async def test_an_instant_is_kept_to_the_microsecond(every_home: Home) -> None:
     assert sorted(int(str(row[3])) for (kind, _), row in held.items() if kind == "m") == sorted(instants)
 
 
-async def test_what_the_app_wrote_can_be_renamed_edited_and_deleted(every_home: Home) -> None:
+async def test_a_row_that_the_app_wrote_can_be_renamed_edited_and_deleted(every_home: Home) -> None:
     home = every_home
     conversation = await home.sql.fetchval("INSERT INTO conversations (user_id) VALUES ($1) RETURNING id", home.user)
     message, created = await home.sql.fetchrow(
@@ -236,7 +237,7 @@ NOTHING: dict[str, Callable[[UUID, UUID, int], Mutation]] = {
 
 
 @pytest.mark.parametrize("what", NOTHING)
-async def test_it_is_applied_and_changes_nothing(every_home: Home, what: str) -> None:
+async def test_a_mutation_without_an_effect_is_applied_and_changes_nothing(every_home: Home, what: str) -> None:
     conversation, message, at = uuid4(), uuid4(), now()
     await every_home.apply(
         CreateConversation(conversation, "title", at), CreateMessage(message, conversation, "user", "content", at)
@@ -244,7 +245,7 @@ async def test_it_is_applied_and_changes_nothing(every_home: Home, what: str) ->
     await every_home.changes_nothing(NOTHING[what](conversation, message, at))
 
 
-async def test_deleting_twice_changes_nothing_the_second_time(every_home: Home) -> None:
+async def test_a_second_deletion_changes_nothing(every_home: Home) -> None:
     conversation, message, at = uuid4(), uuid4(), now()
     await every_home.apply(
         CreateConversation(conversation, "title", at), CreateMessage(message, conversation, "user", "content", at)
@@ -255,14 +256,14 @@ async def test_deleting_twice_changes_nothing_the_second_time(every_home: Home) 
     await every_home.changes_nothing(DeleteConversation(conversation), DeleteMessage(message, at))
 
 
-async def test_nothing_at_all_of_a_user_without_any_change_so_far(every_home: Home) -> None:
+async def test_a_device_of_a_new_user_reaches_the_seq_of_a_push_that_changed_nothing(every_home: Home) -> None:
     """Its seq too is one that the device reaches."""
     async with live_device(every_home.server.url, every_home.user) as fresh:
         seq = await fresh.apply(DeleteConversation(uuid4()))
         await fresh.reach(seq)
 
 
-@both
+@both_codecs
 async def test_an_empty_push_has_an_empty_ack(database: Database, codec: Codec) -> None:
     async with a_home(database, codec) as home:
         assert await home.writer.push() == []
@@ -298,7 +299,7 @@ async def test_no_mutation_moves_updated_at_back(every_home: Home) -> None:
 
 
 async def test_a_rename_and_an_edit_of_the_future_are_not_undone_by_one_of_now(home: Home) -> None:
-    """The one who writes last wins, whatever his clock says; only updated_at stays."""
+    """The last write wins, whatever the device's clock says; only updated_at stays."""
     conversation, ahead = uuid4(), now() + 120 * SECOND
     await home.apply(CreateConversation(conversation, "a", now()), RenameConversation(conversation, "b", ahead))
     held = await home.apply(RenameConversation(conversation, "c", now()))

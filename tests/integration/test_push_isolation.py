@@ -1,4 +1,4 @@
-"""P1, P4: nobody writes what is not his: not by pushing, not through SQL, and the server's own login neither."""
+"""P1, P4: no user writes another user's rows: not by pushing and not through SQL. Nor does the server's own login."""
 
 import contextlib
 import random
@@ -140,7 +140,7 @@ async def a_duel(database: Database, *, same_client: bool = False) -> AsyncItera
 
 @pytest.mark.parametrize("same_client", [False, True], ids=["client_id of his own", "client_id of hers"])
 async def test_no_push_touches_what_is_somebody_elses(every_database: Database, same_client: bool) -> None:
-    """And the answers about her rows are those about rows that exist nowhere."""
+    """And the answers about another user's rows are those about rows that exist nowhere."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
     rng = random.Random(seed)
@@ -168,8 +168,10 @@ async def test_no_push_touches_what_is_somebody_elses(every_database: Database, 
         }
 
 
-async def test_a_message_under_the_id_of_hers_at_another_instant_is_nothing_of_hers(every_database: Database) -> None:
-    """The table's key has an instant too, so it may be there: what happens to it does not happen to hers."""
+async def test_a_message_with_another_users_id_at_another_instant_leaves_that_users_message_alone(
+    every_database: Database,
+) -> None:
+    """The instant is part of the table's key, so both messages may exist: the other user's stays as it is."""
     async with a_duel(every_database) as duel:
         message, own = duel.annes.messages[0], duel.berts.conversation
         await duel.bert.push(
@@ -181,7 +183,7 @@ async def test_a_message_under_the_id_of_hers_at_another_instant_is_nothing_of_h
         )
 
 
-async def test_in_one_push_too_no_detour_leads_to_her_rows(every_database: Database) -> None:
+async def test_no_order_of_mutations_in_one_push_reaches_another_users_rows(every_database: Database) -> None:
     """Deleting what is not there, and making it anew under its id."""
     async with a_duel(every_database) as duel:
         hers, message = duel.annes.conversation, duel.annes.messages[0]
@@ -198,7 +200,7 @@ async def test_in_one_push_too_no_detour_leads_to_her_rows(every_database: Datab
         assert codes == ["applied", "bad_id", "unknown_conversation", "applied", "bad_id", "unknown_message", "applied"]
 
 
-async def test_her_client_id_in_his_hands_has_numbers_of_its_own(every_database: Database) -> None:
+async def test_another_users_client_id_has_numbers_of_its_own_for_each_user(every_database: Database) -> None:
     async with a_duel(every_database, same_client=True) as duel:
         assert duel.bert.client_id == duel.anne.client_id
         error = await duel.bert.refused_push(CreateConversation(uuid4(), None, now()), n=50)
@@ -213,7 +215,7 @@ async def test_her_client_id_in_his_hands_has_numbers_of_its_own(every_database:
 
 @dataclass
 class House:
-    """Anne and Bert in SQL, Bert as PostgREST would let him in, and what he was after."""
+    """Anne and Bert in SQL, Bert as PostgREST would connect, and the rows that Bert aims at."""
 
     database: Database
     sql: Any
@@ -308,7 +310,7 @@ async def test_no_statement_of_a_user_touches_what_is_somebody_elses(house: Hous
         outcome = await house.attempt(statement, role)
         assert outcome in HARMLESS | REFUSED, (statement, outcome)
         assert await hers(house) == before, statement
-    # Through his own rows the same statements do work: it is not that nothing would.
+    # On Bert's own rows the same statements work.
     if role == "authenticated":
         assert await house.attempt("UPDATE conversations SET title = 'b' WHERE id = :berts:") == "UPDATE 1"
         assert await house.attempt("DELETE FROM conversations WHERE id = :berts:") == "DELETE 1"
@@ -375,7 +377,7 @@ async def test_a_user_executes_no_function_that_pushes(house: House, role: str) 
             assert await house.attempt(f"SELECT FROM sync.{name}({arguments})", role) == "InsufficientPrivilegeError"
 
 
-async def test_what_runs_with_its_owners_rights_looks_names_up_in_schemas_that_nobody_else_writes(
+async def test_a_function_with_its_owners_rights_looks_names_up_only_in_schemas_that_no_other_role_writes(
     every_database: Database,
 ) -> None:
     """Else a table of the caller's, of the same name, would be taken for the app's."""

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, MAX_INBOUND, MSGPACK, Codec
+from protocol.codec import MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -24,10 +24,12 @@ from protocol.frames import (
 )
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, now
+from tests.support.peer import both_codecs
 from tests.support.people import add_user
 from tests.support.serving import serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = pytest.mark.shared_database(every_postgres=True)
+
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 YEAR_2015 = 1_420_070_400 * SECOND
@@ -69,7 +71,9 @@ async def is_slowed_down(device: PushingDevice, *mutations: Said) -> float:
     return error.retry_after / 1_000
 
 
-async def test_beyond_the_burst_a_push_is_slowed_down_and_taken_when_it_was_told(database: Database) -> None:
+async def test_a_push_beyond_the_burst_is_slowed_down_and_accepted_at_the_time_that_was_named(
+    database: Database,
+) -> None:
     async with live(database, **SLOW) as (sql, device):
         await device.apply(*some(10))
         more = some(4)
@@ -82,7 +86,7 @@ async def test_beyond_the_burst_a_push_is_slowed_down_and_taken_when_it_was_told
         await is_slowed_down(device, *some(4))
 
 
-async def test_asking_too_early_again_and_again_costs_nothing(database: Database) -> None:
+async def test_a_push_that_is_repeated_too_early_costs_nothing(database: Database) -> None:
     async with live(database, **SLOW) as (_, device):
         await device.apply(*some(10))
         more = some(4)
@@ -151,7 +155,7 @@ async def test_slowed_down_pushes_lose_nothing_in_the_end(database: Database) ->
 # ---- How much ------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_a_push_has_as_many_mutations_as_welcome_says(database: Database, codec: Codec) -> None:
     async with live(database, codec, push_batch=5) as (sql, device):
         assert device.welcome is not None
@@ -164,7 +168,7 @@ async def test_a_push_has_as_many_mutations_as_welcome_says(database: Database, 
         assert await rows(sql, device.user) == 5
 
 
-@both
+@both_codecs
 async def test_texts_have_as_many_bytes_as_welcome_says(every_database: Database, codec: Codec) -> None:
     async with live(every_database, codec, title_bytes=12, content_bytes=24) as (sql, device):
         assert device.welcome is not None
@@ -205,7 +209,7 @@ async def test_the_largest_content_of_all_settings_comes_back_whole(database: Da
         assert (await device.reach(seq))["m", message][2] == content
 
 
-async def test_what_is_too_long_is_rejected_however_long_it_is(database: Database) -> None:
+async def test_a_text_that_is_too_long_is_rejected_however_long_it_is(database: Database) -> None:
     async with live(database) as (_, device):
         conversation, at = uuid4(), now()
         results = await device.push(
@@ -231,7 +235,7 @@ async def test_a_push_larger_than_a_frame_may_be_ends_the_connection(database: D
 # ---- When ----------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_instants_have_their_bounds_to_the_microsecond(every_database: Database, codec: Codec) -> None:
     async with live(every_database, codec) as (sql, device):
         conversation, message, at = uuid4(), uuid4(), now()

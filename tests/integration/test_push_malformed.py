@@ -1,44 +1,21 @@
 """P4, P9: what is no mutation is rejected alone, whatever it is instead; what is no push closes."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
-from protocol.codec import CODECS, JSON, Codec
+from protocol.codec import JSON, Codec
 from protocol.frames import Ack, CreateConversation, Push, Rejected
-from tests.support.cluster import Cluster, Database
 from tests.support.device import UNLIMITED, PushingDevice, Raw, encoded, live_device, now, raw
 from tests.support.oracle import select_everything
-from tests.support.peer import peer
+from tests.support.peer import both_codecs, peer
 from tests.support.people import add_user
 from tests.support.rejections import CONTENT, between_good_ones
-from tests.support.serving import Running, serving
+from tests.support.serving import Running
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture
-async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with live_device(server.url, user) as made:
-        yield made
+pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]
 
 
 # ---- Malformed -----------------------------------------------------------------------------------------------------
@@ -114,8 +91,8 @@ def malformed(codec: Codec) -> dict[str, Raw]:
     return made
 
 
-@both
-async def test_malformed_ones_of_every_sort_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
+@both_codecs
+async def test_malformed_mutations_of_every_sort_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
     cases = malformed(codec)
     async with live_device(server.url, await add_user(sql), codec=codec) as device:
         rejections = await between_good_ones(device, sql, *cases.values())
@@ -129,7 +106,7 @@ async def test_half_a_surrogate_pair_is_rejected_alone(server: Running, sql: Any
         await between_good_ones(device, sql, *halves)
 
 
-@both
+@both_codecs
 async def test_integers_beyond_all_bounds_are_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
     """As malformed, or as an instant out of its bounds: they are both."""
     huge = [1 << 63, (1 << 64) - 1]
@@ -150,7 +127,7 @@ async def test_integers_beyond_all_bounds_are_rejected_alone(server: Running, sq
             assert rejection.code in ("malformed", "bad_time", "unknown_message")
 
 
-@both
+@both_codecs
 async def test_a_mutation_that_is_too_deep_harms_nobody(server: Running, sql: Any, codec: Codec) -> None:
     """It is malformed, or the whole frame is."""
     deep = Raw(b"[" * 20_000 + b"]" * 20_000 if codec.text else b"\x91" * 20_000 + b"\xc0")
@@ -186,9 +163,11 @@ NO_PUSHES: dict[str, dict[str, object]] = {
 }
 
 
-@both
+@both_codecs
 @pytest.mark.parametrize("what", NO_PUSHES)
-async def test_what_is_no_push_closes(server: Running, sql: Any, user: UUID, codec: Codec, what: str) -> None:
+async def test_a_frame_that_is_no_push_closes_the_connection(
+    server: Running, sql: Any, user: UUID, codec: Codec, what: str
+) -> None:
     async with live_device(server.url, user, codec=codec) as device:
         await device.say_raw(encoded(NO_PUSHES[what], codec))
         code, error = await device.closed()
@@ -199,7 +178,7 @@ async def test_what_is_no_push_closes(server: Running, sql: Any, user: UUID, cod
     assert list(await select_everything(sql, user)) == [("p", user)]
 
 
-async def test_a_push_before_hello_closes(server: Running) -> None:
+async def test_a_push_before_hello_closes_the_connection(server: Running) -> None:
     async with peer(server.url) as stranger:
         await stranger.say(Push(n=1, mutations=[]))
         code, error = await stranger.closed()
@@ -207,7 +186,7 @@ async def test_a_push_before_hello_closes(server: Running) -> None:
         assert (code, error.code) == (4300, "hello_first")
 
 
-async def test_the_highest_number_there_is_a_gap(device: PushingDevice) -> None:
+async def test_the_highest_number_of_all_is_a_gap(device: PushingDevice) -> None:
     error = await device.refused_push(CreateConversation(uuid4(), None, now()), n=1 << 53)
     assert (error.code, error.expected) == ("gap", 1)
     await device.apply(CreateConversation(uuid4(), None, now()))

@@ -58,7 +58,7 @@ async def converse(devices: list[PushingDevice]) -> list[UUID]:
 
 
 @pytest.mark.parametrize("rule", ["a check", "a trigger that raises", "a trigger that raises at commit"])
-async def test_bad_mutations_of_some_leave_those_of_others_alone(every_database: Database, rule: str) -> None:
+async def test_bad_mutations_of_some_users_leave_mutations_of_others_alone(every_database: Database, rule: str) -> None:
     """Everything good is applied exactly once, however often a group had to be tried."""
     async with administrator(every_database) as sql, serving(every_database, **UNLIMITED) as server:
         await keep_audit(sql)
@@ -109,7 +109,7 @@ LOCKS = {
 
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("locked", [1, 3])
-async def test_what_an_administrator_holds_locked_holds_up_only_its_own_user(
+async def test_a_row_that_an_administrator_locks_holds_up_only_its_own_user(
     database: Database, lock: str, locked: int
 ) -> None:
     async with (
@@ -241,7 +241,7 @@ async def test_no_content_is_logged_whatever_the_database_says_of_it(database: D
         assert not [event for event in server.log if b"CANARY" in orjson.dumps(event)]
 
 
-async def test_no_content_of_what_is_rejected_malformed_or_locked_is_logged(database: Database) -> None:
+async def test_no_content_of_a_rejected_malformed_or_locked_mutation_is_logged(database: Database) -> None:
     async with administrator(database) as sql, administrator(database) as holder:
         async with ServerProcess(database.server_url, ATLAS_LOG_LEVEL="debug") as server:
             async with live_device(server.url, await add_user(sql)) as device:

@@ -1,8 +1,7 @@
 """P4: a number means one mutation, whatever other histories gave it to (SPEC.md 8.5)."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,35 +20,17 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.audit import audit
 from tests.support.device import UNLIMITED, PushingDevice, encoded, now
 from tests.support.peer import peer
 from tests.support.people import add_user
-from tests.support.serving import Running, serving, token
+from tests.support.serving import Running, token
 
 Said = Mutation | None
 """None: an empty array, for what is held no more."""
 NUMBERS = "SELECT last_mutation FROM sync.clients WHERE client_id = $1"
 
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    async def make() -> Database:
-        made = await postgres_18.create()
-        async with administrator(made) as sql:
-            await keep_audit(sql)
-        return made
-
-    made = asyncio.run(make())
-    yield made
-    asyncio.run(made.drop())
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED, push_batch=500) as running:
-        yield running
+pytestmark = [pytest.mark.shared_database(audited=True), pytest.mark.settings(**UNLIMITED, push_batch=500)]
 
 
 class Installation:
@@ -127,7 +108,7 @@ async def texts(sql: Any, device: Installation) -> list[str]:
 
 
 @pytest.mark.parametrize("further", [0, 4], ids=["just behind", "further on"])
-async def test_what_comes_again_under_higher_numbers_is_not_applied_again(
+async def test_a_mutation_that_comes_again_under_a_higher_number_is_not_applied_again(
     here: Installation, sql: Any, further: int
 ) -> None:
     """Another history, in which the device was meanwhile, had consumed more numbers."""
@@ -179,7 +160,7 @@ async def test_a_number_whose_mutation_is_held_no_more_keeps_its_meaning(here: I
     assert await texts(sql, here) == ["created", "0", "1", "2", "3"]
 
 
-async def test_what_was_rejected_and_is_tried_again_after_a_gap_is_applied(here: Installation, sql: Any) -> None:
+async def test_a_rejected_mutation_that_is_tried_again_after_a_gap_is_applied(here: Installation, sql: Any) -> None:
     early = here.rename()
     async with here.visit() as visit:
         assert await visit.push(1, early) == ["unknown_conversation"]
@@ -191,7 +172,7 @@ async def test_what_was_rejected_and_is_tried_again_after_a_gap_is_applied(here:
     assert await texts(sql, here) == ["created", "1", "0"]
 
 
-async def test_what_stands_behind_a_large_conversation_is_still_recognised_when_the_push_goes_on(
+async def test_a_mutation_behind_a_large_conversation_is_still_recognised_when_the_push_goes_on(
     here: Installation, sql: Any
 ) -> None:
     kept = [here.create(), *here.rename(3)]

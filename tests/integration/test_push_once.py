@@ -1,15 +1,13 @@
 """P4: exactly once: repeats, gaps, numbers, and who may push (SPEC.md 8.2, 8.5, 8.7, 7.9)."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from protocol.codec import CODECS, Codec
+from protocol.codec import Codec
 from protocol.frames import (
     Ack,
     Applied,
@@ -22,7 +20,7 @@ from protocol.frames import (
     Welcome,
 )
 from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.cluster import Database, administrator
 from tests.support.device import (
     NOBODYS,
     UNLIMITED,
@@ -33,43 +31,18 @@ from tests.support.device import (
     results_without_seq,
 )
 from tests.support.oracle import select_everything
+from tests.support.peer import both_codecs
 from tests.support.people import add_user
 from tests.support.proxy import postgres_behind_proxy
 from tests.support.serving import Running, ServerProcess, serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = [pytest.mark.shared_database(audited=True), pytest.mark.settings(**UNLIMITED)]
 PROCESS = {"ATLAS_PUSH_RATE": "1000000", "ATLAS_PUSH_BURST": "1000000"}
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all that need no more than users of their own. Texts are audited."""
-
-    async def make() -> Database:
-        made = await postgres_18.create()
-        await audited(made)
-        return made
-
-    made = asyncio.run(make())
-    yield made
-    asyncio.run(made.drop())
 
 
 async def audited(database: Database) -> None:
     async with administrator(database) as sql:
         await keep_audit(sql)
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture
-async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with live_device(server.url, user) as made:
-        yield made
 
 
 def rename(conversation: UUID, *titles: int) -> list[RenameConversation]:
@@ -100,7 +73,7 @@ async def answered_by_a_close(device: PushingDevice) -> int | None:
 # ---- Repeats -------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_a_repeated_push_is_answered_and_not_applied(every_database: Database, codec: Codec) -> None:
     await audited(every_database)
     async with (
@@ -135,7 +108,9 @@ async def test_a_partly_repeated_push_is_applied_from_where_it_is_new(device: Pu
     assert await renamed(sql, conversation) == [0, 1, 2, 3, 4]
 
 
-async def test_a_rejected_one_stays_rejected_even_if_it_would_be_good_by_now(device: PushingDevice, sql: Any) -> None:
+async def test_a_rejected_mutation_stays_rejected_even_if_it_would_be_good_by_now(
+    device: PushingDevice, sql: Any
+) -> None:
     conversation = uuid4()
     too_early, create = RenameConversation(conversation, "1", now()), CreateConversation(conversation, "0", now())
     rejected, *_ = await device.push(too_early, create)
@@ -146,7 +121,7 @@ async def test_a_rejected_one_stays_rejected_even_if_it_would_be_good_by_now(dev
     assert await renamed(sql, conversation) == [0, 1]
 
 
-async def test_a_rejected_one_is_told_again_after_later_pushes_that_began_with_it(device: PushingDevice) -> None:
+async def test_a_rejection_is_repeated_after_later_pushes_that_began_with_its_mutation(device: PushingDevice) -> None:
     """It has no result yet as far as the device knows, so every push begins with it (SPEC.md 8.2)."""
     bad = RenameConversation(NOBODYS, None, now())
     rejected = await device.rejection(bad)
@@ -157,7 +132,7 @@ async def test_a_rejected_one_is_told_again_after_later_pushes_that_began_with_i
         assert isinstance(results[-1], Applied)
 
 
-async def test_what_a_number_was_given_to_first_counts(device: PushingDevice, sql: Any) -> None:
+async def test_the_first_mutation_of_a_number_counts(device: PushingDevice, sql: Any) -> None:
     """A number says which mutation it is; the rest of a repeat is not looked at."""
     conversation = await a_conversation(device)
     results = await device.push(*rename(conversation, 7), n=1)
@@ -180,7 +155,7 @@ async def test_repeats_outlive_a_restart(database: Database, user: UUID, sql: An
     assert await renamed(sql, conversation) == [0, 1]
 
 
-async def test_many_rejected_ones_of_one_push_are_all_told_again(device: PushingDevice) -> None:
+async def test_many_rejections_of_one_push_are_all_repeated(device: PushingDevice) -> None:
     mutations = [RenameConversation(uuid4(), "x" * (i % 2 * 1_100), now()) for i in range(250)]
     first = await device.push(*mutations)
     assert {result.code for result in first if isinstance(result, Rejected)} == {"unknown_conversation", "too_long"}
@@ -190,7 +165,7 @@ async def test_many_rejected_ones_of_one_push_are_all_told_again(device: Pushing
 # ---- Gaps ----------------------------------------------------------------------------------------------------------
 
 
-@both
+@both_codecs
 async def test_a_gap_is_answered_with_what_is_expected_and_nothing_is_applied(
     server: Running, user: UUID, sql: Any, codec: Codec
 ) -> None:
@@ -280,7 +255,7 @@ async def test_a_newer_connection_takes_a_client_id_over(server: Running, user: 
 
 
 @pytest.mark.parametrize("first", ["a repeat", "nothing", "a gap"])
-async def test_a_connection_that_begins_with_what_changes_nothing_goes_on(
+async def test_a_connection_whose_first_push_changes_nothing_goes_on(
     server: Running, user: UUID, sql: Any, first: str
 ) -> None:
     """A lost answer ends like this: the device comes back, repeats, and goes on."""
@@ -335,7 +310,7 @@ async def test_a_newer_connection_on_another_server_takes_over_with_its_first_pu
         assert await renamed(sql, conversation) == [0, 1, 2, 3, 4]
 
 
-async def test_where_two_servers_have_one_client_id_the_later_first_push_takes_it_and_nothing_else_does(
+async def test_a_client_id_on_two_servers_belongs_to_the_connection_with_the_later_first_push(
     database: Database, user: UUID, sql: Any
 ) -> None:
     async with (
@@ -410,7 +385,7 @@ async def test_a_push_sent_together_with_hello_is_applied_or_refused_and_not_bot
 
 
 @pytest.mark.parametrize("tier", ["free", None])
-async def test_who_works_locally_only_pushes_nothing(server: Running, sql: Any, tier: str | None) -> None:
+async def test_a_user_who_works_locally_only_pushes_nothing(server: Running, sql: Any, tier: str | None) -> None:
     user = uuid4() if tier is None else await add_user(sql, tier)
     async with greeting_device(server.url, user) as device:
         await device.say_push(CreateConversation(uuid4(), "0", now()))
@@ -421,7 +396,7 @@ async def test_who_works_locally_only_pushes_nothing(server: Running, sql: Any, 
     assert await sql.fetchval("SELECT count(*) FROM sync.clients WHERE user_id = $1", user) == 0
 
 
-async def test_who_became_free_pushes_nothing_any_more_even_before_the_server_heard_of_it(
+async def test_a_user_who_became_free_pushes_nothing_more_even_before_the_server_knows(
     every_database: Database,
 ) -> None:
     async with administrator(every_database) as sql, postgres_behind_proxy(every_database.server_url) as (proxy, url):
@@ -438,7 +413,7 @@ async def test_who_became_free_pushes_nothing_any_more_even_before_the_server_he
             assert await sql.fetchval("SELECT count(*) FROM conversations WHERE user_id = $1", user) == 1
 
 
-async def test_who_was_deleted_pushes_nothing_any_more(server: Running, user: UUID, sql: Any) -> None:
+async def test_a_user_who_was_deleted_pushes_nothing_more(server: Running, user: UUID, sql: Any) -> None:
     async with live_device(server.url, user) as device, live_device(server.url, await add_user(sql)) as other:
         await device.apply(CreateConversation(uuid4(), "0", now()))
         await sql.execute("DELETE FROM profiles WHERE id = $1", user)

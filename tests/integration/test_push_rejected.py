@@ -1,14 +1,13 @@
 """P4: a mutation that cannot be applied is rejected alone: its number is consumed, and those around it are applied."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.codec import CODECS, MSGPACK, Codec
+from protocol.codec import MSGPACK, Codec
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -21,36 +20,17 @@ from protocol.frames import (
     RenameConversation,
     Result,
 )
-from tests.support.cluster import Cluster, Database, administrator
+from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
+from tests.support.peer import both_codecs
 from tests.support.people import add_conversation, add_user
 from tests.support.rejections import CONTENT, RULES, between_good_ones, is_fit_to_show
 from tests.support.serving import Running, serving
 
-both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]
 SECOND = 1_000_000
 YEAR = 365 * 86_400 * SECOND
-
-
-@pytest.fixture(scope="module")
-def database(postgres_18: Cluster) -> Iterator[Database]:
-    """One for all: everybody here has users of their own."""
-    made = asyncio.run(postgres_18.create())
-    yield made
-    asyncio.run(made.drop())
-
-
-@pytest.fixture
-async def server(database: Database) -> AsyncIterator[Running]:
-    async with serving(database, **UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture
-async def device(server: Running, user: UUID) -> AsyncIterator[PushingDevice]:
-    async with live_device(server.url, user) as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -146,7 +126,7 @@ CODES: dict[str, tuple[str, Callable[[Own], Mutation]]] = {
 }
 
 
-@both
+@both_codecs
 async def test_each_code_has_its_cause(every_database: Database, codec: Codec) -> None:
     async with live(every_database, codec) as (sql, device):
         own = await Own.make(device)
@@ -156,11 +136,11 @@ async def test_each_code_has_its_cause(every_database: Database, codec: Codec) -
         assert len({rejection.message for rejection in rejections}) >= len(set(got.values()))
 
 
-async def test_a_deletion_of_what_was_created_at_an_impossible_instant_is_one_of_nothing(device: PushingDevice) -> None:
+async def test_a_deletion_of_a_message_at_an_impossible_instant_deletes_nothing(device: PushingDevice) -> None:
     await device.apply(*(DeleteMessage(uuid4(), at) for at in (0, -1, 1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63))))
 
 
-async def test_what_was_deleted_is_unknown(device: PushingDevice) -> None:
+async def test_a_deleted_row_is_unknown(device: PushingDevice) -> None:
     own = await Own.make(device)
     await device.apply(DeleteMessage(own.message, own.at))
     assert (await device.rejection(EditMessage(own.message, own.at, CONTENT, now()))).code == "unknown_message"
@@ -169,7 +149,7 @@ async def test_what_was_deleted_is_unknown(device: PushingDevice) -> None:
     assert (await device.rejection(RenameConversation(own.conversation, None, now()))).code == "unknown_conversation"
 
 
-async def test_what_hangs_on_a_rejected_one_is_rejected_too(device: PushingDevice) -> None:
+async def test_a_mutation_that_depends_on_a_rejected_one_is_rejected_too(device: PushingDevice) -> None:
     conversation, message = uuid4(), uuid4()
     results = await device.push(
         CreateConversation(conversation, "\x00", now()),
@@ -210,7 +190,7 @@ def is_refused(result: Result) -> bool:
 
 
 @pytest.mark.parametrize("rule", RULES)
-async def test_what_the_database_has_a_rule_against_is_refused_alone(every_database: Database, rule: str) -> None:
+async def test_a_mutation_against_a_rule_of_the_database_is_refused_alone(every_database: Database, rule: str) -> None:
     async with live(every_database, before=RULES[rule]) as (sql, device):
         own = await Own.make(device)
         one, other, at = uuid4(), uuid4(), now()

@@ -116,7 +116,7 @@ async def test_a_hello_while_postgres_is_away_is_answered_when_it_is_back(databa
             assert welcome.mode == "resumed"
 
 
-async def test_another_history_makes_every_connected_device_start_over(database: Database, sql: Any) -> None:
+async def test_a_change_of_the_history_makes_every_connected_device_start_over(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     async with serving(database, sweep=0.1) as server, peer(server.url) as device:
         first = await device.greet(user)

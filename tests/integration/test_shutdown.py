@@ -40,21 +40,3 @@ async def test_a_client_that_does_not_answer_the_goodbye_does_not_hold_the_serve
         device.socket.transport.pause_reading()
         assert await server.stop() == 0
         device.socket.transport.resume_reading()
-
-
-async def test_a_user_may_have_so_many_sockets_and_no_more(database: Database, sql: Any) -> None:
-    user, other = await add_user(sql), await add_user(sql)
-    async with ServerProcess(database.server_url, ATLAS_SOCKETS_PER_USER="2") as server:
-        async with peer(server.url) as one, peer(server.url) as two:
-            await one.greet(user)
-            await two.greet(user)
-            async with peer(server.url) as three:
-                await three.say_hello(user)
-                code, error = await three.closed()
-                assert code == 4003
-                assert error is not None
-                assert error.retry_after is not None
-            async with peer(server.url) as stranger:
-                await stranger.greet(other)
-        async with peer(server.url) as again:
-            await again.greet(user)

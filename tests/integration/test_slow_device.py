@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psutil
+import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK
@@ -16,6 +17,8 @@ from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import ServerProcess, serving, token
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.shared_database
 
 CHANGES = 50_000
 CONTENT = 200

@@ -2,42 +2,42 @@
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
 from protocol.frames import (
     Changes,
     Conversation,
-    ConversationDeleted,
     Hello,
     Live,
     Message,
-    MessageDeleted,
     Pong,
     Profile,
-    ProfileDeleted,
-    Row,
     Snapshot,
     ToClient,
     Welcome,
     Window,
 )
 from tests.support.cluster import Database
+from tests.support.oracle import State, held, select_everything
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import LIMIT
 
-Kind = TypeVar("Kind", Profile, Conversation, Message)
 FRAME = 280_000
 """«Some 260 KB» (SPEC.md 2.5)."""
 EVERYTHING = (500, 200)
+
+pytestmark = pytest.mark.shared_database
 
 # ---- A device ------------------------------------------------------------------------------------------------------
 
@@ -47,12 +47,12 @@ Batch = Snapshot | Changes
 
 @dataclass
 class Device:
-    """A device that does what SPEC.md says, and nothing else."""
+    """A device that keeps its rows and its cursor from connection to connection."""
 
     url: str
     user: UUID
     window: tuple[int, int] = EVERYTHING
-    rows: dict[tuple[str, UUID], Profile | Conversation | Message] = field(default_factory=dict)
+    replica: Replica = field(default_factory=Replica)
     cursor: bytes | None = None
     welcome: Welcome | None = None
     batches: list[Batch] = field(default_factory=list)
@@ -63,6 +63,7 @@ class Device:
         """Say hello, and hang up in the end."""
         conversations, messages = self.window
         async with peer(self.url) as one:
+            one.replica = self.replica
             self.welcome = await one.greet(
                 self.user, self.cursor, Window(conversations=conversations, messages=messages)
             )
@@ -71,37 +72,11 @@ class Device:
 
     async def hear(self, one: Peer) -> ToClient:
         frame = await one.hear()
-        if isinstance(frame, Snapshot):
-            if not self.batches:
-                self.rows = {}
-            self.cursor = frame.cursor
+        assert isinstance(frame, Batch | Live | Pong), frame
+        if isinstance(frame, Batch):
             self.batches.append(frame)
-            self._apply(frame.rows)
-        elif isinstance(frame, Changes):
-            assert frame.from_ == self.cursor, "a hole"
-            self.cursor = frame.to
-            self.batches.append(frame)
-            self._apply(frame.rows)
-        else:
-            assert isinstance(frame, Live | Pong), frame
-            assert not isinstance(frame, Live) or frame.cursor == self.cursor
+        self.cursor = one.cursor
         return frame
-
-    def _apply(self, rows: list[Row]) -> None:
-        for row in rows:
-            kind = {Profile: "p", ProfileDeleted: "p", Message: "m", MessageDeleted: "m"}.get(type(row), "c")
-            known = self.rows.get((kind, row.id))
-            newer_is_held = known is not None and known.seq > row.seq
-            if isinstance(row, Profile | Conversation | Message):
-                if not newer_is_held:
-                    self.rows[kind, row.id] = row
-                continue
-            if not newer_is_held:
-                self.rows.pop((kind, row.id), None)
-            if isinstance(row, ConversationDeleted):
-                for key, held in list(self.rows.items()):
-                    if isinstance(held, Message) and held.conversation_id == row.id and held.seq <= row.seq:
-                        del self.rows[key]
 
     async def until_live(self, one: Peer, at_each: Callable[[], Awaitable[None]] | None = None) -> None:
         while not isinstance(await self.hear(one), Live):
@@ -121,39 +96,8 @@ class Device:
         assert (self.welcome.mode == "snapshot") == (self.welcome.why is not None) == snapshot
         return self.welcome.why
 
-    def holds(self) -> set[tuple[Any, ...]]:
-        """Its rows, without their seqs, as SELECT finds them."""
-        found: set[tuple[Any, ...]] = set()
-        for row in self.rows.values():
-            match row:
-                case Profile():
-                    found.add((row.id, row.tier, row.status))
-                case Conversation():
-                    found.add((row.id, row.title, row.created_at, row.updated_at))
-                case Message():
-                    columns = (row.conversation_id, row.role, row.content, row.created_at, row.updated_at)
-                    found.add((row.id, *columns))
-        return found
-
-    def all(self, kind: type[Kind]) -> list[Kind]:
-        return [row for row in self.rows.values() if isinstance(row, kind)]
-
-
-async def selected(sql: Any, user: UUID) -> set[tuple[Any, ...]]:
-    """What SELECT finds, of a user whose everything is within the window."""
-    statements = [
-        "SELECT id, subscription_tier, subscription_status FROM profiles WHERE id = $1",
-        "SELECT id, title, sync.seq_at(created_at), sync.seq_at(updated_at) FROM conversations WHERE user_id = $1",
-        "SELECT m.id, conversation_id, role, content, sync.seq_at(m.created_at), sync.seq_at(m.updated_at)"
-        " FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE user_id = $1",
-    ]
-    return {tuple(row) for text in statements for row in await sql.fetch(text, user)}
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Everybody here has users of their own."""
-    return shared_database
+    def state(self) -> State:
+        return held(self.replica)
 
 
 @pytest.fixture
@@ -165,7 +109,7 @@ async def device(server: Running, sql: Any, user: UUID) -> Device:
     made = Device(server.url, user)
     await made.catch_up()
     assert made.why == "new"
-    assert made.holds() == await selected(sql, user)
+    assert made.state() == await select_everything(sql, user)
     return made
 
 
@@ -174,13 +118,13 @@ async def resumes(device: Device, sql: Any) -> None:
     await device.catch_up()
     assert device.why is None
     assert device.welcome is not None
-    assert device.holds() == await selected(sql, device.user), before
+    assert device.state() == await select_everything(sql, device.user), before
 
 
 async def starts_over(device: Device, sql: Any, why: str) -> None:
     await device.catch_up()
     assert device.why == why
-    assert device.holds() == await selected(sql, device.user)
+    assert device.state() == await select_everything(sql, device.user)
     await resumes(device, sql)
 
 
@@ -192,28 +136,11 @@ async def test_a_device_without_a_cursor_gets_a_snapshot_because_it_is_new(devic
     await starts_over(device, sql, "new")
 
 
-@pytest.mark.parametrize("made", [
-    lambda good: b"",
-    lambda good: b"\0",
-    lambda good: good[:-1],
-    lambda good: good + b"\0",
-    lambda good: bytes([good[0] ^ 0xFF]) + good[1:],
-    lambda good: good.hex().encode(),
-    lambda good: b"x" * 128,
-], ids=["empty", "one byte", "cut", "too long", "another version", "hexadecimal", "as long as may be"])  # fmt: skip
-async def test_bytes_that_are_no_cursor_are_unreadable(
-    device: Device, sql: Any, made: Callable[[bytes], bytes]
-) -> None:
-    assert device.cursor is not None
-    device.cursor = made(device.cursor)
+@pytest.mark.parametrize("cursor", [b"", b"x" * 128], ids=["empty", "as long as may be"])
+async def test_bytes_that_are_no_cursor_are_unreadable(device: Device, sql: Any, cursor: bytes) -> None:
+    """Which bytes are none is tested in tests/protocol/test_cursor.py."""
+    device.cursor = cursor
     await starts_over(device, sql, "unreadable")
-
-
-async def test_the_cursor_of_another_user_is_foreign(device: Device, server: Running, sql: Any) -> None:
-    other = Device(server.url, await add_user(sql))
-    await other.catch_up()
-    device.cursor = other.cursor
-    await starts_over(device, sql, "foreign")
 
 
 async def test_a_cursor_of_another_history_gets_a_snapshot_because_of_its_epoch(device: Device, sql: Any) -> None:
@@ -255,7 +182,7 @@ async def test_a_cursor_that_the_feed_has_not_reached_is_ahead(device: Device, s
     await starts_over(device, sql, "ahead")
 
 
-async def test_a_cursor_is_ahead_too_when_the_feed_has_gone_another_way_beyond_it(device: Device, sql: Any) -> None:
+async def test_a_cursor_is_ahead_when_the_feed_has_gone_another_way_beyond_it(device: Device, sql: Any) -> None:
     await sql.execute("UPDATE sync.feeds SET seq = prev WHERE user_id = $1", device.user)
     await sql.execute("DELETE FROM sync.log WHERE seq > (SELECT seq FROM sync.feeds WHERE user_id = $1)", device.user)
     await add_conversation(sql, device.user, "what happened instead")
@@ -281,7 +208,7 @@ async def test_changes_that_are_no_longer_kept_are_too_old(device: Device, sql: 
     await starts_over(device, sql, "too_old")
 
 
-async def test_a_hole_before_changes_that_are_kept_is_a_hole(device: Device, sql: Any) -> None:
+async def test_a_cursor_before_a_hole_is_too_old(device: Device, sql: Any) -> None:
     await add_conversation(sql, device.user, "lost")
     await sql.execute("DELETE FROM sync.log WHERE user_id = $1", device.user)
     await add_conversation(sql, device.user, "kept")
@@ -313,7 +240,7 @@ async def test_a_made_up_cursor_from_before_everything_is_no_place_to_resume_at(
     device.cursor = Cursor.of(device.welcome.epoch, device.user, position).encode()
     await device.catch_up()
     assert device.why in ("too_old", "ahead")
-    assert device.holds() == await selected(sql, device.user)
+    assert device.state() == await select_everything(sql, device.user)
 
 
 # ---- No reason, no snapshot ----------------------------------------------------------------------------------------
@@ -356,14 +283,14 @@ async def test_a_user_whose_feed_never_moved_resumes(server: Running, sql: Any) 
     device = Device(server.url, user)
     await device.catch_up()
     assert device.why == "new"
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
     await resumes(device, sql)
     await add_conversation(sql, user, "the first change")
     await resumes(device, sql)
     assert len(device.batches) == 1
 
 
-async def test_a_restart_of_the_server_is_no_reason(device: Device, database: Database, sql: Any) -> None:
+async def test_a_restart_of_the_server_causes_no_snapshot(device: Device, database: Database, sql: Any) -> None:
     for _ in range(2):
         async with serving(database) as another:
             device.url = another.url
@@ -371,12 +298,12 @@ async def test_a_restart_of_the_server_is_no_reason(device: Device, database: Da
             await add_conversation(sql, device.user)
 
 
-async def test_another_device_of_the_same_user_is_no_reason(device: Device, sql: Any) -> None:
-    other = Device(device.url, device.user, rows=dict(device.rows), cursor=device.cursor)
+async def test_a_cursor_of_another_device_of_the_same_user_causes_no_snapshot(device: Device, sql: Any) -> None:
+    other = Device(device.url, device.user, replica=copy.deepcopy(device.replica), cursor=device.cursor)
     await resumes(other, sql)
 
 
-async def test_another_window_is_no_reason(device: Device, sql: Any) -> None:
+async def test_another_window_causes_no_snapshot(device: Device, sql: Any) -> None:
     device.window = (1, 0)
     await resumes(device, sql)
 
@@ -400,7 +327,7 @@ async def test_a_cursor_of_every_batch_is_a_place_to_resume_at(server: Running, 
         assert device.why is None
         partial += isinstance(frame, Changes) and frame.partial
     assert partial > 1
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
 
 
 async def test_a_partial_position_whose_rest_is_gone_is_too_old(server: Running, sql: Any, user: UUID) -> None:
@@ -463,7 +390,9 @@ async def test_a_snapshot_is_exactly_the_newest_as_far_as_the_window_goes(
     await sql.close()
 
 
-async def test_without_a_window_it_is_fifty_by_fifty(server: Running, sql: Any, user: UUID) -> None:
+async def test_a_snapshot_without_a_window_has_fifty_conversations_of_fifty_messages(
+    server: Running, sql: Any, user: UUID
+) -> None:
     await fill(sql, user, conversations=52, messages=51)
     async with peer(server.url) as one:
         await one.say(Hello(token=token(user), client_id=uuid4()))
@@ -475,18 +404,18 @@ async def test_without_a_window_it_is_fifty_by_fifty(server: Running, sql: Any, 
 async def test_a_user_with_nothing_gets_the_profile(server: Running, user: UUID) -> None:
     device = Device(server.url, user)
     await device.catch_up()
-    assert device.holds() == {(user, "core", None)}
+    assert device.state() == {("p", user): ("core", None)}
 
 
-async def test_what_changes_outside_the_window_arrives_all_the_same(server: Running, sql: Any, user: UUID) -> None:
+async def test_a_change_outside_the_window_arrives(server: Running, sql: Any, user: UUID) -> None:
     await fill(sql, user, conversations=3, messages=2)
     device = Device(server.url, user, window=(1, 1))
     await device.catch_up()
     oldest = await sql.fetchval("SELECT id FROM conversations WHERE user_id = $1 ORDER BY updated_at, id LIMIT 1", user)
-    assert oldest not in {row.id for row in device.all(Conversation)}
+    assert oldest not in device.replica.conversations
     message = await add_message(sql, oldest, "here")
     await device.catch_up()
-    assert message in {row.id for row in device.all(Message)}
+    assert message in device.replica.messages
 
 
 # ---- The frames of a snapshot --------------------------------------------------------------------------------------
@@ -532,7 +461,7 @@ async def test_a_large_snapshot_comes_in_several_frames_and_is_whole(
     device = Device(server.url, user)
     await device.catch_up()
     assert len(device.batches) > 3
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
     await resumes(device, sql)
 
 
@@ -576,8 +505,10 @@ async def test_long_titles_make_small_frames(server: Running, sql: Any, user: UU
     assert max(size for _, size in frames) <= FRAME, frames
 
 
-async def test_the_frames_of_what_was_missed_are_as_small(device: Device, server: Running, sql: Any) -> None:
-    conversation = device.all(Conversation)[0].id
+async def test_the_frames_of_missed_changes_are_as_small_as_those_of_a_snapshot(
+    device: Device, server: Running, sql: Any
+) -> None:
+    conversation = next(iter(device.replica.conversations))
     for size in [*[100_000] * 6, 1_000, 1_000_000, 1_000]:
         await add_message(sql, conversation, "x" * size)
     frames = await sizes(server, device.user, device.cursor)
@@ -611,7 +542,7 @@ async def test_changes_between_two_frames_of_a_snapshot_are_not_lost(server: Run
             await add_message(sql, await add_conversation(sql, user, "new"), "in a new conversation")
             await sql.execute("UPDATE profiles SET subscription_status = 'changed meanwhile' WHERE id = $1", user)
         await device.until_live(one)
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
     await resumes(device, sql)
 
 
@@ -635,9 +566,9 @@ async def test_changes_at_every_frame_of_a_snapshot_are_not_lost(server: Running
     async with device.connected() as one:
         await device.until_live(one, write)
         await add_conversation(sql, user, "the last one")
-        while "the last one" not in {row.title for row in device.all(Conversation)}:
+        while "the last one" not in {row.title for row in device.replica.conversations.values()}:
             await device.hear(one)
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
 
 
 async def test_a_conversation_made_anew_meanwhile_has_only_its_new_messages(
@@ -655,7 +586,7 @@ async def test_a_conversation_made_anew_meanwhile_has_only_its_new_messages(
             await sql.execute("INSERT INTO conversations (id, user_id) VALUES ($1, $2)", again, user)
             await add_message(sql, again, "new")
         await device.until_live(one)
-    assert device.holds() == await selected(sql, user)
+    assert device.state() == await select_everything(sql, user)
 
 
 async def test_an_interrupted_snapshot_starts_over(server: Running, sql: Any, user: UUID) -> None:
@@ -672,8 +603,8 @@ async def test_two_devices_with_snapshots_of_their_own_hold_the_same(server: Run
     await fill(sql, user, conversations=30, messages=20, size=1_000)
     devices = [Device(server.url, user) for _ in range(4)]
     await asyncio.gather(*(device.catch_up() for device in devices))
-    expected = await selected(sql, user)
-    assert all(device.holds() == expected for device in devices)
+    expected = await select_everything(sql, user)
+    assert all(device.state() == expected for device in devices)
 
 
 async def test_a_device_that_got_a_snapshot_is_sent_changes_like_any_other(

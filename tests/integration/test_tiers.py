@@ -18,16 +18,11 @@ from protocol.frames import (
     Snapshot,
     ToClient,
 )
-from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running
 
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Everybody here has users of their own."""
-    return shared_database
+pytestmark = pytest.mark.shared_database
 
 
 async def set_tier(sql: Any, user: UUID, tier: str) -> None:
@@ -110,7 +105,7 @@ async def test_a_good_cursor_does_not_make_a_user_sync_whose_profile_is_gone(ser
     await is_local_only(server, user, cursor)
 
 
-async def test_a_bad_cursor_does_not_either(server: Running, sql: Any) -> None:
+async def test_a_bad_cursor_does_not_make_a_free_user_sync(server: Running, sql: Any) -> None:
     await is_local_only(server, await add_user(sql, "free"), b"no cursor at all")
 
 
@@ -164,7 +159,7 @@ async def test_a_downgrade_is_sent_as_a_row_before_the_end(server: Running, sql:
             assert (row.id, row.tier) == (user, "free")
 
 
-async def test_what_was_committed_before_the_downgrade_is_sent_with_it(server: Running, sql: Any) -> None:
+async def test_a_change_committed_before_the_downgrade_is_sent_with_it(server: Running, sql: Any) -> None:
     user = await add_user(sql)
     async with peer(server.url) as one:
         await one.greet(user)
@@ -233,7 +228,7 @@ async def test_a_downgrade_and_an_upgrade_in_one_transaction_are_no_downgrade(se
         await one.hear_a(Changes)
 
 
-async def test_between_paid_tiers_a_change_is_a_row_and_nothing_else(server: Running, sql: Any) -> None:
+async def test_a_change_between_paid_tiers_is_a_row_and_nothing_else(server: Running, sql: Any) -> None:
     user = await add_user(sql, "core")
     async with peer(server.url) as one:
         await one.greet(user)
@@ -259,7 +254,7 @@ async def test_a_change_of_the_status_is_a_row(server: Running, sql: Any) -> Non
         assert row.status == "past_due"
 
 
-async def test_what_else_a_profile_has_is_nobodys_news(server: Running, sql: Any) -> None:
+async def test_a_change_of_other_columns_of_a_profile_is_not_sent(server: Running, sql: Any) -> None:
     user = await add_user(sql)
     async with peer(server.url) as one:
         await one.greet(user)

@@ -22,10 +22,10 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
-from protocol.codec import CODECS, JSON, Codec
+from protocol.codec import JSON, Codec
 from protocol.frames import Changes, Error, Hello, Live, Ping, Pong, Refresh, Refreshed, Snapshot, Welcome
 from tests.support.cluster import Database
-from tests.support.peer import Peer, peer
+from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import AUDIENCE, SECRET, Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
@@ -33,11 +33,7 @@ from tests.support.waiting import LIMIT, eventually
 CANARY = "8d1f6a0e-nobody-may-read-this"
 """In every token that is refused."""
 
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Everybody here has users of their own."""
-    return shared_database
+pytestmark = pytest.mark.shared_database
 
 
 # ---- Tokens of every kind ------------------------------------------------------------------------------------------
@@ -287,7 +283,7 @@ async def test_a_configured_audience_is_the_only_one(database: Database, user: U
         await is_refused(server, by_hand(user))
 
 
-@pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack")
+@both_codecs
 async def test_a_token_that_ends_in_a_far_future_does_no_harm(database: Database, user: UUID, codec: Codec) -> None:
     async with ServerProcess(database.server_url) as server:  # the harm would be the whole process's
         for expires in (10**10, 10**12, 10**14, 10**19, 1e300, 10**400):
@@ -641,7 +637,7 @@ async def test_a_hello_that_came_in_time_is_not_late_because_the_keys_are(
 
 
 @pytest.mark.usefixtures("refetching")
-async def test_who_has_a_known_key_does_not_wait_for_a_key_server_that_hangs(
+async def test_a_token_of_a_known_key_does_not_wait_for_a_key_server_that_hangs(
     database: Database, key_server: KeyServer, user: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with with_keys(database, key_server) as server:

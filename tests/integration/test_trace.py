@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -11,19 +10,22 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from protocol.frames import Changes, CreateConversation, CreateMessage
+from server.cli import cli
 from server.errors import UnavailableError, UnfitError
 from server.feed import presence
 from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
 from server.postgres import trace_queries
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import NOBODYS, live_device, now
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, ServerProcess, serving
-from tests.support.waiting import eventually
+from tests.support.waiting import LIMIT, eventually
 
+FREE = "UPDATE profiles SET subscription_tier = 'free' WHERE id = $1"
 MARKER = "nobody-else-may-read-this"
 """In every title and content; in nothing that is printed."""
 BIG = 100_000
@@ -55,8 +57,8 @@ class Told:
         return line
 
 
-async def trace(database: Database, message: UUID, user: UUID | None = None, *, administrator: bool = False) -> Told:
-    url = database.url if administrator else database.server_url
+async def trace(database: Database, message: UUID, user: UUID | None = None, *, privileged: bool = False) -> Told:
+    url = database.url if privileged else database.server_url
     facts = await trace_queries.ask(url, message, user)
     lines = tell(facts)
     assert MARKER not in as_json(facts, lines)
@@ -72,6 +74,20 @@ async def trace_until(database: Database, message: UUID, condition: Callable[[To
 
     told: Told = await eventually(ask)
     return told
+
+
+@pytest.fixture
+def database(shared_database: Database) -> Database:
+    """One for all tests of this module: a trace is about one user."""
+    return shared_database
+
+
+@pytest.fixture
+async def own_database(postgres_18: Cluster) -> AsyncIterator[Database]:
+    """For a test that alters more than the rows of its user."""
+    made = await postgres_18.create()
+    yield made
+    await made.drop()
 
 
 @pytest.fixture
@@ -137,7 +153,7 @@ async def test_a_device_that_is_away_gets_it_when_it_comes_back(
             assert told.status == 0
 
 
-async def test_an_edited_message_is_where_its_last_change_is(
+async def test_an_edited_message_counts_as_received_with_its_last_change(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     async with live_device(quick.url, user) as device:
@@ -152,7 +168,7 @@ async def test_an_edited_message_is_where_its_last_change_is(
     assert told.status == 0
 
 
-async def test_a_device_that_does_not_read_is_shown_as_such(
+async def test_a_device_that_does_not_read_is_shown_as_taking_no_data(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     async with live_device(quick.url, user) as reads, live_device(quick.url, user) as device:
@@ -178,7 +194,7 @@ async def head(sql: Any, user: UUID) -> int:
     return int(await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user))
 
 
-async def test_what_a_killed_server_said_of_its_devices_is_not_true_any_more(
+async def test_what_a_killed_server_reported_of_its_devices_no_longer_counts(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     often = "from server.feed import presence; presence.EVERY = 0.2"
@@ -219,36 +235,36 @@ async def test_a_live_device_that_is_not_served_stands_in_the_way(
     assert told.status == 1
 
 
-async def test_a_user_without_a_device_is_told_of(database: Database, sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_a_user_without_devices_is_reported(database: Database, sql: Any, user: UUID, conversation: UUID) -> None:
     told = await trace(database, await add_message(sql, conversation, MARKER))
     assert told.verdict == "It is here, and no device is known."
     assert told.status == 0
 
 
-async def test_a_device_that_wrote_before_devices_were_noted_is_told_of_to_who_may_see_it(
+async def test_a_device_that_pushed_before_devices_were_recorded_is_reported_to_a_login_that_may_see_it(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     message = uuid4()
     async with live_device(quick.url, user) as device:
         await device.apply(CreateMessage(message, conversation, "user", MARKER, now()))
     await noted(sql, device.client_id, "closed")
-    await sql.execute("DELETE FROM sync.devices")
-    told = await trace(database, message, administrator=True)
+    await sql.execute("DELETE FROM sync.devices WHERE user_id = $1", user)
+    told = await trace(database, message, privileged=True)
     assert "never seen" in told.device(device.client_id).says
 
 
 # ---- What stands in the way -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", ["UPDATE profiles SET subscription_tier = 'free'", "DELETE FROM profiles"])
+@pytest.mark.parametrize("change", [FREE, "DELETE FROM profiles WHERE id = $1"], ids=["free", "no profile"])
 async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID, change: str
 ) -> None:
     async with live_device(quick.url, user) as device:
         await noted(sql, device.client_id, "live")
         # What the database keeps without a profile, an app without that foreign key keeps too.
-        await sql.execute("ALTER TABLE conversations DROP CONSTRAINT conversations_user_id_fkey")
-        await sql.execute(change)
+        await sql.execute("ALTER TABLE conversations DROP CONSTRAINT IF EXISTS conversations_user_id_fkey")
+        await sql.execute(change, user)
         assert (await device.closed())[0] == 4301
     await noted(sql, device.client_id, "closed")
     message = await add_message(sql, conversation, MARKER)
@@ -259,13 +275,13 @@ async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
     assert told.status == 1
 
 
-async def test_a_plan_that_ended_after_the_delivery_does_not(
+async def test_a_plan_that_ended_after_the_delivery_is_no_obstacle(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     async with live_device(quick.url, user) as device:
         message = await add_message(sql, conversation, MARKER)
         await device.hear_a(Changes)
-        await sql.execute("UPDATE profiles SET subscription_tier = 'free'")
+        await sql.execute(FREE, user)
         assert (await device.closed())[0] == 4301
     told = await trace_until(database, message, lambda told: "the only device" in told.verdict)
     assert told.status == 0
@@ -304,7 +320,8 @@ async def test_a_feed_that_does_not_agree_with_its_log_stands_in_the_way(
 ) -> None:
     message = await add_message(sql, conversation, MARKER)
     await add_message(sql, conversation, MARKER)
-    await sql.execute("DELETE FROM sync.log WHERE seq = (SELECT max(seq) FROM sync.log)")
+    last = "SELECT max(seq) FROM sync.log WHERE user_id = $1"
+    await sql.execute(f"DELETE FROM sync.log WHERE user_id = $1 AND seq = ({last})", user)
     told = await trace(database, message)
     assert told.obstacles() == ["feed"]
     assert told.status == 1
@@ -313,7 +330,7 @@ async def test_a_feed_that_does_not_agree_with_its_log_stands_in_the_way(
 # ---- What is not there, or somewhere else ---------------------------------------------------------------------------
 
 
-async def test_a_deleted_message_is_told_of_and_who_knows(
+async def test_a_deleted_message_is_reported_with_the_devices_that_know_of_it(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     message = await add_message(sql, conversation, MARKER)
@@ -389,26 +406,29 @@ async def test_a_message_in_the_archive_is_found_there(
     assert told.status == 0
 
 
-async def test_a_database_without_an_archive_is_no_obstacle(
-    database: Database, sql: Any, user: UUID, conversation: UUID
-) -> None:
-    await sql.execute("DROP TABLE IF EXISTS public.messages_archive CASCADE")
-    assert (await trace(database, await add_message(sql, conversation, MARKER))).status == 0
+async def test_a_database_without_an_archive_is_no_obstacle(own_database: Database) -> None:
+    async with administrator(own_database) as sql:
+        await sql.execute("DROP TABLE IF EXISTS public.messages_archive CASCADE")
+        message = await add_message(sql, await add_conversation(sql, await add_user(sql)), MARKER)
+    assert (await trace(own_database, message)).status == 0
 
 
-async def test_changes_that_the_log_has_lost_are_in_what_devices_hold_that_go_on_from_there(
-    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
+async def test_a_change_that_the_log_has_lost_was_received_by_devices_at_whose_position_the_log_continues(
+    quick_presence: None, own_database: Database
 ) -> None:
-    async with live_device(quick.url, user) as early:
-        await noted(sql, early.client_id, "live")
-    await noted(sql, early.client_id, "closed")
-    message = await add_message(sql, conversation, MARKER)
-    async with live_device(quick.url, user) as late:
-        await noted(sql, late.client_id, "live")
-    await noted(sql, late.client_id, "closed")
-    for partition in await sql.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM sync.log"):
-        await sql.execute(f"DROP TABLE {partition['name']}")
-    told = await trace(database, message)
+    async with administrator(own_database) as sql, serving(own_database) as server:
+        user = await add_user(sql)
+        conversation = await add_conversation(sql, user, MARKER)
+        async with live_device(server.url, user) as early:
+            await noted(sql, early.client_id, "live")
+        await noted(sql, early.client_id, "closed")
+        message = await add_message(sql, conversation, MARKER)
+        async with live_device(server.url, user) as late:
+            await noted(sql, late.client_id, "live")
+        await noted(sql, late.client_id, "closed")
+        for partition in await sql.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM sync.log"):
+            await sql.execute(f"DROP TABLE {partition['name']}")
+    told = await trace(own_database, message)
     assert told.about("change").startswith("no longer in the log")
     assert told.device(late.client_id).verdict is Verdict.GOOD
     assert "gets a snapshot when it comes back" in told.device(early.client_id).says
@@ -421,7 +441,7 @@ async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
     message = uuid4()
     async with live_device(quick.url, user) as device:
         await device.rejection(CreateMessage(message, NOBODYS, "user", MARKER, now()))
-    told = await trace(database, message, user, administrator=True)
+    told = await trace(database, message, user, privileged=True)
     assert told.status == 1
     assert "outbox" in told.verdict
     assert f"{device.client_id}: number 1 was rejected, unknown_conversation" in told.about("outbox")
@@ -432,7 +452,7 @@ async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
     assert unowned.status == 1
 
 
-async def test_a_message_of_somebody_else_is_said_to_be_so(
+async def test_a_message_of_another_user_is_reported_as_such(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     message, other = await add_message(sql, conversation, MARKER), await add_user(sql)
@@ -463,22 +483,23 @@ async def test_every_question_can_be_asked_of_every_postgres_by_the_server_and_b
     gone = await add_message(sql, conversation, MARKER)
     await sql.execute("DELETE FROM messages WHERE id = $1", gone)
     await sql.close()
-    for administrator in (False, True):
+    for privileged in (False, True):
         for asked in (message, gone, uuid4()):
             for owner in (None, user):
-                await trace(every_database, asked, owner, administrator=administrator)
+                await trace(every_database, asked, owner, privileged=privileged)
 
 
-async def test_it_cannot_write(database: Database, sql: Any) -> None:
-    await sql.execute(
-        """
-        CREATE TABLE written ();
-        CREATE OR REPLACE FUNCTION sync.seq_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO public.written DEFAULT VALUES; RETURN 1; END $$
-        """
-    )
+async def test_a_trace_cannot_write(own_database: Database) -> None:
+    async with administrator(own_database) as sql:
+        await sql.execute(
+            """
+            CREATE TABLE written ();
+            CREATE OR REPLACE FUNCTION sync.seq_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO public.written DEFAULT VALUES; RETURN 1; END $$
+            """
+        )
     with pytest.raises(UnavailableError, match="ReadOnly"):
-        await trace_queries.ask(database.url, uuid4(), None)
+        await trace_queries.ask(own_database.url, uuid4(), None)
 
 
 async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Database, sql: Any) -> None:
@@ -488,16 +509,14 @@ async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Datab
             await trace_queries.ask(database.server_url, uuid4(), None, seconds=0.2)
 
 
-async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, database: Database) -> None:
-    unmigrated = await postgres_18.create("template0")
+async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, own_database: Database) -> None:
+    # postgres, a database that nobody migrates
     with pytest.raises(UnfitError, match="atlas-sync migrate"):
-        await trace_queries.ask(unmigrated.url, uuid4(), None)
-    await unmigrated.drop()
-    sql = await database.connect()
-    await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
-    await sql.close()
+        await trace_queries.ask(postgres_18.postgres.url(), uuid4(), None)
+    async with administrator(own_database) as sql:
+        await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
     with pytest.raises(UnfitError, match="GRANT atlas_sync"):
-        await trace_queries.ask(database.server_url, uuid4(), None)
+        await trace_queries.ask(own_database.server_url, uuid4(), None)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------------
@@ -506,35 +525,40 @@ async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Clus
 async def test_the_command_prints_a_line_a_fact_or_json_and_tells_scripts_by_its_status(
     database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
-    def run(*arguments: str, url: str = database.server_url) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "server", "trace", *arguments],
-            env={**os.environ, "DATABASE_URL": url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    async def run(*arguments: str) -> tuple[int, list[str]]:
+        runner = CliRunner(env={"DATABASE_URL": database.server_url})
+        done = await asyncio.to_thread(runner.invoke, cli, ["trace", *arguments])
+        assert isinstance(done.exception, SystemExit | None)
+        assert MARKER not in done.output
+        assert "\x1b" not in done.output
+        return done.exit_code, done.output.splitlines()
 
     await sql.execute("ALTER TABLE messages DROP CONSTRAINT messages_role_check")
     message = await add_message(sql, conversation, MARKER, role="\x1b[31mred")
-    here = await asyncio.to_thread(run, str(message))
-    assert (here.returncode, here.stderr) == (0, "")
-    assert {line[0] for line in here.stdout.splitlines()} <= set("✓!✗")
-    assert here.stdout.splitlines()[-1].startswith("! verdict ")
-    unknown = await asyncio.to_thread(run, str(uuid4()), "--user", str(user))
-    assert unknown.returncode == 1
-    assert unknown.stdout.splitlines()[-1].startswith("✗ verdict ")
-    for_tools = await asyncio.to_thread(run, str(message), "--json")
-    assert for_tools.returncode == 0
-    told = orjson.loads(for_tools.stdout)
+    status, lines = await run(str(message))
+    assert status == 0
+    assert {line[0] for line in lines} <= set("✓!✗")
+    assert lines[-1].startswith("! verdict ")
+    status, lines = await run(str(uuid4()), "--user", str(user))
+    assert status == 1
+    assert lines[-1].startswith("✗ verdict ")
+    status, lines = await run(str(message), "--json")
+    assert status == 0
+    told = orjson.loads("\n".join(lines))
     assert told["verdict"] == {"what": "verdict", "standing": "waiting", "says": "It is here, and no device is known."}
     assert told["facts"]["message"]["conversation"] == str(conversation)
-    for done in (here, unknown, for_tools):
-        assert MARKER not in done.stdout + done.stderr
-        assert "\x1b" not in done.stdout + done.stderr
-    assert (await asyncio.to_thread(run, "no-uuid")).returncode == 2
-    away = await asyncio.to_thread(run, str(message), url="postgresql://nobody@127.0.0.1:1/nowhere")
-    assert away.returncode == 2
-    assert away.stderr.startswith("atlas-sync: ")
-    assert away.stderr.count("\n") == 1
+    status, _ = await run("no-uuid")
+    assert status == 2
+
+
+async def test_the_command_ends_with_one_sentence_if_postgres_is_away() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "trace", str(uuid4())),
+        env={**os.environ, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    assert said.startswith(b"atlas-sync: ")
+    assert said.count(b"\n") == 1

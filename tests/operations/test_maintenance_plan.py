@@ -215,9 +215,7 @@ def horizon(seen: Seen, policy: Policy) -> datetime:
 
 @few
 @given(databases(), policies)
-def test_carried_out_nothing_is_left_to_do_but_to_archive_and_drop_what_was_made_of_strays(
-    seen: Seen, policy: Policy
-) -> None:
+def test_after_a_plan_only_partitions_of_strays_are_left_to_be_archived_and_dropped(seen: Seen, policy: Policy) -> None:
     # Many on both sides of a partition that is dropped are on no side of one afterwards.
     assume(len(heavy_gaps(seen, "log")) <= 1)
     model = Model(seen)
@@ -279,7 +277,7 @@ def test_every_stray_lands_in_a_partition_of_its_time_but_for_few_and_for_many_o
 
 @few
 @given(databases(), policies)
-def test_nothing_younger_than_the_months_is_archived_and_everything_older_is(seen: Seen, policy: Policy) -> None:
+def test_exactly_the_messages_older_than_archive_months_are_archived(seen: Seen, policy: Policy) -> None:
     archived = {some.name for some in seen.partitions if some.of == "messages_archive"}
     for some in settled(seen, policy).seen.partitions:
         if some.of == "messages_archive" and some.name not in archived:
@@ -290,9 +288,7 @@ def test_nothing_younger_than_the_months_is_archived_and_everything_older_is(see
 
 @few
 @given(databases(), policies)
-def test_nothing_younger_than_the_days_is_dropped_from_the_log_and_everything_older_is(
-    seen: Seen, policy: Policy
-) -> None:
+def test_exactly_the_changes_older_than_log_days_are_dropped(seen: Seen, policy: Policy) -> None:
     oldest = seen.now - timedelta(days=policy.log_days)
     before = seen
     model = Model(seen)
@@ -320,8 +316,8 @@ def test_the_coming_months_and_weeks_are_there(seen: Seen, policy: Policy) -> No
 
 @few
 @given(databases(), st.integers(7, 200))
-def test_without_months_nothing_is_archived(seen: Seen, days: int) -> None:
-    """But what strayed into a month that is archived already goes there."""
+def test_with_zero_months_nothing_is_archived(seen: Seen, days: int) -> None:
+    """Except strays of a month that is archived already."""
     for step, _ in carried_out(seen, Policy(0, days, 400)):
         assert not isinstance(step, Bound | Validate | Archive)
         assert not (isinstance(step, Make) and step.of == "messages_archive")
@@ -392,7 +388,7 @@ def adopted(draw: st.DrawFn) -> Seen:
 
 @few
 @given(adopted(), policies)
-def test_whatever_the_partitions_of_an_adopted_table_are_no_step_is_one_that_postgres_refuses(
+def test_no_step_is_refused_by_postgres_whatever_the_partitions_of_an_adopted_table_are(
     seen: Seen, policy: Policy
 ) -> None:
     model = Model(seen)
@@ -416,7 +412,7 @@ def archived(months: int) -> list[Partition]:
     ]
 
 
-def test_a_partition_for_every_month_that_a_user_names_is_not_made() -> None:
+def test_no_partition_is_made_for_every_month_that_a_user_chooses() -> None:
     months = [since for ahead in range(-318, 25) if (since := month(NOW, ahead)) not in coming()]
     seen = replace(NOTHING, strays=[Strays("messages", since, 1) for since in months])
     assert plan(seen, POLICY) == plan(NOTHING, POLICY)
@@ -446,7 +442,7 @@ def test_a_month_whose_partition_is_made_ahead_gets_it_with_its_strays_however_f
     assert Make("messages", since, 1) in plan(seen, POLICY)
 
 
-def test_beside_as_many_partitions_as_five_years_have_none_is_made_of_strays_and_that_is_said() -> None:
+def test_beside_the_partitions_of_five_years_none_is_made_of_strays_and_that_is_reported() -> None:
     strays = [Strays("messages", month(NOW, ahead), FEW + 1) for ahead in range(-8, -1)]
     there = archived(MOST - 2)
     seen = replace(NOTHING, partitions=there, strays=strays)
@@ -462,9 +458,7 @@ def test_beside_as_many_partitions_as_five_years_have_none_is_made_of_strays_and
 
 
 @pytest.mark.parametrize(("last", "turned"), [(-1, False), (0, True)])
-def test_beside_them_the_default_partition_becomes_only_that_of_now_after_maintenance_was_away(
-    last: int, turned: bool
-) -> None:
+def test_beside_many_partitions_the_default_is_turned_only_into_the_partition_of_now(last: int, turned: bool) -> None:
     strays = [Strays("messages", month(NOW, ahead), MANY + 1) for ahead in range(-6, last + 1)]
     steps = plan(replace(NOTHING, partitions=archived(MOST), strays=strays), POLICY)
     assert any(isinstance(step, TurnDefault) for step in steps) == turned
@@ -480,7 +474,7 @@ def test_strays_add_no_partition_beside_too_many(seen: Seen, policy: Policy, roo
     assert sum(some.until <= month(seen.now, 0) or some.since > month(seen.now, AHEAD_MONTHS) for some in new) <= room
 
 
-def test_beside_some_that_stay_many_stay_too_because_moving_them_would_be_felt_and_few_are_moved() -> None:
+def test_beside_strays_that_stay_many_stay_too_and_few_are_moved() -> None:
     staying = Strays("messages", datetime.max.replace(tzinfo=UTC), 1)
     many = Strays("messages", month(NOW, -3), MANY + 1)
     few = Strays("messages", month(NOW, -2), MANY)

@@ -1,4 +1,4 @@
-"""Whatever is known of a message is put into sentences, and the verdict is that of the lines above it."""
+"""All facts of a message are put into sentences, and the verdict follows from the lines above it."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -100,7 +100,7 @@ def verdict(**given: Any) -> str:
         (replace(AWAY, close_code=CloseCode.TOKEN_EXPIRED), Outlook.AWAY),
     ],
 )
-def test_a_device_stands_where_its_server_said_it_was(device: Device, expected: Outlook) -> None:
+def test_the_outlook_of_a_device_follows_from_its_last_report(device: Device, expected: Outlook) -> None:
     assert outlook(FACTS, FATE, device) is expected
 
 
@@ -111,7 +111,7 @@ def test_nothing_is_sent_to_the_devices_of_a_plan_that_does_not_sync(tier: str |
     assert outlook(facts, FATE, LIVE) is Outlook.HAS
 
 
-def test_what_the_log_has_lost_is_with_those_that_the_rest_of_it_goes_on_from() -> None:
+def test_a_change_that_the_log_has_lost_was_received_by_devices_at_whose_position_the_log_continues() -> None:
     lost = Fate(None, deleted=False)
     assert outlook(FACTS, lost, LIVE) is Outlook.HAS
     assert outlook(FACTS, lost, replace(AWAY, resumes=False)) is Outlook.AWAY_LONG
@@ -120,7 +120,7 @@ def test_what_the_log_has_lost_is_with_those_that_the_rest_of_it_goes_on_from() 
 # ---- The verdict ----------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_says_who_lacks_it_and_why() -> None:
+def test_the_verdict_says_which_devices_lack_the_message_and_why() -> None:
     second, third = replace(LIVE, client_id=UUID(int=5)), replace(AWAY, client_id=UUID(int=6))
     assert verdict(devices=(LIVE, second)) == "Delivered to all 2 devices."
     assert verdict(devices=(LIVE, second, third)) == (
@@ -173,7 +173,7 @@ clients = st.builds(Client, uuids, st.integers(0, 1 << 60), near, st.dictionarie
 
 @st.composite
 def facts(draw: st.DrawFn) -> Facts:
-    """Whatever a database may say of a message, one that somebody meddled with included."""
+    """Any facts that a database may have, also one that was tampered with."""
     message = draw(st.none() | messages)
     known = Facts(
         message_id=draw(uuids),
@@ -205,7 +205,7 @@ def facts(draw: st.DrawFn) -> Facts:
 
 
 @given(facts())
-def test_whatever_is_known_there_is_a_verdict_and_it_is_bad_exactly_if_a_line_is(known: Facts) -> None:
+def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts) -> None:
     *lines, last = tell(known)
     assert last.what == "verdict"
     assert status([*lines, last]) == int(any(line.verdict is Verdict.BAD for line in lines))
@@ -226,7 +226,7 @@ def test_no_device_that_is_behind_counts_as_one_that_has_it(known: Facts) -> Non
 
 
 @given(facts())
-def test_tools_get_all_of_it(known: Facts) -> None:
+def test_the_json_contains_all_lines_and_facts(known: Facts) -> None:
     lines = tell(known)
     told = orjson.loads(as_json(known, lines))
     assert told["verdict"]["says"] == lines[-1].says
@@ -235,7 +235,7 @@ def test_tools_get_all_of_it(known: Facts) -> None:
     assert [device["position"] for device in told["facts"]["devices"]] == [each.position for each in known.devices]
 
 
-def test_every_close_code_of_ours_has_a_meaning() -> None:
+def test_every_close_code_is_explained() -> None:
     assert set(CloseCode) <= set(CLOSED)
     for code in range(4_000, 4_500):
         (line,) = [

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 import server.postgres
 from server.errors import UnfitError
-from server.operations.catalog import Column, Constraint, Facts, Grant, Index, Table, Trigger
+from server.operations.catalog import Column, Constraint, Facts, Grant, Index, Table, Trigger, View
 from server.operations.undo_plan import Installed, OurPolicy, Partition, plan
 
 TABLE = Table(kind="r", owner="app", mine=True, secured=False, forced=False)
@@ -83,6 +83,16 @@ def test_a_foreign_key_that_cascades_is_kept_and_another_one_replaces_ours() -> 
     assert planned(kept) == ["build the old primary key", "put the old messages back"]
 
 
+def test_a_foreign_key_that_was_recorded_without_its_schema_refers_to_the_apps_table() -> None:
+    """A version whose search path included public recorded it so."""
+    recorded = replace(OWN_KEY, definition="FOREIGN KEY (conversation_id) REFERENCES conversations(id)")
+    original = replace(ORIGINAL, constraints=(ORIGINAL.constraints[0], recorded))
+    (add,) = [step for step in plan(replace(ADOPTED, original=original), NOW) if step.says == "add the old foreign key"]
+    assert add.statements[0].endswith(
+        "ADD CONSTRAINT conversation FOREIGN KEY (conversation_id) REFERENCES public.conversations(id) NOT VALID"
+    )
+
+
 def test_defaults_and_rights_and_columns_that_migrations_added_are_taken_back_and_no_others() -> None:
     granted = (
         *ORIGINAL.grants,
@@ -140,6 +150,9 @@ def test_tables_that_a_migration_created_stay_and_their_partitions_leave_schema_
 def test_an_object_that_depends_on_the_partitioned_table_stops_the_undo() -> None:
     with pytest.raises(UnfitError, match=r"depend on public.messages: notes, shout\. Drop them"):
         plan(ADOPTED, replace(NOW, referenced_by=("notes",), row_functions=("shout",)))
+    counts = View(name="counts", kind="m", definition="SELECT count(*) FROM public.messages")
+    with pytest.raises(UnfitError, match=r"depend on public.messages: counts\. Drop them"):
+        plan(ADOPTED, replace(NOW, views=(counts,)))
 
 
 def test_what_an_early_version_recorded_can_still_be_read() -> None:

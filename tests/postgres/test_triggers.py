@@ -1,7 +1,9 @@
 """What the database records of a change, on the newest and on the oldest PostgreSQL that is supported."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +12,8 @@ import pytest
 
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_message, add_user
+
+README = Path(__file__).parents[2] / "server" / "README.md"
 
 
 @pytest.fixture
@@ -258,7 +262,7 @@ async def test_two_databases_that_part_have_different_epochs(every_database: Dat
 async def test_a_migration_of_the_app_may_change_rows_and_then_the_table(
     sql: Any, user: UUID, conversation: UUID, table: str
 ) -> None:
-    """As server/README.md says it: the triggers are deferred, and a table with pending events cannot be altered."""
+    """Its triggers are deferred, and Postgres does not alter a table with pending trigger events."""
     await add_message(sql, conversation)
     backfill = {
         "profiles": "UPDATE profiles SET subscription_status = 'active'",
@@ -279,3 +283,15 @@ async def test_a_migration_of_the_app_may_change_rows_and_then_the_table(
         await sql.execute(f"ALTER TABLE {table} DROP COLUMN note")
     kinds = [kind for kind, _, _ in await recorded(sql, user, before)]
     assert kinds == [table[0]] * 2, "each change is recorded, whenever its trigger runs"
+
+
+async def test_the_migration_in_the_readme_of_the_server_works(sql: Any, user: UUID, conversation: UUID) -> None:
+    blocks = re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
+    (statements,) = [block for block in blocks if "SET CONSTRAINTS" in block]
+    await add_message(sql, conversation, "")
+    before = await head(sql, user)
+    with pytest.raises(asyncpg.ObjectInUseError):
+        await sql.execute(re.sub(r"SET CONSTRAINTS.*", "", statements))
+    await sql.execute("ROLLBACK")
+    await sql.execute(statements)
+    assert [(kind, op) for kind, op, _ in await recorded(sql, user, before)] == [("m", "u")]

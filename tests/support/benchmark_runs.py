@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.charts import PLOTS
+from benchmarks.charts import PICTURES
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def figures(benchmark: str, *options: str) -> dict[str, Any]:
 
 
 def drawable(result: results.Result) -> None:
-    """The report finds in it every figure that it looks for."""
-    for plot in PLOTS:
-        if plot.benchmark == result.benchmark:
-            plot.chart([result])
+    """The pictures find in it every figure that they show."""
+    for benchmark, chart in PICTURES.values():
+        if benchmark == result.benchmark:
+            chart([result])

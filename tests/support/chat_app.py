@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -11,8 +10,10 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+from typer.testing import CliRunner
 
 from benchmarks.v1 import TABLES, fill
+from server.cli import cli
 from server.operations.catalog import Step
 from tests.support.cluster import Cluster, Database
 from tests.support.waiting import LIMIT
@@ -90,7 +91,7 @@ async def create(sql: Any) -> None:
 
 
 class Heard:
-    """What a listener heard."""
+    """Progress that records what it is told."""
 
     def __init__(self) -> None:
         self.begun: list[Step] = []
@@ -253,18 +254,13 @@ async def drop_roles(cluster: Cluster, roles: list[str]) -> None:
 
 
 async def command(app: App, *arguments: str, answer: str = "") -> tuple[int, str]:
-    """`atlas-sync migrate` in a process of its own: its status, and what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "migrate", *arguments),
-        env={**os.environ, "DATABASE_URL": app.url},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    """`atlas-sync migrate`, in a thread of this process: its status, and what it printed."""
+    runner = CliRunner(env={"DATABASE_URL": app.url})
     async with asyncio.timeout(3 * LIMIT):
-        output, _ = await process.communicate(answer.encode())
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+        result = await asyncio.to_thread(runner.invoke, cli, ["migrate", *arguments], input=answer)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
 
 
 async def shape(sql: Any) -> list[str]:

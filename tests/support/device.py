@@ -24,7 +24,6 @@ from protocol.frames import (
     Result,
     Row,
     ToClient,
-    Welcome,
     Window,
 )
 from tests.support.oracle import State
@@ -78,7 +77,6 @@ class PushingDevice(Peer):
         """What the last `changes` or `live` said (SPEC.md 6.2)."""
         self.rows: list[Row] = []
         """Everything that came in `changes`."""
-        self.welcome: Welcome | None = None
 
     async def hear(self) -> ToClient:
         frame = await super().hear()
@@ -184,7 +182,6 @@ async def live_device(
 ) -> AsyncIterator[PushingDevice]:
     """A device that is live."""
     async with greeting_device(url, user, client_id, codec, n=n) as device:
-        device.welcome = await device.hear_a(Welcome)
         await device.hear_a(Live)
         yield device
 

@@ -45,37 +45,37 @@ class ServerEnd:
         self.socket = socket
         self.json = socket.subprotocol == "atlas-sync.v1.json"
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         data = await soon(self.socket.recv())
         frame: dict[str, Any] = json.loads(data) if self.json else msgpack.unpackb(data)
         return frame
 
-    async def say(self, t: str, **fields: object) -> None:
+    async def send(self, t: str, **fields: object) -> None:
         frame = {"t": t, **fields}
         await soon(self.socket.send(json.dumps(frame) if self.json else msgpack.packb(frame)))
 
     async def welcome(self, **fields: object) -> dict[str, Any]:
-        """Hear `hello`, answer it, return it."""
-        hello = await self.hear()
+        """Receive `hello`, answer it, and return it."""
+        hello = await self.receive()
         limits: dict[str, int] = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
         limits |= {"mutations": 3, "title_bytes": 1000, "content_bytes": 100_000}
         mode: dict[str, object] = {"mode": "snapshot", "why": "new"} if hello["cursor"] is None else {"mode": "resumed"}
         times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
         texts = {"session": "s", "epoch": "e", "tier": "pro"}
-        await self.say("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
+        await self.send("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
         return hello
 
     async def changes(self, start: bytes, to: bytes, *rows: object, **more: object) -> None:
-        await self.say("changes", **{"from": start}, to=to, rows=rows, **more)
+        await self.send("changes", **{"from": start}, to=to, rows=rows, **more)
 
     async def live(self, cursor: object, seq: int = 1) -> None:
-        await self.say("live", cursor=cursor, seq=seq)
+        await self.send("live", cursor=cursor, seq=seq)
 
     async def ack(self, *results: object) -> None:
-        await self.say("ack", results=results)
+        await self.send("ack", results=results)
 
     async def error(self, code: str, close: int | None = None, **fields: object) -> None:
-        await self.say("error", **{"code": code, "message": f"about {code}", "retryable": True, **fields})
+        await self.send("error", **{"code": code, "message": f"about {code}", "retryable": True, **fields})
         if close is not None:
             await self.socket.close(close)
 
@@ -88,7 +88,7 @@ class ServerEnd:
 
 
 class FakeServer:
-    """Hands each connection that it gets to the test."""
+    """Accepts connections; the test takes them with `next`."""
 
     def __init__(self) -> None:
         self.peers: asyncio.Queue[ServerEnd] = asyncio.Queue()
@@ -115,7 +115,7 @@ class FakeServer:
 
 
 class Always(random.Random):
-    """Chance that always throws the same."""
+    """Randomness that is always the same."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Always(random.Random):
 
 
 class Watched:
-    """A device, and what it told its app."""
+    """A device, and what it reported to its app."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.batches: list[Batch] = []

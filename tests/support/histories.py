@@ -24,22 +24,9 @@ DATABASE: Final = "atlas"
 SETTINGS: Final = {
     "max_connections": "100",
     "shared_buffers": "16MB",
-    "min_wal_size": "32MB",
-    # In the folder, and gone with it: who is killed cleans up nothing.
-    "dynamic_shared_memory_type": "mmap",
     # Transaction ids are some tests' matter, and it takes some.
     "autovacuum": "off",
 }
-
-
-MEMORY: Final = "/dev/shm"
-ROOM: Final = 2 << 30
-"""Bytes that must be free there; a test uses a tenth."""
-
-
-def room() -> str:
-    """Where data folders, which are copied all the time, should be: in memory, if there is enough."""
-    return MEMORY if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM else "/tmp"
 
 
 def tool(version: str, name: str) -> Path:

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from atlas_sync import replica
 from atlas_sync.replica import Replica
-from protocol.codec import MSGPACK, Codec
+from protocol.codec import CODECS, MSGPACK, Codec
 from protocol.frames import (
     Changes,
     Conversation,
@@ -39,6 +40,9 @@ from tests.support.waiting import LIMIT
 
 Frame = TypeVar("Frame")
 DEFAULT_WINDOW = Window()
+both_codecs = pytest.mark.parametrize(
+    "codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack"
+)
 
 
 class Peer:
@@ -50,6 +54,7 @@ class Peer:
         self.replica = Replica()
         self.cursor: bytes | None = None
         """The cursor to resume at; None while a snapshot is incomplete."""
+        self.welcome: Welcome | None = None
         self._replaces = False
         """The next frame is the first of a snapshot."""
 
@@ -61,14 +66,18 @@ class Peer:
 
     async def hear(self) -> ToClient:
         """The next frame. Raises ConnectionClosed at the end."""
-        async with asyncio.timeout(LIMIT):
-            data = await self.socket.recv()
-        frame = self.codec.decode_to_client(data.encode() if isinstance(data, str) else data)
+        frame = self.codec.decode_to_client(await self._receive())
         self._follow(frame)
         return frame
 
+    async def _receive(self) -> bytes:
+        async with asyncio.timeout(LIMIT):
+            data = await self.socket.recv()
+        return data.encode() if isinstance(data, str) else data
+
     def _follow(self, frame: ToClient) -> None:
         if isinstance(frame, Welcome):
+            self.welcome = frame
             self._replaces = frame.mode == "snapshot"
             if self._replaces:
                 self.cursor = None

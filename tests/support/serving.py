@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import uvicorn.server
 
 from server.app import App
 from server.config import ServeSettings, load
@@ -32,6 +33,20 @@ def settings(database_url: str, **given: Any) -> ServeSettings:
     return load(
         ServeSettings, **{"database_url": database_url, "jwt_secret": SECRET, "host": "127.0.0.1", "port": 0, **given}
     )
+
+
+class _Quick:
+    """asyncio, but that uvicorn looks for the end of a server every 10 ms instead of every 100 ms: 0.2 s a server."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(delay: float) -> None:
+        await asyncio.sleep(delay / 10)
+
+
+vars(uvicorn.server)["asyncio"] = _Quick()
 
 
 class Running:

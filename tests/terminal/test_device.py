@@ -121,7 +121,7 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
             why=EVERYTHING,
             time=now,
             expires=now + 3_600_000_000,
-            keepalive=25_000,
+            keepalive=frames.Milliseconds(25_000),
             limits=frames.Limits(
                 frame_bytes=262_144,
                 page_rows=100,
@@ -199,4 +199,4 @@ async def test_a_page_of_figures_without_end_is_none() -> None:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
         status, out, err = await run("top", "--url", url, "--once")
     assert (status, out) == (2, "")
-    assert "is no page of Atlas Sync's figures" in err
+    assert "does not show Atlas Sync's metrics" in err

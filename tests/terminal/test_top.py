@@ -11,7 +11,7 @@ import signal
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from hypothesis import example, given
@@ -498,13 +498,14 @@ async def terminal() -> AsyncIterator[Terminal]:
 
 
 @pytest.fixture
-def processes() -> Iterator[list[asyncio.subprocess.Process]]:
-    """What a test that failed must not leave behind."""
+async def processes() -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Processes that still run at the end of the test are killed."""
     started: list[asyncio.subprocess.Process] = []
     yield started
     for process in started:
         if process.returncode is None:
             process.kill()
+            await process.wait()
 
 
 async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_back_by_itself(

@@ -1,4 +1,4 @@
-/** Removes what the last build made. */
+/** Removes the last build. */
 import { rmSync } from 'node:fs';
 
 rmSync(new URL('../dist', import.meta.url), { recursive: true, force: true });

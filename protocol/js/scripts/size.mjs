@@ -1,4 +1,4 @@
-/** Prints what an app's bundle grows by, minified and gzipped; fails if the library without Dexie outgrows its limit. */
+/** Prints how much the library adds to an app's bundle, minified and gzipped. Fails if library and store exceed the limit. */
 import { build } from 'esbuild';
 import { gzipSync } from 'node:zlib';
 

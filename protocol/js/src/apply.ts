@@ -1,18 +1,19 @@
 /**
- * Rows of the server into a store's transaction, by the rules 5.2–5.5 and 7.3 of SPEC.md, with the floors that follow.
- * Knows nothing of frames, connections or the outbox.
+ * Applies rows of the server within a transaction of a store, by rules 5.2–5.5, 7.3 and 7.7 of SPEC.md, and updates the
+ * floors. Knows neither connections nor the outbox.
  */
 
-import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
-import { placeOf, type Conversation, type Message, type Place, type Profile, type Row, type Uuid } from './rows.js';
-import type { Gone, Writing } from './store.js';
 import type { Window } from './frames.js';
+import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
+import type { PageRequest } from './pages.js';
+import { placeOf, type Conversation, type Message, type Profile, type Row, type Uuid } from './rows.js';
+import type { Gone, Writing } from './store.js';
 
-/** What a transaction touched: for whoever shows it. */
+/** The part of the store that a transaction changed, so that queries over it are read again. */
 export interface Touched {
-  /** Conversations whose messages changed. */
+  /** Conversations of which messages changed. */
   readonly conversations: Set<Uuid>;
-  /** Whether everything did. */
+  /** Anything may have changed. */
   all: boolean;
 }
 
@@ -20,8 +21,8 @@ export const touchedNothing = (): Touched => ({ conversations: new Set(), all: f
 export const touchedAll = (): Touched => ({ conversations: new Set(), all: true });
 
 /**
- * Apply rows in their order; a repeat is harmless. `remember`: a page is unanswered, so deletions are remembered, and
- * what is remembered counts.
+ * Applies rows in their order; a repeat is harmless. `remember`: a page is unanswered, so deletions are remembered, and
+ * the memories of earlier ones count (5.4).
  */
 export async function applyRows(tx: Writing, rows: readonly Row[], remember: boolean, touched: Touched): Promise<void> {
   if (rows.length === 0) return;
@@ -50,7 +51,7 @@ export async function applyRows(tx: Writing, rows: readonly Row[], remember: boo
   const lostFloors = new Set<Uuid>();
   const unheld = new Set(ids.c.filter((id) => !conversations.has(id)));
 
-  const forgetRow = (kind: 'c' | 'm', id: Uuid, seq: number): void => {
+  const rememberDeletion = (kind: 'c' | 'm', id: Uuid, seq: number): void => {
     if (!remember) return;
     const newest = Math.max(seq, memory(kind, id));
     memories.set(kind + id, newest);
@@ -86,7 +87,7 @@ export async function applyRows(tx: Writing, rows: readonly Row[], remember: boo
           touched.conversations.add(held.conversationId);
           messages.delete(row.id);
         }
-        forgetRow('m', row.id, row.seq);
+        rememberDeletion('m', row.id, row.seq);
         break;
       }
       case '-c': {
@@ -96,14 +97,14 @@ export async function applyRows(tx: Writing, rows: readonly Row[], remember: boo
           newFloors.delete(row.id);
           lostFloors.add(row.id);
         }
-        // Also where a newer conversation of this id is held: it was made anew, its old messages were not.
+        // Also if a newer conversation of this id is held: it was made anew, and its old messages were not (5.3).
         for (const message of messages.values()) {
           if (message.conversationId === row.id && message.seq <= row.seq) {
             messages.delete(message.id);
             changed.add(message.id);
           }
         }
-        forgetRow('c', row.id, row.seq);
+        rememberDeletion('c', row.id, row.seq);
         break;
       }
     }
@@ -123,7 +124,7 @@ export async function applyRows(tx: Writing, rows: readonly Row[], remember: boo
   if (added.size > 0) await tx.remember([...added.values()]);
 }
 
-/** All parts of a snapshot: they replace what the server had told before; unsent work, and local rows, stay. */
+/** Replaces all synced rows by those of a snapshot, in all its parts. The outbox and local rows stay. */
 export async function applySnapshot(
   tx: Writing,
   parts: readonly (readonly Row[])[],
@@ -150,14 +151,14 @@ export async function applySnapshot(
   touched.all = true;
 }
 
-/** A page, and how far the history that it is of is held with it. */
+/** Applies a page, and moves the floor of the history that it belongs to. */
 export async function applyPage(
   tx: Writing,
-  asked: { readonly conversation: Uuid | null; readonly before: Place | null },
+  request: PageRequest,
   page: { readonly rows: readonly Row[]; readonly more: boolean },
   touched: Touched,
 ): Promise<void> {
-  const { conversation, before } = asked;
+  const { conversation, before } = request;
   const ofKind = page.rows.filter((row) => row.kind === (conversation === null ? 'c' : 'm')) as (
     Conversation | Message
   )[];

@@ -29,7 +29,7 @@ const runsLow = ({ usage, quota }: Estimate): boolean =>
 async function cleanSome(tx: Writing, cutoff: Place): Promise<number> {
   const { local, list } = await tx.meta();
   if (local || list === null) return 0;
-  // With entries that are unsent, acknowledged but not seen in the feed, or rejected; and with local work.
+  // Conversations with entries (unsent, acknowledged but not in the feed yet, or rejected), or with local messages.
   const keep = await conversationsOf(tx, await tx.entries());
   for (const row of await tx.localMessages()) keep.add(row.conversationId);
   const going: Conversation[] = [];
@@ -53,8 +53,7 @@ async function cleanSome(tx: Writing, cutoff: Place): Promise<number> {
 }
 
 /** Whether the browser had no room for a write. Dexie wraps the browser's error. */
-export const isQuotaError = (error: unknown): boolean =>
-  /Quota/.test(String(error) + String(Object(error).inner));
+export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
 
 export interface CleanerOptions {
   readonly store: Transactions;

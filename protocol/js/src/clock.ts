@@ -23,9 +23,9 @@ const GREETED_WITHIN = 10_000_000;
 /**
  * How far the server's clock is ahead of ours, in microseconds, after a greeting: `hello` was sent at `sentMs`, and
  * `welcome`, in which the server's clock said `time`, arrived at `receivedMs`. Each offset that puts `time` between the
- * two is possible. `believed` stays if it is possible: two devices whose clocks are right must not order what is written
- * on them by the duration of their greetings (SPEC.md, 8.3). If the greeting was very long, or the clock was set during
- * it, the server is believed.
+ * two is possible. `believed` stays if it is possible: two devices whose clocks are right must not order what is
+ * written on them by the duration of their greetings (SPEC.md, 8.3). If the greeting was very long, or the clock was
+ * set during it, the server is believed.
  */
 export function serverOffset(believed: number, time: number, sentMs: number, receivedMs: number): number {
   const [least, most] = [time - receivedMs * 1000, time - sentMs * 1000];

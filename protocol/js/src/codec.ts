@@ -14,7 +14,9 @@ import { isUuid, uuidFromBytes, uuidToBytes } from './uuid.js';
 export type Encoding = 'msgpack' | 'json';
 export type Data = Uint8Array | ArrayBuffer | string;
 
-/** The server sent something that the protocol does not allow. The message never contains content: errors end in logs. */
+/**
+ * The server sent something that the protocol does not allow. The message never contains content: errors end in logs.
+ */
 export class ProtocolError extends Error {
   override name = 'ProtocolError';
 }

@@ -1,6 +1,6 @@
 /**
- * When to come back after a connection, and when to refresh the token of a living one (SPEC.md, 7.8, 10.1–10.3). Pure:
- * time and chance come in as arguments.
+ * What to do after the end of a connection, and when to refresh the token of a living one (SPEC.md, 7.8, 10.1–10.3).
+ * Pure: time and chance are arguments.
  */
 
 import type { ErrorAnswer } from './frames.js';
@@ -54,8 +54,9 @@ export const backoff = (attempt: number, chance: number): number =>
   chance * Math.min(30_000, 500 * 2 ** Math.min(attempt, 16));
 
 /**
- * `closeCode`: as the WebSocket reported it, null if it reported none. `lastError`: the `error` that was the last frame
- * to arrive. `attempt`: from the previous step, 0 at first. `chance`: 0 to 1.
+ * What to do after the end of a connection (SPEC.md, 10.3). `closeCode`: as the WebSocket reported it, null if it
+ * reported none. `lastError`: the `error` that was the last frame to arrive. `attempt`: from the previous step, 0 at
+ * first. `chance`: 0 to 1.
  */
 export function nextStep(
   closeCode: number | null,

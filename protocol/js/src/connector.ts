@@ -80,7 +80,10 @@ export class Connector {
     else if (!this.advised) this.wake();
   }
 
-  /** Browsers throttle timers in hidden tabs. A visible tab calls this, so that an overdue attempt does not wait for ours. */
+  /**
+   * Browsers throttle timers in hidden tabs. A visible tab calls this, so that an overdue attempt does not wait for
+   * ours.
+   */
   tick(): void {
     if (this.options.clock.now() >= this.pauseEnds) this.wake();
   }

@@ -1,4 +1,4 @@
-/** What the library takes from where it runs: browser, React Native or Node. Every part may be replaced. */
+/** What the library needs from its platform: browser, React Native or Node. An app may replace each part. */
 
 import type { Estimate } from './clean.js';
 import { systemClock, type Clock } from './clock.js';
@@ -9,11 +9,12 @@ export interface Environment {
   readonly clock: Clock;
   readonly random: () => number;
   readonly WebSocket: WebSocketClass;
-  /** null: there is one process only. */
+  /** null: there are no other tabs. */
   readonly locks: LocksLike | null;
   readonly channel: ((name: string) => ChannelLike) | null;
+  /** Whether the user sees this tab. */
   readonly visible: () => boolean;
-  /** Calls when the network came back, or somebody looks at the app again. */
+  /** Calls `call` when the network came back or the app became visible. The returned function ends that. */
   readonly onAwake: (call: () => void) => () => void;
   readonly estimate: () => Promise<Estimate>;
 }
@@ -36,7 +37,7 @@ export function environment(given: Partial<Environment> = {}): Environment {
     clock: systemClock,
     random: Math.random,
     WebSocket: globalThis.WebSocket as unknown as WebSocketClass,
-    // Only a browser has several tabs on one store; Node and React Native may have locks, too.
+    // Node and React Native may have locks, too, but only a browser has several tabs on one store.
     locks: page !== undefined ? ((device?.locks as LocksLike | undefined) ?? null) : null,
     channel:
       page !== undefined && typeof BroadcastChannel !== 'undefined'

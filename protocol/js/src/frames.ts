@@ -1,4 +1,4 @@
-/** The frames that server and device send each other (SPEC.md, sections 3 and 4), as values. How they are encoded is codec.ts's. */
+/** The frames between server and device, as values (SPEC.md, sections 3 and 4). codec.ts encodes them. */
 
 import type { Mutation, Result } from './mutation.js';
 import type { Cursor, Instant, Place, Row, Uuid } from './rows.js';

@@ -1,6 +1,7 @@
 /**
- * What is shown of a history, and how more of it gets here: from the store first, then page by page from the server,
- * never past a hole. Knows the store; whoever has a connection brings the pages.
+ * Queries over histories: the list of conversations, and the messages of one conversation. Older rows come from the
+ * store first, then page by page from the server, and a query never shows rows beyond a hole. Knows the store; other
+ * modules fetch the pages.
  */
 
 import type { Clock } from './clock.js';
@@ -14,15 +15,17 @@ import { showConversations, showMessages, type ShownConversation, type ShownMess
 
 export interface List<T> {
   readonly rows: readonly T[];
-  /** Whether `loadOlder` has something to do. */
+  /** Whether there may be older rows, which `loadOlder` fetches. */
   readonly more: boolean;
 }
 
-/** here: more is shown · start: there is no more · offline: the device has no more, and the server is out of reach. */
+/**
+ * here: older rows are shown · start: there are none · offline: the device has none, and the server cannot be asked.
+ */
 export type Older = 'here' | 'start' | 'offline';
 
 export interface HistoryQuery<T> extends Query<List<T>> {
-  /** Show so many older rows: the store's own first, then the server's. */
+  /** Shows `count` more older rows (50 by default): from the store first, then from the server. */
   loadOlder(count?: number): Promise<Older>;
 }
 
@@ -33,24 +36,27 @@ export interface HistoriesOptions {
   /** Rejects when the store cannot be used. */
   readonly ready: () => Promise<void>;
   readonly connected: () => boolean;
-  /** Bring a page into the store. Rejects with PageError where that cannot be. */
-  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
+  /** Fetches a page into the store. Rejects with PageError. */
+  readonly page: (request: PageRequest, limit: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 
-/** How much of a history is held without a hole. */
+/** The newest part of a history, which the device holds without a hole. */
 interface Stretch {
+  /** Its rows, as far as they were counted. */
   readonly here: number;
   readonly floor: Floor | undefined;
 }
 
-interface Shown<T> extends Stretch {
+interface Loaded<T> extends Stretch {
   readonly rows: readonly T[];
-  /** Nothing is known about what lies between the rows. */
+  /** Rows may be missing between those that are held. */
   readonly holed: boolean;
 }
 
+/** Rows that a query shows, and adds, by default. */
 export const SHOWN = 50;
+/** Milliseconds. */
 const PAGE_WITHIN = 30_000;
 const PAGE_MOST = 1000;
 
@@ -67,37 +73,37 @@ export class Histories {
     return this.query(conversation, limit, (tx, most) => readMessages(tx, conversation, most));
   }
 
-  /** Brings older rows of a conversation (null: older conversations) into the store, for whoever shows them. */
+  /** Fetches older rows of a conversation (null: older conversations) into the store. */
   async loadOlder(home: Uuid | null, count: number): Promise<Older> {
     return (await this.floor(home)) === 'start' ? 'start' : this.fetchOlder(home, count);
   }
 
-  /** A page into the store, one after the other, because the server permits few at a time. Rejects with PageError. */
-  async ask(asked: PageRequest, limit: number): Promise<void> {
+  /** Fetches a page into the store, one after the other: the server permits few at a time. Rejects with PageError. */
+  async ask(request: PageRequest, limit: number): Promise<void> {
     const { clock, page } = this.options;
-    let off = (): void => undefined;
+    let cancel = (): void => undefined;
     const late = new Promise<never>((_, reject) => {
-      off = clock.after(PAGE_WITHIN, () => reject(new PageError('offline')));
+      cancel = clock.after(PAGE_WITHIN, () => reject(new PageError('offline')));
     });
-    const turn = this.paging.then(() => Promise.race([page(asked, limit), late]));
-    this.paging = turn.catch(() => undefined);
+    const fetched = this.paging.then(() => Promise.race([page(request, limit), late]));
+    this.paging = fetched.catch(() => undefined);
     try {
-      await turn;
+      await fetched;
     } finally {
-      off();
+      cancel();
     }
   }
 
   private query<T>(
     home: Uuid | null,
     limit: number,
-    show: (tx: Reading, most: number) => Promise<Shown<T>>,
+    load: (tx: Reading, most: number) => Promise<Loaded<T>>,
   ): HistoryQuery<T> {
     const { store, queries, ready, connected, onError } = this.options;
     let most = limit;
     let filling = false;
     const fill = (): void => {
-      // Nothing is known about this history: the newest page makes it whole.
+      // No floor is known: the newest page sets one.
       if (filling || !connected()) return;
       filling = true;
       this.fetchOlder(home, most)
@@ -106,7 +112,7 @@ export class Histories {
     };
     const query = queries.make<List<T>>(home, async () => {
       await ready();
-      const { rows, here, floor, holed } = await store.read((tx) => show(tx, most));
+      const { rows, here, floor, holed } = await store.read((tx) => load(tx, most));
       if (holed) fill();
       return { rows, more: here > most || floor !== 'start' };
     });
@@ -129,7 +135,7 @@ export class Histories {
     });
   }
 
-  /** From the server, until `count` more rows are held or there are no more. */
+  /** Fetches pages from the server until the device holds `count` more rows, or all. */
   private async fetchOlder(home: Uuid | null, count: number): Promise<Older> {
     let left = count;
     for (;;) {
@@ -142,7 +148,7 @@ export class Histories {
         throw error;
       }
       const now = await this.floor(home);
-      // A page may be short although there is more; one that brings nothing is not asked for again.
+      // A page may be short although there is more. A page that brought nothing is not asked for again.
       if (now === undefined || (floor !== undefined && String(now) === String(floor))) return 'offline';
       if (now === 'start') return 'here';
       left -= await this.between(home, now, floor);
@@ -177,18 +183,18 @@ const newest = (
 ): Promise<(Conversation | Message)[]> =>
   home === null ? tx.newestConversations(before, limit) : tx.newestMessages(home, before, limit);
 
-/** From where on nothing of a history is missing. */
+/** The place from which on no row of a history is missing. */
 async function floorOf(tx: Reading, home: Uuid | null): Promise<Floor | undefined> {
   const { cursor, list, lastLive } = await tx.meta();
   const known = home === null ? (list ?? undefined) : (await tx.floors([home]))[0];
   if (known !== undefined) return known;
-  // The server has told this device nothing yet: what it has is all there is for it.
+  // The server has sent nothing yet: the device has everything that it can know.
   if (cursor === null && list === null && lastLive === null) return 'start';
   const madeHere = (await tx.entries()).some(({ mutation }) => mutation.kind === '+c' && mutation.id === home);
   return madeHere ? 'start' : undefined;
 }
 
-async function readConversations(tx: Reading, most: number): Promise<Shown<ShownConversation>> {
+async function readConversations(tx: Reading, most: number): Promise<Loaded<ShownConversation>> {
   const list = await floorOf(tx, null);
   const entries = await tx.entries();
   const rows = await tx.newestConversations(null, most + 1);
@@ -203,14 +209,14 @@ async function readConversations(tx: Reading, most: number): Promise<Shown<Shown
   };
 }
 
-async function readMessages(tx: Reading, conversation: Uuid, most: number): Promise<Shown<ShownMessage>> {
+async function readMessages(tx: Reading, conversation: Uuid, most: number): Promise<Loaded<ShownMessage>> {
   const floor = await floorOf(tx, conversation);
   const entries = await tx.entries();
   const rows = await tx.newestMessages(conversation, null, most + 1);
   const held = rows.filter((row) => floor === undefined || row.seq === LOCAL || covers(floor, placeOf(row)));
   const shown = held.slice(0, most);
   const ids = new Set(shown.map((row) => row.id));
-  // A creation whose row is held, but too old to be shown, must not appear among the newest.
+  // The outbox's creation of a row that is held, but too old to be shown, must not appear among the newest.
   const made = entries.flatMap(({ mutation }) => (mutation.kind === '+m' && !ids.has(mutation.id) ? mutation.id : []));
   const older = new Set((await tx.messages(made)).flatMap((row) => (row ? row.id : [])));
   const effects = entries.filter(({ mutation }) => mutation.kind !== '+m' || !older.has(mutation.id));

@@ -1,15 +1,15 @@
 /**
- * Which stretch of a history the device holds without a hole (SPEC.md, 7.3, 7.6, 7.7). Every history is held from a
- * floor up to now, because the feed brings whatever is new; paging moves the floor down. Pure.
+ * Which part of a history the device holds without a hole (SPEC.md, 7.3, 7.6, 7.7): from a floor up to now, because the
+ * feed brings every new row. Paging moves the floor down. Pure.
  */
 
-import { compare, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
 import type { Window } from './frames.js';
+import { compare, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
 
-/** From this place on nothing is missing; `start`: nothing is missing at all; undefined: nothing is known. */
+/** No row is missing from this place on; `start`: none is missing at all; undefined: nothing is known. */
 export type Floor = Place | 'start';
 
-/** Whether nothing is missing from this place up to now. */
+/** Whether no row is missing from this place up to now. */
 export const covers = (floor: Floor | undefined, place: Place): boolean =>
   floor === 'start' || (floor !== undefined && compare(floor, place) <= 0);
 
@@ -21,7 +21,7 @@ const lowest = (rows: readonly (Conversation | Message)[]): Place | undefined =>
     .map(placeOf)
     .reduce<Place | undefined>((least, at) => (!least || compare(at, least) < 0 ? at : least), undefined);
 
-/** A snapshot has the newest of everything as far as the window goes; less than the window is all there is. */
+/** A snapshot holds the newest rows, as many as the window says. Fewer than that are all there are. */
 export function afterSnapshot(
   conversations: readonly Conversation[],
   messages: readonly Message[],
@@ -37,7 +37,7 @@ export function afterSnapshot(
   return { list: conversations.length < window.conversations ? 'start' : lowest(conversations), floors };
 }
 
-/** A page that was asked for with `before` (null: the newest) extends the stretch only if it begins where that ends. */
+/** A page asked for with `before` (null: the newest) moves the floor only if no row is missing from `before` on. */
 export function afterPage(
   floor: Floor | undefined,
   before: Place | null,
@@ -50,8 +50,8 @@ export function afterPage(
 }
 
 /**
- * Whether a conversation that the feed brought, and that was not held, was made after the snapshot, so that all its
- * messages came through the feed: had it existed before, it would stand above the list's floor, and be held.
+ * Whether a conversation that the feed brought, and that was not held, was made after the snapshot. Then the feed
+ * brought all of its messages, too. A conversation that existed before would be above the list's floor, and be held.
  */
 export const isNew = (list: Floor | undefined, conversation: Conversation): boolean =>
   list === 'start' || (list !== undefined && conversation.createdAt > list[0]);

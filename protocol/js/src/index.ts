@@ -1,4 +1,6 @@
-/** What an app imports from `atlas-sync`; the stores with dependencies, and the hooks, have entries of their own. */
+/**
+ * The exports of `atlas-sync`. The stores with dependencies, and the hooks for React, have entry points of their own.
+ */
 
 export { createSync, Sync, type SyncOptions } from './sync.js';
 export type { Status } from './status.js';

@@ -41,7 +41,7 @@ export class Ingest {
   private readonly pages = new Map<number, PageRequest>();
   /** Milliseconds: `hello` is sent after it. */
   private begun = 0;
-  /** Microseconds: the server's clock less ours, as the last welcome told. */
+  /** Microseconds: the server's clock less ours, as the last welcome showed. */
   private ahead = 0;
 
   constructor(private readonly options: IngestOptions) {}
@@ -73,8 +73,9 @@ export class Ingest {
     });
   }
 
-  expectPage(id: number, asked: PageRequest): void {
-    this.pages.set(id, asked);
+  /** The session asked for this page. */
+  expectPage(id: number, request: PageRequest): void {
+    this.pages.set(id, request);
   }
 
   /** Stores what an event brought. Throws Deposed, and errors of the store. */
@@ -166,10 +167,10 @@ export class Ingest {
   }
 
   private async page(page: Page): Promise<void> {
-    const asked = this.pages.get(page.id);
-    if (asked === undefined) return;
+    const request = this.pages.get(page.id);
+    if (request === undefined) return;
     await this.write(async (tx, touched) => {
-      await applyPage(tx, asked, page, touched);
+      await applyPage(tx, request, page, touched);
       if (this.pages.size === 1) await tx.forget();
     });
     this.pages.delete(page.id);
@@ -187,7 +188,7 @@ export class Ingest {
         await changeEntries(tx, change);
         await tx.setMeta({ nextN });
         touched.all = true;
-        // A server that never finds the numbers right must not be asked without a pause.
+        // At once, but not after a second gap in a row: a server might never accept the numbers.
         if (this.failures === 1) pause = 0;
       }
       if (error.retryAfter !== null) pause = error.retryAfter * (1 + JITTER * random());

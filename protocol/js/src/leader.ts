@@ -1,12 +1,12 @@
 /**
- * Which tab of a browser holds the socket. A Web Lock elects it, and goes on to the next tab when it crashes; a frozen
- * tab keeps its lock, so visible tabs ask the leader whether it is there, and take the lock from one that is silent.
- * Knows nothing of what a leader does; whether the deposed one can still do harm is the store's lease to decide.
+ * Elects the tab of a browser that connects. The leader holds a Web Lock, which passes to the next tab when the leader
+ * crashes. A frozen tab keeps its lock, so visible tabs ask the leader whether it is there, and steal the lock if it
+ * does not answer. Does not know what a leader does. The store's lease prevents writes of a deposed leader.
  */
 
 import type { Clock } from './clock.js';
 
-/** As much of `navigator.locks` as is needed here. */
+/** The part of `navigator.locks` that this library uses. */
 export interface LocksLike {
   request(
     name: string,
@@ -15,7 +15,7 @@ export interface LocksLike {
   ): Promise<unknown>;
 }
 
-/** As much of BroadcastChannel as is needed here: what is posted reaches all others of the name. */
+/** The part of BroadcastChannel that this library uses: a message reaches all other channels of the name. */
 export interface ChannelLike {
   postMessage(message: unknown): void;
   onmessage: ((event: { data: unknown }) => unknown) | null;
@@ -24,12 +24,12 @@ export interface ChannelLike {
 
 export interface LeaderOptions {
   readonly name: string;
-  /** null: there are none (React Native, an insecure page), and every tab leads that is looked at. */
+  /** null: there are none (React Native, an insecure page); then each tab leads that becomes visible. */
   readonly locks: LocksLike | null;
   readonly clock: Clock;
   readonly random: () => number;
   readonly visible: () => boolean;
-  /** To the other tabs. */
+  /** Sends to the other tabs. */
   readonly post: (message: LeaderMessage) => void;
   readonly onLead: () => void;
   readonly onDeposed: () => void;
@@ -37,14 +37,16 @@ export interface LeaderOptions {
 
 export type LeaderMessage = { readonly k: 'ask' } | { readonly k: 'here' };
 
-/** Milliseconds between two questions of a visible tab, and the silence after which a leader counts as frozen. */
+/** Milliseconds between two questions of a visible tab; up to half of it is added at random. */
 const ASK_EVERY = 1_500;
+/** Milliseconds without an answer after which a leader counts as frozen. */
 const SILENT_AFTER = 5_000;
 
 export class Leader {
   leading = false;
   private candidate = false;
   private stopped = false;
+  /** When the leader last answered, or was given more time. */
   private answeredAt: number;
   private release: () => void = () => undefined;
   private queued: AbortController | null = null;
@@ -74,7 +76,7 @@ export class Leader {
     else if (this.leading) this.options.post({ k: 'here' });
   }
 
-  /** Somebody looks at this tab (again). */
+  /** This tab became visible, or the network came back. */
   awake(): void {
     if (!this.candidate || this.stopped || this.leading) return;
     if (this.options.locks === null) return this.lead();
@@ -82,7 +84,7 @@ export class Leader {
     this.watch();
   }
 
-  /** Take the lead from whoever has it. */
+  /** Takes the lead from the tab that has it. */
   steal(): void {
     this.candidate = true;
     if (this.stopped || this.leading) return;
@@ -91,7 +93,7 @@ export class Leader {
     this.hold({ steal: true });
   }
 
-  /** The store or the server says that another tab leads now. */
+  /** The store's lease or the lock was taken by another tab. */
   resign(): void {
     if (!this.leading) return;
     this.leading = false;
@@ -122,7 +124,7 @@ export class Leader {
       });
     };
     this.options.locks?.request(this.options.name, options, held).catch(() => {
-      // Aborted in the queue, or stolen by a tab that found us silent.
+      // Aborted in the queue, or stolen by a tab that got no answer from us.
       if (mine) this.resign();
     });
   }
@@ -134,7 +136,7 @@ export class Leader {
     this.options.onLead();
   }
 
-  /** Only visible tabs watch: where nobody looks, nothing is late, and timers of hidden tabs tell nothing. */
+  /** Only visible tabs watch the leader: browsers throttle the timers of hidden ones. */
   private watch(): void {
     this.off();
     if (this.stopped || this.leading || !this.options.visible()) return;
@@ -145,11 +147,11 @@ export class Leader {
     } else {
       this.options.post({ k: 'ask' });
     }
-    // Apart from each other, so that not all followers steal at once.
+    // With jitter, so that not all followers steal at once.
     const asked = clock.now();
     const wait = ASK_EVERY * (1 + random() / 2);
     this.off = clock.after(wait, () => {
-      // A timer this late means that this tab was frozen itself, and could not hear.
+      // A timer this late means that this tab was frozen itself, and could receive no answer.
       if (clock.now() - asked > 2 * wait) this.answeredAt = clock.now();
       this.watch();
     });

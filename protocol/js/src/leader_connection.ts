@@ -35,7 +35,7 @@ export class LeaderConnection {
   /** The close code for which this device does not come back by itself. */
   private away: number | null = null;
   private failures = 0;
-  private retry = nothing;
+  private cancelRetry = nothing;
   private closed = false;
   private tasks: Promise<unknown> = Promise.resolve();
 
@@ -72,7 +72,7 @@ export class LeaderConnection {
   async close(): Promise<void> {
     this.closed = true;
     await this.stop();
-    this.retry();
+    this.cancelRetry();
   }
 
   kick(): void {
@@ -114,7 +114,7 @@ export class LeaderConnection {
 
   private async connect(): Promise<void> {
     const { getToken, options } = this;
-    this.retry();
+    this.cancelRetry();
     if (getToken === undefined || this.away !== null || this.closed || !options.leading()) return;
     const { url, user, store, window, encoding, onTouched } = options;
     const { clock, random, WebSocket } = options.environment;
@@ -124,7 +124,7 @@ export class LeaderConnection {
       if (!(await ingest.lead())) return;
     } catch (error) {
       // Retry: the disk may have been full.
-      this.retry = clock.after(backoff(++this.failures, random()), () => void this.start().catch(nothing));
+      this.cancelRetry = clock.after(backoff(++this.failures, random()), () => void this.start().catch(nothing));
       throw error;
     }
     this.failures = 0;
@@ -156,7 +156,8 @@ export class LeaderConnection {
     this.away = close;
     try {
       if (close === ANNOUNCED_CLOSE.local_only) await ingest.goLocal();
-      // If another tab took over, this throws Deposed, and this tab follows. Else a copy of this store is in use elsewhere.
+      // If another tab took over, this throws Deposed, and this tab follows. Else a copy of this store is in use
+      // elsewhere.
       if (close === ANNOUNCED_CLOSE.replaced) await ingest.begin();
     } finally {
       await this.disconnect();

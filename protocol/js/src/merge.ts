@@ -1,7 +1,7 @@
 /** Turns the rows that a device made while it worked locally into mutations in the outbox, once it syncs. */
 
-import { add, type Entry } from './outbox.js';
 import { WriteError, type Mutation } from './mutation.js';
+import { add, type Entry } from './outbox.js';
 import type { Uuid } from './rows.js';
 import type { Writing } from './store.js';
 

@@ -1,7 +1,4 @@
-/**
- * What a device may ask the server to change, and what became of it (SPEC.md, 8.3, 8.4). Knows neither how they
- * travel nor where they wait.
- */
+/** Mutations, which a device asks the server to apply, and their results (SPEC.md, 8.3, 8.4). */
 
 import type { Instant, Uuid } from './rows.js';
 import { unstorable, utf8Bytes } from './text.js';
@@ -32,38 +29,38 @@ export type Result =
   | { readonly kind: 'applied' | 'repeated'; readonly n: number; readonly seq: number }
   | { readonly kind: 'rejected'; readonly n: number; readonly code: string; readonly message: string };
 
-/** The last number that a mutation may get here: beyond it JavaScript's integers are not exact. */
+/** The last number of a mutation: JavaScript's integers are not exact beyond it. */
 export const NUMBER_END = Number.MAX_SAFE_INTEGER;
-/** What `limits.frame_bytes` is where no server has said so yet. */
+/** `limits.frame_bytes` before a server has said its own. */
 export const FRAME_BYTES = 262_144;
 
-/** How large a mutation may be, as far as a server has said so. */
+/** How large a mutation may be. Fields that no server has said yet are absent. */
 export interface Bounds {
   readonly frameBytes: number;
   readonly titleBytes?: number;
   readonly contentBytes?: number;
 }
 
-/** This can never be sent, and was not written. Its words name the field, never what somebody wrote. */
+/** The write is invalid, and nothing was written. The message names the field, never its content. */
 export class WriteError extends Error {
   override name = 'WriteError';
 
   constructor(
     message: string,
-    /** What the server's rejection would say, where there would be one. */
+    /** The code with which the server would reject it (SPEC.md, 8.4); null if it would not get there. */
     readonly code: string | null = null,
   ) {
     super(message);
   }
 }
 
-/** Throws WriteError for what no server would take. */
+/** Throws WriteError for a mutation that every server would reject. */
 export function check(mutation: Mutation, bounds: Bounds): void {
   for (const [name, value] of Object.entries(mutation)) {
     if (name === 'id' || name === 'conversationId') {
       if (!isUuid(value)) throw new WriteError(`${name} must be a UUID in lower case`, 'malformed');
     } else if (name === 'at' || name === 'createdAt') {
-      if (!Number.isSafeInteger(value)) throw new WriteError(`${name} must be whole microseconds`, 'malformed');
+      if (!Number.isSafeInteger(value)) throw new WriteError(`${name} must be an integer of microseconds`, 'malformed');
     } else if (name !== 'title' || value !== null) {
       text(name, value, name === 'title' ? bounds.titleBytes : name === 'content' ? bounds.contentBytes : undefined);
     }
@@ -71,13 +68,16 @@ export function check(mutation: Mutation, bounds: Bounds): void {
 }
 
 function text(name: string, value: unknown, atMost: number | undefined): void {
-  if (typeof value !== 'string') throw new WriteError(`${name} must be a text`, 'malformed');
+  if (typeof value !== 'string') throw new WriteError(`${name} must be a string`, 'malformed');
   const bad = unstorable(value);
   if (bad !== null) {
     throw new WriteError(`${name} contains ${bad}, which the server cannot keep: leave it out`, 'bad_text');
   }
   const size = utf8Bytes(value);
   if (atMost !== undefined && size > atMost) {
-    throw new WriteError(`${name} has ${size} bytes of UTF-8, and the server takes ${atMost}: shorten it`, 'too_long');
+    throw new WriteError(
+      `${name} has ${size} bytes of UTF-8, and the server accepts ${atMost}: shorten it`,
+      'too_long',
+    );
   }
 }

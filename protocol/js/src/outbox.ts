@@ -1,35 +1,38 @@
 /**
- * What a device has written and the server has not yet confirmed, in order and numbered (SPEC.md, section 8). Pure
- * decisions over entries: knows neither where they are kept nor when they are sent.
+ * The outbox: mutations that the server has not confirmed yet, numbered in order (SPEC.md, section 8). Pure functions
+ * over entries. Where entries are kept and when they are sent is decided elsewhere.
  */
 
-import { check, NUMBER_END, WriteError, type Bounds, type Mutation, type Result } from './mutation.js';
 import type { Codec } from './codec.js';
-import type { Limits } from './frames.js';
 import { CODECS } from './codec.js';
+import type { Limits } from './frames.js';
+import { check, NUMBER_END, WriteError, type Bounds, type Mutation, type Result } from './mutation.js';
 
 /**
- * pending: no result yet · acked: durable on the server, the synced rows need not have it yet · rejected: will never be
- * applied, and waits in quarantine for a person.
+ * pending: there is no result yet · acked: durable on the server, but perhaps not in the synced rows yet · rejected:
+ * will never be applied, and waits in quarantine for a decision of the user.
  */
 export type EntryState = 'pending' | 'acked' | 'rejected';
 
-/**
- * A mutation and how far it has come. `key` names it on this device for ever; `n` is its number for the server, 0 if it
- * has none for this client_id. `seq` is where the feed has it (acked; null: in distrustAcks, because an earlier connection was
- * told so, and the database of this one may be another).
- */
+/** A mutation and its state. */
 export interface Entry {
+  /** Identifies the entry on this device; never given twice. */
   readonly key: number;
+  /** Its number for the server; 0 if it has none under this client_id. */
   readonly n: number;
   readonly mutation: Mutation;
   readonly state: EntryState;
+  /**
+   * Of an acked entry: the position at which the feed contains it. null: in doubt, because the acknowledgement came on
+   * an earlier connection, and the database of this one may be another.
+   */
   readonly seq: number | null;
+  /** Why it was rejected: a code of SPEC.md, 8.4, and a sentence to show. */
   readonly code: string | null;
   readonly message: string | null;
 }
 
-/** What an outbox keeps besides its entries. */
+/** The state of an outbox besides its entries. */
 export interface Head {
   readonly nextKey: number;
   readonly nextN: number;
@@ -37,8 +40,8 @@ export interface Head {
 }
 
 /**
- * What to send: mutations with the numbers from `n` on; nil stands for one that outgrew the limits, or is not held any
- * more. `held` is the lowest number of which the mutation is.
+ * What to send: mutations with the numbers from `n` on. null stands for a mutation that exceeds the limits now, or is
+ * not held any more. `held` is the lowest number whose mutation is held.
  */
 export interface Push {
   readonly n: number;
@@ -46,36 +49,36 @@ export interface Push {
   readonly held: number;
 }
 
-/** What is to be stored, in one transaction. */
+/** A change of the outbox, for one transaction: entries to store, and keys of entries to delete. */
 export interface Change {
   readonly put: readonly Entry[];
   readonly drop: readonly number[];
 }
 
-/** Bytes of a push at most, besides its mutations: its kind, its numbers, the head of its list. */
+/** Bytes of a push besides its mutations, at most: its kind, its numbers, the head of its list. */
 const ENVELOPE = 80;
-/** Bytes at most of an empty array in the place of a mutation, with what parts it from the next one. */
+/** Bytes of an empty array in the place of a mutation, with its separator, at most. */
 const NIL = 3;
 
-/** A new entry, numbered for good. Throws WriteError for what no server would take. */
+/** A new entry with the next number. Throws WriteError for a mutation that every server would reject. */
 export function add(head: Head, mutation: Mutation): Entry {
   check(mutation, head.bounds);
   const size = Math.max(...Object.values(CODECS).map((codec) => codec.size(mutation)));
   if (size + ENVELOPE > head.bounds.frameBytes) {
     throw new WriteError(`it fits in no frame of ${head.bounds.frameBytes} bytes: shorten it`, 'too_long');
   }
-  if (head.nextN > NUMBER_END) throw new WriteError('every number is given: start anew with another client_id');
+  if (head.nextN > NUMBER_END) throw new WriteError('this client_id has no numbers left: call renew()');
   return { key: head.nextKey, n: head.nextN, mutation, state: 'pending', seq: null, code: null, message: null };
 }
 
-/** Whether the server has to say, on this connection, what becomes of it. */
+/** Whether the entry still needs a result on this connection. */
 const isDue = ({ state, seq }: Entry): boolean => state === 'pending' || (state === 'acked' && seq === null);
 
 /**
- * What to send now; null if nothing is to be sent, or the limits permit none. `entries` are those acked, then those
- * pending, which is the order of their numbers. A mutation that fits no frame any more, because the limits shrank,
- * would hold up those behind it: nil stands in its place, and the server consumes its number with a rejection, or says
- * that it had applied it already.
+ * The next push; null if none is due, or the limits permit none. `entries` are the acked ones, then the pending ones,
+ * which is the order of their numbers. If the limits shrank, a mutation may fit no frame any more, and would hold up
+ * those behind it. null stands in its place: the server consumes its number with a rejection, or answers that it had
+ * applied it already.
  */
 export function nextPush(entries: readonly Entry[], limits: Limits, codec: Codec): Push | null {
   const due = entries.filter(isDue);
@@ -95,7 +98,7 @@ export function nextPush(entries: readonly Entry[], limits: Limits, codec: Codec
   return { n, mutations, held: entries.find((entry) => entry.n > 0)?.n ?? n };
 }
 
-/** The answer to `push`: one result for each mutation. Those of numbers whose mutation is not held mean nothing. */
+/** Applies the results of `push`, one for each mutation. Results of mutations that are not held are ignored. */
 export function acknowledge(
   entries: readonly Entry[],
   push: Push,
@@ -114,7 +117,7 @@ export function acknowledge(
         ...entry,
         state: 'rejected',
         code: outgrown ? 'too_long' : result.code,
-        message: outgrown ? 'It is longer than the server takes now.' : result.message,
+        message: outgrown ? 'It is longer than the server accepts now.' : result.message,
       });
     } else if (position !== null && result.seq <= position) {
       drop.push(entry.key);
@@ -125,7 +128,7 @@ export function acknowledge(
   return { put, drop };
 }
 
-/** The synced rows stand at this position: what is acked up to there is settled, and goes. */
+/** The synced rows have reached this position: entries that were acked up to it are done, and are deleted. */
 export const advance = (entries: readonly Entry[], position: number): Change => ({
   put: [],
   drop: entries
@@ -134,8 +137,8 @@ export const advance = (entries: readonly Entry[], position: number): Change => 
 });
 
 /**
- * Another connection, and perhaps another database, which need not have what an earlier one acknowledged. What has no
- * number cannot be asked for: it goes with the position.
+ * For a new connection: its database may be another one, and lack what an earlier one acknowledged. Acked entries are
+ * in doubt until they get a result again. Entries without a number cannot be pushed again: they keep their seq.
  */
 export const distrustAcks = (acked: readonly Entry[]): Change => ({
   put: acked.map((entry) => ({ ...entry, seq: entry.n > 0 ? null : (entry.seq ?? 0) })),
@@ -143,9 +146,8 @@ export const distrustAcks = (acked: readonly Entry[]): Change => ({
 });
 
 /**
- * After a gap, the answer to a push from `n` on: the database lost its tail, or it has other mutations under these
- * numbers. All that it does not have under them is sent again from `expected` on; what it had rejected stays in
- * quarantine.
+ * After a gap, which answered a push from `n` on (8.5): the database lost its tail, or it has other mutations under
+ * these numbers. Entries that it does not have get new numbers from `expected` on. Rejected ones stay in quarantine.
  */
 export function renumber(entries: readonly Entry[], n: number, expected: number): Change & { readonly nextN: number } {
   const least = expected < n ? expected : 1;
@@ -156,8 +158,8 @@ export function renumber(entries: readonly Entry[], n: number, expected: number)
 }
 
 /**
- * For a store that was restored from a backup, or copied: numbers start at 1 again, for another client_id. What was
- * acknowledged gets none: under that client_id the server would not recognise it, and apply it once more.
+ * For a store that was restored from a backup, or copied: numbers start at 1 again, under another client_id. Acked
+ * entries get no number: under that client_id the server would not recognise them, and apply them a second time.
  */
 export function renew(entries: readonly Entry[]): Change & { readonly nextN: number } {
   let n = 0;
@@ -165,7 +167,7 @@ export function renew(entries: readonly Entry[]): Change & { readonly nextN: num
   return { put, drop: [], nextN: n + 1 };
 }
 
-/** A rejected mutation once more, corrected: with another text, at another time or under another id, as `code` asks. */
+/** The rejected mutation for a retry: with `text`, if given, and with another time or id if `code` asks for one. */
 export function corrected(entry: Entry, text: string | undefined, now: number, id: string): Mutation {
   const { mutation } = entry;
   const changed: Record<string, unknown> = { ...mutation };

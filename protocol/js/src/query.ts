@@ -1,10 +1,10 @@
-/** Values that are read from the store again whenever what they are made of changed. Knows neither what nor where. */
+/** Queries: values that are loaded again whenever the data behind them changed. */
 
 import type { Touched } from './apply.js';
 import type { Uuid } from './rows.js';
 
 export class Query<T> {
-  /** As of the last reading; undefined before the first. The same object as long as nothing was read. */
+  /** As of the last load; undefined before the first. It stays the same object until the next load. */
   value: T | undefined;
   private readonly listeners = new Set<() => void>();
   private reading: Promise<void> | null = null;
@@ -12,12 +12,12 @@ export class Query<T> {
 
   constructor(
     private readonly load: () => Promise<T>,
-    /** The first listener came, or the last one went. */
+    /** Called when the first listener came, and when the last one left. */
     private readonly onUse: (used: boolean) => unknown,
     private readonly onError: (error: unknown) => void,
   ) {}
 
-  /** Calls at every change, until what it returns is called. */
+  /** Calls `listener` at every change. The returned function ends that. */
   subscribe = (listener: () => void): (() => void) => {
     if (this.listeners.size === 0) {
       this.onUse(true);
@@ -32,14 +32,14 @@ export class Query<T> {
   /** For `useSyncExternalStore`. */
   get = (): T | undefined => this.value;
 
-  /** The value as the store has it now. */
+  /** Loads the value and returns it. */
   async read(): Promise<T> {
     const value = await this.load();
     this.publish(value);
     return value;
   }
 
-  /** What it is made of changed. However often that happens, one reading at a time follows. */
+  /** The data changed. Any number of calls leads to one load at a time. */
   invalidate(): void {
     this.stale = true;
     this.reading ??= this.refresh().finally(() => {
@@ -63,13 +63,13 @@ export class Query<T> {
   }
 }
 
-/** The queries that somebody listens to. */
+/** The queries that have listeners. */
 export class Queries {
   private readonly inUse = new Map<{ invalidate(): void }, Uuid | null>();
 
   constructor(private readonly onError: (error: unknown) => void) {}
 
-  /** `home`: the conversation whose messages are shown; null: anything may change it. */
+  /** `home`: the conversation whose messages the query shows; null: any change may concern it. */
   make<T>(home: Uuid | null, load: () => Promise<T>): Query<T> {
     const query: Query<T> = new Query<T>(
       load,

@@ -1,15 +1,15 @@
-/** Hooks for React: what the queries of a Sync say, in components. */
+/** Hooks for React: the queries of a Sync in components. */
 
 import { useCallback, useEffect, useMemo, useState, useSyncExternalStore } from 'react';
 
+import type { HistoryQuery, List, Older } from './history.js';
 import type { Query } from './query.js';
 import type { Uuid } from './rows.js';
-import type { HistoryQuery, List, Older } from './history.js';
 import type { Status } from './status.js';
 import type { Sync } from './sync.js';
 import type { ShownConversation, ShownMessage } from './view.js';
 
-/** The query's value, and a new rendering whenever it changes; undefined until it was read. */
+/** The query's value; undefined until it was loaded. The component renders again at every change. */
 export function useQuery<T>(query: Query<T>): T | undefined {
   return useSyncExternalStore(query.subscribe, query.get, query.get);
 }
@@ -17,10 +17,10 @@ export function useQuery<T>(query: Query<T>): T | undefined {
 export const useStatus = (sync: Sync): Status => useQuery(sync.status) ?? sync.status.value;
 
 export interface History<T> extends List<T> {
-  /** Whether the store was read: until then, `rows` are empty. */
+  /** Whether the store was read; `rows` are empty until then. */
   readonly ready: boolean;
   readonly loading: boolean;
-  /** Whether the last `loadOlder` did not reach the server. */
+  /** Whether the last `loadOlder` could not ask the server. */
   readonly offline: boolean;
   readonly loadOlder: () => void;
 }
@@ -55,10 +55,13 @@ function useHistory<T>(query: HistoryQuery<T>): History<T> {
   };
 }
 
-/** A Sync as long as the component is there; another one whenever `key` changes, as with another user. */
+/**
+ * A Sync that lives as long as the component, and is replaced when `key` changes: use the user's id. null during the
+ * first render.
+ */
 export function useSync(make: () => Sync, key: string): Sync | null {
   const [sync, setSync] = useState<Sync | null>(null);
-  // `make` is new in every rendering; `key` says whether it makes something else.
+  // `make` is another function in every render; `key` says whether it makes another Sync.
   useEffect(() => {
     const made = make();
     setSync(made);

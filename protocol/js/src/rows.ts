@@ -1,7 +1,4 @@
-/**
- * The rows of a user's feed as a device holds them (SPEC.md, section 5). Pure values; knows nothing of frames or
- * stores.
- */
+/** The rows of a user's feed, as values (SPEC.md, section 5), and their order. */
 
 /** In canonical form, lower case. */
 export type Uuid = string;
@@ -47,12 +44,12 @@ export interface Deleted {
 export type Row = Profile | Conversation | Message | Deleted;
 
 /**
- * The `seq` of a row that was made on this device while it worked locally only, and that no server knows yet. It is
- * below every real one, so the server's row wins by rule 5.2.
+ * The `seq` of a local row: made on this device while it worked alone, and unknown to the server. It is below every
+ * real seq, so a row of the server replaces it by rule 5.2.
  */
 export const LOCAL = -1;
 
-/** Where a row stands in its order: conversations by `updatedAt`, messages by `createdAt`, then by id. */
+/** A row's place in its history: conversations by `updatedAt`, messages by `createdAt`, equal ones by id. */
 export type Place = readonly [at: Instant, id: Uuid];
 
 export const placeOf = (row: Conversation | Message): Place => [

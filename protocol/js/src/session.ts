@@ -1,25 +1,38 @@
 /**
- * One connection from `hello` to its end: frames in, events out (SPEC.md, sections 3–4, 7–10). Knows neither sockets
- * nor clocks nor stores; socket.ts is the edge around it, comeback.ts says what to do after its end.
+ * The sans-I/O state machine of one connection, from `hello` to its end: frames in, events out (SPEC.md, sections 3–4,
+ * 7–10). connection.ts does the I/O around it, and comeback.ts decides what follows its end.
  */
 
+import { byteLength, CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
+import type {
+  Ack,
+  ChangesFrame,
+  Limits,
+  Live,
+  Page,
+  Pong,
+  Refreshed,
+  ErrorAnswer,
+  SnapshotFrame,
+  ToClient,
+  ToServer,
+  Welcome,
+  Window,
+} from './frames.js';
 import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
 import type { Cursor, Place, Row, Uuid } from './rows.js';
-import { byteLength, CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
-import type { Ack, ChangesFrame, Limits, Live, Page, Pong, Refreshed, ErrorAnswer, SnapshotFrame, ToClient, ToServer, Welcome, Window } from './frames.js';
 
-/** This frame may not be sent now. */
+/** The caller tried to send a frame that is not allowed in this state. */
 export class StateError extends Error {
   override name = 'StateError';
 }
 
-/**
- * Rows to apply, and the cursor to store with them in one local transaction. `seq` is the position once they are
- * applied; null within a snapshot or a transaction, where there is none. `first` and `last` are about a snapshot's parts.
- */
+/** Rows to apply, and the cursor to store with them in one local transaction. */
 export type Batch =
+  /** `seq`: the position once the rows are applied; null within a transaction, where there is none. */
   | { readonly t: 'changes'; readonly rows: readonly Row[]; readonly cursor: Cursor; readonly seq: number | null }
+  /** A part of a snapshot. `first`: it is the first part. `cursor`: null in all parts but the last. */
   | {
       readonly t: 'snapshot';
       readonly rows: readonly Row[];
@@ -30,9 +43,9 @@ export type Batch =
 export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
- * new: hello has not been sent · greeting: no welcome yet · snapshot due: welcome promised one, none of it has come ·
- * snapshot: a part has come, there is no cursor · catching up: the cursor stands, changes follow it · live: everything
- * has come · broken: of no more use, close it.
+ * new: hello was not sent · greeting: welcome has not come · snapshot_due: welcome announced a snapshot, no part of it
+ * has come · snapshot: a part has come, there is no cursor · catching_up: there is a cursor, changes follow it · live:
+ * the device has everything · broken: the connection must be closed.
  */
 export type State = 'new' | 'greeting' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
 
@@ -41,13 +54,13 @@ const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
 const WELCOMED = [...SAID_HELLO, 'ack'] as const;
 const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 
-/** What the server may say in each state. Anything else that we know breaks the protocol. */
+/** The frames that the server may send in each state. Every other known frame breaks the protocol. */
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  'snapshot_due': [...WELCOMED, 'snapshot'],
+  snapshot_due: [...WELCOMED, 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  'catching_up': IN_STEP,
+  catching_up: IN_STEP,
   live: IN_STEP,
   broken: [],
 };
@@ -65,7 +78,7 @@ export function checkWindow(window: Window): Window {
   return window;
 }
 
-/** Who connects, and from where. */
+/** Which device connects, and from where it resumes. */
 export interface ResumePoint {
   readonly clientId: Uuid;
   readonly cursor: Cursor | null;
@@ -82,7 +95,7 @@ export interface SessionOptions extends ResumePoint {
 export class Session {
   state: State = 'new';
   cursor: Cursor | null;
-  /** The `error` that was the last frame to arrive, if it was one. */
+  /** The last frame, if it was an `error`. */
   lastError: ErrorAnswer | null = null;
   limits: Limits = {
     frameBytes: FRAME_BYTES,
@@ -92,9 +105,9 @@ export class Session {
     titleBytes: 0,
     contentBytes: 0,
   };
-  /** The ids of the pages that were asked for and not answered. */
+  /** The ids of the pages that were not answered yet. */
   readonly unanswered = new Set<number>();
-  /** The numbers of the push that is unanswered. */
+  /** The push that was not answered yet: its first number and how many mutations it has. */
   pushed: { readonly n: number; readonly count: number } | null = null;
   refreshing = false;
 
@@ -108,13 +121,13 @@ export class Session {
   }
 
   hello(): Uint8Array | string {
-    if (this.state !== 'new') throw new StateError('hello is said once');
+    if (this.state !== 'new') throw new StateError('hello is sent once');
     this.state = 'greeting';
     const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
     return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
   }
 
-  /** After a snapshot, which would wipe the page, and not too many at a time. */
+  /** Whether a page may be asked for: not before a snapshot is complete, which would remove it, and not too many. */
   get mayAsk(): boolean {
     return (this.state === 'catching_up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
   }
@@ -153,9 +166,9 @@ export class Session {
   }
 
   /**
-   * What a message from the server means; null for a frame from the future, and for any once broken. Throws
-   * ProtocolError if it is malformed, may not come now, or does not start where we stand: close with 4000, and come
-   * back with the cursor that is stored.
+   * The event that a message of the server stands for; null for a frame of a later version, and in state broken. Throws
+   * ProtocolError if the message is malformed, not allowed in this state, or does not start at our cursor. Then close
+   * with 4000, and come back with the stored cursor.
    */
   receive(data: Data): Event | null {
     if (this.state === 'broken') return null;
@@ -163,7 +176,8 @@ export class Session {
     try {
       const frame = this.codec.decode(data);
       if (frame === null) return null;
-      if (!ALLOWED[this.state].includes(frame.t)) throw new ProtocolError(`${frame.t} may not come now: ${this.state}`);
+      if (!ALLOWED[this.state].includes(frame.t))
+        throw new ProtocolError(`${frame.t} is not allowed now: ${this.state}`);
       return this.accept(frame);
     } catch (error) {
       this.state = 'broken';
@@ -184,7 +198,7 @@ export class Session {
         this.state = 'live';
         return frame;
       case 'page':
-        if (!this.unanswered.delete(frame.id)) throw new ProtocolError('id: a page that nobody waits for');
+        if (!this.unanswered.delete(frame.id)) throw new ProtocolError('id: no such page was asked for');
         return frame;
       case 'ack':
         return this.ack(frame);
@@ -201,7 +215,7 @@ export class Session {
   private welcome(frame: Welcome): Welcome {
     if (frame.keepalive === 0) throw new ProtocolError('keepalive: zero');
     if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
-      throw new ProtocolError('mode: neither a snapshot nor resumed from a cursor that we gave');
+      throw new ProtocolError('mode: neither a snapshot nor resumed from our cursor');
     }
     this.state = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
     this.limits = frame.limits;
@@ -223,7 +237,7 @@ export class Session {
 
   private ack(frame: Ack): Ack {
     const { pushed } = this;
-    if (pushed === null) throw new ProtocolError('an ack that nobody waits for');
+    if (pushed === null) throw new ProtocolError('an ack without a push');
     if (frame.results.length !== pushed.count || frame.results.some((result, i) => result.n !== pushed.n + i)) {
       throw new ProtocolError('results: not one for each mutation of the push, in its order');
     }
@@ -237,13 +251,13 @@ export class Session {
       const { pushed } = this;
       if (pushed === null || (frame.id !== null && frame.id !== pushed.n)) return frame;
       if (frame.code === 'gap' && ((frame.expected ?? 0) < 1 || frame.expected === pushed.n)) {
-        throw new ProtocolError('expected: missing, or what the push began with');
+        throw new ProtocolError('expected: missing, or the first number of the push');
       }
       this.pushed = null;
     } else if (frame.answers === 'refresh') {
       this.refreshing = false;
     } else if (frame.id !== null && frame.code !== 'unavailable') {
-      // A page that waits for Postgres is answered when it is back.
+      // A page that waits for Postgres is answered when Postgres is back (7.7).
       this.unanswered.delete(frame.id);
     }
     return frame;
@@ -252,7 +266,7 @@ export class Session {
   private encode(frame: ToServer): Uint8Array | string {
     if (this.state === 'new' || this.state === 'broken') throw new StateError(this.state);
     const encoded = this.codec.encode(frame);
-    if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server takes');
+    if (byteLength(encoded) > this.limits.frameBytes) throw new RangeError('a frame larger than the server accepts');
     return encoded;
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The port to a device's database: transactions over rows, the cursor with its position, the outbox, memories of
- * deletions and the floors of histories. What they mean is decided above it; a store only keeps them, all or nothing.
+ * The port to a device's database: transactions over rows, the cursor with its position, the outbox, the memories of
+ * deletions and the floors of histories. A store keeps them, all or nothing; other modules give them their meaning.
  */
 
 import type { Floor } from './holes.js';
@@ -9,37 +9,37 @@ import type { Entry } from './outbox.js';
 import type { Conversation, Cursor, Instant, Message, Place, Profile, Uuid } from './rows.js';
 
 export interface Meta {
-  /** Whose rows these are; empty until somebody opened the store. */
+  /** The id of the user whose rows these are; empty before the first use. */
   readonly user: string;
   readonly clientId: Uuid;
-  /** The last one drawn for a connection: it never falls, also where the clock does. */
+  /** Of the last connection (SPEC.md, 8.7). It only grows, even if the clock is set back. */
   readonly generation: number;
   readonly cursor: Cursor | null;
   readonly position: number | null;
   readonly nextKey: number;
   readonly nextN: number;
   readonly bounds: Bounds;
-  /** Who may settle what the server says: it grows with every new leader, so that a deposed one is noticed. */
+  /** Grows with every new leader. A leader whose number is not this one was deposed, and may not write. */
   readonly lease: number;
-  /** Whether this user works on the device alone. */
+  /** Whether this user's work stays on the device. */
   readonly local: boolean;
-  /** Whether that is by the user's own choice, whatever tokens there are: since a downgrade, until an upgrade. */
+  /** Whether the app chose that: from a downgrade until an upgrade, whatever tokens there are. */
   readonly downgraded: boolean;
   readonly profile: Profile | null;
-  /** How far the list of conversations is held without a hole. */
+  /** The floor of the list of conversations. */
   readonly list: Floor | null;
-  /** Microseconds: the server's clock less ours, as far as welcomes could tell. */
+  /** Microseconds: the server's clock less ours, as the last welcome showed (clock.ts). */
   readonly ahead: number;
-  /** The last instant given to a mutation, so that the next one comes after it. */
+  /** The last instant given to a mutation. The next one is later. */
   readonly lastAt: Instant;
-  /** Milliseconds by our clock: no push before. */
+  /** Milliseconds by our clock: no push is sent before. */
   readonly notBefore: number;
   readonly lastLive: Instant | null;
-  /** Local conversations that got another title than the one they came with. */
+  /** Local conversations that were renamed after they were made. */
   readonly renamed: readonly Uuid[];
-  /** How many mutations waited when local work was merged, as long as some of them do; 0: none. */
+  /** How many mutations waited when local work was merged; 0 once none of them waits. */
   readonly merging: number;
-  /** Which databases of an earlier app were taken over. */
+  /** Names of the earlier app's databases that were adopted. */
   readonly adopted: readonly string[];
 }
 
@@ -75,17 +75,17 @@ export interface Gone {
 
 export interface Reading {
   meta(): Promise<Meta>;
-  /** In the order of `ids`; undefined where none is held. */
+  /** In the order of `ids`; undefined for a row that is not held. */
   conversations(ids: readonly Uuid[]): Promise<(Conversation | undefined)[]>;
   messages(ids: readonly Uuid[]): Promise<(Message | undefined)[]>;
-  /** Newest first, older than `before` (null: from the newest on). */
+  /** Newest first, older than `before`; null: from the newest on. */
   newestConversations(before: Place | null, limit: number): Promise<Conversation[]>;
   newestMessages(conversation: Uuid, before: Place | null, limit: number): Promise<Message[]>;
   messagesOf(conversation: Uuid): Promise<Message[]>;
-  /** Rows that no server knows yet, oldest first. */
+  /** Rows with the seq LOCAL, oldest first. */
   localConversations(): Promise<Conversation[]>;
   localMessages(): Promise<Message[]>;
-  /** In the order of keys. */
+  /** All entries of the outbox, by key; so are the pending and the acked ones. */
   entries(): Promise<Entry[]>;
   pending(limit: number): Promise<Entry[]>;
   acked(): Promise<Entry[]>;
@@ -100,30 +100,32 @@ export interface Writing extends Reading {
   putMessages(rows: readonly Message[]): Promise<void>;
   dropConversations(ids: readonly Uuid[]): Promise<void>;
   dropMessages(ids: readonly Uuid[]): Promise<void>;
-  /** All rows that a server knows, with floors and memories; cursor and position stay. */
+  /** Deletes all rows but the local ones, all floors and all memories of deletions. Cursor and position stay. */
   dropSynced(): Promise<void>;
   putEntries(entries: readonly Entry[]): Promise<void>;
   dropEntries(keys: readonly number[]): Promise<void>;
   putFloors(floors: readonly (readonly [Uuid, Floor])[]): Promise<void>;
   dropFloors(conversations: readonly Uuid[]): Promise<void>;
+  /** Adds memories of deletions. */
   remember(deletions: readonly Gone[]): Promise<void>;
+  /** Deletes all memories of deletions. */
   forget(): Promise<void>;
 }
 
 export interface Transactions {
-  /** What `work` sees belongs together. Await in it nothing but the transaction's own promises. */
+  /** `work` sees one state of the store. It must await nothing but the transaction's own promises. */
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T>;
-  /** All is kept, or nothing if `work` throws; durable when it returns. Await nothing else in it, either. */
+  /** The same, and its changes are durable when the promise resolves. If `work` throws, nothing is changed. */
   write<T>(work: (tx: Writing) => Promise<T>): Promise<T>;
 }
 
 export interface Store extends Transactions {
-  /** The same for all that share what is kept, as the tabs of a browser do. */
+  /** The same for all stores that share their data, as those in the tabs of a browser do. */
   readonly name: string;
-  /** Takes over what an earlier app kept for this user, whose store this is, if there is anything. */
+  /** Adopts the rows that an earlier app kept for this user, once. */
   adopt?(user: string): Promise<void>;
   close(): Promise<void>;
-  /** Deletes the database itself, once there is nothing in it and it was closed. */
+  /** Deletes the database itself. Called after its content was deleted and it was closed. */
   destroy?(): Promise<void>;
 }
 
@@ -135,7 +137,7 @@ export class StoreError extends Error {
 /** This tab or another one has destroyed the store. */
 export class Destroyed extends StoreError {
   constructor() {
-    super('this store was destroyed: make another one, and another Sync');
+    super('this store was destroyed: make another store and another Sync');
   }
 }
 

@@ -1,6 +1,4 @@
-/**
- * What an app talks to: queries over the local store, writes, status. The only place that puts the parts together.
- */
+/** The library's façade: queries over the local store, writes, and status. The only module that connects the parts. */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
 import { Cleaner, isQuotaError } from './clean.js';
@@ -27,13 +25,15 @@ export interface SyncOptions {
   /** `wss://…/sync` */
   readonly url: string;
   readonly store: Store;
-  /** Whose rows the store keeps: the user's id. */
+  /** The id of the user whose rows the store keeps. */
   readonly user: string;
-  /** Without it, the device works on its own until `upgrade`. */
+  /** Without it, this user's work stays on the device until `upgrade`. */
   readonly getToken?: GetToken;
-  /** How much of the past comes with a first synchronisation. */
+  /** How many conversations, and messages of each, a snapshot brings: 50 of both by default. */
   readonly window?: Window;
+  /** `msgpack` by default; `json` is for developer tools. */
   readonly encoding?: Encoding;
+  /** What differs from the platform's own. */
   readonly environment?: Partial<Environment>;
 }
 
@@ -44,10 +44,11 @@ export function createSync(options: SyncOptions): Sync {
 }
 
 export class Sync {
-  /** Rejects with StoreError if the store is another user's or cannot be opened. */
+  /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
   readonly ready: Promise<void>;
+  /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
-  /** What was rejected, with the reason: to correct, `retry` or `discard`. */
+  /** Rejected mutations with their reasons, for `retry` or `discard`. */
   readonly quarantine: Query<readonly Entry[]>;
   readonly profile: Query<Profile | null>;
 
@@ -90,7 +91,7 @@ export class Sync {
       environment: env,
       onLead: () => {
         this.server.start().catch(nothing);
-        void this.cleanNow(); // only who leads may
+        void this.cleanNow(); // only the leading tab may
       },
       onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
@@ -103,7 +104,7 @@ export class Sync {
         awake: () => this.server.probe(),
         reconnect: () => void this.server.start().catch(nothing),
         downgrade: () => void this.server.stop().catch(nothing),
-        destroyed: () => this.lose(),
+        destroyed: () => this.onDestroyed(),
       },
     });
     this.histories = new Histories({
@@ -128,16 +129,18 @@ export class Sync {
     });
     const status = async (): Promise<Status> => {
       await this.ready;
-      return this.store.read((tx) => readStatus(tx, this.connection)).catch((error: unknown) => {
-        if (this.gone) return DESTROYED;
-        throw error;
-      });
+      return this.store
+        .read((tx) => readStatus(tx, this.connection))
+        .catch((error: unknown) => {
+          if (this.gone) return DESTROYED;
+          throw error;
+        });
     };
     this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
     this.profile = this.query(async (tx) => (await tx.meta()).profile);
     this.ready = this.open();
-    this.ready.catch(nothing); // whoever writes or reads hears of it
+    this.ready.catch(nothing); // each read and write rejects with it
   }
 
   // ---- Reading ----
@@ -152,14 +155,15 @@ export class Sync {
     return this.histories.messages(conversation, limit);
   }
 
-  /** Brings older rows of a conversation (null: older conversations) into the store, for whoever shows them. */
+  /** Fetches older rows of a conversation (null: older conversations) into the store; queries show them. */
   async loadOlder(conversation: Uuid | null, count: number = SHOWN): Promise<Older> {
     await this.ready;
     return this.histories.loadOlder(conversation, count);
   }
 
-  // ---- Writing: durable when the promise resolves, sent as soon as there is a connection ----
+  // ---- Writing: durable when the promise resolves, and sent as soon as there is a connection. Throws WriteError ----
 
+  /** Returns the id of the conversation. */
   async createConversation(title: string | null = null, id: Uuid = newId()): Promise<Uuid> {
     await this.write(null, (tx, now) => writes.createConversation(tx, now, title, id));
     return id;
@@ -169,10 +173,12 @@ export class Sync {
     await this.write(null, (tx, now) => writes.renameConversation(tx, now, id, title));
   }
 
+  /** Deletes a conversation with its messages. */
   async deleteConversation(id: Uuid): Promise<void> {
     await this.write(null, (tx) => writes.deleteConversation(tx, id));
   }
 
+  /** Adds a message to a conversation, and returns its id. `role` must be one that the server accepts from devices. */
   async sendMessage(
     conversation: Uuid,
     content: string,
@@ -182,6 +188,7 @@ export class Sync {
     return id;
   }
 
+  /** Replaces the content of a message. */
   async editMessage(id: Uuid, content: string): Promise<void> {
     await this.write(null, (tx, now) => writes.editMessage(tx, now, id, content));
   }
@@ -190,34 +197,36 @@ export class Sync {
     await this.write(null, (tx) => writes.deleteMessage(tx, id));
   }
 
-  /** A rejected write once more, with another text if one is given. `key` is the row's, or the quarantine's. */
+  /**
+   * Writes a rejected mutation again, with `text` if given. `key` is that of its row or of its entry in the quarantine.
+   */
   async retry(key: number, text?: string): Promise<void> {
     await this.write(null, (tx, now) => writes.retry(tx, now, key, text));
   }
 
-  /** Forget a rejected write. */
+  /** Deletes a rejected mutation. */
   async discard(key: number): Promise<void> {
     await this.write(null, (tx) => writes.discard(tx, key));
   }
 
-  // ---- Coming and going ----
+  // ---- Connecting, disconnecting, cleaning, deleting ----
 
-  /** This user may sync now: connect, and bring up what was made on the device meanwhile. `status.progress` tells. */
+  /** Connects, and pushes the work that stayed on the device. `status.progress` shows how far that is. */
   async upgrade(getToken?: GetToken): Promise<void> {
     await this.ready;
     if (getToken !== undefined) this.server.getToken = getToken;
     if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
-    // This tab knows the way to a token; the one that leads may not.
+    // This tab has a getToken; the leading one may have none.
     if (this.tabs.leading) await this.server.start();
     else this.tabs.steal();
   }
 
-  /** From now on, also after a restart, this user's work stays on the device, which keeps everything. */
+  /** Disconnects. This user's work stays on the device until an upgrade, also after a restart; no row is deleted. */
   async downgrade(): Promise<void> {
     await this.ready;
     await this.store.write(async (tx) => {
-      // Another tab may be connected yet: whatever it is told from now on is not stored.
+      // Another tab may still be connected: the new lease keeps it from storing anything.
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
     this.tabs.signal('downgrade');
@@ -225,12 +234,12 @@ export class Sync {
     this.touched(touchedAll());
   }
 
-  /** Try now, also after the server said not to come back. */
+  /** Connects now, also if the server said not to come back. */
   reconnect(): void {
     this.ready.then(() => this.tabs.reconnect()).catch(nothing);
   }
 
-  /** After the store was restored from a backup or copied: another client_id, for which numbers start at 1 (8.1). */
+  /** For a store that was restored from a backup or copied: it gets another client_id (SPEC.md, 8.1). */
   async renew(): Promise<void> {
     await this.ready;
     await this.server.pause(() =>
@@ -238,7 +247,7 @@ export class Sync {
         const { lease } = await tx.meta();
         const { nextN, put } = renew(await tx.entries());
         await tx.putEntries(put);
-        // Another tab may be connected with the old client_id: whatever it is told from now on is not this one's.
+        // Another tab may be connected with the old client_id: the new lease keeps it from storing anything.
         await tx.setMeta({ clientId: newId(), nextN, lease: lease + 1 });
       }),
     );
@@ -252,15 +261,15 @@ export class Sync {
     return this.cleaner.clean(full);
   }
 
-  /** Lets go of socket, lock and store. What was written stays written. */
+  /** Closes connection, lock and store. May be repeated. */
   close(): Promise<void> {
     return (this.ending ??= this.end());
   }
 
   /**
-   * Deletes the store with all that this user has on the device, as when they sign out; resolves when it is gone. Their
-   * Sync ends in every tab, with the state `destroyed`. Rejects with UnsentError, and nothing is changed, if writes are
-   * on this device only and are not to be discarded.
+   * Deletes the store and everything in it, as when the user signs out. Resolves when it is gone. Their Sync ends in
+   * every tab, with the state `destroyed`. Rejects with UnsentError, and changes nothing, if there are writes on this
+   * device only and `discardUnsent` is not set.
    */
   async destroy({ discardUnsent = false }: { readonly discardUnsent?: boolean } = {}): Promise<void> {
     await this.ready;
@@ -268,9 +277,9 @@ export class Sync {
     try {
       await this.store.write((tx) => wipe(tx, discardUnsent));
       this.tabs.signal('destroyed');
-      this.lose();
+      this.onDestroyed();
     } catch (error) {
-      // Otherwise it is gone already, perhaps by another tab.
+      // Another call, perhaps in another tab, has destroyed it already.
       if (error instanceof Destroyed) return this.close();
       throw error;
     }
@@ -278,14 +287,14 @@ export class Sync {
     await this.options.store.destroy?.();
   }
 
-  // ---- Within ----
+  // ---- Internals ----
 
   private async open(): Promise<void> {
     const { store, user, getToken } = this.options;
     await store.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== '' && meta.user !== user) {
-        throw new StoreError("this store is another user's: give each user one of a name of its own");
+        throw new StoreError("this store is another user's: give each user a store with a name of its own");
       }
       await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
     });
@@ -312,7 +321,7 @@ export class Sync {
     if (this.closed && !this.gone) throw new WriteError('this sync is closed');
   }
 
-  /** The store as long as it is this user's: once a tab has destroyed it, no other one brings it to life again. */
+  /** The store, while it is this user's: after a tab has destroyed it, no other tab may write to it again. */
   private guarded({ store, user }: SyncOptions): Transactions {
     const guard =
       (how: 'read' | 'write') =>
@@ -323,15 +332,15 @@ export class Sync {
             return work(tx as Writing);
           });
         } catch (error) {
-          if (error instanceof Destroyed) this.lose();
+          if (error instanceof Destroyed) this.onDestroyed();
           throw this.gone ? new Destroyed() : error;
         }
       };
     return { read: guard('read'), write: guard('write') };
   }
 
-  /** There is no store any more. */
-  private lose(): void {
+  /** The store was destroyed. */
+  private onDestroyed(): void {
     if (this.gone) return;
     this.gone = true;
     this.close().catch(nothing);
@@ -343,7 +352,7 @@ export class Sync {
     this.cleaner.stop();
     this.off();
     await this.ready.catch(nothing);
-    await this.server.close(); // the other tabs are told that nobody is connected
+    await this.server.close(); // reports `offline` to the other tabs
     this.tabs.close();
     await this.options.store.close();
   }
@@ -367,18 +376,19 @@ export class Sync {
   private follow(connection: ConnectionStatus): void {
     const came = connection.state === 'live' && this.connection.state !== 'live';
     this.show(connection);
-    if (came) this.queries.touched(touchedAll()); // what could not be loaded can be now
+    if (came) this.queries.touched(touchedAll()); // pages that could not be fetched can be now
   }
 
   private show(connection: ConnectionStatus): void {
     const { state, error } = this.connection;
-    // Where the store cannot be read, the status cannot either, and says so each time it is asked for.
+    // Without this, an unreadable store would loop: its status cannot be read, which is an error to show.
     if (state === connection.state && error?.message === connection.error?.message) return;
     this.connection = connection;
     this.status.invalidate();
     this.tabs.postStatus();
   }
 
+  /** Shows an error on the status line, and reacts to a lost lease and to a full disk. */
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
     if (isQuotaError(error)) void this.cleanNow(true);

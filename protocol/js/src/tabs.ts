@@ -1,6 +1,6 @@
 /**
- * The tabs of one browser that have a store in common: what they tell each other, and what the one that leads does for
- * the others. Knows neither the store nor the connection.
+ * The tabs of one browser that share a store: the messages between them, and what the leading tab does for the others.
+ * Knows neither the store nor the connection.
  */
 
 import { touchedAll, type Touched } from './apply.js';
@@ -11,7 +11,7 @@ import type { Uuid } from './rows.js';
 import type { ConnectionStatus } from './status.js';
 import { newId } from './uuid.js';
 
-/** What is told without more, to all tabs; `reconnect` concerns the one that leads. */
+/** Messages without content, to all other tabs; only the leading tab obeys `reconnect`. */
 type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
 
 type Message =
@@ -28,13 +28,13 @@ export interface TabsOptions {
   readonly environment: Environment;
   readonly onLead: () => void;
   readonly onDeposed: () => void;
-  /** Another tab changed what the store has. */
+  /** Another tab changed the store. */
   readonly onTouched: (touched: Touched) => void;
-  /** How the leader's connection stands, as it tells. */
+  /** The leading tab reported its connection. */
   readonly onConnection: (connection: ConnectionStatus) => void;
   readonly connection: () => ConnectionStatus;
-  /** PageRequest by another tab, of the one that leads. */
-  readonly page: (asked: PageRequest, limit: number) => Promise<void>;
+  /** Another tab asked this one, which leads, for a page. */
+  readonly page: (request: PageRequest, limit: number) => Promise<void>;
   readonly onTick: () => void;
   readonly on: Readonly<Record<Signal, () => void>>;
 }
@@ -43,7 +43,10 @@ export class Tabs {
   private readonly leader: Leader;
   private readonly channel: ChannelLike | null;
   private closed = false;
-  private readonly asked = new Map<Uuid, { readonly done: () => void; readonly failed: (error: PageError) => void }>();
+  private readonly waiting = new Map<
+    Uuid,
+    { readonly done: () => void; readonly failed: (error: PageError) => void }
+  >();
 
   constructor(private readonly options: TabsOptions) {
     const { locks, clock, random, visible, channel } = options.environment;
@@ -58,17 +61,17 @@ export class Tabs {
     this.leader = new Leader({ name, locks, clock, random, visible, post, onLead, onDeposed });
   }
 
-  /** Whether this tab is the one that holds the socket. */
+  /** Whether this tab is the one that connects. */
   get leading(): boolean {
     return this.leader.leading;
   }
 
-  /** This tab may lead: it knows the way to a token. */
+  /** From now on this tab may lead: it has a getToken. */
   start(): void {
     this.leader.start();
   }
 
-  /** Take the lead from whoever has it. */
+  /** Takes the lead from the tab that has it. */
   steal(): void {
     this.leader.steal();
   }
@@ -78,7 +81,7 @@ export class Tabs {
     this.leader.resign();
   }
 
-  /** Somebody looks at this tab (again), or the network is back. */
+  /** This tab became visible, or the network came back. */
   awake(): void {
     this.leader.awake();
     if (!this.leading) this.signal('awake');
@@ -92,7 +95,7 @@ export class Tabs {
     if (this.leading) this.post({ k: 'state', connection: this.options.connection() });
   }
 
-  /** Try now, whoever leads. */
+  /** The leading tab connects now. */
   reconnect(): void {
     if (this.leading) this.options.on.reconnect();
     else this.signal('reconnect');
@@ -102,21 +105,21 @@ export class Tabs {
     this.post({ k });
   }
 
-  /** A page into the store, by the tab that leads. */
-  page(asked: PageRequest, limit: number): Promise<void> {
+  /** Has the leading tab fetch a page into the store. Rejects with PageError. */
+  page(request: PageRequest, limit: number): Promise<void> {
     if (this.channel === null) return Promise.reject(new PageError('offline'));
     const id = newId();
     return new Promise<void>((done, failed) => {
-      this.asked.set(id, { done, failed });
-      this.post({ k: 'page', id, asked, limit });
+      this.waiting.set(id, { done, failed });
+      this.post({ k: 'page', id, asked: request, limit });
     });
   }
 
-  /** Gives up the lead, too. */
+  /** Also gives up the lead. */
   close(): void {
     this.closed = true;
     this.leader.stop();
-    for (const waiting of this.asked.values()) waiting.failed(new PageError('offline'));
+    for (const waiting of this.waiting.values()) waiting.failed(new PageError('offline'));
     this.channel?.close();
   }
 
@@ -142,14 +145,14 @@ export class Tabs {
         if (leading) void this.answer(message.id, options.page(message.asked, message.limit));
         break;
       case 'paged': {
-        const waiting = this.asked.get(message.id);
-        this.asked.delete(message.id);
+        const waiting = this.waiting.get(message.id);
+        this.waiting.delete(message.id);
         if (message.error === null) waiting?.done();
         else waiting?.failed(new PageError(message.error));
         break;
       }
       default:
-        // A tab of a newer version may say more.
+        // A tab of a newer version may send other messages.
         if (message.k !== 'reconnect' || leading) options.on[message.k]?.();
     }
   }

@@ -1,4 +1,6 @@
-/** Texts that the server can keep: their size in UTF-8, and the characters that Postgres does not accept (SPEC.md, 8.3). */
+/**
+ * Texts that the server can keep: their size in UTF-8, and the characters that Postgres does not accept (SPEC.md, 8.3).
+ */
 
 const encoder = new TextEncoder();
 export const utf8Bytes = (text: string): number => encoder.encode(text).length;

@@ -1,6 +1,5 @@
 /**
- * Ids that a device makes: UUIDs of version 7, so that rows made one after the other lie side by side in the
- * database.
+ * UUIDs. New ones are of version 7, so that rows made one after the other are near each other in the database's index.
  */
 
 import type { Uuid } from './rows.js';

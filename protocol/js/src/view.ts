@@ -1,22 +1,21 @@
-/**
- * What an app shows: rows as the server sent them, with the outbox's effects over them (SPEC.md, 8.8). Pure, and made
- * anew each time.
- */
+/** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
 
 import type { Entry } from './outbox.js';
 import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } from './rows.js';
 
 /**
- * synced: as the server sent it · acked: durable there, the feed has not brought it yet · pending: the server has said
- * nothing about it · rejected: made here, and the server will not have it · local: made here while nothing is sent.
+ * How certain a shown row is. synced: as the server sent it · acked: durable on the server, but not in the feed yet ·
+ * pending: the server has not answered · rejected: made here, and the server did not accept it · local: made here, and
+ * not to be sent before an upgrade.
  */
 export type Certainty = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
 
+/** How an app marks a row. */
 interface Marks {
   readonly state: Certainty;
-  /** The outbox's last entry that made it so: what `retry` and `discard` take. */
+  /** The last entry of the outbox that changed the row: the argument of `retry` and `discard`. */
   readonly key?: number;
-  /** Why it was rejected: a code, and a sentence to show. */
+  /** Why it was rejected: a code of SPEC.md, 8.4, and a sentence to show. */
   readonly code?: string;
   readonly reason?: string;
 }
@@ -24,7 +23,7 @@ interface Marks {
 export type ShownConversation = Conversation & Marks;
 export type ShownMessage = Message &
   Marks & {
-    /** Something may be missing between this message and the one shown before it. */
+    /** Messages may be missing between this message and the one before it. */
     readonly hole: boolean;
   };
 
@@ -52,15 +51,15 @@ const marks = ({ state, entry }: Cell<unknown>): Marks => ({
   ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
 });
 
-/** In the order in which they take effect: the rejected creations last, the other rejected ones not at all. */
+/** In the order in which they take effect: rejected creations last, other rejected mutations not at all. */
 const inEffect = (entries: readonly Entry[]): Entry[] => [
   ...entries.filter((entry) => entry.state !== 'rejected'),
   ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.kind.startsWith('+')),
 ];
 
 /**
- * Rows with the mutations put over them, one after the other, as the server would apply them. A rejected creation stays
- * to be seen, so that nothing that somebody wrote disappears from under them.
+ * Rows with the outbox's mutations applied, one after the other, as the server would apply them. A rejected creation
+ * stays visible, so that no text disappears that the user wrote.
  */
 class Overlay {
   readonly conversations: Map<Uuid, Cell<Conversation>>;
@@ -102,7 +101,7 @@ class Overlay {
         break;
       case '+m': {
         const { conversationId, role, content, at } = mutation;
-        // A conversation that is not held may be outside of the window: only a deleted one hides its messages.
+        // A conversation that is not held may be outside of the window. Only a deleted one hides its messages.
         if (messages.has(id) || gone.has(conversationId) || (gone.has(id) && rejected)) break;
         const row: Message = { kind: 'm', seq: 0, id, conversationId, role, content, createdAt: at, updatedAt: at };
         messages.set(id, { row, state: entry.state, entry });
@@ -128,7 +127,7 @@ class Overlay {
   }
 }
 
-/** `held` are the rows to show and those that the outbox touches; newest first. */
+/** Newest first. `held`: the rows to show, and those that the outbox changes. */
 export function showConversations(held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] {
   const overlay = new Overlay(held, [], entries);
   return [...overlay.conversations.values()]
@@ -136,7 +135,7 @@ export function showConversations(held: readonly Conversation[], entries: readon
     .sort((a, b) => compare(placeOf(b), placeOf(a)));
 }
 
-/** The messages of one conversation, oldest first. `holed`: nothing is known about what lies between those held. */
+/** The messages of one conversation, oldest first. `holed`: messages may be missing between those that are held. */
 export function showMessages(
   conversation: Uuid,
   held: readonly Message[],

@@ -1,6 +1,6 @@
 /**
- * What a person does, as one local transaction: into the outbox, or, while the device works alone, into its rows.
- * Nothing is sent here.
+ * The user's writes, each in one transaction of the store: into the outbox, or, while the device works alone, into
+ * local rows. Nothing is sent here.
  */
 
 import { addEntry } from './entries.js';
@@ -10,12 +10,13 @@ import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from 
 import type { Writing } from './store.js';
 import { newId } from './uuid.js';
 
-/** How far the last instant may be ahead of the clock before the clock has been corrected, in microseconds. */
+/** Microseconds. If the last instant is further ahead of the clock, a wrong clock gave it. */
 const PLAUSIBLE = 60_000_000;
 
 /**
- * Microseconds by the server's clock, each after the one before: messages of one device keep their order. Not after one
- * that a wrong clock gave, or the server would refuse everything until that time has come.
+ * The instant of a write, in microseconds by the server's clock. It is later than the last one, so that messages of one
+ * device keep their order; but not if a wrong clock gave the last one, or the server would reject every write until
+ * then.
  */
 async function instant(tx: Writing, nowMs: number): Promise<Instant> {
   const { ahead, lastAt } = await tx.meta();
@@ -25,7 +26,8 @@ async function instant(tx: Writing, nowMs: number): Promise<Instant> {
   return at;
 }
 
-const known = async (tx: Writing, id: Uuid): Promise<Entry[]> =>
+/** The entries of the outbox that create this row. */
+const creationsOf = async (tx: Writing, id: Uuid): Promise<Entry[]> =>
   (await tx.entries()).filter(({ mutation }) => mutation.id === id && mutation.kind.startsWith('+'));
 
 export async function createConversation(tx: Writing, now: number, title: string | null, id: Uuid): Promise<void> {
@@ -63,8 +65,8 @@ export async function deleteConversation(tx: Writing, id: Uuid): Promise<void> {
     await tx.dropConversations([id]);
     await tx.dropFloors([id]);
   } else {
-    const made = await known(tx, id);
-    // What no server ever had needs only to be forgotten, with what was written into it.
+    const made = await creationsOf(tx, id);
+    // The server never had it: its rejected entries are deleted, and those of its messages.
     if (row === undefined && made.length > 0 && made.every((entry) => entry.state === 'rejected')) {
       const entries = await tx.entries();
       const within = entries.filter(
@@ -89,7 +91,7 @@ export async function sendMessage(
   const mutation: Mutation = { kind: '+m', id, conversationId, role, content, at };
   check(mutation, (await tx.meta()).bounds);
   const [home] = await tx.conversations([conversationId]);
-  // Before its conversation it would be refused.
+  // The message of a local conversation is local, too: the server would reject it before its conversation.
   if (home?.seq === LOCAL) {
     await tx.putMessages([{ kind: 'm', seq: LOCAL, id, conversationId, role, content, createdAt: at, updatedAt: at }]);
     await tx.putConversations([{ ...home, updatedAt: Math.max(home.updatedAt, at) }]);
@@ -118,14 +120,14 @@ export async function deleteMessage(tx: Writing, id: Uuid): Promise<Uuid> {
   return home;
 }
 
-/** A rejected mutation once more, with a new number. Throws WriteError if `key` has none. */
+/** Writes a rejected mutation again, with a new number. Throws WriteError if no rejected entry has this key. */
 export async function retry(tx: Writing, now: number, key: number, text: string | undefined): Promise<void> {
   const entry = await rejected(tx, key);
   const mutation = corrected(entry, text, await instant(tx, now), newId(now));
   await tx.dropEntries([key]);
   await addEntry(tx, mutation);
   if (entry.mutation.kind !== '+c' || mutation.id === entry.mutation.id) return;
-  // What was written into it goes along, under the new id.
+  // Its rejected messages move along to the new id.
   const from = entry.mutation.id;
   await tx.putFloors([[mutation.id, 'start']]);
   await tx.putEntries(
@@ -137,7 +139,7 @@ export async function retry(tx: Writing, now: number, key: number, text: string 
   );
 }
 
-/** Forget a rejected mutation. Throws WriteError if `key` has none. */
+/** Deletes a rejected mutation. Throws WriteError if no rejected entry has this key. */
 export async function discard(tx: Writing, key: number): Promise<void> {
   await tx.dropEntries([(await rejected(tx, key)).key]);
 }
@@ -150,7 +152,7 @@ async function rejected(tx: Writing, key: number): Promise<Entry> {
 
 async function conversationOrNone(tx: Writing, id: Uuid): Promise<Conversation | undefined> {
   const [row] = await tx.conversations([id]);
-  if (row === undefined && (await known(tx, id)).length === 0)
+  if (row === undefined && (await creationsOf(tx, id)).length === 0)
     throw new WriteError('this device has no such conversation');
   return row;
 }
@@ -161,7 +163,7 @@ async function messageOf(
 ): Promise<{ readonly row: Message | undefined; readonly createdAt: Instant; readonly home: Uuid }> {
   const [row] = await tx.messages([id]);
   if (row) return { row, createdAt: row.createdAt, home: row.conversationId };
-  const made = (await known(tx, id)).at(-1);
+  const made = (await creationsOf(tx, id)).at(-1);
   if (made?.mutation.kind !== '+m') throw new WriteError('this device has no such message');
   if (made.state === 'rejected') throw new WriteError('this message was rejected: retry or discard it');
   return { row, createdAt: made.mutation.at, home: made.mutation.conversationId };

@@ -1,4 +1,4 @@
-/** The database of the app as it was before it had Atlas Sync. */
+/** Adopting the database of an earlier app. */
 
 import 'fake-indexeddb/auto';
 
@@ -105,7 +105,7 @@ describe('an earlier database', () => {
     await Dexie.delete(OLD);
   });
 
-  it('is shown at once, and what it had not sent goes up, once', async () => {
+  it('adopted rows are shown at once, and the unsynced ones are pushed, once', async () => {
     const world = new World(server());
     world.network.mode = 'down';
     const name = `adopt-${++count}`;
@@ -155,7 +155,7 @@ describe('an earlier database', () => {
     expect((await third.messages(C(2)).read()).rows).toHaveLength(2);
   });
 
-  it('is left as it was', async () => {
+  it('the earlier database stays as it was', async () => {
     const world = new World(server());
     await sync(world, `adopt-${++count}`).ready;
     const old = await new Dexie(OLD).open();
@@ -164,7 +164,7 @@ describe('an earlier database', () => {
     old.close();
   });
 
-  it('need not be there', async () => {
+  it('an earlier database need not exist', async () => {
     await Dexie.delete(OLD);
     const world = new World(server());
     const made = sync(world, `adopt-${++count}`);
@@ -225,7 +225,7 @@ describe('an earlier database', () => {
     const THEIRS = ['in none by OTHER', 'theirs', 'theirs by OTHER', 'theirs by nobody'];
     const CLAIMED = ['of nobody', 'of null'].flatMap((home) => [home, `${home} by USER`, `${home} by nobody`]);
 
-    it('gives them to the first user who comes, once, and a message only to whom its conversation goes', async () => {
+    it('rows without an owner go to the first user, once, and a message goes only where its conversation goes', async () => {
       expect(await heldBy(USER)).toEqual([...MINE, ...CLAIMED].sort());
       expect(await heldBy(OTHER)).toEqual(THEIRS);
       expect(await heldBy(id(3))).toEqual([]);
@@ -233,7 +233,7 @@ describe('an earlier database', () => {
       expect(await heldBy(USER)).toEqual([...MINE, ...CLAIMED].sort());
     });
 
-    it("sends nothing of another user's, whoever comes first", async () => {
+    it('no row of another user is sent, whoever comes first', async () => {
       const world = new World(new ModelServer());
       const theirs = sync(world, `adopt-${++count}`, OTHER);
       await pass(world, async () => {
@@ -247,7 +247,7 @@ describe('an earlier database', () => {
       expect(sent.filter((content) => /USER|^mine/.test(content))).toEqual([]);
     });
 
-    it('loses nothing and gives nothing twice where it was interrupted', async () => {
+    it('an interrupted adoption loses no row and adopts none twice', async () => {
       class Dying extends DexieStore {
         private writes = 0;
         override write: DexieStore['write'] = (work) =>
@@ -267,7 +267,7 @@ describe('an earlier database', () => {
       expect(await held(made, store)).toEqual([...MINE, ...CLAIMED].sort());
     });
 
-    it('gives them to one of two users who come at once, in two tabs each', async () => {
+    it('of two users who come at once, in two tabs each, one gets the rows without an owner', async () => {
       const names = [`adopt-${++count}`, `adopt-${++count}`];
       const opened = [USER, OTHER, USER, OTHER].map((user, i) => open(user, names[i % 2]));
       const all = await Promise.all(opened.map(({ made, store }) => held(made, store)));
@@ -277,7 +277,7 @@ describe('an earlier database', () => {
       expect(claimers).toHaveLength(1);
     });
 
-    it("puts nothing into a store that turns out to be another user's", async () => {
+    it("no row is adopted into a store that turns out to be another user's", async () => {
       const name = `adopt-${++count}`;
       const store = new DexieStore({ name });
       const made = sync(new World(new ModelServer()), name, USER, store);

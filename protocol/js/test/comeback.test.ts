@@ -53,14 +53,14 @@ describe('after the end of a connection', () => {
     ]);
   });
 
-  it('a delay that the server advised is marked, so that nothing cuts it short', () => {
+  it('a delay that the server advised is marked as advised', () => {
     const error = errorOf({ code: 'going_away', retry_after: 777 });
     expect(nextStep(4000, error, 3, 0, 1)).toMatchObject({ delayMs: 777, advised: true });
     expect(nextStep(1006, errorOf({ code: 'slow_down', retry_after: 777 }), 0, 0, 1).advised).toBe(false);
     expect(nextStep(1006, null, 3, 0, 1).advised).toBe(false);
   });
 
-  it('the close code that decided is told: the one that arrived, or else the announced one', () => {
+  it('the step names the close code that decided: the one that arrived, or else the announced one', () => {
     expect(nextStep(4301, errorOf({ code: 'replaced' }), 0, 0, 1).close).toBe(4301);
     expect(nextStep(1006, errorOf({ code: 'replaced' }), 0, 0, 1).close).toBe(4302);
     expect(nextStep(1006, errorOf({ code: 'constructor' }), 0, 0, 1).close).toBeNull();

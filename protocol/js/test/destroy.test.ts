@@ -1,4 +1,4 @@
-/** Signing out: nothing of a user stays on the device, in no tab, and nothing is lost that only this device has. */
+/** Signing out: no data of a user stays on the device, in any tab, and no unsent write is lost without consent. */
 
 import 'fake-indexeddb/auto';
 
@@ -8,10 +8,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
+import { StoreError, type Store } from '../src/store.js';
 import { DexieStore } from '../src/store/dexie.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
-import { StoreError, type Store } from '../src/store.js';
 import type { Sync } from '../src/sync.js';
 import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
@@ -25,7 +25,7 @@ async function pass(done: () => boolean | Promise<boolean>): Promise<void> {
   for (let i = 0; i < 200 && !(await done()); i++) await app.world.clock.pass(50);
   expect(await done()).toBe(true);
 }
-const settled = (sync: Sync): Promise<void> =>
+const synced = (sync: Sync): Promise<void> =>
   pass(async () => {
     const { state, pending } = await sync.status.read();
     return state === 'live' && pending === 0;
@@ -43,12 +43,12 @@ async function destroy(sync: Sync, options: Parameters<Sync['destroy']>[0] = {})
 }
 
 describe.each(KINDS)('destroy, $name', ({ make }) => {
-  it('leaves nothing of a user, and what is made after it begins anew', async () => {
+  it('no data of a user stays, and a store made after it is new', async () => {
     const { store, reopen, end } = make();
     const sync = app.open({ store });
     const home = await sync.createConversation('Trip');
     await sync.sendMessage(home, 'Hello');
-    await settled(sync);
+    await synced(sync);
     const before = await store.read((tx) => tx.meta());
     await destroy(sync);
     expect(await state(sync)).toBe('destroyed');
@@ -62,18 +62,18 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
       expect(await tx.entries()).toEqual([]);
     });
     const again = app.open({ store: after });
-    await settled(again);
+    await synced(again);
     expect((await again.messages(home).read()).rows).toMatchObject([{ content: 'Hello' }]);
     await app.end(again);
     await end();
   });
 
-  it('keeps all, and says of how many writes, if only this device has them and none may be discarded', async () => {
+  it('nothing is deleted while writes are on this device only, unless they may be discarded, and the error counts them', async () => {
     const { store, end } = make();
     const sync = app.open({ store });
     const home = await sync.createConversation('x');
     await sync.sendMessage(home, 'refuse me');
-    await settled(sync);
+    await synced(sync);
     const refused = destroy(sync);
     await expect(refused).rejects.toBeInstanceOf(UnsentError);
     app.world.network.mode = 'down';
@@ -83,13 +83,13 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
     expect(await sync.status.read()).toMatchObject({ pending: 1, rejected: 1 });
     expect((await sync.messages(home).read()).rows.map((row) => row.content)).toEqual(['refuse me', 'unsent']);
     app.world.network.mode = 'up';
-    await settled(sync);
+    await synced(sync);
     await destroy(sync, { discardUnsent: true });
     expect(await state(sync)).toBe('destroyed');
     await end();
   });
 
-  it('counts what never left a device that works alone', async () => {
+  it('local work of a device that works alone counts as unsent', async () => {
     const { store, end } = make();
     const sync = app.alone({ store });
     await sync.sendMessage(await sync.createConversation('x'), 'local');
@@ -100,10 +100,10 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
 });
 
 describe('after destroy', () => {
-  it('every call is rejected with a sentence, and the status says why', async () => {
+  it('every call is rejected with a sentence, and the status is destroyed', async () => {
     const sync = app.open();
     const home = await sync.createConversation('x');
-    await settled(sync);
+    await synced(sync);
     let seen = '';
     sync.status.subscribe(() => (seen = sync.status.value.state));
     await Promise.all([destroy(sync), destroy(sync)]);
@@ -139,7 +139,7 @@ describe('after destroy', () => {
     await sync.close();
   });
 
-  it('a Sync that was closed before says that', async () => {
+  it('a Sync that was closed before rejects with that reason', async () => {
     const sync = app.open();
     await sync.ready;
     await app.end(sync);
@@ -149,7 +149,7 @@ describe('after destroy', () => {
   it("another user's store is not touched", async () => {
     const store = new MemoryStore();
     const sync = app.open({ store });
-    await settled(sync);
+    await synced(sync);
     await expect(destroy(app.open({ store, user: id(2) }))).rejects.toThrow("another user's");
     expect(await state(sync)).toBe('live');
   });
@@ -178,11 +178,11 @@ describe('other tabs', () => {
   };
 
   describe.each(Object.entries(BROWSERS))('%s', (_, browser) => {
-    it('hear of it, whoever leads: nobody connects again, and the store stays gone', async () => {
+    it('every tab ends, whoever leads: none connects again, and the store stays deleted', async () => {
       const { store, gone } = browser();
       const syncs = [app.open({ store: store() }), app.open({ store: store() }), app.open({ store: store() })];
       const home = await syncs[0]?.createConversation('x');
-      for (const sync of syncs) await settled(sync);
+      for (const sync of syncs) await synced(sync);
       await destroy(syncs[1] as Sync);
       await pass(() => syncs.every((sync) => sync.status.value.state === 'destroyed'));
       for (const sync of syncs) {
@@ -195,13 +195,13 @@ describe('other tabs', () => {
       expect(await gone()).toBe(true);
     });
 
-    it('find out by the store where they cannot hear', async () => {
+    it('a tab without a channel finds out by the store', async () => {
       const { store, gone } = browser();
       const deaf = app.world.tab().environment();
       const a = app.open({ store: store() });
       const b = app.open({ store: store(), environment: { ...deaf, channel: null } });
       await a.createConversation('x');
-      await settled(a);
+      await synced(a);
       expect((await b.conversations().read()).rows).toHaveLength(1);
       await destroy(a);
       await expect(b.createConversation('late')).rejects.toThrow('this store was destroyed');
@@ -209,39 +209,39 @@ describe('other tabs', () => {
       expect(await gone()).toBe(true);
     });
 
-    it('may be frozen meanwhile, and bring nothing back when they thaw', async () => {
+    it('a tab that was frozen meanwhile brings nothing back when it thaws', async () => {
       const { store, gone } = browser();
       const [first, second] = [app.world.tab(), app.world.tab()];
       const a = app.open({ store: store(), environment: first.environment() });
-      await settled(a);
+      await synced(a);
       const b = app.open({ store: store(), environment: second.environment() });
       await b.createConversation('x');
-      await settled(b);
+      await synced(b);
       first.freeze();
       await destroy(b);
       app.server.message(C(1), M(1), 'news', app.world.clock.now() * 1000);
       first.thaw();
-      first.look();
+      first.show();
       await pass(async () => (await state(a)) === 'destroyed');
       await app.world.clock.pass(60_000);
       expect(app.world.network.attempts).toHaveLength(1);
       expect(await gone()).toBe(true);
     });
 
-    it('may sign out at the same time', async () => {
+    it('two tabs may sign out at the same time', async () => {
       const { store } = browser();
       const [a, b] = [app.open({ store: store() }), app.open({ store: store() })];
-      await settled(a);
-      await settled(b);
+      await synced(a);
+      await synced(b);
       await Promise.all([destroy(a), destroy(b)]);
       expect([await state(a), await state(b)]).toEqual(['destroyed', 'destroyed']);
     });
 
-    it('lose no write that came before it, and none that comes after is taken', async () => {
+    it('a write before the deletion prevents it, and a write after it is rejected', async () => {
       const { store } = browser();
       const [a, b] = [app.open({ store: store() }), app.open({ store: store() })];
-      await settled(a);
-      await settled(b);
+      await synced(a);
+      await synced(b);
       app.world.network.mode = 'down';
       app.world.network.cut();
       const writes = Array.from({ length: 5 }, (_unused, i) => b.createConversation(`${i}`));
@@ -255,32 +255,28 @@ describe('other tabs', () => {
 });
 
 describe('what stays elsewhere on the device', () => {
-  it('no database in IndexedDB; this user’s rows of the earlier app go, those of others stay', async () => {
+  it('the database in IndexedDB and this user’s rows of the earlier app are deleted, those of others stay', async () => {
     const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
     const old = new Dexie(earlier);
     old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
-    await old.table('conversations').bulkPut([
-      { id: C(1), userId: USER },
-      { id: C(2), userId: id(2) },
-      { id: C(3) },
-    ]);
+    await old.table('conversations').bulkPut([{ id: C(1), userId: USER }, { id: C(2), userId: id(2) }, { id: C(3) }]);
     await old.table('messages').bulkPut([1, 2, 3].map((n) => ({ id: M(n), conversationId: C(n), content: 'x' })));
     const open = (): Sync => app.open({ store: new DexieStore({ name, adopt: { name: earlier, userId: USER } }) });
     const sync = open();
-    await settled(sync);
+    await synced(sync);
     await sync.deleteMessage(M(1));
-    await settled(sync);
+    await synced(sync);
     await destroy(sync);
     expect(await Dexie.exists(name)).toBe(false);
     expect(await old.table('conversations').toArray()).toEqual([{ id: C(2), userId: id(2) }]);
     expect((await old.table('messages').toArray()).map((row: { id: string }) => row.id)).toEqual([M(2)]);
     const again = open();
-    await settled(again);
+    await synced(again);
     expect([...app.server.state.messages.keys()]).toEqual([M(3)]);
     old.close();
   });
 
-  it('nothing that comes back, where the database could not be deleted', async () => {
+  it('no row comes back if the database could not be deleted', async () => {
     class Stuck extends DexieStore {
       override destroy = (): Promise<void> => Promise.reject(new Error('the browser crashed'));
     }
@@ -293,18 +289,18 @@ describe('what stays elsewhere on the device', () => {
     const options = { name, adopt: { name: earlier, userId: USER } };
     const store = new Stuck(options);
     const sync = app.open({ store });
-    await settled(sync);
+    await synced(sync);
     await sync.deleteMessage(M(1));
-    await settled(sync);
+    await synced(sync);
     const { lease } = await store.read((tx) => tx.meta());
     await expect(destroy(sync)).rejects.toThrow('the browser crashed');
     const after = new DexieStore(options);
     expect(await after.read((tx) => tx.meta())).toMatchObject({ user: '', lease: lease + 1 });
-    await settled(app.open({ store: after }));
+    await synced(app.open({ store: after }));
     expect(app.server.state.messages.size).toBe(0);
   });
 
-  it('no text in the file of SQLite, nor beside it', async () => {
+  it('no text stays in the file of SQLite, nor beside it', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'atlas-sqlite-'));
     const path = join(folder, 'device.sqlite');
     const store = new SqliteStore(sqliteDriver(path));
@@ -320,10 +316,10 @@ describe('what stays elsewhere on the device', () => {
     rmSync(folder, { recursive: true });
   });
 
-  it('a tab that keeps its connection open does not hold up who signs out', async () => {
+  it('a tab that keeps the database open does not hold up the deletion', async () => {
     const name = `destroy-${++count}`;
     const sync = app.open({ store: new DexieStore({ name }), getToken: () => tokenOf(USER) });
-    await settled(sync);
+    await synced(sync);
     const frozen = await new Promise<IDBDatabase>((resolve) => {
       const opening = indexedDB.open(name);
       opening.onsuccess = () => resolve(opening.result);

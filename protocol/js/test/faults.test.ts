@@ -1,9 +1,9 @@
-/** What goes wrong around the library, and what must not come of it. */
+/** Failures around the library, and what must not follow from them. */
 
 import { expect, it } from 'vitest';
 
-import { MemoryStore } from '../src/store/memory.js';
 import type { Status } from '../src/status.js';
+import { MemoryStore } from '../src/store/memory.js';
 import type { Sync } from '../src/sync.js';
 import { App } from './support/app.js';
 import { C, conversation, id, M, message } from './support/rows.js';
@@ -26,7 +26,7 @@ class Shared extends MemoryStore {
 
 const status = (sync: Sync): Promise<Status> => sync.status.read();
 
-it("another user's store is never sent, whatever is tried", async () => {
+it("another user's store is never sent, whatever the app calls", async () => {
   const store = new Shared();
   const theirs = app.open({ store, user: id(7), getToken: () => Promise.reject(new Error('none')) });
   await theirs.createConversation('secret');
@@ -39,7 +39,7 @@ it("another user's store is never sent, whatever is tried", async () => {
   expect(app.world.network.attempts).toEqual([]);
 });
 
-it('a write that was under way when its tab closed succeeds, and its promise says so', async () => {
+it('a write that was under way when its tab closed succeeds, and its promise resolves', async () => {
   const store = new Shared();
   const sync = app.open({ store });
   await app.world.clock.pass(0);
@@ -50,7 +50,7 @@ it('a write that was under way when its tab closed succeeds, and its promise say
   await expect(writing).resolves.toMatch(/-/);
 });
 
-it('who waits for pages of a leader that closes is told by the next one, or that there is none', async () => {
+it('a page that was asked of a closing leader comes from the next one, or its promise resolves with offline', async () => {
   for (let n = 1; n <= 3; n++) {
     const at = (app.world.clock.now() - 10_000_000) * 1000;
     app.server.push(id(99), n, [['+c', C(n), `c${n}`, at]]);
@@ -68,7 +68,7 @@ it('who waits for pages of a leader that closes is told by the next one, or that
   for (const older of await Promise.all(waiting)) expect(['here', 'offline']).toContain(older);
 });
 
-it('a tab without a token never leads where another one has one', async () => {
+it('a tab without a getToken never leads while another tab has one', async () => {
   const store = new Shared();
   const without = app.alone({ store });
   await app.world.clock.pass(0);
@@ -85,10 +85,13 @@ it('a tab without a token never leads where another one has one', async () => {
 it('a downgrade by a tab whose leader is frozen reaches that one when it thaws', async () => {
   const store = new Shared();
   const [first, second] = [app.world.tab(), app.world.tab()];
-  const [a, b] = [app.open({ store, environment: first.environment() }), app.open({ store, environment: second.environment() })];
+  const [a, b] = [
+    app.open({ store, environment: first.environment() }),
+    app.open({ store, environment: second.environment() }),
+  ];
   await app.world.clock.pass(2_000);
   first.freeze();
-  second.look();
+  second.show();
   await b.downgrade();
   await app.world.clock.pass(30_000);
   first.thaw();
@@ -97,7 +100,7 @@ it('a downgrade by a tab whose leader is frozen reaches that one when it thaws',
   for (const sync of [a, b]) expect((await status(sync)).state).toBe('local');
 });
 
-it('a tab that was replaced while its store failed comes back when somebody looks', async () => {
+it('a tab that was replaced while its store failed comes back when it becomes visible', async () => {
   const store = new Shared();
   const tab = app.world.tab();
   const sync = app.open({ store, environment: tab.environment() });
@@ -109,7 +112,7 @@ it('a tab that was replaced while its store failed comes back when somebody look
   store.broken = true;
   await app.world.clock.pass(0);
   store.broken = false;
-  tab.look();
+  tab.show();
   await app.world.clock.pass(1_000);
   expect((await status(sync)).state).toBe('live');
 });
@@ -123,7 +126,7 @@ const shown = async (sync: Sync): Promise<unknown[]> =>
   (await sync.messages(C(1)).read()).rows.map((row) => [row.content, row.state]);
 
 it.each(['resumes', 'finds another epoch', 'is told to start over'])(
-  'a database that lost what it had acknowledged gets it again: the device %s',
+  'a database that lost an acknowledged write gets it again: the device %s',
   async (how) => {
     const sync = app.open();
     await sync.createConversation('x', C(1));
@@ -172,7 +175,7 @@ it('a database that was gone back to after a failover takes no new write for a r
   expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0 });
 });
 
-it('each connection of a device has a larger generation than the last, whatever becomes of the clock', async () => {
+it('each connection of a device has a larger generation than the last, also if the clock is set back', async () => {
   const store = new Shared();
   const first = app.open({ store });
   await app.world.clock.pass(0);
@@ -192,7 +195,7 @@ it('each connection of a device has a larger generation than the last, whatever 
   expect(generations.slice(1)).toEqual([1, 2, 3].map((more) => 1_700_000_000_000_000 + more));
 });
 
-it('a renewal that the store refuses leaves the connection as it was', async () => {
+it('a renewal that the store refuses leaves the device able to connect', async () => {
   const store = new Shared();
   const sync = app.open({ store });
   await app.world.clock.pass(0);
@@ -204,7 +207,7 @@ it('a renewal that the store refuses leaves the connection as it was', async () 
   expect((await status(sync)).state).toBe('live');
 });
 
-it('a device that never synced shows all that it has', async () => {
+it('a device that never synced shows all its rows', async () => {
   const store = new Shared();
   await store.write(async (tx) => {
     await tx.putConversations([conversation(1, 0)]);

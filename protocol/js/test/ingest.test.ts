@@ -1,16 +1,18 @@
-/** What a ingest makes of the clocks, of the connections before its own, and of a server that lost what it had. */
+/**
+ * How received frames change the store: the server's clock, generations, and databases that lost acknowledged writes.
+ */
 
 import { describe, expect, it } from 'vitest';
 
+import { CODECS } from '../src/codec.js';
 import { addEntry } from '../src/entries.js';
+import type { Limits } from '../src/frames.js';
 import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
+import type { Event } from '../src/session.js';
 import { Deposed } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { CODECS } from '../src/codec.js';
-import type { Limits } from '../src/frames.js';
-import type { Event } from '../src/session.js';
 import { C } from './support/rows.js';
 
 const limits: Limits = {
@@ -57,29 +59,29 @@ async function ahead(store: MemoryStore, begun: number, server: number, heard: n
   return (await store.read((tx) => tx.meta())).ahead / 1000;
 }
 
-it('leaves a clock alone that may be right, however long the greeting took', async () => {
+it('a clock that may be right is not corrected, however long the greeting took', async () => {
   expect(await ahead(new MemoryStore(), 10_000, 10_400, 10_900)).toBe(0);
 });
 
-it('corrects a clock that is wrong, by no more than it must be', async () => {
+it('a wrong clock is corrected by no more than it must be', async () => {
   expect(await ahead(new MemoryStore(), 10_000, 70_000, 10_300)).toBe(59_700);
   expect(await ahead(new MemoryStore(), 70_000, 10_100, 70_300)).toBe(-59_900);
 });
 
-it('keeps what it found out as long as it fits', async () => {
+it('a known offset stays as long as it is possible', async () => {
   const store = new MemoryStore();
   expect(await ahead(store, 10_000, 70_000, 10_010)).toBe(59_990);
   expect(await ahead(store, 20_000, 80_100, 20_900)).toBe(59_990);
   expect(await ahead(store, 30_000, 30_050, 30_100)).toBe(50);
 });
 
-it('believes the server where a greeting says too little: it took very long, or the clock was set meanwhile', async () => {
+it('the server is believed if the greeting took very long, or the clock was set meanwhile', async () => {
   expect(await ahead(new MemoryStore(), 600_000, 605_000, 1_200_000)).toBe(-595_000);
   expect(await ahead(new MemoryStore(), 3_610_000, 10_100, 10_200)).toBe(-100);
 });
 
 describe('the generation of a connection', () => {
-  it('is the clock, or more than that of the one before, over tabs and a clock that is set back', async () => {
+  it('a generation is the clock, or the last one plus one, over tabs and a clock that is set back', async () => {
     const store = new MemoryStore();
     let time = 1_000_000;
     const first = ingestOf(store, () => time);
@@ -96,7 +98,7 @@ describe('the generation of a connection', () => {
     expect((await second.begin()).generation).toBe(2_000_000_000);
   });
 
-  it('is one that the server takes, whatever the clock says', async () => {
+  it('a generation is within the bounds of the protocol, whatever the clock says', async () => {
     const store = new MemoryStore();
     let time = -5;
     const ingest = ingestOf(store, () => time);
@@ -152,7 +154,7 @@ describe('on another connection', () => {
     ['snapshot', 'epoch'],
     ['snapshot', 'ahead'],
     ['snapshot', 'too_old'],
-  ])('what was acknowledged is pushed again, and is that all the while: %s, %s', async (mode, why) => {
+  ])('an acknowledged mutation is pushed again, and stays acked meanwhile: %s, %s', async (mode, why) => {
     const { store, ingest } = await acked(4, 9);
     await store.write((tx) => addEntry(tx, { kind: '-c', id: C(5) }));
     await ingest.apply(welcome({ mode, ...(why !== null && { why }) }));
@@ -170,7 +172,7 @@ describe('on another connection', () => {
     expect(await held(store)).toEqual([4, 5].map((n) => [n, 'acked', 21]));
   });
 
-  it('nothing is settled by the position that another history had', async () => {
+  it('the position of another history completes no entry', async () => {
     const { store, ingest } = await acked(1, 101);
     await ingest.apply(welcome({ mode: 'snapshot', why: 'epoch' }));
     await push(ingest);
@@ -181,7 +183,7 @@ describe('on another connection', () => {
     expect(await held(store)).toEqual([]);
   });
 
-  it('a gap gives new numbers at once; another one right after it waits', async () => {
+  it('a gap leads to new numbers at once, a second gap in a row to a pause', async () => {
     const { store, ingest } = await acked(2, 9);
     await ingest.apply(welcome());
     await push(ingest);

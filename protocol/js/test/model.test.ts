@@ -1,23 +1,23 @@
 /**
- * Ingest, session and outbox against a tiny server, through whatever may happen: lost answers, cuts anywhere, other
- * tabs taking over, restarts, a database that comes back from a backup.
+ * Ingest, session and outbox against a model server, through random failures: lost answers, cuts anywhere, other tabs
+ * taking over, restarts, a database that comes back from a backup.
  */
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { touchedNothing } from '../src/apply.js';
+import { CODECS } from '../src/codec.js';
+import { covers } from '../src/holes.js';
 import { Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import type { Uuid } from '../src/rows.js';
+import { compare } from '../src/rows.js';
 import { Session } from '../src/session.js';
 import { Deposed, type Store } from '../src/store.js';
 import { showMessages } from '../src/view.js';
-import { CODECS } from '../src/codec.js';
 import * as writes from '../src/write.js';
 import { ModelServer, Peer } from './support/model.js';
-import { compare } from '../src/rows.js';
-import { covers } from '../src/holes.js';
 import { C, id, M } from './support/rows.js';
 import { type Kind, KINDS } from './support/stores.js';
 
@@ -25,9 +25,9 @@ const HOMES = [C(1), C(2)];
 
 class Device {
   readonly inbox: string[] = [];
-  /** Answers to pushes, which may come before what they are about, or after it. */
+  /** Answers to pushes, which may come before the changes that they are about, or after them. */
   readonly answers: string[] = [];
-  /** Pages that were read, and are slow in arriving. */
+  /** Pages that were read, and arrive late. */
   readonly late: string[] = [];
   readonly written: { id: Uuid; content: string }[] = [];
   session: Session | null = null;
@@ -52,7 +52,7 @@ class Device {
     readonly window = { conversations: 500, messages: 200 },
   ) {}
 
-  /** The app ends wherever it is, and starts again from what is stored. */
+  /** The app ends wherever it is, and starts again from its store. */
   async restart(): Promise<void> {
     this.cut();
     this.store = await this.reopen();
@@ -125,7 +125,7 @@ class Device {
     return true;
   }
 
-  /** Until there is nothing left to say. */
+  /** Exchanges frames until there are none left. */
   async flush(): Promise<void> {
     if (this.session === null) await this.connect();
     do {
@@ -192,10 +192,10 @@ async function perform(devices: readonly Device[], server: ModelServer, { on, st
     case 'restart':
       return device.restart();
     case 'busy':
-      server.refusals.push({ code: 'unavailable', retry_after: 10 });
+      server.pushErrors.push({ code: 'unavailable', retry_after: 10 });
       return;
     case 'take over': {
-      // Another tab leads on the same store: nothing that the old one hears or asks for may count any more.
+      // Another tab leads on the same store: nothing that the old one receives or sends may count any more.
       if (device.session === null) return;
       const other = device.newIngest();
       await other.lead();
@@ -248,7 +248,7 @@ async function inStep(server: ModelServer, devices: readonly Device[]): Promise<
   }
 }
 
-/** Messages that are written and neither settled nor rejected. */
+/** Messages that the outbox still holds, and the server would not reject. */
 const heldBy = (device: Device): Promise<Uuid[]> =>
   device.store.read(async (tx) =>
     (await tx.entries()).flatMap(({ mutation, state }) =>
@@ -256,7 +256,7 @@ const heldBy = (device: Device): Promise<Uuid[]> =>
     ),
   );
 
-/** What a device holds was applied once, in its order, with whatever else it wrote that is in this history. */
+/** Each message that the device held was applied once, and everything that it wrote, in its order. */
 async function appliedOnce(server: ModelServer, device: Device, held: readonly Uuid[]): Promise<void> {
   const { clientId } = await device.store.read((tx) => tx.meta());
   const applied = server.state.applied.filter((write) => write.client === clientId).map((write) => write.id);
@@ -268,7 +268,7 @@ async function appliedOnce(server: ModelServer, device: Device, held: readonly U
 
 /** Twice, so that each device sees what the other one wrote last. */
 async function flushAll(server: ModelServer, devices: readonly Device[]): Promise<void> {
-  server.refusals.length = 0;
+  server.pushErrors.length = 0;
   for (let round = 0; round < 2; round++) for (const device of devices) await device.flush();
 }
 
@@ -316,7 +316,7 @@ describe.each(KINDS)('whatever happens, $name', (kind) => {
     );
   });
 
-  it('a database that lost its tail gets again what is still held; nothing twice', async () => {
+  it('a database that lost its tail gets all writes that are still held again, and none twice', async () => {
     await fc.assert(
       fc.asyncProperty(steps, steps, steps, fc.boolean(), async (before, lost, after, told) => {
         const { server, devices } = await begin(kind);
@@ -331,7 +331,7 @@ describe.each(KINDS)('whatever happens, $name', (kind) => {
   });
 });
 
-it('a database that failed over and was gone back to has each write once that is still held', async () => {
+it('a database that failed over and was gone back to has each write that is still held, once', async () => {
   await fc.assert(
     fc.asyncProperty(steps, steps, steps, steps, coins, async (before, lost, there, after, chance) => {
       const [told, flushedHere, flushedThere] = chance;
@@ -379,7 +379,7 @@ describe('histories', () => {
     },
   );
 
-  it('have no hole above their floor, whatever was written, deleted and paged meanwhile', async () => {
+  it('a history has no hole above its floor, whatever was written, deleted and paged meanwhile', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(act, { minLength: 30, maxLength: 80, size: 'max' }),

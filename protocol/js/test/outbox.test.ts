@@ -1,7 +1,9 @@
-/** The outbox's decisions, one by one. */
+/** The functions of the outbox, one by one. */
 
 import { describe, expect, it } from 'vitest';
 
+import { byteLength, CODECS } from '../src/codec.js';
+import type { Limits } from '../src/frames.js';
 import { mergeLocal } from '../src/merge.js';
 import { NUMBER_END, type Mutation, WriteError } from '../src/mutation.js';
 import {
@@ -18,8 +20,6 @@ import {
 } from '../src/outbox.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { byteLength, CODECS } from '../src/codec.js';
-import type { Limits } from '../src/frames.js';
 import { C, conversation, M, message } from './support/rows.js';
 
 const LIMITS: Limits = {
@@ -47,7 +47,7 @@ const big = (n: number, length: number): Entry =>
 describe('the next push', () => {
   const next = (entries: readonly Entry[], limits: Partial<Limits> = {}) =>
     nextPush(entries, { ...LIMITS, ...limits }, CODECS.json);
-  it('has the lowest ones, as many as are permitted and fit', () => {
+  it('a push has the mutations with the lowest numbers, as many as are permitted and fit', () => {
     expect(next([])).toBeNull();
     expect(next([entry(5), entry(6)])).toMatchObject({ n: 5, mutations: { length: 2 } });
     expect(next([1, 2, 3, 4].map((n) => entry(n)))?.mutations).toHaveLength(3);
@@ -59,7 +59,7 @@ describe('the next push', () => {
     ).toHaveLength(2);
     expect(next([entry(1)], { mutations: 0 })).toBeNull();
   });
-  it('gives away the number of one that fits no frame any more', () => {
+  it('the number of a mutation that fits no frame any more is given up', () => {
     const outgrown = big(1, 2000);
     const push = next([outgrown, entry(2)], { frameBytes: 1000 });
     expect(push?.mutations).toEqual([null, entry(2).mutation]);
@@ -74,20 +74,20 @@ describe('the next push', () => {
     ]);
     expect(drop).toEqual([]);
   });
-  it('begins with the lowest one in distrustAcks, and has an empty array for each number whose mutation is gone', () => {
+  it('a push begins with the lowest entry in doubt, and has null for each number whose mutation is gone', () => {
     const held = [...distrustAcks([entry(3, { state: 'acked', seq: 7 })]).put, entry(5), entry(6)];
     const [three, five] = held.map(({ mutation }) => mutation);
     expect(next(held)).toEqual({ n: 3, held: 3, mutations: [three, null, five] });
     expect(next(held, { mutations: 2 })).toEqual({ n: 3, held: 3, mutations: [three] });
     expect(next(held.slice(0, 1))).toEqual({ n: 3, held: 3, mutations: [three] });
   });
-  it('says the lowest number whose mutation is held, acknowledged or not', () => {
+  it('`held` is the lowest number whose mutation is held, acknowledged or not', () => {
     const acked = [entry(0, { state: 'acked', seq: 1 }), entry(2, { state: 'acked', seq: 7 })];
     expect(next([...acked, entry(4)])).toMatchObject({ n: 4, held: 2, mutations: { length: 1 } });
     expect(next([entry(4)])).toMatchObject({ n: 4, held: 4 });
     expect(next(acked)).toBeNull();
   });
-  it.each(['json', 'msgpack'] as const)('fits the frame, whatever numbers it has or skips: %s', (encoding) => {
+  it.each(['json', 'msgpack'] as const)('a push fits the frame, whatever numbers it has or skips: %s', (encoding) => {
     const codec = CODECS[encoding];
     for (let frameBytes = 400; frameBytes < 420; frameBytes++) {
       const held = [0, 70, 71, 72].map((more) => entry(NUMBER_END - 72 + more));
@@ -102,13 +102,13 @@ describe('what was acknowledged', () => {
   const acked = (n: number, seq: number | null = null): Entry => entry(n, { state: 'acked', seq });
   const push = { n: 3, held: 3, mutations: [acked(3).mutation, null, acked(5).mutation] };
 
-  it('is in doubt on each connection, in the same state, and settles by no position', () => {
+  it('an acked entry is in doubt on a new connection, stays acked, and no position completes it', () => {
     const { put, drop } = distrustAcks([acked(3, 7), acked(5)]);
     expect(put).toEqual([acked(3), acked(5)]);
     expect(drop).toEqual([]);
     expect(advance(put, 99).drop).toEqual([]);
   });
-  it('is so again, or settled, by a result of this connection', () => {
+  it('a result of this connection acknowledges an entry in doubt again, or completes it', () => {
     const results = [
       { kind: 'repeated' as const, n: 3, seq: 8 },
       { kind: 'repeated' as const, n: 4, seq: 8 },
@@ -119,13 +119,13 @@ describe('what was acknowledged', () => {
     expect(acknowledge(entries, push, results, null)).toEqual({ put: [acked(3, 8), acked(5, 9)], drop: [] });
     expect(advance([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
   });
-  it('goes to quarantine if this database rejects it', () => {
+  it('an acked entry goes to quarantine if this database rejects it', () => {
     const results = [3, 4, 5].map((n) => ({ kind: 'rejected' as const, n, code: 'refused', message: 'No.' }));
     const { put, drop } = acknowledge([acked(3), acked(5, 9)], push, results, 8);
     expect(put).toMatchObject([{ key: 3, state: 'rejected', code: 'refused', message: 'No.' }]);
     expect(drop).toEqual([]);
   });
-  it('under another client_id is not asked for: it goes with the position', () => {
+  it('an acked entry without a number is not pushed again: a position completes it', () => {
     const { put } = distrustAcks(renew([acked(3, 7), acked(5)]).put);
     expect(put.map((each) => [each.n, each.seq])).toEqual([
       [0, 7],
@@ -138,7 +138,7 @@ describe('what was acknowledged', () => {
 });
 
 describe('numbers', () => {
-  it('are given once, until there are none left', () => {
+  it('each number is given once, until there are none left', () => {
     const mutation: Mutation = { kind: '-c', id: C(1) };
     expect(add(HEAD, mutation)).toMatchObject({ key: 9, n: 9, state: 'pending' });
     expect(() => add({ ...HEAD, nextN: NUMBER_END + 1 }, mutation)).toThrow(WriteError);
@@ -151,7 +151,7 @@ describe('numbers', () => {
     entry(4),
     entry(5),
   ];
-  it('are given anew from what a database awaits that lost its tail, to all that it does not have', () => {
+  it('a database that lost its tail gets new numbers for all that it does not have', () => {
     const { put, nextN } = renumber(entries, 4, 2);
     expect(put.map((e) => [e.key, e.n, e.state])).toEqual([
       [2, 2, 'pending'],
@@ -160,7 +160,7 @@ describe('numbers', () => {
     ]);
     expect(nextN).toBe(5);
   });
-  it('are given anew to all that is held, if the database has other mutations under them', () => {
+  it('a database with other mutations under these numbers gets new numbers for all that is held', () => {
     const { put, nextN } = renumber(entries, 1, 7);
     expect(put.map((e) => [e.key, e.n, e.state, e.seq])).toEqual([
       [1, 7, 'pending', null],
@@ -170,7 +170,7 @@ describe('numbers', () => {
     ]);
     expect(nextN).toBe(11);
   });
-  it('start at 1 for another client_id', () => {
+  it('numbers start at 1 under another client_id', () => {
     const { put, nextN } = renew([
       entry(4, { state: 'acked', seq: 1 }),
       entry(5),
@@ -182,7 +182,7 @@ describe('numbers', () => {
   });
 });
 
-it('a retry changes what the rejection asks for', () => {
+it('a retry changes the time or id if the rejection asks for it', () => {
   const rejected = (code: string): Entry =>
     entry(1, { state: 'rejected', code, mutation: { kind: '+c', id: C(1), title: 'a', at: 1 } });
   expect(corrected(rejected('refused'), undefined, 5, C(9))).toEqual({ kind: '+c', id: C(1), title: 'a', at: 1 });
@@ -190,7 +190,7 @@ it('a retry changes what the rejection asks for', () => {
   expect(corrected(rejected('bad_id'), undefined, 5, C(9))).toMatchObject({ id: C(9) });
 });
 
-it('local work that the server would not take goes to quarantine, not up and not away', async () => {
+it('local work that exceeds the limits goes to quarantine: it is neither pushed nor lost', async () => {
   const store = new MemoryStore();
   await store.write(async (tx) => {
     await tx.putConversations([conversation(1, LOCAL)]);

@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-/** The hooks, in components. */
+/** The hooks for React, in components. */
 
 import { act, cleanup, render, screen } from '@testing-library/react';
 import { StrictMode } from 'react';
@@ -29,7 +29,7 @@ function Chat({ sync }: { readonly sync: Sync }) {
   );
 }
 
-it('show what the store has, and what changes', async () => {
+it('the hooks show the rows of the store, and their changes', async () => {
   const server = new ModelServer();
   const world = new World(server);
   server.push(id(9), 1, [['+c', C(1), 'Trip', 5]]);

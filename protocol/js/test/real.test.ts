@@ -1,6 +1,6 @@
 /**
- * Against the real server, whose address and token the environment names:
- * ATLAS_URL, ATLAS_TOKEN and, to stop and start it, ATLAS_RESTART (a command).
+ * The client against a real server: ATLAS_URL is its address, ATLAS_TOKEN a token, and ATLAS_RESTART, which is
+ * optional, a command that stops and starts it.
  */
 
 import { execSync } from 'node:child_process';
@@ -27,7 +27,7 @@ describe.skipIf(url === undefined || token === undefined).each(KINDS)('the real 
     for (const end of ends.splice(0)) await end();
   });
 
-  it('two devices of one user: what one writes, the other has; edits, deletions, rejections', async () => {
+  it('two devices of one user exchange writes, edits, deletions; rejections go to quarantine', async () => {
     const [a, b] = [open(), open()];
     await Promise.all([live(a), live(b)]);
     const home = await a.createConversation('Lisbon');
@@ -60,7 +60,7 @@ describe.skipIf(url === undefined || token === undefined).each(KINDS)('the real 
     await until(a.status, (status) => status.pending === 0 && status.rejected === 0);
   });
 
-  it('writes offline, in order, and once', async () => {
+  it('offline writes arrive in order, and once', async () => {
     const { store, reopen, end } = make();
     const offline = device({ url: 'ws://127.0.0.1:1/sync', user, store, getToken: () => token ?? '' });
     const home = await offline.createConversation('On the train');
@@ -82,7 +82,7 @@ describe.skipIf(url === undefined || token === undefined).each(KINDS)('the real 
     await end();
   });
 
-  it('pages to the beginning, without a gap or a repeat', async () => {
+  it('pages lead to the beginning of a history, without a gap or a repeat', async () => {
     const writer = open();
     await live(writer);
     const home = await writer.createConversation('Long');
@@ -108,7 +108,7 @@ describe.skipIf(url === undefined || token === undefined).each(KINDS)('the real 
   });
 
   it.skipIf(process.env['ATLAS_RESTART'] === undefined)(
-    'the server is killed while it writes: nothing is lost, nothing is twice',
+    'no write is lost or applied twice when the server is killed meanwhile',
     async () => {
       const [a, b] = [open(), open()];
       await Promise.all([live(a), live(b)]);

@@ -1,11 +1,11 @@
-/** One connection: what may be said when, in every state. */
+/** The session: which frames are allowed in each state. */
 
 import { describe, expect, it } from 'vitest';
 
+import { ProtocolError } from '../src/codec.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { ProtocolError } from '../src/codec.js';
 import { C, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -62,20 +62,20 @@ const of = (n: number, ...mutations: (Mutation | null)[]): Push => ({ n, mutatio
 
 const STATES: readonly State[] = ['new', 'greeting', 'snapshot_due', 'snapshot', 'catching_up', 'live', 'broken'];
 
-describe.each(STATES)('%s', (state) => {
-  it.each(Object.keys(FRAMES))('%s', (t) => {
+describe.each(STATES)('in state %s', (state) => {
+  it.each(Object.keys(FRAMES))('%s is accepted or breaks the protocol', (t) => {
     const session = inState(state);
     expect(session.state).toBe(state);
     const receive = (): unknown => session.receive(JSON.stringify(FRAMES[t]));
     if (state === 'broken') return expect(receive()).toBeNull();
     const permitted = (ALLOWED[state] as readonly string[]).includes(t);
-    // What answers nothing that was asked is not permitted either.
+    // An ack or a page that was not asked for is not allowed either.
     if (permitted && t !== 'ack' && t !== 'page') return expect(receive()).not.toBeNull();
     expect(receive).toThrow(ProtocolError);
     expect(session.state).toBe('broken');
   });
 
-  it('what it may say', () => {
+  it('the session sends only the frames that this state allows', () => {
     const session = inState(state);
     const welcomed = state !== 'new' && state !== 'greeting' && state !== 'broken';
     const inStep = state === 'catching_up' || state === 'live';
@@ -91,12 +91,14 @@ describe.each(STATES)('%s', (state) => {
 describe('a session', () => {
   const receive = (session: Session, frame: object): unknown => session.receive(JSON.stringify(frame));
 
-  it('takes changes from its cursor only, and goes on from there', () => {
+  it('changes must start at the cursor, and move it', () => {
     const session = inState('catching_up');
-    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject({
-      cursor: 'AQ==',
-      seq: null,
-    });
+    expect(receive(session, { t: 'changes', from: CURSOR, to: 'AQ==', rows: [], seq: 5, partial: true })).toMatchObject(
+      {
+        cursor: 'AQ==',
+        seq: null,
+      },
+    );
     expect(receive(session, { t: 'changes', from: 'AQ==', to: 'Ag==', rows: [], seq: 5 })).toMatchObject({
       cursor: 'Ag==',
       seq: 5,
@@ -107,7 +109,7 @@ describe('a session', () => {
     );
   });
 
-  it('has no cursor within a snapshot', () => {
+  it('a session has no cursor within a snapshot', () => {
     const session = inState('snapshot');
     expect(session.cursor).toBeNull();
     expect(receive(session, { t: 'snapshot', as_of: 1, rows: [], cursor: 'AQ==' })).toMatchObject({
@@ -117,7 +119,7 @@ describe('a session', () => {
     expect(session.state).toBe('catching_up');
   });
 
-  it('asks for as many pages as are permitted, and takes each answer once', () => {
+  it('as many pages are asked for as are permitted, and each is answered once', () => {
     const session = inState('live');
     const [page, frame] = session.askPage(C(1), [5, C(2)], 10);
     expect(JSON.parse(frame as string)).toEqual({
@@ -135,7 +137,7 @@ describe('a session', () => {
     expect(() => receive(session, { t: 'page', id: page, as_of: 1, rows: [], more: true })).toThrow(ProtocolError);
   });
 
-  it('has one push unanswered at a time, and wants one result for each mutation in its order', () => {
+  it('one push is unanswered at a time, and its ack has one result for each mutation in its order', () => {
     const push = (): Session => {
       const session = inState('live');
       session.push(of(5, { kind: '-c', id: C(1) }, null));
@@ -166,14 +168,14 @@ describe('a session', () => {
     expect(() => inState('live').push(of(Number.MAX_SAFE_INTEGER, null, null))).toThrow(RangeError);
   });
 
-  it('says who connects, which connection it is, and what is held', () => {
+  it('hello has client_id, cursor and generation, and a push says what is held', () => {
     const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
     expect(JSON.parse(session.hello() as string)).toMatchObject({ client_id: id(1), cursor: CURSOR, generation: 7 });
     const push = inState('live').push({ n: 5, held: 3, mutations: [{ kind: '-c', id: C(1) }] });
     expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-c', C(1)]] });
   });
 
-  it('a refused push may be sent again; a gap must be below it, or above', () => {
+  it('a push that got an error may be sent again; the number that a gap expects is not its own', () => {
     const error = { t: 'error', code: 'gap', message: '', retryable: true, answers: 'push', id: 5 };
     const pushed = (): Session => {
       const session = inState('live');
@@ -193,7 +195,7 @@ describe('a session', () => {
       expect(() => receive(pushed(), { ...error, expected })).toThrow(ProtocolError);
   });
 
-  it('refreshes one at a time', () => {
+  it('one refresh is unanswered at a time', () => {
     const session = inState('greeting');
     session.refresh('b');
     expect(() => session.refresh('c')).toThrow(StateError);
@@ -201,7 +203,7 @@ describe('a session', () => {
     session.refresh('d');
   });
 
-  it('resumes only from a cursor that it gave', () => {
+  it('a welcome resumes only from a cursor that hello gave', () => {
     const session = new Session({ token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
     session.hello();
     expect(() => receive(session, welcome('resumed'))).toThrow('mode');
@@ -209,7 +211,7 @@ describe('a session', () => {
     expect(() => receive(inState('greeting'), { ...welcome('resumed'), keepalive: 0 })).toThrow('keepalive');
   });
 
-  it('refuses a window out of bounds, and frames that are too large', () => {
+  it('a window out of bounds, or a frame that is too large, throws RangeError', () => {
     expect(
       () =>
         new Session({

@@ -1,4 +1,4 @@
-/** The contract of a store, for all three. */
+/** The contract of a store, checked with each of the three. */
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
@@ -35,7 +35,7 @@ describe.each(KINDS)('$name', ({ make }) => {
   });
   afterEach(() => made.end());
 
-  it('begins empty, with a client_id that stays', async () => {
+  it('a new store is empty, and its client_id stays', async () => {
     const meta = await store.read((tx) => tx.meta());
     expect(meta).toMatchObject({ cursor: null, position: null, nextKey: 1, nextN: 1, lease: 0 });
     expect(meta.clientId).toMatch(/^[0-9a-f-]{36}$/);
@@ -43,7 +43,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect((await store.read((tx) => tx.meta())).clientId).toBe(meta.clientId);
   });
 
-  it('keeps all of a transaction, also when it is opened again', async () => {
+  it('a transaction is kept as a whole, also when the store is opened again', async () => {
     await write(async (tx) => {
       await tx.putConversations([conversation(1, 5), conversation(2, 5, { title: null })]);
       await tx.putMessages([message(1, 1, 5), message(2, 1, 6, { content: 'Grüezi 東京 🚲' })]);
@@ -83,7 +83,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
   });
 
-  it('keeps nothing of a transaction that throws', async () => {
+  it('nothing is kept of a transaction that throws', async () => {
     await write((tx) => tx.putConversations([conversation(1, 1)]));
     const broken = write(async (tx) => {
       await tx.putConversations([conversation(1, 9), conversation(2, 9)]);
@@ -102,14 +102,14 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
   });
 
-  it('runs transactions one after the other', async () => {
+  it('transactions run one after the other', async () => {
     await Promise.all(
       Array.from({ length: 20 }, () => write(async (tx) => tx.setMeta({ nextN: (await tx.meta()).nextN + 1 }))),
     );
     expect((await store.read((tx) => tx.meta())).nextN).toBe(21);
   });
 
-  it('finds rows newest first, before a place, equal instants by id', async () => {
+  it('rows are found newest first, before a place, equal instants by id', async () => {
     await write(async (tx) => {
       await tx.putConversations([1, 2, 3, 4].map((n) => conversation(n, 1, { updatedAt: n === 3 ? 2000 : n * 1000 })));
       await tx.putMessages([1, 2, 3, 4].map((n) => message(n, 1, 1, { createdAt: n === 2 ? -5 : 10 })));
@@ -125,7 +125,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
   });
 
-  it('has the outbox by key and by state', async () => {
+  it('the outbox can be read by key and by state', async () => {
     await write((tx) =>
       tx.putEntries([
         entry(3, { state: 'acked', seq: 7 }),
@@ -148,7 +148,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await store.read((tx) => tx.counts())).toEqual({ pending: 0, rejected: 0 });
   });
 
-  it('drops what is synced, and keeps local rows', async () => {
+  it('dropSynced deletes synced rows and keeps local ones', async () => {
     await write(async (tx) => {
       await tx.putConversations([conversation(1, 0), conversation(2, LOCAL)]);
       await tx.putMessages([message(2, 2, LOCAL), message(1, 2, LOCAL), message(3, 1, 4)]);
@@ -167,7 +167,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect((await store.read((tx) => tx.localMessages())).map((row) => row.id)).toEqual([M(2)]);
   });
 
-  it('takes many rows at once', async () => {
+  it('many rows can be stored at once', async () => {
     const rows = Array.from({ length: 1500 }, (_, n) => message(n, 1, n));
     await write((tx) => tx.putMessages(rows));
     const found = await store.read((tx) => tx.messages(rows.map((row) => row.id)));
@@ -178,7 +178,7 @@ describe.each(KINDS)('$name', ({ make }) => {
 
   // ---- What SPEC.md says about rows, on a real store ----
 
-  it('5.2: applies no row over a newer one, and the later of equals', async () => {
+  it('5.2: a row does not replace a newer one; of equals, the later one counts', async () => {
     await apply([conversation(1, 5), message(1, 1, 5)]);
     await apply([message(1, 1, 4, { content: 'older' })]);
     await apply([{ kind: '-m', seq: 4, id: M(1) }]);
@@ -189,7 +189,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await messagesIn(1)).toEqual([]);
   });
 
-  it('5.3: a deleted conversation takes its messages along, also one made anew', async () => {
+  it('5.3: a deletion of a conversation deletes its messages, also if the conversation was made anew', async () => {
     await apply([conversation(1, 5), message(1, 1, 5), message(2, 1, 9)]);
     await apply([conversation(1, 8)]);
     await apply([{ kind: '-c', seq: 6, id: C(1) }]);
@@ -200,13 +200,13 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await messagesIn(1)).toEqual(['m4']);
   });
 
-  it('5.3: a message that moves comes as -m and m', async () => {
+  it('5.3: a message that moves arrives as -m and m', async () => {
     await apply([message(1, 1, 5)]);
     await apply([{ kind: '-m', seq: 6, id: M(1) }, message(1, 2, 6)]);
     expect([await messagesIn(1), await messagesIn(2)]).toEqual([[], ['m1']]);
   });
 
-  it('5.4: a page does not bring back what was deleted after it was read', async () => {
+  it('5.4: a page does not bring back a row that was deleted after the page was read', async () => {
     await apply([conversation(1, 5), message(1, 1, 5)]);
     await apply(
       [
@@ -229,7 +229,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await messagesIn(1)).toEqual(['m2', 'm1']);
   });
 
-  it('7.3: a snapshot replaces what is synced, and says how much is held', async () => {
+  it('7.3: a snapshot replaces the synced rows, and sets the floors', async () => {
     await apply([conversation(1, 5), message(1, 1, 5), message(9, 4, 5)]);
     await write((tx) => tx.putEntries([entry(1)]));
     await write((tx) =>
@@ -256,7 +256,7 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await store.read((tx) => tx.floors([C(7), C(1)]))).toEqual(['start', undefined]);
   });
 
-  it('7.7: pages extend the stretch from its floor only', async () => {
+  it('7.7: a page moves the floor only if it begins there', async () => {
     const page = (before: [number, string] | null, ns: number[], more: boolean): Promise<void> =>
       write((tx) =>
         applyPage(

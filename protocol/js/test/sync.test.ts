@@ -1,13 +1,13 @@
-/** The whole library in a world whose time, network and tabs the test holds in its hand. */
+/** The whole library in a world whose time, network and tabs the test controls. */
 
 import { describe, expect, it } from 'vitest';
 
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
 import { LOCAL } from '../src/rows.js';
-import { MemoryStore } from '../src/store/memory.js';
-import { StoreError, type Store } from '../src/store.js';
 import type { Status } from '../src/status.js';
+import { StoreError, type Store } from '../src/store.js';
+import { MemoryStore } from '../src/store/memory.js';
 import type { Sync } from '../src/sync.js';
 import type { TokenReason } from '../src/token.js';
 import { App, USER } from './support/app.js';
@@ -21,14 +21,14 @@ const texts = async (sync: Sync, conversation = C(1)): Promise<string[]> =>
   (await sync.messages(conversation).read()).rows.map((row) => row.content);
 const now = (): number => app.world.clock.now() * 1000;
 
-/** What another device has written: a conversation with messages 1 … count, a second apart. */
+/** Another device writes a conversation with messages 1 … count, a second apart. */
 function history(n: number, count: number, at = now() - 10_000_000_000): void {
   app.server.push(id(99), (app.server.state.clients.get(id(99))?.n ?? 0) + 1, [['+c', C(n), `c${n}`, at]]);
   for (let i = 1; i <= count; i++) app.server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
 }
 
 describe('offline first', () => {
-  it('shows at once what was written, and says how far it has come', async () => {
+  it('a write is shown at once, with its state', async () => {
     app.world.network.mode = 'down';
     const sync = app.open();
     const home = await sync.createConversation('Trip');
@@ -46,7 +46,7 @@ describe('offline first', () => {
     expect((await status(sync)).lastLive).toBeGreaterThan(0);
   });
 
-  it('writes by the clock of the server, each instant after the one before', async () => {
+  it('writes get instants by the clock of the server, each later than the last', async () => {
     app.server.now = () => app.world.clock.now() - 86_400_000;
     const sync = app.open();
     await app.world.clock.pass(0);
@@ -58,7 +58,7 @@ describe('offline first', () => {
     expect(rows[1]?.createdAt).toBe((app.world.clock.now() - 86_400_000) * 1000 + 2);
   });
 
-  it('refuses what can never be sent, and keeps nothing of it', async () => {
+  it('a write that can never be sent is refused, and nothing of it is stored', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     const home = await sync.createConversation();
@@ -79,7 +79,7 @@ describe('offline first', () => {
     expect(await status(sync)).toMatchObject({ pending: 0, rejected: 0 });
   });
 
-  it('keeps what was rejected: to correct and retry, or to discard', async () => {
+  it('a rejected write stays, and the user can correct, retry or discard it', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     const home = await sync.createConversation('x');
@@ -105,7 +105,7 @@ describe('offline first', () => {
     expect(await texts(sync, home)).toEqual(['take me', 'fine']);
   });
 
-  it('belongs to one user', async () => {
+  it('a store belongs to one user', async () => {
     const store = new MemoryStore();
     await app.open({ store }).ready;
     const other = app.open({ store, user: id(2) });
@@ -113,31 +113,31 @@ describe('offline first', () => {
     await expect(other.sendMessage(C(1), 'x')).rejects.toThrow("another user's");
   });
 
-  it('a query tells its listeners, once for what came together, and rests when nobody listens', async () => {
+  it('a query calls its listeners at a change, once for changes that came together, and never without listeners', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     history(1, 0);
     const query = sync.messages(C(1));
-    let told = 0;
-    const stop = query.subscribe(() => told++);
+    let calls = 0;
+    const stop = query.subscribe(() => calls++);
     await quiet();
-    const before = told;
+    const before = calls;
     app.server.message(C(1), M(1), 'a', now());
     app.server.message(C(1), M(2), 'b', now() + 1);
     await app.world.clock.pass(0);
     expect(query.value?.rows.map((row) => row.content)).toEqual(['a', 'b']);
-    expect(told - before).toBeLessThanOrEqual(4);
+    expect(calls - before).toBeLessThanOrEqual(4);
     stop();
-    const after = told;
+    const after = calls;
     app.server.message(C(1), M(3), 'c', now() + 2);
     await app.world.clock.pass(0);
-    expect(told).toBe(after);
+    expect(calls).toBe(after);
     expect((await query.read()).rows).toHaveLength(3);
   });
 });
 
 describe('coming back', () => {
-  it('waits twice as long each time, and not at all when somebody looks', async () => {
+  it('a device waits twice as long after each failure, and connects at once when its tab becomes visible', async () => {
     app.world.network.mode = 'down';
     const tab = app.world.tab();
     app.open({ environment: tab.environment() });
@@ -145,12 +145,12 @@ describe('coming back', () => {
     const waits = app.world.network.attempts.slice(1).map((at, i) => at - (app.world.network.attempts[i] ?? 0));
     expect(waits).toEqual([500, 1000, 2000, 4000, 8000, 15_000]);
     const before = app.world.network.attempts.length;
-    tab.look();
+    tab.show();
     await app.world.clock.pass(0);
     expect(app.world.network.attempts.length).toBe(before + 1);
   });
 
-  it('obeys the advice of the server, also when somebody looks', async () => {
+  it('a device waits as long as the server advised, also when its tab becomes visible', async () => {
     const tab = app.world.tab();
     const sync = app.open({ environment: tab.environment() });
     await app.world.clock.pass(0);
@@ -159,7 +159,7 @@ describe('coming back', () => {
       peer.shut(4000);
     }
     await app.world.clock.pass(100);
-    tab.look();
+    tab.show();
     await app.world.clock.pass(4_800);
     expect(app.world.network.attempts).toHaveLength(1);
     expect((await status(sync)).state).toBe('offline');
@@ -167,7 +167,7 @@ describe('coming back', () => {
     expect((await status(sync)).state).toBe('live');
   });
 
-  it('notices a line that is dead by its silence, and at once after waking up', async () => {
+  it('a dead connection is noticed by its silence, and by a probe after waking up', async () => {
     const tab = app.world.tab();
     const sync = app.open({ environment: tab.environment() });
     await app.world.clock.pass(0);
@@ -179,18 +179,18 @@ describe('coming back', () => {
     expect(app.world.network.attempts).toHaveLength(2);
     expect((await status(sync)).state).toBe('live');
     app.world.network.mode = 'dead';
-    tab.look();
+    tab.show();
     await app.world.clock.pass(2_400);
     expect(app.world.network.attempts).toHaveLength(2);
     app.world.network.mode = 'up';
     await app.world.clock.pass(1_200);
     expect(app.world.network.attempts).toHaveLength(3);
-    tab.look();
+    tab.show();
     await app.world.clock.pass(3_000);
     expect(app.world.network.attempts).toHaveLength(3);
   });
 
-  it('catches up with what it missed, from its cursor', async () => {
+  it('a device that comes back gets the changes after its cursor', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     history(1, 2);
@@ -205,7 +205,7 @@ describe('coming back', () => {
     expect(await texts(sync)).toEqual(['1', '2', 'missed']);
   });
 
-  it('breaks off with 4000 when the server breaks the protocol, and comes back', async () => {
+  it('a device closes with 4000 when the server breaks the protocol, and comes back', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     const [socket] = app.world.network.sockets;
@@ -217,7 +217,7 @@ describe('coming back', () => {
     expect(await status(sync)).toMatchObject({ state: 'live', error: null });
   });
 
-  it('starts over after 42xx; unsent writes stay', async () => {
+  it('a device that is told to start over keeps its unsent writes', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     history(1, 1);
@@ -232,10 +232,10 @@ describe('coming back', () => {
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
   });
 
-  it('sends a refused push again, when the server says, on a later connection neither earlier', async () => {
+  it('a push that got an error is sent again when the server says, on a later connection no earlier', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
-    app.server.refusals.push({ code: 'slow_down', retry_after: 8_000 });
+    app.server.pushErrors.push({ code: 'slow_down', retry_after: 8_000 });
     const home = await sync.createConversation('x');
     await app.world.clock.pass(1_000);
     app.world.network.cut();
@@ -246,7 +246,7 @@ describe('coming back', () => {
     expect(app.server.state.conversations.has(home)).toBe(true);
   });
 
-  it('sends nothing again whose answer is on its way into the store', async () => {
+  it('a mutation is not sent again while its result is being stored', async () => {
     class Slow extends MemoryStore {
       override async write<T>(work: Parameters<typeof MemoryStore.prototype.write<T>>[0]): Promise<T> {
         const written = await super.write(work);
@@ -263,7 +263,7 @@ describe('coming back', () => {
     expect(app.server.repeats).toBe(0);
   });
 
-  it('comes to connect although the store was full, or out of order, when it began', async () => {
+  it('a device connects in the end although its store was full, or failed, when it began', async () => {
     class Failing extends MemoryStore {
       broken: 'no' | 'full' | 'all' = 'no';
       override read: MemoryStore['read'] = (work) => (this.broken === 'all' ? this.fail() : super.write(work));
@@ -292,7 +292,7 @@ describe('coming back', () => {
     }
   });
 
-  it('stays away when the server says so, until it is told to try again', async () => {
+  it('a device stays away when the server says so, until the app calls reconnect', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);
     for (const peer of [...app.server.peers]) {
@@ -316,7 +316,7 @@ describe('tokens', () => {
     ['one with a sub that is no text', tokenOf(1), 'no JWT with a `sub`'],
     ['one that is empty', '', 'no JWT with a `sub`'],
     ['one that is none', undefined, 'no JWT with a `sub`'],
-  ])('open no socket while getToken gives %s, and the status says so', async (_, wrong, words) => {
+  ])('no WebSocket is opened while getToken gives %s, and the status says so', async (_, wrong, words) => {
     let token = wrong as string;
     const sync = app.open({ getToken: () => token });
     await sync.createConversation('mine');
@@ -331,7 +331,7 @@ describe('tokens', () => {
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null });
   });
 
-  it('do not refresh a connection if they cannot be read, and the one in use goes on', async () => {
+  it('an unreadable token refreshes no connection, and the token in use goes on', async () => {
     let token = tokenOf(USER);
     const offered: string[] = [];
     app.server.tokens = (each) => offered.push(each) > 0;
@@ -347,7 +347,7 @@ describe('tokens', () => {
     expect(await status(sync)).toMatchObject({ state: 'live', error: { code: 'TokenError' } });
   });
 
-  it('are asked for again before the one in use ends', async () => {
+  it('another token is asked for before the one in use ends', async () => {
     const reasons: TokenReason[] = [];
     app.server.tokenLife = 600_000;
     app.open({ getToken: (reason) => tokenOf(USER, reasons.push(reason)) });
@@ -361,7 +361,7 @@ describe('tokens', () => {
     expect(reasons).toEqual(['connecting', 'expiring', 'expiring']);
   });
 
-  it('that were refused are not sent again', async () => {
+  it('a refused token is not sent again', async () => {
     const reasons: TokenReason[] = [];
     let token = tokenOf(USER, 'stale');
     app.server.tokens = (offered) => offered.endsWith('fresh');
@@ -375,7 +375,7 @@ describe('tokens', () => {
     expect(app.world.network.attempts).toHaveLength(2);
   });
 
-  it('that do not come, or come late, keep nobody offline for ever', async () => {
+  it('a token that does not come, or comes late, does not keep a device offline for ever', async () => {
     let asked = 0;
     const sync = app.open({
       getToken: () =>
@@ -394,7 +394,7 @@ describe('tokens', () => {
 describe('histories', () => {
   const WINDOW = { conversations: 2, messages: 3 };
 
-  it('are shown from where nothing is missing; older ones come from the store, then the server', async () => {
+  it('a history is shown from its floor on; older rows come from the store, then from the server', async () => {
     for (let n = 1; n <= 4; n++) history(n, 20, now() - 10_000_000_000 + n * 1_000_000_000);
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
@@ -426,11 +426,13 @@ describe('histories', () => {
     expect(list.value?.more).toBe(false);
   });
 
-  it('never show an old message as if nothing were between', async () => {
+  it('an old message is never shown as if no message were between it and the next', async () => {
     history(1, 20);
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
-    app.server.push(id(98), 1, [['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()]]);
+    app.server.push(id(98), 1, [
+      ['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()],
+    ]);
     await app.world.clock.pass(0);
     expect(await texts(sync)).toEqual(['18', '19', '20']);
     const query = sync.messages(C(1), { limit: 3 });
@@ -443,7 +445,7 @@ describe('histories', () => {
     );
   });
 
-  it('that nothing is known about are marked, and fetched as soon as that is possible', async () => {
+  it('a history without a floor is marked, and fetched as soon as possible', async () => {
     for (let n = 1; n <= 4; n++) history(n, 8, now() - 10_000_000_000 + n * 1_000_000_000);
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
@@ -463,7 +465,7 @@ describe('histories', () => {
     stop();
   });
 
-  it('of a conversation that somebody else has just begun are whole', async () => {
+  it('the history of a conversation that was just begun elsewhere is complete', async () => {
     history(1, 1);
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
@@ -477,7 +479,7 @@ describe('histories', () => {
 });
 
 describe('cleaning', () => {
-  it('lets untouched conversations go when storage runs low, never unsent work; paging brings them back', async () => {
+  it('old conversations are removed when storage runs low, unsent work never; paging brings them back', async () => {
     const old = now() - UNTOUCHED - 1_000_000_000;
     for (let n = 1; n <= 3; n++) history(n, 2, old + n);
     history(4, 2);
@@ -511,7 +513,7 @@ describe('cleaning', () => {
 });
 
 describe('tiers', () => {
-  it('a device without one works on its own, and brings its work up once, with progress', async () => {
+  it('a device without a tier works alone, and an upgrade pushes its work once, with progress', async () => {
     const store = new MemoryStore();
     const sync = app.alone({ store });
     const home = await sync.createConversation('Mine');
@@ -547,7 +549,7 @@ describe('tiers', () => {
     expect(await store.read((tx) => tx.localMessages())).toEqual([]);
   });
 
-  it('a downgrade is remembered by the store, whatever tokens there are, until an upgrade', async () => {
+  it('a downgrade lasts in the store until an upgrade, whatever tokens there are', async () => {
     const store = new MemoryStore();
     store.close = async () => undefined;
     const before = app.open({ store });
@@ -566,7 +568,7 @@ describe('tiers', () => {
     expect(app.server.state.conversations.has(home)).toBe(true);
   });
 
-  it('local work on rows that the server has already goes up over them, however much there is', async () => {
+  it('local work on rows that the server has already is applied to them, however much there is', async () => {
     history(1, 300);
     const store = new MemoryStore();
     await store.write(async (tx) => {
@@ -590,7 +592,7 @@ describe('tiers', () => {
     expect((await sync.messages(C(1)).read()).rows.at(-1)).toMatchObject({ content: 'edited', state: 'synced' });
   });
 
-  it('a downgrade keeps everything, and what is written then waits', async () => {
+  it('a downgrade keeps every row, and later writes wait', async () => {
     history(1, 2);
     const sync = app.open();
     await app.world.clock.pass(0);
@@ -617,7 +619,7 @@ describe('tiers', () => {
 describe('tabs', () => {
   const store = (): Store => new MemoryStore();
 
-  it('have one socket among them, and all show the same', async () => {
+  it('all tabs share one connection, and show the same', async () => {
     const shared = store();
     const [a, b] = [app.open({ store: shared }), app.open({ store: shared })];
     await app.world.clock.pass(0);
@@ -636,7 +638,7 @@ describe('tabs', () => {
     stop();
   });
 
-  it('a follower has older pages fetched by the one that leads', async () => {
+  it('the leading tab fetches older pages for the others', async () => {
     history(1, 20);
     const shared = store();
     app.open({ store: shared, window: { conversations: 1, messages: 2 } });
@@ -649,7 +651,7 @@ describe('tabs', () => {
     expect(query.value?.rows.map((row) => row.content)).toEqual(['16', '17', '18', '19', '20']);
   });
 
-  it('another one goes on where one crashed, or was closed', async () => {
+  it('another tab takes the lead when the leader crashed or was closed', async () => {
     const shared = store();
     const first = app.world.tab();
     const a = app.open({ store: shared, environment: first.environment() });
@@ -669,7 +671,7 @@ describe('tabs', () => {
     void a;
   });
 
-  it('a frozen one does not hold up the others, and follows when it thaws', async () => {
+  it('a frozen leader does not hold up the other tabs, and follows when it thaws', async () => {
     const shared = store();
     const first = app.world.tab();
     const a = app.open({ store: shared, environment: first.environment() });
@@ -681,7 +683,7 @@ describe('tabs', () => {
     expect(app.world.network.attempts).toHaveLength(1);
 
     first.freeze();
-    second.look();
+    second.show();
     const home = await b.createConversation('a is frozen');
     await app.world.clock.pass(9_000);
     expect(app.world.network.attempts).toHaveLength(2);
@@ -697,7 +699,7 @@ describe('tabs', () => {
     expect(app.world.network.sockets.size).toBe(1);
   });
 
-  it('hidden ones leave a silent leader alone', async () => {
+  it('hidden tabs do not take the lead from a silent leader', async () => {
     const shared = store();
     const first = app.world.tab();
     app.open({ store: shared, environment: first.environment() });
@@ -708,14 +710,14 @@ describe('tabs', () => {
     first.freeze();
     await app.world.clock.pass(40_000);
     expect(app.world.network.attempts).toHaveLength(1);
-    second.look();
+    second.show();
     await app.world.clock.pass(9_000);
     expect(app.world.network.attempts).toHaveLength(2);
     first.thaw();
     await app.world.clock.pass(0);
   });
 
-  it('an upgrade takes the lead, because it knows the way to a token; a downgrade reaches the leader', async () => {
+  it('an upgrading tab takes the lead, because it has a getToken; a downgrade reaches the leader', async () => {
     const shared = store();
     const [a, b] = [app.alone({ store: shared }), app.alone({ store: shared })];
     await app.world.clock.pass(0);
@@ -730,7 +732,7 @@ describe('tabs', () => {
     expect(await status(b)).toMatchObject({ state: 'local' });
   });
 
-  it('a follower that is told to try again takes the lead, whatever the leader was told', async () => {
+  it('a follower can make the leader reconnect, whatever the server told the leader', async () => {
     const shared = store();
     const [a, b] = [app.open({ store: shared }), app.open({ store: shared })];
     await app.world.clock.pass(0);
@@ -746,7 +748,7 @@ describe('tabs', () => {
     expect(app.world.network.attempts).toHaveLength(2);
   });
 
-  it('a store that was copied gets another client_id, and what waits goes up under it', async () => {
+  it('a copied store gets another client_id by renew(), and pending writes are pushed under it', async () => {
     const shared = store();
     const sync = app.open({ store: shared });
     await app.world.clock.pass(0);
@@ -766,7 +768,7 @@ describe('tabs', () => {
     expect(app.server.state.conversations.size).toBe(2);
   });
 
-  it('without locks, the one that is looked at leads', async () => {
+  it('without locks, the visible tab leads', async () => {
     const shared = store();
     const [first, second] = [app.world.tab(), app.world.tab()];
     const a = app.open({ store: shared, environment: { ...first.environment(), locks: null } });
@@ -775,7 +777,7 @@ describe('tabs', () => {
     await app.world.clock.pass(5_000);
     expect(app.world.network.sockets.size).toBe(1);
     await a.createConversation('x');
-    first.look();
+    first.show();
     await app.world.clock.pass(5_000);
     expect(app.world.network.sockets.size).toBe(1);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });

@@ -1,14 +1,14 @@
-/** The golden frames that every implementation of the protocol is checked against. */
+/** The golden frames and texts, with which every implementation of the protocol is checked. */
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 
 import { decode as unpack } from '@msgpack/msgpack';
 
-import { check, WriteError, type Mutation } from '../src/mutation.js';
-import type { Row } from '../src/rows.js';
 import { CODECS, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
+import { check, WriteError, type Mutation } from '../src/mutation.js';
+import type { Row } from '../src/rows.js';
 import { id } from './support/rows.js';
 
 interface Vector {
@@ -41,7 +41,7 @@ const row = (columns: readonly unknown[]): Row | [] => {
 const result = (columns: readonly unknown[]): Record<string, unknown> =>
   named(columns[0] as string, columns[0] === 'rejected' ? ['n', 'code', 'message'] : ['n', 'seq'], columns);
 
-/** What the client must make of a frame, worked out from its JSON. */
+/** The value that the client must decode, derived from the frame's JSON. */
 function expected(f: Record<string, unknown>): unknown {
   const rows = ((f['rows'] as unknown[][] | undefined) ?? []).flatMap(row);
   switch (f['t']) {
@@ -165,7 +165,7 @@ describe('to the server', () => {
   const ours = vectors.filter(
     (vector) => vector.direction === 'to_server' && vector.decode_only !== true && said(vector.frame) !== null,
   );
-  it('are most of them', () => expect(ours.length).toBeGreaterThan(25));
+  it('most vectors are checked', () => expect(ours.length).toBeGreaterThan(25));
   it.each(ours)('$name', ({ frame, msgpack }) => {
     const ourFrame = said(frame) as ToServer;
     const { extras: _, ...without } = frame;
@@ -186,7 +186,7 @@ describe('to the server', () => {
   });
 });
 
-describe('what is no frame', () => {
+describe('data that is no frame', () => {
   const refused = [
     '',
     'c1',
@@ -202,8 +202,10 @@ describe('what is no frame', () => {
     '82a174a46c697665a373657101', // live without a cursor
     '83a174a46c697665a6637572736f72c40101a3736571cb3ff8000000000000', // seq 1.5
   ];
-  it.each(refused)('%s', (hex) => expect(() => CODECS.msgpack.decode(bytes(hex))).toThrow(ProtocolError));
-  it('never puts content into its words', () => {
+  it.each(refused)('%s throws ProtocolError', (hex) =>
+    expect(() => CODECS.msgpack.decode(bytes(hex))).toThrow(ProtocolError),
+  );
+  it('an error message never contains content', () => {
     const f = {
       t: 'changes',
       from: '',

@@ -1,4 +1,4 @@
-/** A real WebSocket between client and server, in MessagePack and in JSON, with the system's timers. */
+/** The client over a real WebSocket, in MessagePack and in JSON, with the system's timers. */
 
 import { decode, encode } from '@msgpack/msgpack';
 import type { AddressInfo } from 'node:net';
@@ -11,7 +11,7 @@ import { device, live, until } from './support/device.js';
 import { ModelServer, Peer } from './support/model.js';
 import { id, tokenOf } from './support/rows.js';
 
-/** The model speaks JSON: its ids and cursors as bytes, and back. */
+/** The model server speaks JSON: converts its ids and cursors to bytes, and back. */
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const CURSORS = ['cursor', 'from', 'to'];
 const packed = (value: unknown, key = ''): unknown => {
@@ -50,7 +50,9 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
         (text) => ws.send(binary ? encode(packed(JSON.parse(text))) : text),
         (code) => (code === 1006 ? ws.terminate() : ws.close(code)),
       );
-      ws.on('message', (data: Buffer) => peer.receive(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()));
+      ws.on('message', (data: Buffer) =>
+        peer.receive(binary ? JSON.stringify(unpacked(decode(data))) : data.toString()),
+      );
       ws.on('close', () => peer.shut(1000));
     });
     await new Promise((resolve) => wss.on('listening', resolve));
@@ -58,7 +60,7 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
   });
   afterEach(() => new Promise((resolve) => wss.close(resolve)));
 
-  it('writes, hears, loses the line and comes back', async () => {
+  it('two devices exchange writes, lose their connections and come back', async () => {
     const [a, b] = [
       device({ url, user: id(1), getToken: () => tokenOf(id(1)), encoding }),
       device({ url, user: id(1), getToken: () => tokenOf(id(1)), encoding }),

@@ -1,7 +1,8 @@
 """Frames, rows and mutations as bytes or text, in both encodings (SPEC.md, sections 2, 5 and 8).
 
-The only module of the client that knows MessagePack and JSON, through msgpack instead of the server's codec, so that
-each checks the other. It checks types; what a frame means, and whether it may come now, is decided by session.py.
+The only module of the client that knows MessagePack and JSON. It uses msgpack instead of the server's codec, so that
+tests check the two against each other. It checks types; session.py decides what a frame means and whether it may
+arrive.
 """
 
 import base64
@@ -33,21 +34,21 @@ Encoding = Literal["msgpack", "json"]
 T = TypeVar("T")
 Shapes = dict[str, tuple[Callable[..., T], tuple[Callable[[Any], object], ...]]]
 
-SEQ_END = 2**53  # beyond it a JavaScript number is no longer exact
+SEQ_END = 2**53  # a larger number is not exact in JavaScript
 CURSOR_BYTES = 128
 
 
 class ProtocolError(Exception):
-    """The server sent what the protocol does not allow. The connection is of no more use."""
+    """The server broke the protocol. The device closes the connection, and connects again."""
 
 
 # ---- Checks --------------------------------------------------------------------------------------------------------
-# Each takes a decoded value and returns it typed, or raises ProtocolError. Its words never contain the value: that may
-# be somebody's message, and errors end in logs.
+# Each takes a decoded value and returns it typed, or raises ProtocolError. Errors are logged, so they never contain the
+# value, which may be a person's text.
 
 
 def integer(value: Any) -> int:
-    if type(value) is not int:  # not isinstance: True is an int to Python, and not to the protocol
+    if type(value) is not int:  # not isinstance: in Python True is an int, in the protocol it is not
         raise ProtocolError("not an integer")
     return value
 
@@ -91,7 +92,7 @@ def _uuid_text(value: Any) -> UUID:
         parsed = UUID(text(value))
     except ValueError as error:
         raise ProtocolError("not a uuid") from error
-    if str(parsed) != value.lower():  # UUID() would also take braces, a urn, no hyphens
+    if str(parsed) != value.lower():  # UUID() also accepts braces, a urn, no hyphens
         raise ProtocolError("not a uuid in canonical form")
     return parsed
 
@@ -110,7 +111,7 @@ def _cursor_text(value: Any) -> bytes:
 
 
 class Frame:
-    """A map that arrived. Its fields are checked when they are read, and errors name the field."""
+    """A decoded map. Fields are checked when they are read; an error names the field."""
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
@@ -126,7 +127,7 @@ class Frame:
             raise ProtocolError(f"{name}: {error}") from error
 
     def maybe(self, name: str, check: Callable[[Any], T]) -> T | None:
-        """A field marked «?»: absent and nil are the same."""
+        """Read an optional field: None if it is absent or nil."""
         return None if self._fields.get(name) is None else self.read(name, check)
 
 
@@ -134,7 +135,7 @@ class Frame:
 
 
 class Codec:
-    """One encoding. `uuid` and `cursor` are the checks of those two types, which are what the encodings differ in."""
+    """One encoding. `uuid` and `cursor` check the two types in which the encodings differ."""
 
     def __init__(
         self,
@@ -167,47 +168,47 @@ class Codec:
         }
 
     def encode(self, frame: dict[str, object], at_most: int) -> bytes | str:
-        """A frame of values as Python has them, UUID and bytes too. Raises ValueError beyond `at_most` bytes."""
+        """Encode a frame of Python values, UUID and bytes included. Raises ValueError if it exceeds `at_most` bytes."""
         encoded = self._dump(frame)
         if (size := _bytes(encoded)) > at_most:
-            raise ValueError(f"a frame of {size} bytes is more than the server takes")
+            raise ValueError(f"a frame of {size} bytes is larger than the server accepts ({at_most})")
         return encoded
 
     def decode(self, data: bytes | str) -> Frame:
-        """Raises ProtocolError for what is no frame."""
+        """Decode a message. Raises ProtocolError if it is not a frame."""
         try:
             return Frame(self._load(data))
         except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
             raise ProtocolError(f"not a frame: {type(error).__name__}") from error
 
     def rows(self, value: Any) -> tuple[Row, ...]:
-        """A check, like those above. Rows of kinds that we do not know are left out, columns beyond ours too."""
+        """A check, like those above. Rows of unknown kinds and further columns are left out."""
         rows = (_shaped(array, self._rows) for array in _array(value))
         return tuple(row for row in rows if row is not None)
 
     def results(self, value: Any) -> tuple[Result, ...]:
-        """A check. A kind of result that we do not know is a ProtocolError: it leaves open what became of a write."""
+        """A check. A result of an unknown kind is a ProtocolError: it does not say whether the mutation was applied."""
         results = tuple(result for array in _array(value) if (result := _shaped(array, self._results)) is not None)
         if len(results) != len(value):
             raise ProtocolError("a result of an unknown kind")
         return results
 
     def size(self, mutation: Mutation) -> int:
-        """The bytes that it takes up in a push, with what parts it from the next one."""
+        """The mutation's size in a push, in bytes, with the separator after it."""
         return _bytes(self.pack(mutation)) + 1
 
     def pack(self, mutation: Mutation) -> bytes | str:
-        """As it is kept: `unpack` reads it."""
+        """Encode a mutation for storage."""
         return self._dump(columns(mutation))
 
     def unpack(self, data: bytes | str) -> Mutation:
-        """Raises ProtocolError for what `pack` did not make."""
+        """Decode a mutation from `pack`. Raises ProtocolError for other data."""
         try:
             mutation = _shaped(self._load(data), self._mutations)
         except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
             raise ProtocolError(f"not a mutation: {type(error).__name__}") from error
         if mutation is None:
-            raise ProtocolError("not a mutation that we know")
+            raise ProtocolError("not a mutation of a known kind")
         return mutation
 
 
@@ -218,7 +219,7 @@ def _array(value: Any) -> list[Any]:
 
 
 def _shaped(array: Any, shapes: Shapes[T]) -> T | None:
-    """An array that starts with its kind, as the value that it says; None for a kind that we do not know."""
+    """Read an array that starts with its kind; None for an unknown kind."""
     if not _array(array):
         raise ProtocolError("an array without its kind")
     if (shape := shapes.get(text(array[0]))) is None:
@@ -236,7 +237,7 @@ def _bytes(encoded: bytes | str) -> int:
 def _load_msgpack(data: bytes | str) -> Any:
     if not isinstance(data, bytes):
         raise ProtocolError("a text message, but the encoding is MessagePack")
-    # Any map key is let through: a field that we do not know may hold whatever it likes.
+    # Accepts maps with any keys: an unknown field may contain any value.
     return msgpack.unpackb(data, strict_map_key=False)
 
 

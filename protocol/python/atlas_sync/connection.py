@@ -99,7 +99,7 @@ class Connection:
             raise group.exceptions[0] from None  # the app gets what it raised, not a wrapping of it
 
     def end(self) -> None:
-        """No further answer will come: tell everybody who waits for one."""
+        """No further answer will arrive: end every wait for one."""
         if self._sender is not None:
             self._sender.end()
         for answer in self._pages.values():

@@ -1,19 +1,23 @@
-"""What a device may ask the server to change, and what became of it (SPEC.md, 8.3 and 8.4).
+"""Mutations and their results (SPEC.md, 8.3 and 8.4).
 
-Pure values. Knows neither how they travel nor where they wait.
+Pure values. Knows neither their encoding nor the outbox.
 """
 
 from dataclasses import dataclass, fields
 from typing import ClassVar
 from uuid import UUID
 
-FRAME_BYTES = 262_144  # what `limits.frame_bytes` is where no server has said so yet
-NUMBER_END = 2**53  # the last number that JavaScript has exactly
+FRAME_BYTES = 262_144  # `limits.frame_bytes` before the first `welcome`
+NUMBER_END = 2**53  # the largest number that JavaScript represents exactly
 
 
 @dataclass(frozen=True, slots=True)
 class CreateConversation:
-    """Ids are the device's to make. Instants, here and below, are microseconds since 1970-01-01 UTC."""
+    """Create a conversation. The device makes the ids.
+
+    `at`, here and below, is the instant at which the person acted, in microseconds since 1970-01-01 UTC. `Device.now`
+    gives it.
+    """
 
     kind: ClassVar[str] = "+c"
     id: UUID
@@ -23,6 +27,8 @@ class CreateConversation:
 
 @dataclass(frozen=True, slots=True)
 class RenameConversation:
+    """Change a conversation's title."""
+
     kind: ClassVar[str] = "~c"
     id: UUID
     title: str | None
@@ -31,7 +37,7 @@ class RenameConversation:
 
 @dataclass(frozen=True, slots=True)
 class DeleteConversation:
-    """With its messages."""
+    """Delete a conversation with its messages."""
 
     kind: ClassVar[str] = "-c"
     id: UUID
@@ -39,6 +45,8 @@ class DeleteConversation:
 
 @dataclass(frozen=True, slots=True)
 class CreateMessage:
+    """Create a message in a conversation. Servers accept the role "user", or those that they are configured for."""
+
     kind: ClassVar[str] = "+m"
     id: UUID
     conversation_id: UUID
@@ -49,7 +57,7 @@ class CreateMessage:
 
 @dataclass(frozen=True, slots=True)
 class EditMessage:
-    """`created_at` is the row's: the other half of its key."""
+    """Replace a message's content. `created_at` is that of the row: it is the other half of the message's key."""
 
     kind: ClassVar[str] = "~m"
     id: UUID
@@ -60,6 +68,8 @@ class EditMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeleteMessage:
+    """Delete a message. `created_at` is that of the row."""
+
     kind: ClassVar[str] = "-m"
     id: UUID
     created_at: int
@@ -69,16 +79,16 @@ Mutation = CreateConversation | RenameConversation | DeleteConversation | Create
 
 
 def columns(mutation: Mutation) -> tuple[object, ...]:
-    """As it travels: its kind, and what stands behind it."""
+    """The mutation as an array of the protocol: its kind and its columns."""
     return (mutation.kind, *(getattr(mutation, field.name) for field in fields(mutation)))
 
 
-# ---- What became of it ---------------------------------------------------------------------------------------------
+# ---- Results -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """It is durable; the change stands in the feed at `seq` or before."""
+    """The mutation is durable; its change is in the feed at `seq` or before."""
 
     n: int
     seq: int
@@ -86,7 +96,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """It was applied before; the same holds."""
+    """The mutation was applied by an earlier push: it is durable, and in the feed at `seq` or before."""
 
     n: int
     seq: int
@@ -94,7 +104,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """It will never be applied. `message` is fit to show; `code` may be one from the future."""
+    """The mutation will never be applied. `message` can be shown to people; `code` may be an unknown one."""
 
     n: int
     code: str
@@ -104,12 +114,12 @@ class Rejected:
 Result = Applied | Repeated | Rejected
 
 
-# ---- What can never be sent ----------------------------------------------------------------------------------------
+# ---- Checking before sending ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large a mutation may be, as far as a server has said so."""
+    """The largest sizes of a mutation, in bytes. None: no server has named one yet."""
 
     frame_bytes: int = FRAME_BYTES
     title_bytes: int | None = None
@@ -117,7 +127,10 @@ class Bounds:
 
 
 class WriteError(ValueError):
-    """No server would take this; `code` is that of its rejection. The words never contain what somebody wrote."""
+    """No server would accept this mutation. `code` is that of the rejection.
+
+    The message never contains a person's text.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -125,7 +138,7 @@ class WriteError(ValueError):
 
 
 def check(mutation: Mutation, bounds: Bounds) -> None:
-    """Raises WriteError for what no server would take."""
+    """Raise WriteError for a mutation that no server would accept."""
     for name, value in ((field.name, getattr(mutation, field.name)) for field in fields(mutation)):
         match name:
             case "id" | "conversation_id":
@@ -149,9 +162,9 @@ def _check_text(name: str, value: object, at_most: int | None) -> None:
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        # Its own error would carry the whole text along.
+        # UnicodeEncodeError contains the whole text.
         raise WriteError(
             "bad_text", f"{name} contains half of a surrogate pair, which the server cannot keep: leave it out"
         ) from None
     if at_most is not None and size > at_most:
-        raise WriteError("too_long", f"{name} has {size} bytes of UTF-8, and the server takes {at_most}: shorten it")
+        raise WriteError("too_long", f"{name} has {size} bytes of UTF-8, and the server accepts {at_most}: shorten it")

@@ -1,7 +1,7 @@
-"""What a device has written and the server has not yet confirmed, in order and numbered (SPEC.md, section 8).
+"""The mutations of a device that the server has not confirmed yet, in order and numbered (SPEC.md, section 8).
 
-Pure: it knows neither sockets nor clocks; time comes in as an argument, and a `Storage` keeps what must outlast the
-app. view.py shows its effects, outbox_sender.py sends it.
+Sans-I/O: it knows neither sockets nor clocks. Time is an argument, and a `Storage` keeps what must outlast the app.
+view.py shows the outbox's effects, outbox_sender.py sends it.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,33 @@ from atlas_sync.comeback import backoff
 from atlas_sync.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
 from atlas_sync.session import ErrorAnswer, Limits
 
-ENVELOPE = 96  # bytes of a push at most, besides its mutations: its kind, its numbers, the head of its list
-RELUCTANCE = 0.5  # a share of `retry_after` at most that is waited longer: several devices may have been told the same
+ENVELOPE = 96  # bytes at most of a push without its mutations: its kind, its numbers, the head of its list
+JITTER = 0.5  # up to this fraction is added to `retry_after`: several devices may have been told the same
 
 
 # ---- What is kept --------------------------------------------------------------------------------------------------
 
 
 class EntryState(Enum):
-    """How far a mutation has come."""
+    """The state of an outbox entry."""
 
     PENDING = "pending"
-    """It has no result yet."""
+    """The mutation has no result yet."""
     ACKED = "acked"
-    """It is durable on the server; the synced rows need not have it yet."""
+    """The mutation is durable on the server; its change may not have arrived through the feed yet."""
     REJECTED = "rejected"
-    """It will never be applied, and waits here in quarantine for a person to decide."""
+    """The mutation will never be applied. It waits in quarantine for a person's decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A mutation and how far it has come. `key` names it on this device for ever. `n` is its number for the server, 0
-    if it was acknowledged under another client_id.
+    """A mutation and its state.
 
-    `seq` is where the feed has it (ACKED; None: in doubt, for it was acknowledged on an earlier connection); `code` and
-    `message` are why not (REJECTED).
+    key: Names the entry on this device, for ever.
+    n: The mutation's number; 0 if it was acknowledged under another client_id.
+    seq: ACKED: the position at which the feed contains the change; None if it was acknowledged on an earlier
+        connection, which says nothing about the database of this one.
+    code, message: REJECTED: the reason; `message` can be shown to people.
     """
 
     key: int
@@ -53,8 +55,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an outbox keeps besides its entries: what the next one gets, the bounds that a server last named, and the
-    generation of the last connection."""
+    """What an outbox keeps besides its entries.
+
+    next_key, next_n: For the next entry. bounds: From the last `welcome`. generation: That of the last connection.
+    """
 
     next_key: int = 1
     next_n: int = 1
@@ -63,29 +67,32 @@ class Head:
 
 
 class Storage(Protocol):
-    """Where one outbox of one user is kept."""
+    """Keeps one outbox of one user."""
 
     @property
     def client_id(self) -> UUID:
-        """Made once at random, and kept: the numbers belong to it."""
+        """Made once at random, and kept. The numbers of the mutations belong to it."""
 
     @property
     def user(self) -> UUID | None:
-        """Whose outbox it keeps; None if it does not outlast the app, and need not know."""
+        """The user whose outbox it keeps. A storage that does not outlast the app may return None."""
 
     def load(self) -> tuple[Head, list[Entry]]:
-        """What was committed, in the order of keys."""
+        """Return what was committed, the entries in the order of their keys."""
 
     def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
-        """One transaction: durable when it returns; nothing of it is kept if it raises. `drop` has keys."""
+        """Store all of this in one transaction. It is durable when this returns; if it raises, nothing is stored.
+
+        `put` has entries to insert or replace, `drop` keys of entries to delete.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What to send: mutations with the numbers from `n` on.
+    """Mutations to send, with the numbers from `n` on.
 
-    None stands for one that outgrew the limits (see `next_push`), or that is held no more. `held` is the lowest number
-    whose mutation is.
+    None takes the place of a mutation that exceeds the limits (see `next_push`), or that the outbox holds no longer.
+    `held` is the lowest number whose mutation the outbox holds.
     """
 
     n: int
@@ -97,10 +104,23 @@ class Push:
 
 
 class Outbox:
-    """The writes of one device. One for each storage, and not from several threads.
+    """The mutations that one device has made and the server has not confirmed yet.
 
-    What may be read, and only read: `user`; `client_id`; `unanswered`, the push that was given out and has no answer
-    yet. If the storage raises, nothing has changed. `on_add` is called when there is something new to send.
+    Make one for a storage, and give it to a `Device`, which sends it::
+
+        outbox = Outbox(SqliteStorage("outbox.db", user))
+        device = Device(url, user=user, client_id=outbox.client_id, outbox=outbox, ...)
+        entry = outbox.add(CreateMessage(uuid4(), conversation, "user", "Hello", device.now()))
+
+    An entry leaves the outbox once its mutation was applied and its change arrived through the feed. A rejected one
+    waits in `quarantine` for `retry` or `discard`. The outbox itself need not be closed; close its storage after the
+    device has ended. It is not thread-safe: use it in the thread of the event loop.
+
+    Its methods return at once, so they cannot be cancelled. An exception of the storage passes through, and nothing has
+    changed then.
+
+    May be read: `user`; `client_id`; `unanswered`, the push that was sent and is not answered yet. `on_add` is called
+    after each addition; a Device sets it.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -110,7 +130,7 @@ class Outbox:
         self._storage = storage
         self._head, entries = storage.load()
         self._entries = {entry.key: entry for entry in entries}  # always in the order of keys
-        self._position: int | None = None  # of this connection; unknown until it tells
+        self._position: int | None = None  # on this connection; None until its first `changes` or `live`
         self._not_before = 0.0
         self._failures = 0  # in a row
 
@@ -118,31 +138,40 @@ class Outbox:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All that are not settled yet, in the order in which they were made."""
+        """All entries, in the order in which they were made."""
         return tuple(self._entries.values())
 
     @property
     def quarantine(self) -> tuple[Entry, ...]:
-        """The rejected ones: each waits for `retry` or `discard`."""
+        """The rejected entries. Each waits for `retry` or `discard`."""
         return self._in(EntryState.REJECTED)
 
     def add(self, mutation: Mutation) -> Entry:
-        """Durable, and numbered for good, when it returns. WriteError for what no server would take."""
+        """Add a mutation. It is durable and has its number when this returns.
+
+        Raises WriteError for a mutation that no server would accept, by the limits of the last `welcome`.
+        """
         return self._add(mutation, [])
 
     def retry(self, key: int, corrected: Mutation | None = None) -> Entry:
-        """A rejected mutation once more, as a new one at the end. ValueError if `key` has none, and as by `add`."""
+        """Add a rejected mutation again, perhaps corrected, as a new entry at the end; the rejected one goes.
+
+        Raises ValueError if no rejected entry has this key, and WriteError as `add` does; the entry stays then.
+        """
         mutation = self._rejected(key).mutation if corrected is None else corrected
         return self._add(mutation, [self._rejected(key).key])
 
     def discard(self, key: int) -> None:
-        """Forget a rejected mutation. ValueError if `key` has none."""
+        """Delete a rejected entry. Raises ValueError if none has this key."""
         self._commit(self._head, [], [self._rejected(key).key])
 
     # ---- For the connection ------------------------------------------------------------------------------------------
 
     def generation(self, now: int) -> int:
-        """A number for the next connection, larger than that of any before. `now` is the clock in microseconds."""
+        """Draw the generation of the next connection, larger than any before.
+
+        `now` is the device's clock in microseconds.
+        """
         self._commit(replace(self._head, generation=next_generation(self._head.generation, now)), [], [])
         return self._head.generation
 
@@ -161,22 +190,25 @@ class Outbox:
             self._commit(self._head, acked, [])
 
     def end(self) -> None:
-        """The connection is over. A push that it has not answered is simply the next one again."""
+        """The connection has ended. A push that it did not answer is sent again on the next one."""
         self.unanswered = self._position = None
 
     def due(self, now: float) -> float | None:
-        """Seconds until there is a push to send, 0: now. None while there is nothing to send, or one unanswered."""
+        """Seconds until a push may be sent, 0 for now; None while there is nothing to send or a push is unanswered.
+
+        `now` here and below: seconds of any clock that only moves forward.
+        """
         if self.unanswered is not None or not self._waiting():
             return None
         return max(0.0, self._not_before - now)
 
     def next_push(self, limits: Limits, codec: Codec, now: float) -> Push | None:
-        """What to send now; it is unanswered from now on. None unless `due` says 0, or if the limits permit none.
+        """Return the push to send now; it counts as unanswered. None unless `due` is 0 and the limits permit a push.
 
-        A mutation that fits no frame any more, because the limits shrank after it was added, cannot be sent, and those
-        behind it not before it has a result. None stands in its place: the server consumes its number with a rejection,
-        or says that it had applied it already, which after a lost answer nobody else knows. None stands also for the
-        numbers between others whose mutations are settled or rejected.
+        If the limits have shrunk, a mutation may fit in no frame any more. It cannot be sent, and later ones cannot be
+        sent before it has a result. None takes its place: the server consumes its number with a rejection, or answers
+        that it had applied the mutation already, which after a lost answer only the server knows. None also takes the
+        place of numbers in between whose mutations are confirmed or rejected.
         """
         if self.due(now) != 0 or limits.mutations < 1:
             return None
@@ -197,7 +229,10 @@ class Outbox:
         return self.unanswered
 
     def acknowledge(self, results: tuple[Result, ...]) -> None:
-        """The answer to the unanswered push: one result for each mutation, in its order (session.py sees to that)."""
+        """Process the answer to the unanswered push: one result for each mutation, in its order (session.py checks it).
+
+        Raises ValueError if no push is unanswered.
+        """
         if self.unanswered is None:
             raise ValueError("No push is unanswered: acknowledge only what answers one.")
         push, put, drop = self.unanswered, list[Entry](), list[int]()
@@ -218,34 +253,34 @@ class Outbox:
         self.unanswered, self._failures = None, 0
 
     def push_failed(self, error: ErrorAnswer, now: float, rnd: float) -> None:
-        """The unanswered push was answered by an `error`: all of it stays, and is sent again after a pause.
+        """Process an `error` that answers the unanswered push: all of it stays, and is sent again after a pause.
 
-        After a gap it has new numbers. `rnd` is a random number between 0 and 1.
+        After a `gap` it gets new numbers. `rnd` is a random number between 0 and 1.
         """
         if error.code == "gap" and error.expected is not None and self.unanswered is not None:
             self._renumber(error.expected, above=error.expected > self.unanswered.n)
-            # The next one fits, unless the connection leads to another database each time.
+            # The next push fits, unless each one reaches another database: so only the first is sent without a pause.
             pause = backoff(self._failures, rnd) if self._failures else 0.0
         else:
             pause = backoff(self._failures + 1, rnd)
         self._failures += 1
         if error.retry_after_ms is not None:
-            pause = error.retry_after_ms / 1000 * (1 + RELUCTANCE * rnd)
+            pause = error.retry_after_ms / 1000 * (1 + JITTER * rnd)
         self._not_before = now + pause
         self.unanswered = None
 
     def advance(self, seq: int | None) -> None:
-        """The synced rows stand at this position (None: nowhere yet): what is acked up to there is settled, and goes;
-        but not what is in doubt.
+        """The synced rows have reached this position (None: no position yet): delete the acked entries up to it.
 
-        An app that stores rows in the storage's own transaction calls it there; twice is as good as once.
+        Entries acknowledged on an earlier connection stay. A Device calls this after each batch. An app that stores
+        rows in the storage's own transaction calls it there too; repeating it is harmless.
         """
         if seq is None:
             return
         self._position = max(seq, self._position or 0)
-        settled = [e.key for e in self._in(EntryState.ACKED) if e.seq is not None and e.seq <= self._position]
-        if settled:
-            self._commit(self._head, [], settled)
+        confirmed = [e.key for e in self._in(EntryState.ACKED) if e.seq is not None and e.seq <= self._position]
+        if confirmed:
+            self._commit(self._head, [], confirmed)
 
     # ---- Within ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +288,7 @@ class Outbox:
         return tuple(entry for entry in self._entries.values() if entry.state is state)
 
     def _unanswered(self) -> list[Entry]:
-        """Those that have no result on this connection."""
+        """The entries that have no result on this connection."""
         return [
             entry
             for entry in self._entries.values()
@@ -272,19 +307,24 @@ class Outbox:
     def _add(self, mutation: Mutation, drop: list[int]) -> Entry:
         head = self._head
         check(mutation, head.bounds)
-        # In whichever encoding the app will connect.
+        # In both encodings: the app may connect with either.
         if max(codec.size(mutation) for codec in CODECS.values()) + ENVELOPE > head.bounds.frame_bytes:
-            raise WriteError("too_long", f"it fits in no frame of {head.bounds.frame_bytes} bytes: shorten it")
+            raise WriteError(
+                "too_long", f"the mutation fits in no frame of {head.bounds.frame_bytes} bytes: shorten it"
+            )
         if head.next_n > NUMBER_END:
-            raise ValueError("every number up to 2^53 is given: start anew with another client_id")
+            raise ValueError("every number up to 2^53 is used: make a new outbox, which has another client_id")
         entry = Entry(head.next_key, head.next_n, mutation)
         self._commit(replace(head, next_key=entry.key + 1, next_n=entry.n + 1), [entry], drop)
         self.on_add()
         return entry
 
     def _renumber(self, expected: int, *, above: bool) -> None:
-        """The database lost its tail: what it had acked from `expected` on, and we still hold, is to be sent again. Or
-        it consumed our numbers for other mutations (`above`): then all that we hold is."""
+        """Give new numbers from `expected` on to the mutations that must be sent again after a `gap`.
+
+        If the database lost its latest transactions, these are the pending ones, and the acked ones from `expected` on.
+        If it consumed the numbers for other mutations (`above`), these are all that the outbox holds.
+        """
         lost = [
             entry
             for entry in self._entries.values()
@@ -303,10 +343,10 @@ class Outbox:
 
 
 def next_generation(last: int, now: int) -> int:
-    """Of a device whose last connection had `last`, at `now` by its clock in microseconds."""
+    """The generation after `last`, at `now` by the device's clock in microseconds."""
     return min(max(last + 1, now), NUMBER_END)
 
 
 def _whole(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can say and no storage takes."""
+    """Replace halves of surrogate pairs: JSON can contain them, and no storage accepts them."""
     return text.encode(errors="replace").decode()

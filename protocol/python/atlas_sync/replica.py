@@ -1,6 +1,7 @@
-"""The rows of the sync protocol, and the copy of them that a device holds (SPEC.md, sections 5 and 7.3).
+"""The rows of the protocol, and a device's copy of them in memory (SPEC.md, sections 5 and 7.3).
 
-Pure. Knows nothing of frames and connections; what `Replica` does in memory, an app does in SQL.
+Does no I/O, and knows nothing of frames and connections. An app that keeps its rows in a database does in SQL what
+`Replica` does here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ Kind = Literal["p", "c", "m"]
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The user. `id` is the user's."""
+    """The user's profile. `id` is the user's."""
 
     kind: ClassVar[Kind] = "p"
     seq: int
@@ -37,7 +38,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message. Instants are microseconds since 1970-01-01 UTC; `role` is one of the three, or one from the future."""
+    """A message. Instants are microseconds since 1970-01-01 UTC; `role` may be an unknown one."""
 
     kind: ClassVar[Kind] = "m"
     seq: int
@@ -51,7 +52,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """The row of this kind and id is gone."""
+    """The row of this kind and id was deleted."""
 
     kind: Kind
     seq: int
@@ -62,7 +63,7 @@ Row = Profile | Conversation | Message | Deleted
 
 
 class Replica:
-    """The rows that one device holds."""
+    """The rows that one device holds, by id. Read `profiles`, `conversations` and `messages`; do not change them."""
 
     def __init__(self) -> None:
         self.profiles: dict[UUID, Profile] = {}
@@ -70,10 +71,10 @@ class Replica:
         self.messages: dict[UUID, Message] = {}
         self._held: dict[Kind, dict[UUID, Any]] = {"p": self.profiles, "c": self.conversations, "m": self.messages}
         self._deletions: dict[tuple[Kind, UUID], int] = {}  # the memories of 5.4
-        self._pages: set[object] = set()  # asked for, and not yet applied
+        self._pages: set[object] = set()  # pages asked for and not applied yet
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """The first frame of a snapshot: all that is held goes, and memories and expected pages with it (7.3)."""
+        """Apply the first frame of a snapshot: discard all rows, memories of deletions and expected pages (7.3)."""
         for held in self._held.values():
             held.clear()
         self._deletions.clear()
@@ -81,7 +82,7 @@ class Replica:
         self.apply(rows)
 
     def apply(self, rows: Iterable[Row]) -> None:
-        """Apply the rows of `changes`, or of a snapshot's further frames, in their order. A repeat is harmless."""
+        """Apply the rows of `changes`, or of a snapshot's later frames, in their order. A repeat is harmless."""
         for row in rows:
             held = self._held[row.kind]
             newest = max(held[row.id].seq if row.id in held else -1, self._deletions.get((row.kind, row.id), -1))
@@ -90,15 +91,15 @@ class Replica:
             if isinstance(row, Deleted):
                 if row.seq >= newest:
                     held.pop(row.id, None)
-                self._follow(row)
+                self._after_deletion(row)
             elif row.seq >= newest:
                 held[row.id] = row
 
     @contextmanager
     def expecting_page(self) -> Iterator[Callable[[Iterable[Row]], None]]:
-        """Remember deletions meanwhile: enter before asking, leave when the page has come or will not come any more.
+        """A context in which to ask for one page: the replica remembers the deletions that arrive meanwhile (5.4).
 
-        Yields what applies the page's rows; it does nothing once a snapshot has replaced what they are a part of.
+        Yields a function that applies the page's rows. It does nothing if a snapshot has arrived since.
         """
         page = object()
         self._pages.add(page)
@@ -109,10 +110,10 @@ class Replica:
             if not self._pages:
                 self._deletions.clear()
 
-    def _follow(self, row: Deleted) -> None:
-        """What a deletion takes along, and leaves behind."""
+    def _after_deletion(self, row: Deleted) -> None:
+        """Delete the messages of a deleted conversation (5.3), and remember the deletion while a page is expected."""
         if row.kind == "c":
-            # Also when a newer conversation of the same id is held: it was made anew, its old messages were not.
+            # Also if a newer conversation of the same id is held: it was created again, its old messages were not.
             gone = [m.id for m in self.messages.values() if m.conversation_id == row.id and m.seq <= row.seq]
             for message_id in gone:
                 del self.messages[message_id]

@@ -18,18 +18,18 @@ WINDOW = (500, 200)  # at most: conversations, messages of each
 
 
 class StateError(Exception):
-    """This frame may not be sent now."""
+    """The connection's state does not permit this frame now."""
 
 
-# ---- Events: what arrived ------------------------------------------------------------------------------------------
+# ---- Events ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this server allows.
+    """The server's limits, from `welcome`.
 
-    Bytes of one frame from the client, rows of one page, pages unanswered at a time; mutations of one push, bytes of
-    UTF-8 of a title and of a content.
+    frame_bytes: size of one frame from the client. page_rows: rows of one page. pages_in_flight: unanswered pages at a
+    time. mutations: mutations of one push. title_bytes, content_bytes: size of a title and of a content in UTF-8.
     """
 
     frame_bytes: int
@@ -42,7 +42,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """The server took us. `time` and `expires` are microseconds by the server's clock; `why` is about a snapshot."""
+    """The server accepted the connection.
+
+    `time` and `expires` (of the token) are microseconds by the server's clock. `mode` is "resumed" or "snapshot"; `why`
+    is the reason of a snapshot.
+    """
 
     session: str
     epoch: str
@@ -59,9 +63,9 @@ class Welcomed:
 class Batch:
     """Rows to apply, and the cursor to store with them in one local transaction.
 
-    `replaces`: drop all synced rows first. `cursor` is None in all but the last part of a snapshot: store None, so that
-    a device interrupted in between starts over. `partial`: the rest of a large transaction follows. `seq` is the
-    position once the rows are applied; None within a snapshot or a transaction, where there is none.
+    `replaces`: delete all synced rows first. `cursor` is None in all parts of a snapshot but the last: store None too,
+    so that a device that is interrupted in between starts over. `partial`: the rest of a large transaction follows.
+    `seq` is the device's position after the rows are applied; None within a snapshot or a transaction.
     """
 
     rows: tuple[Row, ...]
@@ -73,7 +77,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """We have everything up to here: `seq` is the position."""
+    """The device has received every change up to the position `seq`."""
 
     cursor: bytes
     seq: int
@@ -98,14 +102,18 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The newer token was taken; it ends at `expires` (microseconds, the server's clock)."""
+    """The server accepted the new token; it ends at `expires` (microseconds, the server's clock)."""
 
     expires: int
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """An `error` frame. `answers` and `id` say what it answers, if anything; `expected` is the number after a gap."""
+    """An `error` frame.
+
+    `answers` is the kind of the frame that it answers, `id` the page's id or the push's first number; None if it
+    answers no frame. `expected` is the next number that the server accepts, after a `gap`.
+    """
 
     code: str
     message: str
@@ -128,15 +136,15 @@ Event = Welcomed | Batch | Live | PageArrived | Acknowledged | Refreshed | Error
 
 
 class State(Enum):
-    """Where a connection stands, seen from the client."""
+    """The state of a connection, seen from the client. The values are used in error messages."""
 
     NEW = "hello has not been sent"
     GREETING = "hello was sent, no welcome yet"
     SNAPSHOT_DUE = "welcome promised a snapshot, none of it has come"
     SNAPSHOT = "a part of the snapshot has come; there is no cursor"
-    CATCHING_UP = "the cursor stands, changes follow it"
-    LIVE = "everything has come; changes follow as they are made"
-    BROKEN = "of no more use: close it"
+    CATCHING_UP = "there is a cursor, and changes follow it"
+    LIVE = "everything has come; changes follow as they are committed"
+    BROKEN = "the server broke the protocol: close the connection"
 
 
 _ALWAYS = frozenset({"error", "pong"})
@@ -144,7 +152,7 @@ _SAID_HELLO = _ALWAYS | {"refreshed"}
 _WELCOME = _SAID_HELLO | {"ack"}
 _IN_STEP = _WELCOME | {"changes", "live", "page"}
 
-# What the server may say in each state. Anything else that we know is a ProtocolError; what we do not know is ignored.
+# The frames that the server may send in each state. Any other known frame is a ProtocolError; unknown ones are ignored.
 ALLOWED: dict[State, frozenset[str]] = {
     State.NEW: _ALWAYS,
     State.GREETING: _SAID_HELLO | {"welcome"},
@@ -156,12 +164,12 @@ ALLOWED: dict[State, frozenset[str]] = {
 
 
 class Session:
-    """One connection, from `hello` to its end. Make another one for the next connection, with the cursor of this one.
+    """The state machine of one connection, from `hello` to its end. Use one session for one connection.
 
-    Raises ValueError for a window out of bounds or a cursor of more than 128 bytes. What may be read, and only read:
-    `state`, `cursor`, `limits`; `unanswered`, the ids of the pages that were asked for; `pushed`, the numbers of the
-    push that is unanswered; `last_error`, the `error` that was the last frame to arrive, if it was
-    one.
+    Raises ValueError for a window out of bounds or a cursor of more than 128 bytes.
+
+    May be read: `state`; `cursor`, for the next connection; `limits`; `unanswered`, the ids of unanswered pages;
+    `pushed`, the numbers of the unanswered push; `last_error`, the `error` if it was the last frame to arrive.
     """
 
     def __init__(
@@ -180,7 +188,7 @@ class Session:
             raise ValueError(f"a cursor has at most {CURSOR_BYTES} bytes")
         self.state = State.NEW
         self.cursor = cursor
-        # Until welcome tells; the largest frame is needed before, for `hello`.
+        # Until `welcome` brings the real ones; `hello` needs frame_bytes before.
         self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0, title_bytes=0, content_bytes=0)
         self.unanswered: set[int] = set()
         self.pushed: range | None = None
@@ -202,9 +210,9 @@ class Session:
         }
 
     def hello(self) -> bytes | str:
-        """The first frame. Raises StateError the second time."""
+        """Return the first frame to send. Raises StateError the second time."""
         if self.state is not State.NEW:
-            raise StateError("hello is said once")
+            raise StateError("hello is sent once")
         self.state = State.GREETING
         window = dict(zip(("conversations", "messages"), self._window, strict=True))
         frame: dict[str, object] = {"token": self._token, "client_id": self._client_id, "cursor": self.cursor}
@@ -214,14 +222,20 @@ class Session:
 
     @property
     def may_ask(self) -> bool:
-        """Whether a page may be asked for: after a snapshot, which would wipe it, and not too many at a time."""
+        """Whether a page may be asked for.
+
+        Not before the end of a snapshot, which would delete the page's rows, and not more at a time than permitted.
+        """
         in_step = self.state in (State.CATCHING_UP, State.LIVE)
         return in_step and len(self.unanswered) < self.limits.pages_in_flight
 
     def ask_page(
         self, conversation: UUID | None = None, before: tuple[int, UUID] | None = None, limit: int = 50
     ) -> tuple[int, bytes | str]:
-        """The page's id and its frame. StateError unless `may_ask`, ValueError for a limit outside 1–1000."""
+        """Return the id of a page and the frame that asks for it.
+
+        Raises StateError unless `may_ask`, ValueError for a limit outside 1–1000.
+        """
         if not self.may_ask:
             raise StateError(f"no page can be asked for: {self.state.value}, {len(self.unanswered)} are unanswered")
         if not 1 <= limit <= PAGE_ROWS:
@@ -233,14 +247,14 @@ class Session:
 
     @property
     def may_push(self) -> bool:
-        """Whether a push may be sent: after the welcome, and one at a time."""
+        """Whether a push may be sent: after `welcome`, and one at a time."""
         return self.state not in (State.NEW, State.GREETING, State.BROKEN) and self.pushed is None
 
     def push(self, n: int, mutations: Sequence[Mutation | None], held: int | None = None) -> bytes | str:
-        """Writes with the numbers from n on. StateError unless `may_push`, ValueError for what the server would refuse.
+        """Return the frame that sends mutations with the numbers from `n` on.
 
-        None gives its number away: an empty array, which the server rejects (outbox.py says what for). `held` is the
-        lowest number of which the device still holds the mutation.
+        None is sent as an empty array: outbox.py explains why. `held` is the lowest number whose mutation the device
+        still holds. Raises StateError unless `may_push`, ValueError for a push that the server would refuse.
         """
         if not self.may_push:
             raise StateError(f"nothing can be pushed: {self.state.value}, or the last push is unanswered")
@@ -257,7 +271,10 @@ class Session:
         return frame
 
     def refresh(self, token: str) -> bytes | str:
-        """A later token of the same user. Raises StateError before hello, after a break, while one is unanswered."""
+        """Return the frame that sends a later token of the same user.
+
+        Raises StateError before hello, once BROKEN, and while a refresh is unanswered.
+        """
         if self._refreshing:
             raise StateError("one refresh at a time")
         frame = self._say(t="refresh", token=token)
@@ -265,14 +282,14 @@ class Session:
         return frame
 
     def ping(self) -> bytes | str:
-        """Asks for a pong. Raises StateError before hello and after a break."""
+        """Return the frame that asks for a `pong`. Raises StateError before hello and once BROKEN."""
         return self._say(t="ping")
 
     def receive(self, data: bytes | str) -> Event | None:
-        """What a message from the server means: None for a frame from the future, and for any once BROKEN.
+        """Process a message from the server and return its event. None for a frame of an unknown kind, and once BROKEN.
 
-        Raises ProtocolError for a frame that is malformed, may not come now, or does not start where we stand; that
-        breaks the connection: close it with 4000, and come back with `cursor`.
+        Raises ProtocolError for a frame that is malformed, may not arrive in this state, or does not start at `cursor`.
+        The session is BROKEN then: close the connection with 4000, and connect again with `cursor`.
         """
         if self.state is State.BROKEN:
             return None
@@ -283,7 +300,7 @@ class Session:
             if kind not in self._readers:
                 return None
             if kind not in ALLOWED[self.state]:
-                raise ProtocolError(f"{kind} may not come now: {self.state.value}")
+                raise ProtocolError(f"{kind} may not arrive now: {self.state.value}")
             return self._readers[kind](frame)
         except ProtocolError:
             self.state = State.BROKEN
@@ -310,13 +327,13 @@ class Session:
         if welcomed.keepalive_ms == 0:
             raise ProtocolError("keepalive: zero")
         if welcomed.mode not in ("snapshot", "resumed") or (welcomed.mode == "resumed" and self.cursor is None):
-            raise ProtocolError("mode: neither a snapshot nor resumed from a cursor that we gave")
+            raise ProtocolError("mode: neither a snapshot nor resumed from a cursor that the device sent")
         self.state = State.SNAPSHOT_DUE if welcomed.mode == "snapshot" else State.CATCHING_UP
         self.limits = welcomed.limits
         return welcomed
 
     def _snapshot(self, frame: Frame) -> Event:
-        frame.read("as_of", seq)  # which every row says too
+        frame.read("as_of", seq)  # checked only: each row's seq equals it
         rows, cursor = frame.read("rows", self._codec.rows), frame.maybe("cursor", self._codec.cursor)
         first = self.state is State.SNAPSHOT_DUE
         self.cursor = cursor
@@ -328,14 +345,14 @@ class Session:
         rows, partial = frame.read("rows", self._codec.rows), frame.maybe("partial", flag) or False
         position = frame.maybe("seq", seq)
         if start != self.cursor:
-            raise ProtocolError("from: not our cursor")
+            raise ProtocolError("from: not the device's cursor")
         self.cursor = to
         return Batch(rows, to, replaces=False, partial=partial, seq=None if partial else position)
 
     def _live(self, frame: Frame) -> Event:
         cursor, position = frame.read("cursor", self._codec.cursor), frame.read("seq", seq)
         if cursor != self.cursor:
-            raise ProtocolError("cursor: not ours")
+            raise ProtocolError("cursor: not the device's")
         self.state = State.LIVE
         return Live(cursor, position)
 
@@ -347,14 +364,14 @@ class Session:
             more=frame.read("more", flag),
         )
         if page.id not in self.unanswered:
-            raise ProtocolError("id: a page that nobody asked for, or a second answer")
+            raise ProtocolError("id: not that of an unanswered page")
         self.unanswered.remove(page.id)
         return page
 
     def _ack(self, frame: Frame) -> Event:
         results = frame.read("results", self._codec.results)
         if self.pushed is None:
-            raise ProtocolError("an ack that nobody waits for")
+            raise ProtocolError("an ack, but no push is unanswered")
         if [result.n for result in results] != list(self.pushed):
             raise ProtocolError("results: not one for each mutation of the push, in its order")
         self.pushed = None
@@ -377,7 +394,7 @@ class Session:
         if answer.answers == "push":
             self._push_failed(answer)
             return answer
-        if answer.id is not None and answer.code != "unavailable":  # such a page is answered when Postgres is back
+        if answer.id is not None and answer.code != "unavailable":  # the page is answered once Postgres is back
             self.unanswered.discard(answer.id)
         if answer.answers == "refresh":
             self._refreshing = False
@@ -385,8 +402,8 @@ class Session:
 
     def _push_failed(self, answer: ErrorAnswer) -> None:
         if self.pushed is None or answer.id not in (None, self.pushed.start):
-            return  # it is about no push that waits
+            return  # the error answers another push
         if answer.code == "gap" and (answer.expected is None or answer.expected in (0, self.pushed.start)):
-            # A number that it awaits is no gap to a server that keeps to the protocol.
-            raise ProtocolError("expected: missing, or what the push began with")
+            # A correct server expects another number than that of the push, and no number is 0.
+            raise ProtocolError("expected: missing, 0, or the number that the push began with")
         self.pushed = None

@@ -1,6 +1,6 @@
-"""Where an outbox is kept: in memory, or in one SQLite file that survives whatever ends the app.
+"""Keeps an outbox in memory, or in a SQLite file that survives crashes and power failures.
 
-The only module of the client that knows SQLite; what the entries mean is outbox.py's.
+The only module of the client that knows SQLite. outbox.py decides what the entries mean.
 """
 
 import os
@@ -14,9 +14,9 @@ from atlas_sync.codec import CODECS, ProtocolError
 from atlas_sync.mutation import Bounds
 from atlas_sync.outbox import Entry, EntryState, Head
 
-APPLICATION = 0x41744C53  # SQLite's mark in a file's header of whose it is: «AtLS»
+APPLICATION = 0x41744C53  # SQLite's application_id, which marks a file as ours: «AtLS»
 SCHEMA = 2
-LOCK_WITHIN = 0.5  # seconds; for a process that is just ending
+LOCK_WITHIN = 0.5  # seconds; another process may be ending
 
 _TABLES = """
 CREATE TABLE atlas_head (
@@ -34,11 +34,11 @@ CREATE TABLE atlas_outbox (
 
 
 class StorageError(Exception):
-    """This file cannot be used; the words say what to do."""
+    """The file cannot be used. The message says what to do."""
 
 
 class MemoryStorage:
-    """Lasts as long as the app does: for tests, and for devices that write only while they run."""
+    """Keeps an outbox as long as the app runs: for tests, and for apps that need not keep unsent writes."""
 
     user: UUID | None = None
 
@@ -60,18 +60,19 @@ class MemoryStorage:
 class SqliteStorage:
     """One file of one user on one device, for one process at a time.
 
-    Every commit is on the disk when it returns (WAL, synchronous=FULL), so power may fail too. Numbers belong to a user
-    and a `client_id`: somebody else who signs in on this device gets StorageError for this file, and needs another.
+    Every commit is on the disk when it returns (WAL, synchronous=FULL), so it survives a power failure. Numbers belong
+    to a user and a `client_id`: another user of this device needs another file.
 
-    An app may keep its rows and its cursor in the same file, in tables of its own whose names do not begin with
-    `atlas_`, and store them in one transaction with what they settle:
+    An app may keep its rows and its cursor in the same file, in tables whose names do not begin with `atlas_`. So it
+    stores a batch, its cursor and what they confirm in one transaction::
 
         def on_batch(batch):
             with storage.transaction() as sql:
                 ...  # apply batch.rows, keep batch.cursor
                 outbox.advance(batch.seq)
 
-    Raises StorageError for a file that is none of ours, of a newer version, in use, or another user's.
+    Raises StorageError for a file of another app, of a newer version, in use, or of another user. Close it after the
+    device has ended.
     """
 
     def __init__(self, path: Path | str, user: UUID) -> None:
@@ -80,9 +81,9 @@ class SqliteStorage:
         self._lent = False
         with ExitStack() as on_failure:
             try:
-                # What people wrote is nobody else's to read. SQLite gives its other files the rights of this one.
+                # Other accounts must not read people's texts. SQLite gives its other files the permissions of this one.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-                # Statements commit by themselves, unless one of ours said BEGIN.
+                # isolation_level=None: each statement commits by itself, except after our own BEGIN.
                 self._db = sqlite3.connect(self._path, timeout=LOCK_WITHIN, isolation_level=None)
                 on_failure.callback(self._db.close)
                 self._open(user)
@@ -93,7 +94,7 @@ class SqliteStorage:
             on_failure.pop_all()
 
     def close(self) -> None:
-        """Lets go of the file. May be repeated."""
+        """Close the file. May be repeated."""
         self._db.close()
 
     def load(self) -> tuple[Head, list[Entry]]:
@@ -112,10 +113,14 @@ class SqliteStorage:
         return Head(next_key, next_n, Bounds(*bounds), generation), entries
 
     def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
-        """Within `transaction` only what is settled may go: numbers that were given must not be rolled back."""
+        """See Storage.
+
+        Within `transaction` it may only delete entries, because a number that was given must not be rolled back. Raises
+        RuntimeError for anything else.
+        """
         if self._lent:
             if put:
-                raise RuntimeError("Add to the outbox, and take acks, outside of the storage's transaction().")
+                raise RuntimeError("Add to the outbox, and acknowledge, outside of the storage's transaction().")
             self._write(head, put, drop)
         else:
             with self._in_transaction():
@@ -123,9 +128,10 @@ class SqliteStorage:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """For the app's own tables in this file: all is kept, or nothing if the block raises. Await nothing in it.
+        """A transaction on the app's own tables in this file: rolled back if the block raises. Await nothing within it.
 
-        After such a rollback, what `advance` settled in it comes back with the next start, and is settled then.
+        Entries that `Outbox.advance` deletes in a transaction that is rolled back are there again after the next start,
+        and are deleted then.
         """
         with self._in_transaction():
             self._lent = True
@@ -135,14 +141,14 @@ class SqliteStorage:
                 self._lent = False
 
     def renew(self) -> None:
-        """Another client_id, for a file that was restored from a backup or copied; call it before making the Outbox.
+        """Change the client_id of a file that was restored from a backup or copied. Call it before making the Outbox.
 
-        Numbers start at 1 again. A mutation whose answer the backup does not have may be applied a second time.
+        Numbers start at 1 again. A mutation may be applied a second time if its answer arrived after the backup.
         """
         _, entries = self.load()
         pending = [entry.key for entry in entries if entry.state is EntryState.PENDING]
         with self._in_transaction():
-            # No number of the old client_id means anything to the new one.
+            # The numbers of the old client_id are not valid for the new one.
             self._db.execute("UPDATE atlas_outbox SET n = 0, seq = coalesce(seq, CASE state WHEN 'acked' THEN 0 END)")
             self._db.executemany("UPDATE atlas_outbox SET n = ? WHERE key = ?", enumerate(pending, 1))
             self._db.execute("UPDATE atlas_head SET client_id = ?, next_n = ?", (uuid4().bytes, len(pending) + 1))
@@ -151,7 +157,7 @@ class SqliteStorage:
     # ---- Opening -----------------------------------------------------------------------------------------------------
 
     def _open(self, user: UUID) -> None:
-        # Before anything is read: the lock that it takes is kept until the file is closed.
+        # Before the first read: SQLite then keeps its lock until the file is closed.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -204,7 +210,7 @@ class SqliteStorage:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:  # a full disk may have rolled it back already
+            if self._db.in_transaction:  # on a full disk SQLite may have rolled it back already
                 self._db.execute("ROLLBACK")
             raise
 

@@ -1,6 +1,6 @@
-"""What an app shows: the synced rows with the outbox's effects over them (SPEC.md, 8.8).
+"""The rows that an app shows: the synced rows with the outbox's effects over them (SPEC.md, 8.8).
 
-Pure, and made anew each time; the synced rows are never changed.
+Pure: computed from its arguments each time. The synced rows are never changed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,23 +25,23 @@ R = TypeVar("R", Conversation, Message)
 
 
 class Certainty(IntEnum):
-    """How certain a row is. A row that several mutations touched stands as the least certain of them."""
+    """How certain a row is. A row that several mutations changed is as certain as the least certain of them."""
 
     SYNCED = 0
-    """It came from the server as it is."""
+    """The server sent the row as it is shown."""
     ACKED = 1
-    """The server has made it durable; the feed has not brought it yet."""
+    """The server has made the change durable; it has not arrived through the feed yet."""
     PENDING = 2
-    """The server has not said anything about it."""
+    """The server has not answered the change yet."""
     REJECTED = 3
-    """It was created here, and the server will not have it: to be shown as «not delivered». `entry` says why."""
+    """The row was created here, and the server rejected it: show it as «not delivered». `entry` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown(Generic[R]):
-    """A row, and how certain it is. `entry` is the last one of the outbox that made it so; None if it is synced.
+    """A row, and how certain it is. `entry` is the last entry of the outbox that changed it; None if it is synced.
 
-    A row that only the outbox has is of seq 0.
+    A row that only the outbox has gets seq 0.
     """
 
     row: R
@@ -58,7 +58,7 @@ class View:
 
 
 class Synced(Protocol):
-    """The rows as the server sent them: a Replica, or an app's own."""
+    """The rows as the server sent them: a Replica, or an object of the app's."""
 
     @property
     def conversations(self) -> Mapping[UUID, Conversation]: ...
@@ -68,10 +68,10 @@ class Synced(Protocol):
 
 
 def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
-    """`entries` are the outbox's, in its order.
+    """Compute the rows to show. `entries` are those of the outbox, in its order.
 
-    A rejected edit, renaming or deletion shows nothing: the row is what the server has, and the quarantine has the
-    rest. A rejected creation stays to be seen, marked, so that nothing that somebody wrote disappears from under them.
+    A rejected edit, renaming or deletion has no effect: the row is shown as the server has it, and the quarantine keeps
+    the mutation. A rejected creation stays visible, marked, so that no text disappears while a person reads it.
     """
     shown = Overlay(synced)
     rejected = []
@@ -87,7 +87,7 @@ def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
 
 
 class Overlay:
-    """The view while mutations are put over it, one after the other, as the server would apply them."""
+    """A view being computed: applies mutations one after the other, as the server would."""
 
     def __init__(self, synced: Synced) -> None:
         self.view = View(
@@ -117,7 +117,7 @@ class Overlay:
                 # A conversation that is not held may be outside of the window: only a deleted one hides its messages.
                 if key not in messages and home not in self._gone and not deleted:
                     messages[key] = Shown(Message(0, key, home, role, content, at, at), certainty, entry)
-                    self._wake(home, at, certainty)
+                    self._move_up(home, at, certainty)
             case EditMessage(id=key, created_at=created_at, content=content, at=at):
                 if (message := messages.get(key)) is not None and message.row.created_at == created_at:
                     edited = replace(message.row, content=content, updated_at=max(at, message.row.updated_at))
@@ -127,8 +127,8 @@ class Overlay:
                 if (message := messages.get(key)) is not None and message.row.created_at == created_at:
                     del messages[key]
 
-    def _wake(self, home: UUID, at: int, certainty: Certainty) -> None:
-        """A new message moves its conversation up the list, which makes the conversation itself no less certain."""
+    def _move_up(self, home: UUID, at: int, certainty: Certainty) -> None:
+        """A new message updates its conversation's `updated_at`. The conversation itself stays as certain as it was."""
         conversation = self.view.conversations.get(home)
         if conversation is not None and conversation.row.updated_at < at and certainty is not Certainty.REJECTED:
             self.view.conversations[home] = replace(conversation, row=replace(conversation.row, updated_at=at))

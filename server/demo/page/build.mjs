@@ -8,7 +8,7 @@ import { build } from 'esbuild';
 const here = fileURLToPath(new URL('.', import.meta.url));
 const out = resolve(process.argv[2] ?? resolve(here, '../static'));
 
-/** The client's sources lie elsewhere in the repository; what they import is taken from this folder's node_modules. */
+/** The library's sources are in another folder of the repository. Their imports are resolved from this folder's packages. */
 const packagesFromHere = {
   name: 'packages-from-here',
   setup({ onResolve, resolve: ask }) {

@@ -1,6 +1,6 @@
 /**
- * Rows of the app's earlier database (`AtlasDB_v3`) as rows of this one: what was synced as rows that the next snapshot
- * replaces, what was not as local ones, which go up when the device syncs. Knows no database.
+ * Converts the rows of an earlier app's database (`AtlasDB_v3`). Synced rows become rows that the next snapshot
+ * replaces; unsynced ones become local rows, which are pushed when the device syncs. Pure: no database is read here.
  */
 
 import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from '../rows.js';
@@ -9,17 +9,18 @@ import { isUuid, uuidFromBytes } from '../uuid.js';
 
 export type OldRow = Readonly<Record<string, unknown>>;
 
-/** The earliest instant that a server takes: 2015-01-01. */
+/** The earliest instant that a server accepts: 2015-01-01. */
 const EARLIEST = 1_420_070_400_000_000;
+/** The seq of an adopted row that was synced. */
 const HELD = 0;
 
-/** Milliseconds, a Date or an ISO text, as microseconds; null for what is none. */
+/** Milliseconds, a Date or an ISO string as microseconds; null if it is none of them. */
 function instant(value: unknown): Instant | null {
   const ms = value instanceof Date || typeof value === 'string' ? new Date(value).getTime() : value;
   return typeof ms === 'number' && Number.isFinite(ms) ? Math.max(Math.round(ms * 1000), EARLIEST) : null;
 }
 
-/** Ids of another form become UUIDs, each always the same one. */
+/** An id that is no UUID becomes one, always the same. */
 async function idOf(value: unknown): Promise<Uuid> {
   const text = String(value);
   if (isUuid(text.toLowerCase())) return text.toLowerCase();
@@ -31,12 +32,12 @@ async function idOf(value: unknown): Promise<Uuid> {
 
 const text = (value: unknown): string => (typeof value === 'string' ? storable(value) : '');
 
-/** Whether a row names nobody as its owner. */
+/** Whether a row has no `userId`. */
 export const isOwnerless = (row: OldRow): boolean => (row['userId'] ?? null) === null;
 
 /**
- * Which of an earlier database's rows are this user's. A message goes where its conversation goes, unless it names
- * somebody else; one whose conversation is not there goes to whom it names.
+ * Which rows of an earlier database are this user's. A message belongs to the owner of its conversation, unless it
+ * names another user; a message without its conversation belongs to the user that it names.
  */
 export function belonging(
   userId: string,
@@ -53,7 +54,7 @@ export function belonging(
   };
 }
 
-/** All of these rows as rows of this database. */
+/** These rows as rows of this library. */
 export async function adoptRows(
   oldConversations: readonly OldRow[],
   oldMessages: readonly OldRow[],
@@ -84,7 +85,7 @@ export async function adoptRows(
     const createdAt = instant(row['createdAt']) ?? EARLIEST;
     conversations.push({
       kind: 'c',
-      // Nothing says whether the server knows a conversation. To create one that it has changes nothing there.
+      // Whether the server has a conversation is not known. Creating one that it has changes nothing.
       seq: withUnsynced.has(id) || !withAny.has(id) ? LOCAL : HELD,
       id,
       title: typeof row['title'] === 'string' ? text(row['title']) : null,

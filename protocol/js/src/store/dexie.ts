@@ -1,4 +1,4 @@
-/** A store in IndexedDB, through Dexie: for browsers. All tabs of a browser may have it open at once. */
+/** A store in IndexedDB, by means of Dexie, for browsers. All tabs of a browser may have it open at once. */
 
 import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
 
@@ -30,9 +30,9 @@ export interface DexieOptions {
   /** The database's name: one for each user. */
   readonly name: string;
   /**
-   * The database of an earlier app, and who this user is in it: their rows are taken over, once. A conversation without
-   * a `userId` gets that of the first user who opens a store. Nothing else changes there until this user's store is
-   * destroyed, which deletes their rows there, too.
+   * The name of an earlier app's database, and this user's id in it: their rows are adopted, once. A conversation
+   * without a `userId` gets the id of the first user who opens a store. Nothing else changes there until this user's
+   * store is destroyed, which also deletes their rows there.
    */
   readonly adopt?: { readonly name: string; readonly userId: string };
 }
@@ -48,13 +48,13 @@ export class DexieStore implements Store {
     this.db = new Database(options.name);
     this.db.on('versionchange', ({ newVersion }) => {
       if (newVersion) return undefined;
-      // It is being deleted, which waits for this connection; and Dexie would make it anew.
+      // The deletion waits for this connection; and Dexie would create the database again.
       this.destroyed = true;
       this.db.close();
       return false;
     });
     this.opened = this.open();
-    this.opened.catch(() => undefined); // the first transaction says it
+    this.opened.catch(() => undefined); // the first transaction rejects with it
   }
 
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
@@ -65,14 +65,14 @@ export class DexieStore implements Store {
     return this.transaction('rw', work);
   }
 
-  /** In one transaction with the mark that it was done: interrupted, it starts again, and happens once. */
+  /** The rows and the mark that they were adopted are stored in one transaction, so this happens once. */
   async adopt(user: string): Promise<void> {
     const { adopt } = this.options;
     if (adopt === undefined) return;
     const { name, userId } = adopt;
     if ((await this.read((tx) => tx.meta())).adopted.includes(name)) return;
     const mine = await inEarlier(name, async (conversations, messages) => {
-      // Before anything is taken: whatever happens then, nobody else gets it.
+      // Before any row is adopted: whatever happens then, no other user gets it.
       await conversations.filter(isOwnerless).modify({ userId });
       const all: OldRow[] = await conversations.toArray();
       const { conversation, message } = belonging(userId, all);
@@ -83,7 +83,7 @@ export class DexieStore implements Store {
     await this.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== user || meta.adopted.includes(name)) return;
-      // What the server has told since is newer than what the earlier app knew.
+      // Rows that the server has sent since are newer than the earlier app's.
       const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
       const heldM = await tx.messages(adopted.messages.map((row) => row.id));
       await tx.putConversations(adopted.conversations.filter((_, i) => heldC[i] === undefined));
@@ -109,7 +109,7 @@ export class DexieStore implements Store {
       });
     }
     await new Promise<void>((done, failed) => {
-      // A tab that is frozen may keep an empty database for a while.
+      // A frozen tab may keep the empty database for a while.
       this.db.on('blocked', () => (done(), false));
       this.db.delete().then(done, failed);
     });
@@ -129,7 +129,7 @@ export class DexieStore implements Store {
   }
 }
 
-/** In one transaction of an earlier app's database; undefined if it is not there, or has not both tables. */
+/** Does `work` in one transaction of an earlier app's database; undefined if it does not exist or lacks a table. */
 async function inEarlier<T>(
   name: string,
   work: (conversations: Table, messages: Table) => Promise<T>,
@@ -152,7 +152,7 @@ class Database extends Dexie {
   declare readonly head: Table<Meta, number>;
 
   constructor(name: string) {
-    // Else a power cut could take back numbers that were sent already, and they would be given a second time.
+    // Without strict durability a power cut could lose numbers that were sent, and they would be given a second time.
     super(name, { chromeTransactionDurability: 'strict' });
     this.version(1).stores({
       head: '',
@@ -166,8 +166,8 @@ class Database extends Dexie {
 }
 
 /**
- * Bound to its transaction, because native promises lose the one that Dexie believes to be in. Nothing is asked of
- * IndexedDB for nothing: it commits a transaction that has no request to answer.
+ * Bound to its Dexie transaction, because native promises lose the one that Dexie tracks in its own promises. Empty
+ * lists make no request: IndexedDB commits a transaction that has no request to answer.
  */
 class Transaction implements Writing {
   private readonly db: {

@@ -1,7 +1,4 @@
-/**
- * A store that lasts as long as the app does: for tests, and for devices that keep nothing. One transaction at a
- * time, undone if it throws.
- */
+/** A store in memory, for tests and for devices that keep nothing. One transaction at a time, undone if it throws. */
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
@@ -107,14 +104,14 @@ export class MemoryStore implements Store {
     floors: new Map(),
     gone: new Map(),
   };
-  private turn: Promise<unknown> = Promise.resolve();
+  private queue: Promise<unknown> = Promise.resolve();
 
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
     return this.write(work);
   }
 
   write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
-    const mine = this.turn.then(async () => {
+    const mine = this.queue.then(async () => {
       const tx = new Transaction(this.tables);
       try {
         return await work(tx);
@@ -123,11 +120,11 @@ export class MemoryStore implements Store {
         throw error;
       }
     });
-    this.turn = mine.catch(() => undefined);
+    this.queue = mine.catch(() => undefined);
     return mine;
   }
 
   async close(): Promise<void> {
-    await this.turn;
+    await this.queue;
   }
 }

@@ -1,6 +1,6 @@
 /**
- * A store in SQLite: for React Native. Knows SQL, and of the driver only `run` and `all`; the connection it is given
- * must be its own, because a transaction is open on it between two awaits.
+ * A store in SQLite, for React Native. Of the driver it uses only `run` and `all`. It needs a connection of its own,
+ * because a transaction stays open on it between two awaits.
  */
 
 import type { Floor } from '../holes.js';
@@ -13,7 +13,7 @@ import { newId } from '../uuid.js';
 export type SqlValue = string | number | null;
 export type SqlRow = Readonly<Record<string, unknown>>;
 
-/** What expo-sqlite and op-sqlite offer under other names; README.md has the two lines for each. */
+/** expo-sqlite and op-sqlite offer these under other names; README.md has the adapter for each. */
 export interface SqlDriver {
   run(sql: string, params: SqlValue[]): Promise<unknown>;
   all(sql: string, params: SqlValue[]): Promise<readonly SqlRow[]>;
@@ -43,7 +43,7 @@ const TABLES = [
   'CREATE TABLE IF NOT EXISTS atlas_gone (kind TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID',
 ];
 
-const AT_ONCE = 100; // rows in one statement: SQLite takes 999 values at least
+const AT_ONCE = 100; // rows in one statement: SQLite accepts at least 999 values
 
 const number = (value: unknown): number => Number(value);
 
@@ -79,14 +79,14 @@ const entry = (row: SqlRow): Entry => ({
 
 export class SqliteStore implements Store {
   readonly name = newId();
-  private turn: Promise<unknown>;
+  private queue: Promise<unknown>;
   private closing: Promise<unknown> | null = null;
   private readonly tx: Transaction;
 
   constructor(private readonly driver: SqlDriver) {
     this.tx = new Transaction(driver);
-    this.turn = this.open();
-    this.turn.catch(() => undefined); // the first transaction says it
+    this.queue = this.open();
+    this.queue.catch(() => undefined); // the first transaction rejects with it
   }
 
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T> {
@@ -99,15 +99,15 @@ export class SqliteStore implements Store {
 
   /** May be repeated. */
   async close(): Promise<void> {
-    this.closing ??= this.turn.catch(nothing).then(() => this.driver.close?.());
+    this.closing ??= this.queue.catch(nothing).then(() => this.driver.close?.());
     await this.closing;
   }
 
   private transaction<T>(begin: string, work: (tx: Writing) => Promise<T>): Promise<T> {
-    const mine = this.turn.then(() => this.alone(begin, work));
-    // A transaction that failed leaves nothing behind; a store that did not open stays shut.
-    this.turn = this.turn.then(() => mine.then(nothing, nothing));
-    this.turn.catch(nothing);
+    const mine = this.queue.then(() => this.alone(begin, work));
+    // After a failed transaction the next one runs; after a failed opening none does.
+    this.queue = this.queue.then(() => mine.then(nothing, nothing));
+    this.queue.catch(nothing);
     return mine;
   }
 
@@ -118,7 +118,7 @@ export class SqliteStore implements Store {
       await this.driver.run('COMMIT', []);
       return result;
     } catch (error) {
-      // A full disk may have rolled it back already.
+      // SQLite may have rolled back by itself, as when the disk is full.
       await this.driver.run('ROLLBACK', []).catch(nothing);
       throw error;
     }
@@ -126,8 +126,8 @@ export class SqliteStore implements Store {
 
   private async open(): Promise<void> {
     await this.driver.all('PRAGMA journal_mode = WAL', []);
-    await this.driver.all('PRAGMA synchronous = FULL', []); // power may fail, too
-    await this.driver.all('PRAGMA secure_delete = ON', []); // what was deleted must not be left in the file
+    await this.driver.all('PRAGMA synchronous = FULL', []); // durable even if the power fails
+    await this.driver.all('PRAGMA secure_delete = ON', []); // deleted rows must not stay readable in the file
     await this.alone('BEGIN IMMEDIATE', async () => {
       for (const table of TABLES) await this.driver.run(table, []);
       const [head] = await this.driver.all('SELECT version FROM atlas_meta', []);
@@ -180,7 +180,9 @@ class Transaction implements Writing {
     return rows.map(conversation);
   }
   async localMessages(): Promise<Message[]> {
-    return (await this.driver.all('SELECT * FROM atlas_messages WHERE seq < 0 ORDER BY created_at, id', [])).map(message);
+    return (await this.driver.all('SELECT * FROM atlas_messages WHERE seq < 0 ORDER BY created_at, id', [])).map(
+      message,
+    );
   }
   async entries(): Promise<Entry[]> {
     return (await this.driver.all('SELECT * FROM atlas_outbox ORDER BY key', [])).map(entry);

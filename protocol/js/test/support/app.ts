@@ -1,4 +1,6 @@
-/** Apps in a world of their own, with a server: what is opened is closed when a test ends, and leaves no line open. */
+/**
+ * Apps in a world of their own, with a model server. When a test ends, each Sync is closed, and no connection is left.
+ */
 
 import { afterEach, beforeEach, expect } from 'vitest';
 
@@ -27,12 +29,12 @@ export class App {
     });
   }
 
-  /** In a tab of its own, if its `environment` is not another's. */
+  /** A Sync with a getToken, in a tab of its own unless `environment` is given. */
   open(options: Partial<SyncOptions> = {}): Sync {
     return this.alone({ getToken: () => tokenOf(options.user ?? USER), ...options });
   }
 
-  /** The same without a way to a token. */
+  /** The same without a getToken. */
   alone(options: Partial<SyncOptions> = {}): Sync {
     const sync = createSync({
       url: 'wss://test/sync',

@@ -1,12 +1,12 @@
-/** A device for tests, and how to wait for what it shows: by its own notifications, never by a fixed time. */
+/** A device for tests, and how to wait for its state: by its notifications, never by a fixed time. */
 
 import { WebSocket } from 'ws';
 
 import type { Environment } from '../../src/environment.js';
 import type { Query } from '../../src/query.js';
-import type { WebSocketClass } from '../../src/websocket.js';
 import { MemoryStore } from '../../src/store/memory.js';
 import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+import type { WebSocketClass } from '../../src/websocket.js';
 
 export const NodeWebSocket = WebSocket as unknown as WebSocketClass;
 
@@ -15,7 +15,7 @@ export function device(options: Partial<SyncOptions> & Pick<SyncOptions, 'url' |
   return createSync({ store: new MemoryStore(), ...options, environment });
 }
 
-/** The first value that will do, beginning with what the store has now. */
+/** The first value that satisfies `will`, beginning with the present one. */
 export async function until<T>(query: Query<T>, will: (value: T) => boolean, ms = 15_000): Promise<T> {
   const now = await query.read();
   if (will(now)) return now;

@@ -1,4 +1,4 @@
-/** A tiny server of one user, by SPEC.md, in memory: speaks JSON frames, keeps what it has in plain maps. */
+/** A model server for one user, by SPEC.md, in memory: JSON frames, plain maps. */
 
 import type { Uuid } from '../../src/rows.js';
 
@@ -64,19 +64,19 @@ export class ModelServer {
     applied: [],
   };
   readonly peers = new Set<Peer>();
-  /** Grows over every history, as time does. */
+  /** Grows over all epochs, as time does. */
   private clock = 1;
   limits = { frame_bytes: 20_000, page_rows: 7, pages_in_flight: 2, mutations: 3, title_bytes: 20, content_bytes: 100 };
   keepalive = 25_000;
-  /** Milliseconds; what the model's tokens live for. */
+  /** Milliseconds for which a token is valid. */
   tokenLife = 3_600_000;
   now: () => number = () => Date.now();
   tokens: (token: string) => boolean = () => true;
-  /** Answers for pushes instead of taking them: consumed one by one. */
-  readonly refusals: object[] = [];
-  /** Mutations that were pushed although they had been answered. */
+  /** Errors that answer the next pushes, one each, instead of applying them. */
+  readonly pushErrors: object[] = [];
+  /** How many mutations were pushed although they had been answered. */
   repeats = 0;
-  /** Of every `hello`, in their order. */
+  /** The generation of each `hello`, in their order. */
   readonly generations: number[] = [];
   rejects: (content: string) => boolean = (content) => content.includes('refuse');
 
@@ -84,7 +84,7 @@ export class ModelServer {
     return structuredClone(this.state);
   }
 
-  /** The database comes back as it was; what was committed since is lost. Nobody need notice that it is another one. */
+  /** The database becomes a backup of itself. With the same epoch, devices cannot see that. */
   restore(backup: State, epoch = ++this.clock): void {
     this.state = structuredClone(backup);
     this.state.epoch = epoch;
@@ -95,7 +95,7 @@ export class ModelServer {
     return btoa(`${this.state.epoch}:${seq}`);
   }
 
-  /** One transaction; what it returns is what the feed says of it. */
+  /** One transaction. `change` returns the rows for the feed. */
   commit(change: (state: State, seq: number) => Columns[]): number {
     const seq = ++this.clock;
     const from = this.cursor();
@@ -114,7 +114,7 @@ export class ModelServer {
     if (tier === 'free') for (const peer of [...this.peers]) peer.localOnly();
   }
 
-  /** What somebody else writes. */
+  /** A message from another writer. */
   message(home: Uuid, id: Uuid, content: string, at: number): void {
     this.commit((state, seq) => this.apply(state, seq, ['+m', id, home, 'assistant', content, at]).rows);
   }
@@ -146,9 +146,7 @@ export class ModelServer {
       if (number <= consumed.n || former !== undefined) {
         const before = consumed.results.get(number <= consumed.n ? number : (former ?? 0));
         const result: Columns =
-          before?.[0] === 'rejected'
-            ? ['rejected', number, ...before.slice(2)]
-            : ['repeated', number, this.state.seq];
+          before?.[0] === 'rejected' ? ['rejected', number, ...before.slice(2)] : ['repeated', number, this.state.seq];
         if (number <= consumed.n) this.repeats++;
         else this.consume(consumed, number, text, result);
         return result;
@@ -287,7 +285,7 @@ export class Peer {
     if (this.open) this.send(JSON.stringify(frame));
   }
 
-  /** The line is cut, or the server closes it. */
+  /** Cuts the connection (1006), or closes it. */
   shut(code: number): void {
     if (!this.open) return;
     this.open = this.following = false;
@@ -317,11 +315,11 @@ export class Peer {
       case 'page':
         return this.say(server.page(f as unknown as Parameters<ModelServer['page']>[0]));
       case 'push': {
-        const refusal = server.refusals.shift();
+        const error = server.pushErrors.shift();
         return this.say(
-          refusal === undefined
+          error === undefined
             ? server.push(this.client, f['n'] as number, f['mutations'] as Columns[], f['held'] as number)
-            : { t: 'error', message: '', retryable: true, answers: 'push', id: f['n'], ...refusal },
+            : { t: 'error', message: '', retryable: true, answers: 'push', id: f['n'], ...error },
         );
       }
     }

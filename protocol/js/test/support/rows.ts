@@ -1,4 +1,4 @@
-/** Rows, ids and tokens for tests, readable ones. */
+/** Readable rows, ids and tokens for tests. */
 
 import type { Conversation, Message, Uuid } from '../../src/rows.js';
 
@@ -6,7 +6,7 @@ export const id = (n: number): Uuid => `00000000-0000-7000-8000-${n.toString(16)
 export const C = (n: number): Uuid => id(0xc000 + n);
 export const M = (n: number): Uuid => id(0xe000 + n);
 
-/** A user's token, of no signature; `mark` tells it from their others. */
+/** An unsigned token of a user; `mark` distinguishes it from others. */
 export const tokenOf = (sub: unknown, mark: string | number = ''): string =>
   `head.${btoa(JSON.stringify({ sub }))}.${mark}`;
 

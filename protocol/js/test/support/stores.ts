@@ -1,4 +1,4 @@
-/** The three stores, new and empty, each with a way to open what it kept a second time. */
+/** The three stores, new and empty, each with a way to open its data a second time. */
 
 import 'fake-indexeddb/auto';
 
@@ -23,7 +23,7 @@ export interface Kind {
 
 let made = 0;
 
-/** As an app writes it for its own driver. */
+/** The adapter that an app writes for its driver. */
 export function sqliteDriver(path: string): SqlDriver {
   const db = new sqlite.Database(path);
   return {

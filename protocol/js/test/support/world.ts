@@ -1,4 +1,4 @@
-/** Time, network, locks and channels in a test's hand: what a browser has, without one. */
+/** A browser's clock, network, locks and channels, controlled by the test. */
 
 import type { Clock } from '../../src/clock.js';
 import type { Environment } from '../../src/environment.js';
@@ -6,7 +6,7 @@ import type { ChannelLike, LocksLike } from '../../src/leader.js';
 import type { WebSocketClass, WebSocketLike } from '../../src/websocket.js';
 import { type ModelServer, Peer } from './model.js';
 
-/** Goes on when it is told to; whatever is due is called in its order. */
+/** A clock that `pass` moves on; timers are called in their order. */
 export class FakeClock implements Clock {
   time = 1_700_000_000_000;
   private readonly timers = new Map<number, { readonly at: number; readonly call: () => void }>();
@@ -36,16 +36,16 @@ export class FakeClock implements Clock {
   }
 }
 
-/** Until everything that is under way has come to rest. */
+/** Waits until all promises and immediates under way have run. */
 export async function quiet(): Promise<void> {
   for (let i = 0; i < 40; i++) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** The line to a model server: may be down, swallow everything, or refuse to open. */
+/** The network to a model server. up · down: no WebSocket opens · dead: nothing arrives, in either direction. */
 export class Network {
   mode: 'up' | 'down' | 'dead' = 'up';
   readonly sockets = new Set<FakeWebSocket>();
-  /** When each connection was tried. */
+  /** The times at which WebSockets were opened. */
   readonly attempts: number[] = [];
 
   constructor(
@@ -108,12 +108,12 @@ export class FakeWebSocket implements WebSocketLike {
   }
 }
 
-/** Web Locks of one browser, one lock of each name. */
+/** The Web Locks of one browser, with one lock. */
 export class FakeLocks {
   private holder: { readonly reject: (error: Error) => void } | null = null;
   private readonly waiting: { readonly grant: () => void; readonly reject: (error: Error) => void }[] = [];
 
-  /** As a tab sees them. What was granted to a frozen one is not known to it before it thaws. */
+  /** The locks as a tab sees them. A frozen tab learns that a lock was granted when it thaws. */
   readonly forTab = (tab: { readonly run: (call: () => void) => void; readonly dead: () => boolean }): LocksLike => ({
     request: (_name, options, held) =>
       new Promise((resolve, reject) => {
@@ -146,7 +146,7 @@ export class FakeLocks {
       }),
   });
 
-  /** The tab that holds it is gone. */
+  /** The tab that holds the lock crashed. */
   crash(): void {
     this.next();
   }
@@ -157,7 +157,7 @@ export class FakeLocks {
   }
 }
 
-/** A tab: its part of the world stops while it is frozen, and catches up when it thaws. */
+/** A tab. While it is frozen, nothing runs in it; that runs when it thaws. */
 export class Tab {
   private frozen = false;
   private crashed = false;
@@ -190,8 +190,8 @@ export class Tab {
     };
   }
 
-  /** Somebody looks at it again, or the network came back. */
-  look(): void {
+  /** The tab becomes visible, or the network came back. */
+  show(): void {
     this.seen = true;
     this.awake();
   }

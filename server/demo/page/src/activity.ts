@@ -1,10 +1,12 @@
-/** What happens on a device, for its strip: position, latency from commit to screen, and the last events in words. */
+/** The figures of a device's strip: its position, the latency from commit to screen, and its last events in words. */
 
 import type { Status } from 'atlas-sync';
 import type { Device } from './device.js';
 
+/** An event in words. */
 export interface Happening {
   readonly key: number;
+  /** Milliseconds since 1970. */
   readonly at: number;
   readonly words: string;
 }
@@ -18,9 +20,9 @@ export interface Seen {
 }
 
 const KEPT = 20;
-/** Happenings of one kind within so many milliseconds are told as one. */
+/** Milliseconds within which events of one kind are shown as one. */
 const TOGETHER = 1_500;
-/** Milliseconds that the position may lag, so that reading it delays no message. */
+/** Milliseconds after which the position is read, so that reading it delays no message. */
 const LATER = 60;
 const LOOPBACK = /^(localhost|127\.|\[::1\])/;
 
@@ -32,11 +34,12 @@ export class Activity {
   private readonly listeners = new Set<() => void>();
   private readonly off: () => void;
   private status: Status | undefined;
-  /** Whether it has tried to connect, and being offline is news. */
+  /** Whether the device has tried to connect, so that being offline is an event. */
   private tried = false;
-  private settled: Status['state'] | null = null;
-  private settling: ReturnType<typeof setTimeout> | undefined;
-  /** Milliseconds by the server's clock; what was committed before came late for other reasons than the way here. */
+  /** The last state that was noted. */
+  private noted: Status['state'] | null = null;
+  private noting: ReturnType<typeof setTimeout> | undefined;
+  /** Milliseconds by the server's clock. Rows committed before it were missed, so they say nothing about latency. */
   private liveSince = Infinity;
   private ahead = 0;
   private asking: ReturnType<typeof setTimeout> | null = null;
@@ -46,7 +49,7 @@ export class Activity {
 
   constructor(private readonly device: Device) {
     const { status } = device.sync;
-    this.off = status.subscribe(() => this.hear(status.get()));
+    this.off = status.subscribe(() => this.receive(status.get()));
   }
 
   subscribe = (listener: () => void): (() => void) => {
@@ -57,7 +60,7 @@ export class Activity {
   close(): void {
     this.closed = true;
     this.off();
-    clearTimeout(this.settling);
+    clearTimeout(this.noting);
     if (this.asking !== null) clearTimeout(this.asking);
   }
 
@@ -66,7 +69,7 @@ export class Activity {
     this.put(words);
   }
 
-  /** Adds to the last happening if that is of the same kind, so that many at once stay calm. */
+  /** Adds to the last event if that is recent and of the same kind, so that many at once take one line. */
   count(kind: string, count: number, words: (count: number) => string): void {
     const [last, ...rest] = this.seen.happenings;
     if (this.counted?.kind === kind && last !== undefined && Date.now() - this.counted.since < TOGETHER) {
@@ -78,7 +81,7 @@ export class Activity {
     }
   }
 
-  /** These rows are about to be painted. */
+  /** Rows with these seqs are about to be painted: measures the latency of the newest. */
   painted(seqs: readonly number[]): void {
     const newest = Math.max(...seqs) / 1000;
     if (seqs.length === 0 || newest < this.liveSince || document.hidden) return;
@@ -92,7 +95,7 @@ export class Activity {
     });
   }
 
-  private hear(status: Status | undefined): void {
+  private receive(status: Status | undefined): void {
     if (status === undefined) return;
     const before = this.status;
     this.tried ||= status.state === 'connecting';
@@ -105,26 +108,26 @@ export class Activity {
     }
     if (status.state === 'live' && before?.state !== 'live') this.liveSince = this.serverNow();
     else if (status.state !== 'live') this.liveSince = Infinity;
-    clearTimeout(this.settling);
-    this.settling = setTimeout(() => this.settle(status), status.state === 'live' ? 0 : 400);
+    clearTimeout(this.noting);
+    this.noting = setTimeout(() => this.noteState(status), status.state === 'live' ? 0 : 400);
     this.asking ??= setTimeout(() => void this.askPosition(), LATER);
   }
 
-  private settle({ state }: Status): void {
-    if (state === this.settled || state === 'connecting') return;
-    this.settled = state;
+  private noteState({ state }: Status): void {
+    if (state === this.noted || state === 'connecting') return;
+    this.noted = state;
     if (state === 'live') this.note('Up to date');
     else if (state === 'catching_up') this.note('Catching up');
     else if (state === 'local') this.note('Works on this device only');
     else if (this.tried || !this.device.network.on) this.note('Offline: everything stays usable');
-    else this.settled = null;
+    else this.noted = null;
   }
 
   private async askPosition(): Promise<void> {
     this.asking = null;
     try {
       const { position, ahead } = await this.device.store.read((tx) => tx.meta());
-      // On one machine there is one clock, and what seems to differ is the time that `welcome` took.
+      // One machine has one clock: a measured offset is only the time that the greeting took.
       this.ahead = LOOPBACK.test(location.host) ? 0 : ahead / 1000;
       if (position !== this.seen.position) this.show({ position });
     } catch {

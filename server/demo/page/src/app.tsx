@@ -1,4 +1,4 @@
-/** The page: what it is about, who is chosen, and that person's devices beside each other, or in tabs where it is narrow. */
+/** The page: its head with the chosen user, and that user's devices side by side, or in tabs on a narrow screen. */
 
 import { useEffect, useState } from 'preact/hooks';
 
@@ -15,7 +15,7 @@ import { ThemeToggle } from './theme.js';
 const FIRST_SLOTS = [1, 2];
 const ASK_AGAIN_AFTER = 3_000;
 
-/** As the server says as soon as it can be asked, and until then as remembered. */
+/** The users as the server names them; until it answers, those of the last visit. */
 function usePeople(): People | null {
   const [people, setPeople] = useState(knownPeople);
   useEffect(() => {
@@ -38,7 +38,7 @@ function usePeople(): People | null {
   return people;
 }
 
-/** The person's open devices, by slot. */
+/** The user's open devices, by slot. */
 function useDevices(url: string | null, person: Person | null, slots: readonly number[]): ReadonlyMap<number, Device> {
   const [devices, setDevices] = useState<ReadonlyMap<number, Device>>(new Map());
   const [opened] = useState(() => new Map<string, { readonly slot: number; readonly device: Device }>());
@@ -131,7 +131,7 @@ export function App() {
         <ol class="steps" aria-label="Things to try">
           <li>Type on one device.</li>
           <li>Switch the phone off, write on both.</li>
-          <li>Switch it on, and watch it settle.</li>
+          <li>Switch it on, and watch both agree.</li>
         </ol>
       </header>
       <main class="stage">

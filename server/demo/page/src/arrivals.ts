@@ -1,4 +1,4 @@
-/** What the feed brought between two states of a list of rows. Pure. */
+/** Finds the rows that the feed brought between two states of a list. Pure. */
 
 import type { Certainty } from 'atlas-sync';
 
@@ -11,16 +11,17 @@ export interface Watched {
 }
 
 export interface Arrivals {
-  /** Rows that others made or changed. */
+  /** Ids of rows that others made or changed. */
   readonly news: readonly string[];
+  /** How many of them are new. */
   readonly added: number;
-  /** The seqs of all rows that came by the feed, one's own confirmed ones included. */
+  /** The seqs of all rows that came by the feed, including this device's confirmed ones. */
   readonly seqs: readonly number[];
 }
 
 const NONE: Arrivals = { news: [], added: 0, seqs: [] };
 
-/** Rows that a page of history brought are older than what was there, and do not count. */
+/** `isHistory`: whether a row came by a page. Such rows do not count. */
 export function arrivals(before: readonly Watched[], now: readonly Watched[], isHistory: (row: Watched) => boolean): Arrivals {
   if (before === now) return NONE;
   const known = new Map(before.map((row) => [row.id, row]));

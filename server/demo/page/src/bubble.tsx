@@ -1,4 +1,4 @@
-/** One message: its text, how far it has come, and what can be done to it. */
+/** One message: its text, its state, and its actions. */
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
@@ -9,12 +9,12 @@ import { clockTime, machineTime } from './when.js';
 
 interface Props {
   readonly row: ShownMessage;
-  /** Stands together with the one above, and with the one below. */
+  /** Belongs to the message above, and to the one below: they form one group. */
   readonly follows: boolean;
   readonly leads: boolean;
-  /** Has just come. */
+  /** Has just arrived. */
   readonly fresh: boolean;
-  /** Where the keyboard is. */
+  /** Whether it is the one that the keyboard reached. */
   readonly active: boolean;
   readonly editing: boolean;
   readonly onEdit: (on: boolean) => void;
@@ -37,7 +37,7 @@ export function Bubble(props: Props) {
   const [open, setOpen] = useState(false);
   const own = row.role === 'user';
   const edited = row.updatedAt > row.createdAt;
-  const settled = row.state === 'synced' || row.state === 'acked';
+  const confirmed = row.state === 'synced' || row.state === 'acked';
   return (
     <li
       class="message"
@@ -69,11 +69,11 @@ export function Bubble(props: Props) {
           </div>
         </div>
       )}
-      {!editing && (!leads || !settled || edited) && (
+      {!editing && (!leads || !confirmed || edited) && (
         <p class="message-meta">
           {edited && <span>Edited</span>}
           <time dateTime={machineTime(row.createdAt)}>{clockTime(row.createdAt)}</time>
-          {(own || !settled) && <Mark state={row.state} />}
+          {(own || !confirmed) && <Mark state={row.state} />}
         </p>
       )}
       {row.state === 'rejected' && (

@@ -1,4 +1,4 @@
-/** Where a message is written. Enter sends, Shift+Enter begins a new line; a draft outlives the page. */
+/** The field for a new message. Enter sends, Shift+Enter begins a new line. Drafts survive a reload. */
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
@@ -75,7 +75,7 @@ export function Composer({ draftName, focus, onSend }: Props) {
   );
 }
 
-/** As high as its text; the style overlay says where that ends. */
+/** Makes a field as high as its text, up to the limit in the style sheet. */
 export function grow(field: HTMLTextAreaElement | null): void {
   if (field === null) return;
   field.style.height = 'auto';

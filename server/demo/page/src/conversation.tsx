@@ -1,4 +1,4 @@
-/** The chosen conversation: its title with what can be done to it, its messages, and the composer. */
+/** The chosen conversation: its title with its actions, its messages, and the composer. */
 
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
@@ -14,7 +14,7 @@ interface Props {
   readonly device: Device;
   readonly row: ShownConversation;
   readonly activity: Activity;
-  /** At each change the composer takes the focus. */
+  /** Each change moves the focus to the composer. */
   readonly focusComposer: number;
   readonly onBack: () => void;
   readonly onDelete: () => void;

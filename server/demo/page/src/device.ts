@@ -1,4 +1,4 @@
-/** One device of a user: a database, a network and a client of its own, as if nothing else ran in this browser. */
+/** One device of a user, with a database, a network and a client of its own, independent of others in this browser. */
 
 import { createSync, environment, type Sync } from 'atlas-sync';
 import { DexieStore } from 'atlas-sync/dexie';
@@ -7,9 +7,9 @@ import { Network } from './network.js';
 import { socketUrl, tokenOf, type Person } from './people.js';
 
 export interface Device {
-  /** Of this opening: another one of the same device gets another number. */
+  /** Another one each time that the device is opened. */
   readonly number: number;
-  /** Of its database, too. */
+  /** Also of its database. */
   readonly name: string;
   readonly sync: Sync;
   readonly store: DexieStore;
@@ -33,7 +33,7 @@ export function openDevice(url: string, person: Person, slot: number): Device {
     getToken: (reason) => tokenOf(person, reason !== 'connecting'),
     environment: {
       WebSocket: network.socketClass(),
-      // Tabs share a device, devices share nothing: they do not hear each other, nor wait for each other's lock.
+      // Tabs share a device, but devices share nothing: each has channels and locks of its own.
       locks: locks && { request: (lock, options, held) => locks.request(`${name} ${lock}`, options, held) },
       channel: channel && ((topic) => channel(`${name} ${topic}`)),
       onAwake: (call) => {
@@ -59,9 +59,10 @@ export function openDevice(url: string, person: Person, slot: number): Device {
   };
 }
 
+/** Milliseconds. */
 const MOMENT = 200;
 
-/** Says so twice, because an attempt that was refused a moment ago may not have ended yet. */
+/** Calls twice, because an attempt that failed a moment ago may not have ended yet. */
 function comeBack(network: Network, call: () => void): void {
   if (!network.on) return;
   call();

@@ -1,4 +1,4 @@
-/** Asks before something is deleted. The browser's own dialog: it keeps the focus, and Escape closes it. */
+/** Asks before a deletion. It is the browser's own dialog, which keeps the focus and closes with Escape. */
 
 import { useEffect, useRef } from 'preact/hooks';
 

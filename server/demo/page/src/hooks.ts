@@ -1,4 +1,4 @@
-/** What several parts of the page need of Preact. */
+/** Hooks that several parts of the page use. */
 
 import { useCallback, useEffect, useLayoutEffect, useReducer, useRef, useState } from 'preact/hooks';
 
@@ -11,14 +11,14 @@ export function useQuery<T>(query: Query<T>): T | undefined {
   return query.get();
 }
 
-/** A value once it has lasted so long: what passes quicker is not shown. */
-export function useSettled<T>(value: T, ms: number): T {
-  const [settled, settle] = useState(value);
+/** A value once it has lasted for `ms` milliseconds, so that values that pass quickly are not shown. */
+export function useLasting<T>(value: T, ms: number): T {
+  const [lasting, setLasting] = useState(value);
   useEffect(() => {
-    const timer = setTimeout(() => settle(() => value), ms);
+    const timer = setTimeout(() => setLasting(() => value), ms);
     return () => clearTimeout(timer);
   }, [value, ms]);
-  return ms === 0 ? value : settled;
+  return ms === 0 ? value : lasting;
 }
 
 export function useMedia(query: string): boolean {
@@ -48,7 +48,7 @@ export function useWidth<E extends HTMLElement>(): [(element: E | null) => void,
   return [ref, width];
 }
 
-/** The latest function given, under an identity that stays. */
+/** A function that stays the same and calls the latest one given. */
 export function useStable<A extends unknown[], R>(call: (...args: A) => R): (...args: A) => R {
   const latest = useRef(call);
   useLayoutEffect(() => {

@@ -1,4 +1,4 @@
-/** The page's icons, drawn in one weight. They only accompany words or labels, so they are hidden from screen readers. */
+/** The page's icons, in one weight. They only accompany words or labels, so screen readers skip them. */
 
 const PATHS = {
   sync: 'M4.5 9.5a7.5 7.5 0 0 1 13-2.600M18 3.500v4h-4M19.500 14.500a7.500 7.500 0 0 1-13 2.600M6 20.500v-4h4',

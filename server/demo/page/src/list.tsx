@@ -1,4 +1,4 @@
-/** The conversations of a device, the one touched last on top. */
+/** The conversations of a device, the last changed one on top. */
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
@@ -24,7 +24,7 @@ interface Props {
 const NEAR = 200;
 const NONE: readonly ShownConversation[] = [];
 
-/** Conversations with something that nobody has looked at on this device. */
+/** The conversations with changes that were not opened on this device. */
 function useUnread({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | 'activity'>): ReadonlySet<string> {
   const [unread, setUnread] = useState<ReadonlySet<string>>(new Set());
   const before = useRef<readonly ShownConversation[]>(NONE);
@@ -48,7 +48,7 @@ function useUnread({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | '
   return unread;
 }
 
-/** Nothing but its room before it was read. */
+/** A blank before the store was read, so that the height stays. */
 const preview = (text: string | null | undefined): string =>
   text === undefined ? '\u00a0' : (text ?? 'No messages yet');
 
@@ -59,7 +59,7 @@ export function ConversationList(props: Props) {
   const unread = useUnread(props);
   const status = useQuery(device.sync.status);
   const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching_up');
-  /** The one that Tab reaches; arrow keys lead to the others. */
+  /** The item that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
   const items = useRef<HTMLUListElement>(null);
   const loading = useRef(false);
@@ -69,7 +69,7 @@ export function ConversationList(props: Props) {
     if (loading.current || list?.more !== true || left > NEAR) return;
     loading.current = true;
     loadOlder()
-      .catch(() => undefined) // the strip tells
+      .catch(() => undefined) // the strip shows it
       .finally(() => (loading.current = false));
   };
   const move = (event: KeyboardEvent): void => {

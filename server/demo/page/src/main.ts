@@ -1,4 +1,4 @@
-/** Starts the page, and has it kept for the time when the server is away. */
+/** Starts the page, and registers the service worker that keeps it while the server is away. */
 
 import { h, render } from 'preact';
 
@@ -11,5 +11,5 @@ const root = document.getElementById('app');
 if (root !== null) render(h(App, null), root);
 
 if ('serviceWorker' in navigator) {
-  navigator.serviceWorker.register('/sw.js').catch(() => undefined); // then the page needs its server to load
+  navigator.serviceWorker.register('/sw.js').catch(() => undefined); // without it, the page loads only while its server runs
 }

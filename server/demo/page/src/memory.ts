@@ -1,4 +1,4 @@
-/** Small things that the page remembers over reloads. A browser that forbids it loses nothing but them. */
+/** Settings that the page keeps over reloads, in localStorage. If the browser forbids that, only they are lost. */
 
 const PREFIX = 'atlas-demo.';
 
@@ -19,7 +19,7 @@ export function remember(name: string, value: unknown): void {
   }
 }
 
-/** Calls when another tab remembered something else under this name. */
+/** Calls `call` when another tab stored another value under this name. The returned function ends that. */
 export function onRemembered(name: string, call: () => void): () => void {
   const listen = (event: StorageEvent): void => {
     if (event.key === PREFIX + name) call();

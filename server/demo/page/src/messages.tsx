@@ -1,6 +1,6 @@
 /**
- * The messages of a conversation, oldest first. Only a window of them is rendered; it moves along with the scroll
- * position, brings older ones when its top is near, and keeps what is looked at where it is.
+ * The messages of a conversation, oldest first. Only a window of them is rendered. It moves with the scroll position,
+ * loads older messages near its top, and keeps the visible ones in their place.
  */
 
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
@@ -26,17 +26,18 @@ interface Props {
 }
 
 const NONE: readonly ShownMessage[] = [];
-/** Pixels from an end at which the window moves, and those that still count as the end itself. */
+/** Pixels from an end at which the window moves, and at which the end counts as reached. */
 const NEAR = 500;
 const AT_END = 48;
 const PAGE = 50;
-/** With more than that loaded, going back to the newest begins with a small list again. */
+/** If more messages are loaded, going back to the newest starts a new, small list. */
 const MANY = 400;
+/** Milliseconds for which a message counts as just arrived. */
 const FRESH_FOR = 2_600;
-/** Messages of one role within five minutes stand together. */
+/** Microseconds: messages of one role within five minutes form a group. */
 const TOGETHER = 300_000_000;
 
-/** Which messages just came, and how many while somebody looked elsewhere. */
+/** The messages that just arrived, and how many of them the user has not seen. */
 function useNews(rows: readonly ShownMessage[], atEnd: { readonly current: boolean }, activity: Activity) {
   const [fresh, setFresh] = useState<ReadonlySet<string>>(new Set());
   const [unseen, setUnseen] = useState(0);
@@ -70,20 +71,20 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
   const [outOfReach, setOutOfReach] = useState(false);
   const [away, setAway] = useState(false);
   const [editing, edit] = useState<string | null>(null);
-  /** The message that the keyboard has reached: Tab leads on to what can be done to it. */
+  /** The message that the keyboard has reached; Tab leads to its actions. */
   const [active, activate] = useState<string | null>(null);
   const scroller = useRef<HTMLDivElement>(null);
   const items = useRef<HTMLOListElement>(null);
   const atEnd = useRef(true);
   const goToEnd = useRef(false);
   const [goes, go] = useState(0);
-  /** What is looked at: a message, and how far below the top it is. */
+  /** The topmost visible message, and its distance from the top in pixels. */
   const anchor = useRef<{ readonly id: string; readonly top: number } | null>(null);
   const { fresh, unseen, seen } = useNews(rows, atEnd, activity);
   const window = slice(rows, last);
   const shown = rows.slice(window.start, window.end);
 
-  const look = useStable((): void => {
+  const updateAnchor = useStable((): void => {
     const box = scroller.current;
     if (box === null) return;
     const top = box.getBoundingClientRect().top;
@@ -98,7 +99,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
     setAway(!atEnd.current);
     if (atEnd.current && unseen > 0) seen();
   });
-  const stay = useStable((): void => {
+  const keepPlace = useStable((): void => {
     const box = scroller.current;
     if (box === null || box.clientHeight === 0) return;
     const kept = anchor.current;
@@ -109,7 +110,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
       const item = items.current?.querySelector<HTMLElement>(`[data-id="${kept.id}"]`);
       if (item != null) box.scrollTop += item.getBoundingClientRect().top - box.getBoundingClientRect().top - kept.top;
     }
-    look();
+    updateAnchor();
     move();
   });
   const move = useStable((): void => {
@@ -144,7 +145,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
     go((count) => count + 1);
   });
 
-  useLayoutEffect(stay, [rows, last, loading, editing, goes]);
+  useLayoutEffect(keepPlace, [rows, last, loading, editing, goes]);
   useEffect(() => {
     if (sent > 0) void toEnd();
   }, [sent]);
@@ -155,7 +156,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
     if (!outOfReach) move();
   }, [outOfReach]);
   useEffect(() => {
-    const observer = new ResizeObserver(stay);
+    const observer = new ResizeObserver(keepPlace);
     for (const element of [scroller.current, items.current]) if (element !== null) observer.observe(element);
     return () => observer.disconnect();
   }, []);
@@ -190,7 +191,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
         tabIndex={0}
         onKeyDown={walk}
         onScroll={() => {
-          look();
+          updateAnchor();
           move();
         }}
       >

@@ -1,7 +1,4 @@
-/**
- * A network with a switch: sockets that are cut, and refused, while it is off. What stands on it cannot tell it from a
- * real one.
- */
+/** A network with a switch: while it is off, WebSockets are cut, and new ones fail, as without a real network. */
 
 import type { WebSocketClass, WebSocketLike } from 'atlas-sync';
 
@@ -24,13 +21,13 @@ export class Network {
     for (const listener of [...this.listeners]) listener();
   }
 
-  /** Calls at every turn of the switch. */
+  /** Calls `listener` whenever the switch is operated. The returned function ends that. */
   subscribe = (listener: () => void): (() => void) => {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   };
 
-  /** What to give to a client in the place of the browser's class. */
+  /** A class for the client, in place of the browser's WebSocket. */
   socketClass(): WebSocketClass {
     const network = this;
     const { sockets } = this;

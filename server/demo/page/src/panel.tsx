@@ -1,4 +1,4 @@
-/** One device: its head with the switch, the list and the chosen conversation, what was not accepted, and the strip. */
+/** One device: its head with the switch, its list, its chosen conversation, its rejected writes, and its strip. */
 
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
@@ -27,10 +27,10 @@ interface Props {
   readonly onClose: (() => void) | null;
 }
 
-/** Below it, list and conversation take turns. */
+/** Width in CSS pixels below which either the list or the conversation is shown. */
 const BOTH_FROM = 480;
 
-/** The row of the chosen conversation, also if it is too old to be listed; null once it is deleted. */
+/** The row of the chosen conversation, also if it is too old for the list; null if it was deleted. */
 function useChosenRow(device: Device, rows: readonly ShownConversation[] | undefined, chosen: string | null) {
   const listed = rows?.find((row) => row.id === chosen);
   const [unlisted, setUnlisted] = useState<{ readonly id: string; readonly row: ShownConversation | null } | null>(null);

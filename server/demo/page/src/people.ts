@@ -1,4 +1,4 @@
-/** Who may be chosen, as the server says, and where it synchronises. Remembered, so that it is known without it. */
+/** The users that the server offers, and the address of its sync endpoint. Kept for the time when it is away. */
 
 import { recall, remember } from './memory.js';
 
@@ -24,7 +24,7 @@ const isPeople = (value: unknown): value is People =>
 
 export const knownPeople = (): People | null => recall('people', isPeople);
 
-/** As the server says now; throws if it cannot be asked. */
+/** Asks the server. Throws if it does not answer, or answers something else. */
 export async function askForPeople(): Promise<People> {
   const answer = await fetch('/demo.json', { cache: 'no-cache' });
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
@@ -34,14 +34,14 @@ export async function askForPeople(): Promise<People> {
   return people;
 }
 
-/** Where to connect, whether `url` is absolute or a path on this page's server. */
+/** The address to connect to. `url` is absolute, or a path on this page's server. */
 export function socketUrl(url: string): string {
   const absolute = new URL(url, location.href);
   absolute.protocol = absolute.protocol.replace('http', 'ws');
   return absolute.href;
 }
 
-/** A token that the server gave a moment ago, or the one remembered. */
+/** The user's token: a new one from the server if `again`, or the one of the last answer. */
 export async function tokenOf(person: Person, again: boolean): Promise<string> {
   const people = again ? await askForPeople() : knownPeople();
   return people?.users.find(({ id }) => id === person.id)?.token ?? person.token;

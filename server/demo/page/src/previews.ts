@@ -1,14 +1,14 @@
-/** The last message of each conversation in a list, from the device's own database. */
+/** The last message of each conversation in a list, from the device's database. */
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
 import { showMessages, type ShownConversation } from 'atlas-sync';
 import type { Device } from './device.js';
 
-/** How many messages may be on their way to be deleted while an older one is still found. */
+/** How many messages are read, in case the outbox deletes the newest of them. */
 const DEEP = 3;
 const LENGTH = 120;
-/** Milliseconds that previews may lag, so that reading them delays no message. */
+/** Milliseconds after which previews are read, so that reading them delays no message. */
 const LATER = 80;
 
 async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, string | null>> {
@@ -23,7 +23,7 @@ async function lastMessages(device: Device, ids: readonly string[]): Promise<Map
   });
 }
 
-/** null: it has no messages. Read again whenever the list was; one reading at a time. */
+/** By conversation; null: it has no messages. Read again after every change of the list, one reading at a time. */
 export function usePreviews(device: Device, rows: readonly ShownConversation[]): ReadonlyMap<string, string | null> {
   const [previews, setPreviews] = useState<ReadonlyMap<string, string | null>>(new Map());
   const wanted = useRef(rows);
@@ -47,7 +47,7 @@ export function usePreviews(device: Device, rows: readonly ShownConversation[]):
           setPreviews(await lastMessages(device, read.map((row) => row.id)));
         }
       } catch {
-        // The device is being closed; a list does without.
+        // The device is being closed.
       } finally {
         reading.current = false;
       }

@@ -1,11 +1,11 @@
-/** What happens on a device, in figures and in words, calm enough to have in view all the time. */
+/** The strip under a device: its state, figures and last events. */
 
 import { useEffect, useReducer } from 'preact/hooks';
 
 import type { Status } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import type { Device } from './device.js';
-import { useQuery, useSettled } from './hooks.js';
+import { useQuery, useLasting } from './hooks.js';
 import { Icon } from './icons.js';
 import { positionTime, secondTime } from './when.js';
 
@@ -17,7 +17,7 @@ const STATES: Record<Status['state'], string> = {
   local: 'This device only',
   destroyed: 'Deleted',
 };
-/** Milliseconds for which an attempt to connect must last to be worth a word. */
+/** Milliseconds after which an attempt to connect is shown. */
 const PASSING = 500;
 
 function useActivity(activity: Activity): Activity['seen'] {
@@ -28,10 +28,10 @@ function useActivity(activity: Activity): Activity['seen'] {
 
 function useShownState(device: Device): Status['state'] {
   const state = useQuery(device.sync.status)?.state ?? 'offline';
-  return useSettled(state, state === 'connecting' ? PASSING : 0);
+  return useLasting(state, state === 'connecting' ? PASSING : 0);
 }
 
-/** The state as a mark for where words would be too much; its words are there for those who listen. */
+/** The state as a dot, with its name for screen readers. */
 export function StateDot({ device }: { readonly device: Device }) {
   const state = useShownState(device);
   return (
@@ -71,7 +71,7 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
         </div>
         <div class="figure-position">
           <dt>
-            <abbr title="How far this device has come in its user’s feed: the instant of the last change it holds">Position</abbr>
+            <abbr title="This device’s position in its user’s feed: the instant of the last change it holds">Position</abbr>
           </dt>
           <dd data-testid="position" data-value={position ?? ''} title={position === null ? undefined : String(position)}>
             {position === null ? '–' : positionTime(position)}

@@ -1,6 +1,6 @@
 /**
- * Keeps the page's own files for the time when the server is away. The network comes first, so that a new page is seen
- * at once; what it answered last is shown when there is no answer. Nothing else is touched, and never the data.
+ * The service worker, which keeps the page's own files while the server is away. It asks the network first, so that a
+ * new page is seen at once, and answers from its cache if the network does not. It handles no other request, and no data.
  */
 
 interface Extended extends Event {
@@ -21,13 +21,13 @@ interface Worker {
 const worker = globalThis as unknown as Worker;
 const CACHE = 'atlas-sync-demo';
 const FILES = ['/', '/page.js', '/page.css', '/demo.json'];
-/** Milliseconds after which a server that says nothing counts as away. */
-const PATIENCE = 3_000;
+/** Milliseconds without an answer after which the server counts as away. */
+const ANSWER_WITHIN = 3_000;
 
 async function fresh(path: string): Promise<Response> {
-  const answer = await fetch(path, { cache: 'no-cache', signal: AbortSignal.timeout(PATIENCE) });
+  const answer = await fetch(path, { cache: 'no-cache', signal: AbortSignal.timeout(ANSWER_WITHIN) });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  // Kept only when it is here as a whole.
+  // Cached only after it was read completely.
   const body = await answer.blob();
   const { status, headers } = answer;
   const whole = new Response(body, { status, headers });

@@ -1,4 +1,4 @@
-/** Where only one device fits: which one is in front. */
+/** The tabs of a narrow screen, which shows one device at a time. */
 
 import type { Device } from './device.js';
 import { Icon } from './icons.js';

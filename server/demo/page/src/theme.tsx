@@ -1,4 +1,4 @@
-/** Light or dark: as the system has it, until somebody chooses. */
+/** Light or dark: the system's setting, until the user chooses. */
 
 import { useState } from 'preact/hooks';
 
@@ -16,7 +16,7 @@ export function ThemeToggle() {
   const systemDark = useMedia('(prefers-color-scheme: dark)');
   const [chosen, choose] = useState(() => recall('theme', isText));
   const dark = chosen === null ? systemDark : chosen === 'dark';
-  const turn = (): void => {
+  const toggle = (): void => {
     const next = dark ? 'light' : 'dark';
     remember('theme', next);
     choose(next);
@@ -24,7 +24,7 @@ export function ThemeToggle() {
   };
   const label = dark ? 'Use light colours' : 'Use dark colours';
   return (
-    <button type="button" class="icon-button" data-testid="theme" aria-label={label} title={label} onClick={turn}>
+    <button type="button" class="icon-button" data-testid="theme" aria-label={label} title={label} onClick={toggle}>
       <Icon name={dark ? 'sun' : 'moon'} />
     </button>
   );

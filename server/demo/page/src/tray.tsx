@@ -1,4 +1,4 @@
-/** What the server did not accept and no open conversation shows: to try again, or to let go. */
+/** Rejected writes that no open conversation shows, to retry or discard. */
 
 import type { Entry, Sync } from 'atlas-sync';
 import { useQuery } from './hooks.js';

@@ -16,7 +16,7 @@ export const clockTime = (instant: number): string => time.format(toDate(instant
 export const secondTime = (ms: number): string => exact.format(new Date(ms));
 export const machineTime = (instant: number): string => toDate(instant).toISOString();
 
-/** The same for all instants of one day. */
+/** The name of a day, the same for all of its instants. */
 export function dayName(instant: number): string {
   const day = toDate(instant);
   const ago = daysAgo(day);
@@ -26,7 +26,7 @@ export function dayName(instant: number): string {
   return (day.getFullYear() === new Date().getFullYear() ? date : dateOfYear).format(day);
 }
 
-/** As short as a list wants it. */
+/** A time or a day, short enough for a list. */
 export function briefly(instant: number): string {
   const day = toDate(instant);
   const ago = daysAgo(day);
@@ -36,6 +36,6 @@ export function briefly(instant: number): string {
   return (day.getFullYear() === new Date().getFullYear() ? shortDate : shortDateOfYear).format(day);
 }
 
-/** A position in the feed, which is an instant, down to the millisecond. */
+/** A position in the feed, which is about an instant, to the millisecond. */
 export const positionTime = (position: number): string =>
   `${secondTime(position / 1000)}.${String(Math.floor(position / 1000) % 1000).padStart(3, '0')}`;

@@ -1,11 +1,11 @@
-/** Which part of a long list is rendered. Pure; indices count from the oldest row. */
+/** The part of a long list that is rendered. Pure; indices count from the oldest row. */
 
 export interface Slice {
   readonly start: number;
   readonly end: number;
 }
 
-/** How many rows are rendered at most, and how far the window moves at once. */
+/** How many rows are rendered at most, and by how many the window moves at once. */
 export const SPAN = 120;
 export const STEP = 40;
 
@@ -16,7 +16,7 @@ export function slice(rows: readonly { readonly id: string }[], last: string | n
   return { start: Math.max(0, end - SPAN), end };
 }
 
-/** The last row to render once the window has moved by `step` rows (negative: towards older ones). */
+/** The id of the last row to render after the window moved by `step` rows (negative: to older ones). */
 export function moved(rows: readonly { readonly id: string }[], { start, end }: Slice, step: number): string | null {
   const next = step < 0 ? end - Math.min(-step, start) : end + step;
   return next >= rows.length ? null : rows[next - 1]!.id;

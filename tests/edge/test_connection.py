@@ -1,0 +1,469 @@
+"""A connection carries out what its session decides, keeps its deadlines, and tells the read path when it is full."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from protocol import answers
+from protocol.codec import JSON, MSGPACK, Codec
+from protocol.frames import (
+    Ack,
+    Applied,
+    AskPage,
+    Error,
+    Hello,
+    Milliseconds,
+    Ping,
+    Pong,
+    Push,
+    Refresh,
+    Refreshed,
+    Rejected,
+    ToClient,
+    ToServer,
+    Welcome,
+)
+from server.clock import Clock
+from server.edge.auth import RefusedError, Verifier
+from server.edge.connection import (
+    EXPIRY_MARGIN,
+    FRAMES_PER_SECOND,
+    HELLO_SECONDS,
+    STRANGERS_FRAMES,
+    Connection,
+    Services,
+    Timing,
+)
+from server.edge.registry import Registry
+from server.edge.timers import TimerWheel
+from server.edge.websocket import CLOSE_SECONDS
+from server.feed.change import Why
+from server.feed.encode import Outgoing
+from server.feed.readers import Readers
+from server.session import Claims
+from server.write.pushes import Pushes
+from server.write.rules import Limits
+from tests.support.transport import FarEnd
+
+ANNE = UUID(int=1)
+HELLO = Hello(token="good", client_id=UUID(int=2))
+KEEPALIVE, DEADLINE = 30.0, 20.0
+both = pytest.mark.parametrize("codec", [MSGPACK, JSON], ids=["msgpack", "json"])
+
+
+class FakeClock:
+    """Monotonic seconds and the time of day, which a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 1_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def seconds(self) -> float:
+        return self.time
+
+    def now(self) -> int:
+        return int(self.time * 1_000_000)
+
+
+class FakeVerifier:
+    def __init__(self, clock: FakeClock) -> None:
+        self.expires = int(clock.time) + 10_000
+        self.fails = False
+        """It raises what nobody expects."""
+
+    async def verify(self, token: str) -> Claims:
+        if self.fails:
+            raise RuntimeError("unexpected")
+        if token != "good":
+            raise RefusedError("This token is bad.")
+        return Claims(ANNE, self.expires)
+
+
+@dataclass
+class FakeReaders:
+    """The door to the read path, on which a test stands on the other side."""
+
+    epoch = "0" * 16
+    refuses: Error | None = None
+    calls: list[str] = field(default_factory=list)
+    up_to_date: Outgoing | None = None
+    seq = 0
+
+    def join(self, sink: Connection, *rest: object) -> object:
+        self.calls.append("join")
+        return self.refuses or "a reader"
+
+    def stall(self, reader: object) -> None:
+        self.calls.append("stall")
+
+    def resume(self, reader: object) -> None:
+        self.calls.append("resume")
+
+    def leave(self, reader: object, code: int) -> None:
+        self.calls.append(f"leave {code}")
+
+    def live(self, reader: object) -> Outgoing | None:
+        return self.up_to_date
+
+    def acknowledged(self, reader: object, seq: int) -> None:
+        self.seq = seq
+
+    async def answer_page(self, user: UUID, ask: AskPage, sink: Connection) -> None:
+        assert user == ANNE
+        await sink.wait_writable()
+        self.calls.append(f"page {ask.id}")
+
+
+class FakePushes:
+    mutations = 10
+    limits = Limits(title=100, content=1_000, roles=frozenset({"user"}))
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[bool, Callable[[Any], None]]] = []
+
+    def apply(
+        self, frame: Push, codec: Codec, answer: Callable[[Any], None], gone: Callable[[], bool], **rest: Any
+    ) -> None:
+        self.waiting.append((rest["claims_client_id"], answer))
+
+
+class House:
+    """One connection, the client at its far end, and everything around it."""
+
+    def __init__(self, codec: Codec = MSGPACK) -> None:
+        self.clock = FakeClock()
+        self.verifier = FakeVerifier(self.clock)
+        self.readers = FakeReaders()
+        self.pushes = FakePushes()
+        self.registry = Registry()
+        self.timers = TimerWheel(self.clock)
+        self.codec = codec
+        self.connection = Connection(
+            Services(
+                verifier=cast(Verifier, self.verifier),
+                readers=cast(Readers, self.readers),
+                pushes=cast(Pushes, self.pushes),
+                registry=self.registry,
+                timers=self.timers,
+                clock=cast(Clock, self.clock),
+                timing=Timing(KEEPALIVE, DEADLINE),
+            ),
+            codec,
+        )
+        self.far = FarEnd(self.connection.websocket)
+
+    def say(self, frame: ToServer) -> None:
+        self.far.send(self.codec.encode(frame), text=self.codec.text)
+
+    def heard(self) -> list[ToClient]:
+        return [self.codec.decode_to_client(data) for data in self.far.received()]
+
+    def told(self) -> tuple[str, int | None]:
+        """The code of the error that arrived last, and that of the close."""
+        errors = [frame for frame in self.heard() if isinstance(frame, Error)]
+        return errors[-1].code, self.far.close_code
+
+    async def settle(self) -> None:
+        """Let requests in progress end."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def greeted(self, why: Why | None = None) -> "House":
+        self.say(HELLO)
+        await self.settle()
+        self.connection.welcome("core", why)
+        return self
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.clock.time += 1
+            self.timers.advance()
+
+
+@both
+async def test_a_hello_is_checked_joined_and_welcomed(codec: Codec) -> None:
+    house = await House(codec).greeted(Why.TOO_OLD)
+    assert house.readers.calls == ["join"]
+    (welcome,) = house.heard()
+    assert isinstance(welcome, Welcome)
+    assert (welcome.mode, welcome.why, welcome.tier, welcome.epoch) == ("snapshot", "too_old", "core", "0" * 16)
+    assert welcome.expires == house.verifier.expires * 1_000_000
+    assert (welcome.limits.mutations, welcome.limits.title_bytes, welcome.limits.content_bytes) == (10, 100, 1_000)
+
+
+async def test_a_device_that_resumes_is_told_no_reason() -> None:
+    house = await House().greeted(None)
+    (welcome,) = house.heard()
+    assert isinstance(welcome, Welcome)
+    assert (welcome.mode, welcome.why) == ("resumed", None)
+
+
+async def test_a_refused_token_ends_the_connection() -> None:
+    house = House()
+    house.say(Hello(token="bad", client_id=HELLO.client_id))
+    await house.settle()
+    assert house.told() == ("token_refused", 4101)
+    assert house.readers.calls == []
+
+
+async def test_a_reader_that_cannot_join_is_closed_with_the_reason() -> None:
+    house = House()
+    house.readers.refuses = answers.TOO_MANY_SOCKETS.error(answers="hello", retry_after=Milliseconds(5))
+    house.say(HELLO)
+    await house.settle()
+    assert house.told() == ("too_many_sockets", 4003)
+    assert house.readers.calls == ["join"], "what did not join cannot leave"
+
+
+async def test_a_failure_of_the_server_is_told_as_one() -> None:
+    house = House()
+    house.verifier.fails = True
+    house.say(HELLO)
+    await house.settle()
+    assert house.told() == ("internal", 4001)
+
+
+@both
+async def test_a_message_that_is_no_frame_or_of_the_wrong_kind_ends_the_connection(codec: Codec) -> None:
+    house = House(codec)
+    house.far.send(b"nonsense", text=codec.text)
+    assert house.told() == ("bad_frame", 4300)
+    house = House(codec)
+    house.far.send(b"{}", text=not codec.text)
+    assert house.told() == ("bad_frame", 4300)
+
+
+async def test_a_frame_of_a_later_version_is_answered_and_the_connection_lives() -> None:
+    house = await House(JSON).greeted()
+    house.heard()
+    house.far.send(b'{"t":"of a later version"}', text=True)
+    assert house.told() == ("unknown_frame", None)
+
+
+async def test_pings_pages_and_refreshes_are_answered() -> None:
+    house = await House().greeted()
+    house.heard()
+    house.say(Ping())
+    house.say(AskPage(id=7))
+    house.say(Refresh(token="good"))
+    await house.settle()
+    pong, refreshed = house.heard()
+    assert isinstance(pong, Pong)
+    assert isinstance(refreshed, Refreshed)
+    assert house.readers.calls == ["join", "page 7"]
+
+
+async def test_a_page_waits_until_the_socket_takes_data() -> None:
+    house = await House().greeted()
+    house.connection.websocket.pause_writing()
+    house.say(AskPage(id=7))
+    await house.settle()
+    assert house.readers.calls == ["join", "stall"]
+    house.connection.websocket.resume_writing()
+    await house.settle()
+    assert house.readers.calls == ["join", "stall", "resume", "page 7"]
+
+
+async def test_the_first_push_claims_the_client_id_and_its_results_tell_the_reader_how_far_it_is() -> None:
+    house = await House().greeted()
+    house.heard()
+    house.say(Push(n=1, mutations=[]))
+    ((claims, answer),) = house.pushes.waiting
+    assert claims
+    answer(Ack(results=[Applied(1, 40), Rejected(2, "too_long", "no"), Applied(3, 41)]))
+    assert house.readers.seq == 41
+    assert [type(frame) for frame in house.heard()] == [Ack]
+    house.say(Push(n=4, mutations=[]))
+    assert not house.pushes.waiting[1][0]
+
+
+async def test_rejected_mutations_alone_still_count_as_acknowledged() -> None:
+    house = await House().greeted()
+    house.say(Push(n=1, mutations=[]))
+    house.pushes.waiting[0][1](Ack(results=[Rejected(1, "too_long", "no")]))
+    assert house.readers.seq == 1
+
+
+async def test_an_answer_to_a_push_that_ends_the_connection_closes_it() -> None:
+    house = await House().greeted()
+    house.say(Push(n=1, mutations=[]))
+    house.pushes.waiting[0][1](answers.REPLACED.error(answers="push", id=1))
+    assert house.told() == ("replaced", 4302)
+    assert house.readers.calls == ["join", "leave 4302"]
+
+
+@pytest.mark.parametrize("answer", answers.ANSWERS.values(), ids=answers.ANSWERS)
+async def test_every_error_closes_with_its_own_code(answer: answers.Answer) -> None:
+    house = await House().greeted()
+    if answer.close is None:
+        with pytest.raises(AssertionError):
+            house.connection.close(answer.error())
+    else:
+        house.connection.close(answer.error())
+        assert house.told() == (answer.code, int(answer.close))
+        house.connection.close(answers.INTERNAL.error())
+        assert house.heard() == [], "nothing follows a close"
+
+
+# ---- Deadlines -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_without_a_hello_is_closed_and_then_ended() -> None:
+    house = House()
+    house.pass_time(HELLO_SECONDS + 2)
+    assert house.told() == ("hello_timeout", 4002)
+    assert not house.far.transport.aborted
+    house.pass_time(CLOSE_SECONDS + 2)
+    assert house.far.transport.aborted, "the peer had its time to answer the close"
+
+
+async def test_a_heartbeat_comes_within_each_keepalive_period() -> None:
+    house = await House().greeted()
+    house.heard()
+    house.pass_time(10 * (KEEPALIVE + 1))
+    beats = house.heard()
+    assert {type(frame) for frame in beats} == {Pong}
+    assert 9 <= len(beats) <= 13
+
+
+async def test_the_heartbeat_of_a_device_that_has_everything_says_so() -> None:
+    house = await House().greeted()
+    house.heard()
+    house.readers.up_to_date = Outgoing(Pong())
+    sent = len(house.far.transport.written)
+    house.pass_time(KEEPALIVE + 2)
+    assert len(house.far.transport.written) > sent
+
+
+async def test_a_full_socket_gets_no_heartbeat_and_is_ended_at_its_deadline() -> None:
+    house = await House().greeted()
+    house.heard()
+    house.connection.websocket.pause_writing()
+    house.pass_time(DEADLINE - 2)
+    assert not house.far.transport.aborted
+    house.pass_time(4)
+    assert house.far.transport.aborted
+    assert house.heard() == []
+
+
+async def test_a_socket_that_drains_in_time_has_its_whole_deadline_again() -> None:
+    house = await House().greeted()
+    for _ in range(5):
+        house.connection.websocket.pause_writing()
+        house.pass_time(DEADLINE - 2)
+        house.connection.websocket.resume_writing()
+    assert not house.far.transport.aborted
+
+
+async def test_a_connection_closes_before_its_token_ends() -> None:
+    house = House()
+    house.verifier.expires = int(house.clock.time) + 100
+    await house.greeted()
+    while house.far.close_code is None:
+        house.pass_time(1)
+    assert house.told() == ("token_expired", 4100)
+    assert house.clock.time <= house.verifier.expires
+    assert house.clock.time >= house.verifier.expires - EXPIRY_MARGIN - 2
+
+
+async def test_a_refreshed_token_keeps_the_connection() -> None:
+    house = House()
+    house.verifier.expires = int(house.clock.time) + 100
+    await house.greeted()
+    house.verifier.expires += 1_000
+    house.say(Refresh(token="good"))
+    await house.settle()
+    house.pass_time(200)
+    assert house.far.close_code is None
+
+
+# ---- Limits --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stranger_may_send_little_and_a_welcomed_device_more() -> None:
+    stranger = House()
+    for _ in range(STRANGERS_FRAMES):
+        stranger.far.ping()
+    assert stranger.far.close_code is None
+    stranger.far.ping()
+    assert stranger.told() == ("too_many_frames", 4004)
+
+    device = await House().greeted()
+    for _ in range(int(FRAMES_PER_SECOND * KEEPALIVE) - 1):  # the hello counts too
+        device.far.ping()
+    assert device.far.close_code is None
+    device.far.ping()
+    assert device.told() == ("too_many_frames", 4004)
+
+
+async def test_each_heartbeat_gives_the_whole_allowance_again() -> None:
+    device = await House().greeted()
+    for _ in range(3):
+        for _ in range(int(FRAMES_PER_SECOND * KEEPALIVE) - 1):
+            device.far.ping()
+        device.pass_time(KEEPALIVE + 1)
+    assert device.far.close_code is None
+
+
+# ---- The end -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_connection_leaves_once_and_is_forgotten_everywhere() -> None:
+    house = await House().greeted()
+    house.far.close(1000)
+    house.far.lose()
+    assert house.readers.calls == ["join", "leave 1000"]
+    house.pass_time(1_000)
+    assert house.readers.calls == ["join", "leave 1000"]
+    await house.registry.drain(0.01)  # nobody to wait for
+
+
+async def test_a_connection_that_breaks_leaves_as_1006() -> None:
+    house = await House().greeted()
+    house.far.lose()
+    assert house.readers.calls == ["join", "leave 1006"]
+
+
+async def test_a_token_whose_check_ends_after_the_connection_did_schedules_nothing() -> None:
+    house = House()
+    house.say(HELLO)
+    house.far.lose()
+    await house.settle()
+    house.pass_time(100)
+    assert house.readers.calls == []
+
+
+async def test_a_page_whose_connection_ends_stops_waiting() -> None:
+    house = await House().greeted()
+    house.connection.websocket.pause_writing()
+    house.say(AskPage(id=7))
+    await house.settle()
+    house.far.lose()
+    await house.settle()
+    assert house.readers.calls[-1] == "page 7"
+
+
+async def test_the_goodbye_of_a_shutdown_says_when_to_come_back() -> None:
+    house = await House().greeted()
+    house.heard()
+    draining = asyncio.create_task(house.registry.drain(10))
+    await house.settle()
+    (goodbye,) = house.heard()
+    assert isinstance(goodbye, Error)
+    assert (goodbye.code, goodbye.retryable, house.far.close_code) == ("going_away", True, 4000)
+    assert goodbye.retry_after is not None
+    assert 100 <= goodbye.retry_after <= 1_000
+    house.far.lose()
+    await draining
+
+
+async def test_a_shutdown_ends_connections_that_do_not_go() -> None:
+    house = await House().greeted()
+    await house.registry.drain(0.01)
+    assert house.far.transport.aborted

@@ -1,0 +1,80 @@
+"""Where tests are: a module of the server's core has a test module of its own, or this file says what tests it.
+
+The test module of server/feed/hub.py is tests/feed/test_hub.py. The rest of the server (postgres, terminal, monitoring)
+is tested through what it does, by the folders of tests/ that carry its name and by tests/integration.
+"""
+
+import ast
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+CORE: Final = ("edge", "feed", "operations", "write")
+TESTED_BY: Final = {
+    "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
+    "edge/desk.py": ["integration/test_hostile_peers.py", "integration/test_push_once.py"],
+    "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
+    "edge/socket.py": ["integration/test_hostile_peers.py", "integration/test_tokens.py", "attacks/test_frames.py"],
+    "edge/websocket.py": ["integration/test_hostile_peers.py", "integration/test_large_rows.py"],
+    "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
+    "feed/notices.py": ["integration/test_tiers.py"],
+    "feed/pages.py": ["integration/test_pages.py"],
+    "feed/snapshot.py": ["integration/test_snapshot.py"],
+    "feed/sweep.py": ["integration/test_doorbells.py"],
+    "operations/adoptable.py": ["operations/test_adoption.py"],
+    "operations/catalog.py": ["operations/test_adoption.py"],
+    "operations/swap.py": ["postgres/test_adopt.py", "postgres/test_undo.py"],
+    "operations/trace_facts.py": ["operations/test_trace.py"],
+    "write/isolation.py": ["attacks/test_poison.py"],
+    "write/mutation.py": ["write/test_rules.py", "write/test_batcher.py"],
+    "write/outage.py": ["integration/test_push_faults.py"],
+}
+"""Modules without a test module of their own, and what tests them."""
+INTERFACES: Final = {"feed/ports.py", "write/ports.py"}
+"""Types only: mypy checks them."""
+
+MODULES: Final = sorted(
+    path.relative_to(ROOT / "server").as_posix()
+    for package in CORE
+    for path in (ROOT / "server" / package).glob("*.py")
+    if path.name != "__init__.py"
+)
+MIRRORS: Final = sorted(path for package in CORE for path in (ROOT / "tests" / package).glob("test_*.py"))
+
+
+def mirror(module: str) -> Path:
+    path = Path(module)
+    return ROOT / "tests" / path.parent / f"test_{path.name}"
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, and the names that it imports from packages."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in INTERFACES])
+def test_a_module_has_a_test_module_of_its_own_or_the_table_names_what_tests_it(module: str) -> None:
+    assert mirror(module).exists() != (module in TESTED_BY), "either the one or the other"
+
+
+def test_the_table_names_only_what_exists() -> None:
+    assert TESTED_BY.keys() | INTERFACES <= set(MODULES)
+    assert all((ROOT / "tests" / name).exists() for names in TESTED_BY.values() for name in names)
+
+
+@pytest.mark.parametrize("test", MIRRORS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_test_module_tests_the_module_whose_name_it_carries(test: Path) -> None:
+    module = f"server.{test.parent.name}.{test.stem.removeprefix('test_')}"
+    assert module in imported(test)
+
+
+def test_the_session_has_a_test_module_of_its_own() -> None:
+    assert "server.session" in imported(ROOT / "tests" / "test_session.py")
