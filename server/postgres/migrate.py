@@ -71,11 +71,12 @@ class Pending:
         yield from (text for name, text in functions.items() if name in self.definitions)
         yield from map(scripts.migration, self.migrations)
         yield from (text for name, text in views.items() if name in self.definitions)
-        applied = orjson.dumps(scripts.checksums(functions | views)).decode()
+        applied = orjson.dumps(scripts.schema()).decode()
         yield (
             "DELETE FROM sync.migrations;\n"
             "INSERT INTO sync.migrations (version_num, definitions)\n"
-            f"VALUES ('{scripts.newest()}', '{applied}');\n"
+            "SELECT version_num, definitions\n"
+            f"FROM jsonb_to_record('{applied}') AS s (version_num text, definitions jsonb);\n"
         )
         # Within this transaction, before any change is written to the log.
         yield f"{PARTITIONS_AHEAD};\n"
