@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 WAITING = "SELECT count(*) = $1 FROM pg_locks WHERE relation = 'sync.histories'::regclass AND NOT granted"
 
 
-async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_served_again(
+async def test_a_history_that_could_not_begin_begins_before_any_device_is_served_again(
     database: Database, sql: Any
 ) -> None:
     history = History(Hub(lambda _: None))
@@ -55,7 +55,7 @@ async def test_a_schema_that_another_version_made_is_not_judged(
     assert history.blind is None
 
 
-async def test_servers_that_find_a_new_history_at_once_name_it_once_whatever_isolation_is_the_default(
+async def test_several_servers_that_find_a_new_history_name_it_once_in_every_default_isolation(
     database: Database, sql: Any
 ) -> None:
     await sql.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
