@@ -92,7 +92,7 @@ async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
     and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
 
     It may be repeated, run twice at the same time, and interrupted: the next run continues. Returns the faults that an
-    operator has to mend. `progress` is told of the steps that may take long.
+    operator has to mend. `progress` receives the steps that may take long.
 
     Raises UnavailableError if Postgres cannot be reached, and UnfitError with Postgres' own message if a statement
     fails. All migrations are applied in one transaction, which is then rolled back.
@@ -165,7 +165,7 @@ async def _check(connection: Any) -> None:
 
 
 async def _pending(connection: Any) -> Pending:
-    """What was not applied yet. Raises UnfitError if a newer version migrated this database."""
+    """Find what has not been applied yet. Raises UnfitError if a newer version migrated this database."""
     applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
         # As JSON, because the table has one column more since 0008.

@@ -200,7 +200,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     LEFT JOIN routines refusing ON refusing.name = 'refuse_truncate'
     LEFT JOIN fired g ON g.tgrelid = w.oid AND g.name = w.trigger
 
--- ---- What is not as it should be -----------------------------------------------------------------------------------
+-- ---- Faults ---------------------------------------------------------------------------------------------------------
 ), wrong (turn, what, problem, mend, serving) AS (
     SELECT 1, format('role %I', w.role), 'missing', format('CREATE ROLE %I NOLOGIN NOINHERIT', w.role), w.role = 'atlas_sync'
     FROM (VALUES ('atlas_sync'), ('anon'), ('authenticated'), ('service_role')) AS w (role)
