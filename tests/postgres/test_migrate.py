@@ -81,8 +81,7 @@ RECORDED = """
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_database_of_any_earlier_version_becomes_the_same_as_a_new_one(empty: Database, version: str) -> None:
-    new = await empty.cluster.create("template0")
-    await migrate(new.url)
+    new = await empty.cluster.create()
     await migrate_to(empty, version)
     async with administrator(empty) as sql:
         has_feeds = version != VERSIONS[0]  # and partitions for messages
