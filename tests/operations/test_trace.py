@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.answers import CloseCode
@@ -135,6 +135,8 @@ def test_the_verdict_says_which_devices_lack_the_message_and_why() -> None:
     )
 
 
+few = settings(max_examples=40, deadline=None)
+"""The facts of a trace are many values to draw."""
 times = st.integers(min_value=-(1 << 62), max_value=1 << 62)
 near = st.sampled_from([NOW, SEQ, SEQ - 1, HEAD, HEAD + 1, NOW - 2 * SILENT, 0]) | times
 uuids = st.uuids()
@@ -204,6 +206,7 @@ def facts(draw: st.DrawFn) -> Facts:
     )
 
 
+@few
 @given(facts())
 def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts) -> None:
     *lines, last = tell(known)
@@ -215,6 +218,7 @@ def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts
     assert len([line for line in lines if line.what == "device"]) >= (len(known.devices) if known.message else 0)
 
 
+@few
 @given(facts())
 def test_no_device_that_is_behind_counts_as_one_that_has_it(known: Facts) -> None:
     for device in known.devices:
@@ -225,6 +229,7 @@ def test_no_device_that_is_behind_counts_as_one_that_has_it(known: Facts) -> Non
             assert not SEQ <= device.position <= known.feed.head
 
 
+@few
 @given(facts())
 def test_the_json_contains_all_lines_and_facts(known: Facts) -> None:
     lines = tell(known)

@@ -255,13 +255,13 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
             + PLATFORM.replace("{owner}", owner).replace("{auth}", auth)
         )
         if await admin.fetchval("SELECT current_setting('server_version_num')::int >= 160000"):
-            # Whoever made the roles of a platform made its owner their administrator.
+            # The platform that created these roles made its owner their administrator.
             await admin.execute(f"GRANT anon, authenticated, service_role, atlas_sync TO {owner} WITH ADMIN OPTION")
         sql = await asyncpg.connect(url)
         await chat_app.create(sql)
         await fill(sql, 200)
         app = App(database, sql, [])
-        # Forced upon its owner too, row level security would hide rows from whoever moves them.
+        # With FORCE, row level security would hide rows from the owner, who moves them.
         await sql.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
         with pytest.raises(UnfitError, match="FORCE ROW LEVEL SECURITY"):
             await migrate(url)
