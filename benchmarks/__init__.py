@@ -1,1 +1,1 @@
-"""What the server costs and how quick it is, measured from outside against the real thing: `python -m benchmarks`."""
+"""Benchmarks of the real server, measured from outside: `python -m benchmarks`."""

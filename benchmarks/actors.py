@@ -1,4 +1,4 @@
-"""Who is on the stage: the real server, and the load generator's devices."""
+"""The processes of a benchmark: the real server, and the load generator."""
 
 import asyncio
 import os
@@ -17,28 +17,28 @@ from benchmarks.processes import LIMIT, end, eventually, spawn
 
 SECRET: Final = "a secret of the benchmarks, longer than 32 characters"
 ARRIVAL: Final = 20.0
-"""Seconds after the last commit in which its change must have arrived; then it counts as lost."""
+"""Seconds after the last commit until a change that has not arrived counts as lost."""
 FEWEST: Final = 20_000.0
-"""Messages that arrive in a second, at the least, where there are so many that this is what takes the time."""
+"""Messages per second that arrive at least, where their number determines the time."""
 SHARE: Final = 15_000
-"""Sockets of one process, the server's or the generator's; for more there are more of both. A hard limit of
-20,000 open files is common, and the kernel deals connections out by chance."""
+"""Sockets of one process of the server or of the load generator; more sockets get more processes. A hard limit of
+20,000 open files is common, and the kernel distributes connections at random."""
 SLOWEST: Final = 100.0
-"""Devices that become live a second, at the least: a tenth of what one busy core does."""
+"""Devices per second that become live at least: a tenth of what one busy core does."""
 AT_ONCE: Final = 500
-"""Devices that connect at the same time where the crowd is not what is measured: well below the server's backlog."""
+"""Devices that connect at the same time where that is not measured: well below the server's backlog."""
 
 Arrived = tuple[int, str, int]
-"""Number of the device, id of the message, instant of the read. User u has the devices u·per_user to u·per_user + …"""
+"""Number of the device, id of the message, instant of the read. User u has the devices from u·per_user on."""
 Tallied = tuple[int, int]
-"""How many devices a message reached exactly once, and the instant at which the last of them read it."""
+"""How many devices received a message exactly once, and the instant at which the last of them read it."""
 
 
 class Server:
     """`python -m server serve` with its default settings, as one process or as several."""
 
     def __init__(self, database_url: str, sockets_per_user: int, processes: int = 1) -> None:
-        foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of whoever runs us
+        foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of the calling environment
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DATABASE_URL": database_url,
@@ -53,8 +53,8 @@ class Server:
         self.port = self.pid = 0
 
     async def start(self, module: str = "server", **settings: str) -> int:
-        """Start, on the same port as before if there was a before. Returns the instant at which its last process said
-        `serving`. `module` is what is run, and does what the server does."""
+        """Start the server, on the port of the last start. Return the instant at which its last process logged
+        `serving`. `module` is run instead of the server and behaves like it."""
         environment = {**self._environment, "PORT": str(self.port), **settings}
         pipe = asyncio.subprocess.PIPE
         self._process = await spawn(module, "serve", env=environment, stdin=subprocess.DEVNULL, stderr=pipe)
@@ -68,7 +68,7 @@ class Server:
                     if serving == self.processes:
                         now = time.monotonic_ns()
                         self.port, self.pid = orjson.loads(last)["port"], self._process.pid
-                        # The rest of its log is only taken away: a full pipe would stop it.
+                        # The rest of its log is discarded: a full pipe would stop the server.
                         self._drain = asyncio.create_task(log.read())
                         return now
         raise BenchmarkError(f"The server did not come to serve; the last it said: {last.decode().strip()}.")
@@ -80,7 +80,7 @@ class Server:
             await self._drain
 
     def cpu_seconds(self) -> float:
-        """Of all its processes."""
+        """The sum over all its processes."""
         return machine.cpu_seconds(self.pid, family=True)
 
     def resident_bytes(self) -> int:
@@ -101,7 +101,7 @@ class Devices:
         self.pid = processes[0].pid
         self.count = count
         self.connected = 0
-        """How many the last `connect` was about."""
+        """Devices of the last `connect`."""
 
     async def prepare(self, users: list[str], conversations: list[str], per_user: int) -> None:
         share = -(-self.count // len(self._processes))
@@ -109,19 +109,19 @@ class Devices:
         given = [
             {**common, "first": first, "count": min(share, self.count - first)} for first in range(0, self.count, share)
         ]
-        await self._tell("prepare", given)
+        await self._call("prepare", given)
 
-    async def tell(self, command: str, **given: Any) -> Any:
-        """The answer of the only process: for what several cannot share."""
+    async def call(self, command: str, **given: Any) -> Any:
+        """Return the answer of the only process, to a command that several cannot share."""
         if len(self._processes) > 1:
             raise BenchmarkError(f"More than {SHARE:,} devices can only be connected, and `{command}` asks for more.")
-        (answer,) = await self._tell(command, [given])
+        (answer,) = await self._call(command, [given])
         return answer
 
-    async def tell_all(self, command: str, **given: Any) -> list[Any]:
-        return await self._tell(command, [given] * len(self._processes))
+    async def call_all(self, command: str, **given: Any) -> list[Any]:
+        return await self._call(command, [given] * len(self._processes))
 
-    async def _tell(self, command: str, given: list[dict[str, Any]]) -> list[Any]:
+    async def _call(self, command: str, given: list[dict[str, Any]]) -> list[Any]:
         for process, mine in zip(self._processes, given, strict=True):
             assert process.stdin is not None
             process.stdin.write(orjson.dumps([command, mine]) + b"\n")
@@ -138,8 +138,9 @@ class Devices:
         return sum(machine.cpu_seconds(process.pid) for process in self._processes)
 
     async def state(self) -> dict[str, Any]:
-        """Of all processes together. Raises BenchmarkError when something has happened to a device that must not."""
-        states = await self.tell_all("state")
+        """Return the state of all processes together. Raises BenchmarkError if a device was disconnected or got a wrong
+        frame."""
+        states = await self.call_all("state")
         for state in states:
             if state["trouble"]:
                 raise BenchmarkError(f"A device was not served ({state['trouble']}).")
@@ -152,9 +153,9 @@ class Devices:
         return {key: merge(state[key] for state in states) for key, merge in together.items()}
 
     async def connect(self, port: int, at_once: int = AT_ONCE, only: list[int] | None = None) -> dict[str, Any]:
-        """Connect all, or `only` these. Returns the state once every one is live."""
+        """Connect all devices, or `only` these. Return the state as soon as all are live."""
         self.connected = self.count if only is None else len(only)
-        await self.tell_all("connect", port=port, at_once=-(-at_once // len(self._processes)), only=only)
+        await self.call_all("connect", port=port, at_once=-(-at_once // len(self._processes)), only=only)
 
         async def all_live() -> bool:
             return bool((await self.state())["live"] == self.connected)
@@ -164,15 +165,16 @@ class Devices:
         return await self.state()
 
     async def arrivals(self, expected: int) -> list[Arrived]:
-        """What has arrived once `expected` messages have, or all that came in time: the caller counts what is lost."""
+        """Return the arrivals as soon as there are `expected`, or those that came in time: the caller counts the
+        lost."""
         await self._arrived(expected)
-        arrivals = await self.tell_all("arrivals")
+        arrivals = await self.call_all("arrivals")
         return [(device, message, at) for some in arrivals for device, message, at in some]
 
     async def tallies(self, expected: int) -> tuple[int, dict[str, Tallied]]:
-        """The same for devices that were told to `tally`: in how many frames, and by message."""
+        """The same for devices that `tally`: the number of frames, and the arrivals by message."""
         await self._arrived(expected)
-        said = await self.tell("tallies")
+        said = await self.call("tallies")
         return said["frames"], {message: (devices, at) for message, devices, at in said["messages"]}
 
     async def _arrived(self, expected: int) -> None:
@@ -181,4 +183,4 @@ class Devices:
 
         with suppress(BenchmarkError):
             await eventually("all arrived", all_arrived, ARRIVAL + expected / FEWEST)
-        await self.state()  # a device in trouble is no mere loss
+        await self.state()  # raises if a device is in trouble, which is worse than a loss

@@ -1,9 +1,9 @@
-"""A database that was there before Atlas Sync, and is in use, becomes ours: how long its users wait for a write.
+"""How long an app's users wait for a write while Atlas Sync adopts their database.
 
-1,000,000 messages in the tables as the app made them, 200 messages a second written by ordinary clients, each in a
-transaction with its conversation's `updated_at`. Meanwhile `atlas-sync migrate` runs, and later `atlas-sync migrate
---undo`, where everybody waits until what was written since is copied back. `before` and `after` are the same writing
-with nothing else under way.
+The app's tables have 1,000,000 messages. Ordinary clients write 200 messages per second, each in a transaction with its
+conversation's `updated_at`. Meanwhile `atlas-sync migrate` runs, and later `atlas-sync migrate --undo`, during which
+writers wait until the rows written since are copied back. `before` and `after` are the same writes with nothing else
+under way.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ COMMIT: Final = "SELECT count(*) FROM messages WHERE id = ANY ($1)"
 
 
 async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[dict[str, Any], dict[str, float]]:
-    """The machine, and the figures."""
+    """Return the machine and the figures."""
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
         postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS)
@@ -52,7 +52,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
                     await _run(postgres.url(), *command)
                     figures[f"{name}_seconds"] = time.monotonic() - began
                 await asyncio.sleep(calm)
-            _tell(name, load, figures)
+            _record(name, load, figures)
             figures["lost"] += len(load.written) - await sql.fetchval(COMMIT, load.written)
 
         await part("before")
@@ -68,7 +68,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
     return about, figures
 
 
-def _tell(name: str, load: Load, figures: dict[str, float]) -> None:
+def _record(name: str, load: Load, figures: dict[str, float]) -> None:
     figures[f"{name}_written"] = len(load.written)
     figures[f"{name}_longest_ms"] = load.longest()
     figures[f"{name}_p99_ms"] = load.percentile(99)

@@ -1,4 +1,4 @@
-"""One socket floods, and honest devices ping: how long they wait for their answers, before and meanwhile."""
+"""How long honest devices wait for the answers to their pings, before and while one socket floods the server."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from protocol.frames import Hello, Live, Ping, Pong
 from server.edge.auth import mint
 
 EVERY: Final = 0.05
-"""Seconds from an answer to the next ping of a device."""
+"""Seconds from an answer to the device's next ping."""
 
 
 async def attack(stage: Stage, kind: str, paid: bool, megabits: float, seconds: float) -> dict[str, float]:
@@ -58,7 +58,7 @@ def _token(user: UUID) -> str:
 
 
 async def _device(stack: contextlib.AsyncExitStack, port: int, user: UUID) -> ClientConnection:
-    """A device that is live."""
+    """Return a device that is live."""
     socket = await stack.enter_async_context(
         connect(f"ws://127.0.0.1:{port}/sync", subprotocols=[Subprotocol(MSGPACK.subprotocol)], compression=None)
     )
@@ -69,7 +69,7 @@ async def _device(stack: contextlib.AsyncExitStack, port: int, user: UUID) -> Cl
 
 
 async def _pings(devices: list[ClientConnection], seconds: float) -> list[float]:
-    """Milliseconds that the answers took, shortest first."""
+    """Return the milliseconds until each answer, shortest first."""
     waits: list[float] = []
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds

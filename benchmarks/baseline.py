@@ -1,21 +1,19 @@
-"""What Atlas Sync replaces, measured beside it: asking for everything every 30 seconds, and what people would write
-instead, asking for what is newer.
+"""Atlas Sync compared with polling every 30 seconds: for everything (as the app did), and for what is newer.
 
-Each user has 49 conversations of 20 messages. A full sync is a query for the conversations and one for each of them, 50
-in all; a delta sync is 2, by updated_at, and has an index for it. The pollers are spread evenly over the 30 seconds and
-read plain rows, without the JSON and the policies that a REST layer adds. `atlas` is a socket for each user.
+Each user has 49 conversations of 20 messages. A full poll is one query for the conversations and one for each of them,
+50 in all. A delta poll is two queries by updated_at, with an index. The polls are spread evenly over the 30 seconds.
+They read plain rows, without the JSON and the policies that a REST layer adds. `atlas` is one socket per user.
 
-Figures are for 1,000 users, `idle` and with 20 changes a second (`busy`); the writing itself is a part of `busy`.
-Staleness is from the commit of a change until the poll that saw it was answered, or until its frame was read. Bytes are
-those that the pollers read from Postgres in its binary form (`full_json_bytes_per_sync` is what JSON makes of them), or
-all that the server wrote, its statements to Postgres included.
+Figures are for 1,000 users, `idle` and with 20 changes per second (`busy`, which includes the writes themselves).
+Staleness is the time from the commit of a change until the poll that found it was answered, or until its frame was
+read. Bytes are those that the pollers read from Postgres in binary form (`full_json_bytes_per_sync`: the same as JSON),
+or all that the server wrote, including its statements to Postgres.
 
-`…_at_100k` is a hundredfold of it: 100,000 users / 30 s = 3,333 syncs a second × 50 queries = 166,667 a second; cores
-are the percent of one core that 1,000 users take / 100 × 100. What a server does whatever the number of its users, as
-its heartbeat, is multiplied too.
+`…_at_100k` is a hundred times the figure: 100,000 users / 30 s = 3,333 polls per second × 50 queries = 166,667 queries
+per second. This multiplies also what does not depend on the number of users, such as the server's heartbeat.
 
-In fewer than 60 seconds the interval is half of them (`interval_seconds`), and so many fewer users are polled: the rate
-of syncs stays, but the staleness is that of the shorter interval.
+With fewer than 60 seconds, the interval is half of them (`interval_seconds`), and fewer users are polled in proportion:
+the rate of polls is the same, but the staleness is that of the shorter interval.
 """
 
 import asyncio
@@ -44,14 +42,14 @@ CONVERSATIONS: Final = 49
 MESSAGES: Final = 20
 STRESS_SECONDS: Final = 20.0
 POLLER: Final = "atlas_poller"
-"""What the pollers log in as: it reads, and no policy looks over its shoulder."""
+"""The pollers' login: it may read, and no row policy applies to it."""
 TEXTS: Final = 10_000
 ROLE: Final = f"CREATE ROLE {POLLER} LOGIN BYPASSRLS IN ROLE pg_read_all_data"
 PREPARE: Final = "SELECT sync.ensure_partitions(now() - interval '31 days', now())"
-"""One month or two of messages: a query for a conversation looks into every partition."""
+"""One or two months of messages: a query for a conversation reads every partition."""
 UNSEEN: Final = "SET session_replication_role = replica"
-"""No trigger fires: the history is as that of any database that was there before Atlas Sync. Each user's feed has begun
-with the conversation and the message of the stage."""
+"""Without triggers: these rows are older than Atlas Sync. Each user's feed begins with the conversation and the message
+of the stage."""
 FILL_CONVERSATIONS: Final = f"""
     INSERT INTO conversations (user_id, title, created_at, updated_at)
     SELECT id, 'history', at, at
@@ -69,7 +67,7 @@ FILL_MESSAGES: Final = f"""
     FROM made JOIN said ON said.k = 1 + made.k % cardinality($1)
 """
 INDEX: Final = "CREATE INDEX messages_newer ON messages (conversation_id, updated_at)"
-"""What the delta poll needs."""
+"""An index for the delta poll."""
 JSON_BYTES: Final = """
     SELECT (SELECT sum(octet_length(row_to_json(c)::text)) FROM conversations c WHERE user_id = $1)
          + (SELECT sum(octet_length(row_to_json(m)::text)) FROM conversations c JOIN messages m
@@ -94,7 +92,7 @@ class Meter:
     client: Callable[[], float]
 
     async def over(self, name: str, scale: float, work: Awaitable[T]) -> tuple[T, dict[str, float]]:
-        """What `work` gives, and what was used meanwhile a second, times `scale`."""
+        """Return the result of `work`, and what was used during it, per second and times `scale`."""
         before = await self._read()
         done = await work
         after = await self._read()
@@ -130,9 +128,9 @@ class Plan:
     interval: float
     """Seconds between two polls of a user."""
     polled: int
-    """So many of the users are polled and written to, the first ones."""
+    """The first so many users are polled and written to."""
     scale: float
-    """From the users that there are to 1,000."""
+    """Factor from the polled users to 1,000."""
     rate: float
     """Changes a second."""
     seconds: float
@@ -143,7 +141,7 @@ class Plan:
 
 
 async def baseline(stage: Stage, seconds: float, changes: float = CHANGES) -> dict[str, float]:
-    """`seconds` of changes, `changes` a second for 1,000 users; and as long as an interval without any."""
+    """Measure `seconds` with `changes` per second for 1,000 users, and one interval without changes."""
     interval = min(INTERVAL, seconds / 2)
     polled = max(1, round(len(stage.users) * interval / INTERVAL))
     scale = 1_000 / INTERVAL / (polled / interval)
@@ -166,7 +164,7 @@ async def baseline(stage: Stage, seconds: float, changes: float = CHANGES) -> di
             _polling(stage, admin, "delta", stress.USERS, stress.INTERVAL) as delta,
         ):
             figures |= await stress.stress(stage, full, delta, min(STRESS_SECONDS, seconds))
-        # Who polls has neither this server nor its triggers.
+        # A database that is polled has no triggers of Atlas Sync.
         await stage.server.kill()
         await admin.execute("ALTER TABLE messages DISABLE TRIGGER USER; ALTER TABLE conversations DISABLE TRIGGER USER")
         for kind in ("full", "delta"):
@@ -194,7 +192,7 @@ async def _atlas(stage: Stage, admin: Any, plan: Plan) -> dict[str, float]:
         return sum(process.io_counters().write_chars for process in (server, *server.children()))
 
     await stage.devices.connect(stage.server.port)
-    await stage.settle()
+    await stage.quiet()
     meter = Meter(stage, admin, LOGIN, written, stage.server.cpu_seconds, stage.devices.cpu_seconds)
     _, figures = await meter.over("atlas_idle", plan.scale, asyncio.sleep(plan.interval))
     changes, busy = await meter.over("atlas_busy", plan.scale, plan.write(stage))
@@ -212,15 +210,15 @@ async def _polled(stage: Stage, admin: Any, kind: str, plan: Plan) -> dict[str, 
 
         meter = Meter(stage, admin, POLLER, read, lambda: 0.0, pollers.cpu_seconds)
         _, figures = await meter.over(f"{kind}_idle", plan.scale, asyncio.sleep(plan.interval))
-        rate = max(1, len(await pollers.tell("waits"))) / plan.interval
+        rate = max(1, len(await pollers.call("waits"))) / plan.interval
         changes, busy = await meter.over(f"{kind}_busy", plan.scale, plan.write(stage))
 
         async def all_seen() -> bool:
             return bool((await pollers.state())["arrived"] >= len(changes))
 
-        with suppress(BenchmarkError):  # what the delta poll misses, it misses for ever
+        with suppress(BenchmarkError):  # what the delta poll missed never arrives
             await eventually("every change seen", all_seen, plan.interval + ARRIVAL)
-        waits = sorted(wait / 1e6 for wait in await pollers.tell("waits")) or [0.0]
+        waits = sorted(wait / 1e6 for wait in await pollers.call("waits")) or [0.0]
         arrivals = await pollers.arrivals(0)
     return {
         **figures,
@@ -241,13 +239,13 @@ def _staleness(name: str, written: list[Written], arrivals: list[Arrived]) -> di
 
 @asynccontextmanager
 async def _polling(stage: Stage, admin: Any, kind: str, users: int, interval: float) -> AsyncIterator[Devices]:
-    """The first `users` users, polled every `interval` seconds by a process of its own; see `benchmarks.pollers`."""
+    """Start a process that polls for the first `users` users every `interval` seconds; see `benchmarks.pollers`."""
     async with AsyncExitStack() as stack:
         pipe = asyncio.subprocess.PIPE
         process = await spawn("benchmarks.pollers", stdin=pipe, stdout=pipe, limit=1 << 28)  # bytes of one answer
         stack.push_async_callback(end, process)
         pollers = Devices([process], users)
-        await pollers.tell(
+        await pollers.call(
             "prepare",
             url=stage.postgres.url(user=POLLER),
             kind=kind,

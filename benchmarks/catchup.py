@@ -1,5 +1,5 @@
-"""A device that was away comes back: how soon it has all that it missed and what that costs, by how much it missed, by
-how long it was away, and with how much of other people's in the tables."""
+"""A device comes back: how soon it has all that it missed, and what that costs. By the number of changes missed, by the
+time it was away, and by the number of other users' messages in the tables."""
 
 import statistics
 import time
@@ -14,22 +14,22 @@ from protocol.cursor import Cursor, Position
 
 DAY: Final = 86_400.0
 TOGETHER: Final = 50
-"""Messages of one transaction, where a case does not say otherwise."""
+"""Messages per transaction, unless a case has its own number."""
 ROWS_OF_A_CASE: Final = 20_000
-"""A device comes back so often that these arrive, for what is quick is measured badly once …"""
+"""Rows that arrive at least in all reconnects of a device, because a single quick one is measured badly."""
 LEAST: Final = 5
-"""… and this often in any case."""
+"""Reconnects of a device at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A device that comes back, in the first part of the names of its figures. Each is another user's."""
+    """A device that comes back. Each belongs to another user; `name` begins the names of its figures."""
 
     name: str
     rows: int
     together: int = TOGETHER
     away: float | None = None
-    """Seconds, over which the messages are spread; None: since they began to be written."""
+    """Seconds over which the messages are spread; None: they are written at once."""
 
 
 def cases(rows: int) -> list[Case]:
@@ -47,8 +47,8 @@ def cases(rows: int) -> list[Case]:
 
 
 async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> dict[str, float]:
-    """`messages` of other people are in the tables, `rows` is the most that a device missed, and each comes back
-    `times` times at most. Needs a user for each of `cases(rows)`."""
+    """`messages` of other users are in the tables, a device missed `rows` at most, and comes back `times` times at
+    most. Needs a user for each of `cases(rows)`."""
     devices = stage.devices
     began = time.monotonic()
     async with past(stage) as before:
@@ -56,7 +56,7 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
         filled = time.monotonic()
         await devices.connect(stage.server.port)
         await stage.disconnect()
-        known = [Cursor.decode(bytes.fromhex(cursor)) for cursor in await devices.tell("cursors")]
+        known = [Cursor.decode(bytes.fromhex(cursor)) for cursor in await devices.call("cursors")]
         absences = []
         for number, (case, cursor) in enumerate(zip(cases(rows), known, strict=True)):
             assert cursor is not None
@@ -66,7 +66,7 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
                 seq, missed = await before.missed(stage.users[number], case.rows, case.away)
                 cursor = cursor._replace(position=Position(seq))
             absences.append((case, cursor, missed))
-        await before.settle()
+        await before.vacuum()
 
     figures: dict[str, float] = {"messages": messages, "fill_seconds": filled - began, "lost": 0.0}
     for number, (case, cursor, missed) in enumerate(absences):
@@ -78,7 +78,7 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
                 "rows": rows,
                 "rows_per_second": 1000 * rows / found["ms"],
                 **{
-                    # Its CPU time is counted in hundredths of a second.
+                    # CPU time is counted in hundredths of a second.
                     f"{who}_rows_per_second": 1000 * rows / max(found[f"{who}_ms"], 10 / times)
                     for who in ("server", "postgres")
                 },
@@ -87,9 +87,9 @@ async def catchup(stage: Stage, messages: int, rows: int, times: int = 50) -> di
 
 
 async def _comeback(stage: Stage, number: int, cursor: str, missed: list[str], times: int) -> dict[str, float]:
-    """One device comes back again and again with the same cursor. Figures are those of once: from its connect until it
-    is live; CPU of the server, the end of the connection included, and of Postgres; the read's statements and the
-    buffers that they look at."""
+    """Let one device come back repeatedly with the same cursor. Return the figures of one time: milliseconds from its
+    connect until it is live; CPU of the server (with the end of the connection) and of Postgres; statements of the read
+    and the buffers that they used."""
 
     async def spent() -> list[float]:
         server, postgres = stage.server.cpu_seconds(), machine.cpu_seconds(stage.postgres.pid, family=True)
@@ -98,10 +98,10 @@ async def _comeback(stage: Stage, number: int, cursor: str, missed: list[str], t
     devices, expected = stage.devices, Counter(missed)
     times = min(times, max(LEAST, ROWS_OF_A_CASE // max(1, len(missed))))
     waits, lost = [], 0
-    await stage.settle()
+    await stage.quiet()
     before = await spent()
     for _ in range(times):
-        await devices.tell("place", number=number, cursor=cursor)
+        await devices.call("place", number=number, cursor=cursor)
         state = await devices.connect(stage.server.port, only=[number])
         waits.append((state["last_live"] - state["began"]) / 1e6)
         arrived = Counter(message for _, message, _ in await devices.arrivals(len(missed)))

@@ -21,7 +21,7 @@ class Phase(IntEnum):
 
 
 class Device:
-    """One device: its cursor outlives its connections."""
+    """A device. Its cursor outlives its connections."""
 
     __slots__ = (
         "buffer",
@@ -45,13 +45,13 @@ class Device:
         self.next_n = 1
         self.outbox: deque[Made] = deque()
         self.unanswered: list[Made] = []
-        """The mutations of the push under way."""
+        """The mutations of the unanswered push."""
         self.client = uuid4().bytes
         self.cursor: bytes | None = None
         self.prepare()
 
     def prepare(self) -> None:
-        """Make the next connection's first frame ahead of time: a storm should be the server's work, not ours."""
+        """Prepare the next connection, and encode its hello: a storm should measure the server's work only."""
         self.sock: socket.socket | None = None
         self.buffer = bytearray()
         self.phase = Phase.CONNECTING

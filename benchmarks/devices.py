@@ -1,7 +1,7 @@
-"""The load generator: thousands of devices in one process, cheap enough not to be what is measured.
+"""The load generator: thousands of devices in one process, cheap enough not to distort what is measured.
 
-A bare loop over a selector instead of asyncio, because the crowd of a storm must not wait for us. It is told what to do
-in JSON lines on standard input, answers each at once with one line, and ends with its input.
+A bare loop over a selector instead of asyncio, because the devices of a storm must not wait for the generator. Commands
+arrive as JSON lines on standard input. It answers each at once with one line, and ends with its input.
 """
 
 import errno
@@ -25,30 +25,30 @@ from benchmarks.writing import Writing
 from server.edge.auth import mint
 
 PORTS: Final = 14_000
-"""Sockets from one source address: Linux has 28,232 ports for it, and once one half of them is taken it looks through
-all of that half for each further connection, which took 2.5 ms."""
+"""Sockets per source address. Linux has 28,232 ports for an address. Once half of them are used, it searches all of
+that half for each further connection, which took 2.5 ms."""
 RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER of 0 s: a close without a goodbye, as when a phone loses its network; and no port waits for a minute."""
+"""SO_LINGER of 0 s: an abrupt close, as when a phone loses its network; and no port stays in TIME_WAIT."""
 
 
 class Tally:
-    """A message that goes to many devices, counted instead of listed."""
+    """The arrivals of a message at many devices, counted instead of listed."""
 
     __slots__ = ("last", "times")
 
     def __init__(self, devices: int) -> None:
         self.times = bytearray(devices)
-        """For each device, how often it came."""
+        """Arrivals at each device."""
         self.last = 0
         """Instant of the last read."""
 
 
 Batch = tuple[bytes, bytes, list[Tally]]
-"""`changes`: from, to, messages."""
+"""A `changes` frame: from, to, messages."""
 
 
 class Devices:
-    """All devices, and what arrived at them. Every method but `run` is a command and returns its answer."""
+    """All devices, and what arrived at them. Every public method except `run` is a command and returns its answer."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -62,16 +62,16 @@ class Devices:
         self._tallied = self._frames = 0
         """Messages and frames, each counted for each device."""
         self._batches: dict[bytes, Batch] = {}
-        """What `changes` say, by payload and by whole frame: all devices are sent the same bytes, so once is enough."""
+        """Decoded `changes`, by payload and by whole frame: all devices get the same bytes, so each is decoded once."""
         self._trouble: str | None = None
         self._writing: Writing | None = None
         self._mutations = 1
-        """Of one push at most."""
+        """Most mutations of one push."""
 
     def prepare(
         self, users: list[str], conversations: list[str], per_user: int, secret: str, first: int, count: int
     ) -> None:
-        """Make the devices with the numbers `first` to `first` + `count`: another process may have the others."""
+        """Make `count` devices, from the number `first` on: other processes may have the others."""
         now = time.time()
         user, token = -1, ""
         for number in range(first, first + count):
@@ -84,8 +84,7 @@ class Devices:
         gc.freeze()
 
     def connect(self, port: int, at_once: int, only: list[int] | None) -> None:
-        """Begin to connect every device, or `only` these, `at_once` of them at a time; `state` tells how far they
-        are."""
+        """Begin to connect every device, or `only` these, `at_once` of them at a time; `state` reports the progress."""
         self._port, self._at_once, self._under_way, self._live = port, at_once, 0, 0
         first = self._devices[0].number
         self._waiting.extend(self._devices if only is None else [self._devices[number - first] for number in only])
@@ -109,27 +108,28 @@ class Devices:
         }
 
     def cursors(self) -> list[str | None]:
-        """How far each device has come, in hexadecimal."""
+        """Return the cursor of each device, in hexadecimal."""
         return [device.cursor.hex() if device.cursor is not None else None for device in self._devices]
 
     def place(self, number: int, cursor: str) -> None:
-        """Have a device that is not connected come back with this cursor the next time."""
+        """Set the cursor with which a disconnected device comes back."""
         device = self._devices[number - self._devices[0].number]
         device.cursor = bytes.fromhex(cursor)
         device.prepare()
 
     def arrivals(self) -> list[tuple[int, str, int]]:
-        """Every message that came in `changes` since the last call: device, message id, instant of the read."""
+        """Return the messages that arrived in `changes` since the last call: device, message id, instant of the
+        read."""
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
 
     def tally(self) -> None:
-        """From now on count the messages that come in `changes`: to list them costs more than to read them."""
+        """From now on count the messages in `changes`: to list them costs more than to read them."""
         self._tallies = {}
 
     def tallies(self) -> dict[str, Any]:
-        """How many frames came since the last call, and every message in them: its id, how many devices got it exactly
-        once, instant of the last read."""
+        """Return the number of frames since the last call, and each message in them: its id, how many devices got it
+        exactly once, instant of the last read."""
         assert self._tallies is not None
         messages = [(message, tally.times.count(1), tally.last) for message, tally in self._tallies.items()]
         answer = {"frames": self._frames, "messages": messages}
@@ -139,13 +139,11 @@ class Devices:
         return answer
 
     def push(self, rate: float | None, seconds: float, batch: int, text: str) -> None:
-        """Begin to write messages: `rate` a second, each by a random device; or (None) `batch` by each device as soon
-        as its last push is answered. What a device makes while a push is unanswered waits for the next one."""
+        """Begin to write; see Writing."""
         self._writing = Writing(self._devices, rate, seconds, batch, text, self._mutations, self._failed)
 
     def pushed(self) -> dict[str, Any] | None:
-        """None while mutations are being made or are unanswered; then how long it took until the last answer, and how
-        long each mutation waited for its own (nanoseconds)."""
+        """Return Writing's result once, None before and afterwards."""
         result = self._writing.result() if self._writing is not None else None
         if result is not None:
             self._writing = None
@@ -180,7 +178,7 @@ class Devices:
             self._selector.register(sock, selectors.EVENT_WRITE, device)
             if device.number >= PORTS:
                 if sys.platform == "linux":
-                    # The port is chosen with the connection: chosen now, it would be lost to all other addresses.
+                    # Choose the port when connecting: chosen now, it would be unavailable to all other addresses.
                     sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((f"127.0.0.{1 + device.number // PORTS}", 0))
             code = sock.connect_ex(("127.0.0.1", self._port))
@@ -189,7 +187,7 @@ class Devices:
 
     def _ready(self, device: Device) -> None:
         sock = device.sock
-        if sock is None:  # dropped by what came before it in the same round
+        if sock is None:  # dropped by an earlier event of the same round
             return
         try:
             if device.phase is Phase.CONNECTING:
@@ -263,7 +261,7 @@ class Devices:
                 if frame["from"] != device.cursor:
                     self._failed(device, "a batch did not begin at the device's cursor")
                 device.cursor = frame["to"]
-                # A conversation that a new message belongs to may travel with it; a deletion never occurs here.
+                # A new message may come with its conversation; there are no deletions here.
                 self._arrivals += [(device.number, row[2].hex(), now) for row in frame["rows"] if row[0] == "m"]
             case "snapshot":
                 device.cursor = frame.get("cursor")

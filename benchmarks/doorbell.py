@@ -1,13 +1,12 @@
-"""What recording a change and ringing the doorbell cost its writer: commits a second of 1 to 64 writers at once.
+"""What the triggers and the doorbell cost a writer: commits per second of 1 to 64 concurrent writers.
 
-Three kinds of commit take turns, forth and back, each a message in a transaction of its own: `none`, with the triggers
-disabled; `trigger`, with the triggers but without NOTIFY; `notify`, as it is, with one connection that listens, as one
-server has.
+Three kinds of commit take turns, in both orders; each commits one message: `none` with the triggers disabled, `trigger`
+with the triggers but without NOTIFY, `notify` as in production, with one connection that listens.
 
-A transaction that notifies takes one lock, which the whole cluster shares, before it commits, and keeps it until its
-commit is on the disk. So such commits follow one another, each with a flush of its own, while others share one:
-`…_lock_percent` is the share of the writers' time that they wait for that lock (wait event Lock/object),
-`…_wal_percent` the share that they wait for the disk or for whoever is flushing. Both are sampled.
+A transaction that notifies takes a lock of the whole cluster before it commits, and holds it until its commit is on the
+disk. Such commits run one after the other, each with its own flush, while other commits share flushes. `…_lock_percent`
+is the share of the writers' time in which they wait for that lock (wait event Lock/object), `…_wal_percent` the share
+in which they wait for the disk or for another process that flushes. Both are sampled.
 """
 
 import math
@@ -34,9 +33,9 @@ from server.postgres.migrate import migrate
 
 WRITERS: Final = (1, 2, 4, 8, 16, 32, 64)
 USERS: Final = 10_000
-"""So many that two writers seldom meet at one feed."""
+"""So many that two writers seldom write to the same feed."""
 QUIET: Final = {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB"}
-"""What Postgres does by itself must not fall into the turn of one kind only."""
+"""Postgres' background work must not fall into the turn of one kind only."""
 SEED: Final = f"""
     INSERT INTO profiles (id) SELECT lpad(n::text, 32, '0')::uuid FROM generate_series(1, {USERS}) AS n;
     INSERT INTO conversations (id, user_id) SELECT id, id FROM profiles
@@ -46,7 +45,7 @@ SCRIPT: Final = f"""
 INSERT INTO messages (conversation_id, role, content) VALUES (lpad(:n::text, 32, '0')::uuid, 'user', :text);
 """
 KINDS: Final = {"none": (False, False), "trigger": (True, False), "notify": (True, True)}
-"""Whether it records, and whether it rings."""
+"""Kind → whether the triggers record, whether they notify."""
 RECORD: Final = "SELECT pg_get_functiondef('sync.record'::regproc)"
 RING: Final = re.compile(r"PERFORM pg_catalog\.pg_notify\([^;]*;")
 STORED: Final = "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM sync.log)"
@@ -59,16 +58,16 @@ WAITS: Final = """
 
 @dataclass(slots=True)
 class Cost:
-    """What the turns of one kind with so many writers came to."""
+    """The results of all turns of one kind with one number of writers."""
 
     waits: list[float] = field(default_factory=list)
-    """Milliseconds that each transaction took."""
+    """Duration of each transaction in milliseconds."""
     seconds: float = 0.0
-    """From the first transaction's begin to the last one's end, all turns together."""
+    """Seconds from the begin of the first transaction to the end of the last, all turns together."""
     samples: int = 0
-    """Moments × writers."""
+    """Samples × writers."""
     lock: int = 0
-    """Of these, those that waited for the lock."""
+    """Those of them that waited for the lock."""
     wal: int = 0
     postgres: float = 0.0
     """Seconds of CPU."""
@@ -87,7 +86,7 @@ class Cost:
 
 
 async def doorbell(seconds: float, writers: Sequence[int] = WRITERS) -> tuple[dict[str, Any], dict[str, float]]:
-    """The machine, and the figures; `seconds` of each turn, rounded up to whole ones."""
+    """Return the machine and the figures. A turn takes `seconds`, rounded up."""
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
         postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS | QUIET)
@@ -101,7 +100,7 @@ async def doorbell(seconds: float, writers: Sequence[int] = WRITERS) -> tuple[di
         about = machine.describe(await admin.fetchval("SHOW server_version"))
         bench = Bench(place, postgres, admin, math.ceil(seconds))
         await bench.open()
-        await bench.turn("notify", max(writers), Cost())  # nothing is warm yet: unmeasured
+        await bench.turn("notify", max(writers), Cost())  # warms the caches; not measured
         costs = {(kind, count): Cost() for count in writers for kind in KINDS}
         for count in writers:
             for kind in (*KINDS, *reversed(KINDS)):
@@ -124,7 +123,7 @@ async def doorbell(seconds: float, writers: Sequence[int] = WRITERS) -> tuple[di
 
 
 class Bench:
-    """Has pgbench, a C program and far cheaper than a client in Python, write; and counts what came of it."""
+    """Lets pgbench write (a C program, far cheaper than a client in Python), and counts the results."""
 
     def __init__(self, place: Path, postgres: EmbeddedPostgres, admin: Any, seconds: int) -> None:
         self._place = place
@@ -139,7 +138,7 @@ class Bench:
         self.seconds = seconds
         self.committed = 0
         self.lost = 0
-        """Transactions of which pgbench, the messages and the change log do not tell the same."""
+        """Return the number of transactions on which pgbench, the messages and the change log disagree."""
         self.lost_doorbells = 0
 
     async def open(self) -> None:
@@ -162,7 +161,7 @@ class Bench:
         async def all_left() -> bool:
             return self._backends() <= backends
 
-        await eventually("all writers left", all_left)  # Postgres tells their CPU time only then
+        await eventually("all writers left", all_left)  # Postgres reports their CPU time only then
         cost.postgres += self._cpu() - cpu
         cost.client += _children() - client
         ends, waits = self._log()
@@ -205,7 +204,7 @@ class Bench:
             raise BenchmarkError("pgbench failed; what it wrote above says why.")
 
     def _log(self) -> tuple[list[int], list[int]]:
-        """Of each transaction the instant of its end, and how long it took. Microseconds."""
+        """Return the end and the duration of each transaction, in microseconds."""
         ends, waits = [], []
         for path in self._place.glob("log.*"):
             for line in path.read_text().splitlines():
@@ -225,13 +224,13 @@ class Bench:
 
 
 def _children() -> float:
-    """Seconds of CPU of the processes that we started and that have ended."""
+    """Return the CPU seconds of our child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _silent(record: str) -> str:
-    """The function that records, without its doorbell."""
+    """Return the trigger function without its NOTIFY."""
     silent, found = RING.subn("NULL;", record)
     if found != 1:
         raise BenchmarkError("sync.record does not ring in the way that is known here: mend RING in doorbell.py.")

@@ -1,12 +1,12 @@
-"""One user's changes on all of their sockets: what a delivery costs the server, beside a C program that only sends.
+"""What it costs the server to deliver one user's changes to many sockets, compared with a C program that only sends.
 
-Both take turns within one run, at the same rhythm (20 changes a second, then 160 at once), each with a load generator
-of its own, of the same kind. The floor (floor.c) is handed every change on a pipe, as a frame such as the server makes
-of one change, and calls send() for each socket; the server learns of it from Postgres, reads it and encodes it.
+Both take turns within one run, at the same rhythm (20 changes per second, then 160 at once), each with its own load
+generator of the same kind. The C program, the floor (floor.c), receives every change on a pipe, as the frame that the
+server makes of one change, and calls send() for each socket. The server is notified by Postgres, reads and encodes it.
 
-What is charged is a delivery: a change on a socket. What changes while the server still writes to the sockets, it puts
-into one frame, which is why it can cost less than the floor, whose frames have one change each. At 20 a second that
-happens on a busy machine; `cpu_ratio_to_c_per_frame` is what it would be if it never did.
+The unit is a delivery: one change on one socket. The server puts changes that arrive while it still writes to the
+sockets into one frame. So it can cost less than the floor, whose frames have one change each. At 20 per second that
+happens on a busy machine; `cpu_ratio_to_c_per_frame` is the ratio as if it never did.
 """
 
 import asyncio
@@ -32,36 +32,36 @@ from server.feed import encode
 from server.feed.change import Batch
 
 RATE: Final = 20.0
-"""Changes a second, as in life."""
+"""Changes per second, as in normal use."""
 BURST: Final = 160
 """Changes at once."""
 TURNS: Final = 4
-"""Of each side at each rhythm, so that both see the same machine."""
+"""Turns of each side at each rhythm, so that both run on the same machine in the same state."""
 SOURCE: Final = Path(__file__).with_name("floor.c")
 EPOCH: Final = "0" * 16
 
 Write = Callable[[int, float | None], Awaitable[list[Written]]]
-"""So many changes, at random moments and on average so many a second, or (None) at once."""
+"""A number of changes, and their average rate per second at random moments, or None: at once."""
 
 
 @dataclass(slots=True)
 class Cost:
-    """What the turns of one side at one rhythm came to."""
+    """The results of all turns of one side at one rhythm."""
 
     cpu: float = 0.0
-    """Seconds of the server, or of the floor."""
+    """CPU seconds of the server, or of the floor."""
     client_cpu: float = 0.0
-    """Seconds of its load generator."""
+    """CPU seconds of its load generator."""
     seconds: float = 0.0
-    """From the first write to the last receiver, all turns together."""
+    """Seconds from the first write to the last arrival, all turns together."""
     sent: int = 0
     """Changes × sockets."""
     lost: int = 0
-    """Of these, those that did not arrive in time, or not exactly once."""
+    """Those of them that did not arrive in time, or not exactly once."""
     frames: int = 0
-    """In which the others arrived, counted for each socket."""
+    """Frames in which the others arrived, counted for each socket."""
     waits: list[float] = field(default_factory=list)
-    """Milliseconds from each change to its last receiver, shortest first."""
+    """Milliseconds from each change to its last arrival, shortest first."""
 
     @property
     def us(self) -> float:
@@ -101,8 +101,8 @@ async def fanout(stage: Stage, seconds: float) -> dict[str, float]:
         await c.devices.connect(floor.port)
         await ours.devices.connect(stage.server.port)
         for side in (ours, c):
-            await side.devices.tell("tally")
-        await stage.settle()
+            await side.devices.call("tally")
+        await stage.quiet()
         calm, c_calm, burst, c_burst = (Cost() for _ in range(4))
         for _ in range(TURNS):
             for rate, changes, costs in (
@@ -140,7 +140,7 @@ async def fanout(stage: Stage, seconds: float) -> dict[str, float]:
 
 
 class Floor:
-    """The C program, and what it is handed."""
+    """The C program, and its input."""
 
     def __init__(self, process: asyncio.subprocess.Process, stage: Stage) -> None:
         self._process = process
@@ -165,7 +165,7 @@ class Floor:
         self.port = int(line)
 
     async def write(self, changes: int, rate: float | None) -> list[Written]:
-        """At the moments at which `Stage.write` would begin."""
+        """Send the changes at the moments at which `Stage.write` would write them."""
         left = iter(range(changes))
         written: list[Written] = []
 
@@ -185,7 +185,7 @@ class Floor:
         return written
 
     def _frame(self) -> tuple[str, bytes]:
-        """The id of a message, and the `changes` that bring it."""
+        """Return the id of a message, and the `changes` frame with it."""
         message, before = uuid4(), self._at
         now = time.time_ns() // 1000
         self._at = Position(max(before.seq + 1, now))
@@ -194,7 +194,7 @@ class Floor:
         return message.hex, encode.changes(EPOCH, self._owner, before, batch).wire(MSGPACK)
 
     def _hand(self, block: bytes) -> None:
-        """Never waits: a floor that lags must not delay what is due."""
+        """Never waits: a slow floor must not delay later changes."""
         assert self._process.stdin is not None
         self._process.stdin.write(len(block).to_bytes(4) + block)
 
@@ -214,7 +214,7 @@ async def _floor(stage: Stage) -> AsyncIterator[Floor]:
 
 
 async def build(place: Path) -> Path:
-    """The floor as a program in this folder. Raises BenchmarkError."""
+    """Compile the floor into this folder and return its path. Raises BenchmarkError if there is no compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise BenchmarkError("There is no C compiler, which the floor of fanout needs: apt-get install gcc libc6-dev.")

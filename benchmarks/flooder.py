@@ -1,7 +1,7 @@
-"""One socket that floods, as a process of its own: what to send comes as JSON on standard input, what became of it goes
-as JSON to standard output.
+"""One socket that floods the server, as a process: parameters are JSON on standard input, the result on standard
+output.
 
-It sends frames of a kind, or nothing but them after a hello, as quickly as it is told to. Whenever the server ends the
+It sends frames of one kind at a given rate, with or without a hello before them. Whenever the server ends the
 connection it opens another one.
 """
 
@@ -21,7 +21,7 @@ from protocol.codec import JSON
 from protocol.frames import Hello, Live
 
 WAVE: Final = 64 * 1024
-"""Bytes sent at once."""
+"""Bytes per send()."""
 PAUSE: Final = 0.1
 """Seconds between two connections."""
 
@@ -35,11 +35,11 @@ KINDS: Final = {
     "pongs": (b"", masked(Opcode.PONG)),
     "fragments": (masked(Opcode.TEXT, b" ", fin=False), masked(Opcode.CONT, b"", fin=False)),
 }
-"""What is sent first, and then again and again."""
+"""Return the bytes sent first, and those sent repeatedly."""
 
 
 def connect(port: int, token: str | None) -> socket.socket:
-    """A connection that was upgraded, and welcomed if there is a token."""
+    """Return a connection that was upgraded, and welcomed if there is a token."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     key = base64.b64encode(os.urandom(16)).decode()
     sock.sendall(
@@ -64,7 +64,7 @@ def _read_until(sock: socket.socket, what: bytes) -> None:
 
 
 def flood(port: int, kind: str, megabits: float, seconds: float, token: str | None) -> dict[str, Any]:
-    """Returns how much was sent, how often the server ended the connection, and how long it bore the longest one."""
+    """Return the bytes sent, how often the server ended the connection, and the duration of the longest one."""
     first, frame = KINDS[kind]
     wave = frame * (WAVE // len(frame))
     sent = cut_offs = 0

@@ -1,4 +1,4 @@
-"""Connections on which nothing happens: what each costs in memory, and all of them in CPU and statements."""
+"""Connections on which nothing happens: memory of each, CPU and statements of all."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ async def idle(stage: Stage, seconds: float) -> dict[str, float]:
     server, devices = stage.server, stage.devices
     empty = server.resident_bytes()
     state = await devices.connect(server.port)
-    await stage.settle()
+    await stage.quiet()
     statements, cpu, client = await stage.statements(), server.cpu_seconds(), devices.cpu_seconds()
     await asyncio.sleep(seconds)
     cpu, client = server.cpu_seconds() - cpu, devices.cpu_seconds() - client
     statements = await stage.statements() - statements
     resident = server.resident_bytes()
-    await devices.state()  # nobody was dropped
+    await devices.state()  # raises if a device was disconnected
     return {
         "sockets": devices.count,
         "processes": server.processes,

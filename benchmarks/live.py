@@ -1,4 +1,4 @@
-"""Changes as they are committed: how long until they are on the devices, and what each costs."""
+"""Delay of changes from their commit to the devices, and what each costs."""
 
 import os
 import random
@@ -10,16 +10,16 @@ from benchmarks.actors import Arrived
 from benchmarks.stage import Stage, Written
 
 SHARES: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
-"""Percent of the changes, whose delays together draw the whole distribution: p1_ms … p99_9_ms."""
+"""Percentiles of the delays, in percent: p1_ms … p99_9_ms."""
 
 
 def percentile(share: float) -> str:
-    """The name of its figure."""
+    """Return the name of a percentile's figure."""
     return f"p{share}_ms".replace(".", "_")
 
 
 def delays(written: list[Written], arrivals: list[Arrived]) -> dict[str, float]:
-    """Milliseconds from the commits to the devices."""
+    """Return the percentiles of the milliseconds from the commits to the devices."""
     committed = {message: at for _, message, at in written}
     waits = sorted((at - committed[message]) / 1e6 for _, message, at in arrivals) or [0.0]
     return {percentile(share): waits[int(len(waits) * share / 100)] for share in SHARES}
@@ -32,7 +32,7 @@ async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
 
     users = random.choices(range(len(stage.users)), k=max(1, round(rate * seconds)))
     await stage.devices.connect(stage.server.port)
-    await stage.settle()
+    await stage.quiet()
     began, before = time.monotonic(), cpu()
     written = await stage.write(users, rate)
     took = time.monotonic() - began

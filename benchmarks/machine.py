@@ -1,4 +1,4 @@
-"""What the figures were taken on, and what a process on it has used so far."""
+"""The machine that a benchmark runs on, and the resources that a process on it has used."""
 
 import contextlib
 import ctypes
@@ -19,13 +19,13 @@ import psutil
 from server.errors import AtlasError
 
 SPARE_FILES: Final = 500
-"""Open files of a process beside its sockets: libraries, connections to Postgres."""
-_LIBC: Final = ctypes.CDLL(None)  # loaded here, for little is safe between fork and exec
+"""Open files of a process in addition to its sockets: libraries, connections to Postgres."""
+_LIBC: Final = ctypes.CDLL(None)  # loaded here, because little is safe between fork and exec
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class BenchmarkError(AtlasError):
-    """The work did not all arrive, or this machine cannot do it; in one sentence."""
+    """Some of the work did not arrive, or this machine cannot run the benchmark; the message is one sentence."""
 
 
 def describe(postgres: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe(postgres: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cpu": _cpu(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",  # what follows is the builder's own
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",  # the rest names the builder
         "python": platform.python_version(),
         "postgres": postgres,
         "flush_ms": round(_flush_seconds() * 1000, 3),
@@ -51,7 +51,7 @@ def _cpu() -> str:
 
 
 def _flush_seconds() -> float:
-    """Of 8 KiB to the disk, as each commit waits for: the median of several, in the folder of the stage."""
+    """Return the milliseconds to flush 8 KiB to the disk, which each commit waits for: the median of several."""
     took = []
     with tempfile.TemporaryFile(dir="/tmp") as file:
         for _ in range(15):
@@ -63,7 +63,8 @@ def _flush_seconds() -> float:
 
 
 def allow_files(sockets: int) -> None:
-    """Raise the limit of open files to the hard one, for us and for whom we start. Raises BenchmarkError."""
+    """Raise the limit of open files, for us and our children, to the hard limit. Raises BenchmarkError if that is too
+    low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = sockets + SPARE_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -75,13 +76,13 @@ def allow_files(sockets: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a child, before its program: end with whoever started it, even with one that is killed (Linux)."""
+    """Runs in a child before its program: let it end with its parent, even if that is killed (Linux)."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def cpu_seconds(pid: int, *, family: bool = False) -> float:
-    """CPU time of a process; with that of its children, the ended ones too, if `family`."""
+    """Return the CPU time of a process; with `family`, that of its children too, including those that ended."""
     process = psutil.Process(pid)
     seconds = _own_cpu_seconds(process)
     if family:
@@ -94,7 +95,7 @@ def cpu_seconds(pid: int, *, family: bool = False) -> float:
 
 
 def _own_cpu_seconds(process: psutil.Process) -> float:
-    """On Linux by its own clock, for the ticks of 10 ms that others count in are longer than a burst to one socket."""
+    """Linux has a clock for each process; the ticks of 10 ms elsewhere are longer than a burst to one socket."""
     if sys.platform == "linux":
         return time.clock_gettime(~process.pid << 3 | 2)
     return float(sum(process.cpu_times()[:2]))

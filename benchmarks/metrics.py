@@ -1,8 +1,8 @@
-"""What it costs to keep figures: two servers side by side, one that keeps them and one that does not.
+"""What metrics cost: two servers side by side, one with them and one without.
 
 Both do the same work at the same time, each for all devices, so that whatever slows the machine slows both. The one is
-asked for its figures in the middle of each turn, as Prometheus asks every 15 seconds. The other's calls do nothing:
-what is left of their cost, some 0.1 µs each, is not in the ratio.
+scraped in the middle of each turn, as by Prometheus every 15 seconds. In the other the calls do nothing; their
+remaining cost, some 0.1 µs each, is not in the ratio.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def metrics(stage: Stage, rate: float, seconds: float, rounds: int) -> dic
         stack.push_async_callback(other.kill)
         kept = Side(stage.server, "server", stage.devices)
         bare = Side(other, "benchmarks.unmetered", await stage.generator(stack))
-        # In turns, because Postgres tells the one first that listened first.
+        # In turns, because Postgres notifies first the server that listened first.
         turns = [
             await _turn(stage, (kept, bare) if number % 2 else (bare, kept), rate, seconds) for number in range(rounds)
         ]
@@ -49,13 +49,13 @@ async def metrics(stage: Stage, rate: float, seconds: float, rounds: int) -> dic
 
 
 async def _turn(stage: Stage, sides: tuple[Side, Side], rate: float, seconds: float) -> dict[str, dict[str, float]]:
-    """The figures of each side, by its module."""
+    """Return the figures of each side, by its module."""
     for side in sides:
-        await side.devices.tell_all("disconnect")
+        await side.devices.call_all("disconnect")
         await side.server.kill()
         await side.server.start(side.module, ATLAS_METRICS_TOKEN=TOKEN)
         await side.devices.connect(side.server.port)
-    await stage.settle()
+    await stage.quiet()
     users = random.choices(range(len(stage.users)), k=max(1, round(rate * seconds)))
     before = {side.module: side.server.cpu_seconds() for side in sides}
     scraping = asyncio.create_task(_scrape(stage.server, seconds / 2))

@@ -1,4 +1,4 @@
-"""The demo's page in a real Chromium: from a commit to the screen, and how quickly a device catches up."""
+"""The demo's page in Chromium: delay from a commit to the screen, and how quickly a device catches up."""
 
 import asyncio
 import gzip
@@ -23,7 +23,7 @@ from server.demo.site import STATIC
 CHROMIUM: Final = Path("/usr/bin/chromium")
 FLAGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 PAUSE: Final = 0.2
-"""Seconds between two messages, so that each is shown by itself."""
+"""Seconds between two messages, so that they are shown one by one."""
 WATCH: Final = """
     panel => {
         window.seen = {};
@@ -48,7 +48,7 @@ SAY: Final = "INSERT INTO messages (conversation_id, role, content) SELECT $1, '
 
 
 async def page(messages: int, backlog: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """The machine, and the figures of `messages` shown one by one and of `backlog` missed."""
+    """Return the machine, and the figures: `messages` are shown one by one, `backlog` were missed."""
     async with _demo() as line, async_playwright() as playwright:
         if not CHROMIUM.exists():
             raise BenchmarkError(f"There is no Chromium at {CHROMIUM}: install it (apt-get install chromium).")
@@ -81,7 +81,7 @@ async def page(messages: int, backlog: int) -> tuple[dict[str, Any], dict[str, f
 
 
 async def _one_by_one(sql: Any, home: UUID, phone: Locator, messages: int) -> list[float]:
-    """Milliseconds from the answer to each COMMIT until its message is in the second device's document."""
+    """Return the milliseconds from the answer to each COMMIT until its message is in the second device's document."""
     await phone.evaluate(WATCH)
     committed: dict[str, float] = {}
     for i in range(messages):
@@ -95,7 +95,7 @@ async def _one_by_one(sql: Any, home: UUID, phone: Locator, messages: int) -> li
         seen.update(await phone.evaluate("() => window.seen"))
         return committed.keys() <= seen.keys()
 
-    with suppress(BenchmarkError):  # the caller counts what is lost
+    with suppress(BenchmarkError):  # the caller counts the lost ones
         await eventually("all shown", all_shown, ARRIVAL)
     return [seen[text] - at for text, at in committed.items() if text in seen]
 

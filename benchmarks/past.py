@@ -1,4 +1,4 @@
-"""What was written before now, by hand and set by set, exactly as the triggers would have written it at the time."""
+"""Writes rows of the past in bulk, exactly as the triggers would have written them at the time."""
 
 import asyncio
 import time
@@ -14,16 +14,16 @@ from benchmarks.stage import Stage
 REACH: Final = 90 * 86_400
 """Seconds that the tables reach back: as long as the log is kept."""
 EACH: Final = 1_000
-"""Messages of each of the other users …"""
+"""Messages of each of the other users."""
 CONVERSATIONS: Final = 10
-"""… in so many conversations."""
+"""Conversations of each of the other users."""
 TEXTS: Final = 1_000
-"""Different ones among those messages."""
+"""Different texts among those messages."""
 CHUNK: Final = 50_000
-"""Messages that one statement writes."""
+"""Messages written by one statement."""
 WRITERS: Final = 2
 LIMIT: Final = 1_800.0
-"""Seconds for one statement: a VACUUM of everything takes longest."""
+"""Timeout of one statement, in seconds: a VACUUM of everything takes longest."""
 
 PARTITIONS: Final = f"""
     SELECT sync.ensure_partitions(now() - interval '{REACH} s', now());
@@ -40,7 +40,7 @@ PARTITIONS: Final = f"""
     END
     $$
 """
-"""Those of the log that `ensure_partitions` would have made then: it makes none for a time that is over."""
+"""Partitions of the log that `ensure_partitions` would have made then: it makes none for the past."""
 OTHERS: Final = """
     INSERT INTO profiles (id, subscription_tier)
     SELECT md5('user ' || u)::uuid, 'core' FROM generate_series(0, {users} - 1) u;
@@ -48,9 +48,9 @@ OTHERS: Final = """
     SELECT md5('conversation ' || c)::uuid, md5('user ' || c % {users})::uuid, 'a conversation'
     FROM generate_series(0, {users} * {conversations} - 1) c
 """
-# Message i is that of user i modulo the users: all of them write all the time, and what comes before a message in its
-# feed is just so many messages back. $1 the first message and $2 the last, $3 the seq of message 0, $4 what each is
-# later by than the one before; $5 the conversations and $6 the texts, or $5 the users.
+# Message i belongs to user (i modulo the number of users): all of them write all the time, and the previous message of
+# a feed is that many messages earlier. $1 and $2: the first and last message; $3: the seq of message 0; $4: the time
+# between two messages; $5 and $6: the conversations and the texts, or $5: the users.
 SAID: Final = """
     INSERT INTO messages (id, conversation_id, role, content, created_at, updated_at)
     SELECT md5('message ' || i)::uuid, md5('conversation ' || i % $5::bigint)::uuid, 'user', content, at, at
@@ -73,8 +73,8 @@ HEADS: Final = """
     ON CONFLICT DO NOTHING
 """
 FORGET: Final = "DELETE FROM sync.log WHERE user_id = $1"
-# $1 the user, $2 the seq up to which the device has everything, $3 what each message is later by than the one before;
-# $4 and $5 the messages. The log begins with the last that the device saw.
+# $1: the user; $2: the seq up to which the device has everything; $3: the time between two messages; $4 and $5: the
+# messages. The log begins with the last one that the device received.
 MISSED: Final = """
     INSERT INTO messages (id, conversation_id, role, content, created_at, updated_at)
     SELECT said.id, c.id, 'user', content, at, at
@@ -103,7 +103,7 @@ class Past:
         self._sql = connections[0]
 
     async def fill(self, messages: int) -> None:
-        """So many messages of other people, evenly over all the time, with their change log."""
+        """Write `messages` messages of other users, evenly over all the time, with their change log."""
         await self._sql.execute(PARTITIONS)
         users = max(1, messages // EACH)
         await self._sql.execute(OTHERS.format(users=users, conversations=CONVERSATIONS), timeout=LIMIT)
@@ -124,8 +124,8 @@ class Past:
         await self._sql.execute(HEADS, timeout=LIMIT)
 
     async def missed(self, user: UUID, count: int, age: float) -> tuple[int, list[str]]:
-        """Give a user another past: `count` messages, evenly over the last `age` seconds. Returns the seq before them
-        and their ids."""
+        """Write `count` messages of a user, evenly over the last `age` seconds. Return the seq before them, and their
+        ids."""
         seq = time.time_ns() // 1000 - int(age * 1e6)
         ids = [uuid4() for _ in range(count)]
         which = user, seq, int(age * 1e6) // (count + 1), ids
@@ -136,8 +136,8 @@ class Past:
             await self._sql.execute(MISSED_HEAD, user)
         return seq, [message.hex for message in ids]
 
-    async def settle(self) -> None:
-        """Now what Postgres would do by itself in the middle of a measurement."""
+    async def vacuum(self) -> None:
+        """Do now what autovacuum would do in the middle of a measurement."""
         await self._sql.execute("VACUUM ANALYZE", timeout=LIMIT)
         await self._sql.execute("CHECKPOINT", timeout=LIMIT)
 

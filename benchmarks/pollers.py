@@ -1,7 +1,7 @@
-"""The pollers: clients that ask again and again instead of being told, all in one process.
+"""The pollers: clients that poll, all in one process.
 
-It is told what to do in JSON lines on standard input, answers each with one line, and ends with its input. It runs on
-uvloop, whose read() the kernel counts for each process; what Python's own loop receives, it does not.
+Commands arrive as JSON lines on standard input. It answers each with one line, and ends with its input. It runs on
+uvloop, because the kernel counts the bytes of its read() per process, and not those of asyncio's own loop.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import orjson
 import uvloop
 
 CONNECTIONS: Final = 16
-"""As in the pool of the app's own server."""
+"""Connections, as in the pool of the app's own server."""
 CONVERSATIONS: Final = """
     SELECT id, user_id, title, created_at, updated_at FROM conversations WHERE user_id = $1 ORDER BY updated_at DESC
 """
@@ -34,8 +34,8 @@ NEW_MESSAGES: Final = """
 
 
 class Client:
-    """What one user's device knows; `since` are the newest updated_at of both tables that it has seen. It holds what
-    is older than its beginning, and of messages only what is new is listed here."""
+    """What one user's device has received. `since` are the newest updated_at of both tables. Only messages newer than
+    the start are listed."""
 
     def __init__(self, number: int, user: str, began: datetime) -> None:
         self.number = number
@@ -45,7 +45,7 @@ class Client:
         self.held: set[str] = set()
 
     async def full(self, connection: Any) -> set[str]:
-        """Everything, as if nothing were known. Returns the new messages that there are now."""
+        """Poll for everything. Return the messages that are new."""
         held = set()
         for conversation in await connection.fetch(CONVERSATIONS, self.user):
             rows = await connection.fetch(MESSAGES, conversation["id"])
@@ -53,7 +53,7 @@ class Client:
         return held
 
     async def delta(self, connection: Any) -> set[str]:
-        """What is newer than the newest that was seen."""
+        """Poll for rows newer than the newest received. Return the messages that are new."""
         conversations = await connection.fetch(NEW_CONVERSATIONS, self.user, self.since[0])
         messages = await connection.fetch(NEW_MESSAGES, self.user, self.since[1])
         newest = [
@@ -65,7 +65,7 @@ class Client:
 
 
 class Pollers:
-    """All clients, and what arrived at them. Every method but `run` is a command and returns its answer."""
+    """All clients, and what arrived at them. Every public method except `run` is a command and returns its answer."""
 
     def __init__(self) -> None:
         self._clients: list[Client] = []
@@ -76,7 +76,7 @@ class Pollers:
         self._arrivals: list[tuple[int, str, int]] = []
 
     async def prepare(self, url: str, kind: str, users: list[str], interval: float, since: str) -> None:
-        """`interval` is the seconds between two polls of a user, over which the users are spread evenly."""
+        """Begin to poll. The polls of all users are spread evenly over `interval` seconds."""
         for _ in range(CONNECTIONS):
             self._idle.put_nowait(await asyncpg.connect(url))
         began = datetime.fromisoformat(since)
@@ -85,21 +85,21 @@ class Pollers:
         self._gap = interval / len(users)
 
     async def state(self) -> dict[str, Any]:
-        """As the load generator of the sockets tells it."""
+        """In the format of the load generator of the sockets."""
         return {"live": len(self._clients), "arrived": len(self._arrivals), "began": 0, "last_live": 0, "trouble": None}
 
     async def arrivals(self) -> list[tuple[int, str, int]]:
-        """Every new message since the last call: number of the user, id, instant of its poll's answer."""
+        """Return the new messages since the last call: number of the user, id, instant of the poll's answer."""
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
 
     async def waits(self) -> list[int]:
-        """How long each poll took, from when it was due until it was answered, since the last call. Nanoseconds."""
+        """Return the nanoseconds of each poll since the last call, from when it was due until it was answered."""
         waits, self._waits = self._waits, []
         return waits
 
     async def held(self) -> list[str]:
-        """Ids of the new messages that the clients hold now."""
+        """Return the ids of the new messages that the clients have now."""
         return [message for client in self._clients for message in client.held]
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""What a benchmark starts and waits for: it ends with the benchmark, and nothing is waited for without end."""
+"""Child processes that end with the benchmark, and waiting with a limit."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from benchmarks import machine
 from benchmarks.machine import BenchmarkError
 
 LIMIT: Final = 120.0
-"""Seconds for whatever must happen at all; reached only by what never comes."""
+"""Seconds after which something that must happen will not happen any more."""
 POLL: Final = 0.02
 
 
@@ -34,14 +34,14 @@ async def spawn(module: str, *arguments: str, **options: Any) -> asyncio.subproc
 
 
 async def launch(*command: str | Path, **options: Any) -> asyncio.subprocess.Process:
-    """A process that ends with us, but not by itself at Ctrl-C."""
+    """Start a process that ends with us, but not at Ctrl-C."""
     return await asyncio.create_subprocess_exec(
         *command, start_new_session=True, preexec_fn=machine.end_with_parent, **options
     )
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process of `spawn`, and those that it started."""
+    """End a process of `spawn`, and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
@@ -50,7 +50,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 @contextmanager
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="atlas-benchmark-", dir="/tmp"))
-    path.chmod(0o755)  # under root, Postgres is another account
+    path.chmod(0o755)  # started by root, Postgres runs under another account
     try:
         yield path
     finally:

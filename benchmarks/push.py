@@ -1,10 +1,10 @@
-"""Devices write: how many mutations a second are durable and acknowledged, and how long each waits for that."""
+"""Devices write: durable, acknowledged mutations per second, and the time until each ack."""
 
 from benchmarks import machine
 from benchmarks.stage import Pushed, Stage
 
 CALM: int = 100
-"""Mutations a second of a server that has time."""
+"""Mutations per second of a server with little load."""
 
 
 async def push(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
@@ -15,7 +15,7 @@ async def push(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
         return [*used, machine.cpu_seconds(stage.postgres.pid, family=True)]
 
     await devices.connect(server.port)
-    await stage.settle()
+    await stage.quiet()
     calm = await stage.push(min(CALM, rate), seconds)
     before = cpu()
     loaded = await stage.push(rate, seconds)

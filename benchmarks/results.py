@@ -1,4 +1,4 @@
-"""Results: one dated file for each, with the arguments and the machine, so that figures can be compared and drawn."""
+"""Saved results: a dated file for each, with its arguments and the machine."""
 
 import re
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from benchmarks.machine import BenchmarkError
 
 FOLDER: Final = Path(__file__).parent / "results"
 MACHINE: Final = ("cores", "cpu", "memory_gib", "kernel", "python", "postgres", "flush_ms", "date")
-"""What must be known of it."""
+"""What must be known of the machine."""
 
 Figures = dict[str, float]
-"""What a run measured; units stand in the names. What begins with «lost» must be 0."""
+"""The results of a run. Names end with the unit. Figures that begin with «lost» must be 0."""
 
 
 class Span(NamedTuple):
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one or several runs of a benchmark gave: `figures` are the medians of `runs`, key by key."""
+    """The result of one or several runs of a benchmark. `figures` are the medians of `runs`, key by key."""
 
     benchmark: str
     arguments: dict[str, Any]
@@ -37,7 +37,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def date(self) -> str:
-        """ISO 8601 in UTC, so that the newest is the greatest."""
+        """ISO 8601 in UTC: the newest is the greatest."""
         return str(self.machine["date"])
 
     @property
@@ -55,18 +55,18 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ) from None
 
     def figure(self, key: str) -> float:
-        """Its median. Raises BenchmarkError likewise."""
+        """Return the median. Raises BenchmarkError if the figure was not measured."""
         return self.span(key).median
 
     def command(self) -> str:
-        """What repeats it."""
+        """Return the command that repeats it."""
         given = {**self.arguments, "runs": len(self.runs)} if len(self.runs) > 1 else self.arguments
         options = [_option(name, value) for name, value in given.items() if value is not None and value is not False]
         return " ".join(["python -m benchmarks", self.benchmark, *options])
 
     def save(self, folder: Path, differing: Iterable[str]) -> Path:
-        """Write it, named after its day, its benchmark and the `differing` arguments: those that are not the defaults.
-        Another result of the same day and arguments gives way; nothing else does."""
+        """Write the result to `folder` and return its path. The file is named after the day, the benchmark and the
+        `differing` arguments (those that are not the defaults), and replaces an earlier one with the same name."""
         words = [self.date[:10], self.benchmark]
         for name in differing:
             value = self.arguments[name]
@@ -77,7 +77,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return path
 
     def _written(self) -> str:
-        """JSON for people too: indented, but a line for each run."""
+        """Readable JSON: indented, but one line per run."""
         fields = msgspec.structs.asdict(self)
         runs = ",\n  ".join(msgspec.json.encode(run).decode() for run in fields.pop("runs"))
         head = msgspec.json.format(msgspec.json.encode(fields), indent=1).decode().removesuffix("\n}")
@@ -91,8 +91,9 @@ def summary(benchmark: str, arguments: dict[str, Any], machine: dict[str, Any], 
 
 
 def read(folder: Path, *, smoke: bool = False) -> list[Result]:
-    """The newest result for each benchmark and its arguments, oldest first; those of smoke runs only if asked for.
-    Raises BenchmarkError, which names the file, if one cannot be read."""
+    """Return the newest result of each benchmark with each arguments, oldest first; smoke runs only if `smoke`.
+
+    Raises BenchmarkError with the file's name if one cannot be read."""
     newest: dict[tuple[str, bytes], Result] = {}
     for result in sorted(map(_load, folder.glob("*.json")), key=lambda result: result.date):
         if result.arguments.get("smoke") and not smoke:
@@ -117,18 +118,18 @@ def _load(path: Path) -> Result:
 
 
 def _middle(key: str, values: list[float]) -> float:
-    # Nothing is lost only if no run lost anything.
+    # A loss in one run must not disappear in the median.
     value = max(values, key=abs) if key.startswith("lost") else median(values)
     return _rounded(value)
 
 
 def _rounded(value: float) -> float:
-    """Six digits, which is more than any machine repeats."""
+    """Round to six digits, which is more than any machine repeats."""
     return value if float(value).is_integer() else float(f"{value:.6g}")
 
 
 def say(value: float) -> str:
-    """A figure for people: three digits, or all before the point."""
+    """Format a figure with three digits, or with all before the point."""
     said = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return said.replace("-", "−") if value < 0 else said
 

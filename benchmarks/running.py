@@ -1,4 +1,4 @@
-"""How a benchmark is run and told: the options that all share, the runs, their medians, and what is saved of them."""
+"""Runs benchmarks as commands: shared options, several runs, their medians, output and saved results."""
 
 import asyncio
 import inspect
@@ -21,28 +21,28 @@ from benchmarks.results import Figures, Result, say
 from benchmarks.stage import Stage, stage
 
 Benchmark = Callable[[], Awaitable[tuple[dict[str, Any], Figures]]]
-"""One run: the machine, and the figures."""
+"""One run. Returns the machine and the figures."""
 Plan = Callable[..., Benchmark]
-"""The parameters of a command to the benchmark that they ask for; its docstring is the command's help."""
+"""Takes the parameters of a command and returns the benchmark. Its docstring is the command's help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What every benchmark is asked in the same way."""
+    """The options of every benchmark."""
 
-    runs: Annotated[int, typer.Option(min=1, help="Each on a fresh stage; the figures are medians.")] = 1
-    save: Annotated[bool, typer.Option("--save", help="Keep the result, for the report.")] = False
-    results: Annotated[Path, typer.Option(help="Folder of the results.", show_default="benchmarks/results")] = (
+    runs: Annotated[int, typer.Option(min=1, help="Runs, each on a new stage; figures are medians.")] = 1
+    save: Annotated[bool, typer.Option("--save", help="Save the result.")] = False
+    results: Annotated[Path, typer.Option(help="Folder for saved results.", show_default="benchmarks/results")] = (
         results.FOLDER
     )
-    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny and quick: shows that it works, measures nothing.")] = (
+    smoke: Annotated[bool, typer.Option("--smoke", help="Small and quick: shows that it works, measures nothing.")] = (
         False
     )
     json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 
 
 def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]:
-    """Make a plan a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run."""
+    """Register a plan as a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run."""
 
     def register(plan: Plan) -> Plan:
         own = inspect.signature(plan).parameters
@@ -58,13 +58,13 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
             if options.smoke:
                 arguments, differing = {**arguments, "smoke": True}, ["smoke"]
             result = results.summary(name, arguments, machine, runs)
-            _tell(result, json=options.json)
+            _print(result, json=options.json)
             if result.lost:
-                raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not once.")
+                raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not exactly once.")
             if options.save:
                 typer.echo(f"Saved: {result.save(options.results, differing)}", err=True)
 
-        # Typer reads both to learn what the command takes.
+        # Typer reads the command's parameters from these.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # any function may have one
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         cli.command(name, help=plan.__doc__)(run)
@@ -74,7 +74,7 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
 
 
 def on_stage(benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1) -> Benchmark:
-    """A benchmark that finds everything set: so many users with so many devices each."""
+    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each."""
 
     async def run() -> tuple[dict[str, Any], Figures]:
         async with stage(users, per_user) as made:
@@ -87,7 +87,7 @@ def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures
     async def main() -> list[tuple[dict[str, Any], Figures]]:
         this = asyncio.current_task()
         assert this is not None
-        # Like Ctrl-C, so that whoever ends us ends with us what we started.
+        # SIGTERM acts like Ctrl-C: it ends our child processes, too.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         return [await benchmark() for _ in range(times)]
 
@@ -96,7 +96,7 @@ def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures
     return machines[0], list(runs)
 
 
-def _tell(result: Result, *, json: bool) -> None:
+def _print(result: Result, *, json: bool) -> None:
     several = len(result.runs) > 1
     if json:
         line: dict[str, Any] = {"benchmark": result.benchmark, "machine": result.machine, "figures": result.figures}

@@ -1,4 +1,4 @@
-"""The stage of a benchmark: a durable Postgres of its own, users, and who is on it.
+"""The stage of a benchmark: its own durable Postgres, users, a server, and the load generator.
 
 Everything that is started here is ended here, however the benchmark ends.
 """
@@ -22,7 +22,7 @@ from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
 LOGIN: Final = "atlas_server"
-"""What the server logs in as, and nobody else: so its statements are told from ours."""
+"""The server's own login, so that its statements can be told from ours."""
 WRITERS: Final = 8
 SETTINGS: Final = {
     "shared_buffers": "256MB",
@@ -48,23 +48,23 @@ READS: Final = """
 """
 
 Written = tuple[int, str, int]
-"""Number of the user, id of the message, instant of the answer to its COMMIT (CLOCK_MONOTONIC: the same everywhere)."""
+"""Number of the user, id of the message, instant of the answer to its COMMIT (CLOCK_MONOTONIC, for all processes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What the devices wrote and had acknowledged."""
+    """What the devices wrote."""
 
     seconds: float
-    """From the first mutation to the last answer."""
+    """Seconds from the first mutation to the last answer."""
     waits: list[float]
     """Milliseconds from each mutation to its answer, shortest first."""
     came_back: list[str]
-    """Ids of the messages that the feed brought."""
+    """Ids of the messages that arrived in the feed."""
 
 
 class Stage:
-    """What a benchmark works with: `users` of them, numbered, with a conversation and `per_user` devices each."""
+    """What a benchmark works with: `users` numbered users, each with one conversation and `per_user` devices."""
 
     def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int) -> None:
         self.postgres = postgres
@@ -90,7 +90,7 @@ class Stage:
         await self._admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; CREATE EXTENSION pg_stat_statements")
         texts = random.choices(self._texts, k=len(self.users))
         await self._admin.execute(SEED, self.users, self._conversations, texts, timeout=LIMIT)
-        # Now rather than by autovacuum in the middle of a measurement.
+        # Now, instead of by autovacuum in the middle of a measurement.
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
         stack.push_async_callback(self.server.kill)
@@ -98,12 +98,12 @@ class Stage:
         self.devices = await self.generator(stack)
 
     def another_server(self) -> Server:
-        """For the same devices; not started yet."""
+        """Return another server for the same devices, not started yet."""
         processes = -(-len(self.users) * self.per_user // actors.SHARE)
         return Server(self.postgres.url(user=LOGIN), max(20, self.per_user), processes)
 
     async def generator(self, stack: AsyncExitStack) -> Devices:
-        """A load generator with the devices of all users, none of them connected yet; it ends with `stack`."""
+        """Return a load generator with the devices of all users, not connected yet; it ends with `stack`."""
         pipe = asyncio.subprocess.PIPE
         generators = []
         for _ in range(self.server.processes):
@@ -116,33 +116,33 @@ class Stage:
         return devices
 
     def text(self) -> str:
-        """Something that somebody said."""
+        """Return the text of a real message."""
         return random.choice(self._texts)
 
     async def statements(self) -> int:
-        """Statements that the server's login has run so far."""
+        """Return the number of statements that the server has run so far."""
         return int(await self._admin.fetchval(STATEMENTS, LOGIN))
 
     async def reads(self) -> tuple[int, float, int]:
-        """Of the feeds so far: statements, milliseconds in them, and buffers that they looked at."""
+        """Return for the reads of feeds so far: statements, their milliseconds, and the buffers that they used."""
         return await self._admin.fetchrow(READS, LOGIN)  # type: ignore[no-any-return]  # asyncpg's record of three
 
-    async def settle(self) -> None:
-        """Return once the server has nothing left to do for whoever has just come or gone."""
+    async def quiet(self) -> None:
+        """Return as soon as the server has finished its work for devices that just connected or disconnected."""
 
-        async def quiet() -> bool:
+        async def idle() -> bool:
             statements, cpu = await self.statements(), self.server.cpu_seconds()
             await asyncio.sleep(0.5)
             # One statement of a process may be its own heartbeat; a quarter of a core those of 100,000 sockets.
             few = await self.statements() - statements <= self.server.processes
             return few and self.server.cpu_seconds() - cpu < 0.125
 
-        await eventually("the server at rest", quiet)
+        await eventually("the server at rest", idle)
 
     async def disconnect(self) -> None:
-        """Cut every device off, and return when the server has noticed."""
+        """Cut every device off, and return as soon as the server has noticed."""
         before = self.server.open_files()
-        await self.devices.tell_all("disconnect")
+        await self.devices.call_all("disconnect")
 
         async def noticed() -> bool:
             return self.server.open_files() <= before - self.devices.connected
@@ -150,8 +150,8 @@ class Stage:
         await eventually("the server noticed that all devices left", noticed)
 
     async def write(self, users: Iterable[int], rate: float | None = None) -> list[Written]:
-        """A message for each of these users, in a transaction of its own: at random moments, on average `rate` a
-        second, or as quickly as may be."""
+        """Write a message for each of these users, each in its own transaction: at random moments, on average `rate`
+        per second, or as quickly as possible."""
         left = iter(users)
         written: list[Written] = []
 
@@ -172,7 +172,7 @@ class Stage:
         return written
 
     async def write_many(self, user: int, count: int, together: int) -> list[str]:
-        """So many messages for one user, `together` of them in each transaction. Returns their ids."""
+        """Write `count` messages for one user, `together` of them per transaction. Return their ids."""
         ids = [uuid4() for _ in range(count)]
         for begin in range(0, count, together):
             some = ids[begin : begin + together]
@@ -181,13 +181,13 @@ class Stage:
         return [message.hex for message in ids]
 
     async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:
-        """Have the devices write; see `benchmarks.devices`. Returns when all is acknowledged and has come back."""
-        await self.devices.tell("push", rate=rate, seconds=seconds, batch=each, text=self.text())
+        """Let the devices write; see `benchmarks.writing`. Return when all is acknowledged and has arrived again."""
+        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=self.text())
         said: dict[str, Any] = {}
 
         async def acknowledged() -> bool:
             await self.devices.state()
-            said.update(await self.devices.tell("pushed") or {})
+            said.update(await self.devices.call("pushed") or {})
             return bool(said)
 
         await eventually("everything acknowledged", acknowledged)
@@ -195,14 +195,14 @@ class Stage:
         return Pushed(said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived])
 
     async def stored(self) -> tuple[int, int]:
-        """Messages beyond those that were there before the devices wrote, and numbers consumed by them."""
+        """Return the messages written by the devices, and the mutation numbers consumed."""
         messages = "SELECT count(*) - (SELECT count(*) FROM conversations) FROM messages"
         return await self._admin.fetchrow(  # type: ignore[no-any-return]  # asyncpg's record of two
             f"SELECT ({messages}), (SELECT coalesce(sum(last_mutation), 0)::bigint FROM sync.clients)"
         )
 
     def lost(self, written: list[Written], arrivals: list[Arrived]) -> int:
-        """How many of the written messages did not arrive, counted for each device of their user."""
+        """Return how many of the written messages did not arrive, counted for each device of their user."""
         arrived = {(device, message) for device, message, _ in arrivals}
         each = range(self.per_user)
         return sum(
@@ -212,7 +212,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(users: int, per_user: int = 1) -> AsyncIterator[Stage]:
-    """Set the stage for so many users with so many devices each, and clear it away afterwards."""
+    """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards."""
     machine.allow_files(min(users * per_user, actors.SHARE))
     async with AsyncExitStack() as stack:
         postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=SETTINGS)

@@ -1,4 +1,4 @@
-"""Everybody was away, and comes back in the same moment; then once more, and the server was killed meanwhile."""
+"""All devices come back at the same moment: first to the same server, then to one that was killed and restarted."""
 
 import random
 
@@ -16,7 +16,7 @@ async def storm(stage: Stage, changes: int) -> dict[str, float]:
     await devices.connect(server.port)
     await stage.disconnect()
     written = await write(changes)
-    await stage.settle()
+    await stage.quiet()
     statements = await stage.statements()
     state = await devices.connect(server.port, at_once=devices.count)
     statements = await stage.statements() - statements

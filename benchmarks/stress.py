@@ -1,7 +1,7 @@
-"""What each way of keeping a device in step misses while transactions overlap: told, asking for all, asking for news.
+"""What a device misses while transactions overlap: with Atlas Sync, with full polls, and with delta polls.
 
-Those who are told are the Python client, whose rows must equal what SELECT finds. `…_missed` are messages that are in
-the database and not on the device, for ever; `…_deletions_missed` those that are on the device and no more in it.
+Atlas Sync's devices are the Python client, whose rows must equal SELECT. `…_missed` are messages that are in the
+database and never reach the device; `…_deletions_missed` are messages that stay on the device after their deletion.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from benchmarks.stage import WRITERS, Stage
 from server.edge.auth import mint
 
 USERS: Final = 4
-"""So few that transactions of one user overlap."""
+"""So few users that transactions of the same user overlap."""
 INTERVAL: Final = 0.5
-"""Seconds between two polls of a user: some look at a bad moment."""
+"""Seconds between two polls of a user: some happen at a bad moment."""
 OPEN: Final = 0.1
-"""Seconds that a transaction stays open at most, once it has written."""
+"""Longest time in seconds that a transaction stays open after its write."""
 DELETED: Final = 0.1
-"""Share of the messages that are deleted again, by then long seen."""
+"""Share of the messages that are deleted, long after devices received them."""
 HOME: Final = "SELECT id FROM conversations WHERE user_id = $1 LIMIT 1"
 WRITE: Final = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)"
 EXISTING: Final = "SELECT id FROM messages WHERE id = ANY($1)"
 
 
 async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) -> dict[str, float]:
-    """`full` and `delta` poll the first USERS users, to whom this writes for so many seconds."""
+    """Write to the first USERS users for `seconds`, while `full` and `delta` poll for them."""
     users = stage.users[:USERS]
     admin = await asyncpg.connect(stage.postgres.url())
     try:
@@ -49,13 +49,13 @@ async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) ->
 
             async def in_step() -> bool:
                 held["told"] = {message.hex for replica in replicas for message in replica.messages} & written
-                held["full"] = set(await full.tell("held"))
+                held["full"] = set(await full.call("held"))
                 return held["told"] == held["full"] == existing
 
-            with suppress(BenchmarkError):  # the figures tell what is missing
+            with suppress(BenchmarkError):  # the figures say what is missing
                 await eventually("all devices in step", in_step, ARRIVAL)
-            await asyncio.sleep(2 * INTERVAL)  # the delta poll, too, has looked since the last commit
-            held["delta"] = set(await delta.tell("held"))
+            await asyncio.sleep(2 * INTERVAL)  # by then the delta poll has run after the last commit
+            held["delta"] = set(await delta.call("held"))
     finally:
         admin.terminate()
     return {
@@ -69,7 +69,7 @@ async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) ->
 
 @asynccontextmanager
 async def _told(stage: Stage, users: list[UUID]) -> AsyncIterator[list[Replica]]:
-    """What a live device of each of these users holds, as it changes."""
+    """Yield the rows of a live device of each of these users, which change."""
 
     def device(user: UUID, replica: Replica) -> Device:
         def token() -> str:
@@ -99,7 +99,7 @@ async def _told(stage: Stage, users: list[UUID]) -> AsyncIterator[list[Replica]]
 
 
 async def _write(stage: Stage, homes: list[UUID], seconds: float) -> tuple[set[str], int]:
-    """Messages in transactions that stay open for a while. Returns their ids, and how many were deleted again."""
+    """Write messages in transactions that stay open for a while. Return their ids, and the number of those deleted."""
     end = time.monotonic() + seconds
     written: set[str] = set()
     deleted = 0

@@ -1,4 +1,4 @@
-"""The server without its figures: `python -m benchmarks.unmetered serve`."""
+"""The server without metrics: `python -m benchmarks.unmetered serve`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The chat app's database as it was before Atlas Sync, and people who write to it."""
+"""The chat app's database before Atlas Sync, and clients that write to it."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ from chitchat_dataset import Dataset
 LONGEST: Final = 150
 """Messages of a conversation: fewer than a device's window."""
 PAST: Final = timedelta(days=300)
-"""How long ago the first message of a filling was written."""
+"""Age of the oldest message that `fill` writes."""
 
 TABLES: Final = """
     CREATE TABLE public.profiles (
@@ -51,7 +51,7 @@ WRITERS: Final = 8
 
 @cache
 def _talks() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Real conversations: their titles, and who said what in them."""
+    """Return real conversations: title, and role and text of each message."""
     talks = []
     for talk in Dataset().values():
         said = [line for turn in talk["messages"] for line in turn if line["text"]]
@@ -63,7 +63,7 @@ def _talks() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 async def fill(sql: Any, messages: int, users: int = 100) -> None:
-    """So many messages of so many users, in conversations that really took place, over the last 300 days."""
+    """Write `messages` messages of `users` users, in real conversations of the last 300 days."""
     now = datetime.now(UTC)
     each = PAST / max(messages, 1)
     people = [_id() for _ in range(users)]
@@ -114,10 +114,10 @@ def _id() -> UUID:
 
 @dataclass(slots=True)
 class Load:
-    """What people wrote, and how long each of them waited for it."""
+    """What the clients wrote, and how long each write took."""
 
     waits: list[tuple[float, float]] = field(default_factory=list)
-    """(seconds since the first write was begun, milliseconds it took), in the order of their ends."""
+    """(seconds since the first write began, milliseconds it took), in the order in which they ended."""
     written: list[UUID] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -131,7 +131,7 @@ class Load:
 
 @asynccontextmanager
 async def writing(url: str, rate: float) -> AsyncIterator[Load]:
-    """Meanwhile people write: `rate` messages a second, each with its conversation's updated_at in a transaction."""
+    """Write in the background: `rate` messages per second, each with its conversation's updated_at in a transaction."""
     load = Load()
     began = time.monotonic()
     connections = [await asyncpg.connect(url) for _ in range(WRITERS)]

@@ -1,4 +1,4 @@
-"""As much of a WebSocket client as a load generator needs."""
+"""The parts of a WebSocket client that a load generator needs."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,13 +12,13 @@ UPGRADE: Final = (
     b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     b"Sec-WebSocket-Protocol: atlas-sync.v1.msgpack\r\n\r\n"
 )
-"""What a browser says: what the server keeps of it is part of what a connection costs."""
+"""A browser's headers: what the server keeps of them is part of the memory of a connection."""
 HEADER: Final = 10
-"""Bytes that a server's frame has before its payload, at most."""
+"""Most bytes of a server's frame before its payload."""
 
 
 def masked(payload: bytes) -> bytes:
-    """A binary frame of a client, which must mask it: with zeros, which change nothing, for masking is not what is
+    """Return a client's binary frame. The protocol demands a mask; this one is zero, because masking is not
     measured."""
     size = len(payload)
     if size < 126:
@@ -29,7 +29,7 @@ def masked(payload: bytes) -> bytes:
 
 
 def frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
-    """The whole frames in `buffer`, opcode and payload, which keeps the rest. A server masks nothing."""
+    """Remove the complete frames from `buffer` and yield their opcodes and payloads. A server does not mask."""
     while len(buffer) >= 2:
         size, start = buffer[1], 2
         if size >= 126:

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from server.operations import maintenance_plan
-from tests.support.cluster import Cluster, Database, temporary_folder
+from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
 
@@ -28,24 +28,16 @@ async def loop_errors() -> AsyncIterator[list[dict[str, Any]]]:
     assert not told
 
 
-def _cluster(version: str) -> Iterator[Cluster]:
-    with temporary_folder() as folder:
-        cluster = Cluster(version, folder)
-        cluster.start()
-        try:
-            yield cluster
-        finally:
-            cluster.postgres.stop(immediate=True)
-
-
 @pytest.fixture(scope="session")
 def postgres_18() -> Iterator[Cluster]:
-    yield from _cluster("18")
+    with running_cluster("18") as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
 def postgres_15() -> Iterator[Cluster]:
-    yield from _cluster("15")
+    with running_cluster("15") as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -102,6 +94,5 @@ async def user(sql: Any) -> UUID:
 @pytest.fixture
 async def sql(database: Database) -> AsyncIterator[Any]:
     """An administrator's connection to `database`."""
-    connection = await database.connect()
-    yield connection
-    await connection.close()
+    async with administrator(database) as connection:
+        yield connection

@@ -1,4 +1,4 @@
-"""The figures: who may see them, that they are right, and that several processes tell them as one."""
+"""The metrics: their documentation, access, correctness, and several processes."""
 
 import asyncio
 import contextlib
@@ -40,19 +40,19 @@ UUID_LIKE: Final = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}|[0-9a-f]{12}", re.IGNOR
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What /metrics answered."""
+    """A response of /metrics."""
 
     samples: dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
     def __call__(self, name: str, /, **labels: str) -> float:
-        """One sample; 0 for one that is not there, as for a label that was never needed."""
+        """Return a sample, or 0 if it is absent, as with a label that was never used."""
         return self.samples.get((name, tuple(sorted(labels.items()))), 0.0)
 
     def names(self) -> set[str]:
         return {name for name, _ in self.samples}
 
     def labels(self) -> Iterator[tuple[str, str, str]]:
-        """Each label of each sample: the sample's name, the label's, and its value."""
+        """Yield each label of each sample: the sample's name, the label's, and its value."""
         for name, labels in self.samples:
             for label, value in labels:
                 yield name, label, value
@@ -69,7 +69,7 @@ def parse(text: str) -> Figures:
 
 
 async def get(port: int, bearer: str | None = TOKEN) -> httpx.Response:
-    """On a connection of its own: each may lead to another one of several processes."""
+    """GET /metrics on a new connection, which may lead to another process."""
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         return await client.get(f"http://127.0.0.1:{port}/metrics", headers=headers)
@@ -82,7 +82,7 @@ async def figures(port: int) -> Figures:
 
 
 async def until(port: int, condition: Callable[[Figures], object]) -> Figures:
-    """The figures, as soon as they are so."""
+    """Return the metrics as soon as they fulfil `condition`."""
 
     async def fit() -> Figures | None:
         try:
@@ -97,7 +97,7 @@ async def until(port: int, condition: Callable[[Figures], object]) -> Figures:
 
 @pytest.fixture
 async def process(database: Database) -> AsyncIterator[ServerProcess]:
-    """A server whose figures are nobody else's."""
+    """A server in its own process, with its own metrics."""
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         yield server
 
@@ -142,7 +142,7 @@ def test_what_the_readme_says_to_prometheus_is_understood() -> None:
     assert "1 rule files found" in done.stdout
 
 
-def test_a_figure_says_what_it_tells_and_what_to_do() -> None:
+def test_every_metric_has_a_description_and_advice() -> None:
     assert len({figure.name for figure in CATALOGUE}) == len(CATALOGUE)
     for figure in CATALOGUE:
         assert re.fullmatch(r"atlas_[a-z_]+", figure.name)
@@ -150,7 +150,7 @@ def test_a_figure_says_what_it_tells_and_what_to_do() -> None:
         assert figure.when_bad.endswith("."), figure.name
 
 
-async def test_what_is_served_is_the_list(process: ServerProcess) -> None:
+async def test_the_served_metrics_are_those_of_the_catalogue(process: ServerProcess) -> None:
     known = {figure.name for figure in CATALOGUE}
     for name in (await figures(process.port)).names():
         family = re.sub(r"_(bucket|sum|count|created)$", "", name)
@@ -158,7 +158,7 @@ async def test_what_is_served_is_the_list(process: ServerProcess) -> None:
         assert {name, family, f"{family}_total"} & known, name
 
 
-async def test_what_may_go_wrong_is_counted_from_nothing_on(process: ServerProcess) -> None:
+async def test_series_of_possible_faults_start_at_zero(process: ServerProcess) -> None:
     """Prometheus sees no increase in a series that begins at 1."""
     fresh = await figures(process.port)
     outcomes = {value for name, label, value in fresh.labels() if (name, label) == ("atlas_hellos_total", "outcome")}
@@ -174,7 +174,7 @@ async def test_what_may_go_wrong_is_counted_from_nothing_on(process: ServerProce
 # ---- Who may see them -----------------------------------------------------------------------------------------------
 
 
-async def test_nobody_sees_them_unless_a_setting_says_who(database: Database) -> None:
+async def test_metrics_are_not_served_without_a_setting(database: Database) -> None:
     async with serving(database) as server:
         response = await get(server.port)
     assert response.status_code == 404
@@ -183,7 +183,7 @@ async def test_nobody_sees_them_unless_a_setting_says_who(database: Database) ->
 
 
 @pytest.mark.parametrize("bearer", [None, "x", "another token of the tests", TOKEN[:-1], TOKEN + "s", "é"])
-async def test_who_has_no_token_or_another_one_sees_none(database: Database, bearer: str | None) -> None:
+async def test_a_request_without_the_token_gets_no_metrics(database: Database, bearer: str | None) -> None:
     async with serving(database, metrics_token=TOKEN) as server:
         headers = [] if bearer is None else [(b"Authorization", f"Bearer {bearer}".encode())]
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -194,7 +194,7 @@ async def test_who_has_no_token_or_another_one_sees_none(database: Database, bea
     assert TOKEN not in response.text
 
 
-async def test_who_has_the_token_sees_them(database: Database) -> None:
+async def test_a_request_with_the_token_gets_the_metrics(database: Database) -> None:
     async with serving(database, metrics_token=TOKEN) as server:
         response = await get(server.port)
     assert response.status_code == 200
@@ -203,7 +203,7 @@ async def test_who_has_the_token_sees_them(database: Database) -> None:
     assert parse(response.text)("atlas_processes") == 1
 
 
-async def test_whoever_reaches_their_own_port_sees_them_and_nobody_else_does(database: Database) -> None:
+async def test_the_metrics_port_serves_metrics_without_a_token(database: Database) -> None:
     port = free_port()
     async with serving(database, metrics_port=port) as server:
         assert (await get(port, None)).status_code == 200
@@ -215,7 +215,7 @@ async def test_whoever_reaches_their_own_port_sees_them_and_nobody_else_does(dat
 
 
 async def ask(port: int, host: bytes | None, bearer: str | None = None) -> tuple[int, str]:
-    """The status and the text that whoever names us so gets."""
+    """GET /metrics with this Host header. Return status and text."""
     lines = [b"GET /metrics HTTP/1.1", b"Connection: close"]
     lines += [] if host is None else [b"Host: " + host]
     lines += [] if bearer is None else [b"Authorization: Bearer " + bearer.encode()]
@@ -247,7 +247,7 @@ NAMES: Final = {
 }
 
 
-async def test_on_their_own_port_nobody_sees_them_who_comes_by_a_name_of_somebody_elses(database: Database) -> None:
+async def test_the_metrics_port_refuses_foreign_host_names(database: Database) -> None:
     port = free_port()
     async with serving(database, metrics_port=port) as server:
         for name, expected in NAMES.items():
@@ -260,7 +260,7 @@ async def test_on_their_own_port_nobody_sees_them_who_comes_by_a_name_of_somebod
         assert (await ask(server.port, b"127.0.0.1"))[0] == 404
 
 
-async def test_on_their_own_port_who_has_the_token_sees_them_by_every_name(database: Database) -> None:
+async def test_the_metrics_port_accepts_every_host_name_with_the_token(database: Database) -> None:
     port = free_port()
     async with serving(database, metrics_port=port, metrics_token=TOKEN):
         assert (await ask(port, b"atlas.internal", TOKEN))[0] == 200
@@ -269,7 +269,7 @@ async def test_on_their_own_port_who_has_the_token_sees_them_by_every_name(datab
         assert (await ask(port, b"127.0.0.1"))[0] == 200
 
 
-async def test_only_this_machine_reaches_their_own_port_unless_a_setting_says_otherwise(database: Database) -> None:
+async def test_the_metrics_port_listens_on_the_loopback_address_by_default(database: Database) -> None:
     port = free_port()
     settings: list[tuple[dict[str, Any], str]] = [({}, "127.0.0.1"), ({"metrics_host": "0.0.0.0"}, "0.0.0.0")]
     for given, address in settings:
@@ -279,7 +279,7 @@ async def test_only_this_machine_reaches_their_own_port_unless_a_setting_says_ot
             assert listening == {address}
 
 
-async def test_every_answer_says_that_it_is_what_it_says_it_is(database: Database) -> None:
+async def test_every_response_forbids_content_sniffing(database: Database) -> None:
     async with serving(database, metrics_token=TOKEN) as server, httpx.AsyncClient(trust_env=False) as client:
         paths = ("/healthz", "/readyz", "/metrics", "/nowhere")
         answers = [await client.request(method, server.http + path) for path in paths for method in ("GET", "POST")]
@@ -292,9 +292,7 @@ async def test_every_answer_says_that_it_is_what_it_says_it_is(database: Databas
 # ---- That they are right --------------------------------------------------------------------------------------------
 
 
-async def test_connections_and_users_are_counted_by_tier_and_leave_nothing_behind(
-    process: ServerProcess, sql: Any
-) -> None:
+async def test_connections_and_users_are_counted_by_tier_until_they_are_gone(process: ServerProcess, sql: Any) -> None:
     core, studio = await add_user(sql), await add_user(sql, "studio")
     async with contextlib.AsyncExitStack() as devices:
         for user in (core, core, studio):
@@ -319,7 +317,7 @@ async def test_connections_and_users_are_counted_by_tier_and_leave_nothing_behin
     assert sum(value for (name, _), value in found.samples.items() if name == "atlas_closed_total") == 4
 
 
-async def test_a_hello_that_is_refused_is_no_connection(process: ServerProcess, sql: Any) -> None:
+async def test_a_refused_hello_is_not_counted_as_a_connection(process: ServerProcess, sql: Any) -> None:
     free = await add_user(sql, "free")
     async with peer(process.url) as device:
         await device.say_hello(free)
@@ -382,7 +380,7 @@ async def test_rows_are_counted_by_kind_once_for_each_device(process: ServerProc
     assert 1 <= more("atlas_delivery_seconds_count") <= 10
 
 
-async def test_doorbells_that_wake_nobody_here_are_told_apart(process: ServerProcess, sql: Any) -> None:
+async def test_doorbells_that_wake_no_reader_are_counted_as_ignored(process: ServerProcess, sql: Any) -> None:
     here, elsewhere = await add_user(sql), await add_user(sql)
     conversation, away = await add_conversation(sql, here), await add_conversation(sql, elsewhere)
     async with live_device(process.url, here) as device:
@@ -425,7 +423,7 @@ async def test_pushes_are_counted_by_answer_and_mutations_by_result(process: Ser
     assert found("atlas_statement_seconds_count", name="push") == 3
 
 
-async def test_ends_are_counted_by_their_code(process: ServerProcess, sql: Any) -> None:
+async def test_closed_connections_are_counted_by_close_code(process: ServerProcess, sql: Any) -> None:
     user = await add_user(sql)
     client = uuid4()
     async with peer(process.url) as refused:
@@ -449,7 +447,7 @@ async def test_ends_are_counted_by_their_code(process: ServerProcess, sql: Any) 
     await until(process.port, lambda found: ended(found) == expected)
 
 
-async def test_no_label_ever_holds_an_id(process: ServerProcess, sql: Any) -> None:
+async def test_no_label_contains_an_id(process: ServerProcess, sql: Any) -> None:
     user = await add_user(sql)
     async with live_device(process.url, user) as device:
         conversation = uuid4()
@@ -470,7 +468,7 @@ async def test_no_label_ever_holds_an_id(process: ServerProcess, sql: Any) -> No
 
 
 @pytest.mark.parametrize("how", ["refusing", "silent"])
-async def test_while_postgres_is_away_they_are_served_and_say_so(database: Database, how: str) -> None:
+async def test_metrics_are_served_while_postgres_is_away(database: Database, how: str) -> None:
     async with (
         postgres_behind_proxy(database.server_url) as (proxy, url),
         ServerProcess(url, ATLAS_METRICS_TOKEN=TOKEN) as server,
@@ -487,7 +485,7 @@ async def test_while_postgres_is_away_they_are_served_and_say_so(database: Datab
         await until(server.port, lambda found: found("atlas_postgres_up") and found("atlas_listening"))
 
 
-async def test_of_the_database_they_tell_what_is_so(process: ServerProcess, sql: Any, database: Database) -> None:
+async def test_metrics_of_the_database_are_correct(process: ServerProcess, sql: Any, database: Database) -> None:
     conversation = await add_conversation(sql, await add_user(sql))
     found = await figures(process.port)
     assert found("atlas_log_bytes") > 0
@@ -508,18 +506,18 @@ async def test_of_the_database_they_tell_what_is_so(process: ServerProcess, sql:
 
 
 def workers(server: ServerProcess) -> list[int]:
-    """The pids of those that serve."""
+    """The pids of the processes that serve."""
     assert server.process is not None
     return sorted(child.pid for child in psutil.Process(server.process.pid).children())
 
 
 def connections(pid: int, port: int) -> int:
-    """That a worker holds with devices."""
+    """The number of a worker's connections with devices."""
     held = psutil.Process(pid).net_connections(kind="tcp")
     return sum(each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in held)
 
 
-async def test_whichever_process_is_asked_answers_for_all_and_a_killed_one_takes_only_its_gauges_along(
+async def test_each_process_answers_for_all_and_a_killed_one_loses_only_its_gauges(
     database: Database, sql: Any
 ) -> None:
     user = await add_user(sql)

@@ -1,4 +1,4 @@
-"""Nothing is trusted that somebody else may have put there, and nobody else reads what is kept."""
+"""Files that others may have written are not trusted, and others cannot read ours."""
 
 import os
 import subprocess
@@ -20,12 +20,12 @@ from tests.support.waiting import LIMIT
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to another account")
 STRANGER = 54_321
-"""An account that is neither ours nor Postgres'."""
+"""An account that is neither ours nor that of Postgres."""
 
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder like /tmp."""
+    """A shared folder, such as /tmp."""
     with temporary_folder() as folder:
         folder.chmod(0o1777)
         yield folder
@@ -79,14 +79,14 @@ traps = pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS)
 
 
 @traps
-def test_what_is_not_ours_alone_is_refused_with_what_to_do(shared: Path, trap: Callable[[Path], None]) -> None:
+def test_a_folder_that_others_can_write_to_is_refused_with_advice(shared: Path, trap: Callable[[Path], None]) -> None:
     trap(shared / "ours")
     with pytest.raises(ConfigError, match=r"choose another folder\.$") as error:
         private.folder(shared / "ours")
     assert str(shared / "ours") in str(error.value)
 
 
-def test_a_new_folder_and_its_files_are_for_us_alone_whatever_the_umask(shared: Path) -> None:
+def test_a_new_folder_and_its_files_are_private_whatever_the_umask(shared: Path) -> None:
     before = os.umask(0)
     try:
         made = private.folder(shared / "new" / "ours")
@@ -101,7 +101,7 @@ def test_a_new_folder_and_its_files_are_for_us_alone_whatever_the_umask(shared: 
     assert private.folder(made) == made
 
 
-def test_a_folder_of_ours_keeps_its_mode_and_a_link_of_ours_leads_there(shared: Path) -> None:
+def test_our_existing_folder_keeps_its_mode_and_may_be_a_link(shared: Path) -> None:
     (shared / "ours").mkdir(mode=0o755)
     (shared / "link").symlink_to(shared / "ours")
     private.folder(shared / "link")
@@ -123,9 +123,7 @@ def options(data: Path | None) -> demo.Options:
 
 
 @only_root
-def test_the_demo_of_root_in_a_closed_folder_takes_no_secrets_of_a_stranger(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_of_root_uses_no_secrets_of_another_account(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shared / "home").mkdir(mode=0o700)
     monkeypatch.chdir(shared / "home")
     monkeypatch.setattr("tempfile.tempdir", str(shared))
@@ -138,7 +136,7 @@ def test_the_demo_of_root_in_a_closed_folder_takes_no_secrets_of_a_stranger(
 
 
 @traps
-def test_the_demo_takes_no_secrets_that_may_be_a_strangers(
+def test_the_demo_uses_no_secrets_that_another_account_may_have_written(
     shared: Path, trap: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap(shared / ".atlas")
@@ -149,7 +147,7 @@ def test_the_demo_takes_no_secrets_that_may_be_a_strangers(
 
 
 @only_root
-def test_no_postgres_starts_in_a_strangers_folder(shared: Path) -> None:
+def test_no_postgres_starts_in_the_folder_of_another_account(shared: Path) -> None:
     strangers(shared / "data")
     with pytest.raises(EmbeddedPostgresError, match="belongs to another account"):
         EmbeddedPostgres(shared / "data").start()
@@ -158,7 +156,7 @@ def test_no_postgres_starts_in_a_strangers_folder(shared: Path) -> None:
 
 @traps
 @pytest.mark.parametrize("command", ["watch", "chat"])
-def test_a_device_in_a_terminal_keeps_nothing_where_a_stranger_may_read_it(
+def test_a_device_in_a_terminal_stores_nothing_where_others_may_read_it(
     shared: Path, trap: Callable[[Path], None], command: str
 ) -> None:
     trap(shared / ".atlas")
@@ -178,7 +176,7 @@ def test_a_device_in_a_terminal_keeps_nothing_where_a_stranger_may_read_it(
     assert done.stderr.count("\n") == 1
 
 
-def test_what_watch_remembers_is_for_us_alone(shared: Path) -> None:
+def test_the_files_of_watch_are_private(shared: Path) -> None:
     path = shared / "new" / "watch.json"
     memory = Memory.load(path)
     memory.save(b"cursor")

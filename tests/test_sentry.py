@@ -1,4 +1,4 @@
-"""What fails is told to Sentry, and nothing is told there that was written, said or signed by anyone."""
+"""Failures are reported to Sentry, without any value of a user."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Sentry:
-    """An address that keeps what is sent to it, as Sentry would."""
+    """An HTTP server that records reports, in place of Sentry."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -116,7 +116,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def server_url(database: Database) -> str:
-    """With a password, which this cluster does not ask for."""
+    """A URL with a password, which this cluster ignores."""
     return database.cluster.postgres.url(database.name, "atlas_server", PASSWORD)
 
 
@@ -129,7 +129,7 @@ def says_no_secret(endpoint: Sentry, *more: str) -> bool:
     return not any(secret.encode() in endpoint.everything for secret in (CONTENT, PASSWORD, SECRET, *more))
 
 
-async def test_an_exception_that_ends_the_server_is_told_without_what_it_quotes(
+async def test_an_exception_that_ends_the_server_is_reported_without_its_values(
     database: Database, sql: Any, server_url: str, endpoint: Sentry
 ) -> None:
     user = await add_user(sql)
@@ -168,7 +168,7 @@ async def test_an_exception_that_ends_the_server_is_told_without_what_it_quotes(
     assert says_no_secret(endpoint, bearer)
 
 
-async def test_a_request_that_fails_is_told_with_its_connection_and_the_server_goes_on(
+async def test_a_failed_request_is_reported_with_its_connection_and_the_server_continues(
     sql: Any, server_url: str, endpoint: Sentry
 ) -> None:
     user = await add_user(sql)
@@ -194,7 +194,7 @@ async def test_a_request_that_fails_is_told_with_its_connection_and_the_server_g
         assert await server.stop() == 0
 
 
-async def test_a_worker_that_dies_is_told_by_its_supervisor(server_url: str, endpoint: Sentry) -> None:
+async def test_a_worker_that_dies_is_reported_by_its_supervisor(server_url: str, endpoint: Sentry) -> None:
     async with ServerProcess(server_url, SENTRY_DSN=endpoint.dsn, WEB_CONCURRENCY="2") as server:
         assert server.process is not None
         await eventually(lambda: sum(event["event"] == "serving" for event in server.log) == 2)
@@ -206,7 +206,9 @@ async def test_a_worker_that_dies_is_told_by_its_supervisor(server_url: str, end
     assert says_no_secret(endpoint)
 
 
-async def test_a_sentence_of_ours_that_ends_the_process_is_told(postgres_18: Any, endpoint: Sentry) -> None:
+async def test_an_error_of_ours_that_ends_the_process_is_reported_with_its_message(
+    postgres_18: Any, endpoint: Sentry
+) -> None:
     empty: Database = await postgres_18.create("template0")
     server = ServerProcess(empty.server_url, SENTRY_DSN=endpoint.dsn)
     async with server:
@@ -222,7 +224,7 @@ async def test_a_sentence_of_ours_that_ends_the_process_is_told(postgres_18: Any
 
 @pytest.fixture
 async def unreachable(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """A DSN that nobody answers."""
+    """A DSN whose server does not answer."""
     if request.param == "refuses":
         yield "http://key@127.0.0.1:1/1"
         return
@@ -238,7 +240,7 @@ async def unreachable(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("unreachable", ["refuses", "is silent"], indirect=True)
-async def test_a_sentry_that_cannot_be_reached_neither_hinders_the_server_nor_its_end(
+async def test_an_unreachable_sentry_delays_neither_the_server_nor_its_end(
     sql: Any, server_url: str, unreachable: str
 ) -> None:
     user = await add_user(sql)
@@ -254,7 +256,7 @@ async def test_a_sentry_that_cannot_be_reached_neither_hinders_the_server_nor_it
         assert await server.stop() == 0
 
 
-async def test_without_a_dsn_sentrys_package_is_not_even_imported(server_url: str, folder: Path) -> None:
+async def test_without_a_dsn_sentry_sdk_is_not_imported(server_url: str, folder: Path) -> None:
     (folder / "sentry_sdk.py").write_text("raise AssertionError('imported')")
     async with ServerProcess(server_url, PYTHONPATH=f"{folder}{os.pathsep}{Path.cwd()}") as server:
         assert await server.stop() == 0
@@ -267,7 +269,7 @@ async def test_without_a_dsn_sentrys_package_is_not_even_imported(server_url: st
         (None, "http://a-secret-key.example.com", "Copy it from your Sentry project's settings"),
     ],
 )
-async def test_a_dsn_that_cannot_be_used_ends_the_start_with_one_sentence(
+async def test_an_unusable_dsn_ends_the_start_with_one_sentence(
     folder: Path, package: str | None, dsn: str, advice: str
 ) -> None:
     if package is not None:
@@ -302,7 +304,7 @@ async def refused_by_postgres(sql: Any) -> Exception:
 
 
 @pytest.mark.usefixtures("logging_restored")
-async def test_what_was_logged_is_told_by_kind_and_place_and_never_by_value(
+async def test_logged_errors_are_reported_with_type_and_place_and_never_with_values(
     sql: Any, endpoint: Sentry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = await refused_by_postgres(sql)
@@ -361,7 +363,7 @@ async def test_what_was_logged_is_told_by_kind_and_place_and_never_by_value(
     assert sixth["exception"]["values"][0]["value"].startswith("UniqueViolationError: ")
 
 
-def test_a_sentence_of_ours_is_told_without_what_it_quotes_of_others() -> None:
+def test_a_message_of_ours_is_reported_without_what_it_quotes() -> None:
     try:
         try:
             raise ValueError(f"refused: {CONTENT}")
@@ -374,7 +376,7 @@ def test_a_sentence_of_ours_is_told_without_what_it_quotes_of_others() -> None:
     assert event["exception"]["values"][-1]["value"] == "Postgres refuses this (…). Check it."
 
 
-def test_a_storm_of_failures_is_told_in_part_and_how_many_were_left_out(endpoint: Sentry) -> None:
+def test_a_storm_of_failures_is_reported_in_part_with_the_number_left_out(endpoint: Sentry) -> None:
     time = [0.0]
     client = Client(dsn=endpoint.dsn, default_integrations=False, auto_enabling_integrations=False)
     reporter = sentry.Reporter(client, lambda: time[0])
@@ -389,7 +391,7 @@ def test_a_storm_of_failures_is_told_in_part_and_how_many_were_left_out(endpoint
     assert last["extra"] == {"held_back": 40}
 
 
-def test_a_chain_of_exceptions_that_bites_its_tail_is_told_once() -> None:
+def test_a_circular_chain_of_exceptions_is_reported_once() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     event = sentry.describe(Failure("an event", "error", "server", {}, first))

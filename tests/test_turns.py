@@ -1,4 +1,4 @@
-"""Users take turns, however much each of them asks for."""
+"""Users take turns, no matter how much each of them requests."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from server.turns import FairQueue, Turns
 from tests.support.waiting import eventually
 
 
-def test_who_asks_for_one_thing_waits_for_one_thing_of_each_other_user() -> None:
+def test_a_user_with_one_item_waits_for_one_item_of_each_other_user() -> None:
     queue: FairQueue[str] = FairQueue()
     for number in range(1_000):
         queue.put("greedy", f"greedy {number}")
@@ -20,7 +20,7 @@ def test_who_asks_for_one_thing_waits_for_one_thing_of_each_other_user() -> None
 
 
 @given(st.lists(st.one_of(st.sampled_from("abc"), st.none()), max_size=60))
-def test_everything_is_taken_once_in_the_order_of_its_user_and_nobody_is_served_twice_before_another(
+def test_every_item_is_taken_once_in_its_users_order_and_users_take_turns(
     steps: list[str | None],
 ) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue()
@@ -46,7 +46,7 @@ def test_everything_is_taken_once_in_the_order_of_its_user_and_nobody_is_served_
     assert all(taken[user] == put[user][: len(taken[user])] for user in put)
 
 
-async def test_so_many_have_a_turn_at_a_time_and_of_each_user_one() -> None:
+async def test_a_limited_number_of_users_have_a_turn_at_a_time_and_each_user_one() -> None:
     turns = Turns(2)
     having: list[str] = []
     go_on = asyncio.Event()
@@ -72,7 +72,7 @@ async def test_so_many_have_a_turn_at_a_time_and_of_each_user_one() -> None:
     assert not turns._users, "nobody is remembered"
 
 
-async def test_who_stops_waiting_takes_nobodys_turn() -> None:
+async def test_a_cancelled_waiter_takes_no_turn() -> None:
     turns = Turns(1)
     async with turns.of("a"):
         waiting = [asyncio.create_task(turns.of(user).__aenter__()) for user in ("a", "b", "b")]

@@ -1,4 +1,4 @@
-"""The URL of a database: each parameter is used, ignored by name, or refused with one sentence; hosts stay hosts."""
+"""Database URLs: each parameter is used, listed as ignored, or refused with one sentence; hosts stay the same."""
 
 import ctypes
 import re
@@ -21,9 +21,9 @@ ASYNCPG = {
     *CHOICES,
     *FILES,
 }
-"""Of libpq's parameters those that asyncpg reads in a URL."""
+"""Parameters of libpq that asyncpg reads in a URL."""
 SETTINGS = {"application_name", "options"}
-"""Those that Postgres takes."""
+"""Parameters of libpq that Postgres accepts."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ SETTINGS = {"application_name", "options"}
         f"{HERE}?sslmode=verify-full&sslrootcert=/etc/ca.crt&sslcert=/etc/me.crt&sslkey=/etc/me.key",
     ],
 )
-def test_what_asyncpg_or_postgres_understands_stays_as_it_is(url: str) -> None:
+def test_parameters_that_asyncpg_or_postgres_understands_stay_unchanged(url: str) -> None:
     assert (read(url).url, read(url).ignored) == (url, ())
 
 
@@ -59,7 +59,7 @@ def test_what_asyncpg_or_postgres_understands_stays_as_it_is(url: str) -> None:
         ("sslmode=verify-full&sslrootcert=system", "sslmode=verify-full"),
     ],
 )
-def test_what_asyncpg_says_otherwise_is_said_to_it_so(asked: str, given: str) -> None:
+def test_parameters_with_another_form_in_asyncpg_are_translated(asked: str, given: str) -> None:
     target = read(f"{HERE}?{asked}")
     assert (target.url, target.ignored) == (f"{HERE}{'?' if given else ''}{given}", ())
 
@@ -82,7 +82,7 @@ def test_hosts_are_where_libpq_would_find_them(url: str, given: str) -> None:
     assert (read(url).url, read(url).ignored) == (given, ())
 
 
-def test_what_the_url_says_to_us_is_heard() -> None:
+def test_parameters_for_atlas_sync_are_read() -> None:
     plain = read(HERE)
     assert (plain.pooled, plain.seconds, plain.system_trust, plain.files) == (False, None, False, {})
     told = read(f"{HERE}?pgbouncer=true&connect_timeout=3&sslmode=verify-full&sslrootcert=system")
@@ -95,7 +95,7 @@ def test_what_the_url_says_to_us_is_heard() -> None:
     }
 
 
-def test_what_has_no_effect_is_named_once_and_left_out() -> None:
+def test_parameters_without_effect_are_listed_once_and_removed() -> None:
     every = [*sorted(NO_EFFECT), "hostaddr"]
     target = read(f"{HERE}?{'&'.join(f'{name}=x&{name}=y' for name in every)}&sslmode=require")
     assert target.ignored == tuple(every)
@@ -125,7 +125,7 @@ def test_what_has_no_effect_is_named_once_and_left_out() -> None:
         ("x-secret", "cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_one_sentence_and_never_its_value(asked: str, says: str) -> None:
+def test_impossible_parameters_are_refused_in_one_sentence_without_their_value(asked: str, says: str) -> None:
     with pytest.raises(UnfitError, match=says) as refused:
         read(f"postgres://me@/db?{asked}")
     assert "x-secret" not in str(refused.value)
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_refused_with_one_sentence_and_never_its_value(as
 
 
 @pytest.mark.parametrize("password", ["4#x", "4/x", "4@x", "4?x", "x#", "x/", "x@", "x?"])
-def test_a_password_that_is_not_written_for_a_url_does_not_lead_to_another_host(password: str) -> None:
+def test_an_unescaped_password_does_not_lead_to_another_host(password: str) -> None:
     with pytest.raises(UnfitError, match=r"%XX"):
         read(f"postgres://me:{password}@db/app")
     quoted = read(f"postgres://me:{quote(password, safe='')}@db/app").url
@@ -159,8 +159,8 @@ def libpq_parameters() -> Iterator[str]:
         yield option.keyword.decode()
 
 
-def test_every_parameter_of_libpq_has_an_answer() -> None:
-    """None of them goes to Postgres, which would refuse the connection, but those that it takes."""
+def test_every_parameter_of_libpq_is_handled() -> None:
+    """Only those that Postgres accepts are sent to it, because it refuses the connection for others."""
     known = list(libpq_parameters())
     assert len(known) > 40
     for name in known:
@@ -194,7 +194,7 @@ logins = st.sampled_from(["", "me@", "me:secret@", "me:%40%3A%2F@"])
 
 
 @given(logins, places, parameters)
-def test_what_was_read_is_read_as_it_is(login: str, at: list[tuple[str, int]], asked: str) -> None:
+def test_a_url_that_was_read_is_read_the_same_again(login: str, at: list[tuple[str, int]], asked: str) -> None:
     target = read(f"postgres://{login}{','.join(f'{host}:{port}' for host, port in at)}/db?{asked}")
     again = read(target.url)
     assert (again.url, again.ignored, again.pooled, again.seconds) == (target.url, (), False, None)
@@ -206,7 +206,7 @@ def test_what_was_read_is_read_as_it_is(login: str, at: list[tuple[str, int]], a
 
 
 @given(logins, places, parameters, st.booleans())
-def test_a_url_of_several_hosts_is_one_url_for_each(
+def test_a_url_with_several_hosts_becomes_one_url_per_host(
     login: str, at: list[tuple[str, int]], asked: str, in_the_query: bool
 ) -> None:
     if in_the_query:
@@ -243,12 +243,12 @@ def test_a_url_of_several_hosts_is_one_url_for_each(
         ("postgres://me@a:1,[::1]:2/db", ["postgres://me@/db?host=a&port=1", "postgres://me@/db?host=[::1]&port=2"]),
     ],
 )
-def test_hosts_are_those_of_either_form(url: str, each: list[str]) -> None:
+def test_hosts_are_found_before_the_path_and_in_the_query(url: str, each: list[str]) -> None:
     assert hosts(url) == each
 
 
 @given(st.text(alphabet="ab1é℀/:@?#[],=&%+ \t'\"-", max_size=20), st.sampled_from(["", "me:secret@", "a:1,b"]))
-def test_whatever_is_written_there_is_read_or_refused(text: str, before: str) -> None:
+def test_any_text_is_read_or_refused(text: str, before: str) -> None:
     try:
         each = hosts(f"postgres://{before}{text}")
     except UnfitError:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from server.postgres.migrate import migrate
-from tests.support.cluster import Cluster, Database
+from tests.support.cluster import Cluster, Database, administrator
 from tests.support.earlier import migrate_to
 from tests.support.people import add_conversation, add_message, add_user
 
@@ -35,9 +35,8 @@ async def a_login(database: Database, sql: Any, *roles: str, inherits: bool = Tr
 
 @pytest.fixture
 async def sql(every_database: Database) -> AsyncIterator[Any]:
-    connection = await every_database.connect()
-    yield connection
-    await connection.close()
+    async with administrator(every_database) as connection:
+        yield connection
 
 
 # ---- Our functions -------------------------------------------------------------------------------------------------

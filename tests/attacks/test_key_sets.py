@@ -16,6 +16,7 @@ from jwt.algorithms import ECAlgorithm
 from structlog.testing import capture_logs
 
 from server import fetch
+from server.edge import auth
 from server.edge.auth import KEY_SET_BYTES, KeySet
 from tests.support.waiting import LIMIT, eventually
 
@@ -189,10 +190,15 @@ async def keys(server: KeyServer) -> AsyncIterator[KeySet]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch is given up early, known keys are always old, and those that are not known are asked for every time."""
-    monkeypatch.setattr("server.edge.auth.FETCH_SECONDS", 0.3)
+    """Known keys are always old, and keys that are not known are fetched every time."""
     monkeypatch.setattr("server.edge.auth.KEYS_FRESH", 0.0)
     monkeypatch.setattr("server.edge.auth.REFETCH_AT_MOST", 0.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch is given up early."""
+    monkeypatch.setattr("server.edge.auth.FETCH_SECONDS", 0.3)
 
 
 def fetches() -> list[asyncio.Task[Any]]:
@@ -213,16 +219,18 @@ def at_once(work: Coroutine[Any, Any, Any]) -> Any:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("made", BAD.values(), ids=BAD)
 async def test_a_bad_answer_takes_no_known_key_away_and_delays_no_token_of_one(
-    server: KeyServer, keys: KeySet, made: Callable[[], Answer]
+    server: KeyServer, keys: KeySet, made: Callable[[], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = await keys.key("one")
     assert known is not None
     server.answer = made()
+    patient = auth.FETCH_SECONDS
+    monkeypatch.setattr(auth, "FETCH_SECONDS", 0.3)
     tracemalloc.start()
     try:
         with capture_logs() as told:
-            assert at_once(keys.key("one")) is known
-            await eventually(lambda: len(server.asked) == 2)
+            # On a busy machine a fetch may be given up before the server was asked.
+            await eventually(lambda: at_once(keys.key("one")) is known and len(server.asked) > 1)
             async with asyncio.timeout(LIMIT):
                 while fetches():
                     assert at_once(keys.key("one")) is known
@@ -233,11 +241,12 @@ async def test_a_bad_answer_takes_no_known_key_away_and_delays_no_token_of_one(
     assert {event["event"] for event in told} == {"the key set could not be fetched; the known keys stay"}
     assert {*told[0]} == {"event", "log_level", "error"}
     assert CANARY not in str(told)
+    monkeypatch.setattr(auth, "FETCH_SECONDS", patient)
     server.answer = says(key_set("one", "three"))
     assert await keys.key("three") is not None
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "impatient")
 @pytest.mark.parametrize("made", BAD.values(), ids=BAD)
 async def test_a_token_of_an_unknown_key_waits_for_one_fetch_and_is_answered(
     server: KeyServer, keys: KeySet, made: Callable[[], Answer]

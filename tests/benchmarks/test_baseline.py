@@ -1,9 +1,9 @@
-"""Whoever asks sees every change, but for the delta poll; who is told loses none; how soon is not a test's business."""
+"""Atlas Sync and the full poll find every change, the delta poll does not. Speed is not tested."""
 
 from tests.support.benchmark_runs import figures
 
 
-def test_baseline() -> None:
+def test_baseline_loses_nothing_and_the_delta_poll_misses_deletions() -> None:
     found = figures("baseline")
     assert found["lost"] == found["lost_in_stress"] == 0
     assert found["written"] > 0

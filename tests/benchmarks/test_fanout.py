@@ -1,4 +1,4 @@
-"""Both sides of `fanout` get their work to every socket; how quickly is not a test's business."""
+"""Both sides of `fanout` deliver every change to every socket. Speed is not tested."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ from tests.support.benchmark_runs import figures
 
 SOCKETS = 20
 CALM = 2
-"""Changes in each calm turn: 20 a second for 0.4 s in all."""
+"""Changes in each calm turn: 20 per second for 0.4 s in all."""
 
 
 @pytest.mark.skipif(shutil.which("cc") is None and "CI" not in os.environ, reason="there is no C compiler")
-def test_every_change_reaches_every_socket_once_from_both_sides() -> None:
+def test_server_and_c_program_deliver_every_change_to_every_socket_once() -> None:
     found = figures("fanout")
     assert found["sockets"] == SOCKETS
     assert found["lost"] == found["lost_by_c"] == 0
@@ -39,7 +39,9 @@ def test_every_change_reaches_every_socket_once_from_both_sides() -> None:
     } <= found.keys()
 
 
-async def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_without_a_compiler_the_error_names_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchmarkError, match="apt-get install gcc"):
         await build(tmp_path)

@@ -1,4 +1,4 @@
-"""More sockets than one process may open are shared among several."""
+"""Several processes share the sockets when there are too many for one."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.idle import idle
 from benchmarks.stage import stage
 
 
-async def test_several_processes_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_and_load_generator_may_have_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.actors.SHARE", 20)
     async with stage(users=50) as made:
         found = await idle(made, seconds=0.2)

@@ -16,7 +16,7 @@ BENCHMARKS: Final = get_command(cli).commands  # type: ignore[attr-defined]  # a
 
 
 def commands() -> list[str]:
-    """All that follow `python -m benchmarks` in the text, and those of the table."""
+    """The commands in the table and in the text."""
     rows = re.findall(r"^\| `(\w+(?: --[^`]*)?)`", TEXT.partition("## Repeating")[0], re.MULTILINE)
     texts = re.findall(r"python -m benchmarks (\w[^`#\n]*)", TEXT.partition("## Repeating")[2])
     return [command.strip() for command in (*rows, *texts) if not command.startswith("npm") and "--help" not in command]

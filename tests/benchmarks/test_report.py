@@ -83,7 +83,7 @@ def test_a_picture_without_results_is_left_out(tmp_path: Path) -> None:
     assert [path.stem for path in pictures] == ["connections"]
 
 
-def test_without_results_it_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_results_the_error_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="benchmarks live --save"):
         write(tmp_path, tmp_path / "report.md")
 
@@ -92,19 +92,19 @@ def test_without_results_it_says_how_to_make_one(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", '{"benchmark": "idle"}', '{"benchmark":"idle","arguments":{},"machine":{},"figures":{},"runs":[]}'],
 )
-def test_a_broken_result_is_named(folder: Path, content: str) -> None:
+def test_an_unreadable_result_is_named(folder: Path, content: str) -> None:
     (folder / "2026-11-20-idle-broken.json").write_text(content)
     with pytest.raises(BenchmarkError, match=r"^2026-11-20-idle-broken\.json is not a result .*mend or remove it\.$"):
         write(folder, folder / "report.md")
 
 
-def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_figure_is_named(tmp_path: Path) -> None:
     result("idle", {"sockets": 1_000}).save(tmp_path, [])
     with pytest.raises(BenchmarkError, match=r"idle of 2026-11-20.* lacks kib_per_connection"):
         write(tmp_path, tmp_path / "report.md", tmp_path)
 
 
-def test_the_newest_counts_and_another_day_is_kept(tmp_path: Path) -> None:
+def test_the_newest_result_counts_and_those_of_other_days_are_kept(tmp_path: Path) -> None:
     days = ("2026-11-21T09:00:00+00:00", "2026-11-20T09:00:00+00:00", "2026-11-21T08:00:00+00:00")
     for number, day in enumerate(days):
         result("idle", {"sockets": number}, date=day, runs=1).save(tmp_path, ["sockets"])
@@ -117,12 +117,12 @@ def test_the_newest_counts_and_another_day_is_kept(tmp_path: Path) -> None:
     assert found.date == days[0]
 
 
-def test_smoke_runs_are_not_drawn(tmp_path: Path) -> None:
+def test_smoke_runs_are_not_reported(tmp_path: Path) -> None:
     summary("idle", {"smoke": True}, MACHINE, [{"sockets": 50}]).save(tmp_path, ["smoke"])
     assert read(tmp_path) == []
 
 
-def test_figures_are_medians_but_no_loss_is_lost() -> None:
+def test_figures_are_medians_but_a_loss_in_one_run_counts() -> None:
     runs = [{"ms": 1.0, "lost": 0}, {"ms": 9.12345678, "lost": -2}, {"ms": 2.0, "lost": 0}]
     made = summary("live", {"changes": 200.0, "users": None, "devices": 0}, MACHINE, runs)
     assert made.figures == {"ms": 2.0, "lost": -2}
@@ -131,7 +131,7 @@ def test_figures_are_medians_but_no_loss_is_lost() -> None:
     assert made.command() == "python -m benchmarks live --changes 200 --devices 0 --runs 3"
 
 
-def test_a_result_is_a_line_for_each_run(tmp_path: Path) -> None:
+def test_a_saved_result_has_one_line_for_each_run(tmp_path: Path) -> None:
     made = result("idle", {"sockets": 1_000})
     path = made.save(tmp_path, ["users"])
     assert path.name == "2026-11-20-idle-users-none.json"
@@ -145,5 +145,5 @@ def test_a_result_is_a_line_for_each_run(tmp_path: Path) -> None:
     ("value", "said"),
     [(0.0, "0"), (0.5612, "0.561"), (6.40, "6.4"), (99.96, "100"), (166_650.4, "166,650"), (-0.25, "−0.25")],
 )
-def test_figures_are_said_in_three_digits(value: float, said: str) -> None:
+def test_figures_have_three_digits(value: float, said: str) -> None:
     assert say(value) == said

@@ -9,10 +9,12 @@ Two marks change what the fixtures `database` and `server` give to the tests of 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from server.write import isolation
 from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import PushingDevice, live_device
@@ -24,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "shared_database(audited, every_postgres): one database for all tests of a module"
     )
     config.addinivalue_line("markers", "settings(**settings): of the server that the fixture `server` gives")
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server asks each device to push again after another delay, of 0.2 to 2 s: here of 50 ms at most."""
+    monkeypatch.setattr(isolation, "JITTER_MILLISECONDS", (1, 50))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +76,13 @@ def every_database(request: pytest.FixtureRequest, every_postgres: Cluster) -> D
     else:
         made = request.getfixturevalue("every_database")
     return made
+
+
+@pytest.fixture
+async def every_sql(every_database: Database) -> AsyncIterator[Any]:
+    """An administrator's connection to `every_database`."""
+    async with administrator(every_database) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import FIRST_INSTANT, LAST_INSTANT, AskPage, Before, Conversation, Message, Page
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Conversation, Message
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -34,25 +34,20 @@ INSTANTS = [
 
 async def history(device: Peer, conversation: Any, limit: int) -> list[Conversation | Message]:
     """All pages, joined together."""
-    rows: list[Conversation | Message] = []
-    before: Before | None = None
-    for _ in range(3 * len(INSTANTS)):
-        await device.say(AskPage(id=1, conversation=conversation, before=before, limit=limit))
-        page = await device.hear_a(Page)
-        rows += [row for row in page.rows if isinstance(row, Conversation | Message)]
-        if not page.more:
-            return rows
-        last = rows[-1]
-        before = Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
-    raise AssertionError("it goes round in circles")
+    return [
+        row
+        async for page in device.pages(conversation, limit)
+        for row in page.rows
+        if isinstance(row, Conversation | Message)
+    ]
 
 
 @both_codecs
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
 async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
-    every_database: Database, codec: Codec, limit: int
+    every_database: Database, every_sql: Any, codec: Codec, limit: int
 ) -> None:
-    sql = await every_database.connect()
+    sql = every_sql
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     await add_message(sql, await add_conversation(sql, await add_user(sql)))
@@ -66,7 +61,6 @@ async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
     expected = await sql.fetch(
         "SELECT id FROM messages WHERE conversation_id = $1 ORDER BY created_at DESC, id DESC", conversation
     )
-    await sql.close()
     async with serving(every_database) as server, peer(server.url, codec) as device:
         await device.greet(user)
         rows = await history(device, conversation, limit)

@@ -298,24 +298,23 @@ async def test_a_device_learns_that_rows_it_held_are_gone_when_their_ids_have_an
 # ---- Doorbells -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_doorbell_says_nothing_but_whose_feed_moved_and_how_far(every_database: Database) -> None:
-    sql, listening = await every_database.connect(), await every_database.connect()
+async def test_a_doorbell_says_nothing_but_whose_feed_moved_and_how_far(everywhere: Everywhere) -> None:
+    database, sql, two = everywhere
     heard: list[str] = []
-    await listening.add_listener(
-        await sql.fetchval("SELECT channel FROM sync.meta"), lambda *said: heard.append(said[3])
-    )
-    two = await two_users(sql)
-    await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", f"{ANNES}, changed", two.annes_message)
-    await sql.execute("UPDATE profiles SET email = 'anne@example.com' WHERE id = $1", two.anne)
-    await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
-    last = await sql.fetchval("SELECT user_id || ' ' || seq FROM sync.feeds WHERE user_id = $1", two.anne)
-    await eventually(lambda: last in heard)
+    async with administrator(database) as listening:
+        await listening.add_listener(
+            await sql.fetchval("SELECT channel FROM sync.meta"), lambda *said: heard.append(said[3])
+        )
+        await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", f"{ANNES}, changed", two.annes_message)
+        await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", f"{BERTS}, changed", two.berts_message)
+        await sql.execute("UPDATE profiles SET email = 'anne@example.com' WHERE id = $1", two.anne)
+        await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
+        last = await sql.fetchval("SELECT user_id || ' ' || seq FROM sync.feeds WHERE user_id = $1", two.anne)
+        await eventually(lambda: last in heard)
     for payload in heard:
         user, seq = payload.split(" ")
         assert UUID(user) in (two.anne, two.bert)
         assert seq.isdigit()
-    await listening.close()
-    await sql.close()
 
 
 async def test_an_invented_doorbell_does_no_harm(server: Running, sql: Any, two: Two) -> None:

@@ -36,7 +36,7 @@ from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
 from tests.support.client_device import ClientDevice
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, temporary_folder
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, running_cluster
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
 from tests.support.peer import peer
@@ -56,6 +56,41 @@ def nobody_waits_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookout, "EVERY", 0.1)
+
+
+class Looks:
+    """The server's looks at the database."""
+
+    def __init__(self) -> None:
+        self._may = asyncio.Event()
+        self._may.set()
+        self._waits = asyncio.Event()
+
+    async def permitted(self) -> None:
+        self._waits.set()
+        await self._may.wait()
+        self._waits.clear()
+
+    async def hold(self) -> None:
+        """When this returns, none is under way, and none begins before `release`."""
+        self._may.clear()
+        self._waits.clear()
+        await self._waits.wait()
+
+    def release(self) -> None:
+        self._may.set()
+
+
+@pytest.fixture
+def looks(looks_often: None, monkeypatch: pytest.MonkeyPatch) -> Looks:
+    looks, look = Looks(), lookout.Lookout.inspect
+
+    async def when_permitted(self: lookout.Lookout) -> None:
+        await looks.permitted()
+        await look(self)
+
+    monkeypatch.setattr(lookout.Lookout, "inspect", when_permitted)
+    return looks
 
 
 async def asked(http: str, path: str = "/readyz", **headers: str) -> tuple[int, str]:
@@ -486,13 +521,8 @@ async def test_a_server_whose_login_has_few_connections_makes_do_and_no_device_n
 @pytest.fixture
 def small_cluster() -> Iterator[Cluster]:
     """One with room for few."""
-    with temporary_folder() as folder:
-        cluster = Cluster("18", folder, {"max_connections": "14"})
-        cluster.start()
-        try:
-            yield cluster
-        finally:
-            cluster.postgres.stop(immediate=True)
+    with running_cluster("18", {"max_connections": "14"}) as cluster:
+        yield cluster
 
 
 @pytest.mark.usefixtures("looks_often")
@@ -552,10 +582,9 @@ CHANGES = {
 """What cannot be recorded where rows of a table are hidden."""
 
 
-@pytest.mark.usefixtures("looks_often")
 @pytest.mark.parametrize("table", CHANGES)
 async def test_a_change_that_cannot_be_recorded_fails_and_pushes_wait_until_it_can(
-    database: Database, sql: Any, table: str
+    database: Database, sql: Any, looks: Looks, table: str
 ) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
@@ -567,6 +596,8 @@ async def test_a_change_that_cannot_be_recorded_fails_and_pushes_wait_until_it_c
         refused = REFUSED.format(table, owner)
         async with live_device(server.url, user) as device:
             await device.apply(RenameConversation(conversation, "before", now()))
+            # The server that sees it begins another history, which ends the connection.
+            await looks.hold()
             await sql.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
             before = await select_everything(sql, user)
             held = RenameConversation(conversation, "held", now())
@@ -576,6 +607,8 @@ async def test_a_change_that_cannot_be_recorded_fails_and_pushes_wait_until_it_c
                 with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match=refused):
                     await sql.execute(change.replace("$1", f"'{conversation}'"))
             assert await select_everything(sql, user) == before
+
+            looks.release()
 
             async def is_named() -> bool:
                 status, why = await asked(server.http)

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,8 +24,8 @@ from protocol.frames import (
     Welcome,
     Window,
 )
-from tests.support.cluster import Database
-from tests.support.peer import Peer, both_codecs, peer
+from tests.support.cluster import Database, administrator
+from tests.support.peer import Peer, after, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
@@ -50,13 +49,9 @@ class Reading:
     conversation: UUID
     sql: Any
     welcome: Welcome
-    ids: Any = field(default_factory=count)
 
     async def page(self, conversation: UUID | None, before: Before | None = None, limit: int = 50) -> Page:
-        number = next(self.ids)
-        await self.peer.say(AskPage(id=number, conversation=conversation, before=before, limit=limit))
-        page = await self.peer.hear_a(Page)
-        assert page.id == number
+        page = await self.peer.page(conversation, before, limit)
         assert len(page.rows) <= limit
         return page
 
@@ -66,12 +61,12 @@ class Reading:
         limit: int,
         between: Callable[[Page], Awaitable[None]] | None = None,
     ) -> list[Page]:
-        pages = [await self.page(conversation, None, limit)]
-        while pages[-1].more:
-            assert pages[-1].rows, "more is promised, and nothing to go on from"
-            if between is not None:
-                await between(pages[-1])
-            pages.append(await self.page(conversation, after(pages[-1]), limit))
+        pages: list[Page] = []
+        async for page in self.peer.pages(conversation, limit):
+            assert len(page.rows) <= limit
+            pages.append(page)
+            if between is not None and page.more:
+                await between(page)
         return pages
 
     async def history(self, conversation: UUID | None, limit: int) -> list[tuple[Any, ...]]:
@@ -95,15 +90,6 @@ class Reading:
         return [tuple(record) for record in records]
 
 
-def after(page: Page) -> Before:
-    """Where the next page begins."""
-    last = page.rows[-1]
-    if isinstance(last, Conversation):
-        return Before(last.updated_at, last.id)
-    assert isinstance(last, Message)
-    return Before(last.created_at, last.id)
-
-
 def held(row: object) -> tuple[Any, ...]:
     """A row without its seq, as SELECT finds it."""
     if isinstance(row, Conversation):
@@ -114,14 +100,12 @@ def held(row: object) -> tuple[Any, ...]:
 
 @contextlib.asynccontextmanager
 async def reading(database: Database, codec: Codec = MSGPACK) -> AsyncIterator[Reading]:
-    sql = await database.connect()
-    user = await add_user(sql)
-    conversation = await add_conversation(sql, user)
-    async with serving(database) as server, peer(server.url, codec) as one:
+    async with administrator(database) as sql, serving(database) as server, peer(server.url, codec) as one:
+        user = await add_user(sql)
+        conversation = await add_conversation(sql, user)
         welcome = await one.greet(user, window=ONLY_PAGES)
         await one.hear_a(Live)
         yield Reading(one, user, conversation, sql, welcome)
-    await sql.close()
 
 
 async def add_conversations(reader: Reading, rows: int) -> None:

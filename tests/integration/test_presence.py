@@ -80,8 +80,10 @@ def devices(store: PostgresStore, sql: Any) -> Devices:
 # ---- What is noted --------------------------------------------------------------------------------------------------
 
 
-async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_database: Database) -> None:
-    sql = await every_database.connect()
+async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(
+    every_database: Database, every_sql: Any
+) -> None:
+    sql = every_sql
     async for store in _store(every_database):
         devices = Devices(store, sql)
         await devices.record(A, "one", 1, "catching_up")
@@ -95,7 +97,6 @@ async def test_a_note_takes_the_place_of_the_last_one_on_every_postgres(every_da
         await devices.record(B, "two", 3)
         assert await devices.held() == (B, "two", 3, "live", None)
         assert await sql.fetchval(connected) > first
-    await sql.close()
 
 
 async def test_the_last_position_stays_noted_in_the_middle_of_a_snapshot(devices: Devices) -> None:

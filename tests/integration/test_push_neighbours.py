@@ -32,7 +32,7 @@ from tests.support.serving import Running, ServerProcess, serving
 from tests.support.story import Delivery, Story
 
 CANARY = "CANARY-that-no-log-may-sing"
-MANY = 40
+MANY = 24
 
 
 @contextlib.asynccontextmanager

@@ -37,7 +37,7 @@ FRAME = 280_000
 """«Some 260 KB» (SPEC.md 2.5)."""
 EVERYTHING = (500, 200)
 
-pytestmark = pytest.mark.shared_database
+pytestmark = pytest.mark.shared_database(every_postgres=True)
 
 # ---- A device ------------------------------------------------------------------------------------------------------
 
@@ -366,9 +366,9 @@ async def snapshot_frames(one: Peer) -> list[Snapshot]:
 
 @pytest.mark.parametrize("window", [(0, 0), (0, 200), (1, 1), (3, 2), (4, 0), (7, 5), (8, 6), (500, 200)], ids=str)
 async def test_a_snapshot_is_exactly_the_newest_as_far_as_the_window_goes(
-    every_database: Database, window: tuple[int, int]
+    every_database: Database, every_sql: Any, window: tuple[int, int]
 ) -> None:
-    sql = await every_database.connect()
+    sql = every_sql
     user = await add_user(sql)
     await fill(sql, user, conversations=7, messages=5)
     async with serving(every_database) as server, peer(server.url) as one:
@@ -387,7 +387,6 @@ async def test_a_snapshot_is_exactly_the_newest_as_far_as_the_window_goes(
     assert {row.id for row in rows if isinstance(row, Conversation)} == {record["id"] for record in newest}
     assert {row.id for row in rows if isinstance(row, Message)} == {record["id"] for record in messages}
     assert len(rows) == 1 + len(newest) + len(messages)
-    await sql.close()
 
 
 async def test_a_snapshot_without_a_window_has_fifty_conversations_of_fifty_messages(

@@ -1,4 +1,4 @@
-"""The alert rules: each fires when its cause is there, and is quiet when all is well."""
+"""Each alert fires with its cause and not without, and its limits are those of the list."""
 
 import json
 import re
@@ -26,21 +26,21 @@ from tests.support.prometheus import (
 )
 
 LATER: Final = "90m"
-"""When it is looked: an hour is the longest that a rule waits, but for the one that compares weeks."""
+"""When alerts are evaluated. Rules wait an hour at most, except the one that compares weeks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     alert: str
     bad: dict[str, str]
-    """Series, in promtool's notation: a value each time."""
+    """Series and their values in promtool's notation."""
     well: dict[str, str]
     eval_time: str = LATER
     every: str = "1m"
 
 
 def histogram(name: str, seconds: str, labels: str = "") -> dict[str, str]:
-    """60 observations a minute, all of them of so many seconds at most."""
+    """A histogram with 60 observations per minute, all in the bucket that ends at `seconds`."""
     bounds = ["0.5", "1.0", "2.0", "4.0", "+Inf"]
     return {
         f'{name}_bucket{{{labels}le="{bound}"}}': "0+60x120"
@@ -202,7 +202,7 @@ def names() -> list[str]:
 
 
 def expressions() -> dict[str, str]:
-    """By alert."""
+    """PromQL expression by alert."""
     text = ALERTS.read_text()
     return dict(re.findall(r"- alert: (\w+)\n +expr: (?:>-\n)?((?:.|\n)*?)\n +(?:for|labels):", text))
 
@@ -217,12 +217,12 @@ def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_every_alert_has_a_name_of_its_own_and_a_case_here() -> None:
+def test_every_alert_has_a_unique_name_and_a_case_in_this_file() -> None:
     assert len(names()) == len(set(names()))
     assert set(names()) == {case.alert for case in CASES}
 
 
-def test_every_number_in_an_alert_is_one_of_the_limits_that_have_a_reason() -> None:
+def test_every_number_in_an_alert_is_in_the_list_of_limits() -> None:
     found = {alert: compared_with(expression) for alert, expression in expressions().items()}
     assert found.keys() == set(names())
     # An expression may use a limit more than once.
@@ -231,20 +231,20 @@ def test_every_number_in_an_alert_is_one_of_the_limits_that_have_a_reason() -> N
     }
 
 
-def test_limits_that_the_code_knows_too_are_the_same_there() -> None:
+def test_limits_that_the_code_repeats_are_equal_to_the_list() -> None:
     assert limits.CLOCK_SECONDS * 1_000_000 == clock.TOLERATED
     assert limits.BEHIND == pump.GROUP
     assert set(limits.STARTED_OVER) == set(Why) - {Why.NEW}
 
 
-def test_the_close_codes_and_labels_in_alerts_exist() -> None:
+def test_the_close_codes_in_alerts_exist() -> None:
     named = re.findall(r'code=~?"([\d|]+)"', ALERTS.read_text())
     ours = {int(code) for group in named for code in group.split("|") if int(code) >= 4000}
     assert ours
     assert ours <= set(map(int, CloseCode))
 
 
-def test_the_log_lines_that_an_operator_should_look_for_are_logged() -> None:
+def test_every_log_line_named_in_alerts_and_advice_is_logged_somewhere() -> None:
     advice = [ALERTS.read_text(), *(figure.when_bad for figure in CATALOGUE)]
     lines = {line for text in advice for line in re.findall(r"`([a-z]+(?: [a-z]+)+)`", " ".join(text.split()))}
     assert len(lines) > 5
@@ -253,13 +253,13 @@ def test_the_log_lines_that_an_operator_should_look_for_are_logged() -> None:
 
 
 @needs_prometheus
-def test_prometheus_own_tool_finds_nothing_wrong_with_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @needs_prometheus
-async def test_the_rules_ask_for_what_exists_and_say_what_to_do() -> None:
+async def test_every_rule_queries_existing_metrics_and_says_what_to_do() -> None:
     async with prometheus(ALERTS.read_text()) as watching:
         groups = await watching.rules()
     assert list(groups) == [question.value for question in Question]
@@ -278,7 +278,7 @@ async def test_the_rules_ask_for_what_exists_and_say_what_to_do() -> None:
 
 @needs_prometheus
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.alert}{i}") for i, case in enumerate(CASES)])
-def test_an_alert_fires_when_its_cause_is_there_and_not_when_all_is_well(case: Case) -> None:
+def test_an_alert_fires_with_its_cause_and_not_without(case: Case) -> None:
     with temporary_folder() as folder:
         for series, expected in ((case.bad, 1), (case.well, 0)):
             path = folder / f"{expected}.json"

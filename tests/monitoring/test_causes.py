@@ -1,4 +1,4 @@
-"""A real Prometheus that watches a real server complains when something is made to go wrong, and not before."""
+"""A real Prometheus raises alerts about a real server when a fault is caused, and not before."""
 
 import re
 import signal
@@ -24,16 +24,16 @@ def put_on(*_):
     time.time_ns = lambda: true() + 3_000_000_000
 signal.signal(signal.SIGUSR1, put_on)
 """
-"""Told so, the server's machine has a clock that is three seconds ahead."""
+"""On SIGUSR1 the clock of the server's machine is three seconds ahead."""
 
 
 @pytest.fixture(autouse=True)
 async def maintained(sql: Any) -> None:
-    """As a database is whose worker runs: nothing else is to be complained about."""
+    """A database that is maintained, so that no other alert fires."""
     await sql.execute("UPDATE sync.meta SET maintained_at = now()")
 
 
-async def test_a_cut_listen_connection_is_told_until_it_is_mended(database: Database) -> None:
+async def test_a_cut_listen_connection_raises_an_alert_until_it_works_again(database: Database) -> None:
     async with (
         postgres_behind_proxy(database.server_url) as (proxy, url),
         watched(database.server_url, ATLAS_LISTEN_URL=url) as (_, watching),
@@ -47,7 +47,7 @@ async def test_a_cut_listen_connection_is_told_until_it_is_mended(database: Data
         await eventually(watching.is_content)
 
 
-async def test_what_the_database_suffers_from_is_told_by_name(database: Database, sql: Any) -> None:
+async def test_alerts_about_the_database_name_the_statement_and_the_table(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     async with (
@@ -90,7 +90,7 @@ async def test_what_the_database_suffers_from_is_told_by_name(database: Database
         await eventually(lambda: watching.fires("AtlasNotMaintained"))
 
 
-async def test_what_a_server_finds_when_it_looks_is_told(database: Database, sql: Any) -> None:
+async def test_a_wrong_clock_and_a_changed_policy_raise_alerts(database: Database, sql: Any) -> None:
     async with watched(database.server_url, f"{LOOKS_OFTEN}\n{CLOCK}") as (server, watching):
         assert server.process is not None
         server.process.send_signal(signal.SIGUSR1)
@@ -110,7 +110,7 @@ async def test_what_a_server_finds_when_it_looks_is_told(database: Database, sql
         await eventually(sees)
 
 
-async def test_a_postgres_that_is_away_is_told_until_it_is_back_and_then_a_server_that_is_gone(
+async def test_an_unreachable_postgres_and_a_stopped_server_raise_alerts(
     database: Database,
 ) -> None:
     async with postgres_behind_proxy(database.server_url) as (proxy, url), watched(url) as (server, watching):

@@ -1,4 +1,4 @@
-"""The dashboard: it shows every figure, asks only for what exists, and says what to do."""
+"""The dashboard shows every metric, queries only existing ones, and says what to do."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
 MOST_BYTES: Final = 60 * 1024
-"""What a person can still review."""
+"""A larger file cannot be reviewed."""
 SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 TOKEN: Final = "a token of the tests"
 
@@ -41,12 +41,12 @@ def queries(panel: dict[str, Any]) -> list[str]:
     return [target["expr"] for target in panel["targets"]]
 
 
-def test_every_figure_is_on_it() -> None:
+def test_the_dashboard_shows_every_metric() -> None:
     shown = {figure.name for panel in panels() for query in queries(panel) for figure in figures(query)}
     assert shown == {figure.name for figure in CATALOGUE}
 
 
-def test_it_asks_only_for_figures_and_labels_that_exist() -> None:
+def test_every_query_uses_existing_metrics_and_labels() -> None:
     for panel in panels():
         for query in queries(panel):
             assert figures(query), panel["title"]
@@ -58,7 +58,7 @@ def test_it_asks_only_for_figures_and_labels_that_exist() -> None:
             }
 
 
-def test_its_rows_are_the_questions_with_the_figures_that_answer_them() -> None:
+def test_the_rows_are_the_questions_with_their_metrics() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
     assert rows == [question.value for question in Question]
     row = ""
@@ -69,14 +69,14 @@ def test_its_rows_are_the_questions_with_the_figures_that_answer_them() -> None:
         assert {figure.question.value for query in queries(panel) for figure in figures(query)} == {row}, panel["title"]
 
 
-def test_a_panel_says_what_to_do_when_its_figures_are_bad() -> None:
+def test_a_panels_description_is_the_advice_of_its_metrics() -> None:
     for panel in panels():
         shown = {figure.name: figure for query in queries(panel) for figure in figures(query)}
         expected = "\n\n".join(figure.when_bad for figure in shown.values())
         assert panel["description"] == expected, f"{panel['title']}: {json.dumps(expected, ensure_ascii=False)}"
 
 
-def test_what_every_server_tells_of_the_same_postgres_is_never_summed() -> None:
+def test_metrics_of_the_shared_postgres_are_never_summed() -> None:
     told = [query for panel in panels() for query in queries(panel)]
     told += re.findall(r"expr: (?:>-\n)?((?:.|\n)*?)\n +(?:for|labels):", ALERTS.read_text())
     assert any(of_one_postgres(figure) for query in told for figure in figures(query))
@@ -87,13 +87,13 @@ def test_what_every_server_tells_of_the_same_postgres_is_never_summed() -> None:
                 assert how in ({"max"}, {"min"}), query
 
 
-def test_a_percentile_is_of_all_servers_together() -> None:
+def test_percentiles_are_of_all_servers_together() -> None:
     for query in itertools.chain.from_iterable(map(queries, panels())):
         if "_bucket" in query:
             assert re.match(r"histogram_quantile\(0\.\d+, sum by \(le(, name)?\) \(rate\(", query), query
 
 
-def test_it_can_be_imported_with_any_prometheus() -> None:
+def test_the_dashboard_can_be_imported_with_any_prometheus() -> None:
     made = dashboard()
     assert len(DASHBOARD.read_bytes()) < MOST_BYTES
     assert made["schemaVersion"] >= 30
@@ -122,7 +122,7 @@ def test_it_can_be_imported_with_any_prometheus() -> None:
 
 
 @needs_prometheus
-async def test_with_a_real_server_behind_it_every_panel_shows_something(database: Database, sql: Any) -> None:
+async def test_every_panel_shows_data_of_a_real_server(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     await add_conversation(sql, user)
     async with (
@@ -134,7 +134,7 @@ async def test_with_a_real_server_behind_it_every_panel_shows_something(database
         await device.apply(CreateConversation(conversation, "a title", now()))
 
         async def empty() -> list[str]:
-            """Queries that find nothing, while the device goes on writing."""
+            """Queries without data, while the device continues to write."""
             await device.apply(CreateMessage(uuid4(), conversation, "user", "hello", now()))
             asked = [query for panel in panels() for query in queries(panel)]
             return [query for query in asked if not await watching.query(shown(query))]
@@ -146,5 +146,5 @@ async def test_with_a_real_server_behind_it_every_panel_shows_something(database
 
 
 def shown(query: str) -> str:
-    """As Grafana asks, with everything chosen."""
+    """The query as Grafana sends it, with all jobs and instances selected."""
     return re.sub(r"\$(job|instance)\b", ".*", query).replace("$__rate_interval", "5m")

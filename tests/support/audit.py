@@ -1,4 +1,4 @@
-"""What a database was ever given to keep, in its order, by a table that the app fills with triggers."""
+"""The audit of a database: every text that was ever written to it, recorded by triggers of the app."""
 
 from typing import Any
 from uuid import UUID
@@ -7,7 +7,7 @@ Audit = list[tuple[str, UUID, str]]
 
 
 async def keep_audit(sql: Any) -> None:
-    """As an app may: every change of a text, in the order of the changes. What is done twice is here twice."""
+    """Record every change of a text, in order, as an app may. A change that is made twice is recorded twice."""
     await sql.execute(
         """
         CREATE TABLE public.audit (n bigserial PRIMARY KEY, op text, id uuid, said text);
@@ -29,6 +29,6 @@ async def keep_audit(sql: Any) -> None:
 
 
 async def audit(sql: Any, *ids: UUID) -> Audit:
-    """Of these rows."""
+    """The audit of these rows."""
     records = await sql.fetch("SELECT op, id, said FROM public.audit WHERE id = ANY($1) ORDER BY n", list(ids))
     return [(record["op"], UUID(str(record["id"])), record["said"]) for record in records]

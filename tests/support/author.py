@@ -1,4 +1,4 @@
-"""A person who writes on a device, connected or not, and what must have become of all that was written."""
+"""An author writes on a device, connected or not. In the end every text was applied once, or was rejected."""
 
 import asyncio
 import random
@@ -33,22 +33,22 @@ TRAIL: Final = f"""
     CREATE TRIGGER follow AFTER INSERT OR UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION follow('title');
     CREATE TRIGGER follow AFTER INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION follow('content');
 """
-"""Every text that the server ever wrote, in the order in which it did, whatever others made of the rows later."""
+"""Every text that the server wrote, in order. Later changes of the rows by others leave it as it is."""
 PAUSE: Final = 0.015
 """Seconds between two mutations, on average."""
 ACCEPTABLE: Final = {"unknown_conversation", "unknown_message", "bad_role"}
-"""What may be rejected: others delete what a device is about to write to, and some of it is nonsense from the start."""
+"""Codes of rejections that may happen: others delete rows that a device writes to, and some mutations are invalid."""
 
 
 class Author:
-    """Every text is said once, so that its fate can be followed. `strangers` are conversations of other users."""
+    """Writes every text once, so that it can be found again. `strangers` are conversations of other users."""
 
     def __init__(self, device: ClientDevice, strangers: list[UUID], rng: random.Random) -> None:
         self._device = device
         self._strangers = strangers
         self._rng = rng
         self._said: dict[int, str | None] = {}
-        """What each number said; None: nothing, it deletes."""
+        """The text of each number; None for a deletion."""
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -59,11 +59,11 @@ class Author:
 
     @property
     def done(self) -> bool:
-        """Everything has a result, and what was applied came back."""
+        """Every mutation has a result, and every applied one came back through the feed."""
         return self._device.outbox.entries == self._device.outbox.quarantine
 
     def check(self, trail: list[str]) -> None:
-        """Each was applied once or rejected, never both, and in the order in which it was written."""
+        """Each mutation was applied once or rejected, never both, and in the order of writing."""
         results = self._device.results
         assert results.keys() == self._said.keys(), "not everything has a result"
         rejected = {n for n, result in results.items() if isinstance(result, Rejected)}

@@ -19,14 +19,14 @@ EVERYTHING: Final = (500, 200)
 
 
 class Impatient(random.Random):
-    """Back-off as ever, in a fiftieth of the time: a run has more faults than a device meets in a month."""
+    """Back-off in a fiftieth of the time: a run has more faults than a device meets in a month."""
 
     def random(self) -> float:
         return super().random() / 50
 
 
 class ClientDevice:
-    """A device that keeps its rows, cursor and outbox over restarts, and objects to whatever SPEC.md forbids."""
+    """Keeps its rows, cursor and outbox over restarts. Raises what SPEC.md forbids."""
 
     def __init__(self, url: str, user: UUID) -> None:
         self.url = url
@@ -67,7 +67,7 @@ class ClientDevice:
         await self._task
 
     def check(self) -> None:
-        """Raise what the device objected to."""
+        """Raise the exception that ended the device, if one did."""
         if self._task is not None and self._task.done():
             self._task.result()
 

@@ -133,6 +133,18 @@ class Database:
             await admin.close()
 
 
+@contextlib.contextmanager
+def running_cluster(version: str, settings: Mapping[str, str] = {}) -> Iterator[Cluster]:
+    """A cluster of its own."""
+    with temporary_folder() as folder:
+        cluster = Cluster(version, folder, settings)
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.postgres.stop(immediate=True)
+
+
 @contextlib.asynccontextmanager
 async def administrator(database: Database) -> AsyncIterator[Any]:
     """A connection as administrator. It is closed whatever happens: an open one hangs the end of the test's loop."""

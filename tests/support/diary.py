@@ -1,4 +1,4 @@
-"""A device that remembers all it said, and what a database must have of it after the history of another has parted."""
+"""A device that remembers every text it wrote, and what a database must hold of them after its history changed."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -16,18 +16,18 @@ from tests.support.waiting import LIMIT, eventually
 
 
 class Diarist(ClientDevice):
-    """It writes in one conversation, each time another text. What is applied twice is twice in the database's audit."""
+    """Writes in one conversation, each time another text. A text that is applied twice is twice in the audit."""
 
     def __init__(self, url: str, user: UUID, conversation: UUID) -> None:
         super().__init__(url, user)
         self.conversation = conversation
         self.said: list[str] = []
         self.due: list[str] = []
-        """What the database must have applied, once and in this order: held when the history parted, or said since."""
+        """Texts that the database must apply once, in this order: held when the history changed, or written since."""
         self.epochs: list[str] = []
-        """Of the histories that it was welcomed by; one that follows itself is there once."""
+        """The epochs that welcomed it, without immediate repeats."""
         self.applied: list[str] = []
-        """What it was told to be applied now, and not before; a text is here as often as that was said."""
+        """Texts acknowledged as applied (not as repeated), each as often as it was acknowledged."""
         self._texts: dict[int, str] = {}
 
     def say(self, times: int = 1) -> None:
@@ -43,7 +43,7 @@ class Diarist(ClientDevice):
 
     @property
     def held(self) -> list[str]:
-        """What is not settled: without a result, or acknowledged and not yet back through the feed."""
+        """Texts without a result, or acknowledged and not yet back through the feed."""
         return [self._text(entry.mutation) for entry in self.outbox.entries if entry.state is not EntryState.REJECTED]
 
     @property
@@ -52,11 +52,11 @@ class Diarist(ClientDevice):
         return all(entry.state is EntryState.ACKED for entry in self.outbox.entries)
 
     def part(self) -> None:
-        """The history parts here: what the device has let go of is no database's duty any more."""
+        """The history changes here. No database owes a text any more that the device has removed from its outbox."""
         self.due = self.held
 
     def check_said(self, audit: Sequence[str]) -> None:
-        """`audit`: every text that the database was ever given, by anybody, in its order."""
+        """`audit`: every text that was ever written to the database, in order."""
         mine = set(self.said)
         there = [text for text in audit if text in mine]
         lost = [text for text in self.due if text not in there]
@@ -102,7 +102,7 @@ async def diarist(sql: Any, url: str) -> Diarist:
 
 @contextlib.asynccontextmanager
 async def living(*devices: Diarist) -> AsyncIterator[None]:
-    """They are live; in the end they are stopped, and what one objected to is raised."""
+    """Run the devices, live, until the end of the block. Raises what a device objected to."""
     for device in devices:
         device.start()
     try:
@@ -116,7 +116,7 @@ async def living(*devices: Diarist) -> AsyncIterator[None]:
 
 
 async def settled(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
-    """Wait until each has let go of everything and holds what SELECT finds. Then all that is due is here, once."""
+    """Wait until every outbox is empty and every device holds what SELECT finds. Each due text must be here once."""
 
     async def is_settled(device: Diarist) -> bool:
         device.check()
@@ -135,7 +135,7 @@ async def settled(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
 
 
 async def given(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
-    """Wait until the database was given all that is due here; each once."""
+    """Wait until every due text was written to this database. Each must be there once."""
 
     async def are_given() -> bool:
         return {text for device in devices for text in device.due} <= set(await texts(sql))
@@ -148,5 +148,5 @@ async def given(sql: Any, *devices: Diarist, limit: float = LIMIT) -> None:
 
 
 async def texts(sql: Any) -> list[str]:
-    """Everything that the database was ever given to keep, in its order."""
+    """Every text that was ever written to the database, in order."""
     return [row["said"] for row in await sql.fetch("SELECT said FROM audit ORDER BY n")]

@@ -1,4 +1,4 @@
-"""A WebSocket proxy before a server that keeps changes from a device, and nothing else."""
+"""A WebSocket proxy in front of a server that can withhold changes from a device."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,9 @@ MSGPACK = Subprotocol("atlas-sync.v1.msgpack")
 
 
 class Gate:
-    """While `shut`, what the feed brings is lost on its way to the device; acks and all else pass. So a mutation stays
-    acknowledged and unseen for as long as a test wants. Once it is open, the device finds out by the next change."""
+    """While it is `shut`, frames of the feed do not reach the device, and all others do. So a mutation stays
+    acknowledged and unseen as long as a test wants. Once the gate is open, the device notices the gap at the next
+    change."""
 
     def __init__(self, url: str) -> None:
         self._far = url

@@ -1,6 +1,6 @@
-"""PostgreSQL whose histories part: replicas that are promoted, images of a disk, backups, dumps.
+"""PostgreSQL servers whose histories diverge: promoted replicas, images of a disk, backups, dumps.
 
-A test's machines are copies of one prepared data folder: that takes a tenth of a second, and making it most of one.
+A test's machines are copies of one prepared data folder. A copy takes 0.1 s, initdb most of a second.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from tests.support.cluster import Cluster, Database, binaries
 from tests.support.waiting import eventually
 
 DATABASE: Final = "atlas"
-"""What servers and devices use, on every machine."""
+"""The database that servers and devices use, on every machine."""
 SETTINGS: Final = {
     "max_connections": "100",
     "shared_buffers": "16MB",
-    # Transaction ids are some tests' matter, and it takes some.
+    # Some tests count transaction ids, and autovacuum uses some.
     "autovacuum": "off",
 }
 
@@ -76,7 +76,7 @@ class Machine(Cluster):
             await sql.close()
 
     def run(self, program: str, *arguments: str | Path, may_fail: bool = False) -> str:
-        """One of PostgreSQL's programs; returns what it complains about."""
+        """Run one of PostgreSQL's programs; returns its stderr."""
         done = subprocess.run(
             [tool(self.version, program), *arguments], capture_output=True, text=True, check=False, timeout=60
         )
@@ -86,14 +86,14 @@ class Machine(Cluster):
     # ---- Replicas --------------------------------------------------------------------------------------------------
 
     async def has_all_of(self, primary: "Machine") -> None:
-        """Wait until this replica has replayed whatever its primary has committed."""
+        """Wait until this replica has replayed every commit of its primary."""
         end = await primary.query("SELECT pg_logical_emit_message(true, '', 'up to here')")
         await eventually(lambda: self.query("SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn", end))
 
     async def stop_following(self) -> None:
-        """Receive nothing any more from the primary, which does not notice: the replica lags from here on.
+        """Receive nothing more from the primary, which does not notice: the replica lags from here on.
 
-        To pause the replay would not do: a promotion replays what was received.
+        Pausing the replay is not enough: a promotion replays everything received.
         """
         await self.query("ALTER SYSTEM SET primary_conninfo = ''")
         await self.query("SELECT pg_reload_conf()")
@@ -105,20 +105,20 @@ class Machine(Cluster):
     # ---- The disk --------------------------------------------------------------------------------------------------
 
     def image(self) -> Path:
-        """A copy of the disk. Not while Postgres runs: stopped or killed, as the test wants it."""
+        """A copy of the disk, while Postgres is stopped or killed."""
         image = self.folder.with_name(f"{self.folder.name}-image")
         _copy(self.pgdata, image)
         return image
 
     def put_back(self, image: Path) -> None:
-        """The disk is as it was. Not while Postgres runs."""
+        """Restore the disk from an image, while Postgres is stopped."""
         shutil.rmtree(self.pgdata)
         _copy(image, self.pgdata)
 
     # ---- Dumps -----------------------------------------------------------------------------------------------------
 
     def dump(self) -> Path:
-        """What pg_dump makes of the database now."""
+        """A dump of the database as it is now."""
         path = self.folder.with_name(f"{self.folder.name}.dump")
         self.run("pg_dump", "--format=custom", f"--file={path}", self.postgres.url(DATABASE))
         return path
@@ -129,7 +129,7 @@ class Machine(Cluster):
         self.run("pg_restore", "--single-transaction", f"--dbname={self.postgres.url(database)}", dump)
 
     def restore_over(self, dump: Path) -> None:
-        """Into the database that is there: everything is dropped and made again."""
+        """Into the existing database: everything is dropped and made again."""
         options = ("--clean", "--if-exists", f"--dbname={self.postgres.url(DATABASE)}")
         complaints = self.run("pg_restore", *options, dump, may_fail=True)
         # It drops the keys of partitions, which go with their parents' and not before; nothing depends on that.
@@ -147,15 +147,15 @@ class Machines:
         self._made: list[Machine] = []
 
     def primary(self, name: str = "primary", **settings: str) -> Machine:
-        """One that has the database."""
+        """A machine with the database."""
         return self._running("full", name, **settings)
 
     def empty(self, name: str = "empty") -> Machine:
-        """One of another cluster, younger than what the primary can be made, which lacks the database."""
+        """A machine of another, younger cluster, without the database."""
         return self._running("empty", name)
 
     def replica(self, primary: Machine, name: str = "replica") -> Machine:
-        """One that streams from `primary` until it is promoted."""
+        """A machine that streams from `primary` until it is promoted."""
         machine = self._machine(name)
         self._back_up(primary, machine.pgdata, "--write-recovery-conf")
         machine.postgres.start()
@@ -164,7 +164,7 @@ class Machines:
     # ---- A point in time -------------------------------------------------------------------------------------------
 
     def archiving_primary(self, name: str = "primary") -> Machine:
-        """One whose past can be restored by `restored`."""
+        """A machine whose past `restored` can restore."""
         archive = self._folder / "archive"
         archive.mkdir()
         archive.chmod(0o777)

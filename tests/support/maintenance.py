@@ -30,7 +30,7 @@ class Said(list[str]):
 
 
 async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
-    """Maintain until nothing is left to do: what was reported."""
+    """Maintain until nothing is left to do; returns the reports."""
     said = Said()
     for _ in range(3):
         assert await maintain_once(database.url, policy, said)
@@ -40,7 +40,7 @@ async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
 
 
 async def left(database: Database, policy: Policy = POLICY) -> list[Step]:
-    """What there is to do."""
+    """The steps that are due."""
     planned, _ = await steps(database.url, policy)
     return planned
 
@@ -54,7 +54,7 @@ async def make_month(sql: Any, months: int, of: str = "messages") -> str:
 async def add_old_messages(
     sql: Any, conversation: UUID, months: int, rows: int = 1, content: str = "old", *, seconds: int = 3_600
 ) -> list[UUID]:
-    """Some of a month, counted from this one: so many seconds apart, from its second day on."""
+    """Add messages of a month, counted from this one: `seconds` apart, from its second day on."""
     records = await sql.fetch(
         "INSERT INTO messages (conversation_id, role, content, created_at, updated_at) "
         "SELECT $2, 'user', $4 || ' ' || i, at, at FROM generate_series(1, $3) i, "
@@ -69,14 +69,14 @@ async def add_old_messages(
 
 
 async def add_many_strays(sql: Any, conversation: UUID, months: int, rows: int) -> None:
-    """As `add_old_messages`, a second apart, without waiting for 20,000 triggers: nothing is recorded."""
+    """As `add_old_messages`, a second apart, without 20,000 trigger calls: nothing is recorded."""
     async with sql.transaction():
         await sql.execute("SET LOCAL session_replication_role = replica")
         await add_old_messages(sql, conversation, months, rows, seconds=1)
 
 
 async def whereabouts(sql: Any) -> dict[str, int]:
-    """How many messages each partition holds, of those that hold any."""
+    """The number of messages of each partition that is not empty."""
     records = await sql.fetch(
         "SELECT t, count(*) FROM (SELECT tableoid::regclass::text AS t FROM messages "
         "UNION ALL SELECT tableoid::regclass::text FROM messages_archive) AS all_messages GROUP BY 1"
@@ -85,7 +85,7 @@ async def whereabouts(sql: Any) -> dict[str, int]:
 
 
 async def all_messages(sql: Any) -> list[tuple[Any, ...]]:
-    """Every message, each as often as it is there."""
+    """Every message, with repeats."""
     columns = "id, conversation_id, role, content, created_at, updated_at"
     records = await sql.fetch(f"SELECT {columns} FROM messages UNION ALL SELECT {columns} FROM messages_archive")
     return sorted(tuple(record) for record in records)
@@ -129,7 +129,7 @@ class Maintenance:
         )
 
     async def end(self) -> list[str]:
-        """Wait for it to end by itself: what it said. It must have succeeded."""
+        """Wait for it to end by itself, with success; returns its output lines."""
         assert self._process is not None
         async with asyncio.timeout(3 * LIMIT):
             output, _ = await self._process.communicate()
@@ -144,7 +144,7 @@ class Maintenance:
             await self._process.communicate()
 
     async def killed_at_work(self, sql: Any, rng: random.Random, seconds: float) -> None:
-        """Start it, and kill it within so many seconds after it has begun."""
+        """Start it, and kill it at most `seconds` after it has begun its work."""
         await self.start()
         await eventually(lambda: self._process is None or self._process.returncode is not None or at_work(sql))
         await asyncio.sleep(rng.random() * seconds)
@@ -152,7 +152,7 @@ class Maintenance:
 
 
 async def at_work(sql: Any) -> bool:
-    """Somebody maintains this database."""
+    """Whether a process maintains this database."""
     return bool(
         await sql.fetchval(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND granted "
@@ -163,7 +163,7 @@ async def at_work(sql: Any) -> bool:
 
 
 async def at_rest(sql: Any) -> None:
-    """Wait until nobody does: Postgres finishes the statement of a process that was killed."""
+    """Wait until no process does: Postgres finishes the statement of a process that was killed."""
 
     async def nobody() -> bool:
         return not await at_work(sql)

@@ -30,7 +30,7 @@ def held(replica: Replica) -> State:
 
 
 async def select_everything(sql: Any, user: UUID) -> State:
-    """The oracle: what the database holds of this user."""
+    """The oracle: all rows of this user in the database."""
     micros = "(extract(epoch FROM {0}) * 1000000)::bigint"
     created, updated = micros.format("created_at"), micros.format("updated_at")
     state: State = {}
@@ -48,11 +48,11 @@ async def select_everything(sql: Any, user: UUID) -> State:
 
 
 class RollbackError(Exception):
-    """Thrown to roll back."""
+    """Rolls a transaction back."""
 
 
 class Writer:
-    """A stranger's SQL session that runs random transactions, and does not mind when one of them fails."""
+    """An SQL session of the app: it runs random transactions and goes on when one fails."""
 
     def __init__(self, url: str, users: list[UUID], rng: random.Random) -> None:
         self._url = url
@@ -84,7 +84,7 @@ class Writer:
 
     async def _transaction(self, sql: Any) -> None:
         rng = self._rng
-        # In a fixed order, as the docs ask of whoever writes for several users.
+        # In a fixed order, as the documentation asks of transactions that write for several users.
         users = sorted(rng.sample(self._users, rng.choice([1, 1, 1, 1, 2, 3])))
         try:
             async with sql.transaction():
@@ -92,7 +92,7 @@ class Writer:
                     for _ in range(rng.choice([1, 1, 1, 2, 5])):
                         await self._change(sql, user)
                 if rng.random() < 0.2:
-                    # Whoever wrote first commits last.
+                    # The first to write commits last.
                     await asyncio.sleep(rng.random() * 0.03)
                 if rng.random() < 0.1:
                     raise RollbackError

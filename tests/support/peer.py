@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from atlas_sync import replica
 from atlas_sync.replica import Replica
 from protocol.codec import CODECS, MSGPACK, Codec
 from protocol.frames import (
+    AskPage,
+    Before,
     Changes,
     Conversation,
     ConversationDeleted,
@@ -25,6 +28,7 @@ from protocol.frames import (
     Live,
     Message,
     MessageDeleted,
+    Page,
     Profile,
     ProfileDeleted,
     Row,
@@ -55,6 +59,7 @@ class Peer:
         self.cursor: bytes | None = None
         """The cursor to resume at; None while a snapshot is incomplete."""
         self.welcome: Welcome | None = None
+        self._pages = itertools.count()
         self._replaces = False
         """The next frame is the first of a snapshot."""
 
@@ -116,6 +121,26 @@ class Peer:
         frames = await self.hear_until(Live)
         return [row for frame in frames if isinstance(frame, Changes | Snapshot) for row in frame.rows]
 
+    async def page(self, conversation: UUID | None, before: Before | None = None, limit: int | None = None) -> Page:
+        number = next(self._pages)
+        await self.say(AskPage(id=number, conversation=conversation, before=before, limit=limit))
+        page = await self.hear_a(Page)
+        assert page.id == number
+        return page
+
+    async def pages(self, conversation: UUID | None, limit: int | None = None) -> AsyncIterator[Page]:
+        """Every page, from the newest row to the oldest."""
+        before: Before | None = None
+        seen: set[Before] = set()
+        while True:
+            page = await self.page(conversation, before, limit)
+            yield page
+            if not page.more:
+                return
+            before = after(page)
+            assert before not in seen, "it goes round in circles"
+            seen.add(before)
+
     async def greet(
         self,
         user: UUID,
@@ -162,6 +187,14 @@ async def peer(url: str, codec: Codec = MSGPACK, **options: Any) -> AsyncIterato
         **options,
     ) as socket:
         yield Peer(socket, codec)
+
+
+def after(page: Page) -> Before:
+    """Where the next page begins. Pages go from new rows to old ones."""
+    assert page.rows, "more is promised, and there is nothing to go on from"
+    last = page.rows[-1]
+    assert isinstance(last, Conversation | Message)
+    return Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
 
 
 _KINDS: dict[type[Row], Callable[..., replica.Row]] = {

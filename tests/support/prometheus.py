@@ -1,4 +1,4 @@
-"""Prometheus as a process of the test's own, and what its queries ask for."""
+"""Prometheus as a process, and the metrics in its queries."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One series name in a query, with the labels that it is asked for by."""
+    """A series in a query, with the labels of its matchers."""
 
     name: str
     labels: frozenset[str]
@@ -57,7 +57,7 @@ class Selector:
 
 @cache
 def series() -> dict[str, tuple[Described, frozenset[str]]]:
-    """Every name that a query may ask for: its figure, and the labels that it has."""
+    """Every series name that a query may use, with its metric and its labels."""
     found = {}
     for figure in CATALOGUE:
         labels = frozenset(figure.labels) | OF_THE_TARGET
@@ -75,7 +75,7 @@ def selectors(query: str) -> Iterator[Selector]:
 
 
 def figures(query: str) -> list[Described]:
-    """Those that a query asks for, each once."""
+    """The metrics in a query, each once."""
     return list({figure.name: figure for figure in (series()[each.name][0] for each in selectors(query))}.values())
 
 
@@ -95,7 +95,7 @@ def asks_for_what_exists(query: str) -> None:
 
 
 def of_one_postgres(figure: Described) -> bool:
-    """Every server tells this of the same database."""
+    """Whether every server reports this metric about the same database."""
     return figure.metric._kwargs.get("multiprocess_mode") == "livemostrecent"  # it offers no public way
 
 
@@ -103,12 +103,12 @@ def of_one_postgres(figure: Described) -> bool:
 
 
 def quick(rules: str) -> str:
-    """The same rules for a test that cannot wait minutes: a cause counts at once, and for as long as the test runs."""
+    """The rules for a test that cannot wait minutes: without `for`, so that a cause counts at once."""
     return re.sub(r"^( +for:) \S+$", r"\1 0s", rules, flags=re.MULTILINE)
 
 
 class Prometheus:
-    """It scrapes twice a second, and evaluates the rules as often."""
+    """A Prometheus that scrapes and evaluates its rules twice per second."""
 
     def __init__(self, port: int) -> None:
         self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False)
@@ -120,7 +120,7 @@ class Prometheus:
         return answer["data"]
 
     async def query(self, query: str) -> list[Any]:
-        """The series that it finds."""
+        """The series that the query finds."""
         data = await self.ask("query", query=query)
         assert data["resultType"] == "vector", query
         return list(data["result"])
@@ -131,7 +131,7 @@ class Prometheus:
         return False
 
     async def firing(self) -> dict[str, list[Any]]:
-        """The alerts that fire, by name."""
+        """The firing alerts, by name."""
         found: dict[str, list[Any]] = {}
         for alert in (await self.ask("alerts"))["alerts"]:
             if alert["state"] == "firing":
@@ -139,15 +139,15 @@ class Prometheus:
         return found
 
     async def fires(self, name: str) -> Any:
-        """An alert of that name, if one fires."""
+        """A firing alert of that name, or None."""
         return next(iter((await self.firing()).get(name, [])), None)
 
     async def rules(self) -> dict[str, list[Any]]:
-        """As Prometheus understands them, by their group's name."""
+        """The rules as Prometheus parsed them, by group."""
         return {group["name"]: group["rules"] for group in (await self.ask("rules"))["groups"]}
 
     async def has_looked(self) -> bool:
-        """It has figures, and has compared every rule with them."""
+        """Whether it has scraped metrics, and evaluated every rule after that."""
         found = await self.query("max(timestamp(atlas_processes))")
         if not found:
             return False
@@ -168,7 +168,7 @@ class Prometheus:
 async def prometheus(
     rules: str, *targets: int, token: str | None = None, interval: str = "500ms"
 ) -> AsyncIterator[Prometheus]:
-    """Prometheus with these rules, which scrapes the metrics of these ports."""
+    """A Prometheus with these rules that scrapes these ports."""
     port = free_port()
     scrape: dict[str, Any] = {
         "job_name": JOB,
@@ -211,7 +211,7 @@ async def prometheus(
 
 @contextlib.asynccontextmanager
 async def watched(url: str, prelude: str = "", **environment: str) -> AsyncIterator[tuple[ServerProcess, Prometheus]]:
-    """A server, and a Prometheus with the rules that watches it and has nothing to complain about."""
+    """A server, and a Prometheus that watches it with the alert rules, none of which fires yet."""
     port = free_port()
     async with (
         ServerProcess(url, prelude, ATLAS_METRICS_PORT=str(port), **environment) as server,

@@ -14,7 +14,7 @@ class _Line:
 
     passing: asyncio.Event = field(default_factory=asyncio.Event)
     asked: bool = False
-    """The target was asked what `cut_at_answer` waits for."""
+    """The target received the data that `cut_at_answer` waits for."""
 
 
 class Proxy:
@@ -23,9 +23,9 @@ class Proxy:
 
     def __init__(self, target: str | tuple[str, int]) -> None:
         self.target = target
-        """Where new connections lead; those that are open stay with what they led to."""
+        """Where new connections lead. Open ones keep their target."""
         self.late = 0
-        """Pieces of data that are held, or were."""
+        """How many pieces of data were held back so far."""
         self._asking: re.Pattern[bytes] | None = None
         self._lines: set[_Line] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -50,11 +50,11 @@ class Proxy:
             self._passing.set()
 
     def swallow(self) -> None:
-        """What passes on today's connections is lost from now on; they stay open. New ones work."""
+        """Lose all data of the open connections from now on. They stay open; new ones work."""
         self._swallowed |= self._writers
 
     def stall(self) -> None:
-        """What is said on today's connections is late: it passes at `release`, in order. New ones work."""
+        """Hold the data of the open connections until `release`, in order. New connections work."""
         for line in self._lines:
             line.passing.clear()
 
@@ -67,8 +67,8 @@ class Proxy:
             writer.transport.abort()
 
     def cut_at_answer(self, asking: re.Pattern[bytes]) -> None:
-        """Cut as soon as the target answers data in which `asking` is found: what was asked for is done, and whoever
-        asked does not hear of it. Once."""
+        """Cut all connections once, when the target answers data that contains `asking`: the request was carried out,
+        and its answer is lost."""
         self._asking = asking
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +118,7 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
                 if late:
-                    # Whoever said it may be gone, and what is not sent yet is lost when the line ends.
+                    # The sender may be gone, and data that is not sent yet is lost when the connection ends.
                     await asyncio.sleep(0.01)
         raise _EndedError
 

@@ -1,4 +1,4 @@
-"""A peer that writes its own bytes: HTTP and WebSocket frames, whatever the standards think of them."""
+"""A peer that writes its own bytes: HTTP and WebSocket frames, valid or not."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ class Raw:
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def closed(self) -> tuple[int | None, list[dict[str, Any]]]:
-        """The close code and the frames that come until then; the close is answered."""
+        """Answer the close; returns the close code and the frames before it."""
         data = bytearray()
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(LIMIT):
@@ -45,7 +45,7 @@ class Raw:
         return parsed(bytes(data))
 
     async def everything(self) -> bytes:
-        """What comes until the connection ends."""
+        """All bytes until the connection ends."""
         data = bytearray()
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(LIMIT):
@@ -66,7 +66,7 @@ async def raw(server: Running) -> AsyncIterator[Raw]:
 
 
 def handshake(path: str = "/sync", method: str = "GET", **changed: bytes | None) -> bytes:
-    """An honest opening handshake, but for what is changed. A header of None is left out."""
+    """A valid opening handshake, except for what is changed. A header of None is left out."""
     headers = {
         "Host": b"sync.example.com",
         "Upgrade": b"websocket",
@@ -82,7 +82,7 @@ def handshake(path: str = "/sync", method: str = "GET", **changed: bytes | None)
 
 
 def framed(opcode: int, data: bytes, *, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
-    """A WebSocket frame, whatever the standard thinks of it. The mask is all zeros, so the data can be read."""
+    """A WebSocket frame, valid or not. The mask is all zeros, so the data stays readable."""
     head = bytes([fin << 7 | rsv << 4 | opcode])
     mask = 0x80 if masked else 0
     if len(data) < 126:

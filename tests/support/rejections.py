@@ -37,14 +37,14 @@ RULES: dict[str, str] = {
         BEGIN INSERT INTO public.said SELECT 'darn' WHERE NEW.content LIKE '%darn%'; RETURN NEW; END $$;
         CREATE TRIGGER rule BEFORE INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION public.rule()""",
 }
-"""What an app may have against a message whose content says «darn»."""
+"""Rules of an app's database against a message that contains «darn»."""
 
 
 CONTENT = "nobody-else-may-read-this"
 
 
 def is_fit_to_show(result: Rejected) -> None:
-    """A sentence for people, with nothing of what was written and nothing of our insides."""
+    """The message is a sentence for people. It quotes no content and names nothing internal."""
     message = result.message
     assert 10 < len(message) < 300, result
     assert message[0].isupper(), result
@@ -55,7 +55,7 @@ def is_fit_to_show(result: Rejected) -> None:
 
 
 async def between_good_ones(device: PushingDevice, sql: Any, *bad: Said) -> list[Rejected]:
-    """Push them, each between two that must be applied. Their rejections."""
+    """Push each bad mutation between two that must be applied; returns the rejections."""
     conversation, at = uuid4(), now()
     good: list[Said] = [
         CreateConversation(conversation, f"{CONTENT} 0", at),
@@ -75,7 +75,7 @@ async def between_good_ones(device: PushingDevice, sql: Any, *bad: Said) -> list
         assert isinstance(result, Rejected), (mutation, result)
         is_fit_to_show(result)
         rejections.append(result)
-    # Its number is consumed, and the same rejection is told again.
+    # Its number is consumed, and the same rejection comes again.
     repeated = await device.push(*pushed, n=device.number - len(pushed))
     assert repeated[1::2] == rejections
     return rejections

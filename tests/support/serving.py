@@ -1,4 +1,4 @@
-"""The real server: in the test's own loop, where it is quick, or as a process, where it must be killed."""
+"""The real server: in the test's own loop, which is quick, or as a process, which can be killed."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def serving(database: Database | str, port: int = 0, **given: Any) -> AsyncIterator[Running]:
-    """The server of `database`, in this loop. Whatever it raises fails the test."""
+    """The server of `database`, in this loop. An exception of it fails the test."""
     url = database if isinstance(database, str) else database.server_url
     config = settings(url, **{"sweep": 1.0, "drain": 1.0, **given})
     sock = bind(config.host, port, shared=False, write_deadline=config.write_deadline)
@@ -90,7 +90,7 @@ async def serving(database: Database | str, port: int = 0, **given: Any) -> Asyn
 
 
 class Service:
-    """A server in this process that may be away in between, and comes back on its port."""
+    """A server in this process that can be stopped and started again on its port."""
 
     def __init__(self, database_url: str, **given: Any) -> None:
         self._database_url = database_url
@@ -118,10 +118,10 @@ class Service:
 
 
 class ServerProcess:
-    """`atlas-sync serve` as a process of its own, which can be killed. `prelude` is Python that it runs before."""
+    """`atlas-sync serve` as a process, which can be killed. `prelude` is Python code that runs first."""
 
     def __init__(self, database_url: str, prelude: str = "", **environment: str) -> None:
-        # What is a constant to the server may be too long for a test.
+        # A test may need a constant of the server to be shorter.
         self._program = ["-c", f"{prelude}\nfrom server.cli import main\nmain()"] if prelude else ["-m", "server"]
         self._environment = {
             **os.environ,

@@ -24,12 +24,12 @@ from tests.support.audit import Audit, audit
 from tests.support.device import NOBODYS, PushingDevice, greeting_device, now
 
 CUT_OFF = (ConnectionClosed, InvalidHandshake, OSError, EOFError, TimeoutError)
-"""How a connection ends that somebody breaks."""
+"""How a connection ends that a test breaks."""
 
 
 class Story:
-    """What somebody did in one conversation, offline or not: mutations, some of them bad, each with a text of its own,
-    and what the audit must say when each was applied exactly once, in order."""
+    """Mutations of one conversation, some of them bad, each with its own text; and the audit that the database must
+    hold when each was applied exactly once, in order."""
 
     def __init__(self, rng: random.Random, length: int) -> None:
         self.conversation = uuid4()
@@ -74,7 +74,7 @@ class Story:
 
 
 class Delivery:
-    """A story that is told to a server which may go away at any moment: what has no result is sent again."""
+    """Pushes a story to a server that may go away at any moment: a mutation without a result is sent again."""
 
     def __init__(self, user: UUID, story: Story, rng: random.Random) -> None:
         self.user = user
@@ -93,7 +93,7 @@ class Delivery:
         return Counter(type(result).__name__ for result in self.results)
 
     async def deliver(self, url: str) -> None:
-        """However often it takes: whoever calls bounds the time, for a server may be long in starting."""
+        """Push until everything has a result. The caller bounds the time."""
         while True:
             try:
                 self.connections += 1
@@ -119,7 +119,7 @@ class Delivery:
                 await asyncio.sleep((answer.retry_after or 0) / 1_000)
 
     async def check(self, sql: Any) -> None:
-        """Every mutation has its result, and was done once and in order."""
+        """Every mutation has its result, and was applied once and in order."""
         story = self.story
         assert self.done
         assert {result.n: result.code for result in self.results if isinstance(result, Rejected)} == story.rejected

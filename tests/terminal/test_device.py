@@ -1,4 +1,4 @@
-"""Nothing that a server or a person wrote does anything to the terminal but stand there."""
+"""Text of servers and users is shown, and cannot control the terminal."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def is_harmless(shown: str) -> bool:
 
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
-def test_what_is_printable_does_nothing(text: str) -> None:
+def test_printable_text_contains_no_control_characters(text: str) -> None:
     assert is_harmless(printable(text))
     assert "\n" not in printable(text)
     assert len(printable(text)) == len(text)
@@ -56,13 +56,13 @@ def test_what_is_printable_does_nothing(text: str) -> None:
     assert is_harmless(printable(text, keep="\n"))
 
 
-def test_what_people_write_stays_as_it_is() -> None:
+def test_ordinary_text_stays_unchanged() -> None:
     said = f"Grüße, 你好, שלום, 👍 {MARKUP}"
     assert printable(said) == said
 
 
 def on_screen(show: Callable[[Console], object]) -> str:
-    """What stands on the terminal then."""
+    """The text on the terminal."""
     screen = console()
     screen.width, screen.file = 2_000, io.StringIO()
     show(screen)
@@ -71,12 +71,12 @@ def on_screen(show: Callable[[Console], object]) -> str:
     return text
 
 
-def test_a_welcome_is_shown_as_it_is() -> None:
+def test_a_welcome_cannot_write_escape_sequences() -> None:
     welcomed = Welcomed(EVERYTHING, "e", EVERYTHING, "snapshot", EVERYTHING, 0, 0, 1, Limits(1, 1, 1, 1, 1, 1))
     assert on_screen(lambda screen: shows_welcome(screen)(welcomed)).count(MARKUP) == 3
 
 
-def test_rows_are_shown_as_they_are() -> None:
+def test_rows_cannot_write_escape_sequences() -> None:
     rows: tuple[Row, ...] = (
         Message(1, uuid4(), uuid4(), EVERYTHING, EVERYTHING, 1, 1),
         Conversation(1, uuid4(), EVERYTHING, 1, 1),
@@ -86,7 +86,7 @@ def test_rows_are_shown_as_they_are() -> None:
     assert [each.count(MARKUP) for each in shown.splitlines()] == [2, 1, 1]
 
 
-def test_names_of_tables_are_shown_as_they_are_while_they_are_migrated() -> None:
+def test_table_names_cannot_write_escape_sequences_during_a_migration() -> None:
     step = Step(f"move {EVERYTHING}", EVERYTHING, ())
 
     def migrates(screen: Console) -> None:
@@ -103,7 +103,7 @@ def test_names_of_tables_are_shown_as_they_are_while_they_are_migrated() -> None
 
 
 async def welcomes_and_shows_out(socket: ServerConnection) -> None:
-    """A snapshot, and then «stay away»."""
+    """Sends a snapshot, then closes with «stay away»."""
     await socket.recv()
     now = time.time_ns() // 1000
     user, conversation = uuid4(), uuid4()
@@ -156,7 +156,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int | None, str, str
 
 
 @pytest.mark.parametrize(("command", "option"), [("watch", "--cursor-file"), ("chat", "--outbox-file")])
-async def test_whatever_a_server_says_stands_there_as_it_is(command: str, option: str, tmp_path: Path) -> None:
+async def test_a_servers_messages_cannot_write_escape_sequences(command: str, option: str, tmp_path: Path) -> None:
     async with serve(welcomes_and_shows_out, "127.0.0.1", 0, subprotocols=[Subprotocol(MSGPACK.subprotocol)]) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/sync"
         status, out, err = await run(command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4()))
@@ -168,7 +168,7 @@ async def test_whatever_a_server_says_stands_there_as_it_is(command: str, option
     assert is_harmless(out + err)
 
 
-async def test_whatever_figures_a_server_has_stand_there_as_they_are() -> None:
+async def test_a_servers_metrics_cannot_write_escape_sequences() -> None:
     label = EVERYTHING.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     page = "".join(f'atlas_users{{tier="{label}{n}"}} {n + 1}\n' for n in range(2)).encode()
 
@@ -185,7 +185,7 @@ async def test_whatever_figures_a_server_has_stand_there_as_they_are() -> None:
     assert is_harmless(out)
 
 
-async def test_a_page_of_figures_without_end_is_none() -> None:
+async def test_an_endless_page_of_metrics_is_refused() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -1,4 +1,4 @@
-"""`atlas-sync top`: what two looks at the figures say, what is bad, and how it looks on a screen of any size."""
+"""`atlas-sync top`: the calculation, the rules, the screen at any size, and the command."""
 
 import asyncio
 import contextlib
@@ -72,7 +72,7 @@ atlas_cut_off_total 0
 
 
 def page(**changed: float) -> str:
-    """A healthy server's figures, but for these: `name__label=value`, with the first label of that value."""
+    """A healthy server's metrics with changes: `name__label=value` changes the first series with that label value."""
     lines = dict(line.rsplit(" ", 1) for line in FINE.strip().splitlines())
     for name, value in changed.items():
         name, _, label = name.partition("__")
@@ -90,7 +90,7 @@ def histogram(name: str, buckets: Sequence[tuple[float, float]], labels: str = "
 
 
 def looks(*pages: str) -> list[Look]:
-    """One second between two of them."""
+    """The looks of scrapes that are one second apart."""
     scrapes = [parse(text, float(at)) for at, text in enumerate(pages)]
     return [between(before, after) for before, after in zip([None, *scrapes], scrapes, strict=False)]
 
@@ -115,7 +115,7 @@ def test_counters_are_shown_as_rates_of_the_last_interval() -> None:
 
 @given(st.floats(0, 1e15), st.floats(0, 1e15), st.floats(0.001, 1e6))
 @example(1e6, 3, 2)
-def test_no_rate_is_ever_negative_also_when_a_server_began_again(before: float, after: float, seconds: float) -> None:
+def test_a_rate_is_never_negative_even_after_a_restart(before: float, after: float, seconds: float) -> None:
     look = between(parse(page(atlas_rows_sent_total=before), 0), parse(page(atlas_rows_sent_total=after), seconds))
     rate = look.rate(COUNTER)
     assert rate is not None
@@ -124,12 +124,12 @@ def test_no_rate_is_ever_negative_also_when_a_server_began_again(before: float, 
         assert rate == after / seconds
 
 
-def test_a_series_that_was_not_there_before_began_at_nothing() -> None:
+def test_a_new_series_started_at_zero() -> None:
     (_, look) = looks(page(), page() + 'atlas_rows_sent_total{kind="profile"} 5\n')
     assert look.rates[COUNTER] == {"message": 0, "profile": 5}
 
 
-def test_quantiles_are_those_of_the_interval_within_their_buckets_as_promql_has_them() -> None:
+def test_quantiles_are_those_of_the_interval_as_promql_estimates_them() -> None:
     name = "atlas_ack_seconds"
     first = histogram(name, [(0.5, 1000), (1, 1000), (2, 1000), (math.inf, 1000)])
     later = histogram(name, [(0.5, 1000), (1, 1050), (2, 1100), (math.inf, 1100)])
@@ -140,12 +140,12 @@ def test_quantiles_are_those_of_the_interval_within_their_buckets_as_promql_has_
     assert figure(name, judge([look])).says == "p50 1 p99 1.98 s"
 
 
-def test_what_lies_beyond_the_last_bucket_is_told_as_its_bound() -> None:
+def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
     assert quantile(0.99, {0.5: 0, 1: 1, math.inf: 100}) == 1
 
 
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=8), st.floats(0.01, 0.99))
-def test_a_quantile_lies_between_the_bounds_that_its_rank_lies_between(counts: list[int], q: float) -> None:
+def test_a_quantile_lies_in_the_bucket_of_its_rank(counts: list[int], q: float) -> None:
     total, buckets = 0, {}
     for i, count in enumerate(counts):
         total += count
@@ -156,7 +156,7 @@ def test_a_quantile_lies_between_the_bounds_that_its_rank_lies_between(counts: l
         assert all(count >= q * total - 1e-9 for bound, count in buckets.items() if bound >= value + 1)
 
 
-def test_a_histogram_of_a_server_that_began_again_counts_from_nothing() -> None:
+def test_a_histogram_starts_at_zero_after_a_restart() -> None:
     name = "atlas_ack_seconds"
     first = histogram(name, [(1, 5), (2, 1000), (math.inf, 1000)])
     later = histogram(name, [(1, 10), (2, 10), (math.inf, 10)])
@@ -172,7 +172,7 @@ def test_an_interval_without_observations_has_no_quantiles() -> None:
 
 
 @pytest.mark.parametrize("text", ["atlas_something 1\n", re.sub(r" \S+$", " NaN", FINE.strip(), flags=re.M) + "\n"])
-def test_what_is_missing_or_not_a_number_is_unknown_and_not_bad(text: str) -> None:
+def test_a_missing_or_nan_value_is_unknown_and_not_bad(text: str) -> None:
     for figures in (judge(looks(text)), judge(looks(text, text))):
         gauges = [each for each in figures if not each.name.endswith("_total")]
         assert gauges
@@ -180,7 +180,7 @@ def test_what_is_missing_or_not_a_number_is_unknown_and_not_bad(text: str) -> No
         assert not any(each.health is Health.BAD for each in figures)
 
 
-def test_the_figures_of_this_version_are_all_understood() -> None:
+def test_top_understands_all_metrics_of_this_version() -> None:
     figures = judge(looks(expose().decode(), expose().decode()))
     assert [each.name for each in figures] == [each.name for each in CATALOGUE]
 
@@ -190,7 +190,7 @@ def test_the_figures_of_this_version_are_all_understood() -> None:
 @example("<html>")
 @example("up 1\n")
 @example('atlas_x{a="')
-def test_whatever_is_fetched_is_a_page_of_figures_or_is_said_not_to_be(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(NotMetricsError):
         judge([between(None, parse(text, 0.0))])
 
@@ -198,11 +198,11 @@ def test_whatever_is_fetched_is_a_page_of_figures_or_is_said_not_to_be(text: str
 # --- What is bad
 
 
-def test_a_healthy_server_has_nothing_bad() -> None:
+def test_a_healthy_server_has_no_bad_metric() -> None:
     assert not bad(*[page()] * 10)
 
 
-def test_every_rule_and_every_short_name_is_of_a_figure_that_exists() -> None:
+def test_every_rule_and_every_short_name_belongs_to_a_metric() -> None:
     names = {each.name for each in CATALOGUE}
     assert set(RULES) <= names
     assert set(SHORT) <= names
@@ -236,7 +236,7 @@ SUDDEN = {
 
 
 @pytest.mark.parametrize("name", SUDDEN)
-def test_a_figure_beyond_its_threshold_is_bad_at_once_and_not_for_ever(name: str) -> None:
+def test_a_metric_beyond_its_limit_is_bad_at_once_and_until_it_returns(name: str) -> None:
     assert bad(page(), SUDDEN[name]) == {name}
     assert not bad(page(), SUDDEN[name], page())
 
@@ -246,12 +246,12 @@ def test_a_clock_that_is_behind_is_as_bad_as_one_that_is_ahead() -> None:
     assert not bad(page(), page(atlas_clock_ahead_seconds=-1.5))
 
 
-def test_rows_of_messages_that_strayed_are_bad_when_they_are_many() -> None:
+def test_many_messages_in_the_default_partition_are_bad() -> None:
     assert bad(page(), page(atlas_default_rows__messages=10_000)) == {"atlas_default_rows"}
 
 
 @pytest.mark.parametrize("name", ["atlas_delivery_seconds", "atlas_ack_seconds", "atlas_statement_seconds"])
-def test_what_takes_long_is_bad(name: str) -> None:
+def test_a_slow_percentile_is_bad(name: str) -> None:
     labels = 'name="push"' if name == "atlas_statement_seconds" else ""
     before = page() + histogram(name, [(2, 0), (4, 0), (math.inf, 0)], labels)
     after = page() + histogram(name, [(2, 0), (4, 9), (math.inf, 9)], labels)
@@ -297,7 +297,7 @@ def test_doorbells_that_are_missed_again_and_again_are_bad() -> None:
     assert bad(*pages) == {"atlas_doorbells_missed_total"}
 
 
-def test_silence_while_users_write_is_bad() -> None:
+def test_missing_doorbells_while_users_write_are_bad() -> None:
     pages = [page(atlas_mutations_total__applied=10.0 * times) for times in range(LASTING + 1)]
     assert bad(*pages) == {"atlas_doorbells_total"}
 
@@ -324,11 +324,11 @@ def test_silence_while_users_write_is_bad() -> None:
         (size(7e12), "7,000 GB"),
     ],
 )
-def test_numbers_are_said_with_the_unit_that_reads_best(said: str, expected: str) -> None:
+def test_numbers_have_the_unit_that_reads_best(said: str, expected: str) -> None:
     assert said == expected
 
 
-def test_short_names_differ_and_fit() -> None:
+def test_short_names_are_unique_and_fit() -> None:
     names = [each.short for each in judge(looks(page()))]
     assert len(set(names)) == len(names)
     assert [name for name in names if len(name) >= NAME] == []
@@ -343,7 +343,7 @@ every_figure = st.lists(st.sampled_from(Health), min_size=len(CATALOGUE), max_si
 
 
 @given(every_figure, st.integers(1, 250), st.integers(1, 90), st.sampled_from([None, "It does not answer."]))
-def test_nothing_is_wider_or_higher_than_the_terminal(
+def test_the_screen_is_never_wider_or_higher_than_the_terminal(
     figures: list[Figure], width: int, height: int, trouble: str | None
 ) -> None:
     lines = draw("Atlas Sync · a title", trouble, figures, width, height)
@@ -352,7 +352,7 @@ def test_nothing_is_wider_or_higher_than_the_terminal(
     assert not any("\n" in line.plain for line in lines)
 
 
-def test_on_80_by_24_every_question_is_answered_and_almost_nothing_is_left_out() -> None:
+def test_on_80_by_24_every_question_and_every_known_metric_is_shown() -> None:
     figures = judge(looks(page(), page()))
     shown = "\n".join(line.plain for line in draw("title", None, figures, 80, 24))
     assert all(question.value in shown for question in Question)
@@ -361,7 +361,7 @@ def test_on_80_by_24_every_question_is_answered_and_almost_nothing_is_left_out()
 
 @pytest.mark.parametrize("name", SUDDEN)
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 50)])
-def test_what_is_bad_stands_out_with_what_to_do_about_it(name: str, width: int, height: int) -> None:
+def test_a_bad_metric_is_red_and_has_its_advice(name: str, width: int, height: int) -> None:
     figures = judge(looks(page(), SUDDEN[name]))
     shown = draw("title", None, figures, width, height)
     culprit = figure(name, figures)
@@ -372,7 +372,7 @@ def test_what_is_bad_stands_out_with_what_to_do_about_it(name: str, width: int, 
     assert any(line.endswith(culprit.when_bad) for line in plain(figures))
 
 
-def test_labels_of_a_strange_server_cannot_write_escape_sequences() -> None:
+def test_labels_of_another_server_cannot_write_escape_sequences() -> None:
     (look,) = looks('atlas_users{tier="\x1b[31mred"} 3\natlas_users{tier="b"} 2\n')
     figures = judge([look])
     assert not any("\x1b" in line.plain for line in draw("title", None, figures, 200, 50))
@@ -400,7 +400,7 @@ def figures_of(server: ServerProcess) -> str:
 
 
 @pytest.mark.parametrize("options", [["--once"], []])
-async def test_into_a_pipe_it_prints_one_look_as_plain_text_and_ends(
+async def test_into_a_pipe_top_prints_one_interval_as_plain_text_and_ends(
     database: Database, sql: object, options: list[str]
 ) -> None:
     user = await add_user(sql)
@@ -417,7 +417,7 @@ async def test_into_a_pipe_it_prints_one_look_as_plain_text_and_ends(
     assert TOKEN not in out
 
 
-async def test_an_address_without_figures_is_said_in_one_sentence_with_what_to_do(database: Database) -> None:
+async def test_the_error_for_an_address_without_metrics_is_one_sentence_with_advice(database: Database) -> None:
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         url = figures_of(server)
         answers = {
@@ -440,7 +440,7 @@ async def test_an_address_without_figures_is_said_in_one_sentence_with_what_to_d
 
 
 class Terminal:
-    """`atlas-sync top` in a terminal of its own."""
+    """A pseudo-terminal in which `atlas-sync top` runs."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.master, self._slave = pty.openpty()
@@ -466,7 +466,7 @@ class Terminal:
         self.written += os.read(self.master, 65_536)
 
     def shows(self, text: str) -> bool:
-        """Since it was last forgotten."""
+        """Whether the text was written since the last `forget`."""
         return text in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", self.written).decode(errors="replace")
 
     def forget(self) -> None:
@@ -474,7 +474,7 @@ class Terminal:
 
     @property
     def restored(self) -> bool:
-        """Nobody listens differently to the keyboard, the cursor is there, and what was there before is back."""
+        """Whether the keyboard mode, the cursor and the former screen are back."""
         as_before = termios.tcgetattr(self._slave) == self.before
         return (
             as_before
@@ -508,7 +508,7 @@ async def processes() -> AsyncIterator[list[asyncio.subprocess.Process]]:
             await process.wait()
 
 
-async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_back_by_itself(
+async def test_a_stopped_server_is_reported_until_it_is_back(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
     await maintained(database)
@@ -531,7 +531,7 @@ async def test_in_a_terminal_a_server_that_goes_away_is_shown_as_such_and_comes_
         assert not terminal.shows(TOKEN)
 
 
-async def test_a_server_that_is_silent_is_shown_as_such(
+async def test_a_silent_server_is_reported_until_it_answers(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
     await maintained(database)
@@ -549,7 +549,7 @@ async def test_a_server_that_is_silent_is_shown_as_such(
         await eventually(lambda: terminal.shows("Nothing here needs you"))
 
 
-async def test_a_terminal_that_changes_its_size_is_filled_anew_at_once(
+async def test_the_screen_is_drawn_again_when_the_terminal_changes_its_size(
     database: Database, terminal: Terminal, processes: list[asyncio.subprocess.Process]
 ) -> None:
     await maintained(database)

@@ -3,7 +3,7 @@
  * while this tab holds the lease. Knows the store; knows neither WebSockets nor tabs.
  */
 
-import { applyPage, applyRows, applySnapshot, touchedNothing, type Touched } from './apply.js';
+import { applyPage, applyRows, applySnapshot, type Touched, touchedNothing } from './apply.js';
 import { serverOffset } from './clock.js';
 import type { Codec } from './codec.js';
 import { backoff } from './comeback.js';
@@ -11,10 +11,10 @@ import { changeEntries } from './entries.js';
 import type { ErrorAnswer, Limits, Page, Welcome, Window } from './frames.js';
 import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
-import { acknowledge, advance, distrustAcks, nextPush, renumber, type Push } from './outbox.js';
+import { acknowledge, advance, distrustAcks, nextPush, type Push, renumber } from './outbox.js';
 import type { PageRequest } from './pages.js';
 import type { Cursor, Row } from './rows.js';
-import type { ResumePoint, Event } from './session.js';
+import type { Event, ResumePoint } from './session.js';
 import { Deposed, type Transactions, type Writing } from './store.js';
 
 export interface IngestOptions {
@@ -46,7 +46,7 @@ export class Ingest {
 
   constructor(private readonly options: IngestOptions) {}
 
-  /** Takes the lease: whoever led before can store nothing any more. False, without a change, after a downgrade. */
+  /** Takes the lease, so that an earlier leader can store nothing any more. After a downgrade: false, and no change. */
   async lead(): Promise<boolean> {
     return this.options.store.write(async (tx) => {
       const { downgraded, lease } = await tx.meta();

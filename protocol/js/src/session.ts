@@ -3,16 +3,16 @@
  * 7–10). connection.ts does the I/O around it, and comeback.ts decides what follows its end.
  */
 
-import { byteLength, CODECS, ProtocolError, type Data, type Encoding } from './codec.js';
+import { byteLength, CODECS, type Data, type Encoding, ProtocolError } from './codec.js';
 import type {
   Ack,
   ChangesFrame,
+  ErrorAnswer,
   Limits,
   Live,
   Page,
   Pong,
   Refreshed,
-  ErrorAnswer,
   SnapshotFrame,
   ToClient,
   ToServer,
