@@ -135,6 +135,28 @@ def test_the_verdict_says_which_devices_lack_the_message_and_why() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        (BEHIND, "Delivered to none of 1 device; it is live and is not served."),
+        (
+            replace(AWAY, close_code=CloseCode.BAD_FRAME),
+            "Delivered to none of 1 device; it does not come back by itself.",
+        ),
+    ],
+    ids=["stuck", "told to stay away"],
+)
+def test_a_device_that_needs_somebody_to_act_is_an_obstacle(device: Device, says: str) -> None:
+    lines = tell(replace(FACTS, devices=(device,)))
+    assert [line.what for line in lines if line.verdict is Verdict.BAD] == ["device", "verdict"]
+    assert (lines[-1].says, status(lines)) == (says, 1)
+
+
+def test_a_plan_that_ended_after_the_delivery_is_no_obstacle() -> None:
+    lines = tell(replace(FACTS, plan=Plan("free", None, True)))
+    assert (lines[-1].says, status(lines)) == ("Delivered to the only device.", 0)
+
+
 few = settings(max_examples=40, deadline=None)
 """The facts of a trace are many values to draw."""
 times = st.integers(min_value=-(1 << 62), max_value=1 << 62)

@@ -1,7 +1,6 @@
 """`atlas-sync migrate --undo` gives the app its tables back as they were, with every row that was written since."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
@@ -24,20 +23,6 @@ from tests.support.maintenance import POLICY, add_old_messages, all_messages, ma
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def app(every_postgres: Cluster) -> AsyncIterator[App]:
-    """The app, with 2,000 messages, on each PostgreSQL."""
-    async with chat_app.app(every_postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
-    """The same on one of them, for what does not depend on the version."""
-    async with chat_app.app(postgres_18, messages=200) as made:
-        yield made
 
 
 async def write(app: App) -> None:
