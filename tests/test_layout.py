@@ -15,15 +15,15 @@ CORE: Final = ("edge", "feed", "operations", "write")
 TESTED_BY: Final = {
     "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
-    "edge/listen.py": ["test_cli.py", "test_metrics.py"],
-    "edge/registry.py": ["integration/test_shutdown.py"],
-    "edge/server.py": ["integration/test_shutdown.py", "attacks/test_handshakes.py"],
+    "edge/listen.py": ["integration/test_addresses.py"],
+    "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
+    "edge/server.py": ["integration/test_shutdown.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
     "feed/pages.py": ["integration/test_pages.py"],
-    "feed/snapshot.py": ["integration/test_snapshot.py"],
+    "feed/snapshot.py": ["feed/test_readers.py", "integration/test_snapshot.py"],
     "feed/sweep.py": ["integration/test_doorbells.py"],
-    "operations/adoptable.py": ["operations/test_adoption_plan.py"],
-    "operations/catalog.py": ["operations/test_adoption_plan.py"],
+    "operations/adoptable.py": ["operations/test_adoption_plan.py", "postgres/test_adopt.py"],
+    "operations/catalog.py": ["operations/test_adoption_plan.py", "operations/test_undo_plan.py"],
     "operations/swap.py": ["postgres/test_adopt.py", "postgres/test_undo.py"],
     "operations/trace_facts.py": ["operations/test_trace.py"],
     "operations/trace_outlook.py": ["operations/test_trace.py"],
@@ -31,7 +31,7 @@ TESTED_BY: Final = {
     "write/isolation.py": ["attacks/test_poison.py"],
     "write/outage.py": ["integration/test_push_faults.py"],
     "write/push.py": ["write/test_rules.py", "write/test_batcher.py"],
-    "write/pushes.py": ["edge/test_connection.py", "integration/test_push.py"],
+    "write/pushes.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
 INTERFACES: Final = {"feed/ports.py", "write/ports.py"}

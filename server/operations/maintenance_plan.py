@@ -17,7 +17,7 @@ AHEAD_MONTHS: Final = 3
 """Months after the current one for which partitions are made."""
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD: Final = timedelta(days=731)
-"""Strays dated before FIRST, or more than AHEAD in the future, stay in the default partition. Whoever may insert a
+"""Strays dated before FIRST, or more than AHEAD in the future, stay in the default partition. A user who may insert a
 message may choose its date, and each partition costs every statement time."""
 FEW: Final = 1_000
 """Up to this many strays of a month stay too. They do not slow reading down: with as many of each month from FIRST to

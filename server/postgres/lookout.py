@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 from typing import Final
 
+import orjson
 import structlog
 
 from server import metrics
@@ -14,7 +15,7 @@ from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
 from server.postgres.route import OpenConnection, Route
-from server.postgres.scripts import newest
+from server.postgres.scripts import schema
 
 log = structlog.get_logger()
 
@@ -22,7 +23,7 @@ EVERY: Final = 5.0
 """Seconds between two inspections. For no longer than that the server writes to a former primary on old connections."""
 QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 """The call also lets Postgres remove notifications that only closed sessions had not received."""
-VERSION: Final = "SELECT version_num FROM sync.migrations"
+VERSION: Final = "SELECT to_jsonb(m) FROM sync.migrations m"
 BEGIN: Final = "SELECT sync.begin_history(before => $1)"
 EPOCH: Final = "SELECT sync.epoch()"
 NAMED: Final = 3
@@ -45,7 +46,7 @@ class Lookout:
         """Whether an inventory has found no problem since this server started."""
         self._trouble = ""
         self._to_begin = False
-        self._newest = newest()
+        self._schema = schema()
         self._history.doubted = self._at_once.set
 
     async def run(self) -> None:
@@ -84,7 +85,8 @@ class Lookout:
                 if self._history.blind is None and now < self._inventory_at and opened.standing.epoch == self._epoch:
                     return
                 # This version cannot judge a schema that another version made.
-                same = await opened.raw.fetchval(VERSION) == self._newest
+                version = await opened.raw.fetchval(VERSION)
+                same = version is not None and orjson.loads(version) == self._schema
                 found = await opened.raw.fetch(statement("inventory")) if same else []
         self._inventory_at, self._epoch = now + self._every, opened.standing.epoch
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]

@@ -48,19 +48,6 @@ LONG: Final = 6 * 3600.0
 FORGOTTEN_AT_ONCE: Final = 1_000
 """Rows deleted by one transaction, so that another session does not wait long for one of them."""
 
-FORGET: Final = {
-    "clients": """DELETE FROM sync.clients c WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM sync.clients o WHERE o.pushed_at < now() - make_interval(days => $1)
-        AND NOT EXISTS (SELECT FROM sync.devices d WHERE (d.user_id, d.client_id) = (o.user_id, o.client_id)
-                        AND d.noted_at >= now() - make_interval(days => $1)) LIMIT $2 FOR UPDATE SKIP LOCKED))""",
-    "devices": """DELETE FROM sync.devices WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM sync.devices WHERE noted_at < now() - make_interval(days => $1)
-        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
-    "servers": """DELETE FROM sync.servers WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM sync.servers WHERE seen_at < now() - interval '1 day' AND $1 > 0
-        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
-}
-
 
 class StepError(AtlasError):
     """A maintenance step failed permanently."""
@@ -213,7 +200,9 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
         case Forget(what):
             forgotten = FORGOTTEN_AT_ONCE
             while forgotten == FORGOTTEN_AT_ONCE:
-                done = await connection.execute(FORGET[what], policy.forget_days, FORGOTTEN_AT_ONCE, timeout=LONG)
+                done = await connection.execute(
+                    statement(f"forget_{what}"), policy.forget_days, FORGOTTEN_AT_ONCE, timeout=LONG
+                )
                 forgotten = int(done.rpartition(" ")[2])
 
 

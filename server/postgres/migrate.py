@@ -71,11 +71,12 @@ class Pending:
         yield from (text for name, text in functions.items() if name in self.definitions)
         yield from map(scripts.migration, self.migrations)
         yield from (text for name, text in views.items() if name in self.definitions)
-        applied = orjson.dumps(scripts.checksums(functions | views)).decode()
+        applied = orjson.dumps(scripts.schema()).decode()
         yield (
             "DELETE FROM sync.migrations;\n"
             "INSERT INTO sync.migrations (version_num, definitions)\n"
-            f"VALUES ('{scripts.newest()}', '{applied}');\n"
+            "SELECT version_num, definitions\n"
+            f"FROM jsonb_to_record('{applied}') AS s (version_num text, definitions jsonb);\n"
         )
         # Within this transaction, before any change is written to the log.
         yield f"{PARTITIONS_AHEAD};\n"
@@ -91,7 +92,7 @@ async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
     and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
 
     It may be repeated, run twice at the same time, and interrupted: the next run continues. Returns the faults that an
-    operator has to mend. `progress` is told of the steps that may take long.
+    operator has to mend. `progress` receives the steps that may take long.
 
     Raises UnavailableError if Postgres cannot be reached, and UnfitError with Postgres' own message if a statement
     fails. All migrations are applied in one transaction, which is then rolled back.
@@ -164,7 +165,7 @@ async def _check(connection: Any) -> None:
 
 
 async def _pending(connection: Any) -> Pending:
-    """What was not applied yet. Raises UnfitError if a newer version migrated this database."""
+    """Find what has not been applied yet. Raises UnfitError if a newer version migrated this database."""
     applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
         # As JSON, because the table has one column more since 0008.

@@ -43,6 +43,11 @@ def _texts(folder: str) -> dict[str, str]:
     return {f"{folder}/{script.name}": script.read_text() for script in sorted((HERE / "sql" / folder).glob("*.sql"))}
 
 
+def schema() -> dict[str, object]:
+    """The row of sync.migrations in a database that this version has migrated."""
+    return {"version_num": newest(), "definitions": checksums(functions() | views())}
+
+
 def checksums(texts: Mapping[str, str]) -> dict[str, str]:
     """The md5 of each text, by its name."""
     return {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in texts.items()}

@@ -34,8 +34,8 @@ RECENT: Final = 2 * 86_400_000_000
 SOON: Final = 3_600_000_000
 """Microseconds by which a clock may be ahead. The first statement does not open newer partitions."""
 ROW_BYTES: Final = 100
-"""What a row weighs beside its text. The statements read_*.sql, which limit the bytes of their result, count with this
-number; a test compares them."""
+"""Bytes that a row counts beside its text. The statements read_*.sql limit their result with this number. A test
+compares them."""
 
 
 class PostgresStore:

@@ -30,7 +30,8 @@ async def use_instants(connection: Any) -> None:
 
 
 async def use_datetimes(connection: Any) -> None:
-    """Exchange every timestamptz as a datetime. What a datetime cannot hold is read as its minimum or maximum."""
+    """Exchange every timestamptz as a datetime. A value that it cannot hold is read as its
+    minimum or maximum."""
     await _set_codec(connection, datetime_to_timestamp, timestamp_to_datetime)
 
 

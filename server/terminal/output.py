@@ -14,7 +14,7 @@ class Mark(Enum):
 
 
 def say(text: str) -> None:
-    """Print it without what a terminal would obey: whoever may create a table chooses its name."""
+    """Print it without control characters: a role that may create a table chooses its name."""
     typer.echo(printable(text, keep="\n"))
 
 

@@ -214,33 +214,6 @@ async def test_what_a_killed_server_reported_of_its_devices_no_longer_counts(
         assert told.status == 0
 
 
-async def test_a_live_device_that_is_not_served_stands_in_the_way(
-    database: Database, sql: Any, user: UUID, conversation: UUID
-) -> None:
-    client_id, message = uuid4(), await add_message(sql, conversation, MARKER)
-    await sql.execute("INSERT INTO sync.servers VALUES ('host/1', now())")
-    await sql.execute(
-        "INSERT INTO sync.devices (user_id, client_id, session, server, seq, state, connected_at, noted_at) "
-        "VALUES ($1, $2, 'a session', 'host/1', 1, 'live', now() - interval '1 hour', now())",
-        user,
-        client_id,
-    )
-    assert "had not been sent it" in (await trace(database, message)).device(client_id).says
-    # The same a while later: the server goes on noting, and the device stands where it stood.
-    await sql.execute("UPDATE sync.log SET seq = seq - 120000000 WHERE user_id = $1", user)
-    await sql.execute("UPDATE sync.feeds SET seq = seq - 120000000 WHERE user_id = $1", user)
-    told = await trace(database, message)
-    assert told.obstacles() == ["device"]
-    assert told.verdict == "Delivered to none of 1 device; it is live and is not served."
-    assert told.status == 1
-
-
-async def test_a_user_without_devices_is_reported(database: Database, sql: Any, user: UUID, conversation: UUID) -> None:
-    told = await trace(database, await add_message(sql, conversation, MARKER))
-    assert told.verdict == "It is here, and no device is known."
-    assert told.status == 0
-
-
 async def test_a_device_that_pushed_before_devices_were_recorded_is_reported_to_a_login_that_may_see_it(
     quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
@@ -272,32 +245,6 @@ async def test_an_owner_whose_plan_does_not_sync_stands_in_the_way(
     assert told.obstacles() == ["plan", "device"]
     assert "(4301: the user's plan did not sync)" in told.device(device.client_id).says
     assert told.verdict.endswith("it gets nothing while the plan does not sync.")
-    assert told.status == 1
-
-
-async def test_a_plan_that_ended_after_the_delivery_is_no_obstacle(
-    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
-) -> None:
-    async with live_device(quick.url, user) as device:
-        message = await add_message(sql, conversation, MARKER)
-        await device.hear_a(Changes)
-        await sql.execute(FREE, user)
-        assert (await device.closed())[0] == 4301
-    told = await trace_until(database, message, lambda told: "the only device" in told.verdict)
-    assert told.status == 0
-
-
-async def test_a_device_that_was_told_to_stay_away_stands_in_the_way(
-    quick: Running, database: Database, sql: Any, user: UUID, conversation: UUID
-) -> None:
-    async with live_device(quick.url, user) as device:
-        await noted(sql, device.client_id, "live")
-        await device.say_raw(b"nonsense")
-        assert (await device.closed())[0] == 4300
-    await noted(sql, device.client_id, "closed")
-    told = await trace(database, await add_message(sql, conversation, MARKER))
-    assert told.obstacles() == ["device"]
-    assert told.verdict.endswith("it does not come back by itself.")
     assert told.status == 1
 
 

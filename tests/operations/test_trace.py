@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.answers import CloseCode
@@ -135,6 +135,30 @@ def test_the_verdict_says_which_devices_lack_the_message_and_why() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        (BEHIND, "Delivered to none of 1 device; it is live and is not served."),
+        (
+            replace(AWAY, close_code=CloseCode.BAD_FRAME),
+            "Delivered to none of 1 device; it does not come back by itself.",
+        ),
+    ],
+    ids=["stuck", "told to stay away"],
+)
+def test_a_device_that_needs_somebody_to_act_is_an_obstacle(device: Device, says: str) -> None:
+    lines = tell(replace(FACTS, devices=(device,)))
+    assert [line.what for line in lines if line.verdict is Verdict.BAD] == ["device", "verdict"]
+    assert (lines[-1].says, status(lines)) == (says, 1)
+
+
+def test_a_plan_that_ended_after_the_delivery_is_no_obstacle() -> None:
+    lines = tell(replace(FACTS, plan=Plan("free", None, True)))
+    assert (lines[-1].says, status(lines)) == ("Delivered to the only device.", 0)
+
+
+few = settings(max_examples=40, deadline=None)
+"""The facts of a trace are many values to draw."""
 times = st.integers(min_value=-(1 << 62), max_value=1 << 62)
 near = st.sampled_from([NOW, SEQ, SEQ - 1, HEAD, HEAD + 1, NOW - 2 * SILENT, 0]) | times
 uuids = st.uuids()
@@ -204,6 +228,7 @@ def facts(draw: st.DrawFn) -> Facts:
     )
 
 
+@few
 @given(facts())
 def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts) -> None:
     *lines, last = tell(known)
@@ -215,6 +240,7 @@ def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts
     assert len([line for line in lines if line.what == "device"]) >= (len(known.devices) if known.message else 0)
 
 
+@few
 @given(facts())
 def test_no_device_that_is_behind_counts_as_one_that_has_it(known: Facts) -> None:
     for device in known.devices:
@@ -225,6 +251,7 @@ def test_no_device_that_is_behind_counts_as_one_that_has_it(known: Facts) -> Non
             assert not SEQ <= device.position <= known.feed.head
 
 
+@few
 @given(facts())
 def test_the_json_contains_all_lines_and_facts(known: Facts) -> None:
     lines = tell(known)

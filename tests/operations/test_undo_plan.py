@@ -1,14 +1,11 @@
 """Undo restores what the first migration recorded, and plans its steps from the catalog alone."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-import server.postgres
 from server.errors import UnfitError
 from server.operations.catalog import Column, Constraint, Facts, Grant, Index, Table, Trigger, View
 from server.operations.undo_plan import Installed, OurPolicy, Partition, plan
@@ -177,15 +174,3 @@ def test_what_an_early_version_recorded_can_still_be_read() -> None:
         Index(table="messages", name="by_time", definition="CREATE …", valid=True, unique=False, constraint=False),
     )
     assert facts.grants[0].column is None
-
-
-def test_every_trigger_that_sql_creates_is_one_that_the_inventory_expects() -> None:
-    folder = Path(server.postgres.__file__).parent
-    inventory = (folder / "sql" / "inventory.sql").read_text()
-    expected = inventory.partition("triggers (trigger, of_type) AS (")[2].partition("-- ----")[0]
-    created = {
-        name
-        for script in folder.rglob("*.sql")
-        for name in re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)", script.read_text())
-    }
-    assert created == set(re.findall(r"'(\w+)'", expected))

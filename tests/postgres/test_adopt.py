@@ -1,7 +1,7 @@
 """A chat app's tables are adopted as they are: no row is lost or rewritten, and nothing of the app stops working."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
@@ -28,20 +28,6 @@ from tests.support.waiting import LIMIT, eventually
 ROWS = "SELECT id, conversation_id, role, content, created_at, xmin::text, ctid::text FROM {} ORDER BY id"
 """The messages as they lie in their file."""
 SAID = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', $3)"
-
-
-@pytest.fixture
-async def app(every_postgres: Cluster) -> AsyncIterator[App]:
-    """The app, with 2,000 messages, on each PostgreSQL."""
-    async with chat_app.app(every_postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
-    """The same on one of them, for what does not depend on the version."""
-    async with chat_app.app(postgres_18, messages=200) as made:
-        yield made
 
 
 # ---- Rows ------------------------------------------------------------------------------------------------------------
@@ -671,12 +657,3 @@ async def test_the_plan_names_each_step_and_its_lock_and_changes_nothing(newest_
     assert status == 0
     status, said = await command(newest_app, "--plan")
     assert (status, said) == (0, "There is nothing to do.\n")
-
-
-async def test_an_empty_database_has_nothing_to_adopt(postgres_18: Cluster) -> None:
-    database = await postgres_18.create("template0")
-    (step,) = await steps(database.url)
-    assert step.says.startswith("run the migrations ")
-    await migrate(database.url)
-    assert await steps(database.url) == []
-    await database.drop()

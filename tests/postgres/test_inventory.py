@@ -1,4 +1,4 @@
-"""What Atlas Sync made in a database is known one by one: what is missing or altered of it is found, and mended."""
+"""Every object and right that Atlas Sync made in a database is known. A missing or altered one is found and mended."""
 
 import asyncio
 import subprocess
@@ -110,7 +110,7 @@ MADE = """
 """Each thing there is, and how it is taken away or altered."""
 
 
-async def test_whatever_a_migration_made_is_missed_when_it_is_gone(sql: Any) -> None:
+async def test_every_object_and_right_that_a_migration_made_is_missed_when_it_is_gone(sql: Any) -> None:
     assert await inventory(sql) == []
     # regclass writes the schema's name.
     await sql.execute(SAFE_PATH)
@@ -250,7 +250,7 @@ MENDED = [
 """What is done, what is found then, and whether the server must not serve with it."""
 
 
-async def test_each_damage_is_found_as_what_it_is_and_mended(admin: Any) -> None:
+async def test_each_damage_is_named_and_mended(admin: Any) -> None:
     assert await inventory(admin) == []
     for damage, what, serving in MENDED:
         async with undone(admin):
@@ -324,7 +324,7 @@ BY_HAND = [
 server must not serve."""
 
 
-async def test_what_is_for_an_operator_to_mend_comes_with_what_to_do(admin: Any) -> None:
+async def test_a_fault_that_an_operator_must_mend_comes_with_a_statement(admin: Any) -> None:
     for damage, what, says, rest, serving in BY_HAND:
         async with undone(admin):
             await admin.execute(damage)
@@ -360,7 +360,7 @@ HARMLESS = """
 """
 
 
-async def test_what_only_the_servers_login_lacks_only_it_finds(admin: Any) -> None:
+async def test_only_the_servers_login_finds_what_it_alone_lacks(admin: Any) -> None:
     newer = await admin.fetchval("SELECT current_setting('server_version_num')::int >= 160000")
     inherits = "GRANT atlas_sync TO atlas_server WITH INHERIT FALSE" if newer else "ALTER ROLE atlas_server NOINHERIT"
     membership = "membership of atlas_server in atlas_sync"
@@ -379,7 +379,7 @@ async def test_what_only_the_servers_login_lacks_only_it_finds(admin: Any) -> No
                 assert await inventory(admin) == []
 
 
-async def test_a_role_that_is_lost_comes_back_with_its_rights_and_without_its_members(sql: Any) -> None:
+async def test_a_lost_role_is_created_again_with_its_rights_and_without_its_members(sql: Any) -> None:
     async with undone(sql):
         await sql.execute("ALTER ROLE atlas_sync RENAME TO former")
         assert "role atlas_sync" in [wrong.what for wrong in await inventory(sql)]
@@ -389,7 +389,7 @@ async def test_a_role_that_is_lost_comes_back_with_its_rights_and_without_its_me
         assert wrong.mend == "GRANT atlas_sync TO atlas_server"
 
 
-async def test_what_is_the_apps_to_decide_is_left_alone(admin: Any) -> None:
+async def test_the_inventory_leaves_alone_what_the_app_may_decide(admin: Any) -> None:
     async with undone(admin):
         await admin.execute(HARMLESS)
         (wrong,) = await inventory(admin)
@@ -398,9 +398,7 @@ async def test_what_is_the_apps_to_decide_is_left_alone(admin: Any) -> None:
         assert await mend(admin, SILENT) == []
 
 
-async def test_it_waits_for_nobody_who_changes_the_tables_and_needs_no_right(
-    admin: Any, every_database: Database
-) -> None:
+async def test_the_inventory_waits_for_no_lock_and_needs_no_right(admin: Any, every_database: Database) -> None:
     server = await asyncpg.connect(every_database.server_url)
     try:
         await admin.execute("REVOKE atlas_sync FROM atlas_server; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
@@ -456,7 +454,7 @@ async def test_migrate_mends_at_once_what_doctor_names_and_every_device_starts_o
     assert await admin.fetchval("SELECT sync.epoch()") != epoch
 
 
-async def test_who_missed_nothing_does_not_start_over(sql: Any, database: Database) -> None:
+async def test_devices_that_missed_nothing_do_not_start_over(sql: Any, database: Database) -> None:
     epoch = await sql.fetchval("SELECT sync.epoch()")
     await sql.execute(
         "DROP FUNCTION sync.vitals; REVOKE SELECT ON sync.clients FROM atlas_sync; "
@@ -466,14 +464,14 @@ async def test_who_missed_nothing_does_not_start_over(sql: Any, database: Databa
     assert await sql.fetchval("SELECT sync.epoch()") == epoch
 
 
-async def test_after_a_server_could_not_see_another_history_begins(sql: Any, database: Database) -> None:
+async def test_another_history_begins_after_a_server_could_not_see_every_change(sql: Any, database: Database) -> None:
     epoch = await sql.fetchval("SELECT sync.epoch()")
     await sql.execute("REVOKE SELECT ON messages FROM atlas_sync")
     assert await migrate(database.url) == []
     assert await sql.fetchval("SELECT sync.epoch()") != epoch
 
 
-async def test_a_login_that_is_no_member_is_told_the_statement_and_one_that_is_never(
+async def test_a_login_that_is_no_member_is_told_the_statement_and_a_member_is_not(
     sql: Any, database: Database
 ) -> None:
     await sql.execute("REVOKE atlas_sync FROM atlas_server")
@@ -523,7 +521,7 @@ def _restore(dump: list[Any], psql: list[Any]) -> None:
     subprocess.run(psql, check=True, capture_output=True, input=made.stdout)
 
 
-async def test_what_cannot_be_mended_keeps_migrate_from_saying_that_all_is_well(sql: Any, database: Database) -> None:
+async def test_a_fault_that_cannot_be_mended_keeps_migrate_from_reporting_success(sql: Any, database: Database) -> None:
     await sql.execute("CREATE POLICY hides ON messages AS RESTRICTIVE USING (role <> 'secret')")
     status, said = await command(App(database, sql, []))
     assert status == 1
@@ -576,7 +574,7 @@ async def test_tables_that_were_partitioned_before_us_come_out_clean(every_postg
         await database.drop()
 
 
-async def test_who_fills_the_notification_queue_is_named_with_the_statement_that_ends_it(
+async def test_a_session_that_fills_the_notification_queue_is_named_with_the_statement_that_ends_it(
     admin: Any, every_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "FILLING", 0.0)

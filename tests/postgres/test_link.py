@@ -1,4 +1,4 @@
-"""A connection is what its URL asks for; what would be refused again and again ends the start, with one sentence."""
+"""A connection is as its URL asks for. An error that a retry cannot avoid ends the start, with one sentence."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def said(url: str) -> str:
 # ---- What Postgres is asked ----------------------------------------------------------------------------------------
 
 
-async def test_parameters_of_other_programs_do_not_keep_us_from_postgres(database: Database) -> None:
+async def test_parameters_of_other_programs_do_not_prevent_a_connection(database: Database) -> None:
     names = [*sorted(NO_EFFECT), "application_name", "pgbouncer"]
     others = "&".join(f"{name}={'false' if name == 'pgbouncer' else 'chat'}" for name in names)
     connection = await connect(f"{database.server_url}&{others}&options=-c%20lock_timeout%3D7s&statement_timeout=3000")
@@ -56,7 +56,7 @@ async def test_parameters_of_other_programs_do_not_keep_us_from_postgres(databas
         connection.terminate()
 
 
-async def test_of_several_hosts_one_that_answers_suffices(database: Database) -> None:
+async def test_one_host_that_answers_suffices_of_several(database: Database) -> None:
     url = database.server_url.replace("?host=", "?host=/nowhere,").replace("@/", "@localhost:5432/")
     connection = await connect(f"{url}&connection_limit=1")
     connection.terminate()
@@ -96,7 +96,7 @@ async def test_a_login_that_may_not_connect_ends_the_start(database: Database) -
             await sql.execute(f"GRANT CONNECT ON DATABASE {database.name} TO PUBLIC")
 
 
-async def test_the_time_to_connect_is_the_urls_if_it_says_one() -> None:
+async def test_the_url_may_set_the_time_to_connect() -> None:
     with patch.object(asyncpg, "connect", AsyncMock()) as asked:
         await link("postgres://db/app?connect_timeout=3", timeout=10, command_timeout=1)
         asked.assert_awaited_with("postgres://db/app", timeout=3, command_timeout=1)
@@ -115,7 +115,7 @@ async def test_a_server_does_not_listen_through_a_pooler(database: Database) -> 
                 pass
 
 
-async def test_a_server_that_listens_elsewhere_serves_through_it(database: Database, user: UUID) -> None:
+async def test_a_server_that_listens_elsewhere_serves_through_a_pooler(database: Database, user: UUID) -> None:
     async with (
         serving(f"{database.server_url}&pgbouncer=true", listen_url=database.server_url) as server,
         peer(server.url) as device,
@@ -124,7 +124,7 @@ async def test_a_server_that_listens_elsewhere_serves_through_it(database: Datab
         await device.hear_a(Live)
 
 
-async def test_what_needs_no_session_goes_through_it(database: Database) -> None:
+async def test_statements_that_need_no_session_go_through_a_pooler(database: Database) -> None:
     pooled = f"{database.server_url}&pgbouncer=true"
     found = {finding.what: finding async for finding in examine(pooled, None)}
     assert not found["listen"].good
@@ -133,7 +133,7 @@ async def test_what_needs_no_session_goes_through_it(database: Database) -> None
     assert (await trace_queries.ask(pooled, uuid4(), None)).message is None
 
 
-async def test_migrations_do_not_go_through_it(database: Database) -> None:
+async def test_migrations_do_not_go_through_a_pooler(database: Database) -> None:
     with pytest.raises(UnfitError, match="ATLAS_ADMIN_URL"):
         await migrate(f"{database.url}&pgbouncer=true")
 
@@ -189,7 +189,7 @@ def error(code: str, text: str) -> bytes:
     ],
     ids=["a pooler that refuses a setting", "OAuth", "Kerberos 5", "no TLS"],
 )
-async def test_an_answer_that_will_be_the_same_ends_the_start(answer: bytes, asked: str, says: str) -> None:
+async def test_an_error_that_a_retry_cannot_avoid_ends_the_start(answer: bytes, asked: str, says: str) -> None:
     async with standing_in(answering(answer)) as url:
         assert says in await said(f"{url}?sslmode={asked}")
 
@@ -199,7 +199,7 @@ async def test_an_answer_that_will_be_the_same_ends_the_start(answer: bytes, ask
     [error("08P01", "server login has been failing"), error("53300", "too many clients"), b""],
     ids=["a pooler without a server", "full", "nothing"],
 )
-async def test_an_answer_that_may_change_is_waited_for(answer: bytes) -> None:
+async def test_an_error_that_a_retry_may_avoid_is_retried(answer: bytes) -> None:
     async with standing_in(answering(answer)) as url:
         with pytest.raises(UnavailableError):
             await connect(f"{url}?sslmode=disable")
@@ -241,7 +241,7 @@ async def test_a_certificate_that_is_not_trusted_ends_the_start(certificate: Pat
 
 
 @pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey", "sslcrl"])
-async def test_a_file_that_is_not_there_ends_the_start(name: str, tmp_path: Path) -> None:
+async def test_a_missing_file_ends_the_start(name: str, tmp_path: Path) -> None:
     sentence = await said(f"postgres://127.0.0.1:1/app?sslmode=require&{name}={tmp_path}/absent")
     assert name in sentence
     assert "No such file" in sentence
@@ -253,7 +253,7 @@ async def test_a_file_that_holds_no_certificate_ends_the_start(tmp_path: Path) -
     assert "the files that the URL names" in sentence
 
 
-def test_one_place_makes_connections() -> None:
+def test_one_module_opens_connections() -> None:
     server = Path(__file__).parents[2] / "server"
     makers = {path.name for path in server.rglob("*.py") if "asyncpg.connect(" in path.read_text()}
     assert makers == {"link.py"}

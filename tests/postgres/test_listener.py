@@ -1,4 +1,4 @@
-"""What a connection that listens says of itself."""
+"""How a connection that listens proves that notifications arrive."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.cluster import Database
 
 
 @pytest.mark.parametrize("how", ["Postgres ends it", "a newer history is met"])
-async def test_one_that_ends_while_it_proves_itself_is_not_taken_for_a_pooler(
+async def test_a_connection_that_ends_while_it_proves_itself_is_not_mistaken_for_a_pooler(
     database: Database, sql: Any, how: str
 ) -> None:
     """As in a failover while a server starts, which would end for a pooler."""

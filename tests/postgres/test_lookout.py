@@ -1,4 +1,4 @@
-"""What a look finds, and what follows from it."""
+"""What an inspection of the database finds, and what follows from it."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 WAITING = "SELECT count(*) = $1 FROM pg_locks WHERE relation = 'sync.histories'::regclass AND NOT granted"
 
 
-async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_served_again(
+async def test_a_history_that_could_not_begin_begins_before_any_device_is_served_again(
     database: Database, sql: Any
 ) -> None:
     history = History(Hub(lambda _: None))
@@ -37,7 +37,25 @@ async def test_a_history_that_could_not_be_begun_is_begun_before_anybody_is_serv
     assert history.epoch == await sql.fetchval("SELECT sync.epoch()") != before
 
 
-async def test_servers_that_find_a_new_history_at_once_name_it_once_whatever_isolation_is_the_default(
+@pytest.mark.parametrize(
+    "of_another_version",
+    ["UPDATE sync.migrations SET version_num = '9999_of_tomorrow'", "UPDATE sync.migrations SET definitions = '{}'"],
+)
+async def test_a_schema_that_another_version_made_is_not_judged(
+    database: Database, sql: Any, of_another_version: str
+) -> None:
+    history = History(Hub(lambda _: None))
+    lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
+    await sql.execute("ALTER FUNCTION sync.run_deferred_triggers RENAME TO of_another_version")
+    with pytest.raises(UnfitError, match="run_deferred_triggers is missing"):
+        await lookout.inspect()
+    await sql.execute(of_another_version)
+    await lookout.inspect()
+    await lookout.inspect()
+    assert history.blind is None
+
+
+async def test_several_servers_that_find_a_new_history_name_it_once_in_every_default_isolation(
     database: Database, sql: Any
 ) -> None:
     await sql.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")

@@ -81,8 +81,7 @@ RECORDED = """
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_database_of_any_earlier_version_becomes_the_same_as_a_new_one(empty: Database, version: str) -> None:
-    new = await empty.cluster.create("template0")
-    await migrate(new.url)
+    new = await empty.cluster.create()
     await migrate_to(empty, version)
     async with administrator(empty) as sql:
         has_feeds = version != VERSIONS[0]  # and partitions for messages
@@ -192,7 +191,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(database: Database, s
     assert await shape(database) == before
 
 
-async def test_the_printed_sql_does_what_migrating_does(empty: Database) -> None:
+async def test_the_printed_sql_makes_the_same_schema_as_migrate(empty: Database) -> None:
     sql = await empty.connect()
     await sql.execute(as_sql())
     await sql.close()
@@ -214,7 +213,7 @@ async def test_a_database_of_another_encoding_is_left_alone(every_postgres: Clus
 
 
 @pytest.mark.parametrize("who", ["PUBLIC", "authenticated", "anon", "atlas_sync"])
-async def test_while_others_may_create_functions_in_schema_public_nothing_is_done_and_nothing_revoked(
+async def test_migrate_changes_and_revokes_nothing_while_others_may_create_functions_in_schema_public(
     empty: Database, admin: Any, who: str
 ) -> None:
     await admin.execute(f"GRANT CREATE ON SCHEMA public TO {who}")
@@ -247,7 +246,9 @@ LURKING = """
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-async def test_what_others_left_in_schema_public_is_never_called(empty: Database, admin: Any, adopted: bool) -> None:
+async def test_functions_that_others_left_in_schema_public_are_never_called(
+    empty: Database, admin: Any, adopted: bool
+) -> None:
     if adopted:
         await chat_app.create(admin)
         await admin.execute("CREATE POLICY theirs ON messages USING (role <> 'secret')")
@@ -261,7 +262,7 @@ async def test_what_others_left_in_schema_public_is_never_called(empty: Database
     await undo(empty.url, SILENT)
 
 
-async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anything_is_done(
+async def test_row_policies_that_do_not_apply_to_devices_are_named_before_anything_is_changed(
     empty: Database, admin: Any
 ) -> None:
     assert await cautions(empty.url) == []
@@ -281,7 +282,7 @@ async def test_row_policies_that_do_not_hold_for_devices_are_said_before_anythin
     assert await shape(empty) == before
 
 
-async def test_what_supabase_brings_is_left_alone(empty: Database) -> None:
+async def test_the_auth_schema_of_supabase_is_left_alone(empty: Database) -> None:
     sql = await empty.connect()
     await sql.execute(
         "CREATE SCHEMA auth; CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS 'SELECT NULL::uuid'"
@@ -308,7 +309,7 @@ async def test_what_supabase_brings_is_left_alone(empty: Database) -> None:
         ("CREATE VIEW messages AS SELECT 1 AS id", "lack these columns"),
     ],
 )
-async def test_tables_of_another_shape_stop_it_with_a_sentence_and_nothing_is_changed(
+async def test_tables_of_another_shape_stop_migrate_with_a_sentence_and_nothing_is_changed(
     empty: Database, table: str, says: str
 ) -> None:
     sql = await empty.connect()

@@ -1,4 +1,4 @@
-"""Numbers of mutations and what they stand for: `repeated` is only ever said of the same mutation, in every history."""
+"""A mutation number means one mutation: only the same mutation is answered with `repeated`, in every history."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -92,7 +92,9 @@ async def test_the_same_mutations_are_repeated_and_others_under_their_numbers_ar
     assert await titles(admin) == ["a", "b", "c", "d"]
 
 
-async def test_what_is_renumbered_is_applied_unless_it_was_under_its_former_number(device: Device, admin: Any) -> None:
+async def test_a_renumbered_mutation_is_applied_unless_it_was_under_its_former_number(
+    device: Device, admin: Any
+) -> None:
     await device.push(1, ["a", "b", "c", "d"], held=2)
     # In another history its device was told to begin at 2 again, and there wrote "new" between.
     assert (await device.push(2, ["b", "c", "new", "d"], held=2)).error == "gap"
@@ -104,9 +106,7 @@ async def test_what_is_renumbered_is_applied_unless_it_was_under_its_former_numb
     assert await titles(admin) == ["a", "b", "c", "d", "new", "b", "late"]
 
 
-async def test_numbers_below_what_a_device_held_are_not_repeats_of_what_nobody_knows(
-    device: Device, admin: Any
-) -> None:
+async def test_numbers_below_those_that_a_device_held_are_a_gap(device: Device, admin: Any) -> None:
     for n in range(1, 41):
         await device.push(n, [f"{n}"])
     below = await device.push(40 - SLACK - 1, ["another"])
@@ -131,7 +131,7 @@ async def test_a_number_may_be_given_away_and_then_stands_for_no_mutation(device
     assert await titles(admin) == ["a", "c", "d"]
 
 
-async def test_what_was_rejected_is_tried_again_under_its_new_number(device: Device, admin: Any) -> None:
+async def test_a_rejected_mutation_is_tried_again_under_its_new_number(device: Device, admin: Any) -> None:
     missing = replace(device.bare, mutations=[RenameConversation(uuid4(), "of nobody", 1_600_000_000_000_000)])
     (rejected,) = await device.writer.write([missing], SECONDS)
     assert rejected.rejected == {1: "unknown_conversation"}
@@ -140,7 +140,7 @@ async def test_what_was_rejected_is_tried_again_under_its_new_number(device: Dev
     assert (again.after, again.rejected) == (2, {2: "unknown_conversation"})
 
 
-async def test_the_connection_of_the_larger_generation_has_the_client_id_whenever_its_pushes_come(
+async def test_the_connection_of_the_larger_generation_has_the_client_id_in_whatever_order_pushes_arrive(
     device: Device, admin: Any
 ) -> None:
     await device.push(1, ["older"], generation=5, session="old")

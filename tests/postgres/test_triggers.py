@@ -1,4 +1,4 @@
-"""What the database records of a change, on the newest and on the oldest PostgreSQL that is supported."""
+"""What the database records of a change, on the newest and on the oldest supported PostgreSQL."""
 
 import asyncio
 import re
@@ -44,7 +44,7 @@ async def head(sql: Any, user: UUID) -> int:
     return int(await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user))
 
 
-async def test_rows_of_one_transaction_share_one_seq_and_each_knows_the_one_before(
+async def test_entries_of_one_transaction_share_one_seq_and_name_the_seq_before(
     sql: Any, user: UUID, conversation: UUID
 ) -> None:
     for _ in range(3):
@@ -69,7 +69,7 @@ async def test_seq_is_the_time_of_the_commit_and_never_falls(sql: Any, user: UUI
     assert await head(sql, user) == ahead + 1
 
 
-async def test_who_commits_last_stands_last_though_he_wrote_first(
+async def test_the_transaction_that_commits_last_is_last_although_it_wrote_first(
     every_database: Database, sql: Any, user: UUID, conversation: UUID
 ) -> None:
     slow = await every_database.connect()
@@ -104,7 +104,7 @@ async def test_two_writers_of_one_user_do_not_deadlock_over_its_feed(
     await b.close()
 
 
-async def test_what_is_rolled_back_was_never_there(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_a_transaction_that_is_rolled_back_records_nothing(sql: Any, user: UUID, conversation: UUID) -> None:
     before = await head(sql, user)
     transaction = sql.transaction()
     await transaction.start()
@@ -131,7 +131,7 @@ async def test_what_is_rolled_back_was_never_there(sql: Any, user: UUID, convers
         "DELETE FROM messages WHERE false",
     ],
 )
-async def test_what_changes_nothing_that_is_synced_records_nothing(
+async def test_an_update_of_no_synced_column_records_nothing(
     sql: Any, user: UUID, conversation: UUID, statement: str
 ) -> None:
     await add_message(sql, conversation)
@@ -140,7 +140,7 @@ async def test_what_changes_nothing_that_is_synced_records_nothing(
     assert await head(sql, user) == before
 
 
-async def test_an_upsert_records_what_it_did(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_an_upsert_records_its_effect(sql: Any, user: UUID, conversation: UUID) -> None:
     before = await head(sql, user)
     await sql.execute(
         "INSERT INTO conversations (id, user_id, title) VALUES ($1, $2, 'x') "
@@ -151,7 +151,7 @@ async def test_an_upsert_records_what_it_did(sql: Any, user: UUID, conversation:
     assert await recorded(sql, user, before) == [("c", "u", conversation)]
 
 
-async def test_a_write_made_directly_on_a_partition_counts(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_a_write_made_directly_on_a_partition_is_recorded(sql: Any, user: UUID, conversation: UUID) -> None:
     partition = await sql.fetchval("SELECT 'sync.messages_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
     before = await head(sql, user)
     message = await sql.fetchval(
@@ -160,7 +160,9 @@ async def test_a_write_made_directly_on_a_partition_counts(sql: Any, user: UUID,
     assert await recorded(sql, user, before) == [("m", "u", UUID(str(message)))]
 
 
-async def test_a_deleted_conversation_says_it_all(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_a_deleted_conversation_is_one_entry_without_its_messages(
+    sql: Any, user: UUID, conversation: UUID
+) -> None:
     for _ in range(3):
         await add_message(sql, conversation)
     before = await head(sql, user)
@@ -168,7 +170,9 @@ async def test_a_deleted_conversation_says_it_all(sql: Any, user: UUID, conversa
     assert await recorded(sql, user, before) == [("c", "d", conversation)]
 
 
-async def test_a_deleted_profile_takes_its_conversations_along(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_deleting_a_profile_records_the_deletion_of_its_conversations(
+    sql: Any, user: UUID, conversation: UUID
+) -> None:
     before = await head(sql, user)
     await sql.execute("DELETE FROM profiles WHERE id = $1", user)
     assert sorted(await recorded(sql, user, before)) == [("c", "d", conversation), ("p", "d", user)]
@@ -196,7 +200,7 @@ async def test_a_message_that_moves_into_a_conversation_deleted_in_the_same_tran
     assert ("m", "d", message) in await recorded(sql, user, before)
 
 
-async def test_archiving_a_partition_is_no_change(sql: Any, user: UUID, conversation: UUID) -> None:
+async def test_archiving_a_partition_records_nothing(sql: Any, user: UUID, conversation: UUID) -> None:
     await sql.execute(
         "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', 'x', now())",
         conversation,

@@ -1,7 +1,6 @@
 """`atlas-sync migrate --undo` gives the app its tables back as they were, with every row that was written since."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
@@ -24,20 +23,6 @@ from tests.support.maintenance import POLICY, add_old_messages, all_messages, ma
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def app(every_postgres: Cluster) -> AsyncIterator[App]:
-    """The app, with 2,000 messages, on each PostgreSQL."""
-    async with chat_app.app(every_postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def newest_app(postgres_18: Cluster) -> AsyncIterator[App]:
-    """The same on one of them, for what does not depend on the version."""
-    async with chat_app.app(postgres_18, messages=200) as made:
-        yield made
 
 
 async def write(app: App) -> None:
@@ -255,13 +240,13 @@ async def test_an_owner_who_is_no_superuser_adopts_serves_and_undoes(every_postg
             + PLATFORM.replace("{owner}", owner).replace("{auth}", auth)
         )
         if await admin.fetchval("SELECT current_setting('server_version_num')::int >= 160000"):
-            # Whoever made the roles of a platform made its owner their administrator.
+            # The platform that created these roles made its owner their administrator.
             await admin.execute(f"GRANT anon, authenticated, service_role, atlas_sync TO {owner} WITH ADMIN OPTION")
         sql = await asyncpg.connect(url)
         await chat_app.create(sql)
         await fill(sql, 200)
         app = App(database, sql, [])
-        # Forced upon its owner too, row level security would hide rows from whoever moves them.
+        # With FORCE, row level security would hide rows from the owner, who moves them.
         await sql.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
         with pytest.raises(UnfitError, match="FORCE ROW LEVEL SECURITY"):
             await migrate(url)

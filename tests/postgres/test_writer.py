@@ -1,4 +1,4 @@
-"""P4 where several servers write: whoever else writes at the same moment, a number is consumed once."""
+"""P4 where several servers write: a number is consumed once, although others write at the same moment."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def push(user: UUID, conversation: UUID, client_id: UUID, first: int, ids: list[
     )
 
 
-async def test_servers_that_are_pushed_the_same_numbers_at_once_apply_them_once(
+async def test_several_servers_that_receive_the_same_numbers_apply_them_once(
     writers: list[PostgresWriter], admin: Any
 ) -> None:
     user = await add_user(admin)
@@ -133,7 +133,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("why", FAILURES)
-async def test_a_transaction_that_fails_says_by_what(writers: list[PostgresWriter], admin: Any, why: str) -> None:
+async def test_a_transaction_that_fails_names_its_cause(writers: list[PostgresWriter], admin: Any, why: str) -> None:
     user = await add_user(admin)
     conversation = await add_conversation(admin, user)
     does, cause = FAILURES[why]
@@ -149,7 +149,9 @@ async def test_a_transaction_that_fails_says_by_what(writers: list[PostgresWrite
     assert outcome.after == 1, "the writer goes on"
 
 
-async def test_what_cannot_even_be_sent_is_against_a_rule(writers: list[PostgresWriter], admin: Any) -> None:
+async def test_a_mutation_that_cannot_be_sent_to_postgres_breaks_a_rule(
+    writers: list[PostgresWriter], admin: Any
+) -> None:
     user = await add_user(admin)
     conversation = await add_conversation(admin, user)
     bad = replace(
@@ -161,7 +163,7 @@ async def test_what_cannot_even_be_sent_is_against_a_rule(writers: list[Postgres
     assert failed.value.cause is Cause.RULE
 
 
-async def test_a_statement_that_is_given_up_ends_in_postgres_too(writers: list[PostgresWriter], admin: Any) -> None:
+async def test_a_statement_that_is_given_up_is_cancelled_in_postgres(writers: list[PostgresWriter], admin: Any) -> None:
     user = await add_user(admin)
     conversation = await add_conversation(admin, user)
     async with admin.transaction():
@@ -174,7 +176,7 @@ async def test_a_statement_that_is_given_up_ends_in_postgres_too(writers: list[P
                 pass
 
 
-async def test_a_shorter_limit_of_the_operator_stays(every_database: Database, admin: Any) -> None:
+async def test_a_shorter_limit_that_an_operator_set_stays(every_database: Database, admin: Any) -> None:
     await admin.execute(f"ALTER ROLE atlas_server IN DATABASE {every_database.name} SET statement_timeout = '300ms'")
     async with writer(every_database) as made:
         user = await add_user(admin)
@@ -225,7 +227,7 @@ async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_en
     assert await admin.fetchval("SELECT count(*) FROM sync.log WHERE kind = 'm' AND op = 'd'") == 20
 
 
-async def test_a_large_conversation_of_somebody_else_loses_nothing(writers: list[PostgresWriter], admin: Any) -> None:
+async def test_a_large_conversation_of_another_user_loses_nothing(writers: list[PostgresWriter], admin: Any) -> None:
     user, other = await add_user(admin), await add_user(admin)
     conversation = await a_large_conversation(admin, other, messages=5, portion=1)
     deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
@@ -234,7 +236,7 @@ async def test_a_large_conversation_of_somebody_else_loses_nothing(writers: list
     assert await admin.fetchval("SELECT count(*) FROM messages") == 5
 
 
-async def test_a_large_conversation_whose_messages_a_trigger_keeps_does_not_take_for_ever(
+async def test_deleting_a_large_conversation_whose_messages_a_trigger_keeps_ends(
     writers: list[PostgresWriter], admin: Any
 ) -> None:
     user = await add_user(admin)

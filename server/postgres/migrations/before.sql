@@ -1,4 +1,4 @@
--- What every migration, function and view needs: the schema, the record of what was applied, and the roles. `migrate` runs
+-- Prerequisites of every migration, function and view: the schema, the record of what was applied, and the roles. `migrate` runs
 -- this file first, each time it has something to apply.
 
 CREATE SCHEMA IF NOT EXISTS sync;

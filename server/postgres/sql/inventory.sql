@@ -1,16 +1,16 @@
--- What Atlas Sync made in a database and a server relies on: one row for each object and right that is not as it should be,
--- what has to be mended first before the others. inventory_rest.sql has the rest.
--- `problem` is what the thing is.
--- `mend`: statements for the owner of the tables; NULL: what to do is part of `problem`. `serving`: with it, the server may
--- not see, or Postgres not record, every change.
--- It reads nothing but the catalog, finds everything without a right to it, and has nothing written out by Postgres, so it
--- takes no lock on a table of the app. Run it with search_path = pg_catalog, pg_temp.
+-- Finds faults in what Atlas Sync made in a database and a running server depends on: one row for each object or right that
+-- is missing or altered, in the order in which they have to be mended. inventory_rest.sql finds the others.
+-- `what` names the object and `problem` its fault. `mend`: statements for the owner of the tables; NULL: `problem` says what
+-- to do. `serving`: while the fault lasts, the server may not see every change, or Postgres may not record every change.
+-- It reads only the catalog, needs no right to the objects, and calls no function that prints a definition, so it locks no
+-- table of the app. Run it with search_path = pg_catalog, pg_temp.
 WITH RECURSIVE login AS MATERIALIZED (
     SELECT r.oid, r.rolname AS name, r.rolsuper OR r.rolbypassrls AS sees_all, a.oid AS ours
     FROM pg_roles r LEFT JOIN pg_roles a ON a.rolname = 'atlas_sync'
     WHERE r.rolname = current_user
 ), relations (nsp, rel, kind, reads, serves) AS (
-    -- reads: the server may read all of it, by a right and, in a table, by the policy atlas_sync_reads
+    -- reads: the server may read all of it, by a right and, for a table, by the policy atlas_sync_reads
+    -- serves: a fault of it is `serving`
     VALUES ('public', 'profiles', 'table', false, true),           -- some of its columns
            ('public', 'conversations', 'table', true, true),
            ('public', 'messages', 'partitioned table', true, true),
@@ -77,7 +77,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('original', 'jsonb', '{facts}'),
            ('original', 'timestamptz', '{taken_at}')
 ), functions (name, arguments, definer, called, serves) AS (
-    -- definer: runs as its owner; called: by the server itself
+    -- definer: it runs as its owner; called: the server itself calls it
     VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone', true, false, true),
            ('profile_changed', '', true, false, true),
            ('conversation_changed', '', true, false, true),
@@ -149,15 +149,15 @@ WITH RECURSIVE login AS MATERIALIZED (
            format_type(a.atttypid, NULL) AS found,
            y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
     FROM columns w JOIN tables t ON t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
-    -- LIMIT 1 keeps it a look-up by index.
+    -- LIMIT 1 keeps this a look-up by index.
     LEFT JOIN LATERAL (
         SELECT * FROM pg_attribute WHERE attrelid = t.oid AND attname = want.col AND attnum > 0 AND NOT attisdropped LIMIT 1
     ) a ON true
     LEFT JOIN pg_type y ON y.oid = a.atttypid
 ), watched AS MATERIALIZED (
-    -- The tables whose changes are recorded, and their partitions. `compares`: a trigger's WHEN as Postgres keeps it, how
-    -- many nodes but for ORs it has (a dump that is restored has fewer of them), how many comparisons, and which columns of
-    -- OLD (1) and NEW (2); to have it written out locks the table.
+    -- The tables whose changes are recorded, and their partitions. `compares` describes the trigger's WHEN as the catalog
+    -- stores it: the number of nodes without ORs (a restored dump has fewer of these), the number of comparisons, and the
+    -- columns of OLD (1) and NEW (2). Printing the condition as SQL would lock the table.
     SELECT t.oid, t.name, t.oid AS root, r.function, f.oid AS function_oid,
            format('WHEN ((%s) IS DISTINCT FROM (%s))', (SELECT string_agg('OLD.' || col, ', ' ORDER BY i)
                                                         FROM unnest(r.columns) WITH ORDINALITY AS u (col, i)),
@@ -172,7 +172,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT p.oid, p.name, p.root, r.function, f.oid, NULL, NULL
     FROM recorded r JOIN partitions p ON p.of = r.rel LEFT JOIN routines f ON f.name = r.function
 ), fired AS MATERIALIZED (
-    -- A trigger cloned to a partition may carry a name of its own; its parent trigger does not.
+    -- The clone of a trigger on a partition may have another name; its parent trigger has the right one.
     SELECT g.oid, g.tgrelid, g.tgname, coalesce(p.tgname, g.tgname) AS name, g.tgparentid, g.tgfoid, g.tgtype, g.tgenabled,
            g.tgdeferrable AND g.tginitdeferred AS deferred, g.tgattr = ''::int2vector AS every_column, g.tgqual
     FROM watched w JOIN pg_trigger g ON g.tgrelid = w.oid AND NOT g.tgisinternal
@@ -200,7 +200,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     LEFT JOIN routines refusing ON refusing.name = 'refuse_truncate'
     LEFT JOIN fired g ON g.tgrelid = w.oid AND g.name = w.trigger
 
--- ---- What is not as it should be -----------------------------------------------------------------------------------
+-- ---- Faults ---------------------------------------------------------------------------------------------------------
 ), wrong (turn, what, problem, mend, serving) AS (
     SELECT 1, format('role %I', w.role), 'missing', format('CREATE ROLE %I NOLOGIN NOINHERIT', w.role), w.role = 'atlas_sync'
     FROM (VALUES ('atlas_sync'), ('anon'), ('authenticated'), ('service_role')) AS w (role)
@@ -289,7 +289,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
 
     UNION ALL
-    -- One that was renamed still has the constraint of its old name.
+    -- A trigger that was renamed still has the constraint of its old name.
     SELECT 12, format('trigger %I on %s', g.tgname, w.name), 'recording changes once more',
            format('DROP TRIGGER %I ON %s', g.tgname, w.name), false
     FROM fired g JOIN watched w ON w.oid = g.tgrelid
@@ -297,7 +297,7 @@ WITH RECURSIVE login AS MATERIALIZED (
       AND g.tgname NOT IN (SELECT trigger FROM triggers)
 
     UNION ALL
-    -- Enabled on the parent, a trigger is enabled on all partitions; dropped there, on all.
+    -- Enabling a trigger on the partitioned table enables it on all partitions, and dropping it drops it on all.
     SELECT 13, format('trigger %I on %s', j.trigger, j.name), j.problem,
            CASE WHEN j.problem NOT IN ('missing', 'altered')
                 THEN format('ALTER TABLE %s ENABLE TRIGGER %I', j.name, j.tgname)
@@ -323,7 +323,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
     FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p')
           UNION ALL
-          -- What became a partition by adoption keeps what it had.
+          -- The app's own table, which became a partition by adoption, keeps its setting.
           SELECT name, secured FROM partitions WHERE nspname = 'sync' AND relname <> 'messages_v1') t
     WHERE NOT t.secured
 

@@ -1,6 +1,6 @@
--- The rest of what Atlas Sync made in a database, in the form of inventory.sql: what functions and views say, keys and
--- indexes, and what end users reach. A running server does without: it locks the app's tables as a reader does.
--- $1 names of functions, $2 the md5 of what each says
+-- Finds the other faults, in the form of inventory.sql: bodies of functions and views, keys and indexes, and the rights of
+-- end users. It locks the app's tables as a reader does, so a running server does not run it.
+-- $1 names of functions, $2 the md5 of each body
 WITH functions AS (
     SELECT name, says FROM unnest($1::text[], $2::text[]) AS f (name, says)
 ), keys (nsp, rel, columns, is_unique, statement) AS (
@@ -23,7 +23,7 @@ WITH functions AS (
            ('public', 'messages_archive', '{conversation_id,created_at,id}', false,
             'CREATE INDEX ON public.messages_archive (conversation_id, created_at DESC, id DESC)')
 ), reached (rel, policy, command, uses, checks, rights) AS (
-    -- The conditions as Postgres writes them.
+    -- The conditions as Postgres prints them.
     SELECT v.rel, v.policy, v.command, u.uses, CASE v.command WHEN '*' THEN u.uses END, v.rights
     FROM (VALUES ('profiles', 'atlas_own_profile', 'r', '(id = ( SELECT auth.uid() AS uid))', 'SELECT'),
                  ('conversations', 'atlas_own_conversations', '*', '(user_id = ( SELECT auth.uid() AS uid))',
@@ -88,7 +88,7 @@ WITH functions AS (
            AND regexp_replace(pg_get_expr(p.polqual, t.oid), '\s+', ' ', 'g') = w.uses
            AND regexp_replace(pg_get_expr(p.polwithcheck, t.oid), '\s+', ' ', 'g') IS NOT DISTINCT FROM w.checks) IS NOT TRUE
 
-    -- Whom the app has taken a right away does not get it back: what rights were given or taken of has an ACL, and what was
+    -- A right that the app has revoked is not granted again: a table whose rights were changed has an ACL, and one that was
     -- restored without rights has none.
     UNION ALL
     SELECT 6, format('%s on public.%I', w.rights, w.rel), 'missing for authenticated',

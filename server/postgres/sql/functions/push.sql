@@ -189,7 +189,7 @@ $$;
 -- One failing statement fails the whole group. The server then applies each push by itself.
 --
 -- The function runs as its owner, so the server's login needs no other right to write. auth.uid() tells triggers of the app
--- who writes. It tells deferred triggers so only if the group has one push, because they run once for the whole group.
+-- who writes; deferred triggers only in a group of one push, because they run once for the whole group.
 CREATE OR REPLACE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[],
                           counts int[], kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
                           ats timestamptz[], row_ats timestamptz[], writable text[],
