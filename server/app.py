@@ -26,7 +26,7 @@ from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.timers import TimerWheel
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
@@ -48,7 +48,7 @@ from server.rate_limit import TokenBuckets
 from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
-from server.write.pushes import Pushes
+from server.write.intake import Intake
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class App:
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,
-                pushes=_pushes(settings, batcher, clock),
+                intake=_intake(settings, batcher, clock),
                 registry=Registry(),
                 timers=TimerWheel(),
                 clock=clock,
@@ -254,9 +254,9 @@ def _batcher(settings: ServeSettings, pool: Pool) -> Batcher:
     return Batcher(PostgresWriter(pool, settings.push_roles), buckets, settings.push_batch)
 
 
-def _pushes(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Pushes:
+def _intake(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Intake:
     limits = rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles)
-    return Pushes(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
+    return Intake(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
 
 
 def _origins(allowed: list[str] | None) -> list[Origin | None] | None:

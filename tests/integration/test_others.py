@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.answers import CloseCode
 from protocol.cursor import Position
+from protocol.errors import CloseCode
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -29,7 +29,7 @@ from protocol.frames import (
     RenameConversation,
 )
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.ports import ReadKey
 from server.postgres import connection, lookout, pool, vitals
 from server.postgres.doctor import examine
