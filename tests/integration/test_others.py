@@ -682,7 +682,7 @@ async def test_the_clock_of_postgres_counts_where_the_servers_is_an_hour_wrong(
             code, error = await late.closed()
             assert code == CloseCode.TOKEN_REFUSED
             assert error is not None
-            assert "ended" in error.message
+            assert "expired" in error.message
         told = [line for line in server.log if "clocks" in line["event"]]
         assert [line["postgres_ahead_seconds"] for line in told] == [pytest.approx(-seconds, abs=2)]
         _, figures = await asked(f"http://127.0.0.1:{server.port}", "/metrics", Authorization=f"Bearer {METRICS_TOKEN}")

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import JSON, Codec
 from protocol.frames import Changes, Error, Hello, Live, Ping, Pong, Refresh, Refreshed, Snapshot, Welcome
+from server.edge import connection as edge_connection
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
@@ -625,7 +626,7 @@ async def test_keys_are_found_once_a_key_server_that_was_away_is_back(
 async def test_a_hello_that_came_in_time_is_not_late_because_the_keys_are(
     database: Database, key_server: KeyServer, user: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.edge.socket.HELLO_SECONDS", 0.5)
+    monkeypatch.setattr(edge_connection, "HELLO_SECONDS", 0.5)
     key_server.open.clear()
     async with with_keys(database, key_server) as server, peer(server.url) as one:
         await one.say(Hello(token=by_rsa(user, "one"), client_id=uuid4()))
