@@ -36,8 +36,8 @@ from server.feed.readers import Readers, Readiness
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.gauges import Gauges
+from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
-from server.postgres.lookout import Lookout
 from server.postgres.pool import Pool
 from server.postgres.route import Route
 from server.postgres.shortage import Shortage
@@ -110,7 +110,7 @@ class App:
                         "gauges": gauges.run(),
                         "snapshots": reads.snapshots.run(),
                         "batcher": batcher.run(),
-                        "lookout": postgres.lookout.run(),
+                        "inspector": postgres.inspector.run(),
                         "sweep": reads.sweep.run(),
                         "presence": reads.presence.run(),
                         "doorbells": postgres.doorbells.run(
@@ -164,7 +164,7 @@ class App:
 
 
 class _Postgres:
-    """The connections to Postgres: two pools, LISTEN, and the lookout's own."""
+    """The connections to Postgres: two pools, LISTEN, and the inspector's own."""
 
     def __init__(self, settings: ServeSettings, history: History, clock: Clock) -> None:
         pooled = settings.listen_url not in (None, settings.database_url)
@@ -173,7 +173,7 @@ class _Postgres:
         writing = min(1 + isolation.CONNECTIONS, settings.pool_size // 2)
         self.pool = Pool(route, size=settings.pool_size - writing)
         self.writes = Pool(route, size=writing)
-        self.lookout = Lookout(route, clock, settings.sweep)
+        self.inspector = Inspector(route, clock, settings.sweep)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
@@ -182,7 +182,7 @@ class _Postgres:
 
     async def connect(self) -> None:
         """Raises UnavailableError, and UnfitError for a database that cannot serve."""
-        await self.lookout.inspect()  # first: of several hosts, the one with the newest history counts
+        await self.inspector.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
         await self.doorbells.check()
 

@@ -47,7 +47,7 @@ class PostgresStore:
 
     async def _find_no_profile(self) -> None:
         """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
-        hide it, which the lookout may not have found yet: its user must not be treated as one who does not pay."""
+        hide it, which the inspector may not have found yet: its user must not be treated as one who does not pay."""
         (record,) = await self._fetch("sees_profiles")
         self._history.saw(record["epoch"])
         if not record["sees"]:

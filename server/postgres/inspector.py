@@ -30,7 +30,7 @@ NAMED: Final = 3
 """How many problems an error names."""
 
 
-class Lookout:
+class Inspector:
     """`every`: seconds between two inventories while there is no problem. One takes Postgres some 15 ms."""
 
     def __init__(self, route: Route, clock: Clock, every: float) -> None:
