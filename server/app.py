@@ -26,7 +26,7 @@ from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.timers import TimerWheel
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
@@ -48,7 +48,7 @@ from server.rate_limit import TokenBuckets
 from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
-from server.write.pushes import Pushes
+from server.write.intake import Intake
 
 log = structlog.get_logger()
 
@@ -82,43 +82,23 @@ class App:
             sockets = [sock, *_metrics_sockets(settings, stack)]
             wakes = {lane: asyncio.Event() for lane in Lane}
             hub = Hub(lambda lane: wakes[lane].set())
-            history = History(hub)
-            clock = Clock()
+            history, clock = History(hub), Clock()
             postgres = _Postgres(settings, history, clock)
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-
-            store = PostgresStore(postgres.pool)
-            snapshots = Snapshots(hub, history, store)
-            pump = Pump(hub, history, store, snapshots, wakes)
-            sweep = Sweep(hub, history, store, settings.sweep)
-            presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
-            hellos = TokenBuckets(settings.hellos / 60, settings.hellos)
-            readers = Readers(
-                hub,
-                history,
-                snapshots,
-                Pages(store),
-                presence,
-                hellos=hellos,
-                sockets_per_user=settings.sockets_per_user,
-            )
-            batcher = Batcher(
-                PostgresWriter(postgres.writes, settings.push_roles),
-                TokenBuckets(settings.push_rate, settings.push_burst),
-                settings.push_batch,
-            )
+            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
+            batcher = _batcher(settings, postgres.writes)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
-                readers=readers,
-                pushes=_pushes(settings, batcher, clock),
+                readers=reads.readers,
+                intake=_intake(settings, batcher, clock),
                 registry=Registry(),
                 timers=TimerWheel(),
                 clock=clock,
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
-            gauges = Gauges((postgres.pool, postgres.writes), pump, snapshots, Vitals(postgres.pool))
+            gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
             server = self._server = self._http(services, gauges, ready)
             server.should_exit = self._stopping
             _collect_rarely()
@@ -126,14 +106,16 @@ class App:
                 background = [
                     tasks.create_task(work, name=name)
                     for name, work in {
-                        "pump": pump.run(),
+                        "pump": reads.pump.run(),
                         "gauges": gauges.run(),
-                        "snapshots": snapshots.run(),
+                        "snapshots": reads.snapshots.run(),
                         "batcher": batcher.run(),
                         "lookout": postgres.lookout.run(),
-                        "sweep": sweep.run(),
-                        "presence": presence.run(),
-                        "doorbells": postgres.doorbells.run(readers.ring, sweep.doorbells_up, sweep.doorbells_down),
+                        "sweep": reads.sweep.run(),
+                        "presence": reads.presence.run(),
+                        "doorbells": postgres.doorbells.run(
+                            reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
+                        ),
                         "timers": services.timers.run(),
                     }.items()
                 ]
@@ -144,9 +126,7 @@ class App:
                     task.cancel()
                 services.registry.cancel()
                 await asyncio.wait(background)
-                with contextlib.suppress(UnavailableError, TimeoutError):
-                    async with asyncio.timeout(LAST_RECORDING):
-                        await presence.record()
+                await reads.record_departures()
                 metrics.flush()
 
     async def _connected(self, postgres: "_Postgres") -> bool:
@@ -211,6 +191,38 @@ class _Postgres:
         self.pool.terminate()
 
 
+class _ReadPath:
+    """The parts that read feeds, snapshots and pages for the connected devices."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        hub: Hub,
+        history: History,
+        store: PostgresStore,
+        wakes: dict[Lane, asyncio.Event],
+    ) -> None:
+        self.snapshots = Snapshots(hub, history, store)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes)
+        self.sweep = Sweep(hub, history, store, settings.sweep)
+        self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
+        self.readers = Readers(
+            hub,
+            history,
+            self.snapshots,
+            Pages(store),
+            self.presence,
+            hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
+            sockets_per_user=settings.sockets_per_user,
+        )
+
+    async def record_departures(self) -> None:
+        """Record which devices the shutdown disconnected, if Postgres answers in time."""
+        with contextlib.suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(LAST_RECORDING):
+                await self.presence.record()
+
+
 def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> list[socket.socket]:
     """The socket of ATLAS_METRICS_PORT, if it is set. Raises ConfigError."""
     if (port := settings.metrics_port) is None:
@@ -237,9 +249,14 @@ async def _verifier(settings: ServeSettings, clock: Clock) -> AsyncIterator[Veri
         )
 
 
-def _pushes(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Pushes:
+def _batcher(settings: ServeSettings, pool: Pool) -> Batcher:
+    buckets = TokenBuckets(settings.push_rate, settings.push_burst)
+    return Batcher(PostgresWriter(pool, settings.push_roles), buckets, settings.push_batch)
+
+
+def _intake(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Intake:
     limits = rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles)
-    return Pushes(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
+    return Intake(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
 
 
 def _origins(allowed: list[str] | None) -> list[Origin | None] | None:

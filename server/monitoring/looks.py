@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 from server.metrics import CATALOGUE, Described
 
 Series = tuple[str, tuple[tuple[str, str], ...]]

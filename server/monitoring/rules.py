@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from protocol.answers import CloseCode
+from protocol.errors import CloseCode
 from server.metrics import CATALOGUE, Described, Question, limits
 from server.monitoring import words
 from server.monitoring.looks import Look

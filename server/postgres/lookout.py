@@ -10,7 +10,7 @@ import structlog
 
 from server import metrics
 from server.clock import Clock
-from server.errors import AtlasError, UnavailableError, UnfitError
+from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated

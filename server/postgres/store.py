@@ -19,7 +19,7 @@ from protocol.frames import (
     Row,
 )
 from server.clock import machine_now
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.ports import DeviceStatus, MessagesRead, Overview, ReadKey, Titles, Want
 from server.postgres.pool import Pool
@@ -157,7 +157,7 @@ class PostgresStore:
 
     async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
         columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
-        await self._fetch("note", server, *columns)
+        await self._fetch("record_devices", server, *columns)
 
 
 def _literal(items: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from server import fetch
-from server.errors import ConfigError, UnavailableError
+from server.exceptions import ConfigError, UnavailableError
 from server.fetch import AnswerError
 from server.metrics import Question
 from server.monitoring.looks import Look, NotMetricsError, Scrape, between, parse

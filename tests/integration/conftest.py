@@ -35,7 +35,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Database]]:
+def module_databases(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Database]]:
     """The module's database on a cluster: made when it is asked for."""
     mark = request.node.get_closest_marker("shared_database")
     made: dict[Cluster, Database] = {}
@@ -61,7 +61,7 @@ def shared_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluste
 def database(request: pytest.FixtureRequest, postgres_18: Cluster) -> Database:
     """A migrated database on the newest PostgreSQL: of this test alone, or of the module (see above)."""
     if request.node.get_closest_marker("shared_database") is not None:
-        made: Database = request.getfixturevalue("shared_database")(postgres_18)
+        made: Database = request.getfixturevalue("module_databases")(postgres_18)
     else:
         made = request.getfixturevalue("database")
     return made
@@ -72,7 +72,7 @@ def every_database(request: pytest.FixtureRequest, every_postgres: Cluster) -> D
     """The same on each supported PostgreSQL."""
     mark = request.node.get_closest_marker("shared_database")
     if mark is not None and mark.kwargs.get("every_postgres"):
-        made: Database = request.getfixturevalue("shared_database")(every_postgres)
+        made: Database = request.getfixturevalue("module_databases")(every_postgres)
     else:
         made = request.getfixturevalue("every_database")
     return made

@@ -25,6 +25,7 @@ from protocol import codec as codec_module
 from protocol.codec import CODECS, JSON, MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import AskPage, Changes, Error, Hello, Live, Message, Ping, Pong, Refresh, ToServer
 from server import logs
+from server.edge import connection as edge_connection
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -413,7 +414,7 @@ async def test_a_peer_that_hangs_up_without_a_close_is_let_go(scene: Scene) -> N
 async def test_a_peer_that_does_not_answer_a_close_is_cut_off(
     database: Database, sql: Any, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.edge.socket.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(edge_connection, "CLOSE_SECONDS", 0.05)
     async with a_scene(database, sql, log) as scene, upgraded(scene) as one:
         await one.say(framed(Opcode.TEXT, b"{"))
         assert parsed(await one.everything())[0] == 4300
@@ -631,7 +632,7 @@ async def test_a_user_has_as_many_sockets_as_the_server_allows(database: Databas
 async def test_a_connection_that_never_says_hello_is_closed_with_4002(
     database: Database, sql: Any, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.edge.socket.HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(edge_connection, "HELLO_SECONDS", 0.05)
     async with a_scene(database, sql, log) as scene, peer(scene.server.url) as one:
         code, error = await one.closed()
     assert error is not None
@@ -641,7 +642,7 @@ async def test_a_connection_that_never_says_hello_is_closed_with_4002(
 async def test_websocket_pings_are_no_hello(
     database: Database, sql: Any, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.edge.socket.HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(edge_connection, "HELLO_SECONDS", 0.05)
     async with a_scene(database, sql, log) as scene, peer(scene.server.url) as one:
         await (await one.socket.ping())
         assert (await one.closed())[0] == 4002

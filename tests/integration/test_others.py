@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.answers import CloseCode
 from protocol.cursor import Position
+from protocol.errors import CloseCode
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -29,7 +29,7 @@ from protocol.frames import (
     RenameConversation,
 )
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.ports import ReadKey
 from server.postgres import connection, lookout, pool, vitals
 from server.postgres.doctor import examine
@@ -682,7 +682,7 @@ async def test_the_clock_of_postgres_counts_where_the_servers_is_an_hour_wrong(
             code, error = await late.closed()
             assert code == CloseCode.TOKEN_REFUSED
             assert error is not None
-            assert "ended" in error.message
+            assert "expired" in error.message
         told = [line for line in server.log if "clocks" in line["event"]]
         assert [line["postgres_ahead_seconds"] for line in told] == [pytest.approx(-seconds, abs=2)]
         _, figures = await asked(f"http://127.0.0.1:{server.port}", "/metrics", Authorization=f"Bearer {METRICS_TOKEN}")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from protocol.frames import Changes, CreateConversation, CreateMessage
 from server.cli import cli
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed import presence
 from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts

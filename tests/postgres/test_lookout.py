@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from server.clock import Clock
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History
 from server.feed.hub import Hub
 from server.postgres.lookout import Lookout

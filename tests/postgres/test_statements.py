@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server import tiers
 from server.postgres import connection, scripts
 from server.postgres.connection import statement
 from server.postgres.store import ROW_BYTES
@@ -40,6 +41,16 @@ def test_what_a_row_weighs_beside_its_text_is_one_number() -> None:
         said = re.findall(r"(\d+) a row", statement(name))
         assert weighed == [str(ROW_BYTES)], name
         assert set(said) <= {str(ROW_BYTES)}, name
+
+
+def test_the_tiers_that_sync_are_the_same_in_sql_and_in_python() -> None:
+    texts = [*scripts.functions().values(), *(statement(name) for name in NAMES)]
+    named = [found for text in texts for found in re.findall(r"subscription_tier (?:NOT )?IN \(([^)]*)\)", text)]
+    assert named, "sync.push decides by tier"
+    for tier_list in named:
+        assert set(re.findall(r"'(\w+)'", tier_list)) == tiers.SYNCED
+    (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", scripts.migration("0001_app_tables"))
+    assert {*tiers.SYNCED, tiers.DEFAULT} == set(re.findall(r"'(\w+)'", permitted))
 
 
 def test_the_inventory_knows_every_trigger_that_the_schema_creates() -> None:
