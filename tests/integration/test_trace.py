@@ -25,6 +25,8 @@ from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
 
+pytestmark = pytest.mark.shared_database  # a trace is about one user
+
 FREE = "UPDATE profiles SET subscription_tier = 'free' WHERE id = $1"
 MARKER = "nobody-else-may-read-this"
 """In every title and content; in nothing that is printed."""
@@ -74,12 +76,6 @@ async def trace_until(database: Database, message: UUID, condition: Callable[[To
 
     told: Told = await eventually(ask)
     return told
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """One for all tests of this module: a trace is about one user."""
-    return shared_database
 
 
 @pytest.fixture
