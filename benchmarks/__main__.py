@@ -24,7 +24,7 @@ from benchmarks.report import write
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 
 cli = typer.Typer(
     name="python -m benchmarks",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import psutil
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 
 SPARE_FILES: Final = 500
 """Open files of a process in addition to its sockets: libraries, connections to Postgres."""

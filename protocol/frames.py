@@ -272,7 +272,7 @@ class Refreshed(Struct, frozen=True, kw_only=True, tag_field="t", tag="refreshed
 
 class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_defaults=True):
     """An error: `code` for programs, `message` for people. `answers` is the `t` of the frame that it answers, `id` the
-    page's id or the push's `n`. The server makes all errors from `answers.ANSWERS`."""
+    page's id or the push's `n`. The server makes all errors from `errors.ERRORS`."""
 
     code: str
     message: str

@@ -26,7 +26,7 @@ from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.timers import TimerWheel
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
@@ -36,8 +36,8 @@ from server.feed.readers import Readers, Readiness
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.gauges import Gauges
+from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
-from server.postgres.lookout import Lookout
 from server.postgres.pool import Pool
 from server.postgres.route import Route
 from server.postgres.shortage import Shortage
@@ -48,7 +48,7 @@ from server.rate_limit import TokenBuckets
 from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
-from server.write.pushes import Pushes
+from server.write.intake import Intake
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class App:
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,
-                pushes=_pushes(settings, batcher, clock),
+                intake=_intake(settings, batcher, clock),
                 registry=Registry(),
                 timers=TimerWheel(),
                 clock=clock,
@@ -110,7 +110,7 @@ class App:
                         "gauges": gauges.run(),
                         "snapshots": reads.snapshots.run(),
                         "batcher": batcher.run(),
-                        "lookout": postgres.lookout.run(),
+                        "inspector": postgres.inspector.run(),
                         "sweep": reads.sweep.run(),
                         "presence": reads.presence.run(),
                         "doorbells": postgres.doorbells.run(
@@ -164,7 +164,7 @@ class App:
 
 
 class _Postgres:
-    """The connections to Postgres: two pools, LISTEN, and the lookout's own."""
+    """The connections to Postgres: two pools, LISTEN, and the inspector's own."""
 
     def __init__(self, settings: ServeSettings, history: History, clock: Clock) -> None:
         pooled = settings.listen_url not in (None, settings.database_url)
@@ -173,7 +173,7 @@ class _Postgres:
         writing = min(1 + isolation.CONNECTIONS, settings.pool_size // 2)
         self.pool = Pool(route, size=settings.pool_size - writing)
         self.writes = Pool(route, size=writing)
-        self.lookout = Lookout(route, clock, settings.sweep)
+        self.inspector = Inspector(route, clock, settings.sweep)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
@@ -182,7 +182,7 @@ class _Postgres:
 
     async def connect(self) -> None:
         """Raises UnavailableError, and UnfitError for a database that cannot serve."""
-        await self.lookout.inspect()  # first: of several hosts, the one with the newest history counts
+        await self.inspector.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
         await self.doorbells.check()
 
@@ -254,9 +254,9 @@ def _batcher(settings: ServeSettings, pool: Pool) -> Batcher:
     return Batcher(PostgresWriter(pool, settings.push_roles), buckets, settings.push_batch)
 
 
-def _pushes(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Pushes:
+def _intake(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Intake:
     limits = rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles)
-    return Pushes(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
+    return Intake(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
 
 
 def _origins(allowed: list[str] | None) -> list[Origin | None] | None:

@@ -24,7 +24,7 @@ from server.config import (
     load,
 )
 from server.edge.auth import mint, subject
-from server.errors import AtlasError, ConfigError
+from server.exceptions import AtlasError, ConfigError
 from server.operations.maintenance_plan import Policy
 from server.terminal.device import console, printable, run
 from server.terminal.output import Mark, marked, say

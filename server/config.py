@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocol.frames import MAX_MUTATIONS
-from server.errors import ConfigError, UnfitError
+from server.exceptions import ConfigError, UnfitError
 from server.url import read
 
 Settings = TypeVar("Settings", bound="Environment")

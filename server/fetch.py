@@ -7,7 +7,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 
 
 class AnswerError(AtlasError):

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from server.errors import AtlasError, chain
+from server.exceptions import AtlasError, chain
 
 NOT_REPORTED: Final = ("sentry_sdk", "urllib3")
 """Loggers of the libraries that send reports: to report their errors would cause further errors."""

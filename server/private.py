@@ -5,7 +5,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 
 
 def folder(path: Path, mode: int = 0o700, trusted: Collection[int] = ()) -> Path:

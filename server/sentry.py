@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
-from server.errors import CHAIN, AtlasError, ConfigError, Link, chain
+from server.exceptions import CHAIN, AtlasError, ConfigError, Link, chain
 from server.logs import Failure, Report
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from enum import Enum, auto
 from typing import Any, Final
 from uuid import UUID
 
-from protocol import answers
-from protocol.answers import ANSWERS
+from protocol import errors
+from protocol.errors import ERRORS
 from protocol.frames import (
     DEFAULT_ROWS,
     Ack,
@@ -65,7 +65,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Send this error, then close with the code that `answers.ANSWERS` gives it."""
+    """Send this error, then close with the code that `errors.ERRORS` gives it."""
 
     error: Error
 
@@ -150,15 +150,15 @@ class Session:
 
     def malformed(self, problem: str) -> list[Command]:
         """The client sent something that is not a frame."""
-        return self._close(answers.BAD_FRAME.error(problem))
+        return self._close(errors.BAD_FRAME.frame(problem))
 
     def unknown(self, problem: str) -> list[Command]:
         """The client sent a frame that this version of the protocol does not have."""
         if self.state is State.NEW:
-            return self._close(answers.HELLO_FIRST.error())
+            return self._close(errors.HELLO_FIRST.frame())
         if self.state is State.CLOSED:
             return []
-        return [Send(answers.UNKNOWN_FRAME.error(problem))]
+        return [Send(errors.UNKNOWN_FRAME.frame(problem))]
 
     def _begin(self, frame: Hello) -> list[Command]:
         self.state = State.CHECKING
@@ -169,10 +169,10 @@ class Session:
         return [CheckToken(frame.token)]
 
     def _hello_first(self, frame: ToServer) -> list[Command]:
-        return self._close(answers.HELLO_FIRST.error(answers=str(frame.__struct_config__.tag)))
+        return self._close(errors.HELLO_FIRST.frame(answers=str(frame.__struct_config__.tag)))
 
     def _second_hello(self, frame: Hello) -> list[Command]:
-        return self._close(answers.SECOND_HELLO.error(answers="hello"))
+        return self._close(errors.SECOND_HELLO.frame(answers="hello"))
 
     def _pong(self, frame: Ping) -> list[Command]:
         return [Send(Pong())]
@@ -180,7 +180,7 @@ class Session:
     def _refresh(self, frame: Refresh) -> list[Command]:
         if self._checking:
             problem = "A token is being checked. Send the next one when that is answered."
-            return [Send(answers.TOKEN_REFUSED.error(problem, answers="refresh"))]
+            return [Send(errors.TOKEN_REFUSED.frame(problem, answers="refresh"))]
         self._checking = True
         return [CheckToken(frame.token)]
 
@@ -192,7 +192,7 @@ class Session:
 
     def _page_too_many(self, frame: AskPage) -> list[Command]:
         message = f"Ask for pages after `welcome`, and for at most {PAGES_IN_FLIGHT} before the first is answered."
-        return [Send(answers.TOO_MANY_PAGES.error(message, answers="page", id=frame.id))]
+        return [Send(errors.TOO_MANY_PAGES.frame(message, answers="page", id=frame.id))]
 
     def _push(self, frame: Push) -> list[Command]:
         if problem := self._problem_of(frame):
@@ -205,7 +205,7 @@ class Session:
     def _push_too_many(self, frame: Push) -> list[Command]:
         if problem := self._problem_of(frame):
             return self.malformed(problem)
-        return [Send(answers.TOO_MANY_PUSHES.error(answers="push", id=frame.n))]
+        return [Send(errors.TOO_MANY_PUSHES.frame(answers="push", id=frame.n))]
 
     def _problem_of(self, frame: Push) -> str | None:
         if len(frame.mutations) > self._mutations:
@@ -232,7 +232,7 @@ class Session:
             return []
         assert self.claims is not None
         if claims.user != self.claims.user:
-            return self._close(answers.TOKEN_REFUSED.error("This token is another user's.", answers="refresh"))
+            return self._close(errors.TOKEN_REFUSED.frame("This token is another user's.", answers="refresh"))
         # A refresh with an older token must not shorten the connection's life: both tokens are valid.
         self.claims = Claims(claims.user, max(claims.expires, self.claims.expires))
         return [Send(Refreshed(expires=self.claims.expires * 1_000_000))]
@@ -241,10 +241,10 @@ class Session:
         """The token that was being checked is not valid."""
         self._checking = False
         if self.state is State.CHECKING:
-            return self._close(answers.TOKEN_REFUSED.error(problem, answers="hello"))
+            return self._close(errors.TOKEN_REFUSED.frame(problem, answers="hello"))
         if self.state not in (State.JOINING, State.OPEN):
             return []
-        return [Send(answers.TOKEN_REFUSED.error(problem, answers="refresh"))]
+        return [Send(errors.TOKEN_REFUSED.frame(problem, answers="refresh"))]
 
     def welcomed(self) -> None:
         """`welcome` was sent."""
@@ -259,22 +259,22 @@ class Session:
         self._pushing = False
         if self.state is State.CLOSED:
             return []
-        if isinstance(answer, Error) and ANSWERS[answer.code].close is not None:
+        if isinstance(answer, Error) and ERRORS[answer.code].close is not None:
             return self._close(answer)
         self._acknowledged = self._acknowledged or isinstance(answer, Ack)
         return [Send(answer)]
 
     def expired(self) -> list[Command]:
         """The token in use has expired."""
-        return self._close(answers.TOKEN_EXPIRED.error())
+        return self._close(errors.TOKEN_EXPIRED.frame())
 
     def flooded(self) -> list[Command]:
         """The client sends more than is permitted."""
-        return self._close(answers.TOO_MANY_FRAMES.error(retry_after=FLOOD_DELAY))
+        return self._close(errors.TOO_MANY_FRAMES.frame(retry_after=FLOOD_DELAY))
 
     def silent(self) -> list[Command]:
         """No `hello` arrived in time."""
-        return self._close(answers.HELLO_TIMEOUT.error())
+        return self._close(errors.HELLO_TIMEOUT.frame())
 
     def ended(self) -> None:
         """The connection has ended, for whatever reason."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Self
 from urllib.parse import quote, unquote, unquote_plus
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 
 UNREADABLE: Final = (
     "The database's URL cannot be read. Write special characters of its password as %XX: # is %23, / is %2F, @ is %40."

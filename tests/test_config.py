@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from server.cli import cli
 from server.config import Environment, MaintainSettings, ServeSettings, TokenSettings, load
 from server.demo.embedded import find_binaries
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 
 GOOD = {"DATABASE_URL": "postgres://localhost/app", "ATLAS_JWT_SECRET": "x" * 32}
 KINDS: list[type[Environment]] = [ServeSettings, MaintainSettings, TokenSettings]

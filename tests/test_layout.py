@@ -31,7 +31,7 @@ TESTED_BY: Final = {
     "write/isolation.py": ["attacks/test_poison.py"],
     "write/outage.py": ["integration/test_push_faults.py"],
     "write/push.py": ["write/test_rules.py", "write/test_batcher.py"],
-    "write/pushes.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
+    "write/intake.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
 INTERFACES: Final = {"feed/ports.py", "write/ports.py"}

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol.answers import CloseCode
+from protocol.errors import CloseCode
 from protocol.frames import CreateConversation, CreateMessage, DeleteMessage, Hello, Live, RenameConversation
-from server.feed.change import Why
+from server.feed.resume import Why
 from server.metrics import CATALOGUE, FOLDER, Question
 from tests.support.cluster import Database, temporary_folder
 from tests.support.device import live_device, now, raw

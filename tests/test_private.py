@@ -12,7 +12,7 @@ import pytest
 from server import private
 from server.demo import run as demo
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 from server.terminal.watch import Memory
 from tests.support.cluster import temporary_folder
 from tests.support.serving import token

@@ -22,7 +22,7 @@ from sentry_sdk import Client
 
 from protocol.frames import AskPage, Live, Window
 from server import logs, sentry
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.logs import Failure
 from server.postgres.errors import unavailable
 from tests.support.cluster import Database, temporary_folder

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from protocol.answers import ANSWERS, CloseCode
+from protocol.errors import ERRORS, CloseCode
 from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer, Window
 from server.session import (
     PAGES_IN_FLIGHT,
@@ -120,7 +120,7 @@ def described(commands: list[Command]) -> str:
         case []:
             return "nothing"
         case [Close(error)]:
-            code = ANSWERS[error.code].close
+            code = ERRORS[error.code].close
             assert code is not None
             return closes(code, error.code, error.answers, again=error.retryable)
         case [Send(Error() as error)]:

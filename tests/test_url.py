@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.url import CHOICES, FILES, HOLDS, IMPOSSIBLE, NO_EFFECT, hosts, read
 from tests.support.cluster import binaries
 

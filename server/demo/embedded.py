@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from server import private
-from server.errors import AtlasError, ConfigError
+from server.exceptions import AtlasError, ConfigError
 
 _POLL = 0.01  # seconds; pg_ctl's 0.1 would more than double a warm start
 _LIMIT = 30.0  # seconds: for initdb, for a start with crash recovery, for a stop with a checkpoint

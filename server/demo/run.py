@@ -31,7 +31,7 @@ from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.seed import Conversation, Person
 from server.edge.auth import mint
 from server.edge.listen import bind
-from server.errors import ConfigError, UnavailableError
+from server.exceptions import ConfigError, UnavailableError
 from server.operations.maintenance_plan import Policy
 from server.postgres import migrate
 from server.postgres.maintain import maintain

@@ -15,7 +15,7 @@ import orjson
 import structlog
 from jwt.utils import base64url_decode
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 from server.fetch import AnswerError, get
 from server.session import Claims
 

@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import structlog
 
-from protocol import answers
 from protocol import codec as codecs
-from protocol.answers import ANSWERS
+from protocol import errors
 from protocol.codec import Codec, FrameError, UnknownFrameError
+from protocol.errors import ERRORS
 from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, Welcome
 from server import metrics
 from server.clock import Clock
@@ -24,8 +24,8 @@ from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, WebSocket
 from server.feed import encode
-from server.feed.change import Why
 from server.feed.readers import PAGE_ROWS, Reader, Readers
+from server.feed.resume import Why
 from server.session import (
     PAGES_IN_FLIGHT,
     ApplyPush,
@@ -38,7 +38,7 @@ from server.session import (
     State,
     Subscribe,
 )
-from server.write.pushes import Pushes
+from server.write.intake import Intake
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class Services:
 
     verifier: Verifier
     readers: Readers
-    pushes: Pushes
+    intake: Intake
     registry: Registry
     timers: TimerWheel
     clock: Clock
@@ -103,7 +103,7 @@ class Connection:
     def __init__(self, services: Services, codec: Codec) -> None:
         self._services = services
         self._codec = codec
-        self._session = Session(services.pushes.mutations)
+        self._session = Session(services.intake.mutations)
         self._id = uuid4().hex[:12]
         self.websocket = WebSocket(self, text=codec.text, max_size=codecs.MAX_INBOUND)
         self.send = self.websocket.send
@@ -234,7 +234,7 @@ class Connection:
     def _request_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (failure := task.exception()) is not None:
             log.error("a request failed", connection=self._id, exc_info=failure)
-            self.close(answers.INTERNAL.error())
+            self.close(errors.INTERNAL.frame())
 
     async def _check_token(self, token: str) -> None:
         try:
@@ -264,7 +264,7 @@ class Connection:
         claims, client_id = self._session.claims, self._session.client_id
         assert claims is not None
         assert client_id is not None
-        self._services.pushes.apply(
+        self._services.intake.apply(
             command.push,
             self._codec,
             self._push_answered,
@@ -306,7 +306,7 @@ class Connection:
             await self._waiting[-1]
 
     def welcome(self, tier: str, why: Why | None) -> Instant:
-        claims, pushes = self._session.claims, self._services.pushes
+        claims, intake = self._session.claims, self._services.intake
         assert claims is not None
         keepalive = self._services.timing.keepalive
         now = self._services.clock.now()
@@ -323,9 +323,9 @@ class Connection:
                 frame_bytes=codecs.MAX_INBOUND,
                 page_rows=PAGE_ROWS,
                 pages_in_flight=PAGES_IN_FLIGHT,
-                mutations=pushes.mutations,
-                title_bytes=pushes.limits.title,
-                content_bytes=pushes.limits.content,
+                mutations=intake.mutations,
+                title_bytes=intake.limits.title,
+                content_bytes=intake.limits.content,
             ),
         )
         self._session.welcomed()
@@ -342,7 +342,7 @@ class Connection:
     def close(self, error: Error) -> None:
         if self.gone:
             return
-        code = ANSWERS[error.code].close
+        code = ERRORS[error.code].close
         assert code is not None
         self.send_error(error)
         # A close frame carries at most 123 bytes; the error frame has the whole sentence.
@@ -351,7 +351,7 @@ class Connection:
     # --- shutdown
 
     def goodbye(self, retry_after: float) -> None:
-        self.close(answers.GOING_AWAY.error(retry_after=Milliseconds(int(retry_after * 1000))))
+        self.close(errors.GOING_AWAY.frame(retry_after=Milliseconds(int(retry_after * 1000))))
 
     def abort(self) -> None:
         self.websocket.abort()

@@ -2,7 +2,7 @@
 
 import socket
 
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 
 
 def reserve(host: str, port: int, *, shared: bool, setting: str = "PORT") -> socket.socket:

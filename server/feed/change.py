@@ -5,23 +5,12 @@ Pure. The decisions made here decide whether anything is ever lost.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from protocol.cursor import Cursor, Position, owner_digest
+from protocol.cursor import Position
 from protocol.frames import ConversationDeleted, Row
-
-
-class Why(StrEnum):
-    """Why a device gets a snapshot (SPEC.md 7.2)."""
-
-    NEW = "new"
-    UNREADABLE = "unreadable"
-    FOREIGN = "foreign"
-    EPOCH = "epoch"
-    AHEAD = "ahead"
-    TOO_OLD = "too_old"
+from server.feed.resume import Why
 
 
 class Entry(NamedTuple):
@@ -68,20 +57,6 @@ class Batch:
     def partial(self) -> bool:
         """`to` lies inside a transaction that is larger than a reading."""
         return self.to.n != 0
-
-
-def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
-    """The position at which a device with `cursor` resumes, or why it cannot resume."""
-    if cursor is None:
-        return Why.NEW
-    decoded = Cursor.decode(cursor)
-    if decoded is None:
-        return Why.UNREADABLE
-    if decoded.owner != owner_digest(user):
-        return Why.FOREIGN
-    if decoded.epoch != epoch:
-        return Why.EPOCH
-    return decoded.position
 
 
 def follow(after: Position, reading: Reading) -> Batch | Why:

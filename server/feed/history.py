@@ -8,10 +8,10 @@ from typing import Final
 
 import structlog
 
-from protocol import answers
+from protocol import errors
 from protocol.frames import Instant, Milliseconds
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.hub import Hub
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ class History:
             metrics.HISTORIES.inc()
             log.warning("history changed, every device starts over", before=before.epoch, now=standing.epoch)
             for reader in self._hub.readers():
-                reader.sink.close(answers.POSITION_LOST.error(retry_after=come_back_apart()))
+                reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart()))
             for notify in self.changed:
                 notify()
         else:
@@ -129,7 +129,7 @@ class History:
             position = reader.position
             confirmed = 0 if position is None or reader.generation is None else position.seq
             if reader.acknowledged > confirmed:
-                reader.sink.close(answers.GOING_AWAY.error(RESTARTED, retry_after=come_back_apart()))
+                reader.sink.close(errors.GOING_AWAY.frame(RESTARTED, retry_after=come_back_apart()))
 
 
 def come_back_apart() -> Milliseconds:

@@ -12,12 +12,13 @@ from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
-from protocol import answers
+from protocol import errors
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
 from server import metrics
-from server.feed.change import Why, same
+from server.feed.change import same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
+from server.feed.resume import Why
 
 
 class Phase(IntEnum):
@@ -137,7 +138,7 @@ class Reader:
         """Tell the device, once, that its hello waits for Postgres."""
         if not self.notified_unavailable:
             self.notified_unavailable = True
-            self.sink.send_error(answers.UNAVAILABLE.error(answers="hello"))
+            self.sink.send_error(errors.UNAVAILABLE.frame(answers="hello"))
 
 
 class Hub:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from protocol import answers
+from protocol import errors
 from protocol.frames import DEFAULT_ROWS, AskPage, Page, Row
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed import encode
 from server.feed.ports import CONTENT_BYTES, Sink, Store, Want
 from server.retry import Retry
@@ -41,7 +41,7 @@ class Pages:
                     return
             except UnavailableError as error:
                 if not retry.failures:
-                    sink.send_error(answers.UNAVAILABLE.error(answers="page", id=ask.id))
+                    sink.send_error(errors.UNAVAILABLE.frame(answers="page", id=ask.id))
                 await retry.pause(error)
 
     async def _read(self, user: str, ask: AskPage) -> Page:

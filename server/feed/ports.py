@@ -9,7 +9,8 @@ from uuid import UUID
 from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import Before, Conversation, Error, Instant, Message, Profile
-from server.feed.change import Reading, Why
+from server.feed.change import Reading
+from server.feed.resume import Why
 
 CONTENT_BYTES: Final = 256 * 1024
 """Content that one statement reads for one connection, in bytes: as much as a slow socket may hold in its buffer."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.hub import Hub, Reader
 from server.feed.ports import DeviceState, DeviceStatus, PresenceStore
 

@@ -7,15 +7,16 @@ from typing import Final
 
 import structlog
 
-from protocol import answers
+from protocol import errors
 from protocol.cursor import Position
 from server import metrics, tiers
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed import change, encode
-from server.feed.change import Batch, Reading, Why
+from server.feed.change import Batch, Reading
 from server.feed.history import History, come_back_apart
 from server.feed.hub import Cohort, Hub, Lane, Phase
 from server.feed.ports import CONTENT_BYTES, ReadKey, Store
+from server.feed.resume import Why
 from server.feed.snapshot import Snapshots
 from server.retry import Retry
 
@@ -104,7 +105,7 @@ class Pump:
         synced = tier in tiers.SYNCED
         if phase is Phase.HELLO and not synced:
             for reader in self._hub.lose(cohort):
-                reader.sink.close(answers.LOCAL_ONLY.error())
+                reader.sink.close(errors.LOCAL_ONLY.frame())
             return
         batch = change.follow(after, reading)
         if isinstance(batch, Why):
@@ -112,7 +113,7 @@ class Pump:
                 if phase is Phase.HELLO:
                     self._snapshots.begin(reader, batch)
                 else:
-                    reader.sink.close(answers.POSITION_LOST.error(retry_after=come_back_apart()))
+                    reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart()))
             return
         wire = self._frames(cohort, after, batch, phase)
         size = 0
@@ -127,7 +128,7 @@ class Pump:
                 size += len(data)
             if not synced and not batch.more:
                 # After the change of the profile itself, which the device must still receive.
-                sink.close(answers.LOCAL_ONLY.error())
+                sink.close(errors.LOCAL_ONLY.frame())
             self._written += 1
         if reading.entries and readers:
             metrics.sent(batch.rows, len(readers), size)

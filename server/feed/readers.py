@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from protocol import answers
+from protocol import errors
 from protocol.frames import AskPage, Error, Milliseconds
 from server import metrics
 from server.feed import encode
-from server.feed.change import Why, start
 from server.feed.encode import Outgoing
 from server.feed.history import SPLIT, History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.pages import PAGE_ROWS, Pages
 from server.feed.ports import Sink, Window
 from server.feed.presence import Presence
+from server.feed.resume import Why, start
 from server.feed.snapshot import Snapshots
 from server.rate_limit import TokenBuckets
 
@@ -76,16 +76,16 @@ class Readers:
         hub, name = self._hub, str(user)
         if (wait := self._hellos.take(user, 1, asyncio.get_running_loop().time())) > 0:
             delay = Milliseconds(int(wait * 1000) + random.randrange(*HELLO_DELAY))
-            return answers.TOO_MANY_HELLOS.error(answers="hello", retry_after=delay)
+            return errors.TOO_MANY_HELLOS.frame(answers="hello", retry_after=delay)
         if (other := hub.of_client(name, client_id)) is not None:
             if (other.generation or 0) > (generation or other.generation or 0):
                 # The device has given this connection up, and its hello was delayed on the way.
-                return answers.REPLACED.error()
-            other.sink.close(answers.REPLACED.error())
+                return errors.REPLACED.frame()
+            other.sink.close(errors.REPLACED.frame())
         if hub.sockets(name) >= self._sockets_per_user:
             message = f"This user has {self._sockets_per_user} connections open, which is the limit."
             delay = Milliseconds(random.randrange(*SOCKETS_DELAY))
-            return answers.TOO_MANY_SOCKETS.error(message, answers="hello", retry_after=delay)
+            return errors.TOO_MANY_SOCKETS.frame(message, answers="hello", retry_after=delay)
         reader = hub.add(name, client_id, sink, window, generation)
         position = start(cursor, user, self._history.epoch)
         if isinstance(position, Why):

@@ -14,16 +14,16 @@ from uuid import UUID
 
 import structlog
 
-from protocol import answers
+from protocol import errors
 from protocol.cursor import Cursor, Position
 from protocol.frames import Row, Snapshot
 from server import metrics, tiers
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed import encode
-from server.feed.change import Why
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import CONTENT_BYTES, Store, Want
+from server.feed.resume import Why
 from server.retry import Retry
 from server.turns import FairQueue
 
@@ -127,7 +127,7 @@ class Snapshots:
         if sink.gone:
             return False
         if overview.tier not in tiers.SYNCED:
-            sink.close(answers.LOCAL_ONLY.error())
+            sink.close(errors.LOCAL_ONLY.frame())
             return False
         job.start = Position(overview.as_of, 0, overview.mark)
         job.titles = overview.rest

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.history import History
 from server.feed.hub import Hub
 from server.feed.ports import Store

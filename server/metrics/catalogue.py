@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
-from protocol import answers
-from protocol.answers import CloseCode
+from protocol import errors
+from protocol.errors import CloseCode
 from server import tiers
 from server.metrics import limits
 from server.metrics.instruments import SECONDS, SIZES, BufferedCounter, BufferedHistogram
@@ -357,9 +357,9 @@ CUT_OFF = _counter(
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
 OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
-"""Of a hello. `feed.change.Why` has the reasons for a snapshot, and a test compares the two: this package lies below
+"""Of a hello. `feed.resume.Why` has the reasons for a snapshot, and a test compares the two: this package lies below
 `feed` and cannot import it."""
-PUSH_ERRORS: Final = (answers.UNAVAILABLE, answers.SLOW_DOWN, answers.GAP, answers.REPLACED, answers.LOCAL_ONLY)
+PUSH_ERRORS: Final = (errors.UNAVAILABLE, errors.SLOW_DOWN, errors.GAP, errors.REPLACED, errors.LOCAL_ONLY)
 
 # Start these series at 0: Prometheus sees no increase in a series that begins at 1, and the first fault counts most.
 for _code in CODES:

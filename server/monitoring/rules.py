@@ -7,18 +7,18 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from protocol.answers import CloseCode
+from protocol.errors import CloseCode
 from server.metrics import CATALOGUE, Described, Question, limits
 from server.monitoring import words
-from server.monitoring.looks import Look
+from server.monitoring.scrapes import Interval
 
-LOOKS: Final = 60
+INTERVALS: Final = 60
 """Looks that `judge` uses at most."""
 LASTING: Final = 5
 """Looks in a row after which a condition is no longer momentary."""
 SEVERAL: Final = 3
 A_FEW: Final = 1.0
-"""Per second. A look lasts seconds, and one event in it is no trend: lower limits count from here on."""
+"""Per second. An interval lasts seconds, and one event in it is no trend: lower limits count from here on."""
 
 
 class Health(Enum):
@@ -43,21 +43,25 @@ class Figure:
     when_bad: str
 
 
-Rule = Callable[[Sequence[Look]], bool | None]
-"""Takes at least one look, the newest last. Returns whether the metric is bad, None if that is unknown."""
+Rule = Callable[[Sequence[Interval]], bool | None]
+"""Takes at least one interval, the newest last. Returns whether the metric is bad, None if that is unknown."""
 
 
 def _above(value: float | None, limit: float) -> bool | None:
     return None if value is None else value > limit
 
 
-def _level(name: str, limit: float = 0.0, looks: int = 1) -> Rule:
-    """Above `limit` in the last `looks` looks."""
+def _level(name: str, limit: float = 0.0, intervals: int = 1) -> Rule:
+    """Above `limit` in the last `intervals` intervals."""
 
-    def rule(seen: Sequence[Look]) -> bool | None:
+    def rule(seen: Sequence[Interval]) -> bool | None:
         if (now := seen[-1].level(name)) is None:
             return None
-        return now > limit and len(seen) >= looks and all(_above(look.level(name), limit) for look in seen[-looks:])
+        return (
+            now > limit
+            and len(seen) >= intervals
+            and all(_above(interval.level(name), limit) for interval in seen[-intervals:])
+        )
 
     return rule
 
@@ -65,10 +69,10 @@ def _level(name: str, limit: float = 0.0, looks: int = 1) -> Rule:
 def _growing(name: str, limit: float) -> Rule:
     """Above `limit` for a while, and not falling."""
 
-    def rule(seen: Sequence[Look]) -> bool | None:
+    def rule(seen: Sequence[Interval]) -> bool | None:
         if (now := seen[-1].level(name)) is None:
             return None
-        lasting = [look.level(name) or 0.0 for look in seen[-LASTING:]]
+        lasting = [interval.level(name) or 0.0 for interval in seen[-LASTING:]]
         return len(lasting) == LASTING and min(lasting) > limit and now >= lasting[0]
 
     return rule
@@ -85,7 +89,7 @@ def _often(name: str, *labels: str, limit: float) -> Rule:
 def _share(name: str, *labels: str, limit: float) -> Rule:
     """`labels` are more than `limit` of all."""
 
-    def rule(seen: Sequence[Look]) -> bool | None:
+    def rule(seen: Sequence[Interval]) -> bool | None:
         total, some = seen[-1].rate(name), seen[-1].rate(name, *labels)
         return None if total is None or some is None else some > limit * total
 
@@ -93,7 +97,7 @@ def _share(name: str, *labels: str, limit: float) -> Rule:
 
 
 def _all(*rules: Rule) -> Rule:
-    def rule(seen: Sequence[Look]) -> bool | None:
+    def rule(seen: Sequence[Interval]) -> bool | None:
         answers = [each(seen) for each in rules]
         return None if None in answers else all(answers)
 
@@ -101,7 +105,7 @@ def _all(*rules: Rule) -> Rule:
 
 
 def _any(*rules: Rule) -> Rule:
-    def rule(seen: Sequence[Look]) -> bool | None:
+    def rule(seen: Sequence[Interval]) -> bool | None:
         answers = [each(seen) for each in rules]
         return None if all(answer is None for answer in answers) else any(answers)
 
@@ -114,46 +118,46 @@ def _slow(name: str) -> Rule:
 
 
 def _full(name: str) -> Rule:
-    """The median is above the limit in several looks."""
+    """The median is above the limit in several intervals."""
 
-    def rule(seen: Sequence[Look]) -> bool:
-        medians = [known.p50 for look in seen[-SEVERAL:] if (known := look.overall.get(name))]
+    def rule(seen: Sequence[Interval]) -> bool:
+        medians = [known.p50 for interval in seen[-SEVERAL:] if (known := interval.overall.get(name))]
         return len(medians) == SEVERAL and min(medians) > limits.GROUP_MEDIAN
 
     return rule
 
 
-def _fell(seen: Sequence[Look]) -> bool | None:
+def _fell(seen: Sequence[Interval]) -> bool | None:
     name = "atlas_connections"
-    most = max((look.level(name) or 0.0 for look in seen), default=0.0)
+    most = max((interval.level(name) or 0.0 for interval in seen), default=0.0)
     if (now := seen[-1].level(name)) is None:
         return None
     return most > limits.CONNECTIONS and now < limits.CONNECTIONS_LEFT * most
 
 
-def _stalled(seen: Sequence[Look]) -> bool | None:
+def _stalled(seen: Sequence[Interval]) -> bool | None:
     stalled, connections = seen[-1].level("atlas_stalled"), seen[-1].level("atlas_connections")
     if stalled is None or connections is None:
         return None
     return stalled > limits.STALLED and stalled > limits.STALLED_SHARE * connections
 
 
-def _silent(seen: Sequence[Look]) -> bool | None:
+def _silent(seen: Sequence[Interval]) -> bool | None:
     """Users write, and no doorbell arrives."""
     if seen[-1].rate("atlas_doorbells_total") is None:
         return None
     return len(seen) >= LASTING and all(
-        (look.rate("atlas_mutations_total", "applied") or 0.0) > 0 and look.rate("atlas_doorbells_total") == 0
-        for look in seen[-LASTING:]
+        (interval.rate("atlas_mutations_total", "applied") or 0.0) > 0 and interval.rate("atlas_doorbells_total") == 0
+        for interval in seen[-LASTING:]
     )
 
 
-def _missed(seen: Sequence[Look]) -> bool | None:
+def _missed(seen: Sequence[Interval]) -> bool | None:
     """Doorbells are missed again and again."""
-    missed = [rate for look in seen if (rate := look.rate("atlas_doorbells_missed_total")) is not None]
+    missed = [rate for interval in seen if (rate := interval.rate("atlas_doorbells_missed_total")) is not None]
     if seen[-1].rate("atlas_doorbells_missed_total") is None:
         return None
-    woke = sum(look.rate("atlas_doorbells_total", "woke") or 0.0 for look in seen)
+    woke = sum(interval.rate("atlas_doorbells_total", "woke") or 0.0 for interval in seen)
     return (
         sum(rate > 0 for rate in missed) >= SEVERAL
         and sum(missed) > limits.DOORBELLS_MISSED * len(missed)
@@ -161,39 +165,39 @@ def _missed(seen: Sequence[Look]) -> bool | None:
     )
 
 
-def _deaf(seen: Sequence[Look]) -> bool | None:
+def _deaf(seen: Sequence[Interval]) -> bool | None:
     listening, processes = seen[-1].level("atlas_listening"), seen[-1].level("atlas_processes")
     return None if listening is None or processes is None else listening < processes
 
 
-def _died(seen: Sequence[Look]) -> bool | None:
+def _died(seen: Sequence[Interval]) -> bool | None:
     now = seen[-1].level("atlas_processes")
-    return None if now is None else now < max(look.level("atlas_processes") or 0.0 for look in seen)
+    return None if now is None else now < max(interval.level("atlas_processes") or 0.0 for interval in seen)
 
 
-def _down(seen: Sequence[Look]) -> bool | None:
+def _down(seen: Sequence[Interval]) -> bool | None:
     up = seen[-1].level("atlas_postgres_up")
     return None if up is None else up < 1
 
 
-def _clock_wrong(seen: Sequence[Look]) -> bool | None:
+def _clock_wrong(seen: Sequence[Interval]) -> bool | None:
     ahead = seen[-1].level("atlas_clock_ahead_seconds")
     return None if ahead is None else abs(ahead) > limits.CLOCK_SECONDS
 
 
-def _partitions_end(seen: Sequence[Look]) -> bool | None:
+def _partitions_end(seen: Sequence[Interval]) -> bool | None:
     days = seen[-1].levels.get("atlas_partitions_ahead_days")
     return None if days is None else min(days.values()) < limits.PARTITIONS_AHEAD_DAYS
 
 
-def _default_rows(seen: Sequence[Look]) -> bool | None:
+def _default_rows(seen: Sequence[Interval]) -> bool | None:
     rows = seen[-1].levels.get("atlas_default_rows")
     if rows is None:
         return None
     return rows.get("log", 0.0) > 0 or rows.get("messages", 0.0) >= limits.DEFAULT_ROWS_COUNTED
 
 
-def _few_hellos(seen: Sequence[Look]) -> bool | None:
+def _few_hellos(seen: Sequence[Interval]) -> bool | None:
     opened = seen[-1].rate("atlas_opened_total")
     hellos = seen[-1].rate("atlas_hellos_total") or 0.0
     return None if opened is None else opened > limits.OPENED and hellos < limits.HELLOS_SHARE * opened
@@ -243,7 +247,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_statement_seconds": _slow("atlas_statement_seconds"),
     "atlas_readers_per_statement": _full("atlas_readers_per_statement"),
     "atlas_push_group_mutations": _full("atlas_push_group_mutations"),
-    "atlas_pool_waiting": _level("atlas_pool_waiting", looks=SEVERAL),
+    "atlas_pool_waiting": _level("atlas_pool_waiting", intervals=SEVERAL),
     "atlas_notification_queue_ratio": _level("atlas_notification_queue_ratio", limits.NOTIFICATION_QUEUE),
     "atlas_oldest_xmin_transactions": _level("atlas_oldest_xmin_transactions", limits.OLDEST_SNAPSHOT_TRANSACTIONS),
     "atlas_oldest_transaction_seconds": _level("atlas_oldest_transaction_seconds", limits.OLDEST_TRANSACTION_SECONDS),
@@ -261,21 +265,21 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-def judge(looks: Sequence[Look]) -> list[Figure]:
-    """Return the catalogue's metrics, in its order. `looks` has at least one, the newest last."""
-    return [_figure(described, looks) for described in CATALOGUE]
+def judge(intervals: Sequence[Interval]) -> list[Figure]:
+    """Return the catalogue's metrics, in its order. `intervals` has at least one, the newest last."""
+    return [_figure(described, intervals) for described in CATALOGUE]
 
 
-def _figure(described: Described, looks: Sequence[Look]) -> Figure:
-    name, look = described.name, looks[-1]
+def _figure(described: Described, intervals: Sequence[Interval]) -> Figure:
+    name, interval = described.name, intervals[-1]
     if isinstance(described.metric, Counter):
-        says, parts = words.say_rate(name, look.rates.get(name))
+        says, parts = words.say_rate(name, interval.rates.get(name))
     elif isinstance(described.metric, Histogram):
-        says, parts = words.say_quantiles(name, look.overall.get(name), look.quantiles.get(name, {}))
+        says, parts = words.say_quantiles(name, interval.overall.get(name), interval.quantiles.get(name, {}))
     else:
-        says, parts = words.say_level(name, look.levels.get(name))
+        says, parts = words.say_level(name, interval.levels.get(name))
     rule = RULES.get(name)
-    bad = None if rule is None else rule(looks)
+    bad = None if rule is None else rule(intervals)
     health = Health.BAD if bad else Health.UNKNOWN if says == words.NOTHING else Health.FINE
     return Figure(
         name, words.short_name(name), described.question, says, parts, health, rule is not None, described.when_bad

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from server.monitoring.looks import Quantiles
+from server.monitoring.scrapes import Quantiles
 
 NOTHING: Final = "–"
 """For an unknown value."""

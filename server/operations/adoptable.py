@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import INDEXES, INSTANTS, UPDATED, Column, Facts, of, primary_key
 
 COLUMNS: Final = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.adoptable import check
 from server.operations.catalog import (
     CASCADE,

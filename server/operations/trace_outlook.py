@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from protocol.answers import CloseCode, Instruction, instruction
+from protocol.errors import CloseCode, Instruction, instruction
 from server import tiers
 from server.feed.ports import DeviceState
 from server.operations.trace_facts import Device, Facts

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from protocol.answers import CloseCode, Instruction, instruction
+from protocol.errors import CloseCode, Instruction, instruction
 from protocol.frames import Instant
 from server.feed.ports import DeviceState
 from server.operations.trace_outlook import SECOND, Outlook

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import (
     CASCADE,
     INSTANTS,

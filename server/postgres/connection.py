@@ -12,7 +12,7 @@ from typing import Any, Final
 import asyncpg
 
 from protocol.frames import Instant
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.feed.history import Standing
 from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.link import link

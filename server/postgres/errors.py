@@ -7,7 +7,7 @@ from typing import Final
 
 import asyncpg
 
-from server.errors import AtlasError, UnavailableError, UnfitError
+from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.url import UNREADABLE
 
 NOT_BY_ITSELF = (

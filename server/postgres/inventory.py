@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
 from server.postgres.connection import statement
 from server.postgres.errors import UNMIGRATED

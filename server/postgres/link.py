@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.postgres.errors import POOLED, connecting
 from server.url import Target, read
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from server import metrics
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.postgres.connection import give_up
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route

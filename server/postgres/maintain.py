@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from server.errors import AtlasError, UnavailableError, UnfitError
+from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.operations import maintenance_plan
 from server.operations.maintenance_plan import (
     Archive,

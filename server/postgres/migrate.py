@@ -9,7 +9,7 @@ import asyncpg
 import orjson
 import structlog
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres import scripts
@@ -65,7 +65,7 @@ class Pending:
         Functions come before the migrations, which create triggers that call them. Their bodies are not checked,
         because they name tables that the migrations create. Views come last.
         """
-        yield scripts.migration(scripts.BEFORE)
+        yield scripts.migration(scripts.PREREQUISITES)
         yield "SET LOCAL check_function_bodies = off;\n"
         functions, views = scripts.functions(), scripts.views()
         yield from (text for name, text in functions.items() if name in self.definitions)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from server import metrics
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
 from server.postgres.errors import MAYBE_LATER, StatementError, none_left, translated, unavailable

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from protocol.frames import Instant
 from server.clock import machine_now
-from server.errors import AtlasError, UnavailableError, UnfitError
+from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import History, Standing, newer
 from server.postgres.connection import connect, give_up, standing
 from server.postgres.errors import none_left, translated

@@ -10,7 +10,7 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 MIGRATIONS: Final = HERE / "migrations"
-BEFORE: Final = "before"
+PREREQUISITES: Final = "prerequisites"
 """The script that runs ahead of all others."""
 
 

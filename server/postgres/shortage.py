@@ -32,7 +32,7 @@ class Lender(Protocol):
 
 class Shortage:
     """Frees connections when Postgres has none left for this login, so that every statement, the listener and the
-    lookout get one."""
+    inspector get one."""
 
     def __init__(self) -> None:
         self.lenders: list[Lender] = []

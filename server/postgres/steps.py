@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres.connection import connect_as_owner
 from server.postgres.lock_retry import BUSY, past_autovacuum, retry_locks

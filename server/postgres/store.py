@@ -19,7 +19,7 @@ from protocol.frames import (
     Row,
 )
 from server.clock import machine_now
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.ports import DeviceStatus, MessagesRead, Overview, ReadKey, Titles, Want
 from server.postgres.pool import Pool
@@ -47,7 +47,7 @@ class PostgresStore:
 
     async def _find_no_profile(self) -> None:
         """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
-        hide it, which the lookout may not have found yet: its user must not be treated as one who does not pay."""
+        hide it, which the inspector may not have found yet: its user must not be treated as one who does not pay."""
         (record,) = await self._fetch("sees_profiles")
         self._history.saw(record["epoch"])
         if not record["sees"]:
@@ -157,7 +157,7 @@ class PostgresStore:
 
     async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
         columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
-        await self._fetch("note", server, *columns)
+        await self._fetch("record_devices", server, *columns)
 
 
 def _literal(items: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
 from server.postgres.connection import connect, statement
 from server.postgres.errors import UNMIGRATED, translated

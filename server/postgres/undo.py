@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations import undo_plan
 from server.operations.catalog import Step
 from server.operations.undo_plan import Installed

@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.postgres.pool import Pool
 
 log = structlog.get_logger()

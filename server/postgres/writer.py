@@ -18,7 +18,7 @@ from protocol.frames import (
     Mutation,
     RenameConversation,
 )
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.postgres.errors import StatementError
 from server.postgres.pool import Pool
 from server.write.ports import Cause, WriteError

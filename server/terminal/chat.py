@@ -21,7 +21,7 @@ from atlas_sync.outbox import Entry, EntryState, Outbox
 from atlas_sync.replica import Message, Replica
 from atlas_sync.session import Batch
 from atlas_sync.storage import SqliteStorage, StorageError
-from server.errors import ConfigError, UnavailableError
+from server.exceptions import ConfigError, UnavailableError
 from server.terminal.device import line, printable, run, shows_status
 
 SENDING_SECONDS = 10.0

@@ -13,7 +13,7 @@ from rich.text import Text
 from atlas_sync.device import Status, StayAway
 from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
 from atlas_sync.session import Event, Welcomed
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 
 
 class StayAwayError(AtlasError):

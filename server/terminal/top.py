@@ -16,11 +16,11 @@ from rich.live import Live
 from rich.text import Text
 
 from server import fetch
-from server.errors import ConfigError, UnavailableError
+from server.exceptions import ConfigError, UnavailableError
 from server.fetch import AnswerError
 from server.metrics import Question
-from server.monitoring.looks import Look, NotMetricsError, Scrape, between, parse
-from server.monitoring.rules import LOOKS, Figure, Health, judge
+from server.monitoring.rules import INTERVALS, Figure, Health, judge
+from server.monitoring.scrapes import Interval, NotMetricsError, Scrape, between, parse
 from server.terminal.device import printable, run
 
 TIMEOUT: Final = 5.0
@@ -97,13 +97,13 @@ async def _print(url: str, token: str, every: float, console: Console) -> None:
 
 
 async def _follow(url: str, token: str, every: float, console: Console) -> None:
-    looks: list[Look] = []
+    intervals: list[Interval] = []
     resized = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with fetch.client() as client:
         source = Source(client, url, token)
         before = await source.scrape()
-        looks.append(between(None, before))
+        intervals.append(between(None, before))
         loop.add_signal_handler(signal.SIGWINCH, resized.set)
         trouble: str | None = None
         due = loop.time()
@@ -113,7 +113,7 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
                 when = datetime.now().astimezone()
                 while True:
                     title = f"Atlas Sync · {when:%H:%M:%S} · every {every:g} s · {printable(url)}"
-                    lines = draw(title, trouble, judge(looks), console.width, console.height)
+                    lines = draw(title, trouble, judge(intervals), console.width, console.height)
                     live.update(Group(*lines), refresh=True)
                     resized.clear()
                     with contextlib.suppress(TimeoutError):
@@ -127,7 +127,7 @@ async def _follow(url: str, token: str, every: float, console: Console) -> None:
                     trouble = f"{error} These are the last metrics received."
                 else:
                     trouble = None
-                    looks = [*looks[1 - LOOKS :], between(before, after)]
+                    intervals = [*intervals[1 - INTERVALS :], between(before, after)]
                     before = after
 
 

@@ -13,7 +13,7 @@ from atlas_sync.device import Device
 from atlas_sync.replica import Row
 from atlas_sync.session import Batch
 from server import private
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 from server.terminal.device import line, run, shows_status, shows_welcome
 
 

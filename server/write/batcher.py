@@ -16,7 +16,7 @@ import structlog
 
 from protocol.frames import Ack, Error, Milliseconds
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.rate_limit import TokenBuckets
 from server.write import rules
 from server.write.isolation import Isolation, again

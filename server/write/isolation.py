@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from protocol.frames import Ack, Error, Milliseconds
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.turns import Turns
 from server.write import rules
 from server.write.outage import Outage

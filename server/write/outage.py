@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.retry import Retry
 
 LONGEST_PAUSE: Final = 5.0

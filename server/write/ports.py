@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 from server.write.push import Outcome, OwnedPush
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from protocol import answers
-from protocol.answers import ANSWERS
+from protocol import errors
+from protocol.errors import ERRORS
 from protocol.frames import (
     Ack,
     Applied,
@@ -84,9 +84,9 @@ def answer(push: OwnedPush, outcome: Outcome) -> Ack | Error:
     """The answer to a push that is not unfinished: a result for each mutation, or an error."""
     if outcome.error == "gap" or (outcome.error is None and push.first > outcome.before + 1):
         message = f"The next mutation of this device is number {outcome.before + 1}."
-        return answers.GAP.error(message, answers="push", id=push.first, expected=outcome.before + 1)
+        return errors.GAP.frame(message, answers="push", id=push.first, expected=outcome.before + 1)
     if outcome.error is not None:
-        return ANSWERS[outcome.error].error(answers="push", id=push.first)
+        return ERRORS[outcome.error].frame(answers="push", id=push.first)
     return Ack(results=[_result(push.first + i, outcome) for i in range(len(push.mutations))])
 
 
@@ -100,9 +100,9 @@ def _result(n: int, outcome: Outcome) -> Result:
 def unavailable(push: OwnedPush, retry_after: Milliseconds) -> Error:
     """The database cannot apply this now."""
     message = "The database cannot take this at the moment. Keep it, and send it again after the delay."
-    return answers.UNAVAILABLE.error(message, answers="push", id=push.first, retry_after=retry_after)
+    return errors.UNAVAILABLE.frame(message, answers="push", id=push.first, retry_after=retry_after)
 
 
 def slow_down(push: OwnedPush, retry_after: Milliseconds) -> Error:
     """The user writes too much."""
-    return answers.SLOW_DOWN.error(answers="push", id=push.first, retry_after=retry_after)
+    return errors.SLOW_DOWN.frame(answers="push", id=push.first, retry_after=retry_after)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.demo import run
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 
 
 def test_the_demo_without_its_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from protocol import answers
+from protocol import errors
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.frames import (
     Ack,
@@ -41,11 +41,11 @@ from server.edge.connection import (
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS
-from server.feed.change import Why
 from server.feed.encode import Outgoing
 from server.feed.readers import Readers
+from server.feed.resume import Why
 from server.session import Claims
-from server.write.pushes import Pushes
+from server.write.intake import Intake
 from server.write.rules import Limits
 from tests.support.transport import FarEnd
 
@@ -148,7 +148,7 @@ class House:
             Services(
                 verifier=cast(Verifier, self.verifier),
                 readers=cast(Readers, self.readers),
-                pushes=cast(Pushes, self.pushes),
+                intake=cast(Intake, self.pushes),
                 registry=self.registry,
                 timers=self.timers,
                 clock=cast(Clock, self.clock),
@@ -214,7 +214,7 @@ async def test_a_refused_token_ends_the_connection() -> None:
 
 async def test_a_reader_that_cannot_join_is_closed_with_the_reason() -> None:
     house = House()
-    house.readers.refuses = answers.TOO_MANY_SOCKETS.error(answers="hello", retry_after=Milliseconds(5))
+    house.readers.refuses = errors.TOO_MANY_SOCKETS.frame(answers="hello", retry_after=Milliseconds(5))
     house.say(HELLO)
     await house.settle()
     assert house.told() == ("too_many_sockets", 4003)
@@ -293,21 +293,21 @@ async def test_rejected_mutations_alone_still_count_as_acknowledged() -> None:
 async def test_an_answer_to_a_push_that_ends_the_connection_closes_it() -> None:
     house = await House().greeted()
     house.say(Push(n=1, mutations=[]))
-    house.pushes.waiting[0][1](answers.REPLACED.error(answers="push", id=1))
+    house.pushes.waiting[0][1](errors.REPLACED.frame(answers="push", id=1))
     assert house.told() == ("replaced", 4302)
     assert house.readers.calls == ["join", "leave 4302"]
 
 
-@pytest.mark.parametrize("answer", answers.ANSWERS.values(), ids=answers.ANSWERS)
-async def test_every_error_closes_with_its_own_code(answer: answers.Answer) -> None:
+@pytest.mark.parametrize("kind", errors.ERRORS.values(), ids=errors.ERRORS)
+async def test_every_error_closes_with_its_own_code(kind: errors.ErrorKind) -> None:
     house = await House().greeted()
-    if answer.close is None:
+    if kind.close is None:
         with pytest.raises(AssertionError):
-            house.connection.close(answer.error())
+            house.connection.close(kind.frame())
     else:
-        house.connection.close(answer.error())
-        assert house.told() == (answer.code, int(answer.close))
-        house.connection.close(answers.INTERNAL.error())
+        house.connection.close(kind.frame())
+        assert house.told() == (kind.code, int(kind.close))
+        house.connection.close(errors.INTERNAL.frame())
         assert house.heard() == [], "nothing follows a close"
 
 

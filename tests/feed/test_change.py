@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protocol.cursor import Cursor, Position
+from protocol.cursor import Position
 from protocol.frames import Conversation, ConversationDeleted, Message, MessageDeleted, Row
-from server.feed.change import Batch, Entry, Reading, Why, follow, start
+from server.feed.change import Batch, Entry, Reading, follow
+from server.feed.resume import Why
 
-USER, STRANGER = UUID(int=101), UUID(int=102)
-EPOCH = "0123456789abcdef"
 IDS = [UUID(int=i) for i in range(6)]
 
 
@@ -204,20 +202,3 @@ def test_a_conversation_deleted_and_made_anew_is_told_as_both() -> None:
     batch = follow(Position(0), log.read(Position(0), 5))
     assert isinstance(batch, Batch)
     assert batch.rows == [gone, anew]
-
-
-@pytest.mark.parametrize(
-    ("cursor", "expected"),
-    [
-        (None, Why.NEW),
-        (b"", Why.UNREADABLE),
-        (b"\x00" * 29, Why.UNREADABLE),
-        (Cursor.of(EPOCH, STRANGER, Position(5)).encode(), Why.FOREIGN),
-        (Cursor.of("f" * 16, USER, Position(5)).encode(), Why.EPOCH),
-        (Cursor.of(EPOCH, USER, Position(5, 3)).encode(), Position(5, 3)),
-    ],
-)
-def test_a_cursor_is_resumed_from_only_if_it_is_this_users_and_of_this_history(
-    cursor: bytes | None, expected: Position | Why
-) -> None:
-    assert start(cursor, USER, EPOCH) == expected

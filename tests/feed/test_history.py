@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.cursor import Position
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.history import History, Standing, newer
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Window

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.cursor import Position
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed import presence as module
 from server.feed.hub import Hub, Phase, Reader, Stalled
 from server.feed.ports import DeviceState, DeviceStatus, Window

@@ -11,8 +11,8 @@ from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position, owner_digest
 from protocol.frames import Before, Conversation, Error, Live, Message, Snapshot
 from server import metrics
-from server.errors import UnavailableError
-from server.feed.change import Reading, Why
+from server.exceptions import UnavailableError
+from server.feed.change import Reading
 from server.feed.history import SPLIT, History, Standing
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
@@ -31,6 +31,7 @@ from server.feed.ports import (
 from server.feed.presence import Presence
 from server.feed.pump import Pump
 from server.feed.readers import Reader, Readers, Readiness
+from server.feed.resume import Why
 from server.feed.snapshot import Snapshots
 from server.metrics.catalogue import REGISTRY
 from server.rate_limit import TokenBuckets

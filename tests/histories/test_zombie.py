@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.feed.history import EARLIER, SPLIT
-from server.postgres import lookout
+from server.postgres import inspector
 from tests.histories.conftest import PATIENCE
 from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarist, diarists, living, settled
@@ -156,7 +156,7 @@ async def first_and_second(old: Machine, new: Machine) -> AsyncIterator[tuple[Pr
 async def test_a_server_that_runs_does_not_go_back_to_an_old_primary_that_its_url_names_first(
     site: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "EVERY", 0.2)
+    monkeypatch.setattr(inspector, "EVERY", 0.2)
     old = site.primary()
     async with administrator(old.database) as sql:
         user = await diarists(sql, "", "")

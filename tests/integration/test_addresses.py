@@ -7,7 +7,7 @@ import pytest
 
 from protocol.frames import Live
 from server.edge.listen import reserve
-from server.errors import ConfigError
+from server.exceptions import ConfigError
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_user

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from protocol.frames import Changes, Live
-from server.postgres import listener, lookout, pool
+from server.postgres import inspector, listener, pool
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -102,7 +102,7 @@ async def test_readiness_follows_the_doorbells(database: Database) -> None:
 async def test_a_server_that_is_not_ready_says_what_must_be_mended(
     database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "EVERY", 0.1)
+    monkeypatch.setattr(inspector, "EVERY", 0.1)
     async with (
         postgres_behind_proxy(database.server_url) as (proxy, url),
         serving(url) as server,

@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.answers import CloseCode
 from protocol.cursor import Position
+from protocol.errors import CloseCode
 from protocol.frames import (
     Applied,
     CreateConversation,
@@ -29,9 +29,9 @@ from protocol.frames import (
     RenameConversation,
 )
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed.ports import ReadKey
-from server.postgres import connection, lookout, pool, vitals
+from server.postgres import connection, inspector, pool, vitals
 from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.store import PostgresStore
@@ -55,7 +55,7 @@ def nobody_waits_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookout, "EVERY", 0.1)
+    monkeypatch.setattr(inspector, "EVERY", 0.1)
 
 
 class Looks:
@@ -83,13 +83,13 @@ class Looks:
 
 @pytest.fixture
 def looks(looks_often: None, monkeypatch: pytest.MonkeyPatch) -> Looks:
-    looks, look = Looks(), lookout.Lookout.inspect
+    looks, look = Looks(), inspector.Inspector.inspect
 
-    async def when_permitted(self: lookout.Lookout) -> None:
+    async def when_permitted(self: inspector.Inspector) -> None:
         await looks.permitted()
         await look(self)
 
-    monkeypatch.setattr(lookout.Lookout, "inspect", when_permitted)
+    monkeypatch.setattr(inspector.Inspector, "inspect", when_permitted)
     return looks
 
 
@@ -275,7 +275,7 @@ async def test_a_missing_profile_counts_only_where_the_server_sees_all_profiles(
 async def test_a_history_that_a_lock_keeps_from_beginning_begins_when_the_lock_is_gone(
     database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(inspector, "STATEMENT_SECONDS", 0.2)
     before = await sql.fetchval("SELECT sync.epoch()")
     waits = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'begin_history' "
@@ -312,12 +312,12 @@ WAITING = (
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (connection, pool, lookout):
+    for module in (connection, pool, inspector):
         monkeypatch.setattr(module, "STATEMENT_SECONDS", LIMIT_SECONDS)
     # Whoever looks at the figures is told sooner than a statement ends.
     monkeypatch.setattr(vitals, "PATIENCE", LIMIT_SECONDS / 5)
     monkeypatch.setattr(vitals, "AGE", 0.0)
-    monkeypatch.setattr(lookout, "EVERY", 0.1)
+    monkeypatch.setattr(inspector, "EVERY", 0.1)
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
 
 

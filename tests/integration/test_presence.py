@@ -11,7 +11,7 @@ import pytest
 
 from protocol.frames import Changes
 from server import metrics
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.feed import presence
 from server.feed.ports import DeviceState, DeviceStatus
 from server.postgres.store import PostgresStore
@@ -280,9 +280,9 @@ async def test_devices_that_stand_still_cost_one_statement_every_fifteen_seconds
         async with httpx.AsyncClient() as client:
             await eventually(partial(is_ready, client, server.http))
         before, noted = statements(), await rows(sql)
-        await eventually(lambda: statements().get("note", 0) >= before.get("note", 0) + 10)
+        await eventually(lambda: statements().get("record_devices", 0) >= before.get("record_devices", 0) + 10)
         after = statements()
-        assert {name for name in after if after[name] != before.get(name, 0)} == {"note"}
+        assert {name for name in after if after[name] != before.get(name, 0)} == {"record_devices"}
         assert await rows(sql) == noted
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from protocol.frames import Changes, CreateConversation, CreateMessage
 from server.cli import cli
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed import presence
 from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
@@ -24,6 +24,8 @@ from tests.support.device import NOBODYS, live_device, now
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
+
+pytestmark = pytest.mark.shared_database  # a trace is about one user
 
 FREE = "UPDATE profiles SET subscription_tier = 'free' WHERE id = $1"
 MARKER = "nobody-else-may-read-this"
@@ -74,12 +76,6 @@ async def trace_until(database: Database, message: UUID, condition: Callable[[To
 
     told: Told = await eventually(ask)
     return told
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """One for all tests of this module: a trace is about one user."""
-    return shared_database
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import pytest
 
-from protocol.answers import CloseCode
+from protocol.errors import CloseCode
 from server import clock
 from server.feed import pump
-from server.feed.change import Why
+from server.feed.resume import Why
 from server.metrics import CATALOGUE, Question, limits
 from tests.support.cluster import temporary_folder
 from tests.support.prometheus import (

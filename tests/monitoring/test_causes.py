@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 pytestmark = needs_prometheus
 
-LOOKS_OFTEN: Final = "from server.postgres import lookout, vitals; lookout.EVERY, vitals.AGE = 0.2, 0.0"
+LOOKS_OFTEN: Final = "from server.postgres import inspector, vitals; inspector.EVERY, vitals.AGE = 0.2, 0.0"
 CLOCK: Final = """
 import signal, time
 true = time.time_ns

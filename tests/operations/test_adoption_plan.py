@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.adoptable import check
 from server.operations.adoption_plan import LATEST, SPARE, horizon, is_needed, plan
 from server.operations.catalog import Access, Column, Constraint, Facts, Index, Table, View

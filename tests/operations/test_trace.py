@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.answers import CloseCode
+from protocol.errors import CloseCode
 from server.operations.trace import Verdict, as_json, status, tell
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
 from server.operations.trace_outlook import SECOND, SILENT, STUCK, Fate, Outlook, outlook

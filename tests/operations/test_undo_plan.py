@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import Column, Constraint, Facts, Grant, Index, Table, Trigger, View
 from server.operations.undo_plan import Installed, OurPolicy, Partition, plan
 

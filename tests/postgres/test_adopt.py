@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from protocol.frames import CreateMessage, DeleteMessage, EditMessage
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres.adopt import remaining_steps
 from server.postgres.connection import LOCAL_PATH

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations.inventory import Wrong
 from server.postgres import doctor
 from server.postgres.connection import SAFE_PATH, statement

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.frames import Live
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.postgres import trace_queries
 from server.postgres.connection import connect
 from server.postgres.doctor import examine

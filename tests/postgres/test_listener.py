@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.postgres.listener import Listening
 from tests.support.cluster import Database
 

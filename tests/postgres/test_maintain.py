@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from protocol.frames import Live
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.operations import maintenance_plan
 from server.operations.maintenance_plan import FEW, MANY, MoveToArchive, TurnDefault
 from server.postgres import maintain

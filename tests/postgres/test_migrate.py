@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.postgres import scripts
 from server.postgres.connection import SAFE_PATH
 from server.postgres.doctor import examine

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from benchmarks.v1 import fill
-from server.errors import UnfitError
+from server.exceptions import UnfitError
 from server.postgres import connection
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate

@@ -3,7 +3,7 @@
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Position
 from protocol.frames import Error, Instant
-from server.feed.change import Why
+from server.feed.resume import Why
 
 
 class FakeSink:

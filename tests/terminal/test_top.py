@@ -18,8 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.metrics import CATALOGUE, Question, expose
-from server.monitoring.looks import Look, NotMetricsError, between, parse, quantile
 from server.monitoring.rules import LASTING, RULES, Figure, Health, judge
+from server.monitoring.scrapes import Interval, NotMetricsError, between, parse, quantile
 from server.monitoring.words import SHORT, duration, number, size
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
@@ -89,8 +89,8 @@ def histogram(name: str, buckets: Sequence[tuple[float, float]], labels: str = "
     )
 
 
-def looks(*pages: str) -> list[Look]:
-    """The looks of scrapes that are one second apart."""
+def intervals(*pages: str) -> list[Interval]:
+    """The intervals of scrapes that are one second apart."""
     scrapes = [parse(text, float(at)) for at, text in enumerate(pages)]
     return [between(before, after) for before, after in zip([None, *scrapes], scrapes, strict=False)]
 
@@ -100,7 +100,7 @@ def figure(name: str, figures: Sequence[Figure]) -> Figure:
 
 
 def bad(*pages: str) -> set[str]:
-    return {each.name for each in judge(looks(*pages)) if each.health is Health.BAD}
+    return {each.name for each in judge(intervals(*pages)) if each.health is Health.BAD}
 
 
 # --- The calculation
@@ -108,16 +108,16 @@ def bad(*pages: str) -> set[str]:
 
 def test_counters_are_shown_as_rates_of_the_last_interval() -> None:
     before, after = parse(page(atlas_rows_sent_total=100), 10), parse(page(atlas_rows_sent_total=150), 12)
-    look = between(before, after)
-    assert look.rate(COUNTER) == 25
-    assert figure(COUNTER, judge([look])).says == "25/s"
+    interval = between(before, after)
+    assert interval.rate(COUNTER) == 25
+    assert figure(COUNTER, judge([interval])).says == "25/s"
 
 
 @given(st.floats(0, 1e15), st.floats(0, 1e15), st.floats(0.001, 1e6))
 @example(1e6, 3, 2)
 def test_a_rate_is_never_negative_even_after_a_restart(before: float, after: float, seconds: float) -> None:
-    look = between(parse(page(atlas_rows_sent_total=before), 0), parse(page(atlas_rows_sent_total=after), seconds))
-    rate = look.rate(COUNTER)
+    interval = between(parse(page(atlas_rows_sent_total=before), 0), parse(page(atlas_rows_sent_total=after), seconds))
+    rate = interval.rate(COUNTER)
     assert rate is not None
     assert 0 <= rate <= after / seconds
     if after < before:
@@ -125,19 +125,19 @@ def test_a_rate_is_never_negative_even_after_a_restart(before: float, after: flo
 
 
 def test_a_new_series_started_at_zero() -> None:
-    (_, look) = looks(page(), page() + 'atlas_rows_sent_total{kind="profile"} 5\n')
-    assert look.rates[COUNTER] == {"message": 0, "profile": 5}
+    (_, interval) = intervals(page(), page() + 'atlas_rows_sent_total{kind="profile"} 5\n')
+    assert interval.rates[COUNTER] == {"message": 0, "profile": 5}
 
 
 def test_quantiles_are_those_of_the_interval_as_promql_estimates_them() -> None:
     name = "atlas_ack_seconds"
     first = histogram(name, [(0.5, 1000), (1, 1000), (2, 1000), (math.inf, 1000)])
     later = histogram(name, [(0.5, 1000), (1, 1050), (2, 1100), (math.inf, 1100)])
-    (_, look) = looks(page() + first, page() + later)
-    assert look.overall[name].count == 100
-    assert look.overall[name].p50 == 1
-    assert look.overall[name].p99 == pytest.approx(1.98)
-    assert figure(name, judge([look])).says == "p50 1 p99 1.98 s"
+    (_, interval) = intervals(page() + first, page() + later)
+    assert interval.overall[name].count == 100
+    assert interval.overall[name].p50 == 1
+    assert interval.overall[name].p99 == pytest.approx(1.98)
+    assert figure(name, judge([interval])).says == "p50 1 p99 1.98 s"
 
 
 def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
@@ -160,20 +160,20 @@ def test_a_histogram_starts_at_zero_after_a_restart() -> None:
     name = "atlas_ack_seconds"
     first = histogram(name, [(1, 5), (2, 1000), (math.inf, 1000)])
     later = histogram(name, [(1, 10), (2, 10), (math.inf, 10)])
-    (_, look) = looks(page() + first, page() + later)
-    assert look.overall[name].count == 10
-    assert look.overall[name].p99 <= 1
+    (_, interval) = intervals(page() + first, page() + later)
+    assert interval.overall[name].count == 10
+    assert interval.overall[name].p99 <= 1
 
 
 def test_an_interval_without_observations_has_no_quantiles() -> None:
     name = "atlas_ack_seconds"
     same = histogram(name, [(1, 5), (math.inf, 5)])
-    assert figure(name, judge(looks(page() + same, page() + same))).health is Health.UNKNOWN
+    assert figure(name, judge(intervals(page() + same, page() + same))).health is Health.UNKNOWN
 
 
 @pytest.mark.parametrize("text", ["atlas_something 1\n", re.sub(r" \S+$", " NaN", FINE.strip(), flags=re.M) + "\n"])
 def test_a_missing_or_nan_value_is_unknown_and_not_bad(text: str) -> None:
-    for figures in (judge(looks(text)), judge(looks(text, text))):
+    for figures in (judge(intervals(text)), judge(intervals(text, text))):
         gauges = [each for each in figures if not each.name.endswith("_total")]
         assert gauges
         assert all(each.health is Health.UNKNOWN for each in gauges)
@@ -181,7 +181,7 @@ def test_a_missing_or_nan_value_is_unknown_and_not_bad(text: str) -> None:
 
 
 def test_top_understands_all_metrics_of_this_version() -> None:
-    figures = judge(looks(expose().decode(), expose().decode()))
+    figures = judge(intervals(expose().decode(), expose().decode()))
     assert [each.name for each in figures] == [each.name for each in CATALOGUE]
 
 
@@ -329,7 +329,7 @@ def test_numbers_have_the_unit_that_reads_best(said: str, expected: str) -> None
 
 
 def test_short_names_are_unique_and_fit() -> None:
-    names = [each.short for each in judge(looks(page()))]
+    names = [each.short for each in judge(intervals(page()))]
     assert len(set(names)) == len(names)
     assert [name for name in names if len(name) >= NAME] == []
 
@@ -353,7 +353,7 @@ def test_the_screen_is_never_wider_or_higher_than_the_terminal(
 
 
 def test_on_80_by_24_every_question_and_every_known_metric_is_shown() -> None:
-    figures = judge(looks(page(), page()))
+    figures = judge(intervals(page(), page()))
     shown = "\n".join(line.plain for line in draw("title", None, figures, 80, 24))
     assert all(question.value in shown for question in Question)
     assert all(each.short in shown for each in figures if each.health is Health.FINE)
@@ -362,7 +362,7 @@ def test_on_80_by_24_every_question_and_every_known_metric_is_shown() -> None:
 @pytest.mark.parametrize("name", SUDDEN)
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 50)])
 def test_a_bad_metric_is_red_and_has_its_advice(name: str, width: int, height: int) -> None:
-    figures = judge(looks(page(), SUDDEN[name]))
+    figures = judge(intervals(page(), SUDDEN[name]))
     shown = draw("title", None, figures, width, height)
     culprit = figure(name, figures)
     (row,) = [line for line in shown if f"!{culprit.short} " in line.plain]
@@ -373,8 +373,8 @@ def test_a_bad_metric_is_red_and_has_its_advice(name: str, width: int, height: i
 
 
 def test_labels_of_another_server_cannot_write_escape_sequences() -> None:
-    (look,) = looks('atlas_users{tier="\x1b[31mred"} 3\natlas_users{tier="b"} 2\n')
-    figures = judge([look])
+    (interval,) = intervals('atlas_users{tier="\x1b[31mred"} 3\natlas_users{tier="b"} 2\n')
+    figures = judge([interval])
     assert not any("\x1b" in line.plain for line in draw("title", None, figures, 200, 50))
     assert not any("\x1b" in line for line in plain(figures))
 

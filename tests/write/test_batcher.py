@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.frames import Ack, Applied, DeleteConversation, Error, Rejected
-from server.errors import UnavailableError
+from server.exceptions import UnavailableError
 from server.rate_limit import TokenBuckets
 from server.write import batcher as module
 from server.write.batcher import Batcher

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.errors import AtlasError
+from server.exceptions import AtlasError
 from server.metrics import CATALOGUE, Described
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -37,7 +37,7 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Interval:
     """The metrics of one interval, by name and then by the values of their labels. Unknown values are absent."""
 
     rates: Mapping[str, Mapping[str, float]]
@@ -76,7 +76,7 @@ def parse(text: str, at: float) -> Scrape:
     return Scrape(at, values)
 
 
-def between(before: Scrape | None, after: Scrape) -> Look:
+def between(before: Scrape | None, after: Scrape) -> Interval:
     """Compare two scrapes of one server. Without `before`, only levels are known."""
     seconds = 0.0 if before is None else after.at - before.at
     earlier: Mapping[Series, float] = {} if before is None else before.values
@@ -107,7 +107,7 @@ def between(before: Scrape | None, after: Scrape) -> Look:
         else:
             for series in by_name.get(name, ()):
                 _add(levels.setdefault(name, {}), _label(described, series), after.values[series])
-    return Look(_known(rates), quantiles, overall, _known(levels))
+    return Interval(_known(rates), quantiles, overall, _known(levels))
 
 
 def quantile(q: float, buckets: Mapping[float, float]) -> float:

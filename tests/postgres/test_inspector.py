@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 
 from server.clock import Clock
-from server.errors import UnavailableError, UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History
 from server.feed.hub import Hub
-from server.postgres.lookout import Lookout
+from server.postgres.inspector import Inspector
 from server.postgres.route import Route
 from tests.support.cluster import Database
 from tests.support.waiting import eventually
@@ -22,17 +22,17 @@ async def test_a_history_that_could_not_begin_begins_before_any_device_is_served
     database: Database, sql: Any
 ) -> None:
     history = History(Hub(lambda _: None))
-    lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
-    await lookout.inspect()
+    inspector = Inspector(Route(database.server_url, history), Clock(), 0.0)
+    await inspector.inspect()
     before = await sql.fetchval("SELECT sync.epoch()")
     assert (history.epoch, history.blind) == (before, None)
     await sql.execute("ALTER FUNCTION sync.begin_history RENAME TO mislaid")
     with pytest.raises((UnavailableError, UnfitError)):
-        await lookout.inspect()
+        await inspector.inspect()
     assert history.blind is not None
     await sql.execute("ALTER FUNCTION sync.mislaid RENAME TO begin_history")
     for _ in range(2):
-        await lookout.inspect()
+        await inspector.inspect()
     assert history.blind is None
     assert history.epoch == await sql.fetchval("SELECT sync.epoch()") != before
 
@@ -45,13 +45,13 @@ async def test_a_schema_that_another_version_made_is_not_judged(
     database: Database, sql: Any, of_another_version: str
 ) -> None:
     history = History(Hub(lambda _: None))
-    lookout = Lookout(Route(database.server_url, history), Clock(), 0.0)
+    inspector = Inspector(Route(database.server_url, history), Clock(), 0.0)
     await sql.execute("ALTER FUNCTION sync.run_deferred_triggers RENAME TO of_another_version")
     with pytest.raises(UnfitError, match="run_deferred_triggers is missing"):
-        await lookout.inspect()
+        await inspector.inspect()
     await sql.execute(of_another_version)
-    await lookout.inspect()
-    await lookout.inspect()
+    await inspector.inspect()
+    await inspector.inspect()
     assert history.blind is None
 
 
@@ -61,10 +61,10 @@ async def test_several_servers_that_find_a_new_history_name_it_once_in_every_def
     await sql.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
     await sql.execute("UPDATE sync.meta SET history = $1", uuid4())
     histories = [History(Hub(lambda _: None)) for _ in range(3)]
-    lookouts = [Lookout(Route(database.server_url, history), Clock(), 0.0) for history in histories]
+    inspectors = [Inspector(Route(database.server_url, history), Clock(), 0.0) for history in histories]
     async with asyncio.TaskGroup() as tasks, sql.transaction(isolation="read_committed"):
         await sql.execute("LOCK TABLE sync.histories IN SHARE ROW EXCLUSIVE MODE")
-        for lookout in lookouts:
-            tasks.create_task(lookout.inspect())
-        await eventually(lambda: sql.fetchval(WAITING, len(lookouts)))
+        for inspector in inspectors:
+            tasks.create_task(inspector.inspect())
+        await eventually(lambda: sql.fetchval(WAITING, len(inspectors)))
     assert len({history.epoch for history in histories}) == 1

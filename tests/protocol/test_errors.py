@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.answers import ANSWERS, Answer, CloseCode, Instruction, instruction
+from protocol.errors import ERRORS, CloseCode, ErrorKind, Instruction, instruction
 from protocol.frames import Error, Milliseconds
 
 PROTOCOL = Path(__file__).parents[2] / "protocol"
@@ -34,41 +34,41 @@ def spec() -> dict[str, tuple[bool, int | None]]:
     return rows
 
 
-def test_the_table_of_spec_10_1_is_the_table_of_answers() -> None:
-    assert {code: (answer.retryable, answer.close) for code, answer in ANSWERS.items()} == spec()
+def test_the_table_of_spec_10_1_is_the_table_of_errors() -> None:
+    assert {code: (kind.retryable, kind.close) for code, kind in ERRORS.items()} == spec()
 
 
 def test_every_close_code_belongs_to_an_error() -> None:
-    assert {answer.close for answer in ANSWERS.values()} - {None} == set(CloseCode)
+    assert {kind.close for kind in ERRORS.values()} - {None} == set(CloseCode)
 
 
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_that_may_be_retried_never_closes_with_stay_away_and_the_reverse(answer: Answer) -> None:
-    if answer.close is not None:
-        assert answer.retryable == (instruction(answer.close) is not Instruction.STAY_AWAY)
+@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+def test_an_error_that_may_be_retried_never_closes_with_stay_away_and_the_reverse(kind: ErrorKind) -> None:
+    if kind.close is not None:
+        assert kind.retryable == (instruction(kind.close) is not Instruction.STAY_AWAY)
 
 
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_the_vectors_of_coming_back_hold_every_answer_with_its_close_and_with_the_close_cut_off(answer: Answer) -> None:
+@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+def test_the_vectors_of_coming_back_hold_every_error_with_its_close_and_with_the_close_cut_off(kind: ErrorKind) -> None:
     vectors = json.loads((PROTOCOL / "vectors" / "comeback.json").read_text())
-    alone = [each for each in vectors if [error["code"] for error in each["errors"]] == [answer.code]]
-    if answer.close is None:
+    alone = [each for each in vectors if [error["code"] for error in each["errors"]] == [kind.code]]
+    if kind.close is None:
         assert {each["instruction"] for each in alone if each["close"] is None} == {"come_back"}
         return
-    asked = INSTRUCTIONS[instruction(answer.close)]
-    assert {each["instruction"] for each in alone if each["close"] == answer.close} == {asked}
+    asked = INSTRUCTIONS[instruction(kind.close)]
+    assert {each["instruction"] for each in alone if each["close"] == kind.close} == {asked}
     cut = [each for each in alone if each["close"] is None and each["errors"][0].get("answers") != "refresh"]
     assert {each["instruction"] for each in cut} == {asked}
 
 
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_an_error_says_the_sentence_of_the_table_unless_there_is_a_more_precise_one(answer: Answer) -> None:
-    assert answer.error() == Error(code=answer.code, message=answer.sentence, retryable=answer.retryable)
-    precise = answer.error("More precise.", answers="push", id=3, retry_after=Milliseconds(10), expected=4)
+@pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+def test_an_error_says_the_sentence_of_the_table_unless_there_is_a_more_precise_one(kind: ErrorKind) -> None:
+    assert kind.frame() == Error(code=kind.code, message=kind.sentence, retryable=kind.retryable)
+    precise = kind.frame("More precise.", answers="push", id=3, retry_after=Milliseconds(10), expected=4)
     assert precise == Error(
-        code=answer.code,
+        code=kind.code,
         message="More precise.",
-        retryable=answer.retryable,
+        retryable=kind.retryable,
         answers="push",
         id=3,
         retry_after=Milliseconds(10),

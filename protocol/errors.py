@@ -1,7 +1,8 @@
-"""Every error that the server reports, and how the connection goes on after it (SPEC.md, section 10).
+"""Every error that the server reports to a client, and how the connection goes on after it (SPEC.md, section 10).
 
 This is the only table of them: the server makes each `error` frame and each close from it, and tests compare SPEC.md
-with it.
+and the clients' vectors with it. A new code also goes into SPEC.md, vectors/comeback.json and the two clients'
+comeback.py and comeback.ts.
 """
 
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def instruction(code: int) -> Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ErrorKind:
     """One kind of error."""
 
     code: str
@@ -65,7 +66,7 @@ class Answer:
     sentence: str
     """What people read, unless the server can say something more precise."""
 
-    def error(
+    def frame(
         self,
         message: str | None = None,
         *,
@@ -86,81 +87,83 @@ class Answer:
         )
 
 
-BAD_FRAME: Final = Answer("bad_frame", False, CloseCode.BAD_FRAME, "The frame is not as SPEC.md says.")
-HELLO_FIRST: Final = Answer(
+BAD_FRAME: Final = ErrorKind("bad_frame", False, CloseCode.BAD_FRAME, "The frame is not as SPEC.md says.")
+HELLO_FIRST: Final = ErrorKind(
     "hello_first", False, CloseCode.BAD_FRAME, "The first frame of a connection must be `hello`."
 )
-SECOND_HELLO: Final = Answer(
+SECOND_HELLO: Final = ErrorKind(
     "second_hello", False, CloseCode.BAD_FRAME, "Only the first frame of a connection may be `hello`."
 )
-UNKNOWN_FRAME: Final = Answer("unknown_frame", False, None, "This server does not know the frame's `t`.")
-HELLO_TIMEOUT: Final = Answer("hello_timeout", True, CloseCode.HELLO_TIMEOUT, "No `hello` arrived in time.")
-TOKEN_REFUSED: Final = Answer("token_refused", True, CloseCode.TOKEN_REFUSED, "The server does not accept this token.")
+UNKNOWN_FRAME: Final = ErrorKind("unknown_frame", False, None, "This server does not know the frame's `t`.")
+HELLO_TIMEOUT: Final = ErrorKind("hello_timeout", True, CloseCode.HELLO_TIMEOUT, "No `hello` arrived in time.")
+TOKEN_REFUSED: Final = ErrorKind(
+    "token_refused", True, CloseCode.TOKEN_REFUSED, "The server does not accept this token."
+)
 """After a `refresh` the connection stays open: the token in use is still valid."""
-TOKEN_EXPIRED: Final = Answer(
+TOKEN_EXPIRED: Final = ErrorKind(
     "token_expired", True, CloseCode.TOKEN_EXPIRED, "The token has expired. Come back with a new one."
 )
-TOO_MANY_SOCKETS: Final = Answer(
+TOO_MANY_SOCKETS: Final = ErrorKind(
     "too_many_sockets", True, CloseCode.TOO_MANY_SOCKETS, "This user has as many connections open as one user may."
 )
-TOO_MANY_FRAMES: Final = Answer(
+TOO_MANY_FRAMES: Final = ErrorKind(
     "too_many_frames",
     True,
     CloseCode.TOO_MANY_FRAMES,
     "This connection sends more than is permitted. Come back after the delay, and send less.",
 )
-TOO_MANY_HELLOS: Final = Answer(
+TOO_MANY_HELLOS: Final = ErrorKind(
     "too_many_hellos",
     True,
     CloseCode.TOO_MANY_HELLOS,
     "This user connects more often than is permitted. Come back after the delay.",
 )
-TOO_MANY_PAGES: Final = Answer("too_many_pages", True, None, "Too many pages of this connection are unanswered.")
-TOO_MANY_PUSHES: Final = Answer(
+TOO_MANY_PAGES: Final = ErrorKind("too_many_pages", True, None, "Too many pages of this connection are unanswered.")
+TOO_MANY_PUSHES: Final = ErrorKind(
     "too_many_pushes", True, None, "Push after `welcome`, and only when the last push is answered."
 )
-UNAVAILABLE: Final = Answer(
+UNAVAILABLE: Final = ErrorKind(
     "unavailable",
     True,
     None,
     "The database cannot be reached at this moment. Stay connected: the answer comes when it is back.",
 )
-SLOW_DOWN: Final = Answer(
+SLOW_DOWN: Final = ErrorKind(
     "slow_down",
     True,
     None,
     "This user writes more than is permitted at a time. Keep this, and send it again after the delay.",
 )
-GAP: Final = Answer("gap", True, None, "The numbers of this push do not continue this device's numbers.")
-REPLACED: Final = Answer("replaced", False, CloseCode.REPLACED, "A newer connection of this device has taken over.")
-POSITION_LOST: Final = Answer(
+GAP: Final = ErrorKind("gap", True, None, "The numbers of this push do not continue this device's numbers.")
+REPLACED: Final = ErrorKind("replaced", False, CloseCode.REPLACED, "A newer connection of this device has taken over.")
+POSITION_LOST: Final = ErrorKind(
     "position_lost",
     True,
     CloseCode.POSITION_LOST,
     "The database no longer knows the position of this device. Come back without a cursor.",
 )
-GOING_AWAY: Final = Answer(
+GOING_AWAY: Final = ErrorKind(
     "going_away",
     True,
     CloseCode.GOING_AWAY,
     "This server shuts down. Come back after the delay, to another one or to its successor.",
 )
-INTERNAL: Final = Answer(
+INTERNAL: Final = ErrorKind(
     "internal",
     True,
     CloseCode.INTERNAL,
     "The server failed at this. Come back; if it happens again, tell its operator the session's name.",
 )
-LOCAL_ONLY: Final = Answer(
+LOCAL_ONLY: Final = ErrorKind(
     "local_only",
     False,
     CloseCode.LOCAL_ONLY,
     "This user's plan keeps conversations on the device. Syncing starts with a paid plan.",
 )
 
-ANSWERS: Final = {
-    answer.code: answer
-    for answer in (
+ERRORS: Final = {
+    kind.code: kind
+    for kind in (
         BAD_FRAME,
         HELLO_FIRST,
         SECOND_HELLO,

@@ -13,7 +13,7 @@ from server.write.batcher import Batcher
 from server.write.push import OwnedPush
 
 
-class Pushes:
+class Intake:
     """`mutations`: the most that one push may have. `limits`: what one mutation may hold."""
 
     def __init__(self, batcher: Batcher, clock: Clock, *, mutations: int, limits: rules.Limits) -> None:

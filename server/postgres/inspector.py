@@ -10,7 +10,7 @@ import structlog
 
 from server import metrics
 from server.clock import Clock
-from server.errors import AtlasError, UnavailableError, UnfitError
+from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
 from server.postgres.errors import translated
@@ -30,7 +30,7 @@ NAMED: Final = 3
 """How many problems an error names."""
 
 
-class Lookout:
+class Inspector:
     """`every`: seconds between two inventories while there is no problem. One takes Postgres some 15 ms."""
 
     def __init__(self, route: Route, clock: Clock, every: float) -> None:
