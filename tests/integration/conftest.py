@@ -36,7 +36,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def module_databases(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Database]]:
-    """The module's database on a cluster: made when it is asked for."""
+    """Gives the database of the module on a cluster, and makes it at the first call."""
     mark = request.node.get_closest_marker("shared_database")
     made: dict[Cluster, Database] = {}
 
