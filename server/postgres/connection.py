@@ -36,7 +36,7 @@ parameter of the connection, because poolers in session mode refuse a startup pa
 know."""
 LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """For one transaction: behind a pooler, another client would inherit a setting that outlives it."""
-STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.report()"
+STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
 
 
 @cache

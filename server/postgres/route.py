@@ -73,9 +73,10 @@ class Route:
         with an earlier history. Raises UnavailableError, UnfitError if no host has the current history or a newer one.
         """
         async with self.spare:
-            answers = await asyncio.gather(*map(self._open_required, self._urls), return_exceptions=True)
-            found = [each for each in answers if isinstance(each, OpenConnection)]
+            opening = [asyncio.ensure_future(self._open_required(url)) for url in self._urls]
             try:
+                answers = await asyncio.gather(*opening, return_exceptions=True)
+                found = [each for each in answers if isinstance(each, OpenConnection)]
                 problems = [each for each in answers if isinstance(each, BaseException)]
                 if not found:
                     raise next((each for each in problems if not isinstance(each, UnfitError)), problems[0])
@@ -87,7 +88,10 @@ class Route:
                 self._prefer(best.url)
                 await inspect(best)
             finally:
-                await asyncio.gather(*(give_up(each.raw) for each in found))
+                # Also when this was cancelled: gather then drops the connections that are open already.
+                await asyncio.wait(opening)
+                opened = [each.result() for each in opening if not each.cancelled() and each.exception() is None]
+                await asyncio.gather(*(give_up(each.raw) for each in opened))
         return any(each.report.epoch != best.report.epoch for each in found)
 
     async def _open_required(self, url: str, **options: Any) -> OpenConnection:
