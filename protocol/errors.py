@@ -2,7 +2,7 @@
 
 This is the only table of them: the server makes each `error` frame and each close from it, and tests compare SPEC.md
 and the clients' vectors with it. A new code also goes into SPEC.md, vectors/comeback.json and the two clients'
-comeback.py and comeback.ts.
+comeback.py and comeback.ts. The codes of rejected mutations are in server/write/rules.py.
 """
 
 from dataclasses import dataclass
