@@ -2,7 +2,7 @@
 
 This is the only table of them: the server makes each `error` frame and each close from it, and tests compare SPEC.md
 and the clients' vectors with it. A new code also goes into SPEC.md, vectors/comeback.json and the two clients'
-comeback.py and comeback.ts.
+comeback.py and comeback.ts. The codes of rejected mutations are in server/write/rules.py.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ class CloseCode(IntEnum):
 
     # 40xx: come back, after the delay that the `error` frame before the close advised.
     GOING_AWAY = 4000
+    """The server shuts down, or Postgres was restarted."""
     INTERNAL = 4001
     HELLO_TIMEOUT = 4002
     TOO_MANY_SOCKETS = 4003
@@ -60,7 +61,7 @@ class ErrorKind:
     code: str
     """What programs read."""
     retryable: bool
-    """Whether the same may be tried again."""
+    """Whether the client may repeat the request."""
     close: CloseCode | None
     """The code of the close that follows; None if the connection stays open."""
     sentence: str
@@ -104,7 +105,7 @@ TOKEN_EXPIRED: Final = ErrorKind(
     "token_expired", True, CloseCode.TOKEN_EXPIRED, "The token has expired. Come back with a new one."
 )
 TOO_MANY_SOCKETS: Final = ErrorKind(
-    "too_many_sockets", True, CloseCode.TOO_MANY_SOCKETS, "This user has as many connections open as one user may."
+    "too_many_sockets", True, CloseCode.TOO_MANY_SOCKETS, "This user has too many connections open."
 )
 TOO_MANY_FRAMES: Final = ErrorKind(
     "too_many_frames",
@@ -118,7 +119,9 @@ TOO_MANY_HELLOS: Final = ErrorKind(
     CloseCode.TOO_MANY_HELLOS,
     "This user connects more often than is permitted. Come back after the delay.",
 )
-TOO_MANY_PAGES: Final = ErrorKind("too_many_pages", True, None, "Too many pages of this connection are unanswered.")
+TOO_MANY_PAGES: Final = ErrorKind(
+    "too_many_pages", True, None, "Ask for pages after `welcome`, and for only a few before the first is answered."
+)
 TOO_MANY_PUSHES: Final = ErrorKind(
     "too_many_pushes", True, None, "Push after `welcome`, and only when the last push is answered."
 )
@@ -126,13 +129,13 @@ UNAVAILABLE: Final = ErrorKind(
     "unavailable",
     True,
     None,
-    "The database cannot be reached at this moment. Stay connected: the answer comes when it is back.",
+    "The database is not available at this moment. Stay connected: the answer follows when it is available again.",
 )
 SLOW_DOWN: Final = ErrorKind(
     "slow_down",
     True,
     None,
-    "This user writes more than is permitted at a time. Keep this, and send it again after the delay.",
+    "This user writes more than is permitted at a time. Keep the push, and send it again after the delay.",
 )
 GAP: Final = ErrorKind("gap", True, None, "The numbers of this push do not continue this device's numbers.")
 REPLACED: Final = ErrorKind("replaced", False, CloseCode.REPLACED, "A newer connection of this device has taken over.")
@@ -146,13 +149,13 @@ GOING_AWAY: Final = ErrorKind(
     "going_away",
     True,
     CloseCode.GOING_AWAY,
-    "This server shuts down. Come back after the delay, to another one or to its successor.",
+    "This server is shutting down. Come back after the delay, to another server or to its successor.",
 )
 INTERNAL: Final = ErrorKind(
     "internal",
     True,
     CloseCode.INTERNAL,
-    "The server failed at this. Come back; if it happens again, tell its operator the session's name.",
+    "The server failed unexpectedly. Come back; if it happens again, tell its operator the time and the session.",
 )
 LOCAL_ONLY: Final = ErrorKind(
     "local_only",

@@ -74,7 +74,8 @@ class App:
     async def run(self, sock: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
         """Serve on `sock`, and close it at the end. `ready` is called once connections are answered.
 
-        Waits for a Postgres that is away. Raises UnfitError for a database that cannot serve.
+        Waits for a Postgres that is away. Raises UnfitError for a database that cannot serve, and ConfigError if
+        ATLAS_METRICS_PORT cannot be bound.
         """
         settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
@@ -296,6 +297,7 @@ def run(settings: ServeSettings, *, shared: bool = False) -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop; None (asyncio's own) where uvloop does not exist."""
     try:
         import uvloop
     except ImportError:  # Windows

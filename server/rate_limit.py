@@ -21,6 +21,7 @@ class TokenBuckets:
         """Take `count` tokens out of the user's bucket and return 0.
 
         If it holds fewer, take none and return the seconds until it will hold enough. It never holds more than `burst`.
+        `now`: seconds of a monotonic clock.
         """
         full_at = max(self._full_at.get(user, now), now) + count / self._rate
         wait = full_at - now - self._burst / self._rate

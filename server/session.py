@@ -101,7 +101,7 @@ class ApplyPush:
 
     push: Push
     claims_client_id: bool
-    """No push of this connection has been acknowledged yet, so it takes the client_id from any other connection."""
+    """No push of this connection has been acknowledged yet, so it claims the client_id from any other connection."""
 
 
 Command = Send | Close | CheckToken | Subscribe | ReadPage | ApplyPush
@@ -195,10 +195,10 @@ class Session:
         return [Send(errors.TOO_MANY_PAGES.frame(message, answers="page", id=frame.id))]
 
     def _push(self, frame: Push) -> list[Command]:
-        if problem := self._problem_of(frame):
-            return self.malformed(problem)
         if self._pushing:
             return self._push_too_many(frame)
+        if problem := self._problem_of(frame):
+            return self.malformed(problem)
         self._pushing = True
         return [ApplyPush(frame, claims_client_id=not self._acknowledged)]
 
@@ -252,6 +252,7 @@ class Session:
             self.state = State.OPEN
 
     def page_answered(self) -> None:
+        """A page that was being read has been sent, or its connection has ended."""
         self._pages -= 1
 
     def push_answered(self, answer: Ack | Error) -> list[Command]:

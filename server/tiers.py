@@ -4,5 +4,3 @@ from typing import Final
 
 SYNCED: Final = frozenset({"core", "studio"})
 """Users of every other tier, and users without a profile, work on their devices alone."""
-DEFAULT: Final = "free"
-"""The tier of a user without a profile."""

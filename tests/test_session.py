@@ -399,7 +399,7 @@ def test_in_any_order_of_events_nothing_raises_and_nothing_follows_a_close(event
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_long_life_keeps_its_bounds(dice: random.Random) -> None:
     """Without the events that end a connection, which would make most random lives short."""
     edge = Edge()

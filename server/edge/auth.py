@@ -65,6 +65,7 @@ class KeySet:
         self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
+        """Return the key with this id; None if the set does not have it."""
         known = self._keys.get(kid)
         wait = REFETCH_AT_MOST if known is None else KEYS_FRESH
         if self._fetching is None and time.monotonic() - self._tried >= wait:

@@ -47,8 +47,7 @@ ABNORMAL: Final = 1006
 HELLO_SECONDS: Final = 10.0
 """Until `hello` must have arrived: a connection costs memory before its user is known."""
 EXPIRY_MARGIN: Final = 1.0
-"""Seconds before a token's end at which its connection closes. Timers fire up to a second late, and nothing may be sent
-after the end."""
+"""Seconds before a token's end at which its connection closes: nothing may be sent after the end (SPEC.md, 7.8)."""
 FRAMES_PER_SECOND: Final = 200
 """Frames that one connection may send on average over a keep-alive period, pings and fragments included."""
 BYTES_PER_SECOND: Final = 1024 * 1024
@@ -56,6 +55,7 @@ BYTES_PER_SECOND: Final = 1024 * 1024
 STRANGERS_FRAMES: Final = 50
 """Frames that a connection may send in a keep-alive period before it is welcomed."""
 STRANGERS_BYTES: Final = 512 * 1024
+"""As STRANGERS_FRAMES, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,15 @@ class Connection:
         self._id = uuid4().hex[:12]
         self.websocket = WebSocket(self, text=codec.text, max_size=codecs.MAX_INBOUND)
         self.send = self.websocket.send
-        """`Sink.send`, without a call in between: it is what fan-out spends its time on."""
+        """`Sink.send`. The bound method saves a call in between, because fan-out spends its time here."""
         self._reader: Reader | None = None
         self._opened = services.timers.clock()
         self._heartbeat_at = self._opened + HELLO_SECONDS
         """When the next heartbeat is due; before `hello` arrived, when it must have."""
         self._full_since: float | None = None
+        """Monotonic seconds; None while the socket takes data."""
         self._closing_at: float | None = None
-        """When a connection that is closing is ended at once."""
+        """When a closing connection is aborted; None while it is open."""
         self._waiting: list[asyncio.Future[None]] = []
         """Answers that wait until the socket takes data."""
         self.timer_slot = -1
@@ -140,17 +141,16 @@ class Connection:
         kind = "text" if self._codec.text else "binary"
         self._perform(self._session.malformed(f"{self._codec.subprotocol} travels in {kind} messages."))
 
-    def permits(self, frames: int, size: int) -> bool:
+    def within_limits(self, frames: int, size: int) -> bool:
         if self._session.state in (State.NEW, State.CHECKING, State.JOINING):
-            permitted = frames <= STRANGERS_FRAMES and size <= STRANGERS_BYTES
-        else:
-            keepalive = self._services.timing.keepalive
-            permitted = frames <= FRAMES_PER_SECOND * keepalive and size <= BYTES_PER_SECOND * max(keepalive, 10)
-        if not permitted:
-            metrics.CUT_OFF.inc()
-            log.warning("connection sends too much", connection=self._id, user=self._user)
-            self._perform(self._session.flooded())
-        return permitted
+            return frames <= STRANGERS_FRAMES and size <= STRANGERS_BYTES
+        keepalive = self._services.timing.keepalive
+        return frames <= FRAMES_PER_SECOND * keepalive and size <= BYTES_PER_SECOND * max(keepalive, 10)
+
+    def over_limits(self) -> None:
+        metrics.CUT_OFF.inc()
+        log.warning("connection sends too much", connection=self._id, user=self._user)
+        self._perform(self._session.flooded())
 
     def writable(self, yes: bool) -> None:
         if yes:
@@ -279,7 +279,8 @@ class Connection:
     def _push_answered(self, answer: Ack | Error) -> None:
         if isinstance(answer, Ack) and self._reader is not None:
             seqs = [each.seq for each in answer.results if not isinstance(each, Rejected)]
-            self._services.readers.acknowledged(self._reader, max(seqs, default=1))
+            # At least 1: it was acknowledged, with no seq of its own if all was rejected or the user has no feed.
+            self._services.readers.acknowledged(self._reader, max([1, *seqs]))
         self._perform(self._session.push_answered(answer))
 
     # --- the reader's sink
@@ -378,7 +379,7 @@ class Connection:
 
     def _heartbeat(self, now: float) -> None:
         self._heartbeat_at = now + self._services.timing.keepalive * random.uniform(0.9, 1.0)
-        self.websocket.forgive()
+        self.websocket.reset_counts()
         if self._session.state is State.NEW:
             self._perform(self._session.silent())
             return

@@ -29,7 +29,7 @@ def answer(
     if target.partition("?")[0] != PATH:
         return core.reject(404, f"WebSockets live at {PATH}.\n"), None
     if len(request.headers.get_all("Host")) != 1:
-        return core.reject(400, "A request names its host, once.\n"), None
+        return core.reject(400, "A request must have exactly one Host header.\n"), None
     if VERSION not in (versions := request.headers.get_all("Sec-WebSocket-Version")) and versions:
         response = core.reject(426, f"This server speaks version {VERSION} of WebSocket.\n")
         response.headers["Upgrade"] = "websocket"

@@ -152,7 +152,7 @@ class BoundedHttp(HttpToolsProtocol):
         # RFC 9112, 3.2. HTTP/1.0, which some health checks speak, has no Host.
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
-            self._invalid("A request names its host, once.")
+            self._invalid("A request must have exactly one Host header.")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 GOODBYES_PER_SECOND: Final = 500
-"""Connections told to go, per second of a shutdown; more if the drain time is too short for that."""
+"""Connections closed per second of a shutdown; more if the drain time is too short for that."""
 
 
-class Open(Protocol):
+class Closable(Protocol):
     """A connection, as the shutdown sees it."""
 
     def goodbye(self, retry_after: float) -> None:
-        """Tell the client to come back after so many seconds, and close."""
+        """Ask the client to come back after so many seconds, and close."""
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -24,30 +24,30 @@ class Registry:
     """The open connections, and the requests that they wait for."""
 
     def __init__(self) -> None:
-        self._open: set[Open] = set()
+        self._open: set[Closable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def add(self, connection: Open) -> None:
+    def add(self, connection: Closable) -> None:
         self._open.add(connection)
         self._empty.clear()
 
-    def remove(self, connection: Open) -> None:
+    def remove(self, connection: Closable) -> None:
         self._open.discard(connection)
         if not self._open:
             self._empty.set()
 
     def spawn(self, request: Coroutine[Any, Any, None], done: Callable[[asyncio.Task[None]], None]) -> None:
-        """Run a request of a connection, as the check of a token. `done` gets its finished task."""
+        """Run a request of a connection, for example the check of a token. `done` receives its finished task."""
         task = asyncio.get_running_loop().create_task(request)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(done)
 
     async def drain(self, seconds: float) -> None:
-        """Tell every client to come back, a few at a time and each after another delay. Wait up to `seconds` for all to
-        go, then end the rest."""
+        """Ask every client to come back, a few at a time and each after another delay. Wait up to `seconds` for all to
+        leave, then abort the rest."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         if not (connections := list(self._open)):

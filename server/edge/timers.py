@@ -28,7 +28,7 @@ class TimerWheel:
         self._reached = int(clock())
 
     def at(self, item: Timed, moment: float) -> None:
-        """Call `item` at `moment` (monotonic seconds), and no longer at an earlier setting."""
+        """Call `item` at `moment` (monotonic seconds) only; an earlier setting no longer counts."""
         self.drop(item)
         second = min(max(int(moment) + 1, self._reached + 1), self._reached + SLOTS - 1)
         item.timer_slot = second % SLOTS

@@ -17,7 +17,7 @@ SLICE: Final = 4 * 1024
 PIECE: Final = 512
 """Bytes between two checks of the limits: some 80 of the smallest frames, 0.7 ms."""
 HIGH_WATER: Final = 64 * 1024
-"""Bytes in a socket's buffer from which on it is full. With one batch on top (ports.CONTENT_BYTES) this bounds the
+"""Bytes in a socket's buffer that make it full. With one batch on top (ports.CONTENT_BYTES) this bounds the
 memory that a slow device costs."""
 LOW_WATER: Final = 16 * 1024
 """Bytes in a full socket's buffer at which it takes data again."""
@@ -44,9 +44,11 @@ class Events(Interface):
     def wrong_kind(self) -> None:
         """The peer sent a text message instead of a binary one, or the reverse."""
 
-    def permits(self, frames: int, size: int) -> bool:
-        """Whether the peer may have sent so many frames and bytes since `forgive`. If not, the connection closes, and
-        the WebSocket hears no more."""
+    def within_limits(self, frames: int, size: int) -> bool:
+        """Whether the peer may send so many frames and bytes between two calls of `reset_counts`."""
+
+    def over_limits(self) -> None:
+        """The peer has sent more. The connection is closed; further input is thrown away."""
 
     def writable(self, yes: bool) -> None:
         """The peer takes data, or has stopped taking it while more waits to be sent."""
@@ -99,7 +101,10 @@ class WebSocket(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._events.lost()
-        del self._events  # the two objects hold each other, and collections are rare
+        # Collections are rare, so break the cycles: connection and WebSocket hold each other, and websockets' core and
+        # its parser (1.26 KB) do.
+        del self._events
+        self._core.parser.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _waste if self._deaf else _slice
@@ -128,7 +133,8 @@ class WebSocket(asyncio.BufferedProtocol):
             self._flush()
             if self._deaf:
                 return
-            if not self._events.permits(self._frames, self._bytes):
+            if not self._events.within_limits(self._frames, self._bytes):
+                self._events.over_limits()
                 self._stop_receiving()
                 return
 
@@ -161,7 +167,7 @@ class WebSocket(asyncio.BufferedProtocol):
 
     # --- in
 
-    def forgive(self) -> None:
+    def reset_counts(self) -> None:
         """Count the peer's frames and bytes from 0 again."""
         self._frames = self._bytes = 0
 
@@ -210,7 +216,7 @@ class WebSocket(asyncio.BufferedProtocol):
 
     @property
     def full(self) -> bool:
-        """Whether more than HIGH_WATER bytes wait to be sent."""
+        """Whether the buffer exceeded HIGH_WATER and has not drained to LOW_WATER yet."""
         return self._full
 
     @property

@@ -30,7 +30,7 @@ SPLIT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class HistoryReport:
     """What a Postgres reports of the history that it holds."""
 
     epoch: str
@@ -44,7 +44,7 @@ class Standing:
     """When this Postgres was started."""
 
 
-def newer(one: Standing, other: Standing) -> bool:
+def newer(one: HistoryReport, other: HistoryReport) -> bool:
     """Whether `one` holds a newer history than `other`. Of two different histories exactly one is newer.
 
     A history that descends from the other is newer. Otherwise, within one cluster, the history on the later timeline
@@ -62,59 +62,59 @@ def newer(one: Standing, other: Standing) -> bool:
 
 
 class History:
-    """The history that all cursors of this process belong to: the newest that it has met."""
+    """The history that all cursors of this process belong to: the newest that it has connected to."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._standing: Standing | None = None
+        self._report: HistoryReport | None = None
         self.blind: str | None = None
         """Why this server may not see every change; while this is set, nothing is read or written."""
         self.split = False
         """Whether another Postgres, with an earlier history, answers too."""
-        self.unseen: str | None = None
+        self.inspection_error: str | None = None
         """Why the last inspection of the database failed, if retrying does not help."""
-        self.changed: list[Callable[[], object]] = []
+        self.on_change: list[Callable[[], object]] = []
         """Called when the history has changed."""
-        self.doubted: Callable[[], object] = lambda: None
+        self.on_mismatch: Callable[[], object] = lambda: None
         """Called when a statement reported another epoch than this one."""
 
     @property
     def epoch(self) -> str:
         """Empty before Postgres was first asked."""
-        return "" if self._standing is None else self._standing.epoch
+        return "" if self._report is None else self._report.epoch
 
-    def met(self, standing: Standing) -> None:
+    def connected(self, report: HistoryReport) -> None:
         """A connection leads to this history. Raises UnavailableError if it is earlier than the one that counts."""
-        before = self._standing
-        if before is None or before.epoch == standing.epoch:
-            self._standing = standing
-            if before is not None and before.started != standing.started:
+        before = self._report
+        if before is None or before.epoch == report.epoch:
+            self._report = report
+            if before is not None and before.started != report.started:
                 self._restarted()
-        elif newer(standing, before):
-            self._standing = standing
+        elif newer(report, before):
+            self._report = report
             metrics.HISTORIES.inc()
-            log.warning("history changed, every device starts over", before=before.epoch, now=standing.epoch)
+            log.warning("history changed, every device starts over", before=before.epoch, now=report.epoch)
             for reader in self._hub.readers():
                 reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart()))
-            for notify in self.changed:
+            for notify in self.on_change:
                 notify()
         else:
             raise UnavailableError(EARLIER)
 
-    def blinded(self, why: str) -> None:
+    def set_blind(self, why: str) -> None:
         """This server may not see every change, or Postgres does not record every change: no device may be told that it
         has everything."""
         self.blind = why
         self._hub.doorbells_work = False
 
-    def sees(self) -> None:
+    def clear_blind(self) -> None:
         """This server sees every change again. The next sweep finds out whether doorbells work."""
         self.blind = None
 
-    def saw(self, epoch: str) -> None:
+    def require(self, epoch: str) -> None:
         """A statement reported this epoch. Raises UnavailableError if it is not the one that counts."""
         if epoch != self.epoch:
-            self.doubted()
+            self.on_mismatch()
             raise UnavailableError("The database has another history than this server knows.")
 
     def _restarted(self) -> None:

@@ -22,6 +22,8 @@ from server.feed.resume import Why
 
 
 class Phase(IntEnum):
+    """How far the readers of a cohort have come."""
+
     HELLO = 0
     """The hello is unanswered; the cohort is behind by definition."""
     CATCHING_UP = 1
@@ -37,6 +39,8 @@ class Lane(IntEnum):
 
 
 class State(IntEnum):
+    """Whether a cohort is behind, and whether it is being read for."""
+
     IDLE = 0
     QUEUED = 1
     READING = 2
@@ -142,10 +146,14 @@ class Reader:
 
 
 class Hub:
+    """The connected readers. `wake` is called when a cohort is queued in a lane."""
+
     def __init__(self, wake: Callable[[Lane], None]) -> None:
         self._wake = wake
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
+        self.stalled_snapshots = 0
+        """Readers that are stalled in the middle of a snapshot."""
         self.doorbells_work = False
         """While it is false, no device may be told that it has everything."""
 
@@ -178,7 +186,7 @@ class Hub:
     def remove(self, reader: Reader) -> None:
         """The reader's connection has ended."""
         self._leave(reader)
-        reader.stalled = None
+        self._take_stalled(reader)
         feed = reader.feed
         feed.readers.discard(reader)
         if feed.tier is not None and reader.welcomed_at is not None:
@@ -190,13 +198,16 @@ class Hub:
             self._feeds.pop(feed.user, None)
 
     def sockets(self, user: str) -> int:
+        """The number of the user's connections."""
         feed = self._feeds.get(user)
         return 0 if feed is None else len(feed.readers)
 
     def users(self) -> list[str]:
+        """The connected users."""
         return list(self._feeds)
 
     def readers(self) -> Iterator[Reader]:
+        """All readers. They may join and leave meanwhile."""
         for feed in list(self._feeds.values()):
             yield from list(feed.readers)
 
@@ -226,12 +237,18 @@ class Hub:
     def stall_snapshot(self, reader: Reader, go_on: Callable[[], None]) -> None:
         """The reader's socket is full in the middle of a snapshot, which `go_on` continues."""
         reader.stalled = Stalled(None, go_on)
+        self.stalled_snapshots += 1
 
     def resume(self, reader: Reader) -> None:
         """The reader's socket takes data again: go on where it stalled."""
-        stalled, reader.stalled = reader.stalled, None
-        if stalled is not None:
+        if (stalled := self._take_stalled(reader)) is not None:
             stalled.go_on()
+
+    def _take_stalled(self, reader: Reader) -> Stalled | None:
+        stalled, reader.stalled = reader.stalled, None
+        if stalled is not None and stalled.position is None:
+            self.stalled_snapshots -= 1
+        return stalled
 
     def _leave(self, reader: Reader) -> Cohort | None:
         cohort = reader.cohort

@@ -19,13 +19,15 @@ AT_ONCE: Final = 2
 
 
 class Pages:
+    """Answers requests for pages, one of a user at a time."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._turns = Turns(AT_ONCE)
 
     async def answer(self, user: str, ask: AskPage, sink: Sink) -> None:
         """Send the page to the socket as soon as Postgres answers; send nothing if the socket closes before."""
-        retry = Retry(None)  # the readers' loop logs that Postgres is away
+        retry = Retry(None)  # the listener and the inspector log that Postgres is away
         while True:
             await sink.wait_writable()
             if sink.gone:

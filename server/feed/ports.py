@@ -13,14 +13,15 @@ from server.feed.change import Reading
 from server.feed.resume import Why
 
 CONTENT_BYTES: Final = 256 * 1024
-"""Content that one statement reads for one connection, in bytes: as much as a slow socket may hold in its buffer."""
+"""Content that one statement reads for one connection, in bytes. With websocket.HIGH_WATER it bounds the memory that a
+slow device costs."""
 
 
 class Sink(Protocol):
     """A socket, as the read path sees it.
 
-    No call waits. A socket whose buffer is full reports that through `Readers.stall` and `Readers.resume`, and nothing
-    is read for it in between: otherwise one slow phone would fill the memory.
+    No call but `wait_writable` waits. A socket whose buffer is full reports that through `Readers.stall` and
+    `Readers.resume`, and nothing is read for it in between: otherwise one slow phone would fill the memory.
     """
 
     @property
@@ -153,7 +154,7 @@ class DeviceState(StrEnum):
 
 
 class DeviceStatus(NamedTuple):
-    """How far a device was when it was last looked at."""
+    """The position and state of a device when it was last checked."""
 
     user: str
     client_id: UUID

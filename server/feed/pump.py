@@ -38,6 +38,8 @@ WRITES_IN_A_ROW: Final = 512
 
 
 class Pump:
+    """Reads for cohorts that are behind, in two lanes, and writes to their readers."""
+
     def __init__(
         self, hub: Hub, history: History, store: Store, snapshots: Snapshots, wakes: Mapping[Lane, asyncio.Event]
     ) -> None:
@@ -101,8 +103,7 @@ class Pump:
 
     def _deliver(self, cohort: Cohort, reading: Reading) -> None:
         phase, after = cohort.phase, cohort.position
-        tier = reading.tier or tiers.DEFAULT
-        synced = tier in tiers.SYNCED
+        synced = reading.tier in tiers.SYNCED
         if phase is Phase.HELLO and not synced:
             for reader in self._hub.lose(cohort):
                 reader.sink.close(errors.LOCAL_ONLY.frame())
@@ -121,7 +122,8 @@ class Pump:
         for reader in readers:
             sink = reader.sink
             if phase is Phase.HELLO:
-                self._hub.welcome(reader, tier, None)
+                assert reading.tier is not None
+                self._hub.welcome(reader, reading.tier, None)
             for frame in wire:
                 data = frame.wire(sink.codec)
                 sink.send(data)

@@ -28,6 +28,8 @@ SOCKETS_DELAY: Final = (30_000, 60_000)
 """Milliseconds until a user with too many sockets may try again. Some sockets may be dead, which the server notices
 within a minute."""
 
+NO_DOORBELLS: Final = "Postgres cannot be reached, or LISTEN does not deliver"
+
 _WOKE: Final = metrics.DOORBELLS.labels("woke")
 _IGNORED: Final = metrics.DOORBELLS.labels("ignored")
 
@@ -64,6 +66,7 @@ class Readers:
 
     @property
     def epoch(self) -> str:
+        """The epoch of the history that counts; empty before Postgres was first asked."""
         return self._history.epoch
 
     def join(
@@ -86,8 +89,8 @@ class Readers:
             message = f"This user has {self._sockets_per_user} connections open, which is the limit."
             delay = Milliseconds(random.randrange(*SOCKETS_DELAY))
             return errors.TOO_MANY_SOCKETS.frame(message, answers="hello", retry_after=delay)
-        reader = hub.add(name, client_id, sink, window, generation)
         position = start(cursor, user, self._history.epoch)
+        reader = hub.add(name, client_id, sink, window, generation)
         if isinstance(position, Why):
             self._snapshots.begin(reader, position)
         else:
@@ -131,5 +134,5 @@ class Readers:
         if history.blind is not None:
             return Readiness(False, history.blind)
         if not self._hub.doorbells_work:
-            return Readiness(False, history.unseen or "Postgres cannot be reached, or LISTEN does not deliver")
-        return Readiness(True, history.unseen or (SPLIT if history.split else "ready"))
+            return Readiness(False, history.inspection_error or NO_DOORBELLS)
+        return Readiness(True, history.inspection_error or (SPLIT if history.split else "ready"))

@@ -51,6 +51,8 @@ class Job:
 
 
 class Snapshots:
+    """Sends snapshots, one piece after the other, to users in turn."""
+
     def __init__(self, hub: Hub, history: History, store: Store) -> None:
         self._hub = hub
         self._history = history
@@ -58,8 +60,6 @@ class Snapshots:
         self._queue: FairQueue[Job] = FairQueue()
         self._some = asyncio.Semaphore(0)
         """One for each job in the queue."""
-        self._stalled: set[Reader] = set()
-        """Readers that stalled in the middle of a snapshot. Those that left meanwhile are pruned by `waiting`."""
 
     def begin(self, reader: Reader, why: Why) -> None:
         """Start a snapshot for a reader that belongs to no cohort."""
@@ -69,19 +69,10 @@ class Snapshots:
         self._queue.put(job.reader.feed.user, job)
         self._some.release()
 
-    def _stall(self, job: Job) -> None:
-        self._stalled.add(job.reader)
-        self._hub.stall_snapshot(job.reader, partial(self._go_on, job))
-
-    def _go_on(self, job: Job) -> None:
-        self._stalled.discard(job.reader)
-        self._put(job)
-
     @property
     def waiting(self) -> int:
         """The number of snapshots that are begun or asked for, and not being read at this moment."""
-        self._stalled = {reader for reader in self._stalled if reader.stalled is not None}
-        return len(self._queue) + len(self._stalled)
+        return len(self._queue) + self._hub.stalled_snapshots
 
     async def run(self) -> None:
         """Send snapshots until cancelled."""
@@ -110,7 +101,7 @@ class Snapshots:
             if done:
                 self._hub.place(job.reader, job.start, Phase.CATCHING_UP)
             elif job.reader.sink.full:
-                self._stall(job)
+                self._hub.stall_snapshot(job.reader, partial(self._put, job))
             else:
                 self._put(job)
 

@@ -69,6 +69,6 @@ class Sweep:
         for begin in range(0, max(len(users), 1), USERS):
             some = users[begin : begin + USERS]
             epoch, heads = await self._store.heads(some)
-            self._history.saw(epoch)
+            self._history.require(epoch)
             missed += sum(self._hub.compare(user, head) for user, head in zip(some, heads, strict=True))
         return missed

@@ -13,7 +13,7 @@ import asyncpg
 
 from protocol.frames import Instant
 from server.exceptions import UnfitError
-from server.feed.history import Standing
+from server.feed.history import HistoryReport
 from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.link import link
 
@@ -84,7 +84,7 @@ def limit(seconds: float, *, local: bool = False) -> str:
     return LIMIT.format(milliseconds=int(seconds * 1000), local=local)
 
 
-async def standing(connection: Any) -> tuple[Standing, Instant]:
+async def report(connection: Any) -> tuple[HistoryReport, Instant]:
     """The history of this connection's database, and the time there. Raises UnfitError."""
     try:
         if await connection.fetchval("SELECT pg_is_in_recovery()"):
@@ -101,7 +101,7 @@ async def standing(connection: Any) -> tuple[Standing, Instant]:
             "`atlas-sync migrate` if it is a member already."
         ) from None
     return (
-        Standing(
+        HistoryReport(
             epoch=row["epoch"],
             lineage=tuple(row["lineage"] or ()),
             system=row["system"],

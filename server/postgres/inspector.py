@@ -47,7 +47,7 @@ class Inspector:
         self._trouble = ""
         self._to_begin = False
         self._schema = schema()
-        self._history.doubted = self._at_once.set
+        self._history.on_mismatch = self._at_once.set
 
     async def run(self) -> None:
         """Inspect until cancelled."""
@@ -61,10 +61,10 @@ class Inspector:
             except (UnavailableError, UnfitError) as error:
                 self._log(error)
                 lasts = isinstance(error, UnfitError) or str(error) == EARLIER
-                self._history.unseen = str(error) if lasts else None
+                self._history.inspection_error = str(error) if lasts else None
             else:
                 self._trouble = ""
-                self._history.unseen = None
+                self._history.inspection_error = None
 
     async def inspect(self) -> None:
         """Inspect the database once. Raises UnavailableError, and UnfitError for a database that cannot serve."""
@@ -82,13 +82,13 @@ class Inspector:
                 await opened.raw.execute(LOCAL_PATH)
                 metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
-                if self._history.blind is None and now < self._inventory_at and opened.standing.epoch == self._epoch:
+                if self._history.blind is None and now < self._inventory_at and opened.report.epoch == self._epoch:
                     return
                 # This version cannot judge a schema that another version made.
                 version = await opened.raw.fetchval(VERSION)
                 same = version is not None and orjson.loads(version) == self._schema
                 found = await opened.raw.fetch(statement("inventory")) if same else []
-        self._inventory_at, self._epoch = now + self._every, opened.standing.epoch
+        self._inventory_at, self._epoch = now + self._every, opened.report.epoch
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))
         if not problems:
@@ -97,14 +97,14 @@ class Inspector:
                 # A history has begun since this connection was opened, by the line above or because of a mended object.
                 self._at_once.set()
                 return
-            self._history.sees()
+            self._history.clear_blind()
             self._seen = True
             return
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         why = f"This server may not see every change: {', '.join(problems[:NAMED])}{more}. Run `atlas-sync migrate`."
         # Devices that have read since the problem began may lack rows, and it is unknown when it began.
         self._to_begin |= self._seen and self._history.blind is None
-        self._history.blinded(why)
+        self._history.set_blind(why)
         await self._begin(opened)
         raise UnfitError(why)
 

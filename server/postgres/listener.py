@@ -28,7 +28,7 @@ class ListenDoorbells:
     def __init__(self, route: Route) -> None:
         self._route = route
         self._listening: Listening | None = None
-        route.history.changed.append(self._leave)
+        route.history.on_change.append(self._leave)
 
     def _leave(self) -> None:
         """Stop listening to an earlier history: no doorbell of the current one arrives there."""

@@ -54,7 +54,7 @@ class Pool:
     def __init__(self, route: Route, *, size: int) -> None:
         self._route = route
         self._history = route.history
-        self._history.changed.append(self._drop_earlier)
+        self._history.on_change.append(self._drop_earlier)
         self._route.shortage.lenders.append(self)
         self._slots = asyncio.Semaphore(size)
         self._owed = 0
@@ -235,7 +235,7 @@ class _Connection:
     """A connection and the statements prepared on it."""
 
     def __init__(self, opened: OpenConnection, pooled: bool) -> None:
-        self.epoch = opened.standing.epoch
+        self.epoch = opened.report.epoch
         self._raw = opened.raw
         self._pooled = pooled
         self._prepared: dict[str, Any] = {}

@@ -8,8 +8,8 @@ from typing import Any, Final
 from protocol.frames import Instant
 from server.clock import machine_now
 from server.exceptions import AtlasError, UnavailableError, UnfitError
-from server.feed.history import History, Standing, newer
-from server.postgres.connection import connect, give_up, standing
+from server.feed.history import History, HistoryReport, newer
+from server.postgres.connection import connect, give_up, report
 from server.postgres.errors import none_left, translated
 from server.postgres.shortage import Shortage
 from server.postgres.timestamps import use_instants
@@ -27,7 +27,7 @@ class OpenConnection:
 
     url: str
     raw: Any
-    standing: Standing
+    report: HistoryReport
     ahead: Instant
     """How far Postgres' clock is ahead of this machine's, in microseconds."""
 
@@ -58,7 +58,7 @@ class Route:
             found = None
             try:
                 found = await (self._open_required if required else self._open)(url, **options)
-                self.history.met(found.standing)
+                self.history.connected(found.report)
             except (UnavailableError, UnfitError) as error:
                 problems.append(error)
                 if found is not None:
@@ -73,22 +73,26 @@ class Route:
         with an earlier history. Raises UnavailableError, UnfitError if no host has the current history or a newer one.
         """
         async with self.spare:
-            answers = await asyncio.gather(*map(self._open_required, self._urls), return_exceptions=True)
-            found = [each for each in answers if isinstance(each, OpenConnection)]
+            opening = [asyncio.ensure_future(self._open_required(url)) for url in self._urls]
             try:
+                answers = await asyncio.gather(*opening, return_exceptions=True)
+                found = [each for each in answers if isinstance(each, OpenConnection)]
                 problems = [each for each in answers if isinstance(each, BaseException)]
                 if not found:
                     raise next((each for each in problems if not isinstance(each, UnfitError)), problems[0])
                 best = found[0]
                 for each in found[1:]:
-                    if newer(each.standing, best.standing):
+                    if newer(each.report, best.report):
                         best = each
-                self.history.met(best.standing)
+                self.history.connected(best.report)
                 self._prefer(best.url)
                 await inspect(best)
             finally:
-                await asyncio.gather(*(give_up(each.raw) for each in found))
-        return any(each.standing.epoch != best.standing.epoch for each in found)
+                # Also when this was cancelled: gather then drops the connections that are open already.
+                await asyncio.wait(opening)
+                opened = [each.result() for each in opening if not each.cancelled() and each.exception() is None]
+                await asyncio.gather(*(give_up(each.raw) for each in opened))
+        return any(each.report.epoch != best.report.epoch for each in found)
 
     async def _open_required(self, url: str, **options: Any) -> OpenConnection:
         end = asyncio.get_running_loop().time() + SHORT_SECONDS
@@ -111,7 +115,7 @@ class Route:
             with translated():
                 await use_instants(raw)
                 asked = machine_now()
-                found, now = await standing(raw)
+                found, now = await report(raw)
                 return OpenConnection(url, raw, found, now - (asked + machine_now()) // 2)
         except BaseException:
             await give_up(raw)

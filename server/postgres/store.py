@@ -49,9 +49,9 @@ class PostgresStore:
         """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
         hide it, which the inspector may not have found yet: its user must not be treated as one who does not pay."""
         (record,) = await self._fetch("sees_profiles")
-        self._history.saw(record["epoch"])
+        self._history.require(record["epoch"])
         if not record["sees"]:
-            self._history.doubted()
+            self._history.on_mismatch()
             raise UnavailableError("Row level security hides profiles from this server. Run `atlas-sync migrate`.")
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:

@@ -70,7 +70,7 @@ class Batcher:
         answer: Callable[[Ack | Error], None],
         gone: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Apply a push of `size` bytes, then call `answer` once; within this call if it cannot be taken.
+        """Apply a push of `size` bytes, then call `answer` once; within this call if it is refused.
 
         A push whose connection is `gone` before is dropped: it must not be applied after a push of the next connection.
         """

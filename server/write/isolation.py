@@ -33,6 +33,8 @@ JITTER_MILLISECONDS: Final = (200, 2_000)
 
 
 class Isolation:
+    """Applies pushes alone, one of a user at a time."""
+
     def __init__(self, writer: Writer, suspects: Suspects, outage: Outage) -> None:
         self._writer = writer
         self._suspects = suspects
@@ -71,7 +73,7 @@ class Isolation:
                 continue
             if before is None:
                 before = found.before
-                # If another connection takes the client_id from now on, it keeps it.
+                # If another connection claims the client_id from now on, it keeps it.
                 push = replace(push, claims_client_id=False)
             lost = found.error is not None or push.first > found.before + 1
             if lost or found.after >= push.last:

@@ -26,7 +26,7 @@ class OwnedPush:
     session: str
     """The name of the connection on which it arrived."""
     claims_client_id: bool
-    """Whether the connection takes the client_id from any other connection: true for its first push."""
+    """Whether its connection claims the client_id from any other: true until a push of it is acknowledged."""
     first: int
     mutations: Sequence[Mutation | Rejection]
     generation: int | None = None

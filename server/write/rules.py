@@ -99,7 +99,7 @@ def _result(n: int, outcome: Outcome) -> Result:
 
 def unavailable(push: OwnedPush, retry_after: Milliseconds) -> Error:
     """The database cannot apply this now."""
-    message = "The database cannot take this at the moment. Keep it, and send it again after the delay."
+    message = "This push cannot be applied at the moment. Keep it, and send it again after the delay."
     return errors.UNAVAILABLE.frame(message, answers="push", id=push.first, retry_after=retry_after)
 
 

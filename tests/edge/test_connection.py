@@ -1,6 +1,7 @@
 """A connection carries out what its session decides, keeps its deadlines, and tells the read path when it is full."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,6 +17,7 @@ from protocol.frames import (
     AskPage,
     Error,
     Hello,
+    Live,
     Milliseconds,
     Ping,
     Pong,
@@ -23,6 +25,7 @@ from protocol.frames import (
     Refresh,
     Refreshed,
     Rejected,
+    Result,
     ToClient,
     ToServer,
     Welcome,
@@ -33,6 +36,7 @@ from server.edge.connection import (
     EXPIRY_MARGIN,
     FRAMES_PER_SECOND,
     HELLO_SECONDS,
+    STRANGERS_BYTES,
     STRANGERS_FRAMES,
     Connection,
     Services,
@@ -40,10 +44,11 @@ from server.edge.connection import (
 )
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
-from server.edge.websocket import CLOSE_SECONDS
+from server.edge.websocket import CLOSE_SECONDS, WebSocket
 from server.feed.encode import Outgoing
 from server.feed.readers import Readers
 from server.feed.resume import Why
+from server.metrics.catalogue import REGISTRY
 from server.session import Claims
 from server.write.intake import Intake
 from server.write.rules import Limits
@@ -186,6 +191,10 @@ class House:
             self.timers.advance()
 
 
+def gauge(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
 @both
 async def test_a_hello_is_checked_joined_and_welcomed(codec: Codec) -> None:
     house = await House(codec).greeted(Why.TOO_OLD)
@@ -283,10 +292,15 @@ async def test_the_first_push_claims_the_client_id_and_its_results_tell_the_read
     assert not house.pushes.waiting[1][0]
 
 
-async def test_rejected_mutations_alone_still_count_as_acknowledged() -> None:
+@pytest.mark.parametrize(
+    "results",
+    [[], [Rejected(1, "too_long", "no")], [Applied(1, 0)]],
+    ids=["of nothing", "of a rejected mutation", "for a user without a feed"],
+)
+async def test_an_acknowledgement_without_a_seq_still_counts_as_one(results: list[Result]) -> None:
     house = await House().greeted()
     house.say(Push(n=1, mutations=[]))
-    house.pushes.waiting[0][1](Ack(results=[Rejected(1, "too_long", "no")]))
+    house.pushes.waiting[0][1](Ack(results=results))
     assert house.readers.seq == 1
 
 
@@ -335,17 +349,17 @@ async def test_a_heartbeat_comes_within_each_keepalive_period() -> None:
 async def test_the_heartbeat_of_a_device_that_has_everything_says_so() -> None:
     house = await House().greeted()
     house.heard()
-    house.readers.up_to_date = Outgoing(Pong())
-    sent = len(house.far.transport.written)
+    house.readers.up_to_date = Outgoing(Live(cursor=b"here", seq=7))
     house.pass_time(KEEPALIVE + 2)
-    assert len(house.far.transport.written) > sent
+    assert {type(frame) for frame in house.heard()} == {Live}
 
 
-async def test_a_full_socket_gets_no_heartbeat_and_is_ended_at_its_deadline() -> None:
+async def test_a_full_socket_gets_no_heartbeat_and_is_ended_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.edge.connection.random.uniform", lambda low, high: low)
     house = await House().greeted()
     house.heard()
     house.connection.websocket.pause_writing()
-    house.pass_time(DEADLINE - 2)
+    house.pass_time(DEADLINE - 2)  # the first heartbeat would have been due after a tenth of the period
     assert not house.far.transport.aborted
     house.pass_time(4)
     assert house.far.transport.aborted
@@ -411,6 +425,26 @@ async def test_each_heartbeat_gives_the_whole_allowance_again() -> None:
     assert device.far.close_code is None
 
 
+async def test_a_device_that_joins_counts_as_a_stranger_until_it_is_welcomed() -> None:
+    house = House()
+    house.say(HELLO)
+    await house.settle()
+    for _ in range(STRANGERS_FRAMES):
+        house.far.ping()
+    assert house.told() == ("too_many_frames", 4004)
+
+
+async def test_bytes_are_limited_as_frames_are() -> None:
+    stranger, piece = House(JSON), 100_000
+    stranger.say(HELLO)
+    await stranger.settle()
+    for _ in range(STRANGERS_BYTES // piece):
+        stranger.far.send(b'{"t":"ping","of a later version":"%s"}' % (b"x" * piece), text=True)
+    assert stranger.far.close_code is None
+    stranger.far.send(b'{"t":"ping","of a later version":"%s"}' % (b"x" * piece), text=True)
+    assert stranger.told() == ("too_many_frames", 4004)
+
+
 # ---- The end -------------------------------------------------------------------------------------------------------
 
 
@@ -437,6 +471,48 @@ async def test_a_token_whose_check_ends_after_the_connection_did_schedules_nothi
     await house.settle()
     house.pass_time(100)
     assert house.readers.calls == []
+
+
+async def test_a_lost_connection_is_called_by_no_timer_and_counts_as_stalled_no_more() -> None:
+    stalled = gauge("atlas_stalled")
+    house = await House().greeted()
+    house.connection.websocket.pause_writing()
+    assert gauge("atlas_stalled") == stalled + 1
+    house.far.lose()
+    assert gauge("atlas_stalled") == stalled
+    assert house.connection.timer_slot == -1
+
+
+async def test_a_lost_connection_is_freed_without_a_collection() -> None:
+    house = await House().greeted()
+    house.connection.websocket.pause_writing()
+    house.far.lose()
+    await house.settle()
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        del house
+        assert kept() == before - 2
+    finally:
+        gc.enable()
+
+
+def kept() -> int:
+    """Connections and WebSockets in memory."""
+    return sum(isinstance(each, (Connection, WebSocket)) for each in gc.get_objects())
+
+
+async def test_requests_in_progress_are_cancelled_at_the_end_of_a_shutdown() -> None:
+    house = await House().greeted()
+    house.connection.websocket.pause_writing()
+    house.say(AskPage(id=7))
+    await house.settle()
+    house.registry.cancel()
+    await house.settle()
+    house.connection.websocket.resume_writing()
+    await house.settle()
+    assert "page 7" not in house.readers.calls
 
 
 async def test_a_page_whose_connection_ends_stops_waiting() -> None:

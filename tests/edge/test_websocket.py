@@ -1,8 +1,6 @@
 """A WebSocket passes whole messages on, counts what a peer sends, and ends so that the peer can see why."""
 
 import asyncio
-import gc
-import weakref
 
 import pytest
 from hypothesis import given
@@ -33,9 +31,12 @@ class Recorder:
     def wrong_kind(self) -> None:
         self.events.append("wrong kind")
 
-    def permits(self, frames: int, size: int) -> bool:
+    def within_limits(self, frames: int, size: int) -> bool:
         self.counted = frames, size
         return frames <= self.frames
+
+    def over_limits(self) -> None:
+        self.events.append("over limits")
 
     def writable(self, yes: bool) -> None:
         self.events.append("writable" if yes else "full")
@@ -69,7 +70,7 @@ def test_a_ping_is_answered() -> None:
     assert far.received_frames() == [Opcode.PONG]
 
 
-def test_every_frame_and_every_byte_counts_until_it_is_forgiven() -> None:
+def test_every_frame_and_every_byte_counts_until_the_counts_are_reset() -> None:
     recorder, far = opened()
     far.ping()
     far.send(b"a message")
@@ -78,7 +79,7 @@ def test_every_frame_and_every_byte_counts_until_it_is_forgiven() -> None:
     frames, size = recorder.counted
     assert frames == 4
     assert size == 4 * 6 + len(b"a message")  # a client's frame has 6 bytes beside its data
-    far.websocket.forgive()
+    far.websocket.reset_counts()
     far.ping()
     assert recorder.counted[0] == 1
 
@@ -88,7 +89,7 @@ def test_a_peer_that_sends_more_than_is_permitted_is_heard_no_more() -> None:
     for _ in range(5):
         far.send(b"message")
     assert len(recorder.messages) <= 3
-    assert recorder.events == ["opened", "ending"]
+    assert recorder.events == ["opened", "over limits", "ending"]
     assert far.transport.ended
     assert far.transport.reading, "the rest must be read and thrown away, or a reset would hide our close"
 
@@ -177,16 +178,9 @@ def test_a_reset_connection_counts_as_gone_before_it_is_lost() -> None:
     assert far.transport.written == b""
 
 
-def test_a_lost_websocket_reports_once_and_frees_its_connection_at_once() -> None:
+def test_a_lost_websocket_reports_once() -> None:
     recorder, far = opened()
     far.lose()
     assert recorder.events == ["opened", "lost"]
     assert not far.websocket.connected
     far.websocket.abort()
-    gone = weakref.ref(recorder)
-    gc.disable()
-    try:
-        del recorder
-        assert gone() is None, "the two must not hold each other until a collection"
-    finally:
-        gc.enable()

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from protocol.cursor import Position
 from server.exceptions import UnavailableError
-from server.feed.history import History, Standing, newer
+from server.feed.history import History, HistoryReport, newer
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Window
 from tests.support.sink import FakeSink
 
-FIRST = Standing("0" * 16, (), system=1, timeline=1, began_at=1_000, started=1_000)
+FIRST = HistoryReport("0" * 16, (), system=1, timeline=1, began_at=1_000, started=1_000)
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Standing]:
+def histories(draw: st.DrawFn) -> list[HistoryReport]:
     """Databases that came out of one, by promotions, restores and dumps; some of them live on beside each other."""
     made = [FIRST]
     for number in range(1, draw(st.integers(2, 8))):
@@ -28,7 +28,7 @@ def histories(draw: st.DrawFn) -> list[Standing]:
             st.sampled_from([(parent.system, parent.timeline + 1), (parent.system, parent.timeline), (number + 1, 1)])
         )
         made.append(
-            Standing(
+            HistoryReport(
                 epoch=f"{number:016x}",
                 lineage=(*parent.lineage, parent.epoch),
                 system=system,
@@ -41,7 +41,7 @@ def histories(draw: st.DrawFn) -> list[Standing]:
 
 
 @given(histories())
-def test_of_two_histories_exactly_one_is_newer_and_a_descendant_always_is(made: Sequence[Standing]) -> None:
+def test_of_two_histories_exactly_one_is_newer_and_a_descendant_always_is(made: Sequence[HistoryReport]) -> None:
     for one in made:
         for other in made:
             if one.epoch == other.epoch:
@@ -52,14 +52,14 @@ def test_of_two_histories_exactly_one_is_newer_and_a_descendant_always_is(made: 
 
 
 def test_within_a_cluster_the_later_timeline_is_newer_whatever_the_clocks_say() -> None:
-    zombie = Standing("a" * 16, (FIRST.epoch,), system=1, timeline=1, began_at=9_000, started=0)
-    promoted = Standing("b" * 16, (FIRST.epoch,), system=1, timeline=2, began_at=2_000, started=0)
+    zombie = HistoryReport("a" * 16, (FIRST.epoch,), system=1, timeline=1, began_at=9_000, started=0)
+    promoted = HistoryReport("b" * 16, (FIRST.epoch,), system=1, timeline=2, began_at=2_000, started=0)
     assert newer(promoted, zombie)
 
 
 def test_without_a_common_cluster_the_one_that_began_later_is_newer() -> None:
-    restored = Standing("a" * 16, (FIRST.epoch,), system=2, timeline=1, began_at=3_000, started=0)
-    again = Standing("b" * 16, (FIRST.epoch,), system=3, timeline=1, began_at=4_000, started=0)
+    restored = HistoryReport("a" * 16, (FIRST.epoch,), system=2, timeline=1, began_at=3_000, started=0)
+    again = HistoryReport("b" * 16, (FIRST.epoch,), system=3, timeline=1, began_at=4_000, started=0)
     assert newer(again, restored)
 
 
@@ -74,21 +74,21 @@ def reader(hub: Hub, at: int | None, acknowledged: int) -> Reader:
 def test_an_earlier_history_is_refused_and_changes_nothing() -> None:
     history = History(Hub(lambda _: None))
     promoted = replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2)
-    history.met(FIRST)
-    history.met(promoted)
+    history.connected(FIRST)
+    history.connected(promoted)
     with pytest.raises(UnavailableError, match="earlier history"):
-        history.met(FIRST)
+        history.connected(FIRST)
     assert history.epoch == promoted.epoch
 
 
 def test_a_newer_history_has_every_device_start_over_and_is_told_to_those_who_asked() -> None:
     hub = Hub(lambda _: None)
     history, told = History(hub), []
-    history.changed.append(lambda: told.append(history.epoch))
-    history.met(FIRST)
+    history.on_change.append(lambda: told.append(history.epoch))
+    history.connected(FIRST)
     here = reader(hub, 5, 0)
     assert not here.sink.gone
-    history.met(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2))
+    history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2))
     assert here.sink.gone
     assert told == ["b" * 16]
 
@@ -96,9 +96,9 @@ def test_a_newer_history_has_every_device_start_over_and_is_told_to_those_who_as
 def test_a_restart_ends_only_those_whose_acknowledged_writes_have_not_been_read() -> None:
     hub = Hub(lambda _: None)
     history = History(hub)
-    history.met(FIRST)
+    history.connected(FIRST)
     proved, unproved, nowhere = reader(hub, 5, 5), reader(hub, 6, 7), reader(hub, None, 1)
-    history.met(FIRST)
+    history.connected(FIRST)
     assert not unproved.sink.gone, "the same Postgres"
-    history.met(replace(FIRST, started=2_000))
+    history.connected(replace(FIRST, started=2_000))
     assert [each.sink.gone for each in (proved, unproved, nowhere)] == [False, True, True]

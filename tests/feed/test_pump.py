@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from protocol.cursor import Position
 from server.feed.change import Reading
-from server.feed.history import History, Standing
+from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub, Lane, Phase
 from server.feed.ports import ReadKey, Store, Window
 from server.feed.pump import Pump
@@ -34,7 +34,7 @@ async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
     wakes = {lane: asyncio.Event() for lane in Lane}
     hub = Hub(lambda lane: wakes[lane].set())
     history = History(hub)
-    history.met(Standing("0" * 16, (), 1, 1, 0, 0))
+    history.connected(HistoryReport("0" * 16, (), 1, 1, 0, 0))
     quick = QuickStore()
     store = cast(Store, quick)
     running = asyncio.create_task(Pump(hub, history, store, Snapshots(hub, history, store), wakes).run())

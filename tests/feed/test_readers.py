@@ -13,8 +13,8 @@ from protocol.frames import Before, Conversation, Error, Live, Message, Snapshot
 from server import metrics
 from server.exceptions import UnavailableError
 from server.feed.change import Reading
-from server.feed.history import SPLIT, History, Standing
-from server.feed.hub import Hub, Lane
+from server.feed.history import SPLIT, History, HistoryReport
+from server.feed.hub import Hub, Lane, Phase
 from server.feed.pages import Pages
 from server.feed.ports import (
     DeviceState,
@@ -50,6 +50,7 @@ class FakeStore:
         self.tier: str | None = "core"
         self.away = False
         self.pieces = 0
+        self.recorded: list[DeviceStatus] = []
         self.gate = asyncio.Event()
         """Pieces of snapshots wait for it."""
         self.gate.set()
@@ -83,7 +84,8 @@ class FakeStore:
         self._reach()
         self.pieces += 1
 
-    async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None: ...
+    async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
+        self.recorded += statuses
 
 
 class House:
@@ -93,16 +95,16 @@ class House:
         wakes = {lane: asyncio.Event() for lane in Lane}
         self.hub = Hub(lambda lane: wakes[lane].set())
         self.history = History(self.hub)
-        self.history.met(Standing(EPOCH, (), 1, 1, 0, 0))
+        self.history.connected(HistoryReport(EPOCH, (), 1, 1, 0, 0))
         self.snapshots = Snapshots(self.hub, self.history, store)
         self.pump = Pump(self.hub, self.history, store, self.snapshots, wakes)
-        presence = Presence(self.hub, cast(PresenceStore, self.store), "a server")
+        self.presence = Presence(self.hub, cast(PresenceStore, self.store), "a server")
         self.readers = Readers(
             self.hub,
             self.history,
             self.snapshots,
             Pages(store),
-            presence,
+            self.presence,
             hellos=TokenBuckets(hellos / 60, hellos),
             sockets_per_user=sockets,
         )
@@ -233,6 +235,18 @@ async def test_a_user_who_connects_too_often_is_told_when_to_come_back() -> None
     assert house.hub.sockets(str(ANNE)) == 2
 
 
+async def test_a_connection_that_cannot_be_placed_takes_no_place_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House()
+
+    def fails(*_: object) -> Position:
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr("server.feed.readers.start", fails)
+    with pytest.raises(RuntimeError):
+        house.join(FakeSink())
+    assert house.hub.users() == []
+
+
 # ---- Stalling ------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +296,50 @@ async def test_a_device_that_leaves_while_it_is_stalled_is_forgotten() -> None:
         assert house.snapshots.waiting == 0
         house.readers.resume(reader)
         assert (house.store.pieces, house.hub.users()) == (1, [])
+
+
+async def test_a_live_device_that_stalled_catches_up_before_it_is_live_again() -> None:
+    async with House() as house:
+        sink = FakeSink()
+        reader = house.joined(sink)
+        await eventually(lambda: reader.live)
+        house.readers.stall(reader)
+        sink.sent.clear()
+        house.readers.resume(reader)
+        assert reader.state is DeviceState.CATCHING_UP
+        await eventually(lambda: reader.live)
+        assert [type(frame) for frame in frames(sink)] == [Live]
+
+
+async def test_a_reader_that_has_left_gets_no_position() -> None:
+    house = House()
+    reader = house.joined(FakeSink())
+    house.readers.leave(reader, 1000)
+    house.hub.place(reader, Position(HEAD), Phase.CATCHING_UP)
+    assert (reader.cohort, house.hub.users()) == (None, [])
+
+
+async def test_a_device_that_leaves_before_its_snapshot_is_never_welcomed(connections: list[float]) -> None:
+    async with House() as house:
+        sink = FakeSink()
+        house.store.gate.clear()
+        reader = house.joined(sink, at=None)
+        await eventually(lambda: house.snapshots.waiting == 0)  # its first piece is being read
+        sink.gone = True
+        house.readers.leave(reader, 1006)
+        house.store.gate.set()
+        await eventually(lambda: house.store.pieces == 1)
+        assert (sink.welcomes, figures()) == ([], connections)
+
+
+async def test_the_last_position_of_a_device_that_leaves_is_recorded() -> None:
+    async with House() as house:
+        reader = house.joined(FakeSink())
+        await eventually(lambda: reader.live)
+        house.readers.leave(reader, 4302)
+        await house.presence.record()
+        (status,) = house.store.recorded
+        assert (status.seq, status.state, status.close_code) == (HEAD, DeviceState.CLOSED, 4302)
 
 
 # ---- While Postgres is away ----------------------------------------------------------------------------------------
@@ -352,5 +410,5 @@ async def test_a_server_is_ready_once_doorbells_arrive_and_says_what_an_operator
     assert house.readers.readiness() == Readiness(True, "ready")
     house.history.split = True
     assert house.readers.readiness() == Readiness(True, SPLIT)
-    house.history.blinded("It may not see every change.")
+    house.history.set_blind("It may not see every change.")
     assert house.readers.readiness() == Readiness(False, "It may not see every change.")

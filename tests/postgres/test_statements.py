@@ -50,7 +50,7 @@ def test_the_tiers_that_sync_are_the_same_in_sql_and_in_python() -> None:
     for tier_list in named:
         assert set(re.findall(r"'(\w+)'", tier_list)) == tiers.SYNCED
     (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", scripts.migration("0001_app_tables"))
-    assert {*tiers.SYNCED, tiers.DEFAULT} == set(re.findall(r"'(\w+)'", permitted))
+    assert {*tiers.SYNCED, "free"} == set(re.findall(r"'(\w+)'", permitted))
 
 
 def test_the_inventory_knows_every_trigger_that_the_schema_creates() -> None:
