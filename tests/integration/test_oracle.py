@@ -158,7 +158,8 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         await faults.run(SECONDS)
         for task in writing:
             task.cancel()
-        await asyncio.gather(*writing, return_exceptions=True)
+        async with asyncio.timeout(SETTLE):
+            await asyncio.gather(*writing, return_exceptions=True)
 
         await eventually(lambda: all(author.done for author in authors), SETTLE)
         sql = await database.connect()

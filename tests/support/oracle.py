@@ -62,14 +62,18 @@ class Writer:
 
     async def run(self) -> None:
         """Write until cancelled, through every fault of Postgres."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # The server's cancel of the statement that a cancellation meets may reach the ROLLBACK behind it. Then an error
+        # takes the place of the cancellation.
+        while not task.cancelling():
             try:
                 sql = await asyncpg.connect(self._url, command_timeout=10)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 await asyncio.sleep(0.02)
                 continue
             try:
-                while True:
+                while not task.cancelling():
                     await self._transaction(sql)
                     await asyncio.sleep(self._rng.expovariate(1 / 0.004))
             except (
