@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from protocol.frames import Changes, Live
+from server.postgres import connection as postgres_connection
 from server.postgres import inspector, listener, pool
 from tests.support.cluster import Database
 from tests.support.peer import peer
@@ -58,6 +59,9 @@ async def test_a_listen_connection_that_falls_silent_is_replaced(database: Datab
         patch.object(listener, "HEARTBEAT_SECONDS", 0.05),
         patch.object(listener, "ANSWER_SECONDS", 0.3),
         patch.object(pool, "STATEMENT_SECONDS", 0.5),
+        # The next one to listen may be a connection that is open already, and silent, too.
+        patch.object(postgres_connection, "STATEMENT_SECONDS", 0.5),
+        patch.object(postgres_connection, "GRACE_SECONDS", 0.1),
     ):
         async with (
             postgres_behind_proxy(database.server_url) as (proxy, url),
