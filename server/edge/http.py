@@ -101,6 +101,9 @@ def application(readiness: Callable[[], Readiness], metrics: Metrics, routes: Se
     return Starlette(routes=[*own, *routes])
 
 
+_NOBODY: Final = asyncio.Protocol()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on requests, and with our own WebSockets."""
 
@@ -201,6 +204,9 @@ class BoundedHttp(HttpToolsProtocol):
         socket = self.connect(codec)
         transport = self.transport
         transport.write(response.serialize())
+        # uvloop keeps the `data_received` of the last protocol that is not buffered. It would keep this object, with
+        # its parser and headers, for the connection's lifetime (13.7 instead of 6.4 KiB each).
+        transport.set_protocol(_NOBODY)
         transport.set_protocol(socket)
         # uvloop goes on reading for the old protocol until reading is resumed.
         transport.pause_reading()
