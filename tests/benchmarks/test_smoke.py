@@ -75,9 +75,10 @@ def test_attack_is_cut_off(paid: list[str]) -> None:
 def test_metrics_compares_two_servers() -> None:
     found = figures("metrics")
     assert found["lost"] == 0
+    assert found["server_us_per_change"] > 0 < found["server_us_per_change_without"]
+    # A delay is negative where the frame arrives before the writer hears of its commit; few changes may all be so.
     for name in ("server_us_per_change", "p50_ms", "p99_ms"):
-        assert found[name] > 0 < found[f"{name}_without"]
-        assert isfinite(found[f"{name}_ratio"])  # under load single delays can be negative: the frame is first
+        assert all(isfinite(found[f"{name}{side}"]) for side in ("", "_without", "_ratio"))
 
 
 def test_adopt_fails_no_write_and_loses_none() -> None:
