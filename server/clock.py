@@ -19,6 +19,12 @@ def machine_now() -> Instant:
     return time.time_ns() // 1_000
 
 
+def ahead_of_machine(theirs: Instant, asked: Instant) -> Instant:
+    """How far another clock is ahead of this machine's, in microseconds. It was asked at `asked` and has just answered
+    `theirs`; half of the round trip is assumed each way."""
+    return theirs - (asked + machine_now()) // 2
+
+
 class Clock:
     """This machine's clock, corrected by that of Postgres if they differ."""
 

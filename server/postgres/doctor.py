@@ -1,7 +1,6 @@
 """Checks whether a database is fit to serve. Each check has one finding, which says what to do if it is bad."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from server.clock import ahead_of_machine, machine_now
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
@@ -284,9 +284,9 @@ async def _queue(connection: Any) -> Finding:
 
 
 async def _clock(connection: Any) -> Finding:
-    before = time.time()
-    theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
-    off = theirs - (before + time.time()) / 2
+    asked = machine_now()
+    theirs = int(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000000"))
+    off = ahead_of_machine(theirs, asked) / 1_000_000
     if abs(off) > CLOCK_SECONDS:
         return Finding("clock", False, f"Postgres' clock is {off:+.1f} s off this machine's. Run NTP on both.")
     return Finding("clock", True, f"{off * 1000:+.0f} ms from this machine's")

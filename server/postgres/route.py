@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from protocol.frames import Instant
-from server.clock import machine_now
+from server.clock import ahead_of_machine, machine_now
 from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport, newer
 from server.postgres.connection import connect, give_up, report
@@ -116,7 +116,7 @@ class Route:
                 await use_instants(raw)
                 asked = machine_now()
                 found, now = await report(raw)
-                return OpenConnection(url, raw, found, now - (asked + machine_now()) // 2)
+                return OpenConnection(url, raw, found, ahead_of_machine(now, asked))
         except BaseException:
             await give_up(raw)
             raise
