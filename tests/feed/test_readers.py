@@ -138,6 +138,16 @@ class House:
         assert isinstance(reader, Reader)
         return reader
 
+    async def stalled_in_snapshot(self, sink: FakeSink) -> Reader:
+        """A reader whose socket has filled while the first piece of its snapshot was being read."""
+        self.store.gate.clear()
+        reader = self.joined(sink, at=None)
+        sink.full = True
+        self.readers.stall(reader)
+        self.store.gate.set()
+        await eventually(lambda: reader.stalled is not None)
+        return reader
+
 
 def frames(sink: FakeSink) -> list[object]:
     return [MSGPACK.decode_to_client(data[2 if data[1] < 126 else 4 :]) for data in sink.sent]
@@ -268,12 +278,7 @@ async def test_a_stalled_device_goes_on_where_it_was() -> None:
 async def test_a_device_that_stalls_in_the_middle_of_a_snapshot_gets_the_rest_of_it_later() -> None:
     async with House() as house:
         sink = FakeSink()
-        house.store.gate.clear()
-        reader = house.joined(sink, at=None)
-        sink.full = True
-        house.readers.stall(reader)
-        house.store.gate.set()
-        await eventually(lambda: reader.stalled is not None)
+        reader = await house.stalled_in_snapshot(sink)
         assert house.snapshots.waiting == 1
         assert (reader.state, house.store.pieces) == (DeviceState.SNAPSHOT, 1)
         sink.full = False
@@ -285,12 +290,7 @@ async def test_a_device_that_stalls_in_the_middle_of_a_snapshot_gets_the_rest_of
 async def test_a_device_that_leaves_while_it_is_stalled_is_forgotten() -> None:
     async with House() as house:
         sink = FakeSink()
-        house.store.gate.clear()
-        reader = house.joined(sink, at=None)
-        sink.full = True
-        house.readers.stall(reader)
-        house.store.gate.set()
-        await eventually(lambda: reader.stalled is not None)
+        reader = await house.stalled_in_snapshot(sink)
         sink.gone = True
         house.readers.leave(reader, 1006)
         assert house.snapshots.waiting == 0
