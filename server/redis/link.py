@@ -1,6 +1,7 @@
 """Commands to Redis, bounded in time. A Redis that is away costs one wait and one line in the log."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Self
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 PATIENCE: Final = 0.05
 """Seconds for one command, connecting included. Postgres answers a page in less."""
+FIRST_SECONDS: Final = 1.0
+"""Seconds for the first connection of a process, before it serves."""
 CONNECTIONS: Final = 16
 """Connections of a process. A command beyond these waits for one, within its time."""
 REFUSED_SECONDS: Final = 600.0
@@ -58,7 +61,8 @@ class Link:
         return self._probing is None
 
     async def command(self, name: str, *arguments: str | bytes | int, patience: float = PATIENCE) -> Any:
-        """Redis' answer to one command, as redis-py converts it; texts as bytes. `patience`: seconds until it counts as away.
+        """Redis' answer to one command, as redis-py converts it; texts as bytes. After `patience` seconds Redis counts as
+        away.
 
         Raises CacheError if Redis is away or refuses the command, for example because its memory is full.
         """
@@ -107,6 +111,8 @@ class Link:
         self._probing = None
 
     async def __aenter__(self) -> Self:
+        with contextlib.suppress(CacheError):
+            await self.command("PING", patience=FIRST_SECONDS)
         return self
 
     async def __aexit__(self, *_: object) -> None:
