@@ -61,7 +61,7 @@ class Link:
         return self._probing is None
 
     async def command(self, name: str, *arguments: str | bytes | int, patience: float = PATIENCE) -> Any:
-        """Redis' answer to one command, as redis-py converts it; texts as bytes. After `patience` seconds Redis counts as
+        """Redis' answer to one command, as redis-py converts it; texts as bytes. After `patience` seconds it counts as
         away.
 
         Raises CacheError if Redis is away or refuses the command, for example because its memory is full.
