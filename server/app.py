@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -20,6 +21,7 @@ from server import fetch, metrics
 from server.clock import Clock
 from server.config import ServeSettings
 from server.edge import http
+from server.edge import usage as edge_usage
 from server.edge.auth import KeySet, Verifier
 from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
@@ -32,6 +34,7 @@ from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
 from server.feed.presence import Presence
+from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
 from server.feed.snapshot import Snapshots
@@ -43,10 +46,13 @@ from server.postgres.pool import Pool
 from server.postgres.route import Route
 from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
+from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
 from server.retry import Retry
+from server.usage.events import sync_completed
+from server.usage.recorder import Recorder
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
@@ -54,7 +60,7 @@ from server.write.intake import Intake
 log = structlog.get_logger()
 
 LAST_RECORDING: Final = 2.0
-"""Seconds to record which devices the shutdown disconnected."""
+"""Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 
 
 class App:
@@ -89,7 +95,8 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
+            usage = _Usage(postgres.writes, clock) if settings.usage else None
+            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes, usage)
             batcher = _batcher(settings, postgres.writes)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
@@ -100,9 +107,13 @@ class App:
                 clock=clock,
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
-            gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
+            vitals = Vitals(postgres.pool, usage.store if usage is not None else None)
+            gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, vitals)
             service = ServiceTokens(settings.service_tokens)
-            server = self._server = self._http(services, gauges, service, ready)
+            routes = list(self._routes)
+            if usage is not None and service:
+                routes.append(edge_usage.route(service, usage.recorder, clock.seconds, settings.usage_days))
+            server = self._server = self._http(services, gauges, service, ready, routes)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -120,6 +131,7 @@ class App:
                             reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
                         ),
                         "timers": services.timers.run(),
+                        **({} if usage is None else {"usage": usage.recorder.run()}),
                     }.items()
                 ]
                 metrics.PROCESSES.set(1)
@@ -130,6 +142,8 @@ class App:
                 services.registry.cancel()
                 await asyncio.wait(background)
                 await reads.record_departures()
+                if usage is not None:
+                    await usage.close()
                 metrics.flush()
 
     async def _connected(self, postgres: "_Postgres") -> bool:
@@ -144,7 +158,14 @@ class App:
                 return True
         return False
 
-    def _http(self, services: Services, gauges: Gauges, service: ServiceTokens, ready: Callable[[], None]) -> Server:
+    def _http(
+        self,
+        services: Services,
+        gauges: Gauges,
+        service: ServiceTokens,
+        ready: Callable[[], None],
+        routes: Sequence[BaseRoute],
+    ) -> Server:
         settings = self._settings
 
         def readiness() -> Readiness:
@@ -154,7 +175,7 @@ class App:
             http.application(
                 readiness,
                 http.Metrics(gauges.exposition, settings.metrics_port, settings.metrics_token),
-                self._routes,
+                routes,
             ),
             http.bounded_http(
                 services.timers,
@@ -205,6 +226,7 @@ class _ReadPath:
         history: History,
         store: PostgresStore,
         wakes: dict[Lane, asyncio.Event],
+        usage: "_Usage | None",
     ) -> None:
         self.snapshots = Snapshots(hub, history, store)
         self.pump = Pump(hub, history, store, self.snapshots, wakes)
@@ -218,6 +240,7 @@ class _ReadPath:
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
+            count=(lambda: None) if usage is None else usage.count,
         )
 
     async def record_departures(self) -> None:
@@ -225,6 +248,37 @@ class _ReadPath:
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(LAST_RECORDING):
                 await self.presence.record()
+
+
+class _Usage:
+    """Records usage: events of the app's backend, and one for each device that caught up."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._clock = clock
+        self.store = PostgresUsage(pool)
+        self.recorder = Recorder(self.store)
+
+    def count(self) -> Progress:
+        return Progress(time.monotonic, self._caught_up)
+
+    def _caught_up(self, device: CaughtUp) -> None:
+        self.recorder.note(
+            sync_completed(
+                device.user,
+                tier=device.tier,
+                outcome=device.why or "resumed",
+                milliseconds=device.seconds * 1000,
+                rows=device.rows,
+                size=device.size,
+                at=self._clock.now(),
+            )
+        )
+
+    async def close(self) -> None:
+        """Write the events that are left, if Postgres answers in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_RECORDING):
+                await self.recorder.close()
 
 
 def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> list[socket.socket]:

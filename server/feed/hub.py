@@ -18,6 +18,7 @@ from protocol.frames import Instant
 from server import metrics
 from server.feed.change import same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
+from server.feed.progress import Progress
 from server.feed.resume import Why
 
 
@@ -95,6 +96,7 @@ class Reader:
         "feed",
         "generation",
         "notified_unavailable",
+        "progress",
         "recorded",
         "sink",
         "stalled",
@@ -118,6 +120,8 @@ class Reader:
         self.notified_unavailable = False
         self.welcomed_at: Instant | None = None
         """When its hello was answered; None before."""
+        self.progress: Progress | None = None
+        """What it received so far; None once it has everything, or if nobody counts."""
         self.recorded: DeviceStatus | None = None
         """The status that was recorded last."""
 
@@ -181,6 +185,8 @@ class Hub:
             metrics.USERS.labels(tier).inc()
         metrics.CONNECTIONS.labels(feed.tier).inc()
         metrics.HELLOS.labels(why or "resumed").inc()
+        if reader.progress is not None:
+            reader.progress.welcomed(tier, why)
         reader.welcomed_at = reader.sink.welcome(tier, why)
 
     def remove(self, reader: Reader) -> None:

@@ -71,6 +71,11 @@ PARTITIONS_AHEAD_DAYS: Final = 14
 MAINTAINED_SECONDS: Final = 3_600
 """`atlas-sync maintain` runs every five minutes: a dozen runs failed."""
 
+# --- What does it cost?
+
+USAGE_PENDING_SECONDS: Final = 3_600
+"""Events are counted every five minutes: a dozen rounds failed."""
+
 # --- Is someone hurting us?
 
 OPENED: Final = 5
@@ -108,6 +113,7 @@ ALERTS: Final[Mapping[str, tuple[float, ...]]] = {
     "AtlasDefaultRows": (DEFAULT_ROWS_COUNTED,),
     "AtlasPartitionsEnd": (PARTITIONS_AHEAD_DAYS,),
     "AtlasNotMaintained": (MAINTAINED_SECONDS,),
+    "AtlasUsageNotCounted": (USAGE_PENDING_SECONDS,),
     "AtlasTokensRefused": (TOKENS_REFUSED, TOKENS_REFUSED_SHARE),
     "AtlasBadFrames": (BAD_FRAMES,),
     "AtlasNoHellos": (OPENED, HELLOS_SHARE),
