@@ -395,7 +395,7 @@ def _is_old_usage(strays: Strays, seen: Seen, policy: Policy) -> bool:
 
 def _is_kept(strays: Strays, seen: Seen, policy: Policy) -> bool:
     """These events get a partition: one that need not be dropped, and that is made in any case when its time comes."""
-    return _after("log", strays.since) > _oldest_usage(seen, policy) and strays.since <= _end(seen.now)
+    return _oldest_usage(seen, policy) - timedelta(weeks=1) < strays.since <= _end(seen.now)
 
 
 def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
