@@ -24,6 +24,7 @@ from benchmarks.report import write
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
+from benchmarks.usage import usage
 from server.exceptions import AtlasError
 
 cli = typer.Typer(
@@ -165,6 +166,19 @@ def storm_command(
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
     return on_stage(lambda stage: storm(stage, changes), sockets)
+
+
+@benchmark("usage", events=500.0, batch=50, changes=50.0, users=20, seconds=0.5, rounds=1)
+def usage_command(
+    events: Annotated[float, typer.Option(min=1, help="Events of usage per second.")] = 5_000.0,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Events of one request.")] = 100,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds with events, and as many without.")] = 8,
+) -> Benchmark:
+    """A backend reports usage beside live devices: their delay with it and without, events per second."""
+    return on_stage(lambda stage: usage(stage, events, batch, changes, seconds, rounds), users)
 
 
 @cli.command()
