@@ -171,10 +171,10 @@ def storm_command(
 @benchmark("usage", events=500.0, batch=50, changes=50.0, users=20, seconds=0.5, rounds=1)
 def usage_command(
     events: Annotated[float, typer.Option(min=1, help="Events of usage per second.")] = 5_000.0,
-    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Events of one request.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Events of one request.")] = 250,
     changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round.")] = 8.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds with events, and as many without.")] = 8,
 ) -> Benchmark:
     """A backend reports usage beside live devices: their delay with it and without, events per second."""
