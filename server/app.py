@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.routing import BaseRoute
@@ -27,10 +27,12 @@ from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
-from server.exceptions import UnavailableError
+from server.exceptions import ConfigError, UnavailableError
+from server.feed.cached import CachedRows
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
+from server.feed.ports import Rows
 from server.feed.presence import Presence
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
@@ -50,6 +52,9 @@ from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
+
+if TYPE_CHECKING:
+    from server.redis.link import Link
 
 log = structlog.get_logger()
 
@@ -89,7 +94,9 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
+            store = PostgresStore(postgres.pool)
+            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            reads = _ReadPath(settings, hub, history, store, redis, wakes)
             batcher = _batcher(settings, postgres.writes)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
@@ -204,9 +211,15 @@ class _ReadPath:
         hub: Hub,
         history: History,
         store: PostgresStore,
+        redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
     ) -> None:
-        self.snapshots = Snapshots(hub, history, store)
+        rows: Rows = store
+        if redis is not None:
+            from server.redis.answers import RedisAnswers
+
+            rows = CachedRows(store, RedisAnswers(redis), history)
+        self.snapshots = Snapshots(hub, history, rows)
         self.pump = Pump(hub, history, store, self.snapshots, wakes)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
@@ -214,7 +227,7 @@ class _ReadPath:
             hub,
             history,
             self.snapshots,
-            Pages(store),
+            Pages(rows),
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
@@ -235,6 +248,15 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     stack.callback(sock.close)
     sock.setblocking(False)
     return [sock]
+
+
+def _redis(url: str) -> "Link":
+    """The link to Redis. Raises ConfigError if it cannot be made."""
+    try:
+        from server.redis.link import Link
+    except ModuleNotFoundError:
+        raise ConfigError("REDIS_URL is set, and redis-py is not installed: pip install 'atlas-sync[redis]'") from None
+    return Link(url)
 
 
 @contextlib.asynccontextmanager

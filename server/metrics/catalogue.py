@@ -381,6 +381,15 @@ REDIS_FAILURES = _counter(
     "why",
 )
 
+KEPT = _counter(
+    "atlas_kept_answers",
+    Question.RELIEF,
+    "Snapshots' pieces and pages looked up in Redis: `hit`, `miss`, or `unusable`, kept by another version",
+    "Few `hit` in hours of many reads: Redis evicts what it keeps; give it more memory, or a maxmemory-policy of "
+    "allkeys-lru. Many `unusable` while no new version is deployed: something else writes to these keys.",
+    "result",
+)
+
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
 OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
@@ -397,6 +406,8 @@ for _result in ("acked", *(error.code for error in PUSH_ERRORS)):
     PUSHES.labels(_result)
 for _why in ("away", "refused"):
     REDIS_FAILURES.labels(_why)
+for _result in ("hit", "miss", "unusable"):
+    KEPT.labels(_result)
 for _command in ("get", "set"):
     REDIS_SECONDS.labels(_command)
 for _tier in sorted(tiers.SYNCED):
