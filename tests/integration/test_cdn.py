@@ -13,7 +13,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
-from playwright.async_api import BrowserContext, async_playwright
+from playwright.async_api import Browser, async_playwright
 
 from benchmarks.page import CHROMIUM, FLAGS
 from server.demo import site
@@ -38,6 +38,10 @@ TRANSFERRED = """
 """The bytes that the browser received for each path, as it says itself."""
 
 
+CACHED = """
+    () => caches.open('atlas-sync-demo').then((cache) => cache.keys())
+        .then((all) => all.map(({ url }) => new URL(url).pathname))
+"""
 TITLE = "The next version"
 PEOPLE = [{"id": str(uuid4()), "name": "Person 1", "tier": "pro", "token": "a token"}]
 
@@ -114,8 +118,7 @@ async def kept(cdn: Nginx, *expected: str) -> None:
 
 
 @pytest.fixture
-async def person(cdn: Nginx) -> AsyncIterator[BrowserContext]:
-    """A browser whose own cache is all that it has: without the page's service worker."""
+async def chromium(cdn: Nginx) -> AsyncIterator[Browser]:
     if not CHROMIUM.exists():
         reason = f"there is no Chromium at {CHROMIUM}: apt-get install chromium"
         if os.environ.get("CI"):
@@ -127,13 +130,16 @@ async def person(cdn: Nginx) -> AsyncIterator[BrowserContext]:
     trust = f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}"
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, trust])
-        yield await browser.new_context(service_workers="block")
+        yield browser
         await browser.close()
 
 
 async def test_a_second_load_transfers_nothing_but_the_document_and_a_new_version_is_seen_at_once(
-    origin: Origin, cdn: Nginx, person: BrowserContext, next_version: Path
+    origin: Origin, cdn: Nginx, chromium: Browser, next_version: Path
 ) -> None:
+    # The browser's own cache is all that it has.
+    person = await chromium.new_context(service_workers="block")
+
     async def load() -> tuple[str, dict[str, int], set[tuple[str, int]]]:
         """The title in a new tab; the bytes that the browser received for each path; what nginx answered."""
         before = len(cdn.log())
@@ -164,6 +170,28 @@ async def test_a_second_load_transfers_nothing_but_the_document_and_a_new_versio
     assert title == TITLE
     assert asked == {("/", 200), (later[".js"], 200)}
     assert received[later[".css"]] == 0 < received[later[".js"]]
+
+
+async def test_the_service_worker_keeps_the_files_of_the_version_that_was_seen_last(
+    origin: Origin, cdn: Nginx, chromium: Browser, next_version: Path
+) -> None:
+    async def keeps(static: Path) -> bool:
+        return set(await page.evaluate(CACHED)) == {"/", "/demo.json", *assets(static).values()}
+
+    page = await chromium.new_page()
+    await page.goto(f"https://localhost:{cdn.port}/")
+    await eventually(lambda: keeps(site.STATIC))
+    await page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    await origin.deploy(next_version)
+    await page.reload()
+    assert await page.title() == TITLE
+    # The next worker is installed at once if there is none; otherwise Chromium waits for some seconds.
+    await page.evaluate("navigator.serviceWorker.ready.then((known) => known.unregister()).then(() => null)")
+    await page.reload()
+    await eventually(lambda: keeps(next_version))
+    await origin.stop()
+    await page.reload()
+    assert await page.title() == TITLE
 
 
 async def test_an_old_page_gets_its_files_after_a_deployment_and_while_the_app_is_away(
