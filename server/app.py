@@ -25,6 +25,7 @@ from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
 from server.edge.server import Server
+from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
 from server.exceptions import UnavailableError
 from server.feed.history import History
@@ -100,7 +101,8 @@ class App:
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
             gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
-            server = self._server = self._http(services, gauges, ready)
+            service = ServiceTokens(settings.service_tokens)
+            server = self._server = self._http(services, gauges, service, ready)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -142,7 +144,7 @@ class App:
                 return True
         return False
 
-    def _http(self, services: Services, gauges: Gauges, ready: Callable[[], None]) -> Server:
+    def _http(self, services: Services, gauges: Gauges, service: ServiceTokens, ready: Callable[[], None]) -> Server:
         settings = self._settings
 
         def readiness() -> Readiness:
@@ -158,6 +160,7 @@ class App:
                 services.timers,
                 _origins(settings.allowed_origins),
                 lambda codec: Connection(services, codec).websocket,
+                service,
             ),
             ready,
             partial(services.registry.drain, settings.drain),
