@@ -24,6 +24,7 @@ from benchmarks.report import write
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
+from benchmarks.volume import volume
 from server.exceptions import AtlasError
 
 cli = typer.Typer(
@@ -165,6 +166,16 @@ def storm_command(
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
     return on_stage(lambda stage: storm(stage, changes), sockets)
+
+
+@benchmark("volume", users=5, changes=100.0, seconds=0.2)
+def volume_command(
+    users: Annotated[int, typer.Option(min=1, help="Each has one device.")] = 1_000,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 1_000.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each part that writes or waits.")] = 10.0,
+) -> Benchmark:
+    """Bytes, statements and CPU of a snapshot, a resume, a change, a push, for `atlas-sync project`."""
+    return on_stage(lambda stage: volume(stage, changes, seconds), users)
 
 
 @cli.command()

@@ -61,6 +61,8 @@ class Pushed:
     """Milliseconds from each mutation to its answer, shortest first."""
     came_back: list[str]
     """Ids of the messages that arrived in the feed."""
+    text: str
+    """The text of each message."""
 
 
 class Stage:
@@ -182,7 +184,8 @@ class Stage:
 
     async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:
         """Let the devices write; see `benchmarks.writing`. Return when all is acknowledged and has arrived again."""
-        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=self.text())
+        text = self.text()
+        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=text)
         said: dict[str, Any] = {}
 
         async def acknowledged() -> bool:
@@ -192,7 +195,9 @@ class Stage:
 
         await eventually("everything acknowledged", acknowledged)
         arrived = await self.devices.arrivals(len(said["waits"]) * self.per_user)
-        return Pushed(said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived])
+        return Pushed(
+            said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived], text
+        )
 
     async def stored(self) -> tuple[int, int]:
         """Return the messages written by the devices, and the mutation numbers consumed."""
