@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.routing import BaseRoute
@@ -25,11 +25,14 @@ from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
 from server.edge.server import Server
+from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
-from server.exceptions import UnavailableError
+from server.exceptions import ConfigError, UnavailableError
+from server.feed.cached import CachedRows
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
+from server.feed.ports import Rows
 from server.feed.presence import Presence
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
@@ -49,6 +52,9 @@ from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
+
+if TYPE_CHECKING:
+    from server.redis.link import Link
 
 log = structlog.get_logger()
 
@@ -88,7 +94,9 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
+            store = PostgresStore(postgres.pool)
+            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            reads = _ReadPath(settings, hub, history, store, redis, wakes)
             batcher = _batcher(settings, postgres.writes)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
@@ -100,7 +108,8 @@ class App:
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
             gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
-            server = self._server = self._http(services, gauges, ready)
+            service = ServiceTokens(settings.service_tokens)
+            server = self._server = self._http(services, gauges, service, ready)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -142,7 +151,7 @@ class App:
                 return True
         return False
 
-    def _http(self, services: Services, gauges: Gauges, ready: Callable[[], None]) -> Server:
+    def _http(self, services: Services, gauges: Gauges, service: ServiceTokens, ready: Callable[[], None]) -> Server:
         settings = self._settings
 
         def readiness() -> Readiness:
@@ -158,6 +167,7 @@ class App:
                 services.timers,
                 _origins(settings.allowed_origins),
                 lambda codec: Connection(services, codec).websocket,
+                service,
             ),
             ready,
             partial(services.registry.drain, settings.drain),
@@ -201,9 +211,15 @@ class _ReadPath:
         hub: Hub,
         history: History,
         store: PostgresStore,
+        redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
     ) -> None:
-        self.snapshots = Snapshots(hub, history, store)
+        rows: Rows = store
+        if redis is not None:
+            from server.redis.answers import RedisAnswers
+
+            rows = CachedRows(store, RedisAnswers(redis), history)
+        self.snapshots = Snapshots(hub, history, rows)
         self.pump = Pump(hub, history, store, self.snapshots, wakes)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
@@ -211,7 +227,7 @@ class _ReadPath:
             hub,
             history,
             self.snapshots,
-            Pages(store),
+            Pages(rows),
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
@@ -232,6 +248,15 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     stack.callback(sock.close)
     sock.setblocking(False)
     return [sock]
+
+
+def _redis(url: str) -> "Link":
+    """The link to Redis. Raises ConfigError if it cannot be made."""
+    try:
+        from server.redis.link import Link
+    except ModuleNotFoundError:
+        raise ConfigError("REDIS_URL is set, and redis-py is not installed: pip install 'atlas-sync[redis]'") from None
+    return Link(url)
 
 
 @contextlib.asynccontextmanager

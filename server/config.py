@@ -28,6 +28,9 @@ ROLES = frozenset({"user", "assistant", "system"})
 TOKEN_CHARACTERS = 16
 """Minimum length of the token for metrics, which gives access to figures and to no rows."""
 
+SERVICE_TOKEN_CHARACTERS = 32
+"""Minimum length of a token of the app's backend, which may write for every user."""
+
 A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+")
 """The value that Kubernetes gives NAME_PORT in every container, if there is a Service NAME."""
 
@@ -43,6 +46,15 @@ def _is_postgres(url: str) -> str:
 
 
 PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
+
+
+def _is_redis(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_is_redis)]
 
 
 def _cannot_be_changed_on_its_way(url: str) -> str:
@@ -140,7 +152,31 @@ class TokenSettings(Environment):
     jwt_issuer: str | None = Field(None, alias="ATLAS_JWT_ISSUER", min_length=1)
 
 
-class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
+class ServiceSettings(Environment):
+    """What the app's backend needs to use this server."""
+
+    service_token: str | None = Field(
+        None, alias="ATLAS_SERVICE_TOKEN", min_length=SERVICE_TOKEN_CHARACTERS, repr=False
+    )
+    service_token_former: str | None = Field(
+        None, alias="ATLAS_SERVICE_TOKEN_FORMER", min_length=SERVICE_TOKEN_CHARACTERS, repr=False
+    )
+
+    @property
+    def service_tokens(self) -> list[str]:
+        """Tokens of the app's backend that are accepted."""
+        return [token for token in (self.service_token, self.service_token_former) if token is not None]
+
+    @model_validator(mode="after")
+    def _replaces(self) -> Self:
+        if self.service_token is None and self.service_token_former is not None:
+            raise ValueError("ATLAS_SERVICE_TOKEN_FORMER needs ATLAS_SERVICE_TOKEN, the token that replaces it")
+        return self
+
+
+class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSettings):
+    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL", repr=False)
+    replica_urls: Annotated[list[PostgresUrl] | None, NoDecode] = Field(None, alias="ATLAS_REPLICA_URLS", repr=False)
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
@@ -178,6 +214,11 @@ class ServeSettings(DatabaseSettings, TokenSettings, ProcessSettings):
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
+
+    @field_validator("replica_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
 
     @field_validator("push_roles", mode="before")
     @classmethod

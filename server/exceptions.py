@@ -19,6 +19,10 @@ class UnavailableError(AtlasError):
     """Postgres cannot be reached or is not ready. Retrying helps."""
 
 
+class CacheError(AtlasError):
+    """Redis cannot be reached, or refuses a command. The caller goes on without it."""
+
+
 class UnfitError(AtlasError):
     """This database cannot serve in its present state. Retrying does not help."""
 

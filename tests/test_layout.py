@@ -19,6 +19,7 @@ TESTED_BY: Final = {
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
+    "feed/kept.py": ["feed/test_cached.py"],
     "feed/pages.py": ["integration/test_pages.py"],
     "feed/snapshot.py": ["feed/test_readers.py", "integration/test_snapshot.py"],
     "feed/sweep.py": ["integration/test_doorbells.py"],

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from protocol.codec import Codec
 from server.edge import handshake
+from server.edge.service import BODY_BYTES, ServiceTokens
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, DISCARDED, WebSocket
 from server.feed.readers import Readiness
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 REQUEST_SECONDS: Final = 10.0
 """Until a connection must have sent a whole request: uvicorn itself would wait for ever (slowloris)."""
 REQUEST_BYTES: Final = 64 * 1024
-"""Limit on a request line with its headers; httptools sets none. Honest requests are far smaller."""
+"""Limit on a request; httptools sets none. Honest requests without a service token are far smaller."""
 PIPELINED: Final = 8
 """Requests of a connection that may wait for the answer to an earlier one."""
 
@@ -110,12 +111,14 @@ class BoundedHttp(HttpToolsProtocol):
     timers: TimerWheel
     origins: handshake.Origins
     connect: Callable[[Codec], WebSocket]
-    """These three are set by `bounded_http`."""
+    service: ServiceTokens
+    """These four are set by `bounded_http`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.timer_slot = -1
         self._unfinished = 0
+        self._allowed = REQUEST_BYTES
         self._problem: str | None = None
         self._discarding = False
 
@@ -129,20 +132,25 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._discarding:
-            self._discard(data)
-            return
-        self._unfinished += len(data)
-        if self._unfinished > REQUEST_BYTES:
-            self._refuse(431, "This request is larger than 64 KiB.")
-            return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._refuse(400, self._problem or "This is not a valid HTTP request.")
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
-                self._upgrade(data[upgrade.args[0] :])
+        while data:
+            if self._discarding:
+                self._discard(data)
+                return
+            # In pieces, because the headers decide how large the request may be.
+            room = self._allowed - self._unfinished
+            if room <= 0:
+                self._refuse(431, f"This request is larger than {self._allowed // 1024} KiB.")
+                return
+            piece, data = data[:room], data[room:]
+            self._unfinished += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserError:
+                self._refuse(400, self._problem or "This is not a valid HTTP request.")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self._upgrade(piece[upgrade.args[0] :] + data)
+                return
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -156,6 +164,8 @@ class BoundedHttp(HttpToolsProtocol):
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
             self._invalid("A request must have exactly one Host header.")
+        if any(name == b"authorization" and self.service.accept(value) for name, value in self.headers):
+            self._allowed = BODY_BYTES
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -182,6 +192,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _finished(self) -> None:
         self.timers.drop(self)
         self._unfinished = 0
+        self._allowed = REQUEST_BYTES
 
     def _upgrade(self, rest: bytes) -> None:
         """Open a WebSocket. `rest` arrived with the request, and belongs to the WebSocket."""
@@ -247,7 +258,9 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bounded_http(
-    timers: TimerWheel, origins: handshake.Origins, connect: Callable[[Codec], WebSocket]
+    timers: TimerWheel, origins: handshake.Origins, connect: Callable[[Codec], WebSocket], service: ServiceTokens
 ) -> type[BoundedHttp]:
-    """The class of uvicorn's connections. `connect` makes the WebSocket for a connection in this encoding."""
-    return type("BoundedHttp", (BoundedHttp,), {"timers": timers, "origins": origins, "connect": staticmethod(connect)})
+    """The class of uvicorn's connections. `connect` makes the WebSocket for a connection in this encoding. Requests
+    with a token of `service` may be larger."""
+    members = {"timers": timers, "origins": origins, "connect": staticmethod(connect), "service": service}
+    return type("BoundedHttp", (BoundedHttp,), members)

@@ -19,6 +19,7 @@ class Question(StrEnum):
 
     IN_STEP = "Are devices in step?"
     POSTGRES = "Is Postgres the limit?"
+    RELIEF = "Do caches and replicas help?"
     HURT = "Is someone hurting us?"
 
 
@@ -354,6 +355,41 @@ CUT_OFF = _counter(
     "The log (`connection sends too much`) names connection and user.",
 )
 
+# --- Do caches and replicas help?
+
+REDIS_UP = _gauge(
+    "atlas_redis_up",
+    Question.RELIEF,
+    "1 if Redis answered last, else 0; no value without REDIS_URL",
+    "0: everything is read from Postgres instead, and nothing fails. Start Redis, or repair the connection to it; the "
+    "log (`redis is away`) has the reason.",
+    over="livemostrecent",
+)
+REDIS_SECONDS = _histogram(
+    "atlas_redis_seconds",
+    Question.RELIEF,
+    "Duration of commands to Redis, by name, waiting for a connection included",
+    "More than a few milliseconds: Redis is further away than Postgres, or overloaded. At 50 ms it counts as away.",
+    "name",
+)
+REDIS_FAILURES = _counter(
+    "atlas_redis_failures",
+    Question.RELIEF,
+    "Commands to Redis that failed: `away`, it did not answer in time; `refused`, it answered with an error",
+    "Many `refused`: the log (`redis refuses a command`) has its reason. If its memory is full, set maxmemory-policy "
+    "to allkeys-lru.",
+    "why",
+)
+
+KEPT = _counter(
+    "atlas_kept_answers",
+    Question.RELIEF,
+    "Snapshots' pieces and pages looked up in Redis: `hit`, `miss`, or `unusable`, kept by another version",
+    "Few `hit` in hours of many reads: Redis evicts what it keeps; give it more memory, or a maxmemory-policy of "
+    "allkeys-lru. Many `unusable` while no new version is deployed: something else writes to these keys.",
+    "result",
+)
+
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
 OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
@@ -368,10 +404,16 @@ for _outcome in OUTCOMES:
     HELLOS.labels(_outcome)
 for _result in ("acked", *(error.code for error in PUSH_ERRORS)):
     PUSHES.labels(_result)
+for _why in ("away", "refused"):
+    REDIS_FAILURES.labels(_why)
+for _result in ("hit", "miss", "unusable"):
+    KEPT.labels(_result)
+for _command in ("get", "set"):
+    REDIS_SECONDS.labels(_command)
 for _tier in sorted(tiers.SYNCED):
     CONNECTIONS.labels(_tier)
     USERS.labels(_tier)
 
-# Unknown, and not 0, until Postgres was asked.
-for _of_postgres in (NOTIFICATION_QUEUE, OLDEST_XMIN, OLDEST_TRANSACTION, LOG_BYTES, MAINTAINED_AGO):
-    _of_postgres.set(float("nan"))
+# Unknown, and not 0, until Postgres or Redis was asked.
+for _of_another in (NOTIFICATION_QUEUE, OLDEST_XMIN, OLDEST_TRANSACTION, LOG_BYTES, MAINTAINED_AGO, REDIS_UP):
+    _of_another.set(float("nan"))

@@ -180,6 +180,11 @@ def _down(seen: Sequence[Interval]) -> bool | None:
     return None if up is None else up < 1
 
 
+def _without_redis(seen: Sequence[Interval]) -> bool | None:
+    up = seen[-1].level("atlas_redis_up")
+    return None if up is None else up < 1
+
+
 def _clock_wrong(seen: Sequence[Interval]) -> bool | None:
     ahead = seen[-1].level("atlas_clock_ahead_seconds")
     return None if ahead is None else abs(ahead) > limits.CLOCK_SECONDS
@@ -240,6 +245,7 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "atlas_ack_seconds": _slow("atlas_ack_seconds"),
     "atlas_postgres_up": _down,
+    "atlas_redis_up": _without_redis,
     "atlas_blind": _level("atlas_blind"),
     "atlas_history_changes_total": _rate("atlas_history_changes_total"),
     "atlas_history_split": _level("atlas_history_split"),

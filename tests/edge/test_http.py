@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from protocol.codec import Codec
 from server.edge.http import BoundedHttp, Metrics, application, bounded_http
+from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
 from server.edge.websocket import WebSocket
 from server.feed.readers import Readiness
@@ -53,7 +54,7 @@ def test_an_open_websocket_keeps_nothing_of_its_request_under_uvloop() -> None:
             opened.append(WebSocket(Recorder(), text=codec.text, max_size=1_000))
             return opened[-1]
 
-        protocol = bounded_http(TimerWheel(), None, connect)
+        protocol = bounded_http(TimerWheel(), None, connect, ServiceTokens([]))
         answers = application(lambda: Readiness(True, "ready"), Metrics(nothing, None, None))
         config, state = uvicorn.Config(answers, lifespan="off"), ServerState()
         config.load()

@@ -1,0 +1,1 @@
+"""Redis or Valkey: the only package that knows redis-py."""

@@ -1,0 +1,122 @@
+"""Commands to Redis, bounded in time. A Redis that is away costs one wait and one line in the log."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Self
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry as NoRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as CannotConnect
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as TooSlow
+
+from server import metrics
+from server.exceptions import CacheError, ConfigError
+from server.retry import Retry
+
+log = structlog.get_logger()
+
+PATIENCE: Final = 0.05
+"""Seconds for one command, connecting included. Postgres answers a page in less."""
+FIRST_SECONDS: Final = 1.0
+"""Seconds for the first connection of a process, before it serves."""
+CONNECTIONS: Final = 16
+"""Connections of a process. A command beyond these waits for one, within its time."""
+REFUSED_SECONDS: Final = 600.0
+"""Seconds between two lines in the log about commands that Redis refuses."""
+AWAY: Final = "Redis does not answer. Check REDIS_URL, and that Redis runs and is reachable from here."
+
+
+class Link:
+    """Sends commands to the Redis (or Valkey) at `url`.
+
+    After a failure no command is sent until Redis answers a PING of the link's own: callers are told at once.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError for a URL that redis-py does not understand."""
+        try:
+            self._pool = redis.asyncio.BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=None,
+                socket_timeout=None,  # PATIENCE bounds the whole command, and cancels it
+                socket_connect_timeout=None,
+                retry=NoRetry(NoBackoff(), 0),
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"REDIS_URL is not valid: {error}.") from None
+        self._send: Callable[..., Awaitable[Any]] = redis.asyncio.Redis.from_pool(self._pool).execute_command
+        self._probing: asyncio.Task[None] | None = None
+        self._refused_at = -REFUSED_SECONDS
+        metrics.REDIS_UP.set(1)
+
+    @property
+    def up(self) -> bool:
+        """Whether the last command, or the last PING after a failure, was answered."""
+        return self._probing is None
+
+    async def command(self, name: str, *arguments: str | bytes | int, patience: float = PATIENCE) -> Any:
+        """Redis' answer to one command, as redis-py converts it; texts as bytes. After `patience` seconds it counts as
+        away.
+
+        Raises CacheError if Redis is away or refuses the command, for example because its memory is full.
+        """
+        if not self.up:
+            raise CacheError(AWAY)
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(patience):
+                return await self._send(name, *arguments)
+        except (TimeoutError, TooSlow, CannotConnect, OSError) as error:
+            metrics.REDIS_FAILURES.labels("away").inc()
+            self._lost(error)
+            raise CacheError(AWAY) from error
+        except RedisError as error:
+            metrics.REDIS_FAILURES.labels("refused").inc()
+            self._refused(name, error)
+            raise CacheError(f"Redis refuses {name}: {error}") from error
+        finally:
+            metrics.REDIS_SECONDS.labels(name.lower()).observe(time.perf_counter() - begun)
+
+    def _lost(self, error: BaseException) -> None:
+        if self._probing is None:
+            log.warning("redis is away, going on without it", error=str(error) or "no answer in time")
+            metrics.REDIS_UP.set(0)
+            self._probing = asyncio.create_task(self._probe(), name="redis-probe")
+
+    def _refused(self, name: str, error: RedisError) -> None:
+        if time.monotonic() - self._refused_at >= REFUSED_SECONDS:
+            self._refused_at = time.monotonic()
+            log.warning("redis refuses a command, going on without it", command=name, error=str(error))
+
+    async def _probe(self) -> None:
+        retry = Retry(None)
+        while True:
+            # Connections that were open when Redis went away may hang.
+            await self._pool.disconnect(inuse_connections=False)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._send("PING")
+            except (TimeoutError, RedisError, OSError) as error:
+                await retry.pause(error)
+            else:
+                break
+        log.info("redis is back")
+        metrics.REDIS_UP.set(1)
+        self._probing = None
+
+    async def __aenter__(self) -> Self:
+        with contextlib.suppress(CacheError):
+            await self.command("PING", patience=FIRST_SECONDS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait([self._probing])
+        await self._pool.disconnect()

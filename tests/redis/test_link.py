@@ -1,0 +1,123 @@
+"""Redis is asked within bounds: away costs one wait and one line in the log, and no answer reaches another command."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from server.exceptions import CacheError, ConfigError
+from server.redis.link import Link
+from tests.support.prometheus import free_port
+from tests.support.redis import RedisProcess, needs_redis, running_redis
+from tests.support.waiting import eventually
+
+pytestmark = needs_redis
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisProcess]:
+    async with running_redis() as process:
+        yield process
+
+
+@pytest.fixture
+async def link(redis: RedisProcess) -> AsyncIterator[Link]:
+    async with Link(redis.url) as link:
+        yield link
+
+
+async def fill(link: Link) -> None:
+    for number in range(1_000):
+        await link.command("SET", f"key-{number}", bytes(10_000))
+
+
+async def is_back(link: Link) -> None:
+    await eventually(lambda: link.up)
+
+
+async def test_what_was_set_is_found(link: Link) -> None:
+    await link.command("SET", "key", b"\x00value")
+    assert await link.command("GET", "key") == b"\x00value"
+    assert await link.command("GET", "another") is None
+
+
+async def test_a_redis_that_is_gone_is_told_at_once_and_logged_once(redis: RedisProcess, link: Link) -> None:
+    await link.command("SET", "key", "value")
+    redis.kill()
+    with capture_logs() as logs:
+        for _ in range(100):
+            with pytest.raises(CacheError, match="REDIS_URL"):
+                await link.command("GET", "key")
+        assert [line["event"] for line in logs] == ["redis is away, going on without it"]
+        await redis.start()
+        await is_back(link)
+    assert [line["event"] for line in logs][1:] == ["redis is back"]
+    assert await link.command("GET", "key") is None
+
+
+async def test_a_redis_that_never_ran_is_found_when_it_starts() -> None:
+    async with running_redis() as redis:
+        redis.kill()
+        async with Link(redis.url) as link:
+            with pytest.raises(CacheError):
+                await link.command("PING")
+            assert not link.up
+            await redis.start()
+            await is_back(link)
+            assert await link.command("PING") is True
+
+
+async def test_a_redis_that_hangs_does_not_answer_a_later_command_with_an_earlier_answer(
+    redis: RedisProcess, link: Link
+) -> None:
+    for number in range(8):
+        await link.command("SET", f"key-{number}", f"value-{number}")
+    redis.stall()
+    try:
+        asked = [link.command("GET", f"key-{number}") for number in range(8)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(answer, CacheError) for answer in answers)
+    finally:
+        redis.go_on()
+    await is_back(link)
+    for number in range(8):
+        assert await link.command("GET", f"key-{number}") == f"value-{number}".encode()
+
+
+async def test_a_cancelled_command_does_not_give_its_answer_to_the_next(redis: RedisProcess, link: Link) -> None:
+    await link.command("SET", "mine", "mine")
+    await link.command("SET", "yours", "yours")
+    for turns in range(12):
+        task = asyncio.ensure_future(link.command("GET", "mine"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await link.command("GET", "yours") == b"yours"
+    assert link.up
+
+
+async def test_a_full_redis_refuses_and_still_answers() -> None:
+    async with (
+        running_redis("--maxmemory", "2mb", "--maxmemory-policy", "noeviction") as redis,
+        Link(redis.url) as link,
+    ):
+        await link.command("SET", "key", "value")
+        with capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(CacheError, match="Redis refuses SET: "):
+                    await fill(link)
+        assert [line["event"] for line in logs] == ["redis refuses a command, going on without it"]
+        assert await link.command("GET", "key") == b"value"
+
+
+async def test_an_address_where_nobody_listens_is_away() -> None:
+    async with Link(f"redis://127.0.0.1:{free_port()}") as link:
+        with pytest.raises(CacheError):
+            await link.command("PING")
+
+
+def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        Link("redis://127.0.0.1:none")
