@@ -89,7 +89,8 @@ def summary(sheet: Sheet) -> str:
     many = [sum(line.source is source for line in sheet.lines) for source in Source]
     return (
         f"{many[0]} of its {sum(many)} lines were measured here, {many[1]} are assumed, {many[2]} are prices. "
-        "Cores, databases and GiB of cache are whole, and rounded up."
+        "Cores, databases and GiB of cache are whole, and rounded up. Every "
+        f"{sheet.values.poll_seconds:g} s the one client polls for everything, the other for what is newer."
     )
 
 
