@@ -18,6 +18,7 @@ TESTED_BY: Final = {
     "edge/listen.py": ["integration/test_addresses.py"],
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
+    "feed/confirmation.py": ["histories/test_replicas.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
     "feed/kept.py": ["feed/test_cached.py"],
     "feed/pages.py": ["integration/test_pages.py"],

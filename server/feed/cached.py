@@ -11,7 +11,7 @@ from server import metrics, tiers
 from server.feed import kept
 from server.feed.change import Batch, follow
 from server.feed.history import History
-from server.feed.ports import ANYWHERE, Cache, MessagesRead, Overview, ReadKey, Store, Titles, Want
+from server.feed.ports import ANYWHERE, Cache, MessagesRead, Overview, ReadKey, Source, Titles, Want
 
 A = TypeVar("A", Overview, Titles, MessagesRead)
 
@@ -22,10 +22,10 @@ TAIL_BYTES: Final = 16 * 1024
 
 
 class CachedRows:
-    """`Rows`, from `cache` where it has them. The others are read from `store`, and kept."""
+    """`Rows`, from `cache` where it has them. The others are read from `source`, and kept."""
 
-    def __init__(self, store: Store, cache: Cache, history: History) -> None:
-        self._store = store
+    def __init__(self, source: Source, cache: Cache, history: History) -> None:
+        self._source = source
         self._cache = cache
         self._history = history
 
@@ -36,13 +36,13 @@ class CachedRows:
             return await self._newest_overview(user, rows, content_bytes)
         request = ("conversations", before, rows, content_bytes)
         return await self._answer(
-            Overview, user, since, request, lambda: self._store.conversations(user, before, rows, content_bytes, since)
+            Overview, user, since, request, lambda: self._source.conversations(user, before, rows, content_bytes, since)
         )
 
     async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
         request = ("titles", ids, content_bytes)
         return await self._answer(
-            Titles, user, since, request, lambda: self._store.titles(user, ids, content_bytes, since)
+            Titles, user, since, request, lambda: self._source.titles(user, ids, content_bytes, since)
         )
 
     async def messages(
@@ -50,7 +50,7 @@ class CachedRows:
     ) -> MessagesRead:
         request = ("messages", wants, content_bytes)
         return await self._answer(
-            MessagesRead, user, since, request, lambda: self._store.messages(user, wants, content_bytes, since)
+            MessagesRead, user, since, request, lambda: self._source.messages(user, wants, content_bytes, since)
         )
 
     async def _answer(
@@ -77,15 +77,15 @@ class CachedRows:
     async def _newest_overview(self, user: str, rows: int, content_bytes: int) -> Overview:
         """The last overview that was kept, if the log continues from it, as for any reader at its position."""
         if self._history.blind is not None:
-            return await self._store.conversations(user, None, rows, content_bytes, ANYWHERE)
+            return await self._source.conversations(user, None, rows, content_bytes, ANYWHERE)
         epoch = self._history.epoch
         key = kept.key(epoch, user, None, "conversations", rows, content_bytes)
         if (found := await self._find(Overview, key)) is not None:
-            (reading,) = await self._store.read_feed([ReadKey(user, found.position)], TAIL_ROWS, TAIL_BYTES)
+            (reading,) = await self._source.read_feed([ReadKey(user, found.position)], TAIL_ROWS, TAIL_BYTES)
             tail = follow(found.position, reading)
             if isinstance(tail, Batch) and not tail.more and reading.tier in tiers.SYNCED:
                 return replace(found, tier=reading.tier)
-        overview = await self._store.conversations(user, None, rows, content_bytes, ANYWHERE)
+        overview = await self._source.conversations(user, None, rows, content_bytes, ANYWHERE)
         if overview.tier in tiers.SYNCED and epoch == self._history.epoch:
             await self._cache.put(key, kept.pack(key, overview))
         return overview

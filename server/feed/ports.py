@@ -147,15 +147,37 @@ class Rows(Protocol):
         """At least one message if there is any. Another user's messages are not found."""
 
 
-class Store(Rows, Protocol):
-    """Reads the primary. Every call is one statement in its own snapshot."""
+class Source(Rows, Protocol):
+    """Reads a user's rows and feed."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
-        one entry if there is any."""
+        one entry if there is any. Raises UnavailableError."""
+
+
+class Store(Source, Protocol):
+    """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""
+
+
+class Replica(Protocol):
+    """A copy of the primary that may lag."""
+
+    @property
+    def store(self) -> Store:
+        """Reads it. What it reads is one state of the primary's past."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it answers, follows the primary, and lags little."""
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless all that was read up to here is of the history that counts."""
+
+    def leave(self, why: str) -> None:
+        """It failed. It is not usable until it was found to be well."""
 
 
 class Cache(Protocol):
