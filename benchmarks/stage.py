@@ -24,6 +24,8 @@ from server.postgres.migrate import migrate
 LOGIN: Final = "atlas_server"
 """The server's own login, so that its statements can be told from ours."""
 WRITERS: Final = 8
+REST: Final = 0.5
+"""Seconds in which a server at rest does next to nothing."""
 SETTINGS: Final = {
     "shared_buffers": "256MB",
     "max_connections": "200",
@@ -134,10 +136,10 @@ class Stage:
 
         async def idle() -> bool:
             statements, cpu = await self.statements(), self.server.cpu_seconds()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(REST)
             # One statement of a process may be its own heartbeat; a quarter of a core those of 100,000 sockets.
             few = await self.statements() - statements <= self.server.processes
-            return few and self.server.cpu_seconds() - cpu < 0.125
+            return few and self.server.cpu_seconds() - cpu < 0.25 * REST
 
         await eventually("the server at rest", idle)
 

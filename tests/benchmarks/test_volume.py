@@ -1,11 +1,16 @@
 """Bytes and rows are those of the events that were measured, and nothing is lost. Speed is not tested."""
 
+import pytest
+
 from benchmarks.baseline import CONVERSATIONS, MESSAGES
 from benchmarks.stage import stage
 from benchmarks.volume import volume
 
 
-async def test_volume_counts_the_rows_and_bytes_of_each_event_and_loses_none() -> None:
+async def test_volume_counts_the_rows_and_bytes_of_each_event_and_loses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.stage.REST", 0.1)
     async with stage(3) as made:
         found = await volume(made, rate=100.0, seconds=0.2)
     assert found["lost"] == 0
