@@ -25,6 +25,8 @@ from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
 from benchmarks.usage import usage
+from benchmarks.visits import visits
+from benchmarks.volume import volume
 from server.exceptions import AtlasError
 
 cli = typer.Typer(
@@ -179,6 +181,26 @@ def usage_command(
 ) -> Benchmark:
     """A backend reports usage beside live devices: their delay with it and without, events per second."""
     return on_stage(lambda stage: usage(stage, events, batch, changes, seconds, rounds), users)
+
+
+@benchmark("visits", users=6, count=60, rounds=1)
+def visits_command(
+    users: Annotated[int, typer.Option(min=1, help="Each has 12 conversations with 80 messages.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Visits of a round.")] = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds with and without Redis.")] = 3,
+) -> Benchmark:
+    """Devices come new, scroll and come back, nine reads to one write: with Redis before Postgres, and without."""
+    return on_stage(lambda stage: visits(stage, count, rounds), users)
+
+
+@benchmark("volume", users=5, changes=100.0, seconds=0.2)
+def volume_command(
+    users: Annotated[int, typer.Option(min=1, help="Each has one device.")] = 1_000,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 1_000.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each part that writes.")] = 10.0,
+) -> Benchmark:
+    """Bytes, statements and CPU of a snapshot, a resume, a change, a push, for `atlas-sync project`."""
+    return on_stage(lambda stage: volume(stage, changes, seconds), users)
 
 
 @cli.command()

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.routing import BaseRoute
@@ -29,20 +29,25 @@ from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
-from server.exceptions import UnavailableError
+from server.exceptions import ConfigError, UnavailableError
+from server.feed.cached import CachedRows
+from server.feed.confirmation import Confirmation
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
+from server.feed.ports import Replica, Rows
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
+from server.feed.replicas import Replicas
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.gauges import Gauges
 from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
+from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.route import Route
 from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
@@ -56,6 +61,9 @@ from server.usage.recorder import Recorder
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
+
+if TYPE_CHECKING:
+    from server.redis.link import Link
 
 log = structlog.get_logger()
 
@@ -96,7 +104,9 @@ class App:
             if not await self._connected(postgres):
                 return
             usage = _Usage(postgres.writes, clock) if settings.usage else None
-            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes, usage)
+            store = PostgresStore(postgres.pool)
+            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, usage)
             batcher = _batcher(settings, postgres.writes)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
@@ -123,6 +133,7 @@ class App:
                         "pump": reads.pump.run(),
                         "gauges": gauges.run(),
                         "snapshots": reads.snapshots.run(),
+                        "confirmation": reads.confirmation.run(),
                         "batcher": batcher.run(),
                         "inspector": postgres.inspector.run(),
                         "sweep": reads.sweep.run(),
@@ -131,6 +142,7 @@ class App:
                             reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
                         ),
                         "timers": services.timers.run(),
+                        **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
                         **({} if usage is None else {"usage": usage.recorder.run()}),
                     }.items()
                 ]
@@ -199,6 +211,11 @@ class _Postgres:
         self.pool = Pool(route, size=settings.pool_size - writing)
         self.writes = Pool(route, size=writing)
         self.inspector = Inspector(route, clock, settings.sweep)
+        self.replicas = [
+            PostgresReplica(number, url, history, settings.pool_size - writing)
+            for number, url in enumerate(settings.replica_urls or (), 1)
+        ]
+        self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
@@ -212,6 +229,8 @@ class _Postgres:
         await self.doorbells.check()
 
     def terminate(self) -> None:
+        for replica in self.replicas:
+            replica.terminate()
         self.writes.terminate()
         self.pool.terminate()
 
@@ -225,18 +244,28 @@ class _ReadPath:
         hub: Hub,
         history: History,
         store: PostgresStore,
+        replicas: Sequence[Replica],
+        redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
         usage: "_Usage | None",
     ) -> None:
-        self.snapshots = Snapshots(hub, history, store)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes)
+        self.confirmation = Confirmation(hub, history, store)
+        relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
+        source: Rows = store if relief is None else relief
+        rows = source
+        if redis is not None:
+            from server.redis.answers import RedisAnswers
+
+            rows = CachedRows(source, RedisAnswers(redis), history, hub)
+        self.snapshots = Snapshots(hub, history, rows)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, notes=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(
             hub,
             history,
             self.snapshots,
-            Pages(store),
+            Pages(rows),
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
@@ -289,6 +318,15 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     stack.callback(sock.close)
     sock.setblocking(False)
     return [sock]
+
+
+def _redis(url: str) -> "Link":
+    """The link to Redis. Raises ConfigError if it cannot be made."""
+    try:
+        from server.redis.link import Link
+    except ModuleNotFoundError:
+        raise ConfigError("REDIS_URL is set, and redis-py is not installed: pip install 'atlas-sync[redis]'") from None
+    return Link(url)
 
 
 @contextlib.asynccontextmanager

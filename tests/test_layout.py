@@ -11,14 +11,16 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("edge", "feed", "operations", "usage", "write")
+CORE: Final = ("edge", "feed", "operations", "projection", "usage", "write")
 TESTED_BY: Final = {
     "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
     "edge/listen.py": ["integration/test_addresses.py"],
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
+    "feed/confirmation.py": ["histories/test_replicas.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
+    "feed/kept.py": ["feed/test_cached.py"],
     "feed/pages.py": ["integration/test_pages.py"],
     "edge/usage.py": ["integration/test_usage.py"],
     "feed/progress.py": ["integration/test_usage.py"],

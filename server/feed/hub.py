@@ -6,7 +6,7 @@ reader belongs to one cohort, or to none while its socket is full or while it ge
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
@@ -16,10 +16,11 @@ from protocol import errors
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
 from server import metrics
-from server.feed.change import same
+from server.feed.change import Entry, same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
 from server.feed.progress import Progress
 from server.feed.resume import Why
+from server.feed.trail import Trail, touched
 
 
 class Phase(IntEnum):
@@ -28,7 +29,9 @@ class Phase(IntEnum):
     HELLO = 0
     """The hello is unanswered; the cohort is behind by definition."""
     CATCHING_UP = 1
-    LIVE = 2
+    CONFIRMING = 2
+    """The devices have all that a replica has; the primary may have more."""
+    LIVE = 3
     """`live` was sent: the devices have everything."""
 
 
@@ -50,13 +53,14 @@ class State(IntEnum):
 class Feed:
     """One connected user's readers."""
 
-    __slots__ = ("cohorts", "owner", "readers", "tier", "user")
+    __slots__ = ("cohorts", "owner", "readers", "tier", "trail", "user")
 
     def __init__(self, user: str) -> None:
         self.user = user
         self.owner = owner_digest(UUID(user))
         self.cohorts: dict[tuple[Position, Phase], Cohort] = {}
         self.readers: set[Reader] = set()
+        self.trail: Trail | None = None
         self.tier: str | None = None
         """The tier at which the first of the current readers was welcomed; its connections count under it. None while
         no reader is welcomed."""
@@ -65,7 +69,7 @@ class Feed:
 class Cohort:
     """The readers of one feed at one position, in one phase."""
 
-    __slots__ = ("feed", "phase", "position", "readers", "rung", "state")
+    __slots__ = ("by_primary", "feed", "phase", "position", "readers", "rung", "state")
 
     def __init__(self, feed: Feed, position: Position, phase: Phase) -> None:
         self.feed = feed
@@ -75,6 +79,12 @@ class Cohort:
         self.state = State.IDLE
         self.rung = 0
         """The highest seq that a doorbell named while this cohort was being read for."""
+        self.by_primary = False
+        """Whether no replica can carry it on."""
+
+    @property
+    def needs_primary(self) -> bool:
+        return self.by_primary or self.phase >= Phase.CONFIRMING
 
 
 class Stalled(NamedTuple):
@@ -142,6 +152,12 @@ class Reader:
             return DeviceState.LIVE if self.live else DeviceState.CATCHING_UP
         return DeviceState.SNAPSHOT if self.position is None else DeviceState.STALLED
 
+    def caught_up(self) -> None:
+        """`live` was sent."""
+        if self.progress is not None:
+            progress, self.progress = self.progress, None
+            progress.live(self.feed.user)
+
     def notify_unavailable(self) -> None:
         """Tell the device, once, that its hello waits for Postgres."""
         if not self.notified_unavailable:
@@ -156,6 +172,7 @@ class Hub:
         self._wake = wake
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
+        self._confirming: deque[Cohort] = deque()
         self.stalled_snapshots = 0
         """Readers that are stalled in the middle of a snapshot."""
         self.doorbells_work = False
@@ -265,6 +282,20 @@ class Hub:
                 self._forget(cohort)
         return cohort
 
+    # --- what changed lately
+
+    def note(self, cohort: Cohort, to: Position, entries: Sequence[Entry]) -> None:
+        """These entries lead the cohort from its position to `to`."""
+        if entries:
+            feed = cohort.feed
+            feed.trail = feed.trail or Trail()
+            feed.trail.step(cohort.position, to, touched(entries))
+
+    def untouched(self, user: str, parents: Iterable[UUID], after: Position, to: Position) -> bool:
+        """Whether it is certain that nothing of these conversations changed behind `after`, up to `to`."""
+        feed = self._feeds.get(user)
+        return feed is not None and feed.trail is not None and feed.trail.untouched(parents, after, to)
+
     # --- which cohorts are behind
 
     def ring(self, user: str, seq: int) -> bool:
@@ -308,19 +339,22 @@ class Hub:
                 taken.append(cohort)
         return taken
 
-    def advance(self, cohort: Cohort, to: Position, *, more: bool) -> list[Reader]:
-        """The cohort was read for up to `to`. Returns the readers to write to.
+    def advance(self, cohort: Cohort, to: Position, *, more: bool, confirmed: bool = True) -> list[Reader]:
+        """The cohort was read for up to `to`; unless `confirmed`, by a replica. Returns the readers to write to.
 
         They already count as being at `to`, so a reader whose buffer fills during the write resumes from there."""
         readers = list(cohort.readers)
         self._forget(cohort)
         if not readers:
             return readers
-        phase = Phase.CATCHING_UP if more else Phase.LIVE
+        cohort.by_primary = cohort.by_primary and more
+        phase = Phase.CATCHING_UP if more else Phase.LIVE if confirmed else Phase.CONFIRMING
         there = cohort.feed.cohorts.get((to, phase))
         if there is None:
             cohort.position, cohort.phase = to, phase
             cohort.feed.cohorts[to, phase] = there = cohort
+            if phase is Phase.CONFIRMING:
+                self._confirming.append(cohort)
         else:
             for reader in readers:
                 reader.cohort = there
@@ -338,6 +372,35 @@ class Hub:
             reader.cohort = None
         cohort.readers = set()
         return readers
+
+    def take_confirming(self, most: int) -> list[Cohort]:
+        """Take up to `most` cohorts that the primary has to confirm, the longest waiting first. Give each back through
+        `confirm`."""
+        taken: list[Cohort] = []
+        while self._confirming and len(taken) < most:
+            cohort = self._confirming.popleft()
+            if cohort.state is State.IDLE and cohort.readers and cohort.phase is Phase.CONFIRMING:
+                taken.append(cohort)
+        return taken
+
+    def confirm(self, cohort: Cohort, head: Position | None) -> list[Reader]:
+        """The primary's feed is at `head`; None: the primary is away. Returns the readers that have everything, to be
+        told so. The others are read for by the primary."""
+        if cohort.state is not State.IDLE or not cohort.readers:
+            return []  # a doorbell rang meanwhile, or all have left
+        if head is None:
+            self._confirming.append(cohort)
+        elif cohort.position.seq == head.seq and same(cohort.position.mark, head.mark):
+            cohort.rung = 0
+            return self.advance(cohort, cohort.position, more=False)
+        else:
+            self._enqueue(cohort)
+        return []
+
+    def leave_to_primary(self, cohort: Cohort) -> None:
+        """A replica cannot carry the cohort on. Queue it again, for the primary."""
+        cohort.by_primary = True
+        self.fail([cohort])
 
     def fail(self, cohorts: Iterable[Cohort]) -> None:
         """These cohorts could not be read for; queue them again."""

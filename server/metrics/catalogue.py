@@ -382,6 +382,40 @@ REDIS_FAILURES = _counter(
     "why",
 )
 
+REPLICAS = _gauge(
+    "atlas_replicas",
+    Question.RELIEF,
+    "Replicas of ATLAS_REPLICA_URLS by state: `used`, or `left`: it does not answer, lags, or is of another history",
+    "`left`: the primary does their work. The log (`a replica is not used`) has the reason. A replica is used again as "
+    "soon as it is well.",
+    "state",
+    over="livemostrecent",
+)
+REPLICA_LAG = _gauge(
+    "atlas_replica_lag_seconds",
+    Question.RELIEF,
+    "How far each replica is behind the primary, by its number in ATLAS_REPLICA_URLS",
+    "Growing: the replica replays slowly; look for long queries on it, and at its disk. From 5 s on it is not used.",
+    "replica",
+    over="livemostrecent",
+)
+READS = _counter(
+    "atlas_reads",
+    Question.RELIEF,
+    "Statements that a replica could answer (catch-up, snapshots, pages), by who did; none without ATLAS_REPLICA_URLS",
+    "Many `primary` while all replicas are used: devices are ahead of them. Compare atlas_replica_lag_seconds.",
+    "by",
+)
+KEPT = _counter(
+    "atlas_kept_answers",
+    Question.RELIEF,
+    "Pieces of snapshots and pages looked up in Redis: `hit`, `miss`, `older` than what the device has, or `unusable`, "
+    "kept by another version",
+    "Few `hit` in hours of many reads: Redis evicts what it keeps; give it more memory, or a maxmemory-policy of "
+    "allkeys-lru. Many `unusable` while no new version is deployed: something else writes to these keys.",
+    "result",
+)
+
 # --- What does it cost?
 
 USAGE_EVENTS = _counter(
@@ -443,6 +477,12 @@ for _result in ("acked", *(error.code for error in PUSH_ERRORS)):
     PUSHES.labels(_result)
 for _why in ("away", "refused"):
     REDIS_FAILURES.labels(_why)
+for _by in ("replica", "primary"):
+    READS.labels(_by)
+for _state in ("used", "left"):
+    REPLICAS.labels(_state)
+for _result in ("hit", "miss", "older", "unusable"):
+    KEPT.labels(_result)
 for _command in ("get", "set"):
     REDIS_SECONDS.labels(_command)
 for _source, _fates in {
@@ -460,7 +500,7 @@ for _tier in sorted(tiers.SYNCED):
     USERS.labels(_tier)
 
 # Unknown, and not 0, until Postgres or Redis was asked.
-for _of_another in (
+_OF_ANOTHER: Final = (
     NOTIFICATION_QUEUE,
     OLDEST_XMIN,
     OLDEST_TRANSACTION,
@@ -468,5 +508,6 @@ for _of_another in (
     MAINTAINED_AGO,
     REDIS_UP,
     USAGE_PENDING,
-):
-    _of_another.set(float("nan"))
+)
+for _gauge_of_another in (*_OF_ANOTHER, REPLICA_LAG.labels("1")):
+    _gauge_of_another.set(float("nan"))

@@ -185,6 +185,11 @@ def _without_redis(seen: Sequence[Interval]) -> bool | None:
     return None if up is None else up < 1
 
 
+def _replica_left(seen: Sequence[Interval]) -> bool | None:
+    replicas = seen[-1].levels.get("atlas_replicas")
+    return None if replicas is None else replicas.get("left", 0.0) > 0
+
+
 def _clock_wrong(seen: Sequence[Interval]) -> bool | None:
     ahead = seen[-1].level("atlas_clock_ahead_seconds")
     return None if ahead is None else abs(ahead) > limits.CLOCK_SECONDS
@@ -246,6 +251,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_ack_seconds": _slow("atlas_ack_seconds"),
     "atlas_postgres_up": _down,
     "atlas_redis_up": _without_redis,
+    "atlas_replicas": _replica_left,
     "atlas_blind": _level("atlas_blind"),
     "atlas_history_changes_total": _rate("atlas_history_changes_total"),
     "atlas_history_split": _level("atlas_history_split"),
@@ -260,6 +266,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_default_rows": _default_rows,
     "atlas_partitions_ahead_days": _partitions_end,
     "atlas_maintained_seconds_ago": _level("atlas_maintained_seconds_ago", limits.MAINTAINED_SECONDS),
+    "atlas_usage_events_total": _rate("atlas_usage_events_total", "put_off", "dropped"),
+    "atlas_usage_pending_seconds": _level("atlas_usage_pending_seconds", limits.USAGE_PENDING_SECONDS),
+    "atlas_cost_unusual": _level("atlas_cost_unusual"),
+    "atlas_cost_models_without_price": _level("atlas_cost_models_without_price"),
     "atlas_opened_total": _few_hellos,
     "atlas_closed_total": _any(
         _closed(CloseCode.INTERNAL),
