@@ -22,6 +22,8 @@ SHORT: Final = {
     "atlas_oldest_transaction_seconds": "oldest open",
     "atlas_partitions_ahead_days": "partitions for",
     "atlas_maintained_seconds_ago": "maintained ago",
+    "atlas_usage_pending_seconds": "uncounted for",
+    "atlas_cost_models_without_price": "without a price",
 }
 """Where the name without prefix and unit does not fit."""
 

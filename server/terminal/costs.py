@@ -22,6 +22,7 @@ def tables(costs: Costs) -> Iterator[Table]:
     """One for each way to sum."""
     for by, sums in costs.sums.items():
         table = Table(by, *(field.replace("_", " ") for field in FIELDS), title=TITLES[by], title_justify="left")
+        table.columns[0].overflow = "fold"  # an id is of no use without its end
         for column in table.columns[1:]:
             column.justify = "right"
         for each in sums:

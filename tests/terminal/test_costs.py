@@ -21,6 +21,7 @@ from tests.support.cluster import Database
 
 DAY: Final = date(2026, 7, 14)
 EVIL: Final = "=HYPERLINK(1)\x1b[2J[red]"
+USER: Final = "6a7de0ac-7d3f-4dd2-8a2e-2f4d4e6a3f10"
 COSTS: Final = Costs(
     since=date(2026, 7, 13),
     until=DAY,
@@ -28,7 +29,7 @@ COSTS: Final = Costs(
         "tier": [Sum("core", 2, 1_234, 5_000_000, 40, Decimal("1234.56789"))],
         "day": [Sum("2026-07-13", 1, 1, 2, 3, Decimal(0)), Sum("2026-07-14", 1, 1, 2, 3, Decimal("0.00002"))],
         "model": [Sum(EVIL, 1, 1, 2, 3, Decimal(1))],
-        "user": [],
+        "user": [Sum(USER, 1, 1, 2, 3, Decimal(1))],
     },
     unusual_users=[Unusual("a-user", DAY, 120.0, Range(0.0, 15.0))],
     unusual_tiers=[Unusual("core", DAY, 3.0, Range(5.0, 15.0))],
@@ -36,9 +37,9 @@ COSTS: Final = Costs(
 )
 
 
-def shown(costs: Costs) -> str:
+def shown(costs: Costs, width: int = 120) -> str:
     text = io.StringIO()
-    terminal.show(costs, Console(file=text, width=120, force_terminal=False))
+    terminal.show(costs, Console(file=text, width=width, force_terminal=False))
     return text.getvalue()
 
 
@@ -49,6 +50,11 @@ def test_people_see_tables_and_what_to_look_at() -> None:
     assert "! Tier core cost 3 on 2026-07-14, usually 5 to 15." in text
     assert "! User a-user cost 120 on 2026-07-14, usually up to 15." in text
     assert "no price, and count as free: new. Add them to sync.model_prices." in text
+
+
+def test_ids_are_shown_whole_on_a_narrow_terminal() -> None:
+    lines = [line.split("│")[1].strip() for line in shown(COSTS, 80).splitlines() if line.startswith("│")]
+    assert USER in "".join(lines)
 
 
 def test_no_name_of_a_model_reaches_the_terminal_or_a_spreadsheet_as_a_command() -> None:
