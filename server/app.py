@@ -91,6 +91,7 @@ class App:
                 return
             reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
             batcher = _batcher(settings, postgres.writes)
+            history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,

@@ -39,6 +39,10 @@ LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
 
 
+class StandbyError(UnfitError):
+    """The host is a standby. It may be promoted."""
+
+
 @cache
 def statement(name: str) -> str:
     """The text of sql/NAME.sql."""
@@ -88,7 +92,7 @@ async def report(connection: Any) -> tuple[HistoryReport, Instant]:
     """The history of this connection's database, and the time there. Raises UnfitError."""
     try:
         if await connection.fetchval("SELECT pg_is_in_recovery()"):
-            raise UnfitError(
+            raise StandbyError(
                 "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
             )
         async with limited(connection, STATEMENT_SECONDS):
