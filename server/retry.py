@@ -29,24 +29,25 @@ class Alarm:
         self.rung = 0
         """How often it has rung."""
         self.on_ring: list[Callable[[], object]] = []
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._next: asyncio.Future[None] | None = None
+
+    @property
+    def next(self) -> asyncio.Future[None]:
+        """Done when it rings next."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
 
     def ring(self) -> None:
         self.rung += 1
         for notify in self.on_ring:
             notify()
-        for each in self._waiting:
-            if not each.done():
-                each.set_result(None)
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds, or when it rings."""
-        rings = asyncio.get_running_loop().create_future()
-        self._waiting.add(rings)
-        try:
-            await asyncio.wait([rings], timeout=seconds)
-        finally:
-            self._waiting.discard(rings)
+        await asyncio.wait([self.next], timeout=seconds)
 
 
 class Retry:

@@ -13,7 +13,7 @@ from server.clock import Clock
 from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
-from server.postgres.errors import translated
+from server.postgres.errors import StandbyError, translated
 from server.postgres.route import OpenConnection, Route
 from server.postgres.scripts import schema
 from server.retry import Retry
@@ -72,7 +72,7 @@ class Inspector:
                 self._log(error)
                 lasts = isinstance(error, UnfitError) or str(error) == EARLIER
                 self._history.inspection_error = str(error) if lasts else None
-                if isinstance(error, UnavailableError):
+                if isinstance(error, UnavailableError | StandbyError):
                     wait = min(retry.failed(error), every)
             else:
                 self._trouble = ""

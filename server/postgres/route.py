@@ -1,7 +1,7 @@
 """Connects to the host with the newest history, of those that a URL names."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from protocol.frames import Instant
 from server.clock import ahead_of_machine, machine_now
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport, newer
-from server.postgres.connection import StandbyError, connect, give_up, report
+from server.postgres.connection import connect, give_up, report, to_report
 from server.postgres.errors import none_left, translated
 from server.postgres.shortage import Shortage
 from server.postgres.timestamps import use_instants
@@ -24,7 +24,6 @@ SILENT_SECONDS: Final = 0.5
 """How long a survey waits for hosts that did not answer the last time, once all others have answered."""
 SHORT_SECONDS: Final = 10.0
 """How long a required connection is tried for while Postgres has none left: some statement may have to end first."""
-NO_PRIMARY: Final = "All hosts of DATABASE_URL are standbys. Promote one, or start the primary."
 STANDBYS_ONLY: Final = (
     "The URL's target_session_attrs permits only standbys, which cannot LISTEN and may lag. Write read-write instead."
 )
@@ -74,36 +73,44 @@ class Route:
         close one. Raises UnavailableError, UnfitError."""
         problems: list[BaseException] = []
         untried = list(self._urls)
-        opening: list[asyncio.Task[OpenConnection]] = []
+        opening: dict[asyncio.Future[OpenConnection], str] = {}
+        rings = self.history.alarm.next
         try:
             while untried or opening:
                 if untried:
-                    work = (self._open_required if required else self._open)(untried.pop(0), **options)
-                    opening.append(asyncio.ensure_future(work))
+                    url = untried.pop(0)
+                    work = (self._open_required if required else self._open)(url, **options)
+                    opening[asyncio.ensure_future(work)] = url
                 wait = NEXT_SECONDS if untried else None
-                done, _ = await asyncio.wait(opening, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                for each in done:
+                done, _ = await asyncio.wait([*opening, rings], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                for each in [task for task in opening if task in done]:
                     try:
                         found = each.result()
                         self.history.connected(found.report)
                     except (UnavailableError, UnfitError) as error:
                         problems.append(error)
-                        opening.remove(each)
+                        del opening[each]
                         await _drop([each])
                     else:
-                        opening.remove(each)
+                        del opening[each]
                         self._prefer(found.url)
                         return found
+                if rings.done():
+                    # A standby that was passed over may be the primary now, while the former one does not answer.
+                    rings = self.history.alarm.next
+                    untried = [url for url in self._urls if url not in opening.values()]
         finally:
             await _drop(opening)
-        raise self._trouble(problems)
+        raise to_report(problems) if self.several else problems[0]
 
     async def survey(self, inspect: Callable[[OpenConnection], Awaitable[None]]) -> bool:
         """Connect to every host and `inspect` the one with the newest history. Returns whether another host answered
         with an earlier history. Raises UnavailableError, UnfitError if no host has the current history or a newer one.
         """
         async with self.spare:
-            opening = {asyncio.ensure_future(self._open_required(url)): url for url in self._urls}
+            opening: dict[asyncio.Future[OpenConnection], str] = {
+                asyncio.ensure_future(self._open_required(url)): url for url in self._urls
+            }
             try:
                 found = await self._answers(opening)
                 best = found[0]
@@ -118,7 +125,7 @@ class Route:
                 await _drop(opening)
         return any(each.report.epoch != best.report.epoch for each in found)
 
-    async def _answers(self, opening: dict[asyncio.Task[OpenConnection], str]) -> list[OpenConnection]:
+    async def _answers(self, opening: dict[asyncio.Future[OpenConnection], str]) -> list[OpenConnection]:
         """The connections to the hosts that answer. One with a newer history than the current one counts at once:
         until then devices are not served. Raises UnavailableError, UnfitError if there is none."""
         found: list[OpenConnection] = []
@@ -146,17 +153,8 @@ class Route:
                     self.history.connected(each.result().report)
                     hurry = True
         if not found:
-            raise self._trouble(problems)
+            raise to_report(problems) if self.several else problems[0]
         return found
-
-    def _trouble(self, problems: Sequence[BaseException]) -> BaseException:
-        """The one to report, of those of all hosts: one that may pass, because then the others may pass with it."""
-        for each in problems:
-            if not isinstance(each, UnfitError):
-                return each
-        if self.several and all(isinstance(each, StandbyError) for each in problems):
-            return UnavailableError(NO_PRIMARY)
-        return next((each for each in problems if not isinstance(each, StandbyError)), problems[0])
 
     async def _open_required(self, url: str, **options: Any) -> OpenConnection:
         end = asyncio.get_running_loop().time() + SHORT_SECONDS
@@ -191,7 +189,7 @@ class Route:
         self._urls.insert(0, url)
 
 
-async def _drop(opening: Iterable[asyncio.Task[OpenConnection]]) -> None:
+async def _drop(opening: Iterable[asyncio.Future[OpenConnection]]) -> None:
     """Close these connections, and those that are not open yet."""
     tasks = list(opening)
     for each in tasks:

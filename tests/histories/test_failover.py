@@ -7,7 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from server.exceptions import UnavailableError
 from server.feed.history import SPLIT
+from server.postgres.connection import connect
 from tests.histories.conftest import PATIENCE, hear_at_once, is_said, moved, writing
 from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarists, living, settled, texts
@@ -37,6 +39,19 @@ async def everybody_is_on(new: Machine, *devices: Diarist) -> None:
         await settled(sql, *devices)
     assert len({tuple(device.epochs) for device in devices}) == 1
     assert [len(device.epochs) for device in devices] == [2] * len(devices)
+
+
+async def test_commands_work_on_the_primary_although_their_url_names_a_standby_first(site: Machines) -> None:
+    old = site.primary()
+    new = site.replica(old)
+    for attributes in ("any", "read-write"):
+        connection = await connect(leading_to(new, old, attributes=attributes))
+        assert not await connection.fetchval("SELECT pg_is_in_recovery()")
+        connection.terminate()
+    old.postgres.kill()
+    for attributes in ("any", "read-write"):
+        with pytest.raises(UnavailableError, match="refused"):
+            await connect(leading_to(new, old, attributes=attributes))
 
 
 @pytest.mark.parametrize(

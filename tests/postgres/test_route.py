@@ -9,9 +9,9 @@ from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub
 from server.postgres import route as module
-from server.postgres.connection import StandbyError
+from server.postgres.errors import NotPrimaryError, StandbyError
 from server.postgres.route import OpenConnection, Route
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, eventually
 
 TWO_HOSTS = "postgresql://one,two/db"
 
@@ -50,12 +50,14 @@ class Hosts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: HistoryReport | Exception | None) -> None:
         self.answers = answers
+        self.asked: list[str] = []
         self.closed: list[object] = []
         monkeypatch.setattr(Route, "_open", lambda _, url, **options: self._open(url))
         monkeypatch.setattr(module, "give_up", self._give_up)
 
     async def _open(self, url: str) -> OpenConnection:
         (host,) = (host for host in self.answers if host in url)
+        self.asked.append(host)
         answer = self.answers[host]
         if answer is None:
             await asyncio.Event().wait()
@@ -98,6 +100,19 @@ async def test_a_host_that_does_not_answer_keeps_nobody_from_the_next_one(
     assert (await route.connect()).raw == "two"
     monkeypatch.setattr(module, "NEXT_SECONDS", 600.0)
     assert (await route.connect()).raw == "two", "the one that answered last is asked first"
+
+
+async def test_a_standby_that_was_passed_over_is_tried_again_when_it_was_promoted(
+    monkeypatch: pytest.MonkeyPatch, history: History
+) -> None:
+    hosts = Hosts(monkeypatch, one=None, two=NotPrimaryError("a standby"))
+    monkeypatch.setattr(module, "NEXT_SECONDS", 0.0)
+    connecting = asyncio.create_task(Route(TWO_HOSTS, history).connect())
+    await eventually(lambda: hosts.asked == ["one", "two"])
+    hosts.answers["two"] = PROMOTED
+    history.connected(PROMOTED)
+    async with asyncio.timeout(LIMIT):
+        assert (await connecting).raw == "two"
 
 
 async def test_of_two_hosts_that_answer_at_the_same_moment_one_is_used_and_the_other_closed(
@@ -169,14 +184,15 @@ async def test_several_standbys_may_be_promoted_and_a_single_one_is_a_mistake(
         route = Route(url, history)
         await (route.connect() if work == "connect" else route.survey(inspected))
 
-    hosts = Hosts(monkeypatch, one=StandbyError("a standby"), two=StandbyError("a standby"))
+    hosts = Hosts(monkeypatch, one=StandbyError("a standby"), two=NotPrimaryError("a standby"))
     with pytest.raises(UnavailableError, match="Promote one"):
         await ask(TWO_HOSTS)
     with pytest.raises(UnfitError, match="a standby"):
         await ask("postgresql://one/db")
-    hosts.answers["two"] = UnfitError("mend this")
-    with pytest.raises(UnfitError, match="mend this"):
-        await ask(TWO_HOSTS)
+    for problem in (UnfitError("mend this"), UnavailableError("refused")):
+        hosts.answers["two"] = problem
+        with pytest.raises(type(problem), match=str(problem)):
+            await ask(TWO_HOSTS)
 
 
 @pytest.mark.parametrize("attributes", ["standby", "read-only"])
