@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
@@ -35,7 +36,10 @@ async def failover(stage: Stage, away: float, silent: bool) -> Figures:
         stack.callback(heard.terminate)
         await _has_all(heard, stage.postgres)
         await stage.devices.call_all("come_back")
-        _end(stage.postgres, silent=silent)
+        if silent:
+            stack.enter_context(_stopped(stage.postgres))
+        else:
+            stage.postgres.kill()
         await asyncio.sleep(away)
         if not await heard.fetchval("SELECT pg_promote()"):
             raise BenchmarkError("The replica was not promoted within a minute.")
@@ -83,10 +87,15 @@ async def _has_all(replica: asyncpg.Connection, primary: EmbeddedPostgres) -> No
     await eventually("the replica has everything", replayed)
 
 
-def _end(postgres: EmbeddedPostgres, *, silent: bool) -> None:
+@contextmanager
+def _stopped(postgres: EmbeddedPostgres) -> Iterator[None]:
     postmaster = psutil.Process(postgres.pid)
-    if silent:
-        for process in (postmaster, *postmaster.children()):
-            process.send_signal(signal.SIGSTOP)
-    else:
-        postgres.kill()
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        # A stopped process would outlive its postmaster.
+        for process in processes:
+            process.send_signal(signal.SIGCONT)

@@ -82,7 +82,8 @@ class Route:
                     work = (self._open_required if required else self._open)(url, **options)
                     opening[asyncio.ensure_future(work)] = url
                 wait = NEXT_SECONDS if untried else None
-                done, _ = await asyncio.wait([*opening, rings], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                either: list[asyncio.Future[Any]] = [*opening, rings]
+                done, _ = await asyncio.wait(either, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 for each in [task for task in opening if task in done]:
                     try:
                         found = each.result()
