@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
@@ -98,4 +98,5 @@ def _stopped(postgres: EmbeddedPostgres) -> Iterator[None]:
     finally:
         # A stopped process would outlive its postmaster.
         for process in processes:
-            process.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
