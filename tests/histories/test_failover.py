@@ -17,6 +17,8 @@ from tests.support.histories import DATABASE, Machine, Machines
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
+LOOKS_OFTEN = "from server.postgres import inspector; inspector.EVERY_OF_SEVERAL = 0.3"
+PRELUDE = f"{PATIENCE}\n{LOOKS_OFTEN}"
 ENVIRONMENT = {"ATLAS_SWEEP_SECONDS": "600", "ATLAS_HELLOS_PER_MINUTE": "100000"}
 """No sweep finds what no doorbell announces."""
 
@@ -66,7 +68,7 @@ async def test_what_was_written_through_a_failover_is_on_the_new_primary_once_an
     old = site.primary(synchronous_standby_names="*")
     new = site.replica(old)
     url = leading_to(old, new) if first == "primary" else leading_to(new, old)
-    async with ServerProcess(url, PATIENCE, **ENVIRONMENT) as server, administrator(old.database) as sql:
+    async with ServerProcess(url, PRELUDE, **ENVIRONMENT) as server, administrator(old.database) as sql:
         devices = await two_people(sql, server.url)
         async with living(*devices):
             async with writing(*devices):
@@ -90,7 +92,7 @@ async def test_what_a_promoted_replica_lacks_leaves_the_devices_and_the_old_prim
     """The replica lagged, and the old primary, silent meanwhile, goes on afterwards."""
     old = site.primary()
     new = site.replica(old)
-    async with ServerProcess(leading_to(old, new, attributes="any"), PATIENCE, **ENVIRONMENT) as server:
+    async with ServerProcess(leading_to(old, new, attributes="any"), PRELUDE, **ENVIRONMENT) as server:
         async with administrator(old.database) as sql:
             devices = await two_people(sql, server.url)
         async with living(*devices):
