@@ -135,7 +135,7 @@ class App:
 
     async def _connected(self, postgres: "_Postgres") -> bool:
         """Wait for Postgres. False if `stop` was called meanwhile."""
-        retry = Retry("postgres cannot be reached, trying again", longest=5.0)
+        retry = Retry("postgres cannot be reached, trying again")
         while not self._stopping:
             try:
                 await postgres.connect()
