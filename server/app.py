@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.routing import BaseRoute
@@ -27,19 +27,24 @@ from server.edge.registry import Registry
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
-from server.exceptions import UnavailableError
+from server.exceptions import ConfigError, UnavailableError
+from server.feed.cached import CachedRows
+from server.feed.confirmation import Confirmation
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
+from server.feed.ports import Replica, Rows, Source
 from server.feed.presence import Presence
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
+from server.feed.replicas import Replicas
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.gauges import Gauges
 from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
+from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.route import Route
 from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
@@ -50,6 +55,9 @@ from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
+
+if TYPE_CHECKING:
+    from server.redis.link import Link
 
 log = structlog.get_logger()
 
@@ -89,7 +97,9 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            reads = _ReadPath(settings, hub, history, PostgresStore(postgres.pool), wakes)
+            store = PostgresStore(postgres.pool)
+            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes)
             batcher = _batcher(settings, postgres.writes)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
@@ -113,6 +123,7 @@ class App:
                         "pump": reads.pump.run(),
                         "gauges": gauges.run(),
                         "snapshots": reads.snapshots.run(),
+                        "confirmation": reads.confirmation.run(),
                         "batcher": batcher.run(),
                         "inspector": postgres.inspector.run(),
                         "sweep": reads.sweep.run(),
@@ -121,6 +132,7 @@ class App:
                             reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
                         ),
                         "timers": services.timers.run(),
+                        **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
                     }.items()
                 ]
                 metrics.PROCESSES.set(1)
@@ -179,6 +191,11 @@ class _Postgres:
         self.pool = Pool(route, size=settings.pool_size - writing)
         self.writes = Pool(route, size=writing)
         self.inspector = Inspector(route, clock, settings.sweep)
+        self.replicas = [
+            PostgresReplica(number, url, history, settings.pool_size - writing)
+            for number, url in enumerate(settings.replica_urls or (), 1)
+        ]
+        self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
@@ -192,6 +209,8 @@ class _Postgres:
         await self.doorbells.check()
 
     def terminate(self) -> None:
+        for replica in self.replicas:
+            replica.terminate()
         self.writes.terminate()
         self.pool.terminate()
 
@@ -205,17 +224,27 @@ class _ReadPath:
         hub: Hub,
         history: History,
         store: PostgresStore,
+        replicas: Sequence[Replica],
+        redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
     ) -> None:
-        self.snapshots = Snapshots(hub, history, store)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes)
+        self.confirmation = Confirmation(hub, history, store)
+        relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
+        source: Source = store if relief is None else relief
+        rows: Rows = source
+        if redis is not None:
+            from server.redis.answers import RedisAnswers
+
+            rows = CachedRows(source, RedisAnswers(redis), history)
+        self.snapshots = Snapshots(hub, history, rows)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(
             hub,
             history,
             self.snapshots,
-            Pages(store),
+            Pages(rows),
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
@@ -236,6 +265,15 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     stack.callback(sock.close)
     sock.setblocking(False)
     return [sock]
+
+
+def _redis(url: str) -> "Link":
+    """The link to Redis. Raises ConfigError if it cannot be made."""
+    try:
+        from server.redis.link import Link
+    except ModuleNotFoundError:
+        raise ConfigError("REDIS_URL is set, and redis-py is not installed: pip install 'atlas-sync[redis]'") from None
+    return Link(url)
 
 
 @contextlib.asynccontextmanager

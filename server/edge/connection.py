@@ -255,9 +255,8 @@ class Connection:
             self._reader = joined
 
     async def _answer_page(self, ask: AskPage) -> None:
-        claims = self._session.claims
-        assert claims is not None
-        await self._services.readers.answer_page(claims.user, ask, self)
+        if self._reader is not None:
+            await self._services.readers.answer_page(self._reader, ask)
         self._session.page_answered()
 
     def _apply_push(self, command: ApplyPush) -> None:

@@ -27,7 +27,9 @@ class Phase(IntEnum):
     HELLO = 0
     """The hello is unanswered; the cohort is behind by definition."""
     CATCHING_UP = 1
-    LIVE = 2
+    CONFIRMING = 2
+    """The devices have all that a replica has; the primary may have more."""
+    LIVE = 3
     """`live` was sent: the devices have everything."""
 
 
@@ -64,7 +66,7 @@ class Feed:
 class Cohort:
     """The readers of one feed at one position, in one phase."""
 
-    __slots__ = ("feed", "phase", "position", "readers", "rung", "state")
+    __slots__ = ("by_primary", "feed", "phase", "position", "readers", "rung", "state")
 
     def __init__(self, feed: Feed, position: Position, phase: Phase) -> None:
         self.feed = feed
@@ -74,6 +76,12 @@ class Cohort:
         self.state = State.IDLE
         self.rung = 0
         """The highest seq that a doorbell named while this cohort was being read for."""
+        self.by_primary = False
+        """Whether no replica can carry it on."""
+
+    @property
+    def needs_primary(self) -> bool:
+        return self.by_primary or self.phase >= Phase.CONFIRMING
 
 
 class Stalled(NamedTuple):
@@ -152,6 +160,7 @@ class Hub:
         self._wake = wake
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
+        self._confirming: deque[Cohort] = deque()
         self.count = 0
         """Connected readers."""
         self.stalled_snapshots = 0
@@ -306,19 +315,22 @@ class Hub:
                 taken.append(cohort)
         return taken
 
-    def advance(self, cohort: Cohort, to: Position, *, more: bool) -> list[Reader]:
-        """The cohort was read for up to `to`. Returns the readers to write to.
+    def advance(self, cohort: Cohort, to: Position, *, more: bool, confirmed: bool = True) -> list[Reader]:
+        """The cohort was read for up to `to`; unless `confirmed`, by a replica. Returns the readers to write to.
 
         They already count as being at `to`, so a reader whose buffer fills during the write resumes from there."""
         readers = list(cohort.readers)
         self._forget(cohort)
         if not readers:
             return readers
-        phase = Phase.CATCHING_UP if more else Phase.LIVE
+        cohort.by_primary = cohort.by_primary and more
+        phase = Phase.CATCHING_UP if more else Phase.LIVE if confirmed else Phase.CONFIRMING
         there = cohort.feed.cohorts.get((to, phase))
         if there is None:
             cohort.position, cohort.phase = to, phase
             cohort.feed.cohorts[to, phase] = there = cohort
+            if phase is Phase.CONFIRMING:
+                self._confirming.append(cohort)
         else:
             for reader in readers:
                 reader.cohort = there
@@ -336,6 +348,35 @@ class Hub:
             reader.cohort = None
         cohort.readers = set()
         return readers
+
+    def take_confirming(self, most: int) -> list[Cohort]:
+        """Take up to `most` cohorts that the primary has to confirm, the longest waiting first. Give each back through
+        `confirm`."""
+        taken: list[Cohort] = []
+        while self._confirming and len(taken) < most:
+            cohort = self._confirming.popleft()
+            if cohort.state is State.IDLE and cohort.readers and cohort.phase is Phase.CONFIRMING:
+                taken.append(cohort)
+        return taken
+
+    def confirm(self, cohort: Cohort, head: Position | None) -> list[Reader]:
+        """The primary's feed is at `head`; None: the primary is away. Returns the readers that have everything, to be
+        told so. The others are read for by the primary."""
+        if cohort.state is not State.IDLE or not cohort.readers:
+            return []  # a doorbell rang meanwhile, or all have left
+        if head is None:
+            self._confirming.append(cohort)
+        elif cohort.position.seq == head.seq and same(cohort.position.mark, head.mark):
+            cohort.rung = 0
+            return self.advance(cohort, cohort.position, more=False)
+        else:
+            self._enqueue(cohort)
+        return []
+
+    def leave_to_primary(self, cohort: Cohort) -> None:
+        """A replica cannot carry the cohort on. Queue it again, for the primary."""
+        cohort.by_primary = True
+        self.fail([cohort])
 
     def fail(self, cohorts: Iterable[Cohort]) -> None:
         """These cohorts could not be read for; queue them again."""

@@ -56,6 +56,9 @@ class Sink(Protocol):
         """Wait until it is not full, or gone."""
 
 
+ANYWHERE: Final = Position(0)
+
+
 class Window(NamedTuple):
     """How many of the newest conversations, and of the newest messages of each, a device wants at first."""
 
@@ -78,23 +81,21 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A user's conversations, newest first, with the profile and the feed's position in the same database snapshot."""
+    """A user's conversations, newest first, with the profile."""
 
-    as_of: int
+    position: Position
     tier: str | None
     profile: Profile | None
     conversations: list[Conversation]
     rest: list[UUID]
     """The conversations after these that exceeded the bound on content."""
-    mark: int = 0
-    """The name of the transaction at `as_of`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Titles:
     """Conversations by their ids."""
 
-    as_of: int
+    position: Position
     conversations: list[Conversation]
     rest: list[UUID]
     """The conversations after these that exceeded the bound on content."""
@@ -104,7 +105,7 @@ class Titles:
 class MessagesRead:
     """Messages, in the order of the wants and newest first in each."""
 
-    as_of: int
+    position: Position
     messages: list[tuple[int, Message]]
     """(index of the want, message)"""
     cut: bool
@@ -121,25 +122,71 @@ class MessagesRead:
         return [*rest, *wants[index + 1 :]]
 
 
-class Store(Protocol):
-    """Reads Postgres. Every call is one statement in its own snapshot, and raises UnavailableError when Postgres cannot
-    be reached."""
+Answer = Overview | Titles | MessagesRead
+"""What a read of rows returns. `position` is the feed's head in the database snapshot that it comes from."""
+
+
+class Rows(Protocol):
+    """Reads a user's rows. Every call raises UnavailableError when Postgres cannot be reached.
+
+    The answer's position is at or past `since`, so a device at `since` can apply it. `ANYWHERE`: any position will do,
+    because the reader starts at the answer's. None: the device's position is unknown.
+    """
+
+    async def conversations(
+        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
+    ) -> Overview:
+        """At least one conversation if there is any."""
+
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
+        """The conversations of these ids that still exist, in this order; at least one if there is any."""
+
+    async def messages(
+        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> MessagesRead:
+        """At least one message if there is any. Another user's messages are not found."""
+
+
+class Source(Rows, Protocol):
+    """Reads a user's rows and feed."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
-        one entry if there is any."""
+        one entry if there is any. Raises UnavailableError."""
 
-    async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
-        """At least one conversation if there is any."""
 
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
-        """The conversations of these ids that still exist, in this order; at least one if there is any."""
-
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
-        """At least one message if there is any. Another user's messages are not found."""
+class Store(Source, Protocol):
+    """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""
+
+
+class Replica(Protocol):
+    """A copy of the primary that may lag."""
+
+    @property
+    def store(self) -> Store:
+        """Reads it. What it reads is one state of the primary's past."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it answers, follows the primary, and lags little."""
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless all that was read up to here is of the history that counts."""
+
+    def leave(self, why: str) -> None:
+        """It failed. It is not usable until it was found to be well."""
+
+
+class Cache(Protocol):
+    """Keeps answers for later, and may lose them at any time. No call raises, or takes longer than a moment."""
+
+    async def get(self, key: str) -> bytes | None:
+        """None if it is not kept, or the cache is away."""
+
+    async def put(self, key: str, value: bytes) -> None: ...
 
 
 class DeviceState(StrEnum):

@@ -16,6 +16,7 @@ from server.feed.change import Batch, Reading
 from server.feed.history import History, come_back_apart
 from server.feed.hub import Cohort, Hub, Lane, Phase
 from server.feed.ports import CONTENT_BYTES, ReadKey, Store
+from server.feed.replicas import Replicas
 from server.feed.resume import Why
 from server.feed.snapshot import Snapshots
 from server.retry import Retry
@@ -41,11 +42,18 @@ class Pump:
     """Reads for cohorts that are behind, in two lanes, and writes to their readers."""
 
     def __init__(
-        self, hub: Hub, history: History, store: Store, snapshots: Snapshots, wakes: Mapping[Lane, asyncio.Event]
+        self,
+        hub: Hub,
+        history: History,
+        store: Store,
+        snapshots: Snapshots,
+        wakes: Mapping[Lane, asyncio.Event],
+        replicas: Replicas | None = None,
     ) -> None:
         self._hub = hub
         self._history = history
         self._store = store
+        self._replicas = replicas
         self._snapshots = snapshots
         self._wakes = wakes
         self._written = 0
@@ -85,8 +93,8 @@ class Pump:
                     self._hub.fail(cohorts)
                     raise
                 retry.reset()
-                for cohort, reading in zip(cohorts, readings, strict=True):
-                    self._deliver(cohort, reading)
+                for cohort, reading, confirmed in readings:
+                    self._deliver(cohort, reading, confirmed)
                     if self._written >= WRITES_IN_A_ROW:
                         self._written = 0
                         await asyncio.sleep(0)
@@ -94,21 +102,32 @@ class Pump:
                     await asyncio.sleep(next_of_crowd - loop.time())
             self._reading[lane] = 0
 
-    async def _read(self, cohorts: Sequence[Cohort]) -> list[Reading]:
-        return await self._store.read_feed(
-            [ReadKey(cohort.feed.user, cohort.position) for cohort in cohorts],
-            max(32, min(ROWS, GROUP_ROWS // len(cohorts))),
-            max(64 * 1024, min(CONTENT_BYTES, GROUP_CONTENT // len(cohorts))),
-        )
+    async def _read(self, cohorts: Sequence[Cohort]) -> list[tuple[Cohort, Reading, bool]]:
+        """A reading for each cohort, and whether the primary made it."""
+        found: list[tuple[Cohort, Reading, bool]] = []
+        left = cohorts
+        if self._replicas is not None and (some := [cohort for cohort in cohorts if not cohort.needs_primary]):
+            readings = await self._replicas.catch_up(*_request(some))
+            if readings is not None:
+                found = [(cohort, reading, False) for cohort, reading in zip(some, readings, strict=True)]
+                left = [cohort for cohort in cohorts if cohort.needs_primary]
+        if left:
+            readings = await self._store.read_feed(*_request(left))
+            found += [(cohort, reading, True) for cohort, reading in zip(left, readings, strict=True)]
+        return found
 
-    def _deliver(self, cohort: Cohort, reading: Reading) -> None:
+    def _deliver(self, cohort: Cohort, reading: Reading, confirmed: bool) -> None:
         phase, after = cohort.phase, cohort.position
         synced = reading.tier in tiers.SYNCED
+        batch = change.follow(after, reading)
+        if not confirmed and (isinstance(batch, Why) or not synced):
+            # It lags, or it is of another opinion than the primary will be.
+            self._hub.leave_to_primary(cohort)
+            return
         if phase is Phase.HELLO and not synced:
             for reader in self._hub.lose(cohort):
                 reader.sink.close(errors.LOCAL_ONLY.frame())
             return
-        batch = change.follow(after, reading)
         if isinstance(batch, Why):
             for reader in self._hub.lose(cohort):
                 if phase is Phase.HELLO:
@@ -116,9 +135,11 @@ class Pump:
                 else:
                     reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
-        wire = self._frames(cohort, after, batch, phase)
+        wire = self._frames(cohort, after, batch, phase, confirmed)
         size = 0
-        readers = self._hub.advance(cohort, batch.to, more=batch.more)
+        readers = self._hub.advance(cohort, batch.to, more=batch.more, confirmed=confirmed)
+        if not confirmed and not batch.more and self._replicas is not None:
+            self._replicas.reached_end()
         for reader in readers:
             sink = reader.sink
             if phase is Phase.HELLO:
@@ -137,12 +158,14 @@ class Pump:
             if phase is Phase.LIVE:
                 metrics.DELIVERY.observe(max(0.0, time.time() - reading.entries[0].seq / 1_000_000))
 
-    def _frames(self, cohort: Cohort, after: Position, batch: Batch, phase: Phase) -> list[encode.Outgoing]:
+    def _frames(
+        self, cohort: Cohort, after: Position, batch: Batch, phase: Phase, confirmed: bool
+    ) -> list[encode.Outgoing]:
         frames = []
         owner = cohort.feed.owner
         if batch.to != after:
             frames.append(encode.changes(self._history.epoch, owner, after, batch))
-        if phase is not Phase.LIVE and not batch.more:
+        if phase is not Phase.LIVE and not batch.more and confirmed:
             frames.append(encode.live(self._history.epoch, owner, batch.to))
         return frames
 
@@ -151,3 +174,12 @@ class Pump:
             if cohort.phase is Phase.HELLO:
                 for reader in list(cohort.readers):  # a reader whose socket fills leaves the cohort
                     reader.notify_unavailable()
+
+
+def _request(cohorts: Sequence[Cohort]) -> tuple[list[ReadKey], int, int]:
+    """What one statement reads: for whom, and how many rows and bytes of content for each at most."""
+    return (
+        [ReadKey(cohort.feed.user, cohort.position) for cohort in cohorts],
+        max(32, min(ROWS, GROUP_ROWS // len(cohorts))),
+        max(64 * 1024, min(CONTENT_BYTES, GROUP_CONTENT // len(cohorts))),
+    )

@@ -120,9 +120,9 @@ class Readers:
             return None
         return encode.live(self._history.epoch, reader.feed.owner, reader.cohort.position)
 
-    async def answer_page(self, user: UUID, ask: AskPage, sink: Sink) -> None:
-        """Send the page to the socket as soon as Postgres answers; send nothing if the socket closes before."""
-        await self._pages.answer(str(user), ask, sink)
+    async def answer_page(self, reader: Reader, ask: AskPage) -> None:
+        """Send the page to the reader as soon as Postgres answers; send nothing if its socket closes before."""
+        await self._pages.answer(reader, ask)
 
     def ring(self, user: str, seq: int) -> None:
         """A doorbell says that the user's feed reached `seq`."""

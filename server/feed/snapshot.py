@@ -22,7 +22,7 @@ from server.exceptions import UnavailableError
 from server.feed import encode
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
-from server.feed.ports import CONTENT_BYTES, Store, Want
+from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want
 from server.feed.resume import Why
 from server.retry import Retry
 from server.turns import FairQueue
@@ -33,7 +33,6 @@ PIECE_ROWS: Final = 500
 """Messages asked for by one statement."""
 AT_ONCE: Final = 2
 """Statements in progress. More would not be faster on the same database, and would delay those of live readers."""
-BEGINNING: Final = Position(0)
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class Job:
 
     reader: Reader
     why: Why
-    start: Position = BEGINNING
+    start: Position = ANYWHERE
     """The feed's position at the first piece."""
     titles: list[UUID] = field(default_factory=list)
     """Conversations still to be sent."""
@@ -53,10 +52,10 @@ class Job:
 class Snapshots:
     """Sends snapshots, one piece after the other, to users in turn."""
 
-    def __init__(self, hub: Hub, history: History, store: Store) -> None:
+    def __init__(self, hub: Hub, history: History, rows: Rows) -> None:
         self._hub = hub
         self._history = history
-        self._store = store
+        self._rows = rows
         self._queue: FairQueue[Job] = FairQueue()
         self._some = asyncio.Semaphore(0)
         """One for each job in the queue."""
@@ -113,36 +112,37 @@ class Snapshots:
 
     async def _first_piece(self, job: Job) -> bool:
         reader = job.reader
-        overview = await self._store.conversations(reader.feed.user, None, reader.window.conversations, CONTENT_BYTES)
+        conversations = reader.window.conversations
+        overview = await self._rows.conversations(reader.feed.user, None, conversations, CONTENT_BYTES, ANYWHERE)
         sink = reader.sink
         if sink.gone:
             return False
         if overview.tier not in tiers.SYNCED:
             sink.close(errors.LOCAL_ONLY.frame())
             return False
-        job.start = Position(overview.as_of, 0, overview.mark)
+        job.start = overview.position
         job.titles = overview.rest
         messages = reader.window.messages
         ids = [*(row.id for row in overview.conversations), *overview.rest]
         job.wants = [Want(id_, None, messages) for id_ in ids] if messages else []
         self._hub.welcome(reader, overview.tier, job.why)
         profile: list[Row] = [] if overview.profile is None else [overview.profile]
-        return self._send(job, overview.as_of, [*profile, *overview.conversations])
+        return self._send(job, overview.position.seq, [*profile, *overview.conversations])
 
     async def _next_titles(self, job: Job) -> bool:
-        titles = await self._store.titles(job.reader.feed.user, job.titles, CONTENT_BYTES)
+        titles = await self._rows.titles(job.reader.feed.user, job.titles, CONTENT_BYTES, job.start)
         if job.reader.sink.gone:
             return False
         job.titles = titles.rest
-        return self._send(job, titles.as_of, titles.conversations)
+        return self._send(job, titles.position.seq, titles.conversations)
 
     async def _next_messages(self, job: Job, wants: list[Want]) -> bool:
         asked = wants[: max(1, PIECE_ROWS // max(1, job.reader.window.messages))]
-        read = await self._store.messages(job.reader.feed.user, asked, CONTENT_BYTES)
+        read = await self._rows.messages(job.reader.feed.user, asked, CONTENT_BYTES, job.start)
         if job.reader.sink.gone:
             return False
         job.wants = [*read.rest(asked), *wants[len(asked) :]]
-        return self._send(job, read.as_of, [message for _, message in read.messages])
+        return self._send(job, read.position.seq, [message for _, message in read.messages])
 
     def _send(self, job: Job, as_of: int, rows: Sequence[Row]) -> bool:
         feed, last = job.reader.feed, not job.titles and not job.wants

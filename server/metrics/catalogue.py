@@ -381,6 +381,39 @@ REDIS_FAILURES = _counter(
     "why",
 )
 
+REPLICAS = _gauge(
+    "atlas_replicas",
+    Question.RELIEF,
+    "Replicas of ATLAS_REPLICA_URLS by state: `used`, or `left`: it does not answer, lags, or is of another history",
+    "`left`: the primary does their work. The log (`a replica is not used`) has the reason. A replica is used again as "
+    "soon as it is well.",
+    "state",
+    over="livemostrecent",
+)
+REPLICA_LAG = _gauge(
+    "atlas_replica_lag_seconds",
+    Question.RELIEF,
+    "How far each replica is behind the primary, by its number in ATLAS_REPLICA_URLS",
+    "Growing: the replica replays slowly; look for long queries on it, and at its disk. From 5 s on it is not used.",
+    "replica",
+    over="livemostrecent",
+)
+READS = _counter(
+    "atlas_reads",
+    Question.RELIEF,
+    "Statements that a replica could answer (catch-up, snapshots, pages), by who did; none without ATLAS_REPLICA_URLS",
+    "Many `primary` while all replicas are used: devices are ahead of them. Compare atlas_replica_lag_seconds.",
+    "by",
+)
+KEPT = _counter(
+    "atlas_kept_answers",
+    Question.RELIEF,
+    "Snapshots' pieces and pages looked up in Redis: `hit`, `miss`, or `unusable`, kept by another version",
+    "Few `hit` in hours of many reads: Redis evicts what it keeps; give it more memory, or a maxmemory-policy of "
+    "allkeys-lru. Many `unusable` while no new version is deployed: something else writes to these keys.",
+    "result",
+)
+
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
 OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
@@ -397,6 +430,12 @@ for _result in ("acked", *(error.code for error in PUSH_ERRORS)):
     PUSHES.labels(_result)
 for _why in ("away", "refused"):
     REDIS_FAILURES.labels(_why)
+for _by in ("replica", "primary"):
+    READS.labels(_by)
+for _state in ("used", "left"):
+    REPLICAS.labels(_state)
+for _result in ("hit", "miss", "unusable"):
+    KEPT.labels(_result)
 for _command in ("get", "set"):
     REDIS_SECONDS.labels(_command)
 for _tier in sorted(tiers.SYNCED):
@@ -404,5 +443,6 @@ for _tier in sorted(tiers.SYNCED):
     USERS.labels(_tier)
 
 # Unknown, and not 0, until Postgres or Redis was asked.
-for _of_another in (NOTIFICATION_QUEUE, OLDEST_XMIN, OLDEST_TRANSACTION, LOG_BYTES, MAINTAINED_AGO, REDIS_UP):
-    _of_another.set(float("nan"))
+_OF_ANOTHER: Final = (NOTIFICATION_QUEUE, OLDEST_XMIN, OLDEST_TRANSACTION, LOG_BYTES, MAINTAINED_AGO, REDIS_UP)
+for _gauge_of_another in (*_OF_ANOTHER, REPLICA_LAG.labels("1")):
+    _gauge_of_another.set(float("nan"))

@@ -185,6 +185,11 @@ def _without_redis(seen: Sequence[Interval]) -> bool | None:
     return None if up is None else up < 1
 
 
+def _replica_left(seen: Sequence[Interval]) -> bool | None:
+    replicas = seen[-1].levels.get("atlas_replicas")
+    return None if replicas is None else replicas.get("left", 0.0) > 0
+
+
 def _clock_wrong(seen: Sequence[Interval]) -> bool | None:
     ahead = seen[-1].level("atlas_clock_ahead_seconds")
     return None if ahead is None else abs(ahead) > limits.CLOCK_SECONDS
@@ -246,6 +251,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_ack_seconds": _slow("atlas_ack_seconds"),
     "atlas_postgres_up": _down,
     "atlas_redis_up": _without_redis,
+    "atlas_replicas": _replica_left,
     "atlas_blind": _level("atlas_blind"),
     "atlas_history_changes_total": _rate("atlas_history_changes_total"),
     "atlas_history_split": _level("atlas_history_split"),

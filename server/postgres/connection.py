@@ -49,15 +49,21 @@ def statement(name: str) -> str:
 
 
 async def connect(url: str, **options: Any) -> Any:
-    """Open a connection; `options` are asyncpg's. Of several hosts, to the first that is up and no standby; asyncpg
-    would take a standby, and spend all of the time on a silent host. Raises UnavailableError, UnfitError."""
+    """Open a connection; `options` are asyncpg's. Raises UnavailableError, UnfitError."""
     options = {"timeout": CONNECT_SECONDS, "command_timeout": STATEMENT_SECONDS + GRACE_SECONDS, **options}
+    connection = await link(url, **options)
+    _notice_dead_links(connection)
+    return connection
+
+
+async def connect_to_primary(url: str, **options: Any) -> Any:
+    """The same; of several hosts, to the first that is up and no standby. asyncpg would take a standby, and spend all
+    of the time on a silent host."""
     places = hosts(url)
     problems: list[BaseException] = []
     for place in places:
         try:
-            connection = await link(place, **options)
-            _notice_dead_links(connection)
+            connection = await connect(place, **options)
             if len(places) == 1 or not await _is_standby(connection):
                 return connection
             problems.append(StandbyError(STANDBY))
@@ -92,7 +98,7 @@ async def connect_as_owner(url: str) -> Any:
     """Open a connection for statements with the rights of the tables' owner. Its search path is safe: an unqualified
     name means an object of pg_catalog, never one that another role has put into schema public or a temporary schema.
     Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+    connection = await connect_to_primary(url)
     try:
         with translated():
             await connection.execute(SAFE_PATH)

@@ -13,7 +13,7 @@ from server.postgres.connection import connect, give_up, report, to_report
 from server.postgres.errors import none_left, translated
 from server.postgres.shortage import Shortage
 from server.postgres.timestamps import use_instants
-from server.url import hosts, wants_standby
+from server.url import hosts
 
 HOST_SECONDS: Final = 3.0
 """Limit for one of several hosts to take a connection, and then to report its history: after a failover one of them is
@@ -24,9 +24,6 @@ SILENT_SECONDS: Final = 0.5
 """How long a survey waits for hosts that did not answer the last time, once all others have answered."""
 SHORT_SECONDS: Final = 10.0
 """How long a required connection is tried for while Postgres has none left: some statement may have to end first."""
-STANDBYS_ONLY: Final = (
-    "The URL's target_session_attrs permits only standbys, which cannot LISTEN and may lag. Write read-write instead."
-)
 
 
 @dataclass(slots=True)
@@ -58,9 +55,6 @@ class Route:
     """Hosts that did not answer the last survey in time."""
 
     def __post_init__(self) -> None:
-        """Raises UnfitError for a URL that can never lead to a primary."""
-        if wants_standby(self.url):
-            raise UnfitError(STANDBYS_ONLY)
         self._urls = hosts(self.url)
 
     @property

@@ -39,15 +39,19 @@ compares them."""
 
 
 class PostgresStore:
-    """`Store` and `PresenceStore` on a pool of connections."""
+    """`Store` and `PresenceStore` on a pool of connections. What a `replica` answers may be behind `since`, and proves
+    nothing where it finds no profile."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, replica: bool = False) -> None:
         self._fetch = pool.fetch
         self._history = pool.history
+        self._replica = replica
 
     async def _find_no_profile(self) -> None:
         """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
         hide it, which the inspector may not have found yet: its user must not be treated as one who does not pay."""
+        if self._replica:
+            return
         (record,) = await self._fetch("sees_profiles")
         self._history.require(record["epoch"])
         if not record["sees"]:
@@ -102,25 +106,29 @@ class PostgresStore:
                 some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
-    async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
+    async def conversations(
+        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None = None
+    ) -> Overview:
         at, last = (None, None) if before is None else (before.at, before.id)
         if at is not None and not FIRST_INSTANT < at < LAST_INSTANT:
             at = await self._exactly(at, "instant_of_conversation", user, last)
         records = await self._fetch("read_conversations", user, at, last, rows, content_bytes)
         first = records[0]
-        as_of = first["head"]
-        found, rest = _whole(as_of, records)
+        position = _head(first)
+        found, rest = _whole(position.seq, records)
         if not first["has_profile"]:
             await self._find_no_profile()
-        profile = _profile(as_of, UUID(user), first) if first["has_profile"] else None
-        return Overview(as_of, first["tier"], profile, found, rest, first["head_mark"])
+        profile = _profile(position.seq, UUID(user), first) if first["has_profile"] else None
+        return Overview(position, first["tier"], profile, found, rest)
 
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None = None) -> Titles:
         records = await self._fetch("read_titles", user, ids, content_bytes)
-        as_of = records[0]["head"]
-        return Titles(as_of, *_whole(as_of, records))
+        position = _head(records[0])
+        return Titles(position, *_whole(position.seq, records))
 
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
+    async def messages(
+        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
+    ) -> MessagesRead:
         ats = [ALWAYS if want.before is None else want.before.at for want in wants]
         for i, want in enumerate(wants):
             if want.before is not None and not FIRST_INSTANT < ats[i] < LAST_INSTANT:
@@ -135,11 +143,13 @@ class PostgresStore:
             [want.rows for want in wants],
             content_bytes,
         )
-        as_of = records[0]["head"]
+        position = _head(records[0])
         found = [
-            (record["i"] - 1, _message(as_of, record["id"], record)) for record in records if record["i"] is not None
+            (record["i"] - 1, _message(position.seq, record["id"], record))
+            for record in records
+            if record["i"] is not None
         ]
-        return MessagesRead(as_of, found, cut=len(found) < (records[0]["total"] or 0))
+        return MessagesRead(position, found, cut=len(found) < (records[0]["total"] or 0))
 
     async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
         """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
@@ -163,6 +173,10 @@ class PostgresStore:
 def _literal(items: Iterable[str]) -> str:
     """A Postgres array literal. The items must need no quotes."""
     return "{" + ",".join(items) + "}"
+
+
+def _head(record: Any) -> Position:
+    return Position(record["head"], 0, record["head_mark"])
 
 
 def _in_log_order(entry: Entry) -> tuple[int, int]:

@@ -91,6 +91,11 @@ class FakeVerifier:
 
 
 @dataclass
+class FakeReader:
+    sink: Connection
+
+
+@dataclass
 class FakeReaders:
     """The door to the read path, on which a test stands on the other side."""
 
@@ -102,7 +107,7 @@ class FakeReaders:
 
     def join(self, sink: Connection, *rest: object) -> object:
         self.calls.append("join")
-        return self.refuses or "a reader"
+        return self.refuses or FakeReader(sink)
 
     def stall(self, reader: object) -> None:
         self.calls.append("stall")
@@ -119,9 +124,8 @@ class FakeReaders:
     def acknowledged(self, reader: object, seq: int) -> None:
         self.seq = seq
 
-    async def answer_page(self, user: UUID, ask: AskPage, sink: Connection) -> None:
-        assert user == ANNE
-        await sink.wait_writable()
+    async def answer_page(self, reader: FakeReader, ask: AskPage) -> None:
+        await reader.sink.wait_writable()
         self.calls.append(f"page {ask.id}")
 
 

@@ -20,6 +20,7 @@ class HubMachine(RuleBasedStateMachine):
 
     readers: Bundle[Reader] = Bundle("readers")
     reads: Bundle[tuple[Cohort, int]] = Bundle("reads")
+    asked: Bundle[list[tuple[Cohort, int]]] = Bundle("asked")
 
     @initialize()
     def begin(self) -> None:
@@ -87,6 +88,35 @@ class HubMachine(RuleBasedStateMachine):
             assert before[reader] == self.socket(reader).at
             self.socket(reader).at = to
 
+    @rule(read=consumes(reads), lag=st.integers(0, 3))
+    def deliver_from_a_replica(self, read: tuple[Cohort | None, int], lag: int) -> None:
+        cohort, head = read
+        if cohort is None:
+            return
+        self.reading.discard(cohort)
+        if cohort.needs_primary:
+            self.hub.fail([cohort])
+        elif head - lag < cohort.position.seq:
+            self.hub.leave_to_primary(cohort)
+            assert cohort.needs_primary
+        else:
+            to = Position(head - lag)
+            for reader in self.hub.advance(cohort, to, more=False, confirmed=False):
+                assert not reader.live
+                self.socket(reader).at = to
+
+    @rule(target=asked)
+    def ask_the_primary(self) -> Any:
+        return [(cohort, self.heads[cohort.feed.user]) for cohort in self.hub.take_confirming(2)]
+
+    @rule(answers=consumes(asked), away=st.booleans())
+    def answer(self, answers: list[tuple[Cohort, int]], away: bool) -> None:
+        for cohort, head in answers:
+            for reader in self.hub.confirm(cohort, None if away else Position(head)):
+                assert not away
+                assert reader.live
+                assert self.socket(reader).at == Position(head)
+
     @rule()
     def sweep(self) -> None:
         for user, head in self.heads.items():
@@ -118,6 +148,11 @@ class HubMachine(RuleBasedStateMachine):
                 self.hub.resume(reader)
         self.hub.fail(self.reading)
         self.sweep()
+        for feed in self.hub.users():
+            for cohort in list(
+                self.hub._feeds[feed].cohorts.values()
+            ):  # whose question to the primary was not answered
+                self.hub.confirm(cohort, Position(self.heads[feed]))
         for _ in range(1_000):
             taken = [cohort for lane in Lane for cohort in self.hub.take(lane, 10)]
             if not taken:

@@ -63,18 +63,22 @@ class FakeStore:
         self._reach()
         return [Reading(HEAD, self.tier, []) for _ in keys]
 
-    async def conversations(self, user: str, before: Before | None, rows: int, content_bytes: int) -> Overview:
+    async def conversations(
+        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
+    ) -> Overview:
         await self._piece()
         ids = [UUID(int=10), UUID(int=11)]
-        return Overview(HEAD, self.tier, None, [Conversation(1, id_, "t", 1, 1) for id_ in ids], [])
+        return Overview(Position(HEAD), self.tier, None, [Conversation(1, id_, "t", 1, 1) for id_ in ids], [])
 
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int) -> Titles:
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
         raise NotImplementedError
 
-    async def messages(self, user: str, wants: Sequence[Want], content_bytes: int) -> MessagesRead:
+    async def messages(
+        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> MessagesRead:
         await self._piece()
         return MessagesRead(
-            HEAD,
+            Position(HEAD),
             [(i, Message(1, uuid4(), want.conversation, "user", "x", 1, 1)) for i, want in enumerate(wants)],
             False,
         )

@@ -9,7 +9,7 @@ import pytest
 
 from server.exceptions import UnavailableError
 from server.feed.history import SPLIT
-from server.postgres.connection import connect
+from server.postgres.connection import connect_to_primary
 from tests.histories.conftest import PATIENCE, hear_at_once, is_said, moved, writing
 from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarists, living, settled, texts
@@ -47,13 +47,13 @@ async def test_commands_work_on_the_primary_although_their_url_names_a_standby_f
     old = site.primary()
     new = site.replica(old)
     for attributes in ("any", "read-write"):
-        connection = await connect(leading_to(new, old, attributes=attributes))
+        connection = await connect_to_primary(leading_to(new, old, attributes=attributes))
         assert not await connection.fetchval("SELECT pg_is_in_recovery()")
         connection.terminate()
     old.postgres.kill()
     for attributes in ("any", "read-write"):
         with pytest.raises(UnavailableError, match="refused"):
-            await connect(leading_to(new, old, attributes=attributes))
+            await connect_to_primary(leading_to(new, old, attributes=attributes))
 
 
 @pytest.mark.parametrize(

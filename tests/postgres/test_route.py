@@ -193,9 +193,3 @@ async def test_several_standbys_may_be_promoted_and_a_single_one_is_a_mistake(
         hosts.answers["two"] = problem
         with pytest.raises(type(problem), match=str(problem)):
             await ask(TWO_HOSTS)
-
-
-@pytest.mark.parametrize("attributes", ["standby", "read-only"])
-def test_a_url_that_permits_only_standbys_is_refused_in_a_sentence(history: History, attributes: str) -> None:
-    with pytest.raises(UnfitError, match="Write read-write"):
-        Route(f"{TWO_HOSTS}?target_session_attrs={attributes}", history)

@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import orjson
 import uvicorn.server
+from starlette.routing import BaseRoute
 
 from server.app import App
 from server.config import ServeSettings, load
@@ -66,12 +67,14 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def serving(database: Database | str, port: int = 0, **given: Any) -> AsyncIterator[Running]:
-    """The server of `database`, in this loop. An exception of it fails the test."""
+async def serving(
+    database: Database | str, port: int = 0, routes: Sequence[BaseRoute] = (), **given: Any
+) -> AsyncIterator[Running]:
+    """The server of `database`, in this loop. An exception of it fails the test. `routes` are served too."""
     url = database if isinstance(database, str) else database.server_url
     config = settings(url, **{"sweep": 1.0, "drain": 1.0, **given})
     sock = bind(config.host, port, shared=False, write_deadline=config.write_deadline)
-    app = App(config)
+    app = App(config, routes)
     ready = asyncio.Event()
     running = Running(app, sock.getsockname()[1])
     task = asyncio.create_task(app.run(sock, ready.set))

@@ -43,6 +43,8 @@ atlas_listen_seconds 0.001
 atlas_postgres_up 1
 atlas_blind 0
 atlas_redis_up 1
+atlas_replicas{state="used"} 1
+atlas_replicas{state="left"} 0
 atlas_history_changes_total 0
 atlas_history_split 0
 atlas_clock_ahead_seconds -0.001
@@ -218,6 +220,7 @@ SUDDEN = {
     "atlas_postgres_up": page(atlas_postgres_up=0),
     "atlas_blind": page(atlas_blind=1),
     "atlas_redis_up": page(atlas_redis_up=0),
+    "atlas_replicas": page(atlas_replicas__left=1),
     "atlas_history_changes_total": page(atlas_history_changes_total=1),
     "atlas_history_split": page(atlas_history_split=1),
     "atlas_clock_ahead_seconds": page(atlas_clock_ahead_seconds=2.5),

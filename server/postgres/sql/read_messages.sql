@@ -5,8 +5,8 @@
 --    without that bound
 -- Messages older than `archived_until` are read from the archive and from messages, whose default partition may hold
 -- some. The archive is opened only if the younger messages do not suffice.
-SELECT coalesce(f.seq, 0) AS head, g.i, g.id, g.conversation_id, coalesce(g.role, 'system') AS role,
-       coalesce(g.content, '') AS content, g.created_at, coalesce(g.updated_at, g.created_at) AS updated_at, g.total
+SELECT coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark, g.i, g.id, g.conversation_id,
+       coalesce(g.role, 'system') AS role, coalesce(g.content, '') AS content, g.created_at, coalesce(g.updated_at, g.created_at) AS updated_at, g.total
 FROM (SELECT $1::uuid AS user_id) u
 LEFT JOIN sync.feeds f ON f.user_id = u.user_id
 LEFT JOIN LATERAL (

@@ -2,7 +2,8 @@
 -- $1 user, $2 ids
 -- $3 bytes in all, 100 a row beside its title. Of a row beyond them only the id is valid (`whole` is false); the first row
 --    is whole whatever its size
-SELECT coalesce(f.seq, 0) AS head, c.id, c.whole, CASE WHEN c.whole THEN c.title END AS title, c.created_at, c.updated_at
+SELECT coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark, c.id, c.whole,
+       CASE WHEN c.whole THEN c.title END AS title, c.created_at, c.updated_at
 FROM (SELECT $1::uuid AS user_id) u
 LEFT JOIN sync.feeds f ON f.user_id = u.user_id
 LEFT JOIN LATERAL (

@@ -1,0 +1,60 @@
+"""Answers as a cache keeps them: their keys and their bytes. Pure.
+
+A key names all that an answer depends on: the history, the user, the position of the user's feed, and the request. A
+row changes only in a transaction that moves the feed. So a kept answer stays right, and nothing has to be removed when
+a row changes.
+"""
+
+from hashlib import blake2b
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from protocol.cursor import Position
+from server.feed.ports import Answer, MessagesRead, Overview, Titles
+
+A = TypeVar("A", Overview, Titles, MessagesRead)
+
+MEANING: Final = 1
+"""Increase it when a request has to be answered with other rows than before, at the same position."""
+
+
+def _format() -> str:
+    """A name of the form that answers have in this version."""
+    shapes = [msgspec.json.schema(kind) for kind in (Overview, Titles, MessagesRead)]
+    return blake2b(msgspec.json.encode((MEANING, shapes), order="deterministic"), digest_size=6).hexdigest()
+
+
+FORMAT: Final = _format()
+
+
+class _Kept(msgspec.Struct, Generic[A], array_like=True):
+    key: str
+    answer: A
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
+_DECODERS: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {
+    kind: msgspec.msgpack.Decoder(_Kept[kind])  # type: ignore[valid-type]  # a type that is a value here
+    for kind in (Overview, Titles, MessagesRead)
+}
+
+
+def key(epoch: str, user: str, position: Position | None, *request: object) -> str:
+    """The key of the answer to `request` at `position`; None: at the newest position that is kept."""
+    place = "newest" if position is None else f"{position.seq}.{position.mark}"
+    return f"atlas:{FORMAT}:{epoch}:{user}:{place}:{blake2b(_ENCODER.encode(request), digest_size=12).hexdigest()}"
+
+
+def pack(key: str, answer: Answer) -> bytes:
+    return _ENCODER.encode((key, answer))
+
+
+def unpack(kind: type[A], key: str, data: bytes) -> A | None:
+    """The answer in `data`; None unless it was kept under this key, by a version with the same form of answers."""
+    try:
+        kept = _DECODERS[kind].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    answer: A = kept.answer
+    return answer if kept.key == key else None

@@ -1,0 +1,112 @@
+"""Reads that a replica can answer. What it answers is checked against what the device has, and never more than that: a
+replica may lag, and only the primary knows whether a device has everything."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+from uuid import UUID
+
+from protocol.cursor import Position
+from protocol.frames import Before
+from server import metrics, tiers
+from server.exceptions import UnavailableError
+from server.feed.change import Reading, same
+from server.feed.ports import MessagesRead, Overview, ReadKey, Replica, Store, Titles, Want
+
+A = TypeVar("A", Overview, Titles, MessagesRead)
+T = TypeVar("T")
+
+LAG_SECONDS: Final = 5.0
+"""A replica that lags by more is left: it can answer few devices, and each costs a second statement."""
+LAG_SECONDS_BACK: Final = 1.0
+"""It is used again when it lags by no more than this."""
+REMEMBERED: Final = 60
+"""Positions of the primary that `Lag` remembers."""
+
+
+class Replicas:
+    """`Rows` and the feed, from one of `replicas`, or from `primary` where none can answer.
+
+    `reached_end` is called when readers have all that a replica has.
+    """
+
+    def __init__(self, primary: Store, replicas: Sequence[Replica], reached_end: Callable[[], object]) -> None:
+        self._primary = primary
+        self._replicas = deque(replicas)
+        self.reached_end = reached_end
+
+    async def catch_up(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading] | None:
+        """A replica's readings, which may lag behind the keys. None if no replica can be read."""
+        readings = await self._ask(lambda store: store.read_feed(keys, rows, content_bytes))
+        metrics.READS.labels("primary" if readings is None else "replica").inc()
+        return readings
+
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
+        """The same, by the primary if no replica can be read."""
+        readings = await self.catch_up(keys, rows, content_bytes)
+        return await self._primary.read_feed(keys, rows, content_bytes) if readings is None else readings
+
+    async def conversations(
+        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
+    ) -> Overview:
+        return await self._rows(since, lambda store: store.conversations(user, before, rows, content_bytes, since))
+
+    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
+        return await self._rows(since, lambda store: store.titles(user, ids, content_bytes, since))
+
+    async def messages(
+        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> MessagesRead:
+        return await self._rows(since, lambda store: store.messages(user, wants, content_bytes, since))
+
+    async def _rows(self, since: Position | None, read: Callable[[Store], Awaitable[A]]) -> A:
+        if since is not None:
+            answer = await self._ask(read)
+            if answer is not None and _usable(answer, since):
+                metrics.READS.labels("replica").inc()
+                return answer
+        metrics.READS.labels("primary").inc()
+        return await read(self._primary)
+
+    async def _ask(self, read: Callable[[Store], Awaitable[T]]) -> T | None:
+        """What a replica answers; None if none is usable, or the one that was asked fails."""
+        for _ in range(len(self._replicas)):
+            replica = self._replicas[0]
+            self._replicas.rotate(-1)
+            if replica.usable:
+                break
+        else:
+            return None
+        try:
+            answer = await read(replica.store)
+            # After the read: a replica that was promoted meanwhile may have read what the primary never had.
+            await replica.check()
+        except UnavailableError as error:
+            replica.leave(str(error))
+            return None
+        return answer
+
+
+def _usable(answer: Overview | Titles | MessagesRead, since: Position) -> bool:
+    """Whether a device at `since` can apply a replica's answer. That a user does not sync, only the primary can say."""
+    if isinstance(answer, Overview) and answer.tier not in tiers.SYNCED:
+        return False
+    position = answer.position
+    return position.seq > since.seq or (position.seq == since.seq and same(position.mark, since.mark))
+
+
+class Lag:
+    """How far a replica is behind, from positions in the primary's WAL at different times. Sans-I/O."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+
+    def primary_at(self, wal: int, now: float) -> None:
+        """The primary's WAL reached `wal` at the time `now`, in seconds."""
+        self._seen.append((now, wal))
+
+    def of(self, replayed: int, now: float) -> float:
+        """Seconds by which a replica lags that has replayed so much; infinite if it lags by more than is remembered."""
+        if not self._seen or replayed >= self._seen[-1][1]:
+            return 0.0
+        return min((now - at for at, wal in self._seen if wal <= replayed), default=float("inf"))

@@ -1,0 +1,147 @@
+"""Read replicas: their connections, and whether each of them can be used."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from server import metrics
+from server.exceptions import UnavailableError, UnfitError
+from server.feed.history import History, HistoryReport
+from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, Lag
+from server.postgres.connection import connect, give_up, statement
+from server.postgres.errors import UNMIGRATED, translated
+from server.postgres.pool import Pool
+from server.postgres.route import OpenConnection, Route
+from server.postgres.store import PostgresStore
+from server.postgres.timestamps import use_instants
+from server.url import read
+
+log = structlog.get_logger()
+
+EVERY: Final = 1.0
+"""Seconds between two looks at the replicas."""
+LOOK_SECONDS: Final = 3.0
+"""Limit for a look at one replica."""
+NOT_FOLLOWING: Final = "It follows no primary."
+ANOTHER_HISTORY: Final = "It holds another history than the primary, or has not received the primary's yet."
+
+
+class ReplicaRoute(Route):
+    """The way to a replica of the history that counts."""
+
+    async def connect(self, *, required: bool = False, **options: Any) -> OpenConnection:
+        """Raises UnavailableError, UnfitError."""
+        if self.pooled:
+            options["statement_cache_size"] = 0
+        raw = await connect(self.url, **options)
+        try:
+            with translated():
+                await use_instants(raw)
+                try:
+                    row = await raw.fetchrow(statement("replica"))
+                except (*UNMIGRATED, asyncpg.InsufficientPrivilegeError):
+                    raise UnfitError(ANOTHER_HISTORY) from None
+            require(row, self.history)
+            report = HistoryReport(row["epoch"], (), row["history_system"], row["history_timeline"], 0, 0)
+            return OpenConnection(self.url, raw, report, 0)
+        except BaseException:
+            await give_up(raw)
+            raise
+
+
+def require(row: Any, history: History) -> None:
+    """Raise UnfitError unless a row of replica.sql is of a replica of the history that counts."""
+    if not row["in_recovery"]:
+        raise UnfitError(NOT_FOLLOWING)
+    if (
+        row["epoch"] != history.epoch
+        or row["system"] != row["history_system"]
+        or row["timeline"] > row["history_timeline"]
+    ):
+        raise UnfitError(ANOTHER_HISTORY)
+
+
+class PostgresReplica:
+    """`Replica`, a Postgres at `url`; the one with this number in ATLAS_REPLICA_URLS."""
+
+    def __init__(self, number: int, url: str, history: History, connections: int) -> None:
+        self._number = number
+        self._history = history
+        self._pool = Pool(ReplicaRoute(url, history, pooled=read(url).pooled), size=connections)
+        self.store = PostgresStore(self._pool, replica=True)
+        self._why: str | None = ""
+        """Why it is not used."""
+
+    @property
+    def usable(self) -> bool:
+        return self._why is None
+
+    def leave(self, why: str) -> None:
+        if self._why != why:
+            log.warning("a replica is not used", replica=self._number, why=why)
+        self._why = why
+
+    async def check(self) -> None:
+        await self._look()
+
+    async def _look(self) -> int:
+        """How much of the primary's WAL it has replayed, in bytes. Raises UnavailableError."""
+        (row,) = await self._pool.fetch("replica")
+        try:
+            require(row, self._history)
+        except UnfitError as error:
+            raise UnavailableError(str(error)) from None
+        return int(row["replayed"])
+
+    async def inspect(self, lag: Lag) -> None:
+        """Find out whether it can be used."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                replayed = await self._look()
+        except (UnavailableError, TimeoutError) as error:
+            self.leave(str(error) or "It does not answer.")
+            return
+        behind = lag.of(replayed, asyncio.get_running_loop().time())
+        metrics.REPLICA_LAG.labels(str(self._number)).set(behind)
+        if behind > (LAG_SECONDS if self.usable else LAG_SECONDS_BACK):
+            self.leave("It lags behind the primary.")
+        elif not self.usable:
+            log.info("a replica is used", replica=self._number)
+            self._why = None
+
+    def terminate(self) -> None:
+        self._pool.terminate()
+
+
+class ReplicaWatch:
+    """Looks at each replica once a second, and at how far the primary is."""
+
+    def __init__(self, replicas: Sequence[PostgresReplica], primary: Pool) -> None:
+        self._replicas = replicas
+        self._primary = primary
+        self._lag = Lag()
+        self._count()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(EVERY)
+
+    async def look(self) -> None:
+        try:
+            (row,) = await self._primary.fetch("wal", although_blind=True)
+        except UnavailableError:
+            pass  # the inspector logs it; a replica then lags by as much as it did before
+        else:
+            self._lag.primary_at(row["wal"], asyncio.get_running_loop().time())
+        await asyncio.gather(*(replica.inspect(self._lag) for replica in self._replicas))
+        self._count()
+
+    def _count(self) -> None:
+        used = sum(replica.usable for replica in self._replicas)
+        metrics.REPLICAS.labels("used").set(used)
+        metrics.REPLICAS.labels("left").set(len(self._replicas) - used)
