@@ -46,7 +46,6 @@ from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.route import Route
-from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
@@ -197,9 +196,8 @@ class _Postgres:
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         # A connection that goes back to a pooler does not become one that can LISTEN.
-        shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
-            Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=shortage)
+            Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         )
 
     async def connect(self) -> None:

@@ -20,6 +20,9 @@ HOST_SECONDS: Final = 3.0
 down, and the others are up."""
 NEXT_SECONDS: Final = 0.3
 """After this time without an answer the next host is tried, too. A host that is up answers in some 10 ms."""
+OTHERS_SECONDS: Final = 1.0
+"""How long a survey of a process that serves waits for further hosts after one has answered. If that one was a standby,
+it is then asked again, because it may be promoted while the primary is silent."""
 SILENT_SECONDS: Final = 0.5
 """How long a survey waits for hosts that did not answer the last time, once all others have answered."""
 SHORT_SECONDS: Final = 10.0
@@ -131,11 +134,19 @@ class Route:
         while waiting:
             some_answered = len(waiting) < len(opening)
             hurry = hurry or (some_answered and silent.issuperset(opening[each] for each in waiting))
-            limit = SILENT_SECONDS if hurry else None
+            patient = OTHERS_SECONDS if some_answered and self.history.epoch else None
+            limit = SILENT_SECONDS if hurry else patient
             done, waiting = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not done:
-                self._silent |= {opening[each] for each in waiting}
-                break
+                slow = {opening[each] for each in waiting}
+                if found:
+                    self._silent |= slow
+                    break
+                for url in self._urls:
+                    if url not in slow:
+                        again = asyncio.ensure_future(self._open_required(url))
+                        opening[again] = url
+                        waiting.add(again)
             for each in done:
                 if (problem := each.exception()) is not None:
                     problems.append(problem)

@@ -141,6 +141,21 @@ async def test_a_newer_history_counts_before_a_silent_host_is_given_up(
     assert history.epoch == PROMOTED.epoch
 
 
+async def test_a_survey_finds_a_standby_that_is_promoted_while_it_waits_for_a_silent_primary(
+    monkeypatch: pytest.MonkeyPatch, history: History
+) -> None:
+    hosts = Hosts(monkeypatch, one=None, two=NotPrimaryError("a standby"))
+    for limit in ("OTHERS_SECONDS", "SILENT_SECONDS"):
+        monkeypatch.setattr(module, limit, 0.01)
+    survey = asyncio.create_task(Route(TWO_HOSTS, history).survey(inspected))
+    await eventually(lambda: hosts.asked.count("two") == 3)
+    hosts.answers["two"] = PROMOTED
+    async with asyncio.timeout(LIMIT):
+        assert not await survey
+    assert history.epoch == PROMOTED.epoch
+    assert hosts.closed == ["two"]
+
+
 async def test_a_host_that_was_silent_is_not_waited_for_until_it_answers(
     monkeypatch: pytest.MonkeyPatch, history: History
 ) -> None:
