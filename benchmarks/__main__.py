@@ -25,6 +25,7 @@ from benchmarks.report import write
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
+from benchmarks.visits import visits
 from server.exceptions import AtlasError
 
 cli = typer.Typer(
@@ -178,6 +179,16 @@ def storm_command(
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
     return on_stage(lambda stage: storm(stage, changes), sockets)
+
+
+@benchmark("visits", users=6, count=60, rounds=1)
+def visits_command(
+    users: Annotated[int, typer.Option(min=1, help="Each has 12 conversations with 80 messages.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Visits of a round.")] = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds with and without Redis.")] = 3,
+) -> Benchmark:
+    """Devices come new, scroll and come back, nine reads to one write: with Redis before Postgres, and without."""
+    return on_stage(lambda stage: visits(stage, count, rounds), users)
 
 
 @cli.command()

@@ -33,7 +33,7 @@ from server.feed.confirmation import Confirmation
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
-from server.feed.ports import Replica, Rows, Source
+from server.feed.ports import Replica, Rows
 from server.feed.presence import Presence
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
@@ -228,14 +228,14 @@ class _ReadPath:
     ) -> None:
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
-        source: Source = store if relief is None else relief
-        rows: Rows = source
+        source: Rows = store if relief is None else relief
+        rows = source
         if redis is not None:
             from server.redis.answers import RedisAnswers
 
-            rows = CachedRows(source, RedisAnswers(redis), history)
+            rows = CachedRows(source, RedisAnswers(redis), history, hub)
         self.snapshots = Snapshots(hub, history, rows)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, notes=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(

@@ -95,6 +95,11 @@ class History:
         """Whether this history is newer than the one that counts."""
         return self._report is not None and newer(report, self._report)
 
+    @property
+    def since_start(self) -> str:
+        """Names the history, and the start of Postgres, whose disk may be an older image since then."""
+        return "" if self._report is None else f"{self._report.epoch}.{self._report.started}"
+
     def connected(self, report: HistoryReport) -> None:
         """A connection leads to this history. Raises UnavailableError if it is earlier than the one that counts."""
         before = self._report

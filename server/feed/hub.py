@@ -6,7 +6,7 @@ reader belongs to one cohort, or to none while its socket is full or while it ge
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
@@ -16,9 +16,10 @@ from protocol import errors
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
 from server import metrics
-from server.feed.change import same
+from server.feed.change import Entry, same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
 from server.feed.resume import Why
+from server.feed.trail import Trail, touched
 
 
 class Phase(IntEnum):
@@ -51,13 +52,14 @@ class State(IntEnum):
 class Feed:
     """One connected user's readers."""
 
-    __slots__ = ("cohorts", "owner", "readers", "tier", "user")
+    __slots__ = ("cohorts", "owner", "readers", "tier", "trail", "user")
 
     def __init__(self, user: str) -> None:
         self.user = user
         self.owner = owner_digest(UUID(user))
         self.cohorts: dict[tuple[Position, Phase], Cohort] = {}
         self.readers: set[Reader] = set()
+        self.trail: Trail | None = None
         self.tier: str | None = None
         """The tier at which the first of the current readers was welcomed; its connections count under it. None while
         no reader is welcomed."""
@@ -271,6 +273,20 @@ class Hub:
             if not cohort.readers and cohort.state is not State.READING:
                 self._forget(cohort)
         return cohort
+
+    # --- what changed lately
+
+    def note(self, cohort: Cohort, to: Position, entries: Sequence[Entry]) -> None:
+        """These entries lead the cohort from its position to `to`."""
+        if entries:
+            feed = cohort.feed
+            feed.trail = feed.trail or Trail()
+            feed.trail.step(cohort.position, to, touched(entries))
+
+    def untouched(self, user: str, parents: Iterable[UUID], after: Position, to: Position) -> bool:
+        """Whether it is certain that nothing of these conversations changed behind `after`, up to `to`."""
+        feed = self._feeds.get(user)
+        return feed is not None and feed.trail is not None and feed.trail.untouched(parents, after, to)
 
     # --- which cohorts are behind
 

@@ -1,8 +1,7 @@
 """Answers as a cache keeps them: their keys and their bytes. Pure.
 
-A key names all that an answer depends on: the history, the user, the position of the user's feed, and the request. A
-row changes only in a transaction that moves the feed. So a kept answer stays right, and nothing has to be removed when
-a row changes.
+An answer is kept with the position of the feed that it is right for. A row changes only in a transaction that moves the
+feed. So the answer stays right for that position, and nothing has to be removed when a row changes.
 """
 
 from hashlib import blake2b
@@ -10,7 +9,6 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from protocol.cursor import Position
 from server.feed.ports import Answer, MessagesRead, Overview, Titles
 
 A = TypeVar("A", Overview, Titles, MessagesRead)
@@ -40,10 +38,9 @@ _DECODERS: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {
 }
 
 
-def key(epoch: str, user: str, position: Position | None, *request: object) -> str:
-    """The key of the answer to `request` at `position`; None: at the newest position that is kept."""
-    place = "newest" if position is None else f"{position.seq}.{position.mark}"
-    return f"atlas:{FORMAT}:{epoch}:{user}:{place}:{blake2b(_ENCODER.encode(request), digest_size=12).hexdigest()}"
+def key(since_start: str, user: str, *request: object) -> str:
+    """The key of the newest answer to `request`. `since_start` names the history (`History.since_start`)."""
+    return f"atlas:{FORMAT}:{since_start}:{user}:{blake2b(_ENCODER.encode(request), digest_size=12).hexdigest()}"
 
 
 def pack(key: str, answer: Answer) -> bytes:

@@ -147,16 +147,12 @@ class Rows(Protocol):
         """At least one message if there is any. Another user's messages are not found."""
 
 
-class Source(Rows, Protocol):
-    """Reads a user's rows and feed."""
+class Store(Rows, Protocol):
+    """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
         one entry if there is any. Raises UnavailableError."""
-
-
-class Store(Source, Protocol):
-    """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""
@@ -181,12 +177,13 @@ class Replica(Protocol):
 
 
 class Cache(Protocol):
-    """Keeps answers for later, and may lose them at any time. No call raises, or takes longer than a moment."""
+    """Keeps answers for later, and may lose them at any time. No call raises."""
 
     async def get(self, key: str) -> bytes | None:
-        """None if it is not kept, or the cache is away."""
+        """None if it is not kept, or the cache does not answer within a moment."""
 
-    async def put(self, key: str, value: bytes) -> None: ...
+    def put(self, key: str, value: bytes, seconds: int) -> None:
+        """Keep it for so many seconds, soon."""
 
 
 class DeviceState(StrEnum):

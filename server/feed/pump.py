@@ -49,11 +49,15 @@ class Pump:
         snapshots: Snapshots,
         wakes: Mapping[Lane, asyncio.Event],
         replicas: Replicas | None = None,
+        *,
+        notes: bool = False,
     ) -> None:
         self._hub = hub
         self._history = history
         self._store = store
         self._replicas = replicas
+        self._notes = notes
+        """Whether the hub notes what changed, for a cache."""
         self._snapshots = snapshots
         self._wakes = wakes
         self._written = 0
@@ -135,6 +139,8 @@ class Pump:
                 else:
                     reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
+        if self._notes:
+            self._hub.note(cohort, batch.to, reading.entries)
         wire = self._frames(cohort, after, batch, phase, confirmed)
         size = 0
         readers = self._hub.advance(cohort, batch.to, more=batch.more, confirmed=confirmed)

@@ -25,7 +25,7 @@ REMEMBERED: Final = 60
 
 
 class Replicas:
-    """`Rows` and the feed, from one of `replicas`, or from `primary` where none can answer.
+    """`Rows`, from one of `replicas`, or from `primary` where none can answer; and the feed, from a replica.
 
     `reached_end` is called when readers have all that a replica has.
     """
@@ -40,11 +40,6 @@ class Replicas:
         readings = await self._ask(lambda store: store.read_feed(keys, rows, content_bytes))
         metrics.READS.labels("primary" if readings is None else "replica").inc()
         return readings
-
-    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
-        """The same, by the primary if no replica can be read."""
-        readings = await self.catch_up(keys, rows, content_bytes)
-        return await self._primary.read_feed(keys, rows, content_bytes) if readings is None else readings
 
     async def conversations(
         self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None

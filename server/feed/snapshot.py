@@ -113,7 +113,9 @@ class Snapshots:
     async def _first_piece(self, job: Job) -> bool:
         reader = job.reader
         conversations = reader.window.conversations
-        overview = await self._rows.conversations(reader.feed.user, None, conversations, CONTENT_BYTES, ANYWHERE)
+        # A cursor that leads nowhere may come from a kept answer.
+        since = ANYWHERE if job.why is Why.NEW else None
+        overview = await self._rows.conversations(reader.feed.user, None, conversations, CONTENT_BYTES, since)
         sink = reader.sink
         if sink.gone:
             return False

@@ -408,7 +408,8 @@ READS = _counter(
 KEPT = _counter(
     "atlas_kept_answers",
     Question.RELIEF,
-    "Snapshots' pieces and pages looked up in Redis: `hit`, `miss`, or `unusable`, kept by another version",
+    "Pieces of snapshots and pages looked up in Redis: `hit`, `miss`, `older` than what the device has, or `unusable`, "
+    "kept by another version",
     "Few `hit` in hours of many reads: Redis evicts what it keeps; give it more memory, or a maxmemory-policy of "
     "allkeys-lru. Many `unusable` while no new version is deployed: something else writes to these keys.",
     "result",
@@ -434,7 +435,7 @@ for _by in ("replica", "primary"):
     READS.labels(_by)
 for _state in ("used", "left"):
     REPLICAS.labels(_state)
-for _result in ("hit", "miss", "unusable"):
+for _result in ("hit", "miss", "older", "unusable"):
     KEPT.labels(_result)
 for _command in ("get", "set"):
     REDIS_SECONDS.labels(_command)

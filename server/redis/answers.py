@@ -1,13 +1,14 @@
 """Keeps answers of the read path in Redis."""
 
+import asyncio
 import contextlib
 from typing import Final
 
 from server.exceptions import CacheError
 from server.redis.link import Link
 
-KEPT_SECONDS: Final = 3_600
-"""How long an answer is kept. It would stay right for longer; after an hour without a change few devices ask for it."""
+PENDING: Final = 64
+"""Answers on their way to Redis. More are not kept: it does not keep up."""
 
 
 class RedisAnswers:
@@ -15,6 +16,7 @@ class RedisAnswers:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
         try:
@@ -23,6 +25,12 @@ class RedisAnswers:
             return None
         return found if isinstance(found, bytes) else None
 
-    async def put(self, key: str, value: bytes) -> None:
+    def put(self, key: str, value: bytes, seconds: int) -> None:
+        if len(self._pending) < PENDING and self._link.up:
+            task = asyncio.create_task(self._put(key, value, seconds), name="redis-put")
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    async def _put(self, key: str, value: bytes, seconds: int) -> None:
         with contextlib.suppress(CacheError):
-            await self._link.command("SET", key, value, "EX", KEPT_SECONDS)
+            await self._link.command("SET", key, value, "EX", seconds)

@@ -28,9 +28,10 @@ class Impatient(random.Random):
 class ClientDevice:
     """Keeps its rows, cursor and outbox over restarts. Raises what SPEC.md forbids."""
 
-    def __init__(self, url: str, user: UUID) -> None:
+    def __init__(self, url: str, user: UUID, window: tuple[int, int] = EVERYTHING) -> None:
         self.url = url
         self.user = user
+        self.window = window
         self.storage = MemoryStorage()
         self.outbox = Outbox(self.storage)
         self.client_id = self.outbox.client_id
@@ -52,7 +53,7 @@ class ClientDevice:
             token=lambda: token(self.user),
             client_id=self.client_id,
             cursor=self.cursor,
-            window=EVERYTHING,
+            window=self.window,
             on_batch=self._on_batch,
             on_event=self._on_event,
             rng=Impatient(),

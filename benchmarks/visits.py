@@ -1,0 +1,212 @@
+"""Devices come new, scroll and come back, and now and then a message is written: with Redis before Postgres, and
+without.
+
+Both ways get the same visits in the same order, in turns, each on a server that has just started and with an empty
+Redis.
+"""
+
+import asyncio
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, field
+from socket import socket
+from statistics import median, quantiles
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgpack
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from benchmarks.actors import SECRET
+from benchmarks.machine import BenchmarkError
+from benchmarks.processes import LIMIT, end, eventually, folder, launch
+from benchmarks.stage import Stage
+from server.edge.auth import mint
+
+CONVERSATIONS: Final = 12
+MESSAGES: Final = 80
+"""Of each conversation; a new device gets the newest 50 and scrolls through the others."""
+SEED: Final = """
+    WITH c AS (
+        INSERT INTO conversations (id, user_id, title)
+        SELECT gen_random_uuid(), $1, 'a title' FROM generate_series(1, $2) RETURNING id
+    )
+    INSERT INTO messages (conversation_id, role, content, created_at)
+    SELECT c.id, 'user', $4, now() - i * interval '1 minute' FROM c, generate_series(1, $3) i
+"""
+AT_ONCE: Final = 4
+"""Visits at the same time."""
+PAGES: Final = 3
+KINDS: Final = ("new", "scroll", "back", "write")
+WEIGHTS: Final = (25, 45, 20, 10)
+"""Of 100 visits. Nine in ten read."""
+
+
+@dataclass(slots=True)
+class Person:
+    user: UUID
+    token: str
+    conversations: list[UUID]
+    cursor: bytes | None = None
+
+
+@dataclass(slots=True)
+class Side:
+    settings: Mapping[str, str]
+    statements: list[int] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS[:3]})
+    """Milliseconds: of a new device and one that comes back until it is live, of a page until it is there."""
+
+
+async def visits(stage: Stage, count: int, rounds: int) -> dict[str, float]:
+    async with AsyncExitStack() as stack:
+        sql = await asyncpg.connect(stage.postgres.url())
+        stack.callback(sql.terminate)
+        people = await _people(sql, stage)
+        port = await _redis(stack)
+        sides = {"with": Side({"REDIS_URL": f"redis://127.0.0.1:{port}"}), "without": Side({"REDIS_URL": ""})}
+        for number in range(rounds):
+            plan = _plan(count, len(people), seed=number)
+            for name in sorted(sides, reverse=bool(number % 2)):
+                await _flush(port)
+                await _round(stage, sql, people, plan, sides[name])
+    figures: dict[str, float] = {"users": len(people), "visits": count, "rounds": rounds}
+    for name, side in sides.items():
+        figures[f"statements_{name}"] = median(side.statements)
+        for kind, waits in side.waits.items():
+            hundredths = quantiles(waits, n=100)
+            figures |= {f"{kind}_p50_ms_{name}": hundredths[49], f"{kind}_p99_ms_{name}": hundredths[98]}
+        everything = quantiles([wait for waits in side.waits.values() for wait in waits], n=100)
+        figures |= {f"all_p50_ms_{name}": everything[49], f"all_p99_ms_{name}": everything[98]}
+    pairs = zip(sides["with"].statements, sides["without"].statements, strict=True)
+    figures["statements_ratio"] = median(one / other for one, other in pairs)
+    return figures
+
+
+async def _people(sql: Any, stage: Stage) -> list[Person]:
+    people = []
+    for user in stage.users:
+        await sql.execute(SEED, user, CONVERSATIONS, MESSAGES, stage.text(), timeout=LIMIT)
+        rows = await sql.fetch("SELECT id FROM conversations WHERE user_id = $1", user)
+        token = mint(user, SECRET, audience="authenticated", issuer="benchmarks", lifetime=86_400, now=time.time())
+        people.append(Person(user, token, [row["id"] for row in rows]))
+    await sql.execute("VACUUM ANALYZE")
+    return people
+
+
+async def _redis(stack: AsyncExitStack) -> int:
+    """Start a Redis or Valkey. Returns its port."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise BenchmarkError("This benchmark needs redis-server or valkey-server.")
+    with closing(socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(stack.enter_context(folder()))]
+    process = await launch(program, *options, stdout=subprocess.DEVNULL)
+    stack.push_async_callback(end, process)
+
+    async def answers() -> bool:
+        try:
+            await _flush(port)
+        except OSError:
+            return False
+        return True
+
+    await eventually("Redis answers", answers)
+    return port
+
+
+async def _flush(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"FLUSHALL\r\n")
+    await reader.readline()
+    writer.close()
+
+
+def _plan(count: int, people: int, seed: int) -> list[tuple[str, int, int]]:
+    """Kind, person and a number for the conversation of each visit."""
+    rng = random.Random(seed)
+    return [
+        (kind, rng.randrange(people), rng.randrange(CONVERSATIONS)) for kind in rng.choices(KINDS, WEIGHTS, k=count)
+    ]
+
+
+async def _round(stage: Stage, sql: Any, people: list[Person], plan: list[tuple[str, int, int]], side: Side) -> None:
+    await stage.server.kill()
+    await stage.server.start(**side.settings)
+    await stage.quiet()
+    before = await stage.statements()
+    left = iter(plan)
+    writing = asyncio.Lock()
+
+    async def work() -> None:
+        for kind, number, at in left:
+            person = people[number]
+            conversation = person.conversations[at % len(person.conversations)]
+            if kind == "write":
+                async with writing:
+                    await sql.execute(
+                        "INSERT INTO messages (conversation_id, role, content) VALUES ($1, 'user', $2)",
+                        conversation,
+                        stage.text(),
+                    )
+            else:
+                await _visit(stage.server.port, person, conversation, kind, side)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.create_task(work())
+    side.statements.append(await stage.statements() - before)
+
+
+async def _visit(port: int, person: Person, conversation: UUID, kind: str, side: Side) -> None:
+    returns = kind != "new" and person.cursor is not None
+    protocol = Subprotocol("atlas-sync.v1.msgpack")
+    async with connect(
+        f"ws://127.0.0.1:{port}/sync", subprotocols=[protocol], max_size=None, compression=None, proxy=None
+    ) as one:
+        began = time.perf_counter()
+        hello = {
+            "t": "hello",
+            "token": person.token,
+            "client_id": uuid4().bytes,
+            "cursor": person.cursor if returns else None,
+        }
+        await one.send(msgpack.packb(hello))
+        live = await _hear(one, "live")
+        side.waits["back" if returns else "new"].append(1000 * (time.perf_counter() - began))
+        person.cursor = live["cursor"]
+        if kind == "scroll":
+            await _scroll(one, conversation, side.waits["scroll"])
+
+
+async def _scroll(one: ClientConnection, conversation: UUID, waits: list[float]) -> None:
+    before = None
+    for number in range(PAGES):
+        began = time.perf_counter()
+        ask = {"t": "page", "id": number, "conversation": conversation.bytes, "before": before, "limit": 30}
+        await one.send(msgpack.packb(ask))
+        page = await _hear(one, "page")
+        waits.append(1000 * (time.perf_counter() - began))
+        if not page["more"]:
+            return
+        last = page["rows"][-1]
+        before = [last[6], last[2]]
+
+
+async def _hear(one: ClientConnection, kind: str) -> dict[str, Any]:
+    while True:
+        data = await one.recv()
+        assert isinstance(data, bytes)
+        frame: dict[str, Any] = msgpack.unpackb(data)
+        if frame["t"] == kind:
+            return frame
+        if frame["t"] == "error":
+            raise BenchmarkError(f"The server answered: {frame.get('message')}")
