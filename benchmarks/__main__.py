@@ -26,6 +26,7 @@ from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
 from benchmarks.visits import visits
+from benchmarks.volume import volume
 from server.exceptions import AtlasError
 
 cli = typer.Typer(
@@ -189,6 +190,16 @@ def visits_command(
 ) -> Benchmark:
     """Devices come new, scroll and come back, nine reads to one write: with Redis before Postgres, and without."""
     return on_stage(lambda stage: visits(stage, count, rounds), users)
+
+
+@benchmark("volume", users=5, changes=100.0, seconds=0.2)
+def volume_command(
+    users: Annotated[int, typer.Option(min=1, help="Each has one device.")] = 1_000,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 1_000.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each part that writes.")] = 10.0,
+) -> Benchmark:
+    """Bytes, statements and CPU of a snapshot, a resume, a change, a push, for `atlas-sync project`."""
+    return on_stage(lambda stage: volume(stage, changes, seconds), users)
 
 
 @cli.command()

@@ -51,6 +51,8 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
         self._drain: asyncio.Task[bytes] | None = None
         self.port = self.pid = 0
+        self.logged = 0
+        """Bytes of its log after `serving`, known once it is killed."""
 
     async def start(self, module: str = "server", **settings: str) -> int:
         """Start the server, on the port of the last start. Return the instant at which its last process logged
@@ -77,7 +79,7 @@ class Server:
         if self._process is not None:
             await end(self._process)
         if self._drain is not None:
-            await self._drain
+            self.logged = len(await self._drain)
 
     def cpu_seconds(self) -> float:
         """The sum over all its processes."""

@@ -148,7 +148,7 @@ async def baseline(stage: Stage, seconds: float, changes: float = CHANGES) -> di
     plan = Plan(interval, polled, scale, changes / scale, seconds)
     admin = await asyncpg.connect(stage.postgres.url())
     try:
-        await _fill(stage, admin)
+        await fill(stage, admin)
         figures = {
             "users": len(stage.users),
             "conversations": CONVERSATIONS,
@@ -174,7 +174,8 @@ async def baseline(stage: Stage, seconds: float, changes: float = CHANGES) -> di
     return figures
 
 
-async def _fill(stage: Stage, admin: Any) -> None:
+async def fill(stage: Stage, admin: Any) -> None:
+    """Give each user `CONVERSATIONS` conversations of `MESSAGES` real messages, older than the feed."""
     texts = [stage.text() for _ in range(TEXTS)]
     limit = LIMIT * max(1.0, len(stage.users) / 1_000)
     await admin.execute(PREPARE)
@@ -226,6 +227,7 @@ async def _polled(stage: Stage, admin: Any, kind: str, plan: Plan) -> dict[str, 
         **_staleness(kind, changes, arrivals),
         f"{kind}_syncs_per_second": plan.scale * rate,
         f"{kind}_postgres_us_per_sync": 1e4 * figures[f"{kind}_idle_postgres_cpu_percent"] / plan.scale / rate,
+        f"{kind}_client_us_per_sync": 1e4 * figures[f"{kind}_idle_client_cpu_percent"] / rate,
         f"{kind}_sync_p50_ms": waits[len(waits) // 2],
         f"{kind}_busy_missed": len(changes) - len(arrivals),
     }

@@ -62,6 +62,8 @@ class Devices:
         """None while arrivals are listed."""
         self._tallied = self._frames = 0
         """Messages and frames, each counted for each device."""
+        self._bytes = self._heard = self._rows = 0
+        """Bytes, frames and rows received since the last `traffic`, except while messages are tallied."""
         self._batches: dict[bytes, Batch] = {}
         """Decoded `changes`, by payload and by whole frame: all devices get the same bytes, so each is decoded once."""
         self._trouble: str | None = None
@@ -154,6 +156,13 @@ class Devices:
     def lives(self) -> list[int]:
         return self._lives
 
+    def traffic(self) -> dict[str, int]:
+        """Return what all devices together have received since the last call: bytes, with the headers of HTTP and
+        WebSocket, frames, and the rows in them."""
+        answer = {"bytes": self._bytes, "frames": self._heard, "rows": self._rows}
+        self._bytes = self._heard = self._rows = 0
+        return answer
+
     def push(self, rate: float | None, seconds: float, batch: int, text: str) -> None:
         """Begin to write; see Writing."""
         self._writing = Writing(self._devices, rate, seconds, batch, text, self._mutations, self._failed)
@@ -238,6 +247,7 @@ class Devices:
             self._count(device, batch, now)
             return
         device.buffer += data
+        self._bytes += len(data)
         if device.phase is Phase.UPGRADING:
             self._greet(device, sock)
             return
@@ -247,6 +257,7 @@ class Devices:
             if opcode != 2:
                 self._failed(device, f"a WebSocket frame with opcode {opcode} came")
                 return
+            self._heard += 1
             batch = self._batches.get(payload)
             if batch is None:
                 frame = msgpack.unpackb(payload)
@@ -288,6 +299,7 @@ class Devices:
         sock.send(device.hello)
 
     def _frame(self, device: Device, frame: dict[str, Any], now: int) -> None:
+        self._rows += len(frame.get("rows", ()))
         match frame["t"]:
             case "changes":
                 if frame["from"] != device.cursor:

@@ -24,6 +24,8 @@ from server.postgres.migrate import migrate
 LOGIN: Final = "atlas_server"
 """The server's own login, so that its statements can be told from ours."""
 WRITERS: Final = 8
+REST: Final = 0.5
+"""Seconds in which a server at rest does next to nothing."""
 SETTINGS: Final = {
     "shared_buffers": "256MB",
     "max_connections": "200",
@@ -61,6 +63,8 @@ class Pushed:
     """Milliseconds from each mutation to its answer, shortest first."""
     came_back: list[str]
     """Ids of the messages that arrived in the feed."""
+    text: str
+    """The text of each message."""
 
 
 class Stage:
@@ -132,10 +136,10 @@ class Stage:
 
         async def idle() -> bool:
             statements, cpu = await self.statements(), self.server.cpu_seconds()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(REST)
             # One statement of a process may be its own heartbeat; a quarter of a core those of 100,000 sockets.
             few = await self.statements() - statements <= self.server.processes
-            return few and self.server.cpu_seconds() - cpu < 0.125
+            return few and self.server.cpu_seconds() - cpu < 0.25 * REST
 
         await eventually("the server at rest", idle)
 
@@ -182,7 +186,8 @@ class Stage:
 
     async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:
         """Let the devices write; see `benchmarks.writing`. Return when all is acknowledged and has arrived again."""
-        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=self.text())
+        text = self.text()
+        await self.devices.call("push", rate=rate, seconds=seconds, batch=each, text=text)
         said: dict[str, Any] = {}
 
         async def acknowledged() -> bool:
@@ -192,7 +197,9 @@ class Stage:
 
         await eventually("everything acknowledged", acknowledged)
         arrived = await self.devices.arrivals(len(said["waits"]) * self.per_user)
-        return Pushed(said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived])
+        return Pushed(
+            said["took"] / 1e9, sorted(wait / 1e6 for wait in said["waits"]), [m for _, m, _ in arrived], text
+        )
 
     async def stored(self) -> tuple[int, int]:
         """Return the messages written by the devices, and the mutation numbers consumed."""

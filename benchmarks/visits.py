@@ -2,7 +2,7 @@
 without.
 
 Both ways get the same visits in the same order, in turns, each on a server that has just started and with an empty
-Redis.
+Redis. As many visits as are counted come before, uncounted: a cache that is in use is not empty.
 """
 
 import asyncio
@@ -43,6 +43,10 @@ SEED: Final = """
 AT_ONCE: Final = 4
 """Visits at the same time."""
 PAGES: Final = 3
+DEVICES: Final = 2
+"""Devices of a person that come back. New ones are used once."""
+RANKS: Final = [1 / rank for rank in range(1, CONVERSATIONS + 1)]
+"""How often each conversation is read and written: the second half as often as the first, as with words (Zipf)."""
 KINDS: Final = ("new", "scroll", "back", "write")
 WEIGHTS: Final = (25, 45, 20, 10)
 """Of 100 visits. Nine in ten read."""
@@ -53,7 +57,7 @@ class Person:
     user: UUID
     token: str
     conversations: list[UUID]
-    cursor: bytes | None = None
+    cursors: list[bytes | None] = field(default_factory=lambda: [None] * DEVICES)
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ async def visits(stage: Stage, count: int, rounds: int) -> dict[str, float]:
         port = await _redis(stack)
         sides = {"with": Side({"REDIS_URL": f"redis://127.0.0.1:{port}"}), "without": Side({"REDIS_URL": ""})}
         for number in range(rounds):
-            plan = _plan(count, len(people), seed=number)
+            plan = _plan(2 * count, len(people), seed=number)
             for name in sorted(sides, reverse=bool(number % 2)):
                 await _flush(port)
                 await _round(stage, sql, people, plan, sides[name])
@@ -130,27 +134,42 @@ async def _flush(port: int) -> None:
     writer.close()
 
 
-def _plan(count: int, people: int, seed: int) -> list[tuple[str, int, int]]:
-    """Kind, person and a number for the conversation of each visit."""
+@dataclass(frozen=True, slots=True)
+class Visit:
+    kind: str
+    person: int
+    device: int
+    conversation: int
+
+
+def _plan(count: int, people: int, seed: int) -> list[Visit]:
     rng = random.Random(seed)
     return [
-        (kind, rng.randrange(people), rng.randrange(CONVERSATIONS)) for kind in rng.choices(KINDS, WEIGHTS, k=count)
+        Visit(kind, rng.randrange(people), rng.randrange(DEVICES), *rng.choices(range(CONVERSATIONS), RANKS))
+        for kind in rng.choices(KINDS, WEIGHTS, k=count)
     ]
 
 
-async def _round(stage: Stage, sql: Any, people: list[Person], plan: list[tuple[str, int, int]], side: Side) -> None:
+async def _round(stage: Stage, sql: Any, people: list[Person], plan: list[Visit], side: Side) -> None:
     await stage.server.kill()
     await stage.server.start(**side.settings)
+    half = len(plan) // 2
+    await _visit_all(stage, sql, people, plan[:half], Side(side.settings))
     await stage.quiet()
     before = await stage.statements()
+    await _visit_all(stage, sql, people, plan[half:], side)
+    side.statements.append(await stage.statements() - before)
+
+
+async def _visit_all(stage: Stage, sql: Any, people: list[Person], plan: list[Visit], side: Side) -> None:
     left = iter(plan)
     writing = asyncio.Lock()
 
     async def work() -> None:
-        for kind, number, at in left:
-            person = people[number]
-            conversation = person.conversations[at % len(person.conversations)]
-            if kind == "write":
+        for visit in left:
+            person = people[visit.person]
+            conversation = person.conversations[visit.conversation]
+            if visit.kind == "write":
                 async with writing:
                     await sql.execute(
                         "INSERT INTO messages (conversation_id, role, content) VALUES ($1, 'user', $2)",
@@ -158,16 +177,15 @@ async def _round(stage: Stage, sql: Any, people: list[Person], plan: list[tuple[
                         stage.text(),
                     )
             else:
-                await _visit(stage.server.port, person, conversation, kind, side)
+                await _visit(stage.server.port, person, visit, conversation, side)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(AT_ONCE):
             tasks.create_task(work())
-    side.statements.append(await stage.statements() - before)
 
 
-async def _visit(port: int, person: Person, conversation: UUID, kind: str, side: Side) -> None:
-    returns = kind != "new" and person.cursor is not None
+async def _visit(port: int, person: Person, visit: Visit, conversation: UUID, side: Side) -> None:
+    cursor = None if visit.kind == "new" else person.cursors[visit.device]
     protocol = Subprotocol("atlas-sync.v1.msgpack")
     async with connect(
         f"ws://127.0.0.1:{port}/sync", subprotocols=[protocol], max_size=None, compression=None, proxy=None
@@ -177,13 +195,14 @@ async def _visit(port: int, person: Person, conversation: UUID, kind: str, side:
             "t": "hello",
             "token": person.token,
             "client_id": uuid4().bytes,
-            "cursor": person.cursor if returns else None,
+            "cursor": cursor,
         }
         await one.send(msgpack.packb(hello))
         live = await _hear(one, "live")
-        side.waits["back" if returns else "new"].append(1000 * (time.perf_counter() - began))
-        person.cursor = live["cursor"]
-        if kind == "scroll":
+        side.waits["new" if cursor is None else "back"].append(1000 * (time.perf_counter() - began))
+        if visit.kind != "new":
+            person.cursors[visit.device] = live["cursor"]
+        if visit.kind == "scroll":
             await _scroll(one, conversation, side.waits["scroll"])
 
 

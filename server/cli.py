@@ -297,6 +297,25 @@ def top(
     terminal.top(url, token, every, console(), once=once)
 
 
+@cli.command()
+def project(
+    users: Annotated[
+        int | None, typer.Option(help="Show this many too, with all that it rests on.", min=1, max=1_000_000_000)
+    ] = None,
+    assumptions: Annotated[
+        Path | None, typer.Option(help="A file of your own assumptions and prices.", show_default="the one it prints")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one object of JSON, unrounded.")] = False,
+    print_assumptions: Annotated[
+        bool, typer.Option("--print-assumptions", help="Print the file of assumptions, to be edited.")
+    ] = False,
+) -> None:
+    """Show what so many users cost a month, beside a client that polls: from what was measured, assumed, and priced."""
+    from server.terminal import project as terminal
+
+    terminal.project(users, assumptions, console(), json=json, file=print_assumptions)
+
+
 def _set(kind: type[Settings]) -> Settings:
     """Load the settings of a command that writes no log. Settings without effect are printed."""
     settings = load(kind)

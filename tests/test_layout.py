@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("edge", "feed", "operations", "write")
+CORE: Final = ("edge", "feed", "operations", "projection", "write")
 TESTED_BY: Final = {
     "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],

@@ -242,7 +242,8 @@ async def test_every_device_ends_up_with_what_select_finds(site: Machines) -> No
                     await eventually(up_to_date, SETTLE)
                 except AssertionError:
                     assert device.state() == expected
-                assert device.snapshots == ["new"], "a snapshot that no rule made necessary"
+                # A second one if the first was interrupted.
+                assert set(device.snapshots) == {"new"}, "a snapshot that no rule made necessary"
         for device in devices:
             await device.stop()
         assert sum(writer.committed for writer in writers) > 50
