@@ -54,10 +54,12 @@ class RollbackError(Exception):
 class Writer:
     """An SQL session of the app: it runs random transactions and goes on when one fails."""
 
-    def __init__(self, url: str, users: list[UUID], rng: random.Random) -> None:
+    def __init__(self, url: str, users: list[UUID], rng: random.Random, pause: float = 0.004) -> None:
+        """`pause`: seconds between two transactions, on average."""
         self._url = url
         self._users = users
         self._rng = rng
+        self._pause = pause
         self.committed = 0
 
     async def run(self) -> None:
@@ -75,7 +77,7 @@ class Writer:
             try:
                 while not task.cancelling():
                     await self._transaction(sql)
-                    await asyncio.sleep(self._rng.expovariate(1 / 0.004))
+                    await asyncio.sleep(self._rng.expovariate(1 / self._pause))
             except (
                 OSError,
                 asyncpg.PostgresConnectionError,
@@ -89,7 +91,7 @@ class Writer:
     async def _transaction(self, sql: Any) -> None:
         rng = self._rng
         # In a fixed order, as the documentation asks of transactions that write for several users.
-        users = sorted(rng.sample(self._users, rng.choice([1, 1, 1, 1, 2, 3])))
+        users = sorted(rng.sample(self._users, min(rng.choice([1, 1, 1, 1, 2, 3]), len(self._users))))
         try:
             async with sql.transaction():
                 for user in users:
