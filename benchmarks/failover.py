@@ -31,7 +31,6 @@ async def failover(stage: Stage, away: float, silent: bool) -> Figures:
         stack.push_async_callback(server.kill)
         await server.start()
         await stage.devices.connect(server.port)
-        await stage.quiet()
         heard = await asyncpg.connect(replica.url())
         stack.callback(heard.terminate)
         await _has_all(heard, stage.postgres)

@@ -9,12 +9,13 @@ import pytest
 
 from server.exceptions import UnavailableError
 from server.feed.history import SPLIT
+from server.postgres import inspector
 from server.postgres.connection import connect_to_primary
 from tests.histories.conftest import PATIENCE, hear_at_once, is_said, moved, writing
 from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarists, living, settled, texts
 from tests.support.histories import DATABASE, Machine, Machines
-from tests.support.serving import ServerProcess
+from tests.support.serving import ServerProcess, serving
 from tests.support.waiting import eventually
 
 LOOKS_OFTEN = "from server.postgres import inspector; inspector.EVERY_OF_SEVERAL = 0.3"
@@ -87,12 +88,13 @@ async def test_what_was_written_through_a_failover_is_on_the_new_primary_once_an
 
 
 async def test_what_a_promoted_replica_lacks_leaves_the_devices_and_the_old_primary_gets_nothing_more(
-    site: Machines,
+    site: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replica lagged, and the old primary, silent meanwhile, goes on afterwards."""
+    monkeypatch.setattr(inspector, "EVERY_OF_SEVERAL", 0.3)
     old = site.primary()
     new = site.replica(old)
-    async with ServerProcess(leading_to(old, new, attributes="any"), PRELUDE, **ENVIRONMENT) as server:
+    async with serving(leading_to(old, new, attributes="any"), sweep=600.0) as server:
         async with administrator(old.database) as sql:
             devices = await two_people(sql, server.url)
         async with living(*devices):
