@@ -14,6 +14,7 @@ from benchmarks.attack import attack
 from benchmarks.baseline import baseline
 from benchmarks.catchup import cases, catchup
 from benchmarks.doorbell import doorbell
+from benchmarks.failover import failover
 from benchmarks.fanout import fanout
 from benchmarks.idle import idle
 from benchmarks.live import live
@@ -98,6 +99,18 @@ def doorbell_command(
     """Commits per second by 1 to 64 writers: without the triggers, with them, and with NOTIFY."""
     counts = [writers >> halvings for halvings in reversed(range(writers.bit_length()))]
     return lambda: doorbell(seconds, counts)
+
+
+@benchmark("failover", sockets=20, away=0.1)
+def failover_command(
+    sockets: Annotated[int, typer.Option(min=1, help="Devices, each of another user.")] = 1_000,
+    away: Annotated[float, typer.Option(min=0, help="Seconds from the end of the primary to the promotion.")] = 5.0,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="The primary stops in its tracks and refuses nothing, instead of dying.")
+    ] = False,
+) -> Benchmark:
+    """The replica is promoted: how long until all devices are live on it."""
+    return on_stage(lambda stage: failover(stage, away, silent), sockets)
 
 
 @benchmark("fanout", sockets=20, seconds=0.4)

@@ -46,7 +46,6 @@ from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.route import Route
-from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
@@ -101,6 +100,7 @@ class App:
             redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
             reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes)
             batcher = _batcher(settings, postgres.writes)
+            history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,
@@ -146,7 +146,7 @@ class App:
 
     async def _connected(self, postgres: "_Postgres") -> bool:
         """Wait for Postgres. False if `stop` was called meanwhile."""
-        retry = Retry("postgres cannot be reached, trying again", longest=5.0)
+        retry = Retry("postgres cannot be reached, trying again")
         while not self._stopping:
             try:
                 await postgres.connect()
@@ -196,9 +196,8 @@ class _Postgres:
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         # A connection that goes back to a pooler does not become one that can LISTEN.
-        shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
-            Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=shortage)
+            Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         )
 
     async def connect(self) -> None:

@@ -92,13 +92,17 @@ def demo(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
     speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
+    beside: Annotated[
+        str, typer.Option("--with", help="Start these, too: redis, replica; separated by a comma.", show_default="none")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
 ) -> None:
     """Start everything on this machine, with real conversations: a PostgreSQL server, the sync server, and writers."""
     from server.demo import run
 
     logs.configure("warning", "console")
-    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json))
+    extras = run.extras(beside)
+    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json, extras=extras))
 
 
 @cli.command()

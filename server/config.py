@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocol.frames import MAX_MUTATIONS
 from server.exceptions import ConfigError, UnfitError
-from server.url import read
+from server.url import read, wants_standby
 
 Settings = TypeVar("Settings", bound="Environment")
 
@@ -46,6 +46,17 @@ def _is_postgres(url: str) -> str:
 
 
 PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
+
+
+def _may_lead_to_a_primary(url: str) -> str:
+    if wants_standby(_is_postgres(url)):
+        raise ValueError(
+            "has a target_session_attrs that permits only standbys: write read-write, which leads to the primary"
+        )
+    return url
+
+
+PrimaryUrl = Annotated[str, AfterValidator(_may_lead_to_a_primary)]
 
 
 def _is_redis(url: str) -> str:
@@ -110,8 +121,8 @@ def _is_of_a_service(name: str, value: object) -> bool:
 
 
 class DatabaseSettings(Environment):
-    database_url: PostgresUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
-    listen_url: PostgresUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
+    database_url: PrimaryUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
+    listen_url: PrimaryUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
 
     def without_effect(self) -> Iterator[str]:
         yield from super().without_effect()
@@ -125,7 +136,7 @@ class DatabaseSettings(Environment):
 class OwnerSettings(DatabaseSettings):
     """Settings of commands that change the database's structure."""
 
-    admin_url: PostgresUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
+    admin_url: PrimaryUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
 
     @property
     def owner_url(self) -> str:

@@ -12,7 +12,7 @@ from server.clock import ahead_of_machine, machine_now
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
-from server.postgres.connection import LOCAL_PATH, connect, statement
+from server.postgres.connection import LOCAL_PATH, connect_to_primary, statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
@@ -53,7 +53,7 @@ async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
     """Run all checks, with the rights of `url`. Stops after a finding without which the others make no sense."""
     try:
         # No prepared statements, so that this works through a pooler too.
-        connection = await connect(url, statement_cache_size=0)
+        connection = await connect_to_primary(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
         return
@@ -173,7 +173,7 @@ async def _migrated(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
+        async with Listening(partial(connect_to_primary, url), lambda user, seq: None, asyncio.Lock()):
             pass
     except UnfitError as error:
         return Finding("listen", False, str(error))

@@ -20,6 +20,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "baseline",
         "catchup",
         "doorbell",
+        "failover",
         "fanout",
         "idle",
         "live",
@@ -111,6 +112,13 @@ def test_push_loses_no_mutation() -> None:
         "server_us_per_mutation",
         "postgres_us_per_mutation",
     } <= found.keys()
+
+
+def test_failover_brings_every_device_to_the_new_primary() -> None:
+    found = figures("failover")
+    assert found["sockets"] == 20
+    assert found["lost"] == 0
+    assert 0 < found["seconds_to_live_first"] <= found["seconds_to_live_p50"] <= found["seconds_to_live"]
 
 
 def test_storm_brings_every_change_to_every_device() -> None:
