@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -24,6 +23,7 @@ from server.edge.auth import KeySet, Verifier
 from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
+from server.edge.responses import Responses
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
@@ -45,11 +45,14 @@ from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.replicas import PostgresReplica, ReplicaWatch
+from server.postgres.responses import PostgresResponses
 from server.postgres.route import Route
 from server.postgres.store import PostgresStore
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
+from server.responses.cache import ResponseCache
+from server.responses.ports import Shared
 from server.retry import Retry
 from server.write import isolation, rules
 from server.write.batcher import Batcher
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+RESPONSE_CONNECTIONS: Final = 2
+"""Connections of the response cache, so that no device waits for it. One may wait for a lock."""
 LAST_RECORDING: Final = 2.0
 """Seconds to record which devices the shutdown disconnected."""
 
@@ -112,7 +117,8 @@ class App:
             )
             gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
             service = ServiceTokens(settings.service_tokens)
-            server = self._server = self._http(services, gauges, service, ready)
+            responses = await _responses(settings, postgres, redis, stack)
+            server = self._server = self._http(services, gauges, service, responses, ready)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -156,17 +162,32 @@ class App:
                 return True
         return False
 
-    def _http(self, services: Services, gauges: Gauges, service: ServiceTokens, ready: Callable[[], None]) -> Server:
+    def _http(
+        self,
+        services: Services,
+        gauges: Gauges,
+        service: ServiceTokens,
+        responses: ResponseCache | None,
+        ready: Callable[[], None],
+    ) -> Server:
         settings = self._settings
+        routes = [*self._routes]
+        if responses is not None:
+            routes.append(Responses(responses).route(service))
 
         def readiness() -> Readiness:
             return Readiness(False, "shutting down") if self._stopping else services.readers.readiness()
+
+        async def drain() -> None:
+            if responses is not None:
+                responses.close()
+            await services.registry.drain(settings.drain)
 
         return Server(
             http.application(
                 readiness,
                 http.Metrics(gauges.exposition, settings.metrics_port, settings.metrics_token),
-                self._routes,
+                routes,
             ),
             http.bounded_http(
                 services.timers,
@@ -175,7 +196,7 @@ class App:
                 service,
             ),
             ready,
-            partial(services.registry.drain, settings.drain),
+            drain,
         )
 
 
@@ -195,6 +216,7 @@ class _Postgres:
             for number, url in enumerate(settings.replica_urls or (), 1)
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
+        self.responses = Pool(route, size=RESPONSE_CONNECTIONS)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         self.doorbells = ListenDoorbells(
             Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
@@ -209,6 +231,7 @@ class _Postgres:
     def terminate(self) -> None:
         for replica in self.replicas:
             replica.terminate()
+        self.responses.terminate()
         self.writes.terminate()
         self.pool.terminate()
 
@@ -253,6 +276,21 @@ class _ReadPath:
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(LAST_RECORDING):
                 await self.presence.record()
+
+
+async def _responses(
+    settings: ServeSettings, postgres: _Postgres, redis: "Link | None", stack: contextlib.AsyncExitStack
+) -> ResponseCache | None:
+    """The response cache, if it is on. It ends with `stack`."""
+    if not settings.responses:
+        return None
+    shared: Shared | None = None
+    if redis is not None:
+        from server.redis.responses import RedisResponses
+
+        shared = RedisResponses(redis, lambda: postgres.responses.history.epoch)
+    store = PostgresResponses(postgres.responses)
+    return await stack.enter_async_context(ResponseCache(store, shared, settings.responses_mib * 1024 * 1024))
 
 
 def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> list[socket.socket]:

@@ -209,6 +209,8 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSet
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    responses: bool = Field(False, alias="ATLAS_RESPONSES")
+    responses_mib: int = Field(64, alias="ATLAS_RESPONSES_MIB", ge=1, le=65_536)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
     metrics_host: str = Field("127.0.0.1", alias="ATLAS_METRICS_HOST")
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
@@ -252,6 +254,12 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSet
     def hellos(self) -> int:
         """Hellos of one user in a minute."""
         return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
+
+    @model_validator(mode="after")
+    def _caches_for_somebody(self) -> Self:
+        if self.responses and self.service_token is None:
+            raise ValueError("ATLAS_RESPONSES needs ATLAS_SERVICE_TOKEN, the token of those that use the cache")
+        return self
 
     @model_validator(mode="after")
     def _keeps_figures_apart(self) -> Self:

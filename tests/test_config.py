@@ -248,5 +248,7 @@ def test_the_settings_table_has_every_setting_with_its_default() -> None:
             if repr(default) == "PydanticUndefined"
             else ",".join(sorted(default))
             if isinstance(default, frozenset)
+            else str(default).lower()
+            if isinstance(default, bool)
             else str(default)
         )

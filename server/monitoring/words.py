@@ -22,6 +22,10 @@ SHORT: Final = {
     "atlas_oldest_transaction_seconds": "oldest open",
     "atlas_partitions_ahead_days": "partitions for",
     "atlas_maintained_seconds_ago": "maintained ago",
+    "atlas_responses_saved_cost_total": "cost saved",
+    "atlas_responses_saved_tokens_total": "tokens saved",
+    "atlas_responses_bytes": "response memory",
+    "atlas_responses_uncounted_total": "uncounted hits",
 }
 """Where the name without prefix and unit does not fit."""
 

@@ -85,6 +85,8 @@ class Seen:
     """Some devices have not connected for `Policy.forget_days`."""
     silent_servers: bool
     """Some servers have not reported for a day."""
+    expired_responses: bool
+    """Some cached responses have expired, or the traces of computing and counting them are a day old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,17 @@ class Forget:
         return f"forget {self.what} that were not seen for long"
 
 
-Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | Forget
+@dataclass(frozen=True, slots=True)
+class DeleteExpired:
+    """Delete cached responses that have expired."""
+
+    what: Literal["responses"] = "responses"
+
+    def __str__(self) -> str:
+        return "delete cached responses that have expired"
+
+
+Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | Forget | DeleteExpired
 
 
 def plan(seen: Seen, policy: Policy) -> list[Step]:
@@ -193,6 +205,7 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
         *(Forget("clients") for _ in range(seen.forgotten_clients)),
         *(Forget("devices") for _ in range(seen.forgotten_devices)),
         *(Forget("servers") for _ in range(seen.silent_servers)),
+        *(DeleteExpired() for _ in range(seen.expired_responses)),
     ]
 
 

@@ -15,6 +15,7 @@ from server.operations import maintenance_plan
 from server.operations.maintenance_plan import (
     Archive,
     Bound,
+    DeleteExpired,
     DropLog,
     Forget,
     Make,
@@ -197,7 +198,7 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
             async with past_autovacuum(connection, partition, *_around("log")):
                 await connection.execute(f"ALTER TABLE sync.log DETACH PARTITION {partition}")
                 await connection.execute(f"DROP TABLE {partition}")
-        case Forget(what):
+        case Forget(what) | DeleteExpired(what):
             forgotten = FORGOTTEN_AT_ONCE
             while forgotten == FORGOTTEN_AT_ONCE:
                 done = await connection.execute(
@@ -228,4 +229,5 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         forgotten_clients=row["old_clients"],
         forgotten_devices=row["old_devices"],
         silent_servers=row["silent_servers"],
+        expired_responses=row["expired_responses"],
     )

@@ -16,4 +16,7 @@ SELECT now() AS now,
                                WHERE (d.user_id, d.client_id) = (c.user_id, c.client_id)
                                  AND d.noted_at >= now() - make_interval(days => $1))) AS old_clients,
        EXISTS (SELECT FROM sync.devices WHERE noted_at < now() - make_interval(days => $1)) AS old_devices,
-       EXISTS (SELECT FROM sync.servers WHERE seen_at < now() - interval '1 day') AS silent_servers
+       EXISTS (SELECT FROM sync.servers WHERE seen_at < now() - interval '1 day') AS silent_servers,
+       EXISTS (SELECT FROM sync.response_cache WHERE expires_at < now())
+           OR EXISTS (SELECT FROM sync.response_leases WHERE until < now() - interval '1 day')
+           OR EXISTS (SELECT FROM sync.response_flushes WHERE flushed_at < now() - interval '1 day') AS expired_responses
