@@ -22,6 +22,7 @@ from benchmarks.metrics import metrics
 from benchmarks.page import page
 from benchmarks.push import push
 from benchmarks.report import write
+from benchmarks.responses import responses
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
@@ -171,6 +172,17 @@ def push_command(
 ) -> Benchmark:
     """Devices write: durable, acknowledged mutations per second, in groups and with a commit for each."""
     return on_stage(lambda stage: push(stage, changes, seconds), sockets)
+
+
+@benchmark("responses", seconds=0.2, looks=50, askers=50, model=0.1)
+def responses_command(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of asking over HTTP.")] = 10.0,
+    looks: Annotated[int, typer.Option(min=1, help="Responses looked up in each layer.")] = 2_000,
+    askers: Annotated[int, typer.Option(min=2, help="Equal questions of a stampede.")] = 1_000,
+    model: Annotated[float, typer.Option(min=0.01, help="Seconds that computing a response takes.")] = 1.0,
+) -> Benchmark:
+    """Cached responses: a hit in the process, over Redis, Postgres and HTTP; stampedes."""
+    return lambda: responses(seconds, looks, askers, model)
 
 
 @benchmark("storm", sockets=20)

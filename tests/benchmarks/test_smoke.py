@@ -10,6 +10,7 @@ import pytest
 from benchmarks import results
 from benchmarks.page import CHROMIUM
 from tests.support.benchmark_runs import drawable, figures, run
+from tests.support.redis import needs_redis
 
 
 def test_without_a_name_all_benchmarks_are_listed() -> None:
@@ -28,6 +29,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "page",
         "push",
         "report",
+        "responses",
     )
     assert all(name in listed for name in (*names, "storm"))
 
@@ -126,3 +128,14 @@ def test_storm_brings_every_change_to_every_device() -> None:
     assert found["lost"] == found["lost_after_sigkill"] == 0
     assert found["written"] == found["written_again"] == 100
     assert {"seconds_to_live", "seconds_to_live_after_sigkill", "statements"} <= found.keys()
+
+
+@needs_redis
+def test_responses_computes_once_and_counts_every_hit() -> None:
+    found = figures("responses")
+    assert found["lost_in_stampede"] == found["lost_in_http_stampede"] == found["lost_hits"] == 0
+    assert found["stampede_computed"] == found["http_stampede_computed"] == 1
+    assert found["hits"] > 200
+    for layer, unit in (("process", "us"), ("redis", "ms"), ("postgres", "ms"), ("http", "ms")):
+        assert 0 < found[f"{layer}_p50_{unit}"] <= found[f"{layer}_p99_{unit}"]
+    assert {"http_hits_per_second", "http_hits_per_core_second", "key_of_the_longest_question_us"} <= found.keys()
