@@ -189,9 +189,10 @@ def responses_command(
 def storm_command(
     sockets: Annotated[int, typer.Option(min=1, help="Devices, each of another user.")] = 1_000,
     changes: Annotated[int, typer.Option(min=0, help="Changes that each of them missed.")] = 5,
+    replica: Annotated[bool, typer.Option("--replica", help="A streaming replica reads for them, too.")] = False,
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
-    return on_stage(lambda stage: storm(stage, changes), sockets)
+    return on_stage(lambda stage: storm(stage, changes, replica), sockets)
 
 
 @benchmark("visits", users=6, count=60, rounds=1)

@@ -1,11 +1,45 @@
 """All devices come back at the same moment: first to the same server, then to one that was killed and restarted."""
 
 import random
+from contextlib import AsyncExitStack
 
-from benchmarks.stage import Stage, Written
+import asyncpg
+
+from benchmarks.processes import folder
+from benchmarks.stage import LOGIN, SETTINGS, Stage, Written
+from server.demo.embedded import EmbeddedPostgres
+
+FEED_READS = (
+    "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE userid = $1::regrole AND query LIKE $2"
+)
+OF_FEEDS = "%sync.feeds f%"
+"""In every statement that reads a feed, its head, or rows with its head, and in no other."""
 
 
-async def storm(stage: Stage, changes: int) -> dict[str, float]:
+async def storm(stage: Stage, changes: int, replica: bool) -> dict[str, float]:
+    """`replica`: a streaming replica reads for them, too."""
+    async with AsyncExitStack() as stack:
+        if not replica:
+            return await _storm(stage, changes, {})
+        copy = EmbeddedPostgres(stack.enter_context(folder()), settings=SETTINGS, follows=stage.postgres)
+        stack.callback(copy.stop, immediate=True)
+        copy.start()
+        primary, other = [await asyncpg.connect(each.url()) for each in (stage.postgres, copy)]
+        stack.callback(primary.terminate)
+        stack.callback(other.terminate)
+        await stage.server.kill()
+        settings = {"ATLAS_REPLICA_URLS": copy.url(user=LOGIN)}
+        await stage.server.start(**settings)
+        figures = await _storm(stage, changes, settings)
+        reads = [await each.fetchval(FEED_READS, LOGIN, OF_FEEDS) for each in (primary, other)]
+        return figures | {
+            "reads_by_primary": reads[0],
+            "reads_by_replica": reads[1],
+            "share_of_primary": reads[0] / sum(reads),
+        }
+
+
+async def _storm(stage: Stage, changes: int, settings: dict[str, str]) -> dict[str, float]:
     devices, server = stage.devices, stage.server
 
     async def write(each: int) -> list[Written]:
@@ -27,7 +61,7 @@ async def storm(stage: Stage, changes: int) -> dict[str, float]:
     written_again = await write(before)
     await server.kill()
     written_again += await write(changes - before)
-    serving = await server.start()
+    serving = await server.start(**settings)
     state_again = await devices.connect(server.port, at_once=devices.count)
     return {
         "sockets": devices.count,

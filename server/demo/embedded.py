@@ -281,8 +281,9 @@ class EmbeddedPostgres:
         draft = self._data / "pg.new"
         self._make_private(draft)
         options = ["--checkpoint=fast", "--write-recovery-conf", "--no-password", "--username=postgres"]
+        options += ["--no-sync"]  # after a power cut it is made anew
         options += [f"--host={primary._socket}", f"--port={primary.port or 5432}", f"--pgdata={draft}"]
-        process = self._spawn(lock, program, *options, *([] if self._durable else ["--no-sync"]))
+        process = self._spawn(lock, program, *options)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LIMIT)
         if process.returncode != 0:

@@ -148,7 +148,7 @@ def _start_beside(
         redis.start()
         beside.says.append(f"Redis (port {redis.port}) keeps answers to devices, in {MEMORY} of memory.")
     if Extra.REPLICA in chosen:
-        beside.replica = replica = EmbeddedPostgres(data / "replica", port=0, follows=postgres)
+        beside.replica = replica = EmbeddedPostgres(data / "replica", port=0, durable=False, follows=postgres)
         stack.callback(replica.stop)
         replica.start()
         beside.says.append(
