@@ -1,6 +1,7 @@
 """All devices come back at the same moment: first to the same server, then to one that was killed and restarted."""
 
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -30,16 +31,21 @@ async def storm(stage: Stage, changes: int, replica: bool) -> dict[str, float]:
         await stage.server.kill()
         settings = {"ATLAS_REPLICA_URLS": copy.url(user=LOGIN)}
         await stage.server.start(**settings)
-        figures = await _storm(stage, changes, settings)
-        reads = [await each.fetchval(FEED_READS, LOGIN, OF_FEEDS) for each in (primary, other)]
-        return figures | {
-            "reads_by_primary": reads[0],
-            "reads_by_replica": reads[1],
-            "share_of_primary": reads[0] / sum(reads),
-        }
+
+        async def reads() -> list[int]:
+            return [await each.fetchval(FEED_READS, LOGIN, OF_FEEDS) for each in (primary, other)]
+
+        return await _storm(stage, changes, settings, reads)
 
 
-async def _storm(stage: Stage, changes: int, settings: dict[str, str]) -> dict[str, float]:
+async def _nothing() -> list[int]:
+    return []
+
+
+async def _storm(
+    stage: Stage, changes: int, settings: dict[str, str], reads: Callable[[], Awaitable[list[int]]] = _nothing
+) -> dict[str, float]:
+    """`reads`: how many statements the primary and the replica have read feeds by, so far."""
     devices, server = stage.devices, stage.server
 
     async def write(each: int) -> list[Written]:
@@ -51,9 +57,10 @@ async def _storm(stage: Stage, changes: int, settings: dict[str, str]) -> dict[s
     await stage.disconnect()
     written = await write(changes)
     await stage.quiet()
-    statements = await stage.statements()
+    statements, before_reads = await stage.statements(), await reads()
     state = await devices.connect(server.port, at_once=devices.count)
     statements = await stage.statements() - statements
+    made = [now - then for now, then in zip(await reads(), before_reads, strict=True)]
     lost = stage.lost(written, await devices.arrivals(len(written)))
 
     await stage.disconnect()
@@ -68,6 +75,7 @@ async def _storm(stage: Stage, changes: int, settings: dict[str, str]) -> dict[s
         "written": len(written),
         "seconds_to_live": (state["last_live"] - state["began"]) / 1e9,
         "statements": statements,
+        **dict(zip(("reads_by_primary", "reads_by_replica"), made, strict=False)),
         "lost": lost,
         "written_again": len(written_again),
         "seconds_to_live_after_sigkill": (state_again["last_live"] - serving) / 1e9,
