@@ -10,7 +10,7 @@ import structlog
 from server import metrics
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport
-from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, Lag
+from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, PATIENCE, SILENT, Lag
 from server.postgres.connection import connect, give_up, statement
 from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.pool import Pool
@@ -23,8 +23,6 @@ log = structlog.get_logger()
 
 EVERY: Final = 1.0
 """Seconds between two looks at the replicas."""
-LOOK_SECONDS: Final = 3.0
-"""Limit for a look at one replica."""
 NOT_FOLLOWING: Final = "It follows no primary."
 ANOTHER_HISTORY: Final = "It holds another history than the primary, or has not received the primary's yet."
 
@@ -99,10 +97,10 @@ class PostgresReplica:
     async def inspect(self, lag: Lag) -> None:
         """Find out whether it can be used."""
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(PATIENCE):
                 replayed = await self._look()
         except (UnavailableError, TimeoutError) as error:
-            self.leave(str(error) or "It does not answer.")
+            self.leave(str(error) or SILENT)
             return
         behind = lag.of(replayed, asyncio.get_running_loop().time())
         metrics.REPLICA_LAG.labels(str(self._number)).set(behind)

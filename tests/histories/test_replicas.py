@@ -204,6 +204,30 @@ async def test_a_replica_that_is_killed_is_left_and_taken_back(site: Machines) -
         await device.stop()
 
 
+async def test_a_replica_that_hangs_delays_one_read_and_is_left(
+    site: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.feed.replicas.PATIENCE", 0.2)
+    primary = site.primary()
+    replica = site.replica(primary)
+    async with beside(primary, replica) as server, administrator(primary.database) as sql:
+        user, conversation = await somebody(sql)
+        device = ClientDevice(server.url, user)
+        await is_used()
+        await comes_back(device)
+        await device.stop()
+        await add_message(sql, conversation, f"{user} goes on")
+        replica.freeze()
+        try:
+            await comes_back(device)
+            await is_up_to_date(sql, device)
+            await device.stop()
+            await is_left()
+        finally:
+            replica.thaw()
+        await is_used()
+
+
 async def test_what_is_written_to_a_promoted_replica_reaches_no_device(site: Machines) -> None:
     primary = site.primary()
     replica, other = site.replica(primary), site.replica(primary, "other")
