@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple, Self
-from uuid import uuid4
 
 import structlog
 
 from server import metrics
 from server.exceptions import AtlasError, CacheError, UnavailableError
+from server.responses.hits import Hits
 from server.responses.memory import Memory
 from server.responses.ports import Busy, Lease, Response, Shared, Store
 from server.responses.question import InputError, Key, check_lease, check_response
-from server.retry import Retry
 
 log = structlog.get_logger()
 
@@ -34,15 +33,10 @@ WRITE_SECONDS: Final = 10.0
 """Limit on storing or deleting a response."""
 AWAY_SECONDS: Final = 1.0
 """Seconds for which nobody looks into a Postgres that was away."""
-FLUSH_SECONDS: Final = 5.0
-"""Seconds between two groups of counted hits."""
-FLUSH_KEYS: Final = 1_000
-"""Most keys of one group: one statement of 15 ms."""
 LAST_SECONDS: Final = 2.0
 """Limit on what is left to do when the process ends."""
-COUNTED_KEYS: Final = 100_000
-"""Most keys whose hits wait to be counted while Postgres is away: 31 MB. Hits of others are lost, and counted as
-such."""
+LEASES: Final = 100_000
+"""Leases that are remembered before those that ended are forgotten."""
 PAUSES: Final = (0.02, 0.25)
 """Seconds between two looks for what another process computes: doubled from the first to the second."""
 STORE_PAUSE: Final = 1.0
@@ -120,13 +114,7 @@ class ResponseCache:
         self._away = False
         self._closing = False
         self._background: set[asyncio.Task[None]] = set()
-        self._process = uuid4()
-        self._hits: dict[Key, int] = {}
-        self._group: list[tuple[Key, int]] = []
-        """Hits that were sent, and perhaps not counted."""
-        self._number = 0
-        self._flushing = asyncio.Lock()
-        self._many = asyncio.Event()
+        self._hits = Hits(store)
         self._counting: asyncio.Task[None] | None = None
 
     # ---- Looking ---------------------------------------------------------------------------------------------------
@@ -137,7 +125,7 @@ class ResponseCache:
         if found is None:
             found = await self._look(key, None)
         if isinstance(found, Hit):
-            self._count(key, found)
+            self._hits.count(key, found.response, found.layer)
             return found
         metrics.RESPONSES.labels("missed").inc()
         return None
@@ -152,7 +140,7 @@ class ResponseCache:
         taken: Hit | Lease | Busy
         taken = self._remembered(key) or await self._join(key, lease, wait)
         if isinstance(taken, Hit):
-            self._count(key, taken)
+            self._hits.count(key, taken.response, taken.layer)
         else:
             metrics.RESPONSES.labels("computes" if isinstance(taken, Lease) else "busy").inc()
         return taken
@@ -335,7 +323,7 @@ class ResponseCache:
 
     def _grant(self, key: Key, lease: Lease) -> None:
         now = self._clock()
-        if len(self._granted) >= COUNTED_KEYS:
+        if len(self._granted) >= LEASES:
             self._granted = {other: until for other, until in self._granted.items() if until > now}
         self._granted[key] = now + lease.seconds
 
@@ -350,6 +338,7 @@ class ResponseCache:
     def _remember(self, key: Key, response: Response, begun: float) -> None:
         now = self._clock()
         self._memory.keep(key, response, min(begun + MEMORY_SECONDS, now + self._left(response)), now)
+        metrics.RESPONSES_BYTES.set(self._memory.size)
 
     def _left(self, response: Response) -> float:
         """Seconds until it expires, at least."""
@@ -440,51 +429,11 @@ class ResponseCache:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # ---- Counting --------------------------------------------------------------------------------------------------
-
-    def _count(self, key: Key, hit: Hit) -> None:
-        metrics.RESPONSES.labels(hit.layer).inc()
-        response = hit.response
-        if response.tokens:
-            metrics.RESPONSES_SAVED_TOKENS.inc(response.tokens)
-        if response.cost:
-            metrics.RESPONSES_SAVED_COST.inc(float(response.cost))
-        if not response.version:
-            return  # it was not stored
-        if key in self._hits or len(self._hits) < COUNTED_KEYS:
-            self._hits[key] = self._hits.get(key, 0) + 1
-        else:
-            metrics.RESPONSES_UNCOUNTED.inc()
-        if len(self._hits) >= FLUSH_KEYS:
-            self._many.set()
-
-    async def _run(self) -> None:
-        """Count hits in groups."""
-        retry = Retry("hits of responses wait for postgres", longest=FLUSH_SECONDS)
-        while True:
-            metrics.RESPONSES_BYTES.set(self._memory.size)
-            try:
-                await self.flush()
-            except UnavailableError as error:
-                await retry.pause(error)
-                continue
-            retry.reset()
-            self._many.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FLUSH_SECONDS):
-                    await self._many.wait()
+    # ---- Its end ---------------------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Count all hits so far. Raises UnavailableError: a later call counts them. A call may be cancelled."""
-        async with self._flushing:
-            while self._group or self._hits:
-                if not self._group:
-                    some = list(self._hits)[:FLUSH_KEYS]
-                    self._group = [(key, self._hits.pop(key)) for key in some]
-                    self._number += 1
-                # If the answer is lost, it is sent again under its number.
-                await self._store.count(self._process, self._number, self._group)
-                self._group = []
+        await self._hits.flush()
 
     def close(self) -> None:
         """Make nobody wait any more."""
@@ -496,7 +445,7 @@ class ResponseCache:
 
     async def __aenter__(self) -> Self:
         await self._look(Key("", ""), None)  # says at once if Postgres lacks the cache, and what time it is there
-        self._counting = asyncio.create_task(self._run(), name="responses")
+        self._counting = asyncio.create_task(self._hits.run(), name="responses")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -508,13 +457,7 @@ class ResponseCache:
         tasks += [flight.task for flight in self._flights.values() if flight.task is not None]
         for task in (await asyncio.wait(tasks, timeout=LAST_SECONDS))[1]:
             task.cancel()
-        try:
-            async with asyncio.timeout(LAST_SECONDS):
-                await self.flush()
-        except (UnavailableError, TimeoutError):
-            lost = sum(self._hits.values()) + sum(count for _, count in self._group)
-            metrics.RESPONSES_UNCOUNTED.inc(lost)
-            log.warning("hits of responses were not counted, postgres is away", hits=lost)
+        await self._hits.close(LAST_SECONDS)
 
 
 @contextlib.asynccontextmanager
