@@ -102,7 +102,8 @@ class App:
             if not await self._connected(postgres):
                 return
             store = PostgresStore(postgres.pool)
-            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            url = settings.redis_url
+            redis = None if url is None else await stack.enter_async_context(redis_link(url))
             reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes)
             batcher = _batcher(settings, postgres.writes)
             history.alarm.on_ring.append(batcher.postgres_is_back)
@@ -303,7 +304,7 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     return [sock]
 
 
-def _redis(url: str) -> "Link":
+def redis_link(url: str) -> "Link":
     """The link to Redis. Raises ConfigError if it cannot be made."""
     try:
         from server.redis.link import Link

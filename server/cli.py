@@ -205,10 +205,14 @@ def doctor() -> None:
 
     async def ask() -> bool:
         fit = True
-        async for finding in examine(database.database_url, database.listen_url):
+        async for finding in examine(database.database_url, database.listen_url, database.replica_urls or ()):
             mark = Mark.GOOD if finding.good else Mark.BAD if finding.grave else Mark.NOTE
             marked(mark, finding.says, finding.what)
             fit = fit and (finding.good or not finding.grave)
+        if database.redis_url is not None:
+            async with app.redis_link(database.redis_url) as link:
+                good, says = await link.examine()
+            marked(Mark.GOOD if good else Mark.NOTE, says, "redis")
         return fit
 
     raise typer.Exit(0 if asyncio.run(ask()) else 1)

@@ -124,10 +124,20 @@ class DatabaseSettings(Environment):
     database_url: PrimaryUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
     listen_url: PrimaryUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
 
+    replica_urls: Annotated[list[PostgresUrl] | None, NoDecode] = Field(None, alias="ATLAS_REPLICA_URLS", repr=False)
+    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL", repr=False)
+
+    @field_validator("replica_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
+
     def without_effect(self) -> Iterator[str]:
         yield from super().without_effect()
-        for name in ("database_url", "listen_url", "admin_url"):
-            if (url := getattr(self, name, None)) is not None and (ignored := read(url).ignored):
+        for name in ("database_url", "listen_url", "admin_url", "replica_urls"):
+            given = getattr(self, name, None) or []
+            urls = [given] if isinstance(given, str) else given
+            if ignored := dict.fromkeys(parameter for url in urls for parameter in read(url).ignored):
                 setting = type(self).model_fields[name].alias
                 names = ", ".join(ignored)
                 yield f"These parameters of {setting} have no effect here: {names}. server/README.md says why."
@@ -186,8 +196,6 @@ class ServiceSettings(Environment):
 
 
 class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSettings):
-    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL", repr=False)
-    replica_urls: Annotated[list[PostgresUrl] | None, NoDecode] = Field(None, alias="ATLAS_REPLICA_URLS", repr=False)
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
@@ -227,11 +235,6 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSet
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
-
-    @field_validator("replica_urls", mode="before")
-    @classmethod
-    def _split_urls(cls, value: Any) -> Any:
-        return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
 
     @field_validator("push_roles", mode="before")
     @classmethod

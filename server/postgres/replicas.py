@@ -42,7 +42,7 @@ class ReplicaRoute(Route):
                     row = await raw.fetchrow(statement("replica"))
                 except (*UNMIGRATED, asyncpg.InsufficientPrivilegeError):
                     raise UnfitError(ANOTHER_HISTORY) from None
-            require(row, self.history)
+            require(row, self.history.epoch)
             report = HistoryReport(row["epoch"], (), row["history_system"], row["history_timeline"], 0, 0)
             return OpenConnection(self.url, raw, report, 0)
         except BaseException:
@@ -50,15 +50,11 @@ class ReplicaRoute(Route):
             raise
 
 
-def require(row: Any, history: History) -> None:
-    """Raise UnfitError unless a row of replica.sql is of a replica of the history that counts."""
+def require(row: Any, epoch: str) -> None:
+    """Raise UnfitError unless a row of replica.sql is of a replica of this history."""
     if not row["in_recovery"]:
         raise UnfitError(NOT_FOLLOWING)
-    if (
-        row["epoch"] != history.epoch
-        or row["system"] != row["history_system"]
-        or row["timeline"] > row["history_timeline"]
-    ):
+    if row["epoch"] != epoch or row["system"] != row["history_system"] or row["timeline"] > row["history_timeline"]:
         raise UnfitError(ANOTHER_HISTORY)
 
 
@@ -89,7 +85,7 @@ class PostgresReplica:
         """How much of the primary's WAL it has replayed, in bytes. Raises UnavailableError."""
         (row,) = await self._pool.fetch("replica")
         try:
-            require(row, self._history)
+            require(row, self._history.epoch)
         except UnfitError as error:
             raise UnavailableError(str(error)) from None
         return int(row["replayed"])
