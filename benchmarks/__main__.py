@@ -14,6 +14,7 @@ from benchmarks.attack import attack
 from benchmarks.baseline import baseline
 from benchmarks.catchup import cases, catchup
 from benchmarks.doorbell import doorbell
+from benchmarks.failover import failover
 from benchmarks.fanout import fanout
 from benchmarks.idle import idle
 from benchmarks.live import live
@@ -21,6 +22,7 @@ from benchmarks.metrics import metrics
 from benchmarks.page import page
 from benchmarks.push import push
 from benchmarks.report import write
+from benchmarks.responses import responses
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
@@ -101,6 +103,18 @@ def doorbell_command(
     return lambda: doorbell(seconds, counts)
 
 
+@benchmark("failover", sockets=20, away=0.1)
+def failover_command(
+    sockets: Annotated[int, typer.Option(min=1, help="Devices, each of another user.")] = 1_000,
+    away: Annotated[float, typer.Option(min=0, help="Seconds from the end of the primary to the promotion.")] = 5.0,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="The primary stops in its tracks and refuses nothing, instead of dying.")
+    ] = False,
+) -> Benchmark:
+    """The replica is promoted: how long until all devices are live on it."""
+    return on_stage(lambda stage: failover(stage, away, silent), sockets)
+
+
 @benchmark("fanout", sockets=20, seconds=0.4)
 def fanout_command(sockets: Annotated[int, typer.Option(min=1)] = 1_000, seconds: Seconds = 10.0) -> Benchmark:
     """Send one change to many sockets, compared with a C program: 20 per second, and 160 at once."""
@@ -161,13 +175,25 @@ def push_command(
     return on_stage(lambda stage: push(stage, changes, seconds), sockets)
 
 
+@benchmark("responses", seconds=0.2, looks=50, askers=50, model=0.1)
+def responses_command(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of asking over HTTP.")] = 10.0,
+    looks: Annotated[int, typer.Option(min=1, help="Responses looked up in each layer.")] = 2_000,
+    askers: Annotated[int, typer.Option(min=2, help="Equal questions of a stampede.")] = 1_000,
+    model: Annotated[float, typer.Option(min=0.01, help="Seconds that computing a response takes.")] = 1.0,
+) -> Benchmark:
+    """Cached responses: a hit in the process, over Redis, Postgres and HTTP; stampedes."""
+    return lambda: responses(seconds, looks, askers, model)
+
+
 @benchmark("storm", sockets=20)
 def storm_command(
     sockets: Annotated[int, typer.Option(min=1, help="Devices, each of another user.")] = 1_000,
     changes: Annotated[int, typer.Option(min=0, help="Changes that each of them missed.")] = 5,
+    replica: Annotated[bool, typer.Option("--replica", help="A streaming replica reads for them, too.")] = False,
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
-    return on_stage(lambda stage: storm(stage, changes), sockets)
+    return on_stage(lambda stage: storm(stage, changes, replica), sockets)
 
 
 @benchmark("usage", events=500.0, batch=50, changes=50.0, users=20, seconds=0.5, rounds=1)

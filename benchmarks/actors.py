@@ -75,6 +75,13 @@ class Server:
                         return now
         raise BenchmarkError(f"The server did not come to serve; the last it said: {last.decode().strip()}.")
 
+    async def stop(self) -> None:
+        """Ask it to end, and wait until it did."""
+        assert self._process is not None
+        self._process.terminate()
+        async with asyncio.timeout(LIMIT):
+            await self._process.wait()
+
     async def kill(self) -> None:
         if self._process is not None:
             await end(self._process)

@@ -6,6 +6,7 @@ arrive as JSON lines on standard input. It answers each at once with one line, a
 
 import errno
 import gc
+import heapq
 import os
 import selectors
 import socket
@@ -69,6 +70,10 @@ class Devices:
         self._writing: Writing | None = None
         self._mutations = 1
         """Most mutations of one push."""
+        self._coming_back: list[tuple[int, int]] | None = None
+        """When which device connects again. None while a device that is sent away is in trouble."""
+        self._lives: list[int] = []
+        """Instants at which devices that came back became live."""
 
     def prepare(
         self, users: list[str], conversations: list[str], per_user: int, secret: str, first: int, count: int
@@ -140,6 +145,17 @@ class Devices:
         self._batches.clear()
         return answer
 
+    def come_back(self) -> None:
+        """From now on a device whose position is lost comes back without a cursor, after the delay that it is told."""
+        self._coming_back, self._at_once = [], len(self._devices)
+
+    def returned(self) -> int:
+        """Return the number of devices that came back and are live."""
+        return len(self._lives)
+
+    def lives(self) -> list[int]:
+        return self._lives
+
     def traffic(self) -> dict[str, int]:
         """Return what all devices together have received since the last call: bytes, with the headers of HTTP and
         WebSocket, frames, and the rows in them."""
@@ -162,7 +178,7 @@ class Devices:
         told = bytearray()
         self._selector.register(sys.stdin, selectors.EVENT_READ)
         while True:
-            for key, _ in self._selector.select(self._writing.make_due() if self._writing is not None else None):
+            for key, _ in self._selector.select(self._due()):
                 if key.data is not None:
                     self._ready(key.data)
                     continue
@@ -175,6 +191,20 @@ class Devices:
                     del told[: end + 1]
                     sys.stdout.buffer.write(orjson.dumps(getattr(self, name)(**given)) + b"\n")
                     sys.stdout.buffer.flush()
+
+    def _due(self) -> float | None:
+        """Do what is due. Return the seconds until something else is, None if nothing will be."""
+        due = self._writing.make_due() if self._writing is not None else None
+        if self._coming_back:
+            now = time.monotonic_ns()
+            while self._coming_back and self._coming_back[0][0] <= now:
+                _, number = heapq.heappop(self._coming_back)
+                self._waiting.append(self._devices[number - self._devices[0].number])
+            self._begin_more()
+            if self._coming_back:
+                left = (self._coming_back[0][0] - now) / 1e9
+                due = left if due is None else min(due, left)
+        return due
 
     def _begin_more(self) -> None:
         while self._waiting and self._under_way < self._at_once:
@@ -222,6 +252,8 @@ class Devices:
             self._greet(device, sock)
             return
         for opcode, payload in frames(device.buffer):
+            if device.sock is not sock:  # it was sent away
+                return
             if opcode != 2:
                 self._failed(device, f"a WebSocket frame with opcode {opcode} came")
                 return
@@ -285,6 +317,8 @@ class Devices:
                     self._live += 1
                     self._under_way -= 1
                     self._last_live = now
+                    if self._coming_back is not None:
+                        self._lives.append(now)
                     self._begin_more()
             case "ack":
                 if self._writing is not None:
@@ -293,6 +327,12 @@ class Devices:
                 self._mutations = frame["limits"]["mutations"]
                 if device.cursor is not None and frame["mode"] != "resumed":
                     self._failed(device, f"a cursor was answered with a snapshot ({frame['why']})")
+            case "error" if frame["code"] == "position_lost" and self._coming_back is not None:
+                self._live -= device.phase is Phase.LIVE
+                self._drop(device)
+                device.cursor = None
+                device.prepare()
+                heapq.heappush(self._coming_back, (now + frame["retry_after"] * 1_000_000, device.number))
             case "error" if frame["code"] != "unavailable" or frame["answers"] == "push":
                 self._failed(device, frame["message"])
 

@@ -4,11 +4,13 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +47,31 @@ async def end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+
+
+@asynccontextmanager
+async def redis_server(place: Path) -> AsyncIterator[str]:
+    """A Redis that keeps nothing on disk. Gives its URL."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise BenchmarkError("There is neither redis-server nor valkey-server: install one.")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place))
+    process = await launch(program, *options, stdout=subprocess.DEVNULL)
+
+    async def answers() -> bool:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return True
+        return False
+
+    try:
+        await eventually("Redis answers", answers)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        await end(process)
 
 
 @contextmanager

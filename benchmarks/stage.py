@@ -77,7 +77,7 @@ class Stage:
         self.server = self.another_server()
         self.machine: dict[str, Any] = {}
         self.devices: Devices
-        self._conversations = [uuid4() for _ in self.users]
+        self.conversations = [uuid4() for _ in self.users]
         turns = (turn for conversation in Dataset().values() for turn in conversation["messages"])
         self._texts: list[str] = [said["text"] for turn in turns for said in turn if said["text"]]
         self._admin: Any = None
@@ -93,7 +93,7 @@ class Stage:
         self.machine = machine.describe(await self._admin.fetchval("SHOW server_version"))
         await self._admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; CREATE EXTENSION pg_stat_statements")
         texts = random.choices(self._texts, k=len(self.users))
-        await self._admin.execute(SEED, self.users, self._conversations, texts, timeout=LIMIT)
+        await self._admin.execute(SEED, self.users, self.conversations, texts, timeout=LIMIT)
         # Now, instead of by autovacuum in the middle of a measurement.
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
@@ -115,7 +115,7 @@ class Stage:
             stack.push_async_callback(end, generator)
             generators.append(generator)
         devices = Devices(generators, len(self.users) * self.per_user)
-        users, conversations = ([str(each) for each in ids] for ids in (self.users, self._conversations))
+        users, conversations = ([str(each) for each in ids] for ids in (self.users, self.conversations))
         await devices.prepare(users, conversations, self.per_user)
         return devices
 
@@ -167,7 +167,7 @@ class Stage:
                     await asyncio.sleep(due - time.monotonic())
                 message = uuid4()
                 # The answer to a statement outside of a transaction is the answer to its COMMIT.
-                await connection.execute(WRITE, message, self._conversations[user], self.text())
+                await connection.execute(WRITE, message, self.conversations[user], self.text())
                 written.append((user, message.hex, time.monotonic_ns()))
 
         async with asyncio.TaskGroup() as tasks:
@@ -181,7 +181,7 @@ class Stage:
         for begin in range(0, count, together):
             some = ids[begin : begin + together]
             texts = [self.text() for _ in some]
-            await self._writers[0].execute(WRITE_MANY, some, self._conversations[user], texts, timeout=LIMIT)
+            await self._writers[0].execute(WRITE_MANY, some, self.conversations[user], texts, timeout=LIMIT)
         return [message.hex for message in ids]
 
     async def push(self, rate: float | None, seconds: float, each: int = 1) -> Pushed:

@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -26,6 +25,7 @@ from server.edge.auth import KeySet, Verifier
 from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
 from server.edge.registry import Registry
+from server.edge.responses import Responses
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
@@ -48,13 +48,15 @@ from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
 from server.postgres.replicas import PostgresReplica, ReplicaWatch
+from server.postgres.responses import PostgresResponses
 from server.postgres.route import Route
-from server.postgres.shortage import Shortage
 from server.postgres.store import PostgresStore
 from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
+from server.responses.cache import ResponseCache
+from server.responses.ports import Shared
 from server.retry import Retry
 from server.usage.events import sync_completed
 from server.usage.recorder import Recorder
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+RESPONSE_CONNECTIONS: Final = 2
+"""Connections of the response cache, so that no device waits for it. One may wait for a lock."""
 LAST_RECORDING: Final = 2.0
 """Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 
@@ -105,9 +109,11 @@ class App:
                 return
             usage = _Usage(postgres.writes, clock) if settings.usage else None
             store = PostgresStore(postgres.pool)
-            redis = None if settings.redis_url is None else await stack.enter_async_context(_redis(settings.redis_url))
+            url = settings.redis_url
+            redis = None if url is None else await stack.enter_async_context(redis_link(url))
             reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, usage)
             batcher = _batcher(settings, postgres.writes)
+            history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,
@@ -123,7 +129,8 @@ class App:
             routes = list(self._routes)
             if usage is not None and service:
                 routes.append(edge_usage.route(service, usage.recorder, clock.seconds, settings.usage_days))
-            server = self._server = self._http(services, gauges, service, ready, routes)
+            responses = await _responses(settings, postgres, redis, stack)
+            server = self._server = self._http(services, gauges, service, responses, ready, routes)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -160,7 +167,7 @@ class App:
 
     async def _connected(self, postgres: "_Postgres") -> bool:
         """Wait for Postgres. False if `stop` was called meanwhile."""
-        retry = Retry("postgres cannot be reached, trying again", longest=5.0)
+        retry = Retry("postgres cannot be reached, trying again")
         while not self._stopping:
             try:
                 await postgres.connect()
@@ -175,13 +182,22 @@ class App:
         services: Services,
         gauges: Gauges,
         service: ServiceTokens,
+        responses: ResponseCache | None,
         ready: Callable[[], None],
         routes: Sequence[BaseRoute],
     ) -> Server:
         settings = self._settings
+        routes = [*routes]
+        if responses is not None:
+            routes.append(Responses(responses).route(service))
 
         def readiness() -> Readiness:
             return Readiness(False, "shutting down") if self._stopping else services.readers.readiness()
+
+        async def drain() -> None:
+            if responses is not None:
+                responses.close()
+            await services.registry.drain(settings.drain)
 
         return Server(
             http.application(
@@ -196,7 +212,7 @@ class App:
                 service,
             ),
             ready,
-            partial(services.registry.drain, settings.drain),
+            drain,
         )
 
 
@@ -216,10 +232,10 @@ class _Postgres:
             for number, url in enumerate(settings.replica_urls or (), 1)
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
+        self.responses = Pool(route, size=RESPONSE_CONNECTIONS)
         # A connection that goes back to a pooler does not become one that can LISTEN.
-        shortage = Shortage() if pooled else route.shortage
         self.doorbells = ListenDoorbells(
-            Route(settings.listen_url or settings.database_url, history, spare=route.spare, shortage=shortage)
+            Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         )
 
     async def connect(self) -> None:
@@ -231,6 +247,7 @@ class _Postgres:
     def terminate(self) -> None:
         for replica in self.replicas:
             replica.terminate()
+        self.responses.terminate()
         self.writes.terminate()
         self.pool.terminate()
 
@@ -310,6 +327,21 @@ class _Usage:
                 await self.recorder.close()
 
 
+async def _responses(
+    settings: ServeSettings, postgres: _Postgres, redis: "Link | None", stack: contextlib.AsyncExitStack
+) -> ResponseCache | None:
+    """The response cache, if it is on. It ends with `stack`."""
+    if not settings.responses:
+        return None
+    shared: Shared | None = None
+    if redis is not None:
+        from server.redis.responses import RedisResponses
+
+        shared = RedisResponses(redis, lambda: postgres.responses.history.epoch)
+    store = PostgresResponses(postgres.responses)
+    return await stack.enter_async_context(ResponseCache(store, shared, settings.responses_mib * 1024 * 1024))
+
+
 def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) -> list[socket.socket]:
     """The socket of ATLAS_METRICS_PORT, if it is set. Raises ConfigError."""
     if (port := settings.metrics_port) is None:
@@ -320,7 +352,7 @@ def _metrics_sockets(settings: ServeSettings, stack: contextlib.AsyncExitStack) 
     return [sock]
 
 
-def _redis(url: str) -> "Link":
+def redis_link(url: str) -> "Link":
     """The link to Redis. Raises ConfigError if it cannot be made."""
     try:
         from server.redis.link import Link

@@ -93,13 +93,17 @@ def demo(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
     speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
+    beside: Annotated[
+        str, typer.Option("--with", help="Start these, too: redis, replica; separated by a comma.", show_default="none")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
 ) -> None:
     """Start everything on this machine, with real conversations: a PostgreSQL server, the sync server, and writers."""
     from server.demo import run
 
     logs.configure("warning", "console")
-    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json))
+    extras = run.extras(beside)
+    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json, extras=extras))
 
 
 @cli.command()
@@ -202,10 +206,14 @@ def doctor() -> None:
 
     async def ask() -> bool:
         fit = True
-        async for finding in examine(database.database_url, database.listen_url):
+        async for finding in examine(database.database_url, database.listen_url, database.replica_urls or ()):
             mark = Mark.GOOD if finding.good else Mark.BAD if finding.grave else Mark.NOTE
             marked(mark, finding.says, finding.what)
             fit = fit and (finding.good or not finding.grave)
+        if database.redis_url is not None:
+            async with app.redis_link(database.redis_url) as link:
+                good, says = await link.examine()
+            marked(Mark.GOOD if good else Mark.NOTE, says, "redis")
         return fit
 
     raise typer.Exit(0 if asyncio.run(ask()) else 1)

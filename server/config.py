@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from protocol.frames import MAX_MUTATIONS
 from server.exceptions import ConfigError, UnfitError
-from server.url import read
+from server.url import read, wants_standby
 
 Settings = TypeVar("Settings", bound="Environment")
 
@@ -46,6 +46,17 @@ def _is_postgres(url: str) -> str:
 
 
 PostgresUrl = Annotated[str, AfterValidator(_is_postgres)]
+
+
+def _may_lead_to_a_primary(url: str) -> str:
+    if wants_standby(_is_postgres(url)):
+        raise ValueError(
+            "has a target_session_attrs that permits only standbys: write read-write, which leads to the primary"
+        )
+    return url
+
+
+PrimaryUrl = Annotated[str, AfterValidator(_may_lead_to_a_primary)]
 
 
 def _is_redis(url: str) -> str:
@@ -110,13 +121,23 @@ def _is_of_a_service(name: str, value: object) -> bool:
 
 
 class DatabaseSettings(Environment):
-    database_url: PostgresUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
-    listen_url: PostgresUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
+    database_url: PrimaryUrl = Field(alias="DATABASE_URL", description="postgres://user:password@host:port/database")
+    listen_url: PrimaryUrl | None = Field(None, alias="ATLAS_LISTEN_URL")
+
+    replica_urls: Annotated[list[PostgresUrl] | None, NoDecode] = Field(None, alias="ATLAS_REPLICA_URLS", repr=False)
+    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL", repr=False)
+
+    @field_validator("replica_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
 
     def without_effect(self) -> Iterator[str]:
         yield from super().without_effect()
-        for name in ("database_url", "listen_url", "admin_url"):
-            if (url := getattr(self, name, None)) is not None and (ignored := read(url).ignored):
+        for name in ("database_url", "listen_url", "admin_url", "replica_urls"):
+            given = getattr(self, name, None) or []
+            urls = [given] if isinstance(given, str) else given
+            if ignored := dict.fromkeys(parameter for url in urls for parameter in read(url).ignored):
                 setting = type(self).model_fields[name].alias
                 names = ", ".join(ignored)
                 yield f"These parameters of {setting} have no effect here: {names}. server/README.md says why."
@@ -125,7 +146,7 @@ class DatabaseSettings(Environment):
 class OwnerSettings(DatabaseSettings):
     """Settings of commands that change the database's structure."""
 
-    admin_url: PostgresUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
+    admin_url: PrimaryUrl | None = Field(None, alias="ATLAS_ADMIN_URL")
 
     @property
     def owner_url(self) -> str:
@@ -186,8 +207,6 @@ class ServiceSettings(Environment):
 
 class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSettings, ProcessSettings):
     usage: bool = Field(False, alias="ATLAS_USAGE")
-    redis_url: RedisUrl | None = Field(None, alias="REDIS_URL", repr=False)
-    replica_urls: Annotated[list[PostgresUrl] | None, NoDecode] = Field(None, alias="ATLAS_REPLICA_URLS", repr=False)
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)
@@ -209,6 +228,8 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
     title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
     content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    responses: bool = Field(False, alias="ATLAS_RESPONSES")
+    responses_mib: int = Field(64, alias="ATLAS_RESPONSES_MIB", ge=1, le=65_536)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)
     metrics_host: str = Field("127.0.0.1", alias="ATLAS_METRICS_HOST")
     metrics_token: str | None = Field(None, alias="ATLAS_METRICS_TOKEN", min_length=TOKEN_CHARACTERS, repr=False)
@@ -225,11 +246,6 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
-
-    @field_validator("replica_urls", mode="before")
-    @classmethod
-    def _split_urls(cls, value: Any) -> Any:
-        return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
 
     @field_validator("push_roles", mode="before")
     @classmethod
@@ -252,6 +268,12 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
     def hellos(self) -> int:
         """Hellos of one user in a minute."""
         return self.hellos_per_minute or HELLOS_PER_SOCKET * self.sockets_per_user
+
+    @model_validator(mode="after")
+    def _caches_for_somebody(self) -> Self:
+        if self.responses and self.service_token is None:
+            raise ValueError("ATLAS_RESPONSES needs ATLAS_SERVICE_TOKEN, the token of those that use the cache")
+        return self
 
     @model_validator(mode="after")
     def _keeps_figures_apart(self) -> Self:

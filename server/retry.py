@@ -22,6 +22,34 @@ def backoff(failures: int, longest: float = 2.0) -> float:
     return min(SHORTEST / 2 * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1)
 
 
+class Alarm:
+    """Ends pauses early: what failed may work again."""
+
+    def __init__(self) -> None:
+        self.rung = 0
+        """How often it has rung."""
+        self.on_ring: list[Callable[[], object]] = []
+        self._next: asyncio.Future[None] | None = None
+
+    @property
+    def next(self) -> asyncio.Future[None]:
+        """Done when it rings next."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def ring(self) -> None:
+        self.rung += 1
+        for notify in self.on_ring:
+            notify()
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds, or when it rings."""
+        await asyncio.wait([self.next], timeout=seconds)
+
+
 class Retry:
     """Counts the failures in a row of one operation, logs each, and waits before the next attempt.
 
@@ -42,17 +70,21 @@ class Retry:
         event: str | None,
         *,
         longest: float = 2.0,
+        alarm: Alarm | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         **fields: object,
     ) -> None:
         """`event` and `fields` go into the log line of each failure; without an event, failures are not logged.
-        `longest` is the longest delay in seconds."""
+        `longest` is the longest delay in seconds. `alarm` ends a delay early."""
         self.failures = 0
         """Failures since the last success."""
         self._event = event
         self._fields = fields
         self._longest = longest
-        self._sleep = sleep
+        self._alarm = alarm
+        self._sleep = sleep if alarm is None else alarm.sleep
+        self._rung = 0
+        """How often the alarm had rung when the last attempt began."""
 
     def failed(self, error: BaseException) -> float:
         """Count and log a failure. Return the seconds until the next attempt, for callers that do not sleep."""
@@ -64,7 +96,12 @@ class Retry:
 
     async def pause(self, error: BaseException) -> None:
         """Count and log a failure, then wait for the delay."""
-        await self._sleep(self.failed(error))
+        delay = self.failed(error)
+        if self._alarm is not None and self._alarm.rung != self._rung:
+            delay = min(delay, SHORTEST)  # it rang during the attempt, which may have begun too early
+        await self._sleep(delay)
+        if self._alarm is not None:
+            self._rung = self._alarm.rung
 
     def reset(self) -> None:
         """Record a success: the next failure gets the shortest delay again."""

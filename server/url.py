@@ -175,6 +175,11 @@ def hosts(url: str) -> list[str]:
     return [str(parts.leading_to([place])) for place in places]
 
 
+def wants_standby(url: str) -> bool:
+    """Whether `url` permits no connection to a primary. Raises UnfitError if it cannot be read."""
+    return _Parts.of(url).said("target_session_attrs") in ("standby", "read-only")
+
+
 @dataclass(frozen=True, slots=True)
 class _Parameter:
     raw: str

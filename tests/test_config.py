@@ -42,6 +42,8 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("DATABASE_URL", "postgres://localhost/app?channel_binding=require"),
         ("ATLAS_LISTEN_URL", "localhost"),
         ("ATLAS_LISTEN_URL", "postgres://localhost/app?sslmode=on"),
+        ("DATABASE_URL", "postgres://one,two/app?target_session_attrs=standby"),
+        ("ATLAS_LISTEN_URL", "postgres://one,two/app?target_session_attrs=read-only"),
         ("ATLAS_JWT_SECRET", "short"),
         ("ATLAS_JWT_SECRET_FORMER", "short"),
         ("ATLAS_JWKS_URL", "ftp://example.com"),
@@ -246,5 +248,7 @@ def test_the_settings_table_has_every_setting_with_its_default() -> None:
             if repr(default) == "PydanticUndefined"
             else ",".join(sorted(default))
             if isinstance(default, frozenset)
+            else str(default).lower()
+            if isinstance(default, bool)
             else str(default)
         )

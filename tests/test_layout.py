@@ -17,6 +17,7 @@ TESTED_BY: Final = {
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
     "edge/listen.py": ["integration/test_addresses.py"],
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
+    "edge/responses.py": ["integration/test_responses.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
     "feed/confirmation.py": ["histories/test_replicas.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],

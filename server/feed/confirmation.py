@@ -33,7 +33,7 @@ class Confirmation:
     async def run(self) -> None:
         """Confirm until cancelled."""
         loop = asyncio.get_running_loop()
-        retry = Retry("postgres is away, readers wait for a confirmation")
+        retry = Retry("postgres is away, readers wait for a confirmation", alarm=self._history.alarm)
         while True:
             await self._wanted.wait()
             self._wanted.clear()

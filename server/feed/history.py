@@ -13,11 +13,17 @@ from protocol.frames import Instant, Milliseconds
 from server import metrics
 from server.exceptions import UnavailableError
 from server.feed.hub import Hub
+from server.retry import Alarm
 
 log = structlog.get_logger()
 
-APART: Final = (100, 5_000)
-"""Milliseconds between which devices come back that all learn of a failover at the same moment."""
+SOONEST: Final = 100
+"""Milliseconds after which the first of those devices comes back that all learn of a failover at the same moment."""
+EACH: Final = 1.0
+"""Milliseconds by which each device more delays the last of them: two cores, with Postgres on them, give 1,000 devices
+their snapshots in 1.2 s."""
+LATEST: Final = 5_000
+"""Milliseconds after which the last of them comes back, however many there are."""
 RESTARTED: Final = "Postgres was restarted. Come back after the delay: acknowledged changes have to be confirmed again."
 EARLIER: Final = (
     "This Postgres holds an earlier history than the one that was served before, as a former primary does after a "
@@ -75,6 +81,8 @@ class History:
         """Why the last inspection of the database failed, if retrying does not help."""
         self.on_change: list[Callable[[], object]] = []
         """Called when the history has changed."""
+        self.alarm = Alarm()
+        """Rings when Postgres can be reached again, and when the history has changed."""
         self.on_mismatch: Callable[[], object] = lambda: None
         """Called when a statement reported another epoch than this one."""
 
@@ -82,6 +90,10 @@ class History:
     def epoch(self) -> str:
         """Empty before Postgres was first asked."""
         return "" if self._report is None else self._report.epoch
+
+    def is_newer(self, report: HistoryReport) -> bool:
+        """Whether this history is newer than the one that counts."""
+        return self._report is not None and newer(report, self._report)
 
     @property
     def since_start(self) -> str:
@@ -99,10 +111,12 @@ class History:
             self._report = report
             metrics.HISTORIES.inc()
             log.warning("history changed, every device starts over", before=before.epoch, now=report.epoch)
+            devices = self._hub.count
             for reader in self._hub.readers():
-                reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart()))
+                reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(devices)))
             for notify in self.on_change:
                 notify()
+            self.alarm.ring()
         else:
             raise UnavailableError(EARLIER)
 
@@ -130,13 +144,19 @@ class History:
         again. Without a generation, the image may also give the client_id to an earlier connection; reconnecting takes
         it back.
         """
+        devices = self._hub.count
         for reader in self._hub.readers():
             position = reader.position
             confirmed = 0 if position is None or reader.generation is None else position.seq
             if reader.acknowledged > confirmed:
-                reader.sink.close(errors.GOING_AWAY.frame(RESTARTED, retry_after=come_back_apart()))
+                reader.sink.close(errors.GOING_AWAY.frame(RESTARTED, retry_after=come_back_apart(devices)))
 
 
-def come_back_apart() -> Milliseconds:
-    """The delay after which one of many devices comes back that all lose their position at the same moment."""
-    return Milliseconds(random.randrange(*APART))
+def come_back_apart(devices: int) -> Milliseconds:
+    """The delay after which one of so many devices comes back that all lose their position at the same moment."""
+    return Milliseconds(random.randrange(SOONEST, latest(devices)))
+
+
+def latest(devices: int) -> int:
+    """The milliseconds before which the last of so many devices comes back."""
+    return min(2 * SOONEST + int(EACH * devices), LATEST)

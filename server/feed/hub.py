@@ -173,6 +173,8 @@ class Hub:
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
         self._confirming: deque[Cohort] = deque()
+        self.count = 0
+        """Connected readers."""
         self.stalled_snapshots = 0
         """Readers that are stalled in the middle of a snapshot."""
         self.doorbells_work = False
@@ -187,6 +189,7 @@ class Hub:
             feed = self._feeds[user] = Feed(user)
         reader = Reader(feed, client_id, sink, window, generation)
         feed.readers.add(reader)
+        self.count += 1
         return reader
 
     def of_client(self, user: str, client_id: UUID) -> Reader | None:
@@ -211,6 +214,7 @@ class Hub:
         self._leave(reader)
         self._take_stalled(reader)
         feed = reader.feed
+        self.count -= reader in feed.readers
         feed.readers.discard(reader)
         if feed.tier is not None and reader.welcomed_at is not None:
             metrics.CONNECTIONS.labels(feed.tier).dec()

@@ -76,7 +76,7 @@ class Pump:
     async def _run_lane(self, lane: Lane) -> None:
         wake = self._wakes[lane]
         loop = asyncio.get_running_loop()
-        retry = Retry("postgres is away, readers wait", lane=lane.name)
+        retry = Retry("postgres is away, readers wait", alarm=self._history.alarm, lane=lane.name)
         while True:
             await wake.wait()
             wake.clear()
@@ -137,7 +137,7 @@ class Pump:
                 if phase is Phase.HELLO:
                     self._snapshots.begin(reader, batch)
                 else:
-                    reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart()))
+                    reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
         if self._notes:
             self._hub.note(cohort, batch.to, reading.entries)

@@ -1,6 +1,7 @@
 """Reads that a replica can answer. What it answers is checked against what the device has, and never more than that: a
 replica may lag, and only the primary knows whether a device has everything."""
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
@@ -20,6 +21,9 @@ LAG_SECONDS: Final = 5.0
 """A replica that lags by more is left: it can answer few devices, and each costs a second statement."""
 LAG_SECONDS_BACK: Final = 1.0
 """It is used again when it lags by no more than this."""
+PATIENCE: Final = 1.0
+"""Seconds for a read. None of ours takes a tenth of it, and the primary waits to do it."""
+SILENT: Final = "It does not answer in time."
 REMEMBERED: Final = 60
 """Positions of the primary that `Lag` remembers."""
 
@@ -73,11 +77,12 @@ class Replicas:
         else:
             return None
         try:
-            answer = await read(replica.store)
-            # After the read: a replica that was promoted meanwhile may have read what the primary never had.
-            await replica.check()
-        except UnavailableError as error:
-            replica.leave(str(error))
+            async with asyncio.timeout(PATIENCE):
+                answer = await read(replica.store)
+                # After the read: a replica that was promoted meanwhile may have read what the primary never had.
+                await replica.check()
+        except (UnavailableError, TimeoutError) as error:
+            replica.leave(str(error) or SILENT)
             return None
         return answer
 

@@ -80,7 +80,7 @@ class Snapshots:
                 tasks.create_task(self._work(), name=f"snapshot-{number}")
 
     async def _work(self) -> None:
-        retry = Retry("postgres is away, snapshots wait")
+        retry = Retry("postgres is away, snapshots wait", alarm=self._history.alarm)
         while True:
             await self._some.acquire()
             job = self._queue.take()

@@ -381,6 +381,47 @@ REDIS_FAILURES = _counter(
     "to allkeys-lru.",
     "why",
 )
+RESPONSES = _counter(
+    "atlas_responses",
+    Question.RELIEF,
+    "Requests for cached responses by outcome: found in this `process`, in `redis`, in `postgres`, or `waited` for "
+    "another caller; the caller `computes`; `busy`, another one does; `missed`, a look without a lease",
+    "Few are found: the scope or the model changes with every request, or the ttl is too short. Many `busy`: callers "
+    "do not wait, or leases of callers that died have to end first; shorten them.",
+    "outcome",
+)
+RESPONSES_STORED = _counter(
+    "atlas_responses_stored",
+    Question.RELIEF,
+    "Computed responses by result: `stored`, or `refused` because their lease was over or they were deleted meanwhile",
+    'Far fewer than atlas_responses_total{outcome="computes"}: callers take leases and store nothing, and others wait '
+    "for them in vain. Many `refused`: computing takes longer than the lease; ask for longer ones.",
+    "result",
+)
+RESPONSES_SAVED_COST = _counter(
+    "atlas_responses_saved_cost",
+    Question.RELIEF,
+    "Cost of the responses that were found instead of computed, as their callers gave it",
+    "0 while responses are found: callers store them without `cost`.",
+)
+RESPONSES_SAVED_TOKENS = _counter(
+    "atlas_responses_saved_tokens",
+    Question.RELIEF,
+    "Tokens of the responses that were found instead of computed, as their callers gave them",
+    "0 while responses are found: callers store them without `tokens`.",
+)
+RESPONSES_BYTES = _gauge(
+    "atlas_responses_bytes",
+    Question.RELIEF,
+    "Memory of the responses that processes keep",
+    "Always ATLAS_RESPONSES_MIB for each process while few are found in the `process`: raise it.",
+)
+RESPONSES_UNCOUNTED = _counter(
+    "atlas_responses_uncounted",
+    Question.RELIEF,
+    "Hits that were not added to hit_count",
+    "Above 0: Postgres was away for long, or when a process ended. The figures above count all hits.",
+)
 
 REPLICAS = _gauge(
     "atlas_replicas",
@@ -483,7 +524,7 @@ for _state in ("used", "left"):
     REPLICAS.labels(_state)
 for _result in ("hit", "miss", "older", "unusable"):
     KEPT.labels(_result)
-for _command in ("get", "set"):
+for _command in ("eval", "get", "set"):
     REDIS_SECONDS.labels(_command)
 for _source, _fates in {
     "server": ("written", "dropped"),
@@ -495,6 +536,10 @@ for _of in ("users", "tiers"):
     COST_UNUSUAL.labels(_of)
 for _tier in COST_TIERS:
     COST_TODAY.labels(_tier)
+for _outcome in ("process", "redis", "postgres", "waited", "computes", "busy", "missed"):
+    RESPONSES.labels(_outcome)
+for _result in ("stored", "refused"):
+    RESPONSES_STORED.labels(_result)
 for _tier in sorted(tiers.SYNCED):
     CONNECTIONS.labels(_tier)
     USERS.labels(_tier)

@@ -71,6 +71,13 @@ PARTITIONS_AHEAD_DAYS: Final = 14
 MAINTAINED_SECONDS: Final = 3_600
 """`atlas-sync maintain` runs every five minutes: a dozen runs failed."""
 
+# --- Do caches and replicas help?
+
+RESPONSES_COMPUTED: Final = 0.05
+"""Leases per second: below it, one caller that fails is half of all."""
+RESPONSES_STORED_SHARE: Final = 0.5
+"""Of the responses that callers compute. Some fail, because models do."""
+
 # --- What does it cost?
 
 USAGE_PENDING_SECONDS: Final = 3_600
@@ -113,6 +120,7 @@ ALERTS: Final[Mapping[str, tuple[float, ...]]] = {
     "AtlasDefaultRows": (DEFAULT_ROWS_COUNTED,),
     "AtlasPartitionsEnd": (PARTITIONS_AHEAD_DAYS,),
     "AtlasNotMaintained": (MAINTAINED_SECONDS,),
+    "AtlasResponsesNotStored": (RESPONSES_COMPUTED, RESPONSES_STORED_SHARE),
     "AtlasUsageNotCounted": (USAGE_PENDING_SECONDS,),
     "AtlasTokensRefused": (TOKENS_REFUSED, TOKENS_REFUSED_SHARE),
     "AtlasBadFrames": (BAD_FRAMES,),

@@ -24,6 +24,10 @@ SHORT: Final = {
     "atlas_maintained_seconds_ago": "maintained ago",
     "atlas_usage_pending_seconds": "uncounted for",
     "atlas_cost_models_without_price": "without a price",
+    "atlas_responses_saved_cost_total": "cost saved",
+    "atlas_responses_saved_tokens_total": "tokens saved",
+    "atlas_responses_bytes": "response memory",
+    "atlas_responses_uncounted_total": "uncounted hits",
 }
 """Where the name without prefix and unit does not fit."""
 

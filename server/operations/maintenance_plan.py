@@ -97,6 +97,8 @@ class Seen:
     """Some devices have not connected for `Policy.forget_days`."""
     silent_servers: bool
     """Some servers have not reported for a day."""
+    expired_responses: bool
+    """Some cached responses have expired, or the traces of computing and counting them are a day old."""
     uncounted_usage: bool = False
     """Some events are not counted, or costs do not follow the price list."""
     old_usage_keys: bool = False
@@ -224,7 +226,29 @@ class Forget:
         return policy.usage_days if self.what.startswith("usage") else policy.forget_days
 
 
-Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | CountUsage | DropUsage | Forget
+@dataclass(frozen=True, slots=True)
+class DeleteExpired:
+    """Delete cached responses that have expired."""
+
+    what: Literal["responses"] = "responses"
+
+    def __str__(self) -> str:
+        return "delete cached responses that have expired"
+
+
+Step = (
+    Make
+    | MoveToArchive
+    | TurnDefault
+    | Bound
+    | Validate
+    | Archive
+    | DropLog
+    | CountUsage
+    | DropUsage
+    | Forget
+    | DeleteExpired
+)
 
 
 def plan(seen: Seen, policy: Policy) -> list[Step]:
@@ -242,6 +266,7 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
         *(Forget("usage_keys") for _ in range(seen.old_usage_keys)),
         *(Forget("usage_conversations") for _ in range(seen.old_usage_conversations)),
         *(Forget("usage_events") for _ in range(any(_is_old_usage(some, seen, policy) for some in seen.strays))),
+        *(DeleteExpired() for _ in range(seen.expired_responses)),
     ]
 
 

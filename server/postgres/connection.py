@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -12,10 +12,11 @@ from typing import Any, Final
 import asyncpg
 
 from protocol.frames import Instant
-from server.exceptions import UnfitError
+from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import HistoryReport
-from server.postgres.errors import UNMIGRATED, translated
+from server.postgres.errors import UNMIGRATED, NotPrimaryError, StandbyError, translated
 from server.postgres.link import link
+from server.url import hosts
 
 STATEMENT_SECONDS: Final = 15.0
 """After this time Postgres cancels a statement. None of ours takes one second."""
@@ -36,6 +37,8 @@ parameter of the connection, because poolers in session mode refuse a startup pa
 know."""
 LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """For one transaction: behind a pooler, another client would inherit a setting that outlives it."""
+STANDBY: Final = "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
+NO_PRIMARY: Final = "All hosts of DATABASE_URL that answer are standbys. Promote one, or start the primary."
 STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
 
 
@@ -53,11 +56,49 @@ async def connect(url: str, **options: Any) -> Any:
     return connection
 
 
+async def connect_to_primary(url: str, **options: Any) -> Any:
+    """The same; of several hosts, to the first that is up and no standby. asyncpg would take a standby, and spend all
+    of the time on a silent host."""
+    places = hosts(url)
+    problems: list[BaseException] = []
+    for place in places:
+        try:
+            connection = await connect(place, **options)
+            if len(places) == 1 or not await _is_standby(connection):
+                return connection
+            problems.append(StandbyError(STANDBY))
+        except (UnavailableError, UnfitError) as error:
+            if len(places) == 1:
+                raise
+            problems.append(error)
+    raise to_report(problems)
+
+
+async def _is_standby(connection: Any) -> bool:
+    """Closes it if so."""
+    standby = True
+    try:
+        with translated():
+            standby = bool(await connection.fetchval("SELECT pg_is_in_recovery()"))
+    finally:
+        if standby:
+            connection.terminate()
+    return standby
+
+
+def to_report(problems: Sequence[BaseException]) -> BaseException:
+    """What to report of those of several hosts: rather not that of a standby, and rather one that may pass."""
+    others = [each for each in problems if not isinstance(each, StandbyError | NotPrimaryError)]
+    if not others:
+        return UnavailableError(NO_PRIMARY)
+    return next((each for each in others if not isinstance(each, UnfitError)), others[0])
+
+
 async def connect_as_owner(url: str) -> Any:
     """Open a connection for statements with the rights of the tables' owner. Its search path is safe: an unqualified
     name means an object of pg_catalog, never one that another role has put into schema public or a temporary schema.
     Raises UnavailableError, UnfitError."""
-    connection = await connect(url)
+    connection = await connect_to_primary(url)
     try:
         with translated():
             await connection.execute(SAFE_PATH)
@@ -88,9 +129,7 @@ async def report(connection: Any) -> tuple[HistoryReport, Instant]:
     """The history of this connection's database, and the time there. Raises UnfitError."""
     try:
         if await connection.fetchval("SELECT pg_is_in_recovery()"):
-            raise UnfitError(
-                "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
-            )
+            raise StandbyError(STANDBY)
         async with limited(connection, STATEMENT_SECONDS):
             row = await connection.fetchrow(STANDING)
     except UNMIGRATED:

@@ -1,7 +1,7 @@
 """Checks whether a database is fit to serve. Each check has one finding, which says what to do if it is bad."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -12,11 +12,12 @@ from server.clock import ahead_of_machine, machine_now
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
-from server.postgres.connection import LOCAL_PATH, connect, statement
+from server.postgres.connection import LOCAL_PATH, connect, connect_to_primary, statement
 from server.postgres.errors import UNMIGRATED
 from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
+from server.postgres.replicas import require
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ AHEAD_DAYS: Final = 14
 """Partitions must reach this many days ahead, so that missing maintenance is noticed before rows stray."""
 FILLING: Final = 0.1
 """Share of the notification queue that may be in use. It empties as soon as all listening sessions have read."""
+EPOCH: Final = "SELECT epoch FROM sync.histories ORDER BY n DESC LIMIT 1"
 UNREADABLE: Final = "This login may not read which migrations were applied."
 
 
@@ -49,11 +51,11 @@ Check = Callable[[Any], Awaitable[Finding]]
 """Takes a connection."""
 
 
-async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
+async def examine(url: str, listen_url: str | None = None, replica_urls: Sequence[str] = ()) -> AsyncIterator[Finding]:
     """Run all checks, with the rights of `url`. Stops after a finding without which the others make no sense."""
     try:
         # No prepared statements, so that this works through a pooler too.
-        connection = await connect(url, statement_cache_size=0)
+        connection = await connect_to_primary(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
         yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
         return
@@ -82,7 +84,8 @@ async def examine(url: str, listen_url: str | None) -> AsyncIterator[Finding]:
                     yield finding
             else:
                 yield Finding(topic, True, TOPICS[topic].good)
-        async for finding in _findings((listen, *LATER), connection, named):
+        replicas = [partial(_replica, number, replica) for number, replica in enumerate(replica_urls, 1)]
+        async for finding in _findings((listen, *LATER, *replicas), connection, named):
             yield finding
     finally:
         connection.terminate()
@@ -97,7 +100,7 @@ async def _findings(
         except named:
             pass
         except asyncpg.PostgresError as error:
-            yield _failed(check.__name__.strip("_"), error)
+            yield _failed(getattr(check, "__name__", "replica").strip("_"), error)
 
 
 async def _in_transaction(check: Callable[[Any], Awaitable[T]], connection: Any) -> T:
@@ -173,7 +176,7 @@ async def _migrated(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        async with Listening(partial(connect, url), lambda user, seq: None, asyncio.Lock()):
+        async with Listening(partial(connect_to_primary, url), lambda user, seq: None, asyncio.Lock()):
             pass
     except UnfitError as error:
         return Finding("listen", False, str(error))
@@ -182,6 +185,22 @@ async def _listen(url: str) -> Finding:
             raise error.__cause__ from None
         return Finding("listen", False, f"{error} Check ATLAS_LISTEN_URL.")
     return Finding("listen", True, "a notification came back")
+
+
+async def _replica(number: int, url: str, primary: Any) -> Finding:
+    what = f"replica {number}"
+    try:
+        replica = await connect(url, statement_cache_size=0)
+        try:
+            row = await replica.fetchrow(statement("replica"))
+        finally:
+            replica.terminate()
+        require(row, await primary.fetchval(EPOCH))
+    except (UnavailableError, UnfitError, asyncpg.PostgresError) as error:
+        why = str(error).removesuffix(".")
+        return Finding(what, False, f"{why}. Servers do not use it; the primary does its work.", grave=False)
+    behind = max(0, await primary.fetchval(statement("wal")) - row["replayed"])
+    return Finding(what, True, f"it follows the primary, and has to replay {behind:,} bytes")
 
 
 async def _partitions(connection: Any) -> Finding:

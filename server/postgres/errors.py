@@ -55,6 +55,14 @@ MAYBE_LATER = (
 )
 
 
+class StandbyError(UnfitError):
+    """The host is a standby. It may be promoted."""
+
+
+class NotPrimaryError(UnavailableError):
+    """The host is a standby, or read-only: not what the URL's target_session_attrs asks for. It may be promoted."""
+
+
 class StatementError(UnavailableError):
     """A statement failed after it was sent. The cause is asyncpg's error."""
 
@@ -109,6 +117,10 @@ def connecting() -> Iterator[None]:
             # The text after the colon quotes the value.
             said = str(error.args[0]).partition(": ")[0]
             raise UnfitError(f"Postgres refuses a parameter of the URL ({said}). Mend it, or take it out.") from error
+        except asyncpg.TargetServerAttributeNotMatched as error:
+            raise NotPrimaryError(
+                "Postgres is a standby, or read-only: not what the URL's target_session_attrs asks for."
+            ) from error
         except asyncpg.ProtocolViolationError as error:
             if OF_A_POOLER not in str(error).lower():
                 raise

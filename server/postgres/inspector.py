@@ -13,14 +13,20 @@ from server.clock import Clock
 from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
-from server.postgres.errors import translated
+from server.postgres.errors import StandbyError, translated
 from server.postgres.route import OpenConnection, Route
 from server.postgres.scripts import schema
+from server.retry import Retry
 
 log = structlog.get_logger()
 
 EVERY: Final = 5.0
 """Seconds between two inspections. For no longer than that the server writes to a former primary on old connections."""
+EVERY_OF_SEVERAL: Final = 2.0
+"""The same if the URL names several hosts: one of them may be promoted while the other falls silent, and refuses
+nothing."""
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two inspections while Postgres is away. Everybody else's pauses end with the first that succeeds."""
 QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 """The call also lets Postgres remove notifications that only closed sessions had not received."""
 VERSION: Final = "SELECT to_jsonb(m) FROM sync.migrations m"
@@ -51,20 +57,29 @@ class Inspector:
 
     async def run(self) -> None:
         """Inspect until cancelled."""
+        every = min(EVERY, EVERY_OF_SEVERAL) if self._route.several else EVERY
+        retry = Retry(None, longest=LONGEST_PAUSE)
+        wait = every
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
+                async with asyncio.timeout(wait):
                     await self._at_once.wait()
             self._at_once.clear()
+            wait = every
             try:
                 await self.inspect()
             except (UnavailableError, UnfitError) as error:
                 self._log(error)
                 lasts = isinstance(error, UnfitError) or str(error) == EARLIER
                 self._history.inspection_error = str(error) if lasts else None
+                if isinstance(error, UnavailableError | StandbyError):
+                    wait = min(retry.failed(error), every)
             else:
                 self._trouble = ""
                 self._history.inspection_error = None
+                if retry.failures:
+                    retry.reset()
+                    self._history.alarm.ring()
 
     async def inspect(self) -> None:
         """Inspect the database once. Raises UnavailableError, and UnfitError for a database that cannot serve."""

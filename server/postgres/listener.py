@@ -48,7 +48,7 @@ class ListenDoorbells:
             pass
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
-        retry = Retry("doorbells are silent", longest=5.0)
+        retry = Retry("doorbells are silent", longest=5.0, alarm=self._route.history.alarm)
         while True:
             try:
                 async with self._listen(ring) as listening:

@@ -18,6 +18,7 @@ from server.operations.maintenance_plan import (
     Archive,
     Bound,
     CountUsage,
+    DeleteExpired,
     DropLog,
     DropUsage,
     Forget,
@@ -212,12 +213,11 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
             async with past_autovacuum(connection, partition, *_around("usage_logs")):
                 await connection.execute(f"ALTER TABLE sync.usage_logs DETACH PARTITION {partition}")
                 await connection.execute(f"DROP TABLE {partition}")
-        case Forget(what):
+        case Forget(what) | DeleteExpired(what):
+            days = step.days(policy) if isinstance(step, Forget) else policy.forget_days
             forgotten = FORGOTTEN_AT_ONCE
             while forgotten == FORGOTTEN_AT_ONCE:
-                done = await connection.execute(
-                    statement(f"forget_{what}"), step.days(policy), FORGOTTEN_AT_ONCE, timeout=LONG
-                )
+                done = await connection.execute(statement(f"forget_{what}"), days, FORGOTTEN_AT_ONCE, timeout=LONG)
                 forgotten = int(done.rpartition(" ")[2])
 
 
@@ -250,4 +250,5 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         uncounted_usage=row["uncounted_usage"],
         old_usage_keys=row["old_keys"],
         old_usage_conversations=row["old_conversations"],
+        expired_responses=row["expired_responses"],
     )

@@ -10,7 +10,7 @@ import structlog
 from server import metrics
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport
-from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, Lag
+from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, PATIENCE, SILENT, Lag
 from server.postgres.connection import connect, give_up, statement
 from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.pool import Pool
@@ -23,8 +23,6 @@ log = structlog.get_logger()
 
 EVERY: Final = 1.0
 """Seconds between two looks at the replicas."""
-LOOK_SECONDS: Final = 3.0
-"""Limit for a look at one replica."""
 NOT_FOLLOWING: Final = "It follows no primary."
 ANOTHER_HISTORY: Final = "It holds another history than the primary, or has not received the primary's yet."
 
@@ -44,7 +42,7 @@ class ReplicaRoute(Route):
                     row = await raw.fetchrow(statement("replica"))
                 except (*UNMIGRATED, asyncpg.InsufficientPrivilegeError):
                     raise UnfitError(ANOTHER_HISTORY) from None
-            require(row, self.history)
+            require(row, self.history.epoch)
             report = HistoryReport(row["epoch"], (), row["history_system"], row["history_timeline"], 0, 0)
             return OpenConnection(self.url, raw, report, 0)
         except BaseException:
@@ -52,15 +50,11 @@ class ReplicaRoute(Route):
             raise
 
 
-def require(row: Any, history: History) -> None:
-    """Raise UnfitError unless a row of replica.sql is of a replica of the history that counts."""
+def require(row: Any, epoch: str) -> None:
+    """Raise UnfitError unless a row of replica.sql is of a replica of this history."""
     if not row["in_recovery"]:
         raise UnfitError(NOT_FOLLOWING)
-    if (
-        row["epoch"] != history.epoch
-        or row["system"] != row["history_system"]
-        or row["timeline"] > row["history_timeline"]
-    ):
+    if row["epoch"] != epoch or row["system"] != row["history_system"] or row["timeline"] > row["history_timeline"]:
         raise UnfitError(ANOTHER_HISTORY)
 
 
@@ -91,7 +85,7 @@ class PostgresReplica:
         """How much of the primary's WAL it has replayed, in bytes. Raises UnavailableError."""
         (row,) = await self._pool.fetch("replica")
         try:
-            require(row, self._history)
+            require(row, self._history.epoch)
         except UnfitError as error:
             raise UnavailableError(str(error)) from None
         return int(row["replayed"])
@@ -99,10 +93,10 @@ class PostgresReplica:
     async def inspect(self, lag: Lag) -> None:
         """Find out whether it can be used."""
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(PATIENCE):
                 replayed = await self._look()
         except (UnavailableError, TimeoutError) as error:
-            self.leave(str(error) or "It does not answer.")
+            self.leave(str(error) or SILENT)
             return
         behind = lag.of(replayed, asyncio.get_running_loop().time())
         metrics.REPLICA_LAG.labels(str(self._number)).set(behind)

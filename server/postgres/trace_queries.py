@@ -11,7 +11,7 @@ import orjson
 
 from server.exceptions import UnavailableError, UnfitError
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
-from server.postgres.connection import connect, statement
+from server.postgres.connection import connect_to_primary, statement
 from server.postgres.errors import UNMIGRATED, translated
 
 SECONDS: Final = 30
@@ -24,7 +24,7 @@ async def ask(url: str, message_id: UUID, user: UUID | None, seconds: float = SE
     """The facts, all from one snapshot, with the rights of `url`. Writes nothing. Raises UnavailableError, also if a
     statement takes longer than `seconds`, and UnfitError."""
     # No prepared statements, so that this works through a pooler too.
-    connection = await connect(url, statement_cache_size=0)
+    connection = await connect_to_primary(url, statement_cache_size=0)
     try:
         with translated(), _sentences(seconds, user):
             async with connection.transaction(isolation="repeatable_read", readonly=True):

@@ -28,6 +28,7 @@ CONNECTIONS: Final = 16
 """Connections of a process. A command beyond these waits for one, within its time."""
 REFUSED_SECONDS: Final = 600.0
 """Seconds between two lines in the log about commands that Redis refuses."""
+EVICT: Final = "Set maxmemory, and maxmemory-policy to allkeys-lru: it then forgets what was not used for longest."
 AWAY: Final = "Redis does not answer. Check REDIS_URL, and that Redis runs and is reachable from here."
 
 
@@ -82,6 +83,19 @@ class Link:
             raise CacheError(f"Redis refuses {name}: {error}") from error
         finally:
             metrics.REDIS_SECONDS.labels(name.lower()).observe(time.perf_counter() - begun)
+
+    async def examine(self) -> tuple[bool, str]:
+        """Whether this Redis is fit to keep answers, and a sentence for the operator."""
+        try:
+            begun = time.perf_counter()
+            memory = await self.command("INFO", "memory", patience=FIRST_SECONDS)
+            took = 1_000 * (time.perf_counter() - begun)
+        except CacheError as error:
+            return False, str(error)
+        bound, policy = int(memory.get("maxmemory", 0)), memory.get("maxmemory_policy", "noeviction")
+        if not bound or not policy.startswith("allkeys"):
+            return False, f"It answers, with maxmemory {bound} and {policy}. {EVICT}"
+        return True, f"it answers in {took:.1f} ms; {bound >> 20} MiB, {policy}"
 
     def _lost(self, error: BaseException) -> None:
         if self._probing is None:

@@ -89,6 +89,10 @@ class Batcher:
             self._bytes += size
             self._wake.set()
 
+    def postgres_is_back(self) -> None:
+        """Postgres answered somebody else. Try it with the next push, and not after the pause."""
+        self._outage.may_be_over()
+
     async def run(self) -> None:
         """Apply pushes until cancelled."""
         try:

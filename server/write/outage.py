@@ -26,3 +26,7 @@ class Outage:
     def over(self) -> None:
         """Postgres answered."""
         self._retry.reset()
+
+    def may_be_over(self) -> None:
+        """Postgres answered somebody else: the next push tries it."""
+        self.until = 0.0

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import results
 from benchmarks.page import CHROMIUM
 from tests.support.benchmark_runs import drawable, figures, run
+from tests.support.redis import needs_redis
 
 
 def test_without_a_name_all_benchmarks_are_listed() -> None:
@@ -20,6 +21,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "baseline",
         "catchup",
         "doorbell",
+        "failover",
         "fanout",
         "idle",
         "live",
@@ -27,6 +29,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "page",
         "push",
         "report",
+        "responses",
     )
     assert all(name in listed for name in (*names, "storm", "usage"))
 
@@ -113,6 +116,13 @@ def test_push_loses_no_mutation() -> None:
     } <= found.keys()
 
 
+def test_failover_brings_every_device_to_the_new_primary() -> None:
+    found = figures("failover")
+    assert found["sockets"] == 20
+    assert found["lost"] == 0
+    assert 0 < found["seconds_to_live_first"] <= found["seconds_to_live_p50"] <= found["seconds_to_live"]
+
+
 def test_storm_brings_every_change_to_every_device() -> None:
     found = figures("storm")
     assert found["lost"] == found["lost_after_sigkill"] == 0
@@ -126,3 +136,14 @@ def test_usage_loses_no_event_and_no_token() -> None:
     assert found["events_per_second"] > 0 < found["counted_events_per_second"]
     assert {"p50_ms", "p99_ms", "accepted_p99_ms", "server_us_per_event", "postgres_us_per_event"} <= found.keys()
     assert all(isfinite(found[f"p99_ms{side}"]) for side in ("", "_without", "_ratio"))
+
+
+@needs_redis
+def test_responses_computes_once_and_counts_every_hit() -> None:
+    found = figures("responses")
+    assert found["lost_in_stampede"] == found["lost_in_http_stampede"] == found["lost_hits"] == 0
+    assert found["stampede_computed"] == found["http_stampede_computed"] == 1
+    assert found["hits"] > 200
+    for layer, unit in (("process", "us"), ("redis", "ms"), ("postgres", "ms"), ("http", "ms")):
+        assert 0 < found[f"{layer}_p50_{unit}"] <= found[f"{layer}_p99_{unit}"]
+    assert {"http_hits_per_second", "http_hits_per_core_second", "key_of_the_longest_question_us"} <= found.keys()

@@ -302,6 +302,29 @@ def test_the_systems_postgres_comes_last(monkeypatch: pytest.MonkeyPatch, folder
     assert find_binaries() == folder
 
 
+def test_a_replica_is_made_anew_from_what_its_primary_holds_and_follows_it(folder: Path, wheel: Path) -> None:
+    with EmbeddedPostgres(folder / "primary", binaries=wheel, port=0, durable=False) as primary:
+        ask(primary.url(), "create table kept ()")
+        replica = EmbeddedPostgres(folder / "replica", binaries=wheel, port=0, durable=False, follows=primary)
+        with replica:
+            assert ask(replica.url(), "select pg_is_in_recovery() and to_regclass('kept') is not null")
+            assert ask(replica.url(), "select pg_promote()")
+            ask(replica.url(), "create table of_another_history ()")
+        with replica:
+            assert ask(replica.url(), "select pg_is_in_recovery() and to_regclass('of_another_history') is null")
+            ask(primary.url(), "create table later ()")
+            wait_until(lambda: ask(replica.url(), "select to_regclass('later') is not null"))
+
+
+def test_without_pg_basebackup_a_replica_says_what_to_set(folder: Path) -> None:
+    for program in ("postgres", "initdb"):
+        (folder / program).write_text("#!/bin/sh\n")
+        (folder / program).chmod(0o755)
+    replica = EmbeddedPostgres(folder / "replica", binaries=folder, follows=EmbeddedPostgres(folder / "primary"))
+    with pytest.raises(EmbeddedPostgresError, match=r"no pg_basebackup in .* set ATLAS_PG_BIN"):
+        replica.start()
+
+
 def test_a_missing_folder_of_binaries_says_what_to_set(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     with pytest.raises(EmbeddedPostgresError, match="set ATLAS_PG_BIN to the folder"):
         EmbeddedPostgres(folder / "data", binaries=folder / "missing").start()

@@ -1,12 +1,30 @@
-"""The demo's command."""
+"""The demo's command, and what it starts beside Postgres and the server."""
 
+import asyncio
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
+import psutil
 import pytest
 
-from server.demo import run
-from server.exceptions import ConfigError
+from server.demo import embedded_redis, run
+from server.demo.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from server.demo.run import Extra
+from server.exceptions import CacheError, ConfigError
+from server.redis.link import Link
+from tests.support.cluster import temporary_folder
+from tests.support.demo import Demo
+from tests.support.redis import REDIS, needs_redis
+from tests.support.waiting import LIMIT, eventually
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with temporary_folder() as path:
+        yield path
 
 
 def test_the_demo_without_its_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -15,3 +33,76 @@ def test_the_demo_without_its_extra_says_how_to_install_it(monkeypatch: pytest.M
     with pytest.raises(ConfigError, match=r"pip install 'atlas-sync\[demo\]'"):
         run.run(options)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_comes_with_the_demo_is_named_by_a_list() -> None:
+    assert run.extras("") == frozenset()
+    assert run.extras("redis") == {Extra.REDIS}
+    assert run.extras(" Replica ,redis,") == {Extra.REDIS, Extra.REPLICA}
+    with pytest.raises(ConfigError, match="takes redis and replica, separated by a comma, and not 'mysql'"):
+        run.extras("redis,mysql")
+
+
+@pytest.mark.parametrize("missing", ["the program", "the package"])
+def test_the_demo_without_a_redis_says_what_to_install_before_it_starts_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    if missing == "the program":
+        monkeypatch.setattr(embedded_redis, "PROGRAMS", ("no-such-program",))
+    else:
+        monkeypatch.setitem(sys.modules, "redis", None)
+    extras = run.extras("redis")
+    options = run.Options(data=tmp_path, users=2, port=0, speed=1, replay=False, json=True, extras=extras)
+    with pytest.raises(ConfigError, match="pip install" if missing == "the package" else "apt-get install"):
+        run.run(options)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_redis
+async def test_the_demos_redis_needs_its_password_and_keeps_little_and_nothing_on_disk(folder: Path) -> None:
+    assert REDIS is not None
+    redis = EmbeddedRedis(folder / "redis", REDIS)
+    redis.start()
+    try:
+        async with Link(redis.url) as link:
+            settings = await link.command("CONFIG", "GET", "maxmemory*", patience=LIMIT)
+            assert {b"maxmemory": b"67108864", b"maxmemory-policy": b"allkeys-lru"}.items() <= settings.items()
+            await link.command("SET", "a", "b", patience=LIMIT)
+        async with Link(f"redis://127.0.0.1:{redis.port}") as stranger:
+            with pytest.raises(CacheError):
+                await stranger.command("GET", "a", patience=LIMIT)
+    finally:
+        redis.stop()
+    assert [path.name for path in (folder / "redis").iterdir()] == ["redis.log"]
+
+
+def test_a_redis_that_does_not_start_shows_the_end_of_its_log(folder: Path) -> None:
+    with pytest.raises(EmbeddedRedisError, match="does not start"):
+        EmbeddedRedis(folder / "redis", "false").start()
+
+
+@needs_redis
+async def test_redis_and_a_replica_come_with_the_demo_and_end_with_it_when_it_is_killed(folder: Path) -> None:
+    demo = Demo(folder / "demo", "--with", "redis,replica")
+    try:
+        await demo.start()
+        (replica_url,) = demo.line["replica_urls"]
+        replica = await asyncpg.connect(replica_url)
+
+        async def follows() -> bool:
+            people = {str(row["id"]) for row in await replica.fetch("SELECT id FROM profiles")}
+            return people >= {user["id"] for user in demo.line["users"]}
+
+        await eventually(follows)
+        assert await replica.fetchval("SELECT pg_is_in_recovery()")
+        replica.terminate()
+        async with Link(demo.line["redis_url"]) as link:
+            assert await link.command("DBSIZE", patience=LIMIT) >= 0
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert len([each for each in started if each.ppid() == demo.pid]) == 3
+        arguments = [argument for each in started for argument in each.cmdline()]
+        assert not any(demo.line["redis_url"].split("@")[0][9:] in argument for argument in arguments)
+    finally:
+        await demo.end(signal.SIGKILL)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, started, LIMIT)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]

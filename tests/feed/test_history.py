@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.cursor import Position
 from server.exceptions import UnavailableError
-from server.feed.history import History, HistoryReport, newer
+from server.feed.history import LATEST, SOONEST, History, HistoryReport, come_back_apart, latest, newer
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.ports import Window
 from tests.support.sink import FakeSink
@@ -102,3 +102,16 @@ def test_a_restart_ends_only_those_whose_acknowledged_writes_have_not_been_read(
     assert not unproved.sink.gone, "the same Postgres"
     history.connected(replace(FIRST, started=2_000))
     assert [each.sink.gone for each in (proved, unproved, nowhere)] == [False, True, True]
+
+
+@given(st.integers(0, 1_000_000))
+def test_few_devices_come_back_soon_and_many_come_back_apart(devices: int) -> None:
+    assert SOONEST <= come_back_apart(devices) < latest(devices) <= latest(devices + 1) <= LATEST
+
+
+def test_a_newer_history_ends_everybodys_pauses() -> None:
+    history = History(Hub(lambda _: None))
+    history.connected(FIRST)
+    assert history.alarm.rung == 0
+    history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2))
+    assert history.alarm.rung == 1

@@ -123,6 +123,10 @@ class HubMachine(RuleBasedStateMachine):
             self.hub.compare(user, Position(head))
 
     @invariant()
+    def the_readers_are_counted(self) -> None:
+        assert self.hub.count == len(self.alive) == len(list(self.hub.readers()))
+
+    @invariant()
     def a_position_is_what_was_written(self) -> None:
         for reader in self.alive:
             if reader.cohort is not None:

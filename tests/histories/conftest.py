@@ -1,13 +1,26 @@
 """Machines whose histories part, for the tests of this folder."""
 
+import asyncio
+import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.cluster import temporary_folder
+from tests.support.diary import Diarist
 from tests.support.histories import Machines, machines, prepare
+from tests.support.people import add_message
+from tests.support.waiting import eventually
+
+NOTICED = 15.0
+"""Seconds within which every device is on the new history."""
+PROMPTLY = 5.0
+"""Seconds within which a change arrives, which no sweep would find so soon."""
 
 
 def _prepared(version: str) -> Iterator[Path]:
@@ -53,3 +66,50 @@ PATIENCE = "import random; random.randrange = lambda start, stop=None: 0 if stop
 def nobody_waits_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server asks each device for another delay, up to seconds: here for the least."""
     monkeypatch.setattr(random, "randrange", at_once)
+
+
+# ---- Through a failover --------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def writing(*devices: Diarist) -> AsyncIterator[None]:
+    """Each of them goes on and on, meanwhile."""
+
+    async def go_on(device: Diarist) -> None:
+        while True:
+            device.say()
+            await asyncio.sleep(0.05)
+
+    tasks = [asyncio.create_task(go_on(device)) for device in devices]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def readiness(port: int) -> tuple[int, str]:
+    answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+    return answer.status_code, answer.text.strip()
+
+
+async def is_said(port: int, *expected: object) -> bool:
+    return await asyncio.to_thread(readiness, port) == expected
+
+
+async def moved(*devices: Diarist) -> None:
+    """Wait until each is welcomed by another history than before. Nobody is told to stay away."""
+
+    def have_moved() -> bool:
+        for device in devices:
+            device.check()
+        return all(len(device.epochs) > 1 for device in devices)
+
+    await eventually(have_moved, NOTICED)
+
+
+async def hear_at_once(sql: Any, *devices: Diarist) -> None:
+    for device in devices:
+        message = await add_message(sql, device.conversation, f"{device.user} is told")
+        await eventually(partial(device.replica.messages.get, message), PROMPTLY)

@@ -21,7 +21,7 @@ from tests.support.client_device import ClientDevice
 from tests.support.cluster import administrator
 from tests.support.histories import Machine, Machines
 from tests.support.oracle import Writer, select_everything
-from tests.support.people import add_conversation, add_user
+from tests.support.people import add_conversation, add_message, add_user
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
@@ -197,9 +197,10 @@ async def test_every_device_ends_up_with_what_select_finds(site: Machines) -> No
     primary = site.primary()
     async with administrator(primary.database) as sql:
         await sql.execute("SELECT sync.ensure_partitions(now() - interval '50 days', now())")
-        users = [await add_user(sql) for _ in range(3)]
-        for user in users:
-            await add_conversation(sql, user, f"{user} begins")
+        *busy, quiet = [await add_user(sql) for _ in range(4)]
+        for user in (*busy, *[quiet] * 6):
+            conversation = await add_conversation(sql, user, f"{user} begins")
+            await add_message(sql, conversation, f"{user} goes on")
     replica = site.replica(primary)
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(running_redis(*MEMORY))
@@ -216,12 +217,17 @@ async def test_every_device_ends_up_with_what_select_finds(site: Machines) -> No
             )
             for _ in range(2)
         ]
+        users = [*busy, *[quiet] * 3]
         devices = [
             ClientDevice(server.url, user) for server, user in zip(itertools.cycle(servers), users, strict=False)
         ]
         for device in devices:
             device.start()
-        writers = [Writer(primary.database.url, users, random.Random(rng.random())) for _ in range(2)]
+        writers = [
+            Writer(primary.database.url, busy, random.Random(rng.random())),
+            # What is kept of this user is rarely touched.
+            Writer(primary.database.url, [quiet], random.Random(rng.random()), pause=0.1),
+        ]
         writing = [asyncio.create_task(writer.run()) for writer in writers]
         faults = Faults(rng, servers, devices, users, primary, replica, redis)
         await faults.run(SECONDS)

@@ -14,6 +14,7 @@ from protocol.frames import Message
 from server import metrics
 from server.metrics.catalogue import REGISTRY
 from server.postgres import inspector, replicas
+from server.postgres.doctor import examine
 from server.postgres.replicas import ANOTHER_HISTORY, NOT_FOLLOWING
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import administrator
@@ -204,6 +205,30 @@ async def test_a_replica_that_is_killed_is_left_and_taken_back(site: Machines) -
         await device.stop()
 
 
+async def test_a_replica_that_hangs_delays_one_read_and_is_left(
+    site: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.feed.replicas.PATIENCE", 0.2)
+    primary = site.primary()
+    replica = site.replica(primary)
+    async with beside(primary, replica) as server, administrator(primary.database) as sql:
+        user, conversation = await somebody(sql)
+        device = ClientDevice(server.url, user)
+        await is_used()
+        await comes_back(device)
+        await device.stop()
+        await add_message(sql, conversation, f"{user} goes on")
+        replica.freeze()
+        try:
+            await comes_back(device)
+            await is_up_to_date(sql, device)
+            await device.stop()
+            await is_left()
+        finally:
+            replica.thaw()
+        await is_used()
+
+
 async def test_what_is_written_to_a_promoted_replica_reaches_no_device(site: Machines) -> None:
     primary = site.primary()
     replica, other = site.replica(primary), site.replica(primary, "other")
@@ -301,3 +326,14 @@ async def test_a_crowd_on_a_replica_is_confirmed_by_few_statements(site: Machine
 
         await asyncio.gather(*(back(user) for user, _ in users))
         assert figure("atlas_statement_seconds_count", name="heads") - before < 12
+
+
+async def test_the_doctor_finds_which_replicas_can_be_used(site: Machines) -> None:
+    primary = site.primary()
+    replica = site.replica(primary)
+    gone = site.replica(primary, "gone")
+    gone.postgres.stop()
+    urls = [machine.database.server_url for machine in (replica, primary, gone)]
+    found = {f.what: f async for f in examine(primary.database.server_url, None, urls) if f.what.startswith("replica")}
+    assert [finding.good for finding in found.values()] == [True, False, False]
+    assert NOT_FOLLOWING.removesuffix(".") in found["replica 2"].says

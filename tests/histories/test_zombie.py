@@ -5,26 +5,19 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import cycle
-from typing import Any
 
-import httpx
 import pytest
 
 from server.feed.history import EARLIER, SPLIT
 from server.postgres import inspector
-from tests.histories.conftest import PATIENCE
+from tests.histories.conftest import NOTICED, PATIENCE, hear_at_once, is_said, moved, readiness, writing
 from tests.support.cluster import SERVER_LOGIN, administrator
 from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import DATABASE, Machine, Machines
-from tests.support.people import add_message
 from tests.support.proxy import Proxy, postgres_behind_proxy, socket_of
 from tests.support.serving import ServerProcess, serving
 from tests.support.waiting import eventually
 
-NOTICED = 15.0
-"""Seconds within which every device is on the new history."""
-PROMPTLY = 5.0
-"""Seconds within which a change arrives, which no sweep would find so soon."""
 NO_SWEEP = 600.0
 ENVIRONMENT = {"ATLAS_SWEEP_SECONDS": str(NO_SWEEP), "ATLAS_HELLOS_PER_MINUTE": "100000"}
 
@@ -41,31 +34,6 @@ class Balancer(Proxy):
         await super()._accept(reader, writer)
 
 
-@contextlib.asynccontextmanager
-async def writing(*devices: Diarist) -> AsyncIterator[None]:
-    """Each of them goes on and on, meanwhile."""
-
-    async def go_on(device: Diarist) -> None:
-        while True:
-            device.say()
-            await asyncio.sleep(0.05)
-
-    tasks = [asyncio.create_task(go_on(device)) for device in devices]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def readiness(port: int) -> tuple[int, str]:
-    answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
-    return answer.status_code, answer.text.strip()
-
-
-async def is_said(port: int, *expected: object) -> bool:
-    return await asyncio.to_thread(readiness, port) == expected
-
-
 async def is_ready(port: int) -> bool:
     status, _ = await asyncio.to_thread(readiness, port)
     return status == 200
@@ -77,23 +45,6 @@ async def fail_over(old: Machine, new: Machine, *doors: Proxy) -> None:
     await new.promote()
     for door in doors:
         door.target = socket_of(new.database.server_url)
-
-
-async def moved(*devices: Diarist) -> None:
-    """Wait until each is welcomed by another history than before. Nobody is told to stay away."""
-
-    def have_moved() -> bool:
-        for device in devices:
-            device.check()
-        return all(len(device.epochs) > 1 for device in devices)
-
-    await eventually(have_moved, NOTICED)
-
-
-async def hear_at_once(sql: Any, *devices: Diarist) -> None:
-    for device in devices:
-        message = await add_message(sql, device.conversation, f"{device.user} is told")
-        await eventually(partial(device.replica.messages.get, message), PROMPTLY)
 
 
 async def all_move(devices: list[Diarist], old: Machine, new: Machine, door: Proxy, *servers: int) -> None:

@@ -103,6 +103,9 @@ async def test_a_page_is_read_again_only_after_its_conversation_has_changed(
         await device.hear()
         assert [row.id for row in (await device.page(one, None, 3)).rows][1:] == [row.id for row in first.rows][:2]
         assert reads() == before + 1
+        await sql.execute("DELETE FROM messages WHERE id = $1", first.rows[0].id)
+        await device.hear()
+        assert first.rows[0].id not in [row.id for row in (await device.page(one, None, 3)).rows]
 
 
 async def test_a_user_who_no_longer_syncs_is_told_so_by_the_feed(

@@ -113,6 +113,17 @@ CASES: Final = [
     Case("AtlasAckSlow", histogram("atlas_ack_seconds", "4.0"), histogram("atlas_ack_seconds", "1.0")),
     Case("AtlasPostgresAway", {"atlas_postgres_up": "1x80 0x40"}, {"atlas_postgres_up": "1x80 0 1x40"}),
     Case(
+        "AtlasResponsesNotStored",
+        {
+            'atlas_responses_total{outcome="computes"}': "0+6x120",
+            'atlas_responses_stored_total{result="stored"}': "0+1x120",
+        },
+        {
+            'atlas_responses_total{outcome="computes"}': "0+6x120",
+            'atlas_responses_stored_total{result="stored"}': "0+5x120",
+        },
+    ),
+    Case(
         "AtlasReplicaLeft",
         {'atlas_replicas{state="left"}': "0x80 1x40"},
         {'atlas_replicas{state="left"}': "0x85 1x3 0x30"},

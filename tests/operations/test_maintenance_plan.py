@@ -22,6 +22,7 @@ from server.operations.maintenance_plan import (
     Archive,
     Bound,
     CountUsage,
+    DeleteExpired,
     DropLog,
     DropUsage,
     Forget,
@@ -43,7 +44,13 @@ Parent = Literal["messages", "log", "usage_logs"]
 NOW: Final = datetime(2026, 7, 14, 9, 30, tzinfo=UTC)
 POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400)
 NOTHING: Final = Seen(
-    now=NOW, partitions=[], strays=[], forgotten_clients=False, forgotten_devices=False, silent_servers=False
+    now=NOW,
+    partitions=[],
+    strays=[],
+    forgotten_clients=False,
+    forgotten_devices=False,
+    silent_servers=False,
+    expired_responses=False,
 )
 
 
@@ -124,6 +131,8 @@ class Model:
                 self._set(forgotten_devices=False)
             case Forget("servers"):
                 self._set(silent_servers=False)
+            case DeleteExpired():
+                self._set(expired_responses=False)
 
     def kept(self, stray: Strays) -> bool:
         """Its events are not old."""
@@ -209,7 +218,7 @@ def databases(draw: st.DrawFn) -> Seen:
             # Where there is a partition, no row strays.
             if not any(some.of == of and some.since <= since < some.until for some in partitions):
                 strays.append(Strays(of, since, draw(st.sampled_from(SIZES))))
-    return Seen(now, partitions, strays, draw(st.booleans()), draw(st.booleans()), draw(st.booleans()))
+    return Seen(now, partitions, strays, *(draw(st.booleans()) for _ in range(4)))
 
 
 def carried_out(seen: Seen, policy: Policy) -> Iterator[tuple[Step, Model]]:

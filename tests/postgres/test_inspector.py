@@ -10,6 +10,7 @@ from server.clock import Clock
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History
 from server.feed.hub import Hub
+from server.postgres import inspector as module
 from server.postgres.inspector import Inspector
 from server.postgres.route import Route
 from tests.support.cluster import Database
@@ -68,3 +69,23 @@ async def test_several_servers_that_find_a_new_history_name_it_once_in_every_def
             tasks.create_task(inspector.inspect())
         await eventually(lambda: sql.fetchval(WAITING, len(inspectors)))
     assert len({history.epoch for history in histories}) == 1
+
+
+async def test_while_postgres_is_away_it_is_asked_often_and_then_everybodys_pauses_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = History(Hub(lambda _: None))
+    inspector = Inspector(Route("postgresql://one,two/db", history), Clock(), 0.0)
+    monkeypatch.setattr(module, "EVERY_OF_SEVERAL", 600.0)
+    monkeypatch.setattr(module, "EVERY", 600.0)
+    answers = iter([UnavailableError("away"), UnavailableError("away"), None])
+
+    async def inspect() -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    monkeypatch.setattr(inspector, "inspect", inspect)
+    running = asyncio.create_task(inspector.run())
+    history.on_mismatch()
+    await eventually(lambda: history.alarm.rung == 1)
+    running.cancel()

@@ -617,6 +617,27 @@ async def test_records_that_are_old_are_deleted_and_no_others(every_database: Da
     assert [r[0] for r in await sql.fetch("SELECT server FROM sync.servers")] == ["lives"]
 
 
+async def test_expired_responses_and_old_traces_of_computing_and_counting_them_are_deleted(
+    every_database: Database, sql: Any
+) -> None:
+    await sql.execute(
+        """
+        INSERT INTO sync.response_cache (query_hash, tier, response_text, expires_at, created_at, version)
+            SELECT 'expired ' || i, 'core', '', now(), now(), 1 FROM generate_series(1, 2500) AS i
+            UNION ALL SELECT 'lives', 'core', '', now() + interval '1 hour', now(), 1;
+        INSERT INTO sync.response_leases VALUES ('ended', 'core', 1, now() - interval '25 hours'),
+                                                ('lives', 'core', 1, now() - interval '23 hours');
+        INSERT INTO sync.response_flushes VALUES (gen_random_uuid(), 1, now() - interval '25 hours'),
+                                                 (gen_random_uuid(), 2, now() - interval '23 hours');
+        """
+    )
+    assert "delete cached responses that have expired" in await maintained(every_database)
+    for table in ("response_cache", "response_leases"):
+        assert [row[0] for row in await sql.fetch(f"SELECT query_hash FROM sync.{table}")] == ["lives"]
+    assert [row[0] for row in await sql.fetch("SELECT number FROM sync.response_flushes")] == [2]
+    assert "delete cached responses that have expired" not in await maintained(every_database)
+
+
 # ---- Whose database it is ------------------------------------------------------------------------------------------
 
 

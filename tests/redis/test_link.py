@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.exceptions import CacheError, ConfigError
-from server.redis.link import Link
+from server.redis.link import EVICT, Link
 from tests.support.prometheus import free_port
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.waiting import eventually
@@ -121,3 +121,17 @@ async def test_an_address_where_nobody_listens_is_away() -> None:
 def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
     with pytest.raises(ConfigError, match="REDIS_URL"):
         Link("redis://127.0.0.1:none")
+
+
+async def test_a_redis_without_a_bound_on_its_memory_is_found_and_one_with_it_is_fit(link: Link) -> None:
+    good, says = await link.examine()
+    assert (good, EVICT in says) == (False, True)
+    async with (
+        running_redis("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as redis,
+        Link(redis.url) as other,
+    ):
+        good, says = await other.examine()
+        assert good
+        assert "8 MiB" in says
+        redis.kill()
+        assert (await other.examine())[0] is False

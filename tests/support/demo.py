@@ -12,8 +12,9 @@ import orjson
 class Demo:
     """Can be killed, and started again at the same address."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
+        self._options = options
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self.line: dict[str, Any] = {}
@@ -23,7 +24,17 @@ class Demo:
         return str(self.line["http"]) + "/"
 
     async def start(self) -> None:
-        options = ("--json", "--no-replay", "--users", "3", "--port", str(self._port), "--data", str(self._folder))
+        options = (
+            *self._options,
+            "--json",
+            "--no-replay",
+            "--users",
+            "3",
+            "--port",
+            str(self._port),
+            "--data",
+            str(self._folder),
+        )
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "server", "demo", *options), stdout=asyncio.subprocess.PIPE
         )
@@ -31,6 +42,11 @@ class Demo:
         async with asyncio.timeout(60):
             self.line = orjson.loads(await self._process.stdout.readline())
         self._port = int(self.line["http"].rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:

@@ -4,8 +4,10 @@ A test's machines are copies of one prepared data folder. A copy takes 0.1 s, in
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import psutil
 import pytest
 
+from server.demo.embedded import EmbeddedPostgresError
 from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, Database, binaries
 from tests.support.waiting import eventually
@@ -101,6 +105,22 @@ class Machine(Cluster):
 
     async def promote(self) -> None:
         assert await self.query("SELECT pg_promote()")
+
+    # ---- Silence ---------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Stop every process where it is: connections to it stay open, new ones are taken, and nothing answers."""
+        for process in self._processes():
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on, as if no time had passed."""
+        for process in self._processes():
+            process.send_signal(signal.SIGCONT)
+
+    def _processes(self) -> list[psutil.Process]:
+        postmaster = psutil.Process(self.postgres.pid)
+        return [postmaster, *postmaster.children()]
 
     # ---- The disk --------------------------------------------------------------------------------------------------
 
@@ -219,6 +239,8 @@ class Machines:
 
     def stop(self) -> None:
         for machine in self._made:
+            with contextlib.suppress(EmbeddedPostgresError, psutil.NoSuchProcess):  # it does not run
+                machine.thaw()
             machine.postgres.stop(immediate=True)
 
 

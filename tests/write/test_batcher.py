@@ -9,6 +9,7 @@ import pytest
 from protocol.frames import Ack, Applied, DeleteConversation, Error, Rejected
 from server.exceptions import UnavailableError
 from server.rate_limit import TokenBuckets
+from server.retry import Retry
 from server.write import batcher as module
 from server.write.batcher import Batcher
 from server.write.ports import Cause, WriteError
@@ -142,6 +143,21 @@ async def test_while_postgres_is_away_everybody_is_told_when_to_come_again_and_n
         return isinstance(bench.answers[-1][1], Ack)
 
     await eventually(taken)
+
+
+async def test_the_next_push_tries_a_postgres_that_answered_somebody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Retry, "failed", lambda self, error: 600.0)
+    bench.writer.away = True
+    bench.push()
+    await bench.answered(1)
+    bench.writer.away = False
+    bench.push()
+    assert len(await bench.answered(2)) == len(bench.writer.groups) + 1, "the pause goes on"
+    bench.batcher.postgres_is_back()
+    bench.push()
+    assert isinstance((await bench.answered(3))[-1], Ack)
 
 
 async def test_who_fails_a_group_is_found_and_all_others_are_acknowledged(bench: Bench) -> None:

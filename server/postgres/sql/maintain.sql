@@ -24,4 +24,7 @@ SELECT now() AS now,
            OR (SELECT prices FROM sync.usage_state) <> sync.price_list() AS uncounted_usage,
        EXISTS (SELECT FROM sync.usage_keys WHERE written_at < now() - make_interval(days => $3)) AS old_keys,
        EXISTS (SELECT FROM sync.daily_conversations WHERE date < (now() - make_interval(days => $2 + 2))::date)
-           AS old_conversations
+           AS old_conversations,
+       EXISTS (SELECT FROM sync.response_cache WHERE expires_at < now())
+           OR EXISTS (SELECT FROM sync.response_leases WHERE until < now() - interval '1 day')
+           OR EXISTS (SELECT FROM sync.response_flushes WHERE flushed_at < now() - interval '1 day') AS expired_responses
