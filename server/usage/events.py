@@ -114,8 +114,13 @@ def check(given: Sequence[dict[str, Any]], limits: Limits, first: int = 0) -> by
     except msgspec.ValidationError as error:
         said = re.sub(r"\$\[(\d+)\]", lambda found: f"$.events[{int(found[1]) + first}]", str(error))
         raise EventError(_sentence(said, "the body")) from None
-    encoded = [msgspec.json.encode(event) for event in events]
-    for number, (event, text) in enumerate(zip(events, encoded, strict=True), first):
+    encoded = []
+    for number, event in enumerate(events, first):
+        try:
+            text = msgspec.json.encode(event)
+        except RecursionError:
+            raise EventError(f"events[{number}].data is nested too deeply.") from None
+        encoded.append(text)
         if event.timestamp is not None and not limits.oldest <= event.timestamp <= limits.newest:
             if event.timestamp > limits.newest:
                 raise EventError(f"events[{number}].timestamp is in the future; this server's time is {_now(limits)}.")

@@ -109,6 +109,13 @@ def test_a_wrong_event_is_refused_by_its_number_and_its_field(event: Any, says: 
     assert refusal(event, 3) == says
 
 
+def test_data_that_is_nested_too_deeply_is_refused() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert refusal({**GOOD, "data": {"a": nested}}, 7) == "events[8].data is nested too deeply."
+
+
 def test_times_beyond_the_limits_are_refused() -> None:
     late = refusal({**GOOD, "timestamp": (NOW - timedelta(days=90, seconds=1)).isoformat()})
     assert late == "events[1].timestamp is older than events are kept here, since 2026-04-15 (ATLAS_USAGE_DAYS)."
