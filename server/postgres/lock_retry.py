@@ -27,7 +27,8 @@ LOCK: Final = 0x61746C73  # «atls»
 async def past_autovacuum(connection: Any, *tables: str) -> AsyncIterator[None]:
     """A transaction with the lock timeout, in which autovacuum holds no lock on the tables. It begins with a lock that
     blocks no reader and no writer, so waiting for autovacuum to be cancelled blocks nobody."""
-    async with connection.transaction():
+    # Explicit: what was committed while a lock was waited for must be seen.
+    async with connection.transaction(isolation="read_committed"):
         await connection.execute(
             f"SET LOCAL lock_timeout = '{AUTOVACUUM_TIMEOUT}'; "
             f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE; "

@@ -210,8 +210,13 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
         case CountUsage():
             await costs.count(connection)
         case DropUsage(partition):
+            await costs.count(connection)
             async with past_autovacuum(connection, partition, *_around("usage_logs")):
                 await connection.execute(f"ALTER TABLE sync.usage_logs DETACH PARTITION {partition}")
+                if await connection.fetchval(
+                    f"SELECT EXISTS (SELECT FROM sync.usage_batches JOIN {partition} USING (batch))"
+                ):
+                    raise asyncpg.LockNotAvailableError("events were added at this moment")
                 await connection.execute(f"DROP TABLE {partition}")
         case Forget(what) | DeleteExpired(what):
             days = step.days(policy) if isinstance(step, Forget) else policy.forget_days

@@ -425,6 +425,27 @@ async def test_weeks_are_made_ahead_and_dropped_when_their_events_are_old_and_co
 
 
 @NEWEST
+async def test_an_event_that_comes_while_its_week_is_dropped_is_counted(
+    every_database: Database, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, monday = uuid4(), await sql.fetchval("SELECT date_trunc('week', now(), 'UTC') - interval '18 weeks'")
+    await sql.execute("SELECT sync.make_partition('usage_logs', $1)", monday)
+    await sql.execute(INSERT, user, "x", '{"input_tokens": 1}', monday)
+    count = costs.count
+    late = [1, 1]
+
+    async def count_before_another_comes(connection: Any) -> None:
+        await count(connection)
+        if late:
+            await sql.execute(INSERT, user, "x", f'{{"input_tokens": {late.pop()}}}', monday)
+
+    monkeypatch.setattr(costs, "count", count_before_another_comes)
+    await maintained(every_database, POLICY)
+    assert [tokens for _, _, tokens, _, _ in await usage(sql, user)] == [3]
+    assert await sql.fetchval("SELECT count(*) FROM sync.usage_logs") == 0
+
+
+@NEWEST
 async def test_events_that_cannot_be_counted_are_not_dropped(every_database: Database, sql: Any) -> None:
     user = uuid4()
     await sql.execute(INSERT, user, "x", '{"input_tokens": 1}', datetime.now(UTC) - timedelta(days=100))
