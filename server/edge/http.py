@@ -139,7 +139,8 @@ class BoundedHttp(HttpToolsProtocol):
             # In pieces, because the headers decide how large the request may be.
             room = self._allowed - self._unfinished
             if room <= 0:
-                self._refuse(431, f"This request is larger than {self._allowed // 1024} KiB.")
+                status = 413 if self._receiving else 431
+                self._refuse(status, f"This request is larger than {self._allowed // 1024} KiB.")
                 return
             piece, data = data[:room], data[room:]
             self._unfinished += len(piece)
@@ -183,7 +184,13 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
+        return cycle is not None and not cycle.response_complete and not cycle.disconnected
+
+    @property
+    def _receiving(self) -> bool:
+        """Whether a request's headers have arrived, and its body has not."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.more_body
 
     def _invalid(self, problem: str) -> None:
         self._problem = problem
@@ -244,6 +251,10 @@ class BoundedHttp(HttpToolsProtocol):
         may then never see the answer."""
         self._discarding = True
         self._unfinished = 0
+        if self._receiving and not self.cycle.response_started and not self.pipeline:
+            # Its endpoint may wait for the rest of the request, which it will not get.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.pipeline.clear()
         if not self._answering:  # otherwise that answer is the last one
             self.transport.write(answer)

@@ -86,6 +86,8 @@ async def test_a_wrong_request_gets_a_sentence_and_nothing_of_it_is_written(data
         late["events"][0]["timestamp"] = "2020-01-01T00:00:00Z"
         assert "ATLAS_USAGE_DAYS" in (await client.post("/v1/usage", json=late)).text
         assert (await client.post("/v1/usage", json=[])).status_code == 422
+        large = await client.post("/v1/usage", json=request("a", user, text="x" * 2_000_000))
+        assert (large.status_code, large.text) == (413, "This request is larger than 1024 KiB.\n")
         assert (await client.get("/v1/usage")).status_code == 405
     assert await logged(sql, user) == []
 
