@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.frames import Instant
-from server.edge.service import RequestError, ServiceTokens, read_json
+from server.edge.service import RequestError, ServiceTokens, read_json, while_connected
 from server.responses.cache import Hit, ResponseCache
 from server.responses.ports import Busy, Lease
 from server.responses.question import EVERYBODY, InputError, Key, key
@@ -78,7 +78,9 @@ class Responses:
             name = asked.key()
             taken: Hit | Lease | Busy | None
             if asked.lease:
-                taken = await self._cache.take(name, lease=asked.lease, wait=asked.wait)
+                taking = self._cache.take(name, lease=asked.lease, wait=asked.wait)
+                # A lease that a caller gets who has gone keeps the others waiting until it ends.
+                taken = await (while_connected(request, taking) if asked.wait else taking)
             else:
                 taken = await self._cache.get(name)
         except InputError as error:
@@ -141,12 +143,10 @@ async def _read(request: Request, form: type[Form]) -> Form:
     """What the URL's parameters say, or, where there are none, the body. Raises RequestError."""
     given: Any
     query: bytes = request.scope["query_string"]
-    if query and form is not Put:
-        given = _parameters(query)
-    else:
-        given = await read_json(request)
+    in_url = bool(query) and form is not Put
+    given = _parameters(query) if in_url else await read_json(request)
     try:
-        return msgspec.convert(given, form, strict=not query)
+        return msgspec.convert(given, form, strict=not in_url)
     except msgspec.ValidationError as error:
         if isinstance(given, dict) and "scope" not in given:
             raise RequestError(SCOPE) from None

@@ -1,8 +1,9 @@
 """Endpoints for the app's backend: who may call them, and one form for every refusal."""
 
+import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +18,7 @@ RETRY_SECONDS: Final = 1
 """What Retry-After says while Postgres is away."""
 
 Answer = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
 
 
 class RequestError(Exception):
@@ -77,6 +79,24 @@ async def read_json(request: Request) -> Any:
         return orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
         raise RequestError(f"The body is not JSON: {error}.") from None
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. Raises ClientDisconnect if the connection closes first: then it is cancelled."""
+
+    async def closed() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, closing = asyncio.ensure_future(work), asyncio.ensure_future(closed())
+    try:
+        await asyncio.wait([working, closing], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        closing.cancel()
 
 
 def _refusal(sentence: str, status: int, headers: dict[str, str]) -> Response:

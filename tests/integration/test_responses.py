@@ -566,6 +566,35 @@ async def test_a_lease_that_is_given_back_is_given_to_the_next(client: httpx.Asy
     assert int(next_one.json()["lease"]) > int(lease)
 
 
+@pytest.mark.settings(responses=True, service_token=TOKEN)
+async def test_a_caller_that_has_gone_gets_no_lease(
+    server: Running, served: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, left = asyncio.Event(), asyncio.Event()
+    join = ResponseCache._join
+
+    async def noticed(self: ResponseCache, wanted: Key, lease: float, wait: float) -> Hit | Lease | Busy:
+        try:
+            if wait == 20:
+                waiting.set()
+            return await join(self, wanted, lease, wait)
+        except asyncio.CancelledError:
+            left.set()
+            raise
+
+    monkeypatch.setattr(ResponseCache, "_join", noticed)
+    wanted = asked()
+    lease = (await served.get(PATH, params=wanted)).json()["lease"]
+    async with backend(server.http) as gone:
+        first = asyncio.ensure_future(gone.get(PATH, params={**wanted, "wait": 20}))
+        await waiting.wait()
+        first.cancel()
+    async with asyncio.timeout(LIMIT):
+        await left.wait()
+    assert (await served.delete(PATH, params={**wanted, "lease": lease})).status_code == 204
+    assert (await served.get(PATH, params=wanted)).status_code == 404
+
+
 async def test_a_users_response_is_found_by_nobody_else(client: httpx.AsyncClient) -> None:
     wanted = asked(scope="user 1")
     assert (await client.put(PATH, json={**wanted, "response": "private", "ttl": 60})).status_code == 200
@@ -604,6 +633,7 @@ REFUSED: Final[list[tuple[str, dict[str, Any], int, str]]] = [
     ("PUT", {"json": asked()}, 400, "response"),
     ("PUT", {"json": {**asked(), "response": "x", "ttl": 0}}, 400, "ttl must be"),
     ("PUT", {"json": {**asked(), "response": "x", "ttl": "60"}}, 400, "$.ttl"),
+    ("PUT", {"url": f"{PATH}?x=1", "json": {**asked(), "response": "x", "ttl": "60"}}, 400, "$.ttl"),
     ("PUT", {"json": {**asked(), "response": "x\0", "ttl": 60}}, 400, "Postgres cannot store"),
     ("PUT", {"json": {**asked(), "response": "x", "ttl": 60, "cost": "much"}}, 400, "decimal"),
     ("PUT", {"json": {**asked(), "response": "x", "ttl": 60, "cost": -1}}, 400, "cost must be"),
