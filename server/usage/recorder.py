@@ -5,6 +5,7 @@ backend keeps them. The server's own events are dropped then, and counted.
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,12 +92,13 @@ class Recorder:
         if self._away is not None and asyncio.get_running_loop().time() < self._away_until:
             _PUT_OFF.inc(group.events)
             raise UnavailableError(self._away)
-        if self._bytes + len(group.document) > MOST_BYTES:
+        size = sys.getsizeof(group.document)  # its characters may have four bytes each
+        if self._bytes + size > MOST_BYTES:
             _PUT_OFF.inc(group.events)
             raise UnavailableError(FULL)
         waiting = _Waiting(group)
         self._waiting.append(waiting)
-        self._bytes += len(group.document)
+        self._bytes += size
         self._some.set()
         try:
             written = await waiting.answer
@@ -107,7 +109,7 @@ class Recorder:
             _REFUSED.inc(group.events)
             raise
         finally:
-            self._bytes -= len(group.document)
+            self._bytes -= size
         _BECAME.get(written, _REFUSED).inc(group.events)
         return written
 

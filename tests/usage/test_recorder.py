@@ -1,6 +1,7 @@
 """The recorder confirms what is durable, refuses what it cannot keep, and drops only what is the server's own."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -151,23 +152,23 @@ async def test_while_postgres_is_away_groups_are_refused_at_once_and_own_events_
 
 
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = group("1", "x" * 1_000)
-    monkeypatch.setattr(recorder, "MOST_BYTES", 3 * len(one.document))
+    text = "\N{GRINNING FACE}" * 1_000
+    monkeypatch.setattr(recorder, "MOST_BYTES", 3 * sys.getsizeof(group("1", text).document))
     monkeypatch.setattr(recorder, "MOST_OWN", 5)
     store = FakeStore()
     dropped = counted("server", "dropped")
     async with recording(store) as usage:
         store.gate.close()
-        waiting = [asyncio.create_task(usage.submit(group(str(n), "x" * 1_000))) for n in range(3)]
+        waiting = [asyncio.create_task(usage.submit(group(str(n), text))) for n in range(3)]
         await store.gate.reached()
         with pytest.raises(UnavailableError, match="More events arrive than are written"):
-            await usage.submit(group("4", "x" * 1_000))
+            await usage.submit(group("4", text))
         for _ in range(7):
             usage.note(own())
         assert counted("server", "dropped") - dropped == 2
         store.gate.open()
         assert len(await asyncio.gather(*waiting)) == 3
-        assert await usage.submit(group("4", "x" * 1_000)) is Written.WRITTEN
+        assert await usage.submit(group("4", text)) is Written.WRITTEN
 
 
 async def test_a_group_that_postgres_refuses_does_not_keep_the_others_from_being_written() -> None:
