@@ -106,8 +106,9 @@ class ResponseCache:
         self._memory = Memory(memory)
         self._clock = clock
         self._flights: dict[Key, _Flight] = {}
-        self._granted: dict[Key, float] = {}
-        """Leases of callers of this process, and their ends: they count while Postgres is away."""
+        self._granted: dict[Key, tuple[float, int]] = {}
+        """Leases of callers of this process: their ends, and fences. They count while Postgres is away; those that it does
+        not know, also when it is back."""
         self._ahead: int | None = None
         """Microseconds by which Postgres' clock is ahead of `clock`, at most; None: it has not answered yet."""
         self._away_until = 0.0
@@ -276,11 +277,13 @@ class ResponseCache:
         if (hit := await self._look_into_redis(key)) is not None:
             return hit
         begun = self._clock()
+        until, fence = self._granted.get(key, (begun, 0))
+        computed_alone = not fence and until > begun
         try:
             if begun < self._away_until:
                 raise UnavailableError("Postgres was away a moment ago.")
             async with asyncio.timeout(LOOK_SECONDS):
-                found, answered_at = await self._store.take(key, lease)
+                found, answered_at = await self._store.take(key, None if computed_alone else lease)
         except (UnavailableError, TimeoutError) as error:
             if begun >= self._away_until:
                 self._away_until = self._clock() + AWAY_SECONDS
@@ -297,6 +300,8 @@ class ResponseCache:
             return Hit(found, Layer.POSTGRES)
         if isinstance(found, Lease):
             self._grant(key, found)
+        if found is None and lease is not None:
+            return Busy(until - begun)
         return found
 
     async def _look_into_redis(self, key: Key) -> Hit | None:
@@ -315,7 +320,7 @@ class ResponseCache:
     def _take_alone(self, key: Key, seconds: float) -> Lease | Busy:
         """A lease of which only this process knows, because Postgres is away."""
         now = self._clock()
-        until = self._granted.get(key, now)
+        until, _ = self._granted.get(key, (now, 0))
         if until > now:
             return Busy(until - now)
         self._grant(key, lease := Lease(0, seconds))
@@ -324,8 +329,8 @@ class ResponseCache:
     def _grant(self, key: Key, lease: Lease) -> None:
         now = self._clock()
         if len(self._granted) >= LEASES:
-            self._granted = {other: until for other, until in self._granted.items() if until > now}
-        self._granted[key] = now + lease.seconds
+            self._granted = {other: granted for other, granted in self._granted.items() if granted[0] > now}
+        self._granted[key] = now + lease.seconds, lease.fence
 
     async def _copy(self, key: Key, response: Response, begun: float) -> None:
         """Copy what Postgres answered to a question of the time `begun`."""

@@ -478,6 +478,28 @@ async def test_a_lease_that_postgres_gave_counts_while_postgres_is_away(database
         proxy.refusing = False
 
 
+async def test_a_lease_that_was_given_while_postgres_was_away_counts_when_it_is_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "AWAY_SECONDS", 0.0)
+    wanted = a_key()
+    async with postgres_behind_proxy(database.server_url) as (proxy, url), open_cache(url) as cache:
+
+        async def back() -> bool:
+            await cache.get(a_key())
+            return not cache._away
+
+        proxy.refusing = True
+        proxy.cut()
+        lease = await leased(cache, wanted)
+        proxy.refusing = False
+        await eventually(back)
+        assert isinstance(await cache.take(wanted, lease=60.0), Busy)
+        waiting = asyncio.ensure_future(cache.take(wanted, lease=60.0, wait=LIMIT))
+        await cache.put(wanted, "answer", ttl=60, lease=lease.fence)
+        assert isinstance(await waiting, Hit)
+
+
 # ---- Rights ---------------------------------------------------------------------------------------------------------
 
 
