@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 
-from tests.support.cluster import administrator
+from tests.support.cluster import Database, administrator
 from tests.support.diary import diarist, living, settled
 from tests.support.histories import DATABASE, Machine, Machines
+from tests.support.maintenance import maintained
 from tests.support.proxy import postgres_behind_proxy, socket_of
 from tests.support.serving import Service
 from tests.support.waiting import eventually
@@ -122,3 +124,24 @@ async def test_devices_find_what_was_restored_and_bring_what_they_hold(
                 await settled(sql, *devices)
         for device in devices:
             assert device.epochs[-1] != device.epochs[0]
+
+
+async def test_events_that_were_not_counted_when_the_dump_was_made_are_counted_once_after_it(site: Machines) -> None:
+    machine, user = site.primary(), uuid4()
+    use = f"INSERT INTO sync.usage_logs (user_id, event, data) VALUES ('{user}', 'x', '{{\"input_tokens\": $1}}')"
+    tokens = "SELECT sum(total_tokens_used)::int FROM sync.daily_usage"
+
+    async def used(of: Database, some: int) -> None:
+        await machine.query(use.replace("$1", str(some)), database=of.name)
+
+    await used(machine.database, 1)
+    await maintained(machine.database)
+    await used(machine.database, 10)
+    dump = machine.dump()
+    await maintained(machine.database)
+    await machine.restore(dump, "restored")
+    restored = Database(machine, "restored")
+    await used(restored, 100)
+    await maintained(restored)
+    assert await machine.query(tokens, database=DATABASE) == 11
+    assert await machine.query(tokens, database="restored") == 111

@@ -202,7 +202,7 @@ async def test_the_command_asks_first_unless_it_is_given_yes(newest_app: App) ->
     adopted = await newest_app.shape()
     status, said = await command(newest_app, "--undo", answer="n\n")
     assert status == 1
-    assert "Devices will no longer sync. Continue? [y/N]" in said
+    assert "Devices will no longer sync, and usage, costs and cached responses are lost. Continue? [y/N]" in said
     status, said = await command(newest_app, "--undo", "--plan")
     assert status == 0
     for step in await steps(newest_app.url):
