@@ -137,7 +137,9 @@ def migrate(
         typer.echo("Nothing of Atlas Sync is in this database.")
         return
     if undo and not yes:
-        typer.confirm("Devices will no longer sync, and usage, costs and cached responses are lost. Continue?", abort=True)
+        typer.confirm(
+            "Devices will no longer sync, and usage, costs and cached responses are lost. Continue?", abort=True
+        )
     with Shown(console(stderr=True)) as shown:
         left = asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
     if not left:

@@ -329,7 +329,7 @@ async def test_maintenance_that_is_killed_counts_every_event_once(every_database
     expected = 0
     midway = 0
     await maintained(every_database, POLICY)
-    for _ in range(3):
+    for _ in range(2):
         # Many batches, so that it is killed between two transactions or in one.
         await sql.execute(
             "DO $$ BEGIN FOR i IN 1 .. 8000 LOOP INSERT INTO sync.usage_logs (user_id, event, data) VALUES "

@@ -45,7 +45,7 @@ def refusal(event: Any, first: int = 0) -> str:
 )
 def test_any_json_without_the_character_0_is_kept_as_it_is(data: dict[str, Any], name: str, at: datetime) -> None:
     event = {"user_id": USER, "event": name, "data": data, "timestamp": at.isoformat()}
-    if "\\u0000" in repr(orjson.dumps(event)).replace("\\\\\\\\", "") and "\0" in _texts(event):
+    if "\0" in _texts(event):
         with pytest.raises(EventError, match=r"events\[0\] contains the character U\+0000"):
             events.check([event], LIMITS)
         return

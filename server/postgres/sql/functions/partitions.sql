@@ -1,5 +1,6 @@
--- Partitions of messages, messages_archive, the log and usage_logs: `atlas-sync migrate` makes those of the coming months, `atlas-sync
--- maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a stray.
+-- Partitions of messages, messages_archive, the log and usage_logs: `atlas-sync migrate` makes those of the coming months,
+-- `atlas-sync maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a
+-- stray.
 
 -- Until when partitions reach without a gap, from now on. NULL if there is none for now.
 CREATE OR REPLACE FUNCTION sync.partitions_reach(of text) RETURNS timestamptz
@@ -24,9 +25,9 @@ BEGIN
 END
 $$;
 
--- Makes the partition that begins at `since` (the first of a month; in the log and in usage_logs a Monday; UTC), unless there is one, and moves
--- the stray rows of its time into it. Moving changes no row and fires no trigger, so devices receive nothing. Returns how many
--- rows were moved, or NULL if no partition was made.
+-- Makes the partition that begins at `since` (the first of a month; in the log and in usage_logs a Monday; UTC), unless there
+-- is one, and moves the stray rows of its time into it. Moving changes no row and fires no trigger, so devices receive nothing.
+-- Returns how many rows were moved, or NULL if no partition was made.
 --
 -- It uses LIKE and ATTACH instead of PARTITION OF, which would lock the partitioned table exclusively. This function locks
 -- the default partition exclusively, and conversations against writers, for a few milliseconds. If rows are moved, which

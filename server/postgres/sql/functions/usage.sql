@@ -68,8 +68,8 @@ $$;
 -- often this runs and wherever it is stopped. Costs are computed from the sums of tokens, never added up, so that they follow
 -- the price list. One transaction at a time counts: two could each miss what the other adds to a user's day.
 --
--- What an event says is text of somebody else. Whatever it is, it must not stop the count: numbers that make no sense count as
--- 0, and names are shortened to what fits into an index.
+-- What an event says is text of somebody else. Whatever it is, it must not stop the count: negative numbers, and what is no
+-- number, count as 0, larger ones as a billion, and names are shortened to what fits into an index.
 CREATE OR REPLACE FUNCTION sync.count_usage(most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET enable_seqscan = off AS $$
 DECLARE
