@@ -19,7 +19,6 @@ TESTED_BY: Final = {
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/responses.py": ["integration/test_responses.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
-    "feed/confirmation.py": ["histories/test_replicas.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
     "feed/kept.py": ["feed/test_cached.py"],
     "feed/pages.py": ["integration/test_pages.py"],

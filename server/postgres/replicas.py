@@ -70,8 +70,8 @@ class PostgresReplica:
         self._why: str | None = ""
         """Why it is not used."""
         self._since_start = ""
-        """The history and the start of the primary since which it was found to be well: a primary that was restarted may
-        have lost what the replica holds."""
+        """The history and the start of the primary since which it was found to be well: a primary that was restarted
+        may have lost what the replica holds."""
         self._ahead_at = -1
         """How much it had replayed when it was ahead of the primary. While it has replayed just that, it is stuck."""
 
