@@ -29,6 +29,10 @@ CONNECTIONS: Final = 16
 REFUSED_SECONDS: Final = 600.0
 """Seconds between two lines in the log about commands that Redis refuses."""
 EVICT: Final = "Set maxmemory, and maxmemory-policy to allkeys-lru: it then forgets what was not used for longest."
+UNREADABLE: Final = (
+    "REDIS_URL cannot be read. Write redis://user:password@host:6379/0, with the special characters of user and "
+    "password percent-encoded."
+)
 AWAY: Final = "Redis does not answer. Check REDIS_URL, and that Redis runs and is reachable from here."
 
 
@@ -49,8 +53,13 @@ class Link:
                 socket_connect_timeout=None,
                 retry=NoRetry(NoBackoff(), 0),
             )
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"REDIS_URL is not valid: {error}.") from None
+            self._pool.connection_kwargs.update(decode_responses=False, encoding="utf-8")  # whatever the URL says
+            # Looks at the URL's parameters, and connects nowhere.
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's
+        except ValueError:
+            raise ConfigError(UNREADABLE) from None  # redis-py's message may quote a part of the password
+        except (TypeError, RedisError) as error:
+            raise ConfigError(f"REDIS_URL has a parameter that redis-py does not take: {error}.") from None
         self._send: Callable[..., Awaitable[Any]] = redis.asyncio.Redis.from_pool(self._pool).execute_command
         self._probing: asyncio.Task[None] | None = None
         self._refused_at = -REFUSED_SECONDS

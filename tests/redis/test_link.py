@@ -118,9 +118,23 @@ async def test_an_address_where_nobody_listens_is_away() -> None:
             await link.command("PING")
 
 
-def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL"):
-        Link("redis://127.0.0.1:none")
+@pytest.mark.parametrize("rest", ["h:none", "h?no_such_parameter=1", "h?protocol=two", "h?protocol=9", ":sec/ret@h"])
+def test_a_url_that_makes_no_sense_is_refused_when_it_is_read(rest: str) -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL") as refused:
+        Link(f"redis://{rest}")
+    assert "sec" not in str(refused.value)
+
+
+async def test_values_are_bytes_whatever_the_url_says(redis: RedisProcess) -> None:
+    async with Link(f"{redis.url}?decode_responses=true&encoding=none") as link:
+        await link.command("SET", "key", b"\xc1")
+        assert await link.command("GET", "key") == b"\xc1"
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "nowhere.invalid"])
+async def test_a_host_that_cannot_be_found_is_away(host: str) -> None:
+    async with Link(f"redis://{host}:6379") as link:
+        assert not link.up
 
 
 async def test_a_redis_without_a_bound_on_its_memory_is_found_and_one_with_it_is_fit(link: Link) -> None:
