@@ -120,9 +120,9 @@ class Link:
     async def _probe(self) -> None:
         retry = Retry(None)
         while True:
-            # Connections that were open when Redis went away may hang.
-            await self._pool.disconnect(inuse_connections=False)
             try:
+                # Connections that were open when Redis went away may hang.
+                await self._pool.disconnect(inuse_connections=False)
                 async with asyncio.timeout(PATIENCE):
                     await self._send("PING")
             except (TimeoutError, RedisError, OSError) as error:
