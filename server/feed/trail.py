@@ -68,6 +68,8 @@ def _joined(first: _Step, second: _Step) -> _Step:
 
 def touched(entries: Sequence[Entry]) -> frozenset[UUID] | None:
     """What these entries of the log changed: conversations, and `LIST`. None: it is unknown what."""
+    if entries[-1].next_seq is not None:
+        return None  # rows come in their latest state: one that a later entry moves is in another conversation already
     found: set[UUID] = set()
     for entry in entries:
         match entry.row:

@@ -89,6 +89,12 @@ def test_what_a_change_touches(row: Any, found: set[UUID] | None) -> None:
     assert touched([entry(row)]) == found
 
 
+def test_where_the_log_goes_on_it_is_unknown_what_changed() -> None:
+    """The message was edited in one conversation, and has moved to the other since."""
+    moved = entry(Message(1, IDS[0], IDS[1], "user", "hello", 1, 1))
+    assert touched([moved._replace(next_seq=2)]) is None
+
+
 def test_many_conversations_count_as_everything() -> None:
     rows = [Message(1, IDS[0], UUID(int=100 + number), "user", "x", 1, 1) for number in range(TOUCHED + 1)]
     assert touched([entry(row) for row in rows]) is None
