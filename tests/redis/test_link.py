@@ -1,6 +1,7 @@
 """Redis is asked within bounds: away costs one wait and one line in the log, and no answer reaches another command."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -96,6 +97,19 @@ async def test_a_cancelled_command_does_not_give_its_answer_to_the_next(redis: R
         await asyncio.wait([task])
         assert await link.command("GET", "yours") == b"yours"
     assert link.up
+
+
+async def test_a_process_that_is_busy_does_not_take_redis_for_away(link: Link) -> None:
+    with capture_logs() as logs:
+        for turns in range(8):
+            task = asyncio.ensure_future(link.command("PING"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.1)  # noqa: ASYNC251  # longer than a command may take
+            await asyncio.wait([task])
+            task.exception()
+            assert link.up
+    assert not logs
 
 
 async def test_a_full_redis_refuses_and_still_answers() -> None:
