@@ -40,7 +40,9 @@ def test_what_comes_with_the_demo_is_named_by_a_list() -> None:
     assert run.extras("") == frozenset()
     assert run.extras("redis") == {Extra.REDIS}
     assert run.extras(" Replica ,redis,") == {Extra.REDIS, Extra.REPLICA}
-    with pytest.raises(ConfigError, match="takes redis, replica, usage, responses, separated by commas, and not 'mysql'"):
+    with pytest.raises(
+        ConfigError, match="takes redis, replica, usage, responses, separated by commas, and not 'mysql'"
+    ):
         run.extras("redis,mysql")
 
 
