@@ -26,6 +26,7 @@ from benchmarks.responses import responses
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.storm import storm
+from benchmarks.usage import usage
 from benchmarks.visits import visits
 from benchmarks.volume import volume
 from server.exceptions import AtlasError
@@ -193,6 +194,19 @@ def storm_command(
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
     return on_stage(lambda stage: storm(stage, changes, replica), sockets)
+
+
+@benchmark("usage", events=500.0, batch=50, changes=50.0, users=20, seconds=0.5, rounds=1)
+def usage_command(
+    events: Annotated[float, typer.Option(min=1, help="Events of usage per second.")] = 5_000.0,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Events of one request.")] = 250,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds with events, and as many without.")] = 8,
+) -> Benchmark:
+    """A backend reports usage beside live devices: their delay with it and without, events per second."""
+    return on_stage(lambda stage: usage(stage, events, batch, changes, seconds, rounds), users)
 
 
 @benchmark("visits", users=6, count=60, rounds=1)

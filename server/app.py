@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from server import fetch, metrics
 from server.clock import Clock
 from server.config import ServeSettings
 from server.edge import http
+from server.edge import usage as edge_usage
 from server.edge.auth import KeySet, Verifier
 from server.edge.connection import Connection, Services, Timing
 from server.edge.listen import bind, reserve
@@ -35,6 +37,7 @@ from server.feed.hub import Hub, Lane
 from server.feed.pages import Pages
 from server.feed.ports import Replica, Rows
 from server.feed.presence import Presence
+from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
 from server.feed.readers import Readers, Readiness
 from server.feed.replicas import Replicas
@@ -48,12 +51,15 @@ from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.responses import PostgresResponses
 from server.postgres.route import Route
 from server.postgres.store import PostgresStore
+from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
 from server.responses.cache import ResponseCache
 from server.responses.ports import Shared
 from server.retry import Retry
+from server.usage.events import sync_completed
+from server.usage.recorder import Recorder
 from server.write import isolation, rules
 from server.write.batcher import Batcher
 from server.write.intake import Intake
@@ -66,7 +72,7 @@ log = structlog.get_logger()
 RESPONSE_CONNECTIONS: Final = 2
 """Connections of the response cache, so that no device waits for it. One may wait for a lock."""
 LAST_RECORDING: Final = 2.0
-"""Seconds to record which devices the shutdown disconnected."""
+"""Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 
 
 class App:
@@ -104,7 +110,8 @@ class App:
             store = PostgresStore(postgres.pool)
             url = settings.redis_url
             redis = None if url is None else await stack.enter_async_context(redis_link(url))
-            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes)
+            backend = _Backend(settings, clock, postgres, await _responses(settings, postgres, redis, stack))
+            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, backend.usage)
             batcher = _batcher(settings, postgres.writes)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
@@ -116,10 +123,9 @@ class App:
                 clock=clock,
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
-            gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, Vitals(postgres.pool))
-            service = ServiceTokens(settings.service_tokens)
-            responses = await _responses(settings, postgres, redis, stack)
-            server = self._server = self._http(services, gauges, service, responses, ready)
+            vitals = Vitals(postgres.pool, None if backend.usage is None else backend.usage.store)
+            gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, vitals)
+            server = self._server = self._http(services, gauges, backend, ready)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -139,6 +145,7 @@ class App:
                         ),
                         "timers": services.timers.run(),
                         **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
+                        **({} if backend.usage is None else {"usage": backend.usage.recorder.run()}),
                     }.items()
                 ]
                 metrics.PROCESSES.set(1)
@@ -149,6 +156,8 @@ class App:
                 services.registry.cancel()
                 await asyncio.wait(background)
                 await reads.record_departures()
+                if backend.usage is not None:
+                    await backend.usage.close()
                 metrics.flush()
 
     async def _connected(self, postgres: "_Postgres") -> bool:
@@ -167,34 +176,30 @@ class App:
         self,
         services: Services,
         gauges: Gauges,
-        service: ServiceTokens,
-        responses: ResponseCache | None,
+        backend: "_Backend",
         ready: Callable[[], None],
     ) -> Server:
         settings = self._settings
-        routes = [*self._routes]
-        if responses is not None:
-            routes.append(Responses(responses).route(service))
 
         def readiness() -> Readiness:
             return Readiness(False, "shutting down") if self._stopping else services.readers.readiness()
 
         async def drain() -> None:
-            if responses is not None:
-                responses.close()
+            if backend.responses is not None:
+                backend.responses.close()
             await services.registry.drain(settings.drain)
 
         return Server(
             http.application(
                 readiness,
                 http.Metrics(gauges.exposition, settings.metrics_port, settings.metrics_token),
-                routes,
+                [*backend.routes(), *self._routes],
             ),
             http.bounded_http(
                 services.timers,
                 _origins(settings.allowed_origins),
                 lambda codec: Connection(services, codec).websocket,
-                service,
+                backend.tokens,
             ),
             ready,
             drain,
@@ -249,6 +254,7 @@ class _ReadPath:
         replicas: Sequence[Replica],
         redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
+        usage: "_Usage | None",
     ) -> None:
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
@@ -270,6 +276,7 @@ class _ReadPath:
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
+            count=(lambda: None) if usage is None else usage.count,
         )
 
     async def record_departures(self) -> None:
@@ -277,6 +284,58 @@ class _ReadPath:
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(LAST_RECORDING):
                 await self.presence.record()
+
+
+class _Backend:
+    """What the app's backend uses over HTTP: usage and cached responses. Each is None unless it is on."""
+
+    def __init__(
+        self, settings: ServeSettings, clock: Clock, postgres: _Postgres, responses: ResponseCache | None
+    ) -> None:
+        self.tokens = ServiceTokens(settings.service_tokens)
+        self.usage = _Usage(postgres.writes, clock) if settings.usage else None
+        self.responses = responses
+        self._clock = clock
+        self._usage_days = settings.usage_days
+
+    def routes(self) -> list[BaseRoute]:
+        routes: list[BaseRoute] = []
+        if self.usage is not None and self.tokens:
+            routes.append(edge_usage.route(self.tokens, self.usage.recorder, self._clock.seconds, self._usage_days))
+        if self.responses is not None:
+            routes.append(Responses(self.responses).route(self.tokens))
+        return routes
+
+
+class _Usage:
+    """Records usage: events of the app's backend, and one for each device that caught up."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._clock = clock
+        self.store = PostgresUsage(pool)
+        self.recorder = Recorder(self.store)
+
+    def count(self) -> Progress:
+        return Progress(time.monotonic, self._caught_up)
+
+    def _caught_up(self, device: CaughtUp) -> None:
+        self.recorder.note(
+            sync_completed(
+                device.user,
+                tier=device.tier,
+                outcome=device.why or "resumed",
+                milliseconds=device.seconds * 1000,
+                rows=device.rows,
+                size=device.size,
+                at=self._clock.now(),
+            )
+        )
+
+    async def close(self) -> None:
+        """Write the events that are left, if Postgres answers in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_RECORDING):
+                await self.recorder.close()
 
 
 async def _responses(

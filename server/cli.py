@@ -14,6 +14,7 @@ import typer
 
 from server import app, logs, metrics, private, sentry, supervisor
 from server.config import (
+    CostSettings,
     DatabaseSettings,
     MaintainSettings,
     OwnerSettings,
@@ -93,7 +94,12 @@ def demo(
     speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
     beside: Annotated[
-        str, typer.Option("--with", help="Start these, too: redis, replica; separated by a comma.", show_default="none")
+        str,
+        typer.Option(
+            "--with",
+            help="Show these, too: redis, replica, usage, responses; separated by commas.",
+            show_default="none",
+        ),
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
 ) -> None:
@@ -238,6 +244,31 @@ def trace(
         for line in lines:
             marked(marks[line.verdict], line.says, line.what)
     raise typer.Exit(telling.status(lines))
+
+
+@cli.command()
+def costs(
+    days: Annotated[int, typer.Option(help="Days to sum, today included.", min=1, max=3_660)] = 30,
+    top: Annotated[int, typer.Option(help="Tiers, models and users to show, by cost.", min=1, max=100_000)] = 20,
+    by: Annotated[str, typer.Option(help="For --csv: tier, day, model or user.")] = "day",
+    json: Annotated[bool, typer.Option("--json", help="Print all sums as JSON.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the sums of --by as CSV.")] = False,
+) -> None:
+    """Show what usage cost: by tier, day and model, the top users, and what is unusual. Needs the rights of the tables'
+    owner."""
+    from server.postgres import costs as asking
+    from server.terminal import costs as terminal
+
+    if by not in asking.BY:
+        raise ConfigError(f"--by must be one of {', '.join(asking.BY)}.")
+    settings = _set(CostSettings)
+    found = asyncio.run(asking.ask(settings.owner_url, days, top, settings.cost_floor))
+    if json:
+        typer.echo(terminal.as_json(found))
+    elif csv:
+        typer.echo(terminal.as_csv(found, by))
+    else:
+        terminal.show(found, console())
 
 
 @cli.command()

@@ -161,7 +161,17 @@ class ProcessSettings(Environment):
     log_format: str = Field("json", alias="ATLAS_LOG_FORMAT", pattern="^(json|console)$")
 
 
-class MaintainSettings(OwnerSettings, ProcessSettings):
+class UsageSettings(Environment):
+    """How long events of usage are kept. `serve` refuses older ones, and `maintain` drops them."""
+
+    usage_days: int = Field(90, alias="ATLAS_USAGE_DAYS", ge=7, le=3_650)
+
+
+class CostSettings(OwnerSettings):
+    cost_floor: float = Field(5.0, alias="ATLAS_COST_FLOOR", gt=0, allow_inf_nan=False)
+
+
+class MaintainSettings(CostSettings, UsageSettings, ProcessSettings):
     archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0, le=1_200)
     log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7, le=36_500)
     forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30, le=36_500)
@@ -195,7 +205,8 @@ class ServiceSettings(Environment):
         return self
 
 
-class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, ProcessSettings):
+class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSettings, ProcessSettings):
+    usage: bool = Field(False, alias="ATLAS_USAGE")
     host: str = Field("0.0.0.0", alias="ATLAS_HOST")
     port: int = Field(8000, alias="PORT", ge=0, le=65_535)
     processes: int = Field(1, alias="WEB_CONCURRENCY", ge=1, le=256)

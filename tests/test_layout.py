@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("edge", "feed", "operations", "projection", "write")
+CORE: Final = ("edge", "feed", "operations", "projection", "usage", "write")
 TESTED_BY: Final = {
     "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
@@ -22,6 +22,8 @@ TESTED_BY: Final = {
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
     "feed/kept.py": ["feed/test_cached.py"],
     "feed/pages.py": ["integration/test_pages.py"],
+    "edge/usage.py": ["integration/test_usage.py"],
+    "feed/progress.py": ["integration/test_usage.py"],
     "feed/snapshot.py": ["feed/test_readers.py", "integration/test_snapshot.py"],
     "feed/sweep.py": ["integration/test_doorbells.py"],
     "operations/adoptable.py": ["operations/test_adoption_plan.py", "postgres/test_adopt.py"],
@@ -36,7 +38,7 @@ TESTED_BY: Final = {
     "write/intake.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
-INTERFACES: Final = {"feed/ports.py", "write/ports.py"}
+INTERFACES: Final = {"feed/ports.py", "usage/ports.py", "write/ports.py"}
 """Types only: mypy checks them."""
 
 MODULES: Final = sorted(

@@ -67,4 +67,5 @@ class Confirmation:
                 live = encode.live(epoch, cohort.feed.owner, cohort.position)
                 for reader in readers:
                     reader.sink.send(live.wire(reader.sink.codec))
+                    reader.caught_up()
         return len(cohorts)

@@ -18,6 +18,7 @@ from protocol.frames import Instant
 from server import metrics
 from server.feed.change import Entry, same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
+from server.feed.progress import Progress
 from server.feed.resume import Why
 from server.feed.trail import Trail, touched
 
@@ -105,6 +106,7 @@ class Reader:
         "feed",
         "generation",
         "notified_unavailable",
+        "progress",
         "recorded",
         "sink",
         "stalled",
@@ -128,6 +130,8 @@ class Reader:
         self.notified_unavailable = False
         self.welcomed_at: Instant | None = None
         """When its hello was answered; None before."""
+        self.progress: Progress | None = None
+        """What it received so far; None once it has everything, or if nobody counts."""
         self.recorded: DeviceStatus | None = None
         """The status that was recorded last."""
 
@@ -147,6 +151,12 @@ class Reader:
         if self.cohort is not None:
             return DeviceState.LIVE if self.live else DeviceState.CATCHING_UP
         return DeviceState.SNAPSHOT if self.position is None else DeviceState.STALLED
+
+    def caught_up(self) -> None:
+        """`live` was sent."""
+        if self.progress is not None:
+            progress, self.progress = self.progress, None
+            progress.live(self.feed.user)
 
     def notify_unavailable(self) -> None:
         """Tell the device, once, that its hello waits for Postgres."""
@@ -195,6 +205,8 @@ class Hub:
             metrics.USERS.labels(tier).inc()
         metrics.CONNECTIONS.labels(feed.tier).inc()
         metrics.HELLOS.labels(why or "resumed").inc()
+        if reader.progress is not None:
+            reader.progress.welcomed(tier, why)
         reader.welcomed_at = reader.sink.welcome(tier, why)
 
     def remove(self, reader: Reader) -> None:

@@ -14,7 +14,7 @@ from server.exceptions import UnavailableError
 from server.feed import change, encode
 from server.feed.change import Batch, Reading
 from server.feed.history import History, come_back_apart
-from server.feed.hub import Cohort, Hub, Lane, Phase
+from server.feed.hub import Cohort, Hub, Lane, Phase, Reader
 from server.feed.ports import CONTENT_BYTES, ReadKey, Store
 from server.feed.replicas import Replicas
 from server.feed.resume import Why
@@ -159,10 +159,21 @@ class Pump:
                 # After the change of the profile itself, which the device must still receive.
                 sink.close(errors.LOCAL_ONLY.frame())
             self._written += 1
+        if phase is not Phase.LIVE and synced:
+            self._progress(readers, batch, wire, live=confirmed and not batch.more)
         if reading.entries and readers:
             metrics.sent(batch.rows, len(readers), size)
             if phase is Phase.LIVE:
                 metrics.DELIVERY.observe(max(0.0, time.time() - reading.entries[0].seq / 1_000_000))
+
+    def _progress(
+        self, readers: Sequence[Reader], batch: Batch, wire: Sequence[encode.Outgoing], *, live: bool
+    ) -> None:
+        for reader in readers:
+            if reader.progress is not None and batch.rows:
+                reader.progress.sent(batch.rows, len(wire[0].wire(reader.sink.codec)))
+            if live:
+                reader.caught_up()
 
     def _frames(
         self, cohort: Cohort, after: Position, batch: Batch, phase: Phase, confirmed: bool

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -16,6 +17,7 @@ from server.feed.hub import Hub, Phase, Reader
 from server.feed.pages import PAGE_ROWS, Pages
 from server.feed.ports import Sink, Window
 from server.feed.presence import Presence
+from server.feed.progress import Progress
 from server.feed.resume import Why, start
 from server.feed.snapshot import Snapshots
 from server.rate_limit import TokenBuckets
@@ -43,7 +45,8 @@ class Readiness:
 
 
 class Readers:
-    """`sockets_per_user`: connections of one user at the same time. `hellos`: how often one user may connect."""
+    """`sockets_per_user`: connections of one user at the same time. `hellos`: how often one user may connect.
+    `count`: called when a device joins, to count what it receives until it has everything."""
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Readers:
         *,
         hellos: TokenBuckets,
         sockets_per_user: int,
+        count: Callable[[], Progress | None] = lambda: None,
     ) -> None:
         self._hub = hub
         self._history = history
@@ -63,6 +67,7 @@ class Readers:
         self._presence = presence
         self._hellos = hellos
         self._sockets_per_user = sockets_per_user
+        self._count = count
 
     @property
     def epoch(self) -> str:
@@ -91,6 +96,7 @@ class Readers:
             return errors.TOO_MANY_SOCKETS.frame(message, answers="hello", retry_after=delay)
         position = start(cursor, user, self._history.epoch)
         reader = hub.add(name, client_id, sink, window, generation)
+        reader.progress = self._count()
         if isinstance(position, Why):
             self._snapshots.begin(reader, position)
         else:

@@ -151,5 +151,7 @@ class Snapshots:
         cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if last else None
         data = encode.message(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor), job.reader.sink.codec)
         job.reader.sink.send(data)
+        if job.reader.progress is not None:
+            job.reader.progress.sent(rows, len(data))
         metrics.sent(rows, 1, len(data))
         return last

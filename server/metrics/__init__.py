@@ -13,5 +13,6 @@ from server.metrics.instruments import BufferedHistogram as BufferedHistogram
 from server.metrics.limits import DEFAULT_ROWS_COUNTED as DEFAULT_ROWS_COUNTED
 from server.metrics.recording import acked as acked
 from server.metrics.recording import closed as closed
+from server.metrics.recording import costs_today as costs_today
 from server.metrics.recording import flush as flush
 from server.metrics.recording import sent as sent

@@ -20,6 +20,7 @@ class Question(StrEnum):
     IN_STEP = "Are devices in step?"
     POSTGRES = "Is Postgres the limit?"
     RELIEF = "Do caches and replicas help?"
+    COST = "What does it cost?"
     HURT = "Is someone hurting us?"
 
 
@@ -456,11 +457,56 @@ KEPT = _counter(
     "result",
 )
 
+# --- What does it cost?
+
+USAGE_EVENTS = _counter(
+    "atlas_usage_events",
+    Question.COST,
+    "Events of usage, of the `server` or of the app's `backend`, by what became of them",
+    "Many `put_off`: Postgres is away or slow, and the backend keeps them. `dropped`: so it is, and the server's own "
+    "events are lost. `refused`: the answers to POST /v1/usage say why.",
+    "source",
+    "fate",
+)
+USAGE_PENDING = _gauge(
+    "atlas_usage_pending_seconds",
+    Question.COST,
+    "Age of the oldest event that is not counted into daily_usage; no value without ATLAS_USAGE",
+    f"Above {limits.USAGE_PENDING_SECONDS:,}: `atlas-sync maintain` does not run, or its log says what stops it. "
+    "Nothing is lost meanwhile.",
+    over="livemostrecent",
+)
+COST_TODAY = _gauge(
+    "atlas_cost_today",
+    Question.COST,
+    "Cost of the present day (UTC) by tier, in the currency of the price list",
+    "Higher than on other days at this time: `atlas-sync costs` shows which users and models cause it.",
+    "tier",
+    over="livemostrecent",
+)
+COST_UNUSUAL = _gauge(
+    "atlas_cost_unusual",
+    Question.COST,
+    "Users and tiers whose cost of today or yesterday is outside the usual range of their last 14 days",
+    "Above 0: `atlas-sync costs` names them, with their usual range. A key that leaked, a loop in the app, or success.",
+    "of",
+    over="livemostrecent",
+)
+COST_WITHOUT_PRICE = _gauge(
+    "atlas_cost_models_without_price",
+    Question.COST,
+    "Models that were used today or yesterday and are not in the price list",
+    "Above 0: costs are too low. `atlas-sync costs` names the models; add them to sync.model_prices.",
+    over="livemostrecent",
+)
+
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
 OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
 """Of a hello. `feed.resume.Why` has the reasons for a snapshot, and a test compares the two: this package lies below
 `feed` and cannot import it."""
+COST_TIERS: Final = (*sorted(tiers.SYNCED), "free", "other")
+"""Tiers whose cost has a series of its own. The app's backend may name any; all others are summed as `other`."""
 PUSH_ERRORS: Final = (errors.UNAVAILABLE, errors.SLOW_DOWN, errors.GAP, errors.REPLACED, errors.LOCAL_ONLY)
 
 # Start these series at 0: Prometheus sees no increase in a series that begins at 1, and the first fault counts most.
@@ -480,6 +526,16 @@ for _result in ("hit", "miss", "older", "unusable"):
     KEPT.labels(_result)
 for _command in ("eval", "get", "set"):
     REDIS_SECONDS.labels(_command)
+for _source, _fates in {
+    "server": ("written", "dropped"),
+    "backend": ("written", "repeated", "put_off", "refused"),
+}.items():
+    for _fate in _fates:
+        USAGE_EVENTS.labels(_source, _fate)
+for _of in ("users", "tiers"):
+    COST_UNUSUAL.labels(_of)
+for _tier in COST_TIERS:
+    COST_TODAY.labels(_tier)
 for _outcome in ("process", "redis", "postgres", "waited", "computes", "busy", "missed"):
     RESPONSES.labels(_outcome)
 for _result in ("stored", "refused"):
@@ -489,6 +545,14 @@ for _tier in sorted(tiers.SYNCED):
     USERS.labels(_tier)
 
 # Unknown, and not 0, until Postgres or Redis was asked.
-_OF_ANOTHER: Final = (NOTIFICATION_QUEUE, OLDEST_XMIN, OLDEST_TRANSACTION, LOG_BYTES, MAINTAINED_AGO, REDIS_UP)
+_OF_ANOTHER: Final = (
+    NOTIFICATION_QUEUE,
+    OLDEST_XMIN,
+    OLDEST_TRANSACTION,
+    LOG_BYTES,
+    MAINTAINED_AGO,
+    REDIS_UP,
+    USAGE_PENDING,
+)
 for _gauge_of_another in (*_OF_ANOTHER, REPLICA_LAG.labels("1")):
     _gauge_of_another.set(float("nan"))

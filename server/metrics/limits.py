@@ -78,6 +78,11 @@ RESPONSES_COMPUTED: Final = 0.05
 RESPONSES_STORED_SHARE: Final = 0.5
 """Of the responses that callers compute. Some fail, because models do."""
 
+# --- What does it cost?
+
+USAGE_PENDING_SECONDS: Final = 3_600
+"""Events are counted every five minutes: a dozen rounds failed."""
+
 # --- Is someone hurting us?
 
 OPENED: Final = 5
@@ -116,6 +121,7 @@ ALERTS: Final[Mapping[str, tuple[float, ...]]] = {
     "AtlasPartitionsEnd": (PARTITIONS_AHEAD_DAYS,),
     "AtlasNotMaintained": (MAINTAINED_SECONDS,),
     "AtlasResponsesNotStored": (RESPONSES_COMPUTED, RESPONSES_STORED_SHARE),
+    "AtlasUsageNotCounted": (USAGE_PENDING_SECONDS,),
     "AtlasTokensRefused": (TOKENS_REFUSED, TOKENS_REFUSED_SHARE),
     "AtlasBadFrames": (BAD_FRAMES,),
     "AtlasNoHellos": (OPENED, HELLOS_SHARE),

@@ -1,6 +1,6 @@
 """Events that update several metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from protocol.frames import (
@@ -15,7 +15,17 @@ from protocol.frames import (
     Result,
     Row,
 )
-from server.metrics.catalogue import BUFFERED, BYTES_SENT, CLOSED, CODES, MUTATIONS, PUSHES, ROWS_SENT
+from server.metrics.catalogue import (
+    BUFFERED,
+    BYTES_SENT,
+    CLOSED,
+    CODES,
+    COST_TIERS,
+    COST_TODAY,
+    MUTATIONS,
+    PUSHES,
+    ROWS_SENT,
+)
 
 _ROWS: Final = {
     kind: ROWS_SENT.labels(name)
@@ -64,6 +74,15 @@ def acked(results: Sequence[Result]) -> None:
     for child, count in counts.items():
         if count:
             child.inc(count)
+
+
+def costs_today(tiers: Mapping[str, float]) -> None:
+    """Record what each tier cost today."""
+    sums = dict.fromkeys(COST_TIERS, 0.0)
+    for tier, cost in tiers.items():
+        sums[tier if tier in sums else "other"] += cost
+    for tier, cost in sums.items():
+        COST_TODAY.labels(tier).set(cost)
 
 
 def closed(code: int) -> None:

@@ -266,6 +266,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "atlas_default_rows": _default_rows,
     "atlas_partitions_ahead_days": _partitions_end,
     "atlas_maintained_seconds_ago": _level("atlas_maintained_seconds_ago", limits.MAINTAINED_SECONDS),
+    "atlas_usage_events_total": _rate("atlas_usage_events_total", "backend put_off", "server dropped"),
+    "atlas_cost_unusual": _level("atlas_cost_unusual"),
     "atlas_opened_total": _few_hellos,
     "atlas_closed_total": _any(
         _closed(CloseCode.INTERNAL),

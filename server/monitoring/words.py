@@ -22,6 +22,8 @@ SHORT: Final = {
     "atlas_oldest_transaction_seconds": "oldest open",
     "atlas_partitions_ahead_days": "partitions for",
     "atlas_maintained_seconds_ago": "maintained ago",
+    "atlas_usage_pending_seconds": "uncounted for",
+    "atlas_cost_models_without_price": "without a price",
     "atlas_responses_saved_cost_total": "cost saved",
     "atlas_responses_saved_tokens_total": "tokens saved",
     "atlas_responses_bytes": "response memory",

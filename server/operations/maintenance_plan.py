@@ -11,8 +11,12 @@ from typing import Final, Literal, Self
 
 from server.config import MaintainSettings
 
-Table = Literal["messages", "messages_archive", "log"]
+Table = Literal["messages", "messages_archive", "log", "usage_logs"]
+WEEKLY: Final = frozenset({"log", "usage_logs"})
+"""Partitioned by weeks; the others by months."""
 
+DEFAULTS: Final = ("messages", "log", "usage_logs")
+"""The tables that have a default partition."""
 AHEAD_MONTHS: Final = 3
 """Months after the current one for which partitions are made."""
 FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -26,6 +30,8 @@ long, for every user and for good."""
 MOST: Final = 60
 """No partition is made for strays if messages has this many partitions, archived ones included: those of five years.
 Reading a page takes twice as long with them as with none."""
+KEY_DAYS: Final = 7
+"""Days for which idempotency keys are kept. A backend that was told to keep its events for longer is broken."""
 MANY: Final = 20_000
 """Moving more strays than this blocks writers for too long: 0.15 s for this many."""
 
@@ -40,10 +46,16 @@ class Policy:
     """The log is kept for this many days."""
     forget_days: int
     """Devices and installations are forgotten after this many days."""
+    usage_days: int = 90
+    """Events of usage are kept for this many days."""
+    cost_floor: float = 5.0
+    """A day that costs less than this is never unusual."""
 
     @classmethod
     def of(cls, settings: MaintainSettings) -> Self:
-        return cls(settings.archive_months, settings.log_days, settings.forget_days)
+        return cls(
+            settings.archive_months, settings.log_days, settings.forget_days, settings.usage_days, settings.cost_floor
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +76,9 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Strays:
-    """Rows in a default partition whose times lie in one month, or for the log in one week."""
+    """Rows in a default partition whose times lie in one month, or for the log and usage_logs in one week."""
 
-    of: Literal["messages", "log"]
+    of: Literal["messages", "log", "usage_logs"]
     since: datetime
     """The first instant of that month or week."""
     rows: int
@@ -87,11 +99,17 @@ class Seen:
     """Some servers have not reported for a day."""
     expired_responses: bool
     """Some cached responses have expired, or the traces of computing and counting them are a day old."""
+    uncounted_usage: bool = False
+    """Some events are not counted, or costs do not follow the price list."""
+    old_usage_keys: bool = False
+    """Some idempotency keys are older than KEY_DAYS."""
+    old_usage_conversations: bool = False
+    """It is known of days which conversations were counted, although no event of these days can arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Make the partition of a month, or for the log of a week, and move its strays into it."""
+    """Make the partition of a month, or for the log and usage_logs of a week, and move its strays into it."""
 
     of: Table
     since: datetime
@@ -119,7 +137,7 @@ class MoveToArchive:
 class TurnDefault:
     """Turn the default partition, in place, into the regular partition of a date range, and create a new default."""
 
-    of: Literal["messages", "log"]
+    of: Literal["messages", "log", "usage_logs"]
     since: datetime
     until: datetime
     rows: int
@@ -172,13 +190,40 @@ class DropLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
-    """Delete the records of installations of the app, devices or servers that were not seen for long."""
-
-    what: Literal["clients", "devices", "servers"]
+class CountUsage:
+    """Count the events of usage that are not counted yet into daily_usage and daily_costs."""
 
     def __str__(self) -> str:
+        return "count usage into daily_usage and daily_costs"
+
+
+@dataclass(frozen=True, slots=True)
+class DropUsage:
+    """Drop a partition of usage_logs. All of its events must be counted."""
+
+    partition: str
+
+    def __str__(self) -> str:
+        return f"drop {self.partition}, which is older than events are kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete the records of installations of the app, devices or servers that were not seen for long, or what is left
+    of old usage."""
+
+    what: Literal["clients", "devices", "servers", "usage_keys", "usage_conversations", "usage_events"]
+
+    def __str__(self) -> str:
+        if self.what.startswith("usage"):
+            return f"forget old {self.what.removeprefix('usage_')} of usage"
         return f"forget {self.what} that were not seen for long"
+
+    def days(self, policy: Policy) -> int:
+        """The age after which it is forgotten."""
+        if self.what == "usage_keys":
+            return KEY_DAYS
+        return policy.usage_days if self.what.startswith("usage") else policy.forget_days
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +236,26 @@ class DeleteExpired:
         return "delete cached responses that have expired"
 
 
-Step = Make | MoveToArchive | TurnDefault | Bound | Validate | Archive | DropLog | Forget | DeleteExpired
+Step = (
+    Make
+    | MoveToArchive
+    | TurnDefault
+    | Bound
+    | Validate
+    | Archive
+    | DropLog
+    | CountUsage
+    | DropUsage
+    | Forget
+    | DeleteExpired
+)
 
 
 def plan(seen: Seen, policy: Policy) -> list[Step]:
     """The steps, in order. After they are carried out, only partitions that were made of old strays are left to be
     archived or dropped."""
     return [
+        *(CountUsage() for _ in range(seen.uncounted_usage)),
         *_strays(seen, policy),
         *_ahead(seen),
         *_archive(seen, policy),
@@ -205,6 +263,9 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
         *(Forget("clients") for _ in range(seen.forgotten_clients)),
         *(Forget("devices") for _ in range(seen.forgotten_devices)),
         *(Forget("servers") for _ in range(seen.silent_servers)),
+        *(Forget("usage_keys") for _ in range(seen.old_usage_keys)),
+        *(Forget("usage_conversations") for _ in range(seen.old_usage_conversations)),
+        *(Forget("usage_events") for _ in range(any(_is_old_usage(some, seen, policy) for some in seen.strays))),
         *(DeleteExpired() for _ in range(seen.expired_responses)),
     ]
 
@@ -213,7 +274,13 @@ def staying(seen: Seen, policy: Policy) -> str | None:
     """A sentence for an operator, if the strays of some month or week are more than FEW and stay in a default
     partition."""
     steps = list(_strays(seen, policy))
-    left = [strays for strays in seen.strays if strays.rows > FEW and not any(_moves(step, strays) for step in steps)]
+    left = [
+        strays
+        for strays in seen.strays
+        if strays.rows > FEW
+        and not any(_moves(step, strays) for step in steps)
+        and not _is_old_usage(strays, seen, policy)
+    ]
     if not left:
         return None
     first = ", ".join(f"{some.of} from {some.since:%Y-%m-%d}" for some in left[:3])
@@ -225,7 +292,7 @@ def staying(seen: Seen, policy: Policy) -> str | None:
 def _moves(step: Step, strays: Strays) -> bool:
     match step:
         case Make(of, since):
-            return since == strays.since and (of == "log") == (strays.of == "log")
+            return since == strays.since and _family(of) == _family(strays.of)
         case MoveToArchive(_, since):
             return since == strays.since and strays.of == "messages"
         case TurnDefault(of, since, until):
@@ -236,12 +303,14 @@ def _moves(step: Step, strays: Strays) -> bool:
 
 def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
     horizon = _archive_horizon(seen.now, policy)
-    room = max(0, MOST - sum(some.of != "log" for some in seen.partitions))
-    for of in ("messages", "log"):
+    room = max(0, MOST - sum(some.of not in WEEKLY for some in seen.partitions))
+    for of in DEFAULTS:
         runs: list[list[Strays]] = []
         some_stay = False
         for strays in sorted((some for some in seen.strays if some.of == of), key=lambda some: some.since):
-            if not FIRST <= strays.since < seen.now + AHEAD:
+            if not FIRST <= strays.since < seen.now + AHEAD or (
+                of == "usage_logs" and not _is_kept(strays, seen, policy)
+            ):
                 some_stay = True
                 continue
             until = _after(of, strays.since)
@@ -280,7 +349,7 @@ def _parted(seen: Seen, of: Table, runs: Sequence[Sequence[Strays]], room: int) 
     for strays in reversed(list(chain.from_iterable(runs))):
         if strays.rows > MANY:
             continue
-        if of == "log" or _is_due(seen, strays.since):
+        if of in WEEKLY or _is_due(seen, strays.since):
             yield strays
         elif strays.rows > FEW and room:
             room -= 1
@@ -310,7 +379,7 @@ def _felt(run: Sequence[Strays]) -> bool:
 
 def _ahead(seen: Seen) -> Iterator[Step]:
     end = _end(seen.now)
-    for of in ("messages", "log"):
+    for of in DEFAULTS:
         planned = {strays.since for strays in seen.strays if strays.of == of}
         since = _start(of, seen.now)
         while since <= end:
@@ -336,6 +405,22 @@ def _drop(seen: Seen, policy: Policy) -> Iterator[Step]:
     for partition in seen.partitions:
         if partition.of == "log" and partition.until <= oldest:
             yield DropLog(partition.name)
+        if partition.of == "usage_logs" and partition.until <= _oldest_usage(seen, policy):
+            yield DropUsage(partition.name)
+
+
+def _oldest_usage(seen: Seen, policy: Policy) -> datetime:
+    """Events before this instant are dropped. A day after none is accepted, so that all of them are counted by then."""
+    return seen.now - timedelta(days=policy.usage_days + 1)
+
+
+def _is_old_usage(strays: Strays, seen: Seen, policy: Policy) -> bool:
+    return strays.of == "usage_logs" and not _is_kept(strays, seen, policy) and strays.since < seen.now
+
+
+def _is_kept(strays: Strays, seen: Seen, policy: Policy) -> bool:
+    """These events get a partition: one that need not be dropped, and that is made in any case when its time comes."""
+    return _oldest_usage(seen, policy) - timedelta(weeks=1) < strays.since <= _end(seen.now)
 
 
 def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
@@ -347,18 +432,21 @@ def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
 
 
 def _overlapping(seen: Seen, of: str, since: datetime, until: datetime) -> list[Partition]:
-    """Partitions that overlap this range: of the log, or of messages and its archive."""
-    family = ("log",) if of == "log" else ("messages", "messages_archive")
-    return [p for p in seen.partitions if p.of in family and p.since < until and p.until > since]
+    """Partitions that overlap this range. Messages and its archive count as one table."""
+    return [p for p in seen.partitions if _family(p.of) == _family(of) and p.since < until and p.until > since]
+
+
+def _family(of: str) -> str:
+    return "messages" if of == "messages_archive" else of
 
 
 def _start(of: str, moment: datetime) -> datetime:
-    """The first instant of its month, or for the log of its week."""
+    """The first instant of its month, or for the log and usage_logs of its week."""
     day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return day - timedelta(days=day.weekday()) if of == "log" else day.replace(day=1)
+    return day - timedelta(days=day.weekday()) if of in WEEKLY else day.replace(day=1)
 
 
 def _after(of: str, moment: datetime) -> datetime:
-    """The start of the next month, or for the log the next week."""
+    """The start of the next month, or for the log and usage_logs the next week."""
     start = _start(of, moment)
-    return start + timedelta(weeks=1) if of == "log" else (start + timedelta(days=32)).replace(day=1)
+    return start + timedelta(weeks=1) if of in WEEKLY else (start + timedelta(days=32)).replace(day=1)

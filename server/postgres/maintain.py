@@ -13,10 +13,14 @@ import structlog
 from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.operations import maintenance_plan
 from server.operations.maintenance_plan import (
+    KEY_DAYS,
+    WEEKLY,
     Archive,
     Bound,
+    CountUsage,
     DeleteExpired,
     DropLog,
+    DropUsage,
     Forget,
     Make,
     MoveToArchive,
@@ -29,6 +33,7 @@ from server.operations.maintenance_plan import (
     TurnDefault,
     Validate,
 )
+from server.postgres import costs
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import UNMIGRATED, translated, unavailable
 from server.postgres.lock_retry import BUSY, LOCK, LOCK_TIMEOUT, past_autovacuum, retry_locks
@@ -139,13 +144,15 @@ def _log(report: Report) -> None:
 async def _round(connection: Any, policy: Policy, report: Reporter) -> None:
     unprepared: set[str] = set()
     failed: StepError | None = None
-    put_off = False
+    put_off = uncounted = False
     seen = await _seen(connection, policy)
     if (left := _left(seen, policy)) is not None:
         report(left)
     for step in maintenance_plan.plan(seen, policy):
         if isinstance(step, Validate | Archive) and step.partition in unprepared:
             continue
+        if uncounted and (isinstance(step, DropUsage) or step == Forget("usage_events")):
+            continue  # they are dropped once they are counted
         try:
             await retry_locks(
                 lambda step=step: _do(connection, step, policy),  # type: ignore[misc]  # a lambda's default has no type
@@ -160,10 +167,12 @@ async def _round(connection: Any, policy: Policy, report: Reporter) -> None:
                 put_off = True
             else:
                 failed = failed or StepError(f"Fix what prevents this step: {step}. {unavailable(error)}")
+            uncounted = uncounted or isinstance(step, CountUsage)
             if isinstance(step, Bound | Validate):
                 unprepared.add(step.partition)
         else:
             report(Report(Outcome.DONE, str(step)))
+    await costs.judge(connection, policy.cost_floor)
     if failed is not None:
         raise failed
     if not put_off:
@@ -198,24 +207,33 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
             async with past_autovacuum(connection, partition, *_around("log")):
                 await connection.execute(f"ALTER TABLE sync.log DETACH PARTITION {partition}")
                 await connection.execute(f"DROP TABLE {partition}")
+        case CountUsage():
+            await costs.count(connection)
+        case DropUsage(partition):
+            async with past_autovacuum(connection, partition, *_around("usage_logs")):
+                await connection.execute(f"ALTER TABLE sync.usage_logs DETACH PARTITION {partition}")
+                await connection.execute(f"DROP TABLE {partition}")
         case Forget(what) | DeleteExpired(what):
+            days = step.days(policy) if isinstance(step, Forget) else policy.forget_days
             forgotten = FORGOTTEN_AT_ONCE
             while forgotten == FORGOTTEN_AT_ONCE:
-                done = await connection.execute(
-                    statement(f"forget_{what}"), policy.forget_days, FORGOTTEN_AT_ONCE, timeout=LONG
-                )
+                done = await connection.execute(statement(f"forget_{what}"), days, FORGOTTEN_AT_ONCE, timeout=LONG)
                 forgotten = int(done.rpartition(" ")[2])
 
 
 def _around(of: Table) -> tuple[str, ...]:
     """What a change of its partitions locks too: the default partition, and tables that foreign keys refer to."""
-    return ("sync.log_default",) if of == "log" else ("public.conversations", "sync.messages_default")
+    if of in WEEKLY:
+        return (f"sync.{of}_default",)
+    return ("public.conversations", "sync.messages_default")
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:
     await use_datetimes(connection)
     try:
-        row = await connection.fetchrow(statement("maintain"), policy.forget_days, timeout=LONG)
+        row = await connection.fetchrow(
+            statement("maintain"), policy.forget_days, policy.usage_days, KEY_DAYS, timeout=LONG
+        )
     except UNMIGRATED:
         raise UnfitError("This database lacks a migration that `maintain` needs. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:
@@ -229,5 +247,8 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         forgotten_clients=row["old_clients"],
         forgotten_devices=row["old_devices"],
         silent_servers=row["silent_servers"],
+        uncounted_usage=row["uncounted_usage"],
+        old_usage_keys=row["old_keys"],
+        old_usage_conversations=row["old_conversations"],
         expired_responses=row["expired_responses"],
     )

@@ -11,6 +11,7 @@ import structlog
 from server import metrics
 from server.exceptions import UnavailableError
 from server.postgres.pool import Pool
+from server.postgres.usage import PostgresUsage
 
 log = structlog.get_logger()
 
@@ -23,8 +24,10 @@ PATIENCE: Final = 3.0
 class Vitals:
     """Updates the gauges of metrics.py that describe the database behind `pool`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, usage: PostgresUsage | None = None) -> None:
+        """`usage`: its figures are updated too."""
         self._pool = pool
+        self._usage = usage
         self._asked_at = -AGE
         self._trouble = ""
         self._one_at_a_time = asyncio.Lock()
@@ -37,6 +40,8 @@ class Vitals:
             try:
                 async with asyncio.timeout(PATIENCE):
                     (row,) = await self._pool.fetch("vitals", although_blind=True)
+                    if self._usage is not None:
+                        await self._usage.read_figures()
             except (UnavailableError, TimeoutError) as error:
                 # Postgres is up if it answers and refuses this statement.
                 metrics.POSTGRES_UP.set(isinstance(error.__cause__, asyncpg.SyntaxOrAccessError))

@@ -31,7 +31,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "report",
         "responses",
     )
-    assert all(name in listed for name in (*names, "storm"))
+    assert all(name in listed for name in (*names, "storm", "usage"))
 
 
 def test_idle_saves_the_result_of_several_runs(tmp_path: Path) -> None:
@@ -128,6 +128,14 @@ def test_storm_brings_every_change_to_every_device() -> None:
     assert found["lost"] == found["lost_after_sigkill"] == 0
     assert found["written"] == found["written_again"] == 100
     assert {"seconds_to_live", "seconds_to_live_after_sigkill", "statements"} <= found.keys()
+
+
+def test_usage_loses_no_event_and_no_token() -> None:
+    found = figures("usage")
+    assert found["lost"] == found["lost_events"] == found["lost_tokens"] == found["refused"] == 0
+    assert found["events_per_second"] > 0 < found["counted_events_per_second"]
+    assert {"p50_ms", "p99_ms", "accepted_p99_ms", "server_us_per_event", "postgres_us_per_event"} <= found.keys()
+    assert all(isfinite(found[f"p99_ms{side}"]) for side in ("", "_without", "_ratio"))
 
 
 @needs_redis

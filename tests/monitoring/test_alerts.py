@@ -189,6 +189,26 @@ CASES: Final = [
     Case(
         "AtlasNotMaintained", {"atlas_maintained_seconds_ago": "0+60x120"}, {"atlas_maintained_seconds_ago": "30x120"}
     ),
+    Case(
+        "AtlasCostUnusual",
+        {'atlas_cost_unusual{of="users"}': "0x80 2x40"},
+        {'atlas_cost_unusual{of="users"}': "2x80 0x40"},
+    ),
+    Case(
+        "AtlasModelWithoutPrice",
+        {"atlas_cost_models_without_price": "0x60 1x60"},
+        {"atlas_cost_models_without_price": "0x80 1x5 0x40"},
+    ),
+    Case(
+        "AtlasUsageNotWritten",
+        {'atlas_usage_events_total{source="backend", fate="put_off"}': "0x60 0+10x60"},
+        {'atlas_usage_events_total{source="backend", fate="written"}': "0+10x120"},
+    ),
+    Case(
+        "AtlasUsageNotCounted",
+        {"atlas_usage_pending_seconds": "3700x120"},
+        {"atlas_usage_pending_seconds": "300x80 3700x3 300x40"},
+    ),
     Case("AtlasFaults", {'atlas_closed_total{code="4001"}': "0x80 1x40"}, {'atlas_closed_total{code="4001"}': "3x120"}),
     Case(
         "AtlasTokensRefused",

@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from server.operations import maintenance_plan
 from server.operations.maintenance_plan import (
     AHEAD_MONTHS,
+    DEFAULTS,
     FEW,
     MANY,
     MOST,
+    WEEKLY,
     Archive,
     Bound,
+    CountUsage,
     DeleteExpired,
     DropLog,
+    DropUsage,
     Forget,
     Make,
     MoveToArchive,
@@ -36,7 +40,7 @@ from server.operations.maintenance_plan import (
     staying,
 )
 
-Parent = Literal["messages", "log"]
+Parent = Literal["messages", "log", "usage_logs"]
 NOW: Final = datetime(2026, 7, 14, 9, 30, tzinfo=UTC)
 POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400)
 NOTHING: Final = Seen(
@@ -63,7 +67,7 @@ def week(now: datetime, ahead: int) -> datetime:
 
 
 def unit(of: str, now: datetime, ahead: int) -> datetime:
-    return week(now, ahead) if of == "log" else month(now, ahead)
+    return week(now, ahead) if of in WEEKLY else month(now, ahead)
 
 
 def following(of: str, since: datetime) -> datetime:
@@ -71,7 +75,7 @@ def following(of: str, since: datetime) -> datetime:
 
 
 def family(of: Table) -> tuple[Table, ...]:
-    return ("log",) if of == "log" else ("messages", "messages_archive")
+    return (of,) if of in WEEKLY else ("messages", "messages_archive")
 
 
 class Model:
@@ -108,6 +112,19 @@ class Model:
             case DropLog(name):
                 assert self.partition(name).of == "log"
                 self._set(partitions=[some for some in self.seen.partitions if some.name != name])
+            case DropUsage(name):
+                assert self.partition(name).of == "usage_logs"
+                assert not self.seen.uncounted_usage
+                self._set(partitions=[some for some in self.seen.partitions if some.name != name])
+            case CountUsage():
+                self._set(uncounted_usage=False)
+            case Forget("usage_keys"):
+                self._set(old_usage_keys=False)
+            case Forget("usage_conversations"):
+                self._set(old_usage_conversations=False)
+            case Forget("usage_events"):
+                assert not self.seen.uncounted_usage
+                self._set(strays=[some for some in self.seen.strays if some.of != "usage_logs" or self.kept(some)])
             case Forget("clients"):
                 self._set(forgotten_clients=False)
             case Forget("devices"):
@@ -116,6 +133,10 @@ class Model:
                 self._set(silent_servers=False)
             case DeleteExpired():
                 self._set(expired_responses=False)
+
+    def kept(self, stray: Strays) -> bool:
+        """Its events are not old."""
+        return following("log", stray.since) > self.seen.now - timedelta(days=POLICY.usage_days + 1)
 
     def partition(self, name: str) -> Partition:
         (found,) = [some for some in self.seen.partitions if some.name == name]
@@ -137,7 +158,7 @@ class Model:
     def _make(self, of: Table, since: datetime) -> None:
         until = following(of, since)
         if not self.overlapping(of, since, until):
-            self._take("log" if of == "log" else "messages", since, until)
+            self._take(of if of in WEEKLY else "messages", since, until)
             self._add(Partition(of, f"{of}_{since:%Y_%m_%d}", since, until))
 
     def _take(self, of: Table, since: datetime, until: datetime) -> None:
@@ -243,8 +264,7 @@ def test_after_a_plan_only_partitions_of_strays_are_left_to_be_archived_and_drop
 def test_partitions_never_overlap(seen: Seen, policy: Policy) -> None:
     for _, model in carried_out(seen, policy):
         partitions = sorted(model.seen.partitions, key=lambda some: some.since)
-        tables: tuple[Table, ...] = ("messages", "log")
-        for of in tables:
+        for of in DEFAULTS:
             mine = [some for some in partitions if some.of in family(of)]
             assert all(one.until <= other.since for one, other in pairwise(mine)), mine
 
@@ -266,7 +286,7 @@ def test_every_stray_lands_in_a_partition_of_its_time_but_for_few_and_for_many_o
         if isinstance(step, DropLog):
             dropped += [some for some in before.partitions if some.name == step.partition]
         before = model.seen
-    assert sum(some.of != "log" for some in seen.partitions) < MOST - 8, "there is room"
+    assert sum(some.of not in WEEKLY for some in seen.partitions) < MOST - 8, "there is room"
     for stray in model.seen.strays:
         if stray.rows > MANY:
             # Many elsewhere, or few that stay, keep it from becoming a partition as it is.
@@ -314,8 +334,7 @@ def test_exactly_the_changes_older_than_log_days_are_dropped(seen: Seen, policy:
 @given(databases(), policies)
 def test_the_coming_months_and_weeks_are_there(seen: Seen, policy: Policy) -> None:
     model = settled(seen, policy)
-    tables: tuple[Table, ...] = ("messages", "log")
-    for of in tables:
+    for of in DEFAULTS:
         moment = seen.now
         while moment <= month(seen.now, AHEAD_MONTHS):
             staying = any(stray.since == unit(of, moment, 0) for stray in model.strays(of))
@@ -330,6 +349,45 @@ def test_with_zero_months_nothing_is_archived(seen: Seen, days: int) -> None:
     for step, _ in carried_out(seen, Policy(0, days, 400)):
         assert not isinstance(step, Bound | Validate | Archive)
         assert not (isinstance(step, Make) and step.of == "messages_archive")
+
+
+@st.composite
+def used(draw: st.DrawFn) -> Seen:
+    """Events of any week, in partitions and elsewhere."""
+    now = draw(instants)
+    partitions = draw(partitions_of("usage_logs", now))
+    strays = [
+        Strays("usage_logs", since, draw(st.sampled_from(SIZES)))
+        for since in sorted(week(now, ahead) for ahead in draw(st.sets(st.integers(-50, 120), max_size=8)))
+        if not any(some.since <= since < some.until for some in partitions)
+    ]
+    return replace(
+        NOTHING, now=now, partitions=partitions, strays=strays, uncounted_usage=draw(st.booleans()),
+        old_usage_keys=draw(st.booleans()), old_usage_conversations=draw(st.booleans()),
+    )  # fmt: skip
+
+
+@few
+@given(used())
+def test_events_are_counted_before_any_are_dropped_and_dropped_when_they_are_old(seen: Seen) -> None:
+    model = settled(seen, POLICY)  # it asserts the order
+    oldest = seen.now - timedelta(days=POLICY.usage_days + 1)
+    assert not model.seen.uncounted_usage
+    assert not model.seen.old_usage_keys
+    assert all(some.until > oldest for some in model.seen.partitions if some.of == "usage_logs")
+    gone = {some.name for some in seen.partitions} - {some.name for some in model.seen.partitions}
+    assert all(some.until <= oldest for some in seen.partitions if some.name in gone)
+    for stray in model.seen.strays:
+        assert stray.rows > MANY or stray.since > month(seen.now, AHEAD_MONTHS), "it could have a partition"
+        assert following("log", stray.since) > oldest
+
+
+def test_no_partition_is_made_of_events_that_are_old_or_far_ahead() -> None:
+    weeks = [*range(-200, -15), *range(16, 100)]
+    seen = replace(NOTHING, strays=[Strays("usage_logs", week(NOW, ahead), 1) for ahead in weeks])
+    made = [step for step in plan(seen, POLICY) if not isinstance(step, Forget)]
+    assert made == plan(NOTHING, POLICY)
+    assert Forget("usage_events") in plan(seen, POLICY)
 
 
 @few
@@ -476,10 +534,10 @@ def test_beside_many_partitions_the_default_is_turned_only_into_the_partition_of
 @few
 @given(databases(), policies, st.integers(0, 8))
 def test_strays_add_no_partition_beside_too_many(seen: Seen, policy: Policy, room: int) -> None:
-    with patch.object(maintenance_plan, "MOST", sum(some.of != "log" for some in seen.partitions) + room):
+    with patch.object(maintenance_plan, "MOST", sum(some.of not in WEEKLY for some in seen.partitions) + room):
         model = settled(seen, policy)
     before = {some.name for some in seen.partitions}
-    new = [some for some in model.seen.partitions if some.of != "log" and some.name not in before]
+    new = [some for some in model.seen.partitions if some.of not in WEEKLY and some.name not in before]
     assert sum(some.until <= month(seen.now, 0) or some.since > month(seen.now, AHEAD_MONTHS) for some in new) <= room
 
 

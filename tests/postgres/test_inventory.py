@@ -84,7 +84,7 @@ MADE = """
                      -- As after a restore without privileges.
                      ELSE format('UPDATE pg_class SET relacl = NULL WHERE oid = %s', oid) END
     FROM ours, aclexplode(acl) a WHERE a.grantee NOT IN (0, a.grantor)
-    UNION ALL SELECT format('SELECT on column %s.%I', name, attname),
+    UNION ALL SELECT format('%s on column %s.%I', privilege_type, name, attname),
                      format('REVOKE %s (%I) ON %s FROM %s', privilege_type, attname, name, a.grantee::regrole)
     FROM ours o JOIN pg_attribute t ON t.attrelid = o.oid, aclexplode(t.attacl) a
     UNION ALL SELECT format('USAGE on schema %s', nspname),

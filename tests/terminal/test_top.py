@@ -66,6 +66,10 @@ atlas_pushes_total{answer="acked"} 0
 atlas_pushes_total{answer="unavailable"} 0
 atlas_mutations_total{result="applied"} 0
 atlas_mutations_total{result="rejected"} 0
+atlas_usage_events_total{source="server",fate="dropped"} 0
+atlas_usage_events_total{source="backend",fate="put_off"} 0
+atlas_cost_unusual{of="users"} 0
+atlas_cost_unusual{of="tiers"} 0
 atlas_opened_total 0
 atlas_closed_total{code="1000"} 0
 atlas_closed_total{code="4001"} 0
@@ -233,6 +237,8 @@ SUDDEN = {
     "atlas_hellos_total": page(atlas_hellos_total__epoch=50),
     "atlas_pushes_total": page(atlas_pushes_total__unavailable=1),
     "atlas_mutations_total": page(atlas_mutations_total__rejected=50),
+    "atlas_usage_events_total": page(atlas_usage_events_total__put_off=1),
+    "atlas_cost_unusual": page(atlas_cost_unusual__tiers=1),
     "atlas_workers_died_total": page(atlas_workers_died_total=1),
     "atlas_opened_total": page(atlas_opened_total=50),
     "atlas_closed_total": page(atlas_closed_total__4001=1),

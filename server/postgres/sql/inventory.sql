@@ -28,7 +28,15 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('sync', 'response_cache', 'table', false, false),
            ('sync', 'response_leases', 'table', false, false),
            ('sync', 'response_flushes', 'table', false, false),
-           ('sync', 'original', 'table', false, false)
+           ('sync', 'original', 'table', false, false),
+           ('sync', 'usage_logs', 'partitioned table', false, false),
+           ('sync', 'usage_batches', 'table', false, false),
+           ('sync', 'usage_keys', 'table', false, false),
+           ('sync', 'usage_state', 'table', false, false),
+           ('sync', 'daily_usage', 'table', false, false),
+           ('sync', 'daily_costs', 'table', false, false),
+           ('sync', 'daily_conversations', 'table', false, false),
+           ('sync', 'model_prices', 'table', false, false)
 ), columns (rel, type, names) AS (
     VALUES ('profiles', 'uuid'::regtype, '{id}'::text[]),
            ('profiles', 'text', '{subscription_tier,subscription_status}'),
@@ -89,7 +97,36 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('response_flushes', 'int8', '{number}'),
            ('response_flushes', 'timestamptz', '{flushed_at}'),
            ('original', 'jsonb', '{facts}'),
-           ('original', 'timestamptz', '{taken_at}')
+           ('original', 'timestamptz', '{taken_at}'),
+           ('usage_logs', 'int8', '{id,batch}'),
+           ('usage_logs', 'uuid', '{user_id}'),
+           ('usage_logs', 'text', '{event}'),
+           ('usage_logs', 'jsonb', '{data}'),
+           ('usage_logs', 'timestamptz', '{timestamp}'),
+           ('usage_batches', 'int8', '{batch}'),
+           ('usage_batches', 'timestamptz', '{written_at}'),
+           ('usage_keys', 'uuid', '{key,digest}'),
+           ('usage_keys', 'timestamptz', '{written_at}'),
+           ('usage_state', 'bool', '{only_one}'),
+           ('usage_state', 'jsonb', '{prices,tiers}'),
+           ('usage_state', 'int4', '{unusual_users,unusual_tiers,models_without_price}'),
+           ('daily_usage', 'int8', '{id,total_tokens_used}'),
+           ('daily_usage', 'uuid', '{user_id}'),
+           ('daily_usage', 'date', '{date}'),
+           ('daily_usage', 'int4', '{conversations_count}'),
+           ('daily_usage', 'numeric', '{api_cost_estimate}'),
+           ('daily_usage', 'text', '{tier}'),
+           ('daily_usage', 'timestamptz', '{tier_at}'),
+           ('daily_costs', 'uuid', '{user_id}'),
+           ('daily_costs', 'date', '{date}'),
+           ('daily_costs', 'text', '{tier,model}'),
+           ('daily_costs', 'int8', '{requests,input_tokens,output_tokens}'),
+           ('daily_costs', 'numeric', '{cost}'),
+           ('daily_conversations', 'date', '{date}'),
+           ('daily_conversations', 'uuid', '{user_id,conversation_id}'),
+           ('model_prices', 'text', '{model}'),
+           ('model_prices', 'numeric', '{input,output}'),
+           ('model_prices', 'date', '{valid_from}')
 ), functions (name, arguments, definer, called, serves) AS (
     -- definer: it runs as its owner; called: the server itself calls it
     VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone', true, false, true),
@@ -131,7 +168,13 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('move_strays', 'regclass, regclass, text, text, text', false, false, false),
            ('turn_default', 'text, timestamp with time zone, timestamp with time zone', false, false, false),
            ('archive_partition', 'regclass', false, false, false),
-           ('bound_partition', 'regclass', false, false, false)
+           ('bound_partition', 'regclass', false, false, false),
+           ('begin_batch', '', true, false, false),
+           ('log_usage', 'uuid[], uuid[], text[]', true, true, false),
+           ('usage_vitals', '', true, true, false),
+           ('count_usage', 'integer', false, false, false),
+           ('cost', 'text, date, bigint, bigint', false, false, false),
+           ('price_list', '', false, false, false)
 ), recorded (rel, function, columns) AS (
     VALUES ('profiles', 'profile_changed', '{id,subscription_tier,subscription_status}'::text[]),
            ('conversations', 'conversation_changed', '{id,user_id,title,created_at,updated_at}'),
@@ -301,7 +344,7 @@ WITH RECURSIVE login AS MATERIALIZED (
                 ELSE format('CREATE TABLE sync.%1$I (LIKE %2$s INCLUDING ALL EXCLUDING IDENTITY); '
                             'SELECT sync.close_partition(%3$L, %1$L); '
                             'ALTER TABLE %2$s ATTACH PARTITION sync.%1$I DEFAULT', w.rel, t.name, t.rel) END, false
-    FROM (VALUES ('messages', 'messages_default'), ('log', 'log_default')) AS w (of, rel)
+    FROM (VALUES ('messages', 'messages_default'), ('log', 'log_default'), ('usage_logs', 'usage_logs_default')) AS w (of, rel)
     JOIN tables t ON t.rel = w.of JOIN pg_partitioned_table p ON p.partrelid = t.oid
     JOIN schemas n ON n.nsp = 'sync'
     LEFT JOIN pg_class d ON d.oid = p.partdefid
@@ -337,6 +380,17 @@ WITH RECURSIVE login AS MATERIALIZED (
     JOIN judged root ON root.oid = j.root AND root.trigger = j.trigger
     CROSS JOIN LATERAL (SELECT CASE WHEN j.alone THEN j.name ELSE root.name END) AS at (name)
     WHERE j.problem IS NOT NULL AND (j.alone OR j.oid = j.root OR root.problem IS NULL)
+
+    UNION ALL
+    SELECT 13, format('trigger %I on %s', w.trigger, t.name),
+           CASE WHEN g.oid IS NULL THEN 'missing' WHEN g.tgenabled = 'D' THEN 'disabled' WHEN g.tgenabled = 'R' THEN 'for replicas only'
+                ELSE 'altered' END,
+           format('DROP TRIGGER IF EXISTS %1$I ON %2$s; CREATE TRIGGER %1$I BEFORE INSERT ON %2$s FOR EACH STATEMENT '
+                  'EXECUTE FUNCTION sync.begin_batch()', w.trigger, t.name), false
+    FROM (VALUES ('atlas_sync_batch', 6)) AS w (trigger, of_type) JOIN tables t ON t.rel = 'usage_logs' AND t.relkind = 'p'
+    LEFT JOIN routines f ON f.name = 'begin_batch'
+    LEFT JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgname = w.trigger
+    WHERE (g.tgtype = w.of_type AND g.tgfoid = f.oid AND g.tgenabled IN ('O', 'A')) IS NOT TRUE
 
     UNION ALL
     SELECT 14, format('row level security of %s', t.name), 'off',
@@ -378,6 +432,27 @@ WITH RECURSIVE login AS MATERIALIZED (
       AND EXISTS (SELECT FROM unnest(p.polroles) AS role
                   WHERE role = 0 OR pg_has_role(l.ours, role, 'USAGE')
                      OR NOT l.sees_all AND NOT pg_has_role(t.relowner, 'USAGE') AND pg_has_role(role, 'USAGE'))
+
+    UNION ALL
+    SELECT 16, format('policy atlas_sync_adds on %s', t.name), CASE WHEN p.oid IS NULL THEN 'missing' ELSE 'altered' END,
+           CASE WHEN p.oid IS NULL THEN '' ELSE format('DROP POLICY atlas_sync_adds ON %s; ', t.name) END
+               || format('CREATE POLICY atlas_sync_adds ON %s FOR INSERT TO service_role WITH CHECK (true)', t.name), false
+    FROM tables t LEFT JOIN pg_policy p ON p.polrelid = t.oid AND p.polname = 'atlas_sync_adds'
+    WHERE t.rel = 'usage_logs' AND t.oid IS NOT NULL
+      AND (p.polpermissive AND p.polcmd = 'a' AND p.polroles = ARRAY(SELECT oid FROM pg_roles WHERE rolname = 'service_role')
+           AND p.polwithcheck::text ~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$') IS NOT TRUE
+
+    UNION ALL
+    SELECT 18, 'USAGE on schema sync', 'missing for service_role', 'GRANT USAGE ON SCHEMA sync TO service_role', false
+    FROM schemas n JOIN pg_roles r ON r.rolname = 'service_role'
+    WHERE n.nsp = 'sync' AND n.oid IS NOT NULL AND NOT has_schema_privilege(r.oid, n.oid, 'USAGE')
+
+    UNION ALL
+    SELECT 21, format('INSERT on column %s.%I', a.tab, a.col), 'missing for service_role',
+           format('GRANT INSERT (%I) ON %s TO service_role', a.col, a.tab), false
+    FROM attributes a JOIN pg_roles r ON r.rolname = 'service_role'
+    WHERE a.nsp = 'sync' AND a.rel = 'usage_logs' AND a.attnum IS NOT NULL AND a.col NOT IN ('id', 'batch')
+      AND NOT has_column_privilege(r.oid, a.relid, a.attnum, 'INSERT')
 
     UNION ALL
     SELECT 18, format('USAGE on schema %I', n.nsp), 'missing for atlas_sync',

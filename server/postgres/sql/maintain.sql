@@ -1,5 +1,6 @@
 -- What server/operations/maintenance_plan.py plans by, with the rights of the tables' owner.
--- $1 days after which installations are forgotten
+-- $1 days after which installations are forgotten, $2 days for which events are kept, $3 days for which
+-- idempotency keys are kept
 SELECT now() AS now,
        (SELECT coalesce(array_agg((p.parent, p.partition::text, p.since, p.until, c.oid IS NOT NULL,
                                    coalesce(c.convalidated, false)) ORDER BY p.parent, p.since), '{}')
@@ -10,6 +11,8 @@ SELECT now() AS now,
             SELECT 'messages', date_trunc('month', created_at, 'UTC'), count(*) FROM sync.messages_default GROUP BY 2
             UNION ALL
             SELECT 'log', date_trunc('week', to_timestamp(seq / 1000000), 'UTC'), count(*) FROM sync.log_default GROUP BY 2
+            UNION ALL
+            SELECT 'usage_logs', date_trunc('week', "timestamp", 'UTC'), count(*) FROM sync.usage_logs_default GROUP BY 2
        ) s) AS strays,
        EXISTS (SELECT FROM sync.clients c WHERE c.pushed_at < now() - make_interval(days => $1)
                AND NOT EXISTS (SELECT FROM sync.devices d
@@ -17,6 +20,11 @@ SELECT now() AS now,
                                  AND d.noted_at >= now() - make_interval(days => $1))) AS old_clients,
        EXISTS (SELECT FROM sync.devices WHERE noted_at < now() - make_interval(days => $1)) AS old_devices,
        EXISTS (SELECT FROM sync.servers WHERE seen_at < now() - interval '1 day') AS silent_servers,
+       EXISTS (SELECT FROM sync.usage_batches)
+           OR (SELECT prices FROM sync.usage_state) <> sync.price_list() AS uncounted_usage,
+       EXISTS (SELECT FROM sync.usage_keys WHERE written_at < now() - make_interval(days => $3)) AS old_keys,
+       EXISTS (SELECT FROM sync.daily_conversations WHERE date < (now() - make_interval(days => $2 + 2))::date)
+           AS old_conversations,
        EXISTS (SELECT FROM sync.response_cache WHERE expires_at < now())
            OR EXISTS (SELECT FROM sync.response_leases WHERE until < now() - interval '1 day')
            OR EXISTS (SELECT FROM sync.response_flushes WHERE flushed_at < now() - interval '1 day') AS expired_responses

@@ -1,4 +1,4 @@
--- Partitions of messages, messages_archive and the log: `atlas-sync migrate` makes those of the coming months, `atlas-sync
+-- Partitions of messages, messages_archive, the log and usage_logs: `atlas-sync migrate` makes those of the coming months, `atlas-sync
 -- maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a stray.
 
 -- Until when partitions reach without a gap, from now on. NULL if there is none for now.
@@ -17,14 +17,14 @@ CREATE OR REPLACE FUNCTION sync.close_partition(of text, part text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format('ALTER TABLE sync.%I ENABLE ROW LEVEL SECURITY', part);
-    IF of <> 'log' THEN
+    IF of LIKE 'messages%' THEN
         EXECUTE format('CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON sync.%I '
                        'FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', part);
     END IF;
 END
 $$;
 
--- Makes the partition that begins at `since` (the first of a month; in the log a Monday; UTC), unless there is one, and moves
+-- Makes the partition that begins at `since` (the first of a month; in the log and in usage_logs a Monday; UTC), unless there is one, and moves
 -- the stray rows of its time into it. Moving changes no row and fires no trigger, so devices receive nothing. Returns how many
 -- rows were moved, or NULL if no partition was made.
 --
@@ -35,13 +35,13 @@ $$;
 CREATE OR REPLACE FUNCTION sync.make_partition(of text, since timestamptz, moves boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
-    parent pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync' ELSE 'public' END || '.' || of;
-    stray pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync.log_default' ELSE 'sync.messages_default' END;
-    ending timestamptz := since + CASE of WHEN 'log' THEN interval '1 week' ELSE interval '1 month' END;
-    part text := of || pg_catalog.to_char(since, CASE of WHEN 'log' THEN '_IYYY_"w"IW' ELSE '_YYYY_MM' END);
+    parent pg_catalog.regclass := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END || '.' || of;
+    stray pg_catalog.regclass := 'sync.' || CASE WHEN of LIKE 'messages%' THEN 'messages' ELSE of END || '_default';
+    ending timestamptz := since + CASE WHEN of LIKE 'messages%' THEN interval '1 month' ELSE interval '1 week' END;
+    part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM' ELSE '_IYYY_"w"IW' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
     beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
-    key text := CASE of WHEN 'log' THEN 'seq' ELSE 'created_at' END;
+    key text := CASE of WHEN 'log' THEN 'seq' WHEN 'usage_logs' THEN 'timestamp' ELSE 'created_at' END;
     look text;
     strayed boolean;
     moved bigint := 0;
@@ -134,13 +134,13 @@ $$;
 CREATE OR REPLACE FUNCTION sync.turn_default(of text, since timestamptz, ending timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
-    parent pg_catalog.regclass := CASE of WHEN 'log' THEN 'sync' ELSE 'public' END || '.' || of;
+    parent pg_catalog.regclass := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END || '.' || of;
     stray text := of || '_default';
-    part text := of || pg_catalog.to_char(since, CASE of WHEN 'log' THEN '_IYYY_"w"IW_on' ELSE '_YYYY_MM_on' END);
+    part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM_on' ELSE '_IYYY_"w"IW_on' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
     beyond text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(ending)::text ELSE ending::text END);
 BEGIN
-    IF of <> 'log' THEN
+    IF of LIKE 'messages%' THEN
         LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;  -- for the reason given in archive_partition
     END IF;
     EXECUTE pg_catalog.format('ALTER TABLE %s DETACH PARTITION sync.%I', parent, stray);
@@ -153,16 +153,17 @@ BEGIN
 END
 $$;
 
--- Makes the partition of every month of messages and every week of the log that [since, until] touches, except where stray
--- rows lie: moving them is left to `maintain`. Past weeks of the log are not made, because past changes are recorded already.
+-- Makes the partition of every month of messages and every week of the log and of usage_logs that [since, until] touches, except
+-- where stray rows lie: moving them is left to `maintain`. Past weeks are not made.
 CREATE OR REPLACE FUNCTION sync.ensure_partitions(since timestamptz, until timestamptz) RETURNS int
 LANGUAGE sql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
     SELECT count(moved)::int
     FROM (SELECT sync.make_partition('messages', month, false) AS moved
           FROM pg_catalog.generate_series(pg_catalog.date_trunc('month', since), until, interval '1 month') AS month
           UNION ALL
-          SELECT sync.make_partition('log', week, false)
-          FROM pg_catalog.generate_series(pg_catalog.date_trunc('week', greatest(since, now())), until, interval '1 week') AS week
+          SELECT sync.make_partition(weekly, week, false)
+          FROM pg_catalog.unnest(ARRAY['log', 'usage_logs']) AS weekly,
+               pg_catalog.generate_series(pg_catalog.date_trunc('week', greatest(since, now())), until, interval '1 week') AS week
          ) AS made
 $$;
 

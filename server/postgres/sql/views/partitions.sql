@@ -5,7 +5,8 @@ WITH bounds AS (
            regexp_match(pg_get_expr(c.relpartbound, c.oid),
                         'FROM \(''?(MINVALUE|[^'')]+)''?\) TO \(''?(MAXVALUE|[^'')]+)''?\)') AS b
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
-    WHERE i.inhparent IN (to_regclass('public.messages'), to_regclass('public.messages_archive'), to_regclass('sync.log'))
+    WHERE i.inhparent IN (to_regclass('public.messages'), to_regclass('public.messages_archive'), to_regclass('sync.log'),
+                          to_regclass('sync.usage_logs'))
 )
 SELECT parent::text AS parent, inhrelid::regclass AS partition, bound = 'DEFAULT' AS is_default,
        CASE WHEN b[1] = 'MINVALUE' THEN '-infinity'
