@@ -34,6 +34,7 @@ from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
+from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
 from server.feed.ports import Replica, Rows
 from server.feed.presence import Presence
@@ -259,20 +260,24 @@ class _ReadPath:
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
         source: Rows = store if relief is None else relief
-        rows = source
-        if redis is not None:
+        if redis is None:
+            self.snapshots = Snapshots(hub, history, source)
+            pages = Pages(source)
+        else:
             from server.redis.answers import RedisAnswers
 
-            rows = CachedRows(source, RedisAnswers(redis), history, hub)
-        self.snapshots = Snapshots(hub, history, rows)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, notes=redis is not None)
+            cache = RedisAnswers(redis)
+            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub) for _ in range(2))
+            self.snapshots = Snapshots(hub, history, pieces, LOOKED_UP_AT_ONCE)
+            pages = Pages(paged, LOOKED_UP_AT_ONCE)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, keep_trail=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(
             hub,
             history,
             self.snapshots,
-            Pages(rows),
+            pages,
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,

@@ -21,6 +21,7 @@ TESTED_BY: Final = {
     "edge/server.py": ["integration/test_shutdown.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
     "feed/kept.py": ["feed/test_cached.py"],
+    "feed/limited.py": ["integration/test_kept.py"],
     "feed/pages.py": ["integration/test_pages.py"],
     "edge/usage.py": ["integration/test_usage.py"],
     "feed/progress.py": ["integration/test_usage.py"],

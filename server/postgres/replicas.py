@@ -156,8 +156,9 @@ class ReplicaWatch:
     async def _ask_primary(self) -> bool:
         """Note how far the primary is. False if it does not answer; the inspector logs that."""
         try:
-            (row,) = await self._primary.fetch("wal", although_blind=True)
-        except UnavailableError:
+            async with asyncio.timeout(PATIENCE):
+                (row,) = await self._primary.fetch("wal", although_blind=True)
+        except (UnavailableError, TimeoutError):
             return False
         self._lag.primary_at(row["wal"], asyncio.get_running_loop().time())
         return True
