@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import redis.asyncio
 import structlog
 from redis.asyncio.retry import Retry as NoRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as CannotConnect
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as TooSlow
 
 from server import metrics
@@ -30,6 +32,14 @@ REFUSED_SECONDS: Final = 600.0
 """Seconds between two lines in the log about commands that Redis refuses."""
 EVICT: Final = "Set maxmemory, and maxmemory-policy to allkeys-lru: it then forgets what was not used for longest."
 AWAY: Final = "Redis does not answer. Check REDIS_URL, and that Redis runs and is reachable from here."
+REFUSES_LOGIN: Final = "Redis refuses the user or password of REDIS_URL, or wants one. Correct REDIS_URL."
+UNREADABLE: Final = (
+    "REDIS_URL cannot be read. Check its port and the number of its database, and write special characters of its "
+    "password as %XX: # is %23, / is %2F, @ is %40."
+)
+BAD_PARAMETER: Final = (
+    "REDIS_URL has a parameter that redis-py does not know, or a value that it does not take. Remove it."
+)
 
 
 class Link:
@@ -40,6 +50,7 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError for a URL that redis-py does not understand."""
+        _check(url)
         try:
             self._pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
@@ -49,10 +60,12 @@ class Link:
                 socket_connect_timeout=None,
                 retry=NoRetry(NoBackoff(), 0),
             )
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"REDIS_URL is not valid: {error}.") from None
+            self._pool.make_connection()  # connects to nothing, and takes the parameters
+        except (ValueError, TypeError):
+            raise ConfigError(BAD_PARAMETER) from None
         self._send: Callable[..., Awaitable[Any]] = redis.asyncio.Redis.from_pool(self._pool).execute_command
         self._probing: asyncio.Task[None] | None = None
+        self._why_away = AWAY
         self._refused_at = -REFUSED_SECONDS
         metrics.REDIS_UP.set(1)
 
@@ -68,7 +81,7 @@ class Link:
         Raises CacheError if Redis is away or refuses the command, for example because its memory is full.
         """
         if not self.up:
-            raise CacheError(AWAY)
+            raise CacheError(self._why_away)
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(patience):
@@ -76,7 +89,7 @@ class Link:
         except (TimeoutError, TooSlow, CannotConnect, OSError) as error:
             metrics.REDIS_FAILURES.labels("away").inc()
             self._lost(error)
-            raise CacheError(AWAY) from error
+            raise CacheError(self._why_away) from error
         except RedisError as error:
             metrics.REDIS_FAILURES.labels("refused").inc()
             self._refused(name, error)
@@ -99,6 +112,7 @@ class Link:
 
     def _lost(self, error: BaseException) -> None:
         if self._probing is None:
+            self._why_away = REFUSES_LOGIN if isinstance(error, AuthenticationError) else AWAY
             log.warning("redis is away, going on without it", error=str(error) or "no answer in time")
             metrics.REDIS_UP.set(0)
             self._probing = asyncio.create_task(self._probe(), name="redis-probe")
@@ -134,3 +148,17 @@ class Link:
             self._probing.cancel()
             await asyncio.wait([self._probing])
         await self._pool.disconnect()
+
+
+def _check(url: str) -> None:
+    """Raises ConfigError for a URL that cannot be read.
+
+    redis-py would quote a part of it, which may be of the password, and would take database 0 for one without a number.
+    """
+    try:
+        parts = urlsplit(url)
+        readable = parts.port != 0 and not parts.fragment
+    except ValueError:
+        readable = False
+    if not readable or (parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+", parts.path)):
+        raise ConfigError(UNREADABLE)

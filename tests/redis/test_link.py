@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.exceptions import CacheError, ConfigError
-from server.redis.link import EVICT, Link
+from server.redis.link import EVICT, REFUSES_LOGIN, Link
 from tests.support.prometheus import free_port
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.waiting import eventually
@@ -118,9 +118,31 @@ async def test_an_address_where_nobody_listens_is_away() -> None:
             await link.command("PING")
 
 
-def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL"):
-        Link("redis://127.0.0.1:none")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:secret",
+        "redis://127.0.0.1:99999",
+        "redis://:secret#1@127.0.0.1",
+        "redis://:secret/1@127.0.0.1",
+        "redis://127.0.0.1/secret",
+        "redis://127.0.0.1?secret=1",
+        "redis://127.0.0.1?socket_timeout=secret",
+    ],
+)
+def test_a_url_that_makes_no_sense_is_refused_when_it_is_read_and_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL") as error:
+        Link(url)
+    assert "secret" not in str(error.value)
+
+
+async def test_a_password_that_is_missing_or_wrong_is_told_from_a_redis_that_is_away() -> None:
+    async with running_redis("--requirepass", "right") as redis:
+        for url in (redis.url, redis.url.replace("//", "//:wrong@")):
+            async with Link(url) as link:
+                assert await link.examine() == (False, REFUSES_LOGIN)
+        async with Link(redis.url.replace("//", "//:right@")) as link:
+            assert (await link.examine())[1] != REFUSES_LOGIN
 
 
 async def test_a_redis_without_a_bound_on_its_memory_is_found_and_one_with_it_is_fit(link: Link) -> None:
