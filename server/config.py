@@ -75,6 +75,13 @@ PrimaryUrl = Annotated[str, AfterValidator(_may_lead_to_a_primary)]
 def _is_redis(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return url  # redis-py reads it, and says what is wrong
+    if not url.startswith("unix:") and not re.fullmatch("/?|/[0-9]+", path):
+        # redis-py would take database 0.
+        raise ValueError("must name its database by a number, as in redis://host:6379/0")
     return url
 
 

@@ -62,6 +62,7 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("ATLAS_SOCKETS_PER_USER", "0"),
         ("ATLAS_LOG_LEVEL", "loud"),
         ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis://localhost/cache"),
         ("ATLAS_REPLICA_URLS", "replica"),
         ("ATLAS_REPLICA_URLS", "postgres://replica/app,"),
         ("ATLAS_REPLICA_URLS", "postgres://replica/app,another"),

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import redis.asyncio
 import structlog
@@ -28,18 +26,11 @@ FIRST_SECONDS: Final = 1.0
 """Seconds for the first connection of a process, before it serves."""
 CONNECTIONS: Final = 16
 """Connections of a process. A command beyond these waits for one, within its time."""
+REFUSES_LOGIN: Final = "Redis refuses the user or the password of REDIS_URL, or needs one. Correct REDIS_URL."
 REFUSED_SECONDS: Final = 600.0
 """Seconds between two lines in the log about commands that Redis refuses."""
 EVICT: Final = "Set maxmemory, and maxmemory-policy to allkeys-lru: it then forgets what was not used for longest."
 AWAY: Final = "Redis does not answer. Check REDIS_URL, and that Redis runs and is reachable from here."
-REFUSES_LOGIN: Final = "Redis refuses the user or password of REDIS_URL, or wants one. Correct REDIS_URL."
-UNREADABLE: Final = (
-    "REDIS_URL cannot be read. Check its port and the number of its database, and write special characters of its "
-    "password as %XX: # is %23, / is %2F, @ is %40."
-)
-BAD_PARAMETER: Final = (
-    "REDIS_URL has a parameter that redis-py does not know, or a value that it does not take. Remove it."
-)
 
 
 class Link:
@@ -50,7 +41,6 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError for a URL that redis-py does not understand."""
-        _check(url)
         try:
             self._pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
@@ -60,13 +50,12 @@ class Link:
                 socket_connect_timeout=None,
                 retry=NoRetry(NoBackoff(), 0),
             )
-            self._pool.make_connection()  # connects to nothing, and takes the parameters
-        except (ValueError, TypeError):
-            raise ConfigError(BAD_PARAMETER) from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"REDIS_URL is not valid: {error}.") from None
         self._send: Callable[..., Awaitable[Any]] = redis.asyncio.Redis.from_pool(self._pool).execute_command
         self._probing: asyncio.Task[None] | None = None
-        self._why_away = AWAY
         self._refused_at = -REFUSED_SECONDS
+        self._why_away = AWAY
         metrics.REDIS_UP.set(1)
 
     @property
@@ -89,7 +78,7 @@ class Link:
         except (TimeoutError, TooSlow, CannotConnect, OSError) as error:
             metrics.REDIS_FAILURES.labels("away").inc()
             self._lost(error)
-            raise CacheError(self._why_away) from error
+            raise CacheError(AWAY) from error
         except RedisError as error:
             metrics.REDIS_FAILURES.labels("refused").inc()
             self._refused(name, error)
@@ -148,17 +137,3 @@ class Link:
             self._probing.cancel()
             await asyncio.wait([self._probing])
         await self._pool.disconnect()
-
-
-def _check(url: str) -> None:
-    """Raises ConfigError for a URL that cannot be read.
-
-    redis-py would quote a part of it, which may be of the password, and would take database 0 for one without a number.
-    """
-    try:
-        parts = urlsplit(url)
-        readable = parts.port != 0 and not parts.fragment
-    except ValueError:
-        readable = False
-    if not readable or (parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+", parts.path)):
-        raise ConfigError(UNREADABLE)

