@@ -10,8 +10,8 @@ import redis.asyncio
 import structlog
 from redis.asyncio.retry import Retry as NoRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as CannotConnect
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as TooSlow
 
 from server import metrics
@@ -29,6 +29,7 @@ FIRST_SECONDS: Final = 1.0
 """Seconds for the first connection of a process, before it serves."""
 CONNECTIONS: Final = 16
 """Connections of a process. A command beyond these waits for one, within its time."""
+REFUSES_LOGIN: Final = "Redis refuses the user or the password of REDIS_URL, or needs one. Correct REDIS_URL."
 REFUSED_SECONDS: Final = 600.0
 """Seconds between two lines in the log about commands that Redis refuses."""
 EVICT: Final = "Set maxmemory, and maxmemory-policy to allkeys-lru: it then forgets what was not used for longest."
@@ -67,6 +68,7 @@ class Link:
         self._send: Callable[..., Awaitable[Any]] = redis.asyncio.Redis.from_pool(self._pool).execute_command
         self._probing: asyncio.Task[None] | None = None
         self._refused_at = -REFUSED_SECONDS
+        self._why_away = AWAY
         metrics.REDIS_UP.set(1)
 
     @property
@@ -81,7 +83,7 @@ class Link:
         Raises CacheError if Redis is away or refuses the command, for example because its memory is full.
         """
         if not self.up:
-            raise CacheError(AWAY)
+            raise CacheError(self._why_away)
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(patience):
@@ -113,6 +115,7 @@ class Link:
 
     def _lost(self, error: BaseException) -> None:
         if self._probing is None:
+            self._why_away = REFUSES_LOGIN if isinstance(error, AuthenticationError) else AWAY
             log.warning("redis is away, going on without it", error=str(error) or "no answer in time")
             metrics.REDIS_UP.set(0)
             self._probing = asyncio.create_task(self._probe(), name="redis-probe")

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.exceptions import CacheError, ConfigError
-from server.redis.link import EVICT, Link
+from server.redis.link import EVICT, REFUSES_LOGIN, Link
 from tests.support.prometheus import free_port
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.waiting import eventually
@@ -124,6 +124,13 @@ async def test_a_full_redis_refuses_and_still_answers() -> None:
                     await fill(link)
         assert [line["event"] for line in logs] == ["redis refuses a command, going on without it"]
         assert await link.command("GET", "key") == b"value"
+
+
+async def test_a_password_that_is_missing_or_wrong_is_told_from_a_redis_that_is_away() -> None:
+    async with running_redis("--requirepass", "right") as redis:
+        for login in ("", ":wrong@"):
+            async with Link(redis.url.replace("//", f"//{login}")) as link:
+                assert await link.examine() == (False, REFUSES_LOGIN)
 
 
 async def test_an_address_where_nobody_listens_is_away() -> None:
