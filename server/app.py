@@ -34,6 +34,7 @@ from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import History
 from server.feed.hub import Hub, Lane
+from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
 from server.feed.ports import Replica, Rows
 from server.feed.presence import Presence
@@ -107,11 +108,11 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            usage = _Usage(postgres.writes, clock) if settings.usage else None
             store = PostgresStore(postgres.pool)
             url = settings.redis_url
             redis = None if url is None else await stack.enter_async_context(redis_link(url))
-            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, usage)
+            backend = _Backend(settings, clock, postgres, await _responses(settings, postgres, redis, stack))
+            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, backend.usage)
             batcher = _batcher(settings, postgres.writes)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
@@ -123,14 +124,9 @@ class App:
                 clock=clock,
                 timing=Timing(settings.keepalive, settings.write_deadline),
             )
-            vitals = Vitals(postgres.pool, usage.store if usage is not None else None)
+            vitals = Vitals(postgres.pool, None if backend.usage is None else backend.usage.store)
             gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, vitals)
-            service = ServiceTokens(settings.service_tokens)
-            routes = list(self._routes)
-            if usage is not None and service:
-                routes.append(edge_usage.route(service, usage.recorder, clock.seconds, settings.usage_days))
-            responses = await _responses(settings, postgres, redis, stack)
-            server = self._server = self._http(services, gauges, service, responses, ready, routes)
+            server = self._server = self._http(services, gauges, backend, ready)
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
@@ -150,7 +146,7 @@ class App:
                         ),
                         "timers": services.timers.run(),
                         **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
-                        **({} if usage is None else {"usage": usage.recorder.run()}),
+                        **({} if backend.usage is None else {"usage": backend.usage.recorder.run()}),
                     }.items()
                 ]
                 metrics.PROCESSES.set(1)
@@ -161,8 +157,8 @@ class App:
                 services.registry.cancel()
                 await asyncio.wait(background)
                 await reads.record_departures()
-                if usage is not None:
-                    await usage.close()
+                if backend.usage is not None:
+                    await backend.usage.close()
                 metrics.flush()
 
     async def _connected(self, postgres: "_Postgres") -> bool:
@@ -181,35 +177,30 @@ class App:
         self,
         services: Services,
         gauges: Gauges,
-        service: ServiceTokens,
-        responses: ResponseCache | None,
+        backend: "_Backend",
         ready: Callable[[], None],
-        routes: Sequence[BaseRoute],
     ) -> Server:
         settings = self._settings
-        routes = [*routes]
-        if responses is not None:
-            routes.append(Responses(responses).route(service))
 
         def readiness() -> Readiness:
             return Readiness(False, "shutting down") if self._stopping else services.readers.readiness()
 
         async def drain() -> None:
-            if responses is not None:
-                responses.close()
+            if backend.responses is not None:
+                backend.responses.close()
             await services.registry.drain(settings.drain)
 
         return Server(
             http.application(
                 readiness,
                 http.Metrics(gauges.exposition, settings.metrics_port, settings.metrics_token),
-                routes,
+                [*backend.routes(), *self._routes],
             ),
             http.bounded_http(
                 services.timers,
                 _origins(settings.allowed_origins),
                 lambda codec: Connection(services, codec).websocket,
-                service,
+                backend.tokens,
             ),
             ready,
             drain,
@@ -269,20 +260,24 @@ class _ReadPath:
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
         source: Rows = store if relief is None else relief
-        rows = source
-        if redis is not None:
+        if redis is None:
+            self.snapshots = Snapshots(hub, history, source)
+            pages = Pages(source)
+        else:
             from server.redis.answers import RedisAnswers
 
-            rows = CachedRows(source, RedisAnswers(redis), history, hub)
-        self.snapshots = Snapshots(hub, history, rows)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, notes=redis is not None)
+            cache = RedisAnswers(redis)
+            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub) for _ in range(2))
+            self.snapshots = Snapshots(hub, history, pieces, LOOKED_UP_AT_ONCE)
+            pages = Pages(paged, LOOKED_UP_AT_ONCE)
+        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, keep_trail=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(
             hub,
             history,
             self.snapshots,
-            Pages(rows),
+            pages,
             self.presence,
             hellos=TokenBuckets(settings.hellos / 60, settings.hellos),
             sockets_per_user=settings.sockets_per_user,
@@ -294,6 +289,27 @@ class _ReadPath:
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(LAST_RECORDING):
                 await self.presence.record()
+
+
+class _Backend:
+    """What the app's backend uses over HTTP: usage and cached responses. Each is None unless it is on."""
+
+    def __init__(
+        self, settings: ServeSettings, clock: Clock, postgres: _Postgres, responses: ResponseCache | None
+    ) -> None:
+        self.tokens = ServiceTokens(settings.service_tokens)
+        self.usage = _Usage(postgres.writes, clock) if settings.usage else None
+        self.responses = responses
+        self._clock = clock
+        self._usage_days = settings.usage_days
+
+    def routes(self) -> list[BaseRoute]:
+        routes: list[BaseRoute] = []
+        if self.usage is not None and self.tokens:
+            routes.append(edge_usage.route(self.tokens, self.usage.recorder, self._clock.seconds, self._usage_days))
+        if self.responses is not None:
+            routes.append(Responses(self.responses).route(self.tokens))
+        return routes
 
 
 class _Usage:

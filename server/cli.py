@@ -94,7 +94,12 @@ def demo(
     speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
     beside: Annotated[
-        str, typer.Option("--with", help="Start these, too: redis, replica; separated by a comma.", show_default="none")
+        str,
+        typer.Option(
+            "--with",
+            help="Show these, too: redis, replica, usage, responses; separated by commas.",
+            show_default="none",
+        ),
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for scripts.")] = False,
 ) -> None:

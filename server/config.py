@@ -34,6 +34,19 @@ SERVICE_TOKEN_CHARACTERS = 32
 A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+")
 """The value that Kubernetes gives NAME_PORT in every container, if there is a Service NAME."""
 
+PLAINLY: Final = {
+    "missing": "is not set, and there is no default",
+    "bool_parsing": "must be true or false",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+}
+"""What Pydantic says, as an operator would read it, by its types of errors."""
+
 
 def _is_postgres(url: str) -> str:
     if not url.startswith(("postgres://", "postgresql://")):
@@ -62,6 +75,13 @@ PrimaryUrl = Annotated[str, AfterValidator(_may_lead_to_a_primary)]
 def _is_redis(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return url  # redis-py reads it, and says what is wrong
+    if not url.startswith("unix:") and not re.fullmatch("/?|/[0-9]+", path):
+        # redis-py would take database 0.
+        raise ValueError("must name its database by a number, as in redis://host:6379/0")
     return url
 
 
@@ -131,6 +151,13 @@ class DatabaseSettings(Environment):
     @classmethod
     def _split_urls(cls, value: Any) -> Any:
         return [url.strip() for url in re.split(r",(?=\s*postgres)", value)] if isinstance(value, str) else value
+
+    @field_validator("replica_urls")
+    @classmethod
+    def _are_separated(cls, urls: list[str] | None) -> list[str] | None:
+        if any("," in urlsplit(url).path for url in urls or ()):
+            raise ValueError("must be URLs that begin with postgres:// or postgresql://, separated by commas")
+        return urls
 
     def without_effect(self) -> Iterator[str]:
         yield from super().without_effect()
@@ -298,10 +325,11 @@ def load(settings: type[Settings], **given: Any) -> Settings:
     try:
         return settings(**{str(settings.model_fields[name].alias): value for name, value in given.items()})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            problem = "is not set, and there is no default"
-        subject = f"{name}: " if name else ""
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = PLAINLY.get(first["type"])
+        problem = said.format(**first.get("ctx", {})) if said else first["msg"].removeprefix("Value error, ")
+        # Of a list: the first part of `loc` names the setting, the second is an index.
+        name, *index = first["loc"] or ("",)
+        place = f"number {int(index[0]) + 1} " if index else ""
+        subject = f"{name}: {place}" if name else ""
         raise ConfigError(f"{subject}{problem}. server/README.md has a table of all settings.") from None

@@ -61,6 +61,15 @@ def test_what_must_be_set_suffices(environment: pytest.MonkeyPatch) -> None:
         ("ATLAS_KEEPALIVE_SECONDS", "0"),
         ("ATLAS_SOCKETS_PER_USER", "0"),
         ("ATLAS_LOG_LEVEL", "loud"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis://localhost/cache"),
+        ("ATLAS_REPLICA_URLS", "replica"),
+        ("ATLAS_REPLICA_URLS", "postgres://replica/app,"),
+        ("ATLAS_REPLICA_URLS", "postgres://replica/app,another"),
+        ("ATLAS_SERVICE_TOKEN", "short"),
+        ("ATLAS_USAGE", "maybe"),
+        ("ATLAS_USAGE_DAYS", "six"),
+        ("ATLAS_RESPONSES_MIB", "0"),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not_repeated(
@@ -73,6 +82,26 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_repeated(
     with pytest.raises(ConfigError, match=rf"^{name}: [^\n]+\.$") as error:
         load(ServeSettings)
     assert not value or len(value) < 4 or value not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ATLAS_USAGE", "maybe", "must be true or false"),
+        ("ATLAS_USAGE_DAYS", "six", "must be a whole number"),
+        ("ATLAS_USAGE_DAYS", "6", "must be at least 7"),
+        ("PORT", "65536", "must be at most 65535"),
+        ("ATLAS_PUSH_RATE", "0", "must be greater than 0"),
+        ("ATLAS_SERVICE_TOKEN", "short", "must have at least 32 characters"),
+        ("ATLAS_REPLICA_URLS", "postgres://one/app, postgres:two", "number 2 must be a URL"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_in_plain_words(
+    environment: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}: {said}"):
+        load(ServeSettings)
 
 
 def test_without_any_key_no_token_could_be_verified(environment: pytest.MonkeyPatch) -> None:

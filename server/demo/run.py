@@ -49,10 +49,12 @@ TALKING: Final = 5
 
 
 class Extra(StrEnum):
-    """What the demo can start beside Postgres and the server."""
+    """Optional parts that the demo can show."""
 
     REDIS = "redis"
     REPLICA = "replica"
+    USAGE = "usage"
+    RESPONSES = "responses"
 
 
 def extras(text: str) -> frozenset[Extra]:
@@ -60,7 +62,7 @@ def extras(text: str) -> frozenset[Extra]:
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     for word in words:
         if word not in set(Extra):
-            raise ConfigError(f"--with takes {' and '.join(Extra)}, separated by a comma, and not {word!r}.")
+            raise ConfigError(f"--with takes {', '.join(Extra)}, separated by commas, and not {word!r}.")
     return frozenset(map(Extra, words))
 
 
@@ -167,6 +169,10 @@ async def _serve(
         database_url=postgres.url(DATABASE, seed.SERVER_LOGIN, password),
         redis_url=beside.redis.url if beside.redis else None,
         replica_urls=[beside.replica.url(DATABASE, seed.SERVER_LOGIN, password)] if beside.replica else None,
+        usage=Extra.USAGE in options.extras,
+        responses=Extra.RESPONSES in options.extras,
+        service_token=_secret(data / "service-token") if options.extras & {Extra.USAGE, Extra.RESPONSES} else None,
+        service_token_former=None,
         jwt_secret=_secret(data / "jwt-secret"),
         jwt_secret_former=None,
         jwks_url=None,
@@ -181,6 +187,8 @@ async def _serve(
     )
     sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
     port = sock.getsockname()[1]
+    if settings.usage:
+        await seed.use(admin_url)
     people = await seed.people(admin_url)
     tokens = {person.id: _token(person.id, settings) for person in people}
     server = app.App(settings, site.routes(_identities(people, tokens)))
@@ -193,6 +201,8 @@ async def _serve(
             _print_json(settings, port, admin_url, people, tokens)
         else:
             _print_next(console, settings, port, people, tokens, time.monotonic() - begun, beside.says)
+            _print_service(console, settings, port, admin_url)
+            console.print("Stop this with Ctrl-C.\n")
 
     async with asyncio.TaskGroup() as tasks:
         policy = Policy.of(load(MaintainSettings, database_url=admin_url))
@@ -298,6 +308,8 @@ def _print_json(
         line["redis_url"] = settings.redis_url
     if settings.replica_urls is not None:
         line["replica_urls"] = settings.replica_urls
+    if settings.service_token is not None:
+        line["service_token"] = settings.service_token
     sys.stdout.write(orjson.dumps(line).decode() + "\n")
     sys.stdout.flush()
 
@@ -334,7 +346,17 @@ def _print_next(
     print(f"{token} {_program()} top --url {page}metrics\n", file=sys.stderr)  # noqa: T201
     for sentence in beside:
         console.print(f"{sentence} See «Do caches and replicas help?» in `top`.\n", soft_wrap=True)
-    console.print("Stop this with Ctrl-C.\n")
+
+
+def _print_service(console: Console, settings: ServeSettings, port: int, admin_url: str) -> None:
+    if settings.usage:
+        console.print("What the people of this demo used and cost, as if models had answered them:\n")
+        print(f"DATABASE_URL={admin_url} {_program()} costs\n", file=sys.stderr)  # noqa: T201
+    if settings.responses:
+        console.print("Ask the response cache:\n")
+        question = "question=What+is+a+feed%3F&model=model-1&tier=core&scope=everybody"
+        header = f"Authorization: Bearer {settings.service_token}"
+        print(f"curl -i -H '{header}' 'http://127.0.0.1:{port}/v1/responses?{question}'\n", file=sys.stderr)  # noqa: T201
 
 
 def _program() -> str:

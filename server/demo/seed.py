@@ -14,6 +14,20 @@ from server.postgres.errors import translated
 from server.postgres.link import link
 
 SERVER_LOGIN: Final = "atlas_server"
+USAGE: Final = """
+    WITH prices AS (
+        INSERT INTO sync.model_prices (model, input, output, valid_from)
+        VALUES ('small', 0.15, 0.60, '2015-01-01'), ('large', 2.50, 10.00, '2015-01-01') ON CONFLICT DO NOTHING
+    )
+    INSERT INTO sync.usage_logs (user_id, event, data, "timestamp")
+    SELECT c.user_id, 'answered', jsonb_build_object(
+               'model', CASE WHEN m.id::text < '4' THEN 'large' ELSE 'small' END, 'conversation_id', c.id,
+               'input_tokens', 500 + length(m.content) / 4, 'output_tokens', 4 * length(m.content)),
+           m.created_at
+    FROM messages m JOIN conversations c ON c.id = m.conversation_id
+    WHERE m.created_at > now() - interval '14 days' AND m.created_at <= now()
+      AND NOT EXISTS (SELECT FROM sync.daily_costs) AND NOT EXISTS (SELECT FROM sync.usage_logs)
+"""
 CHUNK: Final = 5_000
 """Messages copied between two moves of the progress bar."""
 
@@ -124,6 +138,16 @@ async def load(
         await connection.execute("ANALYZE")
     finally:
         await connection.close()
+
+
+async def use(admin_url: str) -> None:
+    """Record usage as if a model had answered each message of the last fortnight, once."""
+    connection = await link(admin_url)
+    try:
+        with translated():
+            await connection.execute(USAGE)
+    finally:
+        await connection.close(timeout=5)
 
 
 class Author:

@@ -45,6 +45,8 @@ class Confirmation:
                 await retry.pause(error)
                 continue
             retry.reset()
+            if count == MOST:
+                self._wanted.set()  # more may wait
             if count > 1:
                 await asyncio.sleep(next_of_crowd - loop.time())
 

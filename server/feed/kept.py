@@ -51,7 +51,15 @@ def unpack(kind: type[A], key: str, data: bytes) -> A | None:
     """The answer in `data`; None unless it was kept under this key, by a version with the same form of answers."""
     try:
         kept = _DECODERS[kind].decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     answer: A = kept.answer
-    return answer if kept.key == key else None
+    return answer if kept.key == key and _possible(answer) else None
+
+
+def _possible(answer: Answer) -> bool:
+    """Whether Postgres can have answered so."""
+    at = answer.position
+    if at.n or not (0 <= at.seq < 1 << 63 and 0 <= at.mark < 1 << 63):
+        return False
+    return not isinstance(answer, MessagesRead) or bool(answer.messages) or not answer.cut

@@ -9,22 +9,21 @@ from server import metrics
 from server.exceptions import UnavailableError
 from server.feed import encode
 from server.feed.hub import Reader
+from server.feed.limited import AT_ONCE
 from server.feed.ports import CONTENT_BYTES, Rows, Want
 from server.retry import Retry
 from server.turns import Turns
 
 PAGE_ROWS: Final = 500
 """The most rows of one page."""
-AT_ONCE: Final = 2
-"""Statements in progress, for the same reason as in snapshot.py."""
 
 
 class Pages:
     """Answers requests for pages, one of a user at a time."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, at_once: int = AT_ONCE) -> None:
         self._rows = rows
-        self._turns = Turns(AT_ONCE)
+        self._turns = Turns(at_once)
 
     async def answer(self, reader: Reader, ask: AskPage) -> None:
         """Send the page to the reader as soon as Postgres answers; send nothing if its socket closes before."""

@@ -50,13 +50,13 @@ class Pump:
         wakes: Mapping[Lane, asyncio.Event],
         replicas: Replicas | None = None,
         *,
-        notes: bool = False,
+        keep_trail: bool = False,
     ) -> None:
         self._hub = hub
         self._history = history
         self._store = store
         self._replicas = replicas
-        self._notes = notes
+        self._keep_trail = keep_trail
         """Whether the hub notes what changed, for a cache."""
         self._snapshots = snapshots
         self._wakes = wakes
@@ -116,7 +116,14 @@ class Pump:
                 found = [(cohort, reading, False) for cohort, reading in zip(some, readings, strict=True)]
                 left = [cohort for cohort in cohorts if cohort.needs_primary]
         if left:
-            readings = await self._store.read_feed(*_request(left))
+            try:
+                readings = await self._store.read_feed(*_request(left))
+            except UnavailableError:
+                if not found:
+                    raise
+                # What the replica has read is delivered first.
+                self._hub.fail(left)
+                return found
             found += [(cohort, reading, True) for cohort, reading in zip(left, readings, strict=True)]
         return found
 
@@ -125,7 +132,7 @@ class Pump:
         synced = reading.tier in tiers.SYNCED
         batch = change.follow(after, reading)
         if not confirmed and (isinstance(batch, Why) or not synced):
-            # It lags, or it is of another opinion than the primary will be.
+            # It lags. Only the primary can say that a position is lost, or that a user does not sync.
             self._hub.leave_to_primary(cohort)
             return
         if phase is Phase.HELLO and not synced:
@@ -139,7 +146,7 @@ class Pump:
                 else:
                     reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
-        if self._notes:
+        if self._keep_trail:
             self._hub.note(cohort, batch.to, reading.entries)
         wire = self._frames(cohort, after, batch, phase, confirmed)
         size = 0

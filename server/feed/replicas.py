@@ -105,6 +105,11 @@ class Lag:
         """The primary's WAL reached `wal` at the time `now`, in seconds."""
         self._seen.append((now, wal))
 
+    def ahead(self, replayed: int) -> bool:
+        """Whether a replica that has replayed so much has more than the primary had when it was last asked. If the
+        primary was asked after the replica, it has lost what the replica holds."""
+        return not self._seen or replayed > self._seen[-1][1]
+
     def of(self, replayed: int, now: float) -> float:
         """Seconds by which a replica lags that has replayed so much; infinite if it lags by more than is remembered."""
         if not self._seen or replayed >= self._seen[-1][1]:

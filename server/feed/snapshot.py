@@ -22,6 +22,7 @@ from server.exceptions import UnavailableError
 from server.feed import encode
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
+from server.feed.limited import AT_ONCE
 from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want
 from server.feed.resume import Why
 from server.retry import Retry
@@ -31,8 +32,6 @@ log = structlog.get_logger()
 
 PIECE_ROWS: Final = 500
 """Messages asked for by one statement."""
-AT_ONCE: Final = 2
-"""Statements in progress. More would not be faster on the same database, and would delay those of live readers."""
 
 
 @dataclass(slots=True)
@@ -52,10 +51,11 @@ class Job:
 class Snapshots:
     """Sends snapshots, one piece after the other, to users in turn."""
 
-    def __init__(self, hub: Hub, history: History, rows: Rows) -> None:
+    def __init__(self, hub: Hub, history: History, rows: Rows, at_once: int = AT_ONCE) -> None:
         self._hub = hub
         self._history = history
         self._rows = rows
+        self._at_once = at_once
         self._queue: FairQueue[Job] = FairQueue()
         self._some = asyncio.Semaphore(0)
         """One for each job in the queue."""
@@ -76,7 +76,7 @@ class Snapshots:
     async def run(self) -> None:
         """Send snapshots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for number in range(AT_ONCE):
+            for number in range(self._at_once):
                 tasks.create_task(self._work(), name=f"snapshot-{number}")
 
     async def _work(self) -> None:

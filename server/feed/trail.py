@@ -12,7 +12,7 @@ from protocol.frames import Conversation, ConversationDeleted, Message, Profile,
 from server.feed.change import Entry, same
 
 STEPS: Final = 8
-"""Steps that are remembered of one feed. Older ones are joined."""
+"""Steps that are remembered of one feed, some 600 bytes each. Older ones are joined."""
 TOUCHED: Final = 16
 """Conversations that a step names. With more of them it counts as having touched everything."""
 LIST: Final = UUID(int=0)
@@ -38,6 +38,8 @@ class Trail:
 
     def step(self, after: Position, to: Position, touched: frozenset[UUID] | None) -> None:
         """The feed was read from `after` up to `to`."""
+        if self._steps and self._steps[-1].to == after and self._steps[-1].touched == touched:
+            after = self._steps.pop().after  # a person writes in one conversation for a while
         self._steps.append(_Step(after, to, touched))
         if len(self._steps) > STEPS:
             first, second, *others = self._steps
@@ -66,6 +68,8 @@ def _joined(first: _Step, second: _Step) -> _Step:
 
 def touched(entries: Sequence[Entry]) -> frozenset[UUID] | None:
     """What these entries of the log changed: conversations, and `LIST`. None: it is unknown what."""
+    if entries[-1].next_seq is not None:
+        return None  # rows come in their latest state: one that a later entry moves is in another conversation already
     found: set[UUID] = set()
     for entry in entries:
         match entry.row:

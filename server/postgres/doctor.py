@@ -33,6 +33,7 @@ AHEAD_DAYS: Final = 14
 """Partitions must reach this many days ahead, so that missing maintenance is noticed before rows stray."""
 FILLING: Final = 0.1
 """Share of the notification queue that may be in use. It empties as soon as all listening sessions have read."""
+ANOTHER_DATABASE: Final = "Its database has no schema `sync`. Check the database in its URL."
 EPOCH: Final = "SELECT epoch FROM sync.histories ORDER BY n DESC LIMIT 1"
 UNREADABLE: Final = "This login may not read which migrations were applied."
 
@@ -193,6 +194,8 @@ async def _replica(number: int, url: str, primary: Any) -> Finding:
         replica = await connect(url, statement_cache_size=0)
         try:
             row = await replica.fetchrow(statement("replica"))
+        except UNMIGRATED:
+            raise UnfitError(ANOTHER_DATABASE) from None
         finally:
             replica.terminate()
         require(row, await primary.fetchval(EPOCH))

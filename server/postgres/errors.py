@@ -96,7 +96,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except NOT_BY_ITSELF as error:
-        raise UnfitError(f"Postgres refuses DATABASE_URL ({error}). Check its user, password and database.") from error
+        raise UnfitError(f"Postgres refuses the URL ({error}). Check its user, password and database.") from error
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
     except MAYBE_LATER as error:

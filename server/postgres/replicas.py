@@ -25,6 +25,7 @@ EVERY: Final = 1.0
 """Seconds between two looks at the replicas."""
 NOT_FOLLOWING: Final = "It follows no primary."
 ANOTHER_HISTORY: Final = "It holds another history than the primary, or has not received the primary's yet."
+AHEAD: Final = "It holds transactions that the primary lost. Build it again from the primary."
 
 
 class ReplicaRoute(Route):
@@ -68,10 +69,15 @@ class PostgresReplica:
         self.store = PostgresStore(self._pool, replica=True)
         self._why: str | None = ""
         """Why it is not used."""
+        self._since_start = ""
+        """The history and the start of the primary since which it was found to be well: a primary that was restarted
+        may have lost what the replica holds."""
+        self._ahead_at = -1
+        """How much it had replayed when it was ahead of the primary. While it has replayed just that, it is stuck."""
 
     @property
     def usable(self) -> bool:
-        return self._why is None
+        return self._why is None and self._since_start == self._history.since_start
 
     def leave(self, why: str) -> None:
         if self._why != why:
@@ -79,9 +85,11 @@ class PostgresReplica:
         self._why = why
 
     async def check(self) -> None:
-        await self._look()
+        await self._replayed()
+        if self._since_start != self._history.since_start:
+            raise UnavailableError("The primary was restarted.")
 
-    async def _look(self) -> int:
+    async def _replayed(self) -> int:
         """How much of the primary's WAL it has replayed, in bytes. Raises UnavailableError."""
         (row,) = await self._pool.fetch("replica")
         try:
@@ -90,21 +98,30 @@ class PostgresReplica:
             raise UnavailableError(str(error)) from None
         return int(row["replayed"])
 
-    async def inspect(self, lag: Lag) -> None:
-        """Find out whether it can be used."""
+    async def look(self) -> int | None:
+        """How much of the primary's WAL it has replayed, in bytes; None if it cannot be used."""
         try:
             async with asyncio.timeout(PATIENCE):
-                replayed = await self._look()
+                return await self._replayed()
         except (UnavailableError, TimeoutError) as error:
             self.leave(str(error) or SILENT)
-            return
+            return None
+
+    def judge(self, replayed: int, lag: Lag, since_start: str) -> None:
+        """Decide whether it can be used. The primary was asked after it had replayed so much, and is `since_start`."""
+        if lag.ahead(replayed):
+            self._ahead_at = replayed
         behind = lag.of(replayed, asyncio.get_running_loop().time())
         metrics.REPLICA_LAG.labels(str(self._number)).set(behind)
-        if behind > (LAG_SECONDS if self.usable else LAG_SECONDS_BACK):
+        if replayed == self._ahead_at:
+            self.leave(AHEAD)
+        elif behind > (LAG_SECONDS if self._why is None else LAG_SECONDS_BACK):
             self.leave("It lags behind the primary.")
-        elif not self.usable:
-            log.info("a replica is used", replica=self._number)
-            self._why = None
+        else:
+            self._since_start = since_start
+            if self._why is not None:
+                log.info("a replica is used", replica=self._number)
+                self._why = None
 
     def terminate(self) -> None:
         self._pool.terminate()
@@ -126,14 +143,25 @@ class ReplicaWatch:
             await asyncio.sleep(EVERY)
 
     async def look(self) -> None:
-        try:
-            (row,) = await self._primary.fetch("wal", although_blind=True)
-        except UnavailableError:
-            pass  # the inspector logs it; a replica then lags by as much as it did before
-        else:
-            self._lag.primary_at(row["wal"], asyncio.get_running_loop().time())
-        await asyncio.gather(*(replica.inspect(self._lag) for replica in self._replicas))
+        since_start = self._primary.history.since_start
+        known = await self._ask_primary()
+        replayed = await asyncio.gather(*(replica.look() for replica in self._replicas))
+        if any(at is not None and self._lag.ahead(at) for at in replayed):
+            known = await self._ask_primary()  # it may only have gone on meanwhile
+        for replica, at in zip(self._replicas, replayed, strict=True):
+            if known and at is not None:
+                replica.judge(at, self._lag, since_start)
         self._count()
+
+    async def _ask_primary(self) -> bool:
+        """Note how far the primary is. False if it does not answer; the inspector logs that."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                (row,) = await self._primary.fetch("wal", although_blind=True)
+        except (UnavailableError, TimeoutError):
+            return False
+        self._lag.primary_at(row["wal"], asyncio.get_running_loop().time())
+        return True
 
     def _count(self) -> None:
         used = sum(replica.usable for replica in self._replicas)

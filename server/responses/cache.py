@@ -107,8 +107,8 @@ class ResponseCache:
         self._clock = clock
         self._flights: dict[Key, _Flight] = {}
         self._granted: dict[Key, tuple[float, int]] = {}
-        """Leases of callers of this process: their ends, and fences. They count while Postgres is away, and those that it
-        does not know also when it is back."""
+        """Leases of callers of this process: their ends, and fences. They count while Postgres is away; those with the
+        fence 0 also when it is back."""
         self._ahead: int | None = None
         """Microseconds by which Postgres' clock is ahead of `clock`, at most; None: it has not answered yet."""
         self._away_until = 0.0

@@ -102,7 +102,7 @@ def check_lease(lease: float | None, wait: float) -> None:
 
 def _check_range(name: str, value: float, least: float, most: float, unit: str) -> None:
     if not least <= value <= most:
-        raise InputError(f"{name} must be from {least:g} to {most:g} {unit}.")
+        raise InputError(f"{name} must be from {least:,.10g} to {most:,.10g} {unit}.")
 
 
 def _check_size(name: str, value: str, most: int) -> None:

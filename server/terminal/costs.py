@@ -21,12 +21,14 @@ FIELDS: Final = Sum._fields[1:]
 def tables(costs: Costs) -> Iterator[Table]:
     """One for each way to sum."""
     for by, sums in costs.sums.items():
-        table = Table(by, *(field.replace("_", " ") for field in FIELDS), title=TITLES[by], title_justify="left")
+        fields = [field for field in FIELDS if field != "users" or by != "user"]
+        table = Table(by, *(field.replace("_", " ") for field in fields), title=TITLES[by], title_justify="left")
         table.columns[0].overflow = "fold"  # an id is of no use without its end
         for column in table.columns[1:]:
             column.justify = "right"
         for each in sums:
-            table.add_row(Text(printable(each.key)), *(f"{value:,}" for value in each[1:5]), f"{each.cost:,.4f}")
+            counts = [f"{getattr(each, field):,}" for field in fields if field != "cost"]
+            table.add_row(Text(printable(each.key)), *counts, f"{each.cost:,.4f}")
         yield table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import httpx
 import psutil
 import pytest
 
@@ -39,7 +40,9 @@ def test_what_comes_with_the_demo_is_named_by_a_list() -> None:
     assert run.extras("") == frozenset()
     assert run.extras("redis") == {Extra.REDIS}
     assert run.extras(" Replica ,redis,") == {Extra.REDIS, Extra.REPLICA}
-    with pytest.raises(ConfigError, match="takes redis and replica, separated by a comma, and not 'mysql'"):
+    with pytest.raises(
+        ConfigError, match="takes redis, replica, usage, responses, separated by commas, and not 'mysql'"
+    ):
         run.extras("redis,mysql")
 
 
@@ -82,8 +85,8 @@ def test_a_redis_that_does_not_start_shows_the_end_of_its_log(folder: Path) -> N
 
 
 @needs_redis
-async def test_redis_and_a_replica_come_with_the_demo_and_end_with_it_when_it_is_killed(folder: Path) -> None:
-    demo = Demo(folder / "demo", "--with", "redis,replica")
+async def test_what_is_shown_beside_comes_with_the_demo_and_ends_with_it_when_it_is_killed(folder: Path) -> None:
+    demo = Demo(folder / "demo", "--with", "redis,replica,usage,responses")
     try:
         await demo.start()
         (replica_url,) = demo.line["replica_urls"]
@@ -98,6 +101,14 @@ async def test_redis_and_a_replica_come_with_the_demo_and_end_with_it_when_it_is
         replica.terminate()
         async with Link(demo.line["redis_url"]) as link:
             assert await link.command("DBSIZE", patience=LIMIT) >= 0
+        sql = await asyncpg.connect(demo.line["database_url"])
+        await eventually(lambda: sql.fetchval("SELECT sum(cost) > 0 FROM sync.daily_costs"))
+        sql.terminate()
+        asked = {"question": "What is a feed?", "model": "model-1", "tier": "core", "scope": "everybody"}
+        async with httpx.AsyncClient(trust_env=False, base_url=demo.line["http"]) as http:
+            bearer = {"Authorization": f"Bearer {demo.line['service_token']}"}
+            answer = await http.get("/v1/responses", params=asked, headers=bearer)
+            assert answer.json().keys() == {"lease", "seconds"}, answer.text
         started = psutil.Process(demo.pid).children(recursive=True)
         assert len([each for each in started if each.ppid() == demo.pid]) == 3
         arguments = [argument for each in started for argument in each.cmdline()]

@@ -284,6 +284,25 @@ def test_bytes_that_are_no_answer_are_none(data: bytes) -> None:
     assert kept.unpack(MessagesRead, "key", data) is None
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        MessagesRead(Position(1, 0, 2), [], cut=True),
+        MessagesRead(Position(-1, 0, 2), [], cut=False),
+        MessagesRead(Position(1 << 63, 0, 2), [], cut=False),
+        MessagesRead(Position(1, 3, 2), [], cut=False),
+    ],
+    ids=["cut before the first row", "before all time", "after all time", "within a transaction"],
+)
+def test_an_answer_that_postgres_cannot_have_given_is_none(answer: MessagesRead) -> None:
+    assert kept.unpack(MessagesRead, "key", kept.pack("key", answer)) is None
+
+
+def test_an_answer_with_something_deep_in_it_is_none() -> None:
+    deep = b"\x92\xa3key\x81\xa7unknown" + b"\x91" * 100_000
+    assert kept.unpack(MessagesRead, "key", deep) is None
+
+
 def test_an_answer_that_was_kept_under_another_key_is_none() -> None:
     titles = Titles(Position(1, 0, 2), [Conversation(1, CONVERSATION, None, 1, 1)], [CONVERSATION])
     data = kept.pack("key", titles)

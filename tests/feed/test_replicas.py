@@ -110,6 +110,14 @@ def test_a_replica_that_has_all_lags_by_nothing_however_long_nothing_was_written
     assert lag.of(4_999, 300.0) == float("inf")
 
 
+def test_a_replica_that_has_more_than_the_primary_is_ahead() -> None:
+    lag = Lag()
+    assert lag.ahead(0)  # nothing is known of the primary
+    for wal, ahead in [(5_000, False), (4_999, True), (5_000, False)]:  # it was restarted without its tail in between
+        lag.primary_at(wal, 1.0)
+        assert lag.ahead(5_000) is ahead
+
+
 @given(
     steps=st.lists(st.tuples(st.integers(0, 100), st.floats(0.1, 3)), min_size=1, max_size=40),
     back=st.integers(0, 39),

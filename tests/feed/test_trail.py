@@ -50,6 +50,18 @@ def test_a_reader_that_read_step_by_step_knows_them_all_however_many() -> None:
     assert not trail.untouched({IDS[2]}, at(0), at(51))
 
 
+def test_writing_in_one_conversation_for_long_leaves_the_steps_before_known() -> None:
+    trail = Trail()
+    trail.step(at(0), at(1), frozenset({IDS[0]}))
+    trail.step(at(1), at(2), frozenset({IDS[1]}))
+    for step in range(2, 50):
+        trail.step(at(step), at(step + 1), frozenset({IDS[2]}))
+    assert trail.untouched({IDS[0]}, at(1), at(50))
+    assert trail.untouched({IDS[1]}, at(2), at(50))
+    assert not trail.untouched({IDS[1]}, at(1), at(50))
+    assert not trail.untouched({IDS[2]}, at(49), at(50))
+
+
 def test_another_transaction_of_the_same_seq_is_not_a_step() -> None:
     trail = Trail()
     trail.step(Position(1, 0, 5), Position(2, 0, 6), frozenset())
@@ -75,6 +87,12 @@ def entry(row: Any, row_id: UUID = IDS[0]) -> Entry:
 )
 def test_what_a_change_touches(row: Any, found: set[UUID] | None) -> None:
     assert touched([entry(row)]) == found
+
+
+def test_where_the_log_goes_on_it_is_unknown_what_changed() -> None:
+    """The message was edited in one conversation, and has moved to the other since."""
+    moved = entry(Message(1, IDS[0], IDS[1], "user", "hello", 1, 1))
+    assert touched([moved._replace(next_seq=2)]) is None
 
 
 def test_many_conversations_count_as_everything() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from server import metrics
 from server.metrics.catalogue import REGISTRY
 from server.postgres import inspector, replicas
 from server.postgres.doctor import examine
-from server.postgres.replicas import ANOTHER_HISTORY, NOT_FOLLOWING
+from server.postgres.replicas import AHEAD, ANOTHER_HISTORY, NOT_FOLLOWING
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import administrator
 from tests.support.device import live_device
@@ -270,6 +271,33 @@ async def test_a_replica_of_a_restored_backup_is_never_used(site: Machines) -> N
         async with beside(primary, replica):
             await eventually(lambda: reasons(logs) == [ANOTHER_HISTORY] * 2)
     assert not [line for line in logs if line["event"] == "a replica is used"]
+
+
+async def test_a_replica_that_holds_what_the_primary_lost_is_left(site: Machines) -> None:
+    primary = site.primary()
+    async with administrator(primary.database) as sql, serving(primary.database):
+        user, conversation = await somebody(sql)
+    primary.postgres.stop()
+    image = primary.image()
+    primary.postgres.start()
+    replica = site.replica(primary)
+    with capture_logs() as logs:
+        async with beside(primary, replica) as server:
+            async with administrator(primary.database) as sql:
+                for _ in range(30):
+                    await add_message(sql, conversation, f"{user} {random.randbytes(3_000).hex()}")
+            await replica.has_all_of(primary)
+            await is_used()
+            primary.postgres.kill()
+            primary.put_back(image)
+            primary.postgres.start()
+            device = ClientDevice(server.url, user)
+            await comes_back(device)
+            async with administrator(primary.database) as sql:
+                await is_up_to_date(sql, device)
+            await device.stop()
+            await eventually(lambda: AHEAD in reasons(logs))
+            await is_left()
 
 
 async def test_the_primary_itself_is_no_replica(site: Machines) -> None:

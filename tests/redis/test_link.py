@@ -1,13 +1,14 @@
 """Redis is asked within bounds: away costs one wait and one line in the log, and no answer reaches another command."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from structlog.testing import capture_logs
 
 from server.exceptions import CacheError, ConfigError
-from server.redis.link import EVICT, Link
+from server.redis.link import EVICT, REFUSES_LOGIN, Link
 from tests.support.prometheus import free_port
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.waiting import eventually
@@ -98,6 +99,19 @@ async def test_a_cancelled_command_does_not_give_its_answer_to_the_next(redis: R
     assert link.up
 
 
+async def test_a_process_that_is_busy_does_not_take_redis_for_away(link: Link) -> None:
+    with capture_logs() as logs:
+        for turns in range(8):
+            task = asyncio.ensure_future(link.command("PING"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.1)  # noqa: ASYNC251  # longer than a command may take
+            await asyncio.wait([task])
+            task.exception()
+            assert link.up
+    assert not logs
+
+
 async def test_a_full_redis_refuses_and_still_answers() -> None:
     async with (
         running_redis("--maxmemory", "2mb", "--maxmemory-policy", "noeviction") as redis,
@@ -112,15 +126,36 @@ async def test_a_full_redis_refuses_and_still_answers() -> None:
         assert await link.command("GET", "key") == b"value"
 
 
+async def test_a_password_that_is_missing_or_wrong_is_told_from_a_redis_that_is_away() -> None:
+    async with running_redis("--requirepass", "right") as redis:
+        for login in ("", ":wrong@"):
+            async with Link(redis.url.replace("//", f"//{login}")) as link:
+                assert await link.examine() == (False, REFUSES_LOGIN)
+
+
 async def test_an_address_where_nobody_listens_is_away() -> None:
     async with Link(f"redis://127.0.0.1:{free_port()}") as link:
         with pytest.raises(CacheError):
             await link.command("PING")
 
 
-def test_a_url_that_makes_no_sense_is_refused_when_it_is_read() -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL"):
-        Link("redis://127.0.0.1:none")
+@pytest.mark.parametrize("rest", ["h:none", "h?no_such_parameter=1", "h?protocol=two", "h?protocol=9", ":sec/ret@h"])
+def test_a_url_that_makes_no_sense_is_refused_when_it_is_read(rest: str) -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL") as refused:
+        Link(f"redis://{rest}")
+    assert "sec" not in str(refused.value)
+
+
+async def test_values_are_bytes_whatever_the_url_says(redis: RedisProcess) -> None:
+    async with Link(f"{redis.url}?decode_responses=true&encoding=none") as link:
+        await link.command("SET", "key", b"\xc1")
+        assert await link.command("GET", "key") == b"\xc1"
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "nowhere.invalid"])
+async def test_a_host_that_cannot_be_found_is_away(host: str) -> None:
+    async with Link(f"redis://{host}:6379") as link:
+        assert not link.up
 
 
 async def test_a_redis_without_a_bound_on_its_memory_is_found_and_one_with_it_is_fit(link: Link) -> None:

@@ -101,7 +101,7 @@ def test_the_largest_question_is_taken() -> None:
     [
         ({"text": "x" * (256 * 1024 + 1)}, "The response has 262,145 bytes"),
         ({"text": "a\0b"}, "The response contains U"),
-        ({"ttl": 0.5}, "ttl must be from 1 to 2.592e"),
+        ({"ttl": 0.5}, "ttl must be from 1 to 2,592,000"),
         ({"ttl": float("nan")}, "ttl must be"),
         ({"ttl": float("inf")}, "ttl must be"),
         ({"tokens": -1}, "tokens must be"),

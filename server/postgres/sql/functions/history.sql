@@ -47,7 +47,8 @@ END
 $$;
 
 -- The current history, the names of those before it, oldest first, and the values that order two databases that both went on
--- from one history. `started`: when this Postgres was started; transactions that it had not flushed by then may be lost.
+-- from one history. `started`: when this Postgres was started, or recovered from a crash; transactions that it had not
+-- flushed by then may be lost.
 CREATE OR REPLACE FUNCTION sync.standing(OUT epoch text, OUT lineage text[], OUT system bigint, OUT timeline int,
                               OUT began_at timestamptz, OUT started timestamptz, OUT now timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -57,7 +58,8 @@ BEGIN
     FROM sync.histories h WHERE h.epoch = standing.epoch;
     SELECT array_agg(h.epoch ORDER BY h.n) INTO lineage
     FROM (SELECT * FROM sync.histories ORDER BY n DESC LIMIT 1000) h WHERE h.epoch <> standing.epoch;
-    started := pg_postmaster_start_time();
+    -- After a crash of one process Postgres recovers without a start, and begins its statistics anew.
+    started := greatest(pg_postmaster_start_time(), (SELECT b.stats_reset FROM pg_stat_bgwriter b));
     now := clock_timestamp();
 END
 $$;
