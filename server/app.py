@@ -95,7 +95,7 @@ class App:
         """Serve on `sock`, and close it at the end. `ready` is called once connections are answered.
 
         Waits for a Postgres that is away. Raises UnfitError for a database that cannot serve, and ConfigError if
-        ATLAS_METRICS_PORT cannot be bound.
+        ATLAS_METRICS_PORT cannot be bound, or REDIS_URL makes no sense.
         """
         settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
@@ -104,13 +104,14 @@ class App:
             wakes = {lane: asyncio.Event() for lane in Lane}
             hub = Hub(lambda lane: wakes[lane].set())
             history, clock = History(hub), Clock()
+            redis = None if settings.redis_url is None else redis_link(settings.redis_url)
             postgres = _Postgres(settings, history, clock)
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
             store = PostgresStore(postgres.pool)
-            url = settings.redis_url
-            redis = None if url is None else await stack.enter_async_context(redis_link(url))
+            if redis is not None:
+                await stack.enter_async_context(redis)
             backend = _Backend(settings, clock, postgres, await _responses(settings, postgres, redis, stack))
             reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, backend.usage)
             batcher = _batcher(settings, postgres.writes)
