@@ -34,15 +34,16 @@ class ServiceTokens:
     """The tokens of ATLAS_SERVICE_TOKEN and ATLAS_SERVICE_TOKEN_FORMER. Without one no endpoint exists."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        self._accepted = [f"Bearer {token}".encode() for token in tokens]
+        self._accepted = [token.encode() for token in tokens]
 
     def __bool__(self) -> bool:
         return bool(self._accepted)
 
     def accept(self, authorization: bytes) -> bool:
         """Whether the Authorization header has one of the tokens. Takes the same time for every wrong one."""
-        found = [hmac.compare_digest(authorization, each) for each in self._accepted]
-        return any(found)
+        scheme, _, token = authorization.partition(b" ")
+        found = [hmac.compare_digest(token, each) for each in self._accepted]
+        return any(found) and scheme.lower() == b"bearer"
 
     def route(self, path: str, **answers: Answer) -> Route:
         """A route with an answer for each method, for requests with a service token.

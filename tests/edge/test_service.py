@@ -41,8 +41,9 @@ async def post(value: Any, authorization: str) -> httpx.Response:
 
 @pytest.mark.parametrize("token", [TOKEN, FORMER])
 async def test_the_token_and_the_former_one_are_accepted(token: str) -> None:
-    answer = await post("hello", f"Bearer {token}")
-    assert (answer.status_code, answer.text) == (200, "hello")
+    for scheme in ("Bearer", "bearer"):
+        answer = await post("hello", f"{scheme} {token}")
+        assert (answer.status_code, answer.text) == (200, "hello")
 
 
 @pytest.mark.parametrize(
