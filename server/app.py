@@ -174,13 +174,7 @@ class App:
                 return True
         return False
 
-    def _http(
-        self,
-        services: Services,
-        gauges: Gauges,
-        backend: "_Backend",
-        ready: Callable[[], None],
-    ) -> Server:
+    def _http(self, services: Services, gauges: Gauges, backend: "_Backend", ready: Callable[[], None]) -> Server:
         settings = self._settings
 
         def readiness() -> Readiness:

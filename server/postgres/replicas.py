@@ -7,16 +7,16 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from protocol.frames import Instant
 from server import metrics
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport
 from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, PATIENCE, SILENT, Lag
-from server.postgres.connection import connect, give_up, statement
-from server.postgres.errors import UNMIGRATED, translated
+from server.postgres.connection import statement
+from server.postgres.errors import UNMIGRATED
 from server.postgres.pool import Pool
 from server.postgres.route import OpenConnection, Route
 from server.postgres.store import PostgresStore
-from server.postgres.timestamps import use_instants
 from server.url import read
 
 log = structlog.get_logger()
@@ -33,22 +33,15 @@ class ReplicaRoute(Route):
 
     async def connect(self, *, required: bool = False, **options: Any) -> OpenConnection:
         """Raises UnavailableError, UnfitError."""
-        if self.pooled:
-            options["statement_cache_size"] = 0
-        raw = await connect(self.url, **options)
+        return await self._open(self.url, **options)
+
+    async def _standing(self, raw: Any) -> tuple[HistoryReport, Instant]:
         try:
-            with translated():
-                await use_instants(raw)
-                try:
-                    row = await raw.fetchrow(statement("replica"))
-                except (*UNMIGRATED, asyncpg.InsufficientPrivilegeError):
-                    raise UnfitError(ANOTHER_HISTORY) from None
-            require(row, self.history.epoch)
-            report = HistoryReport(row["epoch"], (), row["history_system"], row["history_timeline"], 0, 0)
-            return OpenConnection(self.url, raw, report, 0)
-        except BaseException:
-            await give_up(raw)
-            raise
+            row = await raw.fetchrow(statement("replica"))
+        except (*UNMIGRATED, asyncpg.InsufficientPrivilegeError):
+            raise UnfitError(ANOTHER_HISTORY) from None
+        require(row, self.history.epoch)
+        return HistoryReport(row["epoch"], (), row["history_system"], row["history_timeline"], 0, 0), 0
 
 
 def require(row: Any, epoch: str) -> None:

@@ -183,12 +183,16 @@ class Route:
             with translated():
                 async with asyncio.timeout(HOST_SECONDS if self.several else None):
                     await use_instants(raw)
-                    asked = machine_now()
-                    found, now = await report(raw)
-                return OpenConnection(url, raw, found, ahead_of_machine(now, asked))
+                    return OpenConnection(url, raw, *await self._standing(raw))
         except BaseException:
             await give_up(raw)
             raise
+
+    async def _standing(self, raw: Any) -> tuple[HistoryReport, Instant]:
+        """The history that a connection leads to, and how far its clock is ahead of ours. Raises UnfitError."""
+        asked = machine_now()
+        found, now = await report(raw)
+        return found, ahead_of_machine(now, asked)
 
     def _prefer(self, url: str) -> None:
         self._urls.remove(url)
