@@ -7,15 +7,13 @@ Redis. As many visits as are counted come before, uncounted: a cache that is in 
 
 import asyncio
 import random
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from socket import socket
 from statistics import median, quantiles
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -25,7 +23,7 @@ from websockets.typing import Subprotocol
 
 from benchmarks.actors import SECRET
 from benchmarks.machine import BenchmarkError
-from benchmarks.processes import LIMIT, end, eventually, folder, launch
+from benchmarks.processes import LIMIT, folder, redis_server
 from benchmarks.stage import Stage
 from server.edge.auth import mint
 
@@ -73,12 +71,12 @@ async def visits(stage: Stage, count: int, rounds: int) -> dict[str, float]:
         sql = await asyncpg.connect(stage.postgres.url())
         stack.callback(sql.terminate)
         people = await _people(sql, stage)
-        port = await _redis(stack)
-        sides = {"with": Side({"REDIS_URL": f"redis://127.0.0.1:{port}"}), "without": Side({"REDIS_URL": ""})}
+        redis = await stack.enter_async_context(redis_server(stack.enter_context(folder())))
+        sides = {"with": Side({"REDIS_URL": redis}), "without": Side({"REDIS_URL": ""})}
         for number in range(rounds):
             plan = _plan(2 * count, len(people), seed=number)
             for name in sorted(sides, reverse=bool(number % 2)):
-                await _flush(port)
+                await _flush(redis)
                 await _round(stage, sql, people, plan, sides[name])
     figures: dict[str, float] = {"users": len(people), "visits": count, "rounds": rounds}
     for name, side in sides.items():
@@ -104,31 +102,9 @@ async def _people(sql: Any, stage: Stage) -> list[Person]:
     return people
 
 
-async def _redis(stack: AsyncExitStack) -> int:
-    """Start a Redis or Valkey. Returns its port."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise BenchmarkError("This benchmark needs redis-server or valkey-server.")
-    with closing(socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(stack.enter_context(folder()))]
-    process = await launch(program, *options, stdout=subprocess.DEVNULL)
-    stack.push_async_callback(end, process)
-
-    async def answers() -> bool:
-        try:
-            await _flush(port)
-        except OSError:
-            return False
-        return True
-
-    await eventually("Redis answers", answers)
-    return port
-
-
-async def _flush(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def _flush(url: str) -> None:
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(b"FLUSHALL\r\n")
     await reader.readline()
     writer.close()
