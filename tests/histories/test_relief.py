@@ -20,7 +20,7 @@ from tests.histories.conftest import PATIENCE
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import administrator
 from tests.support.histories import Machine, Machines
-from tests.support.oracle import Writer, select_everything
+from tests.support.oracle import Writer, nobody_writes
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.serving import ServerProcess
@@ -237,17 +237,9 @@ async def test_every_device_ends_up_with_what_select_finds(site: Machines) -> No
             await asyncio.gather(*writing, return_exceptions=True)
             await asyncio.gather(*faults.scrolling)
         async with administrator(primary.database) as sql:
+            await nobody_writes(sql)
             for device in devices:
-                expected = await select_everything(sql, device.user)
-
-                def up_to_date(device: ClientDevice = device, expected: object = expected) -> bool:
-                    device.check()
-                    return device.state() == expected
-
-                try:
-                    await eventually(up_to_date, SETTLE)
-                except AssertionError:
-                    assert device.state() == expected
+                await device.ends_up_with_what_select_finds(sql, SETTLE)
                 # A second one if the first was interrupted.
                 assert set(device.snapshots) == {"new"}, "a snapshot that no rule made necessary"
         for device in devices:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from tests.support.author import TRAIL, Author, trail
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Cluster, Database, temporary_folder
-from tests.support.oracle import Writer, select_everything
+from tests.support.oracle import Writer, nobody_writes, select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.serving import ServerProcess
@@ -163,19 +162,9 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
 
         await eventually(lambda: all(author.done for author in authors), SETTLE)
         sql = await database.connect()
-        # A writer that was cancelled in its COMMIT may still commit: until its backend is gone, nothing is final.
-        await eventually(lambda: _no_backend_of(sql, "postgres"))
+        await nobody_writes(sql)
         for device in devices:
-            expected = await select_everything(sql, device.user)
-
-            def up_to_date(device: ClientDevice = device, expected: object = expected) -> bool:
-                device.check()
-                return device.state() == expected
-
-            try:
-                await eventually(up_to_date, SETTLE)
-            except AssertionError:
-                assert device.state() == expected
+            await device.ends_up_with_what_select_finds(sql, SETTLE)
             assert device.snapshots == ["new"], "a snapshot that no rule made necessary"
         whatever_was_written = await trail(sql)
         for author in authors:
@@ -188,8 +177,3 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         assert sum(writer.committed for writer in writers) > 50
         assert sum(device.batches for device in devices) > 50
         assert not [event for event in server.log if "exception" in event]
-
-
-async def _no_backend_of(sql: Any, login: str) -> bool:
-    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()"
-    return bool(await sql.fetchval(f"{others} AND pid <> pg_backend_pid()", login) == 0)

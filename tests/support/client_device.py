@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from atlas_sync.device import Device
@@ -12,8 +12,9 @@ from atlas_sync.outbox import Outbox
 from atlas_sync.replica import Conversation, Message, Profile, Replica
 from atlas_sync.session import Acknowledged, Batch, Event, Welcomed
 from atlas_sync.storage import MemoryStorage
-from tests.support.oracle import State, held
+from tests.support.oracle import State, held, select_everything
 from tests.support.serving import token
+from tests.support.waiting import eventually
 
 EVERYTHING: Final = (500, 200)
 
@@ -107,6 +108,19 @@ class ClientDevice:
         text = row.title if isinstance(row, Conversation) else row.content if isinstance(row, Message) else None
         assert text is None or text.startswith(str(self.user)), "somebody else's row"
         assert not isinstance(row, Profile) or row.id == self.user, "somebody else's profile"
+
+    async def ends_up_with_what_select_finds(self, sql: Any, limit: float) -> None:
+        """Wait for it. Nobody writes any more."""
+        expected = await select_everything(sql, self.user)
+
+        def up_to_date() -> bool:
+            self.check()
+            return self.state() == expected
+
+        try:
+            await eventually(up_to_date, limit)
+        except AssertionError:
+            assert self.state() == expected
 
     def state(self) -> State:
         return held(self.replica)

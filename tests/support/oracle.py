@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from atlas_sync.replica import Replica
+from tests.support.waiting import eventually
 
 EVERYTHING: Final = (500, 200)
 MESSAGES_PER_CONVERSATION: Final = 150
@@ -45,6 +46,16 @@ async def select_everything(sql: Any, user: UUID) -> State:
     ):
         state["m", UUID(str(row[0]))] = (UUID(str(row[1])), row[2], row[3], row[4], row[5])
     return state
+
+
+async def nobody_writes(sql: Any) -> None:
+    """Wait until nobody else is connected as `sql` is. A writer that was cancelled in its COMMIT may still commit:
+    until its backend is gone, nothing is final."""
+    others = (
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = current_user AND datname = current_database() "
+        "AND pid <> pg_backend_pid())"
+    )
+    await eventually(lambda: sql.fetchval(others))
 
 
 class RollbackError(Exception):
