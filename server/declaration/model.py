@@ -110,6 +110,11 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     def column(self) -> dict[str, Column]:
         return {column.name: column for column in self.columns}
 
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The places of the columns on the wire, from 0."""
+        return {column.name: i for i, column in enumerate(self.columns)}
+
     @property
     def dated(self) -> Field | None:
         """The instant by which the table is partitioned, the other half of its primary key."""
@@ -125,7 +130,8 @@ class Gate(Struct, frozen=True, omit_defaults=True):
     """The values that sync; or, if empty, all but `local_only`, NULL included."""
     local_only: tuple[str, ...] = ()
 
-    def admits(self, value: str | None) -> bool:
+    def admits(self, value: str) -> bool:
+        """Whether users with this value sync; the empty one stands for NULL."""
         return value in self.syncs if self.syncs else value not in self.local_only
 
 

@@ -49,11 +49,15 @@ class Pending:
     """The names of the numbered migrations, in order."""
     definitions: list[str]
     """The names of the files of functions and views that changed since they were applied."""
+    chat: bool = False
+    """Whether the chat schema is to be made, or partitioned."""
 
     def __bool__(self) -> bool:
-        return bool(self.migrations or self.definitions)
+        return bool(self.migrations or self.definitions or self.chat)
 
     def step(self) -> Step:
+        if self.chat and not self.migrations:
+            return Step("partition public.messages", "ACCESS EXCLUSIVE on the three tables", ())
         if self.migrations:
             return Step(f"run the migrations {', '.join(self.migrations)}", "ACCESS EXCLUSIVE on the three tables", ())
         locks = "ACCESS EXCLUSIVE on the views" if any(name in scripts.views() for name in self.definitions) else "none"
@@ -70,6 +74,8 @@ class Pending:
         functions, views = scripts.functions(), scripts.views()
         yield from (text for name, text in functions.items() if name in self.definitions)
         yield from map(scripts.migration, self.migrations)
+        if self.chat:
+            yield statement("chat")
         yield from (text for name, text in views.items() if name in self.definitions)
         applied = orjson.dumps(scripts.schema()).decode()
         yield (
@@ -87,8 +93,13 @@ def revisions() -> list[str]:
     return scripts.migrations()[::-1]
 
 
-async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
-    """Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
+async def migrate(
+    url: str, progress: Progress = SILENT, *, text: str | None = None, name: str = "the declaration"
+) -> list[Wrong]:
+    """Make the database follow the declaration, TOML in `text` (its file is called `name`). Without one, the
+    declaration that the database has stays in force; an empty database gets the chat schema.
+
+    Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
     and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
 
     It may be repeated, run twice at the same time, and interrupted: the next run continues. Returns the faults that an
@@ -101,17 +112,23 @@ async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
     try:
         await _check(connection)
         await take_turn(connection, LOCK, progress)
-        pending = await _pending(connection)
-        # Raises for tables that cannot be adopted, before anything is created.
-        await remaining_steps(connection)
+        wanted = await _wanted(connection, text, name)
+        pending = await _pending(connection, wanted.partitioned)
+        if wanted.partitioned:
+            # Raises for tables that cannot be adopted, before anything is created.
+            await remaining_steps(connection)
+        else:
+            await wanted.resolved(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
-        await remember(connection)
-        await adopt(connection, url, progress)
+        if wanted.partitioned:
+            await remember(connection)
+            await adopt(connection, url, progress)
         if pending:
             step = pending.step()
             progress.begins(step)
             await retry_locks(lambda: _apply(connection, pending), PATIENCE, lambda why: progress.waits(step, why))
             progress.ends(step)
+        await declare(connection, await wanted.resolved(connection), progress)
         left = await mend(connection, progress)
         await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
