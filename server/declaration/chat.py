@@ -1,9 +1,12 @@
 """chat.toml, resolved against the tables that `migrate` makes in an empty database. A test compares the two."""
 
+from importlib.resources import files
 from typing import Final
 
 from protocol.schema import Type
 from server.declaration.model import Column, Declaration, Devices, Field, Gate, Kind, Parent, Table
+
+CHAT_TOML: Final = (files("server.declaration") / "chat.toml").read_text()
 
 
 def _uuid(name: str, default: str | None = None) -> Field:

@@ -158,13 +158,13 @@ class Declaration(Struct, frozen=True, omit_defaults=True, dict=True):
     @cached_property
     def digest(self) -> str:
         """Names this declaration, 16 hexadecimal digits."""
-        return _digest(msgspec.json.encode(self))
+        return _digest(msgspec.json.encode(self, order="deterministic"))
 
     @cached_property
     def schema(self) -> Schema:
         """What devices know of it."""
         kinds = tuple(_for_devices(kind, self.parent_of(kind)) for kind in self.kinds)
-        return Schema(_digest(msgspec.json.encode(kinds)), kinds)
+        return Schema(_digest(msgspec.json.encode(kinds, order="deterministic")), kinds)
 
 
 def _digest(data: bytes) -> str:

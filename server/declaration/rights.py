@@ -48,3 +48,11 @@ def grants(declaration: Declaration) -> str:
     for each, names in wanted.items():
         lines.append(f"GRANT SELECT ({', '.join(map(quoted, names))}) ON {table(each)} TO atlas_sync;")
     return "\n".join(lines) + "\n"
+
+
+def readable(of: str) -> str:
+    """The statements that let the server's role read the rows of a table with row level security."""
+    return (
+        f"DROP POLICY IF EXISTS atlas_sync_reads ON {of};\n"
+        f"CREATE POLICY atlas_sync_reads ON {of} FOR SELECT TO atlas_sync USING (true);\n"
+    )

@@ -7,17 +7,29 @@ import msgspec
 from server.declaration import recording
 from server.declaration.generated import Generated, drop_function, functions, generate
 from server.declaration.model import Declaration, Table
-from server.declaration.sql import table
+from server.declaration.rights import readable
+from server.declaration.sql import literal, table
 from server.operations.catalog import Step
 from server.postgres.lock_retry import past_autovacuum, retry_locks
 from server.postgres.steps import PATIENCE, Progress
 
+DECLARING: Final = Step("declare what is synced", "ACCESS EXCLUSIVE on the tables whose triggers change", ())
 FORMER_FUNCTIONS: Final = """
     DROP FUNCTION IF EXISTS sync.profile_changed(), sync.conversation_changed(), sync.message_changed();
 """
 """Those of databases from before the declaration."""
-IDENTITY: Final = "UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = $1"
-"""Other triggers are no other history."""
+UNREADABLE: Final = """
+    SELECT array_agg(name) FROM unnest($1::text[]) AS name JOIN pg_class c ON c.oid = name::regclass
+    WHERE c.relrowsecurity
+      AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'atlas_sync_reads')
+"""
+"""Tables with row level security that the server's role cannot read yet."""
+IDENTITY: Final = """
+    UPDATE sync.histories SET identity = '' WHERE epoch = '{0}';
+    UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = '{0}'
+"""
+"""Other triggers are no other history. The identity depends on the transaction that wrote the first row of this table,
+which the first update makes this one."""
 
 
 async def declared(connection: Any) -> Declaration | None:
@@ -42,16 +54,15 @@ async def declare(connection: Any, declaration: Declaration, progress: Progress)
     if await is_declared(connection, declaration):
         return
     generated = generate(declaration)
-    step = Step("declare what is synced", "ACCESS EXCLUSIVE on tables whose triggers change", ())
-    progress.begins(step)
+    progress.begins(DECLARING)
     changed = await _changed(connection, generated)
 
     async def at_once() -> None:
         async with past_autovacuum(connection, "sync.declaration", *changed):
             await _declare(connection, declaration, generated, await _changed(connection, generated))
 
-    await retry_locks(at_once, PATIENCE, lambda why: progress.waits(step, why))
-    progress.ends(step)
+    await retry_locks(at_once, PATIENCE, lambda why: progress.waits(DECLARING, why))
+    progress.ends(DECLARING)
 
 
 async def _changed(connection: Any, generated: Generated) -> list[str]:
@@ -83,21 +94,33 @@ async def _declare(connection: Any, declaration: Declaration, generated: Generat
     for name, text in generated.triggers_by_name.items():
         if name in changed:
             await connection.execute(text)
+    for name in await connection.fetchval(UNREADABLE, list(generated.triggers_by_name)) or ():
+        await connection.execute(readable(name))
     gone = await connection.fetchval(
         "SELECT array_agg(proname::text) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace "
         "AND proname ~ '^(record|write)_' AND proname::text <> ALL ($1)",
         list(functions(declaration)),
     )
-    await connection.execute(
-        "\n".join([FORMER_FUNCTIONS, *map(drop_function, gone or ()), "DELETE FROM sync.kinds;", generated.kinds])
-    )
-    await connection.execute(
-        "INSERT INTO sync.declaration (digest, hash, checksum, declared) VALUES ($1, $2, $3, $4) "
-        "ON CONFLICT (only_one) DO UPDATE SET digest = excluded.digest, hash = excluded.hash, "
-        "checksum = excluded.checksum, declared = excluded.declared",
+    await connection.execute("\n".join([FORMER_FUNCTIONS, *map(drop_function, gone or ()), _record(declaration)]))
+    await connection.execute(IDENTITY.format(epoch))
+
+
+def _record(declaration: Declaration) -> str:
+    """The statements that record what is declared."""
+    generated = generate(declaration)
+    values = (
         declaration.digest,
         declaration.schema.hash,
         generated.checksum,
         msgspec.json.encode(declaration).decode(),
     )
-    await connection.execute(IDENTITY, epoch)
+    return (
+        f"DELETE FROM sync.kinds;\n{generated.kinds}DELETE FROM sync.declaration;\n"
+        "INSERT INTO sync.declaration (digest, hash, checksum, declared)\n"
+        f"VALUES ({', '.join(map(literal, values))});\n"
+    )
+
+
+def as_script(declaration: Declaration) -> str:
+    """The SQL that declares it in a database that has no declaration, for review."""
+    return f"{generate(declaration)}\n{_record(declaration)}"

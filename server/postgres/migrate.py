@@ -9,16 +9,23 @@ import asyncpg
 import orjson
 import structlog
 
+from server.declaration.chat import CHAT, CHAT_TOML
+from server.declaration.check import load
+from server.declaration.file import parse
+from server.declaration.model import Declaration
+from server.declaration.problems import DeclarationError
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres import scripts
 from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
+from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import mend, take_inventory
 from server.postgres.lock_retry import LOCK, LOCK_TIMEOUT, retry_locks
 from server.postgres.steps import LONG, PATIENCE, SILENT, Progress, take_turn
+from server.postgres.tables import facts
 
 log = structlog.get_logger()
 
@@ -141,16 +148,57 @@ async def migrate(
         await connection.close(timeout=5)
 
 
-async def steps(url: str) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The declaration that a database is to have."""
+
+    text: str | None
+    """TOML; None: the one that is in force."""
+    name: str
+    partitioned: bool
+    """Whether public.messages is partitioned. Then the tables may have to be made, or adopted, first."""
+
+    async def resolved(self, connection: Any) -> Declaration:
+        """Raises UnfitError if the tables are not what it says."""
+        if self.text is None:
+            found = await declared(connection)
+            assert found is not None
+            return found
+        try:
+            return load(self.text, await facts(connection), self.name)
+        except DeclarationError as error:
+            raise UnfitError(str(error)) from None
+
+
+async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
+    found = None
+    if text is None:
+        if await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL"):
+            found = await declared(connection)
+        if found is None:
+            text, name = CHAT_TOML, "chat.toml"
+    if found is not None:
+        partitioned = any(kind.partition for kind in found.kinds)
+    else:
+        assert text is not None
+        partitioned = any(kind.partition is not None for kind in parse(text)[0].kinds)
+    return _Wanted(text, name, partitioned)
+
+
+async def steps(url: str, *, text: str | None = None, name: str = "the declaration") -> list[Step]:
     """The steps that `migrate` would take, except for the partitions of the coming months. Changes nothing. Raises
     UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
     try:
         with translated():
             await _check(connection)
-            adopting = await remaining_steps(connection)
-            if pending := await _pending(connection):
+            wanted = await _wanted(connection, text, name)
+            adopting = await remaining_steps(connection) if wanted.partitioned else []
+            if pending := await _pending(connection, wanted.partitioned):
                 return [*adopting, pending.step()]
+            declaration = await wanted.resolved(connection)
+            if not await is_declared(connection, declaration):
+                return [*adopting, DECLARING]
             return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
     finally:
         connection.terminate()
@@ -162,7 +210,7 @@ async def cautions(url: str) -> list[str]:
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
-            left = [] if await _pending(connection) else await take_inventory(connection)
+            left = [] if await _pending(connection, False) else await take_inventory(connection)
             return [
                 *([] if policies is None else [POLICIES.format(policies)]),
                 *(f"{wrong}." for wrong in left if wrong.mend is None),
@@ -181,7 +229,7 @@ async def _check(connection: Any) -> None:
         raise UnfitError(CREATORS.format(creators["strangers"]))
 
 
-async def _pending(connection: Any) -> Pending:
+async def _pending(connection: Any, partitioned: bool) -> Pending:
     """Find what has not been applied yet. Raises UnfitError if a newer version migrated this database."""
     applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
@@ -197,6 +245,7 @@ async def _pending(connection: Any) -> Pending:
     return Pending(
         known if version is None else known[known.index(version) + 1 :],
         [name for name, checksum in now.items() if before.get(name) != checksum],
+        partitioned and not await connection.fetchval("SELECT to_regclass('public.messages_archive') IS NOT NULL"),
     )
 
 
@@ -229,5 +278,5 @@ async def create_database(admin_url: str, name: str) -> None:
 
 def as_sql() -> str:
     """The SQL that `migrate` would run in an empty database, for review."""
-    texts = "\n".join(Pending(scripts.migrations(), [*scripts.functions(), *scripts.views()]).texts())
-    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n\nBEGIN;\n\n{texts}\nCOMMIT;\n"
+    texts = "\n".join(Pending(scripts.migrations(), [*scripts.functions(), *scripts.views()], chat=True).texts())
+    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n\nBEGIN;\n\n{texts}\n{as_script(CHAT)}\nCOMMIT;\n"

@@ -1,1 +1,2 @@
 -- Made the tables of the chat schema, which sql/chat.sql makes now.
+SELECT;

@@ -13,25 +13,6 @@ CREATE TABLE sync.declaration (
     declared jsonb NOT NULL
 );
 
--- The tables that have our triggers.
-CREATE TABLE sync.kinds (
-    nsp       text NOT NULL,
-    rel       text NOT NULL,
-    kind      text NOT NULL,
-    tag       "char" NOT NULL,
-    columns   text[] NOT NULL,     -- those that the server reads, and their types
-    types     text[] NOT NULL,
-    watched   text[] NOT NULL,     -- those of which a change is recorded, and how many of them are compared as text
-    casts     int NOT NULL,
-    condition text NOT NULL,       -- of the trigger for updates
-    triggers  text NOT NULL,       -- the md5 of the statements that made the triggers
-    writable  boolean NOT NULL,    -- devices write rows of it
-    secured   boolean NOT NULL,    -- it has row policies for end users
-    parted    boolean NOT NULL,    -- Atlas Sync partitions it
-    tab       text NOT NULL GENERATED ALWAYS AS (pg_catalog.quote_ident(nsp) || '.' || pg_catalog.quote_ident(rel)) STORED,
-    PRIMARY KEY (nsp, rel)
-);
-
 DO $$
 DECLARE
     ours pg_catalog.regclass;
