@@ -57,7 +57,7 @@ class _Chat:
         self, url: str, token: str, user: UUID, outbox: Outbox, chosen: UUID | None, title: str | None, console: Console
     ) -> None:
         self._outbox = outbox
-        self._conversation: Key | None = chosen
+        self._conversation = chosen
         self._title = title
         self._console = console
         self._replica = Replica(SCHEMA)
@@ -118,7 +118,9 @@ class _Chat:
             self._conversation = uuid4()
             self._device.write(create_conversation(self._conversation, self._title or "Terminal", self._device.now()))
         elif self._conversation is None:
-            self._conversation = self._replica.newest_first("conversation")[0].id
+            newest = self._replica.newest_first("conversation")[0].id
+            assert isinstance(newest, UUID)
+            self._conversation = newest
         found = known.get(self._conversation)
         title = self._title if found is None else found.title
         self._console.print(Text.assemble((printable(title or ""), "bold"), f"  {self._conversation}"))
