@@ -152,17 +152,18 @@ class Declaration(Struct, frozen=True, omit_defaults=True, dict=True):
     @cached_property
     def digest(self) -> str:
         """Names this declaration, 16 hexadecimal digits."""
-        return _digest(msgspec.json.encode(self))
+        return _digest(self)
 
     @cached_property
     def schema(self) -> Schema:
         """What devices know of it."""
         kinds = tuple(_for_devices(kind, self.parent_of(kind)) for kind in self.kinds)
-        return Schema(_digest(msgspec.json.encode(kinds)), kinds)
+        return Schema(_digest(kinds), kinds)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _digest(value: object) -> str:
+    # Sorted, because jsonb has an order of its own.
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
 
 
 def _for_devices(kind: Kind, parent: Kind | None) -> schema.Kind:

@@ -1,0 +1,73 @@
+"""`atlas-sync init` drafts a file that is edited; `atlas-sync schema` prints what devices know."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from protocol.schema import Schema
+from server.cli import cli
+from server.declaration.check import load
+from server.exceptions import ConfigError, UnfitError
+from server.postgres.tables import facts
+from server.terminal import declaration as terminal
+from tests.declaration.conftest import SCHEMAS
+from tests.declaration.test_chat import CHAT
+from tests.support.cluster import Cluster, administrator
+
+
+@pytest.fixture
+async def app(postgres_18: Cluster) -> Any:
+    """A database with the chat schema, and nothing of ours."""
+    made = await postgres_18.create("template1")
+    async with administrator(made) as sql:
+        await sql.execute(SCHEMAS["chat"].read_text())
+    yield made
+    await made.drop()
+
+
+async def test_a_draft_is_one_of_the_database(app: Any) -> None:
+    async with administrator(app) as sql:
+        found = await facts(sql)
+    text = await terminal.drafted(app.url, [])
+    assert [kind.name for kind in load(text, found, "").kinds] == ["profile", "conversation", "message"]
+    some = await terminal.drafted(app.url, ["conversations"])
+    assert [kind.name for kind in load(some, found, "").kinds] == ["conversation"]
+
+
+def test_a_file_that_exists_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.save("a = 1\n", None)
+    assert capsys.readouterr().out == "a = 1\n"
+    path = tmp_path / "sync.toml"
+    terminal.save("a = 1\n", path)
+    assert path.read_text() == "a = 1\n"
+    with pytest.raises(ConfigError, match=r"sync.toml exists\."):
+        terminal.save("a = 2\n", path)
+    assert path.read_text() == "a = 1\n"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        terminal.save("a = 2\n", tmp_path / "none" / "sync.toml")
+
+
+async def test_a_database_without_declaration_is_told_what_to_run(app: Any) -> None:
+    with pytest.raises(UnfitError, match="atlas-sync init"):
+        await terminal.known(app.url)
+
+
+async def test_the_schema_is_that_of_the_declaration_in_the_database(app: Any) -> None:
+    async with administrator(app) as sql:
+        declaration = load(CHAT, await facts(sql), "")
+        await sql.execute("CREATE SCHEMA sync; CREATE TABLE sync.declaration (declared jsonb)")
+        await sql.execute("INSERT INTO sync.declaration VALUES ($1)", msgspec.json.encode(declaration).decode())
+    schema = await terminal.known(app.url)
+    # jsonb has an order of keys of its own, and it is the same schema.
+    assert schema == declaration.schema
+    assert msgspec.json.decode(terminal.as_json(schema), type=Schema) == schema
+    assert terminal.as_typescript(schema) == terminal.as_typescript(declaration.schema)
+
+
+def test_the_commands_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    for command in ("init", "schema"):
+        assert "DATABASE_URL" in str(CliRunner().invoke(cli, [command]).exception)
