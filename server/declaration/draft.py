@@ -32,6 +32,7 @@ SYSTEM: Final = re.compile(
     r"supabase_\w+"
 )
 """Schemas of Supabase and of tools, not of the app."""
+OURS: Final = (Name("public", "messages_archive"),)
 SECRET: Final = frozenset(
     {"password", "passwd", "pwd", "passcode", "secret", "salt", "otp", "credential", "credentials"}
 )
@@ -150,7 +151,7 @@ def _places(facts: Facts) -> tuple[dict[Name, _Place], dict[Name, str]]:
         return place if same else None
 
     for table in facts.tables:
-        if table.partition_of is None and not SYSTEM.fullmatch(table.schema):
+        if table.partition_of is None and table.named not in OURS and not SYSTEM.fullmatch(table.schema):
             find(table, ())
     return places, reasons
 

@@ -110,6 +110,11 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     def column(self) -> dict[str, Column]:
         return {column.name: column for column in self.columns}
 
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The places of the columns on the wire, from 0."""
+        return {column.name: i for i, column in enumerate(self.columns)}
+
     @property
     def dated(self) -> Field | None:
         """The instant by which the table is partitioned, the other half of its primary key."""
@@ -125,7 +130,8 @@ class Gate(Struct, frozen=True, omit_defaults=True):
     """The values that sync; or, if empty, all but `local_only`, NULL included."""
     local_only: tuple[str, ...] = ()
 
-    def admits(self, value: str | None) -> bool:
+    def admits(self, value: str) -> bool:
+        """Whether users with this value sync; the empty one stands for NULL."""
         return value in self.syncs if self.syncs else value not in self.local_only
 
 
@@ -152,18 +158,17 @@ class Declaration(Struct, frozen=True, omit_defaults=True, dict=True):
     @cached_property
     def digest(self) -> str:
         """Names this declaration, 16 hexadecimal digits."""
-        return _digest(self)
+        return _digest(msgspec.json.encode(self, order="deterministic"))
 
     @cached_property
     def schema(self) -> Schema:
         """What devices know of it."""
         kinds = tuple(_for_devices(kind, self.parent_of(kind)) for kind in self.kinds)
-        return Schema(_digest(kinds), kinds)
+        return Schema(_digest(msgspec.json.encode(kinds, order="deterministic")), kinds)
 
 
-def _digest(value: object) -> str:
-    # Sorted, because jsonb has an order of its own.
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _for_devices(kind: Kind, parent: Kind | None) -> schema.Kind:

@@ -13,7 +13,7 @@ from server.declaration.draft import draft
 from server.exceptions import ConfigError, UnfitError
 from server.postgres.connection import connect_to_primary
 from server.postgres.declared import declared
-from server.postgres.errors import translated
+from server.postgres.errors import UNMIGRATED, translated
 from server.postgres.tables import facts
 from server.terminal.output import say
 
@@ -39,7 +39,10 @@ async def known(url: str) -> Schema:
     connection = await connect_to_primary(url, statement_cache_size=0)
     try:
         with translated():
-            found = await declared(connection)
+            try:
+                found = await declared(connection)
+            except UNMIGRATED:
+                found = None
     finally:
         connection.terminate()
     if found is None:

@@ -12,17 +12,17 @@ from server.postgres.tables import facts
 from tests.support.cluster import Cluster, administrator
 
 HERE: Final = Path(__file__).parent
-SCHEMAS: Final = {path.stem: path for path in (HERE / "chat.sql", *sorted((HERE / "schemas").glob("*.sql")))}
-"""The chat schema, and those of other apps."""
+SCHEMAS: Final = {path.stem: path.read_text() for path in sorted((HERE / "schemas").glob("*.sql"))}
+"""The schemas of other apps."""
 FactsOf = Callable[[str], Facts]
 
 
-async def read_facts(cluster: Cluster, ddl: str) -> Facts:
+async def read_facts(cluster: Cluster, ddl: str, template: str = "template1") -> Facts:
     """The facts of a database that is made of SQL."""
-    made = await cluster.create("template1")
+    made = await cluster.create(template)
     try:
         async with administrator(made) as sql:
-            await sql.execute(ddl)
+            await sql.execute(ddl or "SELECT")
             return await facts(sql)
     finally:
         await made.drop()
@@ -30,12 +30,13 @@ async def read_facts(cluster: Cluster, ddl: str) -> Facts:
 
 @pytest.fixture(scope="session")
 def facts_of(postgres_18: Cluster) -> FactsOf:
-    """The facts of one of SCHEMAS."""
+    """The facts of one of SCHEMAS, or of `chat`, the tables that `migrate` makes."""
     known: dict[str, Facts] = {}
 
     def get(name: str) -> Facts:
         if name not in known:
-            known[name] = asyncio.run(read_facts(postgres_18, SCHEMAS[name].read_text()))
+            template = "template_atlas" if name == "chat" else "template1"
+            known[name] = asyncio.run(read_facts(postgres_18, SCHEMAS.get(name, ""), template))
         return known[name]
 
     return get
@@ -43,7 +44,7 @@ def facts_of(postgres_18: Cluster) -> FactsOf:
 
 @pytest.fixture(scope="session")
 def chat(facts_of: FactsOf) -> Facts:
-    """Those of the chat schema."""
+    """Those of the tables that `migrate` makes."""
     return facts_of("chat")
 
 

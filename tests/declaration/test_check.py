@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -11,11 +10,11 @@ from protocol.schema import Column as Told
 from protocol.schema import Type
 from server.declaration import model
 from server.declaration.catalogue import Facts
+from server.declaration.chat import CHAT_TOML
 from server.declaration.check import load
 from server.declaration.model import Declaration, Field
 from server.declaration.problems import DeclarationError
 
-CHAT: Final = Path(model.__file__).with_name("chat.toml").read_text()
 NOTE: Final = '[kind.note]\ntable = "app.notes"\nowner = "user_id"\n'
 """A kind, in three lines."""
 NUMBER: Final = '[kind.number]\ntable = "app.numbers"\nowner = "owner"\n'
@@ -280,7 +279,7 @@ def test_a_table_that_the_app_partitioned_needs_no_partition_here(odd: Facts) ->
 
 
 def test_messages_are_partitioned_where_nothing_refers_to_them(chat: Facts) -> None:
-    found = load(CHAT, chat, "chat.toml").kind["message"]
+    found = load(CHAT_TOML, chat, "chat.toml").kind["message"]
     assert found.partition == "month"
     assert found.archive == 12
     assert found.dated is not None
@@ -315,11 +314,11 @@ def test_messages_are_partitioned_where_nothing_refers_to_them(chat: Facts) -> N
     ],
 )
 def test_what_is_partitioned_has_rules_of_its_own(chat: Facts, change: Callable[[str], str], says: str) -> None:
-    assert any(says in line for line in said(change(CHAT), chat)), said(change(CHAT), chat)
+    assert any(says in line for line in said(change(CHAT_TOML), chat)), said(change(CHAT_TOML), chat)
 
 
 def test_kinds_come_after_their_parents_and_otherwise_as_in_the_file(chat: Facts) -> None:
-    blocks = re.split(r"(?=^\[)", CHAT, flags=re.MULTILINE)
+    blocks = re.split(r"(?=^\[)", CHAT_TOML, flags=re.MULTILINE)
     moved = "".join([blocks[0], blocks[4], blocks[2], blocks[3], blocks[1]])
     declaration: Declaration = load(moved, chat, "chat.toml")
     assert [each.name for each in declaration.kinds] == ["conversation", "message", "profile"]

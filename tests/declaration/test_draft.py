@@ -14,7 +14,7 @@ from tests.declaration.conftest import SCHEMAS, FactsOf
 
 UUID: Final = Type("uuid", "b")
 SUGGESTED: Final = re.compile(r"^# (?=(devices|limits|partition|archive) = )", re.MULTILINE)
-EVERY: Final = pytest.mark.parametrize("name", SCHEMAS)
+EVERY: Final = pytest.mark.parametrize("name", ["chat", *SCHEMAS])
 
 
 def kinds(text: str) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def test_tables_are_found_by_owner_or_parent(facts_of: FactsOf, name: str, paths
 
 def test_lists_have_a_sensible_order(facts_of: FactsOf) -> None:
     newest = {
-        name: {kind: each.get("newest") for kind, each in kinds(draft(facts_of(name))).items()} for name in SCHEMAS
+        name: {kind: each.get("newest") for kind, each in kinds(draft(facts_of(name))).items()}
+        for name in ("chat", *SCHEMAS)
     }
     assert newest["chat"] == {"profile": None, "conversation": "updated_at", "message": "created_at"}
     assert newest["chat_ui"]["message"] == "sequence_number"

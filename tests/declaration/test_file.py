@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.declaration import keys, model, write
+from server.declaration import keys, write
+from server.declaration.chat import CHAT_TOML
 from server.declaration.file import parse, table_of
 from server.declaration.keys import SECTIONS
 from server.declaration.model import Table
 from server.declaration.written import File
 from tests.declaration.written import files
 
-CHAT: Final = Path(model.__file__).with_name("chat.toml").read_text()
 NOTE: Final = '[kind.note]\ntable = "notes"\nowner = "user_id"\ncolumns = ["title", "at"]\n'
 """A kind, in four lines."""
 INSERT: Final = 'devices = { insert = ["title"] }\n'
@@ -34,7 +34,7 @@ def test_a_declaration_that_is_written_out_and_read_again_is_the_same(file: File
 
 
 def test_nothing_is_wrong_with_the_chat_declaration() -> None:
-    file, problems = parse(CHAT)
+    file, problems = parse(CHAT_TOML)
     assert problems == []
     assert [kind.tag for kind in file.kinds] == ["p", "c", "m"]
 

@@ -7,17 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.schema import Column, Kind, Schema, Type
-from server.declaration.catalogue import Facts
-from server.declaration.check import load
+from server.declaration.chat import CHAT
 from server.declaration.typescript import WIDTH, module
 from tests.declaration.conftest import HERE
-from tests.declaration.test_chat import CHAT
 
 SCHEMA = Schema("0123456789abcdef", (Kind("note", "n", (Type.UUID,), (Column("title", "text?"),)),))
 
 
-def test_the_chat_schema_is_this(chat: Facts) -> None:
-    assert module(load(CHAT, chat, "chat.toml").schema) == (HERE / "chat.schema.ts").read_text()
+def test_the_chat_schema_is_this() -> None:
+    assert module(CHAT.schema) == (HERE / "chat.schema.ts").read_text()
 
 
 def test_what_is_short_is_in_one_line() -> None:

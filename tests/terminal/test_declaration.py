@@ -1,7 +1,6 @@
 """`atlas-sync init` drafts a file that is edited; `atlas-sync schema` prints what devices know."""
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -9,31 +8,20 @@ from typer.testing import CliRunner
 
 from protocol.schema import Schema
 from server.cli import cli
+from server.declaration.chat import CHAT
 from server.declaration.check import load
 from server.exceptions import ConfigError, UnfitError
 from server.postgres.tables import facts
 from server.terminal import declaration as terminal
-from tests.declaration.conftest import SCHEMAS
-from tests.declaration.test_chat import CHAT
-from tests.support.cluster import Cluster, administrator
+from tests.support.cluster import Cluster, Database, administrator
 
 
-@pytest.fixture
-async def app(postgres_18: Cluster) -> Any:
-    """A database with the chat schema, and nothing of ours."""
-    made = await postgres_18.create("template1")
-    async with administrator(made) as sql:
-        await sql.execute(SCHEMAS["chat"].read_text())
-    yield made
-    await made.drop()
-
-
-async def test_a_draft_is_one_of_the_database(app: Any) -> None:
-    async with administrator(app) as sql:
+async def test_a_draft_is_one_of_the_database(database: Database) -> None:
+    async with administrator(database) as sql:
         found = await facts(sql)
-    text = await terminal.drafted(app.url, [])
+    text = await terminal.drafted(database.url, [])
     assert [kind.name for kind in load(text, found, "").kinds] == ["profile", "conversation", "message"]
-    some = await terminal.drafted(app.url, ["conversations"])
+    some = await terminal.drafted(database.url, ["conversations"])
     assert [kind.name for kind in load(some, found, "").kinds] == ["conversation"]
 
 
@@ -50,21 +38,19 @@ def test_a_file_that_exists_is_left_as_it_is(tmp_path: Path, capsys: pytest.Capt
         terminal.save("a = 2\n", tmp_path / "none" / "sync.toml")
 
 
-async def test_a_database_without_declaration_is_told_what_to_run(app: Any) -> None:
+async def test_a_database_without_declaration_is_told_what_to_run(postgres_18: Cluster) -> None:
+    database = await postgres_18.create("template1")
     with pytest.raises(UnfitError, match="atlas-sync init"):
-        await terminal.known(app.url)
+        await terminal.known(database.url)
+    await database.drop()
 
 
-async def test_the_schema_is_that_of_the_declaration_in_the_database(app: Any) -> None:
-    async with administrator(app) as sql:
-        declaration = load(CHAT, await facts(sql), "")
-        await sql.execute("CREATE SCHEMA sync; CREATE TABLE sync.declaration (declared jsonb)")
-        await sql.execute("INSERT INTO sync.declaration VALUES ($1)", msgspec.json.encode(declaration).decode())
-    schema = await terminal.known(app.url)
-    # jsonb has an order of keys of its own, and it is the same schema.
-    assert schema == declaration.schema
+async def test_the_schema_is_that_of_the_declaration_in_the_database(database: Database) -> None:
+    schema = await terminal.known(database.url)
+    assert schema == CHAT.schema
     assert msgspec.json.decode(terminal.as_json(schema), type=Schema) == schema
-    assert terminal.as_typescript(schema) == terminal.as_typescript(declaration.schema)
+    # jsonb has an order of keys of its own, and it is the same text.
+    assert terminal.as_typescript(schema) == terminal.as_typescript(CHAT.schema)
 
 
 def test_the_commands_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
