@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.declaration import keys, write
@@ -28,6 +28,7 @@ def said(text: str) -> list[str]:
     return [f"{place.line}:{place.column}: {says}" for place, says in sorted(problems)]
 
 
+@settings(max_examples=40)
 @given(files())
 def test_a_declaration_that_is_written_out_and_read_again_is_the_same(file: File) -> None:
     assert parse(write.text(file)) == (file, [])

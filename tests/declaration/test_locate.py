@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from server.declaration import write
 from server.declaration.locate import Place, places
@@ -41,6 +41,7 @@ def test_a_key_is_found(text: str, path: tuple[str | int, ...], place: tuple[int
     assert places(text)[path] == Place(*place)
 
 
+@settings(max_examples=40)
 @given(files())
 def test_every_key_of_a_declaration_is_found_where_it_stands(file: File) -> None:
     text = write.text(file)

@@ -1,5 +1,9 @@
 """`atlas-sync init` drafts a file that is edited; `atlas-sync schema` prints what devices know."""
 
+import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +18,7 @@ from server.exceptions import ConfigError, UnfitError
 from server.postgres.tables import facts
 from server.terminal import declaration as terminal
 from tests.support.cluster import Cluster, Database, administrator
+from tests.support.waiting import LIMIT
 
 
 async def test_a_draft_is_one_of_the_database(database: Database) -> None:
@@ -57,3 +62,23 @@ def test_the_commands_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("DATABASE_URL", raising=False)
     for command in ("init", "schema"):
         assert "DATABASE_URL" in str(CliRunner().invoke(cli, [command]).exception)
+
+
+async def test_a_person_drafts_a_file_and_an_app_gets_its_types(database: Database, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "server", *arguments],
+            env={**os.environ, "DATABASE_URL": database.url},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+    path = tmp_path / "sync.toml"
+    drafted = await asyncio.to_thread(run, "init", "--table", "messages", "--out", str(path))
+    assert (drafted.returncode, drafted.stderr) == (0, "")
+    assert "[kind.message]" in path.read_text()
+    assert "[kind.profile]" not in path.read_text()
+    printed = await asyncio.to_thread(run, "schema", "--typescript")
+    assert (printed.returncode, printed.stdout) == (0, terminal.as_typescript(CHAT.schema))
