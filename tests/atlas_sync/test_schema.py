@@ -37,7 +37,7 @@ def changed(*path: Any, to: Any) -> dict[str, Any]:
 
 
 def test_a_schema_is_read_with_everything_that_it_says() -> None:
-    assert [kind.name for kind in SECOND] == ["topic", "thread", "post", "vote", "setting"]
+    assert [kind.name for kind in SECOND] == ["topic", "thread", "post", "vote", "setting", "document"]
     post, vote = SECOND["post"], SECOND["vote"]
     assert (post.tag, post.key, post.parent, post.newest, post.window, post.dated) == (
         "P",

@@ -11,7 +11,7 @@ from atlas_sync.rows import Key, Row
 
 T = TypeVar("T")
 
-KEY_TYPES: Final = frozenset({"uuid", "text", "int", "bigint"})
+KEY_TYPES: Final = frozenset({"uuid", "text", "int", "bigint", "instant"})
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAG = re.compile(r"[a-zA-Z0-9]")
