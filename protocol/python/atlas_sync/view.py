@@ -80,12 +80,11 @@ class Overlay:
 
     def __init__(self, synced: Synced) -> None:
         self.view = View({kind: {key: Shown(row) for key, row in rows.items()} for kind, rows in synced.rows.items()})
-        self._schema = synced.schema
+        self._kinds = {kind.name: kind for kind in synced.schema or ()}
         self._gone: set[tuple[str, Key]] = set()  # rows that the outbox deletes
 
     def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
-        kind = None if self._schema is None else self._schema.get(mutation.kind)
-        if kind is None:
+        if (kind := self._kinds.get(mutation.kind)) is None:
             return
         rows = self.view.rows.setdefault(kind.name, {})
         if isinstance(mutation, Insert):
@@ -123,12 +122,11 @@ class Overlay:
         """A new row raises an instant of its parent. The parent itself stays as certain as it was."""
         shown = self.view.rows.get(kind, {}).get(key)
         if shown is not None and (shown.row.values[column] is None or shown.row.values[column] < at):
-            row = replace(shown.row, values={**shown.row.values, column: at})
-            self.view.rows[kind][key] = replace(shown, row=row)
+            row = Row(kind, shown.row.seq, key, {**shown.row.values, column: at})
+            self.view.rows[kind][key] = Shown(row, shown.certainty, shown.entry)
 
     def _delete_below(self, kind: str, key: Key) -> None:
-        assert self._schema is not None
-        for child in self._schema.below(kind):
+        for child in [each for each in self._kinds.values() if each.parent == kind]:
             rows = self.view.rows.get(child.name, {})
             for gone in [shown.row for shown in rows.values() if child.parent_of(shown.row) == key]:
                 del rows[gone.id]
@@ -139,8 +137,9 @@ class Overlay:
 def _inserted(kind: Kind, mutation: Insert) -> dict[str, Any]:
     devices = kind.devices or Devices()
     instants = {name: mutation.at for name in (devices.created, devices.updated) if name is not None}
-    known = {name: value for name, value in mutation.columns.items() if kind.column(name) is not None}
-    return {**{column.name: None for column in kind.columns}, **known, **instants}
+    values: dict[str, Any] = dict.fromkeys(column.name for column in kind.columns)
+    known = {name: value for name, value in mutation.columns.items() if name in values}
+    return {**values, **known, **instants}
 
 
 def _updated(row: Row, kind: Kind, mutation: Update) -> Row:
