@@ -1,44 +1,59 @@
 /** Mutations, which a device asks the server to apply, and their results (SPEC.md, 8.3, 8.4). */
 
-import type { Instant, Uuid } from './rows.js';
+import type { Instant } from './rows.js';
+import type { Id } from './schema.js';
 import { unstorable, utf8Bytes } from './text.js';
 import { isUuid } from './uuid.js';
 
-export type Mutation =
-  | { readonly kind: '+c'; readonly id: Uuid; readonly title: string | null; readonly at: Instant }
-  | { readonly kind: '~c'; readonly id: Uuid; readonly title: string | null; readonly at: Instant }
-  | { readonly kind: '-c'; readonly id: Uuid }
-  | {
-      readonly kind: '+m';
-      readonly id: Uuid;
-      readonly conversationId: Uuid;
-      readonly role: string;
-      readonly content: string;
-      readonly at: Instant;
-    }
-  | {
-      readonly kind: '~m';
-      readonly id: Uuid;
-      readonly createdAt: Instant;
-      readonly content: string;
-      readonly at: Instant;
-    }
-  | { readonly kind: '-m'; readonly id: Uuid; readonly createdAt: Instant };
+/** Columns by the names of their properties. */
+export type Columns = Readonly<Record<string, unknown>>;
+
+/** `at`: the instant of the write. */
+export interface Insert {
+  readonly op: '+';
+  /** The kind's name. */
+  readonly kind: string;
+  readonly id: Id;
+  /** With the parent's id, if the kind has a parent. */
+  readonly columns: Columns;
+  readonly at: Instant;
+}
+export interface Update {
+  readonly op: '~';
+  readonly kind: string;
+  readonly id: Id;
+  /** The value of the column by which the table is partitioned, if it is. */
+  readonly dated?: Instant;
+  readonly columns: Columns;
+  readonly at: Instant;
+}
+export interface Delete {
+  readonly op: '-';
+  readonly kind: string;
+  readonly id: Id;
+  readonly dated?: Instant;
+}
+export type Mutation = Insert | Update | Delete;
 
 export type Result =
   | { readonly kind: 'applied' | 'repeated'; readonly n: number; readonly seq: number }
-  | { readonly kind: 'rejected'; readonly n: number; readonly code: string; readonly message: string };
+  | {
+      readonly kind: 'rejected';
+      readonly n: number;
+      readonly code: string;
+      readonly message: string;
+      /** Whose value it is, on the wire. */
+      readonly column: string | null;
+    };
 
 /** The last number of a mutation: JavaScript's integers are not exact beyond it. */
 export const NUMBER_END = Number.MAX_SAFE_INTEGER;
 /** `limits.frame_bytes` before a server has said its own. */
 export const FRAME_BYTES = 262_144;
 
-/** How large a mutation may be. Fields that no server has said yet are absent. */
+/** How large a mutation may be. */
 export interface Bounds {
   readonly frameBytes: number;
-  readonly titleBytes?: number;
-  readonly contentBytes?: number;
 }
 
 /** The write is invalid, and nothing was written. The message names the field, never its content. */
