@@ -58,6 +58,9 @@ export const homeOf = (kind: Kind, row: Row): string => homeKey(kind, kind.home 
 export const homeKey = (kind: Kind, parent: Id | null): string =>
   kind.parent === null || parent === null ? '' : keyOf(kind.parent, parent);
 
+/** Names a row, or the history of a home, among those of all kinds. */
+export const nameOf = (kind: Kind, key: string): string => `${kind.name} ${key}`;
+
 /** The order of a place among those of the same home. */
 export const orderOf = (kind: Kind, [at, id]: Place): string =>
   joined([orderOfValue(kind.newest, at), keyOf(kind, id)]);

@@ -165,8 +165,9 @@ export interface Kind {
   readonly newest: Column | null;
   readonly window: number | undefined;
   readonly dated: string | null;
-  readonly insert: readonly string[];
-  readonly update: readonly string[];
+  /** What devices may write; null: they may not. */
+  readonly insert: readonly string[] | null;
+  readonly update: readonly string[] | null;
   readonly delete: boolean;
   readonly created: string | null;
   readonly updated: string | null;
@@ -175,7 +176,14 @@ export interface Kind {
 }
 
 /** The kinds of a schema by name, each after its parent. */
-export type Kinds = ReadonlyMap<string, Kind>;
+export class Kinds extends Map<string, Kind> {
+  constructor(
+    /** The schema's. */
+    readonly hash: string,
+  ) {
+    super();
+  }
+}
 
 /** The name of a column's property. */
 export function camel(wire: string): string {
@@ -187,7 +195,7 @@ export function camel(wire: string): string {
 
 /** The kinds of a schema. Throws TypeError if it makes no sense. */
 export function compile(schema: Schema): Kinds {
-  const kinds = new Map<string, Kind>();
+  const kinds = new Kinds(schema.hash);
   let left = schema.kinds;
   while (left.length > 0) {
     const later = left.filter((given) => {
@@ -229,8 +237,8 @@ function kindFrom(given: KindSchema, parent: Kind | null): Kind {
     newest: columns.get(column(given.newest) ?? '') ?? null,
     window,
     dated: column(given.dated),
-    insert: (devices.insert ?? []).map(camel),
-    update: (devices.update ?? []).map(camel),
+    insert: devices.insert?.map(camel) ?? null,
+    update: devices.update?.map(camel) ?? null,
     delete: devices.delete ?? false,
     created: column(devices.created),
     updated: column(devices.updated),
@@ -241,11 +249,20 @@ function kindFrom(given: KindSchema, parent: Kind | null): Kind {
 /** The part of a schema on which stored rows depend. If it changed, they are stored anew. */
 export const shapeOf = (kinds: Kinds): string =>
   JSON.stringify(
-    [...kinds.values()].map(({ name, key, parent, newest, columns }) => [
+    [...kinds.values()].map(({ name, key, parent, newest, columns }): KindShape => ({
       name,
       key,
-      parent?.name,
-      newest?.name,
-      [...columns.values()].map((column) => [column.name, column.type]),
-    ]),
+      parent: parent?.name ?? null,
+      newest: newest?.name ?? null,
+      columns: Object.fromEntries([...columns.values()].map((column) => [column.name, column.type])),
+    })),
   );
+
+/** One of those that `shapeOf` lists. */
+export interface KindShape {
+  readonly name: string;
+  readonly key: readonly KeyType[];
+  readonly parent: string | null;
+  readonly newest: string | null;
+  readonly columns: Readonly<Record<string, ColumnType>>;
+}
