@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from './clock.js';
-import { rootsOf } from './entries.js';
+import { keysAbout } from './entries.js';
 import { covers } from './holes.js';
 import { homeOf, keyOf, LOCAL, orderOf, orderOfRow, type Place, type Row } from './rows.js';
 import type { Id, KeyType, Kind, Kinds } from './schema.js';
@@ -40,11 +40,11 @@ const isPaged = ({ parent, newest, window }: Kind): boolean =>
   parent === null && newest?.type === 'instant' && window !== undefined;
 
 /** Removes some of the rows of a kind that are older than `cutoff`. Returns how many; 0: none is left. */
-async function cleanSome(tx: Writing, kinds: Kinds, kind: Kind, cutoff: Place): Promise<number> {
+async function cleanSome(tx: Writing, kind: Kind, cutoff: Place): Promise<number> {
   const [list] = await tx.floors(kind, ['']);
   if ((await tx.meta()).local || list === undefined) return 0;
   // Rows with entries (unsent, acknowledged but not in the feed yet, or rejected), or with local rows below them.
-  const keep = (await rootsOf(tx, kinds, await tx.entries())).get(kind) ?? new Set();
+  const keep = await keysAbout(tx, kind, await tx.entries());
   for (const key of await homesOfLocal(tx, kind)) keep.add(key);
   const going: Row[] = [];
   for (let before = orderOf(kind, cutoff); going.length < AT_ONCE; ) {
@@ -123,7 +123,7 @@ export class Cleaner {
       for (const kind of kinds.values()) {
         if (!isPaged(kind)) continue;
         const cutoff: Place = [clock.now() * 1000 - UNTOUCHED, leastId(kind)];
-        for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, kinds, kind, cutoff));
+        for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, kind, cutoff));
       }
     } catch (error) {
       onError(error);

@@ -55,18 +55,23 @@ export async function rowsAbove(
   return above;
 }
 
-/** The keys of the rows without parent that these entries are about or below, as far as this device knows; by kind. */
-export async function rootsOf(tx: Reading, kinds: Kinds, entries: readonly Entry[]): Promise<Map<Kind, Set<string>>> {
-  const roots = new Map<Kind, Set<string>>();
+/** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
+export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = new Set<string>();
+  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
+  for (const child of kind.children) for (const home of await homesAbout(tx, child, entries)) keys.add(home);
+  return keys;
+}
+
+/** The homes of the rows of `keysAbout`. */
+async function homesAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = await keysAbout(tx, kind, entries);
+  const homes = new Set<string>();
   for (const { mutation } of entries) {
-    const kind = kinds.get(mutation.kind);
-    if (kind === undefined) continue;
-    const key = keyOf(kind, mutation.id);
-    const home = await homeOfRow(tx, kind, key, entries);
-    const top: Ancestor | undefined = kind.parent === null
-      ? { kind, key }
-      : home === null ? undefined : (await rowsAbove(tx, kind, home, entries)).at(-1);
-    if (top) roots.set(top.kind, (roots.get(top.kind) ?? new Set()).add(top.key));
+    if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
+    homes.add(homeKey(kind, mutation.columns[kind.home as string] as Id));
+    keys.delete(keyOf(kind, mutation.id));
   }
-  return roots;
+  for (const row of await tx.get(kind, [...keys])) if (row) homes.add(homeOf(kind, row));
+  return homes;
 }

@@ -5,14 +5,14 @@
  */
 
 import type { Clock } from './clock.js';
-import { creates, homeOfRow, rowsAbove } from './entries.js';
+import { creates, homeOfRow, keysAbout, rowsAbove } from './entries.js';
 import { covers, type Floor } from './holes.js';
 import { PageError, type PageRequest } from './pages.js';
 import type { Queries, Query } from './query.js';
 import { homeKey, homeOf, keyOf, LOCAL, nameOf, orderOf, orderOfRow, placeOf, type Place } from './rows.js';
 import type { Id, Kind } from './schema.js';
 import type { Reading, Transactions } from './store.js';
-import { keysOf, show, type Shown } from './view.js';
+import { show, type Shown } from './view.js';
 
 export interface List<T> {
   readonly rows: readonly T[];
@@ -214,13 +214,14 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   const held = rows.filter((row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)));
   const shown = new Map(held.slice(0, most).map((row) => [keyOf(kind, row.id), row]));
   const oldest = [...shown.values()].at(-1);
-  // The outbox may move older rows up to those that are shown, but must not show the others.
-  const moved = [...keysOf(kind, entries.map(({ mutation }) => mutation))].filter((key) => !shown.has(key));
+  // Rows with unsent work, or with unsent work below them. Those that have none below them must not be shown as if no
+  // row were between them and the others.
+  const about = [...(await keysAbout(tx, kind, entries))].filter((key) => !shown.has(key));
   const older = new Set<string>();
-  for (const row of await tx.get(kind, moved)) {
+  for (const row of await tx.get(kind, about)) {
     if (row === undefined || homeOf(kind, row) !== home) continue;
     shown.set(keyOf(kind, row.id), row);
-    older.add(keyOf(kind, row.id));
+    if (kind.children.length === 0) older.add(keyOf(kind, row.id));
   }
   const least = oldest === undefined ? '' : orderOfRow(kind, oldest);
   const above = await rowsAbove(tx, kind, home, entries);

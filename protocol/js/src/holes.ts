@@ -22,7 +22,7 @@ function lowest(kind: Kind, rows: readonly Row[]): Place | undefined {
 export type HomeFloor = readonly [kind: Kind, home: string, floor: Floor];
 
 /**
- * A snapshot holds the newest rows of each history, at least as many as `window` says. Fewer than that are all there
+ * A snapshot holds the newest rows of each history, as many as `window` says. Fewer than that are all there
  * are. `rows`: by kind and key.
  */
 export function afterSnapshot(

@@ -165,10 +165,10 @@ export class Ingest {
     return this.options.codec.kinds;
   }
 
-  /** How many rows of a history a snapshot has at least, if there are as many. */
+  /** How many rows of a history a snapshot has, if there are as many. */
   private window(kind: Kind): number {
-    const most = this.served === null ? kind.window : this.served.get(kind.name);
-    return Math.min(most ?? Infinity, this.options.window[kind.name] ?? Infinity);
+    const declared = this.served === null ? kind.window : this.served.get(kind.name);
+    return this.options.window[kind.name] ?? declared ?? Infinity;
   }
 
   private async welcome({ limits, time, mode, schema, tier }: Welcome): Promise<void> {

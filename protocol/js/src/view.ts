@@ -1,6 +1,6 @@
 /** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
 
-import type { Insert, Mutation } from './mutation.js';
+import type { Insert } from './mutation.js';
 import type { Entry } from './outbox.js';
 import { homeKey, keyOf, LOCAL, nameOf, orderOfRow, type Row } from './rows.js';
 import type { Id, Kind, RowOf, Schema } from './schema.js';
@@ -165,15 +165,4 @@ export function show(
     .map((cell) => ({ cell, order: orderOfRow(kind, cell.row) }))
     .sort((a, b) => (a.order < b.order ? 1 : -1))
     .map(({ cell }): Shown => ({ ...cell.row, ...marks(cell), hole: holed && cell.row.seq > 0 }));
-}
-
-/** The keys of a kind's rows that these mutations create, change, delete or touch. */
-export function keysOf(kind: Kind, mutations: readonly Mutation[]): Set<string> {
-  const keys = new Set<string>();
-  for (const mutation of mutations) {
-    if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
-    const child = kind.children.find(({ name }) => name === mutation.kind);
-    if (child?.touches && mutation.op === '+') keys.add(homeKey(child, mutation.columns[child.home as string] as Id));
-  }
-  return keys;
 }

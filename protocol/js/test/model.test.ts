@@ -182,7 +182,8 @@ async function perform(devices: readonly Device[], server: ModelServer, { on, st
     case 'edit':
     case 'delete': {
       const message = device.written[s.which];
-      if (message === undefined) return;
+      // A deletion of a rejected row would take it out of quarantine.
+      if (message === undefined || (s.do === 'delete' && message.content === 'refuse this')) return;
       try {
         await device.store.write((tx) =>
           s.do === 'edit'

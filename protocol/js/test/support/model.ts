@@ -340,7 +340,7 @@ export class ModelServer {
 
   snapshot(window: Readonly<Record<string, number>>): object[] {
     const { seq } = this.state;
-    const most = (kind: KindSchema): number => Math.min(window[kind.name] ?? Infinity, kind.window ?? Infinity);
+    const most = (kind: KindSchema): number => window[kind.name] ?? kind.window ?? Infinity;
     const tree = (kind: KindSchema, parent: WireId | null): Wire[] =>
       this.history(kind, parent)
         .slice(0, most(kind))
