@@ -453,6 +453,12 @@ describe('histories of three levels', () => {
         let made = 0;
         const write = (...mutation: unknown[]): unknown => model.push(id(5), ++n, [mutation]);
         topics.forEach((topic) => write('+', 'T', topic, { titleText: topic }, 1));
+        for (let i = 0; i < 5; i++) write('+', 't', i, { topic_id: topics[i % 2], name: 'x' }, ++made);
+        for (let i = 0; i < 30; i++) {
+          const rank = i % 7 === 0 ? null : i % 7;
+          write('+', 'P', `${i}`, { thread_id: i % 3, parts: '1', rank }, ++made);
+        }
+        await device.flush();
         for (const a of plan) {
           switch (a.do) {
             case 'topic':
