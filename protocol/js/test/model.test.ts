@@ -127,7 +127,7 @@ async function inStep(server: ModelServer, devices: readonly Device[]): Promise<
           new Map(theirs.map((row) => [row.id, row.content])),
         );
         const left = await tx.entries();
-        const shown = showMessages(home, rows as unknown as Message[], left, false);
+        const shown = showMessages(home, rows, left, false);
         expect(shown.filter((row) => row.state !== 'rejected')).toHaveLength(theirs.length);
       }
       expect((await tx.counts()).pending).toBe(0);
