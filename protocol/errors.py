@@ -122,6 +122,7 @@ TOO_MANY_HELLOS: Final = ErrorKind(
 TOO_MANY_PAGES: Final = ErrorKind(
     "too_many_pages", True, None, "Ask for pages after `welcome`, and for only a few before the first is answered."
 )
+BAD_PAGE: Final = ErrorKind("bad_page", False, None, "There is no such list to page through.")
 TOO_MANY_PUSHES: Final = ErrorKind(
     "too_many_pushes", True, None, "Push after `welcome`, and only when the last push is answered."
 )
@@ -178,6 +179,7 @@ ERRORS: Final = {
         TOO_MANY_FRAMES,
         TOO_MANY_HELLOS,
         TOO_MANY_PAGES,
+        BAD_PAGE,
         TOO_MANY_PUSHES,
         UNAVAILABLE,
         SLOW_DOWN,

@@ -1,9 +1,11 @@
-"""Every frame and every row, one Struct each. A row's fields are in their order on the wire (SPEC.md, section 5)."""
+"""Every frame, one Struct each; rows and mutations."""
 
-from typing import Annotated, Final, Literal, NamedTuple, NewType
+from typing import Annotated, Any, Final, Literal, NewType
 from uuid import UUID
 
 from msgspec import Meta, Raw, Struct, field
+
+from protocol.schema import Kind
 
 Instant = int
 """Microseconds since 1970-01-01 UTC."""
@@ -21,103 +23,55 @@ MAX_TOKEN = 16_384
 MAX_CURSOR = 128
 """Bytes. Ours have 37; the rest leaves room for later versions."""
 MAX_EXTRAS = 16
+MAX_KINDS = 64
 MAX_ROWS_ASKED = 1_000
 MAX_MUTATIONS = 1_000
 """Mutations of one push, whatever the server's settings."""
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
+Key = UUID | str | int | tuple[UUID | str | int, UUID | str | int]
+"""A row's id: unique within its kind."""
 
-class Profile(Struct, frozen=True, array_like=True, tag="p"):
-    """The user's own profile; `id` is the user."""
-
-    seq: Seq
-    id: UUID
-    tier: str
-    status: str | None
-
-
-class Conversation(Struct, frozen=True, array_like=True, tag="c"):
-    seq: Seq
-    id: UUID
-    title: str | None
-    created_at: Instant
-    updated_at: Instant
-
-
-class Message(Struct, frozen=True, array_like=True, tag="m"):
-    seq: Seq
-    id: UUID
-    conversation_id: UUID
-    role: str
-    content: str
-    created_at: Instant
-    updated_at: Instant
-
-
-class ProfileDeleted(Struct, frozen=True, array_like=True, tag="-p"):
-    seq: Seq
-    id: UUID
-
-
-class ConversationDeleted(Struct, frozen=True, array_like=True, tag="-c"):
-    """The conversation and all its messages are deleted."""
-
-    seq: Seq
-    id: UUID
-
-
-class MessageDeleted(Struct, frozen=True, array_like=True, tag="-m"):
-    seq: Seq
-    id: UUID
-
-
-Row = Profile | Conversation | Message | ProfileDeleted | ConversationDeleted | MessageDeleted
+Row = tuple[Any, ...]
+"""Tag, seq, id, and the columns of the kind in the order of the schema. A deletion has the tag `-` and that of the
+kind, and no columns. A tuple is encoded in half the time of a Struct (0.25 instead of 0.46 µs)."""
+TAG: Final = 0
+SEQ: Final = 1
+ID: Final = 2
+COLUMNS: Final = 3
+"""Where a row's columns begin. For a kind with a parent, the first is the parent's key."""
 
 # --- mutations ------------------------------------------------------------------------------------------------------
 
 
-class CreateConversation(Struct, frozen=True, array_like=True, tag="+c"):
-    id: UUID
-    title: str | None
+class Insert(Struct, frozen=True, array_like=True, tag="+"):
+    """Creates a row. `columns` has the parent's key too."""
+
+    kind: str
+    """The tag."""
+    id: Raw
+    columns: dict[str, Raw]
     at: Instant
 
 
-class RenameConversation(Struct, frozen=True, array_like=True, tag="~c"):
-    id: UUID
-    title: str | None
+class Update(Struct, frozen=True, array_like=True, tag="~"):
+    """Changes columns of a row."""
+
+    kind: str
+    id: Raw
+    columns: dict[str, Raw]
     at: Instant
 
 
-class DeleteConversation(Struct, frozen=True, array_like=True, tag="-c"):
-    """Deletes the conversation with its messages."""
+class Delete(Struct, frozen=True, array_like=True, tag="-"):
+    """Deletes a row, with the rows below it."""
 
-    id: UUID
-
-
-class CreateMessage(Struct, frozen=True, array_like=True, tag="+m"):
-    id: UUID
-    conversation_id: UUID
-    role: str
-    content: str
-    at: Instant
+    kind: str
+    id: Raw
 
 
-class EditMessage(Struct, frozen=True, array_like=True, tag="~m"):
-    """`created_at` is the other half of the row's key."""
-
-    id: UUID
-    created_at: Instant
-    content: str
-    at: Instant
-
-
-class DeleteMessage(Struct, frozen=True, array_like=True, tag="-m"):
-    id: UUID
-    created_at: Instant
-
-
-Mutation = CreateConversation | RenameConversation | DeleteConversation | CreateMessage | EditMessage | DeleteMessage
+Mutation = Insert | Update | Delete
 
 
 class Applied(Struct, frozen=True, array_like=True, tag="applied"):
@@ -133,11 +87,13 @@ class Repeated(Struct, frozen=True, array_like=True, tag="repeated"):
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
-    """The mutation is never applied. `code` is for programs, `message` for people; neither quotes the text."""
+    """The mutation is never applied. `code` is for programs, `message` for people; neither quotes a value. `column` is
+    the one that is at fault, as far as it is known."""
 
     n: int
     code: str
     message: str
+    column: str | None = None
 
 
 Result = Applied | Repeated | Rejected
@@ -145,22 +101,13 @@ Result = Applied | Repeated | Rejected
 # --- client → server ------------------------------------------------------------------------------------------------
 
 
-DEFAULT_ROWS = 50
-"""Default for numbers that a client omits: conversations, messages of each, rows of a page."""
+NOTHING: Final = Raw()
+"""The default of a field that is decoded later."""
+MAX_WINDOW: Final = 500
+"""Rows of a list in a snapshot, whatever the declaration says."""
 
-
-class Window(Struct, frozen=True, kw_only=True):
-    """How much of the past a device wants at first: the newest conversations, and the newest messages of each."""
-
-    conversations: Annotated[int, Meta(ge=0, le=500)] | None = None
-    messages: Annotated[int, Meta(ge=0, le=200)] | None = None
-
-
-class Before(NamedTuple):
-    """A place in a list, newest first. The rows after it are older than `at`, or as old with a smaller id."""
-
-    at: Instant
-    id: UUID
+Window = dict[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=0, le=MAX_WINDOW)]]
+"""By kind: how many of the newest rows a device wants at first, of the list or of each parent."""
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
@@ -169,18 +116,22 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     token: Annotated[str, Meta(max_length=MAX_TOKEN)]
     client_id: UUID
     cursor: Annotated[bytes, Meta(max_length=MAX_CURSOR)] | None = None
-    window: Window | None = None
+    window: Annotated[Window, Meta(max_length=MAX_KINDS)] | None = None
     extras: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_EXTRAS)] | None = None
     generation: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
     """Of two connections of one client_id the one with the larger generation keeps it."""
+    schema: Annotated[str, Meta(max_length=64)] | None = None
+    """The hash of the schema that the device has; empty if it has none. None: it does not want to be sent any."""
 
 
-class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
-    """Asks for older rows: of one conversation, or (`conversation` nil) of the list of conversations."""
+class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page", omit_defaults=True):
+    """Asks for older rows of a kind: of its list, or of one parent's rows."""
 
     id: Annotated[int, Meta(ge=0, le=1 << 53)]
-    conversation: UUID | None = None
-    before: Before | None = None
+    kind: Annotated[str, Meta(max_length=64)]
+    parent: Raw = NOTHING
+    before: Raw = NOTHING
+    """A place in the list, [value of the column that orders it, id]. The rows after it are older."""
     limit: Annotated[int, Meta(ge=1, le=MAX_ROWS_ASKED)] | None = None
 
 
@@ -217,20 +168,28 @@ class Limits(Struct, frozen=True, kw_only=True):
     pages_in_flight: int
     mutations: int
     """Of one push."""
-    title_bytes: int
-    content_bytes: int
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome", omit_defaults=True):
     session: str
     epoch: str
-    tier: str
+    schema: str
+    """The hash of the server's schema."""
+    tier: str | None = None
+    """The value of the gate's column; None without a gate."""
     mode: Literal["resumed", "snapshot"]
     why: str | None = None
     time: Instant
     expires: Instant
     keepalive: Milliseconds
     limits: Limits
+
+
+class SchemaFrame(Struct, frozen=True, kw_only=True, tag_field="t", tag="schema"):
+    """The server's schema, for a device that has another one."""
+
+    hash: str
+    kinds: tuple[Kind, ...]
 
 
 class Snapshot(Struct, frozen=True, kw_only=True, tag_field="t", tag="snapshot", omit_defaults=True):
@@ -289,4 +248,4 @@ class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):
     pass
 
 
-ToClient = Welcome | Snapshot | Changes | Live | Page | Ack | Refreshed | Error | Pong
+ToClient = Welcome | SchemaFrame | Snapshot | Changes | Live | Page | Ack | Refreshed | Error | Pong

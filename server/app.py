@@ -10,15 +10,18 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.routing import BaseRoute
 from websockets.typing import Origin
 
+from protocol import errors
 from server import fetch, metrics
 from server.clock import Clock
 from server.config import ServeSettings
+from server.declaration.synced import Synced
 from server.edge import http
 from server.edge import usage as edge_usage
 from server.edge.auth import KeySet, Verifier
@@ -32,7 +35,7 @@ from server.edge.timers import TimerWheel
 from server.exceptions import ConfigError, UnavailableError
 from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
-from server.feed.history import History
+from server.feed.history import History, come_back_apart
 from server.feed.hub import Hub, Lane
 from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
@@ -61,7 +64,7 @@ from server.responses.ports import Shared
 from server.retry import Retry
 from server.usage.events import sync_completed
 from server.usage.recorder import Recorder
-from server.write import isolation, rules
+from server.write import isolation
 from server.write.batcher import Batcher
 from server.write.intake import Intake
 
@@ -72,6 +75,7 @@ log = structlog.get_logger()
 
 RESPONSE_CONNECTIONS: Final = 2
 """Connections of the response cache, so that no device waits for it. One may wait for a lock."""
+DECLARED: Final = "What is synced was declared anew. Come back after the delay."
 LAST_RECORDING: Final = 2.0
 """Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 
@@ -103,23 +107,25 @@ class App:
             sockets = [sock, *_metrics_sockets(settings, stack)]
             wakes = {lane: asyncio.Event() for lane in Lane}
             hub = Hub(lambda lane: wakes[lane].set())
-            history, clock = History(hub), Clock()
+            history, clock, synced = History(hub), Clock(), Synced()
+            synced.on_use.append(partial(_declare_to_devices, hub, synced))
             redis = None if settings.redis_url is None else redis_link(settings.redis_url)
-            postgres = _Postgres(settings, history, clock)
+            postgres = _Postgres(settings, history, clock, synced)
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            store = PostgresStore(postgres.pool)
+            store = PostgresStore(postgres.pool, synced)
             if redis is not None:
                 await stack.enter_async_context(redis)
             backend = _Backend(settings, clock, postgres, await _responses(settings, postgres, redis, stack))
-            reads = _ReadPath(settings, hub, history, store, postgres.replicas, redis, wakes, backend.usage)
-            batcher = _batcher(settings, postgres.writes)
+            reads = _ReadPath(settings, hub, history, synced, store, postgres.replicas, redis, wakes, backend.usage)
+            batcher = _batcher(settings, postgres.writes, synced)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
                 verifier=await stack.enter_async_context(_verifier(settings, clock)),
                 readers=reads.readers,
-                intake=_intake(settings, batcher, clock),
+                intake=_intake(settings, batcher, clock, synced),
+                synced=synced,
                 registry=Registry(),
                 timers=TimerWheel(),
                 clock=clock,
@@ -205,20 +211,20 @@ class App:
 class _Postgres:
     """The connections to Postgres: two pools, LISTEN, and the inspector's own."""
 
-    def __init__(self, settings: ServeSettings, history: History, clock: Clock) -> None:
+    def __init__(self, settings: ServeSettings, history: History, clock: Clock, synced: Synced) -> None:
         pooled = settings.listen_url not in (None, settings.database_url)
         route = Route(settings.database_url, history, pooled=pooled)
         # A pool of their own, so that a write that hangs delays no reader.
         writing = min(1 + isolation.CONNECTIONS, settings.pool_size // 2)
-        self.pool = Pool(route, size=settings.pool_size - writing)
-        self.writes = Pool(route, size=writing)
-        self.inspector = Inspector(route, clock, settings.sweep)
+        self.pool = Pool(route, synced, size=settings.pool_size - writing)
+        self.writes = Pool(route, synced, size=writing)
+        self.inspector = Inspector(route, clock, synced, settings.sweep)
         self.replicas = [
-            PostgresReplica(number, url, history, settings.pool_size - writing)
+            PostgresReplica(number, url, history, synced, settings.pool_size - writing)
             for number, url in enumerate(settings.replica_urls or (), 1)
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
-        self.responses = Pool(route, size=RESPONSE_CONNECTIONS)
+        self.responses = Pool(route, synced, size=RESPONSE_CONNECTIONS)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         self.doorbells = ListenDoorbells(
             Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
@@ -246,6 +252,7 @@ class _ReadPath:
         settings: ServeSettings,
         hub: Hub,
         history: History,
+        synced: Synced,
         store: PostgresStore,
         replicas: Sequence[Replica],
         redis: "Link | None",
@@ -253,19 +260,19 @@ class _ReadPath:
         usage: "_Usage | None",
     ) -> None:
         self.confirmation = Confirmation(hub, history, store)
-        relief = Replicas(store, replicas, self.confirmation.want) if replicas else None
+        relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
         source: Rows = store if relief is None else relief
         if redis is None:
-            self.snapshots = Snapshots(hub, history, source)
-            pages = Pages(source)
+            self.snapshots = Snapshots(hub, history, source, synced)
+            pages = Pages(source, synced)
         else:
             from server.redis.answers import RedisAnswers
 
             cache = RedisAnswers(redis)
-            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub) for _ in range(2))
-            self.snapshots = Snapshots(hub, history, pieces, LOOKED_UP_AT_ONCE)
-            pages = Pages(paged, LOOKED_UP_AT_ONCE)
-        self.pump = Pump(hub, history, store, self.snapshots, wakes, relief, keep_trail=redis is not None)
+            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub, synced) for _ in range(2))
+            self.snapshots = Snapshots(hub, history, pieces, synced, LOOKED_UP_AT_ONCE)
+            pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
+        self.pump = Pump(hub, history, store, self.snapshots, synced, wakes, relief, keep_trail=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(
@@ -388,14 +395,21 @@ async def _verifier(settings: ServeSettings, clock: Clock) -> AsyncIterator[Veri
         )
 
 
-def _batcher(settings: ServeSettings, pool: Pool) -> Batcher:
+def _batcher(settings: ServeSettings, pool: Pool, synced: Synced) -> Batcher:
     buckets = TokenBuckets(settings.push_rate, settings.push_burst)
-    return Batcher(PostgresWriter(pool, settings.push_roles), buckets, settings.push_batch)
+    return Batcher(PostgresWriter(pool, synced), buckets, settings.push_batch)
 
 
-def _intake(settings: ServeSettings, batcher: Batcher, clock: Clock) -> Intake:
-    limits = rules.Limits(settings.title_bytes, settings.content_bytes, settings.push_roles)
-    return Intake(batcher, clock, mutations=min(settings.push_batch, settings.push_burst), limits=limits)
+def _intake(settings: ServeSettings, batcher: Batcher, clock: Clock, synced: Synced) -> Intake:
+    return Intake(batcher, clock, synced, mutations=min(settings.push_batch, settings.push_burst))
+
+
+def _declare_to_devices(hub: Hub, synced: Synced) -> None:
+    """Another declaration is in force: the devices come back, and receive its schema."""
+    metrics.name_kinds({kind.tag: kind.name for kind in synced.declaration.kinds})
+    devices = hub.count
+    for reader in hub.readers():
+        reader.sink.close(errors.GOING_AWAY.frame(DECLARED, retry_after=come_back_apart(devices)))
 
 
 def _origins(allowed: list[str] | None) -> list[Origin | None] | None:

@@ -251,9 +251,6 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
     push_batch: int = Field(256, alias="ATLAS_PUSH_BATCH", ge=1, le=MAX_MUTATIONS)
     push_rate: float = Field(100.0, alias="ATLAS_PUSH_RATE", gt=0)
     push_burst: int = Field(1_000, alias="ATLAS_PUSH_BURST", ge=1)
-    push_roles: Annotated[frozenset[str], NoDecode] = Field(frozenset({"user"}), alias="ATLAS_PUSH_ROLES")
-    title_bytes: int = Field(1_000, alias="ATLAS_TITLE_BYTES", ge=1, le=100_000)
-    content_bytes: int = Field(100_000, alias="ATLAS_CONTENT_BYTES", ge=1, le=200_000)
     pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
     responses: bool = Field(False, alias="ATLAS_RESPONSES")
     responses_mib: int = Field(64, alias="ATLAS_RESPONSES_MIB", ge=1, le=65_536)
@@ -273,18 +270,6 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ValueError("must be origins like https://app.example.com, separated by commas")
         return origins
-
-    @field_validator("push_roles", mode="before")
-    @classmethod
-    def _split_roles(cls, value: Any) -> Any:
-        return [role.strip() for role in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("push_roles")
-    @classmethod
-    def _are_roles(cls, roles: frozenset[str]) -> frozenset[str]:
-        if not roles or not roles <= ROLES:
-            raise ValueError("must name some of user, assistant, system, separated by commas")
-        return roles
 
     @property
     def jwt_secrets(self) -> list[str]:

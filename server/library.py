@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
+from server.declaration.synced import Synced
 from server.feed.history import History
 from server.feed.hub import Hub
 from server.postgres.pool import Pool
@@ -42,7 +43,9 @@ async def open_cache(
     """
     async with contextlib.AsyncExitStack() as stack:
         pool = Pool(
-            Route(database_url, History(Hub(lambda _: None)), pooled=read(database_url).pooled), size=CONNECTIONS
+            Route(database_url, History(Hub(lambda _: None)), pooled=read(database_url).pooled),
+            Synced(),
+            size=CONNECTIONS,
         )
         stack.callback(pool.terminate)
         await pool.start()

@@ -16,7 +16,6 @@ from uuid import UUID
 from protocol import errors
 from protocol.errors import ERRORS
 from protocol.frames import (
-    DEFAULT_ROWS,
     Ack,
     AskPage,
     Error,
@@ -120,6 +119,7 @@ class Session:
         "claims",
         "client_id",
         "generation",
+        "schema",
         "state",
     )
 
@@ -133,6 +133,8 @@ class Session:
         """Set by `hello`."""
         self.generation: int | None = None
         """Set by `hello`, if the client numbers its connections."""
+        self.schema: str | None = None
+        """Set by `hello`: the hash of the schema that the client has. None: it wants to be sent none."""
         self._hello: Hello | None = None
         self._checking = False
         """Whether a token is being checked. One at a time: else a flood of `refresh` would be a flood of signatures."""
@@ -165,6 +167,7 @@ class Session:
         self._hello = frame
         self.client_id = frame.client_id
         self.generation = frame.generation
+        self.schema = frame.schema
         self._checking = True
         return [CheckToken(frame.token)]
 
@@ -227,7 +230,7 @@ class Session:
             hello, self._hello = self._hello, None
             self.state = State.JOINING
             self.claims = claims
-            return [Subscribe(claims.user, hello.client_id, hello.cursor, _window(hello), hello.generation)]
+            return [Subscribe(claims.user, hello.client_id, hello.cursor, hello.window or {}, hello.generation)]
         if self.state not in (State.JOINING, State.OPEN):
             return []
         assert self.claims is not None
@@ -320,11 +323,3 @@ HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], 
     State.CLOSED: dict.fromkeys((Hello, AskPage, Push, Refresh, Ping), Session._ignored),
 }
 """What each state does with each frame of a client."""
-
-
-def _window(hello: Hello) -> Window:
-    asked = hello.window
-    conversations, messages = (None, None) if asked is None else (asked.conversations, asked.messages)
-    return Window(
-        DEFAULT_ROWS if conversations is None else conversations, DEFAULT_ROWS if messages is None else messages
-    )

@@ -16,9 +16,10 @@ from protocol import codec as codecs
 from protocol import errors
 from protocol.codec import Codec, FrameError, UnknownFrameError
 from protocol.errors import ERRORS
-from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, Welcome
+from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, SchemaFrame, Welcome
 from server import metrics
 from server.clock import Clock
+from server.declaration.synced import Synced
 from server.edge.auth import RefusedError, Verifier
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
@@ -75,6 +76,7 @@ class Services:
     verifier: Verifier
     readers: Readers
     intake: Intake
+    synced: Synced
     registry: Registry
     timers: TimerWheel
     clock: Clock
@@ -305,14 +307,15 @@ class Connection:
             self._waiting.append(asyncio.get_running_loop().create_future())
             await self._waiting[-1]
 
-    def welcome(self, tier: str, why: Why | None) -> Instant:
+    def welcome(self, tier: str | None, why: Why | None) -> Instant:
         claims, intake = self._session.claims, self._services.intake
         assert claims is not None
-        keepalive = self._services.timing.keepalive
+        keepalive, schema = self._services.timing.keepalive, self._services.synced.schema
         now = self._services.clock.now()
         frame = Welcome(
             session=self._id,
             epoch=self._services.readers.epoch,
+            schema=schema.hash,
             tier=tier,
             mode="resumed" if why is None else "snapshot",
             why=why,
@@ -324,12 +327,12 @@ class Connection:
                 page_rows=PAGE_ROWS,
                 pages_in_flight=PAGES_IN_FLIGHT,
                 mutations=intake.mutations,
-                title_bytes=intake.limits.title,
-                content_bytes=intake.limits.content,
             ),
         )
         self._session.welcomed()
         self.send(encode.message(frame, self._codec))
+        if self._session.schema not in (None, schema.hash):
+            self.send(encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec))
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread the first heartbeats too: a storm of hellos must not become a storm of heartbeats.
         self._heartbeat_at = self._services.timers.clock() + keepalive * random.uniform(0.1, 0.9)

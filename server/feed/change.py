@@ -6,10 +6,9 @@ Pure. The decisions made here decide whether anything is ever lost.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID
 
 from protocol.cursor import Position
-from protocol.frames import ConversationDeleted, Row
+from protocol.frames import Key, Row
 from server.feed.resume import Why
 
 
@@ -23,13 +22,14 @@ class Entry(NamedTuple):
     next_seq: int | None
     """The seq of the entry behind this one; None at the end of the log."""
     kind: str
-    row_id: UUID
+    row_id: Key
     row: Row | None
     """The row's latest state, or its deletion; None for an upsert whose row is no longer there."""
     mark: int = 0
     """The transaction's name; 0 if it is older than such names."""
     prev_mark: int = 0
     """The name of the transaction before it."""
+    deletion: bool = False
 
 
 class Reading(NamedTuple):
@@ -38,7 +38,7 @@ class Reading(NamedTuple):
     head: int
     """The feed's seq in the snapshot of the statement; 0 for a feed that does not exist."""
     tier: str | None
-    """None without a profile."""
+    """The value of the gate's column; empty for NULL. None: the user has no such row."""
     entries: Sequence[Entry]
     mark: int = 0
     """The name of the transaction at `head`."""
@@ -114,11 +114,11 @@ def _latest(entries: Sequence[Entry]) -> list[Row]:
             # The row was upserted and is gone: its deletion, or its conversation's, is later in the log. An earlier
             # deletion still counts, because the row may have moved here from where the device knows it.
             continue
-        if isinstance(entry.row, ConversationDeleted):
-            # Never collapsed: it also deletes the messages, should the conversation be created again.
-            key: tuple[object, ...] = ("-c", entry.row_id, entry.n)
+        key: tuple[object, ...] = (entry.kind, entry.row_id)
+        if entry.deletion:
+            # Never collapsed: it also deletes the rows below, should the row be created again.
+            key = (*key, entry.n)
         else:
-            key = (entry.kind, entry.row_id)
             latest.pop(key, None)
         latest[key] = entry.row
     return list(latest.values())

@@ -9,18 +9,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from protocol import errors
 from protocol.cursor import Position, owner_digest
 from protocol.frames import Instant
 from server import metrics
+from server.declaration.model import Declaration
 from server.feed.change import Entry, same
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
 from server.feed.progress import Progress
 from server.feed.resume import Why
-from server.feed.trail import Trail, touched
+from server.feed.trail import List, Trail, touched
+
+UNGATED: Final = "all"
+"""Stands for the tier where no gate is declared."""
 
 
 class Phase(IntEnum):
@@ -197,9 +201,10 @@ class Hub:
         feed = self._feeds.get(user)
         return next((reader for reader in feed.readers if reader.client_id == client_id), None) if feed else None
 
-    def welcome(self, reader: Reader, tier: str, why: Why | None) -> None:
-        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot."""
-        feed = reader.feed
+    def welcome(self, reader: Reader, tier: str | None, why: Why | None) -> None:
+        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot. `tier`: None without a gate."""
+        feed, gated = reader.feed, tier
+        tier = tier or UNGATED
         if feed.tier is None:
             feed.tier = tier
             metrics.USERS.labels(tier).inc()
@@ -207,7 +212,7 @@ class Hub:
         metrics.HELLOS.labels(why or "resumed").inc()
         if reader.progress is not None:
             reader.progress.welcomed(tier, why)
-        reader.welcomed_at = reader.sink.welcome(tier, why)
+        reader.welcomed_at = reader.sink.welcome(gated, why)
 
     def remove(self, reader: Reader) -> None:
         """The reader's connection has ended."""
@@ -288,17 +293,17 @@ class Hub:
 
     # --- what changed lately
 
-    def note(self, cohort: Cohort, to: Position, entries: Sequence[Entry]) -> None:
+    def note(self, cohort: Cohort, to: Position, entries: Sequence[Entry], declaration: Declaration) -> None:
         """These entries lead the cohort from its position to `to`."""
         if entries:
             feed = cohort.feed
             feed.trail = feed.trail or Trail()
-            feed.trail.step(cohort.position, to, touched(entries))
+            feed.trail.step(cohort.position, to, touched(declaration, entries))
 
-    def untouched(self, user: str, parents: Iterable[UUID], after: Position, to: Position) -> bool:
-        """Whether it is certain that nothing of these conversations changed behind `after`, up to `to`."""
+    def untouched(self, user: str, lists: Iterable[List], after: Position, to: Position) -> bool:
+        """Whether it is certain that nothing in these lists changed behind `after`, up to `to`."""
         feed = self._feeds.get(user)
-        return feed is not None and feed.trail is not None and feed.trail.untouched(parents, after, to)
+        return feed is not None and feed.trail is not None and feed.trail.untouched(lists, after, to)
 
     # --- which cohorts are behind
 

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from protocol.cursor import Position
-from protocol.frames import Before
-from server.feed.ports import MessagesRead, Overview, Rows, Titles, Want
+from server.declaration.model import Kind
+from server.feed.ports import Answer, Rows, Want
 
 AT_ONCE: Final = 2
 """Statements in progress, for snapshots and for pages. More would not be faster on the same database, and would delay
@@ -23,18 +22,8 @@ class LimitedRows:
         self._source = source
         self._turn = asyncio.Semaphore(AT_ONCE)
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
-    ) -> Overview:
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> Answer:
         async with self._turn:
-            return await self._source.conversations(user, before, rows, content_bytes, since)
-
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
-        async with self._turn:
-            return await self._source.titles(user, ids, content_bytes, since)
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
-    ) -> MessagesRead:
-        async with self._turn:
-            return await self._source.messages(user, wants, content_bytes, since)
+            return await self._source.rows(kind, user, wants, content_bytes, since)

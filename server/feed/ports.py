@@ -1,14 +1,15 @@
 """What the read path needs from outside: a socket to write to, a store to read from, a source of doorbells."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from protocol.codec import Codec
 from protocol.cursor import Position
-from protocol.frames import Before, Conversation, Error, Instant, Message, Profile
+from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
+from server.declaration.model import Kind
 from server.feed.change import Reading
 from server.feed.resume import Why
 
@@ -39,8 +40,8 @@ class Sink(Protocol):
     def gone(self) -> bool:
         """Whether it is closed or closing. Data sent now is lost."""
 
-    def welcome(self, tier: str, why: Why | None) -> Instant:
-        """Answer the hello: the device resumes, or (`why`) a snapshot follows. Returns the time that the answer names,
+    def welcome(self, tier: str | None, why: Why | None) -> Instant:
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the time that the answer names,
         in microseconds since 1970."""
 
     def send(self, wire: bytes) -> None:
@@ -59,11 +60,8 @@ class Sink(Protocol):
 ANYWHERE: Final = Position(0)
 
 
-class Window(NamedTuple):
-    """How many of the newest conversations, and of the newest messages of each, a device wants at first."""
-
-    conversations: int
-    messages: int
+Window = Mapping[str, int]
+"""By kind: how many of the newest rows a device wants at first. Of the other kinds it gets what the declaration says."""
 
 
 class ReadKey(NamedTuple):
@@ -71,59 +69,62 @@ class ReadKey(NamedTuple):
     after: Position
 
 
-class Want(NamedTuple):
-    """The newest `rows` messages of a conversation, or the newest that are older than `before`."""
+class Before(NamedTuple):
+    """A place in a list, newest first. The rows after it are older than `at`, or as old with a smaller id."""
 
-    conversation: UUID
+    at: Any
+    """The value of the column that orders the list; None without such a column."""
+    id: Key
+
+
+class Want(NamedTuple):
+    """The newest `rows` rows of a list, or the newest that are older than `before`."""
+
+    parent: Key | None
+    """Whose rows; None for a kind without parents."""
     before: Before | None
     rows: int
 
 
+def place_of(kind: Kind, row: Row) -> Before:
+    """The place of a row in its list."""
+    at = None if kind.newest is None else row[COLUMNS + kind.index[kind.newest]]
+    return Before(at, row[ID])
+
+
 @dataclass(frozen=True, slots=True)
-class Overview:
-    """A user's conversations, newest first, with the profile."""
+class Answer:
+    """What a read of rows returns: rows of one kind, in the order of the wants and newest first in each."""
 
     position: Position
+    """The feed's head in the database snapshot that it comes from."""
     tier: str | None
-    profile: Profile | None
-    conversations: list[Conversation]
-    rest: list[UUID]
-    """The conversations after these that exceeded the bound on content."""
-
-
-@dataclass(frozen=True, slots=True)
-class Titles:
-    """Conversations by their ids."""
-
-    position: Position
-    conversations: list[Conversation]
-    rest: list[UUID]
-    """The conversations after these that exceeded the bound on content."""
-
-
-@dataclass(frozen=True, slots=True)
-class MessagesRead:
-    """Messages, in the order of the wants and newest first in each."""
-
-    position: Position
-    messages: list[tuple[int, Message]]
-    """(index of the want, message)"""
+    """The value of the gate's column; empty for NULL. None: the user has no such row."""
+    rows: list[tuple[int, Row]]
+    """(index of the want, row)"""
     cut: bool
     """Whether the bound on content was reached before all wants were met."""
 
-    def rest(self, wants: Sequence[Want]) -> list[Want]:
-        """The part of `wants` that this answer leaves open."""
-        if not self.cut:
-            return []
-        index, last = self.messages[-1]
-        reached = wants[index]
-        missing = reached.rows - sum(1 for i, _ in self.messages if i == index)
-        rest = [Want(reached.conversation, Before(last.created_at, last.id), missing)] if missing else []
-        return [*rest, *wants[index + 1 :]]
-
-
-Answer = Overview | Titles | MessagesRead
-"""What a read of rows returns. `position` is the feed's head in the database snapshot that it comes from."""
+    def rest(self, kind: Kind, wants: Sequence[Want], asked: Sequence[Want]) -> list[Want]:
+        """The part of `wants` that this answer leaves open. `asked`: what was asked of them, from the first on; perhaps
+        for fewer rows of each."""
+        rest: list[Want] = []
+        found: dict[int, int] = {}
+        last: dict[int, Row] = {}
+        for i, row in self.rows:
+            found[i] = found.get(i, 0) + 1
+            last[i] = row
+        reached = self.rows[-1][0] if self.cut else len(asked)
+        for i, want in enumerate(asked):
+            whole = wants[i]
+            if i > reached:
+                rest.append(whole)
+                continue
+            count = found.get(i, 0)
+            more = i == reached or (count == want.rows and want.rows < whole.rows)
+            if more and count < whole.rows:
+                rest.append(Want(whole.parent, place_of(kind, last[i]), whole.rows - count))
+        return [*rest, *wants[len(asked) :]]
 
 
 class Rows(Protocol):
@@ -133,18 +134,10 @@ class Rows(Protocol):
     because the reader starts at the answer's. None: the device's position is unknown.
     """
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
-    ) -> Overview:
-        """At least one conversation if there is any."""
-
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
-        """The conversations of these ids that still exist, in this order; at least one if there is any."""
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
-    ) -> MessagesRead:
-        """At least one message if there is any. Another user's messages are not found."""
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> Answer:
+        """At least one row if there is any. Another user's rows are not found."""
 
 
 class Store(Rows, Protocol):

@@ -1,27 +1,10 @@
 """What a device received until it had everything, for those who count usage."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from protocol.frames import (
-    Conversation,
-    ConversationDeleted,
-    Message,
-    MessageDeleted,
-    Profile,
-    ProfileDeleted,
-    Row,
-)
+from protocol.frames import TAG, Row
 from server.feed.resume import Why
-
-KINDS: Final[dict[type[Row], str]] = {
-    Conversation: "conversation",
-    Message: "message",
-    Profile: "profile",
-    ConversationDeleted: "deletion",
-    MessageDeleted: "deletion",
-    ProfileDeleted: "deletion",
-}
 
 
 class CaughtUp(NamedTuple):
@@ -34,7 +17,7 @@ class CaughtUp(NamedTuple):
     seconds: float
     """Since its hello was accepted."""
     rows: dict[str, int]
-    """By kind."""
+    """By tag; deletions by `-` and the tag."""
     size: int
     """Bytes of frames with rows."""
 
@@ -60,8 +43,8 @@ class Progress:
         """Rows were sent, in frames of `size` bytes."""
         self._size += size
         for row in rows:
-            kind = KINDS[type(row)]
-            self._rows[kind] = self._rows.get(kind, 0) + 1
+            tag = row[TAG]
+            self._rows[tag] = self._rows.get(tag, 0) + 1
 
     def live(self, user: str) -> None:
         """The device has everything."""

@@ -9,7 +9,8 @@ import structlog
 
 from protocol import errors
 from protocol.cursor import Position
-from server import metrics, tiers
+from server import metrics
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import change, encode
 from server.feed.change import Batch, Reading
@@ -47,6 +48,7 @@ class Pump:
         history: History,
         store: Store,
         snapshots: Snapshots,
+        synced: Synced,
         wakes: Mapping[Lane, asyncio.Event],
         replicas: Replicas | None = None,
         *,
@@ -59,6 +61,7 @@ class Pump:
         self._keep_trail = keep_trail
         """Whether the hub notes what changed, for a cache."""
         self._snapshots = snapshots
+        self._synced = synced
         self._wakes = wakes
         self._written = 0
         self._reading = dict.fromkeys(Lane, 0)
@@ -129,13 +132,13 @@ class Pump:
 
     def _deliver(self, cohort: Cohort, reading: Reading, confirmed: bool) -> None:
         phase, after = cohort.phase, cohort.position
-        synced = reading.tier in tiers.SYNCED
+        admitted = self._synced.admits(reading.tier)
         batch = change.follow(after, reading)
-        if not confirmed and (isinstance(batch, Why) or not synced):
+        if not confirmed and (isinstance(batch, Why) or not admitted):
             # It lags. Only the primary can say that a position is lost, or that a user does not sync.
             self._hub.leave_to_primary(cohort)
             return
-        if phase is Phase.HELLO and not synced:
+        if phase is Phase.HELLO and not admitted:
             for reader in self._hub.lose(cohort):
                 reader.sink.close(errors.LOCAL_ONLY.frame())
             return
@@ -147,7 +150,7 @@ class Pump:
                     reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
         if self._keep_trail:
-            self._hub.note(cohort, batch.to, reading.entries)
+            self._hub.note(cohort, batch.to, reading.entries, self._synced.declaration)
         wire = self._frames(cohort, after, batch, phase, confirmed)
         size = 0
         readers = self._hub.advance(cohort, batch.to, more=batch.more, confirmed=confirmed)
@@ -156,17 +159,16 @@ class Pump:
         for reader in readers:
             sink = reader.sink
             if phase is Phase.HELLO:
-                assert reading.tier is not None
                 self._hub.welcome(reader, reading.tier, None)
             for frame in wire:
                 data = frame.wire(sink.codec)
                 sink.send(data)
                 size += len(data)
-            if not synced and not batch.more:
-                # After the change of the profile itself, which the device must still receive.
+            if not admitted and not batch.more:
+                # After the change of the row itself, which the device must still receive.
                 sink.close(errors.LOCAL_ONLY.frame())
             self._written += 1
-        if phase is not Phase.LIVE and synced:
+        if phase is not Phase.LIVE and admitted:
             self._progress(readers, batch, wire, live=confirmed and not batch.more)
         if reading.entries and readers:
             metrics.sent(batch.rows, len(readers), size)

@@ -5,16 +5,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
-from uuid import UUID
 
 from protocol.cursor import Position
-from protocol.frames import Before
-from server import metrics, tiers
+from server import metrics
+from server.declaration.model import Kind
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.change import Reading, same
-from server.feed.ports import MessagesRead, Overview, ReadKey, Replica, Store, Titles, Want
+from server.feed.ports import Answer, ReadKey, Replica, Store, Want
 
-A = TypeVar("A", Overview, Titles, MessagesRead)
 T = TypeVar("T")
 
 LAG_SECONDS: Final = 5.0
@@ -34,8 +33,11 @@ class Replicas:
     `reached_end` is called when readers have all that a replica has.
     """
 
-    def __init__(self, primary: Store, replicas: Sequence[Replica], reached_end: Callable[[], object]) -> None:
+    def __init__(
+        self, primary: Store, replicas: Sequence[Replica], synced: Synced, reached_end: Callable[[], object]
+    ) -> None:
         self._primary = primary
+        self._synced = synced
         self._replicas = deque(replicas)
         self.reached_end = reached_end
 
@@ -45,27 +47,24 @@ class Replicas:
         metrics.READS.labels("primary" if readings is None else "replica").inc()
         return readings
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
-    ) -> Overview:
-        return await self._rows(since, lambda store: store.conversations(user, before, rows, content_bytes, since))
-
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
-        return await self._rows(since, lambda store: store.titles(user, ids, content_bytes, since))
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
-    ) -> MessagesRead:
-        return await self._rows(since, lambda store: store.messages(user, wants, content_bytes, since))
-
-    async def _rows(self, since: Position | None, read: Callable[[Store], Awaitable[A]]) -> A:
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> Answer:
         if since is not None:
-            answer = await self._ask(read)
-            if answer is not None and _usable(answer, since):
+            answer = await self._ask(lambda store: store.rows(kind, user, wants, content_bytes, since))
+            if answer is not None and self._usable(answer, since):
                 metrics.READS.labels("replica").inc()
                 return answer
         metrics.READS.labels("primary").inc()
-        return await read(self._primary)
+        return await self._primary.rows(kind, user, wants, content_bytes, since)
+
+    def _usable(self, answer: Answer, since: Position) -> bool:
+        """Whether a device at `since` can apply a replica's answer. That a user does not sync, only the primary can
+        say."""
+        position = answer.position
+        return self._synced.admits(answer.tier) and (
+            position.seq > since.seq or (position.seq == since.seq and same(position.mark, since.mark))
+        )
 
     async def _ask(self, read: Callable[[Store], Awaitable[T]]) -> T | None:
         """What a replica answers; None if none is usable, or the one that was asked fails."""
@@ -85,14 +84,6 @@ class Replicas:
             replica.leave(str(error) or SILENT)
             return None
         return answer
-
-
-def _usable(answer: Overview | Titles | MessagesRead, since: Position) -> bool:
-    """Whether a device at `since` can apply a replica's answer. That a user does not sync, only the primary can say."""
-    if isinstance(answer, Overview) and answer.tier not in tiers.SYNCED:
-        return False
-    position = answer.position
-    return position.seq > since.seq or (position.seq == since.seq and same(position.mark, since.mark))
 
 
 class Lag:

@@ -1,29 +1,31 @@
 """What a device without a usable cursor gets: the newest rows, in pieces, and a cursor.
 
-The first piece fixes the cursor and the list of conversations. The others bring the rest of the list, and the messages.
-Each piece is one statement, so Postgres holds nothing open for a slow device, and the server holds one piece in memory.
+The first piece fixes the cursor. The pieces bring one kind after the other, parents first: the lists of a kind with a parent
+are those of the rows that were sent. Each piece is one statement, so Postgres holds nothing open for a slow device, and the server holds one piece in memory.
 Changes that happen in between arrive through the feed, because the cursor is as old as the first piece.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
-from uuid import UUID
 
 import structlog
 
 from protocol import errors
 from protocol.cursor import Cursor, Position
-from protocol.frames import Row, Snapshot
-from server import metrics, tiers
+from protocol.frames import ID, MAX_WINDOW, Key, Row, Snapshot
+from server import metrics
+from server.declaration.model import Kind
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import encode
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.limited import AT_ONCE
-from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want
+from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want, Window
 from server.feed.resume import Why
 from server.retry import Retry
 from server.turns import FairQueue
@@ -31,7 +33,12 @@ from server.turns import FairQueue
 log = structlog.get_logger()
 
 PIECE_ROWS: Final = 500
-"""Messages asked for by one statement."""
+"""Rows asked for by one statement."""
+MAX_OF_PARENT: Final = 200
+"""Rows of each parent that a device may ask for beyond the declaration's window."""
+ALL: Final = (1 << 31) - 1
+LISTS: Final = 50
+"""Lists that one statement reads where a snapshot has all rows of each: most are short."""
 
 
 @dataclass(slots=True)
@@ -42,17 +49,24 @@ class Job:
     why: Why
     start: Position = ANYWHERE
     """The feed's position at the first piece."""
-    titles: list[UUID] = field(default_factory=list)
-    """Conversations still to be sent."""
-    wants: list[Want] | None = None
-    """Messages still to be sent; None before the first piece."""
+    begun: bool = False
+    """Whether the first piece was sent."""
+    kinds: deque[Kind] = field(default_factory=deque)
+    """Kinds of which nothing was sent yet, each after its parent."""
+    kind: Kind | None = None
+    """The kind that is being sent."""
+    wants: list[Want] = field(default_factory=list)
+    """Lists of this kind that are still to be sent."""
+    ids: dict[str, list[Key]] = field(default_factory=dict)
+    """By kind: the rows that were sent, if there are kinds below."""
 
 
 class Snapshots:
     """Sends snapshots, one piece after the other, to users in turn."""
 
-    def __init__(self, hub: Hub, history: History, rows: Rows, at_once: int = AT_ONCE) -> None:
+    def __init__(self, hub: Hub, history: History, rows: Rows, synced: Synced, at_once: int = AT_ONCE) -> None:
         self._hub = hub
+        self._synced = synced
         self._history = history
         self._rows = rows
         self._at_once = at_once
@@ -89,7 +103,7 @@ class Snapshots:
             try:
                 done = await self._piece(job)
             except UnavailableError as error:
-                if job.wants is None:
+                if not job.begun:
                     job.reader.notify_unavailable()
                 self._put(job)
                 await retry.pause(error)
@@ -106,52 +120,70 @@ class Snapshots:
 
     async def _piece(self, job: Job) -> bool:
         """Send the next piece. Returns whether it was the last one."""
-        if job.wants is None:
-            return await self._first_piece(job)
-        return await (self._next_titles(job) if job.titles else self._next_messages(job, job.wants))
-
-    async def _first_piece(self, job: Job) -> bool:
         reader = job.reader
-        conversations = reader.window.conversations
-        # A cursor that leads nowhere may come from a kept answer.
-        since = ANYWHERE if job.why is Why.NEW else None
-        overview = await self._rows.conversations(reader.feed.user, None, conversations, CONTENT_BYTES, since)
+        if not job.begun:
+            job.kinds = deque(self._synced.declaration.kinds)
+            job.ids.clear()
+            self._next_kind(job)
+        kind = job.kind
+        if kind is None:  # no kind is declared
+            raise UnavailableError("Nothing is declared to be synced.")
+        if job.begun:
+            since: Position | None = job.start
+        else:
+            # A cursor that leads nowhere may come from a kept answer.
+            since = ANYWHERE if job.why is Why.NEW else None
+        rows = max(1, job.wants[0].rows)
+        lists = PIECE_ROWS // rows or LISTS
+        asked = [want._replace(rows=min(want.rows, PIECE_ROWS)) for want in job.wants[:lists]]
+        answer = await self._rows.rows(kind, reader.feed.user, asked, CONTENT_BYTES, since)
         sink = reader.sink
         if sink.gone:
             return False
-        if overview.tier not in tiers.SYNCED:
-            sink.close(errors.LOCAL_ONLY.frame())
-            return False
-        job.start = overview.position
-        job.titles = overview.rest
-        messages = reader.window.messages
-        ids = [*(row.id for row in overview.conversations), *overview.rest]
-        job.wants = [Want(id_, None, messages) for id_ in ids] if messages else []
-        self._hub.welcome(reader, overview.tier, job.why)
-        profile: list[Row] = [] if overview.profile is None else [overview.profile]
-        return self._send(job, overview.position.seq, [*profile, *overview.conversations])
+        if not job.begun:
+            if not self._synced.admits(answer.tier):
+                sink.close(errors.LOCAL_ONLY.frame())
+                return False
+            job.begun = True
+            job.start = answer.position
+            self._hub.welcome(reader, answer.tier, job.why)
+        found = [row for _, row in answer.rows]
+        job.wants = answer.rest(kind, job.wants, asked)
+        if self._synced.declaration.children_of(kind):
+            job.ids.setdefault(kind.name, []).extend(row[ID] for row in found)
+        if not job.wants:
+            self._next_kind(job)
+        if found or job.kind is None:
+            self._send(job, answer.position.seq, found)
+        return job.kind is None
 
-    async def _next_titles(self, job: Job) -> bool:
-        titles = await self._rows.titles(job.reader.feed.user, job.titles, CONTENT_BYTES, job.start)
-        if job.reader.sink.gone:
-            return False
-        job.titles = titles.rest
-        return self._send(job, titles.position.seq, titles.conversations)
+    def _next_kind(self, job: Job) -> None:
+        """Go on to the next kind of which there is something to be sent."""
+        job.kind = None
+        while job.kinds:
+            kind = job.kinds.popleft()
+            rows = _window(kind, job.reader.window)
+            parents: Sequence[Key | None] = [None]
+            if kind.parent is not None:
+                parents = job.ids.get(kind.parent.kind, [])
+            # The first piece is read in any case: it says whether the user syncs, and at which position.
+            if parents and (rows or not job.begun):
+                job.kind, job.wants = kind, [Want(parent, None, rows) for parent in parents]
+                return
 
-    async def _next_messages(self, job: Job, wants: list[Want]) -> bool:
-        asked = wants[: max(1, PIECE_ROWS // max(1, job.reader.window.messages))]
-        read = await self._rows.messages(job.reader.feed.user, asked, CONTENT_BYTES, job.start)
-        if job.reader.sink.gone:
-            return False
-        job.wants = [*read.rest(asked), *wants[len(asked) :]]
-        return self._send(job, read.position.seq, [message for _, message in read.messages])
-
-    def _send(self, job: Job, as_of: int, rows: Sequence[Row]) -> bool:
-        feed, last = job.reader.feed, not job.titles and not job.wants
-        cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if last else None
-        data = encode.message(Snapshot(as_of=as_of, rows=list(rows), cursor=cursor), job.reader.sink.codec)
+    def _send(self, job: Job, as_of: int, rows: list[Row]) -> None:
+        feed = job.reader.feed
+        cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if job.kind is None else None
+        data = encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
         job.reader.sink.send(data)
         if job.reader.progress is not None:
             job.reader.progress.sent(rows, len(data))
         metrics.sent(rows, 1, len(data))
-        return last
+
+
+def _window(kind: Kind, asked: Window) -> int:
+    """The rows of a list in a snapshot."""
+    declared = ALL if kind.window is None else kind.window
+    if (wanted := asked.get(kind.name)) is None:
+        return declared
+    return min(wanted, max(declared, MAX_WINDOW if kind.parent is None else MAX_OF_PARENT))

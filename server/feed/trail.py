@@ -1,22 +1,23 @@
-"""Which of a user's conversations changed lately, as far as this process has read the feed. Pure.
+"""In which of a user's lists rows changed lately, as far as this process has read the feed. Pure.
 
 It tells whether a page that was read at an earlier position is still right at a later one.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from protocol.cursor import Position
-from protocol.frames import Conversation, ConversationDeleted, Message, Profile, ProfileDeleted
+from protocol.frames import COLUMNS, Key
+from server.declaration.model import Declaration
 from server.feed.change import Entry, same
 
 STEPS: Final = 8
 """Steps that are remembered of one feed, some 600 bytes each. Older ones are joined."""
 TOUCHED: Final = 16
-"""Conversations that a step names. With more of them it counts as having touched everything."""
-LIST: Final = UUID(int=0)
-"""Stands for the list of conversations, with the profile."""
+"""Lists that a step names. With more of them it counts as having touched everything."""
+
+List = tuple[str, Key | None]
+"""The rows of a kind, or of one parent."""
 
 
 class _Step(NamedTuple):
@@ -24,7 +25,7 @@ class _Step(NamedTuple):
 
     after: Position
     to: Position
-    touched: frozenset[UUID] | None
+    touched: frozenset[List] | None
     """None: everything, or it is unknown what."""
 
 
@@ -36,7 +37,7 @@ class Trail:
     def __init__(self) -> None:
         self._steps: list[_Step] = []
 
-    def step(self, after: Position, to: Position, touched: frozenset[UUID] | None) -> None:
+    def step(self, after: Position, to: Position, touched: frozenset[List] | None) -> None:
         """The feed was read from `after` up to `to`."""
         if self._steps and self._steps[-1].to == after and self._steps[-1].touched == touched:
             after = self._steps.pop().after  # a person writes in one conversation for a while
@@ -46,9 +47,9 @@ class Trail:
             # Only steps that continue each other become one; readers at different positions make others.
             self._steps = [_joined(first, second), *others] if first.to == second.after else [second, *others]
 
-    def untouched(self, parents: Iterable[UUID], after: Position, to: Position) -> bool:
-        """Whether it is certain that nothing of `parents` changed behind `after`, up to `to`."""
-        asked = set(parents)
+    def untouched(self, lists: Iterable[List], after: Position, to: Position) -> bool:
+        """Whether it is certain that nothing in `lists` changed behind `after`, up to `to`."""
+        asked = set(lists)
         for step in reversed(self._steps):
             if to.seq <= after.seq:
                 break
@@ -66,19 +67,20 @@ def _joined(first: _Step, second: _Step) -> _Step:
     return _Step(first.after, second.to, touched if len(touched) <= TOUCHED else None)
 
 
-def touched(entries: Sequence[Entry]) -> frozenset[UUID] | None:
-    """What these entries of the log changed: conversations, and `LIST`. None: it is unknown what."""
+def touched(declaration: Declaration, entries: Sequence[Entry]) -> frozenset[List] | None:
+    """The lists in which these entries of the log changed something. None: it is unknown in which."""
     if entries[-1].next_seq is not None:
-        return None  # rows come in their latest state: one that a later entry moves is in another conversation already
-    found: set[UUID] = set()
+        return None  # rows come in their latest state: one that a later entry moves is in another list already
+    found: set[List] = set()
     for entry in entries:
-        match entry.row:
-            case Message(conversation_id=conversation):
-                found.add(conversation)
-            case Conversation() | ConversationDeleted():
-                found |= {entry.row_id, LIST}
-            case Profile() | ProfileDeleted():
-                found.add(LIST)
-            case _:
-                return None  # a deleted message, and one that is gone, does not say of which conversation it was
+        kind = declaration.tagged.get(entry.kind)
+        if kind is None:
+            return None
+        if kind.parent is None:
+            found.add((kind.name, None))
+        elif entry.row is None or entry.deletion:
+            return None  # a deleted row, and one that is gone, does not say whose it was
+        else:
+            found.add((kind.name, entry.row[COLUMNS]))
+        found.update((child.name, entry.row_id) for child in declaration.children_of(kind))
     return frozenset(found) if len(found) <= TOUCHED else None

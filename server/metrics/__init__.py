@@ -15,4 +15,5 @@ from server.metrics.recording import acked as acked
 from server.metrics.recording import closed as closed
 from server.metrics.recording import costs_today as costs_today
 from server.metrics.recording import flush as flush
+from server.metrics.recording import name_kinds as name_kinds
 from server.metrics.recording import sent as sent

@@ -3,18 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocol.frames import (
-    Applied,
-    Conversation,
-    ConversationDeleted,
-    Message,
-    MessageDeleted,
-    Profile,
-    ProfileDeleted,
-    Repeated,
-    Result,
-    Row,
-)
+from protocol.frames import TAG, Applied, Repeated, Result, Row
 from server.metrics.catalogue import (
     BUFFERED,
     BYTES_SENT,
@@ -26,18 +15,18 @@ from server.metrics.catalogue import (
     PUSHES,
     ROWS_SENT,
 )
+from server.metrics.instruments import BufferedCounter
 
-_ROWS: Final = {
-    kind: ROWS_SENT.labels(name)
-    for kind, name in {
-        Conversation: "conversation",
-        Message: "message",
-        Profile: "profile",
-        ConversationDeleted: "deletion",
-        MessageDeleted: "deletion",
-        ProfileDeleted: "deletion",
-    }.items()
-}
+
+class _Rows(dict[str, BufferedCounter]):
+    """By tag."""
+
+    def __missing__(self, tag: str) -> BufferedCounter:
+        found = self[tag] = ROWS_SENT.labels("deletion" if tag.startswith("-") else tag)
+        return found
+
+
+_ROWS: Final = _Rows()
 _ACKED: Final = PUSHES.labels("acked")
 _APPLIED: Final = MUTATIONS.labels("applied")
 _REPEATED: Final = MUTATIONS.labels("repeated")
@@ -50,16 +39,23 @@ def flush() -> None:
         each.flush()
 
 
+def name_kinds(names: Mapping[str, str]) -> None:
+    """From now on rows are counted under these names, by tag."""
+    _ROWS.clear()
+    for tag, name in names.items():
+        _ROWS[tag] = ROWS_SENT.labels(name)
+
+
 def sent(rows: Sequence[Row], readers: int, size: int) -> None:
     """Record that `rows` were written to each of `readers` sockets, as `size` bytes in all."""
     if len(rows) == 1:
-        _ROWS[type(rows[0])].inc(readers)
+        _ROWS[rows[0][TAG]].inc(readers)
     else:
-        counts: dict[type[Row], int] = {}
+        counts: dict[str, int] = {}
         for row in rows:
-            counts[type(row)] = counts.get(type(row), 0) + readers
-        for kind, count in counts.items():
-            _ROWS[kind].inc(count)
+            counts[row[TAG]] = counts.get(row[TAG], 0) + readers
+        for tag, count in counts.items():
+            _ROWS[tag].inc(count)
     BYTES_SENT.inc(size)
 
 

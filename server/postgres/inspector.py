@@ -5,14 +5,17 @@ import asyncio
 import contextlib
 from typing import Final
 
+import asyncpg
 import orjson
 import structlog
 
 from server import metrics
 from server.clock import Clock
+from server.declaration.synced import Synced
 from server.exceptions import AtlasError, UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import LOCAL_PATH, STATEMENT_SECONDS, limited, statement
+from server.postgres.declared import declared
 from server.postgres.errors import StandbyError, translated
 from server.postgres.route import OpenConnection, Route
 from server.postgres.scripts import schema
@@ -32,6 +35,8 @@ QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 VERSION: Final = "SELECT to_jsonb(m) FROM sync.migrations m"
 BEGIN: Final = "SELECT sync.begin_history(before => $1)"
 EPOCH: Final = "SELECT sync.epoch()"
+DIGEST: Final = "SELECT digest FROM sync.declaration"
+UNDECLARED: Final = "Nothing is declared to be synced in this database. Run `atlas-sync migrate`."
 NAMED: Final = 3
 """How many problems an error names."""
 
@@ -39,8 +44,9 @@ NAMED: Final = 3
 class Inspector:
     """`every`: seconds between two inventories while there is no problem. One takes Postgres some 15 ms."""
 
-    def __init__(self, route: Route, clock: Clock, every: float) -> None:
+    def __init__(self, route: Route, clock: Clock, synced: Synced, every: float) -> None:
         self._route = route
+        self._synced = synced
         self._every = every
         self._inventory_at = 0.0
         self._epoch = ""
@@ -54,6 +60,7 @@ class Inspector:
         self._to_begin = False
         self._schema = schema()
         self._history.on_mismatch = self._at_once.set
+        synced.on_mismatch = self._at_once.set
 
     async def run(self) -> None:
         """Inspect until cancelled."""
@@ -95,6 +102,7 @@ class Inspector:
         with translated():
             async with limited(opened.raw, STATEMENT_SECONDS):
                 await opened.raw.execute(LOCAL_PATH)
+                await self._take_declaration(opened)
                 metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
                 if self._history.blind is None and now < self._inventory_at and opened.report.epoch == self._epoch:
@@ -122,6 +130,19 @@ class Inspector:
         self._history.set_blind(why)
         await self._begin(opened)
         raise UnfitError(why)
+
+    async def _take_declaration(self, opened: OpenConnection) -> None:
+        """Put the database's declaration in force. Raises UnfitError if it has none."""
+        try:
+            digest = await opened.raw.fetchval(DIGEST)
+        except asyncpg.UndefinedTableError:
+            digest = None
+        if digest is None:
+            raise UnfitError(UNDECLARED)
+        if digest != self._synced.declaration.digest:
+            found = await declared(opened.raw)
+            assert found is not None
+            self._synced.use(found)
 
     async def _begin(self, opened: OpenConnection) -> None:
         """Begin a new history if that is due. If that fails, as a lock may cause, the next inspection retries."""

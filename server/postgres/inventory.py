@@ -1,37 +1,41 @@
 """Checks every object and right that Atlas Sync made in a database, and mends those that are missing or altered."""
 
-from functools import cache
 from typing import Any
 
 import asyncpg
 import structlog
 
+from server.declaration.generated import generate
 from server.exceptions import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
 from server.postgres.connection import statement
+from server.postgres.declared import declared
 from server.postgres.errors import UNMIGRATED
 from server.postgres.lock_retry import past_autovacuum, retry_locks
 from server.postgres.scripts import functions, views
-from server.postgres.steps import PATIENCE, TABLES, Progress
+from server.postgres.steps import PATIENCE, Progress
 
 log = structlog.get_logger()
 
 
-@cache
-def _definitions() -> dict[str, Definition]:
-    return definitions([*functions().values(), *views().values()])
+async def _definitions(connection: Any) -> dict[str, Definition]:
+    """Those of every database, and those of its declaration."""
+    declaration = await declared(connection)
+    made = "" if declaration is None else generate(declaration).definitions
+    return definitions([*functions().values(), *views().values(), made])
 
 
 async def take_inventory(connection: Any) -> list[Wrong]:
     """The faults, in the order in which they have to be mended. The connection's search path must be safe."""
-    known = {what: each for what, each in _definitions().items() if what.startswith("function ")}
+    defined = await _definitions(connection)
+    known = {what: each for what, each in defined.items() if what.startswith("function ")}
     rows = await connection.fetch(statement("inventory"))
     rows += await connection.fetch(
         statement("inventory_rest"),
         [what.removeprefix("function sync.") for what in known],
         [each.md5 for each in known.values()],
     )
-    return complete((Wrong(*row) for row in rows), _definitions())
+    return complete((Wrong(*row) for row in rows), defined)
 
 
 async def mend(connection: Any, progress: Progress) -> list[Wrong]:
@@ -41,9 +45,7 @@ async def mend(connection: Any, progress: Progress) -> list[Wrong]:
     of `connection`, which should own the tables, lacks a right.
     """
     found = await take_inventory(connection)
-    tables = await connection.fetchval(
-        "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
-    )
+    tables = await connection.fetchval("SELECT array_agg(tab) FROM sync.kinds WHERE to_regclass(tab) IS NOT NULL")
     todo = [wrong for wrong in found if wrong.mend is not None]
     if not todo or tables is None:
         return found

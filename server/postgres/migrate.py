@@ -9,16 +9,23 @@ import asyncpg
 import orjson
 import structlog
 
+from server.declaration.chat import CHAT, CHAT_TOML
+from server.declaration.check import load
+from server.declaration.file import parse
+from server.declaration.model import Declaration
+from server.declaration.problems import DeclarationError
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres import scripts
 from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
+from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import mend, take_inventory
 from server.postgres.lock_retry import LOCK, LOCK_TIMEOUT, retry_locks
 from server.postgres.steps import LONG, PATIENCE, SILENT, Progress, take_turn
+from server.postgres.tables import facts
 
 log = structlog.get_logger()
 
@@ -49,11 +56,15 @@ class Pending:
     """The names of the numbered migrations, in order."""
     definitions: list[str]
     """The names of the files of functions and views that changed since they were applied."""
+    chat: bool = False
+    """Whether the chat schema is to be made, or partitioned."""
 
     def __bool__(self) -> bool:
-        return bool(self.migrations or self.definitions)
+        return bool(self.migrations or self.definitions or self.chat)
 
     def step(self) -> Step:
+        if self.chat and not self.migrations:
+            return Step("partition public.messages", "ACCESS EXCLUSIVE on the three tables", ())
         if self.migrations:
             return Step(f"run the migrations {', '.join(self.migrations)}", "ACCESS EXCLUSIVE on the three tables", ())
         locks = "ACCESS EXCLUSIVE on the views" if any(name in scripts.views() for name in self.definitions) else "none"
@@ -70,6 +81,8 @@ class Pending:
         functions, views = scripts.functions(), scripts.views()
         yield from (text for name, text in functions.items() if name in self.definitions)
         yield from map(scripts.migration, self.migrations)
+        if self.chat:
+            yield statement("chat")
         yield from (text for name, text in views.items() if name in self.definitions)
         applied = orjson.dumps(scripts.schema()).decode()
         yield (
@@ -87,8 +100,13 @@ def revisions() -> list[str]:
     return scripts.migrations()[::-1]
 
 
-async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
-    """Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
+async def migrate(
+    url: str, progress: Progress = SILENT, *, text: str | None = None, name: str = "the declaration"
+) -> list[Wrong]:
+    """Make the database follow the declaration, TOML in `text` (its file is called `name`). Without one, the
+    declaration that the database has stays in force; an empty database gets the chat schema.
+
+    Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
     and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
 
     It may be repeated, run twice at the same time, and interrupted: the next run continues. Returns the faults that an
@@ -101,17 +119,23 @@ async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
     try:
         await _check(connection)
         await take_turn(connection, LOCK, progress)
-        pending = await _pending(connection)
-        # Raises for tables that cannot be adopted, before anything is created.
-        await remaining_steps(connection)
+        wanted = await _wanted(connection, text, name)
+        pending = await _pending(connection, wanted.partitioned)
+        if wanted.partitioned:
+            # Raises for tables that cannot be adopted, before anything is created.
+            await remaining_steps(connection)
+        else:
+            await wanted.resolved(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
-        await remember(connection)
-        await adopt(connection, url, progress)
+        if wanted.partitioned:
+            await remember(connection)
+            await adopt(connection, url, progress)
         if pending:
             step = pending.step()
             progress.begins(step)
             await retry_locks(lambda: _apply(connection, pending), PATIENCE, lambda why: progress.waits(step, why))
             progress.ends(step)
+        await declare(connection, await wanted.resolved(connection), progress)
         left = await mend(connection, progress)
         await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
@@ -124,16 +148,57 @@ async def migrate(url: str, progress: Progress = SILENT) -> list[Wrong]:
         await connection.close(timeout=5)
 
 
-async def steps(url: str) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The declaration that a database is to have."""
+
+    text: str | None
+    """TOML; None: the one that is in force."""
+    name: str
+    partitioned: bool
+    """Whether public.messages is partitioned. Then the tables may have to be made, or adopted, first."""
+
+    async def resolved(self, connection: Any) -> Declaration:
+        """Raises UnfitError if the tables are not what it says."""
+        if self.text is None:
+            found = await declared(connection)
+            assert found is not None
+            return found
+        try:
+            return load(self.text, await facts(connection), self.name)
+        except DeclarationError as error:
+            raise UnfitError(str(error)) from None
+
+
+async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
+    found = None
+    if text is None:
+        if await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL"):
+            found = await declared(connection)
+        if found is None:
+            text, name = CHAT_TOML, "chat.toml"
+    if found is not None:
+        partitioned = any(kind.partition for kind in found.kinds)
+    else:
+        assert text is not None
+        partitioned = any(kind.partition is not None for kind in parse(text)[0].kinds)
+    return _Wanted(text, name, partitioned)
+
+
+async def steps(url: str, *, text: str | None = None, name: str = "the declaration") -> list[Step]:
     """The steps that `migrate` would take, except for the partitions of the coming months. Changes nothing. Raises
     UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
     try:
         with translated():
             await _check(connection)
-            adopting = await remaining_steps(connection)
-            if pending := await _pending(connection):
+            wanted = await _wanted(connection, text, name)
+            adopting = await remaining_steps(connection) if wanted.partitioned else []
+            if pending := await _pending(connection, wanted.partitioned):
                 return [*adopting, pending.step()]
+            declaration = await wanted.resolved(connection)
+            if not await is_declared(connection, declaration):
+                return [*adopting, DECLARING]
             return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
     finally:
         connection.terminate()
@@ -145,7 +210,7 @@ async def cautions(url: str) -> list[str]:
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
-            left = [] if await _pending(connection) else await take_inventory(connection)
+            left = [] if await _pending(connection, False) else await take_inventory(connection)
             return [
                 *([] if policies is None else [POLICIES.format(policies)]),
                 *(f"{wrong}." for wrong in left if wrong.mend is None),
@@ -164,7 +229,7 @@ async def _check(connection: Any) -> None:
         raise UnfitError(CREATORS.format(creators["strangers"]))
 
 
-async def _pending(connection: Any) -> Pending:
+async def _pending(connection: Any, partitioned: bool) -> Pending:
     """Find what has not been applied yet. Raises UnfitError if a newer version migrated this database."""
     applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):
@@ -180,6 +245,7 @@ async def _pending(connection: Any) -> Pending:
     return Pending(
         known if version is None else known[known.index(version) + 1 :],
         [name for name, checksum in now.items() if before.get(name) != checksum],
+        partitioned and not await connection.fetchval("SELECT to_regclass('public.messages_archive') IS NOT NULL"),
     )
 
 
@@ -212,5 +278,5 @@ async def create_database(admin_url: str, name: str) -> None:
 
 def as_sql() -> str:
     """The SQL that `migrate` would run in an empty database, for review."""
-    texts = "\n".join(Pending(scripts.migrations(), [*scripts.functions(), *scripts.views()]).texts())
-    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n\nBEGIN;\n\n{texts}\nCOMMIT;\n"
+    texts = "\n".join(Pending(scripts.migrations(), [*scripts.functions(), *scripts.views()], chat=True).texts())
+    return f"{SAFE_PATH};\n{SCHEMA};\n{ORIGINAL};\n\nBEGIN;\n\n{texts}\n{as_script(CHAT)}\nCOMMIT;\n"

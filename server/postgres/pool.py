@@ -10,6 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from server import metrics
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
@@ -25,7 +26,8 @@ PLANNING: Final = """
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
     SET enable_sort = off;
-    SET enable_material = off
+    SET enable_material = off;
+    SET enable_memoize = off
 """
 """All our statements look rows up by an index, in its order, and planning one for 60 partitions takes longer than
 running it. With its default settings the planner chooses a scan for a partition that was empty when it was last
@@ -51,8 +53,10 @@ class Pool:
     All connections lead to the current history. The answer of a connection to an earlier one is discarded.
     """
 
-    def __init__(self, route: Route, *, size: int) -> None:
+    def __init__(self, route: Route, synced: Synced, *, size: int) -> None:
+        """`synced` has the statements that follow from the declaration."""
         self._route = route
+        self._synced = synced
         self._history = route.history
         self._history.on_change.append(self._drop_earlier)
         self._route.shortage.lenders.append(self)
@@ -92,7 +96,7 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """Run sql/NAME.sql and return its rows. Postgres cancels it after `seconds`.
+        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after `seconds`.
 
         Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
         a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every
@@ -109,7 +113,8 @@ class Pool:
         try:
             connection = await self._acquire()
             try:
-                rows = await connection.fetch(name, arguments, seconds)
+                text = self._synced.statements.get(name) or statement(name)
+                rows = await connection.fetch(text, arguments, seconds)
             except BaseException as error:
                 # Close it after any error: it may be in any state, and a new one is soon opened.
                 self._open.discard(connection)
@@ -242,23 +247,23 @@ class _Connection:
         self._seconds = STATEMENT_SECONDS
         """The statement_timeout that is set, in seconds."""
 
-    async def fetch(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
+    async def fetch(self, text: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if self._pooled:
-            return await self._fetch_pooled(name, arguments, seconds)
+            return await self._fetch_pooled(text, arguments, seconds)
         if seconds is not None and seconds != self._seconds:
             await self._raw.execute(limit(seconds))
             self._seconds = seconds
-        prepared = self._prepared.get(name)
+        prepared = self._prepared.get(text)
         if prepared is None:
-            prepared = self._prepared[name] = await self._raw.prepare(statement(name))
+            prepared = self._prepared[text] = await self._raw.prepare(text)
         timeout = None if seconds is None else seconds + GRACE_SECONDS
         return await prepared.fetch(*arguments, timeout=timeout)  # type: ignore[no-any-return]  # asyncpg's list
 
-    async def _fetch_pooled(self, name: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
+    async def _fetch_pooled(self, text: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if seconds is None:
-            return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
+            return await self._raw.fetch(text, *arguments)  # type: ignore[no-any-return]  # as above
         async with asyncio.timeout(seconds + GRACE_SECONDS), limited(self._raw, seconds):
-            return await self._raw.fetch(statement(name), *arguments)  # type: ignore[no-any-return]  # as above
+            return await self._raw.fetch(text, *arguments)  # type: ignore[no-any-return]  # as above
 
     @property
     def closed(self) -> bool:

@@ -9,6 +9,7 @@ import structlog
 
 from protocol.frames import Instant
 from server import metrics
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History, HistoryReport
 from server.feed.replicas import LAG_SECONDS, LAG_SECONDS_BACK, PATIENCE, SILENT, Lag
@@ -55,11 +56,11 @@ def require(row: Any, epoch: str) -> None:
 class PostgresReplica:
     """`Replica`, a Postgres at `url`; the one with this number in ATLAS_REPLICA_URLS."""
 
-    def __init__(self, number: int, url: str, history: History, connections: int) -> None:
+    def __init__(self, number: int, url: str, history: History, synced: Synced, connections: int) -> None:
         self._number = number
         self._history = history
-        self._pool = Pool(ReplicaRoute(url, history, pooled=read(url).pooled), size=connections)
-        self.store = PostgresStore(self._pool, replica=True)
+        self._pool = Pool(ReplicaRoute(url, history, pooled=read(url).pooled), synced, size=connections)
+        self.store = PostgresStore(self._pool, synced, replica=True)
         self._why: str | None = ""
         """Why it is not used."""
         self._since_start = ""

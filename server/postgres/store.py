@@ -1,62 +1,61 @@
 """Reads feeds, snapshots and pages: the `Store` of the read path, with one statement for each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 from protocol.cursor import Position
-from protocol.frames import (
-    FIRST_INSTANT,
-    LAST_INSTANT,
-    Before,
-    Conversation,
-    ConversationDeleted,
-    Instant,
-    Message,
-    MessageDeleted,
-    Profile,
-    ProfileDeleted,
-    Row,
-)
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
+from protocol.schema import Type
 from server.clock import machine_now
+from server.declaration.model import Kind
+from server.declaration.reading import FIRST, first_place, least, place_fields
+from server.declaration.synced import Synced
+from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import DeviceStatus, MessagesRead, Overview, ReadKey, Titles, Want
+from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
-LARGEST_UUID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 EVER: Final = (NEVER, ALWAYS)
 RECENT: Final = 2 * 86_400_000_000
-"""Microseconds. Live devices receive messages younger than this. The first statement does not open older partitions."""
+"""Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
 SOON: Final = 3_600_000_000
 """Microseconds by which a clock may be ahead. The first statement does not open newer partitions."""
-ROW_BYTES: Final = 100
-"""Bytes that a row counts beside its text. The statements read_*.sql limit their result with this number. A test
-compares them."""
 
 
 class PostgresStore:
     """`Store` and `PresenceStore` on a pool of connections. What a `replica` answers may be behind `since`, and proves
-    nothing where it finds no profile."""
+    nothing where it finds no row of the gate."""
 
-    def __init__(self, pool: Pool, *, replica: bool = False) -> None:
+    def __init__(self, pool: Pool, synced: Synced, *, replica: bool = False) -> None:
         self._fetch = pool.fetch
         self._history = pool.history
+        self._synced = synced
         self._replica = replica
 
-    async def _find_no_profile(self) -> None:
-        """Make sure that a profile that was not found does not exist. Raises UnavailableError if row level security may
-        hide it, which the inspector may not have found yet: its user must not be treated as one who does not pay."""
-        if self._replica:
+    def _require_declared(self, digest: str | None) -> None:
+        """Raises UnavailableError if the database has another declaration than this process."""
+        if digest != self._synced.declaration.digest:
+            self._synced.on_mismatch()
+            raise UnavailableError("The declaration of what is synced has changed.")
+
+    async def _find_no_row(self) -> None:
+        """Make sure that a row of the gate that was not found does not exist. Raises UnavailableError if row level
+        security may hide it, which the inspector may not have found yet: its user must not be treated as one who does
+        not sync."""
+        gate = self._synced.declaration.gate
+        if self._replica or gate is None:
             return
-        (record,) = await self._fetch("sees_profiles")
+        (record,) = await self._fetch("sees_gate", self._synced.gate_table)
         self._history.require(record["epoch"])
         if not record["sees"]:
             self._history.on_mismatch()
-            raise UnavailableError("Row level security hides profiles from this server. Run `atlas-sync migrate`.")
+            raise UnavailableError(
+                f"Row level security hides rows of {self._synced.gate_table} from this server. Run `atlas-sync migrate`."
+            )
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         now = machine_now()
@@ -92,69 +91,83 @@ class PostgresStore:
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
         beyond: set[int] = set()
+        self._require_declared(records[0]["declared"])
         for record in records:
             i = record["i"] - 1
             heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
             if record["seq"] is not None:
-                entries[i].append(_entry(record))
+                entries[i].append(self._entry(record))
             if record["elsewhere"] or heads[i] > until:
                 beyond.add(i)
         if None in tiers:
-            await self._find_no_profile()
+            await self._find_no_row()
         for some in entries:
             if len(some) > 1:
                 some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None = None
-    ) -> Overview:
-        at, last = (None, None) if before is None else (before.at, before.id)
-        if at is not None and not FIRST_INSTANT < at < LAST_INSTANT:
-            at = await self._exactly(at, "instant_of_conversation", user, last)
-        records = await self._fetch("read_conversations", user, at, last, rows, content_bytes)
-        first = records[0]
-        position = _head(first)
-        found, rest = _whole(position.seq, records)
-        if not first["has_profile"]:
-            await self._find_no_profile()
-        profile = _profile(position.seq, UUID(user), first) if first["has_profile"] else None
-        return Overview(position, first["tier"], profile, found, rest)
+    def _entry(self, record: Any) -> Entry:
+        seq, kind, deletion = record["seq"], record["kind"], record["op"] == "d"
+        rows = self._synced.rows.get(kind)
+        texts = record["row_key"]
+        key: Key = record["row_id"] if texts is None or rows is None else rows.key(texts)
+        row: Row | None = None
+        if rows is not None:  # else the kind was declared once, and is no more
+            if deletion:
+                row = rows.deletion(seq, key)
+            elif record["found"]:
+                row = rows.upsert(seq, key, self._synced.columns[kind](record))
+        marks = record["mark"] or 0, record["prev_mark"] or 0
+        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
 
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None = None) -> Titles:
-        records = await self._fetch("read_titles", user, ids, content_bytes)
-        position = _head(records[0])
-        return Titles(position, *_whole(position.seq, records))
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
-    ) -> MessagesRead:
-        ats = [ALWAYS if want.before is None else want.before.at for want in wants]
-        for i, want in enumerate(wants):
-            if want.before is not None and not FIRST_INSTANT < ats[i] < LAST_INSTANT:
-                beyond = (NEVER, ats[i]) if ats[i] < 0 else (ats[i], ALWAYS)
-                ats[i] = await self._exactly(ats[i], "instant_of_message", user, want.before.id, *beyond)
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
+    ) -> Answer:
+        places = [await self._place(kind, user, want.before) for want in wants]
         records = await self._fetch(
-            "read_messages",
+            f"list_{kind.name}",
             user,
-            [want.conversation for want in wants],
-            ats,
-            [LARGEST_UUID if want.before is None else want.before.id for want in wants],
-            [want.rows for want in wants],
             content_bytes,
+            [want.rows for want in wants],
+            [None if want.parent is None else str(want.parent) for want in wants],
+            *([list(column) for column in zip(*places, strict=True)]),
         )
-        position = _head(records[0])
+        first = records[0]
+        self._require_declared(first["declared"])
+        if first["tier"] is None:
+            await self._find_no_row()
+        position = Position(first["head"], 0, first["head_mark"])
+        made: Rows = self._synced.rows[kind.tag]
         found = [
-            (record["i"] - 1, _message(position.seq, record["id"], record))
+            (record["i"] - 1, made.upsert(position.seq, _id(made, record["key"]), record[FIRST:]))
             for record in records
             if record["i"] is not None
         ]
-        return MessagesRead(position, found, cut=len(found) < (records[0]["total"] or 0))
+        return Answer(position, first["tier"], found, cut=len(found) < (first["total"] or 0))
 
-    async def _exactly(self, at: Instant, statement: str, *arguments: object) -> Instant:
+    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
+        """A place in a list, as texts."""
+        if before is None:
+            return first_place(kind)
+        ids = before.id if isinstance(before.id, tuple) else (before.id,)
+        fields = place_fields(kind)
+        texts = [str(half) for half in ids]
+        if kind.newest is None:
+            return texts
+        if before.at is None:
+            return [least(fields[0]), *texts]
+        if fields[0].of is not Type.INSTANT:
+            return [read(fields[0], before.at), *texts]
+        at = before.at
+        if not FIRST_INSTANT < at < LAST_INSTANT:
+            at = await self._exactly(kind, user, at, texts)
+        return ["infinity" if at == ALWAYS else "-infinity" if at == NEVER else str(at), *texts]
+
+    async def _exactly(self, kind: Kind, user: str, at: Instant, key: Sequence[str]) -> Instant:
         """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
         the row no longer exists, the place where such rows begin: to send some of them again does no harm."""
-        records = await self._fetch(statement, *arguments)
+        beyond = (NEVER, at) if at < 0 else (at, ALWAYS)
+        records = await self._fetch(f"instant_{kind.name}", user, *beyond, *key)
         if not records:
             return ALWAYS if at > 0 else at
         instant, ahead = records[0]
@@ -175,56 +188,9 @@ def _literal(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
-def _head(record: Any) -> Position:
-    return Position(record["head"], 0, record["head_mark"])
+def _id(made: Rows, key: Any) -> Key:
+    return made.key(key) if isinstance(key, list) else key
 
 
 def _in_log_order(entry: Entry) -> tuple[int, int]:
     return entry.seq, entry.n
-
-
-def _whole(as_of: int, records: Sequence[Any]) -> tuple[list[Conversation], list[UUID]]:
-    """The conversations that fitted into the byte limit, and the ids of the others."""
-    found = [_conversation(as_of, record["id"], record) for record in records if record["whole"]]
-    return found, [record["id"] for record in records if record["whole"] is False]
-
-
-def _profile(seq: int, row_id: UUID, record: Any) -> Profile:
-    return Profile(seq, row_id, record["tier"], record["status"])
-
-
-def _conversation(seq: int, row_id: UUID, record: Any) -> Conversation:
-    return Conversation(seq, row_id, record["title"], record["created_at"], record["updated_at"])
-
-
-def _message(seq: int, row_id: UUID, record: Any) -> Message:
-    return Message(
-        seq,
-        row_id,
-        record["conversation_id"],
-        record["role"],
-        record["content"],
-        record["created_at"],
-        record["updated_at"],
-    )
-
-
-UPSERT: Final[dict[str, Callable[[int, UUID, Any], Row]]] = {"p": _profile, "c": _conversation, "m": _message}
-DELETION: Final[dict[str, Callable[[int, UUID], Row]]] = {
-    "p": ProfileDeleted,
-    "c": ConversationDeleted,
-    "m": MessageDeleted,
-}
-
-
-def _entry(record: Any) -> Entry:
-    seq, kind, row_id = record["seq"], record["kind"], record["row_id"]
-    row: Row | None
-    if record["op"] == "d":
-        row = DELETION[kind](seq, row_id)
-    elif record["found"] if kind != "p" else record["tier"] is not None:
-        row = UPSERT[kind](seq, row_id, record)
-    else:
-        row = None
-    marks = record["mark"] or 0, record["prev_mark"] or 0
-    return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, row_id, row, *marks)

@@ -1,28 +1,19 @@
 """Applies groups of pushes: the `Writer` of the write path, with one statement per group."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import asyncpg
 import orjson
 import structlog
 
-from protocol.codec import digest
-from protocol.frames import (
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    RenameConversation,
-)
+from protocol.frames import Instant
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.postgres.errors import StatementError
 from server.postgres.pool import Pool
 from server.write.ports import Cause, WriteError
-from server.write.push import Outcome, OwnedPush, Rejection
+from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 log = structlog.get_logger()
 
@@ -30,25 +21,22 @@ log = structlog.get_logger()
 class Arguments(NamedTuple):
     """One mutation: an element of each of these arrays of sync.push, in this order."""
 
-    kind: str
-    row_id: UUID | None = None
-    parent: UUID | None = None
-    role: str | None = None
-    body: str | None = None
-    """The content or title; of a rejected mutation the code of its rejection."""
-    at: int | None = None
-    row_at: int | None = None
+    tag: str | None
+    op: str
+    key: str | None = None
+    second: str | None = None
+    """The second half of the key."""
+    patch: str | None = None
+    """Columns; of a rejected mutation the code of its rejection."""
+    at: Instant | None = None
 
 
-ARGUMENTS: Final[dict[type, Callable[[Any], Arguments]]] = {
-    CreateMessage: lambda m: Arguments("+m", m.id, parent=m.conversation_id, role=m.role, body=m.content, at=m.at),
-    EditMessage: lambda m: Arguments("~m", m.id, body=m.content, at=m.at, row_at=m.created_at),
-    DeleteMessage: lambda m: Arguments("-m", m.id, row_at=m.created_at),
-    CreateConversation: lambda c: Arguments("+c", c.id, body=c.title, at=c.at),
-    RenameConversation: lambda c: Arguments("~c", c.id, body=c.title, at=c.at),
-    DeleteConversation: lambda c: Arguments("-c", c.id),
-    Rejection: lambda rejection: Arguments("!", body=rejection.code),
-}
+def _arguments(mutation: Change | Rejection) -> Arguments:
+    if isinstance(mutation, Rejection):
+        return Arguments(None, "!", patch=mutation.code)
+    key, second = (*mutation.key, None)[:2]
+    return Arguments(mutation.tag, mutation.op, key, second, mutation.patch, mutation.at)
+
 
 ENDED: Final = ("08", "57P01", "57P02", "57P03", "57P05")
 """SQLSTATEs of a lost connection, and of a Postgres that shuts down or starts."""
@@ -60,15 +48,15 @@ FORBIDDEN: Final = "42501"
 
 
 class PostgresWriter:
-    """`Writer` on a pool of connections. Devices may write messages of these `roles`."""
+    """`Writer` on a pool of connections."""
 
-    def __init__(self, pool: Pool, roles: Iterable[str]) -> None:
+    def __init__(self, pool: Pool, synced: Synced) -> None:
         self._pool = pool
-        self._roles = sorted(roles)
+        self._synced = synced
 
     async def write(self, pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         try:
-            mutations = [ARGUMENTS[type(mutation)](mutation) for push in pushes for mutation in push.mutations]
+            mutations = [_arguments(mutation) for push in pushes for mutation in push.mutations]
             # In the order of sql/push.sql.
             arguments = (
                 [push.user for push in pushes],
@@ -78,19 +66,32 @@ class PostgresWriter:
                 [push.first for push in pushes],
                 [len(push.mutations) for push in pushes],
                 *(zip(*mutations, strict=True) if mutations else [()] * len(Arguments._fields)),
-                self._roles,
                 [push.generation for push in pushes],
                 [push.held for push in pushes],
                 [_digest(mutation) for push in pushes for mutation in push.mutations],
+                self._synced.declaration.digest,
             )
             return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]
         except StatementError as error:
-            raise WriteError(*_diagnosis(error.__cause__)) from error
+            cause = error.__cause__
+            if isinstance(cause, asyncpg.ObjectNotInPrerequisiteStateError):
+                self._synced.on_mismatch()
+            raise WriteError(*_diagnosis(cause), self._where(cause)) from error
         except UnavailableError:
             raise
         except Exception as error:  # one mutation, whatever it causes, must not stop the writes of other devices
             log.error("a push failed unexpectedly", exc_info=error)
             raise WriteError(Cause.END, type(error).__name__) from error
+
+    def _where(self, error: BaseException | None) -> str:
+        """The column and the constraint that Postgres names, as they follow the code of a `Rejection`."""
+        if not isinstance(error, asyncpg.IntegrityConstraintViolationError):
+            return ""
+        named = (error.schema_name, error.table_name)
+        kind = next((kind for kind in self._synced.declaration.kinds if kind.table == named), None)
+        columns = () if kind is None else kind.columns
+        column = next((each.name for each in columns if each.field.name == error.column_name), "")
+        return f":{column}:{error.constraint_name or ''}".rstrip(":")
 
 
 def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
@@ -109,13 +110,10 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
     return Cause.RULE if isinstance(error, asyncpg.DataError) else Cause.END, trouble
 
 
-def _digest(mutation: Mutation | Rejection) -> int:
+def _digest(mutation: Change | Rejection) -> int:
     """The mutation's digest, 0 where there is none."""
-    pushed = mutation.mutation if isinstance(mutation, Rejection) else mutation
-    try:
-        return 0 if pushed is None else digest(pushed)
-    except (ValueError, OverflowError):
-        return 0  # it contains half of a surrogate pair or an integer beyond 64 bits, and is never applied
+    change = mutation.change if isinstance(mutation, Rejection) else mutation
+    return 0 if change is None else change.digest
 
 
 def _outcome(record: Any) -> Outcome:

@@ -8,19 +8,20 @@ from protocol.codec import Codec
 from protocol.frames import Ack, Error, Push
 from server import metrics
 from server.clock import Clock
+from server.declaration.synced import Synced
 from server.write import rules
 from server.write.batcher import Batcher
 from server.write.push import OwnedPush
 
 
 class Intake:
-    """`mutations`: the most that one push may have. `limits`: what one mutation may hold."""
+    """`mutations`: the most that one push may have."""
 
-    def __init__(self, batcher: Batcher, clock: Clock, *, mutations: int, limits: rules.Limits) -> None:
+    def __init__(self, batcher: Batcher, clock: Clock, synced: Synced, *, mutations: int) -> None:
         self._batcher = batcher
         self._clock = clock
         self.mutations = mutations
-        self.limits = limits
+        self._synced = synced
 
     def apply(
         self,
@@ -47,14 +48,14 @@ class Intake:
                 metrics.PUSHES.labels(result.code).inc()
             answer(result)
 
-        now = self._clock.now()
+        now, declaration = self._clock.now(), self._synced.declaration
         push = OwnedPush(
             user=user,
             client_id=client_id,
             session=session,
             claims_client_id=claims_client_id,
             first=frame.n,
-            mutations=[rules.check(codec.mutation(raw), self.limits, now) for raw in frame.mutations],
+            mutations=[rules.check(codec.mutation(raw), declaration, codec, now) for raw in frame.mutations],
             generation=generation,
             held=frame.held,
         )

@@ -118,7 +118,7 @@ class Isolation:
             cause=error.cause.name.lower(),
             trouble=str(error),
         )
-        return code
+        return f"{code}{error.where}" if code == "refused" else code
 
 
 def again(seconds: float) -> Milliseconds:

@@ -24,10 +24,12 @@ class Cause(Enum):
 class WriteError(AtlasError):
     """A transaction failed. Its pushes may have been applied or not; pushing them again is right in both cases."""
 
-    def __init__(self, cause: Cause, trouble: str) -> None:
-        """`trouble` describes the failure for the log, without the contents of any row."""
+    def __init__(self, cause: Cause, trouble: str, where: str = "") -> None:
+        """`trouble` describes the failure for the log, without the contents of any row. `where`: the column and the
+        constraint that Postgres names, as they follow the code of a `Rejection`."""
         super().__init__(trouble)
         self.cause = cause
+        self.where = where
 
 
 class Writer(Protocol):

@@ -2,10 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Literal
 from uuid import UUID
 
-from protocol.frames import Mutation
+import orjson
+
+from protocol.frames import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A mutation that was checked, as Postgres gets it."""
+
+    tag: str
+    """The kind of the row."""
+    op: Literal["+", "~", "-"]
+    key: tuple[str, ...]
+    """The key as texts. In a table that is partitioned by an instant, the second half of an existing row's key is that
+    instant, in microseconds."""
+    patch: str | None = None
+    """The columns as a JSON object of texts; None for a deletion."""
+    at: Instant | None = None
+
+    @property
+    def digest(self) -> int:
+        """A digest of 63 bits, as an integer above 0, that is the same in both encodings.
+
+        Databases keep digests, so the digest of a mutation of this version must never change.
+        """
+        data = orjson.dumps((self.op, self.tag, self.key, self.patch, self.at))
+        found = blake2b(data, digest_size=8, person=b"atlas-mutation").digest()
+        return int.from_bytes(found, "big") >> 1 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +41,9 @@ class Rejection:
     """Stands in the place of a mutation that our rules reject. It only consumes its number."""
 
     code: str
-    mutation: Mutation | None = field(default=None, compare=False)
-    """None if it could not be decoded."""
+    """Behind it, as far as they are known, the column and the constraint of Postgres, each after a colon."""
+    change: Change | None = field(default=None, compare=False)
+    """None if it could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +57,7 @@ class OwnedPush:
     claims_client_id: bool
     """Whether its connection claims the client_id from any other: true until a push of it is acknowledged."""
     first: int
-    mutations: Sequence[Mutation | Rejection]
+    mutations: Sequence[Change | Rejection]
     generation: int | None = None
     """Of two connections of one client_id the one with the larger generation keeps it. None: the device does not number
     its connections."""
@@ -47,7 +76,7 @@ class OwnedPush:
         """This push with the mutation at `index` rejected: it consumes its number and is reported with `code`."""
         mutations = list(self.mutations)
         mutation = mutations[index]
-        mutations[index] = Rejection(code, mutation.mutation if isinstance(mutation, Rejection) else mutation)
+        mutations[index] = Rejection(code, mutation.change if isinstance(mutation, Rejection) else mutation)
         return replace(self, mutations=mutations)
 
 
@@ -62,9 +91,9 @@ class Outcome:
     seq: int
     """The feed's position once all of this is in it."""
     rejected: Mapping[int, str]
-    """Codes by number, including those of repeated mutations."""
+    """Codes by number, as in `Rejection`, including those of repeated mutations."""
     error: Literal["replaced", "local_only", "gap"] | None
-    """Why nothing was applied: another connection has the client_id, the user's tier does not sync, or other mutations
+    """Why nothing was applied: another connection has the client_id, the user does not sync, or other mutations
     consumed the numbers."""
 
     def unfinished(self, push: OwnedPush) -> bool:

@@ -1,38 +1,46 @@
 """Which mutations are acceptable, and how a push is answered. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
+import orjson
+from msgspec import Raw
+
 from protocol import errors
+from protocol.codec import Codec, FrameError
 from protocol.errors import ERRORS
 from protocol.frames import (
     Ack,
     Applied,
-    CreateConversation,
-    CreateMessage,
-    EditMessage,
+    Delete,
     Error,
+    Insert,
     Instant,
     Milliseconds,
     Mutation,
     Rejected,
-    RenameConversation,
     Repeated,
     Result,
+    Update,
 )
-from server.write.push import Outcome, OwnedPush, Rejection
+from protocol.schema import Limit
+from server.declaration.model import Column, Declaration, Kind
+from server.declaration.values import BadValue, as_text, read
+from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
 """2015-01-01. No such app existed before, so an earlier clock is wrong."""
 AHEAD: Final = 5 * 60 * 1_000_000
-"""Microseconds that a device's clock may be ahead of ours. Messages from further ahead would stay the newest too
-long."""
+"""Microseconds that a device's clock may be ahead of ours. Rows from further ahead would stay the newest too long."""
+DEFAULT_BYTES: Final = 100_000
+"""Bytes of a value whose column has no limit of its own."""
 SENTENCES: Final = {
     "malformed": "The app sent this change in a form that the server does not understand. Update the app.",
-    "unknown_conversation": "This conversation does not exist any more.",
-    "unknown_message": "This message does not exist any more.",
+    "not_allowed": "Devices do not make this change here.",
+    "unknown_row": "This does not exist any more.",
+    "unknown_parent": "What this belongs to does not exist any more.",
     "bad_id": "This could not be saved under its id. Try again.",
-    "bad_role": "Devices do not write messages of this role here.",
+    "bad_value": "A value is not one that can be saved here.",
     "bad_time": "This was written at an impossible time. Check the date and time of this device.",
     "bad_text": "This text contains a character that cannot be saved (U+0000, or half of a surrogate pair).",
     "too_long": "This text is too long.",
@@ -42,42 +50,105 @@ SENTENCES: Final = {
 """What each code of a rejection means, in words for the author of the text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on what devices may write."""
-
-    title: int
-    """Bytes of UTF-8."""
-    content: int
-    """Bytes of UTF-8."""
-    roles: frozenset[str]
-    """The roles of messages that devices may write."""
+class _RejectionError(Exception):
+    """Why a mutation is rejected: a code, and perhaps a column, as in `Rejection`."""
 
 
-def check(mutation: Mutation | None, limits: Limits, now: Instant) -> Mutation | Rejection:
-    """Return the mutation, or its rejection if no device may send it. None stands for an undecodable mutation."""
+def check(mutation: Mutation | None, declaration: Declaration, codec: Codec, now: Instant) -> Change | Rejection:
+    """Return the mutation as Postgres gets it, or its rejection if no device may send it. None stands for an
+    undecodable mutation."""
     if mutation is None:
         return Rejection("malformed")
-    code = None
+    try:
+        change = _change(mutation, declaration, codec)
+    except FrameError:
+        return Rejection("malformed")
+    except BadValue as error:
+        return Rejection(error.code)
+    except _RejectionError as error:
+        return Rejection(str(error))
+    if change.at is not None and not EARLIEST <= change.at <= now + AHEAD:
+        return Rejection("bad_time", change)
+    return change
+
+
+def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Change:
+    """Raises FrameError, BadValue and _RejectionError."""
+    kind = declaration.tagged.get(mutation.kind)
+    if kind is None or kind.devices is None:
+        raise _RejectionError("not_allowed")
+    devices = kind.devices
+    key = _key(kind, mutation, codec)
     match mutation:
-        case CreateMessage(role=role, content=text, at=at):
-            code = _text(text, limits.content) or _time(at, now) or (None if role in limits.roles else "bad_role")
-        case EditMessage(content=text, at=at):
-            code = _text(text, limits.content) or _time(at, now)
-        case CreateConversation(title=title, at=at) | RenameConversation(title=title, at=at):
-            code = _text(title or "", limits.title) or _time(at, now)
-    return mutation if code is None else Rejection(code, mutation)
+        case Insert(columns=columns, at=at):
+            if devices.insert is None:
+                raise _RejectionError("not_allowed")
+            patch = _patch(kind, columns, devices.insert, codec)
+            if kind.parent is not None:
+                _check_parent(kind, key, patch)
+            return Change(kind.tag, "+", key, _json(patch), at)
+        case Update(columns=columns, at=at):
+            if not devices.update:
+                raise _RejectionError("not_allowed")
+            return Change(kind.tag, "~", key, _json(_patch(kind, columns, devices.update, codec, parent=False)), at)
+        case Delete():
+            if not devices.delete:
+                raise _RejectionError("not_allowed")
+            return Change(kind.tag, "-", key)
 
 
-def _text(text: str, limit: int) -> str | None:
-    # A character has at most four bytes; most texts need not be encoded to be known as short enough.
-    if len(text) * 4 > limit and len(text.encode()) > limit:
-        return "too_long"
-    return "bad_text" if "\0" in text else None
+def _key(kind: Kind, mutation: Mutation, codec: Codec) -> tuple[str, ...]:
+    values = [codec.value(half) for half in codec.values(mutation.id)]
+    fields = list(kind.key)
+    if kind.dated is not None and not isinstance(mutation, Insert):
+        fields.append(kind.dated)
+    if len(values) != len(fields):
+        raise _RejectionError("malformed")
+    return tuple(read(field, value) for field, value in zip(fields, values, strict=True))
 
 
-def _time(at: Instant, now: Instant) -> str | None:
-    return None if EARLIEST <= at <= now + AHEAD else "bad_time"
+def _patch(
+    kind: Kind, columns: Mapping[str, Raw], permitted: tuple[str, ...], codec: Codec, *, parent: bool = True
+) -> dict[str, str | None]:
+    patch: dict[str, str | None] = {}
+    for name, raw in columns.items():
+        column = kind.column.get(name)
+        belongs = parent and kind.parent is not None and column is kind.columns[0]
+        if column is None or (name not in permitted and not belongs):
+            # Only the name of a column that devices know: another one may be anything.
+            raise _RejectionError("not_allowed" if column is None else f"not_allowed:{name}")
+        patch[name] = _value(column, kind.limits.get(name, DEFAULT_BYTES), codec, raw)
+    return patch
+
+
+def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
+    try:
+        value = as_text(column.field, codec.value(raw))
+    except BadValue as error:
+        raise _RejectionError(f"{error.code}:{column.name}") from None
+    if value is not None:
+        if isinstance(limit, tuple):
+            if value not in limit:
+                raise _RejectionError(f"bad_value:{column.name}")
+        # A character has at most four bytes; most texts need not be encoded to be known as short enough.
+        elif len(value) * 4 > limit and len(value.encode()) > limit:
+            raise _RejectionError(f"too_long:{column.name}")
+    return value
+
+
+def _check_parent(kind: Kind, key: tuple[str, ...], patch: Mapping[str, str | None]) -> None:
+    """An insert names its parent; where that is a part of the key, the same one."""
+    assert kind.parent is not None
+    name = kind.columns[0].name
+    if patch.get(name) is None:
+        raise _RejectionError(f"malformed:{name}")
+    for field, half in zip(kind.key, key, strict=False):
+        if field.name == kind.parent.field.name and half != patch[name]:
+            raise _RejectionError(f"malformed:{name}")
+
+
+def _json(patch: Mapping[str, str | None]) -> str:
+    return orjson.dumps(patch, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def answer(push: OwnedPush, outcome: Outcome) -> Ack | Error:
@@ -91,9 +162,11 @@ def answer(push: OwnedPush, outcome: Outcome) -> Ack | Error:
 
 
 def _result(n: int, outcome: Outcome) -> Result:
-    code = outcome.rejected.get(n)
-    if code is not None:
-        return Rejected(n, code, SENTENCES.get(code, SENTENCES["refused"]))  # a newer server may have added codes
+    said = outcome.rejected.get(n)
+    if said is not None:
+        code, column, constraint = (*said.split(":", 2), "", "")[:3]
+        sentence = SENTENCES.get(code, SENTENCES["refused"])  # a newer server may have added codes
+        return Rejected(n, code, f"{sentence} ({constraint})" if constraint else sentence, column or None)
     return Repeated(n, outcome.seq) if n <= outcome.before else Applied(n, outcome.seq)
 
 

@@ -4,7 +4,7 @@ import type { HistoryQuery } from './history.js';
 import type { Columns } from './mutation.js';
 import type { Entry } from './outbox.js';
 import type { Query } from './query.js';
-import type { Uuid } from './rows.js';
+import type { Row, Uuid } from './rows.js';
 import { CHAT } from './schema.chat.js';
 import { compile, type Kind, type RowOf } from './schema.js';
 import { Sync, type SyncOptions } from './sync.js';
@@ -92,13 +92,13 @@ export class ChatSync extends Sync<typeof CHAT> {
 }
 
 /** Conversations of a store as an app shows them, newest first. `held`: those to show, and those that the outbox changes. */
-export const showConversations = (held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] =>
+export const showConversations = (held: readonly Row[], entries: readonly Entry[]): ShownConversation[] =>
   show(CONVERSATION, '', [], held, entries, false) as unknown as ShownConversation[];
 
 /** The messages of one conversation, oldest first. `holed`: messages may be missing between those that are held. */
 export const showMessages = (
   conversation: Uuid,
-  held: readonly Message[],
+  held: readonly Row[],
   entries: readonly Entry[],
   holed: boolean,
 ): ShownMessage[] =>

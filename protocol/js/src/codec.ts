@@ -231,7 +231,7 @@ export class Codec {
     const { kind, tag } = wired;
     const id = idToWire(this.dialect, kind, mutation.id);
     if (mutation.op === '+') return ['+', tag, id, this.written(wired, mutation.columns), mutation.at];
-    const named = mutation.dated === undefined ? id : [id, mutation.dated];
+    const named = mutation.dated === undefined ? id : [id, mutation.dated].flat();
     return mutation.op === '-'
       ? ['-', tag, named]
       : ['~', tag, named, this.written(wired, mutation.columns), mutation.at];

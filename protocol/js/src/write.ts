@@ -94,17 +94,19 @@ export async function update(
   id: Id,
   columns: Columns,
 ): Promise<void> {
-  const at = await instant(tx, now);
+  const change = kept(kind, columns);
   const { row, made } = await find(tx, kind, id);
   if (row === undefined && made?.state === 'rejected') {
     throw new WriteError(`this ${kind.name} was rejected: retry or discard it`);
   }
+  if (Object.keys(change).length === 0) return;
+  const at = await instant(tx, now);
   for (const { name, limit } of kind.columns.values()) {
     if (row && typeof limit === 'object' && !limit.includes(row[name])) {
       throw new WriteError(`a device may not update a ${kind.name} with this ${name}`, 'bad_value');
     }
   }
-  const mutation: Mutation = { op: '~', kind: kind.name, id, ...dated(kind, row, made), columns: kept(kind, columns), at };
+  const mutation: Mutation = { op: '~', kind: kind.name, id, ...dated(kind, row, made), columns: change, at };
   if (row?.seq === LOCAL) {
     check(kinds, mutation);
     await tx.put(kind, [updated(kind, row, mutation)]);

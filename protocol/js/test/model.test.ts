@@ -6,146 +6,21 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
-import { touchedNothing } from '../src/apply.js';
-import { codecsFor } from '../src/codec.js';
-import type { Window } from '../src/frames.js';
 import { covers } from '../src/holes.js';
-import { Ingest } from '../src/ingest.js';
 import { WriteError } from '../src/mutation.js';
 import { orderOf, type Uuid } from '../src/rows.js';
-import { Session } from '../src/session.js';
-import { Deposed, type Store } from '../src/store.js';
+import { Deposed } from '../src/store.js';
 import { showMessages, type Message } from '../src/chat.js';
 import * as writes from '../src/write.js';
-import { ModelServer, newConversation, newMessage, Peer, type Wire } from './support/model.js';
+import { ModelServer, newConversation, newMessage, type Wire } from './support/model.js';
 import { C, CHAT_KINDS as kinds, CONVERSATION, id, M, MESSAGE } from './support/rows.js';
+import { Device } from './support/stepped.js';
 import { type Kind, KINDS } from './support/stores.js';
 
 const HOMES = [C(1), C(2)];
 
 const place = (row: { readonly createdAt: number; readonly id: Uuid }): string =>
   orderOf(MESSAGE, [row.createdAt, row.id]);
-
-class Device {
-  readonly inbox: string[] = [];
-  /** Answers to pushes, which may come before the changes that they are about, or after them. */
-  readonly answers: string[] = [];
-  /** Pages that were read, and arrive late. */
-  readonly late: string[] = [];
-  readonly written: { id: Uuid; content: string }[] = [];
-  session: Session | null = null;
-  peer: Peer | null = null;
-  clock = 0;
-  private made: Ingest | null = null;
-
-  get ingest(): Ingest {
-    return (this.made ??= this.newIngest());
-  }
-
-  set ingest(ingest: Ingest) {
-    this.made = ingest;
-  }
-
-  constructor(
-    readonly server: ModelServer,
-    readonly number: number,
-    public store: Store,
-    private readonly reopen: () => Promise<Store>,
-    readonly end: () => Promise<void>,
-    readonly window: Window = {},
-  ) {}
-
-  /** The app ends wherever it is, and starts again from its store. */
-  async restart(): Promise<void> {
-    this.cut();
-    this.store = await this.reopen();
-    this.ingest = this.newIngest();
-  }
-
-  newIngest(): Ingest {
-    return new Ingest({
-      store: this.store,
-      codec: codecsFor(kinds).json,
-      window: this.window,
-      now: () => this.clock,
-      random: () => 0,
-      onTouched: () => touchedNothing(),
-    });
-  }
-
-  async send(home: Uuid, content: string): Promise<void> {
-    const message = id(0x10000 * (this.number + 1) + this.written.length);
-    const columns = { conversationId: home, role: 'user', content };
-    const now = 1000 + this.written.length;
-    await this.store.write((tx) => writes.insert(tx, kinds, now, MESSAGE, message, columns));
-    this.written.push({ id: message, content });
-  }
-
-  cut(): void {
-    this.peer?.shut(1006);
-    this.session = this.peer = null;
-    this.inbox.length = this.late.length = this.answers.length = 0;
-  }
-
-  async connect(): Promise<void> {
-    this.cut();
-    await this.ingest.lead();
-    this.session = new Session({
-      kinds,
-      token: 't',
-      ...(await this.ingest.begin()),
-      window: this.window,
-      encoding: 'json',
-    });
-    const peer = new Peer(
-      this.server,
-      (text) =>
-        (/^."t":"page"/.test(text)
-          ? this.late
-          : /^."t":"ack"|"answers":"push"/.test(text)
-            ? this.answers
-            : this.inbox
-        ).push(text),
-      () => undefined,
-    );
-    this.peer = peer;
-    peer.receive(this.session.hello() as string);
-  }
-
-  async receive(most: number, answersFirst = false): Promise<void> {
-    for (let i = 0; i < most && this.session !== null; i++) {
-      const text = answersFirst
-        ? (this.answers.shift() ?? this.inbox.shift())
-        : (this.inbox.shift() ?? this.answers.shift());
-      if (text === undefined) break;
-      const event = this.session.receive(text);
-      if (event !== null) await this.ingest.apply(event);
-    }
-    if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
-  }
-
-  async push(): Promise<boolean> {
-    if (this.session === null || !this.session.mayPush || this.session.limits.mutations === 0) return false;
-    const push = await this.ingest.nextPush(this.session.limits);
-    if (push === null) return false;
-    if (typeof push === 'number') {
-      this.clock += push;
-      return true;
-    }
-    this.peer?.receive(this.session.push(push) as string);
-    return true;
-  }
-
-  /** Exchanges frames until there are none left. */
-  async flush(): Promise<void> {
-    if (this.session === null) await this.connect();
-    do {
-      this.inbox.push(...this.late.splice(0));
-      await this.receive(Infinity);
-      if (this.session === null) await this.connect();
-    } while ((await this.push()) || this.inbox.length + this.answers.length > 0);
-  }
-}
 
 const step = fc.oneof(
   {
@@ -252,7 +127,7 @@ async function inStep(server: ModelServer, devices: readonly Device[]): Promise<
           new Map(theirs.map((row) => [row.id, row.content])),
         );
         const left = await tx.entries();
-        const shown = showMessages(home, rows as unknown as Message[], left, false);
+        const shown = showMessages(home, rows, left, false);
         expect(shown.filter((row) => row.state !== 'rejected')).toHaveLength(theirs.length);
       }
       expect((await tx.counts()).pending).toBe(0);

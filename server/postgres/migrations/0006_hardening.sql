@@ -35,7 +35,7 @@ BEGIN
 END
 $$;
 
--- 0005 replaced the table's name in the policies that it copied, and did so within string constants too. Policies that are
+-- Earlier versions of 0005 replaced the table's name in the policies that it copied, and did so within string constants too. Policies that are
 -- still as 0005 made them are corrected.
 DO $$
 DECLARE
@@ -45,6 +45,9 @@ DECLARE
     tab constant text := '\mmessages\.';
     archived constant text := 'messages_archive.';
 BEGIN
+    IF pg_catalog.to_regclass('public.messages_archive') IS NULL THEN
+        RETURN;
+    END IF;
     FOR theirs IN
         WITH said AS (
             SELECT p.polname, e.kind, pg_catalog.pg_get_expr(e.tree, p.polrelid) AS here,

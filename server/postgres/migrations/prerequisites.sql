@@ -9,6 +9,25 @@ CREATE TABLE IF NOT EXISTS sync.migrations (
     CONSTRAINT migrations_pkc PRIMARY KEY (version_num)
 );
 
+-- The tables that have our triggers. Functions of the first migrations read it.
+CREATE TABLE IF NOT EXISTS sync.kinds (
+    nsp       text NOT NULL,
+    rel       text NOT NULL,
+    kind      text NOT NULL,
+    tag       "char" NOT NULL,
+    columns   text[] NOT NULL,     -- those that the server reads, and their types
+    types     text[] NOT NULL,
+    watched   text[] NOT NULL,     -- those of which a change is recorded, and how many of them are compared as text
+    casts     int NOT NULL,
+    condition text NOT NULL,       -- of the trigger for updates
+    triggers  text NOT NULL,       -- the md5 of the statements that made the triggers
+    writable  boolean NOT NULL,    -- devices write rows of it
+    secured   boolean NOT NULL,    -- it has row policies for end users
+    parted    boolean NOT NULL,    -- Atlas Sync partitions it
+    tab       text NOT NULL GENERATED ALWAYS AS (pg_catalog.quote_ident(nsp) || '.' || pg_catalog.quote_ident(rel)) STORED,
+    PRIMARY KEY (nsp, rel)
+);
+
 -- The roles as Supabase has them, and ours. Roles belong to the whole cluster, so a migration of another database may
 -- create them at this moment: for that reason an existing role is no error.
 DO $$

@@ -9,17 +9,20 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM pg_roles r LEFT JOIN pg_roles a ON a.rolname = 'atlas_sync'
     WHERE r.rolname = current_user
 ), relations (nsp, rel, kind, reads, serves) AS (
-    -- reads: the server may read all of it, by a right and, for a table, by the policy atlas_sync_reads
+    -- reads: the server may read all of it, by a right and, for a table, by the policy atlas_sync_reads. It may read some
+    -- columns of each declared table
     -- serves: a fault of it is `serving`
-    VALUES ('public', 'profiles', 'table', false, true),           -- some of its columns
-           ('public', 'conversations', 'table', true, true),
-           ('public', 'messages', 'partitioned table', true, true),
-           ('public', 'messages_archive', 'partitioned table', true, true),
-           ('sync', 'meta', 'table', true, true),
+    SELECT nsp, rel, CASE WHEN parted THEN 'partitioned table' ELSE 'table' END, false, true FROM sync.kinds
+    UNION ALL
+    SELECT 'sync', 'all_' || k.rel, 'view', true, true FROM sync.kinds k
+    WHERE EXISTS (SELECT FROM sync.kinds a WHERE a.kind = k.kind AND (a.nsp, a.rel) = (k.nsp, k.rel || '_archive'))
+    UNION ALL
+    VALUES ('sync', 'meta', 'table', true, true),
            ('sync', 'feeds', 'table', true, true),
            ('sync', 'log', 'partitioned table', true, true),
            ('sync', 'histories', 'table', true, true),
-           ('sync', 'all_messages', 'view', true, true),
+           ('sync', 'declaration', 'table', true, true),
+           ('sync', 'kinds', 'table', true, true),
            ('sync', 'clients', 'table', true, false),
            ('sync', 'servers', 'table', true, false),
            ('sync', 'devices', 'table', true, false),
@@ -37,21 +40,13 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('sync', 'daily_costs', 'table', false, false),
            ('sync', 'daily_conversations', 'table', false, false),
            ('sync', 'model_prices', 'table', false, false)
-), columns (rel, type, names) AS (
-    VALUES ('profiles', 'uuid'::regtype, '{id}'::text[]),
-           ('profiles', 'text', '{subscription_tier,subscription_status}'),
-           ('conversations', 'uuid', '{id,user_id}'),
-           ('conversations', 'text', '{title}'),
-           ('conversations', 'timestamptz', '{created_at,updated_at}'),
-           ('messages', 'uuid', '{id,conversation_id}'),
-           ('messages', 'text', '{role,content}'),
-           ('messages', 'timestamptz', '{created_at,updated_at}'),
-           ('messages_archive', 'uuid', '{id,conversation_id}'),
-           ('messages_archive', 'text', '{role,content}'),
-           ('messages_archive', 'timestamptz', '{created_at,updated_at}'),
-           ('all_messages', 'uuid', '{id,conversation_id}'),
-           ('all_messages', 'text', '{role,content}'),
-           ('all_messages', 'timestamptz', '{created_at,updated_at}'),
+), columns (nsp, rel, type, names) AS (
+    SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name]
+    FROM sync.kinds k CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
+    UNION ALL
+    SELECT 'sync', ours.* FROM (
+    VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
+           ('declaration', 'jsonb', '{declared}'),
            ('meta', 'bool', '{only_one}'),
            ('meta', 'uuid', '{history}'),
            ('meta', 'text', '{channel}'),
@@ -62,6 +57,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('log', 'int8', '{seq,n,prev,mark,prev_mark}'),
            ('log', '"char"', '{kind,op}'),
            ('log', 'timestamptz', '{row_at}'),
+           ('log', 'text[]', '{row_key}'),
            ('histories', 'int8', '{n,system}'),
            ('histories', 'text', '{epoch,identity}'),
            ('histories', 'int4', '{timeline}'),
@@ -127,12 +123,22 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('model_prices', 'text', '{model}'),
            ('model_prices', 'numeric', '{input,output}'),
            ('model_prices', 'date', '{valid_from}')
+    ) ours
 ), functions (name, arguments, definer, called, serves) AS (
     -- definer: it runs as its owner; called: the server itself calls it
-    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone', true, false, true),
-           ('profile_changed', '', true, false, true),
-           ('conversation_changed', '', true, false, true),
-           ('message_changed', '', true, false, true),
+    SELECT 'record_' || kind, '', true, false, true FROM sync.kinds
+    UNION
+    SELECT 'write_' || kind, 'text, uuid, text[], jsonb, timestamp with time zone', false, false, true
+    FROM sync.kinds WHERE writable
+    UNION ALL
+    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[]', true, false, true),
+           ('write', 'text, text, uuid, text[], jsonb, timestamp with time zone', false, false, true),
+           ('admitted', 'uuid', false, false, true),
+           ('user_of', 'text', false, true, true),
+           ('instant', 'text', false, true, true),
+           ('microseconds', 'timestamp with time zone', false, true, true),
+           ('elements', 'text', false, false, true),
+           ('strays', 'text', false, false, false),
            ('refuse_hidden', 'text', false, false, true),
            ('seq_at', 'timestamp with time zone', false, true, true),
            ('identity', '', true, false, true),
@@ -140,11 +146,11 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('standing', '', true, true, true),
            ('begin_history', 'text', true, true, true),
            ('hidden', '', true, true, true),
-           ('push', 'uuid[], uuid[], text[], boolean[], bigint[], integer[], text[], uuid[], uuid[], text[], text[], '
-                    'timestamp with time zone[], timestamp with time zone[], text[], bigint[], bigint[], bigint[]',
+           ('push', 'uuid[], uuid[], text[], boolean[], bigint[], integer[], text[], text[], text[], text[], text[], '
+                    'timestamp with time zone[], bigint[], bigint[], bigint[], text',
             true, true, true),
-           ('apply', 'uuid[], bigint[], integer[], bigint[], boolean[], text[], uuid[], uuid[], text[], text[], '
-                     'timestamp with time zone[], timestamp with time zone[], text[], jsonb[]', false, false, true),
+           ('apply', 'uuid[], bigint[], integer[], bigint[], boolean[], text[], text[], text[], text[], text[], '
+                     'timestamp with time zone[], jsonb[]', false, false, true),
            ('differ', 'bigint, bigint[], bigint, bigint[]', false, false, true),
            ('keep', 'bigint, bigint, bigint[], bigint, bigint, bigint[]', false, false, true),
            ('recognised', 'bigint[], bigint[]', false, false, true),
@@ -175,11 +181,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('count_usage', 'integer', false, false, false),
            ('cost', 'text, date, bigint, bigint', false, false, false),
            ('price_list', '', false, false, false)
-), recorded (rel, function, columns) AS (
-    VALUES ('profiles', 'profile_changed', '{id,subscription_tier,subscription_status}'::text[]),
-           ('conversations', 'conversation_changed', '{id,user_id,title,created_at,updated_at}'),
-           ('messages', 'message_changed', '{id,conversation_id,role,content,created_at,updated_at}'),
-           ('messages_archive', 'message_changed', '{id,conversation_id,role,content,created_at,updated_at}')
+), recorded (nsp, rel, function, columns, casts, condition) AS (
+    SELECT nsp, rel, 'record_' || kind, watched, casts, condition FROM sync.kinds
 ), triggers (trigger, of_type) AS (
     -- of_type: pg_trigger.tgtype
     VALUES ('atlas_sync_record', 13),             -- AFTER INSERT OR DELETE, FOR EACH ROW
@@ -188,18 +191,21 @@ WITH RECURSIVE login AS MATERIALIZED (
 
 -- ---- What there is -------------------------------------------------------------------------------------------------
 ), schemas AS MATERIALIZED (
-    SELECT w.nsp, n.oid, n.nspacl FROM (VALUES ('sync'), ('public')) AS w (nsp) LEFT JOIN pg_namespace n ON n.nspname = w.nsp
+    SELECT w.nsp, n.oid, n.nspacl FROM (SELECT 'sync' UNION SELECT nsp FROM sync.kinds) AS w (nsp)
+    LEFT JOIN pg_namespace n ON n.nspname = w.nsp
 ), tables AS MATERIALIZED (
-    SELECT w.nsp, w.rel, w.kind, w.reads, w.serves, format('%I.%I', w.nsp, w.rel) AS name, c.oid, c.relkind, c.relowner,
+    SELECT w.nsp, w.rel, w.kind, w.reads, w.serves, k.rel IS NOT NULL AS declared, k.secured IS NOT FALSE AS closed,
+           format('%I.%I', w.nsp, w.rel) AS name, c.oid, c.relkind, c.relowner,
            c.relrowsecurity AS secured, c.relforcerowsecurity AS forced, c.relacl, c.reloptions
     FROM relations w LEFT JOIN schemas n ON n.nsp = w.nsp
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
+    LEFT JOIN sync.kinds k ON k.nsp = w.nsp AND k.rel = w.rel
 ), parts AS (
-    SELECT t.rel AS of, t.oid AS root, t.oid AS part FROM tables t WHERE t.relkind = 'p'
+    SELECT t.nsp AS nsp_of, t.rel AS of, t.oid AS root, t.oid AS part FROM tables t WHERE t.relkind = 'p'
     UNION ALL
-    SELECT p.of, p.root, i.inhrelid FROM parts p JOIN pg_inherits i ON i.inhparent = p.part AND NOT i.inhdetachpending
+    SELECT p.nsp_of, p.of, p.root, i.inhrelid FROM parts p JOIN pg_inherits i ON i.inhparent = p.part AND NOT i.inhdetachpending
 ), partitions AS MATERIALIZED (
-    SELECT p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
+    SELECT p.nsp_of, p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
            c.relrowsecurity AS secured
     FROM parts p JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.part <> p.root
@@ -208,10 +214,10 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM functions w LEFT JOIN schemas n ON n.nsp = 'sync'
     LEFT JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = w.name AND oidvectortypes(p.proargtypes) = w.arguments
 ), attributes AS MATERIALIZED (
-    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, t.relkind, w.type, want.col, a.attnum,
+    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, t.declared, t.relkind, w.type, want.col, a.attnum,
            format_type(a.atttypid, NULL) AS found,
            y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
-    FROM columns w JOIN tables t ON t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
+    FROM columns w JOIN tables t ON t.nsp = w.nsp AND t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
     -- LIMIT 1 keeps this a look-up by index.
     LEFT JOIN LATERAL (
         SELECT * FROM pg_attribute WHERE attrelid = t.oid AND attname = want.col AND attnum > 0 AND NOT attisdropped LIMIT 1
@@ -222,18 +228,15 @@ WITH RECURSIVE login AS MATERIALIZED (
     -- stores it: the number of nodes without ORs (a restored dump has fewer of these), the number of comparisons, and the
     -- columns of OLD (1) and NEW (2). Printing the condition as SQL would lock the table.
     SELECT t.oid, t.name, t.oid AS root, r.function, f.oid AS function_oid,
-           format('WHEN ((%s) IS DISTINCT FROM (%s))', (SELECT string_agg('OLD.' || col, ', ' ORDER BY i)
-                                                        FROM unnest(r.columns) WITH ORDINALITY AS u (col, i)),
-                  (SELECT string_agg('NEW.' || col, ', ' ORDER BY i)
-                   FROM unnest(r.columns) WITH ORDINALITY AS u (col, i))) AS condition,
-           (SELECT format('%s %s', 3 * count(*), count(*))
+           r.condition,
+           (SELECT format('%s %s', 3 * count(*) + 2 * r.casts, count(*))
                    || string_agg(format(' 1.%s 2.%1$s', a.attnum), '' ORDER BY array_position(r.columns, a.col))
             FROM attributes a WHERE a.relid = t.oid AND a.col = ANY (r.columns) AND a.attnum IS NOT NULL
             HAVING count(*) = cardinality(r.columns)) AS compares
-    FROM recorded r JOIN tables t ON t.rel = r.rel AND t.oid IS NOT NULL LEFT JOIN routines f ON f.name = r.function
+    FROM recorded r JOIN tables t ON t.nsp = r.nsp AND t.rel = r.rel AND t.oid IS NOT NULL LEFT JOIN routines f ON f.name = r.function
     UNION ALL
     SELECT p.oid, p.name, p.root, r.function, f.oid, NULL, NULL
-    FROM recorded r JOIN partitions p ON p.of = r.rel LEFT JOIN routines f ON f.name = r.function
+    FROM recorded r JOIN partitions p ON p.nsp_of = r.nsp AND p.of = r.rel LEFT JOIN routines f ON f.name = r.function
 ), fired AS MATERIALIZED (
     -- The clone of a trigger on a partition may have another name; its parent trigger has the right one.
     SELECT g.oid, g.tgrelid, g.tgname, coalesce(p.tgname, g.tgname) AS name, g.tgparentid, g.tgfoid, g.tgtype, g.tgenabled,
@@ -278,7 +281,7 @@ WITH RECURSIVE login AS MATERIALIZED (
                 ELSE format('GRANT atlas_sync TO %I', l.name) END, true
     FROM login l
     WHERE NOT pg_has_role(l.ours, 'USAGE')
-      AND NOT EXISTS (SELECT FROM tables t WHERE t.nsp = 'public' AND pg_has_role(t.relowner, 'USAGE'))
+      AND NOT EXISTS (SELECT FROM tables t WHERE t.declared AND pg_has_role(t.relowner, 'USAGE'))
 
     UNION ALL
     SELECT 3, format('schema %I', n.nsp), 'missing: restore it from a backup', NULL, true FROM schemas n WHERE n.oid IS NULL
@@ -313,7 +316,9 @@ WITH RECURSIVE login AS MATERIALIZED (
            f.prosecdef <> f.definer AND f.serves
     FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
     WHERE f.oid IS NOT NULL
-      AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE)
+      AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
+                                       -- sync.apply sets the path for these.
+                                       AND f.name <> 'admitted' AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
@@ -333,7 +338,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 10, format('view %s', t.name), 'altered: it has the rights of its owner',
            format('ALTER VIEW %s SET (security_invoker = true)', t.name), false
     FROM tables t
-    WHERE t.relkind = 'v' AND t.rel = 'all_messages' AND 'security_invoker=true' = ANY (t.reloptions) IS NOT TRUE
+    WHERE t.relkind = 'v' AND t.nsp = 'sync' AND t.rel LIKE 'all\_%' AND 'security_invoker=true' = ANY (t.reloptions) IS NOT TRUE
 
     UNION ALL
     SELECT 11, format('default partition sync.%I', w.rel),
@@ -345,7 +350,7 @@ WITH RECURSIVE login AS MATERIALIZED (
                             'SELECT sync.close_partition(%3$L, %1$L); '
                             'ALTER TABLE %2$s ATTACH PARTITION sync.%1$I DEFAULT', w.rel, t.name, t.rel) END, false
     FROM (VALUES ('messages', 'messages_default'), ('log', 'log_default'), ('usage_logs', 'usage_logs_default')) AS w (of, rel)
-    JOIN tables t ON t.rel = w.of JOIN pg_partitioned_table p ON p.partrelid = t.oid
+    JOIN tables t ON t.rel = w.of AND t.kind = 'partitioned table' JOIN pg_partitioned_table p ON p.partrelid = t.oid
     JOIN schemas n ON n.nsp = 'sync'
     LEFT JOIN pg_class d ON d.oid = p.partdefid
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
@@ -395,7 +400,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     UNION ALL
     SELECT 14, format('row level security of %s', t.name), 'off',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
-    FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p')
+    FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p') AND closed
           UNION ALL
           -- The app's own table, which became a partition by adoption, keeps its setting.
           SELECT name, secured FROM partitions WHERE nspname = 'sync' AND relname <> 'messages_v1') t
@@ -416,7 +421,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            CASE WHEN p.oid IS NULL THEN '' ELSE format('DROP POLICY atlas_sync_reads ON %s; ', t.name) END
                || format('CREATE POLICY atlas_sync_reads ON %s FOR SELECT TO atlas_sync USING (true)', t.name), t.serves
     FROM tables t CROSS JOIN login l LEFT JOIN pg_policy p ON p.polrelid = t.oid AND p.polname = 'atlas_sync_reads'
-    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.rel = 'profiles')
+    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.declared AND t.secured)
       AND (p.polpermissive AND p.polcmd IN ('r', '*') AND p.polroles && ARRAY[0::oid, l.ours]
            AND p.polqual::text ~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$') IS NOT TRUE
 
@@ -427,7 +432,7 @@ WITH RECURSIVE login AS MATERIALIZED (
                   p.polname, t.name),
            NULL, t.serves
     FROM tables t CROSS JOIN login l JOIN pg_policy p ON p.polrelid = t.oid
-    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.rel = 'profiles') AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
+    WHERE t.relkind IN ('r', 'p') AND (t.reads OR t.declared AND t.secured) AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
       AND p.polqual::text !~ '^\{CONST :consttype 16 .*:constisnull false .*\[ (1( 0)*|(0 )*1) \]\}$'
       AND EXISTS (SELECT FROM unnest(p.polroles) AS role
                   WHERE role = 0 OR pg_has_role(l.ours, role, 'USAGE')
@@ -473,7 +478,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 21, format('SELECT on column %s.%I', a.tab, a.col), 'missing for atlas_sync',
            format('GRANT SELECT (%I) ON %s TO atlas_sync', a.col, a.tab), true
     FROM attributes a CROSS JOIN login l
-    WHERE a.nsp = 'public' AND a.rel = 'profiles' AND a.attnum IS NOT NULL
+    WHERE a.declared AND a.attnum IS NOT NULL
       AND has_column_privilege(l.ours, a.relid, a.attnum, 'SELECT') IS NOT TRUE
 )
 SELECT what, problem, mend, serving FROM wrong ORDER BY turn, what, problem

@@ -18,6 +18,8 @@ WITH functions AS (
            ('sync', 'response_leases', '{query_hash,tier}', true,
             'ALTER TABLE sync.response_leases ADD PRIMARY KEY (query_hash, tier)'),
            ('sync', 'response_flushes', '{process}', true, 'ALTER TABLE sync.response_flushes ADD PRIMARY KEY (process)'),
+           ('sync', 'declaration', '{only_one}', true, 'ALTER TABLE sync.declaration ADD PRIMARY KEY (only_one)'),
+           ('sync', 'kinds', '{nsp,rel}', true, 'ALTER TABLE sync.kinds ADD PRIMARY KEY (nsp, rel)'),
            ('sync', 'migrations', '{version_num}', true, 'ALTER TABLE sync.migrations ADD PRIMARY KEY (version_num)'),
            ('sync', 'usage_logs', '{batch}', false, 'CREATE INDEX usage_logs_batch ON sync.usage_logs (batch)'),
            ('sync', 'usage_batches', '{batch}', true, 'ALTER TABLE sync.usage_batches ADD PRIMARY KEY (batch)'),
@@ -60,25 +62,24 @@ WITH functions AS (
     WHERE n.nspname IN ('sync', 'public') AND c.relkind IN ('r', 'p', 'v')
 ), wrong (turn, what, problem, mend, serving) AS (
     SELECT 1, format('function sync.%I', f.name), 'altered', NULL,
-           f.name IN ('record', 'seq_at', 'profile_changed', 'conversation_changed', 'message_changed', 'identity', 'epoch',
-                      'standing', 'begin_history', 'hidden')
+           f.name LIKE 'record%' OR f.name IN ('seq_at', 'user_of', 'identity', 'epoch', 'standing', 'begin_history', 'hidden')
     FROM functions f JOIN pg_namespace n ON n.nspname = 'sync'
     JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = f.name AND md5(p.prosrc) <> f.says
 
     UNION ALL
-    SELECT 2, 'view sync.all_messages', 'altered', NULL, true
-    FROM tables t
-    WHERE t.nsp = 'sync' AND t.rel = 'all_messages'
-      AND regexp_replace(pg_get_viewdef(t.oid), '\m(messages|messages_archive)\.|\s|;', '', 'g')
-          <> 'SELECTid,conversation_id,role,content,created_at,updated_atFROMpublic.messagesUNIONALL'
-             'SELECTid,conversation_id,role,content,created_at,updated_atFROMpublic.messages_archive'
+    SELECT 2, format('view sync.%I', t.rel), 'altered', NULL, true
+    FROM tables t JOIN sync.kinds k ON t.rel = 'all_' || k.rel
+    CROSS JOIN LATERAL (SELECT string_agg(quote_ident(c), ',' ORDER BY i) FROM unnest(k.columns) WITH ORDINALITY AS u (c, i)) AS of (c)
+    WHERE t.nsp = 'sync'
+      AND regexp_replace(pg_get_viewdef(t.oid), format('\m(%s|%s)\.|\s|;', k.rel, k.rel || '_archive'), '', 'g')
+          <> format('SELECT%1$sFROM%2$I.%3$IUNIONALLSELECT%1$sFROM%2$I.%4$I', of.c, k.nsp, k.rel, k.rel || '_archive')
 
     UNION ALL
     SELECT 3, format('%s (%s) of %I.%I', CASE WHEN w.is_unique THEN 'key' ELSE 'index' END, array_to_string(w.columns, ', '),
                      w.nsp, w.rel),
            format('missing: run %s', w.statement), NULL, false
     FROM keys w JOIN tables t ON t.nsp = w.nsp AND t.rel = w.rel
-    WHERE NOT EXISTS (
+    WHERE (w.nsp = 'sync' OR EXISTS (SELECT FROM sync.kinds k WHERE k.parted AND k.nsp = w.nsp)) AND NOT EXISTS (
         SELECT FROM pg_index x CROSS JOIN LATERAL (
             SELECT ARRAY(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY AS k (attnum, i)
                          JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum ORDER BY k.i)) AS has (columns)
@@ -92,7 +93,8 @@ WITH functions AS (
            'SET search_path = pg_catalog, pg_temp AS $uid$ '
            'SELECT (nullif(pg_catalog.current_setting(''request.jwt.claims'', true), '''')::jsonb ->> ''sub'')::uuid $uid$; '
            'GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role', false
-    WHERE NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE EXISTS (SELECT FROM sync.kinds k WHERE k.secured)
+      AND NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                       WHERE n.nspname = 'auth' AND p.proname = 'uid' AND p.pronargs = 0)
 
     UNION ALL
@@ -102,6 +104,7 @@ WITH functions AS (
                          CASE w.command WHEN 'r' THEN 'SELECT' ELSE 'ALL' END, w.uses)
                || CASE WHEN w.checks IS NULL THEN '' ELSE format(' WITH CHECK (%s)', w.checks) END, false
     FROM reached w JOIN tables t ON t.nsp = 'public' AND t.rel = w.rel
+    JOIN sync.kinds k ON k.nsp = t.nsp AND k.rel = t.rel AND k.secured
     LEFT JOIN pg_policy p ON p.polrelid = t.oid AND p.polname = w.policy
     WHERE (p.polpermissive AND p.polcmd = w.command
            AND p.polroles = ARRAY(SELECT oid FROM pg_roles WHERE rolname = 'authenticated')
@@ -114,10 +117,12 @@ WITH functions AS (
     SELECT 6, format('%s on public.%I', w.rights, w.rel), 'missing for authenticated',
            format('GRANT %s ON public.%I TO authenticated', w.rights, w.rel), false
     FROM reached w JOIN tables t ON t.nsp = 'public' AND t.rel = w.rel AND t.relacl IS NULL
+    JOIN sync.kinds k ON k.nsp = t.nsp AND k.rel = t.rel AND k.secured
 
     UNION ALL
     SELECT 7, 'USAGE on schema auth', 'missing for authenticated',
            'GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role', false
-    FROM pg_namespace n WHERE n.nspname = 'auth' AND n.nspacl IS NULL
+    FROM pg_namespace n
+    WHERE n.nspname = 'auth' AND n.nspacl IS NULL AND EXISTS (SELECT FROM sync.kinds k WHERE k.secured)
 )
 SELECT what, problem, mend, serving FROM wrong ORDER BY turn, what

@@ -17,8 +17,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         c.system_identifier, ('x' || t.line)::bit(32)::int
     FROM sync.meta m, (SELECT xmin, tableoid FROM sync.histories ORDER BY n LIMIT 1) h, pg_database d,
          pg_control_system() c, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS t (line),
-         (SELECT ARRAY[to_regclass('public.profiles'), to_regclass('public.conversations'), to_regclass('public.messages'),
-                       to_regclass('public.messages_archive')]::oid[] AS tables) a
+         (SELECT ARRAY(SELECT to_regclass(k.tab)::oid FROM sync.kinds k) AS tables) a
     WHERE d.datname = current_database()
 $$;
 
@@ -82,7 +81,7 @@ $$;
 CREATE OR REPLACE FUNCTION sync.hidden() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(t, ', ')
-    FROM unnest(ARRAY['public.profiles', 'public.conversations', 'public.messages', 'public.messages_archive']) AS t
+    FROM sync.kinds k CROSS JOIN LATERAL (SELECT k.tab WHERE to_regclass(k.tab) IS NOT NULL) AS e (t)
     WHERE row_security_active(t)
 $$;
 

@@ -2,6 +2,19 @@
 -- `atlas-sync maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a
 -- stray.
 
+-- How many rows lie in a default partition, 10,000 at most; 0 if there is none.
+CREATE OR REPLACE FUNCTION sync.strays(of text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found bigint := 0;
+BEGIN
+    IF to_regclass(format('sync.%I', of || '_default')) IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM sync.%I LIMIT 10000) AS first', of || '_default') INTO found;
+    END IF;
+    RETURN found;
+END
+$$;
+
 -- Until when partitions reach without a gap, from now on. NULL if there is none for now.
 CREATE OR REPLACE FUNCTION sync.partitions_reach(of text) RETURNS timestamptz
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -161,6 +174,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
     SELECT count(moved)::int
     FROM (SELECT sync.make_partition('messages', month, false) AS moved
           FROM pg_catalog.generate_series(pg_catalog.date_trunc('month', since), until, interval '1 month') AS month
+          WHERE pg_catalog.to_regclass('public.messages_archive') IS NOT NULL
           UNION ALL
           SELECT sync.make_partition(weekly, week, false)
           FROM pg_catalog.unnest(ARRAY['log', 'usage_logs']) AS weekly,
@@ -197,6 +211,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
+REVOKE ALL ON FUNCTION sync.strays, sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
     sync.ensure_partitions, sync.archive_partition, sync.bound_partition FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.partitions_reach TO atlas_sync;

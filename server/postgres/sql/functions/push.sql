@@ -6,36 +6,31 @@ DROP FUNCTION IF EXISTS
               timestamptz[], boolean),
     sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text[], uuid[], uuid[], text[], text[], timestamptz[],
               timestamptz[], text[]),
-    sync.apply(uuid, text, uuid, uuid, text, text, timestamptz, timestamptz);
+    sync.push(uuid[], uuid[], text[], boolean[], bigint[], int[], text[], uuid[], uuid[], text[], text[], timestamptz[],
+              timestamptz[], text[], bigint[], bigint[], bigint[]),
+    sync.apply(uuid, text, uuid, uuid, text, text, timestamptz, timestamptz),
+    sync.apply(uuid[], bigint[], int[], bigint[], boolean[], text[], uuid[], uuid[], text[], text[], timestamptz[],
+               timestamptz[], text[], jsonb[]);
 
--- A conversation of more messages than this is deleted in portions of that many, which take some 0.15 s each.
+-- A row with more rows below it than this is deleted in portions of that many, which take some 0.15 s each.
 CREATE OR REPLACE FUNCTION sync.portion() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 4000 $$;
 
 -- Applies the mutations of a group of pushes; the arguments are those of sync.push. `skipped`: nothing of that push is to be
 -- applied. Returns for each push the number consumed last, and {n: code} of the rejected mutations, which have changed
--- nothing. Every statement that writes names the owner of the row: rows of another user are not found, as if they did not
--- exist.
+-- nothing. `migrate` makes sync.write from the declaration.
 --
--- Triggers of the app run in here and may expect `public` in the search path. So every call here is qualified, and every
--- operator has an exact match in pg_catalog, which nothing in `public` can precede. The path is set once per group: setting
--- it once per mutation would take a sixth of a mutation's time.
+-- Triggers of the app run in here and may expect `public` in the search path. So every call here and there is qualified, and
+-- every operator has an exact match in pg_catalog, which nothing in `public` can precede. The path is set once per group:
+-- setting it once per mutation would take a sixth of a mutation's time.
 CREATE OR REPLACE FUNCTION sync.apply(users uuid[], firsts bigint[], counts int[], befores bigint[], skipped boolean[],
-                           kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
-                           ats timestamptz[], row_ats timestamptz[], writable text[],
+                           tags text[], ops text[], keys text[], seconds text[], patches text[], ats timestamptz[],
                            OUT afters bigint[], INOUT rejecteds jsonb[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     behind pg_catalog.int8 := 0;           -- mutations of the pushes before this one
     owner pg_catalog.uuid;
-    row_id pg_catalog.uuid;
-    parent pg_catalog.uuid;
-    body pg_catalog.text;
-    at pg_catalog.timestamptz;
-    row_at pg_catalog.timestamptz;
     code pg_catalog.text;
-    owns pg_catalog.bool;
-    many pg_catalog.int8;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
     afters := befores;
@@ -48,112 +43,13 @@ BEGIN
         PERFORM pg_catalog.set_config('request.jwt.claims',
                                       pg_catalog.concat('{"sub": "', owner, '", "role": "authenticated"}'), true);
         FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + counts[p] LOOP
-            row_id := row_ids[m];
-            parent := parents[m];
-            body := bodies[m];
-            at := ats[m];
-            row_at := row_ats[m];
-            code := NULL;
-            CASE kinds[m]
-            WHEN '+m' THEN
-                -- No month is archived before it is over.
-                IF at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    SELECT coalesce(c.user_id = owner, false) INTO owns
-                    FROM public.messages_archive m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = at;
-                    IF FOUND AND NOT owns THEN
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        code := CASE WHEN FOUND THEN 'bad_id' ELSE 'unknown_conversation' END;
-                    END IF;
-                ELSE
-                    owns := NULL;
-                END IF;
-                IF owns IS NULL THEN
-                    INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
-                    SELECT row_id, c.id, roles[m], body, at, at
-                    FROM public.conversations c WHERE c.id = parent AND c.user_id = owner
-                    ON CONFLICT (id, created_at) DO NOTHING;
-                    IF FOUND THEN
-                        UPDATE public.conversations c SET updated_at = at
-                        WHERE c.id = parent AND c.user_id = owner AND c.updated_at < at;
-                    ELSE
-                        PERFORM FROM public.conversations c WHERE c.id = parent AND c.user_id = owner;
-                        IF NOT FOUND THEN
-                            code := 'unknown_conversation';
-                        ELSE
-                            PERFORM FROM public.messages m JOIN public.conversations c ON c.id = m.conversation_id
-                            WHERE m.id = row_id AND m.created_at = at AND c.user_id = owner;
-                            IF NOT FOUND THEN
-                                code := 'bad_id';
-                            END IF;
-                        END IF;
-                    END IF;
-                END IF;
-            WHEN '~m' THEN
-                UPDATE public.messages m SET content = body, updated_at = greatest(m.updated_at, at)
-                FROM public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                  AND m.role::pg_catalog.text = ANY (writable);
-                IF NOT FOUND THEN
-                    UPDATE public.messages_archive m SET content = body, updated_at = greatest(m.updated_at, at)
-                    FROM public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner
-                      AND m.role::pg_catalog.text = ANY (writable);
-                END IF;
-                IF NOT FOUND THEN
-                    PERFORM FROM sync.all_messages m JOIN public.conversations c ON c.id = m.conversation_id
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.user_id = owner;
-                    code := CASE WHEN FOUND THEN 'bad_role' ELSE 'unknown_message' END;
-                END IF;
-            WHEN '-m' THEN
-                DELETE FROM public.messages m USING public.conversations c
-                WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                -- In both tables: SQL of the app may have inserted an archived message again.
-                IF row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN
-                    DELETE FROM public.messages_archive m USING public.conversations c
-                    WHERE m.id = row_id AND m.created_at = row_at AND c.id = m.conversation_id AND c.user_id = owner;
-                END IF;
-            WHEN '+c' THEN
-                INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
-                VALUES (row_id, owner, body, at, at)
-                ON CONFLICT (id) DO NOTHING;
-                IF NOT FOUND THEN
-                    PERFORM FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-                    IF NOT FOUND THEN
-                        code := 'bad_id';
-                    END IF;
-                END IF;
-            WHEN '~c' THEN
-                UPDATE public.conversations c SET title = body, updated_at = greatest(c.updated_at, at)
-                WHERE c.id = row_id AND c.user_id = owner;
-                IF NOT FOUND THEN
-                    code := 'unknown_conversation';
-                END IF;
-            WHEN '-c' THEN
-                SELECT pg_catalog.count(*) INTO many
-                FROM (SELECT FROM public.conversations c JOIN sync.all_messages m ON m.conversation_id = c.id
-                      WHERE c.id = row_id AND c.user_id = owner LIMIT sync.portion() + 1) AS first;
-                IF many > sync.portion() THEN
-                    DELETE FROM public.messages m USING (
-                        SELECT o.id, o.created_at FROM public.messages o WHERE o.conversation_id = row_id
-                        ORDER BY o.created_at, o.id LIMIT sync.portion()
-                    ) old
-                    WHERE m.id = old.id AND m.created_at = old.created_at;
-                    IF NOT FOUND THEN
-                        DELETE FROM public.messages_archive m USING (
-                            SELECT o.id, o.created_at FROM public.messages_archive o WHERE o.conversation_id = row_id
-                            ORDER BY o.created_at, o.id LIMIT sync.portion()
-                        ) old
-                        WHERE m.id = old.id AND m.created_at = old.created_at;
-                    END IF;
-                    -- The push ends here, and the device pushes the rest again. If nothing was deleted, a trigger of the
-                    -- app keeps the messages.
-                    EXIT WHEN FOUND;
-                END IF;
-                DELETE FROM public.conversations c WHERE c.id = row_id AND c.user_id = owner;
-            WHEN '!' THEN
-                code := body;  -- rejected by the server's rules: it only consumes its number
-            END CASE;
+            code := CASE ops[m]
+                    WHEN '!' THEN patches[m]  -- rejected by the server's rules: it only consumes its number
+                    WHEN '0' THEN NULL        -- applied under another number
+                    ELSE sync.write(tags[m], ops[m], owner, ARRAY[keys[m], seconds[m]], patches[m]::pg_catalog.jsonb, ats[m])
+                    END;
+            -- The push ends here, and the device pushes the rest again.
+            EXIT WHEN code = 'more';
             afters[p] := afters[p] + 1;
             IF code IS NOT NULL THEN
                 rejecteds[p] := rejecteds[p] || pg_catalog.jsonb_build_object(afters[p], code);
@@ -178,22 +74,23 @@ $$;
 -- The pushes have different client_ids and are sorted by user_id and client_id, so that two groups cannot deadlock. `counts`
 -- says how many of the mutations belong to each push. `helds`: the lowest number whose mutation the device still holds.
 -- `digests`: of each mutation, 0 where there is none. `takes`: this connection claims the client_id, because it has not pushed
--- before. `writable`: the roles whose messages devices may write.
+-- before. `tags`, `ops`, `keys`, `seconds`, `patches`, `ats`: of each mutation the kind's tag, what it does (see sync.write; !: a
+-- rejection, whose code is the patch), both halves of the key, and the columns as JSON. `declared`: the declaration by which the
+-- server checked them.
 --
 -- Returns one row per push, in order: the number consumed last before it and after it, the feed's seq, {n: code} of the
 -- rejected mutations, and why nothing was applied (`refusal`): `replaced`, another connection has the client_id;
--- `local_only`, the user does not pay; `gap`, its numbers were consumed by other mutations. The connection with the largest
+-- `local_only`, the user does not sync; `gap`, its numbers were consumed by other mutations. The connection with the largest
 -- generation has the client_id; where generations do not decide, the one that claims it. A push that ends before its last
--- mutation, at a large conversation, is to be pushed again.
+-- mutation, at a row with many rows below it, is to be pushed again.
 --
 -- One failing statement fails the whole group. The server then applies each push by itself.
 --
 -- The function runs as its owner, so the server's login needs no other right to write. auth.uid() tells triggers of the app
 -- who writes; deferred triggers only in a group of one push, because they run once for the whole group.
 CREATE OR REPLACE FUNCTION sync.push(users uuid[], client_ids uuid[], sessions text[], takes boolean[], firsts bigint[],
-                          counts int[], kinds text[], row_ids uuid[], parents uuid[], roles text[], bodies text[],
-                          ats timestamptz[], row_ats timestamptz[], writable text[],
-                          generations bigint[], helds bigint[], digests bigint[])
+                          counts int[], tags text[], ops text[], keys text[], seconds text[], patches text[],
+                          ats timestamptz[], generations bigint[], helds bigint[], digests bigint[], declared text)
 RETURNS TABLE (before bigint, after bigint, seq bigint, rejected jsonb, refusal text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
@@ -212,6 +109,9 @@ BEGIN
     IF sync.hidden() IS NOT NULL THEN
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
+    IF declared IS DISTINCT FROM (SELECT d.digest FROM sync.declaration d) THEN
+        RAISE EXCEPTION 'The declaration has changed.' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     -- Locks the row of each client until the commit: two groups with pushes of one client run one after the other.
     WITH locked AS (
         INSERT INTO sync.clients AS c (user_id, client_id, last_mutation, session, pushed_at)
@@ -229,13 +129,13 @@ BEGIN
                CASE WHEN u.takes AND u.held IS NOT NULL AND u.first = l.last_mutation + 1 AND l.digests <> '{}'
                     THEN l.digests && ARRAY(
                         SELECT d.digest FROM unnest(push.digests[u.behind + 1 : u.behind + u.count],
-                                                    kinds[u.behind + 1 : u.behind + u.count]) AS d (digest, kind)
-                        WHERE d.digest <> 0 AND d.kind NOT IN ('-m', '-c'))
+                                                    ops[u.behind + 1 : u.behind + u.count]) AS d (digest, op)
+                        WHERE d.digest <> 0 AND d.op <> '-')
                     ELSE false END AS again,
                CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
                     ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
-               CASE WHEN coalesce(pr.subscription_tier NOT IN ('core', 'studio'), true) THEN 'local_only'
+               CASE WHEN NOT sync.admitted(u.user_id) THEN 'local_only'
                     WHEN u.generation < l.generation THEN 'replaced'
                     WHEN u.generation > coalesce(l.generation, 0) THEN NULL
                     WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal,
@@ -244,7 +144,6 @@ BEGIN
                                    push.digests[u.behind + 1 : u.behind + u.count]) AS differs
         FROM counted u
         JOIN locked l USING (user_id, client_id)
-        LEFT JOIN public.profiles pr ON pr.id = u.user_id
     )
     SELECT array_agg(t.last_mutation ORDER BY t.p), array_agg(t.rejected ORDER BY t.p),
            array_agg(coalesce(t.refusal, CASE WHEN t.differs THEN 'gap' END) ORDER BY t.p),
@@ -266,10 +165,8 @@ BEGIN
                 EXIT WHEN skipped[p];
                 hit := array_position(known, nullif(digests[m], 0));
                 IF hit > 0 THEN
-                    -- Replaced by a deletion of nothing, which consumes its number.
-                    kinds[m] := '-m';
-                    row_ids[m] := NULL;
-                    row_ats[m] := NULL;
+                    -- It only consumes its number.
+                    ops[m] := '0';
                     known[hit] := 0;
                 END IF;
             END LOOP;
@@ -278,8 +175,7 @@ BEGIN
     END IF;
 
     SELECT a.afters, a.rejecteds INTO afters, rejecteds
-    FROM sync.apply(users, firsts, counts, befores, skipped, kinds, row_ids, parents, roles, bodies, ats, row_ats,
-                    writable, rejecteds) a;
+    FROM sync.apply(users, firsts, counts, befores, skipped, tags, ops, keys, seconds, patches, ats, rejecteds) a;
 
     behind := 0;
     FOR p IN 1 .. cardinality(users) LOOP
@@ -287,7 +183,7 @@ BEGIN
             -- Only mutations up to where the push ended: the device pushes the others again.
             SELECT c.former INTO known FROM sync.clients c WHERE c.user_id = users[p] AND c.client_id = client_ids[p];
             FOR m IN behind + befores[p] + 2 - firsts[p] .. behind + afters[p] - firsts[p] + 1 LOOP
-                IF kinds[m] = '-m' AND row_ids[m] IS NULL THEN
+                IF ops[m] = '0' THEN
                     known[array_position(known, digests[m])] := 0;
                 END IF;
             END LOOP;

@@ -19,9 +19,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                      WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
                        AND backend_type = 'client backend'), 0)::float END,
            (SELECT sum(pg_catalog.pg_total_relation_size(partition)) FROM sync.partitions WHERE parent = 'log')::bigint,
-           (SELECT count(*) FROM (SELECT FROM sync.messages_default LIMIT 10000) AS first),
-           (SELECT count(*) FROM (SELECT FROM sync.log_default LIMIT 10000) AS first),
-           coalesce(EXTRACT(epoch FROM sync.partitions_reach('messages') - now()) / 86400, 0)::float,
+           sync.strays('messages'),
+           sync.strays('log'),
+           CASE WHEN pg_catalog.to_regclass('public.messages_archive') IS NULL THEN 'infinity'::float
+                ELSE coalesce(EXTRACT(epoch FROM sync.partitions_reach('messages') - now()) / 86400, 0)::float END,
            coalesce(EXTRACT(epoch FROM sync.partitions_reach('log') - now()) / 86400, 0)::float,
            (SELECT EXTRACT(epoch FROM now() - maintained_at) FROM sync.meta)::float
 $$;

@@ -1,0 +1,158 @@
+"""The triggers that record changes: for each kind a function, and its triggers. Pure.
+
+A deferred trigger records a changed row in its owner's feed, at commit. Nothing is looked up at run time that the
+declaration says.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from server.declaration.model import Declaration, Field, Kind, Table
+from server.declaration.sql import (
+    column,
+    columns,
+    compared,
+    literal,
+    logged,
+    owner,
+    quoted,
+    table,
+    tables,
+)
+
+TRIGGERS: Final = ("atlas_sync_record", "atlas_sync_record_update", "atlas_sync_refuse_truncate")
+
+
+def function_name(kind: Kind) -> str:
+    return f"sync.record_{kind.name}"
+
+
+def function(declaration: Declaration, kind: Kind) -> str:
+    """The trigger function of a kind."""
+    where = [*_identity(kind)]
+    moved = f"({columns('OLD', where)}) IS DISTINCT FROM ({columns('NEW', where)})"
+    former = owner(declaration, kind, "OLD")
+    if kind.parent is not None:
+        # A parent that was deleted in this transaction has no owner any more.
+        former = f"coalesce({former}, _owner)"
+    tag = literal(kind.tag)
+    parts = [
+        f"-- Records the changes of {table(kind.table)} as rows of kind {kind.name}.",
+        f"CREATE OR REPLACE FUNCTION {function_name(kind)}() RETURNS trigger",
+        "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$",
+        "#variable_conflict use_variable",
+        "DECLARE",
+        "    _owner pg_catalog.uuid;",
+        "    _former pg_catalog.uuid;",
+        "BEGIN",
+        "    IF TG_OP <> 'DELETE' THEN",
+        f"        _owner := {owner(declaration, kind, 'NEW')};",
+        "    END IF;",
+        f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
+        "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,",
+        "        -- the deletion of that parent alone would not remove it from the device.",
+        f"        _former := {former};",
+        "        IF _former IS NOT NULL THEN",
+        f"            PERFORM sync.record(_former, {tag}, 'd', {logged(kind, 'OLD')});",
+        "        END IF;",
+        "    END IF;",
+        "    IF _owner IS NOT NULL THEN",
+        f"        PERFORM sync.record(_owner, {tag}, 'u', {logged(kind, 'NEW')});",
+    ]
+    below = list(_below(declaration, kind, "NEW", "        "))
+    if below:
+        hidden = " OR ".join(f"row_security_active('{table(each)}')" for each in _tables_below(declaration, kind))
+        parts += [
+            f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
+            "            -- The rows below it are to be sent where it is now.",
+            f"            IF {hidden} THEN",
+            "                PERFORM sync.refuse_hidden(sync.hidden());",
+            "            END IF;",
+            *(f"    {line}" for line in below),
+            "        END IF;",
+        ]
+    if kind.parent is not None:
+        parent = declaration.kind[kind.parent.kind]
+        above = [parent] if parent.parent is None else [parent, declaration.kind[parent.parent.kind]]
+        hidden = " OR ".join(f"row_security_active('{table(each.table)}')" for each in above)
+        parts += [
+            f"    ELSIF _former IS NULL AND ({hidden}) THEN",
+            "        -- The parent was deleted, which is recorded instead; or row level security hides it.",
+            "        PERFORM sync.refuse_hidden(sync.hidden());",
+        ]
+    parts += [
+        "    END IF;",
+        "    RETURN NULL;",
+        "END",
+        "$$;",
+        f"REVOKE ALL ON FUNCTION {function_name(kind)} FROM PUBLIC;",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def triggers(kind: Kind) -> dict[Table, str]:
+    """The statements that create a kind's triggers, by table."""
+    return {
+        each: f"CREATE CONSTRAINT TRIGGER atlas_sync_record AFTER INSERT OR DELETE ON {table(each)}\n"
+        f"    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function_name(kind)}();\n"
+        f"CREATE CONSTRAINT TRIGGER atlas_sync_record_update AFTER UPDATE ON {table(each)}\n"
+        "    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW\n"
+        f"    {condition(kind)}\n"
+        f"    EXECUTE FUNCTION {function_name(kind)}();\n"
+        f"CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON {table(each)}\n"
+        "    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate();\n"
+        for each in tables(kind)
+    }
+
+
+def condition(kind: Kind) -> str:
+    """When an update is recorded."""
+    old, new = (", ".join(compared(alias, field) for field in watched(kind)) for alias in ("OLD", "NEW"))
+    return f"WHEN (({old}) IS DISTINCT FROM ({new}))"
+
+
+def is_cast(field: Field) -> bool:
+    """Whether the condition compares it as text."""
+    return compared("x", field) != column("x", field)
+
+
+def _identity(kind: Kind) -> list[Field]:
+    """The columns that say which row it is, and whose."""
+    place = kind.owner if kind.parent is None else kind.parent.field
+    assert place is not None
+    return list({field.name: field for field in (*kind.key, place)}.values())
+
+
+def watched(kind: Kind) -> list[Field]:
+    """The columns of which a change is recorded."""
+    fields = [*_identity(kind), *(synced.field for synced in kind.columns)]
+    return list({field.name: field for field in fields}.values())
+
+
+def _below(declaration: Declaration, kind: Kind, alias: str, indent: str) -> Iterator[str]:
+    """Statements that record the rows below the row `alias`, parents first."""
+    for child in declaration.children_of(kind):
+        assert child.parent is not None
+        source = _source(child)
+        on = f"{column('c', child.parent.field)} = {column(alias, kind.key[0])}"
+        yield f"{indent}PERFORM sync.record(_owner, {literal(child.tag)}, 'u', {logged(child, 'c')})"
+        yield f"{indent}FROM {source} c WHERE {on};"
+        for grandchild in declaration.children_of(child):
+            assert grandchild.parent is not None
+            yield f"{indent}PERFORM sync.record(_owner, {literal(grandchild.tag)}, 'u', {logged(grandchild, 'g')})"
+            yield (
+                f"{indent}FROM {_source(grandchild)} g JOIN {source} c "
+                f"ON {column('g', grandchild.parent.field)} = {column('c', child.key[0])} WHERE {on};"
+            )
+
+
+def _tables_below(declaration: Declaration, kind: Kind) -> Iterator[Table]:
+    for child in declaration.children_of(kind):
+        yield from tables(child)
+        for grandchild in declaration.children_of(child):
+            yield from tables(grandchild)
+
+
+def _source(kind: Kind) -> str:
+    """What holds all rows of a kind, archived or not."""
+    return table(kind.table) if kind.archive is None else f"sync.all_{quoted(kind.table.name)}"

@@ -1,0 +1,294 @@
+"""The functions that apply the mutations of devices: one for each kind that devices write. Pure.
+
+Every statement names the owner of the row, so rows of another user are not found, as if they did not exist.
+"""
+
+from protocol.schema import Type
+from server.declaration.model import Declaration, Devices, Field, Kind
+from server.declaration.sql import archive, column, literal, owned, quoted, received, table, tables
+
+DISPATCH = """\
+-- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may be
+-- the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or `more`:
+-- a part was deleted, and the rest is to be deleted by another call.
+CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    CASE tag
+{cases}
+    ELSE
+        RETURN 'not_allowed';
+    END CASE;
+END
+$$;
+REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
+"""
+
+ADMITTED = """\
+-- Whether this user syncs.
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT {condition}
+$$;
+REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
+"""
+
+ARCHIVED_AFTER = "_at < pg_catalog.now() - '27 days'::pg_catalog.interval"
+"""No month is archived before it is over."""
+
+
+def name(kind: Kind) -> str:
+    return f"sync.write_{kind.name}"
+
+
+def dispatch(declaration: Declaration) -> str:
+    """The function that calls those of the kinds."""
+    cases = "\n".join(
+        f"    WHEN {literal(kind.tag)} THEN\n        RETURN {name(kind)}(op, owner, key, patch, at);"
+        for kind in declaration.kinds
+        if kind.devices is not None
+    )
+    if not cases:
+        cases = "    WHEN NULL THEN\n        RETURN NULL;"
+    return DISPATCH.format(cases=cases)
+
+
+def admitted(declaration: Declaration) -> str:
+    """The function that says who syncs."""
+    gate = declaration.gate
+    if gate is None:
+        return ADMITTED.format(condition="true")
+    kind = declaration.kind[gate.kind]
+    values = ", ".join(map(literal, gate.syncs or gate.local_only))
+    held = f"{column('q', gate.field)}::text"
+    admits = f"{held} IN ({values})" if gate.syncs else f"({held} IN ({values})) IS NOT TRUE"
+    row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
+    return ADMITTED.format(condition=f"coalesce((SELECT {admits} {row}), false)")
+
+
+def function(declaration: Declaration, kind: Kind) -> str:
+    """The function that applies the mutations of a kind. Kinds that devices only read have none."""
+    devices = kind.devices
+    if devices is None:
+        return ""
+    dated = kind.dated is not None
+    parts = [
+        f"-- Applies mutations of rows of kind {kind.name}.",
+        f"CREATE OR REPLACE FUNCTION {name(kind)}(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text",
+        "LANGUAGE plpgsql AS $$",
+        "#variable_conflict use_variable",
+        "DECLARE",
+        *(f"    _key{i} {field.type} := {received(field, f'_key[{i}]')};" for i, field in enumerate(kind.key, 1)),
+        *(["    _row_at pg_catalog.timestamptz := sync.instant(_key[2]);"] if dated else []),
+        *(["    _owns pg_catalog.bool;"] if kind.archive is not None else []),
+        "BEGIN",
+        "    CASE _op",
+        "    WHEN '+' THEN",
+        *_indented(_insert(declaration, kind, devices)),
+        "    WHEN '~' THEN",
+        *_indented(_update(declaration, kind, devices)),
+        "    WHEN '-' THEN",
+        *_indented(_delete(declaration, kind, devices)),
+        "    END CASE;",
+        "    RETURN NULL;",
+        "END",
+        "$$;",
+        f"REVOKE ALL ON FUNCTION {name(kind)} FROM PUBLIC;",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"        {line}" for line in lines]
+
+
+def _given(field: Field, wire: str) -> str:
+    """The value of a column in the patch."""
+    return received(field, f"_patch ->> {literal(wire)}")
+
+
+def _key(kind: Kind, alias: str) -> str:
+    """A condition that the row `alias` has the key."""
+    return " AND ".join(f"{column(alias, field)} = _key{i}" for i, field in enumerate(kind.key, 1))
+
+
+def _dated(kind: Kind, alias: str, at: str) -> str:
+    return "" if kind.dated is None else f" AND {column(alias, kind.dated)} = {at}"
+
+
+def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
+    if devices.insert is None:
+        return ["RETURN 'not_allowed';"]
+    key = {field.name: f"_key{i}" for i, field in enumerate(kind.key, 1)}
+    values = dict(key)
+    parent = declaration.parent_of(kind)
+    checks: list[str] = []
+    if kind.parent is not None:
+        values.setdefault(kind.parent.field.name, f"o.{quoted(parent.key[0].name)}" if parent is not None else "")
+    for holder in (kind.owner, devices.owner):
+        if holder is None:
+            continue
+        if holder.name in key:
+            # The user is a part of the key, which the device makes.
+            checks += [f"IF {key[holder.name]}::text <> _owner::text THEN", "    RETURN 'bad_id';", "END IF;"]
+        else:
+            values[holder.name] = "_owner" if holder.of is Type.UUID else "_owner::text"
+    for wire in devices.insert:
+        field = kind.column[wire].field
+        if field.name not in values:
+            given = _given(field, wire)
+            values[field.name] = (
+                given
+                if field.default is None
+                else f"CASE WHEN _patch ? {literal(wire)} THEN {given} ELSE {field.default} END"
+            )
+    for moment in (devices.created, devices.updated):
+        if moment is not None:
+            values.setdefault(moment.name, _moment(moment))
+    names = ", ".join(quoted(each) for each in values)
+    chosen = ", ".join(values.values())
+    conflict = ", ".join(quoted(field.name) for field in [*kind.key, *([kind.dated] if kind.dated else [])])
+    if parent is None:
+        lines = [
+            *checks,
+            f"INSERT INTO {table(kind.table)} ({names})",
+            f"VALUES ({chosen})",
+            f"ON CONFLICT ({conflict}) DO NOTHING;",
+        ]
+        missing: list[str] = []
+    else:
+        assert kind.parent is not None
+        wire = kind.columns[0].name
+        found = f"{column('o', parent.key[0])} = {_given(kind.parent.field, wire)} AND {owned(declaration, parent, 'o', '_owner')}"
+        lines = [
+            *checks,
+            f"INSERT INTO {table(kind.table)} ({names})",
+            f"SELECT {chosen}",
+            f"FROM {table(parent.table)} o WHERE {found}",
+            f"ON CONFLICT ({conflict}) DO NOTHING;",
+        ]
+        missing = [
+            f"PERFORM FROM {table(parent.table)} o WHERE {found};",
+            "IF NOT FOUND THEN",
+            "    RETURN 'unknown_parent';",
+            "END IF;",
+        ]
+    lines.append("IF NOT FOUND THEN")
+    lines += [f"    {line}" for line in missing]
+    lines += [
+        f"    PERFORM FROM {table(kind.table)} t WHERE {_key(kind, 't')}{_dated(kind, 't', '_at')} "
+        f"AND {owned(declaration, kind, 't', '_owner')};",
+        "    IF NOT FOUND THEN",
+        "        RETURN 'bad_id';",
+        "    END IF;",
+    ]
+    if parent is not None and devices.touches is not None:
+        touched = quoted(devices.touches.name)
+        lines += [
+            "ELSE",
+            f"    UPDATE {table(parent.table)} o SET {touched} = {_moment(devices.touches)}",
+            f"    WHERE {found} AND o.{touched} < {_moment(devices.touches)};",
+        ]
+    lines.append("END IF;")
+    old = archive(kind)
+    if old is None:
+        return lines
+    return [
+        f"IF {ARCHIVED_AFTER} THEN",
+        f"    SELECT coalesce({owned(declaration, kind, 't', '_owner')}, false) INTO _owns",
+        f"    FROM {table(old)} t WHERE {_key(kind, 't')}{_dated(kind, 't', '_at')};",
+        "    IF FOUND THEN",
+        "        IF _owns THEN",
+        "            RETURN NULL;",
+        "        END IF;",
+        *(f"        {line}" for line in missing),
+        "        RETURN 'bad_id';",
+        "    END IF;",
+        "END IF;",
+        *lines,
+    ]
+
+
+def _moment(field: Field) -> str:
+    return "timezone('UTC', _at)" if field.type.startswith("timestamp without") else "_at"
+
+
+def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
+    if not devices.update:
+        return ["RETURN 'not_allowed';"]
+    sets = []
+    for wire in devices.update:
+        field = kind.column[wire].field
+        given = _given(field, wire)
+        if len(devices.update) > 1:
+            given = f"CASE WHEN _patch ? {literal(wire)} THEN {given} ELSE {column('t', field)} END"
+        sets.append(f"{quoted(field.name)} = {given}")
+    if devices.updated is not None:
+        moment = devices.updated
+        sets.append(f"{quoted(moment.name)} = greatest({column('t', moment)}, {_moment(moment)})")
+    permitted = "".join(
+        f" AND {column('t', kind.column[wire].field)}::text IN ({', '.join(map(literal, limit))})"
+        for wire, limit in kind.limits.items()
+        if isinstance(limit, tuple)
+    )
+    where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
+    lines: list[str] = []
+    for i, each in enumerate(tables(kind)):
+        indent = "    " if i else ""
+        lines += ["IF NOT FOUND THEN"] if i else []
+        lines += [
+            f"{indent}UPDATE {table(each)} t SET {', '.join(sets)}",
+            f"{indent}WHERE {where}{permitted};",
+        ]
+        lines += ["END IF;"] if i else []
+    lines.append("IF NOT FOUND THEN")
+    if permitted:
+        source = f"sync.all_{quoted(kind.table.name)}" if kind.archive is not None else table(kind.table)
+        lines += [
+            f"    PERFORM FROM {source} t WHERE {where};",
+            "    IF FOUND THEN",
+            "        RETURN 'bad_value';",
+            "    END IF;",
+        ]
+    return [*lines, "    RETURN 'unknown_row';", "END IF;"]
+
+
+def _delete(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
+    if not devices.delete:
+        return ["RETURN 'not_allowed';"]
+    lines: list[str] = []
+    where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
+    for child in declaration.children_of(kind):
+        assert child.parent is not None
+        # A row with many rows below it is deleted in portions.
+        source = f"sync.all_{quoted(child.table.name)}" if child.archive is not None else table(child.table)
+        of_it = f"{column('c', child.parent.field)} = _key1"
+        lines += [
+            f"IF (SELECT count(*) FROM (SELECT FROM {table(kind.table)} t JOIN {source} c ON {of_it}",
+            f"                          WHERE {where} LIMIT sync.portion() + 1) first) > sync.portion() THEN",
+        ]
+        key = [*child.key, *([child.dated] if child.dated else [])]
+        # Newest last, as far as the table has an order.
+        ordered = ", ".join(column("c", field) for field in reversed(key))
+        some = ", ".join(column("c", field) for field in key)
+        same = " AND ".join(f"{column('c', field)} = old.{quoted(field.name)}" for field in key)
+        for each in tables(child):
+            lines += [
+                f"    DELETE FROM {table(each)} c USING (",
+                f"        SELECT {some} FROM {table(each)} c WHERE {of_it} ORDER BY {ordered} LIMIT sync.portion()",
+                f"    ) old WHERE {same};",
+                "    IF FOUND THEN",
+                "        RETURN 'more';",
+                "    END IF;",
+            ]
+        lines += ["    -- Nothing was deleted: a trigger of the app keeps them.", "END IF;"]
+    lines.append(f"DELETE FROM {table(kind.table)} t WHERE {where};")
+    old = archive(kind)
+    if old is not None:
+        # In both tables: SQL of the app may have inserted an archived row again.
+        lines += [
+            "IF _row_at < pg_catalog.now() - '27 days'::pg_catalog.interval THEN",
+            f"    DELETE FROM {table(old)} t WHERE {where};",
+            "END IF;",
+        ]
+    return lines
