@@ -173,7 +173,7 @@ describe('other tabs', () => {
     },
     IndexedDB: () => {
       const name = `destroy-${++count}`;
-      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(name)) };
+      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(`${name}/kinds`)) };
     },
   };
 
@@ -267,7 +267,7 @@ describe('what stays elsewhere on the device', () => {
     await sync.deleteMessage(M(1));
     await synced(sync);
     await destroy(sync);
-    expect(await Dexie.exists(name)).toBe(false);
+    expect(await Dexie.exists(`${name}/kinds`)).toBe(false);
     expect(await old.table('conversations').toArray()).toEqual([{ id: C(2), userId: id(2) }]);
     expect((await old.table('messages').toArray()).map((row: { id: string }) => row.id)).toEqual([M(2)]);
     const again = open();
@@ -321,14 +321,14 @@ describe('what stays elsewhere on the device', () => {
     const sync = app.open({ store: new DexieStore({ name }), getToken: () => tokenOf(USER) });
     await synced(sync);
     const frozen = await new Promise<IDBDatabase>((resolve) => {
-      const opening = indexedDB.open(name);
+      const opening = indexedDB.open(`${name}/kinds`);
       opening.onsuccess = () => resolve(opening.result);
     });
     await destroy(sync);
-    const rows = frozen.transaction(['conversationRows', 'messageRows', 'outbox']).objectStore('outbox').count();
+    const rows = frozen.transaction(['rows', 'outbox']).objectStore('outbox').count();
     await new Promise((resolve) => (rows.onsuccess = resolve));
     expect(rows.result).toBe(0);
     frozen.close();
-    await pass(async () => !(await Dexie.exists(name)));
+    await pass(async () => !(await Dexie.exists(`${name}/kinds`)));
   });
 });
