@@ -5,6 +5,7 @@
 
 import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
+import { fromBase64, toBase64 } from './base64.js';
 import type { Limits, SchemaFrame, ToClient, ToServer } from './frames.js';
 import type { Mutation, Result } from './mutation.js';
 import type { Arrival, Cursor } from './rows.js';
@@ -269,8 +270,6 @@ export const byteLength = (data: Uint8Array | string): number =>
   typeof data === 'string' ? utf8Bytes(data) : data.length;
 
 const CURSOR_BYTES = 128;
-const toBase64 = (bytes: Uint8Array): string => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''));
-const fromBase64 = (base64: string): Uint8Array => Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
 
 /** A copy, because the value is a part of the frame's buffer. */
 const bytes: Check<Uint8Array> = (value) => (value instanceof Uint8Array ? value.slice() : fail('not bytes'));
