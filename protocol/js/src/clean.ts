@@ -27,7 +27,7 @@ const CLEAN_EVERY = 3_600_000;
 const runsLow = ({ usage, quota }: Estimate): boolean =>
   usage !== undefined && quota !== undefined && quota > 0 && usage / quota > LOW;
 
-const LEAST = { uuid: '00000000-0000-0000-0000-000000000000', text: '', int: -(2 ** 31), bigint: -(2n ** 63n) };
+const LEAST = { uuid: '00000000-0000-0000-0000-000000000000', text: '', int: -(2 ** 31), bigint: -(2n ** 63n), instant: -(2 ** 53) };
 
 /** The least id: a place with it comes before all others of its instant. */
 function leastId({ key: [one, two] }: Kind): Id {

@@ -5,8 +5,9 @@
 
 import type { Instant, Uuid } from './rows.js';
 
-export type KeyType = 'uuid' | 'text' | 'int' | 'bigint';
-export type ColumnType = KeyType | 'bool' | 'float' | 'numeric' | 'instant' | 'date' | 'json' | 'array' | 'bytes';
+/** An instant is never the whole key. */
+export type KeyType = 'uuid' | 'text' | 'int' | 'bigint' | 'instant';
+export type ColumnType = KeyType | 'bool' | 'float' | 'numeric' | 'date' | 'json' | 'array' | 'bytes';
 
 /** What a device may write of a kind. */
 export interface DevicesSchema {

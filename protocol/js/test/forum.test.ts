@@ -432,7 +432,7 @@ describe('histories of three levels', () => {
   const topics = ['a', 'ü'];
   const act = fc.oneof(
     { weight: 6, arbitrary: fc.record({ do: fc.constant('post' as const), home: fc.nat(4), at: fc.nat(9), seq: fc.nat(30) }) },
-    { weight: 3, arbitrary: fc.record({ do: fc.constant('thread' as const), home: fc.nat(1), at: fc.nat(4), seq: fc.nat(9) }) },
+    { weight: 3, arbitrary: fc.record({ do: fc.constant('thread' as const), home: fc.nat(1) }) },
     { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('-post' as const, '-thread' as const, '-topic' as const), which: fc.nat(30) }) },
     { weight: 2, arbitrary: fc.record({ do: fc.constant('topic' as const), which: fc.nat(1) }) },
     { weight: 6, arbitrary: fc.record({ do: fc.constant('page' as const), level: fc.nat(2), home: fc.nat(4), limit: fc.integer({ min: 1, max: 4 }) }) },
@@ -451,6 +451,9 @@ describe('histories of three levels', () => {
         const device = new Device(model, 0, store, async () => store, async () => undefined, { thread: window, post: window }, kinds);
         let n = 0;
         let made = 0;
+        // Each has a key of its own: rows below a row that is not held may outlive it (5.3), and would be below its heir.
+        const threads = [0, 1, 2, 3, 4];
+        const threadOf = (home: number): number => threads[threads.length - 1 - home] as number;
         const write = (...mutation: unknown[]): unknown => model.push(id(5), ++n, [mutation]);
         topics.forEach((topic) => write('+', 'T', topic, { titleText: topic }, 1));
         for (let i = 0; i < 5; i++) write('+', 't', i, { topic_id: topics[i % 2], name: 'x' }, ++made);
@@ -465,16 +468,17 @@ describe('histories of three levels', () => {
               write('+', 'T', topics[a.which], { titleText: 'again' }, 1);
               break;
             case 'thread':
-              write('+', 't', a.at, { topic_id: topics[a.home], name: 'x' }, ++made);
+              write('+', 't', threads.length, { topic_id: topics[a.home], name: 'x' }, ++made);
+              threads.push(threads.length);
               break;
             case 'post':
-              write('+', 'P', `${a.seq}`, { thread_id: a.home, parts: '1', rank: a.at === 0 ? null : a.at }, ++made);
+              write('+', 'P', `${a.seq}`, { thread_id: threadOf(a.home), parts: '1', rank: a.at === 0 ? null : a.at }, ++made);
               break;
             case '-post':
               write('-', 'P', `${a.which}`);
               break;
             case '-thread':
-              write('-', 't', a.which % 5);
+              write('-', 't', threadOf(a.which % 5));
               break;
             case '-topic':
               write('-', 'T', topics[a.which % 2]);
@@ -482,7 +486,7 @@ describe('histories of three levels', () => {
             case 'page': {
               if (device.session === null || !device.session.mayAsk) break;
               const of = kind(['topic', 'thread', 'post'][a.level] as string);
-              const parent = a.level === 0 ? null : a.level === 1 ? (topics[a.home % 2] as string) : a.home;
+              const parent = a.level === 0 ? null : a.level === 1 ? (topics[a.home % 2] as string) : threadOf(a.home);
               const home = of.parent === null ? '' : keyOf(of.parent, parent as string | number);
               const [floor] = await store.read((tx) => tx.floors(of, [home]));
               if (floor === 'start') break;
