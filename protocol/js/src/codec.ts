@@ -5,7 +5,7 @@
 
 import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
-import { fromBase64, toBase64 } from './base64.js';
+import { fromBase64, toBase64 } from './bytes.js';
 import type { Limits, SchemaFrame, ToClient, ToServer } from './frames.js';
 import type { Mutation, Result } from './mutation.js';
 import type { Arrival, Cursor } from './rows.js';

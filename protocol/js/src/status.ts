@@ -14,8 +14,8 @@ export interface ConnectionStatus {
 
 export interface Status {
   /**
-   * local: this user's work stays on the device · destroyed: the store was deleted, and this Sync is of no more use ·
-   * else the state of the connection.
+   * local: this user's work stays on the device · destroyed: this Sync is of no more use, because the store was deleted,
+   * or a tab with another version of the app stored its rows by another schema · else the state of the connection.
    */
   readonly state: ConnectionState | 'local' | 'destroyed';
   /** How many mutations wait for an answer of the server. */

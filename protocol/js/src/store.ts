@@ -145,7 +145,7 @@ export class StoreError extends Error {
   override name = 'StoreError';
 }
 
-/** This tab or another one has destroyed the store. */
+/** This tab or another one has destroyed the store, or another one has stored its rows by another schema. */
 export class Destroyed extends StoreError {
   constructor() {
     super('this store was destroyed: make another store and another Sync');

@@ -14,6 +14,7 @@ import { reshape } from './reshape.js';
 import { homeKey, nameOf } from './rows.js';
 import {
   compile,
+  shapeOf,
   type Id,
   type IdOf,
   type Kind,
@@ -354,14 +355,19 @@ export class Sync<S extends Schema = Schema> {
     if (this.closed && !this.gone) throw new WriteError('this sync is closed');
   }
 
-  /** The store, while it is this user's: after a tab has destroyed it, no other tab may write to it again. */
+  /**
+   * The store, while it is this user's, and its rows are as this schema says: after a tab has destroyed it, or stored its
+   * rows by another schema, no other tab may write to it again.
+   */
   private guarded({ store, user }: SyncOptions<S>): Transactions {
+    const shape = shapeOf(this.kinds);
     const guard =
       (how: 'read' | 'write') =>
       async <T>(work: (tx: Writing) => Promise<T>): Promise<T> => {
         try {
           return await store[how](async (tx: Reading) => {
-            if (this.gone || (await tx.meta()).user !== user) throw new Destroyed();
+            const meta = await tx.meta();
+            if (this.gone || meta.user !== user || meta.shape !== shape) throw new Destroyed();
             return work(tx as Writing);
           });
         } catch (error) {

@@ -13,14 +13,16 @@ import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
 import { homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
-import { Destroyed, newMeta, StoreError, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
+import { Destroyed, newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
 import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 import { emptyFormer, inDatabase, partsOfFormer } from './dexie_former.js';
 import { CONVERSATION, MESSAGE } from './former.js';
 
-const VERSION = 1;
-/** Before there were kinds, the database had the store's own name. */
+/**
+ * Before there were kinds, the database had the store's own name. A later form, too, needs another name: a tab of this
+ * version, which may be frozen, would hold up the upgrade, and Dexie would add this version's tables again.
+ */
 const databaseOf = (name: string): string => `${name}/kinds`;
 
 /** Keys in the table `head`. */
@@ -67,8 +69,7 @@ export class DexieStore implements Store {
     this.name = options.name;
     this.db = new Database(databaseOf(options.name));
     this.db.on('versionchange', () => {
-      // Another tab deletes the database, or a later version of this library upgrades it: that waits for this
-      // connection. And Dexie would open it again.
+      // Another tab deletes the database, or upgrades it. That waits for this connection; and Dexie would open it again.
       this.destroyed = true;
       this.db.close();
       return false;
@@ -138,9 +139,6 @@ export class DexieStore implements Store {
   private async open(): Promise<void> {
     const { db, name } = this;
     await db.open();
-    if (Math.floor(db.verno) > VERSION) {
-      throw new StoreError('this database was written by a newer version: update this app');
-    }
     if ((await db.head.get(META)) === undefined) {
       for await (const put of partsOfFormer(name)) {
         if (!(await this.make((tx) => put(tx), LEFT))) break;
@@ -189,7 +187,7 @@ class Database extends Dexie {
   constructor(name: string) {
     // Without strict durability a power cut could lose numbers that were sent, and they would be given a second time.
     super(name, { chromeTransactionDurability: 'strict' });
-    this.version(VERSION).stores({
+    this.version(1).stores({
       head: '',
       rows: '[kind+key], [kind+home+order], [kind+local]',
       outbox: 'key, state',

@@ -1,6 +1,6 @@
 /** Rows, floors and mutations as JSON text, with the values that JSON lacks: bigint, bytes, NaN, the infinities and -0. */
 
-import { fromBase64, toBase64 } from '../base64.js';
+import { fromBase64, toBase64 } from '../bytes.js';
 
 /** Begins each text that stands for another value, or that begins with it itself. The next character says which. */
 const MARK = '\x01';
