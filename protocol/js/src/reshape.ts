@@ -35,7 +35,11 @@ export async function reshape(tx: Writing, kinds: Kinds): Promise<void> {
       some.map((row) => fitted(kind, old, row)),
     );
     const made = some.filter((row) => row.seq === LOCAL).map((row) => keyOf(kind, row.id));
-    for (const child of kind.children) await tx.putFloors(child, made.map((key) => [key, 'start']));
+    for (const child of kind.children)
+      await tx.putFloors(
+        child,
+        made.map((key) => [key, 'start']),
+      );
   }
   await quarantine(tx, kinds, former, lost);
   await tx.setMeta({ cursor: null });
@@ -80,12 +84,14 @@ async function quarantine(
   // The server has what it acknowledged.
   await tx.dropEntries(unfit.filter(({ state }) => state === 'acked').map(({ key }) => key));
   await tx.putEntries(
-    [...unfit, ...made].filter(({ state }) => state !== 'acked').map((entry): Entry => {
-      const { kind } = entry.mutation;
-      // A kind that has another key or parent is another kind. Its mutations are not to be read as those of this one.
-      const mutation = { ...entry.mutation, kind: kinds.has(kind) ? `former ${kind}` : kind };
-      if (entry.state === 'rejected') return { ...entry, mutation };
-      return { ...entry, mutation, state: 'rejected', code: 'not_allowed', message: 'This app no longer writes it.' };
-    }),
+    [...unfit, ...made]
+      .filter(({ state }) => state !== 'acked')
+      .map((entry): Entry => {
+        const { kind } = entry.mutation;
+        // A kind that has another key or parent is another kind. Its mutations are not to be read as those of this one.
+        const mutation = { ...entry.mutation, kind: kinds.has(kind) ? `former ${kind}` : kind };
+        if (entry.state === 'rejected') return { ...entry, mutation };
+        return { ...entry, mutation, state: 'rejected', code: 'not_allowed', message: 'This app no longer writes it.' };
+      }),
   );
 }

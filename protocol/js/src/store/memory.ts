@@ -80,7 +80,8 @@ class Transaction implements Writing {
     for (const rows of this.t.rows.values()) {
       for (const [key, { row }] of [...rows]) if (localToo || row.seq !== LOCAL) this.set(rows, key, undefined);
     }
-    for (const floors of this.t.floors.values()) for (const home of [...floors.keys()]) this.set(floors, home, undefined);
+    for (const floors of this.t.floors.values())
+      for (const home of [...floors.keys()]) this.set(floors, home, undefined);
     await this.forget();
   }
   putEntries = async (entries: readonly Entry[]) =>
