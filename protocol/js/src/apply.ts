@@ -82,7 +82,8 @@ class Batch {
       const homes = [...work.floors.keys()];
       (await tx.floors(work.kind, homes)).forEach((floor, i) => work.floors.set(homes[i] as string, floor));
       const { parent } = work.kind;
-      if (this.remember && parent?.parent) for (const { home } of work.rows.values()) this.work(parent).wanted.add(home);
+      if (this.remember && parent?.parent)
+        for (const { home } of work.rows.values()) this.work(parent).wanted.add(home);
     }
     for (const [kind, arrival] of arrivals) if (isDeleted(arrival)) await this.readBelow(kind, keyOf(kind, arrival.id));
   }
@@ -126,15 +127,24 @@ class Batch {
     for (const { kind, rows, stored, changed, begun, ended } of this.works.values()) {
       if (changed.size > 0) {
         const keys = [...changed];
-        await tx.put(kind, keys.flatMap((key) => rows.get(key)?.row ?? []));
-        await tx.drop(kind, keys.filter((key) => stored.has(key) && !rows.has(key)));
+        await tx.put(
+          kind,
+          keys.flatMap((key) => rows.get(key)?.row ?? []),
+        );
+        await tx.drop(
+          kind,
+          keys.filter((key) => stored.has(key) && !rows.has(key)),
+        );
       }
       for (const child of kind.children) {
         if (ended.size > 0) await tx.dropFloors(child, [...ended]);
         const fresh = [...begun];
         if (fresh.length === 0) continue;
         const known = await tx.floors(child, fresh);
-        await tx.putFloors(child, fresh.flatMap((home, i): [string, Floor][] => known[i] ? [] : [[home, 'start']]));
+        await tx.putFloors(
+          child,
+          fresh.flatMap((home, i): [string, Floor][] => (known[i] ? [] : [[home, 'start']])),
+        );
       }
     }
     if (this.remembered.size > 0) await tx.remember([...this.remembered.values()]);
@@ -241,7 +251,11 @@ export async function applySnapshot(
   for (const kind of kinds.values()) {
     if (kind.children.length === 0) continue;
     const made = (await madeHere(tx, kind)).filter((key) => !received.get(kind)?.has(key));
-    for (const child of kind.children) await tx.putFloors(child, made.map((key) => [key, 'start']));
+    for (const child of kind.children)
+      await tx.putFloors(
+        child,
+        made.map((key) => [key, 'start']),
+      );
   }
   touched.all = true;
 }

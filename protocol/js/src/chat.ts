@@ -102,5 +102,11 @@ export const showMessages = (
   entries: readonly Entry[],
   holed: boolean,
 ): ShownMessage[] =>
-  show(MESSAGE, conversation, [{ kind: CONVERSATION, key: conversation }], held, entries, holed)
-    .reverse() as unknown as ShownMessage[];
+  show(
+    MESSAGE,
+    conversation,
+    [{ kind: CONVERSATION, key: conversation }],
+    held,
+    entries,
+    holed,
+  ).reverse() as unknown as ShownMessage[];

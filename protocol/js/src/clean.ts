@@ -27,7 +27,13 @@ const CLEAN_EVERY = 3_600_000;
 const runsLow = ({ usage, quota }: Estimate): boolean =>
   usage !== undefined && quota !== undefined && quota > 0 && usage / quota > LOW;
 
-const LEAST = { uuid: '00000000-0000-0000-0000-000000000000', text: '', int: -(2 ** 31), bigint: -(2n ** 63n), instant: -(2 ** 53) };
+const LEAST = {
+  uuid: '00000000-0000-0000-0000-000000000000',
+  text: '',
+  int: -(2 ** 31),
+  bigint: -(2n ** 63n),
+  instant: -(2 ** 53),
+};
 
 /** The least id: a place with it comes before all others of its instant. */
 function leastId({ key: [one, two] }: Kind): Id {
@@ -47,7 +53,7 @@ async function cleanSome(tx: Writing, kind: Kind, cutoff: Place): Promise<number
   const keep = await keysAbout(tx, kind, await tx.entries());
   for (const key of await homesOfLocal(tx, kind)) keep.add(key);
   const going: Row[] = [];
-  for (let before = orderOf(kind, cutoff); going.length < AT_ONCE; ) {
+  for (let before = orderOf(kind, cutoff); going.length < AT_ONCE;) {
     const rows = await tx.newest(kind, '', before, AT_ONCE);
     const last = rows.at(-1);
     if (last === undefined) break;

@@ -79,16 +79,7 @@ export interface Pong {
   readonly t: 'pong';
 }
 export type ToClient =
-  | Welcome
-  | SchemaFrame
-  | SnapshotFrame
-  | ChangesFrame
-  | Live
-  | Page
-  | Ack
-  | Refreshed
-  | ErrorAnswer
-  | Pong;
+  Welcome | SchemaFrame | SnapshotFrame | ChangesFrame | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /** How many rows of a kind a snapshot brings, of each parent; by the kind's name. */
 export type Window = Readonly<Record<string, number>>;

@@ -156,7 +156,10 @@ export class Histories {
       }
       const now = await this.floor(of);
       // A page may be short although there is more. A page that brought nothing is not asked for again.
-      if (now === undefined || (floor !== undefined && now !== 'start' && orderOf(kind, now) === orderOf(kind, floor))) {
+      if (
+        now === undefined ||
+        (floor !== undefined && now !== 'start' && orderOf(kind, now) === orderOf(kind, floor))
+      ) {
         return 'offline';
       }
       if (now === 'start') return 'here';
@@ -211,7 +214,9 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   const floor = await floorOf(tx, kind, home);
   const entries = await tx.entries();
   const rows = await tx.newest(kind, home, null, most + 1);
-  const held = rows.filter((row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)));
+  const held = rows.filter(
+    (row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)),
+  );
   const shown = new Map(held.slice(0, most).map((row) => [keyOf(kind, row.id), row]));
   const oldest = [...shown.values()].at(-1);
   // Rows with unsent work, or with unsent work below them. Those that have none below them must not be shown as if no

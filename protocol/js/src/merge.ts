@@ -33,7 +33,10 @@ export async function mergeLocal(tx: Writing, kinds: Kinds, now: Instant): Promi
         at: instantOf(row, kind.updated) ?? at,
       });
     }
-    await tx.drop(kind, rows.map((row) => keyOf(kind, row.id)));
+    await tx.drop(
+      kind,
+      rows.map((row) => keyOf(kind, row.id)),
+    );
   }
   if (mutations.length === 0) return;
   await addOrQuarantine(tx, kinds, mutations);

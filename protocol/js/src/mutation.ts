@@ -121,8 +121,7 @@ const TYPES: Readonly<Record<ColumnType, readonly [fits: Fits, name: string]>> =
   text: [isText, 'a string'],
   int: [(value) => Number.isInteger(value) && value === ((value as number) | 0), 'an integer of 32 bits'],
   bigint: [
-    (value) =>
-      typeof value === 'bigint' ? BigInt.asIntN(64, value) === value : Number.isSafeInteger(value),
+    (value) => (typeof value === 'bigint' ? BigInt.asIntN(64, value) === value : Number.isSafeInteger(value)),
     'an integer of 64 bits, a bigint beyond 2^53',
   ],
   bool: [(value) => typeof value === 'boolean', 'a boolean'],
@@ -146,7 +145,8 @@ function checkValue({ name, type, nullable, limit }: Column, value: unknown): vo
   if (json) checkJson(name, value);
   else if (type === 'text') checkText(name, value as string);
   if (typeof limit !== 'number') return;
-  const size = type === 'bytes' ? (value as Uint8Array).length : utf8Bytes(json ? JSON.stringify(value) : String(value));
+  const size =
+    type === 'bytes' ? (value as Uint8Array).length : utf8Bytes(json ? JSON.stringify(value) : String(value));
   if (size > limit) {
     throw new WriteError(`${name} has ${size} bytes, and the server accepts ${limit}: shorten it`, 'too_long');
   }

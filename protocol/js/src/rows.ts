@@ -52,7 +52,8 @@ export const keyOf = (kind: Kind, id: Id): string => {
 };
 
 /** The key of a row's parent; empty for a kind without one. */
-export const homeOf = (kind: Kind, row: Row): string => homeKey(kind, kind.home === null ? null : (row[kind.home] as Id));
+export const homeOf = (kind: Kind, row: Row): string =>
+  homeKey(kind, kind.home === null ? null : (row[kind.home] as Id));
 
 /** The key of the parent with this id; empty for a kind without one. */
 export const homeKey = (kind: Kind, parent: Id | null): string =>

@@ -93,9 +93,8 @@ type ValueOf<T extends string> = T extends `${infer Base}?`
 type KindsOf<S extends Schema> = S['kinds'][number];
 export type KindName<S extends Schema> = KindsOf<S>['name'];
 /** Of a schema that is not a literal, any kind may have any name. */
-type KindOf<S extends Schema, K extends string> = string extends KindName<S>
-  ? KindsOf<S>
-  : Extract<KindsOf<S>, { readonly name: K }>;
+type KindOf<S extends Schema, K extends string> =
+  string extends KindName<S> ? KindsOf<S> : Extract<KindsOf<S>, { readonly name: K }>;
 
 type IdOfKey<Key extends readonly string[]> = Key extends readonly [infer One extends string]
   ? ValueOf<One>

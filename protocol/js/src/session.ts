@@ -57,7 +57,6 @@ const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
 const WELCOMED = [...SAID_HELLO, 'ack'] as const;
 const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 
-
 /** The frames that the server may send in each state. Every other known frame breaks the protocol. */
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,

@@ -68,8 +68,11 @@ export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number): R
 }
 
 /** A row as an update leaves it. */
-export const updated = (kind: Kind, row: Row, { columns, at }: Pick<Insert, 'columns' | 'at'>): Row =>
-  ({ ...row, ...columns, ...raised(row, kind.updated, at) });
+export const updated = (kind: Kind, row: Row, { columns, at }: Pick<Insert, 'columns' | 'at'>): Row => ({
+  ...row,
+  ...columns,
+  ...raised(row, kind.updated, at),
+});
 
 /** The change of a column that takes the latest instant. */
 export const raised = (row: Row, column: string | null, at: number): Record<string, unknown> =>
@@ -100,7 +103,9 @@ class Overlay {
     const { kind } = this;
     const { mutation } = entry;
     if (mutation.kind === kind.name) return this.own(entry, keyOf(kind, mutation.id));
-    const at = this.above.findIndex((row) => row.kind.name === mutation.kind && row.key === keyOf(row.kind, mutation.id));
+    const at = this.above.findIndex(
+      (row) => row.kind.name === mutation.kind && row.key === keyOf(row.kind, mutation.id),
+    );
     if (at >= 0) return this.ancestor(entry, at);
     const child = kind.children.find(({ name }) => name === mutation.kind);
     if (child?.touches && mutation.op === '+' && entry.state !== 'rejected') this.raise(child, mutation);
@@ -143,7 +148,8 @@ class Overlay {
   private raise(child: Kind, mutation: Insert): void {
     const key = homeKey(child, mutation.columns[child.home as string] as Id);
     const shown = this.cells.get(key);
-    if (shown) this.cells.set(key, { ...shown, row: { ...shown.row, ...raised(shown.row, child.touches, mutation.at) } });
+    if (shown)
+      this.cells.set(key, { ...shown, row: { ...shown.row, ...raised(shown.row, child.touches, mutation.at) } });
   }
 }
 

@@ -306,7 +306,10 @@ describe('what stays elsewhere on the device', () => {
     const store = new SqliteStore(sqliteDriver(path));
     await store.write(async (tx) => {
       await tx.put(CONVERSATION, [conversation(1, 5)]);
-      await tx.put(MESSAGE, Array.from({ length: 200 }, (_, n) => message(n, 1, 5, { content: `my secret ${n}` })));
+      await tx.put(
+        MESSAGE,
+        Array.from({ length: 200 }, (_, n) => message(n, 1, 5, { content: `my secret ${n}` })),
+      );
     });
     const sync = app.alone({ store });
     await sync.createConversation('another secret');

@@ -84,8 +84,12 @@ describe('an app', () => {
     await world.clock.pass(2_000);
     const other = open({ environment: { ...world.tab().environment(), locks: null, channel: null } });
     await world.clock.pass(0);
-    expect((await other.list('topic').read()).rows).toMatchObject([{ id: 'rust', titleText: 'Rust', _hiddenFlag: null }]);
-    expect((await other.list('thread', { parent: 'rust' }).read()).rows).toMatchObject([{ id: 2n ** 60n, state: 'synced' }]);
+    expect((await other.list('topic').read()).rows).toMatchObject([
+      { id: 'rust', titleText: 'Rust', _hiddenFlag: null },
+    ]);
+    expect((await other.list('thread', { parent: 'rust' }).read()).rows).toMatchObject([
+      { id: 2n ** 60n, state: 'synced' },
+    ]);
     expect((await other.list('post', { parent: 2n ** 60n }).read()).rows).toMatchObject([
       { id: post, parts: [{ text: 'Why?' }], state_: null, rank: 5, state: 'synced' },
     ]);
@@ -138,7 +142,11 @@ describe('an app', () => {
     await sync.insert('everything', EVERYTHING, 1);
     await sync.insert('everything', {}, -1);
     await world.clock.pass(0);
-    expect(server.rows('everything').get('1')?.values).toMatchObject({ e: '9223372036854775807', f: '-Infinity', l: 'AP+A' });
+    expect(server.rows('everything').get('1')?.values).toMatchObject({
+      e: '9223372036854775807',
+      f: '-Infinity',
+      l: 'AP+A',
+    });
     const rows = (await sync.list('everything').read()).rows;
     expect(rows).toMatchObject([
       { id: 1, ...EVERYTHING, state: 'synced' },
@@ -164,13 +172,21 @@ describe('an app', () => {
   it.each<readonly [string, (sync: Sync) => Promise<unknown>, string]>([
     ['a kind that devices only read', (s) => s.insert('setting', { value: 1 }, 'x'), 'not_allowed'],
     ['a kind without updates', (s) => s.update('topic', 'x', { titleText: 'y' }), 'not_allowed'],
-    ['a column that devices do not write', (s) => s.insert('topic', { titleText: 'a', _hiddenFlag: true }, 'y'), 'not_allowed'],
+    [
+      'a column that devices do not write',
+      (s) => s.insert('topic', { titleText: 'a', _hiddenFlag: true }, 'y'),
+      'not_allowed',
+    ],
     ['a column that there is not', (s) => s.insert('topic', { titleText: 'a', nothing: 1 }, 'y'), 'not_allowed'],
     ['a value of another type', (s) => s.insert('topic', { titleText: 5 }, 'y'), 'bad_value'],
     ['null where it may not be', (s) => s.insert('topic', { titleText: null }, 'y'), 'bad_value'],
     ['a value that is not permitted', (s) => s.insert('post', { threadId: 1, parts: 1, state_: 'gone' }), 'bad_value'],
     ['JSON that is too long', (s) => s.insert('post', { threadId: 1, parts: 'x'.repeat(199) }), 'too_long'],
-    ['JSON with half of a surrogate pair', (s) => s.insert('post', { threadId: 1, parts: { a: ['\ud800'] } }), 'bad_text'],
+    [
+      'JSON with half of a surrogate pair',
+      (s) => s.insert('post', { threadId: 1, parts: { a: ['\ud800'] } }),
+      'bad_text',
+    ],
     ['JSON with U+0000 in a name', (s) => s.insert('post', { threadId: 1, parts: { '\0': 1 } }), 'bad_text'],
     ['what is no JSON', (s) => s.insert('post', { threadId: 1, parts: 1n }), 'bad_value'],
     ['an integer that is too large', (s) => s.insert('everything', { d: 2 ** 31 }, 1), 'bad_value'],
@@ -236,7 +252,9 @@ describe('an app', () => {
     server.write('topic', 'x', { titleText: 'x' });
     server.write('thread', 1, { topic_id: 'x', name: 'y', last: null });
     const ranks = [null, null, '-9223372036854775808', -5, 0, 0, 3, '9007199254740993', '9007199254740994'];
-    ranks.forEach((rank, i) => server.write('post', `${i % 2 ? '\uFFFF' : '\u{1F6B2}'}${i}`, { thread_id: 1, parts: `${i}`, rank }));
+    ranks.forEach((rank, i) =>
+      server.write('post', `${i % 2 ? '\uFFFF' : '\u{1F6B2}'}${i}`, { thread_id: 1, parts: `${i}`, rank }),
+    );
     const sync = open();
     await world.clock.pass(0);
     const query = sync.list('post', { parent: 1, limit: 3 });
@@ -257,12 +275,24 @@ describe('an app', () => {
 describe('another schema at the server', () => {
   const change = (name: string, how: (given: KindSchema) => object): Schema => ({
     hash: 'other',
-    kinds: FORUM.kinds.map((each) => (each.name === name ? { ...(each as KindSchema), ...how(each) } : each)) as KindSchema[],
+    kinds: FORUM.kinds.map((each) =>
+      each.name === name ? { ...(each as KindSchema), ...how(each) } : each,
+    ) as KindSchema[],
   });
 
   it('columns are taken by their names: others are ignored, missing ones are null, whatever the tag is', async () => {
-    const topic = { tag: 'Z', columns: [['extra', 'json'], ['titleText', 'text'], ['more', 'text?']] };
-    server.schema = { ...change('topic', () => topic), kinds: [...change('topic', () => topic).kinds, { name: 'new', tag: 'T', key: ['int'], columns: [] }] };
+    const topic = {
+      tag: 'Z',
+      columns: [
+        ['extra', 'json'],
+        ['titleText', 'text'],
+        ['more', 'text?'],
+      ],
+    };
+    server.schema = {
+      ...change('topic', () => topic),
+      kinds: [...change('topic', () => topic).kinds, { name: 'new', tag: 'T', key: ['int'], columns: [] }],
+    };
     server.write('topic', 'a', { titleText: 'A', extra: '{}' });
     server.write('new', 5, {});
     const store = new MemoryStore();
@@ -302,8 +332,26 @@ describe('another schema at the server', () => {
       const read = codecsFor(kinds).json.servedBy(frame(columns)).decode(JSON.stringify(page));
       return (read as unknown as { rows: unknown[] }).rows[0];
     };
-    expect(rows([['a', 'int'], ['e', 'int']], 5, 6)).toMatchObject({ a: null, e: 6, b: null });
-    expect(rows([['a', 'text'], ['nothing', 'bytes']], 'x', 5)).toMatchObject({ a: 'x' });
+    expect(
+      rows(
+        [
+          ['a', 'int'],
+          ['e', 'int'],
+        ],
+        5,
+        6,
+      ),
+    ).toMatchObject({ a: null, e: 6, b: null });
+    expect(
+      rows(
+        [
+          ['a', 'text'],
+          ['nothing', 'bytes'],
+        ],
+        'x',
+        5,
+      ),
+    ).toMatchObject({ a: 'x' });
     expect(() => rows([['a', 'text']])).toThrow(ProtocolError);
     expect(() => rows([['a', 'text']], null)).toThrow('not a text');
     expect(() => rows([['j', 'json']], '{')).toThrow('not JSON');
@@ -330,7 +378,11 @@ describe('a new version of the app', () => {
           name: 'topic',
           tag: 'T',
           key: ['text'],
-          columns: [['color', 'text?'], ['titleText', 'text'], ['_hidden_flag', 'text?']],
+          columns: [
+            ['color', 'text?'],
+            ['titleText', 'text'],
+            ['_hidden_flag', 'text?'],
+          ],
           newest: 'titleText',
           devices: { insert: ['titleText'], delete: true },
         },
@@ -364,9 +416,23 @@ describe('a new version of the app', () => {
 
 describe('rows of three levels', () => {
   const topic = (key: string, seq: number): Row => ({ kind: 'topic', seq, id: key, titleText: key, _hiddenFlag: null });
-  const thread = (n: number, home: string, seq: number): Row => ({ kind: 'thread', seq, id: n, topicId: home, name: '', last: n });
+  const thread = (n: number, home: string, seq: number): Row => ({
+    kind: 'thread',
+    seq,
+    id: n,
+    topicId: home,
+    name: '',
+    last: n,
+  });
   const post = (key: string, home: number, seq: number): Row => ({
-    kind: 'post', seq, id: key, threadId: home, parts: null, state_: null, rank: 1, madeAt: null,
+    kind: 'post',
+    seq,
+    id: key,
+    threadId: home,
+    parts: null,
+    state_: null,
+    rank: 1,
+    madeAt: null,
   });
   const gone = (name: string, key: string | number, seq: number): Arrival => ({ kind: `-${name}`, seq, id: key });
   let store: MemoryStore;
@@ -381,7 +447,15 @@ describe('rows of three levels', () => {
   });
 
   it('a deletion removes what is below it and not newer, at every level', async () => {
-    await apply(false, topic('a', 1), thread(1, 'a', 1), post('p', 1, 1), post('q', 1, 5), thread(2, 'a', 5), post('r', 2, 1));
+    await apply(
+      false,
+      topic('a', 1),
+      thread(1, 'a', 1),
+      post('p', 1, 1),
+      post('q', 1, 5),
+      thread(2, 'a', 5),
+      post('r', 2, 1),
+    );
     await apply(false, gone('topic', 'a', 3));
     expect(await held()).toEqual([2, 'q']);
     await apply(false, gone('thread', 2, 9), gone('post', 'q', 9));
@@ -393,7 +467,15 @@ describe('rows of three levels', () => {
     expect(await held()).toEqual(['a']);
   });
   it('rows are applied in their order, also within one batch', async () => {
-    await apply(false, topic('a', 4), thread(1, 'a', 4), post('p', 1, 4), gone('topic', 'a', 4), topic('a', 4), thread(1, 'a', 4));
+    await apply(
+      false,
+      topic('a', 4),
+      thread(1, 'a', 4),
+      post('p', 1, 4),
+      gone('topic', 'a', 4),
+      topic('a', 4),
+      thread(1, 'a', 4),
+    );
     expect(await held()).toEqual(['a', 1]);
   });
   it('the memory of a deletion keeps out rows at every level that a page still brings', async () => {
@@ -431,112 +513,152 @@ describe('rows of three levels', () => {
 describe('histories of three levels', () => {
   const topics = ['a', 'ü'];
   const act = fc.oneof(
-    { weight: 6, arbitrary: fc.record({ do: fc.constant('post' as const), home: fc.nat(4), at: fc.nat(9), seq: fc.nat(30) }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({ do: fc.constant('post' as const), home: fc.nat(4), at: fc.nat(9), seq: fc.nat(30) }),
+    },
     { weight: 3, arbitrary: fc.record({ do: fc.constant('thread' as const), home: fc.nat(1) }) },
-    { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('-post' as const, '-thread' as const, '-topic' as const), which: fc.nat(30) }) },
+    {
+      weight: 3,
+      arbitrary: fc.record({
+        do: fc.constantFrom('-post' as const, '-thread' as const, '-topic' as const),
+        which: fc.nat(30),
+      }),
+    },
     { weight: 2, arbitrary: fc.record({ do: fc.constant('topic' as const), which: fc.nat(1) }) },
-    { weight: 6, arbitrary: fc.record({ do: fc.constant('page' as const), level: fc.nat(2), home: fc.nat(4), limit: fc.integer({ min: 1, max: 4 }) }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        do: fc.constant('page' as const),
+        level: fc.nat(2),
+        home: fc.nat(4),
+        limit: fc.integer({ min: 1, max: 4 }),
+      }),
+    },
     { weight: 6, arbitrary: fc.record({ do: fc.constant('receive' as const), most: fc.nat(4) }) },
-    { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('connect' as const, 'cut' as const, 'forget' as const, 'arrive' as const) }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        do: fc.constantFrom('connect' as const, 'cut' as const, 'forget' as const, 'arrive' as const),
+      }),
+    },
   );
 
   it('no row is missing above a floor, and no row is held that the server does not have', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(act, { minLength: 30, maxLength: 70, size: 'max' }), fc.nat(3), async (plan, window) => {
-        const model = new ModelServer(FORUM);
-        model.now = () => 0;
-        model.limits.page_rows = 3;
-        model.rejects = () => false;
-        const store = new MemoryStore();
-        const device = new Device(model, 0, store, async () => store, async () => undefined, { thread: window, post: window }, kinds);
-        let n = 0;
-        let made = 0;
-        // Each has a key of its own: rows below a row that is not held may outlive it (5.3), and would be below its heir.
-        const threads = [0, 1, 2, 3, 4];
-        const threadOf = (home: number): number => threads[threads.length - 1 - home] as number;
-        const write = (...mutation: unknown[]): unknown => model.push(id(5), ++n, [mutation]);
-        topics.forEach((topic) => write('+', 'T', topic, { titleText: topic }, 1));
-        for (let i = 0; i < 5; i++) write('+', 't', i, { topic_id: topics[i % 2], name: 'x' }, ++made);
-        for (let i = 0; i < 30; i++) {
-          const rank = i % 7 === 0 ? null : i % 7;
-          write('+', 'P', `${i}`, { thread_id: i % 3, parts: '1', rank }, ++made);
-        }
-        await device.flush();
-        for (const a of plan) {
-          switch (a.do) {
-            case 'topic':
-              write('+', 'T', topics[a.which], { titleText: 'again' }, 1);
-              break;
-            case 'thread':
-              write('+', 't', threads.length, { topic_id: topics[a.home], name: 'x' }, ++made);
-              threads.push(threads.length);
-              break;
-            case 'post':
-              write('+', 'P', `${a.seq}`, { thread_id: threadOf(a.home), parts: '1', rank: a.at === 0 ? null : a.at }, ++made);
-              break;
-            case '-post':
-              write('-', 'P', `${a.which}`);
-              break;
-            case '-thread':
-              write('-', 't', threadOf(a.which % 5));
-              break;
-            case '-topic':
-              write('-', 'T', topics[a.which % 2]);
-              break;
-            case 'page': {
-              if (device.session === null || !device.session.mayAsk) break;
-              const of = kind(['topic', 'thread', 'post'][a.level] as string);
-              const parent = a.level === 0 ? null : a.level === 1 ? (topics[a.home % 2] as string) : threadOf(a.home);
-              const home = of.parent === null ? '' : keyOf(of.parent, parent as string | number);
-              const [floor] = await store.read((tx) => tx.floors(of, [home]));
-              if (floor === 'start') break;
-              const request = { kind: of.name, parent, before: floor ?? null };
-              const [page, frame] = device.session.askPage(request, a.limit);
-              device.ingest.expectPage(page, request);
-              device.peer?.receive(frame as string);
-              break;
-            }
-            case 'receive':
-              await device.receive(a.most);
-              break;
-            case 'arrive':
-              device.inbox.push(...device.late.splice(0, 1));
-              break;
-            case 'connect':
-              await device.connect();
-              break;
-            case 'cut':
-              device.cut();
-              break;
-            case 'forget':
-              device.cut();
-              await device.ingest.lead();
-              await device.ingest.startOver();
-              break;
+      fc.asyncProperty(
+        fc.array(act, { minLength: 30, maxLength: 70, size: 'max' }),
+        fc.nat(3),
+        async (plan, window) => {
+          const model = new ModelServer(FORUM);
+          model.now = () => 0;
+          model.limits.page_rows = 3;
+          model.rejects = () => false;
+          const store = new MemoryStore();
+          const device = new Device(
+            model,
+            0,
+            store,
+            async () => store,
+            async () => undefined,
+            { thread: window, post: window },
+            kinds,
+          );
+          let n = 0;
+          let made = 0;
+          // Each has a key of its own: rows below a row that is not held may outlive it (5.3), and would be below its heir.
+          const threads = [0, 1, 2, 3, 4];
+          const threadOf = (home: number): number => threads[threads.length - 1 - home] as number;
+          const write = (...mutation: unknown[]): unknown => model.push(id(5), ++n, [mutation]);
+          topics.forEach((topic) => write('+', 'T', topic, { titleText: topic }, 1));
+          for (let i = 0; i < 5; i++) write('+', 't', i, { topic_id: topics[i % 2], name: 'x' }, ++made);
+          for (let i = 0; i < 30; i++) {
+            const rank = i % 7 === 0 ? null : i % 7;
+            write('+', 'P', `${i}`, { thread_id: i % 3, parts: '1', rank }, ++made);
           }
-        }
-        await device.flush();
-        await store.read(async (tx) => {
-          for (const name of ['topic', 'thread', 'post']) {
-            const of = kind(name);
-            const theirs = [...model.rows(name).values()].map((row) => rowOf(of, row.id, row.values));
-            const mine = await tx.all(of);
-            const byKey = new Map(theirs.map((row) => [keyOf(of, row.id), row]));
-            for (const row of mine) {
-              const there = byKey.get(keyOf(of, row.id));
-              const above = of.parent && (await tx.get(of.parent, [homeOf(of, row)]))[0];
-              // A row whose parent is not held may outlive the row above that one (5.3).
-              if (there === undefined && name === 'post' && above === undefined) continue;
-              expect(there, `${name} ${String(row.id)}`).toMatchObject({ ...row, seq: 0 });
-            }
-            const held = new Set(mine.map((row) => keyOf(of, row.id)));
-            for (const row of theirs) {
-              const [floor] = await tx.floors(of, [homeOf(of, row)]);
-              if (covers(of, floor, placeOf(of, row))) expect(held).toContain(keyOf(of, row.id));
+          await device.flush();
+          for (const a of plan) {
+            switch (a.do) {
+              case 'topic':
+                write('+', 'T', topics[a.which], { titleText: 'again' }, 1);
+                break;
+              case 'thread':
+                write('+', 't', threads.length, { topic_id: topics[a.home], name: 'x' }, ++made);
+                threads.push(threads.length);
+                break;
+              case 'post':
+                write(
+                  '+',
+                  'P',
+                  `${a.seq}`,
+                  { thread_id: threadOf(a.home), parts: '1', rank: a.at === 0 ? null : a.at },
+                  ++made,
+                );
+                break;
+              case '-post':
+                write('-', 'P', `${a.which}`);
+                break;
+              case '-thread':
+                write('-', 't', threadOf(a.which % 5));
+                break;
+              case '-topic':
+                write('-', 'T', topics[a.which % 2]);
+                break;
+              case 'page': {
+                if (device.session === null || !device.session.mayAsk) break;
+                const of = kind(['topic', 'thread', 'post'][a.level] as string);
+                const parent = a.level === 0 ? null : a.level === 1 ? (topics[a.home % 2] as string) : threadOf(a.home);
+                const home = of.parent === null ? '' : keyOf(of.parent, parent as string | number);
+                const [floor] = await store.read((tx) => tx.floors(of, [home]));
+                if (floor === 'start') break;
+                const request = { kind: of.name, parent, before: floor ?? null };
+                const [page, frame] = device.session.askPage(request, a.limit);
+                device.ingest.expectPage(page, request);
+                device.peer?.receive(frame as string);
+                break;
+              }
+              case 'receive':
+                await device.receive(a.most);
+                break;
+              case 'arrive':
+                device.inbox.push(...device.late.splice(0, 1));
+                break;
+              case 'connect':
+                await device.connect();
+                break;
+              case 'cut':
+                device.cut();
+                break;
+              case 'forget':
+                device.cut();
+                await device.ingest.lead();
+                await device.ingest.startOver();
+                break;
             }
           }
-        });
-      }),
+          await device.flush();
+          await store.read(async (tx) => {
+            for (const name of ['topic', 'thread', 'post']) {
+              const of = kind(name);
+              const theirs = [...model.rows(name).values()].map((row) => rowOf(of, row.id, row.values));
+              const mine = await tx.all(of);
+              const byKey = new Map(theirs.map((row) => [keyOf(of, row.id), row]));
+              for (const row of mine) {
+                const there = byKey.get(keyOf(of, row.id));
+                const above = of.parent && (await tx.get(of.parent, [homeOf(of, row)]))[0];
+                // A row whose parent is not held may outlive the row above that one (5.3).
+                if (there === undefined && name === 'post' && above === undefined) continue;
+                expect(there, `${name} ${String(row.id)}`).toMatchObject({ ...row, seq: 0 });
+              }
+              const held = new Set(mine.map((row) => keyOf(of, row.id)));
+              for (const row of theirs) {
+                const [floor] = await tx.floors(of, [homeOf(of, row)]);
+                if (covers(of, floor, placeOf(of, row))) expect(held).toContain(keyOf(of, row.id));
+              }
+            }
+          });
+        },
+      ),
       { numRuns: 300 },
     );
   });

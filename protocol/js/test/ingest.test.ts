@@ -114,7 +114,9 @@ describe('on another connection', () => {
     const store = new MemoryStore();
     await store.write(async (tx) => {
       for (let n = 1; n <= count; n++) {
-        await tx.putEntries([{ ...(await addEntry(tx, kinds, { op: '-', kind: 'conversation', id: C(n) })), state: 'acked', seq }]);
+        await tx.putEntries([
+          { ...(await addEntry(tx, kinds, { op: '-', kind: 'conversation', id: C(n) })), state: 'acked', seq },
+        ]);
       }
       await tx.setMeta({ cursor: 'AAAA', position: seq - 1 });
     });

@@ -42,7 +42,9 @@ const entry = (n: number, change: Partial<Entry> = {}): Entry => ({
   ...change,
 });
 const big = (n: number, length: number): Entry =>
-  entry(n, { mutation: { op: '~', kind: 'message', id: M(n), dated: 1, columns: { content: 'x'.repeat(length) }, at: 1 } });
+  entry(n, {
+    mutation: { op: '~', kind: 'message', id: M(n), dated: 1, columns: { content: 'x'.repeat(length) }, at: 1 },
+  });
 
 describe('the next push', () => {
   const next = (entries: readonly Entry[], limits: Partial<Limits> = {}) =>
@@ -120,7 +122,13 @@ describe('what was acknowledged', () => {
     expect(advance([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
   });
   it('an acked entry goes to quarantine if this database rejects it', () => {
-    const results = [3, 4, 5].map((n) => ({ kind: 'rejected' as const, n, code: 'refused', message: 'No.', column: null }));
+    const results = [3, 4, 5].map((n) => ({
+      kind: 'rejected' as const,
+      n,
+      code: 'refused',
+      message: 'No.',
+      column: null,
+    }));
     const { put, drop } = acknowledge([acked(3), acked(5, 9)], push, results, 8);
     expect(put).toMatchObject([{ key: 3, state: 'rejected', code: 'refused', message: 'No.' }]);
     expect(drop).toEqual([]);
@@ -190,8 +198,7 @@ it('a retry changes the time or id if the rejection asks for it', () => {
     columns: { title },
     at,
   });
-  const rejected = (code: string): Entry =>
-    entry(1, { state: 'rejected', code, mutation: made('a', 1) });
+  const rejected = (code: string): Entry => entry(1, { state: 'rejected', code, mutation: made('a', 1) });
   expect(corrected(rejected('refused'), {}, 5, C(9))).toEqual(made('a', 1));
   expect(corrected(rejected('bad_time'), { title: 'b' }, 5, C(9))).toEqual(made('b', 5));
   expect(corrected(rejected('bad_id'), {}, 5, C(9))).toMatchObject({ id: C(9) });

@@ -36,8 +36,12 @@ it('a file imports, apart from types, only from its own group of the map and fro
 it('each public call of a Sync is described', () => {
   const chat = read('chat.ts').split('export class ChatSync')[1]?.split('\n}\n')[0];
   const body = `${read('sync.ts').split('  // ---- Internals ----')[0]}${chat}`;
-  const calls = [...body.matchAll(/^ {2}(?:override )?(?:async )?([a-z]\w+)(?:<[^(]*>)?\(/gm)].map((match) => match[1] as string);
+  const calls = [...body.matchAll(/^ {2}(?:override )?(?:async )?([a-z]\w+)(?:<[^(]*>)?\(/gm)].map(
+    (match) => match[1] as string,
+  );
   expect(calls).toEqual(expect.arrayContaining(['insert', 'list', 'sendMessage']));
-  const missing = calls.filter((call) => !['constructor', 'super'].includes(call) && !new RegExp(`\\b${call}\\(`).test(readme));
+  const missing = calls.filter(
+    (call) => !['constructor', 'super'].includes(call) && !new RegExp(`\\b${call}\\(`).test(readme),
+  );
   expect(missing).toEqual([]);
 });

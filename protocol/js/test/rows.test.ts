@@ -5,14 +5,30 @@ import { describe, expect, expectTypeOf, it } from 'vitest';
 
 import { homeOf, keyOf, orderOf, type Row } from '../src/rows.js';
 import { CHAT } from '../src/schema.chat.js';
-import { camel, compile, type ColumnType, type IdOf, type Kind, type NewOf, type ParentOf, type PatchOf, type RowOf } from '../src/schema.js';
+import {
+  camel,
+  compile,
+  type ColumnType,
+  type IdOf,
+  type Kind,
+  type NewOf,
+  type ParentOf,
+  type PatchOf,
+  type RowOf,
+} from '../src/schema.js';
 import { FORUM } from './support/forum.js';
 
 const kindWith = (key: readonly string[], newest?: string): Kind =>
   compile({
     hash: '',
     kinds: [
-      { name: 'k', tag: 'k', key, columns: newest === undefined ? [] : [['at', `${newest}?`]], ...(newest === undefined ? {} : { newest: 'at' }) },
+      {
+        name: 'k',
+        tag: 'k',
+        key,
+        columns: newest === undefined ? [] : [['at', `${newest}?`]],
+        ...(newest === undefined ? {} : { newest: 'at' }),
+      },
     ],
   }).get('k') as Kind;
 
@@ -30,10 +46,58 @@ describe('the order of places', () => {
     int: [null, -(2 ** 31), -10, -9, 0, 9, 10, 2 ** 31 - 1],
     bigint: [null, -(2n ** 63n), -(2n ** 53n), -1, 0, 1n, 2 ** 52, 2n ** 53n + 1n, 2n ** 53n + 2n, 2n ** 63n - 1n],
     float: [null, -Infinity, -1e300, -1.5, -1e-300, 0, 5e-324, 1, 1.5, 1e300, Infinity, NaN],
-    numeric: [null, '-Infinity', '-100', '-99.5', '-1.2', '-1.19', '-0.01', '0', '0.001', '0.01', '1', '1.19', '1.2', '2', '10', '99.5', '123456789012345678901234567890', 'Infinity', 'NaN'],
-    date: [null, '-infinity', '0044-03-15 BC', '0001-01-01', '1999-12-31', '2000-01-01', '2000-02-01', '10000-01-01', 'infinity'],
+    numeric: [
+      null,
+      '-Infinity',
+      '-100',
+      '-99.5',
+      '-1.2',
+      '-1.19',
+      '-0.01',
+      '0',
+      '0.001',
+      '0.01',
+      '1',
+      '1.19',
+      '1.2',
+      '2',
+      '10',
+      '99.5',
+      '123456789012345678901234567890',
+      'Infinity',
+      'NaN',
+    ],
+    date: [
+      null,
+      '-infinity',
+      '0044-03-15 BC',
+      '0001-01-01',
+      '1999-12-31',
+      '2000-01-01',
+      '2000-02-01',
+      '10000-01-01',
+      'infinity',
+    ],
     bool: [null, false, true],
-    text: [null, '', '\x01', '\x01\x01', ' ', 'A', 'a', 'a\x01', 'a\x02', 'aa', 'é', '\uD7FF', '\uE000', '\uFFFD', '\uFFFF', '\u{10000}', '\u{1F6B2}'],
+    text: [
+      null,
+      '',
+      '\x01',
+      '\x01\x01',
+      ' ',
+      'A',
+      'a',
+      'a\x01',
+      'a\x02',
+      'aa',
+      'é',
+      '\uD7FF',
+      '\uE000',
+      '\uFFFD',
+      '\uFFFF',
+      '\u{10000}',
+      '\u{1F6B2}',
+    ],
     uuid: [null, '00000000-0000-7000-8000-000000000001', 'f0000000-0000-7000-8000-000000000000'],
   };
   it.each(Object.entries(cases))('%s', (type, values) => {
@@ -45,12 +109,27 @@ describe('the order of places', () => {
   it('keys of two columns are ordered by the first, then by the second', () => {
     const kind = kindWith(['text', 'bigint']);
     inOrder(
-      ([['', 5], ['a', -1], ['a', 2n ** 60n], ['a\x01', 0], ['aa', 0], ['b', 1]] as const).map((id) => keyOf(kind, id)),
+      (
+        [
+          ['', 5],
+          ['a', -1],
+          ['a', 2n ** 60n],
+          ['a\x01', 0],
+          ['aa', 0],
+          ['b', 1],
+        ] as const
+      ).map((id) => keyOf(kind, id)),
     );
   });
   it('texts are ordered as their bytes in UTF-8', () => {
     const kind = kindWith(['text', 'text']);
-    const word = fc.string({ unit: fc.oneof(fc.constantFrom('\x01', '\x02', '\uD7FF', '\uE000', '\uE001', '\uFFFF', '\u{10000}'), fc.string({ minLength: 1, maxLength: 1 })), maxLength: 4 });
+    const word = fc.string({
+      unit: fc.oneof(
+        fc.constantFrom('\x01', '\x02', '\uD7FF', '\uE000', '\uE001', '\uFFFF', '\u{10000}'),
+        fc.string({ minLength: 1, maxLength: 1 }),
+      ),
+      maxLength: 4,
+    });
     const sign = (n: number): number => Math.sign(n);
     fc.assert(
       fc.property(word, word, word, word, (a, b, c, d) => {
@@ -63,7 +142,9 @@ describe('the order of places', () => {
   });
   it('a uuid is its own key, and a row is at home with its parent', () => {
     const kinds = compile(FORUM);
-    expect(keyOf(kindWith(['uuid']), '00000000-0000-7000-8000-000000000001')).toBe('00000000-0000-7000-8000-000000000001');
+    expect(keyOf(kindWith(['uuid']), '00000000-0000-7000-8000-000000000001')).toBe(
+      '00000000-0000-7000-8000-000000000001',
+    );
     const thread = kinds.get('thread') as Kind;
     const post = kinds.get('post') as Kind;
     const row = { kind: 'post', seq: 1, id: 'p', threadId: 7n } as unknown as Row;
@@ -74,13 +155,42 @@ describe('the order of places', () => {
 
 describe('a schema', () => {
   it('properties are the camel case of the names on the wire, and are never those of every row', () => {
-    const names = { created_at: 'createdAt', createdAt: 'createdAt', _hidden_flag: '_hiddenFlag', a__b: 'a__b', a_1: 'a_1', a_b_c: 'aBC', kind: 'kind_', state: 'state_', key: 'key_', id: 'id_', Id: 'Id' };
+    const names = {
+      created_at: 'createdAt',
+      createdAt: 'createdAt',
+      _hidden_flag: '_hiddenFlag',
+      a__b: 'a__b',
+      a_1: 'a_1',
+      a_b_c: 'aBC',
+      kind: 'kind_',
+      state: 'state_',
+      key: 'key_',
+      id: 'id_',
+      Id: 'Id',
+    };
     for (const [wire, name] of Object.entries(names)) expect(camel(wire)).toBe(name);
   });
   it('each kind comes after its parent, whatever the order of the schema', () => {
     expect([...compile(FORUM).keys()]).toEqual(['topic', 'everything', 'setting', 'thread', 'post', 'vote']);
-    expect(() => compile({ hash: '', kinds: [{ name: 'a', tag: 'a', key: ['int'], parent: 'b', columns: [['b', 'int']] }] })).toThrow('no such parent');
-    expect(() => compile({ hash: '', kinds: [{ name: 'a', tag: 'a', key: ['int'], columns: [['a_b', 'int'], ['aB', 'int']] }] })).toThrow('two columns aB');
+    expect(() =>
+      compile({ hash: '', kinds: [{ name: 'a', tag: 'a', key: ['int'], parent: 'b', columns: [['b', 'int']] }] }),
+    ).toThrow('no such parent');
+    expect(() =>
+      compile({
+        hash: '',
+        kinds: [
+          {
+            name: 'a',
+            tag: 'a',
+            key: ['int'],
+            columns: [
+              ['a_b', 'int'],
+              ['aB', 'int'],
+            ],
+          },
+        ],
+      }),
+    ).toThrow('two columns aB');
   });
   it('the types of rows and writes derive from it', () => {
     type Post = RowOf<typeof FORUM, 'post'>;

@@ -172,7 +172,14 @@ describe('a session', () => {
   });
 
   it('hello has client_id, cursor and generation, and a push says what is held', () => {
-    const session = new Session({ kinds, token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
+    const session = new Session({
+      kinds,
+      token: 't',
+      clientId: id(1),
+      cursor: CURSOR,
+      generation: 7,
+      encoding: 'json',
+    });
     expect(JSON.parse(session.hello() as string)).toMatchObject({ client_id: id(1), cursor: CURSOR, generation: 7 });
     const push = inState('live').push({ n: 5, held: 3, mutations: [DELETION] });
     expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-', 'c', C(1)]] });

@@ -30,7 +30,13 @@ export const FORUM = {
       ],
       newest: 'rank',
       window: 3,
-      devices: { insert: ['parts', 'state', 'rank'], update: ['parts', 'rank'], delete: true, created: 'made_at', touches: 'last' },
+      devices: {
+        insert: ['parts', 'state', 'rank'],
+        update: ['parts', 'rank'],
+        delete: true,
+        created: 'made_at',
+        touches: 'last',
+      },
       limits: { parts: 200, state: ['draft', 'sent'] },
     },
     {

@@ -66,7 +66,8 @@ const name = (id: WireId): string => JSON.stringify(id);
 /** As Postgres orders them: nil first, texts by their bytes, decimal texts of a bigint as numbers. */
 function compare(type: string | undefined, a: Value, b: Value): number {
   if (a === null || b === null) return a === b ? 0 : a === null ? -1 : 1;
-  if (type === 'bigint') return BigInt(a as number) < BigInt(b as number) ? -1 : BigInt(a as number) > BigInt(b as number) ? 1 : 0;
+  if (type === 'bigint')
+    return BigInt(a as number) < BigInt(b as number) ? -1 : BigInt(a as number) > BigInt(b as number) ? 1 : 0;
   if (typeof a === 'number' && typeof b === 'number') return a - b;
   return Buffer.compare(Buffer.from(String(a)), Buffer.from(String(b)));
 }
@@ -225,8 +226,7 @@ export class ModelServer {
         }
         return outcome.rows;
       });
-      const result: Wire =
-        refused === null ? ['applied', number, seq] : ['rejected', number, refused, 'It cannot be.'];
+      const result: Wire = refused === null ? ['applied', number, seq] : ['rejected', number, refused, 'It cannot be.'];
       this.consume(consumed, number, text, result);
       return result;
     });
@@ -278,7 +278,10 @@ export class ModelServer {
     switch (m[0]) {
       case '+': {
         if (row) break;
-        const above = parent === undefined ? undefined : this.rows(parent, state).get(name(values[kind.columns[0]?.[0] ?? ''] ?? null));
+        const above =
+          parent === undefined
+            ? undefined
+            : this.rows(parent, state).get(name(values[kind.columns[0]?.[0] ?? ''] ?? null));
         if (parent !== undefined && !above) return refused('unknown_parent');
         const made: Record<string, Value> = { ...values };
         for (const column of [devices.created, devices.updated]) if (column !== undefined) made[column] = at;
@@ -295,7 +298,8 @@ export class ModelServer {
       case '~': {
         if (!named) return refused('unknown_row');
         const { updated } = devices;
-        const raised = updated === undefined ? {} : { [updated]: Math.max((row.values[updated] as number | null) ?? at, at) };
+        const raised =
+          updated === undefined ? {} : { [updated]: Math.max((row.values[updated] as number | null) ?? at, at) };
         const changed = { seq, id, values: { ...row.values, ...values, ...raised } };
         held.set(name(id), changed);
         rows.push(this.columns(kind, changed));
