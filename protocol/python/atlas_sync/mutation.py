@@ -172,7 +172,7 @@ def _check_id(mutation: Mutation, kind: Kind) -> None:
 def _check_value(column: Column, value: Any, limit: int | tuple[str, ...]) -> None:
     name = column.name
     if value is None:
-        if not column.nullable:
+        if not column.nullable and column.type != "json":  # null is a value of JSON
             raise WriteError("bad_value", f"{name} must not be None", name)
         return
     match column.type:

@@ -80,7 +80,7 @@ class Wire:
         carried = {}
         for name, value in mutation.columns.items():
             column = kind.column(name) or (ours and ours.column(name))
-            carried[name] = as_carried(column.type if column else "", value)
+            carried[name] = value if column is None else as_carried(column.type, value, nullable=column.nullable)
         return carried
 
     def _key_reader(self, kind: Kind) -> Callable[[Any], Key]:
