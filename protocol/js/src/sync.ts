@@ -321,6 +321,9 @@ export class Sync<S extends Schema = Schema> {
     });
     await store.adopt?.(user);
     if (this.closed) return;
+    // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.
+    this.tabs.signal('kick');
+    this.tabs.touched(touchedAll());
     this.off = this.env.onAwake(() => {
       this.tabs.awake();
       if (this.tabs.leading) this.server.probe();

@@ -70,10 +70,7 @@ describe('an earlier database', () => {
   const open: Sync[] = [];
   const server = (): ModelServer => {
     const model = new ModelServer();
-    model.push(id(9), 1, [
-      newConversation(C(1), 'Synced', T * 1000),
-      newConversation(C(2), 'Renamed', T * 1000),
-    ]);
+    model.push(id(9), 1, [newConversation(C(1), 'Synced', T * 1000), newConversation(C(2), 'Renamed', T * 1000)]);
     model.message(C(1), M(1), 'here and there', (T + 1) * 1000);
     model.message(C(2), M(2), 'there, too', (T + 2) * 1000);
     return model;
@@ -242,7 +239,9 @@ describe('an earlier database', () => {
         const { state, pending } = await theirs.status.read();
         return state === 'live' && pending === 0;
       });
-      const tried = (await theirs.quarantine.read()).map(({ mutation }) => mutation.op === '+' && mutation.columns['content']);
+      const tried = (await theirs.quarantine.read()).map(
+        ({ mutation }) => mutation.op === '+' && mutation.columns['content'],
+      );
       const sent = [...world.server.messages.values()].map((row) => row.content).concat(tried.map(String));
       expect(sent).toContain('theirs by nobody');
       expect(sent).toContain('of nobody by nobody');

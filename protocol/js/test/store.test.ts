@@ -65,7 +65,14 @@ const SAMPLES: readonly Sample[] = [
     schema: 'forum',
     top: THREAD,
     below: POST,
-    topRow: (n, seq) => ({ kind: 'thread', seq, id: 2n ** 62n + BigInt(n), topicId: 'té/\u0001', name: `t${n}`, last: n }),
+    topRow: (n, seq) => ({
+      kind: 'thread',
+      seq,
+      id: 2n ** 62n + BigInt(n),
+      topicId: 'té/\u0001',
+      name: `t${n}`,
+      last: n,
+    }),
     belowRow: (n, home, seq) => ({
       kind: 'post',
       seq,
@@ -173,7 +180,10 @@ describe.each(KINDS)('$name', ({ make }) => {
 
     it('rows are found newest first, before a place, in their home', async () => {
       await write(async (tx) => {
-        await tx.put(below, [3, 1, 4, 2].map((n) => belowRow(n, 1, 1)));
+        await tx.put(
+          below,
+          [3, 1, 4, 2].map((n) => belowRow(n, 1, 1)),
+        );
         await tx.put(below, [belowRow(5, 2, 1)]);
       });
       const [one, two] = [1, 2].map(topKey) as [string, string];
@@ -235,7 +245,10 @@ describe.each(KINDS)('$name', ({ make }) => {
 
     it('floors can be dropped', async () => {
       await write(async (tx) => {
-        await tx.putFloors(below, [1, 2].map((n) => [topKey(n), floor]));
+        await tx.putFloors(
+          below,
+          [1, 2].map((n) => [topKey(n), floor]),
+        );
         await tx.putFloors(top, [[topKey(1), 'start']]);
         await tx.dropFloors(below, [topKey(1), topKey(3)]);
       });
@@ -285,7 +298,21 @@ describe.each(KINDS)('$name', ({ make }) => {
 
   it('every value of every type is kept', async () => {
     const rows: Row[] = [
-      [0, 'a', id(1), true, -5, 2n ** 62n, 1.5, '1.50', 7, '2024-02-29', { a: [1n < 2n, null, '🚲'] }, ['1'], [0, 1, 255]],
+      [
+        0,
+        'a',
+        id(1),
+        true,
+        -5,
+        2n ** 62n,
+        1.5,
+        '1.50',
+        7,
+        '2024-02-29',
+        { a: [1n < 2n, null, '🚲'] },
+        ['1'],
+        [0, 1, 255],
+      ],
       [-1, '', id(2), false, 0, -7, NaN, 'NaN', -(2 ** 52), 'infinity', null, [], []],
       [1, '\u0001i1', null, null, null, null, -Infinity, '-0.1', 0, null, '\u0001nNaN', [[]], Array(300).fill(7)],
       [2, '\u0000\u0001', null, null, null, null, Infinity, null, null, null, { '\u0001': { __proto: 1 } }, null, null],
@@ -303,13 +330,32 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
     await write((tx) => tx.put(EVERYTHING, rows));
     store = await made.reopen();
-    const kept = await store.read((tx) => tx.get(EVERYTHING, rows.map((row) => keyOf(EVERYTHING, row.id))));
+    const kept = await store.read((tx) =>
+      tx.get(
+        EVERYTHING,
+        rows.map((row) => keyOf(EVERYTHING, row.id)),
+      ),
+    );
     expect(kept).toEqual(rows);
     expect(Object.keys(kept[4]?.['j'] as object)).toEqual(['__proto__']);
   });
 
   it('texts are ordered by code points, and keys of two columns by both', async () => {
-    const texts = ['', '\u0001', '\u0001\u0001', 'A', 'a', 'a\u0001', 'aa', 'é', '\uE000', '\uFFFD', '\uFFFF', '😀', '😀a'];
+    const texts = [
+      '',
+      '\u0001',
+      '\u0001\u0001',
+      'A',
+      'a',
+      'a\u0001',
+      'aa',
+      'é',
+      '\uE000',
+      '\uFFFD',
+      '\uFFFF',
+      '😀',
+      '😀a',
+    ];
     const votes = texts.flatMap((text) =>
       [-(2n ** 63n), -1, 0, 5, 2n ** 63n - 1n].map((n): Row => ({
         kind: 'vote',
@@ -347,7 +393,14 @@ describe.each(KINDS)('$name', ({ make }) => {
       rank,
       madeAt: null,
     });
-    const rows = [post('a', null), post('b', null), post('z', -(2n ** 63n)), post('c', -1), post('d', -1), post('a2', 7n)];
+    const rows = [
+      post('a', null),
+      post('b', null),
+      post('z', -(2n ** 63n)),
+      post('c', -1),
+      post('d', -1),
+      post('a2', 7n),
+    ];
     await write((tx) => tx.put(POST, rows));
     const home = homeOf(POST, rows[0] as Row);
     await store.read(async (tx) => {
@@ -396,13 +449,7 @@ describe.each(KINDS)('$name', ({ make }) => {
 
   it('5.4: a page does not bring back a row that was deleted after the page was read', async () => {
     await apply([conversation(1, 5), message(1, 1, 5)]);
-    await apply(
-      [
-        goneMessage(7, 1),
-        goneConversation(8, 2),
-      ],
-      true,
-    );
+    await apply([goneMessage(7, 1), goneConversation(8, 2)], true);
     await write((tx) =>
       applyPage(
         tx,

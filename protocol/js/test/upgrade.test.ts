@@ -20,7 +20,15 @@ import { SqliteStore, type SqlDriver } from '../src/store/sqlite.js';
 import { createSync } from '../src/sync.js';
 import { App, USER } from './support/app.js';
 import { FORUM } from './support/forum.js';
-import { CLIENT, makeOldIndexedDb, makeOldSqlite, OLD_ENTRIES, oldDatabase, oldMeta, OLD_ROWS } from './support/former.js';
+import {
+  CLIENT,
+  makeOldIndexedDb,
+  makeOldSqlite,
+  OLD_ENTRIES,
+  oldDatabase,
+  oldMeta,
+  OLD_ROWS,
+} from './support/former.js';
 import { newConversation, newMessage } from './support/model.js';
 import { C, CHAT_KINDS, CONVERSATION, id, M, MESSAGE, PROFILE, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
@@ -159,7 +167,13 @@ async function expectUpgraded(store: Store, full = true): Promise<void> {
         { op: '~', kind: 'message', id: M(1), dated: -5, columns: { content: 'new' }, at: AT },
         { op: '-', kind: 'message', id: M(3), dated: 10 },
         { op: '-', kind: 'conversation', id: C(2) },
-        { op: '+', kind: 'message', id: M(8), columns: { conversationId: C(9), role: 'user', content: 'kept' }, at: AT },
+        {
+          op: '+',
+          kind: 'message',
+          id: M(8),
+          columns: { conversationId: C(9), role: 'user', content: 'kept' },
+          at: AT,
+        },
       ].map((mutation) => JSON.stringify(mutation)),
     );
   });
@@ -394,9 +408,14 @@ it('the chat schema is the one that earlier versions stored', () => {
 
 /** A topic with threads, one of them local, and a vote; unsent, acknowledged and rejected writes. */
 const TOPIC: Row = { kind: 'topic', seq: 3, id: 'a', titleText: 'A', _hiddenFlag: true };
-const THREADS = [1n, 2n].map(
-  (n): Row => ({ kind: 'thread', seq: n === 2n ? LOCAL : 3, id: n, topicId: 'a', name: `t${n}`, last: Number(3n - n) }),
-);
+const THREADS = [1n, 2n].map((n): Row => ({
+  kind: 'thread',
+  seq: n === 2n ? LOCAL : 3,
+  id: n,
+  topicId: 'a',
+  name: `t${n}`,
+  last: Number(3n - n),
+}));
 const VOTE: Row = { kind: 'vote', seq: LOCAL, id: ['b', 5n], postId: 'p', isUp: true };
 const FORUM_KINDS = compile(FORUM);
 const before = (name: string): Kind => FORUM_KINDS.get(name) as Kind;
@@ -423,7 +442,14 @@ describe.each(KINDS)('another schema, $name', ({ make }) => {
         { key: 1, n: 1, mutation: { op: '-', kind: 'vote', id: ['x', 1] }, state: 'acked', ...rest, seq: 9 },
         { key: 2, n: 2, mutation: { op: '+', kind: 'thread', id: 7, columns, at: 5 }, state: 'pending', ...rest },
         { key: 3, n: 3, mutation: { op: '-', kind: 'vote', id: ['y', 1] }, state: 'pending', ...rest },
-        { key: 4, n: 0, mutation: { op: '-', kind: 'vote', id: ['z', 1] }, state: 'rejected', ...rest, code: 'refused' },
+        {
+          key: 4,
+          n: 0,
+          mutation: { op: '-', kind: 'vote', id: ['z', 1] },
+          state: 'rejected',
+          ...rest,
+          code: 'refused',
+        },
       ]);
       await tx.setMeta({ user: USER, nextKey: 5, nextN: 4, cursor: 'AA==', lastAt: 77 });
     });
@@ -531,7 +557,9 @@ describe.each(KINDS)('another schema, $name', ({ make }) => {
       throw new Error('the tab was closed');
     });
     await expect(broken).rejects.toThrow('the tab was closed');
-    await (await reopen()).read(async (tx) => {
+    await (
+      await reopen()
+    ).read(async (tx) => {
       expect(await tx.newest(before('thread'), keyOf(before('topic'), 'a'), null, 9)).toEqual(THREADS);
       expect(await tx.local(before('vote'))).toEqual([VOTE]);
       expect(await tx.entries()).toHaveLength(4);
@@ -573,8 +601,8 @@ it('a tab with the former schema ends, gives up the lead, and stores nothing any
     await closed;
   });
   await next.ready;
+  await pass(() => former.status.value.state === 'destroyed'); // by itself
   app.server.push(id(9), 1, [newConversation(C(1), 'Later', 1.6e15)]);
-  await pass(async () => (await former.status.read()).state === 'destroyed');
   await pass(async () => (await next.status.read()).state === 'live');
   await expect(former.createConversation()).rejects.toThrow(Destroyed);
   expect((await next.list('conversation').read()).rows).toMatchObject([{ title: 'Later' }]);

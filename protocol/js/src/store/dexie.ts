@@ -107,7 +107,10 @@ export class DexieStore implements Store {
       await putMissing(tx, CONVERSATION, conversations);
       await putMissing(tx, MESSAGE, messages);
       const local = conversations.filter((row) => row.seq === LOCAL);
-      await tx.putFloors(MESSAGE, local.map((row) => [keyOf(CONVERSATION, row.id), 'start']));
+      await tx.putFloors(
+        MESSAGE,
+        local.map((row) => [keyOf(CONVERSATION, row.id), 'start']),
+      );
       await tx.setMeta({ adopted: [...meta.adopted, name] });
     });
   }
@@ -164,8 +167,14 @@ export class DexieStore implements Store {
 
 /** Rows that the server has sent since are newer than the earlier app's. */
 async function putMissing(tx: Writing, kind: Kind, rows: readonly Row[]): Promise<void> {
-  const held = await tx.get(kind, rows.map((row) => keyOf(kind, row.id)));
-  await tx.put(kind, rows.filter((_, i) => held[i] === undefined));
+  const held = await tx.get(
+    kind,
+    rows.map((row) => keyOf(kind, row.id)),
+  );
+  await tx.put(
+    kind,
+    rows.filter((_, i) => held[i] === undefined),
+  );
 }
 
 const inEarlier = <T>(

@@ -68,7 +68,7 @@ export async function* partsOfFormer(name: string): AsyncGenerator<(tx: Writing)
     ['messageRows', MESSAGE],
   ] as const;
   for (const [table, kind] of tables) {
-    for (let last = ''; ; ) {
+    for (let last = ''; ;) {
       const rows = ((await inDatabase(name, [table], (from) =>
         from.where(':id').above(last).limit(AT_ONCE).toArray(),
       )) ?? []) as FormerRow[];

@@ -157,10 +157,12 @@ class Transaction implements Writing {
     return (await this.byKey('atlas_rows', 'key', 'content', kind, keys)) as (Row | undefined)[];
   }
   async newest(kind: Kind, home: string, before: string | null, limit: number): Promise<Row[]> {
-    return this.rows(
-      `kind = ? AND home = ? ${before === null ? '' : 'AND place < ?'} ORDER BY place DESC LIMIT ?`,
-      [kind.name, home, ...(before === null ? [] : [before]), sqlLimit(limit)],
-    );
+    return this.rows(`kind = ? AND home = ? ${before === null ? '' : 'AND place < ?'} ORDER BY place DESC LIMIT ?`, [
+      kind.name,
+      home,
+      ...(before === null ? [] : [before]),
+      sqlLimit(limit),
+    ]);
   }
   of(kind: Kind, home: string): Promise<Row[]> {
     return this.rows('kind = ? AND home = ?', [kind.name, home]);

@@ -45,16 +45,18 @@ export async function moveFormer(
     ['atlas_messages', MESSAGE],
   ] as const;
   for (const [table, kind] of tables) {
-    for (let last = ''; ; ) {
+    for (let last = ''; ;) {
       const rows = await driver.all(`SELECT * FROM ${table} WHERE id > ? ORDER BY id LIMIT ${AT_ONCE}`, [last]);
       if (rows.length === 0) break;
       await putFormerRows(tx, kind, rows.map(rowFrom));
       last = rows.at(-1)?.['id'] as string;
     }
   }
-  const floors = (await driver.all('SELECT conversation_id, floor FROM atlas_floors', [])).map(
-    (row): [Uuid, Floor] => [row['conversation_id'] as Uuid, JSON.parse(row['floor'] as string) as Floor],
-  );
+  const floors = (await driver.all('SELECT conversation_id, floor FROM atlas_floors', [])).map((row): [Uuid, Floor] => [
+    row['conversation_id'] as Uuid,
+    JSON.parse(row['floor'] as string) as Floor,
+  ]);
   await putFormer(tx, meta, entries, floors);
-  for (const table of ['conversations', 'messages', 'floors', 'gone']) await driver.run(`DROP TABLE atlas_${table}`, []);
+  for (const table of ['conversations', 'messages', 'floors', 'gone'])
+    await driver.run(`DROP TABLE atlas_${table}`, []);
 }

@@ -12,7 +12,9 @@ export const toJson = (value: unknown): string =>
       case 'bigint':
         return `${MARK}i${value}`;
       case 'number':
-        return Number.isFinite(value) && !Object.is(value, -0) ? value : `${MARK}n${Object.is(value, -0) ? '-0' : value}`;
+        return Number.isFinite(value) && !Object.is(value, -0)
+          ? value
+          : `${MARK}n${Object.is(value, -0) ? '-0' : value}`;
       case 'string':
         return value.startsWith(MARK) ? `${MARK}s${value}` : value;
       default:

@@ -102,7 +102,10 @@ export async function makeOldIndexedDb(name: string, meta: object, more: readonl
   await db.table('conversationRows').bulkPut(OLD_ROWS.conversations.map(marked));
   await db.table('messageRows').bulkPut([...OLD_ROWS.messages.map(marked), ...more]);
   await db.table('outbox').bulkPut(OLD_ENTRIES);
-  await db.table('floorRows').bulkPut(OLD_FLOORS.map(([, floor]) => floor), OLD_FLOORS.map(([home]) => home));
+  await db.table('floorRows').bulkPut(
+    OLD_FLOORS.map(([, floor]) => floor),
+    OLD_FLOORS.map(([home]) => home),
+  );
   await db.table('deletions').put(GONE);
   return db;
 }
@@ -166,7 +169,8 @@ export function makeOldSqlite(path: string, meta: object, more: typeof OLD_ROWS.
       e.message,
     ]);
   }
-  for (const [home, floor] of OLD_FLOORS) db.run('INSERT INTO atlas_floors VALUES (?, ?)', [home, JSON.stringify(floor)]);
+  for (const [home, floor] of OLD_FLOORS)
+    db.run('INSERT INTO atlas_floors VALUES (?, ?)', [home, JSON.stringify(floor)]);
   db.run('INSERT INTO atlas_gone VALUES (?, ?, ?)', [GONE.kind, GONE.id, GONE.seq]);
   db.run('COMMIT');
   db.close();
