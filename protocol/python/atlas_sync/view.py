@@ -6,6 +6,7 @@ Pure: computed from its arguments each time. The synced rows are never changed.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, Protocol
 
 from atlas_sync.mutation import Delete, Insert, Mutation, Update, split
@@ -81,6 +82,7 @@ class Overlay:
     def __init__(self, synced: Synced) -> None:
         self.view = View({kind: {key: Shown(row) for key, row in rows.items()} for kind, rows in synced.rows.items()})
         self._kinds = {kind.name: kind for kind in synced.schema or ()}
+        self._above = {name: synced.schema.above(name) for name in self._kinds} if synced.schema is not None else {}
         self._gone: set[tuple[str, Key]] = set()  # rows that the outbox deletes
 
     def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
@@ -108,13 +110,12 @@ class Overlay:
         own = (kind.name, mutation.id)
         if mutation.id in rows or (own in self._gone and certainty is Certainty.REJECTED):
             return
-        row, devices = Row(kind.name, 0, mutation.id, _inserted(kind, mutation)), kind.devices or Devices()
-        if kind.parent is not None:
-            # A parent that is not held may be outside of the window: only a deleted one hides the rows below it.
-            if (kind.parent, kind.parent_of(row)) in self._gone:
-                return
-            if devices.touches is not None and certainty is not Certainty.REJECTED:
-                self._touch(kind.parent, kind.parent_of(row), devices.touches, mutation.at)
+        row, devices = Row(kind.name, 0, mutation.id, self._inserted(kind, mutation)), kind.devices or Devices()
+        # A row above that is not held may be outside of the window: only a deleted one hides the rows below it.
+        if any((above, row.values[column]) in self._gone for above, column in self._above[kind.name]):
+            return
+        if kind.parent is not None and devices.touches is not None and certainty is not Certainty.REJECTED:
+            self._touch(kind.parent, kind.parent_of(row), devices.touches, mutation.at)
         self._gone.discard(own)
         rows[mutation.id] = Shown(row, certainty, entry)
 
@@ -126,12 +127,21 @@ class Overlay:
             self.view.rows[kind][key] = Shown(row, shown.certainty, shown.entry)
 
     def _delete_below(self, kind: str, key: Key) -> None:
-        for child in [each for each in self._kinds.values() if each.parent == kind]:
-            rows = self.view.rows.get(child.name, {})
-            for gone in [shown.row for shown in rows.values() if child.parent_of(shown.row) == key]:
-                del rows[gone.id]
-                self._gone.add((child.name, gone.id))
-                self._delete_below(child.name, gone.id)
+        for name, above in self._above.items():
+            for column in [column for of, column in above if of == kind]:
+                rows = self.view.rows.get(name, {})
+                for gone in [shown.row for shown in rows.values() if shown.row.values[column] == key]:
+                    rows.pop(gone.id, None)
+                    self._gone.add((name, gone.id))
+                    self._delete_below(name, gone.id)  # own rows may not have the key of the parent's parent
+
+    def _inserted(self, kind: Kind, mutation: Insert) -> dict[str, Any]:
+        values = _inserted(kind, mutation)
+        for (parent, column), (_, further) in pairwise(self._above[kind.name]):
+            held = self.view.rows.get(parent, {}).get(values[column])
+            if held is not None:
+                values[further] = self._kinds[parent].parent_of(held.row)
+        return values
 
 
 def _inserted(kind: Kind, mutation: Insert) -> dict[str, Any]:
