@@ -8,7 +8,9 @@ import base64
 import binascii
 import math
 import re
+import struct
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,8 +24,19 @@ from server.declaration.model import Field, Kind
 EXACT: Final = (1 << 53) - 1
 """The largest integer that every device holds exactly. Larger ones travel as text."""
 INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
-NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,4})?|NaN|Infinity)")
-DATE: Final = re.compile(r"[0-9]{4,7}-[0-9]{2}-[0-9]{2}(?: BC)?|-?infinity")
+SIZES: Final = {"smallint": 1 << 15, "integer": 1 << 31}
+"""By type: the first integer that is too large. Of all others it is that of bigint."""
+NUMERIC: Final = re.compile(r"-?[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,3})?|-?Infinity|NaN")
+"""Postgres writes out what an exponent stands for: with more digits, few bytes would become many."""
+DATE: Final = re.compile(r"([0-9]{4,7})-([0-9]{2})-([0-9]{2})( BC)?")
+YEARS: Final = (-4712, 5_874_897)
+"""Those of Postgres' dates, where 0 is the year before 1."""
+EXPONENT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[eE]([+-]?[0-9]+)')
+"""In JSON: a string, or the exponent of a number."""
+NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+KEY_BYTES: Final = 1_000
+"""The longest text in the key of a row that a device inserts. Keys are in the log, and an index of Postgres has none
+beyond 2,700 bytes that do not compress."""
 
 
 class BadValue(Exception):  # noqa: N818 (a reason, given to the device)
@@ -65,7 +78,7 @@ def _bool(value: Value) -> str:
 def _int(value: Value) -> str:
     if isinstance(value, str) and INTEGER.fullmatch(value):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise BadValue(BAD_VALUE)
     return str(value)
 
@@ -73,22 +86,31 @@ def _int(value: Value) -> str:
 def _float(value: Value) -> str:
     if value in ("NaN", "Infinity", "-Infinity"):
         return str(value)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e308:
         raise BadValue(BAD_VALUE)
-    return repr(float(value)) if abs(value) < 1e308 else _refuse(value)
+    return repr(float(value))
 
 
-def _refuse(value: Value) -> str:
-    raise BadValue(BAD_VALUE)
+def _numeric(value: Value) -> str:
+    if not isinstance(value, str) or not NUMERIC.fullmatch(value):
+        raise BadValue(BAD_VALUE)
+    return value
 
 
-def _matching(pattern: re.Pattern[str]) -> Callable[[Value], str]:
-    def read(value: Value) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise BadValue(BAD_VALUE)
-        return value
-
-    return read
+def _date(value: Value) -> str:
+    if value in ("infinity", "-infinity"):
+        return str(value)
+    match = DATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not (before := int(match[1])):
+        raise BadValue(BAD_VALUE)
+    year = 1 - before if match[4] else before
+    try:
+        date(2000 + year % 400, int(match[2]), int(match[3]))  # every 400 years the calendar is the same
+    except ValueError:
+        raise BadValue(BAD_VALUE) from None
+    if not YEARS[0] <= year <= YEARS[1]:
+        raise BadValue(BAD_VALUE)
+    return match[0]
 
 
 def _instant(value: Value) -> str:
@@ -103,7 +125,7 @@ def _json(value: Value) -> str:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         raise BadValue(BAD_VALUE) from None
-    if "\\u0000" in text:
+    if NUL.search(text):
         raise BadValue(BAD_TEXT)
     return text
 
@@ -119,10 +141,10 @@ def _bytes(value: Value) -> str:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     try:
-        base64.b64decode(_text(value), validate=True)
+        # Python takes more forms of it than Postgres does.
+        return base64.b64encode(base64.b64decode(_text(value), validate=True)).decode("ascii")
     except (binascii.Error, ValueError):
         raise BadValue(BAD_VALUE) from None
-    return str(value)
 
 
 _READ: Final[dict[Type, Callable[[Value], str]]] = {
@@ -132,9 +154,9 @@ _READ: Final[dict[Type, Callable[[Value], str]]] = {
     Type.INT: _int,
     Type.BIGINT: _int,
     Type.FLOAT: _float,
-    Type.NUMERIC: _matching(NUMERIC),
+    Type.NUMERIC: _numeric,
     Type.INSTANT: _instant,
-    Type.DATE: _matching(DATE),
+    Type.DATE: _date,
     Type.JSON: _json,
     Type.ARRAY: _array,
     Type.BYTES: _bytes,
@@ -148,12 +170,50 @@ def as_text(field: Field, value: Value) -> str | None:
         if field.nullable:
             return None
         raise BadValue(BAD_VALUE)
-    return _READ[field.of](value)
+    return read(field, value)
 
 
 def read(field: Field, value: Value) -> str:
-    """A device's value as text, whether or not the column may be NULL. Raises BadValue."""
-    return _READ[field.of](value)
+    """A device's value as text, whether or not the column may be NULL. Raises BadValue.
+
+    What Postgres would not take is found here as far as possible: there it fails the statement, with everything in it.
+    """
+    text = _READ[field.of](value)
+    if not _fits(field, text):
+        raise BadValue(BAD_VALUE)
+    return text
+
+
+def _fits(field: Field, text: str) -> bool:
+    """Whether the number is in the range of the column's type."""
+    if field.of in (Type.INT, Type.BIGINT):
+        size = SIZES.get(field.type, 1 << 63)
+        return -size <= int(text) < size
+    if field.type == "real" and text[-1].isdigit():
+        try:
+            (short,) = struct.unpack("<f", struct.pack("<f", float(text)))
+        except OverflowError:
+            return False
+        return bool(short) or not float(text)
+    return True
+
+
+def is_longer(field: Field, text: str, limit: int) -> bool:
+    """Whether a value, as `as_text` makes it, has more than `limit` bytes as devices receive it."""
+    if field.of is Type.BYTES:
+        limit = (limit + 2) // 3 * 4  # base64 has four characters for three bytes
+    # Any other character has at most four bytes; most texts need not be encoded to be known as short enough.
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        return True
+    return field.of in (Type.JSON, Type.ARRAY) and len(text) + _written_out(text) > limit
+
+
+def _written_out(text: str) -> int:
+    """The digits that Postgres writes for the exponents in JSON."""
+    if not re.search("[0-9][eE][+-]?[0-9]", text):
+        return 0
+    exponents = [match[1].lstrip("+-0") for match in EXPONENT.finditer(text) if match[1]]
+    return sum(int(each) if len(each) < 8 else EXACT for each in exponents if each)
 
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:

@@ -23,9 +23,9 @@ from protocol.frames import (
     Result,
     Update,
 )
-from protocol.schema import Limit, Type
+from protocol.schema import Limit
 from server.declaration.model import Column, Declaration, Kind
-from server.declaration.values import BadValue, as_text, read
+from server.declaration.values import KEY_BYTES, BadValue, as_text, is_longer, read
 from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
@@ -83,6 +83,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Insert(columns=columns, at=at):
             if devices.insert is None:
                 raise _RejectionError("not_allowed")
+            if any(len(half.encode()) > KEY_BYTES for half in key):
+                raise _RejectionError("bad_id")
             patch = _patch(kind, columns, devices.insert, codec)
             if kind.parent is not None:
                 _check_parent(kind, key, patch)
@@ -132,12 +134,8 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         # A NULL is none of them either: devices could never update the row again.
         if value not in limit:
             raise _RejectionError(f"bad_value:{column.name}")
-    elif value is not None:
-        # Base64 has four characters for three bytes. Any other character has at most four bytes; most texts need not be
-        # encoded to be known as short enough.
-        most = (limit + 2) // 3 * 4 if column.field.of is Type.BYTES else limit
-        if len(value) * 4 > most and len(value.encode()) > most:
-            raise _RejectionError(f"too_long:{column.name}")
+    elif value is not None and is_longer(column.field, value, limit):
+        raise _RejectionError(f"too_long:{column.name}")
     return value
 
 
