@@ -84,7 +84,7 @@ LIST: Final = """\
 -- snapshot.
 -- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`: the number of
 --    rows without that bound
--- of each list: $3 rows at most, $4 {parents}, $5 … the place (behind all values: before the newest)
+-- of each list: $3 rows at most, $4 {parents}, $5 … the place, and whether it is before the row there or behind it: 1 or 0
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        {tier} AS tier, g.i, g.key, g.total, {fields}
 FROM (SELECT $1::uuid AS user_id) r
@@ -92,7 +92,7 @@ LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 {gate}LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum({size}) OVER in_order AS bytes
-    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, i)
+    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, before, i)
 {join}    CROSS JOIN LATERAL (
 {source}
     ) m
@@ -232,7 +232,7 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         return (
             f"        SELECT {_key(kind, 't')} AS key, {_values(kind, 't')}, {aliases}\n"
             f"        FROM {source} t\n"
-            f"        WHERE {condition} AND ({', '.join(ordered)}) < ({', '.join(place)}){bound}{more}\n"
+            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(place)}, w.before){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
         )
 
@@ -255,7 +255,9 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         parents="NULL" if kind.parent is None else "the parent's key",
         tier=tier(declaration),
         gate=gate(declaration),
-        arrays=", ".join(["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places)))]),
+        arrays=", ".join(
+            ["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places))), f"${5 + len(places)}::int[]"]
+        ),
         names=", ".join(names),
         join=join,
         source=source,

@@ -131,6 +131,8 @@ class PostgresStore:
             [want.rows for want in wants],
             [None if want.parent is None else str(want.parent) for want in wants],
             *([list(column) for column in zip(*places, strict=True)]),
+            # Before the newest row: a row may have the largest of all keys.
+            [int(want.before is None) for want in wants],
         )
         first = records[0]
         self._require_declared(first["declared"])

@@ -243,7 +243,11 @@ def place(kind: Kind, key: Id, values: tuple[Any, ...]) -> tuple[Any, ...]:
     if kind.order is None:
         return (key,)
     at = values[kind.order]
-    return (at is not None, at or 0 if not isinstance(at, str) else at, () if at in EDGES else key)
+    if kind.types[kind.newest or ""].startswith("instant"):
+        # NULL counts as -infinity.
+        at = EDGES[1] if at is None else at
+        return (at, () if at in EDGES else key)
+    return (at is not None, at, key)
 
 
 def assert_same(found: State, expected: State, device: AnyDevice) -> None:

@@ -245,6 +245,8 @@ class Author:
         if columns is None:
             n = self.device.add(*head)
         else:
+            if any(value is None and not kind.types.get(name, "?").endswith("?") for name, value in columns.items()):
+                may = may | {"bad_value"}  # it needs a row to which it refers, and the device holds none
             if op == "+" and kind.parent is not None and parent is not None:
                 columns = {kind.columns[0][0]: wire.sent_key(self.device.rows.kinds[kind.parent], parent), **columns}
             n = self.device.add(*head, columns, self._now())
@@ -303,7 +305,8 @@ class Author:
         text = f"{self.device.user} {mark}"
         match base:
             case "text":
-                return text + rng.choice(("", "", " ä🙂", " \"'\\/ \n\t", " " + "lang " * 60)), mark
+                longer = text + rng.choice(("", "", " ä🙂", " \"'\\/ \n\t", " " + "lang " * 60))
+                return (longer if len(longer.encode()) <= limit else text), mark
             case "json":
                 document = rng.choice(({"text": text, "n": 1 << 60}, [text, None, 0.5], text))
                 return json.dumps(document, ensure_ascii=rng.random() < 0.5), mark

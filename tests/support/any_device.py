@@ -243,7 +243,7 @@ class AnyDevice:
 
     async def page(self, kind: Kind, parent: Id = None, before: Any = None, limit: int | None = None) -> Page:
         """Ask for a page, and apply it. Raises GoneError."""
-        if self._socket is None or self._cursor is None:
+        if self._socket is None or not self._welcomed or self._cursor is None:
             raise GoneError
         number = self._asked = self._asked + 1
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()

@@ -33,6 +33,8 @@ class Rows:
         self._deletions.clear()
 
     def apply(self, wire: Wire, rows: Iterable[list[Any]]) -> None:
+        """Apply the rows of one frame."""
+        deep: list[tuple[Kind, Id]] = []
         for tag, seq, *rest in rows:
             if tag.startswith("-"):
                 kind = self._tagged[tag[1:]]
@@ -41,7 +43,15 @@ class Rows:
                 kind = self._tagged[tag]
                 assert len(rest) == 1 + len(kind.columns)
                 values = (wire.value(of, value) for (_, of), value in zip(kind.columns, rest[1:], strict=True))
-                self._upsert(kind, wire.key(kind, rest[0]), Held(seq, tuple(values)))
+                key = wire.key(kind, rest[0])
+                self._upsert(kind, key, Held(seq, tuple(values)))
+                if kind.parent is not None and self.kinds[kind.parent].parent is not None:
+                    deep.append((kind, key))
+        for kind, key in deep:
+            row = self.held[kind.name].get(key)
+            if row is not None and row.values[0] not in self.held[kind.parent or ""]:
+                # Its parent is outside of the window, and nothing would say that both are gone.
+                del self.held[kind.name][key]
 
     def of_parent(self, kind: Kind, parent: Id) -> list[Id]:
         return [key for key, row in self.held[kind.name].items() if row.values[0] == parent]
