@@ -194,11 +194,15 @@ class Run:
     def check_pushes(self, trail: list[Step]) -> None:
         written = counted(trail)
         order = {mark: i for i, step in enumerate(trail) for mark in step.marks}
+        taken = self._taken()
         for author in self.authors:
             results, last = author.device.results, -1
             assert results.keys() == author.made.keys(), "not everything has a result"
             for n, made in author.made.items():
-                assert results[n] in made.may, (results[n], made)
+                if (author.device.user, made.kind.name, made.key) not in taken and (
+                    (author.device.user, made.kind.parent, made.parent) not in taken
+                ):
+                    assert results[n] in made.may, (results[n], made)
                 if made.mark is None:
                     continue
                 applied = results[n] == "applied"
@@ -210,9 +214,25 @@ class Run:
         self._check_keys(trail)
         self._check_counts(trail)
 
+    def _taken(self) -> set[tuple[UUID, str | None, Id]]:
+        """Rows that were another's and were gone, and that a device made again under their keys as its user's."""
+        return {
+            (author.device.user, made.kind.name, made.key)
+            for author in self.authors
+            for n, made in author.made.items()
+            if made.bad == "their key" and author.device.results[n] == "applied"
+        }
+
     def _check_keys(self, trail: list[Step]) -> None:
         """A new row was inserted once; and nobody deleted a row of another."""
         inserted = Counter((step.kind, step.key) for step in trail if step.op == "INSERT")
+        again = Counter(
+            (made.kind.name, (str(made.key),))
+            for author in self.authors
+            for n, made in author.made.items()
+            if made.bad.endswith("key") and author.device.results[n] == "applied"
+        )
+        taken = self._taken()
         deleted = {(step.sub, step.kind, step.key) for step in trail if step.op == "DELETE"}
         for author in self.authors:
             for n, made in author.made.items():
@@ -220,8 +240,10 @@ class Run:
                     continue
                 name = made.kind.name, (str(made.key),)
                 if made.op == "+" and made.writes and not made.bad:
-                    assert inserted[name] == (author.device.results[n] == "applied"), made
-                if made.op == "-" and made.bad == "their row" and not self.crossing:
+                    once = author.device.results[n] == "applied"
+                    assert once <= inserted[name] <= once + again[name], (inserted[name], made)
+                mine = self.crossing or (author.device.user, made.kind.name, made.key) in taken
+                if made.op == "-" and made.bad == "their row" and not mine:
                     assert (str(author.device.user), *name) not in deleted, made
 
     def _check_counts(self, trail: list[Step]) -> None:

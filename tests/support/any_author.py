@@ -43,6 +43,7 @@ class Made:
     writes: bool = True
     """Whether it writes its mark if it is applied."""
     bad: str = ""
+    parent: Id = None
 
 
 class Author:
@@ -250,7 +251,7 @@ class Author:
             if op == "+" and kind.parent is not None and parent is not None:
                 columns = {kind.columns[0][0]: wire.sent_key(self.device.rows.kinds[kind.parent], parent), **columns}
             n = self.device.add(*head, columns, self._now())
-        self.made[n] = Made(op, kind, key, mark, frozenset(may), writes, bad)
+        self.made[n] = Made(op, kind, key, mark, frozenset(may), writes, bad, parent)
 
     def _now(self) -> int:
         self._at = max(self._at + 1, time.time_ns() // 1000)
@@ -367,7 +368,8 @@ def _pair(first: str, second: str) -> Callable[[Author, Id], Id]:
 
 def _vote(author: Author, parent: Id) -> Id:
     message = author.device.rows.held["message"].get(parent)
-    return (author.pick("chat") if message is None else message.values[0], parent)
+    chat = author.pick("chat") if message is None else message.values[0]
+    return None if chat is None else (chat, parent)
 
 
 KEYS: Final[dict[tuple[str, str], Callable[[Author, Id], Id]]] = {
