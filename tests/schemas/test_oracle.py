@@ -163,8 +163,9 @@ class Run:
     async def compare(self) -> None:
         for device in self.devices:
             await self._see_everything(device)
+            expected = with_parents(device, self._states[device.user])
             found = {kind: {key: row.values for key, row in rows.items()} for kind, rows in device.rows.held.items()}
-            assert_same(found, {kind: self._states[device.user][kind] for kind in found}, device)
+            assert_same(found, expected, device)
         for user in self.users:
             await self._read_every_list(next(device for device in self.devices if device.user == user))
 
@@ -176,12 +177,12 @@ class Run:
             for parent in above:
                 held = len(device.rows.held[kind.name] if parent is None else device.rows.of_parent(kind, parent))
                 there = sum(parent is None or values[0] == parent for values in expected.values())
-                if held < there and device.whys and (device.narrow or there > (kind.window or there)):
+                if held < there and (device.narrow or there > (kind.window or there)):
                     await device.pages(kind, parent)
 
     async def _read_every_list(self, device: AnyDevice) -> None:
         """Pages joined are the list, in its order."""
-        state = self._states[device.user]
+        state = with_parents(device, self._states[device.user])
         for kind in device.rows.kinds.values():
             above: list[Id] = [None] if kind.parent is None else list(state[kind.parent])
             for parent in self.rng.sample(above, min(len(above), 8)):
@@ -270,6 +271,20 @@ def place(kind: Kind, key: Id, values: tuple[Any, ...]) -> tuple[Any, ...]:
         at = EDGES[1] if at is None else at
         return (at, () if at in EDGES else key)
     return (at is not None, at, key)
+
+
+def with_parents(device: AnyDevice, state: State) -> State:
+    """As devices hold it: rows whose parent has a parent have the key of that one, too."""
+    kinds = device.rows.kinds
+    return {
+        name: {
+            key: (values[0], state[kind.parent][values[0]][0], *values[1:])
+            if kind.parent is not None and kinds[kind.parent].parent is not None
+            else values
+            for key, values in state[name].items()
+        }
+        for name, kind in kinds.items()
+    }
 
 
 def assert_same(found: State, expected: State, device: AnyDevice) -> None:

@@ -301,6 +301,7 @@ class Author:
         above = self._reference(kind, name)
         if above is not None:
             key = self._held(above)
+            key = key[0] if isinstance(key, tuple) else key
             return (None if key is None or (nil and rng.random() < 0.5) else self.device.wire.sent(of, key)), None
         mark = f"#{rng.getrandbits(48):012x};"
         text = f"{self.device.user} {mark}"

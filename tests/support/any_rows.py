@@ -19,7 +19,6 @@ class Rows:
         self.kinds = kinds
         self.held: dict[str, dict[Id, Held]] = {name: {} for name in kinds}
         self._tagged = {kind.tag: kind for kind in kinds.values()}
-        self._below = {name: [kind for kind in kinds.values() if kind.parent == name] for name in kinds}
         self._deletions: dict[tuple[str, Id], int] = {}
 
     def clear(self) -> None:
@@ -33,8 +32,6 @@ class Rows:
         self._deletions.clear()
 
     def apply(self, wire: Wire, rows: Iterable[list[Any]]) -> None:
-        """Apply the rows of one frame."""
-        deep: list[tuple[Kind, Id]] = []
         for tag, seq, *rest in rows:
             if tag.startswith("-"):
                 kind = self._tagged[tag[1:]]
@@ -43,15 +40,7 @@ class Rows:
                 kind = self._tagged[tag]
                 assert len(rest) == 1 + len(kind.columns)
                 values = (wire.value(of, value) for (_, of), value in zip(kind.columns, rest[1:], strict=True))
-                key = wire.key(kind, rest[0])
-                self._upsert(kind, key, Held(seq, tuple(values)))
-                if kind.parent is not None and self.kinds[kind.parent].parent is not None:
-                    deep.append((kind, key))
-        for kind, key in deep:
-            row = self.held[kind.name].get(key)
-            if row is not None and row.values[0] not in self.held[kind.parent or ""]:
-                # Its parent is outside of the window, and nothing would say that both are gone.
-                del self.held[kind.name][key]
+                self._upsert(kind, wire.key(kind, rest[0]), Held(seq, tuple(values)))
 
     def of_parent(self, kind: Kind, parent: Id) -> list[Id]:
         return [key for key, row in self.held[kind.name].items() if row.values[0] == parent]
@@ -61,31 +50,25 @@ class Rows:
         before = held.get(key)
         if before is not None and before.seq > row.seq:
             return
-        if any(self._deletions.get(each, -1) > row.seq for each in self._lineage(kind, key, row)):
+        lineage = [kind.name, *self.above(kind)]
+        if any(self._deletions.get(each, -1) > row.seq for each in zip(lineage, (key, *row.values), strict=False)):
             return
         held[key] = row
 
-    def _lineage(self, kind: Kind, key: Id, row: Held) -> Iterator[tuple[str, Id]]:
-        """The row, its parent, and the parent's parent where the parent is held."""
-        yield kind.name, key
-        above: Held | None = row
-        while kind.parent is not None and above is not None:
-            key, kind = above.values[0], self.kinds[kind.parent]
-            yield kind.name, key
-            above = self.held[kind.name].get(key)
+    def above(self, kind: Kind) -> Iterator[str]:
+        """The kinds of its parent and its parent's parent, whose keys are the first columns."""
+        while kind.parent is not None:
+            kind = self.kinds[kind.parent]
+            yield kind.name
 
     def _delete(self, kind: Kind, key: Id, seq: int) -> None:
         before = self.held[kind.name].get(key)
         if before is not None and before.seq <= seq:
             del self.held[kind.name][key]
         self._deletions[kind.name, key] = max(seq, self._deletions.get((kind.name, key), -1))
-        self._delete_below(kind, key, seq)
-
-    def _delete_below(self, kind: Kind, key: Id, seq: int) -> None:
-        for child in self._below[kind.name]:
-            for each in self.of_parent(child, key):
-                if self.held[child.name][each].seq <= seq:
-                    self._delete(child, each, seq)
-                else:
-                    # It was made again under its id, and the older rows below it were not.
-                    self._delete_below(child, each, seq)
+        for below in self.kinds.values():
+            for column, above in enumerate(self.above(below)):
+                if above == kind.name:
+                    rows = self.held[below.name]
+                    for each in [each for each, row in rows.items() if row.values[column] == key and row.seq <= seq]:
+                        del rows[each]
