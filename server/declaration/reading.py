@@ -84,7 +84,7 @@ LIST: Final = """\
 -- snapshot.
 -- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`: the number of
 --    rows without that bound
--- of each list: $3 rows at most, $4 {parents}, $5 … the place, and whether it is before the row there or behind it: 1 or 0
+-- of each list: $3 rows at most, $4 {parents}, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        {tier} AS tier, g.i, g.key, g.total, {fields}
 FROM (SELECT $1::uuid AS user_id) r

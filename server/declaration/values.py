@@ -231,10 +231,16 @@ class Rows:
         return first, second
 
 
+def _nearest(text: str) -> int:
+    """The instant that a device can hold and that is the nearest."""
+    at = float(text) if text.endswith("infinity") else int(text)
+    return int(min(max(at, FIRST_INSTANT), LAST_INSTANT))
+
+
 _KEYS: Final[dict[Type, Callable[[str], UUID | str | int]]] = {
     Type.UUID: UUID,
     Type.TEXT: str,
     Type.INT: int,
-    Type.INSTANT: int,
+    Type.INSTANT: _nearest,
     Type.BIGINT: lambda text: _exact(int(text)),
 }

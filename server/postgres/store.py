@@ -153,7 +153,11 @@ class PostgresStore:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
         fields = place_fields(kind)
-        texts = [str(half) for half in ids]
+        # An instant there may be any of those before it. They have one id on devices, so that all of them were sent.
+        texts = [
+            "-infinity" if field.of is Type.INSTANT and half == FIRST_INSTANT else str(half)
+            for field, half in zip(kind.key, ids, strict=True)
+        ]
         if kind.newest is None:
             return texts
         if before.at is None:

@@ -57,7 +57,7 @@ class Author:
         device: AnyDevice,
         rng: random.Random,
         schema: str,
-        strangers: Callable[[], Sequence[Stranger]],
+        strangers: Sequence[Stranger],
         *,
         crossing: bool,
     ) -> None:
@@ -178,9 +178,7 @@ class Author:
         if not kind.devices.get(verb) or key is None:
             return
         columns, mark = self._columns(kind, kind.devices[verb])
-        others = [
-            name for name, _ in kind.columns[kind.parent is not None :] if name not in kind.devices[verb]
-        ]
+        others = [name for name, _ in kind.columns[kind.parent is not None :] if name not in kind.devices[verb]]
         name = self._rng.choice([*others, "user_id", "userId", "id", "nothing"])
         if name in kind.types and name in kind.devices[verb]:
             return
@@ -265,7 +263,7 @@ class Author:
         return self._rng.choice(list(held)) if held else None
 
     def _stranger(self, kind: str | None) -> Stranger | None:
-        theirs = [each for each in self._strangers() if each.kind == kind]
+        theirs = [each for each in self._strangers if each.kind == kind]
         return self._rng.choice(theirs) if theirs else None
 
     def _listed(self, kind: Kind) -> bool:

@@ -299,7 +299,8 @@ class AnyDevice:
         left = sorted(self.outbox.keys() - self._answered)
         if not left or not self._welcomed or self._pushing is not None or time.monotonic() < self._not_before:
             return
-        first, mutations, size = left[0], [], 0
+        first, size = left[0], 0
+        mutations: list[Any] = []
         for n in range(first, min(left[-1] + 1, first + self._rng.randrange(1, 40))):
             size += len(self.wire.encode({"": self.outbox.get(n, [])}))
             if mutations and size > PUSH_BYTES:

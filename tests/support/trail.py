@@ -58,11 +58,10 @@ async def follow(sql: Any, tables: dict[str, str]) -> None:
 
 async def steps(sql: Any) -> list[Step]:
     """In their order."""
+    found = await sql.fetch("SELECT * FROM trail.steps ORDER BY n")
     return [
-        Step(
-            row["kind"], row["op"], row["sub"], tuple(row["key"]), frozenset(_marks(row["said"]) - _marks(row["former"]))
-        )
-        for row in await sql.fetch("SELECT * FROM trail.steps ORDER BY n")
+        Step(kind, op, sub, tuple(key), frozenset(_marks(said) - _marks(former)))
+        for _, kind, op, sub, key, former, said in found
     ]
 
 
