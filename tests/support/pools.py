@@ -1,5 +1,7 @@
 """A server's pool, without the server."""
 
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.feed.history import History
 from server.feed.hub import Hub
 from server.postgres.pool import Pool
@@ -9,4 +11,4 @@ from tests.support.cluster import Database
 
 def pool_of_one(database: Database) -> Pool:
     """One connection, with the rights of the server."""
-    return Pool(Route(database.server_url, History(Hub(lambda _: None))), size=1)
+    return Pool(Route(database.server_url, History(Hub(lambda _: None))), Synced(CHAT), size=1)
