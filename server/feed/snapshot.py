@@ -133,7 +133,7 @@ class Snapshots:
         else:
             # A cursor that leads nowhere may come from a kept answer.
             since = ANYWHERE if job.why is Why.NEW else None
-        rows = max(1, job.wants[0].rows)
+        rows = max(1, job.wants[-1].rows)  # the first one may be the rest of a list
         lists = PIECE_ROWS // rows or LISTS
         asked = [want._replace(rows=min(want.rows, PIECE_ROWS)) for want in job.wants[:lists]]
         answer = await self._rows.rows(kind, reader.feed.user, asked, CONTENT_BYTES, since)

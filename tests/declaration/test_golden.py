@@ -18,7 +18,7 @@ from server.declaration.check import load
 from server.declaration.generated import functions, generate
 from server.declaration.model import Declaration
 from server.postgres.declared import declare, declared, is_declared
-from server.postgres.steps import Progress
+from server.postgres.steps import SILENT
 from server.postgres.tables import facts
 from tests.support.cluster import Cluster, Database, administrator
 
@@ -95,7 +95,7 @@ def test_all_sql_is_made_of_the_declaration_alone(name: str) -> None:
 async def test_the_database_accepts_all_sql_of_the_second_declaration(second: Any) -> None:
     """And every statement that reads."""
     wanted = declaration("second")
-    await declare(second, wanted, Progress())
+    await declare(second, wanted, SILENT)
     assert await is_declared(second, wanted)
     assert await declared(second) == wanted
     for text in reading.statements(wanted).values():

@@ -16,7 +16,6 @@ from server.declaration.chat import CHAT
 from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed import kept
 from server.feed.cached import CachedRows
 from server.feed.change import Entry
 from server.feed.history import History, HistoryReport

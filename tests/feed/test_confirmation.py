@@ -48,9 +48,7 @@ class House:
     def come(self, readers: int) -> None:
         """So many users' readers, whom a replica has brought up to date."""
         for number in range(readers):
-            self.hub.place(
-                self.hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {}), HERE, Phase.CATCHING_UP
-            )
+            self.hub.place(self.hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {}), HERE, Phase.CATCHING_UP)
         for cohort in self.hub.take(Lane.CATCH_UP, readers):
             self.hub.advance(cohort, HERE, more=False, confirmed=False)
         self.confirmation.want()

@@ -17,7 +17,7 @@ from tests.support.second import SECOND
 from tests.support.values import KEYS, SENT
 
 ANNE, BEN = str(UUID(int=1)), str(UUID(int=2))
-SHELF, BOOK = Rows(SECOND.kind["shelf"]), Rows(SECOND.kind["book"])
+SHELF = Rows(SECOND.kind["shelf"])
 positions = st.builds(Position, st.integers(0, (1 << 63) - 1), st.just(0), st.integers(0, (1 << 63) - 1))
 kinds = st.sampled_from(SECOND.kinds)
 
@@ -77,9 +77,9 @@ def test_an_answer_that_postgres_cannot_have_given_is_none(answer: Answer) -> No
     assert kept.unpack(SHELF, "key", kept.pack("key", answer)) is None
 
 
-@pytest.mark.parametrize("row", [(), ("b",), ("b", 1), ("b", 1, 5, "s"), ("b", "x", 5, "s", 1, 2, 3, 4, 5, 6, 7, 8)])
+@pytest.mark.parametrize("row", [(), ("s",), ("s", 1), ("s", 1, "A", 1), ("s", 1, "A", 1, 2, 3), ("b", 1, "A", 1, 2)])
 def test_an_answer_with_a_row_of_another_form_is_none(row: tuple[Any, ...]) -> None:
-    assert kept.unpack(BOOK, "key", kept.pack("key", Answer(Position(1, 0, 2), "core", [(0, row)], cut=False))) is None
+    assert kept.unpack(SHELF, "key", kept.pack("key", Answer(Position(1, 0, 2), "core", [(0, row)], cut=False))) is None
 
 
 def test_an_answer_with_something_deep_in_it_is_none() -> None:
