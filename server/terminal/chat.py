@@ -15,10 +15,12 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.text import Text
 
+from atlas_sync.chat import create_conversation, create_message
 from atlas_sync.device import Device, Status
-from atlas_sync.mutation import CreateConversation, CreateMessage
 from atlas_sync.outbox import Entry, EntryState, Outbox
-from atlas_sync.replica import Message, Replica
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Key
+from atlas_sync.schema import Schema
 from atlas_sync.session import Batch
 from atlas_sync.storage import SqliteStorage, StorageError
 from server.exceptions import ConfigError, UnavailableError
@@ -27,6 +29,7 @@ from server.terminal.device import line, printable, run, shows_status
 SENDING_SECONDS = 10.0
 """How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
 SNAPSHOT_SECONDS = 30.0
+SCHEMA = Schema.chat()
 
 
 def chat(
@@ -43,8 +46,8 @@ def chat(
     except StorageError as error:
         raise ConfigError(str(error)) from None
     with contextlib.closing(storage):
-        run(lambda: _Chat(url, token, user, Outbox(storage), chosen, title, console).run())
-        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage).entries)
+        run(lambda: _Chat(url, token, user, Outbox(storage, SCHEMA), chosen, title, console).run())
+        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage, SCHEMA).entries)
     if waiting:
         console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
 
@@ -57,18 +60,19 @@ class _Chat:
         self._conversation = chosen
         self._title = title
         self._console = console
-        self._replica = Replica()
+        self._replica = Replica(SCHEMA)
         self._sent = asyncio.Event()
         """Set while every mutation has its result."""
-        self._shown: set[UUID] = set()
-        self._mine: dict[UUID, int] = {}
+        self._shown: set[Key] = set()
+        self._mine: dict[Key, int] = {}
         """Unconfirmed messages of this terminal: the outbox entry's key, by the message's id."""
         self._device = Device(
             url,
             user=user,
             token=lambda: token,
             client_id=outbox.client_id,
-            window=(50, 20),
+            schema=SCHEMA,
+            window={"conversation": 50, "message": 20},
             outbox=outbox,
             on_batch=self._on_batch,
             on_event=lambda _: self._report_results(),
@@ -109,12 +113,14 @@ class _Chat:
 
     def _enter(self) -> None:
         """Enter the chosen conversation, the newest one, or a new one."""
-        known = self._replica.conversations
+        known = self._replica.rows["conversation"]
         if self._title is not None or not (known or self._conversation):
             self._conversation = uuid4()
-            self._device.write(CreateConversation(self._conversation, self._title or "Terminal", self._device.now()))
+            self._device.write(create_conversation(self._conversation, self._title or "Terminal", self._device.now()))
         elif self._conversation is None:
-            self._conversation = max(known.values(), key=lambda each: each.updated_at).id
+            newest = self._replica.newest_first("conversation")[0].id
+            assert isinstance(newest, UUID)
+            self._conversation = newest
         found = known.get(self._conversation)
         title = self._title if found is None else found.title
         self._console.print(Text.assemble((printable(title or ""), "bold"), f"  {self._conversation}"))
@@ -122,9 +128,10 @@ class _Chat:
 
     def _say(self, typed: str) -> None:
         assert self._conversation is not None
-        mutation = CreateMessage(uuid4(), self._conversation, "user", typed, self._device.now())
+        message = uuid4()
+        mutation = create_message(message, self._conversation, "user", typed, self._device.now())
         try:
-            self._mine[mutation.id] = self._device.write(mutation).key
+            self._mine[message] = self._device.write(mutation).key
         except ValueError as error:
             self._console.print(Text(printable(f"  ✗ {error}"), "red"))
             return
@@ -140,8 +147,7 @@ class _Chat:
 
     def _show(self) -> None:
         """Print the conversation's new messages, except those that were typed here."""
-        messages = [each for each in self._replica.messages.values() if each.conversation_id == self._conversation]
-        for message in sorted(messages, key=_age):
+        for message in reversed(self._replica.newest_first("message", self._conversation)):
             if message.id not in self._shown:
                 self._shown.add(message.id)
                 if message.id not in self._mine:
@@ -163,10 +169,6 @@ class _Chat:
                 if entry is not None and entry.state is EntryState.REJECTED:
                     # The reason is on the screen, and the person can type the line again.
                     self._outbox.discard(key)
-
-
-def _age(message: Message) -> tuple[int, UUID]:
-    return message.created_at, message.id
 
 
 def _result(entry: Entry | None) -> Text:

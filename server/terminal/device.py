@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from atlas_sync.device import Status, StayAway
-from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.rows import Deleted, Row
 from atlas_sync.session import Event, Welcomed
 from server.exceptions import AtlasError
 
@@ -37,19 +37,18 @@ def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise StayAwayError(printable(f"The server says: stay away ({instruction}).")) from None
 
 
-def line(row: Row) -> Text:
-    """A row as one line: its instant, its kind, and its text."""
+def line(row: Row | Deleted) -> Text:
+    """A row of the chat schema as one line: its instant, its kind, and its text."""
     match row:
-        case Message():
+        case Row("message"):
             style = {"user": "bold cyan", "assistant": "green"}.get(row.role, "yellow")
             return _line(row.created_at, f"{row.role:>9}", style, row.content)
-        case Conversation():
+        case Row("conversation"):
             return _line(row.updated_at, "conversation", "magenta", row.title or "(untitled)")
-        case Profile():
+        case Row():
             return _line(row.seq, "profile", "yellow", f"tier {row.tier}")
         case Deleted():
-            kind = {"p": "profile", "c": "conversation", "m": "message"}[row.kind]
-            return _line(row.seq, "deleted", "red", f"{kind} {row.id}")
+            return _line(row.seq, "deleted", "red", f"{row.kind} {row.id}")
 
 
 def printable(text: str, keep: str = "") -> str:

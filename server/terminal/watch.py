@@ -10,7 +10,8 @@ import orjson
 from rich.console import Console
 
 from atlas_sync.device import Device
-from atlas_sync.replica import Row
+from atlas_sync.rows import Deleted, Row
+from atlas_sync.schema import Schema
 from atlas_sync.session import Batch
 from server import private
 from server.exceptions import ConfigError
@@ -55,7 +56,7 @@ class Memory:
 def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) -> None:
     """Print changes until SIGINT or SIGTERM arrives. Raises StayAwayError."""
 
-    held: list[Row] = []
+    held: list[Row | Deleted] = []
 
     def on_batch(batch: Batch) -> None:
         # A snapshot is printed once it is complete: an interrupted one arrives again.
@@ -75,7 +76,8 @@ def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) ->
             token=lambda: token,
             client_id=memory.client_id,
             cursor=memory.cursor,
-            window=(10, 10),
+            schema=Schema.chat(),
+            window={"conversation": 10, "message": 10},
             on_batch=on_batch,
             on_event=shows_welcome(console),
             on_status=shows_status(console),

@@ -14,8 +14,11 @@ from atlas_sync import comeback as comeback_module
 from atlas_sync import mutation as mutation_module
 from atlas_sync import outbox as outbox_module
 from atlas_sync import replica as replica_module
+from atlas_sync import rows as rows_module
+from atlas_sync import schema as schema_module
 from atlas_sync import session as session_module
 from atlas_sync import view as view_module
+from atlas_sync import wire as wire_module
 
 PACKAGE = Path(atlas_sync.__file__).parent
 
@@ -52,17 +55,16 @@ def test_the_package_exports_what_it_lists() -> None:
 @pytest.mark.parametrize(
     ("module", "others", "encodes"),
     [
-        (replica_module, set(), False),
-        (mutation_module, set(), False),
-        (codec_module, {"atlas_sync.mutation", "atlas_sync.replica"}, True),
-        (session_module, {"atlas_sync.mutation", "atlas_sync.replica", "atlas_sync.codec"}, False),
-        (comeback_module, {"atlas_sync.session"}, False),
-        (
-            outbox_module,
-            {"atlas_sync.session", "atlas_sync.comeback", "atlas_sync.mutation", "atlas_sync.codec"},
-            False,
-        ),
-        (view_module, {"atlas_sync.mutation", "atlas_sync.outbox", "atlas_sync.replica"}, False),
+        (rows_module, set(), False),
+        (schema_module, {"checks", "rows"}, False),
+        (replica_module, {"rows", "schema"}, False),
+        (mutation_module, {"rows", "schema"}, False),
+        (codec_module, {"checks", "mutation"}, True),
+        (wire_module, {"checks", "codec", "mutation", "rows", "schema"}, False),
+        (session_module, {"checks", "codec", "mutation", "rows", "schema", "wire"}, False),
+        (comeback_module, {"session"}, False),
+        (outbox_module, {"codec", "comeback", "mutation", "schema", "session", "wire"}, False),
+        (view_module, {"mutation", "outbox", "rows", "schema"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -71,5 +73,6 @@ def test_the_client_awaits_nothing_reads_no_clock_and_knows_its_encodings_in_one
 ) -> None:
     imported = imports(Path(str(module.__file__)))
     assert not imported & {"asyncio", "time", "socket", "random", "datetime", "msgspec", "sqlite3"}
-    assert {name for name in imported if name.startswith(("atlas_sync", "protocol"))} == others
+    own = {name for name in imported if name.startswith(("atlas_sync", "protocol"))}
+    assert own == {f"atlas_sync.{name}" for name in others}
     assert imported & {"msgpack", "json"} == ({"msgpack", "json"} if encodes else set())

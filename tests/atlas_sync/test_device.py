@@ -18,15 +18,16 @@ from websockets.frames import Frame, Opcode
 
 from atlas_sync import connection, websocket
 from atlas_sync import device as device_module
-from atlas_sync.codec import ProtocolError
+from atlas_sync.checks import ProtocolError
 from atlas_sync.comeback import next_step
 from atlas_sync.connection import PageError
 from atlas_sync.device import Device, Status, StayAway
 from atlas_sync.outbox import Outbox
-from atlas_sync.replica import Message
 from atlas_sync.session import Batch, ErrorAnswer, Refreshed
 from atlas_sync.storage import SqliteStorage
+from tests.atlas_sync.chat_rows import message_row
 from tests.support.fake_server import (
+    CHAT,
     CONVERSATION,
     DEVICE,
     K0,
@@ -69,7 +70,7 @@ async def test_a_device_catches_up_and_reports_that_it_is_live(server: FakeServe
         await peer.live(K1)
         await soon(device.wait_live(5))
         assert watched.batches == [
-            Batch((Message(7, MESSAGE, CONVERSATION, "user", "é", 1, 2),), K1, replaces=False, partial=False)
+            Batch((message_row(7, MESSAGE, CONVERSATION, "user", "é", 1, 2),), K1, replaces=False, partial=False)
         ]
         assert device.cursor == K1
     assert watched.statuses == [Status.CONNECTING, Status.CATCHING_UP, Status.LIVE, Status.OFFLINE]
@@ -572,7 +573,7 @@ async def test_a_token_of_another_or_an_unknown_user_is_never_sent(
 
 def test_a_device_refuses_the_outbox_of_another_user(tmp_path: Path) -> None:
     with closing(SqliteStorage(tmp_path / "outbox.db", USER)) as storage:
-        outbox = Outbox(storage)
+        outbox = Outbox(storage, CHAT)
         Watched("ws://127.0.0.1:9/", outbox=outbox, client_id=outbox.client_id)
         with pytest.raises(ValueError, match="another user's"):
             Watched("ws://127.0.0.1:9/", outbox=outbox, client_id=outbox.client_id, user=UUID(int=0xDEF))
@@ -618,12 +619,13 @@ def asked(page: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 async def test_each_caller_gets_its_page_whatever_the_order_of_the_answers(server: FakeServer) -> None:
     async with live(server) as (device, peer):
-        one = asked(device.page())
+        one = asked(device.page("conversation"))
         first = await peer.receive()
-        two = asked(device.page(CONVERSATION, (5, MESSAGE), 7))
+        two = asked(device.page("message", CONVERSATION, (5, MESSAGE), 7))
         second = await peer.receive()
-        assert (first["conversation"], first["before"], first["limit"]) == (None, None, 50)
-        assert (second["conversation"], second["before"], second["limit"]) == (
+        assert first == {"t": "page", "id": first["id"], "kind": "conversation", "limit": 50}
+        assert (second["kind"], second["parent"], second["before"], second["limit"]) == (
+            "message",
             CONVERSATION.bytes,
             [5, MESSAGE.bytes],
             7,
@@ -635,10 +637,10 @@ async def test_each_caller_gets_its_page_whatever_the_order_of_the_answers(serve
 
 async def test_a_page_beyond_the_permitted_number_waits_for_an_answer(server: FakeServer) -> None:
     async with live(server) as (device, peer):
-        pages = [asked(device.page()) for _ in range(3)]
+        pages = [asked(device.page("conversation")) for _ in range(3)]
         ids = [(await peer.receive())["id"] for _ in range(2)]
         with pytest.raises(TimeoutError):
-            await device.page(timeout=0.05)
+            await device.page("conversation", timeout=0.05)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await peer.socket.recv()
@@ -651,7 +653,7 @@ async def test_a_page_beyond_the_permitted_number_waits_for_an_answer(server: Fa
 
 async def test_an_error_to_a_page_raises_and_unavailable_does_not(server: FakeServer) -> None:
     async with live(server) as (device, peer):
-        page = asked(device.page())
+        page = asked(device.page("conversation"))
         page_id = (await peer.receive())["id"]
         await peer.error("unavailable", answers="page", id=page_id)
         await peer.error("too_many_pages", answers="page", id=page_id, retry_after=5)
@@ -663,7 +665,7 @@ async def test_an_error_to_a_page_raises_and_unavailable_does_not(server: FakeSe
 
 async def test_a_page_raises_when_its_connection_ends(server: FakeServer) -> None:
     async with live(server) as (device, peer):
-        page = asked(device.page())
+        page = asked(device.page("conversation"))
         await peer.receive()
         peer.cut()
         with pytest.raises(ConnectionError):
@@ -671,13 +673,13 @@ async def test_a_page_raises_when_its_connection_ends(server: FakeServer) -> Non
         await (await server.next()).welcome()
         await until(lambda: device.status is Status.CATCHING_UP)
     with pytest.raises(ConnectionError):
-        await device.page()
+        await device.page("conversation")
 
 
 async def test_a_page_after_its_timeout_is_dropped(server: FakeServer) -> None:
     async with live(server) as (device, peer):
         with pytest.raises(TimeoutError):
-            await device.page(timeout=0.05)
+            await device.page("conversation", timeout=0.05)
         await peer.send("page", id=(await peer.receive())["id"], as_of=9, rows=[], more=False)
         await peer.changes(K0, K1)
         await until(lambda: device.cursor == K1)
@@ -688,7 +690,7 @@ async def test_a_page_waits_for_the_end_of_the_snapshot(server: FakeServer) -> N
         peer = await server.next()
         await peer.welcome()
         await until(lambda: watched.device.status is Status.CATCHING_UP)
-        page = asked(watched.device.page())
+        page = asked(watched.device.page("conversation"))
         await peer.send("snapshot", as_of=1, rows=[], cursor=K1)
         await peer.send("page", id=(await peer.receive())["id"], as_of=9, rows=[], more=False)
         await soon(page)
@@ -811,7 +813,7 @@ async def test_wait_live_times_out(server: FakeServer) -> None:
 
 def test_a_window_or_a_cursor_out_of_bounds_is_refused_at_once() -> None:
     with pytest.raises(ValueError):
-        Watched("ws://127.0.0.1:9/", window=(501, 50))
+        Watched("ws://127.0.0.1:9/", window={"conversation": 501})
     with pytest.raises(ValueError):
         Watched("ws://127.0.0.1:9/", cursor=bytes(129))
 

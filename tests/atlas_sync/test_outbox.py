@@ -10,29 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from atlas_sync.chat import create_conversation, create_message, edit_message, rename_conversation
 from atlas_sync.codec import CODECS
-from atlas_sync.mutation import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    EditMessage,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Repeated,
-    Result,
-)
+from atlas_sync.mutation import Applied, Mutation, Rejected, Repeated, Result, Update
 from atlas_sync.outbox import Entry, EntryState, Head, Outbox, Push
+from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
 from atlas_sync.storage import MemoryStorage
+from atlas_sync.wire import Wire
 
 A, M = UUID(int=1), UUID(int=2)
-LIMITS = Limits(262_144, 1000, 4, mutations=3, title_bytes=20, content_bytes=100)
-CODEC = CODECS["msgpack"]
+LIMITS = Limits(262_144, 1000, 4, mutations=3)
+CHAT = Schema.chat()
+WIRE = Wire(CODECS["msgpack"], CHAT)
 
 
 def write(n: int) -> Mutation:
-    return RenameConversation(A, f"title {n}", n)
+    return rename_conversation(A, f"title {n}", n)
 
 
 def refusal(code: str, retry_after_ms: int | None = None, expected: int | None = None) -> ErrorAnswer:
@@ -40,14 +34,14 @@ def refusal(code: str, retry_after_ms: int | None = None, expected: int | None =
 
 
 def outbox_with(count: int) -> Outbox:
-    outbox = Outbox(MemoryStorage())
+    outbox = Outbox(MemoryStorage(), CHAT)
     for n in range(count):
         outbox.add(write(n))
     return outbox
 
 
 def pushed(outbox: Outbox, now: float = 0.0) -> Push:
-    push = outbox.next_push(LIMITS, CODEC, now)
+    push = outbox.next_push(LIMITS, WIRE, now)
     assert push is not None
     return push
 
@@ -61,20 +55,20 @@ def applied(push: Push, seq: int = 10) -> tuple[Result, ...]:
 
 def test_numbers_are_given_in_order_and_never_again_even_after_all_entries_are_gone() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     assert [outbox.add(write(n)).n for n in range(3)] == [1, 2, 3]
     outbox.begin(LIMITS)
     outbox.acknowledge(applied(pushed(outbox)))
     outbox.advance(10)
     assert outbox.entries == ()
     assert outbox.add(write(4)).n == 4
-    again = Outbox(storage)
+    again = Outbox(storage, CHAT)
     assert (again.client_id, again.add(write(5)).n) == (outbox.client_id, 5)
 
 
 def test_a_mutation_is_stored_before_add_returns_and_before_on_add_is_called() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     kept: list[int] = []
     outbox.on_add = lambda: kept.append(len(storage.load()[1]))
     outbox.add(write(1))
@@ -87,7 +81,7 @@ def test_a_mutation_that_the_storage_refuses_was_never_added() -> None:
         def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
             raise OSError("the disk is full")
 
-    outbox = Outbox(Full())
+    outbox = Outbox(Full(), CHAT)
     with pytest.raises(OSError):
         outbox.add(write(1))
     assert outbox.entries == ()
@@ -97,24 +91,24 @@ def test_a_mutation_that_the_storage_refuses_was_never_added() -> None:
 @pytest.mark.parametrize(
     "mutation",
     [
-        RenameConversation(A, "secret\0", 1),
-        RenameConversation(A, "secret\ud800", 1),
-        CreateMessage(M, A, "secret\udfff", "", 1),
-        CreateMessage(M, A, "user", "secret\0", 1),
-        EditMessage(M, 1, "secret" + "\ud83d" + "x", 1),
-        CreateMessage(M, A, "user", "secret" * 50_000, 1),
-        CreateMessage(M, A, "user", "secret" + "\x01" * 50_000, 1),  # its escapes fit in no frame of JSON
-        CreateConversation(A, "secret", 2**53 + 1),
-        EditMessage(M, -(2**53) - 1, "secret", 1),
-        CreateConversation(A, "secret", True),
-        CreateConversation(A, "secret", 1.5),  # type: ignore[arg-type]
-        CreateConversation(str(A), "secret", 1),  # type: ignore[arg-type]
-        CreateMessage(M, A, "user", b"secret", 1),  # type: ignore[arg-type]
+        rename_conversation(A, "secret\0", 1),
+        rename_conversation(A, "secret\ud800", 1),
+        create_message(M, A, "secret\udfff", "", 1),
+        create_message(M, A, "user", "secret\0", 1),
+        edit_message(M, 1, "secret" + "\ud83d" + "x", 1),
+        create_message(M, A, "user", "secret" * 50_000, 1),
+        create_message(M, A, "user", "secret" + "\x01" * 50_000, 1),  # its escapes fit in no frame of JSON
+        create_conversation(A, "secret", 2**53 + 1),
+        edit_message(M, -(2**53) - 1, "secret", 1),
+        create_conversation(A, "secret", True),
+        create_conversation(A, "secret", 1.5),  # type: ignore[arg-type]
+        create_conversation(str(A), "secret", 1),  # type: ignore[arg-type]
+        create_message(M, A, "user", b"secret", 1),  # type: ignore[arg-type]
     ],
     ids=lambda mutation: repr(mutation)[:70],
 )
 def test_a_mutation_that_no_server_accepts_is_refused_at_once_and_its_text_not_quoted(mutation: Mutation) -> None:
-    outbox = Outbox(MemoryStorage())
+    outbox = Outbox(MemoryStorage(), CHAT)
     with pytest.raises(ValueError) as raised:
         outbox.add(mutation)
     assert "secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -123,19 +117,32 @@ def test_a_mutation_that_no_server_accepts_is_refused_at_once_and_its_text_not_q
     assert outbox.add(write(1)).n == 1
 
 
-def test_the_last_known_limits_apply_also_offline_and_after_a_restart() -> None:
+def test_the_last_known_frame_size_applies_also_offline_and_after_a_restart() -> None:
     storage = MemoryStorage()
-    long_title, long_content = RenameConversation(A, "é" * 11, 1), CreateMessage(M, A, "user", "x" * 101, 1)
-    outbox = Outbox(storage)
-    for mutation in (long_title, long_content):
-        outbox.add(mutation)  # nobody has said a limit yet
-    outbox.begin(LIMITS)
+    long = create_message(M, A, "user", "x" * 2000, 1)
+    outbox = Outbox(storage, CHAT)
+    outbox.add(long)
+    outbox.begin(replace(LIMITS, frame_bytes=1000))
     outbox.end()
-    for device in (outbox, Outbox(storage)):
-        for mutation in (long_title, long_content):
-            with pytest.raises(ValueError):
-                device.add(mutation)
-        device.add(RenameConversation(A, "é" * 10, 1))
+    for device in (outbox, Outbox(storage, CHAT)):
+        with pytest.raises(ValueError):
+            device.add(long)
+        device.add(create_message(M, A, "user", "x" * 500, 1))
+
+
+def test_without_a_schema_the_server_s_is_kept_and_nothing_is_added_before_it_came() -> None:
+    storage = MemoryStorage()
+    outbox = Outbox(storage)
+    with pytest.raises(RuntimeError, match="schema"):
+        outbox.add(write(1))
+    outbox.learn(CHAT)
+    assert outbox.add(write(1)).n == 1
+    again = Outbox(storage)
+    assert (again.schema, again.add(write(2)).n) == (CHAT, 2)
+    built = Schema("another", CHAT.kinds)
+    again = Outbox(storage, built)
+    again.learn(CHAT)
+    assert again.schema == built
 
 
 # ---- Sending -------------------------------------------------------------------------------------------------------
@@ -145,40 +152,40 @@ def test_a_push_begins_with_the_lowest_number_without_a_result_and_has_as_many_a
     outbox = outbox_with(4)
     assert pushed(outbox) == Push(1, (write(0), write(1), write(2)), 1)
     assert outbox.due(0) is None
-    assert outbox.next_push(LIMITS, CODEC, 0) is None
+    assert outbox.next_push(LIMITS, WIRE, 0) is None
     outbox.add(write(4))
     outbox.acknowledge(applied(Push(1, (write(0), write(1), write(2)), 1)))
     assert pushed(outbox) == Push(4, (write(3), write(4)), 1), "it holds what is acked until the rows have it"
 
 
 def test_an_empty_outbox_pushes_nothing() -> None:
-    outbox = Outbox(MemoryStorage())
-    assert (outbox.due(0), outbox.next_push(LIMITS, CODEC, 0)) == (None, None)
+    outbox = Outbox(MemoryStorage(), CHAT)
+    assert (outbox.due(0), outbox.next_push(LIMITS, WIRE, 0)) == (None, None)
     outbox.add(write(1))
-    assert outbox.next_push(replace(LIMITS, mutations=0), CODEC, 0) is None
+    assert outbox.next_push(replace(LIMITS, mutations=0), WIRE, 0) is None
     assert outbox.unanswered is None
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
-@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12), at_most=st.integers(440, 900))
+@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12), at_most=st.integers(540, 1000))
 def test_a_push_fits_in_a_frame_and_contains_every_mutation_that_fits(
     encoding: str, sizes: list[int], at_most: int
 ) -> None:
     codec = CODECS["json" if encoding == "json" else "msgpack"]
+    wire = Wire(codec, CHAT)
     limits = replace(LIMITS, frame_bytes=at_most, mutations=100)
-    outbox = Outbox(MemoryStorage())
+    outbox = Outbox(MemoryStorage(), CHAT)
     for size in sizes:
-        outbox.add(CreateMessage(M, A, "user", "\n" * (size // 3), 2**53))
+        outbox.add(create_message(M, A, "user", "\n" * (size // 3), 2**53))
     sent = 0
-    while (push := outbox.next_push(limits, codec, 0)) is not None:
+    while (push := outbox.next_push(limits, wire, 0)) is not None:
         written = [mutation for mutation in push.mutations if mutation is not None]
-        frame = {"t": "push", "n": push.n, "mutations": [codec.pack(mutation) for mutation in written]}
         assert len(push.mutations) == len(written)
-        size = sum(codec.size(mutation) for mutation in written)
-        assert len(codec.encode({**frame, "mutations": []}, at_most)) + size < at_most
+        size = sum(wire.size(mutation) for mutation in written)
+        assert len(codec.encode({"t": "push", "n": push.n, "mutations": []}, at_most)) + size < at_most
         sent += len(written)
         if sent < len(sizes):
-            assert size + codec.size(outbox.entries[len(written)].mutation) > at_most - 96
+            assert size + wire.size(outbox.entries[len(written)].mutation) > at_most - 96
         outbox.acknowledge(applied(push))
         outbox.advance(10)
     assert sent == len(sizes)
@@ -186,29 +193,29 @@ def test_a_push_fits_in_a_frame_and_contains_every_mutation_that_fits(
 
 def test_a_push_without_an_answer_is_repeated_on_the_next_connection() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     outbox.add(write(1))
     first = pushed(outbox)
     outbox.end()
     outbox.begin(LIMITS)
-    assert pushed(outbox) == first == pushed(Outbox(storage))
+    assert pushed(outbox) == first == pushed(Outbox(storage, CHAT))
     outbox.acknowledge((Repeated(1, 10),))
     assert [entry.state for entry in outbox.entries] == [EntryState.ACKED]
 
 
 def test_a_mutation_beyond_shrunk_limits_gives_its_number_away_and_goes_into_quarantine() -> None:
-    outbox = Outbox(MemoryStorage())
-    long = CreateMessage(M, A, "user", "x" * 5000, 1)
+    outbox = Outbox(MemoryStorage(), CHAT)
+    long = create_message(M, A, "user", "x" * 5000, 1)
     for mutation in (write(1), long, write(3)):
         outbox.add(mutation)
     small = replace(LIMITS, frame_bytes=1000)
-    assert outbox.next_push(small, CODEC, 0) == Push(1, (write(1), None, write(3)), 1)
+    assert outbox.next_push(small, WIRE, 0) == Push(1, (write(1), None, write(3)), 1)
     outbox.acknowledge((Applied(1, 10), Rejected(2, "malformed", "Not a mutation."), Applied(3, 10)))
     (kept,) = outbox.quarantine
     assert (kept.mutation, kept.code) == (long, "too_long")
-    outbox = Outbox(MemoryStorage())
+    outbox = Outbox(MemoryStorage(), CHAT)
     outbox.add(long)
-    assert outbox.next_push(small, CODEC, 0) == Push(1, (None,), 1)
+    assert outbox.next_push(small, WIRE, 0) == Push(1, (None,), 1)
     outbox.acknowledge((Repeated(1, 10),))  # it had arrived before the limits shrank, and its answer had not
     assert outbox.quarantine == ()
 
@@ -225,9 +232,9 @@ def test_a_push_answered_with_an_error_loses_nothing_and_is_due_after_the_delay(
         wait = outbox.due(101)
         assert wait is not None
         assert 4 <= wait <= 6
-        assert outbox.next_push(LIMITS, CODEC, 101 + wait - 0.01) is None
+        assert outbox.next_push(LIMITS, WIRE, 101 + wait - 0.01) is None
         outbox.begin(LIMITS)  # another connection changes nothing about that
-        assert outbox.next_push(LIMITS, CODEC, 101 + wait - 0.01) is None
+        assert outbox.next_push(LIMITS, WIRE, 101 + wait - 0.01) is None
         assert pushed(outbox, now=101 + wait) == first
 
 
@@ -259,7 +266,7 @@ def test_without_an_advised_delay_the_pauses_grow_until_a_push_is_acknowledged()
 
 def test_after_a_gap_the_mutations_get_new_numbers_in_the_same_order_and_are_due_at_once() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     for n in range(3):
         outbox.add(write(n))
     outbox.acknowledge(applied(pushed(outbox), seq=10))
@@ -270,7 +277,7 @@ def test_after_a_gap_the_mutations_get_new_numbers_in_the_same_order_and_are_due
     outbox.push_failed(refusal("gap", expected=2), now=5, rnd=1.0)
     assert outbox.due(5) == 0
     assert [entry.n for entry in outbox.entries] == [2, 3, 4, 5]
-    assert pushed(Outbox(storage)) == pushed(outbox, 5) == Push(2, (write(3), write(4), write(5)), 2)
+    assert pushed(Outbox(storage, CHAT)) == pushed(outbox, 5) == Push(2, (write(3), write(4), write(5)), 2)
     assert outbox.add(write(7)).n == 6
 
 
@@ -290,7 +297,7 @@ def test_after_a_gap_mutations_that_the_database_acked_and_lost_are_pushed_again
 
 def in_doubt(storage: MemoryStorage) -> Outbox:
     """An outbox whose three mutations were acknowledged on an earlier connection."""
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     for n in range(3):
         outbox.add(write(n))
     outbox.acknowledge(applied(pushed(outbox), seq=10))
@@ -303,7 +310,7 @@ def test_the_position_of_a_connection_does_not_confirm_acks_of_an_earlier_one() 
     outbox = in_doubt(storage)
     outbox.advance(99)
     assert len(outbox.entries) == 3
-    again = Outbox(storage)
+    again = Outbox(storage, CHAT)
     again.begin(LIMITS)
     again.advance(99)
     assert len(again.entries) == 3, "the doubt outlasts the app"
@@ -355,9 +362,9 @@ def test_repeated_gaps_are_answered_after_pauses() -> None:
 
 def test_a_generation_is_larger_than_all_before_with_any_clock_and_after_a_restart() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     drawn = [outbox.generation(now) for now in (1000, 1000, 7, 2000)]
-    drawn += [Outbox(storage).generation(now) for now in (0, 5000)]
+    drawn += [Outbox(storage, CHAT).generation(now) for now in (0, 5000)]
     assert drawn == [1000, 1001, 1002, 2000, 2001, 5000]
 
 
@@ -395,15 +402,15 @@ def test_the_position_of_an_earlier_connection_confirms_nothing() -> None:
 
 def test_an_acked_mutation_outlasts_the_app_until_the_position_comes_again() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     outbox.add(write(1))
     pushed(outbox)
     outbox.acknowledge((Applied(1, 20),))
-    again = Outbox(storage)
+    again = Outbox(storage, CHAT)
     assert again.due(0) is None
     assert [(entry.state, entry.seq) for entry in again.entries] == [(EntryState.ACKED, 20)]
     again.advance(20)
-    assert not Outbox(storage).entries
+    assert not Outbox(storage, CHAT).entries
 
 
 # ---- Quarantine ----------------------------------------------------------------------------------------------------
@@ -412,7 +419,7 @@ def test_an_acked_mutation_outlasts_the_app_until_the_position_comes_again() -> 
 def in_quarantine() -> tuple[Outbox, Entry]:
     outbox = outbox_with(2)
     pushed(outbox)
-    outbox.acknowledge((Rejected(1, "tomorrow's", "fit to \ud800 show"), Applied(2, 10)))
+    outbox.acknowledge((Rejected(1, "tomorrow's", "fit to \ud800 show", "title"), Applied(2, 10)))
     outbox.advance(10)
     (entry,) = outbox.entries
     return outbox, entry
@@ -421,12 +428,8 @@ def in_quarantine() -> tuple[Outbox, Entry]:
 def test_a_rejected_mutation_waits_in_quarantine_and_delays_no_other() -> None:
     outbox, entry = in_quarantine()
     assert outbox.quarantine == (entry,)
-    assert (entry.state, entry.mutation, entry.code, entry.message) == (
-        EntryState.REJECTED,
-        write(0),
-        "tomorrow's",
-        "fit to ? show",
-    )
+    assert (entry.state, entry.mutation) == (EntryState.REJECTED, write(0))
+    assert (entry.code, entry.message, entry.column) == ("tomorrow's", "fit to ? show", "title")
     outbox.add(write(2))
     assert pushed(outbox).n == 3
 
@@ -443,18 +446,18 @@ def test_a_retry_is_a_new_mutation_with_a_new_number_at_the_end(corrected: Mutat
 def test_a_correction_that_no_server_accepts_leaves_the_mutation_in_quarantine() -> None:
     outbox, entry = in_quarantine()
     with pytest.raises(ValueError):
-        outbox.retry(entry.key, RenameConversation(A, "\0", 1))
+        outbox.retry(entry.key, rename_conversation(A, "\0", 1))
     assert outbox.quarantine == (entry,)
 
 
 def test_a_discarded_mutation_does_not_return() -> None:
     storage = MemoryStorage()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     outbox.add(write(0))
     pushed(outbox)
     outbox.acknowledge((Rejected(1, "refused", "no"),))
     outbox.discard(outbox.quarantine[0].key)
-    assert (outbox.entries, Outbox(storage).entries) == ((), ())
+    assert (outbox.entries, Outbox(storage, CHAT).entries) == ((), ())
 
 
 @pytest.mark.parametrize("act", [Outbox.retry, Outbox.discard])
@@ -480,7 +483,7 @@ def which(mutation: Mutation | None) -> int:
     """The position of a mutation among those of the test."""
     if mutation is None:
         return NOTHING
-    assert isinstance(mutation, RenameConversation)
+    assert isinstance(mutation, Update)
     return mutation.at
 
 
@@ -539,7 +542,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
         self.past = [deepcopy(self.server)]  # states of the database, up to the present
         self.left: list[list[Server]] = []  # pasts with a tail that another history lost
         self.storage = MemoryStorage()
-        self.outbox = Outbox(self.storage)
+        self.outbox = Outbox(self.storage, CHAT)
         self.outbox.begin(LIMITS)
         self.written = 0
         self.given_up: set[int] = set()  # by the person
@@ -581,7 +584,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
     def the_device_pushes(self, at_most: int | str, is_heard: bool) -> None:
         """Deliver the push. `at_most`: how many of its mutations are applied, or the code of the `error`."""
         self.now += self.outbox.due(self.now) or 0
-        if (push := self.outbox.next_push(LIMITS, CODEC, self.now)) is None:
+        if (push := self.outbox.next_push(LIMITS, WIRE, self.now)) is None:
             return
         if isinstance(at_most, str):
             self.answer = refusal(at_most, 100)
@@ -605,7 +608,7 @@ class OutboxAgainstServers(RuleBasedStateMachine):
     def the_connection_is_cut(self, the_app_too: bool) -> None:
         self.answer = None
         if the_app_too:
-            self.outbox = Outbox(self.storage)
+            self.outbox = Outbox(self.storage, CHAT)
         self.outbox.end()
         self.outbox.begin(LIMITS)
 

@@ -9,15 +9,19 @@ from uuid import UUID
 
 import pytest
 
-from atlas_sync.codec import Encoding, ProtocolError
+from atlas_sync.chat import delete_conversation, rename_conversation
+from atlas_sync.checks import ProtocolError
+from atlas_sync.codec import Encoding
 from atlas_sync.device import Device, Status, StayAway
-from atlas_sync.mutation import DeleteConversation, RenameConversation
+from atlas_sync.mutation import Insert, Update
 from atlas_sync.outbox import EntryState, Outbox
 from atlas_sync.replica import Replica
-from atlas_sync.session import Acknowledged, Batch, Event
+from atlas_sync.session import Acknowledged, Batch, Event, SchemaArrived
 from atlas_sync.storage import MemoryStorage, SqliteStorage
 from atlas_sync.view import Certainty, build_view
+from tests.atlas_sync import second_schema
 from tests.support.fake_server import (
+    CHAT,
     K0,
     K1,
     NOW,
@@ -37,17 +41,17 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 A = UUID(int=2)
 
 
-def named(n: int) -> RenameConversation:
-    return RenameConversation(A, f"title {n}", n)
+def named(n: int) -> Update:
+    return rename_conversation(A, f"title {n}", n)
 
 
 def array(n: int) -> list[object]:
-    return ["~c", A.bytes, f"title {n}", n]
+    return ["~", "c", A.bytes, {"title": f"title {n}"}, n]
 
 
 @asynccontextmanager
 async def writer(server: FakeServer, count: int = 0, **options: Any) -> AsyncIterator[tuple[Watched, Outbox]]:
-    outbox = options.pop("outbox", None) or Outbox(MemoryStorage())
+    outbox = options.pop("outbox", None) or Outbox(MemoryStorage(), CHAT)
     for n in range(count):
         outbox.add(named(n))
     async with running(server.url, client_id=outbox.client_id, outbox=outbox, **options) as watched:
@@ -75,9 +79,8 @@ async def test_offline_writes_are_sent_after_the_welcome_and_not_before(server: 
 async def welcome(peer: ServerEnd) -> None:
     """As ServerEnd.welcome, after hello was received."""
     limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "mutations": 3}
-    limits |= {"title_bytes": 1000, "content_bytes": 100_000}
     times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
-    await peer.send("welcome", session="s", epoch="e", tier="pro", mode="resumed", limits=limits, **times)
+    await peer.send("welcome", session="s", epoch="e", schema=CHAT.hash, mode="resumed", limits=limits, **times)
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
@@ -127,17 +130,17 @@ async def test_a_push_whose_answer_was_lost_is_sent_again_on_the_next_connection
 
 async def test_an_own_write_is_shown_from_the_outbox_until_the_synced_rows_have_it(server: FakeServer) -> None:
     """The write may arrive through the feed before the ack or after it; on_event sees the outbox as it is then."""
-    replica, standings = Replica(), list[Certainty]()
+    replica, standings = Replica(CHAT), list[Certainty]()
 
     def store(batch: Batch) -> None:
         replica.apply(batch.rows)
 
     def on_event(event: Event) -> None:
-        if A in (shown := build_view(replica, outbox.entries).conversations):
+        if A in (shown := build_view(replica, outbox.entries).rows["conversation"]):
             assert (shown[A].row.title or "").startswith("title")
             standings.append(shown[A].certainty)
 
-    outbox = Outbox(MemoryStorage())
+    outbox = Outbox(MemoryStorage(), CHAT)
     async with writer(server, outbox=outbox, on_batch=store, on_event=on_event) as (watched, _):
         peer = await server.next()
         await peer.welcome()
@@ -284,7 +287,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
     server: FakeServer, tmp_path: Path
 ) -> None:
     storage = SqliteStorage(tmp_path / "outbox.db", USER)
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     outbox.add(named(0))
     watched = Watched(server.url, client_id=outbox.client_id, outbox=outbox)
     run = asyncio.create_task(watched.device.run())
@@ -297,7 +300,7 @@ async def test_a_replaced_device_stays_away_and_its_writes_stay_for_the_next_sta
     assert raised.value.code == 4302
     storage.close()
     storage = SqliteStorage(tmp_path / "outbox.db", USER)
-    assert [entry.n for entry in Outbox(storage).entries] == [1]
+    assert [entry.n for entry in Outbox(storage, CHAT).entries] == [1]
     storage.close()
 
 
@@ -308,7 +311,7 @@ async def test_an_exception_of_the_storage_ends_the_run(server: FakeServer) -> N
                 raise OSError("the disk is full")
             super().commit(head, put, drop)
 
-    outbox = Outbox(Failing())
+    outbox = Outbox(Failing(), CHAT)
     outbox.add(named(0))
     watched = Watched(server.url, client_id=outbox.client_id, outbox=outbox)
     run = asyncio.create_task(watched.device.run())
@@ -338,7 +341,7 @@ async def test_many_writes_keep_their_order_over_broken_connections(server: Fake
                 for n, mutation in enumerate(push["mutations"], push["n"]):
                     results.append(["applied" if n > len(taken) else "repeated", n, 7])
                     if n > len(taken):
-                        taken.append(mutation[3])
+                        taken.append(mutation[4])
                 if written < 40:
                     watched.device.write(named(written))
                     written += 1
@@ -355,9 +358,9 @@ async def test_many_writes_keep_their_order_over_broken_connections(server: Fake
 
 async def test_a_device_writes_only_with_its_own_outbox() -> None:
     with pytest.raises(ValueError):
-        Watched("ws://127.0.0.1:9/", outbox=Outbox(MemoryStorage()))
+        Watched("ws://127.0.0.1:9/", outbox=Outbox(MemoryStorage(), CHAT))
     with pytest.raises(RuntimeError):
-        Watched("ws://127.0.0.1:9/").device.write(DeleteConversation(A))
+        Watched("ws://127.0.0.1:9/").device.write(delete_conversation(A))
 
 
 async def test_now_is_the_servers_time_once_its_clock_is_known(server: FakeServer) -> None:
@@ -395,7 +398,7 @@ async def test_an_acknowledged_mutation_is_pushed_again_on_the_next_connection_b
 @pytest.mark.parametrize("with_an_outbox", [True, False])
 async def test_each_connection_has_a_larger_generation(server: FakeServer, with_an_outbox: bool) -> None:
     storage, generations = MemoryStorage(), list[int]()
-    outbox = Outbox(storage)
+    outbox = Outbox(storage, CHAT)
     options: dict[str, Any] = {"outbox": outbox, "client_id": outbox.client_id} if with_an_outbox else {}
     async with running(server.url, **options):
         for _ in range(3):
@@ -404,7 +407,35 @@ async def test_each_connection_has_a_larger_generation(server: FakeServer, with_
             peer.cut()
         await (await server.next()).welcome()
     if with_an_outbox:
-        async with writer(server, outbox=Outbox(storage)):
+        async with writer(server, outbox=Outbox(storage, CHAT)):
             generations.append((await (await server.next()).welcome())["generation"])
     assert generations == sorted(set(generations))
     assert 0 < generations[0] <= generations[-1] <= 2**53
+
+
+async def test_without_a_schema_a_device_takes_the_server_s_and_its_outbox_keeps_it(server: FakeServer) -> None:
+    storage, replica = MemoryStorage(), Replica()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, SchemaArrived):
+            replica.adopt(event.schema)
+
+    def store(batch: Batch) -> None:
+        replica.apply(batch.rows)
+
+    outbox, theirs = Outbox(storage), second_schema.SECOND
+    async with writer(server, outbox=outbox, schema=None, on_batch=store, on_event=on_event) as (watched, _):
+        peer = await server.next()
+        assert (await peer.welcome(schema=theirs.hash))["schema"] == ""
+        await silent(peer)
+        with pytest.raises(RuntimeError):
+            watched.device.write(Insert("topic", "a", {"name": "n"}, 5))
+        await peer.send("schema", **theirs.plain())
+        await peer.changes(K0, K1, ["t", 1, "a", "n", True, 5], seq=1)
+        await until(lambda: watched.device.cursor == K1)
+        assert (watched.device.schema, replica.rows["topic"]["a"].name) == (theirs, "n")
+        watched.device.write(Update("topic", "a", {"name": "m"}, 6))
+        assert (await peer.receive())["mutations"] == [["~", "t", "a", {"name": "m"}, 6]]
+    again = Outbox(storage)
+    again.add(Insert("topic", "b", {}, 7))
+    assert (again.schema, len(again.entries)) == (theirs, 2)

@@ -9,17 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_sync.codec import Encoding, ProtocolError
-from atlas_sync.mutation import (
-    Applied,
-    CreateMessage,
-    DeleteConversation,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Repeated,
-)
-from atlas_sync.replica import Conversation, Deleted, Message, Profile
+from atlas_sync.chat import create_message, delete_conversation, rename_conversation
+from atlas_sync.checks import ProtocolError
+from atlas_sync.codec import Encoding
+from atlas_sync.mutation import Applied, Mutation, Rejected, Repeated
+from atlas_sync.rows import Deleted, Row
+from atlas_sync.schema import Schema
 from atlas_sync.session import (
     ALLOWED,
     Acknowledged,
@@ -30,11 +25,14 @@ from atlas_sync.session import (
     PageArrived,
     Pong,
     Refreshed,
+    SchemaArrived,
     Session,
     State,
     StateError,
     Welcomed,
 )
+from tests.atlas_sync.chat_rows import conversation_row, message_row, profile_row
+from tests.atlas_sync.second_schema import SECOND
 
 DEVICE, USER, A, B, M, N = (UUID(int=n) for n in range(1, 7))
 K0, K1, K2, K3 = b"k0", b"k1", b"k2", b"k3"
@@ -42,18 +40,13 @@ K0, K1, K2, K3 = b"k0", b"k1", b"k2", b"k3"
 
 # ---- The connection ------------------------------------------------------------------------------------------------
 
-LIMITS = {
-    "frame_bytes": 262_144,
-    "page_rows": 1000,
-    "pages_in_flight": 4,
-    "mutations": 2,
-    "title_bytes": 1000,
-    "content_bytes": 100_000,
-}
+CHAT = Schema.chat()
+LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 4, "mutations": 2}
 WELCOME = {
     "t": "welcome",
     "session": "s",
     "epoch": "e",
+    "schema": CHAT.hash,
     "tier": "pro",
     "mode": "resumed",
     "time": 1,
@@ -64,6 +57,7 @@ WELCOME = {
 SNAPSHOT = {**WELCOME, "mode": "snapshot", "why": "new"}
 FRAMES: dict[str, dict[str, object]] = {
     "welcome": WELCOME,
+    "schema": {"t": "schema", **CHAT.plain(), "hash": "another"},
     "snapshot": {"t": "snapshot", "as_of": 7, "rows": [], "cursor": K1},
     "changes": {"t": "changes", "from": K0, "to": K1, "rows": []},
     "live": {"t": "live", "cursor": K0, "seq": 7},
@@ -88,7 +82,7 @@ def receive(session: Session, frame: dict[str, object]) -> Event:
 
 
 def new(cursor: bytes | None = K0, encoding: Encoding = "msgpack") -> Session:
-    return Session(token="a.b.c", client_id=DEVICE, cursor=cursor, encoding=encoding)
+    return Session(token="a.b.c", client_id=DEVICE, schema=CHAT, cursor=cursor, encoding=encoding)
 
 
 def session_in(state: State) -> Session:
@@ -99,15 +93,18 @@ def session_in(state: State) -> Session:
     session.hello()
     if state is State.GREETING:
         return session
+    if state is State.SCHEMA_DUE:
+        receive(session, {**WELCOME, "schema": "another"})
+        return session
     if state in (State.SNAPSHOT_DUE, State.SNAPSHOT):
         receive(session, SNAPSHOT)
-        session.push(1, [DeleteConversation(A)])
+        session.push(1, [delete_conversation(A)])
         if state is State.SNAPSHOT:
             receive(session, {"t": "snapshot", "as_of": 7, "rows": []})
         return session
     receive(session, WELCOME)
-    session.ask_page()
-    session.push(1, [DeleteConversation(A)])
+    session.ask_page("conversation")
+    session.push(1, [delete_conversation(A)])
     if state is State.LIVE:
         receive(session, FRAMES["live"])
     elif state is State.BROKEN:
@@ -118,6 +115,7 @@ def session_in(state: State) -> Session:
 
 OUTCOMES: dict[str, type[Event]] = {
     "welcome": Welcomed,
+    "schema": SchemaArrived,
     "snapshot": Batch,
     "changes": Batch,
     "live": Live,
@@ -162,40 +160,43 @@ def test_every_request_has_a_defined_outcome_in_every_state(state: State) -> Non
         with pytest.raises(StateError):
             session.refresh("t")
     with pytest.raises(StateError):
-        session.push(2, [DeleteConversation(A)])  # before welcome, after a break, and while one is unanswered
+        session.push(2, [delete_conversation(A)])  # before welcome, after a break, and while one is unanswered
     if state in (State.CATCHING_UP, State.LIVE):
-        assert session.ask_page()[0] == 2
+        assert session.ask_page("conversation")[0] == 2
     else:
         with pytest.raises(StateError):
-            session.ask_page()
+            session.ask_page("conversation")
 
 
 def test_hello_contains_token_client_id_cursor_and_window() -> None:
-    session = Session(token="a.b.c", client_id=DEVICE, cursor=K1, window=(500, 0))
+    session = Session(
+        token="a.b.c", client_id=DEVICE, schema=CHAT, cursor=K1, window={"conversation": 500, "message": 0}
+    )
     assert msgpack.unpackb(session.hello()) == {
         "t": "hello",
         "token": "a.b.c",
         "client_id": DEVICE.bytes,
         "cursor": K1,
-        "window": {"conversations": 500, "messages": 0},
+        "schema": CHAT.hash,
+        "window": {"conversation": 500, "message": 0},
     }
     said = json.loads(new(K1, "json").hello())
     assert said["client_id"] == str(DEVICE)
     assert said["cursor"] == base64.b64encode(K1).decode()
-    later = Session(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456)
-    assert msgpack.unpackb(later.hello())["generation"] == 1_751_000_000_123_456
+    later = msgpack.unpackb(Session(token="a.b.c", client_id=DEVICE, generation=1_751_000_000_123_456).hello())
+    assert (later["generation"], later["schema"], "window" in later) == (1_751_000_000_123_456, "", False)
 
 
 def test_frames_that_the_server_would_refuse_are_not_sent() -> None:
-    for window in ((-1, 0), (501, 0), (0, -1), (0, 201)):
+    for kind, rows in (("conversation", -1), ("conversation", 501), ("message", -1), ("message", 201), ("note", 1)):
         with pytest.raises(ValueError):
-            Session(token="t", client_id=DEVICE, window=window)
+            Session(token="t", client_id=DEVICE, schema=CHAT, window={kind: rows})
     with pytest.raises(ValueError):
         new(bytes(129))
     session = session_in(State.LIVE)
     for limit in (0, 1001):
         with pytest.raises(ValueError):
-            session.ask_page(limit=limit)
+            session.ask_page("conversation", limit=limit)
     with pytest.raises(ValueError):
         session.refresh("x" * 262_144)
 
@@ -218,9 +219,9 @@ def test_a_snapshot_replaces_with_its_first_frame_and_has_a_cursor_with_its_last
         receive(session, {"t": "snapshot", "as_of": as_of, "rows": [["c", as_of, A.bytes, None, -1, 0]], **end})
         for as_of, end in ((7, {}), (8, {"cursor": None}), (9, {"cursor": K1}))
     )
-    assert first == Batch((Conversation(7, A, None, -1, 0),), None, replaces=True, partial=False)
-    assert second == Batch((Conversation(8, A, None, -1, 0),), None, replaces=False, partial=False)
-    assert last == Batch((Conversation(9, A, None, -1, 0),), K1, replaces=False, partial=False)
+    assert first == Batch((conversation_row(7, A, None, -1, 0),), None, replaces=True, partial=False)
+    assert second == Batch((conversation_row(8, A, None, -1, 0),), None, replaces=False, partial=False)
+    assert last == Batch((conversation_row(9, A, None, -1, 0),), K1, replaces=False, partial=False)
     assert session.cursor == K1
 
 
@@ -247,18 +248,19 @@ def test_a_missing_batch_breaks_the_session(state: State, frame: dict[str, objec
 
 def test_pages_may_arrive_in_any_order_and_each_once() -> None:
     session = session_in(State.LIVE)
-    second, frame = session.ask_page(A, (-5, M), 1000)
+    second, frame = session.ask_page("message", A, (-5, M), 1000)
     assert msgpack.unpackb(frame) == {
         "t": "page",
         "id": second,
-        "conversation": A.bytes,
+        "kind": "message",
+        "parent": A.bytes,
         "before": [-5, M.bytes],
         "limit": 1000,
     }
     assert session.unanswered == {1, second}
     rows = [["m", 40, M.bytes, A.bytes, "user", "é", 1, 2]]
     arrived = receive(session, {"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True})
-    assert arrived == PageArrived(second, 40, (Message(40, M, A, "user", "é", 1, 2),), more=True)
+    assert arrived == PageArrived(second, 40, (message_row(40, M, A, "user", "é", 1, 2),), more=True)
     assert session.unanswered == {1}
     with pytest.raises(ProtocolError):
         session.receive(pack({"t": "page", "id": second, "as_of": 40, "rows": rows, "more": True}))
@@ -275,14 +277,14 @@ def test_an_error_answers_a_page_unless_the_page_waits_for_postgres(code: str, w
 def test_no_more_pages_are_asked_for_than_the_server_permits() -> None:
     session = session_in(State.LIVE)
     for _ in range(3):
-        session.ask_page()
+        session.ask_page("conversation")
     assert not session.may_ask
     with pytest.raises(StateError):
-        session.ask_page()
+        session.ask_page("conversation")
     receive(session, {**FRAMES["error"], "code": "unavailable", "answers": "page", "id": 2})
     assert not session.may_ask  # that one waits
     receive(session, {**FRAMES["error"], "code": "too_many_pages", "answers": "page", "id": 2})
-    assert session.ask_page()[0] == 5
+    assert session.ask_page("conversation")[0] == 5
 
 
 @pytest.mark.parametrize(
@@ -326,9 +328,9 @@ def test_a_heartbeat_may_arrive_at_any_time_and_unavailable_does_not_end_the_ses
 def test_a_page_is_asked_for_only_after_the_snapshot() -> None:
     session = session_in(State.SNAPSHOT_DUE)
     with pytest.raises(StateError):
-        session.ask_page()
+        session.ask_page("conversation")
     receive(session, FRAMES["snapshot"])
-    session.ask_page()
+    session.ask_page("conversation")
 
 
 def test_unknown_fields_columns_and_kinds_are_ignored() -> None:
@@ -337,7 +339,7 @@ def test_unknown_fields_columns_and_kinds_are_ignored() -> None:
     frame: dict[str, object] = {"t": "changes", "from": K0, "to": K1, "rows": rows, "colour": {1: [2]}, "partial": None}
     event = receive(session, frame)
     assert isinstance(event, Batch)
-    assert event.rows == (Deleted("p", 5, USER), Profile(5, USER, "pro", None))
+    assert event.rows == (Deleted("profile", 5, USER), profile_row(5, USER, "pro", None))
 
 
 def test_values_from_the_future_are_accepted() -> None:
@@ -348,7 +350,7 @@ def test_values_from_the_future_are_accepted() -> None:
     rows = [["m", 7, M.bytes, A.bytes, "tool", "x", 0, 7], ["p", 7, USER.bytes, "titanium", "dormant"]]
     batch = receive(session, {"t": "snapshot", "as_of": 7, "rows": rows})
     assert isinstance(batch, Batch)
-    assert batch.rows == (Message(7, M, A, "tool", "x", 0, 7), Profile(7, USER, "titanium", "dormant"))
+    assert batch.rows == (message_row(7, M, A, "tool", "x", 0, 7), profile_row(7, USER, "titanium", "dormant"))
     refused = receive(session, {**FRAMES["error"], "code": "tired"})
     assert isinstance(refused, ErrorAnswer)
     assert refused.code == "tired"
@@ -431,7 +433,7 @@ def test_a_malformed_part_of_a_snapshot_raises_and_replaces_nothing(change: dict
     assert (session.cursor, session.state) == (K0, State.BROKEN)
 
 
-@pytest.mark.parametrize("missing", [k for k in WELCOME if k != "t"])
+@pytest.mark.parametrize("missing", [k for k in WELCOME if k not in ("t", "tier")])
 def test_a_welcome_has_all_its_fields(missing: str) -> None:
     session = session_in(State.GREETING)
     with pytest.raises(ProtocolError, match=missing):
@@ -546,11 +548,12 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
         session.hello()
         assert (session.state, session.may_push) == (state, False)
         session.receive(pack(WELCOME) if encoding == "msgpack" else json.dumps(WELCOME))
-        written: list[Mutation | None] = [CreateMessage(M, A, "user", "é", 5), None]
+        written: list[Mutation | None] = [create_message(M, A, "user", "é", 5), None]
         said = session.push(9, written, held=3)
         frame = msgpack.unpackb(said) if isinstance(said, bytes) else json.loads(said)
         ids = [M.bytes, A.bytes] if encoding == "msgpack" else [str(M), str(A)]
-        assert frame == {"t": "push", "n": 9, "mutations": [["+m", *ids, "user", "é", 5], []], "held": 3}
+        columns = {"conversation_id": ids[1], "role": "user", "content": "é"}
+        assert frame == {"t": "push", "n": 9, "mutations": [["+", "m", ids[0], columns, 5], []], "held": 3}
         assert (session.pushed, session.may_push) == (range(9, 11), False)
 
 
@@ -558,17 +561,17 @@ def writing(n: int, count: int = 1) -> Session:
     """A session whose push of `count` mutations from `n` on is unanswered."""
     session = session_in(State.LIVE)
     receive(session, FRAMES["ack"])
-    session.push(n, [RenameConversation(A, None, 1)] * count)
+    session.push(n, [rename_conversation(A, None, 1)] * count)
     return session
 
 
 def test_one_push_at_a_time_is_unanswered_and_gets_one_result_for_each_mutation() -> None:
     session = writing(5, 2)
-    results = [["rejected", 5, "tomorrow's", "said for people", {}], ["repeated", 6, 40, 1]]
-    expected = Acknowledged((Rejected(5, "tomorrow's", "said for people"), Repeated(6, 40)))
+    results = [["rejected", 5, "tomorrow's", "said for people", "title", {}], ["repeated", 6, 40, 1]]
+    expected = Acknowledged((Rejected(5, "tomorrow's", "said for people", "title"), Repeated(6, 40)))
     assert receive(session, {"t": "ack", "results": results}) == expected
     assert session.may_push
-    session.push(7, [DeleteConversation(A)])
+    session.push(7, [delete_conversation(A)])
     assert receive(session, {"t": "ack", "results": [["applied", 7, 41]]}) == Acknowledged((Applied(7, 41),))
     with pytest.raises(ProtocolError, match="no push is unanswered"):
         session.receive(pack({"t": "ack", "results": [["applied", 7, 41]]}))
@@ -606,7 +609,7 @@ def test_an_error_answers_a_push_whatever_its_code(code: str) -> None:
     session = writing(5)
     refusal = {**FRAMES["error"], "code": code, "answers": "push", "id": 5, "retry_after": 20, "expected": 3}
     assert receive(session, refusal) == ErrorAnswer(code, "m", True, "push", 5, 20, 3)
-    session.push(5, [DeleteConversation(A)])
+    session.push(5, [delete_conversation(A)])
 
 
 def test_an_error_to_another_push_answers_no_push() -> None:
@@ -630,18 +633,18 @@ def test_a_gap_may_expect_a_number_below_or_above_the_push(expected: int) -> Non
     session = writing(5, 2)
     told = receive(session, {**FRAMES["error"], "code": "gap", "answers": "push", "id": 5, "expected": expected})
     assert told == ErrorAnswer("gap", "m", True, "push", 5, expected=expected)
-    session.push(expected, [DeleteConversation(A)])
+    session.push(expected, [delete_conversation(A)])
 
 
 def test_a_push_that_the_server_would_refuse_is_not_sent() -> None:
     session = session_in(State.LIVE)
     receive(session, FRAMES["ack"])
-    one = DeleteConversation(A)
+    one = delete_conversation(A)
     too_much: list[tuple[int, list[Mutation | None]]] = [
         (1, [one] * 3),
         (0, [one]),
         (2**53, [one, one]),
-        (1, [CreateMessage(M, A, "user", "x" * 262_144, 1)]),
+        (1, [create_message(M, A, "user", "x" * 262_144, 1)]),
     ]
     for n, mutations in too_much:
         with pytest.raises(ValueError):
@@ -660,3 +663,85 @@ def test_complete_transactions_and_live_give_a_position() -> None:
     for malformed in ({"t": "live", "cursor": K1}, {"t": "live", "cursor": K1, "seq": None}):
         with pytest.raises(ProtocolError, match="seq"):
             session_in(State.LIVE).receive(pack({**malformed, "cursor": K0}))
+
+
+# ---- The schema ----------------------------------------------------------------------------------------------------
+
+THEIRS = {"t": "schema", **SECOND.plain()}
+TOPIC = ["t", 7, "a", "n", True, None]
+
+
+def greeted(schema: Schema | None, named: str, cursor: bytes | None = K0) -> Session:
+    session = Session(token="t", client_id=DEVICE, schema=schema, cursor=cursor)
+    session.hello()
+    receive(session, {**(WELCOME if cursor else SNAPSHOT), "schema": named})
+    return session
+
+
+def test_without_a_schema_of_its_own_a_device_takes_the_server_s() -> None:
+    session = greeted(None, SECOND.hash)
+    assert (session.state, session.schema, session.may_push, session.may_ask) == (State.SCHEMA_DUE, None, False, False)
+    assert receive(session, THEIRS) == SchemaArrived(SECOND)
+    assert (session.state, session.schema, session.may_push, session.may_ask) == (
+        State.CATCHING_UP,
+        SECOND,
+        True,
+        True,
+    )
+    batch = receive(session, {**FRAMES["changes"], "rows": [TOPIC]})
+    assert isinstance(batch, Batch)
+    assert batch.rows == (Row("topic", 7, "a", {"name": "n", "pinned": True, "touched": None}),)
+
+
+def test_with_a_schema_a_device_maps_the_server_s_to_its_own() -> None:
+    session = greeted(CHAT, SECOND.hash, cursor=None)
+    session.receive(pack(THEIRS))
+    assert (session.state, session.schema) == (State.SNAPSHOT_DUE, CHAT)
+    batch = receive(session, {**FRAMES["snapshot"], "rows": [TOPIC]})
+    assert isinstance(batch, Batch)
+    assert batch.rows == ()
+    assert msgpack.unpackb(session.push(1, [delete_conversation(A)]))["mutations"] == [[]]
+    assert msgpack.unpackb(session.ask_page("message", A, (5, M))[1])["before"] == [5, M.bytes]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {**THEIRS, "hash": "a third"},
+        {**THEIRS, "kinds": 7},
+        {"t": "schema"},
+        FRAMES["changes"],
+        FRAMES["live"],
+        FRAMES["ack"],
+    ],
+    ids=lambda frame: str(frame)[:50],
+)
+def test_the_schema_that_welcome_named_comes_first_and_once(frame: dict[str, object]) -> None:
+    for schema in (None, CHAT):
+        session = greeted(schema, SECOND.hash)
+        with pytest.raises(ProtocolError):
+            session.receive(pack(frame))
+    session = greeted(None, SECOND.hash)
+    session.receive(pack(THEIRS))
+    with pytest.raises(ProtocolError, match="schema may not arrive now"):
+        session.receive(pack(THEIRS))
+
+
+def test_a_page_that_fits_no_kind_is_not_asked_for() -> None:
+    session = session_in(State.LIVE)
+    for kind, parent in (("song", None), ("message", None), ("conversation", A)):
+        with pytest.raises(ValueError):
+            session.ask_page(kind, parent)
+    assert session.unanswered == {1}
+
+
+def test_a_window_without_a_schema_has_the_wider_bounds() -> None:
+    Session(token="t", client_id=DEVICE, window={"anything": 500})
+    with pytest.raises(ValueError):
+        Session(token="t", client_id=DEVICE, window={"anything": 501})
+
+
+def test_a_user_of_a_server_without_a_gate_has_no_tier() -> None:
+    welcomed = receive(session_in(State.GREETING), {k: v for k, v in WELCOME.items() if k != "tier"})
+    assert isinstance(welcomed, Welcomed)
+    assert (welcomed.tier, welcomed.schema) == (None, CHAT.hash)

@@ -6,26 +6,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_sync.mutation import (
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    RenameConversation,
+from atlas_sync.chat import (
+    create_conversation,
+    create_message,
+    delete_conversation,
+    delete_message,
+    edit_message,
+    rename_conversation,
 )
+from atlas_sync.mutation import Delete, Insert, Mutation, Update, split
 from atlas_sync.outbox import Entry, EntryState
-from atlas_sync.replica import Conversation, Message, Replica, Row
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Key, Row
+from atlas_sync.schema import Schema
 from atlas_sync.view import Certainty, View, build_view
+from tests.atlas_sync.chat_rows import conversation_row, message_row
 
 A, B, M, N = (UUID(int=n) for n in range(1, 5))
-A_ROW = Conversation(5, A, "as synced", 100, 200)
-M_ROW = Message(5, M, A, "user", "as synced", 150, 150)
+A_ROW = conversation_row(5, A, "as synced", 100, 200)
+M_ROW = message_row(5, M, A, "user", "as synced", 150, 150)
 
 
 def replica(*rows: Row) -> Replica:
-    held = Replica()
+    held = Replica(Schema.chat())
     held.apply(rows)
     return held
 
@@ -42,18 +45,21 @@ def acked(mutation: Mutation) -> Entry:
     return Entry(80, 80, mutation, EntryState.ACKED, seq=9)
 
 
-def titles(shown: View) -> dict[UUID, str | None]:
-    return {key: item.row.title for key, item in shown.conversations.items()}
+NOTHING = View({"profile": {}, "conversation": {}, "message": {}})
 
 
-def contents(shown: View) -> dict[UUID, str]:
-    return {key: item.row.content for key, item in shown.messages.items()}
+def titles(shown: View) -> dict[Key, str | None]:
+    return {key: item.row.title for key, item in shown.rows["conversation"].items()}
+
+
+def contents(shown: View) -> dict[Key, str]:
+    return {key: item.row.content for key, item in shown.rows["message"].items()}
 
 
 def test_without_an_outbox_the_rows_are_the_synced_ones() -> None:
     shown = build_view(replica(A_ROW, M_ROW), [])
-    assert (shown.conversations[A].row, shown.messages[M].row) == (A_ROW, M_ROW)
-    assert {shown.conversations[A].certainty, shown.messages[M].certainty} == {Certainty.SYNCED}
+    assert (shown.rows["conversation"][A].row, shown.rows["message"][M].row) == (A_ROW, M_ROW)
+    assert {shown.rows["conversation"][A].certainty, shown.rows["message"][M].certainty} == {Certainty.SYNCED}
 
 
 def test_a_new_mutation_is_shown_at_once_and_the_synced_rows_do_not_change() -> None:
@@ -61,43 +67,43 @@ def test_a_new_mutation_is_shown_at_once_and_the_synced_rows_do_not_change() -> 
     shown = build_view(
         synced,
         pending(
-            CreateConversation(B, "new", 300),
-            CreateMessage(N, B, "user", "hi", 310),
-            RenameConversation(A, "renamed", 320),
-            EditMessage(M, 150, "edited", 330),
+            create_conversation(B, "new", 300),
+            create_message(N, B, "user", "hi", 310),
+            rename_conversation(A, "renamed", 320),
+            edit_message(M, 150, "edited", 330),
         ),
     )
     assert titles(shown) == {A: "renamed", B: "new"}
     assert contents(shown) == {M: "edited", N: "hi"}
-    assert {item.certainty for item in shown.conversations.values()} == {Certainty.PENDING}
-    assert {item.certainty for item in shown.messages.values()} == {Certainty.PENDING}
-    assert shown.messages[M].row.updated_at == 330
-    assert (synced.conversations, synced.messages) == ({A: A_ROW}, {M: M_ROW})
+    assert {item.certainty for item in shown.rows["conversation"].values()} == {Certainty.PENDING}
+    assert {item.certainty for item in shown.rows["message"].values()} == {Certainty.PENDING}
+    assert shown.rows["message"][M].row.updated_at == 330
+    assert (synced.rows["conversation"], synced.rows["message"]) == ({A: A_ROW}, {M: M_ROW})
 
 
 def test_a_row_names_the_last_entry_that_changed_it_and_is_as_certain_as_the_least_certain_one() -> None:
-    first, second = acked(RenameConversation(A, "a", 300)), Entry(99, 99, RenameConversation(A, "b", 310))
+    first, second = acked(rename_conversation(A, "a", 300)), Entry(99, 99, rename_conversation(A, "b", 310))
     shown = build_view(replica(A_ROW), [first])
-    assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.ACKED, first)
+    assert (shown.rows["conversation"][A].certainty, shown.rows["conversation"][A].entry) == (Certainty.ACKED, first)
     shown = build_view(replica(A_ROW), [first, second])
-    assert (shown.conversations[A].certainty, shown.conversations[A].entry) == (Certainty.PENDING, second)
+    assert (shown.rows["conversation"][A].certainty, shown.rows["conversation"][A].entry) == (Certainty.PENDING, second)
 
 
 def test_a_conversation_deleted_in_the_outbox_hides_messages_before_and_after_the_deletion() -> None:
-    deleted = pending(DeleteConversation(A))
-    assert build_view(replica(A_ROW, M_ROW), deleted) == View()
-    late = replica(A_ROW, M_ROW, Message(9, N, A, "user", "from another device", 1, 1))
-    assert build_view(late, deleted) == View()
+    deleted = pending(delete_conversation(A))
+    assert build_view(replica(A_ROW, M_ROW), deleted) == NOTHING
+    late = replica(A_ROW, M_ROW, message_row(9, N, A, "user", "from another device", 1, 1))
+    assert build_view(late, deleted) == NOTHING
     written = pending(
-        CreateMessage(N, A, "user", "x", 1), DeleteConversation(A), CreateMessage(UUID(int=9), A, "", "", 1)
+        create_message(N, A, "user", "x", 1), delete_conversation(A), create_message(UUID(int=9), A, "", "", 1)
     )
-    assert build_view(replica(A_ROW), written) == View()
+    assert build_view(replica(A_ROW), written) == NOTHING
 
 
 def test_a_conversation_created_again_under_its_id_has_only_its_new_messages() -> None:
     shown = build_view(
         replica(A_ROW, M_ROW),
-        pending(DeleteConversation(A), CreateConversation(A, "anew", 300), CreateMessage(N, A, "user", "hi", 310)),
+        pending(delete_conversation(A), create_conversation(A, "anew", 300), create_message(N, A, "user", "hi", 310)),
     )
     assert (titles(shown), contents(shown)) == ({A: "anew"}, {N: "hi"})
 
@@ -105,14 +111,14 @@ def test_a_conversation_created_again_under_its_id_has_only_its_new_messages() -
 @pytest.mark.parametrize(
     "mutation",
     [
-        RenameConversation(B, "x", 300),
-        EditMessage(N, 150, "x", 300),
-        EditMessage(M, 151, "x", 300),  # another message that had this id
-        DeleteMessage(M, 151),
-        DeleteMessage(N, 150),
-        DeleteConversation(B),
-        CreateConversation(A, "x", 300),
-        CreateMessage(M, A, "user", "x", 150),
+        rename_conversation(B, "x", 300),
+        edit_message(N, 150, "x", 300),
+        edit_message(M, 151, "x", 300),  # another message that had this id
+        delete_message(M, 151),
+        delete_message(N, 150),
+        delete_conversation(B),
+        create_conversation(A, "x", 300),
+        create_message(M, A, "user", "x", 150),
     ],
     ids=repr,
 )
@@ -122,42 +128,44 @@ def test_a_mutation_without_effect_on_the_server_shows_nothing(mutation: Mutatio
 
 
 def test_a_message_into_a_conversation_outside_of_the_window_is_shown() -> None:
-    shown = build_view(replica(), pending(CreateMessage(M, A, "user", "hi", 300)))
+    shown = build_view(replica(), pending(create_message(M, A, "user", "hi", 300)))
     assert (titles(shown), contents(shown)) == ({}, {M: "hi"})
 
 
 def test_a_new_message_moves_its_conversation_up_and_does_not_change_its_certainty() -> None:
-    conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 300))).conversations[A]
+    conversation = build_view(replica(A_ROW), pending(create_message(N, A, "user", "x", 300))).rows["conversation"][A]
     assert (conversation.row.updated_at, conversation.certainty) == (300, Certainty.SYNCED)
-    conversation = build_view(replica(A_ROW), pending(CreateMessage(N, A, "user", "x", 50))).conversations[A]
+    conversation = build_view(replica(A_ROW), pending(create_message(N, A, "user", "x", 50))).rows["conversation"][A]
     assert conversation.row.updated_at == 200
 
 
 def test_an_own_write_that_arrived_through_the_feed_is_shown_once() -> None:
-    shown = build_view(replica(A_ROW, M_ROW), pending(CreateMessage(M, A, "user", "as synced", 150)))
-    assert (len(shown.messages), shown.messages[M].certainty) == (1, Certainty.SYNCED)
+    shown = build_view(replica(A_ROW, M_ROW), pending(create_message(M, A, "user", "as synced", 150)))
+    assert (len(shown.rows["message"]), shown.rows["message"][M].certainty) == (1, Certainty.SYNCED)
 
 
 def test_a_rejected_creation_stays_visible_with_its_reason() -> None:
-    message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
+    message = rejected(create_message(N, A, "user", "hi", 300))
+    conversation = rejected(create_conversation(B, "b", 300))
     shown = build_view(replica(A_ROW), [message, conversation])
-    assert (shown.messages[N].certainty, shown.conversations[B].certainty) == (Certainty.REJECTED, Certainty.REJECTED)
-    assert (shown.messages[N].entry, shown.conversations[B].entry) == (message, conversation)
-    assert shown.conversations[A].row.updated_at == 200
+    for item, entry in ((shown.rows["message"][N], message), (shown.rows["conversation"][B], conversation)):
+        assert (item.certainty, item.entry) == (Certainty.REJECTED, entry)
+    assert shown.rows["conversation"][A].row.updated_at == 200
 
 
 def test_a_retry_or_a_deletion_replaces_a_rejected_creation() -> None:
-    message, conversation = rejected(CreateMessage(N, A, "user", "hi", 300)), rejected(CreateConversation(B, "b", 300))
-    (again,) = pending(CreateMessage(N, A, "user", "hi", 300))
-    assert build_view(replica(A_ROW), [message, again]).messages[N].certainty is Certainty.PENDING
-    for gone in (DeleteMessage(N, 300), DeleteConversation(A)):
-        assert N not in build_view(replica(A_ROW), [message, *pending(gone)]).messages
-    assert B not in build_view(replica(), [conversation, *pending(DeleteConversation(B))]).conversations
+    message = rejected(create_message(N, A, "user", "hi", 300))
+    conversation = rejected(create_conversation(B, "b", 300))
+    (again,) = pending(create_message(N, A, "user", "hi", 300))
+    assert build_view(replica(A_ROW), [message, again]).rows["message"][N].certainty is Certainty.PENDING
+    for gone in (delete_message(N, 300), delete_conversation(A)):
+        assert N not in build_view(replica(A_ROW), [message, *pending(gone)]).rows["message"]
+    assert B not in build_view(replica(), [conversation, *pending(delete_conversation(B))]).rows["conversation"]
 
 
 @pytest.mark.parametrize(
     "mutation",
-    [RenameConversation(A, "x", 300), EditMessage(M, 150, "x", 300), DeleteMessage(M, 150), DeleteConversation(A)],
+    [rename_conversation(A, "x", 300), edit_message(M, 150, "x", 300), delete_message(M, 150), delete_conversation(A)],
     ids=repr,
 )
 def test_a_rejected_change_is_not_shown(mutation: Mutation) -> None:
@@ -176,37 +184,40 @@ def mutation_at(at: int, kind: str, key: UUID) -> Mutation:
     conversation = key if key in CONVERSATIONS else HOME[key]
     match kind:
         case "+c":
-            return CreateConversation(conversation, f"made {at}", at)
+            return create_conversation(conversation, f"made {at}", at)
         case "~c":
-            return RenameConversation(conversation, f"named {at}", at)
+            return rename_conversation(conversation, f"named {at}", at)
         case "-c":
-            return DeleteConversation(conversation)
+            return delete_conversation(conversation)
         case "+m":
-            return CreateMessage(MESSAGES[key.int % 2], HOME[MESSAGES[key.int % 2]], "user", "said", 1)
+            return create_message(MESSAGES[key.int % 2], HOME[MESSAGES[key.int % 2]], "user", "said", 1)
         case "~m":
-            return EditMessage(MESSAGES[key.int % 2], 1, f"edited {at}", at)
-    return DeleteMessage(MESSAGES[key.int % 2], 1)
+            return edit_message(MESSAGES[key.int % 2], 1, f"edited {at}", at)
+    return delete_message(MESSAGES[key.int % 2], 1)
 
 
 def applied_by_a_server(mutations: list[Mutation]) -> Replica:
     """SPEC 8.3, implemented by the test; a message into a missing conversation is rejected."""
-    c: dict[UUID, Conversation] = {}
-    m: dict[UUID, Message] = {}
+    c: dict[UUID, Row] = {}
+    m: dict[UUID, Row] = {}
     for mutation in mutations:
-        match mutation:
-            case CreateConversation(key, title, at) if key not in c:
-                c[key] = Conversation(0, key, title, at, at)
-            case RenameConversation(key, title, at) if key in c:
-                c[key] = Conversation(0, key, title, c[key].created_at, max(at, c[key].updated_at))
-            case DeleteConversation(key):
+        key, _ = split(mutation.id, Schema.chat()[mutation.kind])
+        assert isinstance(key, UUID)
+        match mutation, mutation.kind:
+            case Insert(_, _, columns, at), "conversation" if key not in c:
+                c[key] = conversation_row(0, key, columns["title"], at, at)
+            case Update(_, _, columns, at), "conversation" if key in c:
+                c[key] = conversation_row(0, key, columns["title"], c[key].created_at, max(at, c[key].updated_at))
+            case Delete(), "conversation":
                 c.pop(key, None)
                 m = {k: row for k, row in m.items() if row.conversation_id != key}
-            case CreateMessage(key, home, role, content, at) if key not in m and home in c:
-                m[key] = Message(0, key, home, role, content, at, at)
-                c[home] = Conversation(0, home, c[home].title, c[home].created_at, max(at, c[home].updated_at))
-            case EditMessage(key, _, content, at) if key in m:
-                m[key] = Message(0, key, m[key].conversation_id, "user", content, 1, max(at, m[key].updated_at))
-            case DeleteMessage(key):
+            case Insert(_, _, columns, at), "message" if key not in m and (home := columns["conversation_id"]) in c:
+                m[key] = message_row(0, key, home, columns["role"], columns["content"], at, at)
+                c[home] = conversation_row(0, home, c[home].title, c[home].created_at, max(at, c[home].updated_at))
+            case Update(_, _, columns, at), "message" if key in m:
+                home, updated = m[key].conversation_id, max(at, m[key].updated_at)
+                m[key] = message_row(0, key, home, "user", columns["content"], 1, updated)
+            case Delete(), "message":
                 m.pop(key, None)
     return replica(*c.values(), *m.values())
 
@@ -219,14 +230,15 @@ def applied_by_a_server(mutations: list[Mutation]) -> Replica:
 )
 def test_the_view_shows_the_rows_that_the_server_will_have(steps: list[tuple[str, UUID]], done: int) -> None:
     """However many of them the feed has delivered; all write into existing conversations."""
-    mutations: list[Mutation] = [CreateConversation(A, "a", 1), CreateConversation(B, "b", 1)]
+    mutations: list[Mutation] = [create_conversation(A, "a", 1), create_conversation(B, "b", 1)]
     for at, (kind, key) in enumerate(steps, 2):
         mutation = mutation_at(at, kind, key)
-        there = applied_by_a_server(mutations).conversations
-        if not isinstance(mutation, CreateMessage) or mutation.conversation_id in there:
+        there = applied_by_a_server(mutations).rows["conversation"]
+        home = mutation.columns.get("conversation_id") if isinstance(mutation, Insert) else None
+        if home is None or home in there:
             mutations.append(mutation)
     done = max(2, min(done, len(mutations)))
     shown = build_view(applied_by_a_server(mutations[:done]), pending(*mutations[done:]))
     server = applied_by_a_server(mutations)
-    assert {key: item.row for key, item in shown.conversations.items()} == server.conversations
-    assert {key: item.row for key, item in shown.messages.items()} == server.messages
+    assert {key: item.row for key, item in shown.rows["conversation"].items()} == server.rows["conversation"]
+    assert {key: item.row for key, item in shown.rows["message"].items()} == server.rows["message"]

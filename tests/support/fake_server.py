@@ -12,10 +12,11 @@ from uuid import UUID
 import msgpack
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from atlas_sync import Batch, Device, Event, Status
+from atlas_sync import Batch, Device, Event, Schema, Status
 
 DEVICE, CONVERSATION, MESSAGE = UUID(int=1), UUID(int=2), UUID(int=3)
 USER = UUID(int=0xABC)
+CHAT = Schema.chat()
 K0, K1, K2 = b"k0", b"k1", b"k2"
 SECOND = 1_000_000
 NOW = 1_751_000_000 * SECOND  # the server's clock, which is not the device's
@@ -57,11 +58,10 @@ class ServerEnd:
     async def welcome(self, **fields: object) -> dict[str, Any]:
         """Receive `hello`, answer it, and return it."""
         hello = await self.receive()
-        limits: dict[str, int] = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2}
-        limits |= {"mutations": 3, "title_bytes": 1000, "content_bytes": 100_000}
+        limits = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "mutations": 3}
         mode: dict[str, object] = {"mode": "snapshot", "why": "new"} if hello["cursor"] is None else {"mode": "resumed"}
         times = {"time": NOW, "expires": NOW + 3600 * SECOND, "keepalive": 25_000}
-        texts = {"session": "s", "epoch": "e", "tier": "pro"}
+        texts = {"session": "s", "epoch": "e", "schema": CHAT.hash, "tier": "pro"}
         await self.send("welcome", **{**texts, **mode, **times, "limits": limits, **fields})
         return hello
 
@@ -137,6 +137,7 @@ class Watched:
             "user": USER,
             "token": self.token,
             "client_id": DEVICE,
+            "schema": CHAT,
             "on_batch": self.batches.append,
             "on_event": self.events.append,
             "on_status": self.statuses.append,

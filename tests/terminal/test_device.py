@@ -16,7 +16,8 @@ from rich.console import Console
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from atlas_sync.replica import Conversation, Message, Profile, Row
+from atlas_sync.rows import Row
+from atlas_sync.schema import Schema
 from atlas_sync.session import Limits, Welcomed
 from protocol import frames
 from protocol.codec import MSGPACK
@@ -72,15 +73,15 @@ def on_screen(show: Callable[[Console], object]) -> str:
 
 
 def test_a_welcome_cannot_write_escape_sequences() -> None:
-    welcomed = Welcomed(EVERYTHING, "e", EVERYTHING, "snapshot", EVERYTHING, 0, 0, 1, Limits(1, 1, 1, 1, 1, 1))
+    welcomed = Welcomed(EVERYTHING, "e", "s", EVERYTHING, "snapshot", EVERYTHING, 0, 0, 1, Limits(1, 1, 1, 1))
     assert on_screen(lambda screen: shows_welcome(screen)(welcomed)).count(MARKUP) == 3
 
 
 def test_rows_cannot_write_escape_sequences() -> None:
     rows: tuple[Row, ...] = (
-        Message(1, uuid4(), uuid4(), EVERYTHING, EVERYTHING, 1, 1),
-        Conversation(1, uuid4(), EVERYTHING, 1, 1),
-        Profile(1, uuid4(), EVERYTHING, EVERYTHING),
+        Row("message", 1, uuid4(), {"role": EVERYTHING, "content": EVERYTHING, "created_at": 1}),
+        Row("conversation", 1, uuid4(), {"title": EVERYTHING, "updated_at": 1}),
+        Row("profile", 1, uuid4(), {"tier": EVERYTHING, "status": EVERYTHING}),
     )
     shown = on_screen(lambda screen: screen.print(*map(line, rows), sep="\n"))
     assert [each.count(MARKUP) for each in shown.splitlines()] == [2, 1, 1]
@@ -108,14 +109,15 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
     now = time.time_ns() // 1000
     user, conversation = uuid4(), uuid4()
     rows: list[frames.Row] = [
-        frames.Profile(now, user, EVERYTHING, EVERYTHING),
-        frames.Conversation(now, conversation, EVERYTHING, now, now),
-        frames.Message(now, uuid4(), conversation, EVERYTHING, EVERYTHING, now, now),
+        ("p", now, user, EVERYTHING, EVERYTHING),
+        ("c", now, conversation, EVERYTHING, now, now),
+        ("m", now, uuid4(), conversation, EVERYTHING, EVERYTHING, now, now),
     ]
     for frame in (
         frames.Welcome(
             session=EVERYTHING,
             epoch=EVERYTHING,
+            schema=Schema.chat().hash,
             tier=EVERYTHING,
             mode="snapshot",
             why=EVERYTHING,
@@ -127,8 +129,6 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
                 page_rows=100,
                 pages_in_flight=1,
                 mutations=10,
-                title_bytes=1_000,
-                content_bytes=100_000,
             ),
         ),
         frames.Snapshot(as_of=now, rows=rows, cursor=b"cursor"),

@@ -4,25 +4,15 @@ Device connects and reconnects, Outbox keeps what was written until the server h
 show the rows. README.md shows how they work together; the protocol is in SPEC.md.
 """
 
-from atlas_sync.codec import Encoding, ProtocolError
+from atlas_sync.checks import ProtocolError
+from atlas_sync.codec import Encoding
 from atlas_sync.connection import PageError
 from atlas_sync.device import Device, Status, StayAway
-from atlas_sync.mutation import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Repeated,
-    Result,
-    WriteError,
-)
+from atlas_sync.mutation import Applied, Delete, Insert, Mutation, Rejected, Repeated, Result, Update, WriteError
 from atlas_sync.outbox import Entry, EntryState, Outbox, Storage
-from atlas_sync.replica import Conversation, Deleted, Message, Profile, Replica, Row
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Deleted, Key, Row
+from atlas_sync.schema import Column, Devices, Kind, Schema
 from atlas_sync.session import (
     Acknowledged,
     Batch,
@@ -33,6 +23,7 @@ from atlas_sync.session import (
     PageArrived,
     Pong,
     Refreshed,
+    SchemaArrived,
     Welcomed,
 )
 from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError
@@ -43,37 +34,36 @@ __all__ = [
     "Applied",
     "Batch",
     "Certainty",
-    "Conversation",
-    "CreateConversation",
-    "CreateMessage",
-    "DeleteConversation",
-    "DeleteMessage",
+    "Column",
+    "Delete",
     "Deleted",
     "Device",
-    "EditMessage",
+    "Devices",
     "Encoding",
     "Entry",
     "EntryState",
     "ErrorAnswer",
     "Event",
+    "Insert",
+    "Key",
+    "Kind",
     "Limits",
     "Live",
     "MemoryStorage",
-    "Message",
     "Mutation",
     "Outbox",
     "PageArrived",
     "PageError",
     "Pong",
-    "Profile",
     "ProtocolError",
     "Refreshed",
     "Rejected",
-    "RenameConversation",
     "Repeated",
     "Replica",
     "Result",
     "Row",
+    "Schema",
+    "SchemaArrived",
     "Shown",
     "SqliteStorage",
     "Status",
@@ -81,6 +71,7 @@ __all__ = [
     "Storage",
     "StorageError",
     "Synced",
+    "Update",
     "View",
     "Welcomed",
     "WriteError",

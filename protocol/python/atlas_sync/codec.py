@@ -1,84 +1,79 @@
-"""Frames, rows and mutations as bytes or text, in both encodings (SPEC.md, sections 2, 5 and 8).
+"""Frames and values as bytes or text, in both encodings (SPEC.md, section 2).
 
-The only module of the client that knows MessagePack and JSON. It uses msgpack instead of the server's codec, so that
-tests check the two against each other. It checks types; session.py decides what a frame means and whether it may
-arrive.
+The only module of the client that knows MessagePack and JSON on the wire. It uses msgpack instead of the server's
+codec, so that tests check the two against each other. It checks types; wire.py knows the rows and mutations of a
+schema, and session.py decides what a frame means and whether it may arrive.
 """
 
 import base64
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import msgpack
 
-from atlas_sync.mutation import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Repeated,
-    Result,
-    columns,
-)
-from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.checks import SEQ_END, Fields, ProtocolError, array, flag, integer, natural, seq, text
+from atlas_sync.mutation import Applied, Rejected, Repeated, Result
 
 Encoding = Literal["msgpack", "json"]
 T = TypeVar("T")
-Shapes = dict[str, tuple[Callable[..., T], tuple[Callable[[Any], object], ...]]]
 
-SEQ_END = 2**53  # a larger number is not exact in JavaScript
 CURSOR_BYTES = 128
 
-
-class ProtocolError(Exception):
-    """The server broke the protocol. The device closes the connection, and connects again."""
-
-
-# ---- Checks --------------------------------------------------------------------------------------------------------
-# Each takes a decoded value and returns it typed, or raises ProtocolError. Errors are logged, so they never contain the
-# value, which may be a person's text.
+_BIGINT = re.compile(r"-?[0-9]{1,19}")
+_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def integer(value: Any) -> int:
-    if type(value) is not int:  # not isinstance: in Python True is an int, in the protocol it is not
-        raise ProtocolError("not an integer")
-    return value
+# ---- Values of columns, alike in both encodings --------------------------------------------------------------------
 
 
-def natural(value: Any) -> int:
-    if integer(value) < 0:
-        raise ProtocolError("negative")
-    return int(value)
+def _bigint(value: Any) -> int:
+    if isinstance(value, str):
+        if not _BIGINT.fullmatch(value):
+            raise ProtocolError("not an integer in decimal digits")
+        return int(value)
+    return integer(value)
 
 
-def seq(value: Any) -> int:
-    if natural(value) >= SEQ_END:
-        raise ProtocolError("a seq of 2^53 or more")
-    return int(value)
+def _float(value: Any) -> float:
+    if isinstance(value, str) and value in _NO_NUMBERS:
+        return _NO_NUMBERS[value]
+    if type(value) not in (int, float):
+        raise ProtocolError("not a number")
+    return float(value)
 
 
-def flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ProtocolError("not a boolean")
-    return value
+def _numeric(value: Any) -> Decimal:
+    try:
+        return Decimal(text(value))
+    except InvalidOperation as error:
+        raise ProtocolError("not a number as text") from error
 
 
-def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ProtocolError("not a text")
-    return value
+def _json(value: Any) -> Any:
+    try:
+        return json.loads(text(value), parse_int=_json_integer)
+    except ValueError as error:
+        raise ProtocolError("not JSON") from error
+    except RecursionError:
+        return value  # the server keeps JSON that is nested deeper than Python reads
 
 
-def _text_or_nil(value: Any) -> str | None:
-    return None if value is None else text(value)
+def _json_integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)  # more digits than Python converts
+
+
+def _list(value: Any) -> Any:
+    parsed = _json(value)
+    return parsed if parsed is value else array(parsed)
 
 
 def _uuid_bytes(value: Any) -> UUID:
@@ -97,140 +92,109 @@ def _uuid_text(value: Any) -> UUID:
     return parsed
 
 
-def _cursor_bytes(value: Any) -> bytes:
-    if not isinstance(value, bytes) or len(value) > CURSOR_BYTES:
-        raise ProtocolError(f"not a cursor of at most {CURSOR_BYTES} bytes")
+def _bytes_bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ProtocolError("not bytes")
     return value
 
 
-def _cursor_text(value: Any) -> bytes:
+def _bytes_text(value: Any) -> bytes:
     try:
-        return _cursor_bytes(base64.b64decode(text(value), validate=True))
+        return base64.b64decode(text(value), validate=True)
     except ValueError as error:
         raise ProtocolError("not base64") from error
 
 
-class Frame:
-    """A decoded map. Fields are checked when they are read; an error names the field."""
-
-    def __init__(self, fields: Any) -> None:
-        if not isinstance(fields, dict):
-            raise ProtocolError("not a map")
-        self._fields: dict[Any, Any] = fields
-
-    def read(self, name: str, check: Callable[[Any], T]) -> T:
-        if name not in self._fields:
-            raise ProtocolError(f"{name}: missing")
-        try:
-            return check(self._fields[name])
-        except ProtocolError as error:
-            raise ProtocolError(f"{name}: {error}") from error
-
-    def maybe(self, name: str, check: Callable[[Any], T]) -> T | None:
-        """Read an optional field: None if it is absent or nil."""
-        return None if self._fields.get(name) is None else self.read(name, check)
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    "text": text,
+    "bool": flag,
+    "int": integer,
+    "bigint": _bigint,
+    "float": _float,
+    "numeric": _numeric,
+    "instant": integer,
+    "date": text,
+    "json": _json,
+    "array": _list,
+}
 
 
 # ---- Encodings -----------------------------------------------------------------------------------------------------
 
 
 class Codec:
-    """One encoding. `uuid` and `cursor` check the two types in which the encodings differ."""
+    """One encoding. `types` checks the values of columns, by the names of their types."""
 
     def __init__(
         self,
         load: Callable[[bytes | str], Any],
         dump: Callable[[Any], bytes | str],
         uuid: Callable[[Any], UUID],
-        cursor: Callable[[Any], bytes],
+        as_bytes: Callable[[Any], bytes],
     ) -> None:
-        self._load, self._dump, self.cursor = load, dump, cursor
-        self._rows: Shapes[Row] = {
-            "p": (Profile, (seq, uuid, text, _text_or_nil)),
-            "c": (Conversation, (seq, uuid, _text_or_nil, integer, integer)),
-            "m": (Message, (seq, uuid, uuid, text, text, integer, integer)),
-            "-p": (partial(Deleted, "p"), (seq, uuid)),
-            "-c": (partial(Deleted, "c"), (seq, uuid)),
-            "-m": (partial(Deleted, "m"), (seq, uuid)),
-        }
-        self._mutations: Shapes[Mutation] = {
-            "+c": (CreateConversation, (uuid, _text_or_nil, integer)),
-            "~c": (RenameConversation, (uuid, _text_or_nil, integer)),
-            "-c": (DeleteConversation, (uuid,)),
-            "+m": (CreateMessage, (uuid, uuid, text, text, integer)),
-            "~m": (EditMessage, (uuid, integer, text, integer)),
-            "-m": (DeleteMessage, (uuid, integer)),
-        }
-        self._results: Shapes[Result] = {
-            "applied": (Applied, (natural, seq)),
-            "repeated": (Repeated, (natural, seq)),
-            "rejected": (Rejected, (natural, text, text)),
-        }
+        self._load, self._dump, self._as_bytes = load, dump, as_bytes
+        self.types: Mapping[str, Callable[[Any], Any]] = {**_TYPES, "uuid": uuid, "bytes": as_bytes}
 
     def encode(self, frame: dict[str, object], at_most: int) -> bytes | str:
         """Encode a frame of Python values, UUID and bytes included. Raises ValueError if it exceeds `at_most` bytes."""
         encoded = self._dump(frame)
-        if (size := _bytes(encoded)) > at_most:
+        if (size := _size(encoded)) > at_most:
             raise ValueError(f"a frame of {size} bytes is larger than the server accepts ({at_most})")
         return encoded
 
-    def decode(self, data: bytes | str) -> Frame:
+    def decode(self, data: bytes | str) -> Fields:
         """Decode a message. Raises ProtocolError if it is not a frame."""
         try:
-            return Frame(self._load(data))
+            return Fields(self._load(data))
         except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
             raise ProtocolError(f"not a frame: {type(error).__name__}") from error
 
-    def rows(self, value: Any) -> tuple[Row, ...]:
-        """A check, like those above. Rows of unknown kinds and further columns are left out."""
-        rows = (_shaped(array, self._rows) for array in _array(value))
-        return tuple(row for row in rows if row is not None)
+    def size(self, value: object) -> int:
+        """The size of an encoded value, in bytes."""
+        return _size(self._dump(value))
 
-    def results(self, value: Any) -> tuple[Result, ...]:
-        """A check. A result of an unknown kind is a ProtocolError: it does not say whether the mutation was applied."""
-        results = tuple(result for array in _array(value) if (result := _shaped(array, self._results)) is not None)
-        if len(results) != len(value):
-            raise ProtocolError("a result of an unknown kind")
-        return results
-
-    def size(self, mutation: Mutation) -> int:
-        """The mutation's size in a push, in bytes, with the separator after it."""
-        return _bytes(self.pack(mutation)) + 1
-
-    def pack(self, mutation: Mutation) -> bytes | str:
-        """Encode a mutation for storage."""
-        return self._dump(columns(mutation))
-
-    def unpack(self, data: bytes | str) -> Mutation:
-        """Decode a mutation from `pack`. Raises ProtocolError for other data."""
-        try:
-            mutation = _shaped(self._load(data), self._mutations)
-        except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-            raise ProtocolError(f"not a mutation: {type(error).__name__}") from error
-        if mutation is None:
-            raise ProtocolError("not a mutation of a known kind")
-        return mutation
+    def cursor(self, value: Any) -> bytes:
+        """A check."""
+        cursor = self._as_bytes(value)
+        if len(cursor) > CURSOR_BYTES:
+            raise ProtocolError(f"not a cursor of at most {CURSOR_BYTES} bytes")
+        return cursor
 
 
-def _array(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ProtocolError("not an array")
+def results(value: Any) -> tuple[Result, ...]:
+    """A check. A result of an unknown kind is a ProtocolError: it does not say whether the mutation was applied."""
+    return tuple(map(_result, array(value)))
+
+
+def _result(value: Any) -> Result:
+    match array(value):
+        case ["applied", n, at, *_]:
+            return Applied(natural(n), seq(at))
+        case ["repeated", n, at, *_]:
+            return Repeated(natural(n), seq(at))
+        case ["rejected", n, code, message, *more]:
+            column = text(more[0]) if more and more[0] is not None else None
+            return Rejected(natural(n), text(code), text(message), column)
+    raise ProtocolError("a result of an unknown kind, or with too few columns")
+
+
+def as_carried(of: str, value: Any) -> Any:
+    """The value of a column of this type as both encodings carry it; UUIDs and bytes are still to be encoded."""
+    if value is None:
+        return None
+    match of:
+        case "bigint" if isinstance(value, int) and abs(value) >= SEQ_END:
+            return str(value)
+        case "float" if isinstance(value, float) and not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case "numeric" if isinstance(value, int | Decimal):
+            return format(Decimal(value), "f")
+        case "json" | "array":
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_as_text)
     return value
 
 
-def _shaped(array: Any, shapes: Shapes[T]) -> T | None:
-    """Read an array that starts with its kind; None for an unknown kind."""
-    if not _array(array):
-        raise ProtocolError("an array without its kind")
-    if (shape := shapes.get(text(array[0]))) is None:
-        return None
-    make, checks = shape
-    if len(array) <= len(checks):
-        raise ProtocolError("too few columns")
-    return make(*(check(column) for check, column in zip(checks, array[1:], strict=False)))
-
-
-def _bytes(encoded: bytes | str) -> int:
+def _size(encoded: bytes | str) -> int:
     return len(encoded.encode() if isinstance(encoded, str) else encoded)
 
 
@@ -247,21 +211,27 @@ def _load_json(data: bytes | str) -> Any:
     return json.loads(data)
 
 
-def _as_text(value: UUID | bytes) -> str:
-    return str(value) if isinstance(value, UUID) else base64.b64encode(value).decode("ascii")
+def _as_binary(value: UUID | Decimal) -> bytes | str:
+    return value.bytes if isinstance(value, UUID) else format(value, "f")
+
+
+def _as_text(value: UUID | bytes | Decimal) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return str(value) if isinstance(value, UUID) else format(value, "f")
 
 
 CODECS: dict[Encoding, Codec] = {
     "msgpack": Codec(
         load=_load_msgpack,
-        dump=partial(msgpack.packb, default=lambda uuid: uuid.bytes),
+        dump=partial(msgpack.packb, default=_as_binary),
         uuid=_uuid_bytes,
-        cursor=_cursor_bytes,
+        as_bytes=_bytes_bytes,
     ),
     "json": Codec(
         load=_load_json,
         dump=partial(json.dumps, ensure_ascii=False, separators=(",", ":"), default=_as_text),
         uuid=_uuid_text,
-        cursor=_cursor_text,
+        as_bytes=_bytes_text,
     ),
 }

@@ -25,6 +25,7 @@ ANNOUNCED_CLOSE: dict[str, int | None] = {
     "too_many_frames": 4004,
     "too_many_hellos": 4005,
     "too_many_pages": None,
+    "bad_page": None,
     "unavailable": None,
     "slow_down": None,
     "gap": None,

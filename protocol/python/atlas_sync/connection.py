@@ -7,15 +7,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
-from uuid import UUID
+from typing import Any, TypeVar
 
 from websockets.exceptions import ConnectionClosed
 
+from atlas_sync.checks import ProtocolError
 from atlas_sync.clock import ServerClock
-from atlas_sync.codec import ProtocolError
 from atlas_sync.comeback import refresh_after
 from atlas_sync.outbox_sender import OutboxSender
+from atlas_sync.rows import Key
 from atlas_sync.session import ErrorAnswer, Event, PageArrived, Refreshed, Session, Welcomed
 from atlas_sync.stopping import Stopping
 from atlas_sync.websocket import WebSocket
@@ -114,9 +114,9 @@ class Connection:
         if self._sender is not None:
             self._sender.wake()
 
-    async def page(self, conversation: UUID | None, before: tuple[int, UUID] | None, limit: int) -> PageArrived:
+    async def page(self, kind: str, parent: Key | None, before: tuple[Any, Key] | None, limit: int) -> PageArrived:
         """Ask for a page and wait for it. Raises as Session.ask_page, and PageError, ConnectionError."""
-        page_id, frame = self.session.ask_page(conversation, before, limit)
+        page_id, frame = self.session.ask_page(kind, parent, before, limit)
         answer: asyncio.Future[PageArrived | Exception] = self._loop.create_future()
         self._pages[page_id] = answer
         try:

@@ -8,11 +8,12 @@ import asyncio
 import json
 import random
 from base64 import urlsafe_b64decode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
+from typing import Any
 from uuid import UUID
 
 from websockets.exceptions import InvalidHandshake
@@ -25,7 +26,9 @@ from atlas_sync.connection import Calls, Connection
 from atlas_sync.mutation import Mutation
 from atlas_sync.outbox import Entry, Outbox, next_generation
 from atlas_sync.outbox_sender import OutboxSender
-from atlas_sync.session import Batch, ErrorAnswer, Event, Live, PageArrived, Session, Welcomed
+from atlas_sync.rows import Key
+from atlas_sync.schema import Schema
+from atlas_sync.session import Batch, ErrorAnswer, Event, Live, PageArrived, SchemaArrived, Session, Welcomed
 from atlas_sync.stopping import Stopped, Stopping
 from atlas_sync.websocket import open_websocket
 
@@ -80,17 +83,22 @@ class Device:
             because the answer could not be received. An exception ends `run`, and the batch arrives again with the
             next device.
         cursor: The cursor stored with the last batch. None starts with a snapshot.
-        window: The size of a snapshot: the newest conversations (0–500), and the newest messages of each (0–200).
+        schema: The schema that the app was built with. Rows have its columns, whatever the server's schema is: those
+            that the server does not have are None. None takes the server's schema, which arrives on each connection,
+            as the event SchemaArrived, before the first batch.
+        window: The size of a snapshot, by the names of kinds: the newest rows of a kind without parent (0–500), the
+            newest rows of each parent (0–200). For a kind that it does not name the server's schema decides.
         encoding: "msgpack", or "json" for reading the frames in a debugger.
         outbox: The outbox to send. Without one the device only reads.
         on_event: Called with every event, after `on_batch` and after the outbox received it.
         on_status: Called whenever `status` changes.
         rng: Randomness for the delays between connections.
 
-    Raises ValueError for a window out of bounds, a cursor of more than 128 bytes, or another user's outbox.
+    Raises ValueError for a window out of bounds or of a kind that the schema does not have, a cursor of more than 128
+    bytes, or another user's outbox.
 
-    May be read: `status`; `cursor`, that of the last stored batch; `last_error`, the last thing that went wrong, None
-    if nothing did.
+    May be read: `status`; `schema`, None until it is known; `cursor`, that of the last stored batch; `last_error`, the
+    last thing that went wrong, None if nothing did.
     """
 
     def __init__(
@@ -101,8 +109,9 @@ class Device:
         token: Callable[[], str | Awaitable[str]],
         client_id: UUID,
         on_batch: Callable[[Batch], Awaitable[None] | None],
+        schema: Schema | None = None,
         cursor: bytes | None = None,
-        window: tuple[int, int] = (50, 50),
+        window: Mapping[str, int] | None = None,
         encoding: Encoding = "msgpack",
         outbox: Outbox | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
@@ -110,10 +119,11 @@ class Device:
         rng: random.Random | None = None,
     ) -> None:
         self.status = Status.OFFLINE
+        self.schema = schema
         self.cursor = cursor
         self.last_error: ErrorAnswer | Exception | None = None
         self._url, self._client_id, self._window, self._encoding = url, client_id, window, encoding
-        self._user = user
+        self._user, self._built_with = user, schema
         self._token, self._on_batch, self._on_event, self._on_status = token, on_batch, on_event, on_status
         self._rng = rng or random.Random()
         self._outbox = outbox
@@ -167,27 +177,28 @@ class Device:
 
     async def page(
         self,
-        conversation: UUID | None = None,
-        before: tuple[int, UUID] | None = None,
+        kind: str,
+        parent: Key | None = None,
+        before: tuple[Any, Key] | None = None,
         limit: int = 50,
         timeout: float = 30,
     ) -> PageArrived:
-        """Ask for older history, newest first: of a conversation its messages, without one the conversations.
+        """Ask for older rows of a kind, newest first: of a kind with a parent, those of the row with the key `parent`.
 
-        `before` is the (instant, id) of the oldest row that is held: (`created_at`, `id`) of a message, (`updated_at`,
-        `id`) of a conversation. None asks for the newest. Waits while the permitted number of pages is unanswered, and
-        until the device has caught up far enough to ask. Apply the rows within `Replica.expecting_page`.
+        `before` is the place of the oldest row that is held (`Kind.place`): the value of the column `newest` and the
+        key. None asks for the newest. Waits while the permitted number of pages is unanswered, and until the device has
+        caught up far enough to ask. Apply the rows within `Replica.expecting_page`.
 
         Raises PageError if the server answers with an `error`, ConnectionError if the device is offline or its
-        connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000. May be cancelled:
-        an answer that still arrives is dropped.
+        connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000, an unknown kind,
+        or a parent that is missing or superfluous. May be cancelled: an answer that still arrives is dropped.
         """
         async with asyncio.timeout(timeout):
             while (connection := self._connection) is not None and not connection.session.may_ask:
                 await self._changed.wait()
             if connection is None:
                 raise ConnectionError("offline")
-            return await connection.page(conversation, before, limit)
+            return await connection.page(kind, parent, before, limit)
 
     def write(self, mutation: Mutation) -> Entry:
         """Add a mutation to the outbox. It is durable when this returns, and sent as soon as a connection permits.
@@ -258,7 +269,7 @@ class Device:
             return None
         sender = None
         if self._outbox is not None:
-            sender = OutboxSender(self._outbox, session, websocket, self._encoding, self._rng)
+            sender = OutboxSender(self._outbox, session, websocket, self._rng)
         calls = Calls(self._fetch_token, self._apply, self._announce, self._report)
         return Connection(
             session, websocket, token, sender=sender, clock=self._clock, stopping=self._stopping, calls=calls
@@ -281,6 +292,7 @@ class Device:
         return Session(
             token=token,
             client_id=self._client_id,
+            schema=self._built_with,
             cursor=self.cursor,
             window=self._window,
             encoding=self._encoding,
@@ -315,6 +327,8 @@ class Device:
         match event:
             case Welcomed():
                 self._become(Status.CATCHING_UP)
+            case SchemaArrived():
+                self.schema = self.schema if self._built_with is not None else event.schema
             case Batch():
                 if (storing := self._on_batch(event)) is not None:
                     await storing

@@ -5,15 +5,17 @@ view.py shows the outbox's effects, outbox_sender.py sends it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
-from atlas_sync.codec import CODECS, Codec
+from atlas_sync.codec import CODECS
 from atlas_sync.comeback import backoff
-from atlas_sync.mutation import NUMBER_END, Bounds, Mutation, Rejected, Result, WriteError, check
+from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Rejected, Result, WriteError, check
+from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
+from atlas_sync.wire import Wire
 
 ENVELOPE = 96  # bytes at most of a push without its mutations: its kind, its numbers, the head of its list
 JITTER = 0.5  # up to this fraction is added to `retry_after`: several devices may have been told the same
@@ -41,7 +43,8 @@ class Entry:
     n: The mutation's number; 0 if it was acknowledged under another client_id.
     seq: ACKED: the position at which the feed contains the change; None if it was acknowledged on an earlier
         connection, which says nothing about the database of this one.
-    code, message: REJECTED: the reason; `message` can be shown to people.
+    code, message, column: REJECTED: the reason; `message` can be shown to people, and `column` names the column that
+        is the reason, if one is.
     """
 
     key: int
@@ -51,19 +54,22 @@ class Entry:
     seq: int | None = None
     code: str | None = None
     message: str | None = None
+    column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """What an outbox keeps besides its entries.
 
-    next_key, next_n: For the next entry. bounds: From the last `welcome`. generation: That of the last connection.
+    next_key, next_n: For the next entry. frame_bytes: From the last `welcome`. generation: That of the last connection.
+    schema: The server's, if the outbox was made without one.
     """
 
     next_key: int = 1
     next_n: int = 1
-    bounds: Bounds = field(default_factory=Bounds)
+    frame_bytes: int = FRAME_BYTES
     generation: int = 0
+    schema: Schema | None = None
 
 
 class Storage(Protocol):
@@ -108,9 +114,12 @@ class Outbox:
 
     Make one for a storage, and give it to a `Device`, which sends it::
 
-        outbox = Outbox(SqliteStorage("outbox.db", user))
-        device = Device(url, user=user, client_id=outbox.client_id, outbox=outbox, ...)
-        entry = outbox.add(CreateMessage(uuid4(), conversation, "user", "Hello", device.now()))
+        outbox = Outbox(SqliteStorage("outbox.db", user), schema)
+        device = Device(url, user=user, client_id=outbox.client_id, schema=schema, outbox=outbox, ...)
+        entry = outbox.add(Insert("conversation", uuid4(), {"title": "Vienna"}, device.now()))
+
+    Give it the schema that the Device gets. Without one it checks mutations by the server's schema, which the storage
+    keeps: it accepts none until a first connection has brought that.
 
     An entry leaves the outbox once its mutation was applied and its change arrived through the feed. A rejected one
     waits in `quarantine` for `retry` or `discard`. The outbox itself need not be closed; close its storage after the
@@ -119,15 +128,16 @@ class Outbox:
     Its methods return at once, so they cannot be cancelled. An exception of the storage passes through, and nothing has
     changed then.
 
-    May be read: `user`; `client_id`; `unanswered`, the push that was sent and is not answered yet. `on_add` is called
-    after each addition; a Device sets it.
+    May be read: `user`; `client_id`; `schema`, None until it is known; `unanswered`, the push that was sent and is not
+    answered yet. `on_add` is called after each addition; a Device sets it.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, schema: Schema | None = None) -> None:
         self.user, self.client_id = storage.user, storage.client_id
         self.unanswered: Push | None = None
         self.on_add: Callable[[], object] = lambda: None
         self._storage = storage
+        self._built_with = schema
         self._head, entries = storage.load()
         self._entries = {entry.key: entry for entry in entries}  # always in the order of keys
         self._position: int | None = None  # on this connection; None until its first `changes` or `live`
@@ -135,6 +145,10 @@ class Outbox:
         self._failures = 0  # in a row
 
     # ---- For the app -------------------------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema | None:
+        return self._built_with or self._head.schema
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -149,7 +163,8 @@ class Outbox:
     def add(self, mutation: Mutation) -> Entry:
         """Add a mutation. It is durable and has its number when this returns.
 
-        Raises WriteError for a mutation that no server would accept, by the limits of the last `welcome`.
+        Raises WriteError for a mutation that no server of this schema would accept, RuntimeError if no schema is known
+        yet. Do not change the mutation's columns afterwards.
         """
         return self._add(mutation, [])
 
@@ -178,10 +193,14 @@ class Outbox:
     def begin(self, limits: Limits) -> None:
         """The server sent `welcome`: no push is unanswered, and the position of the synced rows is not known yet."""
         self.end()
-        bounds = Bounds(limits.frame_bytes, limits.title_bytes, limits.content_bytes)
-        if bounds != self._head.bounds:
-            self._commit(replace(self._head, bounds=bounds), [], [])
+        if limits.frame_bytes != self._head.frame_bytes:
+            self._commit(replace(self._head, frame_bytes=limits.frame_bytes), [], [])
         self.distrust_acks()
+
+    def learn(self, schema: Schema) -> None:
+        """The server's schema has arrived: keep it if the outbox was made without one."""
+        if self._built_with is None and schema != self._head.schema:
+            self._commit(replace(self._head, schema=schema), [], [])
 
     def distrust_acks(self) -> None:
         """The database of this connection may have lost what was acknowledged, or be another one: push it again."""
@@ -202,7 +221,7 @@ class Outbox:
             return None
         return max(0.0, self._not_before - now)
 
-    def next_push(self, limits: Limits, codec: Codec, now: float) -> Push | None:
+    def next_push(self, limits: Limits, wire: Wire, now: float) -> Push | None:
         """Return the push to send now; it counts as unanswered. None unless `due` is 0 and the limits permit a push.
 
         If the limits have shrunk, a mutation may fit in no frame any more. It cannot be sent, and later ones cannot be
@@ -216,7 +235,7 @@ class Outbox:
         first = min(waiting)
         for n in range(first, min(first + limits.mutations, max(waiting) + 1)):
             mutation, size = waiting.get(n), 2
-            if mutation is not None and (size := codec.size(mutation)) + ENVELOPE > limits.frame_bytes:
+            if mutation is not None and (size := wire.size(mutation)) + ENVELOPE > limits.frame_bytes:
                 mutation, size = None, 2
             if (room := room - size) < 0:
                 break
@@ -241,10 +260,11 @@ class Outbox:
             if (entry := by_number.get(result.n)) is None:
                 continue
             if isinstance(result, Rejected):
-                code, message = result.code, result.message
+                code, message, column = result.code, result.message, result.column
                 if sent is None:
-                    code, message = "too_long", "It is longer than the server takes now."
-                put.append(replace(entry, state=EntryState.REJECTED, code=_whole(code), message=_whole(message)))
+                    code, message, column = "too_long", "It is longer than the server takes now.", None
+                rejected = replace(entry, state=EntryState.REJECTED, code=_whole(code), message=_whole(message))
+                put.append(replace(rejected, column=column and _whole(column)))
             elif self._position is not None and result.seq <= self._position:
                 drop.append(entry.key)
             else:
@@ -305,13 +325,13 @@ class Outbox:
         return entry
 
     def _add(self, mutation: Mutation, drop: list[int]) -> Entry:
-        head = self._head
-        check(mutation, head.bounds)
+        head, schema = self._head, self.schema
+        if schema is None:
+            raise RuntimeError("No schema is known yet: make the outbox with one, or connect once before writing.")
+        check(mutation, schema)
         # In both encodings: the app may connect with either.
-        if max(codec.size(mutation) for codec in CODECS.values()) + ENVELOPE > head.bounds.frame_bytes:
-            raise WriteError(
-                "too_long", f"the mutation fits in no frame of {head.bounds.frame_bytes} bytes: shorten it"
-            )
+        if max(Wire(codec, schema).size(mutation) for codec in CODECS.values()) + ENVELOPE > head.frame_bytes:
+            raise WriteError("too_long", f"the mutation fits in no frame of {head.frame_bytes} bytes: shorten it")
         if head.next_n > NUMBER_END:
             raise ValueError("every number up to 2^53 is used: make a new outbox, which has another client_id")
         entry = Entry(head.next_key, head.next_n, mutation)

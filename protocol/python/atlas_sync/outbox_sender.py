@@ -10,19 +10,15 @@ from contextlib import suppress
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from atlas_sync.codec import CODECS, Encoding
 from atlas_sync.outbox import Outbox
-from atlas_sync.session import Acknowledged, Batch, ErrorAnswer, Event, Live, Session, Welcomed
+from atlas_sync.session import Acknowledged, Batch, ErrorAnswer, Event, Live, SchemaArrived, Session, Welcomed
 
 
 class OutboxSender:
     """Sends what the outbox holds, and reports the server's answers to it."""
 
-    def __init__(
-        self, outbox: Outbox, session: Session, websocket: ClientConnection, encoding: Encoding, rng: random.Random
-    ) -> None:
+    def __init__(self, outbox: Outbox, session: Session, websocket: ClientConnection, rng: random.Random) -> None:
         self._outbox, self._session, self._websocket, self._rng = outbox, session, websocket, rng
-        self._codec = CODECS[encoding]
         self._clock = asyncio.get_running_loop().time
         self._woken = asyncio.Event()
 
@@ -35,6 +31,8 @@ class OutboxSender:
         match event:
             case Welcomed():
                 self._outbox.begin(event.limits)
+            case SchemaArrived():
+                self._outbox.learn(event.schema)
             case Batch() | Live():
                 self._outbox.advance(event.seq)
                 return
@@ -64,7 +62,8 @@ class OutboxSender:
         due = self._outbox.due(self._clock())
         if due != 0:
             return due
-        push = self._outbox.next_push(self._session.limits, self._codec, self._clock())
+        wire = self._session.wire
+        push = None if wire is None else self._outbox.next_push(self._session.limits, wire, self._clock())
         if push is not None:
             with suppress(ConnectionClosed):  # the receiving task learns of it
                 await self._websocket.send(self._session.push(push.n, push.mutations, push.held))

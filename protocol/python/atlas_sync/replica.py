@@ -1,4 +1,4 @@
-"""The rows of the protocol, and a device's copy of them in memory (SPEC.md, sections 5 and 7.3).
+"""A device's copy of its rows in memory (SPEC.md, sections 5 and 7.3).
 
 Does no I/O, and knows nothing of frames and connections. An app that keeps its rows in a database does in SQL what
 `Replica` does here.
@@ -6,97 +6,70 @@ Does no I/O, and knows nothing of frames and connections. An app that keeps its 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-from uuid import UUID
+from typing import Any
 
-Kind = Literal["p", "c", "m"]
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The user's profile. `id` is the user's."""
-
-    kind: ClassVar[Kind] = "p"
-    seq: int
-    id: UUID
-    tier: str
-    status: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation. Instants are microseconds since 1970-01-01 UTC."""
-
-    kind: ClassVar[Kind] = "c"
-    seq: int
-    id: UUID
-    title: str | None
-    created_at: int
-    updated_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message. Instants are microseconds since 1970-01-01 UTC; `role` may be an unknown one."""
-
-    kind: ClassVar[Kind] = "m"
-    seq: int
-    id: UUID
-    conversation_id: UUID
-    role: str
-    content: str
-    created_at: int
-    updated_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """The row of this kind and id was deleted."""
-
-    kind: Kind
-    seq: int
-    id: UUID
-
-
-Row = Profile | Conversation | Message | Deleted
+from atlas_sync.rows import Deleted, Key, Row
+from atlas_sync.schema import Kind, Schema
 
 
 class Replica:
-    """The rows that one device holds, by id. Read `profiles`, `conversations` and `messages`; do not change them."""
+    """The rows that one device holds: `rows[kind][id]`. Read them; do not change them.
 
-    def __init__(self) -> None:
-        self.profiles: dict[UUID, Profile] = {}
-        self.conversations: dict[UUID, Conversation] = {}
-        self.messages: dict[UUID, Message] = {}
-        self._held: dict[Kind, dict[UUID, Any]] = {"p": self.profiles, "c": self.conversations, "m": self.messages}
-        self._deletions: dict[tuple[Kind, UUID], int] = {}  # the memories of 5.4
+    Without a schema it holds nothing until `adopt`. A row of a kind that the schema does not have is left out.
+    """
+
+    def __init__(self, schema: Schema | None = None) -> None:
+        self.schema: Schema | None = None
+        self.rows: dict[str, dict[Key, Row]] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._below: dict[str, tuple[Kind, ...]] = {}
+        self._deletions: dict[tuple[str, Key], int] = {}  # the memories of 5.4
         self._pages: set[object] = set()  # pages asked for and not applied yet
+        if schema is not None:
+            self.adopt(schema)
 
-    def replace(self, rows: Iterable[Row]) -> None:
+    def adopt(self, schema: Schema) -> None:
+        """Take over the server's schema. Rows of kinds that it does not have are discarded."""
+        self.schema = schema
+        self.rows = {kind.name: self.rows.get(kind.name, {}) for kind in schema}
+        self._kinds = {kind.name: kind for kind in schema}
+        self._below = {kind.name: schema.below(kind.name) for kind in schema}
+
+    def newest_first(self, kind: str, parent: Key | None = None) -> list[Row]:
+        """The rows of a kind, or of a kind within a parent, in the order of pages.
+
+        Raises KeyError for a kind that the schema does not have.
+        """
+        of = self._kinds[kind]
+        rows = (row for row in self.rows[kind].values() if of.parent_of(row) == parent)
+        return sorted(rows, key=of.rank, reverse=True)
+
+    def replace(self, rows: Iterable[Row | Deleted]) -> None:
         """Apply the first frame of a snapshot: discard all rows, memories of deletions and expected pages (7.3)."""
-        for held in self._held.values():
+        for held in self.rows.values():
             held.clear()
         self._deletions.clear()
         self._pages.clear()
         self.apply(rows)
 
-    def apply(self, rows: Iterable[Row]) -> None:
+    def apply(self, rows: Iterable[Row | Deleted]) -> None:
         """Apply the rows of `changes`, or of a snapshot's later frames, in their order. A repeat is harmless."""
         for row in rows:
-            held = self._held[row.kind]
+            if row.kind not in self.rows:
+                continue
+            held = self.rows[row.kind]
             newest = max(held[row.id].seq if row.id in held else -1, self._deletions.get((row.kind, row.id), -1))
-            if isinstance(row, Message):
-                newest = max(newest, self._deletions.get(("c", row.conversation_id), -1))
             if isinstance(row, Deleted):
                 if row.seq >= newest:
                     held.pop(row.id, None)
-                self._after_deletion(row)
-            elif row.seq >= newest:
+                # Also if a newer row of the same id is held: it was created again, the rows below it were not.
+                self._remember(row.kind, row.id, row.seq)
+                self._delete_below(row.kind, row.id, row.seq)
+            elif row.seq >= max(newest, self._deleted_above(row)):
                 held[row.id] = row
 
     @contextmanager
-    def expecting_page(self) -> Iterator[Callable[[Iterable[Row]], None]]:
+    def expecting_page(self) -> Iterator[Callable[[Iterable[Row | Deleted]], None]]:
         """A context in which to ask for one page: the replica remembers the deletions that arrive meanwhile (5.4).
 
         Yields a function that applies the page's rows. It does nothing if a snapshot has arrived since.
@@ -110,13 +83,27 @@ class Replica:
             if not self._pages:
                 self._deletions.clear()
 
-    def _after_deletion(self, row: Deleted) -> None:
-        """Delete the messages of a deleted conversation (5.3), and remember the deletion while a page is expected."""
-        if row.kind == "c":
-            # Also if a newer conversation of the same id is held: it was created again, its old messages were not.
-            gone = [m.id for m in self.messages.values() if m.conversation_id == row.id and m.seq <= row.seq]
-            for message_id in gone:
-                del self.messages[message_id]
+    def _deleted_above(self, row: Row) -> int:
+        """The greatest seq of a remembered deletion of a row above this one; -1 if there is none."""
+        newest, above, kind = -1, row, self._kinds[row.kind]
+        while self._deletions and kind.parent is not None:
+            key: Any = kind.parent_of(above)
+            newest = max(newest, self._deletions.get((kind.parent, key), -1))
+            if (parent := self.rows[kind.parent].get(key)) is None:
+                break
+            above, kind = parent, self._kinds[kind.parent]
+        return newest
+
+    def _delete_below(self, kind: str, key: Key, seq: int) -> None:
+        """Delete the rows below a deleted row that are not newer (5.3)."""
+        for child in self._below[kind]:
+            held = self.rows[child.name]
+            for row in [row for row in held.values() if child.parent_of(row) == key]:
+                if row.seq <= seq:
+                    del held[row.id]
+                    self._remember(child.name, row.id, seq)
+                self._delete_below(child.name, row.id, seq)
+
+    def _remember(self, kind: str, key: Key, seq: int) -> None:
         if self._pages:
-            key = (row.kind, row.id)
-            self._deletions[key] = max(row.seq, self._deletions.get(key, -1))
+            self._deletions[kind, key] = max(seq, self._deletions.get((kind, key), -1))

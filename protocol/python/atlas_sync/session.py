@@ -4,17 +4,21 @@ Sans-I/O: it knows neither sockets nor clocks nor storage. connection.py is the 
 decides what follows the connection's end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 from uuid import UUID
 
-from atlas_sync.codec import CODECS, CURSOR_BYTES, Encoding, Frame, ProtocolError, flag, integer, natural, seq, text
-from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result, columns
-from atlas_sync.replica import Row
+from atlas_sync.checks import Fields, ProtocolError, flag, integer, natural, seq, text
+from atlas_sync.codec import CODECS, CURSOR_BYTES, Encoding, results
+from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result
+from atlas_sync.rows import Deleted, Key, Row
+from atlas_sync.schema import Schema
+from atlas_sync.wire import Wire
 
 PAGE_ROWS = 1000
-WINDOW = (500, 200)  # at most: conversations, messages of each
+WINDOW, WINDOW_BELOW = 500, 200  # at most: rows of a kind without parent, rows of each parent
 
 
 class StateError(Exception):
@@ -29,15 +33,13 @@ class Limits:
     """The server's limits, from `welcome`.
 
     frame_bytes: size of one frame from the client. page_rows: rows of one page. pages_in_flight: unanswered pages at a
-    time. mutations: mutations of one push. title_bytes, content_bytes: size of a title and of a content in UTF-8.
+    time. mutations: mutations of one push.
     """
 
     frame_bytes: int
     page_rows: int
     pages_in_flight: int
     mutations: int
-    title_bytes: int
-    content_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +47,27 @@ class Welcomed:
     """The server accepted the connection.
 
     `time` and `expires` (of the token) are microseconds by the server's clock. `mode` is "resumed" or "snapshot"; `why`
-    is the reason of a snapshot.
+    is the reason of a snapshot. `schema` names the server's schema. `tier` is the value by which the server decided
+    that this user syncs; None if it asks for none.
     """
 
     session: str
     epoch: str
-    tier: str
+    schema: str
+    tier: str | None
     mode: str
     why: str | None
     time: int
     expires: int
     keepalive_ms: int
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaArrived:
+    """The server's schema, which is not the one that the device was made with. Comes before the first batch."""
+
+    schema: Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Batch:
     `seq` is the device's position after the rows are applied; None within a snapshot or a transaction.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row | Deleted, ...]
     cursor: bytes | None
     replaces: bool
     partial: bool
@@ -89,7 +100,7 @@ class PageArrived:
 
     id: int
     as_of: int
-    rows: tuple[Row, ...]
+    rows: tuple[Row | Deleted, ...]
     more: bool
 
 
@@ -129,7 +140,7 @@ class Pong:
     """The answer to `ping`, or a heartbeat."""
 
 
-Event = Welcomed | Batch | Live | PageArrived | Acknowledged | Refreshed | ErrorAnswer | Pong
+Event = Welcomed | SchemaArrived | Batch | Live | PageArrived | Acknowledged | Refreshed | ErrorAnswer | Pong
 
 
 # ---- The connection ------------------------------------------------------------------------------------------------
@@ -140,6 +151,7 @@ class State(Enum):
 
     NEW = "hello has not been sent"
     GREETING = "hello was sent, no welcome yet"
+    SCHEMA_DUE = "welcome named another schema, which has not come"
     SNAPSHOT_DUE = "welcome promised a snapshot, none of it has come"
     SNAPSHOT = "a part of the snapshot has come; there is no cursor"
     CATCHING_UP = "there is a cursor, and changes follow it"
@@ -156,6 +168,7 @@ _IN_STEP = _WELCOME | {"changes", "live", "page"}
 ALLOWED: dict[State, frozenset[str]] = {
     State.NEW: _ALWAYS,
     State.GREETING: _SAID_HELLO | {"welcome"},
+    State.SCHEMA_DUE: _SAID_HELLO | {"schema"},
     State.SNAPSHOT_DUE: _WELCOME | {"snapshot"},
     State.SNAPSHOT: _WELCOME | {"snapshot"},
     State.CATCHING_UP: _IN_STEP,
@@ -166,10 +179,16 @@ ALLOWED: dict[State, frozenset[str]] = {
 class Session:
     """The state machine of one connection, from `hello` to its end. Use one session for one connection.
 
-    Raises ValueError for a window out of bounds or a cursor of more than 128 bytes.
+    `schema` is the one that the app was built with; None takes the server's. `window` has for names of kinds the rows
+    of a snapshot, of the list or of each parent; where it says nothing the server's schema decides.
 
-    May be read: `state`; `cursor`, for the next connection; `limits`; `unanswered`, the ids of unanswered pages;
-    `pushed`, the numbers of the unanswered push; `last_error`, the `error` if it was the last frame to arrive.
+    Raises ValueError for a window out of bounds or of a kind that the schema does not have, and for a cursor of more
+    than 128 bytes.
+
+    May be read: `state`; `schema`, by which rows are read and mutations written, None until it has arrived; `wire`,
+    None until the server's schema is known; `cursor`, for the next connection; `limits`; `unanswered`, the ids of
+    unanswered pages; `pushed`, the numbers of the unanswered push; `last_error`, the `error` if it was the last frame
+    to arrive.
     """
 
     def __init__(
@@ -177,28 +196,33 @@ class Session:
         *,
         token: str,
         client_id: UUID,
+        schema: Schema | None = None,
         cursor: bytes | None = None,
-        window: tuple[int, int] = (50, 50),
+        window: Mapping[str, int] | None = None,
         encoding: Encoding = "msgpack",
         generation: int | None = None,
     ) -> None:
-        if not all(0 <= wanted <= most for wanted, most in zip(window, WINDOW, strict=True)):
-            raise ValueError(f"window {window} is outside of {WINDOW}")
+        _check_window(window or {}, schema)
         if cursor is not None and len(cursor) > CURSOR_BYTES:
             raise ValueError(f"a cursor has at most {CURSOR_BYTES} bytes")
         self.state = State.NEW
+        self.schema = schema
+        self.wire: Wire | None = None
         self.cursor = cursor
         # Until `welcome` brings the real ones; `hello` needs frame_bytes before.
-        self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0, title_bytes=0, content_bytes=0)
+        self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0)
         self.unanswered: set[int] = set()
         self.pushed: range | None = None
         self.last_error: ErrorAnswer | None = None
         self._token, self._client_id, self._window, self._generation = token, client_id, window, generation
         self._codec = CODECS[encoding]
         self._last_page = 0
+        self._named = ""  # the server's schema, once `welcome` named it
+        self._resumed = False
         self._refreshing = False
-        self._readers: dict[str, Callable[[Frame], Event]] = {
+        self._readers: dict[str, Callable[[Fields], Event]] = {
             "welcome": self._welcome,
+            "schema": self._schema,
             "snapshot": self._snapshot,
             "changes": self._changes,
             "live": self._live,
@@ -214,11 +238,13 @@ class Session:
         if self.state is not State.NEW:
             raise StateError("hello is sent once")
         self.state = State.GREETING
-        window = dict(zip(("conversations", "messages"), self._window, strict=True))
         frame: dict[str, object] = {"token": self._token, "client_id": self._client_id, "cursor": self.cursor}
+        frame["schema"] = "" if self.schema is None else self.schema.hash
         if self._generation is not None:
             frame["generation"] = self._generation
-        return self._say(t="hello", **frame, window=window)
+        if self._window is not None:
+            frame["window"] = dict(self._window)
+        return self._say(t="hello", **frame)
 
     @property
     def may_ask(self) -> bool:
@@ -230,25 +256,30 @@ class Session:
         return in_step and len(self.unanswered) < self.limits.pages_in_flight
 
     def ask_page(
-        self, conversation: UUID | None = None, before: tuple[int, UUID] | None = None, limit: int = 50
+        self, kind: str, parent: Key | None = None, before: tuple[Any, Key] | None = None, limit: int = 50
     ) -> tuple[int, bytes | str]:
-        """Return the id of a page and the frame that asks for it.
+        """Return the id of a page and the frame that asks for it. `before` is the `Kind.place` of a row.
 
-        Raises StateError unless `may_ask`, ValueError for a limit outside 1–1000.
+        Raises StateError unless `may_ask`, ValueError for a limit outside 1–1000, a kind that the schema does not have,
+        a parent that is missing, or one that the kind does not have.
         """
-        if not self.may_ask:
+        if not self.may_ask or self.schema is None or self.wire is None:
             raise StateError(f"no page can be asked for: {self.state.value}, {len(self.unanswered)} are unanswered")
         if not 1 <= limit <= PAGE_ROWS:
             raise ValueError(f"a page has 1 to {PAGE_ROWS} rows")
+        if (of := self.schema.get(kind)) is None:
+            raise ValueError(f"the schema has no kind {kind!r}")
+        if (of.parent is None) != (parent is None):
+            raise ValueError(f"{kind}: give `parent` for a kind with a parent, and for no other one")
+        page = self.wire.page(kind, parent, before)
         self._last_page += 1
         self.unanswered.add(self._last_page)
-        page: dict[str, object] = {"conversation": conversation, "before": before, "limit": limit}
-        return self._last_page, self._say(t="page", id=self._last_page, **page)
+        return self._last_page, self._say(t="page", id=self._last_page, **page, limit=limit)
 
     @property
     def may_push(self) -> bool:
-        """Whether a push may be sent: after `welcome`, and one at a time."""
-        return self.state not in (State.NEW, State.GREETING, State.BROKEN) and self.pushed is None
+        """Whether a push may be sent: once the schema is known, and one at a time."""
+        return self.state is not State.BROKEN and self.wire is not None and self.pushed is None
 
     def push(self, n: int, mutations: Sequence[Mutation | None], held: int | None = None) -> bytes | str:
         """Return the frame that sends mutations with the numbers from `n` on.
@@ -256,13 +287,13 @@ class Session:
         None is sent as an empty array: outbox.py explains why. `held` is the lowest number whose mutation the device
         still holds. Raises StateError unless `may_push`, ValueError for a push that the server would refuse.
         """
-        if not self.may_push:
+        if not self.may_push or self.wire is None:
             raise StateError(f"nothing can be pushed: {self.state.value}, or the last push is unanswered")
         if len(mutations) > self.limits.mutations:
             raise ValueError(f"a push has at most {self.limits.mutations} mutations")
         if n < 1 or n + len(mutations) - 1 > NUMBER_END:
             raise ValueError("numbers go from 1 to 2^53")
-        arrays = [() if mutation is None else columns(mutation) for mutation in mutations]
+        arrays = [() if mutation is None else self.wire.mutation(mutation) for mutation in mutations]
         if held is None:
             frame = self._say(t="push", n=n, mutations=arrays)
         else:
@@ -311,12 +342,13 @@ class Session:
             raise StateError(self.state.value)
         return self._codec.encode(frame, self.limits.frame_bytes)
 
-    def _welcome(self, frame: Frame) -> Event:
-        limits = frame.read("limits", Frame)
+    def _welcome(self, frame: Fields) -> Event:
+        limits = frame.read("limits", Fields)
         welcomed = Welcomed(
             session=frame.read("session", text),
             epoch=frame.read("epoch", text),
-            tier=frame.read("tier", text),
+            schema=frame.read("schema", text),
+            tier=frame.maybe("tier", text),
             mode=frame.read("mode", text),
             why=frame.maybe("why", text),
             time=frame.read("time", integer),
@@ -328,39 +360,61 @@ class Session:
             raise ProtocolError("keepalive: zero")
         if welcomed.mode not in ("snapshot", "resumed") or (welcomed.mode == "resumed" and self.cursor is None):
             raise ProtocolError("mode: neither a snapshot nor resumed from a cursor that the device sent")
-        self.state = State.SNAPSHOT_DUE if welcomed.mode == "snapshot" else State.CATCHING_UP
         self.limits = welcomed.limits
+        self._named, self._resumed = welcomed.schema, welcomed.mode == "resumed"
+        if self.schema is not None and self.schema.hash == welcomed.schema:
+            self._begin(Wire(self._codec, self.schema))
+        else:
+            self.state = State.SCHEMA_DUE
         return welcomed
 
-    def _snapshot(self, frame: Frame) -> Event:
+    def _begin(self, wire: Wire) -> None:
+        """The schema is known: the first batch may arrive."""
+        self.wire = wire
+        self.state = State.CATCHING_UP if self._resumed else State.SNAPSHOT_DUE
+
+    def _schema(self, frame: Fields) -> Event:
+        theirs = frame.whole(Schema.parse)
+        if theirs.hash != self._named:
+            raise ProtocolError("hash: not that of the schema that welcome named")
+        self._begin(Wire(self._codec, theirs, self.schema))
+        self.schema = self.schema or theirs
+        return SchemaArrived(theirs)
+
+    def _rows(self, value: Any) -> tuple[Row | Deleted, ...]:
+        if self.wire is None:
+            raise ProtocolError("rows before the schema")
+        return self.wire.rows(value)
+
+    def _snapshot(self, frame: Fields) -> Event:
         frame.read("as_of", seq)  # checked only: each row's seq equals it
-        rows, cursor = frame.read("rows", self._codec.rows), frame.maybe("cursor", self._codec.cursor)
+        rows, cursor = frame.read("rows", self._rows), frame.maybe("cursor", self._codec.cursor)
         first = self.state is State.SNAPSHOT_DUE
         self.cursor = cursor
         self.state = State.SNAPSHOT if cursor is None else State.CATCHING_UP
         return Batch(rows, cursor, replaces=first, partial=False)
 
-    def _changes(self, frame: Frame) -> Event:
+    def _changes(self, frame: Fields) -> Event:
         start, to = frame.read("from", self._codec.cursor), frame.read("to", self._codec.cursor)
-        rows, partial = frame.read("rows", self._codec.rows), frame.maybe("partial", flag) or False
+        rows, partial = frame.read("rows", self._rows), frame.maybe("partial", flag) or False
         position = frame.maybe("seq", seq)
         if start != self.cursor:
             raise ProtocolError("from: not the device's cursor")
         self.cursor = to
         return Batch(rows, to, replaces=False, partial=partial, seq=None if partial else position)
 
-    def _live(self, frame: Frame) -> Event:
+    def _live(self, frame: Fields) -> Event:
         cursor, position = frame.read("cursor", self._codec.cursor), frame.read("seq", seq)
         if cursor != self.cursor:
             raise ProtocolError("cursor: not the device's")
         self.state = State.LIVE
         return Live(cursor, position)
 
-    def _page(self, frame: Frame) -> Event:
+    def _page(self, frame: Fields) -> Event:
         page = PageArrived(
             id=frame.read("id", natural),
             as_of=frame.read("as_of", seq),
-            rows=frame.read("rows", self._codec.rows),
+            rows=frame.read("rows", self._rows),
             more=frame.read("more", flag),
         )
         if page.id not in self.unanswered:
@@ -368,20 +422,20 @@ class Session:
         self.unanswered.remove(page.id)
         return page
 
-    def _ack(self, frame: Frame) -> Event:
-        results = frame.read("results", self._codec.results)
+    def _ack(self, frame: Fields) -> Event:
+        answers = frame.read("results", results)
         if self.pushed is None:
             raise ProtocolError("an ack, but no push is unanswered")
-        if [result.n for result in results] != list(self.pushed):
+        if [answer.n for answer in answers] != list(self.pushed):
             raise ProtocolError("results: not one for each mutation of the push, in its order")
         self.pushed = None
-        return Acknowledged(results)
+        return Acknowledged(answers)
 
-    def _refreshed(self, frame: Frame) -> Event:
+    def _refreshed(self, frame: Fields) -> Event:
         self._refreshing = False
         return Refreshed(frame.read("expires", integer))
 
-    def _error(self, frame: Frame) -> Event:
+    def _error(self, frame: Fields) -> Event:
         self.last_error = answer = ErrorAnswer(
             code=frame.read("code", text),
             message=frame.read("message", text),
@@ -407,3 +461,13 @@ class Session:
             # A correct server expects another number than that of the push, and no number is 0.
             raise ProtocolError("expected: missing, 0, or the number that the push began with")
         self.pushed = None
+
+
+def _check_window(window: Mapping[str, int], schema: Schema | None) -> None:
+    for name, rows in window.items():
+        kind = None if schema is None else schema.get(name)
+        if schema is not None and kind is None:
+            raise ValueError(f"window: the schema has no kind {name!r}")
+        most = WINDOW if kind is None or kind.parent is None else WINDOW_BELOW
+        if not 0 <= rows <= most:
+            raise ValueError(f"window: {name} takes 0 to {most} rows")

@@ -10,25 +10,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from atlas_sync.codec import CODECS, ProtocolError
-from atlas_sync.mutation import Bounds
+from atlas_sync.checks import ProtocolError
 from atlas_sync.outbox import Entry, EntryState, Head
+from atlas_sync.stored import pack_mutation, pack_schema, unpack_earlier, unpack_mutation, unpack_schema
 
 APPLICATION = 0x41744C53  # SQLite's application_id, which marks a file as ours: «AtLS»
-SCHEMA = 2
+VERSION = 3  # of the tables: SQLite's user_version
 LOCK_WITHIN = 0.5  # seconds; another process may be ending
 
-_TABLES = """
+_HEAD = """
 CREATE TABLE atlas_head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     owner BLOB NOT NULL, client_id BLOB NOT NULL,
     next_key INTEGER NOT NULL, next_n INTEGER NOT NULL,
-    frame_bytes INTEGER NOT NULL, title_bytes INTEGER, content_bytes INTEGER,
-    generation INTEGER NOT NULL DEFAULT 0
-);
+    frame_bytes INTEGER NOT NULL, generation INTEGER NOT NULL, schema BLOB
+)
+"""
+_OUTBOX = """
 CREATE TABLE atlas_outbox (
     key INTEGER PRIMARY KEY, n INTEGER NOT NULL, mutation BLOB NOT NULL,
-    state TEXT NOT NULL, seq INTEGER, code TEXT, message TEXT
+    state TEXT NOT NULL, seq INTEGER, code TEXT, message TEXT, "column" TEXT
 )
 """
 
@@ -98,19 +99,20 @@ class SqliteStorage:
         self._db.close()
 
     def load(self) -> tuple[Head, list[Entry]]:
-        head = self._db.execute(
-            "SELECT next_key, next_n, generation, frame_bytes, title_bytes, content_bytes FROM atlas_head"
-        ).fetchone()
-        rows = self._db.execute("SELECT key, n, mutation, state, seq, code, message FROM atlas_outbox ORDER BY key")
+        head = self._db.execute("SELECT next_key, next_n, frame_bytes, generation, schema FROM atlas_head").fetchone()
+        rows = self._db.execute(
+            'SELECT key, n, mutation, state, seq, code, message, "column" FROM atlas_outbox ORDER BY key'
+        )
         try:
             entries = [
-                Entry(key, n, CODECS["msgpack"].unpack(mutation), EntryState(state), *rest)
+                Entry(key, n, unpack_mutation(mutation), EntryState(state), *rest)
                 for key, n, mutation, state, *rest in rows
             ]
+            next_key, next_n, frame_bytes, generation, packed = head
+            schema = None if packed is None else unpack_schema(packed)
+            return Head(next_key, next_n, frame_bytes, generation, schema), entries
         except (ProtocolError, ValueError) as error:
-            raise StorageError(f"{self._path} has a mutation that cannot be read: restore it, or delete it.") from error
-        next_key, next_n, generation, *bounds = head
-        return Head(next_key, next_n, Bounds(*bounds), generation), entries
+            raise StorageError(self._unreadable()) from error
 
     def commit(self, head: Head, put: list[Entry], drop: list[int]) -> None:
         """See Storage.
@@ -164,35 +166,56 @@ class SqliteStorage:
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != APPLICATION and (application or tables):
             raise StorageError(f"{self._path} is another app's database: name another file.")
-        if version > SCHEMA:
+        if version > VERSION:
             raise StorageError(f"{self._path} was written by a newer version: update this app.")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         with self._in_transaction():  # which also takes the lock
             if application != APPLICATION:
                 self._create(user)
-            elif version == 1:
-                self._db.execute("ALTER TABLE atlas_head ADD COLUMN generation INTEGER NOT NULL DEFAULT 0")
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            elif version < VERSION:
+                self._upgrade(version)
             (owner,) = self._db.execute("SELECT owner FROM atlas_head").fetchone()
         if owner != user.bytes:
             raise StorageError(f"{self._path} belongs to another user: keep one file for each.")
         self.client_id = self._client_id()
 
     def _create(self, user: UUID) -> None:
-        for table in _TABLES.split(";"):
-            self._db.execute(table)
-        head, bounds = Head(), Bounds()
+        self._db.execute(_HEAD)
+        self._db.execute(_OUTBOX)
+        head = Head()
         self._db.execute(
-            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, NULL, NULL, 0)",
-            (user.bytes, uuid4().bytes, head.next_key, head.next_n, bounds.frame_bytes),
+            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, ?, NULL)",
+            (user.bytes, uuid4().bytes, head.next_key, head.next_n, head.frame_bytes, head.generation),
         )
         self._db.execute(f"PRAGMA application_id = {APPLICATION}")
-        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _upgrade(self, version: int) -> None:
+        """From version 1, which had no generation, or 2. Both had bounds of the chat schema, and only its mutations."""
+        generation = "0" if version == 1 else "generation"
+        self._db.execute("ALTER TABLE atlas_head RENAME TO atlas_earlier")
+        self._db.execute(_HEAD)
+        self._db.execute(
+            "INSERT INTO atlas_head SELECT one, owner, client_id, next_key, next_n, frame_bytes, "
+            f"{generation}, NULL FROM atlas_earlier"
+        )
+        self._db.execute("DROP TABLE atlas_earlier")
+        self._db.execute('ALTER TABLE atlas_outbox ADD COLUMN "column" TEXT')
+        for key, mutation in self._db.execute("SELECT key, mutation FROM atlas_outbox").fetchall():
+            try:
+                packed = pack_mutation(unpack_earlier(mutation))
+            except ProtocolError as error:
+                raise StorageError(self._unreadable()) from error
+            self._db.execute("UPDATE atlas_outbox SET mutation = ? WHERE key = ?", (packed, key))
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _client_id(self) -> UUID:
         (client_id,) = self._db.execute("SELECT client_id FROM atlas_head").fetchone()
         return UUID(bytes=client_id)
+
+    def _unreadable(self) -> str:
+        return f"{self._path} has a mutation that cannot be read: restore it, or delete it."
 
     def _words(self, error: sqlite3.DatabaseError) -> str:
         if "locked" in str(error):
@@ -215,21 +238,13 @@ class SqliteStorage:
             raise
 
     def _write(self, head: Head, put: Iterable[Entry], drop: Iterable[int]) -> None:
-        bounds = head.bounds
+        schema = None if head.schema is None else pack_schema(head.schema)
         self._db.execute(
-            "UPDATE atlas_head SET next_key = ?, next_n = ?, generation = ?, frame_bytes = ?, title_bytes = ?,"
-            " content_bytes = ?",
-            (
-                head.next_key,
-                head.next_n,
-                head.generation,
-                bounds.frame_bytes,
-                bounds.title_bytes,
-                bounds.content_bytes,
-            ),
+            "UPDATE atlas_head SET next_key = ?, next_n = ?, frame_bytes = ?, generation = ?, schema = ?",
+            (head.next_key, head.next_n, head.frame_bytes, head.generation, schema),
         )
         self._db.executemany(
-            "INSERT OR REPLACE INTO atlas_outbox VALUES (?, ?, ?, ?, ?, ?, ?)",
-            ((e.key, e.n, CODECS["msgpack"].pack(e.mutation), e.state.value, e.seq, e.code, e.message) for e in put),
+            "INSERT OR REPLACE INTO atlas_outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((e.key, e.n, pack_mutation(e.mutation), e.state.value, e.seq, e.code, e.message, e.column) for e in put),
         )
         self._db.executemany("DELETE FROM atlas_outbox WHERE key = ?", ((key,) for key in drop))

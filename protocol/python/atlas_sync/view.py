@@ -6,22 +6,12 @@ Pure: computed from its arguments each time. The synced rows are never changed.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
-from uuid import UUID
+from typing import Any, Protocol
 
-from atlas_sync.mutation import (
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    RenameConversation,
-)
+from atlas_sync.mutation import Delete, Insert, Mutation, Update, split
 from atlas_sync.outbox import Entry, EntryState
-from atlas_sync.replica import Conversation, Message
-
-R = TypeVar("R", Conversation, Message)
+from atlas_sync.rows import Key, Row
+from atlas_sync.schema import Devices, Kind, Schema
 
 
 class Certainty(IntEnum):
@@ -38,40 +28,39 @@ class Certainty(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown(Generic[R]):
+class Shown:
     """A row, and how certain it is. `entry` is the last entry of the outbox that changed it; None if it is synced.
 
-    A row that only the outbox has gets seq 0.
+    A row that only the outbox has gets seq 0, and None in the columns that the device did not write.
     """
 
-    row: R
+    row: Row
     certainty: Certainty = Certainty.SYNCED
     entry: Entry | None = None
 
 
 @dataclass(slots=True)
 class View:
-    """The rows to show, by id."""
+    """The rows to show: `rows[kind][id]`."""
 
-    conversations: dict[UUID, Shown[Conversation]] = field(default_factory=dict)
-    messages: dict[UUID, Shown[Message]] = field(default_factory=dict)
+    rows: dict[str, dict[Key, Shown]] = field(default_factory=dict)
 
 
 class Synced(Protocol):
     """The rows as the server sent them: a Replica, or an object of the app's."""
 
     @property
-    def conversations(self) -> Mapping[UUID, Conversation]: ...
+    def schema(self) -> Schema | None: ...
 
     @property
-    def messages(self) -> Mapping[UUID, Message]: ...
+    def rows(self) -> Mapping[str, Mapping[Key, Row]]: ...
 
 
 def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
     """Compute the rows to show. `entries` are those of the outbox, in its order.
 
-    A rejected edit, renaming or deletion has no effect: the row is shown as the server has it, and the quarantine keeps
-    the mutation. A rejected creation stays visible, marked, so that no text disappears while a person reads it.
+    A rejected update or deletion has no effect: the row is shown as the server has it, and the quarantine keeps the
+    mutation. A rejected insert stays visible, marked, so that no text disappears while a person reads it.
     """
     shown = Overlay(synced)
     rejected = []
@@ -81,7 +70,7 @@ def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
         else:
             shown.put(entry.mutation, Certainty.ACKED if entry.state is EntryState.ACKED else Certainty.PENDING, entry)
     for entry in rejected:
-        if isinstance(entry.mutation, CreateConversation | CreateMessage):
+        if isinstance(entry.mutation, Insert):
             shown.put(entry.mutation, Certainty.REJECTED, entry)
     return shown.view
 
@@ -90,49 +79,73 @@ class Overlay:
     """A view being computed: applies mutations one after the other, as the server would."""
 
     def __init__(self, synced: Synced) -> None:
-        self.view = View(
-            {key: Shown(row) for key, row in synced.conversations.items()},
-            {key: Shown(row) for key, row in synced.messages.items()},
-        )
-        self._gone: set[UUID] = set()  # conversations and messages that the outbox deletes
+        self.view = View({kind: {key: Shown(row) for key, row in rows.items()} for kind, rows in synced.rows.items()})
+        self._schema = synced.schema
+        self._gone: set[tuple[str, Key]] = set()  # rows that the outbox deletes
 
     def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
-        conversations, messages = self.view.conversations, self.view.messages
-        match mutation:
-            case CreateConversation(id=key, title=title, at=at):
-                if key not in conversations and not (key in self._gone and certainty is Certainty.REJECTED):
-                    self._gone.discard(key)
-                    conversations[key] = Shown(Conversation(0, key, title, at, at), certainty, entry)
-            case RenameConversation(id=key, title=title, at=at):
-                if (conversation := conversations.get(key)) is not None:
-                    row = replace(conversation.row, title=title, updated_at=max(at, conversation.row.updated_at))
-                    conversations[key] = _touched(conversation, row, certainty, entry)
-            case DeleteConversation(id=key):
-                self._gone.add(key)
-                conversations.pop(key, None)
-                for gone in [m.row.id for m in messages.values() if m.row.conversation_id == key]:
-                    del messages[gone]
-            case CreateMessage(id=key, conversation_id=home, role=role, content=content, at=at):
-                deleted = key in self._gone and certainty is Certainty.REJECTED
-                # A conversation that is not held may be outside of the window: only a deleted one hides its messages.
-                if key not in messages and home not in self._gone and not deleted:
-                    messages[key] = Shown(Message(0, key, home, role, content, at, at), certainty, entry)
-                    self._move_up(home, at, certainty)
-            case EditMessage(id=key, created_at=created_at, content=content, at=at):
-                if (message := messages.get(key)) is not None and message.row.created_at == created_at:
-                    edited = replace(message.row, content=content, updated_at=max(at, message.row.updated_at))
-                    messages[key] = _touched(message, edited, certainty, entry)
-            case DeleteMessage(id=key, created_at=created_at):
-                self._gone.add(key)
-                if (message := messages.get(key)) is not None and message.row.created_at == created_at:
-                    del messages[key]
+        kind = None if self._schema is None else self._schema.get(mutation.kind)
+        if kind is None:
+            return
+        rows = self.view.rows.setdefault(kind.name, {})
+        if isinstance(mutation, Insert):
+            self._insert(mutation, kind, rows, certainty, entry)
+            return
+        key, instant = split(mutation.id, kind)
+        shown = rows.get(key)
+        if isinstance(mutation, Delete):
+            self._gone.add((kind.name, key))
+        if shown is None or (kind.dated is not None and shown.row.values[kind.dated] != instant):
+            # Another row that had this id. One that is not held may still have rows below it.
+            if isinstance(mutation, Delete) and shown is None:
+                self._delete_below(kind.name, key)
+        elif isinstance(mutation, Delete):
+            del rows[key]
+            self._delete_below(kind.name, key)
+        else:
+            rows[key] = Shown(_updated(shown.row, kind, mutation), max(shown.certainty, certainty), entry)
 
-    def _move_up(self, home: UUID, at: int, certainty: Certainty) -> None:
-        """A new message updates its conversation's `updated_at`. The conversation itself stays as certain as it was."""
-        conversation = self.view.conversations.get(home)
-        if conversation is not None and conversation.row.updated_at < at and certainty is not Certainty.REJECTED:
-            self.view.conversations[home] = replace(conversation, row=replace(conversation.row, updated_at=at))
+    def _insert(self, mutation: Insert, kind: Kind, rows: dict[Key, Shown], certainty: Certainty, entry: Entry) -> None:
+        own = (kind.name, mutation.id)
+        if mutation.id in rows or (own in self._gone and certainty is Certainty.REJECTED):
+            return
+        row, devices = Row(kind.name, 0, mutation.id, _inserted(kind, mutation)), kind.devices or Devices()
+        if kind.parent is not None:
+            # A parent that is not held may be outside of the window: only a deleted one hides the rows below it.
+            if (kind.parent, kind.parent_of(row)) in self._gone:
+                return
+            if devices.touches is not None and certainty is not Certainty.REJECTED:
+                self._touch(kind.parent, kind.parent_of(row), devices.touches, mutation.at)
+        self._gone.discard(own)
+        rows[mutation.id] = Shown(row, certainty, entry)
+
+    def _touch(self, kind: str, key: Key, column: str, at: int) -> None:
+        """A new row raises an instant of its parent. The parent itself stays as certain as it was."""
+        shown = self.view.rows.get(kind, {}).get(key)
+        if shown is not None and (shown.row.values[column] is None or shown.row.values[column] < at):
+            row = replace(shown.row, values={**shown.row.values, column: at})
+            self.view.rows[kind][key] = replace(shown, row=row)
+
+    def _delete_below(self, kind: str, key: Key) -> None:
+        assert self._schema is not None
+        for child in self._schema.below(kind):
+            rows = self.view.rows.get(child.name, {})
+            for gone in [shown.row for shown in rows.values() if child.parent_of(shown.row) == key]:
+                del rows[gone.id]
+                self._gone.add((child.name, gone.id))
+                self._delete_below(child.name, gone.id)
 
 
-def _touched(shown: Shown[R], row: R, certainty: Certainty, entry: Entry) -> Shown[R]:
-    return Shown(row, max(shown.certainty, certainty), entry)
+def _inserted(kind: Kind, mutation: Insert) -> dict[str, Any]:
+    devices = kind.devices or Devices()
+    instants = {name: mutation.at for name in (devices.created, devices.updated) if name is not None}
+    known = {name: value for name, value in mutation.columns.items() if kind.column(name) is not None}
+    return {**{column.name: None for column in kind.columns}, **known, **instants}
+
+
+def _updated(row: Row, kind: Kind, mutation: Update) -> Row:
+    values = {**row.values, **{name: value for name, value in mutation.columns.items() if name in row.values}}
+    updated = None if kind.devices is None else kind.devices.updated
+    if updated is not None:
+        values[updated] = max(mutation.at, mutation.at if row.values[updated] is None else row.values[updated])
+    return replace(row, values=values)
