@@ -138,7 +138,7 @@ async def test_kinds_come_after_their_parents_and_with_the_rows_below_those_that
         5,
         *("shelf 001", "shelf 000"),
         *(1_002, 1_001, 2, 1),
-        *((book, page) for book in (1_002, 1_001, 2, 1) for page in (1, 0)),
+        *([book, page] for book in (1_002, 1_001, 2, 1) for page in (1, 0)),
     ]
     assert [kind for kind, _, _ in library.asked] == ["account", "shelf", "book", "mark"]
     assert house.sink.welcomes == [("paid", Why.NEW)]
