@@ -45,10 +45,11 @@ class CachedRows:
         if self._history.blind is not None:
             return await read()  # which refuses
         history, digest = self._history.since_start, self._synced.declaration.digest
+        made = self._synced.rows[kind.tag]
         key = kept.key(history, digest, user, kind.name, wants, content_bytes)
         if since is not None:
             data = await self._cache.get(key)
-            found = None if data is None else kept.unpack(self._synced.rows[kind.tag], key, data)
+            found = None if data is None else kept.unpack(made, key, data)
             right = None if found is None else self._right(kind, user, found, wants, since)
             metrics.KEPT.labels(_result(data, found, right)).inc()
             if right is not None:

@@ -102,7 +102,7 @@ CREATE OR REPLACE FUNCTION sync.write_conversation(_op text, _owner uuid, _key t
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    _key1 uuid := _key[1];
+    _key1 uuid := (_key[1])::uuid;
 BEGIN
     CASE _op
     WHEN '+' THEN
@@ -150,7 +150,7 @@ CREATE OR REPLACE FUNCTION sync.write_message(_op text, _owner uuid, _key text[]
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    _key1 uuid := _key[1];
+    _key1 uuid := (_key[1])::uuid;
     _row_at pg_catalog.timestamptz := sync.instant(_key[2]);
     _owns pg_catalog.bool;
 BEGIN

@@ -204,7 +204,7 @@ CREATE OR REPLACE FUNCTION sync.write_book(_op text, _owner uuid, _key text[], _
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    _key1 bigint := _key[1];
+    _key1 bigint := (_key[1])::bigint;
 BEGIN
     CASE _op
     WHEN '+' THEN
@@ -258,8 +258,8 @@ CREATE OR REPLACE FUNCTION sync.write_mark(_op text, _owner uuid, _key text[], _
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    _key1 bigint := _key[1];
-    _key2 integer := _key[2];
+    _key1 bigint := (_key[1])::bigint;
+    _key2 integer := (_key[2])::integer;
 BEGIN
     CASE _op
     WHEN '+' THEN
@@ -296,7 +296,7 @@ CREATE OR REPLACE FUNCTION sync.write_follow(_op text, _owner uuid, _key text[],
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    _key1 uuid := _key[1];
+    _key1 uuid := (_key[1])::uuid;
     _key2 text := _key[2];
 BEGIN
     CASE _op
