@@ -184,7 +184,7 @@ def read(field: Field, value: Value) -> str:
 def _is_real(value: float) -> bool:
     """Whether a number of 4 bytes can hold it, rounded."""
     try:
-        (held,) = struct.unpack("f", struct.pack("f", value))
+        (held,) = struct.unpack("<f", struct.pack("<f", value))
     except OverflowError:
         return False
     return bool(held) == bool(value)

@@ -55,7 +55,8 @@ class CachedRows:
             if right is not None:
                 return right
         answer = await read()
-        # What was read in another history is unknown in this one. That a user does not sync is only true at this moment.
+        # What was read in another history is unknown in this one. That a user does not sync is true only at this
+        # moment.
         if history == self._history.since_start and self._synced.admits(answer.tier):
             first = any(want.parent is None and want.before is None for want in wants)
             self._cache.put(key, kept.pack(key, answer), OVERVIEW_SECONDS if first else KEPT_SECONDS)

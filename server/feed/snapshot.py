@@ -1,8 +1,9 @@
 """What a device without a usable cursor gets: the newest rows, in pieces, and a cursor.
 
-The first piece fixes the cursor. The pieces bring one kind after the other, parents first: the lists of a kind with a parent
-are those of the rows that were sent. Each piece is one statement, so Postgres holds nothing open for a slow device, and the server holds one piece in memory.
-Changes that happen in between arrive through the feed, because the cursor is as old as the first piece.
+The first piece fixes the cursor. The pieces bring one kind after the other, parents first: the lists of a kind with a
+parent are those of the rows that were sent. Each piece is one statement, so Postgres holds nothing open for a slow
+device, and the server holds one piece in memory. Changes that happen in between arrive through the feed, because the
+cursor is as old as the first piece.
 """
 
 import asyncio

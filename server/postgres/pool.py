@@ -96,7 +96,8 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after `seconds`.
+        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after
+        `seconds`.
 
         Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
         a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every

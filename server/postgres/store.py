@@ -63,9 +63,8 @@ class PostgresStore:
         self._history.require(record["epoch"])
         if not record["sees"]:
             self._history.on_mismatch()
-            raise UnavailableError(
-                f"Row level security hides rows of {self._synced.gate_table} from this server. Run `atlas-sync migrate`."
-            )
+            hidden = f"Row level security hides rows of {self._synced.gate_table} from this server."
+            raise UnavailableError(f"{hidden} Run `atlas-sync migrate`.")
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         now = machine_now()

@@ -17,7 +17,6 @@ from server.declaration.chat import CHAT
 from server.declaration.model import Declaration, Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed import pages
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.pages import DEFAULT_ROWS, PAGE_ROWS, BadPageError, Pages, asked_list
 from server.feed.ports import Answer, Before, Want
@@ -228,7 +227,7 @@ async def test_a_page_is_sent_when_postgres_is_back(monkeypatch: pytest.MonkeyPa
         paused.set()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(pages.Retry, "pause", pause)
+    monkeypatch.setattr(Retry, "pause", pause)
     sink, rows = FakeSink(), FakeRows(1)
     rows.away = True
     answering = asyncio.create_task(Pages(rows, Synced(CHAT)).answer(a_reader(sink), page()))

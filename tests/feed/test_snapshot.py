@@ -148,7 +148,9 @@ async def test_the_first_piece_fixes_the_cursor_and_the_last_one_carries_it() ->
     house = House(furnished())
     pieces = await house.sent()
     assert [piece.cursor is None for piece in pieces] == [*[True] * (len(pieces) - 1), False]
-    assert Cursor.decode(pieces[-1].cursor or b"").position == Position(101, 0, 7)
+    cursor = Cursor.decode(pieces[-1].cursor or b"")
+    assert cursor is not None
+    assert cursor.position == Position(101, 0, 7)
     assert house.reader.position == Position(101, 0, 7)
     assert [piece.as_of for piece in pieces] == sorted(piece.as_of for piece in pieces)
     _, *others = [since for _, _, since in house.library.asked]
@@ -286,7 +288,7 @@ async def test_a_snapshot_waits_for_a_declaration_and_begins_with_it(monkeypatch
     async def pause(self: Retry, error: Exception) -> None:
         house.synced.use(SECOND)
 
-    monkeypatch.setattr(snapshot.Retry, "pause", pause)
+    monkeypatch.setattr(Retry, "pause", pause)
     house = House(furnished(), EMPTY)
     assert ids(await house.sent(), "s") == ["shelf 001", "shelf 000"]
     assert [error.code for error in house.sink.errors] == ["unavailable"]
@@ -303,7 +305,7 @@ async def test_a_snapshot_goes_on_where_it_was_when_postgres_was_away(monkeypatc
     async def pause(self: Retry, error: Exception) -> None: ...
 
     monkeypatch.setattr(library, "rows", sometimes)
-    monkeypatch.setattr(snapshot.Retry, "pause", pause)
+    monkeypatch.setattr(Retry, "pause", pause)
     house = House(library)
     assert ids(await house.sent()) == ids(await House(furnished()).sent())
     assert [error.code for error in house.sink.errors] == ["unavailable"]

@@ -4,13 +4,15 @@
 -- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever its size
+-- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever
+--    its size
 -- $7 and $8 the oldest and the newest instant of rows to read in tables that are partitioned by it, $9 the largest seq:
---    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks such
---    a row, `head` shows such a log entry, and the caller reads everywhere.
+--    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks
+--    such a row, `head` shows such a log entry, and the caller reads everywhere.
 -- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
--- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up one by
--- primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each row.
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up
+-- one by primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each
+-- row.
 SELECT r.i AS i,
        (SELECT digest FROM sync.declaration) AS declared,
        f.seq AS head,
@@ -69,13 +71,15 @@ LEFT JOIN LATERAL (
 -- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever its size
+-- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever
+--    its size
 -- $7 and $8 the oldest and the newest instant of rows to read in tables that are partitioned by it, $9 the largest seq:
---    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks such
---    a row, `head` shows such a log entry, and the caller reads everywhere.
+--    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks
+--    such a row, `head` shows such a log entry, and the caller reads everywhere.
 -- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
--- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up one by
--- primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each row.
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up
+-- one by primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each
+-- row.
 SELECT r.i AS i,
        (SELECT digest FROM sync.declaration) AS declared,
        f.seq AS head,
@@ -132,8 +136,8 @@ LEFT JOIN LATERAL (
 
 -- Rows of kind profile: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -158,8 +162,8 @@ ORDER BY g.i, g.o1 DESC
 
 -- Rows of kind conversation: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3
@@ -182,8 +186,8 @@ ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
 -- instant_conversation
 
--- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can hold:
--- microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
+-- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can
+-- hold: microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
 -- $1 user, $2 and $3 the range in which it lies, $4 … the key
 SELECT CASE WHEN isfinite(t.updated_at) THEN trunc(EXTRACT(epoch FROM t.updated_at) * 1000000)::text END AS instant,
        t.updated_at > now() AS ahead
@@ -195,8 +199,8 @@ ORDER BY t.updated_at LIMIT 1
 
 -- Rows of kind message: those of some rows of kind conversation, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3, g.v4, g.v5
@@ -230,8 +234,8 @@ ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
 -- instant_message
 
--- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can hold:
--- microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
+-- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can
+-- hold: microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
 -- $1 user, $2 and $3 the range in which it lies, $4 … the key
 SELECT CASE WHEN isfinite(t.created_at) THEN trunc(EXTRACT(epoch FROM t.created_at) * 1000000)::text END AS instant,
        t.created_at > now() AS ahead

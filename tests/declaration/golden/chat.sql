@@ -17,8 +17,8 @@ BEGIN
         _owner := NEW.id;
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id) IS DISTINCT FROM (NEW.id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := OLD.id;
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'p', 'd', OLD.id);
@@ -44,8 +44,8 @@ BEGIN
         _owner := NEW.user_id;
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.user_id) IS DISTINCT FROM (NEW.id, NEW.user_id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := OLD.user_id;
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'c', 'd', OLD.id);
@@ -79,8 +79,8 @@ BEGIN
         _owner := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = OLD.conversation_id), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'm', 'd', OLD.id, OLD.created_at);
@@ -98,8 +98,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.record_message FROM PUBLIC;
 
 -- Applies mutations of rows of kind conversation.
-CREATE OR REPLACE FUNCTION sync.write_conversation(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_conversation(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 uuid := (_key[1])::uuid;
@@ -146,8 +146,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.write_conversation FROM PUBLIC;
 
 -- Applies mutations of rows of kind message.
-CREATE OR REPLACE FUNCTION sync.write_message(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_message(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 uuid := (_key[1])::uuid;
@@ -212,11 +212,11 @@ END
 $$;
 REVOKE ALL ON FUNCTION sync.write_message FROM PUBLIC;
 
--- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may be
--- the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or `more`:
--- a part was deleted, and the rest is to be deleted by another call.
-CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+-- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may
+-- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
+-- `more`: a part was deleted, and the rest is to be deleted by another call.
+CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     CASE tag
     WHEN 'c' THEN

@@ -4,13 +4,15 @@
 -- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever its size
+-- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever
+--    its size
 -- $7 and $8 the oldest and the newest instant of rows to read in tables that are partitioned by it, $9 the largest seq:
---    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks such
---    a row, `head` shows such a log entry, and the caller reads everywhere.
+--    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks
+--    such a row, `head` shows such a log entry, and the caller reads everywhere.
 -- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
--- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up one by
--- primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each row.
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up
+-- one by primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each
+-- row.
 SELECT r.i AS i,
        (SELECT digest FROM sync.declaration) AS declared,
        f.seq AS head,
@@ -90,13 +92,15 @@ LEFT JOIN LATERAL (
 -- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever its size
+-- $5 rows and $6 bytes for each reader at most, 100 a row beside its values; the first row is returned whatever
+--    its size
 -- $7 and $8 the oldest and the newest instant of rows to read in tables that are partitioned by it, $9 the largest seq:
---    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks such
---    a row, `head` shows such a log entry, and the caller reads everywhere.
+--    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks
+--    such a row, `head` shows such a log entry, and the caller reads everywhere.
 -- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
--- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up one by
--- primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each row.
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up
+-- one by primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each
+-- row.
 SELECT r.i AS i,
        (SELECT digest FROM sync.declaration) AS declared,
        f.seq AS head,
@@ -174,8 +178,8 @@ LEFT JOIN LATERAL (
 
 -- Rows of kind account: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1
@@ -200,8 +204,8 @@ ORDER BY g.i, g.o1 DESC
 
 -- Rows of kind shelf: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -226,8 +230,8 @@ ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
 -- Rows of kind book: those of some rows of kind shelf, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3, g.v4, g.v5, g.v6, g.v7, g.v8, g.v9, g.v10, g.v11, g.v12, g.v13, g.v14, g.v15, g.v16, g.v17, g.v18
@@ -251,8 +255,8 @@ ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
 -- instant_book
 
--- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can hold:
--- microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
+-- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can
+-- hold: microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.
 -- $1 user, $2 and $3 the range in which it lies, $4 … the key
 SELECT CASE WHEN isfinite(timezone('UTC', t.added_at)) THEN trunc(EXTRACT(epoch FROM timezone('UTC', t.added_at)) * 1000000)::text END AS instant,
        timezone('UTC', t.added_at) > now() AS ahead
@@ -264,8 +268,8 @@ ORDER BY timezone('UTC', t.added_at) LIMIT 1
 
 -- Rows of kind mark: those of some rows of kind book, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -291,8 +295,8 @@ ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
 -- Rows of kind follow: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2

@@ -10,8 +10,8 @@ BEGIN
         _owner := NEW."user";
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.number, OLD."user") IS DISTINCT FROM (NEW.number, NEW."user")) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := OLD."user";
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'a', 'd', NULL, NULL, ARRAY[OLD.number::text]);
@@ -37,8 +37,8 @@ BEGIN
         _owner := sync.user_of(NEW."Owner");
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner")) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := sync.user_of(OLD."Owner");
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 's', 'd', NULL, NULL, ARRAY[OLD."Code"::text]);
@@ -74,8 +74,8 @@ BEGIN
         _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
@@ -112,8 +112,8 @@ BEGIN
         _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.book, OLD.page) IS DISTINCT FROM (NEW.book, NEW.page)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
@@ -142,8 +142,8 @@ BEGIN
         _owner := NEW."user";
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."user", OLD.author) IS DISTINCT FROM (NEW."user", NEW.author)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,
-        -- the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
+        -- move, the deletion of that parent alone would not remove it from the device.
         _former := OLD."user";
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, '0', 'd', NULL, NULL, ARRAY[OLD."user"::text, OLD.author::text]);
@@ -158,8 +158,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.record_follow FROM PUBLIC;
 
 -- Applies mutations of rows of kind shelf.
-CREATE OR REPLACE FUNCTION sync.write_shelf(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_shelf(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 text := _key[1];
@@ -200,8 +200,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.write_shelf FROM PUBLIC;
 
 -- Applies mutations of rows of kind book.
-CREATE OR REPLACE FUNCTION sync.write_book(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_book(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 bigint := (_key[1])::bigint;
@@ -254,8 +254,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.write_book FROM PUBLIC;
 
 -- Applies mutations of rows of kind mark.
-CREATE OR REPLACE FUNCTION sync.write_mark(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_mark(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 bigint := (_key[1])::bigint;
@@ -292,8 +292,8 @@ $$;
 REVOKE ALL ON FUNCTION sync.write_mark FROM PUBLIC;
 
 -- Applies mutations of rows of kind follow.
-CREATE OR REPLACE FUNCTION sync.write_follow(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION sync.write_follow(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 uuid := (_key[1])::uuid;
@@ -323,11 +323,11 @@ END
 $$;
 REVOKE ALL ON FUNCTION sync.write_follow FROM PUBLIC;
 
--- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may be
--- the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or `more`:
--- a part was deleted, and the rest is to be deleted by another call.
-CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+-- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may
+-- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
+-- `more`: a part was deleted, and the rest is to be deleted by another call.
+CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
+RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     CASE tag
     WHEN 's' THEN
