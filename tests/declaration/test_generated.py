@@ -2,7 +2,7 @@
 
 To write the files anew, and then to read their difference:
 
-    ATLAS_WRITE_GOLDEN=1 .venv/bin/pytest -n0 tests/declaration/test_golden.py
+    ATLAS_WRITE_GOLDEN=1 .venv/bin/pytest -n0 tests/declaration/test_generated.py
 """
 
 import os
