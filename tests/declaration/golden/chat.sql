@@ -17,8 +17,8 @@ BEGIN
         _owner := NEW.id;
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id) IS DISTINCT FROM (NEW.id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := OLD.id;
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'p', 'd', OLD.id);
@@ -44,8 +44,8 @@ BEGIN
         _owner := NEW.user_id;
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.user_id) IS DISTINCT FROM (NEW.id, NEW.user_id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := OLD.user_id;
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'c', 'd', OLD.id);
@@ -79,8 +79,8 @@ BEGIN
         _owner := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = OLD.conversation_id), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'm', 'd', OLD.id, OLD.created_at);

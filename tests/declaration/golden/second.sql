@@ -10,8 +10,8 @@ BEGIN
         _owner := NEW."user";
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.number, OLD."user") IS DISTINCT FROM (NEW.number, NEW."user")) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := OLD."user";
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'a', 'd', NULL, NULL, ARRAY[OLD.number::text]);
@@ -37,8 +37,8 @@ BEGIN
         _owner := sync.user_of(NEW."Owner");
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner")) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := sync.user_of(OLD."Owner");
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 's', 'd', NULL, NULL, ARRAY[OLD."Code"::text]);
@@ -74,8 +74,8 @@ BEGIN
         _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
@@ -112,8 +112,8 @@ BEGIN
         _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.book, OLD.page) IS DISTINCT FROM (NEW.book, NEW.page)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), _owner);
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
@@ -142,8 +142,8 @@ BEGIN
         _owner := NEW."user";
     END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."user", OLD.author) IS DISTINCT FROM (NEW."user", NEW.author)) THEN
-        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the
-        -- move, the deletion of that parent alone would not remove it from the device.
+        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
+        -- the move, the deletion of that parent alone would not remove it from the device.
         _former := OLD."user";
         IF _former IS NOT NULL THEN
             PERFORM sync.record(_former, '0', 'd', NULL, NULL, ARRAY[OLD."user"::text, OLD.author::text]);
