@@ -220,10 +220,10 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     sets = []
     for wire in devices.update:
         field = kind.column[wire].field
-        kept = column("t", field)
-        sets.append(
-            f"{quoted(field.name)} = CASE WHEN _patch ? {literal(wire)} THEN {_given(field, wire)} ELSE {kept} END"
-        )
+        given = _given(field, wire)
+        if len(devices.update) > 1:
+            given = f"CASE WHEN _patch ? {literal(wire)} THEN {given} ELSE {column('t', field)} END"
+        sets.append(f"{quoted(field.name)} = {given}")
     if devices.updated is not None:
         moment = devices.updated
         sets.append(f"{quoted(moment.name)} = greatest({column('t', moment)}, {_moment(moment)})")

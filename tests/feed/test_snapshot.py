@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -241,7 +241,6 @@ async def test_no_statement_asks_for_more_than_a_piece_unless_all_rows_are_wante
         {}, optional=dict.fromkeys(("shelf", "book", "mark", "follow"), st.none() | st.integers(0, 4))
     ),
 )
-@settings(deadline=None)
 async def test_however_small_the_pieces_are_each_row_of_the_windows_comes_once(
     shelves: int, books: int, marks: int, most: int, windows: dict[str, int | None]
 ) -> None:

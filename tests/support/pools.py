@@ -12,4 +12,9 @@ from tests.support.cluster import Database
 
 def pool_of_one(database: Database, declaration: Declaration = CHAT) -> Pool:
     """One connection, with the rights of the server."""
-    return Pool(Route(database.server_url, History(Hub(lambda _: None))), Synced(declaration), size=1)
+    return pool_for(database, Synced(declaration))
+
+
+def pool_for(database: Database, synced: Synced) -> Pool:
+    """The same, for what may be declared anew."""
+    return Pool(Route(database.server_url, History(Hub(lambda _: None))), synced, size=1)

@@ -116,7 +116,7 @@ BEGIN
             END IF;
         END IF;
     WHEN '~' THEN
-        UPDATE public.conversations t SET title = CASE WHEN _patch ? 'title' THEN _patch ->> 'title' ELSE t.title END, updated_at = greatest(t.updated_at, _at)
+        UPDATE public.conversations t SET title = _patch ->> 'title', updated_at = greatest(t.updated_at, _at)
         WHERE t.id = _key1 AND t.user_id = _owner;
         IF NOT FOUND THEN
             RETURN 'unknown_row';
@@ -188,10 +188,10 @@ BEGIN
             WHERE o.id = (_patch ->> 'conversation_id')::uuid AND o.user_id = _owner AND o.updated_at < _at;
         END IF;
     WHEN '~' THEN
-        UPDATE public.messages t SET content = CASE WHEN _patch ? 'content' THEN _patch ->> 'content' ELSE t.content END, updated_at = greatest(t.updated_at, _at)
+        UPDATE public.messages t SET content = _patch ->> 'content', updated_at = greatest(t.updated_at, _at)
         WHERE t.id = _key1 AND t.created_at = _row_at AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner AND t.role::text IN ('user');
         IF NOT FOUND THEN
-            UPDATE public.messages_archive t SET content = CASE WHEN _patch ? 'content' THEN _patch ->> 'content' ELSE t.content END, updated_at = greatest(t.updated_at, _at)
+            UPDATE public.messages_archive t SET content = _patch ->> 'content', updated_at = greatest(t.updated_at, _at)
             WHERE t.id = _key1 AND t.created_at = _row_at AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner AND t.role::text IN ('user');
         END IF;
         IF NOT FOUND THEN

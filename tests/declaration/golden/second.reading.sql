@@ -74,7 +74,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
-            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.book AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t.note AS t1, NULL::text AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.book AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, (SELECT a.shelf FROM library.book a WHERE a.id = t.book) AS t1, t.note AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
             FROM (SELECT t.book, t.page, t.note FROM library.mark t WHERE t.book = (l.row_key[1])::bigint AND t.page = (l.row_key[2])::integer LIMIT 1) t
             WHERE l.kind = 'M' AND l.op = 'u' AND (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = t.book) = r.user_id
             UNION ALL
@@ -162,7 +162,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
-            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.book AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t.note AS t1, NULL::text AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.book AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, (SELECT a.shelf FROM library.book a WHERE a.id = t.book) AS t1, t.note AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
             FROM (SELECT t.book, t.page, t.note FROM library.mark t WHERE t.book = (l.row_key[1])::bigint AND t.page = (l.row_key[2])::integer LIMIT 1) t
             WHERE l.kind = 'M' AND l.op = 'u' AND (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = t.book) = r.user_id
             UNION ALL
@@ -272,17 +272,17 @@ ORDER BY timezone('UTC', t.added_at) LIMIT 1
 --    the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place (behind all values: before the newest)
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
-       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3
 FROM (SELECT $1::uuid AS user_id) r
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 LEFT JOIN library.account q ON q."user" = r.user_id
 LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
-           sum(100 + coalesce(octet_length(m.v2), 0)) OVER in_order AS bytes
+           sum(100 + coalesce(octet_length(m.v2), 0) + coalesce(octet_length(m.v3), 0)) OVER in_order AS bytes
     FROM unnest($3::int[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS w (rows, parent, p1, p2, i)
     JOIN library.book o ON o.id = w.parent::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = r.user_id
     CROSS JOIN LATERAL (
-        SELECT ARRAY[t.book::text, t.page::text] AS key, t.book AS v1, t.note AS v2, t.book AS o1, t.page AS o2
+        SELECT ARRAY[t.book::text, t.page::text] AS key, t.book AS v1, (SELECT a.shelf FROM library.book a WHERE a.id = t.book) AS v2, t.note AS v3, t.book AS o1, t.page AS o2
         FROM library.mark t
         WHERE t.book = o.id AND (t.book, t.page) < ((w.p1)::bigint, (w.p2)::integer) AND t.book <= (w.p1)::bigint
         ORDER BY t.book DESC, t.page DESC LIMIT w.rows

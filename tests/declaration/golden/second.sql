@@ -278,7 +278,7 @@ BEGIN
             END IF;
         END IF;
     WHEN '~' THEN
-        UPDATE library.mark t SET note = CASE WHEN _patch ? 'note' THEN _patch ->> 'note' ELSE t.note END
+        UPDATE library.mark t SET note = _patch ->> 'note'
         WHERE t.book = _key1 AND t.page = _key2 AND (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = t.book) = _owner;
         IF NOT FOUND THEN
             RETURN 'unknown_row';
