@@ -238,22 +238,20 @@ async def test_another_users_rows_are_as_if_they_did_not_exist(library: Library)
     await library.write("+", "b", 7, {"shelf": "A", "title": "x"}, NOW)
     await library.write("+", "M", [7, 1], {"book": 7}, NOW)
     before = [await library.rows("shelf"), await library.rows("book", "A"), await library.rows("mark", 7)]
-    answers = [
-        await library.write(*mutation, user=BEN)
-        for mutation in (
-            ("+", "s", "A", {}, NOW),
-            ("~", "s", "A", {"name": "mine"}, NOW),
-            ("-", "s", "A"),
-            ("+", "b", 8, {"shelf": "A", "title": "x"}, NOW),
-            ("~", "b", 7, {"title": "mine"}, NOW),
-            ("-", "b", 7),
-            ("+", "M", [7, 2], {"book": 7}, NOW),
-            ("~", "M", [7, 1], {"note": "mine"}, NOW),
-            ("-", "M", [7, 1]),
-            ("+", "0", [ANNE, "x"], {}, NOW),
-            ("-", "0", [ANNE, "x"]),
-        )
+    tries: list[tuple[Any, ...]] = [
+        ("+", "s", "A", {}, NOW),
+        ("~", "s", "A", {"name": "mine"}, NOW),
+        ("-", "s", "A"),
+        ("+", "b", 8, {"shelf": "A", "title": "x"}, NOW),
+        ("~", "b", 7, {"title": "mine"}, NOW),
+        ("-", "b", 7),
+        ("+", "M", [7, 2], {"book": 7}, NOW),
+        ("~", "M", [7, 1], {"note": "mine"}, NOW),
+        ("-", "M", [7, 1]),
+        ("+", "0", [ANNE, "x"], {}, NOW),
+        ("-", "0", [ANNE, "x"]),
     ]
+    answers = [await library.write(*mutation, user=BEN) for mutation in tries]
     assert answers == [
         *("bad_id", "unknown_row", None),
         *("unknown_parent", "unknown_row", None),

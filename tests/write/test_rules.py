@@ -296,16 +296,16 @@ def test_whatever_is_sent_nothing_passes_that_devices_may_not_write(codec: Codec
             assert devices.delete
             assert found.patch is None
     for name, value in patch.items():
-        column = kind.column[name]
+        field = kind.column[name].field
         assert value is None or (isinstance(value, str) and "\0" not in value)
-        assert value is not None or column.field.nullable
+        assert value is not None or field.nullable
         limit = kind.limits.get(name, DEFAULT_BYTES)
         assert value is None or (value in limit if isinstance(limit, tuple) else len(value.encode()) <= limit)
         # Neither the key, nor whose the row is, nor what the server sets.
         theirs = {
             field.name for field in (*kind.key, kind.owner, devices.owner, devices.created, devices.updated) if field
         }
-        assert name == parent or column.field.name not in theirs
+        assert name == parent or field.name not in theirs
 
 
 def _printable(value: Any) -> Any:
