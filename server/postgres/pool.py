@@ -96,12 +96,15 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after `seconds`.
+        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after
+        `seconds`.
 
         Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
         a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every
         change, because devices do not receive its rows.
         """
+        # Before anything is awaited: another declaration may be in force afterwards.
+        text = self._synced.statements.get(name) or statement(name)
         if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
         if self._slots.locked():
@@ -113,7 +116,6 @@ class Pool:
         try:
             connection = await self._acquire()
             try:
-                text = self._synced.statements.get(name) or statement(name)
                 rows = await connection.fetch(text, arguments, seconds)
             except BaseException as error:
                 # Close it after any error: it may be in any state, and a new one is soon opened.

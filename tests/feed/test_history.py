@@ -12,7 +12,6 @@ from protocol.cursor import Position
 from server.exceptions import UnavailableError
 from server.feed.history import LATEST, SOONEST, History, HistoryReport, come_back_apart, latest, newer
 from server.feed.hub import Hub, Phase, Reader
-from server.feed.ports import Window
 from tests.support.sink import FakeSink
 
 FIRST = HistoryReport("0" * 16, (), system=1, timeline=1, began_at=1_000, started=1_000)
@@ -64,7 +63,7 @@ def test_without_a_common_cluster_the_one_that_began_later_is_newer() -> None:
 
 
 def reader(hub: Hub, at: int | None, acknowledged: int) -> Reader:
-    made = hub.add(str(UUID(int=at or 0)), uuid4(), FakeSink("a session"), Window(1, 1), generation=1)
+    made = hub.add(str(UUID(int=at or 0)), uuid4(), FakeSink("a session"), {}, generation=1)
     if at is not None:
         hub.place(made, Position(at), Phase.LIVE)
     made.acknowledged = acknowledged
