@@ -124,7 +124,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     """The hash of the schema that the device has; empty if it has none. None: it does not want to be sent any."""
 
 
-class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page"):
+class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page", omit_defaults=True):
     """Asks for older rows of a kind: of its list, or of one parent's rows."""
 
     id: Annotated[int, Meta(ge=0, le=1 << 53)]
