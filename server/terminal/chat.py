@@ -1,5 +1,6 @@
-"""`atlas-sync chat`: a device in a terminal that writes. Each line that is typed becomes a message of a conversation.
+"""`atlas-sync chat`: a device of the chat schema in a terminal that writes.
 
+Each line that is typed becomes a message of a conversation.
 Lines typed while the server is unavailable wait in a file. They are sent when it is available again, also by the next
 start of the command.
 """
@@ -15,14 +16,16 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.text import Text
 
+from atlas_sync.chat import CONVERSATION, MESSAGE, create_conversation, create_message
 from atlas_sync.device import Device, Status
-from atlas_sync.mutation import CreateConversation, CreateMessage
 from atlas_sync.outbox import Entry, EntryState, Outbox
-from atlas_sync.replica import Message, Replica
-from atlas_sync.session import Batch
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Key, Row
+from atlas_sync.schema import Schema
+from atlas_sync.session import Batch, Event, SchemaArrived
 from atlas_sync.storage import SqliteStorage, StorageError
 from server.exceptions import ConfigError, UnavailableError
-from server.terminal.device import line, printable, run, shows_status
+from server.terminal.device import line_of, printable, run, shows_status
 
 SENDING_SECONDS = 10.0
 """How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
@@ -57,21 +60,22 @@ class _Chat:
         self._conversation = chosen
         self._title = title
         self._console = console
-        self._replica = Replica()
+        self._replica = Replica(Schema.chat())
         self._sent = asyncio.Event()
         """Set while every mutation has its result."""
-        self._shown: set[UUID] = set()
-        self._mine: dict[UUID, int] = {}
+        self._shown: set[Key] = set()
+        self._mine: dict[Key, int] = {}
         """Unconfirmed messages of this terminal: the outbox entry's key, by the message's id."""
         self._device = Device(
             url,
             user=user,
             token=lambda: token,
             client_id=outbox.client_id,
-            window=(50, 20),
+            schema=Schema.chat(),
+            window={CONVERSATION: 50, MESSAGE: 20},
             outbox=outbox,
             on_batch=self._on_batch,
-            on_event=lambda _: self._report_results(),
+            on_event=self._on_event,
             on_status=shows_status(console),
         )
 
@@ -109,12 +113,14 @@ class _Chat:
 
     def _enter(self) -> None:
         """Enter the chosen conversation, the newest one, or a new one."""
-        known = self._replica.conversations
+        known = self._replica.rows[CONVERSATION]
         if self._title is not None or not (known or self._conversation):
             self._conversation = uuid4()
-            self._device.write(CreateConversation(self._conversation, self._title or "Terminal", self._device.now()))
+            self._device.write(create_conversation(self._conversation, self._title or "Terminal", self._device.now()))
         elif self._conversation is None:
-            self._conversation = max(known.values(), key=lambda each: each.updated_at).id
+            newest = self._replica.newest_first(CONVERSATION)[0].id
+            assert isinstance(newest, UUID)
+            self._conversation = newest
         found = known.get(self._conversation)
         title = self._title if found is None else found.title
         self._console.print(Text.assemble((printable(title or ""), "bold"), f"  {self._conversation}"))
@@ -122,7 +128,7 @@ class _Chat:
 
     def _say(self, typed: str) -> None:
         assert self._conversation is not None
-        mutation = CreateMessage(uuid4(), self._conversation, "user", typed, self._device.now())
+        mutation = create_message(uuid4(), self._conversation, "user", typed, self._device.now())
         try:
             self._mine[mutation.id] = self._device.write(mutation).key
         except ValueError as error:
@@ -130,6 +136,13 @@ class _Chat:
             return
         if self._device.status is not Status.LIVE:
             self._console.print("  … kept until the server can be reached", style="dim")
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, SchemaArrived) and not (CONVERSATION in event.schema and MESSAGE in event.schema):
+            raise ConfigError(
+                "This server syncs no conversations and messages. `atlas-sync watch` shows any rows."
+            )
+        self._report_results()
 
     def _on_batch(self, batch: Batch) -> None:
         if batch.replaces:
@@ -140,12 +153,11 @@ class _Chat:
 
     def _show(self) -> None:
         """Print the conversation's new messages, except those that were typed here."""
-        messages = [each for each in self._replica.messages.values() if each.conversation_id == self._conversation]
-        for message in sorted(messages, key=_age):
+        for message in reversed(self._replica.newest_first(MESSAGE, self._conversation)):
             if message.id not in self._shown:
                 self._shown.add(message.id)
                 if message.id not in self._mine:
-                    self._console.print(line(message), soft_wrap=True)
+                    self._console.print(_line(message), soft_wrap=True)
 
     def _report_results(self) -> None:
         """Print the results of the messages that were typed here."""
@@ -165,8 +177,9 @@ class _Chat:
                     self._outbox.discard(key)
 
 
-def _age(message: Message) -> tuple[int, UUID]:
-    return message.created_at, message.id
+def _line(message: Row) -> Text:
+    style = {"user": "bold cyan", "assistant": "green"}.get(message.role, "yellow")
+    return line_of(message.created_at, f"{message.role:>9}", style, message.content)
 
 
 def _result(entry: Entry | None) -> Text:
