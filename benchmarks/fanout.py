@@ -27,7 +27,7 @@ from benchmarks.processes import LIMIT, end, folder, launch
 from benchmarks.stage import WRITERS, Stage, Written
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position, owner_digest
-from protocol.frames import Message, Snapshot
+from protocol.frames import Snapshot
 from server.feed import encode
 from server.feed.change import Batch
 
@@ -189,7 +189,7 @@ class Floor:
         message, before = uuid4(), self._at
         now = time.time_ns() // 1000
         self._at = Position(max(before.seq + 1, now))
-        row = Message(self._at.seq, message, self._conversation, "user", self._text(), now, now)
+        row = ("m", self._at.seq, message, self._conversation, "user", self._text(), now, now)
         batch = Batch([row], self._at, more=False)
         return message.hex, encode.changes(EPOCH, self._owner, before, batch).wire(MSGPACK)
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from atlas_sync.device import Device, Status
 from atlas_sync.replica import Replica
+from atlas_sync.schema import Schema
 from atlas_sync.session import Batch
 from benchmarks.actors import ARRIVAL, SECRET, Devices
 from benchmarks.machine import BenchmarkError
@@ -48,7 +49,9 @@ async def stress(stage: Stage, full: Devices, delta: Devices, seconds: float) ->
             held: dict[str, set[str]] = {}
 
             async def in_step() -> bool:
-                held["told"] = {message.hex for replica in replicas for message in replica.messages} & written
+                held["told"] = {
+                    str(key).replace("-", "") for replica in replicas for key in replica.rows["message"]
+                } & written
                 held["full"] = set(await full.call("held"))
                 return held["told"] == held["full"] == existing
 
@@ -79,9 +82,9 @@ async def _told(stage: Stage, users: list[UUID]) -> AsyncIterator[list[Replica]]
             (replica.replace if batch.replaces else replica.apply)(batch.rows)
 
         url = f"ws://127.0.0.1:{stage.server.port}/sync"
-        return Device(url, user=user, token=token, client_id=uuid4(), on_batch=store)
+        return Device(url, user=user, token=token, client_id=uuid4(), schema=Schema.chat(), on_batch=store)
 
-    replicas = [Replica() for _ in users]
+    replicas = [Replica(Schema.chat()) for _ in users]
     devices = [device(user, replica) for user, replica in zip(users, replicas, strict=True)]
 
     async def all_live() -> bool:

@@ -80,7 +80,8 @@ class Writing:
                 self._make(device, now)
 
     def _make(self, device: Device, at: int) -> None:
-        mutation = ["+m", uuid4().bytes, device.conversation, "user", self._text, time.time_ns() // 1000]
+        columns = {"conversation_id": device.conversation, "role": "user", "content": self._text}
+        mutation = ["+", "m", uuid4().bytes, columns, time.time_ns() // 1000]
         device.outbox.append((at, msgpack.packb(mutation)))
         self._made += 1
         if not device.unanswered and (self._rate is not None or len(device.outbox) == self._batch):

@@ -27,7 +27,8 @@ class Type(StrEnum):
     BYTES = "bytes"
 
 
-KEY_TYPES: Final = frozenset({Type.UUID, Type.TEXT, Type.INT, Type.BIGINT})
+KEY_TYPES: Final = frozenset({Type.UUID, Type.TEXT, Type.INT, Type.BIGINT, Type.INSTANT})
+"""Types of the columns of a key. An instant is never the whole key."""
 
 
 class Column(NamedTuple):

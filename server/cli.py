@@ -112,6 +112,35 @@ def demo(
 
 
 @cli.command()
+def init(
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this table, and those above it; may be given several times.", show_default="all"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
+) -> None:
+    """Draft the declaration of what is synced, from the tables of the database in DATABASE_URL. Writes nothing to the
+    database."""
+    from server.terminal import declaration as terminal
+
+    url = _set(OwnerSettings).owner_url
+    terminal.save(asyncio.run(terminal.drafted(url, table or ())), out)
+
+
+@cli.command()
+def schema(
+    typescript: Annotated[
+        bool, typer.Option("--typescript", help="Print schema.ts, from which the types of an app derive.")
+    ] = False,
+) -> None:
+    """Print what devices know of the declaration of the database in DATABASE_URL, as JSON."""
+    from server.terminal import declaration as terminal
+
+    found = asyncio.run(terminal.known(_set(DatabaseSettings).database_url))
+    typer.echo(terminal.as_typescript(found) if typescript else terminal.as_json(found), nl=False)
+
+
+@cli.command()
 def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; run nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the steps and their locks; do nothing.")] = False,

@@ -58,6 +58,10 @@ class ForeignKey(Struct, frozen=True):
     """pg_constraint.confdeltype: a no action, r restrict, c cascade, n set null, d set default."""
 
     @property
+    def target(self) -> Name:
+        return Name(self.schema, self.table)
+
+    @property
     def cascades(self) -> bool:
         return self.on_delete == "c"
 
@@ -136,3 +140,7 @@ class Facts(Struct, frozen=True, dict=True):
     @cached_property
     def table(self) -> dict[Name, Table]:
         return {table.named: table for table in self.tables}
+
+    def references(self, name: Name) -> list[Name]:
+        """The tables that refer to this one with a foreign key."""
+        return [table.named for table in self.tables if any(foreign.target == name for foreign in table.foreign)]

@@ -74,28 +74,24 @@ def chosen(table: catalogue.Table, columns: written.Columns, omitted: Iterable[s
 class _Check:
     def __init__(self, file: File, facts: Facts) -> None:
         self.problems: list[Problem] = []
-        self._file = file
-        self._facts = facts
+        self.file = file
+        self.facts = facts
         self._kinds: dict[str, Kind] = {}
         self._tables: dict[str, catalogue.Table] = {}
 
     def declaration(self) -> Declaration:
-        for kind in _parents_first(self._file.kinds):
+        for kind in _parents_first(self.file.kinds):
             if (table := self._table(kind)) is not None:
                 self._tables[kind.name] = table
                 self._kinds[kind.name] = _KindCheck(self, kind, table).kind()
         return Declaration(tuple(self._kinds.values()), self._gate())
 
     def problem(self, path: tuple[str | int, ...], says: str) -> None:
-        self.problems.append(Problem(self._file.place(*path), says))
+        self.problems.append(Problem(self.file.place(*path), says))
 
     def parent_of(self, kind: written.Kind) -> tuple[Kind, catalogue.Table] | None:
         name = None if kind.parent is None else kind.parent.kind
         return None if name is None or name not in self._kinds else (self._kinds[name], self._tables[name])
-
-    @property
-    def file(self) -> File:
-        return self._file
 
     def column(self, table: catalogue.Table, name: str, path: tuple[str | int, ...]) -> catalogue.Column | None:
         column = table.column.get(name)
@@ -124,9 +120,9 @@ class _Check:
 
     def _table(self, kind: written.Kind) -> catalogue.Table | None:
         path = ("kind", kind.name, "table")
-        table = self._facts.table.get(kind.table)
+        table = self.facts.table.get(kind.table)
         if table is None:
-            kinds = [each.kind for each in self._facts.others if (each.schema, each.name) == kind.table]
+            kinds = [each.kind for each in self.facts.others if (each.schema, each.name) == kind.table]
             if kinds:
                 says = f"{_named(kind.table)} is {OTHERS[kinds[0]]}, whose changes are not seen. Name a table."
             else:
@@ -138,14 +134,14 @@ class _Check:
         return table
 
     def _near(self, name: Table) -> str:
-        elsewhere = [table for table in self._facts.table if table.name.casefold() == name.name.casefold()]
+        elsewhere = [table for table in self.facts.table if table.name.casefold() == name.name.casefold()]
         if elsewhere:
             return f" Did you mean `{'.'.join(elsewhere[0])}`?"
-        near = meant(".".join(name), [".".join(table) for table in self._facts.table])
+        near = meant(".".join(name), [".".join(table) for table in self.facts.table])
         return near or " Create it first."
 
     def _gate(self) -> Gate | None:
-        gate = self._file.gate
+        gate = self.file.gate
         if gate is None:
             return None
         kind = next((kind for kind in self._kinds.values() if kind.table == gate.table), None)
@@ -198,7 +194,7 @@ class _KindCheck:
         parent = self._parent()
         columns = self._columns(key, owner, parent)
         names = {column.name: column.field for column in columns}
-        if "columns" in self._read:
+        if written.columns.all and "columns" in self._read:
             self._check.problems += references(written, names, self._check.file)
         newest = written.newest if written.newest in names else None
         if newest is not None and names[newest].of not in ORDERS:
@@ -469,6 +465,14 @@ class _KindCheck:
             self._problem(
                 'So far only `public.messages` with the key `id`, a uuid, and `newest = "created_at"` can be '
                 "partitioned. Remove `partition` and `archive`.",
+                "partition",
+            )
+        elif self._table.partitioned_by is None and (others := self._check.facts.references(self._kind.table)):
+            # Its primary key becomes (id, created_at).
+            tables = listed([".".join(each) for each in others])
+            self._problem(
+                f"Foreign keys of {tables} refer to {_named(self._table.named)}, and cannot refer to a partitioned "
+                "table. Remove `partition` and `archive`, or the foreign keys.",
                 "partition",
             )
 

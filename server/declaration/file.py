@@ -20,8 +20,6 @@ T = TypeVar("T")
 TAGS: Final = ascii_lowercase + ascii_uppercase + digits
 NAME: Final = re.compile(rf"[a-z][a-z0-9_]{{0,{keys.NAME - 1}}}")
 ON_THE_WIRE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED: Final = ("kind", "seq", "id", "values")
-"""What clients call other parts of a row."""
 QUOTED: Final = r'"(?:[^"]|"")+"'
 TABLE: Final = re.compile(rf"(?:({QUOTED}|[^\".]+)\.)?({QUOTED}|[^\".]+)")
 COLUMN: Final = re.compile(rf"(?:({QUOTED})|(.+?))(?:\s+as\s+(\S+))?")
@@ -61,9 +59,8 @@ def _unquoted(name: str) -> str:
 
 
 def camel(name: str) -> str:
-    """The name of a property in TypeScript."""
-    head, *tail = [part for part in name.split("_") if part] or [name]
-    return head + "".join(part[:1].upper() + part[1:] for part in tail)
+    """The name of a property in TypeScript, without an underscore that its end may have there."""
+    return re.sub(r"(?<=[^_])_([a-z])", lambda match: match[1].upper(), name).rstrip("_")
 
 
 class _WrongError(Exception):
@@ -371,6 +368,9 @@ class _Reader:
                     ("kind", kind.name, "table"),
                     f"`{other}` is of the same table. Declare a table once, with all its columns.",
                 )
+            if not kind.columns.all and f"{kind.name}.columns" not in file.unread:
+                first = () if kind.parent is None else (kind.parent.column.name,)
+                self.problems += references(kind, (*first, *(each.name for each in kind.columns.named)), file)
             self._problems_of(kind, file, names)
         if file.gate is not None and not file.unread & names and file.gate.table not in tables:
             known = [".".join(table) for table in tables]
@@ -395,7 +395,7 @@ class _Reader:
                     (*path, "parent"),
                     f"`{kind.name}` is below itself. A kind whose rows refer to rows of the same table has them as an "
                     "ordinary column; its parent is another kind."
-                    if parent.kind == kind.name
+                    if len(chain) == 1
                     else f"The parents of `{kind.name}` lead in a circle, not to an owner. Give one an `owner`.",
                 )
                 return
@@ -416,8 +416,6 @@ def unfit(column: str, name: str) -> str | None:
             f"`{name}` cannot be a name on the wire, which has letters, digits and underscores. "
             f"Write `{column} as {re.sub(r'[^A-Za-z0-9_]+', '_', name).lstrip('0123456789') or 'name'}`."
         )
-    if camel(name) in RESERVED:
-        return f"Clients call another part of a row `{camel(name)}`. Write `{column} as` with another name."
     return None
 
 

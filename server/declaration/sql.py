@@ -252,8 +252,7 @@ def logged(kind: Kind, alias: str) -> str:
     if by_uuid(kind):
         dated = "" if kind.dated is None else f", {column(alias, kind.dated)}"
         return column(alias, kind.key[0]) + dated
-    texts = ", ".join(f"{column(alias, field)}::text" for field in kind.key)
-    return f"NULL, NULL, ARRAY[{texts}]"
+    return f"NULL, NULL, {key_texts(kind, alias)}"
 
 
 def is_logged(kind: Kind, alias: str, entry: str) -> str:
@@ -262,13 +261,19 @@ def is_logged(kind: Kind, alias: str, entry: str) -> str:
         dated = "" if kind.dated is None else f" AND {column(alias, kind.dated)} = {entry}.row_at"
         return f"{column(alias, kind.key[0])} = {entry}.row_id{dated}"
     return " AND ".join(
-        f"{column(alias, field)} = {entry}.row_key[{i}]::{field.type}" for i, field in enumerate(kind.key, 1)
+        f"{column(alias, field)} = {received(field, f'{entry}.row_key[{i}]')}" for i, field in enumerate(kind.key, 1)
     )
 
 
 def key_texts(kind: Kind, alias: str) -> str:
     """The row's key as an array of texts."""
-    return "ARRAY[" + ", ".join(f"{column(alias, field)}::text" for field in kind.key) + "]"
+    return f"ARRAY[{', '.join(_key_text(alias, field) for field in kind.key)}]"
+
+
+def _key_text(alias: str, field: Field) -> str:
+    if field.of is Type.INSTANT:
+        return f"sync.microseconds({sent(alias, field)})"
+    return f"{column(alias, field)}::text"
 
 
 # --- values

@@ -1,6 +1,7 @@
 """The declaration in force in this process, with what follows from it."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from protocol.schema import Schema
@@ -37,6 +38,8 @@ class Synced:
         gate = declaration.gate
         self.gate_table = None if gate is None else table(declaration.kind[gate.kind].table)
         """In SQL; None without a gate."""
+        self.columns = {tag: itemgetter(*places) for tag, places in reading.places(declaration).items()}
+        """By tag: gets the columns of a row from a record of read_feed."""
         self.statements = reading.statements(declaration)
         """By name."""
 

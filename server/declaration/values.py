@@ -235,5 +235,6 @@ _KEYS: Final[dict[Type, Callable[[str], UUID | str | int]]] = {
     Type.UUID: UUID,
     Type.TEXT: str,
     Type.INT: int,
+    Type.INSTANT: int,
     Type.BIGINT: lambda text: _exact(int(text)),
 }

@@ -78,7 +78,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "LANGUAGE plpgsql AS $$",
         "#variable_conflict use_variable",
         "DECLARE",
-        *(f"    _key{i} {field.type} := _key[{i}];" for i, field in enumerate(kind.key, 1)),
+        *(f"    _key{i} {field.type} := {received(field, f'_key[{i}]')};" for i, field in enumerate(kind.key, 1)),
         *(["    _row_at pg_catalog.timestamptz := sync.instant(_key[2]);"] if dated else []),
         *(["    _owns pg_catalog.bool;"] if kind.archive is not None else []),
         "BEGIN",

@@ -26,7 +26,8 @@ PLANNING: Final = """
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
     SET enable_sort = off;
-    SET enable_material = off
+    SET enable_material = off;
+    SET enable_memoize = off
 """
 """All our statements look rows up by an index, in its order, and planning one for 60 partitions takes longer than
 running it. With its default settings the planner chooses a scan for a partition that was empty when it was last

@@ -8,7 +8,7 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Kind
-from server.declaration.reading import first_place, least, place_fields
+from server.declaration.reading import FIRST, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
@@ -115,8 +115,8 @@ class PostgresStore:
         if rows is not None:  # else the kind was declared once, and is no more
             if deletion:
                 row = rows.deletion(seq, key)
-            elif (values := record["row"]) is not None:
-                row = rows.upsert(seq, key, values)
+            elif record["found"]:
+                row = rows.upsert(seq, key, self._synced.columns[kind](record))
         marks = record["mark"] or 0, record["prev_mark"] or 0
         return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
 
@@ -139,7 +139,7 @@ class PostgresStore:
         position = Position(first["head"], 0, first["head_mark"])
         made: Rows = self._synced.rows[kind.tag]
         found = [
-            (record["i"] - 1, made.upsert(position.seq, _id(made, record["key"]), record["row"]))
+            (record["i"] - 1, made.upsert(position.seq, _id(made, record["key"]), record[FIRST:]))
             for record in records
             if record["i"] is not None
         ]

@@ -21,7 +21,7 @@ PLAIN: Final[dict[str, Any]] = {
             "name": "thread",
             "tag": "h",
             "key": ["bigint"],
-            "columns": [["topic_id", "text"], ["title", "text?"], ["rank", "numeric?"]],
+            "columns": [["topic_id", "text"], ["title", "text?"], ["rank", "bigint?"]],
             "parent": "topic",
             "newest": "rank",
             "window": 10,

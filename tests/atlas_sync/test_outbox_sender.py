@@ -46,7 +46,7 @@ def named(n: int) -> Update:
 
 
 def array(n: int) -> list[object]:
-    return ["~c", A.bytes, {"title": f"title {n}"}, n]
+    return ["~", "c", A.bytes, {"title": f"title {n}"}, n]
 
 
 @asynccontextmanager
@@ -341,7 +341,7 @@ async def test_many_writes_keep_their_order_over_broken_connections(server: Fake
                 for n, mutation in enumerate(push["mutations"], push["n"]):
                     results.append(["applied" if n > len(taken) else "repeated", n, 7])
                     if n > len(taken):
-                        taken.append(mutation[3])
+                        taken.append(mutation[4])
                 if written < 40:
                     watched.device.write(named(written))
                     written += 1
@@ -435,7 +435,7 @@ async def test_without_a_schema_a_device_takes_the_server_s_and_its_outbox_keeps
         await until(lambda: watched.device.cursor == K1)
         assert (watched.device.schema, replica.rows["topic"]["a"].name) == (theirs, "n")
         watched.device.write(Update("topic", "a", {"name": "m"}, 6))
-        assert (await peer.receive())["mutations"] == [["~t", "a", {"name": "m"}, 6]]
+        assert (await peer.receive())["mutations"] == [["~", "t", "a", {"name": "m"}, 6]]
     again = Outbox(storage)
     again.add(Insert("topic", "b", {}, 7))
     assert (again.schema, len(again.entries)) == (theirs, 2)

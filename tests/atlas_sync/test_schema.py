@@ -211,6 +211,14 @@ def test_mutations_are_written_for_the_server_s_schema() -> None:
     theirs = changed("kinds", 0, "tag", to="Z")
     theirs["kinds"][2]["dated"] = None
     wire = Wire(JSON, Schema.parse(theirs), SECOND)
-    assert wire.mutation(Insert("topic", "a", {"name": "n"}, 1)) == ("+Z", "a", {"name": "n"}, 1)
-    assert wire.mutation(Update("post", (A, 9), {"body": [1]}, 1)) == ("~P", A, {"body": "[1]"}, 1)
-    assert Wire(JSON, SECOND).mutation(Delete("post", (A, 9))) == ("-P", (A, 9))
+    assert wire.mutation(Insert("topic", "a", {"name": "n"}, 1)) == ("+", "Z", "a", {"name": "n"}, 1)
+    assert wire.mutation(Update("post", (A, 9), {"body": [1]}, 1)) == ("~", "P", A, {"body": "[1]"}, 1)
+    assert Wire(JSON, SECOND).mutation(Delete("post", (A, 9))) == ("-", "P", (A, 9))
+
+
+def test_the_instant_of_a_dated_kind_follows_both_columns_of_its_key() -> None:
+    plain = changed("kinds", 3, "dated", to="day")
+    plain["kinds"][3] |= {"columns": [["up", "bool"], ["day", "instant"]]}
+    wire = Wire(JSON, Schema.parse(plain))
+    assert wire.mutation(Delete("vote", (("a", 1), 9))) == ("-", "9", ("a", 1, 9))
+    assert wire.mutation(Insert("vote", ("a", 1), {"up": True}, 9)) == ("+", "9", ("a", 1), {"up": True}, 9)

@@ -553,7 +553,7 @@ def test_a_push_carries_its_mutations_as_arrays_in_order() -> None:
         frame = msgpack.unpackb(said) if isinstance(said, bytes) else json.loads(said)
         ids = [M.bytes, A.bytes] if encoding == "msgpack" else [str(M), str(A)]
         columns = {"conversation_id": ids[1], "role": "user", "content": "é"}
-        assert frame == {"t": "push", "n": 9, "mutations": [["+m", ids[0], columns, 5], []], "held": 3}
+        assert frame == {"t": "push", "n": 9, "mutations": [["+", "m", ids[0], columns, 5], []], "held": 3}
         assert (session.pushed, session.may_push) == (range(9, 11), False)
 
 

@@ -219,20 +219,20 @@ def test_mutations_carry_every_type(encoding: Encoding) -> None:
     expected = dict(zip(POST, post(encoding)[3:], strict=True))
     del expected["posted"]
     key = A.bytes if encoding == "msgpack" else str(A)
-    assert carried(encoding, wired(encoding).mutation(mutation)) == ["+P", key, expected, 9]
+    assert carried(encoding, wired(encoding).mutation(mutation)) == ["+", "P", key, expected, 9]
 
 
 @both
 @pytest.mark.parametrize(
     ("mutation", "array"),
     [
-        (Insert("topic", "a", {"name": "n", "pinned": True}, 9), ["+t", "a", {"name": "n", "pinned": True}, 9]),
-        (Update("topic", "a", {}, 9), ["~t", "a", {}, 9]),
-        (Delete("topic", "a"), ["-t", "a"]),
-        (Delete("thread", 2**53), ["-h", "9007199254740992"]),
-        (Delete("thread", 2**53 - 1), ["-h", 2**53 - 1]),
-        (Insert("vote", ("é", 1), {"up": False}, 9), ["+9", ["é", 1], {"up": False}, 9]),
-        (Update("vote", ("é", 1), {"up": False}, 9), ["~9", ["é", 1], {"up": False}, 9]),
+        (Insert("topic", "a", {"name": "n", "pinned": True}, 9), ["+", "t", "a", {"name": "n", "pinned": True}, 9]),
+        (Update("topic", "a", {}, 9), ["~", "t", "a", {}, 9]),
+        (Delete("topic", "a"), ["-", "t", "a"]),
+        (Delete("thread", 2**53), ["-", "h", "9007199254740992"]),
+        (Delete("thread", 2**53 - 1), ["-", "h", 2**53 - 1]),
+        (Insert("vote", ("é", 1), {"up": False}, 9), ["+", "9", ["é", 1], {"up": False}, 9]),
+        (Update("vote", ("é", 1), {"up": False}, 9), ["~", "9", ["é", 1], {"up": False}, 9]),
     ],
     ids=repr,
 )
@@ -260,7 +260,7 @@ def test_mutations_carry_every_key(encoding: Encoding, mutation: Mutation, array
 def test_values_at_their_bounds_are_written(of: str, value: Any, carries: Any) -> None:
     for encoding in CODECS:
         array = carried(encoding, wired(encoding).mutation(Insert("post", A, {"thread_id": 1, of: value}, 9)))
-        assert array[2][of] == carries
+        assert array[3][of] == carries
 
 
 @both
@@ -268,14 +268,14 @@ def test_a_page_names_its_kind_its_parent_and_its_place(encoding: Encoding) -> N
     wire, key = wired(encoding), A.bytes if encoding == "msgpack" else str(A)
     asked = [
         wire.page("topic", None, (None, "a")),
-        wire.page("thread", "a", (Decimal("1.50"), 2**60)),
+        wire.page("thread", "a", (2**53, 2**60)),
         wire.page("post", 2**60, (5, A)),
         wire.page("vote", None, (None, ("é", 1))),
         wire.page("setting", None, None),
     ]
     assert carried(encoding, asked) == [
         {"kind": "topic", "before": [None, "a"]},
-        {"kind": "thread", "parent": "a", "before": ["1.50", str(2**60)]},
+        {"kind": "thread", "parent": "a", "before": [str(2**53), str(2**60)]},
         {"kind": "post", "parent": str(2**60), "before": [5, key]},
         {"kind": "vote", "before": [None, ["é", 1]]},
         {"kind": "setting"},
@@ -290,25 +290,25 @@ WRITTEN = {name: value for name, value in POST.items() if name != "posted"}
 @pytest.mark.parametrize(
     ("mutation", "code", "column"),
     [
-        (Insert("note", "a", {}, 1), "malformed", None),
+        (Insert("note", "a", {}, 1), "not_allowed", None),
         (Insert("setting", 1, {"value": 1}, 1), "not_allowed", None),
         (Update("setting", 1, {"value": 1}, 1), "not_allowed", None),
         (Delete("setting", 1), "not_allowed", None),
         (Delete("vote", ("a", 1)), "not_allowed", None),
-        (Update("thread", 1, {"rank": Decimal(1)}, 1), "not_allowed", "rank"),
+        (Update("thread", 1, {"rank": 1}, 1), "not_allowed", "rank"),
         (Update("thread", 1, {"topic_id": "b"}, 1), "not_allowed", "topic_id"),
         (Insert("thread", 1, {"topic_id": "b", "age": 1}, 1), "not_allowed", "age"),
-        (Insert("thread", 1, {"title": "x"}, 1), "malformed", None),
-        (Insert("thread", "1", {"topic_id": "b"}, 1), "malformed", None),
-        (Insert("thread", 2**63, {"topic_id": "b"}, 1), "malformed", None),
+        (Insert("thread", 1, {"title": "x"}, 1), "malformed", "topic_id"),
+        (Insert("thread", "1", {"topic_id": "b"}, 1), "bad_value", None),
+        (Insert("thread", 2**63, {"topic_id": "b"}, 1), "bad_value", None),
         (Insert("thread", 1, {"topic_id": 7}, 1), "bad_value", "topic_id"),
         (Insert("topic", "a\0", {"name": "n"}, 1), "bad_text", None),
         (Insert("topic", "a", {"name": "n"}, 1.5), "malformed", None),  # type: ignore[arg-type]
         (Insert("topic", "a", {"name": "é" * 21}, 1), "too_long", "name"),
         (Insert("topic", "a", {"name": None}, 1), "bad_value", "name"),
         (Insert("vote", "a", {"up": True}, 1), "malformed", None),
-        (Insert("vote", ("a", "1"), {"up": True}, 1), "malformed", None),
-        (Insert("vote", ("a", 2**31), {"up": True}, 1), "malformed", None),
+        (Insert("vote", ("a", "1"), {"up": True}, 1), "bad_value", None),
+        (Insert("vote", ("a", 2**31), {"up": True}, 1), "bad_value", None),
         (Update("post", A, {"body": 1}, 1), "malformed", None),
         (Update("post", (A, 1.5), {"body": 1}, 1), "malformed", None),  # type: ignore[arg-type]
         (Delete("post", (A, 2**54)), "malformed", None),
@@ -321,9 +321,12 @@ WRITTEN = {name: value for name, value in POST.items() if name != "posted"}
                 ("tokens", 2**63, "bad_value"),
                 ("score", "1", "bad_value"),
                 ("cost", 1.5, "bad_value"),
-                ("cost", Decimal("1E+200000"), "bad_value"),
+                ("cost", Decimal("1E+1000"), "bad_value"),
+                ("cost", Decimal("1E-1001"), "bad_value"),
+                ("score", 1e308, "bad_value"),
+                ("score", 10**400, "bad_value"),
                 ("day", "28.2.2026", "bad_value"),
-                ("digest", bytes(9), "too_long"),
+                ("digest", bytes(7), "too_long"),
                 ("digest", "x", "bad_value"),
                 ("author", str(A), "bad_value"),
                 ("hidden", 0, "bad_value"),
@@ -359,6 +362,7 @@ def test_json_in_a_circle_is_refused() -> None:
     "mutation",
     [
         Insert("post", A, WRITTEN, 1),
+        Insert("post", A, {**WRITTEN, "digest": bytes(6), "score": math.inf, "cost": Decimal("1E+999")}, 1),
         Insert("post", A, {"thread_id": 1}, 1),
         Update("post", (A, 1), {"kind": "question", "tags": None}, 1),
         Delete("post", (A, -1)),

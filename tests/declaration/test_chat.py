@@ -1,35 +1,22 @@
-"""The declaration that ships, on the chat app's tables: what it resolves to, and what devices know of it."""
-
-from pathlib import Path
+"""The declaration that ships, on the tables that `migrate` makes in an empty database."""
 
 import msgspec
 
-from protocol.schema import Schema
-from server.declaration import model
 from server.declaration.catalogue import Facts
+from server.declaration.chat import CHAT, CHAT_TOML
 from server.declaration.check import load
 from server.declaration.model import Declaration
-from tests.declaration.conftest import HERE
-
-CHAT = Path(model.__file__).with_name("chat.toml").read_text()
-
-
-def golden(name: str) -> bytes:
-    return (HERE / name).read_bytes()
+from tests.declaration.conftest import read_facts
+from tests.support.cluster import Cluster
 
 
-def test_the_chat_declaration_resolves_to_this(chat: Facts) -> None:
-    resolved = load(CHAT, chat, "chat.toml")
-    assert msgspec.json.decode(golden("chat.json"), type=Declaration) == resolved
-
-
-def test_devices_know_this_of_it(chat: Facts) -> None:
-    schema = load(CHAT, chat, "chat.toml").schema
-    assert msgspec.json.decode(golden("chat.schema.json"), type=Schema) == schema
+async def test_the_chat_declaration_resolves_to_what_ships(every_postgres: Cluster) -> None:
+    facts = await read_facts(every_postgres, "", template="template_atlas")
+    assert load(CHAT_TOML, facts, "chat.toml") == CHAT
 
 
 def test_a_declaration_is_kept_as_json_and_read_again(chat: Facts) -> None:
-    resolved = load(CHAT, chat, "chat.toml")
+    resolved = load(CHAT_TOML, chat, "chat.toml")
     again = msgspec.json.decode(msgspec.json.encode(resolved), type=Declaration)
     assert again == resolved
     assert again.digest == resolved.digest

@@ -5,16 +5,15 @@ import random
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from atlas_sync.mutation import (
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    Rejected,
-    RenameConversation,
+from atlas_sync.chat import (
+    create_conversation,
+    create_message,
+    delete_conversation,
+    delete_message,
+    edit_message,
+    rename_conversation,
 )
+from atlas_sync.mutation import Mutation, Rejected
 from atlas_sync.view import build_view
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import SERVER_LOGIN
@@ -36,7 +35,7 @@ TRAIL: Final = f"""
 """Every text that the server wrote, in order. Later changes of the rows by others leave it as it is."""
 PAUSE: Final = 0.015
 """Seconds between two mutations, on average."""
-ACCEPTABLE: Final = {"unknown_conversation", "unknown_message", "bad_role"}
+ACCEPTABLE: Final = {"unknown_row", "unknown_parent", "bad_value"}
 """Codes of rejections that may happen: others delete rows that a device writes to, and some mutations are invalid."""
 
 
@@ -82,25 +81,26 @@ class Author:
         said = f"{self._device.user} says {len(self._said)} on {self._device.client_id}"
         at = self._device.now()
         choice = rng.random()
-        conversation = rng.choice([*shown.conversations, uuid4()])
-        message = rng.choice(list(shown.messages.values())).row if shown.messages else None
+        conversation: Any = rng.choice([*shown.rows["conversation"], uuid4()])
+        messages = list(shown.rows["message"].values())
+        message: Any = rng.choice(messages).row if messages else None
         if choice < 0.1:
-            return CreateConversation(uuid4(), said, at), said
+            return create_conversation(uuid4(), said, at), said
         if choice < 0.6 or message is None:
-            return CreateMessage(uuid4(), conversation, "user", said, at), said
+            return create_message(uuid4(), conversation, "user", said, at), said
         if choice < 0.72:
-            return EditMessage(message.id, message.created_at, said, at), said
+            return edit_message(message.id, message.created_at, said, at), said
         if choice < 0.8:
-            return RenameConversation(conversation, said, at), said
+            return rename_conversation(conversation, said, at), said
         if choice < 0.86:
-            return DeleteMessage(message.id, message.created_at), None
+            return delete_message(message.id, message.created_at), None
         if choice < 0.88:
-            return DeleteConversation(conversation), None
+            return delete_conversation(conversation), None
         if choice < 0.92:
-            return CreateMessage(uuid4(), conversation, "nobody", said, at), said
+            return create_message(uuid4(), conversation, "nobody", said, at), said
         if choice < 0.96:
-            return CreateMessage(uuid4(), rng.choice(self._strangers), "user", said, at), said
-        return RenameConversation(rng.choice(self._strangers), said, at), said
+            return create_message(uuid4(), rng.choice(self._strangers), "user", said, at), said
+        return rename_conversation(rng.choice(self._strangers), said, at), said
 
 
 async def trail(sql: Any) -> list[str]:

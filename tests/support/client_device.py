@@ -3,20 +3,24 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
 from atlas_sync.device import Device
 from atlas_sync.mutation import Rejected, Result
 from atlas_sync.outbox import Outbox
-from atlas_sync.replica import Conversation, Message, Profile, Replica
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Deleted, Key, Row
+from atlas_sync.schema import Schema
 from atlas_sync.session import Acknowledged, Batch, Event, Welcomed
 from atlas_sync.storage import MemoryStorage
 from tests.support.oracle import State, held, select_everything
 from tests.support.serving import token
 from tests.support.waiting import eventually
 
-EVERYTHING: Final = (500, 200)
+EVERYTHING: Final = {"conversation": 500, "message": 200}
+SCHEMA: Final = Schema.chat()
 
 
 class Impatient(random.Random):
@@ -29,30 +33,31 @@ class Impatient(random.Random):
 class ClientDevice:
     """Keeps its rows, cursor and outbox over restarts. Raises what SPEC.md forbids."""
 
-    def __init__(self, url: str, user: UUID, window: tuple[int, int] = EVERYTHING) -> None:
+    def __init__(self, url: str, user: UUID, window: Mapping[str, int] = EVERYTHING) -> None:
         self.url = url
         self.user = user
         self.window = window
         self.storage = MemoryStorage()
-        self.outbox = Outbox(self.storage)
+        self.outbox = Outbox(self.storage, SCHEMA)
         self.client_id = self.outbox.client_id
         self.results: dict[int, Result] = {}
-        self.replica = Replica()
+        self.replica = Replica(SCHEMA)
         self.cursor: bytes | None = None
         self.snapshots: list[str] = []
         self.batches = 0
         self.device: Device | None = None
         self._in_snapshot = False
-        self._newest: dict[tuple[str, UUID], int] = {}
+        self._newest: dict[tuple[str, Key], int] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self.outbox = Outbox(self.storage)
+        self.outbox = Outbox(self.storage, SCHEMA)
         self.device = Device(
             self.url,
             user=self.user,
             token=lambda: token(self.user),
             client_id=self.client_id,
+            schema=SCHEMA,
             cursor=self.cursor,
             window=self.window,
             on_batch=self._on_batch,
@@ -103,11 +108,11 @@ class ClientDevice:
             # Without one until a snapshot is whole: interrupted before, it starts over.
             self.cursor = batch.cursor
 
-    def _object_to_strangers(self, row: object) -> None:
+    def _object_to_strangers(self, row: Row | Deleted) -> None:
         # Every title and content names its owner.
-        text = row.title if isinstance(row, Conversation) else row.content if isinstance(row, Message) else None
+        text = (row.values.get("title") or row.values.get("content")) if isinstance(row, Row) else None
         assert text is None or text.startswith(str(self.user)), "somebody else's row"
-        assert not isinstance(row, Profile) or row.id == self.user, "somebody else's profile"
+        assert row.kind != "profile" or isinstance(row, Deleted) or row.id == self.user, "somebody else's profile"
 
     async def ends_up_with_what_select_finds(self, sql: Any, limit: float) -> None:
         """Wait for it. Nobody writes any more."""

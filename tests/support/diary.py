@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from atlas_sync.mutation import Applied, CreateMessage, RenameConversation
+from atlas_sync.chat import create_message, rename_conversation
+from atlas_sync.mutation import Applied, Insert, Update
 from atlas_sync.outbox import EntryState
 from atlas_sync.session import Acknowledged, Event, Welcomed
 from tests.support.client_device import ClientDevice
@@ -34,9 +35,9 @@ class Diarist(ClientDevice):
         for _ in range(times):
             text = f"{self.user} says {len(self.said)} on {self.client_id}"
             if len(self.said) % 3 == 2:
-                self.outbox.add(CreateMessage(uuid4(), self.conversation, "user", text, self.now()))
+                self.outbox.add(create_message(uuid4(), self.conversation, "user", text, self.now()))
             else:
-                self.outbox.add(RenameConversation(self.conversation, text, self.now()))
+                self.outbox.add(rename_conversation(self.conversation, text, self.now()))
             self.said.append(text)
             self.due.append(text)
         self._remember_numbers()
@@ -81,10 +82,8 @@ class Diarist(ClientDevice):
 
     @staticmethod
     def _text(mutation: object) -> str:
-        assert isinstance(mutation, CreateMessage | RenameConversation)
-        text = mutation.content if isinstance(mutation, CreateMessage) else mutation.title
-        assert text is not None
-        return text
+        assert isinstance(mutation, Insert | Update)
+        return str(mutation.columns["content" if isinstance(mutation, Insert) else "title"])
 
 
 async def diarists(sql: Any, *urls: str) -> list[Diarist]:

@@ -9,24 +9,22 @@ from uuid import UUID
 import asyncpg
 
 from atlas_sync.replica import Replica
+from atlas_sync.rows import Key
+from atlas_sync.schema import Schema
 from tests.support.waiting import eventually
 
-EVERYTHING: Final = (500, 200)
+EVERYTHING: Final = {"conversation": 500, "message": 200}
 MESSAGES_PER_CONVERSATION: Final = 150
 """Fewer than the window, so that a snapshot too holds everything."""
 
-State = dict[tuple[str, UUID], tuple[object, ...]]
+State = dict[tuple[str, Key], tuple[object, ...]]
+TAGS: Final = {kind.name: kind.tag for kind in Schema.chat()}
 
 
 def held(replica: Replica) -> State:
     """What a device holds, in the same form."""
     return {
-        **{("p", p.id): (p.tier, p.status) for p in replica.profiles.values()},
-        **{("c", c.id): (c.title, c.created_at, c.updated_at) for c in replica.conversations.values()},
-        **{
-            ("m", m.id): (m.conversation_id, m.role, m.content, m.created_at, m.updated_at)
-            for m in replica.messages.values()
-        },
+        (TAGS[row.kind], row.id): tuple(row.values.values()) for rows in replica.rows.values() for row in rows.values()
     }
 
 

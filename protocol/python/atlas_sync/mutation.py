@@ -17,7 +17,9 @@ from atlas_sync.schema import Column, Devices, Kind, Schema
 FRAME_BYTES = 262_144  # `limits.frame_bytes` before the first `welcome`
 NUMBER_END = 2**53  # the largest number that JavaScript represents exactly
 INT_END, BIGINT_END = 2**31, 2**63
-NUMERIC_DIGITS = 131_072  # before the point; more would be no numeric of Postgres
+NUMERIC_DIGITS = 1000  # before the point, and after it
+FLOAT_END = 1e308
+VALUE_BYTES = 100_000  # of a column without a limit of its own
 JSON_DEPTH = 200  # of values in values
 
 _DATE = re.compile(r"-?infinity|[0-9]{4,7}-[0-9]{2}-[0-9]{2}( BC)?")
@@ -122,7 +124,7 @@ def check(mutation: Mutation, schema: Schema) -> None:
     """Raise WriteError for a mutation that no server of this schema would accept."""
     kind = schema.get(mutation.kind)
     if kind is None:
-        raise WriteError("malformed", f"the schema has no kind {mutation.kind!r}")
+        raise WriteError("not_allowed", f"the schema has no kind {mutation.kind!r}")
     devices = kind.devices or Devices()
     _check_id(mutation, kind)
     if isinstance(mutation, Delete):
@@ -138,7 +140,8 @@ def check(mutation: Mutation, schema: Schema) -> None:
         if kind.parent is not None:
             permitted = (*permitted, kind.columns[0].name)
             if mutation.columns.get(kind.columns[0].name) is None:
-                raise WriteError("malformed", f"{kind.columns[0].name} is missing: the key of its {kind.parent}")
+                name = kind.columns[0].name
+                raise WriteError("malformed", f"{name} is missing: the key of its {kind.parent}", name)
     else:
         permitted = devices.update
         if not permitted:
@@ -147,7 +150,7 @@ def check(mutation: Mutation, schema: Schema) -> None:
         column = kind.column(name)
         if column is None or name not in permitted:
             raise WriteError("not_allowed", f"devices may not write {name!r} of a {kind.name}", name)
-        _check_value(column, value, kind.limits.get(name))
+        _check_value(column, value, kind.limits.get(name, VALUE_BYTES))
 
 
 def _check_id(mutation: Mutation, kind: Kind) -> None:
@@ -161,12 +164,12 @@ def _check_id(mutation: Mutation, kind: Kind) -> None:
         raise WriteError("malformed", f"the id of a {kind.name} must be a tuple of {len(kind.key)}")
     for of, part in zip(kind.key, parts, strict=True):
         try:
-            _check_value(Column("id", of), part, None)
+            _check_value(Column("id", of), part, VALUE_BYTES)
         except WriteError as error:
-            raise WriteError("malformed" if error.code == "bad_value" else error.code, str(error)) from None
+            raise WriteError(error.code, str(error)) from None  # the key is no column
 
 
-def _check_value(column: Column, value: Any, limit: int | tuple[str, ...] | None) -> None:
+def _check_value(column: Column, value: Any, limit: int | tuple[str, ...]) -> None:
     name = column.name
     if value is None:
         if not column.nullable:
@@ -185,7 +188,8 @@ def _check_value(column: Column, value: Any, limit: int | tuple[str, ...] | None
         case "bigint":
             fits, must = type(value) is int and -BIGINT_END <= value < BIGINT_END, "be an integer of 64 bits"
         case "float":
-            fits, must = type(value) in (int, float), "be a float"
+            number = type(value) in (int, float)
+            fits, must = number and (abs(value) < FLOAT_END or _is_no_number(value)), "be a float"
         case "numeric":
             number = type(value) is int or isinstance(value, Decimal)
             fits, must = number and _is_numeric(Decimal(value)), "be a Decimal that Postgres can keep"
@@ -199,16 +203,23 @@ def _check_value(column: Column, value: Any, limit: int | tuple[str, ...] | None
             fits, must = isinstance(value, list) and _is_json(name, value), "be a list of what JSON can say"
         case "bytes":
             fits, must = isinstance(value, bytes), "be bytes"
-            if fits and isinstance(limit, int) and len(value) > limit:
-                raise WriteError("too_long", f"{name} has {len(value)} bytes, and the server accepts {limit}", name)
+            if fits and isinstance(limit, int) and (size := (len(value) + 2) // 3 * 4) > limit:
+                raise WriteError("too_long", f"{name} has {size} bytes of base64; the server accepts {limit}", name)
         case _:
             fits, must = False, f"be of the type {column.type}, which this version does not know"
     if not fits:
         raise WriteError("bad_value", f"{name} must {must}", name)
 
 
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _is_numeric(value: Decimal) -> bool:
-    return value.is_nan() or value.is_infinite() or abs(value.adjusted()) <= NUMERIC_DIGITS
+    if not value.is_finite():
+        return True
+    digits, exponent = len(value.as_tuple().digits), int(value.as_tuple().exponent)
+    return digits + exponent <= NUMERIC_DIGITS and -exponent <= NUMERIC_DIGITS
 
 
 def _is_json(name: str, value: Any, depth: int = 0) -> bool:

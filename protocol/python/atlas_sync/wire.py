@@ -49,14 +49,14 @@ class Wire:
         if kind is None:
             return ()
         if isinstance(mutation, Insert):
-            return ("+" + kind.tag, self._key(kind, mutation.id), self._columns(kind, mutation), mutation.at)
+            return ("+", kind.tag, self._key(kind, mutation.id), self._columns(kind, mutation), mutation.at)
         key, instant = split(mutation.id, kind)
         target = self._key(kind, key)
         if kind.dated is not None and instant is not None:
-            target = (target, instant)
+            target = (*target, instant) if isinstance(target, tuple) else (target, instant)
         if isinstance(mutation, Delete):
-            return ("-" + kind.tag, target)
-        return ("~" + kind.tag, target, self._columns(kind, mutation), mutation.at)
+            return ("-", kind.tag, target)
+        return ("~", kind.tag, target, self._columns(kind, mutation), mutation.at)
 
     def page(self, kind_name: str, parent: Key | None, before: tuple[Any, Key] | None) -> dict[str, object]:
         """The fields of a `page` frame."""

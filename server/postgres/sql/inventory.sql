@@ -141,6 +141,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('admitted', 'uuid', false, false, true),
            ('user_of', 'text', false, true, true),
            ('instant', 'text', false, true, true),
+           ('microseconds', 'timestamp with time zone', false, true, true),
            ('elements', 'text', false, false, true),
            ('strays', 'text', false, false, false),
            ('refuse_hidden', 'text', false, false, true),

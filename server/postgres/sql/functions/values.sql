@@ -16,6 +16,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET t
                      + microseconds::bigint % 86400000000 * interval '1 microsecond' END
 $$;
 
+-- The microseconds from 1970 to an instant, as text.
+CREATE OR REPLACE FUNCTION sync.microseconds(moment timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN isfinite(moment) THEN trunc(EXTRACT(epoch FROM moment) * 1000000)::text ELSE moment::text END
+$$;
+
 -- The elements of a JSON array as texts.
 CREATE OR REPLACE FUNCTION sync.elements(array_text text) RETURNS text[]
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -23,5 +29,5 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
                  ORDER BY e.i)
 $$;
 
-REVOKE ALL ON FUNCTION sync.user_of, sync.instant, sync.elements FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION sync.user_of, sync.instant TO atlas_sync;
+REVOKE ALL ON FUNCTION sync.user_of, sync.instant, sync.microseconds, sync.elements FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.user_of, sync.instant, sync.microseconds TO atlas_sync;
