@@ -107,7 +107,12 @@ class Inspector:
                     await self._take_declaration(opened)
                 metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
-                if not found and self._history.blind is None and now < self._inventory_at and opened.report.epoch == self._epoch:
+                if (
+                    not found
+                    and self._history.blind is None
+                    and now < self._inventory_at
+                    and opened.report.epoch == self._epoch
+                ):
                     return
                 if not found:
                     # This version cannot judge a schema that another version made.

@@ -51,7 +51,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 'sync', ours.* FROM (
     VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
            ('declaration', 'bool', '{only_one}'),
-           ('declaration', 'jsonb', '{declared}'),
+           ('declaration', 'jsonb', '{declared,former}'),
            ('meta', 'bool', '{only_one}'),
            ('meta', 'uuid', '{history}'),
            ('meta', 'text', '{channel}'),

@@ -11,7 +11,7 @@ WITH login AS MATERIALIZED (
 ), columns (rel, col) AS (
     SELECT 'kinds', unnest('{nsp,rel,kind,tag,columns,types,watched,casts,condition,triggers,writable,secured,parted,tab}'::text[])
     UNION ALL
-    SELECT 'declaration', unnest('{digest,hash,checksum,declared}'::text[])
+    SELECT 'declaration', unnest('{digest,hash,checksum,declared,former}'::text[])
 ), blocked AS (
     SELECT coalesce(bool_or((has_schema_privilege(schema, 'USAGE') AND has_table_privilege(oid, 'SELECT')) IS NOT TRUE), true) AS is
     FROM tables
