@@ -5,11 +5,14 @@ import { describe, expect, it } from 'vitest';
 
 import { decode as unpack } from '@msgpack/msgpack';
 
-import { CODECS, ProtocolError } from '../src/codec.js';
+import { codecsFor, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
 import { check, WriteError, type Mutation } from '../src/mutation.js';
-import type { Row } from '../src/rows.js';
-import { id } from './support/rows.js';
+import type { Arrival, Place } from '../src/rows.js';
+import { camel } from '../src/schema.js';
+import { CHAT_KINDS, id } from './support/rows.js';
+
+const CODECS = codecsFor(CHAT_KINDS);
 
 interface Vector {
   readonly name: string;
@@ -24,22 +27,24 @@ const file = (name: string): unknown =>
 const vectors = file('frames') as readonly Vector[];
 const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
-const rowColumns: Record<string, readonly string[]> = {
-  p: ['seq', 'id', 'tier', 'status'],
-  c: ['seq', 'id', 'title', 'createdAt', 'updatedAt'],
-  m: ['seq', 'id', 'conversationId', 'role', 'content', 'createdAt', 'updatedAt'],
+const kindOf = (tag: unknown): string | undefined => [...CHAT_KINDS.values()].find((kind) => kind.tag === tag)?.name;
+const row = ([tag, seq, id, ...values]: readonly unknown[]): Arrival | [] => {
+  const deleted = String(tag).startsWith('-');
+  const name = kindOf(deleted ? String(tag).slice(1) : tag);
+  if (name === undefined) return [];
+  if (deleted) return { kind: `-${name}`, seq: seq as number, id: id as string };
+  const columns = [...(CHAT_KINDS.get(name)?.columns.keys() ?? [])];
+  return {
+    kind: name,
+    seq: seq as number,
+    id: id as string,
+    ...Object.fromEntries(columns.map((column, i) => [column, values[i]])),
+  };
 };
-const named = (kind: string, names: readonly string[], columns: readonly unknown[]): Record<string, unknown> => ({
-  kind,
-  ...Object.fromEntries(names.map((name, i) => [name, columns[i + 1]])),
-});
-const row = (columns: readonly unknown[]): Row | [] => {
-  const kind = columns[0] as string;
-  const names = /^-[pcm]$/.test(kind) ? ['seq', 'id'] : rowColumns[kind];
-  return names === undefined ? [] : (named(kind, names, columns) as unknown as Row);
-};
-const result = (columns: readonly unknown[]): Record<string, unknown> =>
-  named(columns[0] as string, columns[0] === 'rejected' ? ['n', 'code', 'message'] : ['n', 'seq'], columns);
+const result = ([kind, n, ...more]: readonly unknown[]): unknown =>
+  kind === 'rejected'
+    ? { kind, n, code: more[0], message: more[1], column: more[2] ?? null }
+    : { kind, n, seq: more[0] };
 
 /** The value that the client must decode, derived from the frame's JSON. */
 function expected(f: Record<string, unknown>): unknown {
@@ -47,12 +52,13 @@ function expected(f: Record<string, unknown>): unknown {
   switch (f['t']) {
     case 'welcome': {
       const limits = f['limits'] as Record<string, number>;
-      const { t, session, epoch, tier, mode, time, expires, keepalive } = f;
+      const { t, session, epoch, mode, time, expires, keepalive } = f;
       return {
         t,
         session,
         epoch,
-        tier,
+        schema: f['schema'] ?? null,
+        tier: f['tier'] ?? null,
         mode,
         time,
         expires,
@@ -63,10 +69,19 @@ function expected(f: Record<string, unknown>): unknown {
           pageRows: limits['page_rows'],
           pagesInFlight: limits['pages_in_flight'],
           mutations: limits['mutations'],
-          titleBytes: limits['title_bytes'],
-          contentBytes: limits['content_bytes'],
         },
       };
+    }
+    case 'schema': {
+      const kinds = (f['kinds'] as Record<string, unknown>[]).map(({ name, tag, key, parent, columns, window }) => ({
+        name,
+        tag,
+        key,
+        columns,
+        ...(parent !== undefined && { parent }),
+        ...(window !== undefined && { window }),
+      }));
+      return { t: 'schema', hash: f['hash'], kinds };
     }
     case 'snapshot':
       return { t: 'snapshot', asOf: f['as_of'], rows, cursor: f['cursor'] ?? null };
@@ -111,14 +126,19 @@ describe('to the client', () => {
   });
 });
 
-const mutationColumns: Record<string, readonly string[]> = {
-  '+c': ['id', 'title', 'at'],
-  '~c': ['id', 'title', 'at'],
-  '-c': ['id'],
-  '+m': ['id', 'conversationId', 'role', 'content', 'at'],
-  '~m': ['id', 'createdAt', 'content', 'at'],
-  '-m': ['id', 'createdAt'],
-};
+function mutation([op, tag, id, columns, at]: readonly unknown[]): Mutation {
+  const named = op !== '+' && tag === 'm';
+  const [of, dated] = named ? (id as [string, number]) : [id as string, undefined];
+  const base = { kind: kindOf(tag) ?? '', id: of, ...(dated !== undefined && { dated }) };
+  if (op === '-') return { op, ...base };
+  const given = Object.entries(columns as Record<string, unknown>);
+  return {
+    op: op as '+',
+    ...base,
+    columns: Object.fromEntries(given.map(([name, value]) => [camel(name), value])),
+    at: at as number,
+  };
+}
 
 /** A frame as this client would say it; null for what it never says. */
 function said(f: Record<string, unknown>): ToServer | null {
@@ -128,32 +148,35 @@ function said(f: Record<string, unknown>): ToServer | null {
   }
   switch (f['t']) {
     case 'hello': {
-      const window = f['window'] as { conversations?: number; messages?: number } | undefined | null;
-      if (window?.conversations === undefined || window.messages === undefined) return null;
+      const window = f['window'] as Record<string, number> | undefined | null;
+      if (!window || Object.values(window).includes(null as never)) return null;
       return {
         t: 'hello',
         token: f['token'] as string,
         clientId: f['client_id'] as string,
         cursor: (f['cursor'] as string | null) ?? null,
-        window: { conversations: window.conversations, messages: window.messages },
+        window,
         generation: (f['generation'] as number | undefined) ?? 1,
+        schema: (f['schema'] as string | undefined) ?? '',
       };
     }
     case 'page':
-      if (!('limit' in f)) return null;
+      if (!('limit' in f) || !('before' in f)) return null;
       return {
         t: 'page',
         id: f['id'] as number,
-        conversation: f['conversation'] as string | null,
-        before: f['before'] as [number, string] | null,
+        kind: f['kind'] as string,
+        parent: (f['parent'] as string | undefined) ?? null,
+        before: f['before'] as Place | null,
         limit: f['limit'] as number,
       };
-    case 'push': {
-      const mutations = (f['mutations'] as unknown[][]).map(
-        (m) => named(m[0] as string, mutationColumns[m[0] as string] ?? [], m) as unknown as Mutation,
-      );
-      return { t: 'push', n: f['n'] as number, mutations, held: (f['held'] as number | undefined) ?? 1 };
-    }
+    case 'push':
+      return {
+        t: 'push',
+        n: f['n'] as number,
+        mutations: (f['mutations'] as unknown[][]).map(mutation),
+        held: (f['held'] as number | undefined) ?? 1,
+      };
     case 'refresh':
       return { t: 'refresh', token: f['token'] as string };
     default:
@@ -174,7 +197,7 @@ describe('to the server', () => {
     const packed = unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array) as Record<string, unknown>;
     const json = JSON.parse(CODECS.json.encode(ourFrame) as string) as Record<string, unknown>;
     const more = Object.keys(json).filter((name) => !(name in frame));
-    expect(['generation', 'held']).toEqual(expect.arrayContaining(more)); // which we always say
+    expect(['cursor', 'generation', 'held', 'schema']).toEqual(expect.arrayContaining(more)); // which we always say
     for (const name of more) {
       delete packed[name];
       delete json[name];
@@ -230,15 +253,15 @@ describe('a text that no server keeps is refused, by the character that it is', 
   const texts = file('texts') as readonly { name: string; text: string; code: string | null }[];
   it.each(texts)('$name', ({ text, code }) => {
     const mutations: readonly Mutation[] = [
-      { kind: '+c', id: id(1), title: text, at: 1 },
-      { kind: '~c', id: id(1), title: text, at: 1 },
-      { kind: '+m', id: id(1), conversationId: id(1), role: 'user', content: text, at: 1 },
-      { kind: '~m', id: id(1), createdAt: 1, content: text, at: 1 },
+      { op: '+', kind: 'conversation', id: id(1), columns: { title: text }, at: 1 },
+      { op: '~', kind: 'conversation', id: id(1), columns: { title: text }, at: 1 },
+      { op: '+', kind: 'message', id: id(1), columns: { conversationId: id(1), role: 'user', content: text }, at: 1 },
+      { op: '~', kind: 'message', id: id(1), dated: 1, columns: { content: text }, at: 1 },
     ];
     for (const mutation of mutations) {
       let refusal: unknown = null;
       try {
-        check(mutation, { frameBytes: 1000 });
+        check(CHAT_KINDS, mutation);
       } catch (error) {
         refusal = error;
       }
