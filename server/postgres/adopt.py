@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from server.operations import adoption_plan
+from server.operations import adoption_plan, beside
 from server.operations.adoptable import check
+from server.operations.beside import Beside
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
 from server.postgres.connection import statement
 from server.postgres.steps import LONG, Progress, carry_out
@@ -43,16 +44,29 @@ async def _catalog(connection: Any) -> str:
 
 
 async def remaining_steps(connection: Any) -> list[Step]:
-    """The steps of adoption that are left. Raises UnfitError if the tables cannot be adopted."""
+    """The steps of adoption that are left, and those that move partitions of earlier versions beside their table.
+    Raises UnfitError if the tables cannot be adopted."""
     facts = await facts_of(connection)
+    found = await _beside(connection)
     if not adoption_plan.is_needed(facts):
-        return []
+        return beside.plan(found, facts)
     check(facts)
     newest: datetime | None = None
     if not _is_validated(facts, "messages", "atlas_bounds"):
         newest = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
     nulls = [column for column in INSTANTS if await _has_nulls(connection, facts, column)]
     return adoption_plan.plan(facts, newest, nulls)
+
+
+async def remaining_moves(connection: Any) -> list[Step]:
+    """Those steps that move partitions. Raises UnfitError if others have their names."""
+    return beside.plan(await _beside(connection), Facts(now=0.0))
+
+
+async def _beside(connection: Any) -> Beside:
+    found = msgspec.json.decode(await connection.fetchval(statement("beside")), type=Beside)
+    beside.check(found)
+    return found
 
 
 async def adopt(connection: Any, url: str, progress: Progress) -> None:

@@ -15,10 +15,11 @@ from server.declaration.file import parse
 from server.declaration.model import Declaration
 from server.declaration.problems import DeclarationError
 from server.exceptions import UnfitError
+from server.operations import publications
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres import scripts
-from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
+from server.postgres.adopt import ORIGINAL, adopt, facts_of, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
 from server.postgres.errors import A_POOLER, POOLER, translated
@@ -210,9 +211,11 @@ async def cautions(url: str) -> list[str]:
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
+            partitioned = (await _wanted(connection, None, "")).partitioned
             left = [] if await _pending(connection, False) else await take_inventory(connection)
             return [
                 *([] if policies is None else [POLICIES.format(policies)]),
+                *(publications.cautions(await facts_of(connection)) if partitioned else []),
                 *(f"{wrong}." for wrong in left if wrong.mend is None),
             ]
     finally:

@@ -38,8 +38,8 @@ async def test_no_row_is_lost_changed_or_rewritten(app: App) -> None:
     before, lies_in = await app.sql.fetch(ROWS.format("messages")), await app.sql.fetchval(file, "messages")
     beside = [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")]
     await migrate(app.url)
-    assert await app.sql.fetch(ROWS.format("sync.messages_v1")) == before
-    assert await app.sql.fetchval(file, "sync.messages_v1") == lies_in
+    assert await app.sql.fetch(ROWS.format("public.messages_v1")) == before
+    assert await app.sql.fetchval(file, "public.messages_v1") == lies_in
     assert await app.sql.fetchval("SELECT count(*) FROM messages") == len(before) == 2_000
     assert [await app.rows(table) for table in ("profiles", "conversations", "daily_usage", "usage_logs")] == beside
 
@@ -50,7 +50,7 @@ async def test_the_old_indexes_are_those_of_the_new_table_each_once_and_valid(ne
         "SELECT i.relname AS name, x.indisvalid AS valid, p.inhparent::regclass::text AS parent, "
         "regexp_replace(pg_get_indexdef(x.indexrelid), '^.* USING ', '') AS def "
         "FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid LEFT JOIN pg_inherits p ON p.inhrelid = i.oid "
-        "WHERE x.indrelid = 'sync.messages_v1'::regclass"
+        "WHERE x.indrelid = 'public.messages_v1'::regclass"
     )
     assert all(index["valid"] and index["parent"] for index in indexes)
     assert {(index["name"], index["parent"]) for index in indexes} == {
@@ -78,9 +78,9 @@ async def test_the_app_writes_as_before_and_the_feed_records_it(newest_app: App)
         dated, ahead, conversation, "to come", await newest_app.sql.fetchval("SELECT now() + interval '200 days'")
     )
     where = "SELECT tableoid::regclass::text FROM messages WHERE id = $1"
-    assert await newest_app.sql.fetchval(where, mine) == await newest_app.sql.fetchval(where, old) == "sync.messages_v1"
+    assert await newest_app.sql.fetchval(where, mine) == await newest_app.sql.fetchval(where, old) == "public.messages_v1"
     await maintained(newest_app.database, NEVER)
-    assert await newest_app.sql.fetchval(where, ahead) == "sync.messages_default"
+    assert await newest_app.sql.fetchval(where, ahead) == "public.messages_default"
     await newest_app.sql.execute("UPDATE messages SET content = 'corrected' WHERE id = $1", old)
     await newest_app.sql.execute("DELETE FROM messages WHERE id = $1", mine)
     assert [tuple(row) for row in await newest_app.log(user)] == [
@@ -637,9 +637,9 @@ async def test_an_adoption_does_not_depend_on_how_the_database_writes_dates(newe
         f"ALTER DATABASE \"{newest_app.database.name}\" SET timezone = 'Asia/Kolkata'"
     )
     await migrate(newest_app.url)
-    bound = "SELECT until AT TIME ZONE 'UTC' FROM sync.partitions WHERE partition = 'sync.messages_v1'::regclass"
+    bound = "SELECT until AT TIME ZONE 'UTC' FROM sync.partitions WHERE partition = 'public.messages_v1'::regclass"
     assert (await newest_app.sql.fetchval(bound)).day == 1
-    assert await newest_app.sql.fetchval("SELECT count(*) FROM sync.messages_v1") == 200
+    assert await newest_app.sql.fetchval("SELECT count(*) FROM public.messages_v1") == 200
 
 
 # ---- What would be done ----------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ async def left(database: Database, policy: Policy = POLICY) -> list[Step]:
 async def make_month(sql: Any, months: int, of: str = "messages") -> str:
     """The partition of a month, counted from this one; its name."""
     await sql.execute(f"SELECT sync.make_partition($2, {MONTH})", months, of)
-    return str(await sql.fetchval(f"SELECT 'sync.messages_' || to_char({MONTH}, 'YYYY_MM')", months))
+    return str(await sql.fetchval(f"SELECT 'public.messages_' || to_char({MONTH}, 'YYYY_MM')", months))
 
 
 async def add_old_messages(

@@ -102,16 +102,14 @@ DECLARE
                           AND pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT');
 BEGIN
     IF theirs IS NULL THEN
-        CREATE TABLE sync.messages_default PARTITION OF public.messages DEFAULT;
-    ELSE
-        EXECUTE format('ALTER TABLE %s SET SCHEMA sync', theirs);
-        IF theirs IS DISTINCT FROM to_regclass('sync.messages_default') THEN
-            EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
-        END IF;
+        CREATE TABLE public.messages_default PARTITION OF public.messages DEFAULT;
+    ELSIF theirs IS DISTINCT FROM to_regclass('public.messages_default') THEN
+        EXECUTE format('ALTER TABLE %s SET SCHEMA public', theirs);
+        EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
     END IF;
+    PERFORM sync.close_partition('messages', 'messages_default');
 END
 $$;
-ALTER TABLE sync.messages_default ENABLE ROW LEVEL SECURITY;
 
 -- Messages older than some months: the same rows in the same files, in a table that a live feed never has to open. The app
 -- may change and delete messages here, and the changes are recorded. It may not insert any.
