@@ -20,7 +20,7 @@ import pytest
 import structlog
 from sentry_sdk import Client
 
-from protocol.frames import AskPage, Live, Window
+from protocol.frames import AskPage, Live
 from server import logs, sentry
 from server.exceptions import UnfitError
 from server.logs import Failure
@@ -181,7 +181,7 @@ async def test_a_failed_request_is_reported_with_its_connection_and_the_server_c
     async with ServerProcess(server_url, prelude, SENTRY_DSN=endpoint.dsn) as server:
         async with peer(server.url) as device:
             bearer = token(user)
-            welcome = await device.greet_with(bearer, window=Window(conversations=0))
+            welcome = await device.greet_with(bearer, window={"conversation": 0})
             await device.hear_a(Live)
             await device.say(AskPage(id=1))
             code, _ = await device.closed()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from protocol.frames import Window
 from tests.integration.test_archive import history, scrolled
 from tests.support.cluster import Database, administrator
 from tests.support.maintenance import left, maintained, make_month
@@ -49,5 +48,5 @@ async def test_messages_of_300_months_make_no_partition_and_are_found_by_paging(
     expected = await history(sql, conversation)
     assert len(expected) == MONTHS + 1
     async with serving(every_database) as server, peer(server.url) as device:
-        await device.greet(user, window=Window(conversations=0, messages=0))
+        await device.greet(user, window={"conversation": 0, "message": 0})
         assert await scrolled(device, conversation, 50) == expected

@@ -8,23 +8,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import (
-    Ack,
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    Error,
-    Message,
-    Rejected,
-    RenameConversation,
-    Result,
-)
+from protocol.frames import Ack, Applied, Error, Rejected, Result
 from server.postgres import pool
 from server.write import suspects
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.people import add_user
+from tests.support.rows import CreateConversation, CreateMessage, DeleteConversation, Message, RenameConversation
 from tests.support.serving import serving
 
 DOES = {

@@ -7,13 +7,14 @@ from uuid import uuid4
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from protocol.frames import Ack, CreateConversation, Error, RenameConversation
+from protocol.frames import Ack, Error
 from tests.support.cluster import administrator
 from tests.support.device import live_device, now
 from tests.support.diary import Diarist, diarist, diarists, living, settled
 from tests.support.histories import Machine, Machines
 from tests.support.people import add_message, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.rows import CreateConversation, RenameConversation
 from tests.support.serving import Service
 from tests.support.waiting import eventually
 

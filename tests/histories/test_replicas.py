@@ -11,7 +11,6 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.frames import Message
 from server import metrics
 from server.metrics.catalogue import REGISTRY
 from server.postgres import inspector, replicas
@@ -23,6 +22,7 @@ from tests.support.device import live_device
 from tests.support.histories import Machine, Machines
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Message
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 

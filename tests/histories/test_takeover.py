@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK
-from protocol.frames import Ack, Applied, CreateConversation, Error, Live, Mutation, RenameConversation, Repeated
+from protocol.frames import Ack, Applied, Error, Live, Repeated
 from tests.support.audit import audit, keep_audit
 from tests.support.cluster import Database, administrator
 from tests.support.device import PushingDevice, encoded, live_device, now
@@ -17,6 +17,7 @@ from tests.support.diary import diarist, living, settled
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.rows import CreateConversation, Mutation, RenameConversation
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import eventually
 

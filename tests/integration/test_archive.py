@@ -7,21 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import (
-    Applied,
-    AskPage,
-    Before,
-    Changes,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Live,
-    Message,
-    MessageDeleted,
-    Page,
-    Window,
-)
+from protocol.frames import Applied, AskPage, Changes, Live, Page
 from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import NEWEST, Database, administrator
@@ -37,6 +23,15 @@ from tests.support.maintenance import (
 )
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import (
+    Before,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    Message,
+    MessageDeleted,
+)
 from tests.support.serving import Running, serving
 
 pytestmark = pytest.mark.usefixtures("strays_move")
@@ -127,7 +122,7 @@ async def test_a_device_pages_from_today_through_the_archive_and_gets_every_mess
     expected = await history(sql, conversation)
     assert len(expected) == 25
     async with peer(server.url) as device:
-        await device.greet(user, window=Window(conversations=0, messages=0))
+        await device.greet(user, window={"conversation": 0, "message": 0})
         for limit in SIZES:
             assert await scrolled(device, conversation, limit) == expected, limit
 
@@ -143,7 +138,7 @@ async def test_a_stray_among_archived_months_is_paged_at_its_place(
     assert (await whereabouts(sql))["public.messages_default"] == 8
     expected = await history(sql, conversation)
     async with peer(server.url) as device:
-        await device.greet(user, window=Window(conversations=0, messages=0))
+        await device.greet(user, window={"conversation": 0, "message": 0})
         for limit in SIZES:
             assert await scrolled(device, conversation, limit) == expected, limit
         await maintained(every_database)
@@ -165,7 +160,7 @@ async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
         await maintain_once(every_database.url, Policy(months, 90, 400), lambda _: None)
 
     async with peer(server.url) as device:
-        await device.greet(user, window=Window(conversations=0, messages=0))
+        await device.greet(user, window={"conversation": 0, "message": 0})
         assert await scrolled(device, conversation, limit, a_month_more) == expected
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 20
 
@@ -177,7 +172,7 @@ async def test_a_snapshot_takes_messages_from_the_archive_too(
     expected = await history(sql, conversation)
     for window in (5, 9, 10, 14, 200):
         async with peer(server.url) as device:
-            await device.greet(user, window=Window(conversations=10, messages=window))
+            await device.greet(user, window={"conversation": 10, "message": window})
             rows = [row for row in await device.rows_until_live() if isinstance(row, Message)]
             assert [row.id for row in rows] == expected[:window]
 
@@ -191,7 +186,7 @@ async def test_a_device_gets_a_conversation_that_is_wholly_archived(
     await maintained(every_database)
     assert await sql.fetchval("SELECT count(*) FROM messages WHERE conversation_id = $1", old) == 0
     async with peer(server.url) as device:
-        await device.greet(user, window=Window(conversations=10, messages=3))
+        await device.greet(user, window={"conversation": 10, "message": 3})
         rows = [row for row in await device.rows_until_live() if isinstance(row, Message)]
         assert [row.id for row in rows if row.conversation_id == old] == messages[:0:-1]
         for limit in SIZES:

@@ -23,13 +23,14 @@ from websockets.typing import Origin, Subprotocol
 
 from protocol import codec as codec_module
 from protocol.codec import CODECS, JSON, MAX_INBOUND, MSGPACK, Codec
-from protocol.frames import AskPage, Changes, Error, Hello, Live, Message, Ping, Pong, Refresh, ToServer
+from protocol.frames import AskPage, Changes, Error, Hello, Live, Ping, Pong, Refresh, ToServer
 from server import logs
 from server.edge import connection as edge_connection
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.raw import Raw, framed, handshake, parsed, raw
+from tests.support.rows import Message
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import LIMIT
 

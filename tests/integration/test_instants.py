@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Conversation, Message
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Conversation, Message
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.shared_database(every_postgres=True)

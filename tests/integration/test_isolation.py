@@ -14,11 +14,12 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import AskPage, Changes, Hello, Live, Message, MessageDeleted, Page, Ping, Pong
+from protocol.frames import AskPage, Changes, Hello, Live, Page, Ping, Pong
 from tests.support.cluster import Database, administrator
 from tests.support.oracle import select_everything
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Message, MessageDeleted
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import eventually
 

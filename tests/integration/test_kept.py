@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.frames import Conversation, Error
+from protocol.frames import Error
 from server import metrics
 from server.metrics.catalogue import REGISTRY
 from tests.support.cluster import Database
@@ -15,6 +15,7 @@ from tests.support.device import greeting_device, live_device
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.redis import RedisProcess, needs_redis, running_redis
+from tests.support.rows import Conversation
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 

@@ -8,12 +8,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import AskPage, Conversation, Hello, Live, Message, Page, Snapshot, Window
+from protocol.frames import AskPage, Hello, Live, Page, Snapshot
 from server.edge.websocket import HIGH_WATER, WebSocket
 from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database
 from tests.support.peer import both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Conversation, Message
 from tests.support.serving import serving, token
 from tests.support.waiting import LIMIT, eventually
 
@@ -79,7 +80,7 @@ async def test_a_snapshot_of_large_titles_costs_one_piece(
     await sql.execute(TITLES, user, size, count)
     async with serving(database) as server, peer(server.url, codec) as device:
         device.socket.transport.pause_reading()
-        await device.say(Hello(token=token(user), client_id=uuid4(), window=Window(conversations=500, messages=10)))
+        await device.say(Hello(token=token(user), client_id=uuid4(), window={"conversation": 500, "message": 10}))
         await buffers.wait_full()
         buffers.widen()
         device.socket.transport.resume_reading()
@@ -102,7 +103,7 @@ async def test_pages_that_are_not_read_cost_one_page(
     for _ in range(30):
         await add_message(sql, conversation, "m" * 60_000)
     async with serving(database) as server, peer(server.url, codec) as device:
-        await device.say(Hello(token=token(user), client_id=uuid4(), window=Window(conversations=0, messages=0)))
+        await device.say(Hello(token=token(user), client_id=uuid4(), window={"conversation": 0, "message": 0}))
         await device.hear_a(Live)
         device.socket.transport.pause_reading()
         for number in range(4):

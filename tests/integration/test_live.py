@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from protocol.codec import JSON, MSGPACK
-from protocol.frames import Changes, Live, Message
+from protocol.frames import Changes, Live
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Message
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.shared_database

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from protocol.frames import AskPage, Before, Message, Page, Window
+from protocol.frames import AskPage, Page
 from server.operations.maintenance_plan import FEW
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Database, administrator
@@ -28,6 +28,7 @@ from tests.support.maintenance import (
 )
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_user
+from tests.support.rows import Before, Message
 from tests.support.serving import ServerProcess
 from tests.support.waiting import LIMIT, eventually
 
@@ -182,7 +183,7 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
             assert device.device is not None
             await device.device.wait_live(LIMIT)
         scroller = await stack.enter_async_context(peer(server.url))
-        await scroller.greet(users[0], window=Window(conversations=0, messages=0))
+        await scroller.greet(users[0], window={"conversation": 0, "message": 0})
         apps = [
             App(await stack.enter_async_context(administrator(database)), conversations, random.Random(rng.random()))
             for _ in range(WRITERS)

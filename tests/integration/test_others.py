@@ -18,16 +18,7 @@ from structlog.testing import capture_logs
 
 from protocol.cursor import Position
 from protocol.errors import CloseCode
-from protocol.frames import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    Error,
-    Live,
-    Ping,
-    Pong,
-    RenameConversation,
-)
+from protocol.frames import Applied, Error, Live, Ping, Pong
 from server import metrics
 from server.exceptions import UnavailableError
 from server.feed.ports import ReadKey
@@ -43,6 +34,7 @@ from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.pools import pool_of_one
 from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.rows import CreateConversation, CreateMessage, RenameConversation
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import eventually
 

@@ -10,29 +10,17 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import CODECS, MSGPACK, Codec
-from protocol.frames import (
-    AskPage,
-    Before,
-    Changes,
-    Conversation,
-    Error,
-    Live,
-    Message,
-    Page,
-    Ping,
-    Pong,
-    Welcome,
-    Window,
-)
+from protocol.frames import AskPage, Changes, Error, Live, Page, Ping, Pong, Welcome
 from tests.support.cluster import Database, administrator
 from tests.support.peer import Peer, after, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Before, Conversation, Message
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.shared_database(every_postgres=True)
 
-ONLY_PAGES = Window(conversations=0, messages=0)
+ONLY_PAGES = {"conversation": 0, "message": 0}
 FRAME = 280_000
 """«Some 260 KB» (SPEC.md 2.5)."""
 SIZES = [1, 2, 7, 500]

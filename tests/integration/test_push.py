@@ -9,8 +9,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import MSGPACK, Codec
-from protocol.frames import (
-    Applied,
+from protocol.frames import Applied, Live, Push, Welcome
+from server.config import ROLES
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
+from tests.support.oracle import State, select_everything
+from tests.support.peer import both_codecs, peer
+from tests.support.people import add_user
+from tests.support.rows import (
     Conversation,
     ConversationDeleted,
     CreateConversation,
@@ -18,19 +24,10 @@ from protocol.frames import (
     DeleteConversation,
     DeleteMessage,
     EditMessage,
-    Live,
     MessageDeleted,
     Mutation,
-    Push,
     RenameConversation,
-    Welcome,
 )
-from server.config import ROLES
-from tests.support.cluster import Database, administrator
-from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
-from tests.support.oracle import State, select_everything
-from tests.support.peer import both_codecs, peer
-from tests.support.people import add_user
 from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 

@@ -10,12 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.frames import Ack, Applied, CreateConversation, Error, Ping, Pong, RenameConversation, Repeated
+from protocol.frames import Ack, Applied, Error, Ping, Pong, Repeated
 from tests.support.audit import audit, keep_audit
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, live_device, now
 from tests.support.people import add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
+from tests.support.rows import CreateConversation, RenameConversation
 from tests.support.serving import ServerProcess, serving
 from tests.support.story import Delivery, Story
 from tests.support.waiting import eventually

@@ -11,26 +11,20 @@ import asyncpg
 import orjson
 import pytest
 
-from protocol.frames import (
-    Applied,
-    Changes,
+from protocol.frames import Applied, Changes, Error, Ping, Pong, Rejected, Result
+from tests.support.cluster import Database, administrator
+from tests.support.device import UNLIMITED, PushingDevice, live_device, now
+from tests.support.oracle import select_everything
+from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import (
     CreateConversation,
     CreateMessage,
     DeleteConversation,
     DeleteMessage,
     EditMessage,
-    Error,
     Mutation,
-    Ping,
-    Pong,
-    Rejected,
     RenameConversation,
-    Result,
 )
-from tests.support.cluster import Database, administrator
-from tests.support.device import UNLIMITED, PushingDevice, live_device, now
-from tests.support.oracle import select_everything
-from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 
 # ---- By pushing ----------------------------------------------------------------------------------------------------

@@ -9,23 +9,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import MAX_INBOUND, MSGPACK, Codec
-from protocol.frames import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    EditMessage,
-    Error,
-    Mutation,
-    Ping,
-    Pong,
-    Rejected,
-    RenameConversation,
-    Result,
-)
+from protocol.frames import Applied, Error, Ping, Pong, Rejected, Result
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, now
 from tests.support.peer import both_codecs
 from tests.support.people import add_user
+from tests.support.rows import CreateConversation, CreateMessage, EditMessage, Mutation, RenameConversation
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.shared_database(every_postgres=True)

@@ -7,12 +7,13 @@ import msgspec
 import pytest
 
 from protocol.codec import JSON, Codec
-from protocol.frames import Ack, CreateConversation, Push, Rejected
+from protocol.frames import Ack, Push, Rejected
 from tests.support.device import UNLIMITED, PushingDevice, Raw, encoded, live_device, now, raw
 from tests.support.oracle import select_everything
 from tests.support.peer import both_codecs, peer
 from tests.support.people import add_user
 from tests.support.rejections import CONTENT, between_good_ones
+from tests.support.rows import CreateConversation
 from tests.support.serving import Running
 
 pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]

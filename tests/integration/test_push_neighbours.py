@@ -11,23 +11,13 @@ import asyncpg
 import orjson
 import pytest
 
-from protocol.frames import (
-    Ack,
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    EditMessage,
-    Error,
-    Rejected,
-    RenameConversation,
-    Repeated,
-    Result,
-)
+from protocol.frames import Ack, Applied, Error, Rejected, Repeated, Result
 from tests.support.audit import audit, keep_audit
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, encoded, live_device, now, raw
 from tests.support.people import add_user
 from tests.support.rejections import RULES
+from tests.support.rows import CreateConversation, CreateMessage, EditMessage, RenameConversation
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.story import Delivery, Story
 

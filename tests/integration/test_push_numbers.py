@@ -8,22 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import MSGPACK
-from protocol.frames import (
-    Ack,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    Error,
-    Live,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Result,
-)
+from protocol.frames import Ack, Error, Live, Rejected, Result
 from tests.support.audit import audit
 from tests.support.device import UNLIMITED, PushingDevice, encoded, now
 from tests.support.peer import peer
 from tests.support.people import add_user
+from tests.support.rows import CreateConversation, CreateMessage, DeleteConversation, Mutation, RenameConversation
 from tests.support.serving import Running, token
 
 Said = Mutation | None

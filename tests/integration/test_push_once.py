@@ -8,17 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import Codec
-from protocol.frames import (
-    Ack,
-    Applied,
-    CreateConversation,
-    Error,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Repeated,
-    Welcome,
-)
+from protocol.frames import Ack, Applied, Error, Rejected, Repeated, Welcome
 from tests.support.audit import audit, keep_audit
 from tests.support.cluster import Database, administrator
 from tests.support.device import (
@@ -34,6 +24,7 @@ from tests.support.oracle import select_everything
 from tests.support.peer import both_codecs
 from tests.support.people import add_user
 from tests.support.proxy import postgres_behind_proxy
+from tests.support.rows import CreateConversation, Mutation, RenameConversation
 from tests.support.serving import Running, ServerProcess, serving
 
 pytestmark = [pytest.mark.shared_database(audited=True), pytest.mark.settings(**UNLIMITED)]

@@ -8,24 +8,22 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import MSGPACK, Codec
-from protocol.frames import (
-    Applied,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
-    Mutation,
-    Rejected,
-    RenameConversation,
-    Result,
-)
+from protocol.frames import Applied, Rejected, Result
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
 from tests.support.peer import both_codecs
 from tests.support.people import add_conversation, add_user
 from tests.support.rejections import CONTENT, RULES, between_good_ones, is_fit_to_show
+from tests.support.rows import (
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    Mutation,
+    RenameConversation,
+)
 from tests.support.serving import Running, serving
 
 pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]

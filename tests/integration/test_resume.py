@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
-from protocol.frames import Changes, Hello, Live, Message, Welcome, Window
+from protocol.frames import Changes, Hello, Live, Welcome
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.proxy import postgres_behind_proxy
+from tests.support.rows import Message
 from tests.support.serving import ServerProcess, serving, token
 
 
@@ -108,7 +109,7 @@ async def test_a_hello_while_postgres_is_away_is_answered_when_it_is_back(databa
         proxy.refusing = True
         proxy.cut()
         async with peer(server.url) as waiting:
-            await waiting.say(Hello(token=token(user), client_id=uuid4(), cursor=device.cursor, window=Window()))
+            await waiting.say(Hello(token=token(user), client_id=uuid4(), cursor=device.cursor, window={}))
             error: Any = await waiting.hear()
             assert (error.code, error.retryable, error.answers) == ("unavailable", True, "hello")
             proxy.refusing = False

@@ -13,23 +13,12 @@ import pytest
 from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
-from protocol.frames import (
-    Changes,
-    Conversation,
-    Hello,
-    Live,
-    Message,
-    Pong,
-    Profile,
-    Snapshot,
-    ToClient,
-    Welcome,
-    Window,
-)
+from protocol.frames import Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
 from tests.support.cluster import Database
 from tests.support.oracle import State, held, select_everything
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import Conversation, Message, Profile
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import LIMIT
 
@@ -64,9 +53,7 @@ class Device:
         conversations, messages = self.window
         async with peer(self.url) as one:
             one.replica = self.replica
-            self.welcome = await one.greet(
-                self.user, self.cursor, Window(conversations=conversations, messages=messages)
-            )
+            self.welcome = await one.greet(self.user, self.cursor, {"conversation": conversations, "message": messages})
             self.batches = []
             yield one
 
@@ -372,7 +359,7 @@ async def test_a_snapshot_is_exactly_the_newest_as_far_as_the_window_goes(
     user = await add_user(sql)
     await fill(sql, user, conversations=7, messages=5)
     async with serving(every_database) as server, peer(server.url) as one:
-        await one.greet(user, window=Window(conversations=window[0], messages=window[1]))
+        await one.greet(user, window={"conversation": window[0], "message": window[1]})
         rows = [row for frame in await snapshot_frames(one) for row in frame.rows]
     newest = await sql.fetch(
         "SELECT id FROM conversations WHERE user_id = $1 ORDER BY updated_at DESC, id DESC LIMIT $2", user, window[0]
@@ -443,7 +430,7 @@ async def test_only_the_last_frame_has_the_cursor_and_live_has_the_same(server: 
 async def test_no_row_comes_twice_in_a_snapshot(server: Running, sql: Any, user: UUID) -> None:
     await fill(sql, user, conversations=40, messages=30, size=1_000)
     async with peer(server.url) as one:
-        await one.greet(user, window=Window(conversations=500, messages=200))
+        await one.greet(user, window={"conversation": 500, "message": 200})
         rows = [row for frame in await snapshot_frames(one) for row in frame.rows]
     assert len({row.id for row in rows}) == len(rows) == 1 + 40 + 40 * 30
 

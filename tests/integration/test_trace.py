@@ -12,7 +12,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from protocol.frames import Changes, CreateConversation, CreateMessage
+from protocol.frames import Changes
 from server.cli import cli
 from server.exceptions import UnavailableError, UnfitError
 from server.feed import presence
@@ -22,6 +22,7 @@ from server.postgres import trace_queries
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import NOBODYS, live_device, now
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.rows import CreateConversation, CreateMessage
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
 

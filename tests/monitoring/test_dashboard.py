@@ -6,7 +6,6 @@ import re
 from typing import Any, Final
 from uuid import uuid4
 
-from protocol.frames import CreateConversation, CreateMessage
 from server.metrics import CATALOGUE, Question
 from tests.support.cluster import Database
 from tests.support.device import live_device, now
@@ -22,6 +21,7 @@ from tests.support.prometheus import (
 )
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
+from tests.support.rows import CreateConversation, CreateMessage
 
 MOST_BYTES: Final = 60 * 1024
 """A larger file cannot be reviewed."""

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from protocol.frames import CreateMessage, DeleteMessage, EditMessage
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres.adopt import remaining_steps
@@ -22,6 +21,7 @@ from tests.support.device import greeting_device, live_device, now
 from tests.support.inventory import inventory, undone
 from tests.support.maintenance import NEVER, maintained
 from tests.support.oracle import select_everything
+from tests.support.rows import CreateMessage, DeleteMessage, EditMessage
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT, eventually
 

@@ -7,12 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import RenameConversation
 from server.postgres.writer import PostgresWriter
 from server.write.push import Outcome, OwnedPush, Rejection
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
+from tests.support.rows import RenameConversation
 
 SECONDS = 10.0
 SLACK = 16

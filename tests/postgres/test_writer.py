@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import CreateConversation, CreateMessage, DeleteConversation
 from server.postgres.writer import PostgresWriter
 from server.write.ports import Cause, WriteError
 from server.write.push import Outcome, OwnedPush
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
+from tests.support.rows import CreateConversation, CreateMessage, DeleteConversation
 
 SERVERS = 3
 SECONDS = 10.0

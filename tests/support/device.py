@@ -18,16 +18,15 @@ from protocol.frames import (
     Error,
     Hello,
     Live,
-    Mutation,
     Push,
     Rejected,
     Result,
-    Row,
     ToClient,
-    Window,
 )
+from tests.support import rows
 from tests.support.oracle import State
 from tests.support.peer import Peer, peer
+from tests.support.rows import Mutation
 from tests.support.serving import token
 
 Raw: TypeAlias = msgspec.Raw
@@ -37,7 +36,7 @@ UNLIMITED: dict[str, Any] = {"push_rate": 1e9, "push_burst": 1_000_000, "hellos_
 """Settings for tests that are not about the rate."""
 _PACKER = msgspec.msgpack.Encoder(uuid_format="bytes")
 NOBODYS = UUID(int=0)
-EVERYTHING = Window(conversations=500, messages=200)
+EVERYTHING = {"conversation": 500, "message": 200}
 
 
 def now() -> int:
@@ -75,7 +74,7 @@ class PushingDevice(Peer):
         """Of the next mutation."""
         self.position = 0
         """What the last `changes` or `live` said (SPEC.md 6.2)."""
-        self.rows: list[Row] = []
+        self.rows: list[Any] = []
         """Everything that came in `changes`."""
 
     async def hear(self) -> ToClient:
@@ -101,7 +100,7 @@ class PushingDevice(Peer):
     async def say_push(self, *mutations: Said, n: int | None = None, held: int | None = None) -> int:
         """Without waiting for the answer; returns the first number."""
         first = self.number if n is None else n
-        data = [each if isinstance(each, Raw) else self.codec.encode_mutation(each) for each in mutations]
+        data = [each if isinstance(each, Raw) else rows.encoded(each, self.codec) for each in mutations]
         await self.say(Push(n=first, mutations=data, held=held))
         return first
 

@@ -4,34 +4,29 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import msgspec
 import pytest
+from msgspec import structs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from atlas_sync import replica
 from atlas_sync.replica import Replica
+from atlas_sync.rows import Deleted
+from atlas_sync.rows import Row as ClientRow
+from atlas_sync.schema import Schema
 from protocol.codec import CODECS, MSGPACK, Codec
 from protocol.frames import (
+    ID,
+    NOTHING,
     AskPage,
-    Before,
     Changes,
-    Conversation,
-    ConversationDeleted,
     Error,
     Hello,
     Live,
-    Message,
-    MessageDeleted,
     Page,
-    Profile,
-    ProfileDeleted,
-    Row,
     Snapshot,
     ToClient,
     ToServer,
@@ -39,11 +34,13 @@ from protocol.frames import (
     Window,
 )
 from tests.support.oracle import State, held
+from tests.support.rows import Before, all_received, encoded_value
 from tests.support.serving import token
 from tests.support.waiting import LIMIT
 
 Frame = TypeVar("Frame")
-DEFAULT_WINDOW = Window()
+CHAT = Schema.chat()
+DEFAULT_WINDOW: Window = {}
 both_codecs = pytest.mark.parametrize(
     "codec", list(CODECS.values()), ids=lambda codec: "json" if codec.text else "msgpack"
 )
@@ -55,7 +52,7 @@ class Peer:
     def __init__(self, socket: ClientConnection, codec: Codec) -> None:
         self.socket = socket
         self.codec = codec
-        self.replica = Replica()
+        self.replica = Replica(CHAT)
         self.cursor: bytes | None = None
         """The cursor to resume at; None while a snapshot is incomplete."""
         self.welcome: Welcome | None = None
@@ -72,6 +69,8 @@ class Peer:
     async def hear(self) -> ToClient:
         """The next frame. Raises ConnectionClosed at the end."""
         frame = self.codec.decode_to_client(await self._receive())
+        if isinstance(frame, Snapshot | Changes | Page):
+            frame = structs.replace(frame, rows=all_received(frame.rows))
         self._follow(frame)
         return frame
 
@@ -117,16 +116,28 @@ class Peer:
             frames.append(await self.hear())
         return frames
 
-    async def rows_until_live(self) -> list[Row]:
+    async def rows_until_live(self) -> list[Any]:
         frames = await self.hear_until(Live)
         return [row for frame in frames if isinstance(frame, Changes | Snapshot) for row in frame.rows]
 
     async def page(self, conversation: UUID | None, before: Before | None = None, limit: int | None = None) -> Page:
         number = next(self._pages)
-        await self.say(AskPage(id=number, conversation=conversation, before=before, limit=limit))
+        await self.say(self.asking(number, conversation, before, limit))
         page = await self.hear_a(Page)
         assert page.id == number
         return page
+
+    def asking(
+        self, number: int, conversation: UUID | None = None, before: Before | None = None, limit: int | None = None
+    ) -> AskPage:
+        """Asks for messages of a conversation, or for conversations."""
+        return AskPage(
+            id=number,
+            kind="conversation" if conversation is None else "message",
+            parent=NOTHING if conversation is None else encoded_value(conversation, self.codec),
+            before=NOTHING if before is None else encoded_value(before, self.codec),
+            limit=limit,
+        )
 
     async def pages(self, conversation: UUID | None, limit: int | None = None) -> AsyncIterator[Page]:
         """Every page, from the newest row to the oldest."""
@@ -192,21 +203,13 @@ async def peer(url: str, codec: Codec = MSGPACK, **options: Any) -> AsyncIterato
 def after(page: Page) -> Before:
     """Where the next page begins. Pages go from new rows to old ones."""
     assert page.rows, "more is promised, and there is nothing to go on from"
-    last = page.rows[-1]
-    assert isinstance(last, Conversation | Message)
-    return Before(last.updated_at if isinstance(last, Conversation) else last.created_at, last.id)
+    last: Any = page.rows[-1]
+    return Before(last.updated_at if last[0] == "c" else last.created_at, last.id)
 
 
-_KINDS: dict[type[Row], Callable[..., replica.Row]] = {
-    Profile: replica.Profile,
-    ProfileDeleted: partial(replica.Deleted, "p"),
-    Conversation: replica.Conversation,
-    ConversationDeleted: partial(replica.Deleted, "c"),
-    Message: replica.Message,
-    MessageDeleted: partial(replica.Deleted, "m"),
-}
-
-
-def _held(row: Row) -> replica.Row:
+def _held(row: Any) -> ClientRow | Deleted:
     """The same row, as the Python client has it."""
-    return _KINDS[type(row)](*msgspec.structs.astuple(row))
+    kind = next(kind for kind in CHAT if kind.tag == row[0].removeprefix("-"))
+    if row[0].startswith("-"):
+        return Deleted(kind.name, row[1], row[ID])
+    return ClientRow(kind.name, row[1], row[ID], dict(zip((each.name for each in kind.columns), row[3:], strict=True)))

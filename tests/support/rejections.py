@@ -3,9 +3,10 @@
 from typing import Any
 from uuid import uuid4
 
-from protocol.frames import Applied, CreateConversation, Rejected, RenameConversation
+from protocol.frames import Applied, Rejected
 from tests.support.device import PushingDevice, Said, now
 from tests.support.oracle import select_everything
+from tests.support.rows import CreateConversation, RenameConversation
 
 RULES: dict[str, str] = {
     "a check": "ALTER TABLE messages ADD CHECK (content NOT LIKE '%darn%')",

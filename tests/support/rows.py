@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -173,6 +173,18 @@ Mutation: TypeAlias = (
 )
 
 
+class Before(NamedTuple):
+    """A place in a list."""
+
+    at: Instant | None
+    id: UUID
+
+
+def encoded_value(value: object, codec: Codec = MSGPACK) -> msgspec.Raw:
+    """A value, or an array of values."""
+    return msgspec.Raw(msgspec.json.encode(value) if codec.text else _PACKER.encode(value))
+
+
 def encoded(mutation: Mutation, codec: Codec = MSGPACK) -> msgspec.Raw:
     """The mutation as a push carries it."""
-    return msgspec.Raw(msgspec.json.encode(mutation.array) if codec.text else _PACKER.encode(mutation.array))
+    return encoded_value(mutation.array, codec)

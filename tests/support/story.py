@@ -8,20 +8,17 @@ from uuid import UUID, uuid4
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from protocol.frames import (
-    Ack,
+from protocol.frames import Ack, Rejected, Result, Welcome
+from tests.support.audit import Audit, audit
+from tests.support.device import NOBODYS, PushingDevice, greeting_device, now
+from tests.support.rows import (
     CreateConversation,
     CreateMessage,
     DeleteMessage,
     EditMessage,
     Mutation,
-    Rejected,
     RenameConversation,
-    Result,
-    Welcome,
 )
-from tests.support.audit import Audit, audit
-from tests.support.device import NOBODYS, PushingDevice, greeting_device, now
 
 CUT_OFF = (ConnectionClosed, InvalidHandshake, OSError, EOFError, TimeoutError)
 """How a connection ends that a test breaks."""
