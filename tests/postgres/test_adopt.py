@@ -55,8 +55,8 @@ async def test_the_old_indexes_are_those_of_the_new_table_each_once_and_valid(ne
     assert all(index["valid"] and index["parent"] for index in indexes)
     assert {(index["name"], index["parent"]) for index in indexes} == {
         ("messages_v1_pkey", "messages_pkey"),
-        ("messages_conversation_id_idx", "messages_conversation_id_idx"),
-        ("messages_created_at_idx", "messages_created_at_idx"),
+        ("atlas_v1_messages_conversation_id_idx", "messages_conversation_id_idx"),
+        ("atlas_v1_messages_created_at_idx", "messages_created_at_idx"),
         ("atlas_messages_v1_newest", "messages_newest"),
     }
     assert len({index["def"] for index in indexes}) == len(indexes)
@@ -357,7 +357,7 @@ async def test_a_publication_of_a_part_publishes_the_same_part_afterwards(newest
 OBSTACLES = {
     "a foreign key": (
         "CREATE TABLE notes (m uuid REFERENCES messages)",
-        "Foreign keys refer to .*notes",
+        "Foreign keys refer to .*notes. Leave out `partition` and `archive` in the declaration",
     ),
     "an index that is invalid": (
         "CREATE INDEX shaky ON messages (role); "
@@ -414,9 +414,15 @@ OBSTACLES = {
         "ALTER TABLE profiles RENAME TO people; CREATE VIEW profiles AS SELECT * FROM people",
         "public.profiles is not a table",
     ),
-    "a publication of a part": (
-        "CREATE PUBLICATION part FOR TABLE messages (id, role) WITH (publish = 'insert')",
-        "The publication part publishes only a part",
+    "a publication of partitions": (
+        "CREATE TABLE events (at date) PARTITION BY RANGE (at); CREATE PUBLICATION both FOR TABLE messages, events",
+        "The publication both publishes rows of public.events under the names of partitions",
+    ),
+    "a name of a partition": ("CREATE VIEW messages_2026_12 AS SELECT 1", "has in schema public: messages_2026_12. Ren"),
+    "names of partitions": (
+        "CREATE TABLE messages_archive (); CREATE TYPE messages_default AS (); CREATE DOMAIN messages_v1 AS text; "
+        "CREATE INDEX messages_newest ON messages (role)",
+        "schema public: messages_archive, messages_default, messages_newest, messages_v1. Rename",
     ),
     "a message that is yet to come": (
         "INSERT INTO messages (id, created_at) VALUES (gen_random_uuid(), '2099-01-01')",
@@ -532,7 +538,7 @@ async def test_an_index_whose_build_was_cut_off_is_built_anew(newest_app: App) -
     assert f"drop the unfinished index {left[0]}" in [step.says for step in await steps(newest_app.url)]
     await migrate(newest_app.url)
     assert not await newest_app.sql.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
-    assert await newest_app.sql.fetchval("SELECT to_regclass('sync.' || $1) IS NOT NULL", index)
+    assert await newest_app.sql.fetchval("SELECT to_regclass($1) IS NOT NULL", index)
 
 
 async def test_two_migrations_at_once_run_one_after_the_other(newest_app: App) -> None:

@@ -44,9 +44,14 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name]
     FROM sync.kinds k CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
+    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name]
+    FROM sync.kinds k JOIN sync.kinds a ON a.kind = k.kind AND (a.nsp, a.rel) = (k.nsp, k.rel || '_archive')
+    CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
+    UNION ALL
     SELECT 'sync', ours.* FROM (
     VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
-           ('declaration', 'jsonb', '{declared}'),
+           ('declaration', 'bool', '{only_one}'),
+           ('declaration', 'jsonb', '{declared,former}'),
            ('meta', 'bool', '{only_one}'),
            ('meta', 'uuid', '{history}'),
            ('meta', 'text', '{channel}'),
@@ -59,7 +64,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('log', 'timestamptz', '{row_at}'),
            ('log', 'text[]', '{row_key}'),
            ('histories', 'int8', '{n,system}'),
-           ('histories', 'text', '{epoch,identity}'),
+           ('histories', 'text', '{epoch,identity,why}'),
            ('histories', 'int4', '{timeline}'),
            ('histories', 'timestamptz', '{began_at}'),
            ('clients', 'uuid', '{user_id,client_id}'),
