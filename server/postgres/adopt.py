@@ -10,7 +10,7 @@ from server.operations.adoptable import check
 from server.operations.beside import Beside
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
 from server.postgres.connection import statement
-from server.postgres.steps import LONG, Progress, carry_out
+from server.postgres.steps import LONG, Progress, Remaining, carry_out
 
 ORIGINAL: Final = """
     CREATE TABLE IF NOT EXISTS sync.original (
@@ -44,12 +44,11 @@ async def _catalog(connection: Any) -> str:
 
 
 async def remaining_steps(connection: Any) -> list[Step]:
-    """The steps of adoption that are left, and those that move partitions of earlier versions beside their table.
-    Raises UnfitError if the tables cannot be adopted."""
+    """The steps of adoption that are left. Raises UnfitError if the tables cannot be adopted."""
     facts = await facts_of(connection)
-    found = await _beside(connection)
+    await _beside(connection)
     if not adoption_plan.is_needed(facts):
-        return beside.plan(found, facts)
+        return []
     check(facts)
     newest: datetime | None = None
     if not _is_validated(facts, "messages", "atlas_bounds"):
@@ -59,8 +58,9 @@ async def remaining_steps(connection: Any) -> list[Step]:
 
 
 async def remaining_moves(connection: Any) -> list[Step]:
-    """Those steps that move partitions. Raises UnfitError if others have their names."""
-    return beside.plan(await _beside(connection), Facts(now=0.0))
+    """The steps that move partitions of earlier versions beside their table, once it is partitioned. Raises UnfitError
+    if others have their names."""
+    return beside.plan(await _beside(connection), await facts_of(connection))
 
 
 async def _beside(connection: Any) -> Beside:
@@ -69,7 +69,7 @@ async def _beside(connection: Any) -> Beside:
     return found
 
 
-async def adopt(connection: Any, url: str, progress: Progress) -> None:
+async def adopt(connection: Any, url: str, progress: Progress, remaining: Remaining = remaining_steps) -> None:
     """Carry out the steps that are left, and plan again after each. `connection` must not be in a transaction. A
     second connection to `url` reads the progress of long steps.
 
@@ -77,8 +77,8 @@ async def adopt(connection: Any, url: str, progress: Progress) -> None:
     """
     # If this process dies, Postgres notices and ends its statement, so the next run need not wait for that.
     await connection.execute("SET client_connection_check_interval = '5s'")
-    while steps := await remaining_steps(connection):
-        await carry_out(connection, url, steps[0], progress, remaining_steps)
+    while steps := await remaining(connection):
+        await carry_out(connection, url, steps[0], progress, remaining)
 
 
 async def _has_nulls(connection: Any, facts: Facts, column: str) -> bool:

@@ -532,7 +532,7 @@ async def test_a_partition_without_a_beginning_is_archived_like_another(
     )
     rows, log = await all_messages(sql), await whole_log(sql)
     await maintained(every_database)
-    assert await whereabouts(sql) == {"their_old_ones": 1}
+    assert await whereabouts(sql) == {"public.their_old_ones": 1}
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 1
     assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
 

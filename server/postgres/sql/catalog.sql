@@ -99,8 +99,8 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
             'root', p.pubviaroot, 'all', r.oid IS NULL,
             'partitioned', (SELECT array_agg(o.prrelid::regclass::text ORDER BY o.prrelid::regclass::text)
                             FROM pg_publication_rel o JOIN pg_class c ON c.oid = o.prrelid AND c.relkind = 'p'
-                            WHERE o.prpubid = p.oid AND o.prrelid <> ALL (ARRAY[to_regclass('public.messages'),
-                                                                                to_regclass('public.messages_archive')]::oid[])),
+                            WHERE o.prpubid = p.oid AND o.prrelid IS DISTINCT FROM to_regclass('public.messages')
+                              AND o.prrelid IS DISTINCT FROM to_regclass('public.messages_archive')),
             'columns', (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
                         WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs)),
             'where', pg_get_expr(r.prqual, r.prrelid)) ORDER BY p.pubname)

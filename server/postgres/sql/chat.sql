@@ -115,9 +115,13 @@ DECLARE
 BEGIN
     IF theirs IS NULL THEN
         CREATE TABLE public.messages_default PARTITION OF public.messages DEFAULT;
-    ELSIF theirs IS DISTINCT FROM to_regclass('public.messages_default') THEN
-        EXECUTE format('ALTER TABLE %s SET SCHEMA public', theirs);
-        EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
+    ELSE
+        IF (SELECT relnamespace <> 'public'::regnamespace FROM pg_class WHERE oid = theirs) THEN
+            EXECUTE format('ALTER TABLE %s SET SCHEMA public', theirs);
+        END IF;
+        IF (SELECT relname <> 'messages_default' FROM pg_class WHERE oid = theirs) THEN
+            EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
+        END IF;
     END IF;
     PERFORM sync.close_partition('messages', 'messages_default');
 END

@@ -65,7 +65,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET 
 DECLARE
     home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
     parent pg_catalog.regclass := home || '.' || of;
-    stray pg_catalog.regclass := home || '.' || CASE WHEN of LIKE 'messages%' THEN 'messages' ELSE of END || '_default';
+    stray pg_catalog.regclass := (SELECT nullif(partdefid, 0) FROM pg_catalog.pg_partitioned_table
+                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN 'public.messages' ELSE parent END);
     ending timestamptz := since + CASE WHEN of LIKE 'messages%' THEN interval '1 month' ELSE interval '1 week' END;
     part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM' ELSE '_IYYY_"w"IW' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
@@ -75,6 +76,9 @@ DECLARE
     strayed boolean;
     moved bigint := 0;
 BEGIN
+    IF stray IS NULL THEN
+        RAISE undefined_table USING MESSAGE = pg_catalog.format('%s has no default partition', parent);
+    END IF;
     -- An archived month gets no second partition in messages: its stray rows belong in the archive.
     IF EXISTS (SELECT FROM sync.partitions p
                WHERE (p.parent = of OR of LIKE 'messages%' AND p.parent LIKE 'messages%')
