@@ -7,7 +7,7 @@ not know.
 from collections.abc import Iterable, Iterator, Sequence
 
 from server.exceptions import UnfitError
-from server.operations.catalog import OLD, Facts, Publication
+from server.operations.catalog import OLD, UPDATED, Facts, Publication
 
 
 def named(facts: Facts) -> list[Publication]:
@@ -33,8 +33,15 @@ def check(facts: Facts) -> None:
 
 
 def cautions(facts: Facts) -> list[str]:
-    """Sentences about those that publish rows of messages under the names of partitions, once it has partitions."""
-    return [
+    """Sentences about those that publish rows of messages under the names of partitions, once it has partitions, and
+    about subscribers that lack the column that adoption adds."""
+    adding = "messages" in facts.tables and UPDATED not in facts.columns
+    whole = [publication.name for publication in facts.publications if not publication.columns] if adding else []
+    added = [
+        f"The publication {', '.join(whole)} will publish a new column of public.messages. On its subscribers, run "
+        "ALTER TABLE messages ADD COLUMN updated_at timestamptz first."
+    ]
+    return (added if whole else []) + [
         f"The publication {publication.name} publishes rows of public.messages under the names of partitions. Let "
         f"{publication.owner} run ALTER PUBLICATION {publication.name} SET (publish_via_partition_root = true), which "
         "applies to the other partitioned tables that it publishes too."
