@@ -150,7 +150,7 @@ EVERY = (
     "(NEW.id, NEW.subscription_tier, NEW.subscription_status)"
 )
 DEFERRED = "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-PARTITION = "sync.messages_default"
+PARTITION = "public.messages_default"
 MENDED = [
     ("ALTER TABLE messages DISABLE TRIGGER atlas_sync_record", "trigger atlas_sync_record on public.messages", True),
     (

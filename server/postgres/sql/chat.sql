@@ -114,19 +114,20 @@ DECLARE
                           AND pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT');
 BEGIN
     IF theirs IS NULL THEN
-        CREATE TABLE sync.messages_default PARTITION OF public.messages DEFAULT;
+        CREATE TABLE public.messages_default PARTITION OF public.messages DEFAULT;
     ELSE
-        EXECUTE format('ALTER TABLE %s SET SCHEMA sync', theirs);
-        IF theirs IS DISTINCT FROM to_regclass('sync.messages_default') THEN
+        IF (SELECT relnamespace <> 'public'::regnamespace FROM pg_class WHERE oid = theirs) THEN
+            EXECUTE format('ALTER TABLE %s SET SCHEMA public', theirs);
+        END IF;
+        IF (SELECT relname <> 'messages_default' FROM pg_class WHERE oid = theirs) THEN
             EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
         END IF;
     END IF;
+    PERFORM sync.close_partition('messages', 'messages_default');
 END
 $$;
-ALTER TABLE sync.messages_default ENABLE ROW LEVEL SECURITY;
 -- Earlier versions let the server read it.
-DROP POLICY IF EXISTS atlas_sync_reads ON sync.messages_default;
-REVOKE SELECT ON sync.messages_default FROM atlas_sync;
+DROP POLICY IF EXISTS atlas_sync_reads ON public.messages_default;
 
 -- Messages older than some months: the same rows in the same files, in a table that a live feed never has to open. The app
 -- may change and delete messages here, and the changes are recorded. It may not insert any.
