@@ -33,6 +33,15 @@ $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 """
 
+TIER = """\
+-- The value of the gate's column by which this user syncs, or not.
+CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT {value}
+$$;
+REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
+"""
+
 ARCHIVED_AFTER = "_at < pg_catalog.now() - '27 days'::pg_catalog.interval"
 """No month is archived before it is over."""
 
@@ -64,6 +73,16 @@ def admitted(declaration: Declaration) -> str:
     admits = f"{held} IN ({values})" if gate.syncs else f"({held} IN ({values})) IS NOT TRUE"
     row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
     return ADMITTED.format(condition=f"coalesce((SELECT {admits} {row}), false)")
+
+
+def tier(declaration: Declaration) -> str:
+    """The function that says by which value a user syncs, or not. Usage is counted by it."""
+    gate = declaration.gate
+    if gate is None:
+        return TIER.format(value="NULL::text")
+    kind = declaration.kind[gate.kind]
+    row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
+    return TIER.format(value=f"(SELECT {column('q', gate.field)}::text {row})")
 
 
 def function(declaration: Declaration, kind: Kind) -> str:

@@ -114,3 +114,32 @@ def test_a_newer_history_ends_everybodys_pauses() -> None:
     assert history.alarm.rung == 0
     history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2))
     assert history.alarm.rung == 1
+
+
+@pytest.mark.parametrize(
+    ("schemas", "outdated"),
+    [
+        ("", ""),
+        ("d", "c"),
+        ("cd", "bc"),
+        ("bcd", "abc"),
+        ("abcd", "abc"),
+        ("bd", "c"),
+        ("bc", ""),
+    ],
+)
+def test_an_epoch_is_outdated_if_nothing_but_schemas_lead_from_it_to_the_present_one(
+    schemas: str, outdated: str
+) -> None:
+    report = replace(FIRST, epoch="d", lineage=("a", "b", "c"), schemas=frozenset(schemas))
+    assert report.outdated == set(outdated)
+
+
+def test_devices_keep_their_cursor_over_another_schema() -> None:
+    hub = Hub(lambda _: None)
+    history = History(hub)
+    history.connected(FIRST)
+    here = reader(hub, 5, 0)
+    history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), schemas=frozenset(["b" * 16])))
+    assert [error.code for error in here.sink.errors] == ["going_away"]
+    assert history.outdated == {FIRST.epoch}
