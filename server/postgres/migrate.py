@@ -184,7 +184,7 @@ async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
         partitioned = any(kind.partition for kind in found.kinds)
     else:
         assert text is not None
-        partitioned = any(kind.partition is not None for kind in parse(text)[0].kinds)
+        partitioned = any(kind.partition for kind in parse(text)[0].kinds)
     return _Wanted(text, name, partitioned)
 
 
