@@ -193,7 +193,7 @@ class _KindCheck:
             self._problem(f"`{owner.name}` is of type {owner.type}. An owner must be uuid or text.", "owner")
         parent = self._parent()
         columns = self._columns(key, owner, parent)
-        names = {column.name: column.field for column in columns}
+        names = {column.name: column.field for column in columns if not column.above}
         if written.columns.all and "columns" in self._read:
             self._check.problems += references(written, names, self._check.file)
         newest = written.newest if written.newest in names else None
@@ -317,6 +317,12 @@ class _KindCheck:
             columns.append(Column(first.column.name, Field(of.name, of.of, of.type, default=of.default)))
         if first is not None:
             names[camel(first.column.name)] = first.column.name
+        above = self._check.parent_of(self._kind)
+        if columns and above is not None and above[0].parent is not None:
+            (key_above, *_) = above[0].columns
+            name = key_above.name if camel(key_above.name) not in names else f"{above[0].name}_{key_above.name}"
+            columns.append(Column(name, key_above.field, above=True))
+            names[camel(name)] = name
         keys = {each.name for each in key}
         parents = set() if first is None else {first.column.column}
         named, seen = self._kind.columns.named, set[str]()
@@ -351,7 +357,7 @@ class _KindCheck:
         devices = self._kind.devices
         if devices is None:
             return None
-        names = {column.name: column.field for column in columns}
+        names = {column.name: column.field for column in columns if not column.above}
         created = self._instant(devices.created, "created")
         updated = self._instant(devices.updated, "updated")
         user = self._user(devices.owner)

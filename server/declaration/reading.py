@@ -7,7 +7,7 @@ constant, and each look-up is one by an index.
 from typing import Final
 
 from protocol.schema import Type
-from server.declaration.model import Declaration, Field, Kind
+from server.declaration.model import Column, Declaration, Field, Kind
 from server.declaration.rights import columns
 from server.declaration.sql import (
     by_uuid,
@@ -152,7 +152,7 @@ def feed(declaration: Declaration, *, everywhere: bool) -> str:
         rows="\n            UNION ALL\n".join(
             ROW.format(
                 tag=literal(kind.tag),
-                values=_slotted(kind, shared),
+                values=_slotted(declaration, kind, shared),
                 columns=", ".join(f"t.{quoted(name)}" for name in columns(kind)),
                 source=_source(kind, everywhere=everywhere),
                 found=is_logged(kind, "t", "l"),
@@ -194,13 +194,13 @@ SLOTS: Final = {
 LETTERS: Final = {"t": "text", **dict(SLOTS.values())}
 
 
-def _slotted(kind: Kind, shared: list[str]) -> str:
+def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
     """The kind's columns in the order of the shared ones."""
     own = dict(zip(slots(kind), kind.columns, strict=True))
     values = []
     for slot in shared:
         of = LETTERS[slot[0]]
-        value = sent("t", own[slot].field) if slot in own else "NULL"
+        value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
         exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
     return ", ".join(values)
@@ -230,7 +230,7 @@ def rows(declaration: Declaration, kind: Kind) -> str:
     def branch(source: str, more: str = "") -> str:
         bound = f" AND {ordered[0]} <= {place[0]}" if len(ordered) > 1 else ""
         return (
-            f"        SELECT {_key(kind, 't')} AS key, {_values(kind, 't')}, {aliases}\n"
+            f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}, {aliases}\n"
             f"        FROM {source} t\n"
             f"        WHERE {condition} AND ({', '.join(ordered)}) < ({', '.join(place)}){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
@@ -308,8 +308,21 @@ def _key(kind: Kind, alias: str) -> str:
     return column(alias, kind.key[0]) if by_uuid(kind) else key_texts(kind, alias)
 
 
-def _values(kind: Kind, alias: str) -> str:
-    return ", ".join(f"{sent(alias, synced.field)} AS v{i}" for i, synced in enumerate(kind.columns, 1))
+def _values(declaration: Declaration, kind: Kind, alias: str) -> str:
+    return ", ".join(
+        f"{_value(declaration, kind, synced, alias)} AS v{i}" for i, synced in enumerate(kind.columns, 1)
+    )
+
+
+def _value(declaration: Declaration, kind: Kind, synced: Column, alias: str) -> str:
+    """The value of a column of the row `alias`."""
+    if not synced.above:
+        return sent(alias, synced.field)
+    parent = declaration.parent_of(kind)
+    assert parent is not None
+    assert kind.parent is not None
+    found = f"{column('a', parent.key[0])} = {column(alias, kind.parent.field)}"
+    return f"(SELECT {sent('a', synced.field)} FROM {table(parent.table)} a WHERE {found})"
 
 
 def _sized(kind: Kind) -> list[int]:

@@ -125,7 +125,7 @@ def _identity(kind: Kind) -> list[Field]:
 
 def watched(kind: Kind) -> list[Field]:
     """The columns of which a change is recorded."""
-    fields = [*_identity(kind), *(synced.field for synced in kind.columns)]
+    fields = [*_identity(kind), *(synced.field for synced in kind.own)]
     return list({field.name: field for field in fields}.values())
 
 

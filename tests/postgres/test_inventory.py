@@ -560,7 +560,8 @@ async def test_a_fault_that_cannot_be_mended_keeps_migrate_from_reporting_succes
 
 async def test_an_owner_who_may_not_mend_it_is_told_what_an_administrator_is_to_run(sql: Any) -> None:
     async with undone(sql):
-        await sql.execute(f"{OWNED}; {OWNED_TABLES}; ALTER SCHEMA sync OWNER TO an_owner; ALTER ROLE service_role RENAME TO former")
+        await sql.execute(f"{OWNED}; {OWNED_TABLES}; ALTER SCHEMA sync OWNER TO an_owner")
+        await sql.execute("ALTER ROLE service_role RENAME TO former")
         await sql.execute(f"ALTER ROLE an_owner BYPASSRLS; SET LOCAL ROLE an_owner; {SAFE_PATH}")
         with pytest.raises(UnfitError, match="Have an administrator run CREATE ROLE service_role NOLOGIN"):
             await mend(sql, SILENT)

@@ -2,13 +2,15 @@
 
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
-import type { Uuid } from './rows.js';
+import { homeKey, homeOf, keyOf } from './rows.js';
+import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
+import type { Ancestor } from './view.js';
 
 /** Adds a mutation to the outbox and numbers it for good. Throws WriteError, and then nothing is added. */
-export async function addEntry(tx: Writing, mutation: Mutation): Promise<Entry> {
+export async function addEntry(tx: Writing, kinds: Kinds, mutation: Mutation): Promise<Entry> {
   const { nextKey, nextN, bounds } = await tx.meta();
-  const entry = add({ nextKey, nextN, bounds }, mutation);
+  const entry = add({ nextKey, nextN, bounds }, kinds, mutation);
   await tx.setMeta({ nextKey: nextKey + 1, nextN: nextN + 1 });
   await tx.putEntries([entry]);
   return entry;
@@ -19,15 +21,57 @@ export async function changeEntries(tx: Writing, { put, drop }: Change): Promise
   await tx.dropEntries(drop);
 }
 
-/** The conversations that these entries are about, as far as this device knows. */
-export async function conversationsOf(tx: Reading, entries: readonly Entry[]): Promise<Set<Uuid>> {
-  const ids = new Set<Uuid>();
-  const messages: Uuid[] = [];
-  for (const { mutation } of entries) {
-    if (mutation.kind === '+m') ids.add(mutation.conversationId);
-    else if (mutation.kind.endsWith('c')) ids.add(mutation.id);
-    else messages.push(mutation.id);
+/** Whether the mutation creates this row. */
+export const creates = (kind: Kind, key: string, mutation: Mutation): boolean =>
+  mutation.op === '+' && mutation.kind === kind.name && keyOf(kind, mutation.id) === key;
+
+/** The home of a row that is held, or that an entry creates; null if neither is known. */
+export async function homeOfRow(
+  tx: Reading,
+  kind: Kind,
+  key: string,
+  entries: readonly Entry[],
+): Promise<string | null> {
+  if (kind.home === null) return '';
+  const [row] = await tx.get(kind, [key]);
+  if (row) return homeOf(kind, row);
+  const made = entries.map(({ mutation }) => mutation).find((mutation) => creates(kind, key, mutation));
+  return made?.op === '+' ? homeKey(kind, made.columns[kind.home] as Id) : null;
+}
+
+/** The rows above those of this home, from the parent upwards, as far as this device knows. */
+export async function rowsAbove(
+  tx: Reading,
+  kind: Kind,
+  home: string,
+  entries: readonly Entry[],
+): Promise<readonly Ancestor[]> {
+  const above: Ancestor[] = [];
+  let key: string | null = home;
+  for (let { parent } = kind; parent !== null && key !== null; { parent } = parent) {
+    above.push({ kind: parent, key });
+    if (parent.parent !== null) key = await homeOfRow(tx, parent, key, entries);
   }
-  for (const row of await tx.messages(messages)) if (row) ids.add(row.conversationId);
-  return ids;
+  return above;
+}
+
+/** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
+export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = new Set<string>();
+  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
+  for (const child of kind.children) for (const home of await homesAbout(tx, child, entries)) keys.add(home);
+  return keys;
+}
+
+/** The homes of the rows of `keysAbout`. */
+async function homesAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = await keysAbout(tx, kind, entries);
+  const homes = new Set<string>();
+  for (const { mutation } of entries) {
+    if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
+    homes.add(homeKey(kind, mutation.columns[kind.home as string] as Id));
+    keys.delete(keyOf(kind, mutation.id));
+  }
+  for (const row of await tx.get(kind, [...keys])) if (row) homes.add(homeOf(kind, row));
+  return homes;
 }
