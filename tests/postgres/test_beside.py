@@ -286,9 +286,12 @@ def scripts(heading: str) -> list[str]:
 
 async def psql(database: Database, script: str) -> str:
     tool = binaries(database.cluster.version) / "psql"
-    command = [tool, "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database.url]
-    done = await asyncio.to_thread(subprocess.run, command, input=script.encode(), check=False, capture_output=True)
-    return done.stderr.decode()
+    command = [str(tool), "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database.url]
+
+    def run() -> str:
+        return subprocess.run(command, input=script.encode(), check=False, capture_output=True).stderr.decode()
+
+    return await asyncio.to_thread(run)
 
 
 async def test_an_index_is_built_beside_writers_as_the_readme_says(every_database: Database, sql: Any) -> None:
