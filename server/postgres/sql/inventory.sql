@@ -214,9 +214,11 @@ WITH RECURSIVE login AS MATERIALIZED (
 ), partitions AS MATERIALIZED (
     SELECT p.nsp_of, p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
            c.relrowsecurity AS secured, c.relowner, c.relacl,
-           -- A table that the app had partitioned has partitions of the app's beside ours.
-           n.nspname = 'sync' OR r.kind = 'partitioned table' AND c.relname ~ format(
-               '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) AS ours
+           -- The app's own table, which earlier versions kept in schema sync, is closed when it leaves that. A table that the
+           -- app had partitioned has partitions of the app's beside ours.
+           CASE n.nspname WHEN 'sync' THEN c.relname <> 'messages_v1'
+                ELSE r.kind = 'partitioned table' AND c.relname ~ format(
+                    '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) END AS ours
     FROM parts p JOIN tables r ON r.oid = p.root JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.part <> p.root
 ), routines AS MATERIALIZED (
@@ -364,7 +366,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     JOIN schemas n ON n.nsp = t.nsp
     LEFT JOIN pg_class d ON d.oid = p.partdefid
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
-    WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
+    WHERE (d.relname = w.rel AND d.relnamespace IN (n.oid, to_regnamespace('sync'))) IS NOT TRUE
 
     UNION ALL
     -- A trigger that was renamed still has the constraint of its old name.
