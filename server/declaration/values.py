@@ -6,37 +6,39 @@ could not hold it.
 
 import base64
 import binascii
+import calendar
 import math
 import re
 import struct
+import sys
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from protocol.codec import Value
-from protocol.frames import COLUMNS, FIRST_INSTANT, ID, LAST_INSTANT, Key, Row
+from protocol.frames import COLUMNS, FIRST_INSTANT, ID, LAST_INSTANT, TAG, Key, Row
 from protocol.schema import Type
 from server.declaration.model import Field, Kind
 
 EXACT: Final = (1 << 53) - 1
 """The largest integer that every device holds exactly. Larger ones travel as text."""
 INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
-SIZES: Final = {"smallint": 1 << 15, "integer": 1 << 31}
-"""By type: the first integer that is too large. Of all others it is that of bigint."""
-NUMERIC: Final = re.compile(r"-?[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,3})?|-?Infinity|NaN")
-"""Postgres writes out what an exponent stands for: with more digits, few bytes would become many."""
-DATE: Final = re.compile(r"([0-9]{4,7})-([0-9]{2})-([0-9]{2})( BC)?")
-YEARS: Final = (-4712, 5_874_897)
-"""Those of Postgres' dates, where 0 is the year before 1."""
+NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,3})?|Infinity)|NaN")
+"""Postgres writes out the digits of an exponent: with a longer one, few bytes would become many."""
 EXPONENT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[eE]([+-]?[0-9]+)')
 """In JSON: a string, or the exponent of a number."""
-NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+DATE: Final = re.compile(r"([0-9]{4,7})-([0-9]{2})-([0-9]{2})( BC)?")
+LAST_YEAR: Final = 5_874_897
+FIRST_YEAR_BC: Final = 4_714
+"""What a date can hold. In its first year, from the 24th of November on."""
+BITS: Final = {"smallint": 15, "integer": 31}
+"""Of the integers that are smaller than a bigint, without the sign."""
+NULL_CHARACTER: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As an escape in JSON."""
 KEY_BYTES: Final = 1_000
-"""The longest text in the key of a row that a device inserts. Keys are in the log, and an index of Postgres has none
-beyond 2,700 bytes that do not compress."""
+"""The longest text in the key of a row that a device inserts. The log repeats it at each change of the row."""
 
 
 class BadValue(Exception):  # noqa: N818 (a reason, given to the device)
@@ -78,7 +80,7 @@ def _bool(value: Value) -> str:
 def _int(value: Value) -> str:
     if isinstance(value, str) and INTEGER.fullmatch(value):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
         raise BadValue(BAD_VALUE)
     return str(value)
 
@@ -86,7 +88,7 @@ def _int(value: Value) -> str:
 def _float(value: Value) -> str:
     if value in ("NaN", "Infinity", "-Infinity"):
         return str(value)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e308:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise BadValue(BAD_VALUE)
     return repr(float(value))
 
@@ -98,19 +100,20 @@ def _numeric(value: Value) -> str:
 
 
 def _date(value: Value) -> str:
+    if not isinstance(value, str):
+        raise BadValue(BAD_VALUE)
     if value in ("infinity", "-infinity"):
-        return str(value)
-    match = DATE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not (before := int(match[1])):
+        return value
+    if (match := DATE.fullmatch(value)) is None:
         raise BadValue(BAD_VALUE)
-    year = 1 - before if match[4] else before
-    try:
-        date(2000 + year % 400, int(match[2]), int(match[3]))  # every 400 years the calendar is the same
-    except ValueError:
-        raise BadValue(BAD_VALUE) from None
-    if not YEARS[0] <= year <= YEARS[1]:
+    year, month, day = map(int, match.group(1, 2, 3))
+    before_christ = match[4] is not None
+    leap = 1 - year if before_christ else year  # there is no year 0
+    days = 28 + calendar.isleap(leap) if month == 2 else 30 + (month in (1, 3, 5, 7, 8, 10, 12))
+    within = (year, -month, -day) <= (FIRST_YEAR_BC, -11, -24) if before_christ else year <= LAST_YEAR
+    if not (year >= 1 and 1 <= month <= 12 and 1 <= day <= days and within):
         raise BadValue(BAD_VALUE)
-    return match[0]
+    return value
 
 
 def _instant(value: Value) -> str:
@@ -125,14 +128,15 @@ def _json(value: Value) -> str:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         raise BadValue(BAD_VALUE) from None
-    if NUL.search(text):
+    if NULL_CHARACTER.search(text):
         raise BadValue(BAD_TEXT)
     return text
 
 
 def _array(value: Value) -> str:
     text = _json(value)
-    if not text.lstrip().startswith("["):
+    found = msgspec.json.decode(text)
+    if not isinstance(found, list) or any(isinstance(element, dict | list) for element in found):
         raise BadValue(BAD_VALUE)
     return text
 
@@ -141,8 +145,7 @@ def _bytes(value: Value) -> str:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     try:
-        # Python takes more forms of it than Postgres does.
-        return base64.b64encode(base64.b64decode(_text(value), validate=True)).decode("ascii")
+        return _bytes(base64.b64decode(_text(value), validate=True))
     except (binascii.Error, ValueError):
         raise BadValue(BAD_VALUE) from None
 
@@ -174,46 +177,30 @@ def as_text(field: Field, value: Value) -> str | None:
 
 
 def read(field: Field, value: Value) -> str:
-    """A device's value as text, whether or not the column may be NULL. Raises BadValue.
-
-    What Postgres would not take is found here as far as possible: there it fails the statement, with everything in it.
-    """
+    """A device's value as text, whether or not the column may be NULL. Raises BadValue."""
     text = _READ[field.of](value)
-    if not _fits(field, text):
+    if (field.of is Type.INT and not -1 << BITS[field.type] <= int(text) < 1 << BITS[field.type]) or (
+        field.type == "real" and not _is_real(float(text))
+    ):
         raise BadValue(BAD_VALUE)
     return text
 
 
-def _fits(field: Field, text: str) -> bool:
-    """Whether the number is in the range of the column's type."""
-    if field.of in (Type.INT, Type.BIGINT):
-        size = SIZES.get(field.type, 1 << 63)
-        return -size <= int(text) < size
-    if field.type == "real" and text[-1].isdigit():
-        try:
-            (short,) = struct.unpack("<f", struct.pack("<f", float(text)))
-        except OverflowError:
-            return False
-        return bool(short) or not float(text)
-    return True
+def _is_real(value: float) -> bool:
+    """Whether a number of 4 bytes can hold it, rounded."""
+    try:
+        (held,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        return False
+    return bool(held) == bool(value)
 
 
-def is_longer(field: Field, text: str, limit: int) -> bool:
-    """Whether a value, as `as_text` makes it, has more than `limit` bytes as devices receive it."""
-    if field.of is Type.BYTES:
-        limit = (limit + 2) // 3 * 4  # base64 has four characters for three bytes
-    # Any other character has at most four bytes; most texts need not be encoded to be known as short enough.
-    if len(text) * 4 > limit and len(text.encode()) > limit:
-        return True
-    return field.of in (Type.JSON, Type.ARRAY) and len(text) + _written_out(text) > limit
-
-
-def _written_out(text: str) -> int:
-    """The digits that Postgres writes for the exponents in JSON."""
+def written_out(text: str) -> int:
+    """The digits that Postgres adds to JSON for the exponents of its numbers: `1e-16383` becomes 16,385 characters."""
     if not re.search("[0-9][eE][+-]?[0-9]", text):
         return 0
-    exponents = [match[1].lstrip("+-0") for match in EXPONENT.finditer(text) if match[1]]
-    return sum(int(each) if len(each) < 8 else EXACT for each in exponents if each)
+    exponents = (match[1].lstrip("+-0") for match in EXPONENT.finditer(text) if match[1])
+    return sum(int(each[:6]) for each in exponents if each)
 
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:
@@ -250,10 +237,11 @@ _SENT: Final[dict[Type, Callable[[Any], Any]]] = {Type.BIGINT: _exact, Type.FLOA
 class Rows:
     """Makes the rows of a kind of what Postgres sends."""
 
-    __slots__ = ("_columns", "_deletion", "_keys", "_uuids", "tag")
+    __slots__ = ("_columns", "_deletion", "_keys", "_uuids", "_width", "tag")
 
     def __init__(self, kind: Kind) -> None:
         self.tag = kind.tag
+        self._width = COLUMNS + len(kind.columns)
         self._deletion = f"-{kind.tag}"
         self._columns = [(i, _SENT[c.field.of]) for i, c in enumerate(kind.columns) if c.field.of in _SENT]
         self._uuids = [COLUMNS + i for i, c in enumerate(kind.columns) if c.field.of is Type.UUID]
@@ -269,8 +257,10 @@ class Rows:
         return (self.tag, seq, key, *values)
 
     def restored(self, row: Sequence[Any]) -> Row:
-        """The row, from a cache that keeps uuids as bytes."""
+        """The row, from a cache that keeps uuids as bytes. Raises ValueError if it is no row of this kind."""
         values = list(row)
+        if len(values) != self._width or values[TAG] != self.tag:
+            raise ValueError("This is not a row of this kind.")
         for i in self._uuids:
             if values[i] is not None:
                 values[i] = UUID(bytes=values[i])
@@ -291,10 +281,16 @@ class Rows:
         return first, second
 
 
+def _nearest(text: str) -> int:
+    """The instant that a device can hold and that is the nearest."""
+    at = float(text) if text.endswith("infinity") else int(text)
+    return int(min(max(at, FIRST_INSTANT), LAST_INSTANT))
+
+
 _KEYS: Final[dict[Type, Callable[[str], UUID | str | int]]] = {
     Type.UUID: UUID,
     Type.TEXT: str,
     Type.INT: int,
-    Type.INSTANT: int,
+    Type.INSTANT: _nearest,
     Type.BIGINT: lambda text: _exact(int(text)),
 }
