@@ -7,7 +7,7 @@ from protocol.schema import KEY_TYPES, Type
 from server.declaration import catalogue, written
 from server.declaration.catalogue import Facts
 from server.declaration.file import camel, parse, references, unfit
-from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Table
+from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Reference, Table
 from server.declaration.problems import DeclarationError, Problem, listed, meant
 from server.declaration.written import File
 
@@ -244,6 +244,7 @@ class _KindCheck:
             partition="month" if written.partition else None,
             archive=written.archive,
             policies=written.policies,
+            references=self._references(key, devices, columns),
         )
 
     def _holds_users(self, found: Field) -> bool:
@@ -455,6 +456,27 @@ class _KindCheck:
         return any(
             index.unique and None not in index.columns and set(index.columns) == names for index in self._table.indexes
         )
+
+    def _references(
+        self, key: tuple[Field, ...], devices: Devices | None, columns: tuple[Column, ...]
+    ) -> dict[str, Reference]:
+        if devices is None:
+            return {}
+        writable = {*(devices.insert or ()), *devices.update}
+        names = {column.field.name for column in columns if column.name in writable and not column.above}
+        if devices.insert is not None:
+            names |= {each.name for each in key}
+        names -= {self._kind.owner, None if devices.owner is None else devices.owner.name}
+        if self._kind.parent is not None:
+            names.discard(self._kind.parent.column.column)
+        kinds = {each.table: each.name for each in self._check.file.kinds}
+        found = {}
+        for foreign in self._table.foreign:
+            if len(foreign.columns) == 1 and foreign.columns[0] in names and foreign.target in kinds:
+                referenced = field(self._check.facts.table[foreign.target].column[foreign.referenced[0]])
+                if referenced is not None:
+                    found[foreign.columns[0]] = Reference(kinds[foreign.target], referenced)
+        return found
 
     def _instant(self, name: str | None, key: str) -> Field | None:
         return None if name is None else self._timestamp(self._table, name, key)

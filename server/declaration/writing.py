@@ -164,6 +164,7 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
             values.setdefault(moment.name, _moment(moment))
     names = ", ".join(quoted(each) for each in values)
     chosen = ", ".join(values.values())
+    checks += _check_references(declaration, kind, devices.insert, key)
     conflict = ", ".join(quoted(field.name) for field in [*kind.key, *([kind.dated] if kind.dated else [])])
     if parent is None:
         lines = [
@@ -228,6 +229,32 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     ]
 
 
+def _check_references(
+    declaration: Declaration, kind: Kind, wires: tuple[str, ...], key: dict[str, str] | None = None
+) -> list[str]:
+    """That the rows which the values name are the user's. Otherwise the foreign key would say whether a row of another
+    user exists, and what happens to that would happen to this one. `key`: its values, if they are to be checked too."""
+    given = {kind.column[wire].field.name: (wire, _given(kind.column[wire].field, wire)) for wire in wires}
+    given |= {name: ("", value) for name, value in (key or {}).items()}
+    lines = []
+    for name, reference in kind.references.items():
+        if name not in given:
+            continue
+        wire, value = given[name]
+        target = declaration.kind[reference.kind]
+        held = next((each.field for each in kind.own if each.field.name == name), reference.field)
+        same = equal(column("r", reference.field), value, reference.field, held)
+        absent = f"_patch ->> {literal(wire)}::text IS NOT NULL AND " if wire else ""
+        lines += [
+            f"IF {absent}NOT EXISTS (",
+            f"    SELECT FROM {table(target.table)} r WHERE {same} AND {owned(declaration, target, 'r', '_owner')}",
+            ") THEN",
+            f"    RETURN 'bad_value{':' if wire else ''}{wire}';",
+            "END IF;",
+        ]
+    return lines
+
+
 def _moment(field: Field) -> str:
     return "pg_catalog.timezone('UTC', _at)" if field.type.startswith("timestamp without") else "_at"
 
@@ -251,7 +278,7 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
         if isinstance(limit, tuple)
     )
     where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
-    lines: list[str] = []
+    lines = _check_references(declaration, kind, devices.update)
     for i, each in enumerate(tables(kind)):
         indent = "    " if i else ""
         lines += ["IF NOT FOUND THEN"] if i else []
