@@ -1,5 +1,6 @@
 """Which mutations are acceptable, and how a push is answered. Pure."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +11,8 @@ from protocol import errors
 from protocol.codec import Codec, FrameError
 from protocol.errors import ERRORS
 from protocol.frames import (
+    FIRST_INSTANT,
+    LAST_INSTANT,
     Ack,
     Applied,
     Delete,
@@ -68,7 +71,8 @@ def check(mutation: Mutation | None, declaration: Declaration, codec: Codec, now
     except _RejectionError as error:
         return Rejection(str(error))
     if change.at is not None and not EARLIEST <= change.at <= now + AHEAD:
-        return Rejection("bad_time", change)
+        # A number beyond an instant is no part of a digest.
+        return Rejection("bad_time", change if FIRST_INSTANT <= change.at <= LAST_INSTANT else None)
     return change
 
 
@@ -132,13 +136,15 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         # A NULL is none of them either: devices could never update the row again.
         if value not in limit:
             raise _RejectionError(f"bad_value:{column.name}")
-    elif value is not None:
-        # Base64 has four characters for three bytes. Any other character has at most four bytes; most texts need not be
-        # encoded to be known as short enough.
-        most = (limit + 2) // 3 * 4 if column.field.of is Type.BYTES else limit
-        if len(value) * 4 > most and len(value.encode()) > most:
-            raise _RejectionError(f"too_long:{column.name}")
+    # A character has at most four bytes; most texts need not be encoded to be known as short enough.
+    elif value is not None and len(value) * 4 > limit and _size(column, value) > limit:
+        raise _RejectionError(f"too_long:{column.name}")
     return value
+
+
+def _size(column: Column, value: str) -> int:
+    """Bytes: of a text in UTF-8, of a value that is base64 without that."""
+    return len(b64decode(value)) if column.field.of is Type.BYTES else len(value.encode())
 
 
 def _check_parent(kind: Kind, key: tuple[str, ...], patch: Mapping[str, str | None]) -> None:

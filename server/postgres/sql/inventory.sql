@@ -144,6 +144,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('microseconds', 'timestamp with time zone', false, true, true),
            ('elements', 'text', false, false, true),
            ('strays', 'text', false, false, false),
+           ('stray_messages', '', false, false, false),
+           ('tier', 'uuid', false, false, false),
            ('refuse_hidden', 'text', false, false, true),
            ('seq_at', 'timestamp with time zone', false, true, true),
            ('identity', '', true, false, true),
@@ -327,8 +329,8 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
     WHERE f.oid IS NOT NULL
       AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
-                                       -- sync.apply sets the path for these.
-                                       AND f.name <> 'admitted' AND f.name NOT LIKE 'write%')
+                                       -- Their callers set it for these.
+                                       AND f.name NOT IN ('admitted', 'tier') AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
