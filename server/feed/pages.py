@@ -79,7 +79,7 @@ def asked_list(declaration: Declaration, ask: AskPage, codec: Codec) -> tuple[Ki
     try:
         parent = _parent(declaration, kind, ask, codec)
         place = [] if ask.before == NOTHING else codec.values(ask.before)
-        if not place or (len(place) == 1 and codec.value(place[0]) is None):
+        if ask.before == NOTHING or (len(place) == 1 and codec.value(place[0]) is None):
             return kind, parent, None
         if len(place) != 2:
             raise BadPageError("`before` is a pair: the value of the column that orders the list, and the id.")
