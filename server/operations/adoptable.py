@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from server.exceptions import UnfitError
+from server.operations import publications
 from server.operations.catalog import INDEXES, INSTANTS, UPDATED, Column, Facts, of, primary_key
 
 COLUMNS: Final = {
@@ -95,7 +96,9 @@ def _check_dependents(facts: Facts) -> None:
     if facts.referenced_by:
         raise UnfitError(
             f"Foreign keys refer to public.messages (id), which is no key of a partitioned table: "
-            f"{_list(facts.referenced_by)}. Drop them; afterwards they may refer to (id, created_at)."
+            f"{_list(facts.referenced_by)}. Leave out `partition` and `archive` in the declaration, which "
+            "`atlas-sync init` drafts: then they stay, and nothing is partitioned. Or drop them; afterwards they may "
+            "refer to (id, created_at)."
         )
     if facts.functions:
         raise UnfitError(
@@ -126,12 +129,7 @@ def _check_dependents(facts: Facts) -> None:
                 f"{view.name} is a view of public.messages, and belongs to {view.owner}. Make this login a member of "
                 f"{view.owner}, then migrate again."
             )
-    for publication in facts.publications:
-        if (publication.columns or publication.where) and publication.mine and not publication.root:
-            raise UnfitError(
-                f"The publication {publication.name} publishes only a part of public.messages, which it cannot do with "
-                "partitions. Set its publish_via_partition_root = true, then migrate again."
-            )
+    publications.check(facts)
     for trigger in facts.triggers:
         if trigger.transitions and trigger.row:
             raise UnfitError(

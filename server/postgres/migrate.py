@@ -15,10 +15,11 @@ from server.declaration.file import parse
 from server.declaration.model import Declaration
 from server.declaration.problems import DeclarationError
 from server.exceptions import UnfitError
+from server.operations import publications
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
 from server.postgres import scripts
-from server.postgres.adopt import ORIGINAL, adopt, remaining_steps, remember
+from server.postgres.adopt import ORIGINAL, adopt, facts_of, remaining_moves, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
 from server.postgres.errors import A_POOLER, POOLER, translated
@@ -136,6 +137,8 @@ async def migrate(
             await retry_locks(lambda: _apply(connection, pending), PATIENCE, lambda why: progress.waits(step, why))
             progress.ends(step)
         await declare(connection, await wanted.resolved(connection), progress)
+        if wanted.partitioned:
+            await adopt(connection, url, progress, remaining_moves)
         left = await mend(connection, progress)
         await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
@@ -181,7 +184,7 @@ async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
         partitioned = any(kind.partition for kind in found.kinds)
     else:
         assert text is not None
-        partitioned = any(kind.partition is not None for kind in parse(text)[0].kinds)
+        partitioned = any(kind.partition for kind in parse(text)[0].kinds)
     return _Wanted(text, name, partitioned)
 
 
@@ -194,12 +197,13 @@ async def steps(url: str, *, text: str | None = None, name: str = "the declarati
             await _check(connection)
             wanted = await _wanted(connection, text, name)
             adopting = await remaining_steps(connection) if wanted.partitioned else []
+            moving = await remaining_moves(connection) if wanted.partitioned else []
             if pending := await _pending(connection, wanted.partitioned):
-                return [*adopting, pending.step()]
+                return [*adopting, pending.step(), *moving]
             declaration = await wanted.resolved(connection)
             if not await is_declared(connection, declaration):
-                return [*adopting, DECLARING]
-            return [*adopting, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
+                return [*adopting, DECLARING, *moving]
+            return [*adopting, *moving, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
     finally:
         connection.terminate()
 
@@ -210,9 +214,11 @@ async def cautions(url: str) -> list[str]:
     try:
         with translated():
             policies = await connection.fetchval(statement("policies"))
+            partitioned = (await _wanted(connection, None, "")).partitioned
             left = [] if await _pending(connection, False) else await take_inventory(connection)
             return [
                 *([] if policies is None else [POLICIES.format(policies)]),
+                *(publications.cautions(await facts_of(connection)) if partitioned else []),
                 *(f"{wrong}." for wrong in left if wrong.mend is None),
             ]
     finally:

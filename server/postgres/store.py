@@ -7,7 +7,7 @@ from protocol.cursor import Position
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
-from server.declaration.model import Kind
+from server.declaration.model import Declaration, Kind
 from server.declaration.reading import FIRST, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
@@ -17,6 +17,7 @@ from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
+DECLARED_ANEW: Final = "The declaration of what is synced has changed."
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
 EVER: Final = (NEVER, ALWAYS)
@@ -36,11 +37,14 @@ class PostgresStore:
         self._synced = synced
         self._replica = replica
 
-    def _require_declared(self, digest: str | None) -> None:
-        """Raises UnavailableError if the database has another declaration than this process."""
+    def _require_declared(self, digest: str | None, asked: Declaration) -> None:
+        """Raises UnavailableError if the database has another declaration than this process, or this process another
+        one than the one by which it asked: the columns would be taken for others."""
         if digest != self._synced.declaration.digest:
             self._synced.on_mismatch()
-            raise UnavailableError("The declaration of what is synced has changed.")
+        elif asked is self._synced.declaration:
+            return
+        raise UnavailableError(DECLARED_ANEW)
 
     async def _find_no_row(self) -> None:
         """Make sure that a row of the gate that was not found does not exist. Raises UnavailableError if row level
@@ -74,6 +78,7 @@ class PostgresStore:
     ) -> tuple[list[Reading], list[int]]:
         """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
+        declaration = self._synced.declaration
         records = await self._fetch(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
@@ -91,7 +96,7 @@ class PostgresStore:
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
         beyond: set[int] = set()
-        self._require_declared(records[0]["declared"])
+        self._require_declared(records[0]["declared"], declaration)
         for record in records:
             i = record["i"] - 1
             heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
@@ -124,6 +129,9 @@ class PostgresStore:
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
     ) -> Answer:
         places = [await self._place(kind, user, want.before) for want in wants]
+        declaration = self._synced.declaration
+        if self._synced.kind(kind.name) is not kind:
+            raise UnavailableError(DECLARED_ANEW)
         records = await self._fetch(
             f"list_{kind.name}",
             user,
@@ -133,11 +141,11 @@ class PostgresStore:
             *([list(column) for column in zip(*places, strict=True)]),
         )
         first = records[0]
-        self._require_declared(first["declared"])
+        self._require_declared(first["declared"], declaration)
+        made: Rows = self._synced.rows[kind.tag]
         if first["tier"] is None:
             await self._find_no_row()
         position = Position(first["head"], 0, first["head_mark"])
-        made: Rows = self._synced.rows[kind.tag]
         found = [
             (record["i"] - 1, made.upsert(position.seq, _id(made, record["key"]), record[FIRST:]))
             for record in records
@@ -166,6 +174,8 @@ class PostgresStore:
     async def _exactly(self, kind: Kind, user: str, at: Instant, key: Sequence[str]) -> Instant:
         """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
         the row no longer exists, the place where such rows begin: to send some of them again does no harm."""
+        if self._synced.kind(kind.name) is not kind:
+            raise UnavailableError(DECLARED_ANEW)
         beyond = (NEVER, at) if at < 0 else (at, ALWAYS)
         records = await self._fetch(f"instant_{kind.name}", user, *beyond, *key)
         if not records:

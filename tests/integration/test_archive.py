@@ -135,14 +135,14 @@ async def test_a_stray_among_archived_months_is_paged_at_its_place(
     # Between the others, in the midst of an archived month, before all of them, and not yet moved.
     for month in (-40, -22, -15, -14):
         await add_old_messages(sql, conversation, month, 2, "late", seconds=5_000)
-    assert (await whereabouts(sql))["sync.messages_default"] == 8
+    assert (await whereabouts(sql))["public.messages_default"] == 8
     expected = await history(sql, conversation)
     async with peer(server.url) as device:
         await device.greet(user, window={"conversation": 0, "message": 0})
         for limit in SIZES:
             assert await scrolled(device, conversation, limit) == expected, limit
         await maintained(every_database)
-        assert "sync.messages_default" not in await whereabouts(sql)
+        assert "public.messages_default" not in await whereabouts(sql)
         for limit in SIZES:
             assert await scrolled(device, conversation, limit) == expected, limit
 

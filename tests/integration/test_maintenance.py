@@ -200,7 +200,7 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
 
         await maintained(database)
         assert await left(database) == []
-        assert "sync.messages_default" not in await whereabouts(sql)
+        assert "public.messages_default" not in await whereabouts(sql)
         assert await sql.fetchval("SELECT count(*) FROM messages_archive") > 0
         changes = sum(app.changes for app in apps)
         assert await sql.fetchval("SELECT count(*) FROM sync.log") == recorded + changes, "a move was recorded"

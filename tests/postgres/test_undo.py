@@ -74,9 +74,9 @@ async def test_archived_months_and_strays_come_back(newest_app: App) -> None:
     _, conversation = await newest_app.somebody()
     # As after two years: the adopted partition ended long ago, and some months after it.
     await newest_app.sql.execute(
-        "ALTER TABLE messages DETACH PARTITION sync.messages_v1; "
-        "DELETE FROM sync.messages_v1 WHERE created_at >= date_trunc('month', now() - interval '40 days', 'UTC'); "
-        "SET timezone = 'UTC'; DO $$ BEGIN EXECUTE format('ALTER TABLE messages ATTACH PARTITION sync.messages_v1 "
+        "ALTER TABLE messages DETACH PARTITION public.messages_v1; "
+        "DELETE FROM public.messages_v1 WHERE created_at >= date_trunc('month', now() - interval '40 days', 'UTC'); "
+        "SET timezone = 'UTC'; DO $$ BEGIN EXECUTE format('ALTER TABLE messages ATTACH PARTITION public.messages_v1 "
         "FOR VALUES FROM (MINVALUE) TO (%L)', date_trunc('month', now() - interval '40 days')); END $$"
     )
     for month in (-1, 0):
@@ -87,7 +87,7 @@ async def test_archived_months_and_strays_come_back(newest_app: App) -> None:
         "date_trunc('month', now() - interval '30 days'), now() + interval '9 years', interval '7 days') at",
         conversation,
     )
-    await newest_app.sql.execute("SELECT sync.archive_partition('sync.messages_v1')")
+    await newest_app.sql.execute("SELECT sync.archive_partition('public.messages_v1')")
     rows = [row[:5] for row in await all_messages(newest_app.sql)]
     await undo(newest_app.url, SILENT)
     assert await newest_app.shape() == before

@@ -8,7 +8,7 @@ SELECT now() AS now,
         LEFT JOIN pg_constraint c ON c.conrelid = p.partition AND c.conname = 'atlas_bounds'
         WHERE NOT p.is_default) AS partitions,
        (SELECT coalesce(array_agg(s ORDER BY s), '{}') FROM (
-            SELECT 'messages', date_trunc('month', created_at, 'UTC'), count(*) FROM sync.messages_default GROUP BY 2
+            SELECT 'messages', date_trunc('month', created_at, 'UTC'), count(*) FROM public.messages_default GROUP BY 2
             UNION ALL
             SELECT 'log', date_trunc('week', to_timestamp(seq / 1000000), 'UTC'), count(*) FROM sync.log_default GROUP BY 2
             UNION ALL
