@@ -25,7 +25,10 @@ from server.declaration.model import Field, Kind
 EXACT: Final = (1 << 53) - 1
 """The largest integer that every device holds exactly. Larger ones travel as text."""
 INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
-NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,4})?|Infinity)|NaN")
+NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,3})?|Infinity)|NaN")
+"""Postgres writes out the digits of an exponent: with a longer one, few bytes would become many."""
+EXPONENT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[eE]([+-]?[0-9]+)')
+"""In JSON: a string, or the exponent of a number."""
 DATE: Final = re.compile(r"([0-9]{4,7})-([0-9]{2})-([0-9]{2})( BC)?")
 LAST_YEAR: Final = 5_874_897
 FIRST_YEAR_BC: Final = 4_714
@@ -34,6 +37,8 @@ BITS: Final = {"smallint": 15, "integer": 31}
 """Of the integers that are smaller than a bigint, without the sign."""
 NULL_CHARACTER: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """As an escape in JSON."""
+KEY_BYTES: Final = 1_000
+"""The longest text in the key of a row that a device inserts. The log repeats it at each change of the row."""
 
 
 class BadValue(Exception):  # noqa: N818 (a reason, given to the device)
@@ -188,6 +193,14 @@ def _is_real(value: float) -> bool:
     except OverflowError:
         return False
     return bool(held) == bool(value)
+
+
+def written_out(text: str) -> int:
+    """The digits that Postgres adds to JSON for the exponents of its numbers: `1e-16383` becomes 16,385 characters."""
+    if not re.search("[0-9][eE][+-]?[0-9]", text):
+        return 0
+    exponents = (match[1].lstrip("+-0") for match in EXPONENT.finditer(text) if match[1])
+    return sum(int(each[:6]) for each in exponents if each)
 
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:

@@ -28,7 +28,7 @@ from protocol.frames import (
 )
 from protocol.schema import Limit, Type
 from server.declaration.model import Column, Declaration, Kind
-from server.declaration.values import BadValue, as_text, read
+from server.declaration.values import KEY_BYTES, BadValue, as_text, read, written_out
 from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
@@ -87,6 +87,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Insert(columns=columns, at=at):
             if devices.insert is None:
                 raise _RejectionError("not_allowed")
+            if any(len(half.encode()) > KEY_BYTES for half in key):
+                raise _RejectionError("bad_id")
             patch = _patch(kind, columns, devices.insert, codec)
             if kind.parent is not None:
                 _check_parent(kind, key, patch)
@@ -136,15 +138,18 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         # A NULL is none of them either: devices could never update the row again.
         if value not in limit:
             raise _RejectionError(f"bad_value:{column.name}")
-    # A character has at most four bytes; most texts need not be encoded to be known as short enough.
-    elif value is not None and len(value) * 4 > limit and _size(column, value) > limit:
+    elif value is not None and _is_longer(column, value, limit):
         raise _RejectionError(f"too_long:{column.name}")
     return value
 
 
-def _size(column: Column, value: str) -> int:
-    """Bytes: of a text in UTF-8, of a value that is base64 without that."""
-    return len(b64decode(value)) if column.field.of is Type.BYTES else len(value.encode())
+def _is_longer(column: Column, value: str, limit: int) -> bool:
+    """Than so many bytes: of a text in UTF-8, of a value that is base64 without that."""
+    if column.field.of in (Type.JSON, Type.ARRAY) and len(value) + written_out(value) > limit:
+        return True
+    if len(value) * 4 <= limit:
+        return False  # a character has at most four bytes; most texts need not be encoded to be known as short enough
+    return len(b64decode(value) if column.field.of is Type.BYTES else value.encode()) > limit
 
 
 def _check_parent(kind: Kind, key: tuple[str, ...], patch: Mapping[str, str | None]) -> None:

@@ -138,7 +138,7 @@ LEFT JOIN LATERAL (
 -- snapshot.
 -- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
 --    the number of rows without that bound
--- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
+-- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2
 FROM (SELECT $1::uuid AS user_id) r
@@ -147,11 +147,11 @@ LEFT JOIN public.profiles q ON q.id = r.user_id
 LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum(100 + coalesce(octet_length(m.v1), 0) + coalesce(octet_length(m.v2), 0)) OVER in_order AS bytes
-    FROM unnest($3::int[], $4::text[], $5::text[]) WITH ORDINALITY AS w (rows, parent, p1, i)
+    FROM unnest($3::int[], $4::text[], $5::text[], $6::int[]) WITH ORDINALITY AS w (rows, parent, p1, before, i)
     CROSS JOIN LATERAL (
         SELECT t.id AS key, t.subscription_tier AS v1, t.subscription_status AS v2, t.id AS o1
         FROM public.profiles t
-        WHERE t.id = r.user_id AND (t.id) < ((w.p1)::uuid)
+        WHERE t.id = r.user_id AND (t.id, 0) < ((w.p1)::uuid, w.before)
         ORDER BY t.id DESC LIMIT w.rows
     ) m
     WINDOW in_order AS (ORDER BY w.i, m.o1 DESC)
@@ -164,7 +164,7 @@ ORDER BY g.i, g.o1 DESC
 -- snapshot.
 -- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
 --    the number of rows without that bound
--- of each list: $3 rows at most, $4 NULL, $5 … the place (behind all values: before the newest)
+-- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3
 FROM (SELECT $1::uuid AS user_id) r
@@ -173,11 +173,11 @@ LEFT JOIN public.profiles q ON q.id = r.user_id
 LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum(100 + coalesce(octet_length(m.v1), 0)) OVER in_order AS bytes
-    FROM unnest($3::int[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS w (rows, parent, p1, p2, i)
+    FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (rows, parent, p1, p2, before, i)
     CROSS JOIN LATERAL (
         SELECT t.id AS key, t.title AS v1, t.created_at AS v2, t.updated_at AS v3, t.updated_at AS o1, t.id AS o2
         FROM public.conversations t
-        WHERE t.user_id = r.user_id AND (t.updated_at, t.id) < (sync.instant(w.p1), (w.p2)::uuid) AND t.updated_at <= sync.instant(w.p1)
+        WHERE t.user_id = r.user_id AND (t.updated_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.updated_at <= sync.instant(w.p1)
         ORDER BY t.updated_at DESC, t.id DESC LIMIT w.rows
     ) m
     WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
@@ -201,7 +201,7 @@ ORDER BY t.updated_at LIMIT 1
 -- snapshot.
 -- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
 --    the number of rows without that bound
--- of each list: $3 rows at most, $4 the parent's key, $5 … the place (behind all values: before the newest)
+-- of each list: $3 rows at most, $4 the parent's key, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3, g.v4, g.v5
 FROM (SELECT $1::uuid AS user_id) r
@@ -210,20 +210,20 @@ LEFT JOIN public.profiles q ON q.id = r.user_id
 LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum(100 + coalesce(octet_length(m.v2), 0) + coalesce(octet_length(m.v3), 0)) OVER in_order AS bytes
-    FROM unnest($3::int[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS w (rows, parent, p1, p2, i)
+    FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (rows, parent, p1, p2, before, i)
     JOIN public.conversations o ON o.id = w.parent::uuid AND o.user_id = r.user_id
     CROSS JOIN LATERAL (
         (
         SELECT t.id AS key, t.conversation_id AS v1, t.role AS v2, t.content AS v3, t.created_at AS v4, t.updated_at AS v5, t.created_at AS o1, t.id AS o2
         FROM public.messages t
-        WHERE t.conversation_id = o.id AND (t.created_at, t.id) < (sync.instant(w.p1), (w.p2)::uuid) AND t.created_at <= sync.instant(w.p1) AND t.created_at >= (SELECT archived_until FROM sync.meta)
+        WHERE t.conversation_id = o.id AND (t.created_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.created_at <= sync.instant(w.p1) AND t.created_at >= (SELECT archived_until FROM sync.meta)
         ORDER BY t.created_at DESC, t.id DESC LIMIT w.rows
         )
         UNION ALL
         (
         SELECT t.id AS key, t.conversation_id AS v1, t.role AS v2, t.content AS v3, t.created_at AS v4, t.updated_at AS v5, t.created_at AS o1, t.id AS o2
         FROM sync.all_messages t
-        WHERE t.conversation_id = o.id AND (t.created_at, t.id) < (sync.instant(w.p1), (w.p2)::uuid) AND t.created_at <= sync.instant(w.p1) AND t.created_at < (SELECT archived_until FROM sync.meta)
+        WHERE t.conversation_id = o.id AND (t.created_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.created_at <= sync.instant(w.p1) AND t.created_at < (SELECT archived_until FROM sync.meta)
         ORDER BY t.created_at DESC, t.id DESC LIMIT w.rows
         )
         LIMIT w.rows

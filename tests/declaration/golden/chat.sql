@@ -237,6 +237,13 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 
+-- The value of the gate's column by which this user syncs, or not.
+CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT (SELECT q.subscription_tier::text FROM public.profiles q WHERE q.id = $1 LIMIT 1)
+$$;
+REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
+
 GRANT USAGE ON SCHEMA public TO atlas_sync;
 GRANT SELECT (id, subscription_tier, subscription_status) ON public.profiles TO atlas_sync;
 GRANT SELECT (id, user_id, title, created_at, updated_at) ON public.conversations TO atlas_sync;

@@ -352,6 +352,13 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 
+-- The value of the gate's column by which this user syncs, or not.
+CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT (SELECT q.plan::text FROM library.account q WHERE q."user" = $1 LIMIT 1)
+$$;
+REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
+
 GRANT USAGE ON SCHEMA library, public TO atlas_sync;
 GRANT SELECT (number, "user", plan) ON library.account TO atlas_sync;
 GRANT SELECT ("Code", "Owner", "the name", "position") ON public."Shelf" TO atlas_sync;
