@@ -310,7 +310,14 @@ class _KindCheck:
                 f"{kind.key[0].type}. Give them the same type.",
                 *path,
             )
-        return Parent(kind.name, found)
+        bound = any(
+            key.target == kind.table
+            and key.columns == (found.name,)
+            and kind.key
+            and key.referenced == (kind.key[0].name,)
+            for key in self._table.foreign
+        )
+        return Parent(kind.name, found, loose=not bound)
 
     def _columns(self, key: tuple[Field, ...], owner: Field | None, parent: Parent | None) -> tuple[Column, ...]:
         columns: list[Column] = []
