@@ -68,6 +68,13 @@ class Parent(Struct, frozen=True, omit_defaults=True):
     """No foreign key says that the parent exists: rows may be there before it."""
 
 
+class Reference(Struct, frozen=True):
+    """What a foreign key of a column refers to."""
+
+    kind: str
+    field: Field
+
+
 class Devices(Struct, frozen=True, omit_defaults=True):
     """What devices may write. `insert` and `update` are names on the wire, the others columns of the table."""
 
@@ -110,6 +117,8 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     """Months."""
     policies: bool = False
     """Whether `migrate` makes row policies for end users."""
+    references: dict[str, Reference] = {}
+    """By column of the table: rows of a kind that devices name in it. They must be the user's own."""
 
     @cached_property
     def column(self) -> dict[str, Column]:
