@@ -309,9 +309,7 @@ def _key(kind: Kind, alias: str) -> str:
 
 
 def _values(declaration: Declaration, kind: Kind, alias: str) -> str:
-    return ", ".join(
-        f"{_value(declaration, kind, synced, alias)} AS v{i}" for i, synced in enumerate(kind.columns, 1)
-    )
+    return ", ".join(f"{_value(declaration, kind, synced, alias)} AS v{i}" for i, synced in enumerate(kind.columns, 1))
 
 
 def _value(declaration: Declaration, kind: Kind, synced: Column, alias: str) -> str:

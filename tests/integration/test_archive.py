@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.frames import Applied, AskPage, Changes, Live, Page
-from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import NEWEST, Database, administrator
 from tests.support.device import live_device, now
 from tests.support.maintenance import (
-    NEVER,
+    POLICY,
     add_old_messages,
+    archive_after,
     maintained,
     make_month,
     select_all,
@@ -157,7 +157,8 @@ async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     async def a_month_more(so_far: int) -> None:
         # In the end all is in the archive but this month.
         months = max(1, 40 - 40 * so_far // 12)
-        await maintain_once(every_database.url, Policy(months, 90, 400), lambda _: None)
+        await archive_after(every_database, months)
+        await maintain_once(every_database.url, POLICY, lambda _: None)
 
     async with peer(server.url) as device:
         await device.greet(user, window={"conversation": 0, "message": 0})
@@ -338,10 +339,11 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
 
 
 @NEWEST
-async def test_with_zero_months_nothing_is_archived_and_a_device_pages_through_everything(
+async def test_as_long_as_nothing_is_old_enough_nothing_is_archived_and_a_device_pages_through_everything(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
-    await maintained(every_database, NEVER)
+    await archive_after(every_database, 1_200)
+    await maintained(every_database)
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
     expected = await history(sql, conversation)
     async with peer(server.url) as device:

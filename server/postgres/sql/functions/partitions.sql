@@ -76,7 +76,7 @@ DECLARE
     home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
     parent pg_catalog.regclass := home || '.' || of;
     stray pg_catalog.regclass := (SELECT nullif(partdefid, 0) FROM pg_catalog.pg_partitioned_table
-                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN 'public.messages' ELSE parent END);
+                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN pg_catalog.to_regclass('public.messages') ELSE parent END);
     ending timestamptz := since + CASE WHEN of LIKE 'messages%' THEN interval '1 month' ELSE interval '1 week' END;
     part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM' ELSE '_IYYY_"w"IW' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
