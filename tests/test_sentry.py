@@ -183,7 +183,7 @@ async def test_a_failed_request_is_reported_with_its_connection_and_the_server_c
             bearer = token(user)
             welcome = await device.greet_with(bearer, window={"conversation": 0})
             await device.hear_a(Live)
-            await device.say(AskPage(id=1))
+            await device.say(device.asking(1))
             code, _ = await device.closed()
             assert code == 4001
         event = await eventually(lambda: endpoint.named("a request failed"))

@@ -79,6 +79,8 @@ class PostgresWriter:
             raise WriteError(*_diagnosis(cause), self._where(cause)) from error
         except UnavailableError:
             raise
+        except orjson.JSONEncodeError as error:  # a text that is no Unicode
+            raise WriteError(Cause.RULE, type(error).__name__) from error
         except Exception as error:  # one mutation, whatever it causes, must not stop the writes of other devices
             log.error("a push failed unexpectedly", exc_info=error)
             raise WriteError(Cause.END, type(error).__name__) from error

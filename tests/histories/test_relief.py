@@ -53,7 +53,7 @@ class Scrolling(ClientDevice):
     async def read_on(self) -> None:
         await self.is_live()
         await self._scroll(None)
-        for conversation in list(self.replica.conversations):
+        for conversation in list(self.replica.rows["conversation"]):
             await self._scroll(conversation)
 
     async def _scroll(self, conversation: UUID | None) -> None:

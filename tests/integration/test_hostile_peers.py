@@ -285,7 +285,7 @@ async def test_the_first_of_many_fragments_is_enough_to_see_that_the_kind_is_wro
 
 
 @both_codecs
-@pytest.mark.parametrize("frame", [AskPage(id=1), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"])
+@pytest.mark.parametrize("frame", [AskPage(id=1, kind="conversation"), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"])
 async def test_another_frame_before_hello_is_refused(scene: Scene, codec: Codec, frame: ToServer) -> None:
     async with peer(scene.server.url, codec) as one:
         await one.say(frame)
@@ -701,7 +701,7 @@ async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> Non
 
 @both_codecs
 async def test_frames_with_a_wrong_byte_get_a_documented_answer(scene: Scene, codec: Codec) -> None:
-    frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), AskPage(id=7, conversation=uuid4()), scene.hello()]
+    frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), other.asking(7, uuid4()), scene.hello()]
     for seed in range(80):
         dice = random.Random(seed)
         data = bytearray(codec.encode(dice.choice(frames)))

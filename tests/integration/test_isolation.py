@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import AskPage, Changes, Hello, Live, Page, Ping, Pong
+from protocol.frames import ID, Changes, Hello, Live, Page, Ping, Pong
 from tests.support.cluster import Database, administrator
 from tests.support.oracle import select_everything
 from tests.support.peer import Peer, both_codecs, peer
@@ -98,8 +98,8 @@ async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sq
             message = await add_message(sql, conversation, f"{text} {number}")
             made[user] += [conversation, message]
             await one.hear_a(Changes)
-            await one.say(AskPage(id=number, conversation=conversation))
-            await one.say(AskPage(id=number, conversation=None))
+            await one.say(one.asking(number, conversation))
+            await one.say(one.asking(number))
             await one.hear_a(Page)
 
     async def delete_some() -> None:
@@ -150,7 +150,7 @@ async def test_a_made_up_cursor_shows_nothing_of_others(server: Running, two: Tw
 
 async def test_pages_of_a_strangers_conversation_show_nothing(server: Running, two: Two) -> None:
     async with wire(server, two.bert) as other:
-        await other.say(AskPage(id=1, conversation=two.annes))
+        await other.say(other.asking(1, two.annes))
         assert (await other.hear_a(Page)).rows == []
         assert not other.knows(ANNES)
         assert not other.knows(two.annes_message)
@@ -186,7 +186,7 @@ async def nothing_of_bert_reaches_anne(
     for cursor in (old, None):
         async with wire(server, two.anne, cursor) as one:
             for conversation in (None, *conversations):
-                await one.say(AskPage(id=1, conversation=conversation))
+                await one.say(one.asking(1, conversation))
                 await one.hear_a(Page)
         wires.append(one)
     assert [one.knows(BERTS) for one in wires] == [False] * 3
@@ -232,7 +232,7 @@ async def test_a_message_that_changes_hands_and_partition_at_once_is_deleted_for
                 [again, two.annes_message],
             )
             gone = await live.hear_a(Changes)
-            assert {(type(row), row.id) for row in gone.rows} == {
+            assert {(type(row), row[ID]) for row in gone.rows} == {
                 (MessageDeleted, again),
                 (MessageDeleted, two.annes_message),
             }
@@ -396,11 +396,11 @@ async def test_a_row_that_a_user_writes_through_sql_reaches_the_devices_of_that_
         async with anne.transaction():
             conversation = await add_conversation(anne, two.anne, f"{ANNES}, by herself")
             message = await add_message(anne, conversation, f"{ANNES}, by herself")
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {conversation, message}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {conversation, message}
         await anne.execute("UPDATE messages SET content = 'edited' WHERE id = $1", message)
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {message}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {message}
         await anne.execute("DELETE FROM conversations WHERE id = $1", conversation)
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {conversation}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {conversation}
         await other.say(Ping())
         await other.hear_a(Pong)
         assert not other.knows(ANNES)

@@ -91,7 +91,7 @@ async def test_a_page_is_read_again_only_after_its_conversation_has_changed(
     server: Running, redis: RedisProcess, user: UUID, sql: Any
 ) -> None:
     async with live_device(server.url, user) as device:
-        one, other = list(device.replica.conversations)[:2]
+        one, other = list(device.replica.rows["conversation"])[:2]
         first = await device.page(one, None, 3)
         await is_kept(redis, 3)
         await add_message(sql, other, "somewhere else")
@@ -99,14 +99,14 @@ async def test_a_page_is_read_again_only_after_its_conversation_has_changed(
         before = reads()
         again = await device.page(one, None, 3)
         assert reads() == before
-        assert (again.as_of, [row.id for row in again.rows]) == (device.position, [row.id for row in first.rows])
+        assert (again.as_of, [row[ID] for row in again.rows]) == (device.position, [row[ID] for row in first.rows])
         await add_message(sql, one, "here")
         await device.hear()
-        assert [row.id for row in (await device.page(one, None, 3)).rows][1:] == [row.id for row in first.rows][:2]
+        assert [row[ID] for row in (await device.page(one, None, 3)).rows][1:] == [row[ID] for row in first.rows][:2]
         assert reads() == before + 1
-        await sql.execute("DELETE FROM messages WHERE id = $1", first.rows[0].id)
+        await sql.execute("DELETE FROM messages WHERE id = $1", first.rows[0][ID])
         await device.hear()
-        assert first.rows[0].id not in [row.id for row in (await device.page(one, None, 3)).rows]
+        assert first.rows[0][ID] not in [row[ID] for row in (await device.page(one, None, 3)).rows]
 
 
 async def test_a_user_who_no_longer_syncs_is_told_so_by_the_feed(

@@ -107,7 +107,7 @@ async def test_pages_that_are_not_read_cost_one_page(
         await device.hear_a(Live)
         device.socket.transport.pause_reading()
         for number in range(4):
-            await device.say(AskPage(id=number, conversation=conversation, limit=500))
+            await device.say(device.asking(number, conversation, limit=500))
         await buffers.wait_full()
         buffers.widen()
         device.socket.transport.resume_reading()

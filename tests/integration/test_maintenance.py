@@ -106,7 +106,7 @@ async def scroll_again_and_again(device: Peer, conversation: UUID, expected: lis
         before: Before | None = None
         more = True
         while more:
-            await device.say(AskPage(id=1, conversation=conversation, before=before, limit=10))
+            await device.say(device.asking(1, conversation, before, 10))
             page = await device.hear_a(Page)
             for row in page.rows:
                 assert isinstance(row, Message)

@@ -284,7 +284,7 @@ async def test_a_page_tells_how_far_the_feed_was(every_database: Database) -> No
         for conversation in (reader.conversation, None, uuid4()):
             page = await reader.page(conversation)
             assert page.as_of == head
-            assert {row.seq for row in page.rows} <= {head}
+            assert {row[SEQ] for row in page.rows} <= {head}
 
 
 # ---- Whose history -------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ async def test_one_page_too_many_is_refused_and_the_others_are_answered(database
         async with reader.sql.transaction():
             await reader.sql.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")  # nobody's page is read
             for number in range(most + 1):
-                await reader.peer.say(AskPage(id=100 + number, conversation=reader.conversation))
+                await reader.peer.say(reader.peer.asking(100 + number, reader.conversation))
             error = await reader.peer.hear_a(Error)
             await reader.peer.say(Ping())
             assert isinstance(await reader.peer.hear(), Pong)
@@ -347,7 +347,7 @@ async def test_pages_are_answered_by_their_ids_in_whatever_order(database: Datab
         await add_messages(reader, 5)
         ids = [2**53, 0, 17, 17]
         for number in ids:
-            await reader.peer.say(AskPage(id=number, conversation=reader.conversation if number else None))
+            await reader.peer.say(reader.peer.asking(number, reader.conversation if number else None))
         pages = [await reader.peer.hear_a(Page) for _ in ids]
         assert sorted(page.id for page in pages) == sorted(ids)
         assert all(len(page.rows) == (5 if page.id else 1) for page in pages)
@@ -358,7 +358,7 @@ async def test_changes_go_on_arriving_while_pages_are_read(database: Database) -
         await add_messages(reader, COUNT)
         await reader.peer.hear_a(Changes)
         for _ in range(5):
-            await reader.peer.say(AskPage(id=1, conversation=reader.conversation))
+            await reader.peer.say(reader.peer.asking(1, reader.conversation))
             await add_message(reader.sql, reader.conversation)
             kinds = {type(await reader.peer.hear()), type(await reader.peer.hear())}
             assert kinds == {Page, Changes}
@@ -374,7 +374,7 @@ async def sized(reader: Reading, conversation: UUID | None) -> tuple[list[tuple[
     before: Before | None = None
     more = True
     while more:
-        await reader.peer.say(AskPage(id=1, conversation=conversation, before=before, limit=1000))
+        await reader.peer.say(reader.peer.asking(1, conversation, before, 1000))
         data = b""
         frame: object = None
         while not isinstance(frame, Page):
@@ -460,7 +460,7 @@ async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: 
                     await reader.peer.say_raw(text.encode())
                 else:
                     before = Before(at, UUID(place))
-                    await reader.peer.say(AskPage(id=1, conversation=conversation, before=before, limit=2))
+                    await reader.peer.say(reader.peer.asking(1, conversation, before, 2))
                 answer = await reader.peer.hear()
                 while isinstance(answer, Live | Changes):
                     answer = await reader.peer.hear()

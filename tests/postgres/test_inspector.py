@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from server.clock import Clock
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import History
 from server.feed.hub import Hub
@@ -23,7 +24,7 @@ async def test_a_history_that_could_not_begin_begins_before_any_device_is_served
     database: Database, sql: Any
 ) -> None:
     history = History(Hub(lambda _: None))
-    inspector = Inspector(Route(database.server_url, history), Clock(), 0.0)
+    inspector = Inspector(Route(database.server_url, history), Clock(), Synced(), 0.0)
     await inspector.inspect()
     before = await sql.fetchval("SELECT sync.epoch()")
     assert (history.epoch, history.blind) == (before, None)
@@ -46,7 +47,7 @@ async def test_a_schema_that_another_version_made_is_not_judged(
     database: Database, sql: Any, of_another_version: str
 ) -> None:
     history = History(Hub(lambda _: None))
-    inspector = Inspector(Route(database.server_url, history), Clock(), 0.0)
+    inspector = Inspector(Route(database.server_url, history), Clock(), Synced(), 0.0)
     await sql.execute("ALTER FUNCTION sync.run_deferred_triggers RENAME TO of_another_version")
     with pytest.raises(UnfitError, match="run_deferred_triggers is missing"):
         await inspector.inspect()
@@ -62,7 +63,7 @@ async def test_several_servers_that_find_a_new_history_name_it_once_in_every_def
     await sql.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
     await sql.execute("UPDATE sync.meta SET history = $1", uuid4())
     histories = [History(Hub(lambda _: None)) for _ in range(3)]
-    inspectors = [Inspector(Route(database.server_url, history), Clock(), 0.0) for history in histories]
+    inspectors = [Inspector(Route(database.server_url, history), Clock(), Synced(), 0.0) for history in histories]
     async with asyncio.TaskGroup() as tasks, sql.transaction(isolation="read_committed"):
         await sql.execute("LOCK TABLE sync.histories IN SHARE ROW EXCLUSIVE MODE")
         for inspector in inspectors:
@@ -75,7 +76,7 @@ async def test_while_postgres_is_away_it_is_asked_often_and_then_everybodys_paus
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     history = History(Hub(lambda _: None))
-    inspector = Inspector(Route("postgresql://one,two/db", history), Clock(), 0.0)
+    inspector = Inspector(Route("postgresql://one,two/db", history), Clock(), Synced(), 0.0)
     monkeypatch.setattr(module, "EVERY_OF_SEVERAL", 600.0)
     monkeypatch.setattr(module, "EVERY", 600.0)
     answers = iter([UnavailableError("away"), UnavailableError("away"), None])
