@@ -20,7 +20,7 @@ import pytest
 import structlog
 from sentry_sdk import Client
 
-from protocol.frames import AskPage, Live
+from protocol.frames import Live
 from server import logs, sentry
 from server.exceptions import UnfitError
 from server.logs import Failure

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.frames import AskPage, Error, Hello, Live, Page
+from protocol.frames import Error, Hello, Live, Page
+from server.declaration.model import Kind
 from server.feed.ports import Answer
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database

@@ -10,11 +10,13 @@ import itertools
 import os
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 from atlas_sync.connection import PageError
 from atlas_sync.device import Status
-from atlas_sync.replica import Conversation, Message
+from atlas_sync.rows import Key, Row
+from atlas_sync.schema import Schema
 from server.exceptions import CacheError
 from tests.histories.conftest import PATIENCE
 from tests.support.client_device import ClientDevice
@@ -37,7 +39,8 @@ replicas.LAG_SECONDS = 0.5
 """
 MEMORY = ("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
 """So little that Redis evicts what it keeps."""
-SMALL = (2, 3)
+SMALL = {"conversation": 2, "message": 3}
+SCHEMA = Schema.chat()
 
 
 class Scrolling(ClientDevice):
@@ -56,21 +59,23 @@ class Scrolling(ClientDevice):
         for conversation in list(self.replica.rows["conversation"]):
             await self._scroll(conversation)
 
-    async def _scroll(self, conversation: UUID | None) -> None:
-        before, more = None, True
+    async def _scroll(self, conversation: Key | None) -> None:
+        kind = SCHEMA["conversation" if conversation is None else "message"]
+        before: tuple[Any, Key] | None = None
+        more = True
         while more:
             assert self.device is not None
             with self.replica.expecting_page() as apply:
                 try:
-                    page = await self.device.page(conversation, before, 20)
+                    page = await self.device.page(kind.name, conversation, before, 20)
                 except (ConnectionError, PageError, TimeoutError):
                     await self.is_live()
                     continue
                 apply(page.rows)
             if page.rows:
                 last = page.rows[-1]
-                assert isinstance(last, Conversation | Message)
-                before = (last.updated_at if isinstance(last, Conversation) else last.created_at), last.id
+                assert isinstance(last, Row)
+                before = kind.place(last)
             more = page.more
 
 

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import httpx
 import pytest
 
-from protocol.frames import Changes, Live
+from protocol.frames import ID, Changes, Live
 from server.postgres import connection as postgres_connection
 from server.postgres import inspector, listener, pool
 from tests.support.cluster import Database

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from protocol.frames import Error
+from protocol.frames import ID, Error
 from server import metrics
 from server.metrics.catalogue import REGISTRY
 from tests.support.cluster import Database
@@ -91,6 +91,8 @@ async def test_a_page_is_read_again_only_after_its_conversation_has_changed(
     server: Running, redis: RedisProcess, user: UUID, sql: Any
 ) -> None:
     async with live_device(server.url, user) as device:
+        one: Any
+        other: Any
         one, other = list(device.replica.rows["conversation"])[:2]
         first = await device.page(one, None, 3)
         await is_kept(redis, 3)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import AskPage, Hello, Live, Page, Snapshot
+from protocol.frames import Hello, Live, Page, Snapshot
 from server.edge.websocket import HIGH_WATER, WebSocket
 from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database

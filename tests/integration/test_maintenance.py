@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from protocol.frames import AskPage, Page
+from protocol.frames import Page
 from server.operations.maintenance_plan import FEW
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Database, administrator

@@ -13,7 +13,7 @@ import pytest
 from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
-from protocol.frames import Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
+from protocol.frames import ID, SEQ, Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
 from tests.support.cluster import Database
 from tests.support.oracle import State, held, select_everything
 from tests.support.peer import Peer, peer
@@ -494,7 +494,7 @@ async def test_long_titles_make_small_frames(server: Running, sql: Any, user: UU
 async def test_the_frames_of_missed_changes_are_as_small_as_those_of_a_snapshot(
     device: Device, server: Running, sql: Any
 ) -> None:
-    conversation = next(iter(device.replica.rows["conversation"]))
+    conversation: Any = next(iter(device.replica.rows["conversation"]))
     for size in [*[100_000] * 6, 1_000, 1_000_000, 1_000]:
         await add_message(sql, conversation, "x" * size)
     frames = await sizes(server, device.user, device.cursor)

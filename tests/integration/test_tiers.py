@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Changes, Error, Live, Pong, Row, Snapshot, ToClient
+from protocol.frames import ID, Changes, Error, Live, Pong, Row, Snapshot, ToClient
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, ConversationDeleted, Profile, ProfileDeleted

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from protocol.frames import AskPage, Page
+from protocol.frames import Page
 from tests.support.cluster import Database, administrator
 from tests.support.device import live_device
 from tests.support.people import add_conversation, add_user

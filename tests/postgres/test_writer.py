@@ -219,7 +219,9 @@ async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_en
     conversation = await a_large_conversation(admin, user, messages=25, portion=10)
     after = [uuid4()]
     then = checked(CreateConversation(after[0], "next", time.time_ns() // 1000))
-    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[checked(DeleteConversation(conversation)), then])
+    deletion = replace(
+        push(user, conversation, uuid4(), 1, []), mutations=[checked(DeleteConversation(conversation)), then]
+    )
     left = []
     while True:
         (outcome,) = await writers[0].write([deletion], SECONDS)
