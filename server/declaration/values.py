@@ -21,6 +21,8 @@ from server.declaration.model import Field, Kind
 
 EXACT: Final = (1 << 53) - 1
 """The largest integer that every device holds exactly. Larger ones travel as text."""
+BOUNDS: Final = {"smallint": 1 << 15, "integer": 1 << 31}
+"""By type in SQL: the first integer that is too large; its negative is the smallest."""
 INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,4})?|NaN|Infinity)")
 DATE: Final = re.compile(r"[0-9]{4,7}-[0-9]{2}-[0-9]{2}(?: BC)?|-?infinity")
@@ -148,12 +150,17 @@ def as_text(field: Field, value: Value) -> str | None:
         if field.nullable:
             return None
         raise BadValue(BAD_VALUE)
-    return _READ[field.of](value)
+    return read(field, value)
 
 
 def read(field: Field, value: Value) -> str:
     """A device's value as text, whether or not the column may be NULL. Raises BadValue."""
-    return _READ[field.of](value)
+    text = _READ[field.of](value)
+    bound = BOUNDS.get(field.type)
+    # A statement in which Postgres cannot cast the text would fail, and a page would be asked for again and again.
+    if bound is not None and not -bound <= int(text) < bound:
+        raise BadValue(BAD_VALUE)
+    return text
 
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:

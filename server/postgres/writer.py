@@ -79,8 +79,6 @@ class PostgresWriter:
             raise WriteError(*_diagnosis(cause), self._where(cause)) from error
         except UnavailableError:
             raise
-        except orjson.JSONEncodeError as error:  # a text that is no Unicode
-            raise WriteError(Cause.RULE, type(error).__name__) from error
         except Exception as error:  # one mutation, whatever it causes, must not stop the writes of other devices
             log.error("a push failed unexpectedly", exc_info=error)
             raise WriteError(Cause.END, type(error).__name__) from error
@@ -115,7 +113,11 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
 def _digest(mutation: Change | Rejection) -> int:
     """The mutation's digest, 0 where there is none."""
     change = mutation.change if isinstance(mutation, Rejection) else mutation
-    return 0 if change is None else change.digest
+    try:
+        return 0 if change is None else change.digest
+    except orjson.JSONEncodeError:
+        # An instant beyond 64 bits, or a text that is no Unicode. It is rejected, and must not keep its push from an answer.
+        return 0
 
 
 def _outcome(record: Any) -> Outcome:

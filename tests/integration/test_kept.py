@@ -20,7 +20,7 @@ from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
 pytestmark = needs_redis
-READS = ("read_conversations", "read_titles", "read_messages")
+READS = ("list_profile", "list_conversation", "list_message")
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ DAMAGES = {
     "right": (
         "REVOKE SELECT ON messages FROM atlas_sync",
         "GRANT SELECT ON messages TO atlas_sync",
-        "SELECT on public.messages",
+        "SELECT on column public.messages.content",
     ),
     "trigger": (
         "ALTER TABLE messages DISABLE TRIGGER atlas_sync_record",
