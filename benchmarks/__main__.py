@@ -139,10 +139,11 @@ def live_command(
     changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     devices: Annotated[int, typer.Option(min=1, help="Devices of each user.")] = 1,
+    kinds: Annotated[int, typer.Option(min=3, max=60, help="Kinds of rows that are declared.")] = 3,
     seconds: Seconds = 10.0,
 ) -> Benchmark:
     """Changes from the commit to the devices: delay, CPU per change."""
-    return on_stage(lambda stage: live(stage, changes, seconds), users, devices)
+    return on_stage(lambda stage: live(stage, changes, seconds), users, devices, kinds)
 
 
 @benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=2)

@@ -58,7 +58,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
         await part("before")
         await part("adopt", "migrate")
         figures["lost"] += messages - await sql.fetchval(
-            "SELECT count(*) FROM sync.messages_v1 WHERE content <> 'written meanwhile'"
+            "SELECT count(*) FROM public.messages_v1 WHERE content <> 'written meanwhile'"
         )
         await part("after")
         await part("undo", "migrate", "--undo", "--yes")

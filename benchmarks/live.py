@@ -8,6 +8,7 @@ from typing import Final
 from benchmarks import machine
 from benchmarks.actors import Arrived
 from benchmarks.stage import Stage, Written
+from server.declaration.chat import CHAT
 
 SHARES: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 """Percentiles of the delays, in percent: p1_ms … p99_9_ms."""
@@ -44,6 +45,7 @@ async def live(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
         "changes": rate,
         "users": len(stage.users),
         "devices": stage.per_user,
+        "kinds": max(stage.kinds, len(CHAT.kinds)),
         **delays(written, arrivals),
         "server_us_per_change": 1e6 * server / len(written),
         "postgres_us_per_change": 1e6 * postgres / len(written),

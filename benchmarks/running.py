@@ -73,11 +73,14 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
     return register
 
 
-def on_stage(benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1) -> Benchmark:
-    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each."""
+def on_stage(
+    benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1, kinds: int = 0
+) -> Benchmark:
+    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each, and at least so many
+    kinds of rows."""
 
     async def run() -> tuple[dict[str, Any], Figures]:
-        async with stage(users, per_user) as made:
+        async with stage(users, per_user, kinds) as made:
             return made.machine, await benchmark(made)
 
     return run

@@ -18,6 +18,7 @@ from chitchat_dataset import Dataset
 from benchmarks import actors, machine
 from benchmarks.actors import Arrived, Devices, Server
 from benchmarks.processes import LIMIT, end, eventually, folder, spawn
+from server.declaration.chat import CHAT, CHAT_TOML
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
@@ -41,6 +42,21 @@ WRITE: Final = "INSERT INTO messages (id, conversation_id, role, content) VALUES
 WRITE_MANY: Final = """
     INSERT INTO messages (id, conversation_id, role, content) SELECT id, $2, 'user', content
     FROM unnest($1::uuid[], $3::text[]) AS said (id, content)
+"""
+ANOTHER_TABLE: Final = """
+    CREATE TABLE notes_{0} (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL REFERENCES profiles ON DELETE CASCADE,
+        note text, data jsonb, done boolean NOT NULL DEFAULT false, updated_at timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE INDEX ON notes_{0} (user_id, updated_at DESC, id DESC)
+"""
+ANOTHER_KIND: Final = """
+[kind.note_{0}]
+table = "public.notes_{0}"
+owner = "user_id"
+columns = ["note", "data", "done", "updated_at"]
+newest = "updated_at"
+window = 50
 """
 STATEMENTS: Final = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE userid = $1::regrole"
 READS: Final = """
@@ -70,8 +86,9 @@ class Pushed:
 class Stage:
     """What a benchmark works with: `users` numbered users, each with one conversation and `per_user` devices."""
 
-    def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int, kinds: int) -> None:
         self.postgres = postgres
+        self.kinds = kinds
         self.users = sorted(uuid4() for _ in range(users))
         self.per_user = per_user
         self.server = self.another_server()
@@ -85,6 +102,8 @@ class Stage:
 
     async def open(self, stack: AsyncExitStack) -> None:
         await migrate(self.postgres.url())
+        if (more := self.kinds - len(CHAT.kinds)) > 0:
+            await self._declare(more)
         for _ in range(WRITERS + 1):
             connection = await asyncpg.connect(self.postgres.url())
             stack.callback(connection.terminate)
@@ -100,6 +119,18 @@ class Stage:
         stack.push_async_callback(self.server.kill)
         await self.server.start()
         self.devices = await self.generator(stack)
+
+    async def _declare(self, more: int) -> None:
+        """Declare so many kinds beside those of the chat schema, each with a table of its own."""
+        declared = [CHAT_TOML]
+        connection = await asyncpg.connect(self.postgres.url())
+        try:
+            for n in range(1, more + 1):
+                await connection.execute(ANOTHER_TABLE.format(n))
+                declared.append(ANOTHER_KIND.format(n))
+        finally:
+            await connection.close()
+        await migrate(self.postgres.url(), text="\n".join(declared))
 
     def another_server(self) -> Server:
         """Return another server for the same devices, not started yet."""
@@ -218,13 +249,14 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(users: int, per_user: int = 1) -> AsyncIterator[Stage]:
-    """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards."""
+async def stage(users: int, per_user: int = 1, kinds: int = 0) -> AsyncIterator[Stage]:
+    """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards. At least so many
+    `kinds` are declared."""
     machine.allow_files(min(users * per_user, actors.SHARE))
     async with AsyncExitStack() as stack:
         postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=SETTINGS)
         stack.callback(postgres.stop, immediate=True)
         postgres.start()
-        made = Stage(postgres, users, per_user)
+        made = Stage(postgres, users, per_user, kinds)
         await made.open(stack)
         yield made

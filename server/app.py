@@ -35,7 +35,7 @@ from server.edge.timers import TimerWheel
 from server.exceptions import ConfigError, UnavailableError
 from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
-from server.feed.history import History, come_back_apart
+from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
 from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
@@ -75,7 +75,6 @@ log = structlog.get_logger()
 
 RESPONSE_CONNECTIONS: Final = 2
 """Connections of the response cache, so that no device waits for it. One may wait for a lock."""
-DECLARED: Final = "What is synced was declared anew. Come back after the delay."
 LAST_RECORDING: Final = 2.0
 """Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 

@@ -43,6 +43,12 @@ def travels(kind: catalogue.Type) -> Type | None:
     return TYPES.get(kind.name)
 
 
+def identifies(kind: catalogue.Type) -> bool:
+    """Whether values of this type can be in a key. A device may ask for any text, which an enumeration does not know,
+    and two texts that citext takes for one are two to a device."""
+    return travels(kind) in KEY_TYPES and kind.name in TYPES
+
+
 def field(column: catalogue.Column) -> Field | None:
     """None: its values do not travel."""
     if (of := travels(column.type)) is None:
@@ -193,7 +199,7 @@ class _KindCheck:
             self._problem(f"`{owner.name}` is of type {owner.type}. An owner must be uuid or text.", "owner")
         parent = self._parent()
         columns = self._columns(key, owner, parent)
-        names = {column.name: column.field for column in columns}
+        names = {column.name: column.field for column in columns if not column.above}
         if written.columns.all and "columns" in self._read:
             self._check.problems += references(written, names, self._check.file)
         newest = written.newest if written.newest in names else None
@@ -261,11 +267,10 @@ class _KindCheck:
             column = self._check.column(table, name, ("kind", self._kind.name, *path))
             if column is None:
                 return ()
-            of = travels(column.type)
-            if of is None or of not in KEY_TYPES:
+            if not identifies(column.type):
                 self._problem(
                     f"`{name}` in the key of {_named(table.named)} is of type {_type(column)}. Columns of a key are "
-                    "uuid, text, int or bigint: name others that are unique together as `key`.",
+                    "uuid, text, int, bigint or a timestamp: name others that are unique together as `key`.",
                     *path,
                 )
             elif not column.required:
@@ -317,6 +322,12 @@ class _KindCheck:
             columns.append(Column(first.column.name, Field(of.name, of.of, of.type, default=of.default)))
         if first is not None:
             names[camel(first.column.name)] = first.column.name
+        above = self._check.parent_of(self._kind)
+        if columns and above is not None and above[0].parent is not None:
+            (key_above, *_) = above[0].columns
+            name = key_above.name if camel(key_above.name) not in names else f"{above[0].name}_{key_above.name}"
+            columns.append(Column(name, key_above.field, above=True))
+            names[camel(name)] = name
         keys = {each.name for each in key}
         parents = set() if first is None else {first.column.column}
         named, seen = self._kind.columns.named, set[str]()
@@ -351,7 +362,7 @@ class _KindCheck:
         devices = self._kind.devices
         if devices is None:
             return None
-        names = {column.name: column.field for column in columns}
+        names = {column.name: column.field for column in columns if not column.above}
         created = self._instant(devices.created, "created")
         updated = self._instant(devices.updated, "updated")
         user = self._user(devices.owner)

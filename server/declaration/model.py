@@ -49,11 +49,14 @@ class Field(Struct, frozen=True, omit_defaults=True):
     """An SQL expression."""
 
 
-class Column(Struct, frozen=True):
+class Column(Struct, frozen=True, omit_defaults=True):
     """A synced column: its name on the wire, and where it is."""
 
     name: str
     field: Field
+    above: bool = False
+    """It is a column of the parent: the key of the parent's parent. A device that does not hold the parent needs it
+    when that is deleted."""
 
 
 class Parent(Struct, frozen=True):
@@ -114,6 +117,11 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     def index(self) -> dict[str, int]:
         """The places of the columns on the wire, from 0."""
         return {column.name: i for i, column in enumerate(self.columns)}
+
+    @property
+    def own(self) -> list[Column]:
+        """The synced columns of its table."""
+        return [column for column in self.columns if not column.above]
 
     @property
     def dated(self) -> Field | None:

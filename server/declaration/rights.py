@@ -24,7 +24,7 @@ def fields(kind: Kind) -> list[Field]:
     """The columns of the table that the server reads."""
     place = kind.owner if kind.parent is None else kind.parent.field
     assert place is not None
-    found = [*kind.key, place, *(synced.field for synced in kind.columns)]
+    found = [*kind.key, place, *(synced.field for synced in kind.own)]
     return list({field.name: field for field in found}.values())
 
 
@@ -33,19 +33,27 @@ def columns(kind: Kind) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def grants(declaration: Declaration) -> str:
-    """The statements that let the server's role read the declared columns, and no others."""
-    wanted: dict[Table, list[str]] = {}
+def wanted(declaration: Declaration) -> dict[Table, list[str]]:
+    """The columns that the server reads, by table."""
+    found: dict[Table, list[str]] = {}
     for kind in declaration.kinds:
         for each in tables(kind):
-            wanted[each] = columns(kind)
+            found[each] = columns(kind)
     if declaration.gate is not None:
         gate = declaration.kind[declaration.gate.kind]
         for each in tables(gate):
-            wanted[each] = list(dict.fromkeys([*wanted[each], declaration.gate.field.name]))
-    schemas = ", ".join(dict.fromkeys(quoted(each.schema) for each in wanted))
+            found[each] = list(dict.fromkeys([*found[each], declaration.gate.field.name]))
+    return found
+
+
+def grants(declaration: Declaration) -> str:
+    """The statements that let the server's role read the declared columns, and no others."""
+    found = wanted(declaration)
+    if not found:
+        return ""
+    schemas = ", ".join(dict.fromkeys(quoted(each.schema) for each in found))
     lines = [f"GRANT USAGE ON SCHEMA {schemas} TO atlas_sync;"]
-    for each, names in wanted.items():
+    for each, names in found.items():
         lines.append(f"GRANT SELECT ({', '.join(map(quoted, names))}) ON {table(each)} TO atlas_sync;")
     return "\n".join(lines) + "\n"
 
@@ -56,3 +64,8 @@ def readable(of: str) -> str:
         f"DROP POLICY IF EXISTS atlas_sync_reads ON {of};\n"
         f"CREATE POLICY atlas_sync_reads ON {of} FOR SELECT TO atlas_sync USING (true);\n"
     )
+
+
+def unreadable(of: str) -> str:
+    """The statements that take back what the server's role may do with a table."""
+    return f"DROP POLICY IF EXISTS atlas_sync_reads ON {of};\nREVOKE ALL ON {of} FROM atlas_sync;\n"

@@ -1,8 +1,8 @@
 """The declaration in force in this process, with what follows from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from protocol.schema import Schema
 from server.declaration import reading
@@ -38,7 +38,7 @@ class Synced:
         gate = declaration.gate
         self.gate_table = None if gate is None else table(declaration.kind[gate.kind].table)
         """In SQL; None without a gate."""
-        self.columns = {tag: itemgetter(*places) for tag, places in reading.places(declaration).items()}
+        self.columns = {tag: _getter(places) for tag, places in reading.places(declaration).items()}
         """By tag: gets the columns of a row from a record of read_feed."""
         self.statements = reading.statements(declaration)
         """By name."""
@@ -50,3 +50,10 @@ class Synced:
         """Whether a user with this value of the gate's column syncs. None: the user has no such row."""
         gate = self.declaration.gate
         return gate is None or (tier is not None and gate.admits(tier))
+
+
+def _getter(places: Sequence[int]) -> Callable[[Any], Sequence[Any]]:
+    """Gets the values in these places, however few they are: itemgetter makes no tuple of one."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda record: tuple(record[place] for place in places)

@@ -4,6 +4,7 @@ code that connects to Postgres reports what it found there."""
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import structlog
@@ -29,13 +30,14 @@ EARLIER: Final = (
     "This Postgres holds an earlier history than the one that was served before, as a former primary does after a "
     "failover. If you want it to be served, restart the servers with a DATABASE_URL that leads to it alone."
 )
+DECLARED: Final = "What is synced was declared anew. Come back after the delay."
 SPLIT: Final = (
     "Another host of DATABASE_URL answers, too, with an earlier history than the one that is served, as a former "
     "primary does after a failover. What is written there is lost: stop it."
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HistoryReport:
     """What a Postgres reports of the history that it holds."""
 
@@ -48,6 +50,20 @@ class HistoryReport:
     began_at: Instant
     started: Instant
     """When this Postgres was started."""
+    schemas: frozenset[str] = frozenset()
+    """Those of all these epochs that began because of another schema: nothing was lost."""
+
+    @cached_property
+    def outdated(self) -> frozenset[str]:
+        """The epochs before this one since which nothing has begun another one but other schemas."""
+        found = set()
+        follower = self.epoch
+        for epoch in reversed(self.lineage):
+            if follower not in self.schemas:
+                break
+            found.add(epoch)
+            follower = epoch
+        return frozenset(found)
 
 
 def newer(one: HistoryReport, other: HistoryReport) -> bool:
@@ -91,6 +107,11 @@ class History:
         """Empty before Postgres was first asked."""
         return "" if self._report is None else self._report.epoch
 
+    @property
+    def outdated(self) -> frozenset[str]:
+        """The epochs before this one since which only the schema has changed."""
+        return frozenset() if self._report is None else self._report.outdated
+
     def is_newer(self, report: HistoryReport) -> bool:
         """Whether this history is newer than the one that counts."""
         return self._report is not None and newer(report, self._report)
@@ -110,10 +131,16 @@ class History:
         elif newer(report, before):
             self._report = report
             metrics.HISTORIES.inc()
-            log.warning("history changed, every device starts over", before=before.epoch, now=report.epoch)
             devices = self._hub.count
-            for reader in self._hub.readers():
-                reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(devices)))
+            if before.epoch in report.outdated:
+                log.info("the schema changed, every device gets a snapshot", before=before.epoch, now=report.epoch)
+                for reader in self._hub.readers():
+                    # With its cursor, which says why it needs a snapshot.
+                    reader.sink.close(errors.GOING_AWAY.frame(DECLARED, retry_after=come_back_apart(devices)))
+            else:
+                log.warning("history changed, every device starts over", before=before.epoch, now=report.epoch)
+                for reader in self._hub.readers():
+                    reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(devices)))
             for notify in self.on_change:
                 notify()
             self.alarm.ring()

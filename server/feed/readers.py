@@ -94,7 +94,7 @@ class Readers:
             message = f"This user has {self._sockets_per_user} connections open, which is the limit."
             delay = Milliseconds(random.randrange(*SOCKETS_DELAY))
             return errors.TOO_MANY_SOCKETS.frame(message, answers="hello", retry_after=delay)
-        position = start(cursor, user, self._history.epoch)
+        position = start(cursor, user, self._history.epoch, self._history.outdated)
         reader = hub.add(name, client_id, sink, window, generation)
         reader.progress = self._count()
         if isinstance(position, Why):

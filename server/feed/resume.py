@@ -4,6 +4,7 @@
 (`change.follow`).
 """
 
+from collections.abc import Container
 from enum import StrEnum
 from uuid import UUID
 
@@ -17,12 +18,14 @@ class Why(StrEnum):
     UNREADABLE = "unreadable"
     FOREIGN = "foreign"
     EPOCH = "epoch"
+    SCHEMA = "schema"
     AHEAD = "ahead"
     TOO_OLD = "too_old"
 
 
-def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
-    """The position at which a device with `cursor` resumes, or why it cannot resume."""
+def start(cursor: bytes | None, user: UUID, epoch: str, outdated: Container[str] = ()) -> Position | Why:
+    """The position at which a device with `cursor` resumes, or why it cannot resume. `outdated`: earlier epochs since
+    which only the schema has changed."""
     if cursor is None:
         return Why.NEW
     decoded = Cursor.decode(cursor)
@@ -31,5 +34,5 @@ def start(cursor: bytes | None, user: UUID, epoch: str) -> Position | Why:
     if decoded.owner != owner_digest(user):
         return Why.FOREIGN
     if decoded.epoch != epoch:
-        return Why.EPOCH
+        return Why.SCHEMA if decoded.epoch in outdated else Why.EPOCH
     return decoded.position

@@ -131,7 +131,7 @@ BYTES_SENT = _counter(
     "atlas_bytes_sent",
     Question.IN_STEP,
     "Bytes written to sockets in frames with rows",
-    "Rising faster than atlas_rows_sent_total: messages get larger. See ATLAS_CONTENT_BYTES.",
+    "Rising faster than atlas_rows_sent_total: rows get larger. See `limits` in the declaration.",
 )
 DOORBELLS = _counter(
     "atlas_doorbells",
@@ -502,7 +502,7 @@ COST_WITHOUT_PRICE = _gauge(
 
 CODES: Final = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, *CloseCode})
 """Close codes with a series of their own. A peer may send any number; all others are counted as `other`."""
-OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "ahead", "too_old")
+OUTCOMES: Final = ("resumed", "new", "unreadable", "foreign", "epoch", "schema", "ahead", "too_old")
 """Of a hello. `feed.resume.Why` has the reasons for a snapshot, and a test compares the two: this package lies below
 `feed` and cannot import it."""
 COST_TIERS: Final = (*sorted(tiers.SYNCED), "free", "other")

@@ -1,5 +1,6 @@
 """What PostgreSQL's catalog says of the app's tables, and what one step of a change to them is. Pure."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,12 +8,18 @@ from typing import Final, Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
+from server.declaration.sql import quoted
+
 INSTANTS: Final = ("conversations.created_at", "conversations.updated_at", "messages.created_at")
 """Columns by which devices order rows and load pages. They must never be NULL."""
 UPDATED: Final = "messages.updated_at"
 """The column that adoption adds if it is missing."""
-OLD: Final = "sync.messages_v1"
+OLD: Final = "public.messages_v1"
 """The name of the app's own `messages` after adoption, when it is a partition."""
+CLOSED: Final = "atlas_sync_closed"
+"""The policy that keeps the policies of the old table from letting anybody past those of the new one."""
+LONGEST_NAME: Final = 63
+"""Bytes of a name in Postgres."""
 
 INDEXES: Final = {
     "atlas_messages_v1_pkey": "CREATE UNIQUE INDEX CONCURRENTLY atlas_messages_v1_pkey "
@@ -43,6 +50,8 @@ class Table(Struct, frozen=True):
     """It is enabled for the owner too (FORCE ROW LEVEL SECURITY)."""
     identified_by_index: bool = field(name="told_by_key", default=False)
     """Its REPLICA IDENTITY is USING INDEX."""
+    identified_by_all: bool = field(name="told_by_all", default=False)
+    """Its REPLICA IDENTITY is FULL."""
     comment: str | None = None
 
 
@@ -121,6 +130,8 @@ class Grant(Struct, frozen=True):
     option: bool
     """WITH GRANT OPTION."""
     column: str | None = None
+    grantor: str | None = field(name="by", default=None)
+    """None: the owner."""
 
 
 class Access(Struct, frozen=True):
@@ -154,8 +165,13 @@ class Publication(Struct, frozen=True):
     """A publication of messages."""
 
     name: str
+    owner: str = ""
     mine: bool = False
     """This login has the owner's rights."""
+    all: bool = False
+    """It publishes all tables, or all of schema public, and does not name messages."""
+    partitioned: tuple[str, ...] = ()
+    """Other partitioned tables that it names."""
     root: bool = False
     """publish_via_partition_root."""
     columns: str | None = None
@@ -230,6 +246,16 @@ Entry = TypeVar("Entry", bound=_OfTable)
 def of(entries: Iterable[Entry], table: str) -> list[Entry]:
     """The entries that belong to a table."""
     return [entry for entry in entries if entry.table == table]
+
+
+def parked(index: str) -> str:
+    """What an index of the old table is called while the new table has one of its name. Both are quoted as SQL
+    identifiers."""
+    plain = index[1:-1].replace('""', '"') if index.startswith('"') else index
+    name = f"atlas_v1_{plain}"
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"atlas_v1_{hashlib.md5(plain.encode(), usedforsecurity=False).hexdigest()}"
+    return quoted(name)
 
 
 def bound(definition: str) -> str:

@@ -87,7 +87,7 @@ class Topic:
 
 TOPICS: Final = {
     "privileges": Topic(
-        ("role ", "membership ", "USAGE ", "SELECT ", "EXECUTE "), "what the server needs, and no more"
+        ("role ", "membership ", "USAGE ", "SELECT ", "EXECUTE ", "rights "), "what the server needs, and no more"
     ),
     "triggers": Topic(("trigger ",), "there and enabled, on every partition too"),
     "row security": Topic(("policy ", "row level security "), "on, and hides nothing from the server"),

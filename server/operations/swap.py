@@ -3,18 +3,22 @@
 from collections.abc import Iterable
 from typing import Final
 
+from server.operations import publications
 from server.operations.catalog import (
+    CLOSED,
     ENABLING,
     INDEXES,
     OLD,
     Facts,
     Grant,
+    Index,
     Policy,
     PolicyElsewhere,
     Step,
     Trigger,
     foreign_keys,
     of,
+    parked,
     primary_key,
 )
 
@@ -37,42 +41,38 @@ def swap(facts: Facts, end: str) -> Step:
     primary = primary_key(facts)
     keys = foreign_keys(facts)
     foreign = [k for k in of(facts.constraints, "messages") if k.kind == "f" and k not in keys]
+    granted = of((*facts.grants, *facts.column_grants), "messages")
+    indexes = own_indexes(facts)
     statements = [
         "LOCK TABLE public.conversations, public.messages IN ACCESS EXCLUSIVE MODE",
+        *publications.remove(facts),
         *(f"DROP TRIGGER {trigger.name} ON public.messages" for trigger in facts.triggers),
         *([] if primary is None else [f"ALTER TABLE public.messages DROP CONSTRAINT {primary.name}"]),
         *(f"ALTER TABLE public.messages DROP CONSTRAINT {k.name}" for k in keys if not k.cascades),
         "ALTER TABLE public.messages ALTER COLUMN created_at SET NOT NULL",
         "ALTER TABLE public.messages ADD CONSTRAINT messages_v1_pkey PRIMARY KEY USING INDEX atlas_messages_v1_pkey",
         "ALTER TABLE public.messages RENAME TO messages_v1",
-        "ALTER TABLE public.messages_v1 SET SCHEMA sync",
+        *(f"ALTER INDEX public.{index.name} RENAME TO {parked(index.name)}" for index in indexes),
+        *close(entry.role for entry in granted),
         f"CREATE TABLE public.messages (LIKE {OLD} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED "
         "INCLUDING STORAGE INCLUDING COMMENTS, PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at)",
         "ALTER TABLE public.messages DROP CONSTRAINT atlas_bounds",
         f"ALTER TABLE public.messages OWNER TO {table.owner}",
         NOTHING_BY_DEFAULT,
         *(
-            statement
+            f"ALTER SEQUENCE public.{sequence.name} OWNED BY public.messages.{sequence.column}"
             for sequence in facts.sequences
-            for statement in (
-                f"ALTER SEQUENCE sync.{sequence.name} OWNED BY NONE",
-                f"ALTER SEQUENCE sync.{sequence.name} SET SCHEMA public",
-                f"ALTER SEQUENCE public.{sequence.name} OWNED BY public.messages.{sequence.column}",
-            )
         ),
         "ALTER TABLE public.messages ADD FOREIGN KEY (conversation_id) REFERENCES public.conversations (id) "
         "ON DELETE CASCADE",
         *(f"ALTER TABLE public.messages ADD CONSTRAINT {k.name} {k.definition}" for k in foreign),
         "CREATE INDEX messages_newest ON public.messages (conversation_id, created_at DESC, id DESC)",
-        *(
-            index.definition
-            for index in of(facts.indexes, "messages")
-            if not index.constraint and index.name not in INDEXES
-        ),
+        *(index.definition for index in indexes),
         f"ALTER TABLE public.messages ATTACH PARTITION {OLD} FOR VALUES FROM (MINVALUE) TO ({end})",
         f"ALTER TABLE {OLD} DROP CONSTRAINT atlas_bounds",
         # The index of the old key is gone. Without a replica identity the app's updates fail where they are published.
         *([f"ALTER TABLE {OLD} REPLICA IDENTITY DEFAULT"] if table.identified_by_index else []),
+        *(["ALTER TABLE public.messages REPLICA IDENTITY FULL"] if table.identified_by_all else []),
         *(trigger.definition for trigger in facts.triggers),
         *enabling(facts.triggers),
         *map(_policy, facts.policies),
@@ -80,15 +80,10 @@ def swap(facts: Facts, end: str) -> Step:
         *(["ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY"] if table.secured else []),
         *(["ALTER TABLE public.messages FORCE ROW LEVEL SECURITY"] if table.forced else []),
         *([] if table.comment is None else [f"COMMENT ON TABLE public.messages IS {_quoted(table.comment)}"]),
-        *(grant(entry) for entry in of((*facts.grants, *facts.column_grants), "messages")),
+        *map(grant, granted),
         *views(facts),
-        *(
-            f"ALTER PUBLICATION {publication.name} ADD TABLE public.messages"
-            + (f" ({publication.columns})" if publication.columns else "")
-            + (f" WHERE ({publication.where})" if publication.where else "")
-            for publication in facts.publications
-            if publication.mine
-        ),
+        *publications.set_root(publications.under_the_roots_name(facts)),
+        *publications.add(facts),
         *policies_elsewhere(facts),
     ]
     return Step(
@@ -96,6 +91,21 @@ def swap(facts: Facts, end: str) -> Step:
         "ACCESS EXCLUSIVE on messages and conversations",
         tuple(statements),
     )
+
+
+def own_indexes(facts: Facts) -> list[Index]:
+    """Those of messages that adoption did not make, and no constraint has."""
+    return [index for index in of(facts.indexes, "messages") if not index.constraint and index.name not in INDEXES]
+
+
+def close(roles: Iterable[str]) -> list[str]:
+    """Statements by which nobody but its owner reaches rows through the old table. Its own policies, which undo
+    leaves to it again, would hold for roles that are granted rights on all tables later."""
+    return [
+        *(f"REVOKE ALL ON {OLD} FROM {role} CASCADE" for role in dict.fromkeys(roles)),
+        f"ALTER TABLE {OLD} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY {CLOSED} ON {OLD} AS RESTRICTIVE USING (false)",
+    ]
 
 
 def enabling(triggers: Iterable[Trigger]) -> list[str]:

@@ -5,19 +5,25 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from server.declaration.sql import quoted
 from server.exceptions import UnfitError
+from server.operations import publications
 from server.operations.catalog import (
     CASCADE,
+    CLOSED,
     INSTANTS,
     OLD,
     UPDATED,
     Constraint,
     Facts,
+    Grant,
     Step,
     foreign_keys,
+    of,
+    parked,
     primary_key,
 )
-from server.operations.swap import enabling, grant, policies_elsewhere, revoke, views
+from server.operations.swap import enabling, grant, own_indexes, policies_elsewhere, revoke, views
 
 KEY: Final = "atlas_undo_pkey"
 ASIDE: Final = "atlas_undo"
@@ -34,7 +40,7 @@ UNPLANNED: Final = (
     "AND partition::text LIKE 'sync.%') THEN "
     "RAISE EXCEPTION 'A partition of messages was created meanwhile. Undo again.'; END IF; END $$"
 )
-"""A partition of messages that is still in schema sync would be dropped with it."""
+"""A partition of messages that an earlier version made in schema sync would be dropped with it."""
 DROP_AUTH: Final = (
     "DO $$ BEGIN DROP FUNCTION auth.uid(); DROP SCHEMA auth; "
     "EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$"
@@ -74,6 +80,8 @@ class Installed(Struct, frozen=True):
     """Of the old table: whether each is valid."""
     keys: dict[str, bool] = {}
     """Foreign keys of the old table: whether each is validated."""
+    publications: tuple[str, ...] = ()
+    """Those that name the old table, and whose owner's rights this login has."""
     usage: tuple[str, ...] = ()
     """Roles that have USAGE on schema public."""
 
@@ -108,7 +116,7 @@ def _prepare(installed: Installed, original: Facts) -> Iterator[Step]:
     if primary is not None:
         valid = installed.indexes.get(KEY)
         if valid is False:
-            drop = f"DROP INDEX CONCURRENTLY sync.{KEY}"
+            drop = f"DROP INDEX CONCURRENTLY public.{KEY}"
             yield Step(f"drop the unfinished index {KEY}", beside, (drop,), "index")
         if not valid:
             columns = primary.definition.removeprefix("PRIMARY KEY ")
@@ -130,8 +138,8 @@ def _prepare(installed: Installed, original: Facts) -> Iterator[Step]:
 def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
     """The old table receives the rows that were written since adoption, and its name."""
     columns = ", ".join(installed.columns)
-    (parent,) = (part.parent for part in installed.partitions if part.name == OLD)
-    since = sum(part.rows for part in installed.partitions if part.name != OLD)
+    (old,) = (part for part in installed.partitions if part.name.endswith(".messages_v1"))
+    since = sum(part.rows for part in installed.partitions if part is not old)
     primary = primary_key(original)
     foreign = _original_foreign_key(original)
     triggers = [trigger for trigger in facts.triggers if not trigger.ours]
@@ -146,14 +154,16 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
         LOCK,
         "DROP VIEW sync.all_messages",
         *(f"DROP TRIGGER {guard} ON {OLD}" for guard in installed.guards),
-        f"ALTER TABLE public.{parent} DETACH PARTITION {OLD}",
+        f"ALTER TABLE public.{old.parent} DETACH PARTITION {OLD}",
+        # Subscribers have the rows that are copied.
+        *publications.forget_old(installed.publications),
         f"INSERT INTO {OLD} ({columns}) SELECT {columns} FROM public.messages",
         f"INSERT INTO {OLD} ({columns}) SELECT {columns} FROM public.messages_archive",
         f"CREATE SCHEMA {ASIDE}",
         *(f"ALTER SEQUENCE public.{sequence.name} OWNED BY NONE" for sequence in facts.sequences),
         f"ALTER TABLE public.messages SET SCHEMA {ASIDE}",
-        f"ALTER TABLE {OLD} SET SCHEMA public",
-        "ALTER TABLE public.messages_v1 RENAME TO messages",
+        f"ALTER TABLE {OLD} RENAME TO messages",
+        *_index_names(installed, original),
         "ALTER TABLE public.messages DROP CONSTRAINT messages_v1_pkey",
         *key_again,
         *(
@@ -166,6 +176,8 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
         *policies_elsewhere(facts),
         f"DROP TABLE {ASIDE}.messages",
         f"DROP SCHEMA {ASIDE}",
+        *_open(original),
+        *publications.restore(facts, original),
         *(trigger.definition for trigger in triggers),
         *enabling(triggers),
         *_columns(original),
@@ -180,6 +192,32 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
     )
 
 
+def _index_names(installed: Installed, original: Facts) -> Iterator[str]:
+    """Give the app's indexes the names again that those of the partitioned table had meanwhile."""
+    there = {quoted(name) for name in installed.indexes}
+    for index in own_indexes(original):
+        if (name := parked(index.name)) in there:
+            yield f"ALTER INDEX public.{name} RENAME TO {index.name}"
+
+
+def _open(original: Facts) -> Iterator[str]:
+    """Give the old table its rights again, and the row level security that it had."""
+    yield f"DROP POLICY IF EXISTS {CLOSED} ON public.messages"
+    if not original.tables["messages"].secured:
+        yield "ALTER TABLE public.messages DISABLE ROW LEVEL SECURITY"
+    yield from map(_grant_as_before, of((*original.grants, *original.column_grants), "messages"))
+
+
+def _grant_as_before(entry: Grant) -> str:
+    """By the role that granted it, if this login may act as that one; else by the owner."""
+    if entry.grantor is None:
+        return grant(entry)
+    return (
+        f"DO $$ BEGIN SET LOCAL ROLE {entry.grantor}; {grant(entry)}; RESET ROLE; "
+        f"EXCEPTION WHEN insufficient_privilege THEN {grant(entry)}; END $$"
+    )
+
+
 def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
     """`messages` was partitioned before, or a migration created it: it stays, and its partitions leave our schema."""
     statements = [LOCK, "DROP VIEW sync.all_messages"]
@@ -189,8 +227,6 @@ def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
                 f"ALTER TABLE public.messages_archive DETACH PARTITION {part.name}",
                 f"ALTER TABLE public.messages ATTACH PARTITION {part.name} {part.bounds}",
             ]
-        if part.name.startswith("sync."):
-            statements.append(f"ALTER TABLE {part.name} SET SCHEMA public")
     statements += [
         *_columns(original),
         *_take_access_back(installed, facts, original),
@@ -198,7 +234,7 @@ def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
         *_end(original),
     ]
     return Step(
-        "drop our triggers and policies, move the partitions of messages to schema public, and drop schema sync",
+        "drop our triggers and policies, make archived partitions those of messages again, and drop schema sync",
         "ACCESS EXCLUSIVE on the three tables",
         tuple(statements),
     )

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
-from server.operations import adoption_plan
-from server.operations.adoptable import check
+from server.operations import adoptable, adoption_plan, beside
+from server.operations.beside import Beside
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
 from server.postgres.connection import statement
-from server.postgres.steps import LONG, Progress, carry_out
+from server.postgres.steps import LONG, Progress, Remaining, carry_out
 
 ORIGINAL: Final = """
     CREATE TABLE IF NOT EXISTS sync.original (
@@ -45,9 +45,10 @@ async def _catalog(connection: Any) -> str:
 async def remaining_steps(connection: Any) -> list[Step]:
     """The steps of adoption that are left. Raises UnfitError if the tables cannot be adopted."""
     facts = await facts_of(connection)
+    await _beside(connection)
     if not adoption_plan.is_needed(facts):
         return []
-    check(facts)
+    adoptable.check(facts)
     newest: datetime | None = None
     if not _is_validated(facts, "messages", "atlas_bounds"):
         newest = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
@@ -55,7 +56,27 @@ async def remaining_steps(connection: Any) -> list[Step]:
     return adoption_plan.plan(facts, newest, nulls)
 
 
-async def adopt(connection: Any, url: str, progress: Progress) -> None:
+async def obstacles(connection: Any) -> list[str]:
+    """All that prevents adoption, and moving partitions: a sentence each."""
+    facts = await facts_of(connection)
+    found = msgspec.json.decode(await connection.fetchval(statement("beside")), type=Beside)
+    adoption = adoptable.obstacles(facts) if adoption_plan.is_needed(facts) else ()
+    return [*beside.obstacles(found), *adoption]
+
+
+async def remaining_moves(connection: Any) -> list[Step]:
+    """The steps that move partitions of earlier versions beside their table, once it is partitioned. Raises UnfitError
+    if others have their names."""
+    return beside.plan(await _beside(connection), await facts_of(connection))
+
+
+async def _beside(connection: Any) -> Beside:
+    found = msgspec.json.decode(await connection.fetchval(statement("beside")), type=Beside)
+    beside.check(found)
+    return found
+
+
+async def adopt(connection: Any, url: str, progress: Progress, remaining: Remaining = remaining_steps) -> None:
     """Carry out the steps that are left, and plan again after each. `connection` must not be in a transaction. A
     second connection to `url` reads the progress of long steps.
 
@@ -63,8 +84,8 @@ async def adopt(connection: Any, url: str, progress: Progress) -> None:
     """
     # If this process dies, Postgres notices and ends its statement, so the next run need not wait for that.
     await connection.execute("SET client_connection_check_interval = '5s'")
-    while steps := await remaining_steps(connection):
-        await carry_out(connection, url, steps[0], progress, remaining_steps)
+    while steps := await remaining(connection):
+        await carry_out(connection, url, steps[0], progress, remaining)
 
 
 async def _has_nulls(connection: Any, facts: Facts, column: str) -> bool:

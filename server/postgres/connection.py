@@ -39,7 +39,7 @@ LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """For one transaction: behind a pooler, another client would inherit a setting that outlives it."""
 STANDBY: Final = "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
 NO_PRIMARY: Final = "All hosts of DATABASE_URL that answer are standbys. Promote one, or start the primary."
-STANDING: Final = "SELECT epoch, lineage, system, timeline, began_at, started, now FROM sync.standing()"
+STANDING: Final = "SELECT epoch, lineage, schemas, system, timeline, began_at, started, now FROM sync.standing()"
 
 
 @cache
@@ -143,6 +143,7 @@ async def report(connection: Any) -> tuple[HistoryReport, Instant]:
         HistoryReport(
             epoch=row["epoch"],
             lineage=tuple(row["lineage"] or ()),
+            schemas=frozenset(row["schemas"] or ()),
             system=row["system"],
             timeline=row["timeline"],
             began_at=row["began_at"],

@@ -1,19 +1,27 @@
 """The declaration that a database has, and how it gets another one."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import orjson
 
-from server.declaration import recording
+from server.declaration import recording, rights
+from server.declaration.changes import Change, Need, changes, evidence
+from server.declaration.chat import CHAT
 from server.declaration.generated import Generated, drop_function, functions, generate
 from server.declaration.model import Declaration, Table
-from server.declaration.rights import readable
-from server.declaration.sql import literal, table
+from server.declaration.sql import literal, quoted, table
 from server.operations.catalog import Step
 from server.postgres.lock_retry import past_autovacuum, retry_locks
-from server.postgres.steps import PATIENCE, Progress
+from server.postgres.steps import LONG, PATIENCE, Progress
 
 DECLARING: Final = Step("declare what is synced", "ACCESS EXCLUSIVE on the tables whose triggers change", ())
+LOOKING: Final = Step("look for rows that devices lack", "none", (), "scan")
+LOCK_SECONDS: Final = 0.2
+"""For so long the locks of all tables together are waited for. Meanwhile writers of the first of them wait too."""
+SHORTEST_LOCK: Final = 0.02
+"""Seconds for the lock of one table, however many there are."""
 FORMER_FUNCTIONS: Final = """
     DROP FUNCTION IF EXISTS sync.profile_changed(), sync.conversation_changed(), sync.message_changed();
 """
@@ -24,12 +32,64 @@ UNREADABLE: Final = """
       AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'atlas_sync_reads')
 """
 """Tables with row level security that the server's role cannot read yet."""
+TRIGGERS: Final = """
+    SELECT t AS of, g.tgname::text AS name, format('%I.%I', n.nspname, c.relname) AS tab
+    FROM unnest($1::text[]) AS t CROSS JOIN LATERAL (
+        SELECT t::regclass AS relid
+        UNION SELECT p.relid FROM pg_partition_tree(t::regclass) p WHERE t = ANY ($2::text[])
+    ) AS of
+    JOIN pg_trigger g ON g.tgrelid = of.relid AND g.tgparentid = 0 AND g.tgname = ANY ($3::text[])
+    JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+"""
+"""Our triggers of tables, and of the partitions of some of them. Triggers of statements are each partition's own."""
+STALE_VIEWS: Final = """
+    SELECT format('sync.%I', c.relname) FROM pg_class c
+    WHERE c.relnamespace = 'sync'::regnamespace AND c.relkind = 'v' AND c.relname LIKE 'all\\_%'
+      AND NOT EXISTS (
+          SELECT FROM jsonb_each($1::text::jsonb) AS w (rel, names)
+          WHERE w.rel = c.relname AND w.names = (
+              SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attnum > 0))
+"""
+"""Views over archives whose columns, or which, are not needed any more."""
+EXCESS: Final = """
+    SELECT w.tab, array_agg(quote_ident(a.attname)) AS names
+    FROM jsonb_each($1::text::jsonb) AS w (tab, names)
+    JOIN pg_attribute a ON a.attrelid = to_regclass(w.tab) AND NOT w.names ? a.attname::text
+    CROSS JOIN LATERAL aclexplode(a.attacl) r
+    WHERE r.grantee = 'atlas_sync'::regrole
+    GROUP BY w.tab
+"""
+"""Columns that the server's role may read, and need not."""
 IDENTITY: Final = """
     UPDATE sync.histories SET identity = '' WHERE epoch = '{0}';
     UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = '{0}'
 """
 """Other triggers are no other history. The identity depends on the transaction that wrote the first row of this table,
 which the first update makes this one."""
+BEGIN_HISTORY: Final = """
+    LOCK TABLE sync.histories IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO sync.histories (epoch, identity, system, timeline, why)
+    SELECT substr(replace(gen_random_uuid()::text, '-', ''), 17), i.identity, i.system, i.timeline, 'schema'
+    FROM sync.identity() i
+"""
+"""Because of another schema: every device gets a snapshot for that reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A declaration that the database is to follow, and what devices notice of it."""
+
+    declaration: Declaration
+    generated: Generated
+    changes: list[Change]
+    """Against the declaration in force."""
+    needs: list[bool]
+    """Of each, whether devices need a snapshot, as far as the rows show that were there when this was found."""
+
+    @property
+    def snapshot(self) -> bool:
+        return any(self.needs)
 
 
 async def declared(connection: Any) -> Declaration | None:
@@ -40,29 +100,84 @@ async def declared(connection: Any) -> Declaration | None:
 
 async def is_declared(connection: Any, declaration: Declaration) -> bool:
     """Whether the database has this declaration, and what this version makes of it."""
-    found = await connection.fetchrow("SELECT digest, checksum FROM sync.declaration")
+    found = await connection.fetchrow("SELECT digest, checksum FROM sync.declaration WHERE former IS NULL")
     return found is not None and tuple(found) == (declaration.digest, generate(declaration).checksum)
+
+
+async def following(connection: Any, declaration: Declaration) -> Following:
+    """What follows from this declaration. Reads tables beside their writers, whole ones if a column is new."""
+    noticed = changes(await _before(connection), declaration)
+    needs = [change.need is Need.YES or await _is_true(connection, declaration, change) for change in noticed]
+    return Following(declaration, generate(declaration), noticed, needs)
+
+
+async def _before(connection: Any) -> Declaration | None:
+    if not await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL"):
+        return None
+    found = await declared(connection)
+    if found is None and await connection.fetchval("SELECT EXISTS (SELECT FROM sync.kinds)"):
+        return CHAT  # a version migrated it that knew nothing else
+    return found
+
+
+async def _is_true(connection: Any, declaration: Declaration, change: Change) -> bool:
+    condition = evidence(declaration, change)
+    return condition is not None and bool(await connection.fetchval(f"SELECT {condition}", timeout=LONG))
 
 
 async def declare(connection: Any, declaration: Declaration, progress: Progress) -> None:
     """Make the database follow the declaration: functions, triggers, rights. Tables that are no longer declared lose
-    their triggers.
+    their triggers. If devices then lack rows or columns, a new history begins, and they get a snapshot.
 
-    It runs in one transaction, in which only tables whose triggers change are locked. Raises UnfitError if their locks
-    cannot be acquired.
+    It runs in one transaction, in which only tables whose triggers change are locked; writers wait for these locks no
+    longer than LOCK_SECONDS. A column that was NULL everywhere is looked at again afterwards: no trigger watched it
+    before. Interrupted there, the next call does that. Raises UnfitError if the locks cannot be acquired.
     """
+    await _settle(connection, progress)
     if await is_declared(connection, declaration):
         return
-    generated = generate(declaration)
     progress.begins(DECLARING)
-    changed = await _changed(connection, generated)
+    wanted = await following(connection, declaration)
 
     async def at_once() -> None:
-        async with past_autovacuum(connection, "sync.declaration", *changed):
-            await _declare(connection, declaration, generated, await _changed(connection, generated))
+        async with past_autovacuum(connection, "sync.declaration", *await _changed(connection, wanted.generated)):
+            await _declare(connection, wanted, await _changed(connection, wanted.generated))
 
     await retry_locks(at_once, PATIENCE, lambda why: progress.waits(DECLARING, why))
     progress.ends(DECLARING)
+    await _settle(connection, progress)
+
+
+async def _settle(connection: Any, progress: Progress) -> None:
+    """Look for values that were written into new columns before triggers watched them."""
+    found = await connection.fetchrow(
+        "SELECT declared::text, former::text FROM sync.declaration WHERE former IS NOT NULL"
+    )
+    if found is None:
+        return
+    now, former = (msgspec.json.decode(each, type=Declaration) for each in found)
+    progress.begins(LOOKING)
+    missed = [
+        change
+        for change in changes(former, now)
+        if change.need is Need.IF_VALUES and await _is_true(connection, now, change)
+    ]
+
+    async def at_once() -> None:
+        async with past_autovacuum(connection, "sync.declaration"):
+            if missed:
+                await connection.execute(BEGIN_HISTORY)
+            await connection.execute("UPDATE sync.declaration SET former = NULL")
+
+    await retry_locks(at_once, PATIENCE, lambda why: progress.waits(LOOKING, why))
+    progress.ends(LOOKING)
+
+
+async def changed_tables(connection: Any, declaration: Declaration) -> list[str]:
+    """The tables whose triggers change if this is declared, as SQL has them."""
+    if await connection.fetchval("SELECT to_regclass('sync.kinds') IS NOT NULL"):
+        return await _changed(connection, generate(declaration))
+    return list(generate(declaration).triggers_by_name)
 
 
 async def _changed(connection: Any, generated: Generated) -> list[str]:
@@ -83,26 +198,55 @@ async def _changed(connection: Any, generated: Generated) -> list[str]:
     return [table(Table(*row)) for row in there]
 
 
-async def _declare(connection: Any, declaration: Declaration, generated: Generated, changed: list[str]) -> None:
+async def _declare(connection: Any, wanted: Following, changed: list[str]) -> None:
+    declaration, generated = wanted.declaration, wanted.generated
     # Whatever began a history before is noticed now, and not taken for a consequence of the new triggers.
     epoch = await connection.fetchval("SELECT sync.epoch()")
+    reads = rights.wanted(declaration)
+    views = {f"all_{kind.table.name}": rights.columns(kind) for kind in declaration.kinds if kind.archive is not None}
+    for (view,) in await connection.fetch(STALE_VIEWS, orjson.dumps(views).decode()):
+        await connection.execute(f"DROP VIEW {view}")
     await connection.execute("SET LOCAL check_function_bodies = off")
     await connection.execute(generated.definitions)
-    for name in changed:
-        for trigger in recording.TRIGGERS:
-            await connection.execute(f"DROP TRIGGER IF EXISTS {trigger} ON {name}")
-    for name, text in generated.triggers_by_name.items():
-        if name in changed:
-            await connection.execute(text)
+    await _replace_triggers(connection, generated, changed)
     for name in await connection.fetchval(UNREADABLE, list(generated.triggers_by_name)) or ():
-        await connection.execute(readable(name))
+        await connection.execute(rights.readable(name))
+    known = {table(of): names for of, names in reads.items()}
+    for tab, names in await connection.fetch(EXCESS, orjson.dumps(known).decode()):
+        await connection.execute(f"REVOKE SELECT ({', '.join(names)}) ON {tab} FROM atlas_sync")
     gone = await connection.fetchval(
         "SELECT array_agg(proname::text) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace "
         "AND proname ~ '^(record|write)_' AND proname::text <> ALL ($1)",
         list(functions(declaration)),
     )
+    snapshot = wanted.snapshot or any(
+        [await _is_true(connection, declaration, each) for each in wanted.changes if each.need is Need.IF_ROWS]
+    )
+    # A new history answers the question of new columns, too.
+    unsettled = not snapshot and any(each.need is Need.IF_VALUES for each in wanted.changes)
+    former = await connection.fetchval("SELECT declared::text FROM sync.declaration") if unsettled else None
     await connection.execute("\n".join([FORMER_FUNCTIONS, *map(drop_function, gone or ()), _record(declaration)]))
-    await connection.execute(IDENTITY.format(epoch))
+    await connection.execute("UPDATE sync.declaration SET former = $1::text::jsonb", former)
+    await connection.execute(BEGIN_HISTORY if snapshot else IDENTITY.format(epoch))
+
+
+async def _replace_triggers(connection: Any, generated: Generated, changed: list[str]) -> None:
+    """Replace the triggers of these tables, which are locked from here on, until the transaction ends."""
+    now = generated.triggers_by_name
+    undeclared = [name for name in changed if name not in now]
+    stale = await connection.fetch(TRIGGERS, changed, undeclared, list(recording.TRIGGERS))
+    had = {row["of"] for row in stale}
+    # Together, before any of them is altered: no table is locked while another one's lock is waited for in vain.
+    if changed:
+        patience = max(LOCK_SECONDS / len(changed), SHORTEST_LOCK)
+        await connection.execute(f"SET LOCAL lock_timeout = '{patience * 1000:.0f}ms'")
+        for name in changed:
+            mode = "ACCESS EXCLUSIVE" if name in had else "SHARE ROW EXCLUSIVE"
+            await connection.execute(f"LOCK TABLE {name} IN {mode} MODE")
+    for _, trigger, tab in stale:
+        await connection.execute(f"DROP TRIGGER IF EXISTS {quoted(trigger)} ON {tab}")
+    for name in changed:
+        await connection.execute(now[name] if name in now else rights.unreadable(name))
 
 
 def _record(declaration: Declaration) -> str:

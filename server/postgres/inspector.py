@@ -102,15 +102,23 @@ class Inspector:
         with translated():
             async with limited(opened.raw, STATEMENT_SECONDS):
                 await opened.raw.execute(LOCAL_PATH)
-                await self._take_declaration(opened)
+                found = await opened.raw.fetch(statement("inventory_access"))
+                if not found:
+                    await self._take_declaration(opened)
                 metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
-                if self._history.blind is None and now < self._inventory_at and opened.report.epoch == self._epoch:
+                if (
+                    not found
+                    and self._history.blind is None
+                    and now < self._inventory_at
+                    and opened.report.epoch == self._epoch
+                ):
                     return
-                # This version cannot judge a schema that another version made.
-                version = await opened.raw.fetchval(VERSION)
-                same = version is not None and orjson.loads(version) == self._schema
-                found = await opened.raw.fetch(statement("inventory")) if same else []
+                if not found:
+                    # This version cannot judge a schema that another version made.
+                    version = await opened.raw.fetchval(VERSION)
+                    same = version is not None and orjson.loads(version) == self._schema
+                    found = await opened.raw.fetch(statement("inventory")) if same else []
         self._inventory_at, self._epoch = now + self._every, opened.report.epoch
         problems = [f"{each['what']} is {each['problem']}" for each in found if each["serving"]]
         metrics.BLIND.set(bool(problems))

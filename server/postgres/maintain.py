@@ -186,7 +186,7 @@ async def _do(connection: Any, step: Step, policy: Policy) -> None:
                 await connection.execute("SELECT sync.make_partition($1, $2)", of, since, timeout=LONG)
         case MoveToArchive(partition, since, until):
             await connection.execute(
-                "SELECT sync.move_strays('sync.messages_default', $1::text::regclass, 'created_at', "
+                "SELECT sync.move_strays('public.messages_default', $1::text::regclass, 'created_at', "
                 "quote_literal($2::timestamptz), quote_literal($3::timestamptz))",
                 *(partition, since, until),
                 timeout=LONG,
@@ -230,7 +230,7 @@ def _around(of: Table) -> tuple[str, ...]:
     """What a change of its partitions locks too: the default partition, and tables that foreign keys refer to."""
     if of in WEEKLY:
         return (f"sync.{of}_default",)
-    return ("public.conversations", "sync.messages_default")
+    return ("public.conversations", "public.messages_default")
 
 
 async def _seen(connection: Any, policy: Policy) -> Seen:
@@ -256,4 +256,6 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         old_usage_keys=row["old_keys"],
         old_usage_conversations=row["old_conversations"],
         expired_responses=row["expired_responses"],
+        archive_months=row["archive_months"],
+        partitioned=row["partitioned"],
     )

@@ -14,7 +14,7 @@ from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.history import EARLIER, History
 from server.postgres.connection import GRACE_SECONDS, STATEMENT_SECONDS, give_up, limit, limited, statement
-from server.postgres.errors import MAYBE_LATER, StatementError, none_left, translated, unavailable
+from server.postgres.errors import MAYBE_LATER, UNMIGRATED, StatementError, none_left, translated, unavailable
 from server.postgres.route import SHORT_SECONDS, OpenConnection, Route
 from server.postgres.shortage import PAUSE_SECONDS
 
@@ -42,6 +42,10 @@ NO_MORE_SECONDS: Final = 10.0
 @cache
 def _seconds(name: str) -> metrics.BufferedHistogram:
     return metrics.STATEMENT_SECONDS.labels(name)
+
+
+UNDECLARED: Final = (*UNMIGRATED, asyncpg.InsufficientPrivilegeError)
+"""How a statement fails that names what is no longer there, or may no longer be read."""
 
 
 class Pool:
@@ -96,14 +100,19 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after `seconds`.
+        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after
+        `seconds`.
 
         Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
         a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every
         change, because devices do not receive its rows.
         """
+        # Before anything is awaited: another declaration may be in force afterwards.
+        text = self._synced.statements.get(name) or statement(name)
         if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
+        # Now: the caller knows by which declaration it asks.
+        text = self._synced.statements.get(name) or statement(name)
         if self._slots.locked():
             with metrics.POOL_WAITING.track_inprogress():
                 await self._slots.acquire()
@@ -113,7 +122,6 @@ class Pool:
         try:
             connection = await self._acquire()
             try:
-                text = self._synced.statements.get(name) or statement(name)
                 rows = await connection.fetch(text, arguments, seconds)
             except BaseException as error:
                 # Close it after any error: it may be in any state, and a new one is soon opened.
@@ -123,6 +131,8 @@ class Pool:
                     self._drop(self._idle)
                 # Close it before the next one is opened, so that there are never more than `size`.
                 await connection.give_up()
+                if name in self._synced.statements and isinstance(error, UNDECLARED):
+                    self._synced.on_mismatch()  # what it names may be declared no more
                 if isinstance(error, MAYBE_LATER):
                     raise StatementError(str(unavailable(error))) from error
                 raise

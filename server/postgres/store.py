@@ -7,7 +7,7 @@ from protocol.cursor import Position
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
-from server.declaration.model import Kind
+from server.declaration.model import Declaration, Kind
 from server.declaration.reading import FIRST, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
@@ -19,6 +19,7 @@ from server.postgres.timestamps import ALWAYS, NEVER
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
+CHANGED: Final = "The declaration of what is synced has changed."
 EVER: Final = (NEVER, ALWAYS)
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
@@ -36,11 +37,20 @@ class PostgresStore:
         self._synced = synced
         self._replica = replica
 
-    def _require_declared(self, digest: str | None) -> None:
-        """Raises UnavailableError if the database has another declaration than this process."""
-        if digest != self._synced.declaration.digest:
+    def _require_declared(self, asked: Declaration, digest: str | None) -> None:
+        """Raises UnavailableError if the database has another declaration than `asked`, by which the statement was
+        made, or this process has another one by now."""
+        if digest != asked.digest:
             self._synced.on_mismatch()
-            raise UnavailableError("The declaration of what is synced has changed.")
+        if digest != asked.digest or self._synced.declaration is not asked:
+            raise UnavailableError(CHANGED)
+
+    def _require(self, kind: Kind) -> Declaration:
+        """The declaration in force. Raises UnavailableError if it does not have this kind as it is."""
+        declaration = self._synced.declaration
+        if declaration.kind.get(kind.name) != kind:
+            raise UnavailableError(CHANGED)
+        return declaration
 
     async def _find_no_row(self) -> None:
         """Make sure that a row of the gate that was not found does not exist. Raises UnavailableError if row level
@@ -53,9 +63,8 @@ class PostgresStore:
         self._history.require(record["epoch"])
         if not record["sees"]:
             self._history.on_mismatch()
-            raise UnavailableError(
-                f"Row level security hides rows of {self._synced.gate_table} from this server. Run `atlas-sync migrate`."
-            )
+            hidden = f"Row level security hides rows of {self._synced.gate_table} from this server."
+            raise UnavailableError(f"{hidden} Run `atlas-sync migrate`.")
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         now = machine_now()
@@ -74,6 +83,7 @@ class PostgresStore:
     ) -> tuple[list[Reading], list[int]]:
         """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
+        declaration = self._synced.declaration
         records = await self._fetch(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
@@ -91,7 +101,7 @@ class PostgresStore:
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
         beyond: set[int] = set()
-        self._require_declared(records[0]["declared"])
+        self._require_declared(declaration, records[0]["declared"])
         for record in records:
             i = record["i"] - 1
             heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
@@ -124,6 +134,8 @@ class PostgresStore:
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
     ) -> Answer:
         places = [await self._place(kind, user, want.before) for want in wants]
+        declaration = self._require(kind)
+        made: Rows = self._synced.rows[kind.tag]
         records = await self._fetch(
             f"list_{kind.name}",
             user,
@@ -131,13 +143,14 @@ class PostgresStore:
             [want.rows for want in wants],
             [None if want.parent is None else str(want.parent) for want in wants],
             *([list(column) for column in zip(*places, strict=True)]),
+            # Before the newest row: a row may have the largest of all keys.
+            [int(want.before is None) for want in wants],
         )
         first = records[0]
-        self._require_declared(first["declared"])
+        self._require_declared(declaration, first["declared"])
         if first["tier"] is None:
             await self._find_no_row()
         position = Position(first["head"], 0, first["head_mark"])
-        made: Rows = self._synced.rows[kind.tag]
         found = [
             (record["i"] - 1, made.upsert(position.seq, _id(made, record["key"]), record[FIRST:]))
             for record in records
@@ -151,7 +164,11 @@ class PostgresStore:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
         fields = place_fields(kind)
-        texts = [str(half) for half in ids]
+        # An instant there may be any of those before it. They have one id on devices, so that all of them were sent.
+        texts = [
+            "-infinity" if field.of is Type.INSTANT and half == FIRST_INSTANT else str(half)
+            for field, half in zip(kind.key, ids, strict=True)
+        ]
         if kind.newest is None:
             return texts
         if before.at is None:
@@ -167,6 +184,7 @@ class PostgresStore:
         """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
         the row no longer exists, the place where such rows begin: to send some of them again does no harm."""
         beyond = (NEVER, at) if at < 0 else (at, ALWAYS)
+        self._require(kind)
         records = await self._fetch(f"instant_{kind.name}", user, *beyond, *key)
         if not records:
             return ALWAYS if at > 0 else at

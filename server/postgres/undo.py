@@ -9,7 +9,7 @@ from server.exceptions import UnfitError
 from server.operations import undo_plan
 from server.operations.catalog import Step
 from server.operations.undo_plan import Installed
-from server.postgres.adopt import facts_of
+from server.postgres.adopt import facts_of, remaining_moves
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.errors import translated
 from server.postgres.lock_retry import LOCK
@@ -56,4 +56,4 @@ async def _remaining(connection: Any) -> list[Step]:
             )
         return []
     installed = msgspec.json.decode(await connection.fetchval(statement("undo")), type=Installed)
-    return undo_plan.plan(installed, await facts_of(connection))
+    return [*await remaining_moves(connection), *undo_plan.plan(installed, await facts_of(connection))]

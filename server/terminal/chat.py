@@ -1,5 +1,6 @@
-"""`atlas-sync chat`: a device in a terminal that writes. Each line that is typed becomes a message of a conversation.
+"""`atlas-sync chat`: a device of the chat schema in a terminal that writes.
 
+Each line that is typed becomes a message of a conversation.
 Lines typed while the server is unavailable wait in a file. They are sent when it is available again, also by the next
 start of the command.
 """
@@ -15,21 +16,20 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.text import Text
 
-from atlas_sync.chat import create_conversation, create_message
+from atlas_sync.chat import CONVERSATION, MESSAGE, create_conversation, create_message
 from atlas_sync.device import Device, Status
 from atlas_sync.outbox import Entry, EntryState, Outbox
 from atlas_sync.replica import Replica
-from atlas_sync.rows import Key
+from atlas_sync.rows import Key, Row
 from atlas_sync.schema import Schema
-from atlas_sync.session import Batch
+from atlas_sync.session import Batch, Event, SchemaArrived
 from atlas_sync.storage import SqliteStorage, StorageError
 from server.exceptions import ConfigError, UnavailableError
-from server.terminal.device import line, printable, run, shows_status
+from server.terminal.device import line_of, printable, run, shows_status
 
 SENDING_SECONDS = 10.0
 """How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
 SNAPSHOT_SECONDS = 30.0
-SCHEMA = Schema.chat()
 
 
 def chat(
@@ -46,8 +46,8 @@ def chat(
     except StorageError as error:
         raise ConfigError(str(error)) from None
     with contextlib.closing(storage):
-        run(lambda: _Chat(url, token, user, Outbox(storage, SCHEMA), chosen, title, console).run())
-        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage, SCHEMA).entries)
+        run(lambda: _Chat(url, token, user, Outbox(storage), chosen, title, console).run())
+        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage).entries)
     if waiting:
         console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
 
@@ -60,7 +60,7 @@ class _Chat:
         self._conversation = chosen
         self._title = title
         self._console = console
-        self._replica = Replica(SCHEMA)
+        self._replica = Replica(Schema.chat())
         self._sent = asyncio.Event()
         """Set while every mutation has its result."""
         self._shown: set[Key] = set()
@@ -71,11 +71,11 @@ class _Chat:
             user=user,
             token=lambda: token,
             client_id=outbox.client_id,
-            schema=SCHEMA,
-            window={"conversation": 50, "message": 20},
+            schema=Schema.chat(),
+            window={CONVERSATION: 50, MESSAGE: 20},
             outbox=outbox,
             on_batch=self._on_batch,
-            on_event=lambda _: self._report_results(),
+            on_event=self._on_event,
             on_status=shows_status(console),
         )
 
@@ -113,12 +113,12 @@ class _Chat:
 
     def _enter(self) -> None:
         """Enter the chosen conversation, the newest one, or a new one."""
-        known = self._replica.rows["conversation"]
+        known = self._replica.rows[CONVERSATION]
         if self._title is not None or not (known or self._conversation):
             self._conversation = uuid4()
             self._device.write(create_conversation(self._conversation, self._title or "Terminal", self._device.now()))
         elif self._conversation is None:
-            newest = self._replica.newest_first("conversation")[0].id
+            newest = self._replica.newest_first(CONVERSATION)[0].id
             assert isinstance(newest, UUID)
             self._conversation = newest
         found = known.get(self._conversation)
@@ -128,15 +128,21 @@ class _Chat:
 
     def _say(self, typed: str) -> None:
         assert self._conversation is not None
-        message = uuid4()
-        mutation = create_message(message, self._conversation, "user", typed, self._device.now())
+        mutation = create_message(uuid4(), self._conversation, "user", typed, self._device.now())
         try:
-            self._mine[message] = self._device.write(mutation).key
+            self._mine[mutation.id] = self._device.write(mutation).key
         except ValueError as error:
             self._console.print(Text(printable(f"  ✗ {error}"), "red"))
             return
         if self._device.status is not Status.LIVE:
             self._console.print("  … kept until the server can be reached", style="dim")
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, SchemaArrived) and not (CONVERSATION in event.schema and MESSAGE in event.schema):
+            raise ConfigError(
+                "This server syncs no conversations and messages. `atlas-sync watch` shows any rows."
+            )
+        self._report_results()
 
     def _on_batch(self, batch: Batch) -> None:
         if batch.replaces:
@@ -147,11 +153,11 @@ class _Chat:
 
     def _show(self) -> None:
         """Print the conversation's new messages, except those that were typed here."""
-        for message in reversed(self._replica.newest_first("message", self._conversation)):
+        for message in reversed(self._replica.newest_first(MESSAGE, self._conversation)):
             if message.id not in self._shown:
                 self._shown.add(message.id)
                 if message.id not in self._mine:
-                    self._console.print(line(message), soft_wrap=True)
+                    self._console.print(_line(message), soft_wrap=True)
 
     def _report_results(self) -> None:
         """Print the results of the messages that were typed here."""
@@ -169,6 +175,11 @@ class _Chat:
                 if entry is not None and entry.state is EntryState.REJECTED:
                     # The reason is on the screen, and the person can type the line again.
                     self._outbox.discard(key)
+
+
+def _line(message: Row) -> Text:
+    style = {"user": "bold cyan", "assistant": "green"}.get(message.role, "yellow")
+    return line_of(message.created_at, f"{message.role:>9}", style, message.content)
 
 
 def _result(entry: Entry | None) -> Text:

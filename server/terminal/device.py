@@ -5,15 +5,22 @@ import contextlib
 import signal
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+import orjson
 from rich.console import Console
 from rich.text import Text
 
 from atlas_sync.device import Status, StayAway
-from atlas_sync.rows import Deleted, Row
+from atlas_sync.rows import Deleted, Key, Row
+from atlas_sync.schema import Kind, Schema
 from atlas_sync.session import Event, Welcomed
 from server.exceptions import AtlasError
+
+STYLES: Final = ("yellow", "magenta", "cyan", "green", "blue")
+"""Of the kinds, in their order."""
+LONGEST: Final = 2_000
+"""Characters of a value that are shown."""
 
 
 class StayAwayError(AtlasError):
@@ -37,18 +44,44 @@ def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise StayAwayError(printable(f"The server says: stay away ({instruction}).")) from None
 
 
-def line(row: Row | Deleted) -> Text:
-    """A row of the chat schema as one line: its instant, its kind, and its text."""
-    match row:
-        case Row("message"):
-            style = {"user": "bold cyan", "assistant": "green"}.get(row.role, "yellow")
-            return _line(row.created_at, f"{row.role:>9}", style, row.content)
-        case Row("conversation"):
-            return _line(row.updated_at, "conversation", "magenta", row.title or "(untitled)")
-        case Row():
-            return _line(row.seq, "profile", "yellow", f"tier {row.tier}")
-        case Deleted():
-            return _line(row.seq, "deleted", "red", f"{row.kind} {row.id}")
+def line(row: Row | Deleted, schema: Schema) -> Text:
+    """A row of any kind as one line: its instant, its kind and key, and its columns that are not NULL."""
+    if isinstance(row, Deleted):
+        return line_of(row.seq, "deleted", "red", f"{row.kind} {named(row.id)}")
+    kind = schema[row.kind]
+    style = STYLES[schema.kinds.index(kind) % len(STYLES)]
+    said = (f"{name}: {_shown(value)}" for name, value in row.values.items() if _is_said(kind, name, value))
+    return line_of(_instant(row, kind), row.kind, style, "  ".join([named(row.id), *said]))
+
+
+def named(key: Key) -> str:
+    """A key, as the command `trace` takes it."""
+    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _instant(row: Row, kind: Kind) -> int:
+    """When the row was written: by the column that orders its list, if that is an instant, else by its seq."""
+    column = None if kind.newest is None else kind.column(kind.newest)
+    value = None if column is None or column.type != "instant" else row.values[column.name]
+    return row.seq if value is None else int(value)
+
+
+def _is_said(kind: Kind, name: str, value: Any) -> bool:
+    column = kind.column(name)
+    return value is not None and (column is None or column.type != "instant")
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case str():
+            text = value
+        case bytes():
+            text = f"{len(value)} bytes"
+        case list() | dict() | bool():
+            text = orjson.dumps(value, default=str).decode()
+        case _:
+            text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -64,16 +97,21 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def _line(instant: int, what: str, style: str, text: str) -> Text:
-    when = datetime.fromtimestamp(instant / 1_000_000, UTC).astimezone()
-    return Text.assemble((f"{when:%b %d %H:%M:%S} ", "dim"), (printable(f"{what:>12}  "), style), printable(text))
+def line_of(instant: int, what: str, style: str, text: str) -> Text:
+    """`instant`: microseconds since 1970; the server's, and so perhaps beyond the calendar."""
+    try:
+        when = f"{datetime.fromtimestamp(instant / 1_000_000, UTC).astimezone():%b %d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        when = "beyond the calendar"
+    return Text.assemble((f"{when:15} ", "dim"), (printable(f"{what:>12}  "), style), printable(text))
 
 
 def shows_welcome(console: Console) -> Callable[[Event], None]:
     def show(event: Event) -> None:
         if isinstance(event, Welcomed):
             how = "resumed" if event.mode == "resumed" else f"a snapshot ({event.why})"
-            console.print(printable(f"connected as {event.session}, tier {event.tier}: {how}"), style="dim")
+            tier = "" if event.tier is None else f", tier {event.tier}"
+            console.print(printable(f"connected as {event.session}{tier}: {how}"), style="dim")
 
     return show
 

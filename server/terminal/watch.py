@@ -1,9 +1,13 @@
-"""`atlas-sync watch`: a device in a terminal. It prints changes as they arrive and keeps its cursor in a file."""
+"""`atlas-sync watch`: a device in a terminal. It prints changes of all kinds as they arrive.
+
+It keeps its cursor in a file.
+"""
 
 import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from uuid import UUID, uuid4
 
 import orjson
@@ -16,6 +20,9 @@ from atlas_sync.session import Batch
 from server import private
 from server.exceptions import ConfigError
 from server.terminal.device import line, run, shows_status, shows_welcome
+
+NEWEST: Final = 50
+"""Rows of each kind that are printed of a snapshot."""
 
 
 @dataclass(slots=True)
@@ -57,31 +64,41 @@ def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) ->
     """Print changes until SIGINT or SIGTERM arrives. Raises StayAwayError."""
 
     held: list[Row | Deleted] = []
+    in_snapshot = False
 
     def on_batch(batch: Batch) -> None:
         # A snapshot is printed once it is complete: an interrupted one arrives again.
+        nonlocal in_snapshot
         if batch.replaces:
             held.clear()
+            in_snapshot = True
         held.extend(batch.rows)
         if batch.cursor is not None:
-            for row in held:
-                console.print(line(row), soft_wrap=True)
+            assert connected.schema is not None
+            for row in newest(held, connected.schema) if in_snapshot else held:
+                console.print(line(row, connected.schema), soft_wrap=True)
             held.clear()
+            in_snapshot = False
             memory.save(batch.cursor)
 
-    async def device() -> None:
-        await Device(
-            url,
-            user=user,
-            token=lambda: token,
-            client_id=memory.client_id,
-            cursor=memory.cursor,
-            schema=Schema.chat(),
-            window={"conversation": 10, "message": 10},
-            on_batch=on_batch,
-            on_event=shows_welcome(console),
-            on_status=shows_status(console),
-        ).run()
-
-    run(device)
+    connected = Device(
+        url,
+        user=user,
+        token=lambda: token,
+        client_id=memory.client_id,
+        cursor=memory.cursor,
+        on_batch=on_batch,
+        on_event=shows_welcome(console),
+        on_status=shows_status(console),
+    )
+    run(connected.run)
     console.print("Stopped. Start again to see what you missed.", style="dim")
+
+
+def newest(rows: list[Row | Deleted], schema: Schema) -> list[Row]:
+    """Of the rows of a snapshot the newest of each kind, in the order in which they were written."""
+    found: list[Row] = []
+    for kind in schema:
+        of_kind = [row for row in rows if isinstance(row, Row) and row.kind == kind.name]
+        found += sorted(of_kind, key=kind.rank)[-NEWEST:]
+    return found

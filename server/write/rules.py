@@ -1,5 +1,6 @@
 """Which mutations are acceptable, and how a push is answered. Pure."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +11,8 @@ from protocol import errors
 from protocol.codec import Codec, FrameError
 from protocol.errors import ERRORS
 from protocol.frames import (
+    FIRST_INSTANT,
+    LAST_INSTANT,
     Ack,
     Applied,
     Delete,
@@ -23,9 +26,9 @@ from protocol.frames import (
     Result,
     Update,
 )
-from protocol.schema import Limit
+from protocol.schema import Limit, Type
 from server.declaration.model import Column, Declaration, Kind
-from server.declaration.values import BadValue, as_text, read
+from server.declaration.values import KEY_BYTES, BadValue, as_text, read, written_out
 from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
@@ -68,7 +71,8 @@ def check(mutation: Mutation | None, declaration: Declaration, codec: Codec, now
     except _RejectionError as error:
         return Rejection(str(error))
     if change.at is not None and not EARLIEST <= change.at <= now + AHEAD:
-        return Rejection("bad_time", change)
+        # A number beyond an instant is no part of a digest.
+        return Rejection("bad_time", change if FIRST_INSTANT <= change.at <= LAST_INSTANT else None)
     return change
 
 
@@ -83,6 +87,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Insert(columns=columns, at=at):
             if devices.insert is None:
                 raise _RejectionError("not_allowed")
+            if any(len(half.encode()) > KEY_BYTES for half in key):
+                raise _RejectionError("bad_id")
             patch = _patch(kind, columns, devices.insert, codec)
             if kind.parent is not None:
                 _check_parent(kind, key, patch)
@@ -90,6 +96,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Update(columns=columns, at=at):
             if not devices.update:
                 raise _RejectionError("not_allowed")
+            if not columns:
+                raise _RejectionError("malformed")
             return Change(kind.tag, "~", key, _json(_patch(kind, columns, devices.update, codec, parent=False)), at)
         case Delete():
             if not devices.delete:
@@ -126,14 +134,22 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         value = as_text(column.field, codec.value(raw))
     except BadValue as error:
         raise _RejectionError(f"{error.code}:{column.name}") from None
-    if value is not None:
-        if isinstance(limit, tuple):
-            if value not in limit:
-                raise _RejectionError(f"bad_value:{column.name}")
-        # A character has at most four bytes; most texts need not be encoded to be known as short enough.
-        elif len(value) * 4 > limit and len(value.encode()) > limit:
-            raise _RejectionError(f"too_long:{column.name}")
+    if isinstance(limit, tuple):
+        # A NULL is none of them either: devices could never update the row again.
+        if value not in limit:
+            raise _RejectionError(f"bad_value:{column.name}")
+    elif value is not None and _is_longer(column, value, limit):
+        raise _RejectionError(f"too_long:{column.name}")
     return value
+
+
+def _is_longer(column: Column, value: str, limit: int) -> bool:
+    """Than so many bytes: of a text in UTF-8, of a value that is base64 without that."""
+    if column.field.of in (Type.JSON, Type.ARRAY) and len(value) + written_out(value) > limit:
+        return True
+    if len(value) * 4 <= limit:
+        return False  # a character has at most four bytes; most texts need not be encoded to be known as short enough
+    return len(b64decode(value) if column.field.of is Type.BYTES else value.encode()) > limit
 
 
 def _check_parent(kind: Kind, key: tuple[str, ...], patch: Mapping[str, str | None]) -> None:

@@ -30,9 +30,9 @@ def thread(seq: int, key: int = 1, parent: str = "a", title: str = "t") -> Row:
     return Row("thread", seq, key, {"topic_id": parent, "title": title, "rank": None})
 
 
-def post(seq: int, key: UUID = X, parent: int = 1, kind: str = "note", posted: int = 5) -> Row:
+def post(seq: int, key: UUID = X, parent: int = 1, kind: str = "note", posted: int = 5, above: str = "a") -> Row:
     nils = dict.fromkeys(column.name for column in SECOND["post"].columns)
-    return Row("post", seq, key, {**nils, "thread_id": parent, "kind": kind, "posted": posted})
+    return Row("post", seq, key, {**nils, "thread_id": parent, "topic_id": above, "kind": kind, "posted": posted})
 
 
 def replica(*rows: Row | Deleted) -> Replica:
@@ -53,13 +53,16 @@ def test_a_deletion_deletes_all_rows_below_that_are_not_newer() -> None:
     assert ids(held) == {"thread": {2}}
     held = replica(topic(9), thread(3), post(9), Deleted("topic", 7, "a"))
     assert ids(held) == {"topic": {"a"}, "post": {X}}, "also if a newer row is held"
-    held = replica(topic(3), topic(3, "b"), thread(3), thread(3, 2, "b"), post(3, Y, 2), Deleted("topic", 7, "a"))
+    held = replica(post(3), post(9, Y), Deleted("topic", 7, "a"))
+    assert ids(held) == {"post": {Y}}, "also if the row between is not held"
+    rows = (topic(3), topic(3, "b"), thread(3), thread(3, 2, "b"), post(3, Y, 2, above="b"))
+    held = replica(*rows, Deleted("topic", 7, "a"))
     assert ids(held) == {"topic": {"b"}, "thread": {2}, "post": {Y}}
 
 
 def test_a_row_that_moves_takes_the_rows_below_it_along() -> None:
     held = replica(topic(3), topic(3, "b"), thread(3), post(3))
-    held.apply([Deleted("thread", 5, 1), thread(5, parent="b"), post(5)])
+    held.apply([Deleted("thread", 5, 1), thread(5, parent="b"), post(5, above="b")])
     held.apply([Deleted("topic", 6, "a")])
     assert ids(held) == {"topic": {"b"}, "thread": {1}, "post": {X}}
     held.apply([Deleted("topic", 7, "b")])
@@ -69,9 +72,7 @@ def test_a_row_that_moves_takes_the_rows_below_it_along() -> None:
 @pytest.mark.parametrize("gone", [Deleted("topic", 7, "a"), Deleted("thread", 7, 1), Deleted("post", 7, X)])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_a_page_that_was_read_before_the_deletion_of_a_row_above_changes_nothing(gone: Deleted, is_held: bool) -> None:
-    held = replica(topic(3), thread(3))
-    if not is_held and gone.kind != "topic":
-        held = replica()
+    held = replica(topic(3), thread(3)) if is_held else replica()
     with held.expecting_page() as apply:
         held.apply([gone])
         apply([post(6)])
@@ -147,29 +148,31 @@ class Database:
         of, parents = ABOVE[kind]
         parent = parents[pick % len(parents)] if row is None else SECOND[kind].parent_of(row)
         if (of, parent) in self.rows:
-            make: Callable[..., Row] = thread if kind == "thread" else post
-            self.rows[kind, key] = make(self.seq, key, parent, text)
+            if kind == "thread":
+                self.rows[kind, key] = thread(self.seq, key, parent, text)
+            else:
+                self.rows[kind, key] = post(self.seq, key, parent, text, above=self.topic_of(parent))
 
     def delete(self, kind: str, key: Any, deleted: dict[tuple[str, Any], Deleted]) -> None:
-        """The row and all rows below it. Of those, the deletions of rows that cannot have rows below are not said: only
-        the one of a move in the same transaction."""
+        """The row and all rows below it, whose deletions are not said, but for those of moves before."""
         del self.rows[kind, key]
         deleted[kind, key] = Deleted(kind, self.seq, key)
-        for child in SECOND.below(kind):
-            for row in [row for row in self.rows.values() if row.kind == child.name and child.parent_of(row) == key]:
-                if SECOND.below(child.name):
-                    self.delete(child.name, row.id, deleted)
-                else:
-                    del self.rows[child.name, row.id]
+        for child, column in SECOND.below(kind):
+            for row in [row for row in self.rows.values() if row.kind == child and row.values[column] == key]:
+                del self.rows[child, row.id]
 
     def move(self, row: Row, parent: Any) -> None:
         """The rows below it are sent again."""
-        column = SECOND[row.kind].columns[0].name
-        self.rows[row.kind, row.id] = replace(row, seq=self.seq, values={**row.values, column: parent})
-        for child in SECOND.below(row.kind):
-            for each in [each for each in self.rows.values() if each.kind == child.name]:
-                if child.parent_of(each) == row.id:
-                    self.rows[each.kind, each.id] = replace(each, seq=self.seq)
+        if row.kind == "post":
+            values = {**row.values, "thread_id": parent, "topic_id": self.topic_of(parent)}
+            self.rows["post", row.id] = replace(row, seq=self.seq, values=values)
+            return
+        self.rows["thread", row.id] = replace(row, seq=self.seq, values={**row.values, "topic_id": parent})
+        for each in [each for each in self.rows.values() if each.kind == "post" and each.thread_id == row.id]:
+            self.rows["post", each.id] = replace(each, seq=self.seq, values={**each.values, "topic_id": parent})
+
+    def topic_of(self, thread: Any) -> str:
+        return str(self.rows["thread", thread].topic_id)
 
     def read(self) -> list[Row]:
         """The rows that a snapshot or a page reads now."""
@@ -287,6 +290,7 @@ def test_a_write_is_shown_with_nil_in_what_the_server_fills_and_raises_its_paren
     assert shown["topic"]["b"].row == Row("topic", 0, "b", {"name": "new", "pinned": None, "touched": 7})
     assert shown["topic"]["b"].certainty is Certainty.PENDING
     assert (shown["post"][Y].row.body, shown["post"][Y].row.posted) == ([2], 9)
+    assert shown["post"][Y].row.topic_id == "b", "the server fills it; the device knows it of the thread that it holds"
     assert shown["vote"]["a", 1].row.up is True
 
 

@@ -37,7 +37,7 @@ def changed(*path: Any, to: Any) -> dict[str, Any]:
 
 
 def test_a_schema_is_read_with_everything_that_it_says() -> None:
-    assert [kind.name for kind in SECOND] == ["topic", "thread", "post", "vote", "setting"]
+    assert [kind.name for kind in SECOND] == ["topic", "thread", "post", "vote", "setting", "document"]
     post, vote = SECOND["post"], SECOND["vote"]
     assert (post.tag, post.key, post.parent, post.newest, post.window, post.dated) == (
         "P",
@@ -47,8 +47,9 @@ def test_a_schema_is_read_with_everything_that_it_says() -> None:
         5,
         "posted",
     )
-    assert post.columns[:4] == (
+    assert post.columns[:5] == (
         Column("thread_id", "bigint"),
+        Column("topic_id", "text"),
         Column("kind", "text"),
         Column("body", "json"),
         Column("tags", "array", nullable=True),
@@ -57,7 +58,9 @@ def test_a_schema_is_read_with_everything_that_it_says() -> None:
     assert (SECOND["setting"].devices, SECOND["setting"].window) == (None, None)
     assert dict(post.limits) == {"kind": ("note", "question"), "digest": 8}
     assert ("post" in SECOND, "chat" in SECOND, SECOND.get("chat")) == (True, False, None)
-    assert [kind.name for kind in SECOND.below("topic")] == ["thread"]
+    assert SECOND.above("post") == (("thread", "thread_id"), ("topic", "topic_id"))
+    assert SECOND.below("topic") == (("thread", "topic_id"), ("post", "topic_id"))
+    assert (SECOND.above("vote"), SECOND.below("post")) == ((), ())
 
 
 @pytest.mark.parametrize("schema", [SECOND, Schema.chat()], ids=["second", "chat"])
@@ -110,6 +113,10 @@ def test_fields_and_types_from_the_future_are_tolerated() -> None:
         (changed("kinds", 1, "parent", to="thread"), "thread.parent: no kind before this one"),
         (changed("kinds", 1, "columns", 0, to=["topic_id", "uuid"]), "its first column is not its parent's key"),
         (changed("kinds", 1, "columns", to=[]), "newest: not a column"),
+        (
+            changed("kinds", 2, "columns", 1, to=["topic_id", "uuid"]),
+            "its second column is not the key of its parent's",
+        ),
         (changed("kinds", 0, "devices", "update", to="name"), "devices: update: not an array"),
         (changed("kinds", 0, "devices", "update", to=["age"]), "topic.devices: not a column"),
         (changed("kinds", 2, "devices", "created", to="age"), "post.devices: not a column"),
@@ -178,8 +185,8 @@ def test_a_column_of_another_type_is_another_column_but_integers_are_integers() 
     theirs = changed("kinds", 0, "columns", to=[["name", "json"], ["pinned", "later?"], ["touched", "instant"]])
     (row,) = mapped(theirs, ["t", 1, "a", '"x"', {}, 7])
     assert row == Row("topic", 1, "a", {"name": None, "pinned": None, "touched": 7})
-    theirs = changed("kinds", 2, "columns", 5, to=["votes", "bigint"])
-    row = mapped(theirs, ["P", 1, str(A), 7, "note", "{}", None, None, "9007199254740993", *[None] * 6, 9])[0]
+    theirs = changed("kinds", 2, "columns", 6, to=["votes", "bigint"])
+    row = mapped(theirs, ["P", 1, str(A), 7, "t", "note", "{}", None, None, "9007199254740993", *[None] * 6, 9])[0]
     assert isinstance(row, Row)
     assert row.votes == 2**53 + 1
 

@@ -1,9 +1,11 @@
 """The golden frames: the client reads and writes them, and they cover everything that SPEC.md lists.
 
-`frames.json`: `frame` is exactly what the JSON encoding carries, `msgpack` the same frame in the other one. Nobody has
-to write the frames marked `decode_only`; everybody has to read them. `refused.json`: messages that a server refuses
+`schemas.json`: the schemas of the frames. `frames.json`: `frame` is exactly what the JSON encoding carries, `msgpack`
+the same frame in the other one; `schema` names that of its rows and mutations, the chat schema if it is absent. Nobody
+has to write the frames marked `decode_only`; everybody has to read them. `refused.json`: messages that a server refuses
 after an accepted `hello`, each with the code of the `error`; null where an encoding cannot say it. `texts.json`: what
-people may write, or the code for which a client refuses it before anything is sent.
+people may write, or the code for which a client refuses it before anything is sent. `mapped.json`: rows of the server's
+schema `theirs`, in JSON, and what a client that was built with `ours` reads: kind, seq, id, and columns; null: deleted.
 """
 
 import base64
@@ -11,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,24 +22,22 @@ import msgpack
 import pytest
 
 import protocol
-from atlas_sync.codec import Encoding
+from atlas_sync.chat import create_conversation, create_message, edit_message, rename_conversation
+from atlas_sync.codec import CODECS, Encoding
 from atlas_sync.mutation import (
     Applied,
-    Bounds,
-    CreateConversation,
-    CreateMessage,
-    DeleteConversation,
-    DeleteMessage,
-    EditMessage,
+    Delete,
+    Insert,
     Mutation,
     Rejected,
-    RenameConversation,
     Repeated,
     Result,
+    Update,
     WriteError,
     check,
 )
-from atlas_sync.replica import Conversation, Deleted, Message, Profile, Row
+from atlas_sync.rows import Deleted, Row
+from atlas_sync.schema import Kind, Schema
 from atlas_sync.session import (
     Acknowledged,
     Batch,
@@ -47,10 +48,13 @@ from atlas_sync.session import (
     PageArrived,
     Pong,
     Refreshed,
+    SchemaArrived,
     Session,
     State,
     Welcomed,
 )
+from atlas_sync.wire import Wire
+from tests.atlas_sync.second_schema import SCHEMAS
 
 PROTOCOL = Path(protocol.__file__).parent
 VECTORS = PROTOCOL / "vectors"
@@ -58,10 +62,10 @@ SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
 FRAMES: list[dict[str, Any]] = json.loads((VECTORS / "frames.json").read_text(encoding="utf-8"))
 REFUSED: list[dict[str, Any]] = json.loads((VECTORS / "refused.json").read_text(encoding="utf-8"))
 TEXTS: list[dict[str, Any]] = json.loads((VECTORS / "texts.json").read_text(encoding="utf-8"))
+MAPPED: list[dict[str, Any]] = json.loads((VECTORS / "mapped.json").read_text(encoding="utf-8"))
 TO_SERVER = [vector for vector in FRAMES if vector["direction"] == "to_server"]
 TO_CLIENT = [vector for vector in FRAMES if vector["direction"] == "to_client"]
 
-WINDOW = {"conversations": 50, "messages": 50}  # where a hello says nothing
 
 encodings = pytest.mark.parametrize("encoding", ["msgpack", "json"])
 
@@ -95,7 +99,7 @@ def same(natural: object, packed: object) -> bool:
 
 @pytest.mark.parametrize("vector", FRAMES, ids=named)
 def test_both_encodings_of_a_golden_frame_are_the_same_frame(vector: dict[str, Any]) -> None:
-    assert vector.keys() - {"decode_only"} == {"name", "direction", "frame", "msgpack"}
+    assert vector.keys() - {"decode_only", "schema"} == {"name", "direction", "frame", "msgpack"}
     assert same(vector["frame"], msgpack.unpackb(bytes.fromhex(vector["msgpack"])))
 
 
@@ -103,7 +107,7 @@ def test_the_golden_frames_cover_every_kind_of_frame_and_row_and_every_reason_th
     assert {vector["frame"]["t"] for vector in TO_SERVER} == table("3")
     assert {vector["frame"]["t"] for vector in TO_CLIENT} == table("4")
     rows = {row[0] for vector in TO_CLIENT for row in vector["frame"].get("rows", [])}
-    assert rows >= table("5") == {"p", "c", "m", "-p", "-c", "-m"}
+    assert rows >= {sign + kind["tag"] for schema in SCHEMAS.values() for kind in schema["kinds"] for sign in ("", "-")}
     assert {vector["frame"].get("why") for vector in TO_CLIENT} - {None} == table("7")
     assert {vector["frame"].get("code") for vector in TO_CLIENT} - {None} >= table("10")
     assert table("10") >= {vector["error"] for vector in REFUSED}
@@ -111,11 +115,12 @@ def test_the_golden_frames_cover_every_kind_of_frame_and_row_and_every_reason_th
 
 def test_the_golden_frames_cover_every_kind_of_mutation_and_result_and_every_reason_of_a_rejection() -> None:
     pushed = [array for vector in TO_SERVER for array in vector["frame"].get("mutations", [])]
-    assert {array[0] for array in pushed if isinstance(array, list) and array} >= {"+c", "~c", "-c", "+m", "~m", "-m"}
+    kinds = {(array[0], array[1]) for array in pushed if isinstance(array, list) and array}
+    assert kinds >= {(sign, tag) for sign in "+~-" for tag in "cm"} | {(sign, tag) for sign in "+~-" for tag in "tP"}
     results = [array for vector in TO_CLIENT for array in vector["frame"].get("results", [])]
     said = {array[0] for array in results} | {array[2] for array in results if array[0] == "rejected"}
-    assert said >= table("8") - table("10") - {"-c", "-m"}
-    assert len(said) >= 12
+    assert said >= table("8") - table("10")
+    assert len(said) >= 13
 
 
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("*.json")), ids=lambda path: path.name)
@@ -141,18 +146,28 @@ def carried(vector: dict[str, Any], encoding: Encoding) -> bytes | str:
     return json.dumps(vector["frame"], ensure_ascii=False)
 
 
-def client_for(frame: dict[str, Any], encoding: Encoding) -> Session:
+def schema_of(vector: dict[str, Any]) -> Schema:
+    return Schema.parse(SCHEMAS[vector.get("schema", "chat")])
+
+
+def client_for(vector: dict[str, Any], encoding: Encoding) -> Session:
     """A session that may receive this frame now."""
+    frame, schema = vector["frame"], schema_of(vector)
     cursor = frame["from"] if frame["t"] == "changes" else frame["cursor"] if frame["t"] == "live" else "AAAA"
-    client = Session(token="t", client_id=UUID(int=1), cursor=base64.b64decode(cursor), encoding=encoding)
+    client = Session(
+        token="t", client_id=UUID(int=1), schema=schema, cursor=base64.b64decode(cursor), encoding=encoding
+    )
     client.hello()
+    client.wire = Wire(CODECS[encoding], schema)
     if frame["t"] == "snapshot":
         client.state = State.SNAPSHOT_DUE
+    elif frame["t"] == "schema":
+        client.state, client._named = State.SCHEMA_DUE, frame["hash"]
     elif frame["t"] != "welcome":
         client.state = State.CATCHING_UP
     if frame["t"] == "page":
         client._last_page = frame["id"] - 1
-        client.ask_page()
+        client.ask_page(next(kind.name for kind in schema if kind.parent is None))
     if frame["t"] == "ack":
         client.pushed = range(frame["results"][0][1], frame["results"][-1][1] + 1)
     if frame.get("answers") == "push":
@@ -160,19 +175,41 @@ def client_for(frame: dict[str, Any], encoding: Encoding) -> Session:
     return client
 
 
-def read_row(columns: list[Any]) -> Row | None:
+def value(of: str, carried: Any) -> Any:
+    """A value of the JSON encoding, by its type: SPEC 2.4, implemented by the test."""
+    if carried is None:
+        return None
+    match of:
+        case "uuid":
+            return UUID(carried)
+        case "bigint":
+            return int(carried)
+        case "float":
+            return float(carried)
+        case "numeric":
+            return Decimal(carried)
+        case "json" | "array":
+            return json.loads(carried)
+        case "bytes":
+            return base64.b64decode(carried)
+    return carried
+
+
+def key(kind: Kind, carried: Any) -> Any:
+    if len(kind.key) == 1:
+        return value(kind.key[0], carried)
+    return tuple(value(of, part) for of, part in zip(kind.key, carried, strict=True))
+
+
+def read_row(columns: list[Any], schema: Schema) -> Row | Deleted | None:
     """SPEC, section 5, implemented by the test."""
-    kind, seq, uuid = columns[0], columns[1], UUID(columns[2])
-    match kind:
-        case "p":
-            return Profile(seq, uuid, columns[3], columns[4])
-        case "c":
-            return Conversation(seq, uuid, columns[3], columns[4], columns[5])
-        case "m":
-            return Message(seq, uuid, UUID(columns[3]), columns[4], columns[5], columns[6], columns[7])
-        case "-p" | "-c" | "-m":
-            return Deleted(kind[1:], seq, uuid)
-    return None
+    kind = next((kind for kind in schema if kind.tag == columns[0].removeprefix("-")), None)
+    if kind is None:
+        return None
+    if columns[0].startswith("-"):
+        return Deleted(kind.name, columns[1], key(kind, columns[2]))
+    values = {column.name: value(column.type, v) for column, v in zip(kind.columns, columns[3:], strict=False)}
+    return Row(kind.name, columns[1], key(kind, columns[2]), values)
 
 
 def read_result(columns: list[Any]) -> Result:
@@ -183,19 +220,28 @@ def read_result(columns: list[Any]) -> Result:
         case "repeated":
             return Repeated(columns[1], columns[2])
     assert columns[0] == "rejected"
-    return Rejected(columns[1], columns[2], columns[3])
+    return Rejected(*columns[1:])
 
 
-def read(frame: dict[str, Any]) -> Event:
+def read(vector: dict[str, Any]) -> Event:
     """SPEC, section 4, implemented by the test."""
+    frame, schema = vector["frame"], schema_of(vector)
     assert "as_of" not in frame or all(columns[1] == frame["as_of"] for columns in frame["rows"])
-    rows = tuple(row for columns in frame.get("rows", []) if (row := read_row(columns)) is not None)
+    rows = tuple(row for columns in frame.get("rows", []) if (row := read_row(columns, schema)) is not None)
     cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
     match frame["t"]:
         case "welcome":
             limits = Limits(**frame["limits"])
-            same_name = {name: frame[name] for name in ("session", "epoch", "tier", "mode", "time", "expires")}
-            return Welcomed(**same_name, why=frame.get("why"), keepalive_ms=frame["keepalive"], limits=limits)
+            same_name = {name: frame[name] for name in ("session", "epoch", "schema", "mode", "time", "expires")}
+            return Welcomed(
+                **same_name,
+                tier=frame.get("tier"),
+                why=frame.get("why"),
+                keepalive_ms=frame["keepalive"],
+                limits=limits,
+            )
+        case "schema":
+            return SchemaArrived(Schema.parse(frame))
         case "snapshot":
             return Batch(rows, cursor, replaces=True, partial=False)
         case "changes":
@@ -220,45 +266,41 @@ def read(frame: dict[str, Any]) -> Event:
 @encodings
 @pytest.mark.parametrize("vector", TO_CLIENT, ids=named)
 def test_the_client_reads_every_golden_frame(vector: dict[str, Any], encoding: Encoding) -> None:
-    client = client_for(vector["frame"], encoding)
-    assert client.receive(carried(vector, encoding)) == read(vector["frame"])
+    client = client_for(vector, encoding)
+    # Not-a-number is not equal to itself.
+    assert repr(client.receive(carried(vector, encoding))) == repr(read(vector))
 
 
 # ---- What the client writes ----------------------------------------------------------------------------------------
 
 
-def meant(columns: list[Any]) -> Mutation:
+def meant(array: list[Any], schema: Schema) -> Mutation:
     """SPEC 8.3, implemented by the test."""
-    key = UUID(columns[1])
-    match columns[0]:
-        case "+c":
-            return CreateConversation(key, columns[2], columns[3])
-        case "~c":
-            return RenameConversation(key, columns[2], columns[3])
-        case "-c":
-            return DeleteConversation(key)
-        case "+m":
-            return CreateMessage(key, UUID(columns[2]), columns[3], columns[4], columns[5])
-        case "~m":
-            return EditMessage(key, columns[2], columns[3], columns[4])
-    assert columns[0] == "-m"
-    return DeleteMessage(key, columns[2])
+    kind = next(kind for kind in schema if kind.tag == array[1])
+    is_dated = array[0] != "+" and kind.dated is not None
+    target = (key(kind, array[2][0]), array[2][1]) if is_dated else key(kind, array[2])
+    if array[0] == "-":
+        return Delete(kind.name, target)
+    types = {column.name: column.type for column in kind.columns}
+    columns = {name: value(types[name], carried) for name, carried in array[3].items()}
+    return (Insert if array[0] == "+" else Update)(kind.name, target, columns, array[4])
 
 
-def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
+def write(vector: dict[str, Any], encoding: Encoding) -> bytes | str:
     """The frame that the client itself writes with this content."""
+    frame, schema = vector["frame"], schema_of(vector)
     cursor = None if frame.get("cursor") is None else base64.b64decode(frame["cursor"])
-    window = WINDOW | (frame.get("window") or {})
     client = Session(
         token=frame.get("token", "t"),
         client_id=UUID(frame.get("client_id", str(UUID(int=1)))),
+        schema=None if frame.get("schema") == "" else schema,
         cursor=cursor,
-        window=(window["conversations"], window["messages"]),
+        window=frame.get("window"),
         encoding=encoding,
         generation=frame.get("generation"),
     )
     hello = client.hello()
-    client.state = State.LIVE
+    client.state, client.wire = State.LIVE, Wire(CODECS[encoding], schema)
     match frame["t"]:
         case "hello":
             return hello
@@ -268,12 +310,14 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
             return client.ping()
         case "push":
             client.limits = replace(client.limits, mutations=100)
-            return client.push(frame["n"], [meant(columns) for columns in frame["mutations"]], frame.get("held"))
+            return client.push(frame["n"], [meant(array, schema) for array in frame["mutations"]], frame.get("held"))
     client._last_page = frame["id"] - 1
-    conversation, before = frame.get("conversation"), frame.get("before")
+    kind, parent, before = schema[frame["kind"]], frame.get("parent"), frame.get("before")
+    order = "" if kind.newest is None else next(column.type for column in kind.columns if column.name == kind.newest)
     _, page = client.ask_page(
-        None if conversation is None else UUID(conversation),
-        None if before is None else (before[0], UUID(before[1])),
+        kind.name,
+        None if parent is None else value(kind.columns[0].type, parent),
+        None if before is None else (value(order, before[0]), key(kind, before[1])),
         frame.get("limit", 50),
     )
     return page
@@ -282,11 +326,10 @@ def write(frame: dict[str, Any], encoding: Encoding) -> bytes | str:
 def spelled_out(frame: dict[str, Any]) -> dict[str, Any]:
     """The frame with every absent optional field set to its default."""
     meaning: dict[str, dict[str, Any]] = {
-        "hello": {"cursor": None, "extras": []},
-        "page": {"conversation": None, "before": None, "limit": 50},
+        "hello": {"cursor": None, "extras": [], "window": None},
+        "page": {"parent": None, "before": None, "limit": 50},
     }
-    window = {"window": WINDOW | frame.get("window", {})} if frame["t"] == "hello" else {}
-    return meaning.get(frame["t"], {}) | frame | window
+    return meaning.get(frame["t"], {}) | frame
 
 
 @encodings
@@ -298,7 +341,7 @@ def spelled_out(frame: dict[str, Any]) -> dict[str, Any]:
 )
 def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: Encoding) -> None:
     load: Callable[[Any], Any] = msgpack.unpackb if encoding == "msgpack" else json.loads
-    written = write(vector["frame"], encoding)
+    written = write(vector, encoding)
     assert isinstance(written, bytes if encoding == "msgpack" else str)
     packed, expected = spelled_out(load(written)), spelled_out(vector["frame"])
     assert same(expected, packed) if encoding == "msgpack" else expected == packed
@@ -306,17 +349,29 @@ def test_the_client_writes_the_golden_frames(vector: dict[str, Any], encoding: E
 
 @pytest.mark.parametrize("vector", TEXTS, ids=named)
 def test_the_client_refuses_a_text_that_no_server_stores_and_names_the_character(vector: dict[str, Any]) -> None:
-    key, text = UUID(int=1), vector["text"]
+    name, text, chat = UUID(int=1), vector["text"], Schema.chat()
     for mutation in (
-        CreateConversation(key, text, 1),
-        RenameConversation(key, text, 1),
-        CreateMessage(key, key, "user", text, 1),
-        EditMessage(key, 1, text, 1),
+        create_conversation(name, text, 1),
+        rename_conversation(name, text, 1),
+        create_message(name, name, "user", text, 1),
+        edit_message(name, 1, text, 1),
     ):
         if vector["code"] is None:
-            check(mutation, Bounds())
+            check(mutation, chat)
         else:
             blamed = "U\\+0000" if "\0" in text else "half of a surrogate pair"
             with pytest.raises(WriteError, match=f"contains {blamed}") as refusal:
-                check(mutation, Bounds())
+                check(mutation, chat)
             assert refusal.value.code == vector["code"]
+
+
+def test_the_chat_schema_of_the_vectors_is_that_of_the_client() -> None:
+    assert Schema.parse(SCHEMAS["chat"]) == Schema.chat()
+
+
+@pytest.mark.parametrize("vector", MAPPED, ids=named)
+def test_rows_of_another_schema_are_mapped_by_names(vector: dict[str, Any]) -> None:
+    theirs, ours = (Schema.parse({"hash": side, "kinds": vector[side]}) for side in ("theirs", "ours"))
+    rows = Wire(CODECS["json"], theirs, ours).rows(vector["rows"])
+    read = [[row.kind, row.seq, str(row.id), None if isinstance(row, Deleted) else dict(row.values)] for row in rows]
+    assert read == vector["read"]

@@ -63,6 +63,6 @@ async def test_rows_of_the_past_are_those_that_the_triggers_would_have_written()
             assert wrong == [0, 0, 0]
             assert entries == 2_500 + len(missed) + 1  # the last that the device had seen
             assert not await connection.fetchval("SELECT count(*) FROM sync.log_default")
-            assert not await connection.fetchval("SELECT count(*) FROM sync.messages_default")
+            assert not await connection.fetchval("SELECT count(*) FROM public.messages_default")
         finally:
             connection.terminate()

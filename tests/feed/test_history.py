@@ -12,7 +12,6 @@ from protocol.cursor import Position
 from server.exceptions import UnavailableError
 from server.feed.history import LATEST, SOONEST, History, HistoryReport, come_back_apart, latest, newer
 from server.feed.hub import Hub, Phase, Reader
-from server.feed.ports import Window
 from tests.support.sink import FakeSink
 
 FIRST = HistoryReport("0" * 16, (), system=1, timeline=1, began_at=1_000, started=1_000)
@@ -64,7 +63,7 @@ def test_without_a_common_cluster_the_one_that_began_later_is_newer() -> None:
 
 
 def reader(hub: Hub, at: int | None, acknowledged: int) -> Reader:
-    made = hub.add(str(UUID(int=at or 0)), uuid4(), FakeSink("a session"), Window(1, 1), generation=1)
+    made = hub.add(str(UUID(int=at or 0)), uuid4(), FakeSink("a session"), {}, generation=1)
     if at is not None:
         hub.place(made, Position(at), Phase.LIVE)
     made.acknowledged = acknowledged
@@ -115,3 +114,32 @@ def test_a_newer_history_ends_everybodys_pauses() -> None:
     assert history.alarm.rung == 0
     history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), timeline=2))
     assert history.alarm.rung == 1
+
+
+@pytest.mark.parametrize(
+    ("schemas", "outdated"),
+    [
+        ("", ""),
+        ("d", "c"),
+        ("cd", "bc"),
+        ("bcd", "abc"),
+        ("abcd", "abc"),
+        ("bd", "c"),
+        ("bc", ""),
+    ],
+)
+def test_an_epoch_is_outdated_if_nothing_but_schemas_lead_from_it_to_the_present_one(
+    schemas: str, outdated: str
+) -> None:
+    report = replace(FIRST, epoch="d", lineage=("a", "b", "c"), schemas=frozenset(schemas))
+    assert report.outdated == set(outdated)
+
+
+def test_devices_keep_their_cursor_over_another_schema() -> None:
+    hub = Hub(lambda _: None)
+    history = History(hub)
+    history.connected(FIRST)
+    here = reader(hub, 5, 0)
+    history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), schemas=frozenset(["b" * 16])))
+    assert [error.code for error in here.sink.errors] == ["going_away"]
+    assert history.outdated == {FIRST.epoch}

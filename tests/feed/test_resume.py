@@ -26,3 +26,9 @@ def test_a_cursor_is_resumed_from_only_if_it_is_this_users_and_of_this_history(
     cursor: bytes | None, expected: Position | Why
 ) -> None:
     assert start(cursor, USER, EPOCH) == expected
+
+
+def test_a_cursor_of_an_epoch_since_which_only_the_schema_changed_says_so() -> None:
+    cursor = Cursor.of("f" * 16, USER, Position(5)).encode()
+    assert start(cursor, USER, EPOCH, {"f" * 16}) is Why.SCHEMA
+    assert start(cursor, USER, EPOCH, {"e" * 16}) is Why.EPOCH

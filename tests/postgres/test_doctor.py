@@ -49,7 +49,7 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
     ("damage", "what", "advice"),
     [
         (
-            "DO $$ BEGIN EXECUTE 'DROP TABLE sync.messages_' || "
+            "DO $$ BEGIN EXECUTE 'DROP TABLE public.messages_' || "
             "to_char((now() + interval '1 month') AT TIME ZONE 'UTC', 'YYYY_MM'); END $$",
             "partitions",
             "atlas-sync maintain",

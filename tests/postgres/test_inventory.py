@@ -17,7 +17,7 @@ from server.postgres.inventory import mend
 from server.postgres.migrate import cautions, migrate, steps
 from server.postgres.steps import SILENT
 from tests.support.chat_app import App, Heard, command
-from tests.support.cluster import Cluster, Database, administrator, binaries
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator, binaries
 from tests.support.inventory import inventory, undone
 from tests.support.maintenance import maintained, make_month
 
@@ -87,6 +87,9 @@ MADE = """
     UNION ALL SELECT format('%s on column %s.%I', privilege_type, name, attname),
                      format('REVOKE %s (%I) ON %s FROM %s', privilege_type, attname, name, a.grantee::regrole)
     FROM ours o JOIN pg_attribute t ON t.attrelid = o.oid, aclexplode(t.attacl) a
+    -- A right to the whole table is one to the column.
+    WHERE NOT EXISTS (SELECT FROM aclexplode(o.acl) whole
+                      WHERE whole.grantee = a.grantee AND whole.privilege_type = a.privilege_type)
     UNION ALL SELECT format('USAGE on schema %s', nspname),
                      CASE nspname WHEN 'auth' THEN 'UPDATE pg_namespace SET nspacl = NULL WHERE nspname = ''auth'''
                      ELSE format('REVOKE USAGE ON SCHEMA %s FROM %s, PUBLIC', nspname, a.grantee::regrole) END
@@ -101,8 +104,7 @@ MADE = """
 
     UNION ALL SELECT o.name, format('UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s', indexrelid)
     FROM ours o JOIN pg_index x ON x.indrelid = o.oid JOIN pg_class i ON i.oid = x.indexrelid
-    WHERE o.nspname = 'sync' AND NOT is_part OR o.relname LIKE 'messages%' AND o.nspname = 'public'
-       OR i.relname LIKE '%newest'
+    WHERE NOT is_part AND (o.nspname = 'sync' OR o.relname LIKE 'messages%' OR i.relname LIKE '%newest')
     UNION ALL SELECT 'default partition ' || name,
                      format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, name)
     FROM ours o JOIN pg_inherits i ON i.inhrelid = o.oid WHERE o.relname LIKE '%default'
@@ -137,7 +139,7 @@ def other_trigger(rest: str, when: str = "AFTER UPDATE") -> str:
     return (
         "DROP TRIGGER atlas_sync_record_update ON profiles; "
         f"CREATE CONSTRAINT TRIGGER atlas_sync_record_update {when} ON profiles {rest} "
-        "EXECUTE FUNCTION sync.profile_changed()"
+        "EXECUTE FUNCTION sync.record_profile()"
     )
 
 
@@ -147,7 +149,7 @@ EVERY = (
     "(NEW.id, NEW.subscription_tier, NEW.subscription_status)"
 )
 DEFERRED = "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-PARTITION = "sync.messages_default"
+PARTITION = "public.messages_default"
 MENDED = [
     ("ALTER TABLE messages DISABLE TRIGGER atlas_sync_record", "trigger atlas_sync_record on public.messages", True),
     (
@@ -201,7 +203,7 @@ MENDED = [
     ),
     ("ALTER TABLE messages DISABLE ROW LEVEL SECURITY", "row level security of public.messages", False),
     (f"ALTER TABLE {PARTITION} DISABLE ROW LEVEL SECURITY", f"row level security of {PARTITION}", False),
-    ("REVOKE SELECT ON messages FROM atlas_sync", "SELECT on public.messages", True),
+    ("REVOKE SELECT ON messages FROM atlas_sync", "SELECT on column public.messages.content", True),
     (
         "REVOKE SELECT (subscription_tier) ON profiles FROM atlas_sync",
         "SELECT on column public.profiles.subscription_tier",
@@ -214,13 +216,13 @@ MENDED = [
     ("REVOKE EXECUTE ON FUNCTION sync.push FROM atlas_sync", "EXECUTE on function sync.push", True),
     ("GRANT EXECUTE ON FUNCTION sync.record TO PUBLIC", "EXECUTE on function sync.record", False),
     ("GRANT USAGE ON SCHEMA sync TO PUBLIC", "USAGE on schema sync", False),
-    ("DROP FUNCTION sync.message_changed CASCADE", "function sync.message_changed", True),
+    ("DROP FUNCTION sync.record_message CASCADE", "function sync.record_message", True),
     ("DROP FUNCTION sync.push", "function sync.push", True),
     ("DROP FUNCTION sync.vitals", "function sync.vitals", False),
     (
-        "CREATE OR REPLACE FUNCTION sync.profile_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+        "CREATE OR REPLACE FUNCTION sync.record_profile() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
         "SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
-        "function sync.profile_changed",
+        "function sync.record_profile",
         True,
     ),
     ("ALTER FUNCTION sync.record SECURITY INVOKER", "function sync.record", True),
@@ -243,8 +245,8 @@ MENDED = [
         "UPDATE pg_attribute SET attacl = NULL WHERE attrelid = 'profiles'::regclass; "
         "UPDATE pg_proc SET proacl = NULL WHERE pronamespace = 'sync'::regnamespace; "
         "UPDATE pg_namespace SET nspacl = NULL WHERE nspname IN ('sync', 'auth')",
-        "SELECT, INSERT, UPDATE, DELETE on public.messages",
-        False,
+        "USAGE on schema sync",
+        True,
     ),
 ]
 """What is done, what is found then, and whether the server must not serve with it."""
@@ -398,33 +400,51 @@ async def test_the_inventory_leaves_alone_what_the_app_may_decide(admin: Any) ->
         assert await mend(admin, SILENT) == []
 
 
-async def test_the_inventory_waits_for_no_lock_and_needs_no_right(admin: Any, every_database: Database) -> None:
+async def test_the_inventory_waits_for_no_lock(every_database: Database, admin: Any) -> None:
     server = await asyncpg.connect(every_database.server_url)
     try:
-        await admin.execute("REVOKE atlas_sync FROM atlas_server; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
         await server.execute("SET lock_timeout = '1s'")
         async with undone(admin):
             await admin.execute(
                 "LOCK TABLE profiles, conversations, messages, messages_archive, sync.log, sync.feeds "
                 "IN ACCESS EXCLUSIVE MODE"
             )
-            found = [Wrong(*row) for row in await server.fetch(statement("inventory"))]
+            assert await server.fetch(statement("inventory_access")) == []
+            assert await server.fetch(statement("inventory")) == []
     finally:
-        await admin.execute("GRANT atlas_sync TO atlas_server")
         await server.close()
-    assert [(wrong.what, wrong.mend, wrong.serving) for wrong in found] == [
-        ("membership of atlas_server in atlas_sync", "GRANT atlas_sync TO atlas_server", True)
-    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "mends"),
+    [
+        ("REVOKE atlas_sync FROM atlas_server", "GRANT atlas_sync TO atlas_server"),
+        ("REVOKE USAGE ON SCHEMA sync FROM atlas_sync", "GRANT USAGE ON SCHEMA sync TO atlas_sync"),
+        ("REVOKE SELECT ON sync.kinds FROM atlas_sync", "GRANT SELECT ON sync.kinds TO atlas_sync"),
+        ("REVOKE SELECT ON sync.declaration FROM atlas_sync", "GRANT SELECT ON sync.declaration TO atlas_sync"),
+        ("ALTER TABLE sync.kinds RENAME TO gone", None),
+        ("ALTER SCHEMA sync RENAME TO gone", None),
+    ],
+)
+async def test_a_login_that_cannot_read_what_is_declared_is_told_why(sql: Any, damage: str, mends: str | None) -> None:
+    async with undone(sql):
+        await sql.execute(damage)
+        await sql.execute(f"{SAFE_PATH}; SET LOCAL ROLE {SERVER_LOGIN}")
+        (wrong,) = [Wrong(*row) for row in await sql.fetch(statement("inventory_access"))]
+        assert wrong.serving
+        assert wrong.mend == mends
+        if mends is not None:
+            await sql.execute(f"RESET ROLE; {mends}; SET LOCAL ROLE {SERVER_LOGIN}")
+            assert await sql.fetch(statement("inventory_access")) == []
 
 
 # ---- `migrate` and `doctor` ------------------------------------------------------------------------------------------
 
 DAMAGE = """
     ALTER TABLE messages DISABLE TRIGGER atlas_sync_record;
-    DROP FUNCTION sync.conversation_changed CASCADE;
+    DROP FUNCTION sync.record_conversation CASCADE;
     DROP POLICY atlas_sync_reads ON conversations;
     REVOKE SELECT ON sync.log FROM atlas_sync;
-    REVOKE USAGE ON SCHEMA sync FROM atlas_sync;
     DROP VIEW sync.all_messages;
 """
 
@@ -437,14 +457,14 @@ async def test_migrate_mends_at_once_what_doctor_names_and_every_device_starts_o
     assert await admin.fetchval("SELECT sync.epoch()") == epoch
     await admin.execute(DAMAGE)
     found = await ill(every_database)
-    assert found.keys() == {"migrations", "privileges", "triggers", "row security", "objects"}
-    for topic in found.keys() - {"migrations"}:
+    assert found.keys() == {"privileges", "triggers", "row security", "objects"}
+    for topic in found:
         assert found[topic].grave
         assert found[topic].says.endswith(" Run `atlas-sync migrate`.")
         assert "GRANT" not in found[topic].says
     assert "trigger atlas_sync_record on public.messages (disabled)" in found["triggers"].says
     planned = await steps(every_database.url)
-    assert "mend function sync.conversation_changed (missing)" in [step.says for step in planned]
+    assert "mend function sync.record_conversation (missing)" in [step.says for step in planned]
     assert await ill(every_database) == found, "a plan changes nothing"
     heard = Heard()
     assert await migrate(every_database.url, heard) == []
@@ -508,7 +528,9 @@ async def test_a_dump_that_is_restored_without_rights_is_mended(admin: Any, ever
         await asyncio.to_thread(_restore, dump, [tools / "psql", "--quiet", "--dbname", restored.url])
         async with administrator(restored) as there:
             before = await admin.fetchval("SELECT sync.epoch()")
-            assert {"SELECT on public.messages", "SELECT on sync.log"} <= {each.what for each in await inventory(there)}
+            assert {"SELECT on column public.messages.id", "SELECT on sync.log"} <= {
+                each.what for each in await inventory(there, "postgres")
+            }
             assert await migrate(restored.url) == []
             assert await inventory(there) == []
             assert await there.fetchval("SELECT sync.epoch()") != before
@@ -537,7 +559,8 @@ async def test_a_fault_that_cannot_be_mended_keeps_migrate_from_reporting_succes
 
 async def test_an_owner_who_may_not_mend_it_is_told_what_an_administrator_is_to_run(sql: Any) -> None:
     async with undone(sql):
-        await sql.execute(f"{OWNED}; {OWNED_TABLES}; ALTER ROLE service_role RENAME TO former")
+        await sql.execute(f"{OWNED}; {OWNED_TABLES}; ALTER SCHEMA sync OWNER TO an_owner")
+        await sql.execute("ALTER ROLE service_role RENAME TO former")
         await sql.execute(f"ALTER ROLE an_owner BYPASSRLS; SET LOCAL ROLE an_owner; {SAFE_PATH}")
         with pytest.raises(UnfitError, match="Have an administrator run CREATE ROLE service_role NOLOGIN"):
             await mend(sql, SILENT)

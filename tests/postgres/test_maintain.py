@@ -85,7 +85,7 @@ async def test_strays_move_into_a_partition_of_their_month_and_nothing_is_record
     await add_old_messages(sql, conversation, -20, 2)
     await add_old_messages(sql, conversation, 6, 1)
     rows, log = await all_messages(sql), await whole_log(sql)
-    assert await whereabouts(sql) == {"sync.messages_default": 7}
+    assert await whereabouts(sql) == {"public.messages_default": 7}
     await maintained(every_database)
     assert sorted((await whereabouts(sql)).values()) == [1, 2, 4]
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 2
@@ -98,7 +98,7 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
     await add_old_messages(sql, conversation, -4)
     await add_many_strays(sql, conversation, -3, MANY)
     rows, log = await all_messages(sql), await whole_log(sql)
-    file = await sql.fetchval("SELECT relfilenode FROM pg_class WHERE oid = 'sync.messages_default'::regclass")
+    file = await sql.fetchval("SELECT relfilenode FROM pg_class WHERE oid = 'public.messages_default'::regclass")
     (turn,) = [step for step in await left(every_database) if isinstance(step, TurnDefault)]
     assert str(turn) in await maintained(every_database)
     ((partition, held),) = (await whereabouts(sql)).items()
@@ -107,10 +107,10 @@ async def test_many_strays_stay_where_they_are_and_the_default_partition_becomes
     assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
     # The new default partition is one like the old one.
     (stray,) = await add_old_messages(sql, conversation, -9)
-    assert (await whereabouts(sql))["sync.messages_default"] == 1
+    assert (await whereabouts(sql))["public.messages_default"] == 1
     assert [record[-2] for record in await whole_log(sql) if record not in log] == [stray]
     await maintained(every_database)
-    assert "sync.messages_default" not in await whereabouts(sql)
+    assert "public.messages_default" not in await whereabouts(sql)
 
 
 @NEWEST
@@ -250,7 +250,7 @@ async def test_of_two_that_maintain_at_once_one_says_that_the_other_does(
     await add_old_messages(sql, conversation, -3)
     async with administrator(every_database) as reader:
         async with reader.transaction():
-            await reader.execute("LOCK TABLE sync.messages_default IN ACCESS SHARE MODE")
+            await reader.execute("LOCK TABLE public.messages_default IN ACCESS SHARE MODE")
             first = asyncio.create_task(maintain_once(every_database.url, POLICY, lambda _: None))
             await eventually(lambda: at_work(sql))
             second = Maintenance(every_database, "--once")
@@ -387,7 +387,7 @@ async def test_a_row_that_strays_while_its_partition_is_made_is_moved_too(
             return True
 
         await eventually(made)
-    assert "sync.messages_default" not in await whereabouts(sql)
+    assert "public.messages_default" not in await whereabouts(sql)
 
 
 @NEWEST
@@ -400,7 +400,7 @@ async def test_a_stray_that_violates_a_constraint_of_the_app_is_a_failure_and_no
     with pytest.raises(StepError, match="CheckViolationError"):
         await maintain_once(every_database.url, POLICY, reports.append)
     assert Outcome.PUT_OFF not in {report.outcome for report in reports}
-    assert (await whereabouts(sql))["sync.messages_default"] == 1
+    assert (await whereabouts(sql))["public.messages_default"] == 1
 
 
 async def test_a_database_or_a_login_that_cannot_be_used_gets_a_sentence_that_says_what_to_do(
@@ -453,7 +453,7 @@ async def test_maintenance_that_is_killed_at_any_moment_loses_and_doubles_nothin
     assert await all_messages(sql) == rows
     assert len(rows) == 4 * (3 * 100 + 2 * (FEW + 1))
     assert await whole_log(sql) == log
-    assert "sync.messages_default" not in await whereabouts(sql)
+    assert "public.messages_default" not in await whereabouts(sql)
     assert await inventory(sql) == []
 
 
@@ -517,7 +517,7 @@ async def test_messages_of_no_month_stay_where_they_are_and_disturb_nothing(
     await add_old_messages(sql, conversation, -3)
     rows = await sql.fetch("SELECT id, created_at::text FROM messages ORDER BY 1")
     await maintained(every_database)
-    assert (await whereabouts(sql))["sync.messages_default"] == 4
+    assert (await whereabouts(sql))["public.messages_default"] == 4
     assert await sql.fetch("SELECT id, created_at::text FROM messages ORDER BY 1") == rows
 
 
@@ -532,7 +532,7 @@ async def test_a_partition_without_a_beginning_is_archived_like_another(
     )
     rows, log = await all_messages(sql), await whole_log(sql)
     await maintained(every_database)
-    assert await whereabouts(sql) == {"their_old_ones": 1}
+    assert await whereabouts(sql) == {"public.their_old_ones": 1}
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 1
     assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
 
@@ -663,7 +663,7 @@ async def test_the_tables_owner_need_not_be_a_superuser(every_postgres: Cluster)
             assert f"move {partition} to messages_archive" in await process.end()
             assert await sql.fetchval("SELECT count(*) FROM messages_archive") == FEW + 2
             assert (await all_messages(sql), await whole_log(sql)) == (rows, log)
-            assert "sync.messages_default" not in await whereabouts(sql)
+            assert "public.messages_default" not in await whereabouts(sql)
         finally:
             await sql.close()
     finally:

@@ -152,7 +152,7 @@ async def test_an_upsert_records_its_effect(sql: Any, user: UUID, conversation: 
 
 
 async def test_a_write_made_directly_on_a_partition_is_recorded(sql: Any, user: UUID, conversation: UUID) -> None:
-    partition = await sql.fetchval("SELECT 'sync.messages_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
+    partition = await sql.fetchval("SELECT 'public.messages_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
     before = await head(sql, user)
     message = await sql.fetchval(
         f"INSERT INTO {partition} (conversation_id, role, content) VALUES ($1, 'user', 'x') RETURNING id", conversation
@@ -206,7 +206,7 @@ async def test_archiving_a_partition_records_nothing(sql: Any, user: UUID, conve
         conversation,
     )
     before = await head(sql, user)
-    partition = await sql.fetchval("SELECT 'sync.messages_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
+    partition = await sql.fetchval("SELECT 'public.messages_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
     await sql.execute(f"ALTER TABLE messages DETACH PARTITION {partition}")
     assert await head(sql, user) == before
 
@@ -220,7 +220,7 @@ async def test_partitions_are_made_once_and_a_stray_lies_in_the_default_one(
         "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', 'x', '1999-12-31')",
         conversation,
     )
-    assert await sql.fetchval("SELECT count(*) FROM sync.messages_default") == 1
+    assert await sql.fetchval("SELECT count(*) FROM public.messages_default") == 1
     assert await sql.fetchval("SELECT sync.ensure_partitions(now() - interval '2 months', now())") == 2
 
 

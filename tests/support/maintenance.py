@@ -48,7 +48,7 @@ async def left(database: Database, policy: Policy = POLICY) -> list[Step]:
 async def make_month(sql: Any, months: int, of: str = "messages") -> str:
     """The partition of a month, counted from this one; its name."""
     await sql.execute(f"SELECT sync.make_partition($2, {MONTH})", months, of)
-    return str(await sql.fetchval(f"SELECT 'sync.messages_' || to_char({MONTH}, 'YYYY_MM')", months))
+    return str(await sql.fetchval(f"SELECT 'public.messages_' || to_char({MONTH}, 'YYYY_MM')", months))
 
 
 async def add_old_messages(
@@ -78,8 +78,9 @@ async def add_many_strays(sql: Any, conversation: UUID, months: int, rows: int) 
 async def whereabouts(sql: Any) -> dict[str, int]:
     """The number of messages of each partition that is not empty."""
     records = await sql.fetch(
-        "SELECT t, count(*) FROM (SELECT tableoid::regclass::text AS t FROM messages "
-        "UNION ALL SELECT tableoid::regclass::text FROM messages_archive) AS all_messages GROUP BY 1"
+        "SELECT format('%I.%I', n.nspname, c.relname), count(*) FROM (SELECT tableoid AS t FROM messages "
+        "UNION ALL SELECT tableoid FROM messages_archive) AS all_messages JOIN pg_class c ON c.oid = t "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace GROUP BY 1"
     )
     return {record[0]: record[1] for record in records}
 

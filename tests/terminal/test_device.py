@@ -16,14 +16,17 @@ from rich.console import Console
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from atlas_sync.rows import Row
+from atlas_sync.rows import Deleted, Row
 from atlas_sync.schema import Schema
 from atlas_sync.session import Limits, Welcomed
 from protocol import frames
 from protocol.codec import MSGPACK
+from server.declaration.chat import CHAT
 from server.operations.catalog import Step
 from server.terminal.device import console, line, printable, shows_welcome
 from server.terminal.progress import Shown
+from server.terminal.watch import NEWEST, newest
+from tests.support.rows import Conversation, Message, Profile
 from tests.support.serving import token
 from tests.support.waiting import LIMIT
 
@@ -40,6 +43,20 @@ FOREIGN = {
     "what is not seen": "\u200b\u2060\ufeff\u00ad\U000e0041",
     "no character": "\ue000\uffff",
 }
+THINGS = Schema.parse(
+    {
+        "hash": "0",
+        "kinds": [
+            {
+                "name": "thing",
+                "tag": "t",
+                "key": ["text", "int"],
+                "columns": [["said", "text?"], ["made", "instant"], ["parts", "json?"]],
+                "newest": "made",
+            }
+        ],
+    }
+)
 MARKUP = "[bold red]here[/] [link=https://evil.example.com]there[/link] :warning: [/]"
 EVERYTHING = "".join(FOREIGN.values()) + MARKUP
 
@@ -78,13 +95,18 @@ def test_a_welcome_cannot_write_escape_sequences() -> None:
 
 
 def test_rows_cannot_write_escape_sequences() -> None:
-    rows: tuple[Row, ...] = (
-        Row("message", 1, uuid4(), {"role": EVERYTHING, "content": EVERYTHING, "created_at": 1}),
-        Row("conversation", 1, uuid4(), {"title": EVERYTHING, "updated_at": 1}),
-        Row("profile", 1, uuid4(), {"tier": EVERYTHING, "status": EVERYTHING}),
+    rows: tuple[Row | Deleted, ...] = (
+        Row("thing", 1, (EVERYTHING, 2), {"said": EVERYTHING, "made": 1, "parts": [{EVERYTHING: EVERYTHING}]}),
+        Row("thing", 1, ("a", 1), {"said": None, "made": 1 << 62, "parts": None}),
+        Deleted("thing", 1, (EVERYTHING, 3)),
     )
-    shown = on_screen(lambda screen: screen.print(*map(line, rows), sep="\n"))
-    assert [each.count(MARKUP) for each in shown.splitlines()] == [2, 1, 1]
+    shown = on_screen(lambda screen: screen.print(*(line(row, THINGS) for row in rows), sep="\n"))
+    assert [each.count(MARKUP) for each in shown.splitlines()] == [4, 0, 1]
+
+
+def test_a_snapshot_shows_the_newest_rows_of_each_kind() -> None:
+    rows = [Row("thing", 1, (str(i), 1), {"said": None, "made": i, "parts": None}) for i in range(2 * NEWEST)]
+    assert [row.values["made"] for row in newest([*reversed(rows)], THINGS)] == list(range(NEWEST, 2 * NEWEST))
 
 
 def test_table_names_cannot_write_escape_sequences_during_a_migration() -> None:
@@ -106,18 +128,19 @@ def test_table_names_cannot_write_escape_sequences_during_a_migration() -> None:
 async def welcomes_and_shows_out(socket: ServerConnection) -> None:
     """Sends a snapshot, then closes with «stay away»."""
     await socket.recv()
+    schema = CHAT.schema
     now = time.time_ns() // 1000
     user, conversation = uuid4(), uuid4()
-    rows: list[frames.Row] = [
-        ("p", now, user, EVERYTHING, EVERYTHING),
-        ("c", now, conversation, EVERYTHING, now, now),
-        ("m", now, uuid4(), conversation, EVERYTHING, EVERYTHING, now, now),
+    rows = [
+        Profile(now, user, EVERYTHING, EVERYTHING),
+        Conversation(now, conversation, EVERYTHING, now, now),
+        Message(now, uuid4(), conversation, EVERYTHING, EVERYTHING, now, now),
     ]
     for frame in (
         frames.Welcome(
             session=EVERYTHING,
             epoch=EVERYTHING,
-            schema=Schema.chat().hash,
+            schema=schema.hash + "0",
             tier=EVERYTHING,
             mode="snapshot",
             why=EVERYTHING,
@@ -131,6 +154,7 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
                 mutations=10,
             ),
         ),
+        frames.SchemaFrame(hash=schema.hash + "0", kinds=schema.kinds),
         frames.Snapshot(as_of=now, rows=rows, cursor=b"cursor"),
         frames.Live(seq=now, cursor=b"cursor"),
         frames.Error(code=EVERYTHING, message=EVERYTHING, retryable=False),

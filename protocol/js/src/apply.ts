@@ -3,175 +3,281 @@
  * floors. Knows neither connections nor the outbox.
  */
 
-import type { Window } from './frames.js';
 import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
 import type { PageRequest } from './pages.js';
-import { placeOf, type Conversation, type Message, type Profile, type Row, type Uuid } from './rows.js';
-import type { Gone, Writing } from './store.js';
+import { aboveOf, homeKey, homeOf, isDeleted, keyOf, nameOf, placeOf, type Arrival, type Row } from './rows.js';
+import type { Kind, Kinds } from './schema.js';
+import type { Gone, Reading, Writing } from './store.js';
 
 /** The part of the store that a transaction changed, so that queries over it are read again. */
 export interface Touched {
-  /** Conversations of which messages changed. */
-  readonly conversations: Set<Uuid>;
+  /** Histories of which rows changed, by `nameOf`. */
+  readonly histories: Set<string>;
   /** Anything may have changed. */
   all: boolean;
 }
 
-export const touchedNothing = (): Touched => ({ conversations: new Set(), all: false });
-export const touchedAll = (): Touched => ({ conversations: new Set(), all: true });
+export const touchedNothing = (): Touched => ({ histories: new Set(), all: false });
+export const touchedAll = (): Touched => ({ histories: new Set(), all: true });
+
+interface Held {
+  readonly row: Row;
+  readonly home: string;
+  readonly above: string | null;
+}
+
+const heldAs = (kind: Kind, row: Row): Held => ({ row, home: homeOf(kind, row), above: aboveOf(kind, row) });
+
+/** The rows of a kind that a batch may change. */
+class Work {
+  readonly rows = new Map<string, Held>();
+  /** The keys of rows that the store has. */
+  readonly stored = new Set<string>();
+  readonly wanted = new Set<string>();
+  readonly changed = new Set<string>();
+  /** Keys of rows whose histories below begin here, or ended. */
+  readonly begun = new Set<string>();
+  readonly ended = new Set<string>();
+  readonly floors = new Map<string, Floor | undefined>();
+
+  constructor(readonly kind: Kind) {}
+
+  hold(rows: readonly (Row | undefined)[]): void {
+    for (const row of rows) {
+      if (row === undefined) continue;
+      const key = keyOf(this.kind, row.id);
+      this.rows.set(key, heldAs(this.kind, row));
+      this.stored.add(key);
+    }
+  }
+}
+
+/** One batch: what it needs of the store is read first, its rows are applied in memory, and what changed is written. */
+class Batch {
+  private readonly works = new Map<Kind, Work>();
+  private readonly memories = new Map<string, number>();
+  private readonly remembered = new Map<string, Gone>();
+
+  constructor(
+    private readonly tx: Writing,
+    kinds: Kinds,
+    private readonly remember: boolean,
+    private readonly touched: Touched,
+  ) {
+    for (const kind of kinds.values()) this.works.set(kind, new Work(kind));
+  }
+
+  async read(arrivals: readonly (readonly [Kind, Arrival])[]): Promise<void> {
+    const { tx, works } = this;
+    if (this.remember) for (const { kind, key, seq } of await tx.gone()) this.memories.set(`${kind} ${key}`, seq);
+    for (const [kind, arrival] of arrivals) {
+      const work = this.work(kind);
+      work.wanted.add(keyOf(kind, arrival.id));
+      if (isDeleted(arrival)) continue;
+      if (kind.children.length > 0) work.floors.set(homeOf(kind, arrival), undefined);
+    }
+    for (const work of works.values()) {
+      if (work.wanted.size === 0) continue;
+      work.hold(await tx.get(work.kind, [...work.wanted]));
+      const homes = [...work.floors.keys()];
+      (await tx.floors(work.kind, homes)).forEach((floor, i) => work.floors.set(homes[i] as string, floor));
+    }
+    for (const [kind, arrival] of arrivals) {
+      if (!isDeleted(arrival)) continue;
+      const key = keyOf(kind, arrival.id);
+      for (const child of kind.children) {
+        this.work(child).hold(await tx.of(child, key));
+        for (const lower of child.children) this.work(lower).hold(await tx.under(lower, key));
+      }
+    }
+  }
+
+  upsert(kind: Kind, row: Row): void {
+    const work = this.work(kind);
+    const key = keyOf(kind, row.id);
+    const arrived = heldAs(kind, row);
+    const { home } = arrived;
+    const held = work.rows.get(key);
+    if (row.seq < Math.max(held?.row.seq ?? -1, this.memory(kind, key), this.memoryAbove(kind, arrived))) return;
+    if (held) this.touch(kind, held.home);
+    this.touch(kind, home);
+    if (!held && kind.children.length > 0 && isNew(kind, this.floor(kind, home), row)) work.begun.add(key);
+    work.rows.set(key, arrived);
+    work.changed.add(key);
+  }
+
+  /** The rows below go, too, also if a newer row of this key is held: it was made anew, and they were not (5.3). */
+  remove(kind: Kind, key: string, seq: number): void {
+    this.drop(kind, key, seq);
+    for (const child of kind.children) {
+      for (const [below, { home }] of this.work(child).rows) if (home === key) this.drop(child, below, seq);
+      for (const lower of child.children)
+        for (const [below, { above }] of this.work(lower).rows) if (above === key) this.drop(lower, below, seq);
+    }
+  }
+
+  /** A later page may still bring what was deleted (5.4). */
+  memorize(kind: Kind, key: string, seq: number): void {
+    if (!this.remember) return;
+    const newest = Math.max(seq, this.memory(kind, key));
+    this.memories.set(nameOf(kind, key), newest);
+    this.remembered.set(nameOf(kind, key), { kind: kind.name, key, seq: newest });
+  }
+
+  async write(): Promise<void> {
+    const { tx } = this;
+    for (const { kind, rows, stored, changed, begun, ended } of this.works.values()) {
+      if (changed.size > 0) {
+        const keys = [...changed];
+        await tx.put(
+          kind,
+          keys.flatMap((key) => rows.get(key)?.row ?? []),
+        );
+        await tx.drop(
+          kind,
+          keys.filter((key) => stored.has(key) && !rows.has(key)),
+        );
+      }
+      for (const child of kind.children) {
+        if (ended.size > 0) await tx.dropFloors(child, [...ended]);
+        const fresh = [...begun];
+        if (fresh.length === 0) continue;
+        const known = await tx.floors(child, fresh);
+        await tx.putFloors(
+          child,
+          fresh.flatMap((home, i): [string, Floor][] => (known[i] ? [] : [[home, 'start']])),
+        );
+      }
+    }
+    if (this.remembered.size > 0) await tx.remember([...this.remembered.values()]);
+  }
+
+  /** Removes one row, unless it is newer. */
+  private drop(kind: Kind, key: string, seq: number): void {
+    const work = this.work(kind);
+    const held = work.rows.get(key);
+    if (held) this.touch(kind, held.home);
+    for (const child of kind.children) this.touch(child, key);
+    if (seq < (held?.row.seq ?? -1)) return;
+    work.rows.delete(key);
+    work.changed.add(key);
+    work.begun.delete(key);
+    work.ended.add(key);
+  }
+
+  private work(kind: Kind): Work {
+    return this.works.get(kind) as Work;
+  }
+
+  /** The floor of a history, with what this batch did above it. */
+  private floor(kind: Kind, home: string): Floor | undefined {
+    const above = kind.parent && this.work(kind.parent);
+    if (above?.begun.has(home)) return 'start';
+    return above?.ended.has(home) ? undefined : this.work(kind).floors.get(home);
+  }
+
+  private memory(kind: Kind, key: string): number {
+    return this.memories.get(nameOf(kind, key)) ?? -1;
+  }
+
+  /** Of the deletions of the parent and of its parent, the newest. */
+  private memoryAbove({ parent }: Kind, { home, above }: Held): number {
+    if (parent === null) return -1;
+    const higher = parent.parent === null || above === null ? -1 : this.memory(parent.parent, above);
+    return Math.max(this.memory(parent, home), higher);
+  }
+
+  private touch(kind: Kind, home: string): void {
+    this.touched.histories.add(nameOf(kind, home));
+  }
+}
 
 /**
  * Applies rows in their order; a repeat is harmless. `remember`: a page is unanswered, so deletions are remembered, and
  * the memories of earlier ones count (5.4).
  */
-export async function applyRows(tx: Writing, rows: readonly Row[], remember: boolean, touched: Touched): Promise<void> {
-  if (rows.length === 0) return;
-  const meta = await tx.meta();
-  const list = meta.list ?? undefined;
-  let profile: Profile | null = meta.profile;
-
-  const idsOf = (...kinds: Row['kind'][]): Uuid[] => [
-    ...new Set(rows.flatMap((row) => (kinds.includes(row.kind) ? [row.id] : []))),
-  ];
-  const ids = { c: idsOf('c', '-c'), m: idsOf('m', '-m') };
-  const [oldC, oldM] = [await tx.conversations(ids.c), await tx.messages(ids.m)];
-  const conversations = new Map<Uuid, Conversation>();
-  for (const row of oldC) if (row) conversations.set(row.id, row);
-  const messages = new Map<Uuid, Message>();
-  const changed = new Set<Uuid>(ids.m);
-  const homes = idsOf('-c');
-  for (const home of homes) for (const row of await tx.messagesOf(home)) messages.set(row.id, row);
-  for (const row of oldM) if (row) messages.set(row.id, row);
-
-  const memories = new Map<string, number>();
-  const added = new Map<string, Gone>();
-  if (remember) for (const gone of await tx.gone()) memories.set(gone.kind + gone.id, gone.seq);
-  const memory = (kind: 'c' | 'm', id: Uuid): number => memories.get(kind + id) ?? -1;
-  const newFloors = new Map<Uuid, Floor>();
-  const lostFloors = new Set<Uuid>();
-  const unheld = new Set(ids.c.filter((id) => !conversations.has(id)));
-
-  const rememberDeletion = (kind: 'c' | 'm', id: Uuid, seq: number): void => {
-    if (!remember) return;
-    const newest = Math.max(seq, memory(kind, id));
-    memories.set(kind + id, newest);
-    added.set(kind + id, { kind, id, seq: newest });
-  };
-
-  for (const row of rows) {
-    switch (row.kind) {
-      case 'p':
-        if (row.seq >= (profile?.seq ?? -1)) profile = row;
-        break;
-      case '-p':
-        if (row.seq >= (profile?.seq ?? -1)) profile = null;
-        break;
-      case 'c':
-        if (row.seq >= Math.max(conversations.get(row.id)?.seq ?? -1, memory('c', row.id))) {
-          if (!conversations.has(row.id) && isNew(list, row)) newFloors.set(row.id, 'start');
-          conversations.set(row.id, row);
-        }
-        break;
-      case 'm': {
-        const held = messages.get(row.id);
-        if (row.seq >= Math.max(held?.seq ?? -1, memory('m', row.id), memory('c', row.conversationId))) {
-          if (held) touched.conversations.add(held.conversationId);
-          touched.conversations.add(row.conversationId);
-          messages.set(row.id, row);
-        }
-        break;
-      }
-      case '-m': {
-        const held = messages.get(row.id);
-        if (held && row.seq >= held.seq) {
-          touched.conversations.add(held.conversationId);
-          messages.delete(row.id);
-        }
-        rememberDeletion('m', row.id, row.seq);
-        break;
-      }
-      case '-c': {
-        touched.conversations.add(row.id);
-        if (row.seq >= (conversations.get(row.id)?.seq ?? -1)) {
-          conversations.delete(row.id);
-          newFloors.delete(row.id);
-          lostFloors.add(row.id);
-        }
-        // Also if a newer conversation of this id is held: it was made anew, and its old messages were not (5.3).
-        for (const message of messages.values()) {
-          if (message.conversationId === row.id && message.seq <= row.seq) {
-            messages.delete(message.id);
-            changed.add(message.id);
-          }
-        }
-        rememberDeletion('c', row.id, row.seq);
-        break;
-      }
-    }
-  }
-
-  if (profile !== meta.profile) await tx.setMeta({ profile });
-  await tx.putConversations(ids.c.flatMap((id) => conversations.get(id) ?? []));
-  await tx.dropConversations(ids.c.filter((id) => !conversations.has(id) && !unheld.has(id)));
-  await tx.putMessages([...changed].flatMap((id) => messages.get(id) ?? []));
-  await tx.dropMessages([...changed].filter((id) => !messages.has(id)));
-  if (lostFloors.size > 0) await tx.dropFloors([...lostFloors]);
-  if (newFloors.size > 0) {
-    const fresh = [...newFloors];
-    const known = await tx.floors(fresh.map(([id]) => id));
-    await tx.putFloors(fresh.filter((_, i) => known[i] === undefined));
-  }
-  if (added.size > 0) await tx.remember([...added.values()]);
-}
-
-/** Replaces all synced rows by those of a snapshot, in all its parts. The outbox and local rows stay. */
-export async function applySnapshot(
+export async function applyRows(
   tx: Writing,
-  parts: readonly (readonly Row[])[],
-  window: Window,
+  kinds: Kinds,
+  rows: readonly Arrival[],
+  remember: boolean,
   touched: Touched,
 ): Promise<void> {
-  const newestC = new Map<Uuid, Conversation>();
-  const newestM = new Map<Uuid, Message>();
-  const home = await tx.localConversations();
-  const unsent = (await tx.entries()).flatMap(({ mutation }) => (mutation.kind === '+c' ? [mutation.id] : []));
-  await tx.dropSynced();
-  await tx.setMeta({ profile: null, list: null });
-  for (const rows of parts) {
-    await applyRows(tx, rows, false, touched);
-    for (const row of rows) {
-      if (row.kind === 'c') newestC.set(row.id, row);
-      if (row.kind === 'm') newestM.set(row.id, row);
+  const arrivals = rows.flatMap((row): [Kind, Arrival][] => {
+    const kind = kinds.get(isDeleted(row) ? row.kind.slice(1) : row.kind);
+    return kind === undefined ? [] : [[kind, row]];
+  });
+  if (arrivals.length === 0) return;
+  const batch = new Batch(tx, kinds, remember, touched);
+  await batch.read(arrivals);
+  for (const [kind, row] of arrivals) {
+    if (isDeleted(row)) {
+      const key = keyOf(kind, row.id);
+      batch.remove(kind, key, row.seq);
+      batch.memorize(kind, key, row.seq);
+    } else {
+      batch.upsert(kind, row);
     }
   }
-  const { list, floors } = afterSnapshot([...newestC.values()], [...newestM.values()], window);
-  await tx.setMeta({ list: list ?? null });
-  const made = [...home.map((row) => row.id), ...unsent].filter((id) => !newestC.has(id));
-  await tx.putFloors([...floors, ...made.map((id): [Uuid, Floor] => [id, 'start'])]);
+  await batch.write();
+}
+
+/**
+ * Replaces all synced rows by those of a snapshot, in all its parts. The outbox and local rows stay. `window`: how many
+ * rows of a history the snapshot has, if there are as many.
+ */
+export async function applySnapshot(
+  tx: Writing,
+  kinds: Kinds,
+  parts: readonly (readonly Arrival[])[],
+  window: (kind: Kind) => number,
+  touched: Touched,
+): Promise<void> {
+  const received = new Map<Kind, Map<string, Row>>();
+  for (const kind of kinds.values()) received.set(kind, new Map());
+  await tx.clear(false);
+  for (const rows of parts) {
+    await applyRows(tx, kinds, rows, false, touched);
+    for (const row of rows) {
+      const kind = kinds.get(row.kind);
+      if (kind && !isDeleted(row)) received.get(kind)?.set(keyOf(kind, row.id), row);
+    }
+  }
+  for (const [kind, home, floor] of afterSnapshot(kinds, received, window)) await tx.putFloors(kind, [[home, floor]]);
+  for (const kind of kinds.values()) {
+    if (kind.children.length === 0) continue;
+    const made = (await madeHere(tx, kind)).filter((key) => !received.get(kind)?.has(key));
+    for (const child of kind.children)
+      await tx.putFloors(
+        child,
+        made.map((key) => [key, 'start']),
+      );
+  }
   touched.all = true;
+}
+
+/** The keys of rows that were made on this device, and may be unknown to the server. */
+async function madeHere(tx: Reading, kind: Kind): Promise<string[]> {
+  const unsent = (await tx.entries()).flatMap(({ mutation }) =>
+    mutation.op === '+' && mutation.kind === kind.name ? [mutation.id] : [],
+  );
+  return [...(await tx.local(kind)).map((row) => row.id), ...unsent].map((id) => keyOf(kind, id));
 }
 
 /** Applies a page, and moves the floor of the history that it belongs to. */
 export async function applyPage(
   tx: Writing,
-  request: PageRequest,
-  page: { readonly rows: readonly Row[]; readonly more: boolean },
+  kinds: Kinds,
+  { kind: name, parent, before }: PageRequest,
+  page: { readonly rows: readonly Arrival[]; readonly more: boolean },
   touched: Touched,
 ): Promise<void> {
-  const { conversation, before } = request;
-  const ofKind = page.rows.filter((row) => row.kind === (conversation === null ? 'c' : 'm')) as (
-    Conversation | Message
-  )[];
-  const last = ofKind.at(-1);
-  await applyRows(tx, page.rows, true, touched);
-  if (conversation === null) {
-    const list = afterPage((await tx.meta()).list ?? undefined, before, last && placeOf(last), page.more);
-    await tx.setMeta({ list: list ?? null });
-    touched.all = true;
-  } else {
-    const [floor] = await tx.floors([conversation]);
-    const now = afterPage(floor, before, last && placeOf(last), page.more);
-    if (now !== undefined) await tx.putFloors([[conversation, now]]);
-    touched.conversations.add(conversation);
-  }
+  const kind = kinds.get(name) as Kind;
+  const home = homeKey(kind, parent);
+  const last = page.rows.filter((row): row is Row => row.kind === name).at(-1);
+  await applyRows(tx, kinds, page.rows, true, touched);
+  const [floor] = await tx.floors(kind, [home]);
+  const now = afterPage(kind, floor, before, last && placeOf(kind, last), page.more);
+  if (now !== undefined) await tx.putFloors(kind, [[home, now]]);
+  touched.histories.add(nameOf(kind, home));
 }

@@ -1,12 +1,14 @@
 /**
- * Removes old synced conversations from a device whose storage runs low. Paging brings them back. Conversations with
- * unsent work stay.
+ * Removes old synced rows from a device whose storage runs low, with the rows below them. Paging brings them back. Rows
+ * with unsent work stay.
  */
 
 import type { Clock } from './clock.js';
-import { conversationsOf } from './entries.js';
-import { compare, LOCAL, type Conversation, type Place } from './rows.js';
-import type { Transactions, Writing } from './store.js';
+import { keysAbout } from './entries.js';
+import { covers } from './holes.js';
+import { homeOf, keyOf, LOCAL, orderOf, orderOfRow, type Place, type Row } from './rows.js';
+import type { Id, KeyType, Kind, Kinds } from './schema.js';
+import type { Reading, Transactions, Writing } from './store.js';
 
 export interface Estimate {
   readonly usage?: number;
@@ -15,9 +17,9 @@ export interface Estimate {
 
 /** Storage runs low above this fraction of the quota. */
 const LOW = 0.8;
-/** A conversation that was not changed for so long may be removed: half a year, in microseconds. */
+/** What was not changed for so long may be removed: half a year, in microseconds. */
 export const UNTOUCHED = 183 * 86_400_000_000;
-/** Conversations in one transaction. */
+/** Rows without parent in one transaction. */
 const AT_ONCE = 100;
 /** Milliseconds. */
 const CLEAN_EVERY = 3_600_000;
@@ -25,37 +27,83 @@ const CLEAN_EVERY = 3_600_000;
 const runsLow = ({ usage, quota }: Estimate): boolean =>
   usage !== undefined && quota !== undefined && quota > 0 && usage / quota > LOW;
 
-/** Removes some of the conversations older than `cutoff`. Returns how many; 0: none is left. */
-async function cleanSome(tx: Writing, cutoff: Place): Promise<number> {
-  const { local, list } = await tx.meta();
-  if (local || list === null) return 0;
-  // Conversations with entries (unsent, acknowledged but not in the feed yet, or rejected), or with local messages.
-  const keep = await conversationsOf(tx, await tx.entries());
-  for (const row of await tx.localMessages()) keep.add(row.conversationId);
-  const going: Conversation[] = [];
-  for (let before: Place = cutoff; going.length < AT_ONCE;) {
-    const rows = await tx.newestConversations(before, AT_ONCE);
+const LEAST = {
+  uuid: '00000000-0000-0000-0000-000000000000',
+  text: '',
+  int: -(2 ** 31),
+  bigint: -(2n ** 63n),
+  instant: -(2 ** 53),
+};
+
+/** The least id: a place with it comes before all others of its instant. */
+function leastId({ key: [one, two] }: Kind): Id {
+  const least = LEAST[one as KeyType];
+  return two === undefined ? least : [least, LEAST[two]];
+}
+
+/** Whether rows of this kind can be removed, and paging brings them back. */
+const isPaged = ({ parent, newest, window }: Kind): boolean =>
+  parent === null && newest?.type === 'instant' && window !== undefined;
+
+/** Removes some of the rows of a kind that are older than `cutoff`. Returns how many; 0: none is left. */
+async function cleanSome(tx: Writing, kind: Kind, cutoff: Place): Promise<number> {
+  const [list] = await tx.floors(kind, ['']);
+  if ((await tx.meta()).local || list === undefined) return 0;
+  // Rows with entries (unsent, acknowledged but not in the feed yet, or rejected), or with local rows below them.
+  const keep = await keysAbout(tx, kind, await tx.entries());
+  for (const key of await homesOfLocal(tx, kind)) keep.add(key);
+  const going: Row[] = [];
+  for (let before = orderOf(kind, cutoff); going.length < AT_ONCE;) {
+    const rows = await tx.newest(kind, '', before, AT_ONCE);
     const last = rows.at(-1);
     if (last === undefined) break;
-    before = [last.updatedAt, last.id];
-    going.push(...rows.filter((row) => row.seq !== LOCAL && !keep.has(row.id)));
+    before = orderOfRow(kind, last);
+    going.push(...rows.filter((row) => row.seq !== LOCAL && !keep.has(keyOf(kind, row.id))));
   }
-  if (going.length === 0) return 0;
-  const ids = going.map((row) => row.id);
-  for (const id of ids) {
-    const messages = await tx.messagesOf(id);
-    await tx.dropMessages(messages.map((message) => message.id));
+  for (const row of going) await remove(tx, kind, row);
+  if (going.length > 0 && covers(kind, list, cutoff)) await tx.putFloors(kind, [['', cutoff]]);
+  return going.length;
+}
+
+/** With the rows below it. */
+async function remove(tx: Writing, kind: Kind, row: Row): Promise<void> {
+  const key = keyOf(kind, row.id);
+  for (const child of kind.children) {
+    for (const below of await tx.of(child, key)) await remove(tx, child, below);
+    await tx.dropFloors(child, [key]);
+    for (const lower of child.children) await dropAll(tx, lower, await tx.under(lower, key));
   }
-  await tx.dropConversations(ids);
-  await tx.dropFloors(ids);
-  if (list === 'start' || compare(list, cutoff) < 0) await tx.setMeta({ list: cutoff });
-  return ids.length;
+  await tx.drop(kind, [key]);
+}
+
+/** Rows whose parents are not held. Their histories are not complete any more. */
+async function dropAll(tx: Writing, kind: Kind, rows: readonly Row[]): Promise<void> {
+  await tx.dropFloors(
+    kind,
+    rows.map((row) => homeOf(kind, row)),
+  );
+  await tx.drop(
+    kind,
+    rows.map((row) => keyOf(kind, row.id)),
+  );
+}
+
+/** The keys of this kind's rows that have local rows below them. */
+async function homesOfLocal(tx: Reading, kind: Kind): Promise<Set<string>> {
+  const keys = new Set<string>();
+  for (const child of kind.children) {
+    const below = [...(await homesOfLocal(tx, child))];
+    const rows = [...(await tx.local(child)), ...(await tx.get(child, below))];
+    for (const row of rows) if (row) keys.add(homeOf(child, row));
+  }
+  return keys;
 }
 
 /** Whether the browser had no room for a write. Dexie wraps the browser's error. */
 export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
 
 export interface CleanerOptions {
+  readonly kinds: Kinds;
   readonly store: Transactions;
   readonly clock: Clock;
   readonly estimate: () => Promise<Estimate>;
@@ -83,16 +131,19 @@ export class Cleaner {
     this.cancel = null;
   }
 
-  /** Returns how many conversations were removed. `full`: storage is known to be full. */
+  /** Returns how many rows without parent were removed. `full`: storage is known to be full. */
   async clean(full: boolean): Promise<number> {
     if (this.cleaning) return 0;
     this.cleaning = true; // deletions need room, too: where the disk is full, they must not start another cleaning
-    const { store, clock, estimate, permitted, onCleaned, onError } = this.options;
+    const { kinds, store, clock, estimate, permitted, onCleaned, onError } = this.options;
     let count = 0;
     try {
       if (!(await permitted()) || !(full || runsLow(await estimate()))) return 0;
-      const cutoff: Place = [clock.now() * 1000 - UNTOUCHED, '00000000-0000-0000-0000-000000000000'];
-      for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, cutoff));
+      for (const kind of kinds.values()) {
+        if (!isPaged(kind)) continue;
+        const cutoff: Place = [clock.now() * 1000 - UNTOUCHED, leastId(kind)];
+        for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, kind, cutoff));
+      }
     } catch (error) {
       onError(error);
     } finally {

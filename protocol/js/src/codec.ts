@@ -5,36 +5,35 @@
 
 import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
-import type { Limits, ToClient, ToServer } from './frames.js';
+import { fromBase64, toBase64 } from './bytes.js';
+import type { Limits, SchemaFrame, ToClient, ToServer } from './frames.js';
 import type { Mutation, Result } from './mutation.js';
-import type { Conversation, Cursor, Deleted, Message, Profile, Row, Uuid } from './rows.js';
+import type { Arrival, Cursor } from './rows.js';
+import type { Kinds, KindSchema } from './schema.js';
 import { utf8Bytes } from './text.js';
 import { isUuid, uuidFromBytes, uuidToBytes } from './uuid.js';
+import {
+  array,
+  fail,
+  flag,
+  idToWire,
+  integer,
+  ProtocolError,
+  text,
+  toWire,
+  wiredByServer,
+  wiredBySchema,
+  type Check,
+  type Types,
+  type Wired,
+} from './wire.js';
 
+export { ProtocolError };
 export type Encoding = 'msgpack' | 'json';
 export type Data = Uint8Array | ArrayBuffer | string;
 
-/**
- * The server sent something that the protocol does not allow. The message never contains content: errors end in logs.
- */
-export class ProtocolError extends Error {
-  override name = 'ProtocolError';
-}
-
-// ---- Checks: each takes a decoded value and returns it typed, or throws. ----
-
-type Check<T> = (value: unknown) => T;
-
-function fail(message: string): never {
-  throw new ProtocolError(message);
-}
-
-const integer: Check<number> = (value) => (Number.isInteger(value) ? (value as number) : fail('not an integer'));
 const natural: Check<number> = (value) => (integer(value) < 0 ? fail('negative') : (value as number));
 const seq: Check<number> = (value) => (natural(value) >= 2 ** 53 ? fail('a seq of 2^53 or more') : (value as number));
-const flag: Check<boolean> = (value) => (typeof value === 'boolean' ? value : fail('not a boolean'));
-const text: Check<string> = (value) => (typeof value === 'string' ? value : fail('not a text'));
-const array: Check<readonly unknown[]> = (value) => (Array.isArray(value) ? value : fail('not an array'));
 /** A field marked «?»: absent and nil are the same. */
 const optional =
   <T>(check: Check<T>): Check<T | null> =>
@@ -72,96 +71,67 @@ function fromMap<T>(value: unknown, shape: Shape): T {
   return made as T;
 }
 
-/** The value of an array that starts with its kind; null for an unknown kind. Columns beyond the shape are ignored. */
-function fromArray<T>(value: unknown, shapes: Readonly<Record<string, Shape>>): T | null {
-  const columns = array(value);
-  if (columns.length === 0) fail('an array without its kind');
-  const kind = text(columns[0]);
-  const shape = Object.hasOwn(shapes, kind) ? shapes[kind] : undefined;
-  if (shape === undefined) return null;
-  if (columns.length <= shape.length) fail('too few columns');
-  const made: Record<string, unknown> = { kind };
-  shape.forEach(([name, , check], i) => (made[name] = check(columns[i + 1])));
-  return made as T;
-}
-
 const LIMITS = shape<Limits>({
   frameBytes: natural,
   pageRows: natural,
   pagesInFlight: natural,
   mutations: natural,
-  titleBytes: natural,
-  contentBytes: natural,
 });
 
-const APPLIED = shape<Exclude<Result, { kind: 'rejected' }>>({ n: natural, seq });
-const RESULTS: Readonly<Record<Result['kind'], Shape>> = {
-  applied: APPLIED,
-  repeated: APPLIED,
-  rejected: shape<Extract<Result, { kind: 'rejected' }>>({ n: natural, code: text, message: text }),
+/** Further columns are ignored. */
+const result: Check<Result> = (value) => {
+  const [kind, n, ...more] = array(value);
+  if (kind === 'applied' || kind === 'repeated') return { kind, n: natural(n), seq: seq(more[0]) };
+  if (kind !== 'rejected') return fail('a result of an unknown kind');
+  return { kind, n: natural(n), code: text(more[0]), message: text(more[1]), column: optional(text)(more[2]) };
 };
 
-const COLUMNS: { readonly [K in Mutation['kind']]: readonly string[] } = {
-  '+c': ['id', 'title', 'at'],
-  '~c': ['id', 'title', 'at'],
-  '-c': ['id'],
-  '+m': ['id', 'conversationId', 'role', 'content', 'at'],
-  '~m': ['id', 'createdAt', 'content', 'at'],
-  '-m': ['id', 'createdAt'],
+/** A kind of the server's schema, as far as a client needs it. */
+const kindSchema: Check<KindSchema> = (value) => {
+  const { name, tag, key, parent, columns, window } = map(value);
+  const base = {
+    name: text(name),
+    tag: text(tag),
+    key: array(key).map(text),
+    columns: array(columns).map((column): [string, string] => [text(array(column)[0]), text(array(column)[1])]),
+  };
+  const [above, most] = [optional(text)(parent), optional(natural)(window)];
+  return { ...base, ...(above !== null && { parent: above }), ...(most !== null && { window: most }) };
 };
 
 /** What the two encodings write differently. */
-interface Dialect {
-  readonly uuid: Check<Uuid>;
+interface Dialect extends Types {
   readonly cursor: Check<Cursor>;
   readonly load: (data: Data) => unknown;
   readonly dump: (value: unknown) => Uint8Array | string;
-  readonly putUuid: (id: Uuid) => unknown;
   readonly putCursor: (cursor: Cursor) => unknown;
 }
 
-/** One encoding of the protocol. */
+/** One encoding of the protocol, for the kinds of a schema. */
 export class Codec {
   readonly subprotocol: string;
   private readonly frames: { readonly [T in ToClient['t']]: Shape };
+  private readonly byName: ReadonlyMap<string, Wired>;
 
   constructor(
     readonly encoding: Encoding,
+    readonly kinds: Kinds,
     private readonly dialect: Dialect,
+    wired: readonly Wired[] = wiredBySchema(dialect, kinds),
   ) {
     this.subprotocol = `atlas-sync.v1.${encoding}`;
-    const { uuid, cursor } = dialect;
-    const deleted = shape<Deleted>({ seq, id: uuid });
-    const shapes: { readonly [K in Row['kind']]: Shape } = {
-      p: shape<Profile>({ seq, id: uuid, tier: text, status: optional(text) }),
-      c: shape<Conversation>({
-        seq,
-        id: uuid,
-        title: optional(text),
-        createdAt: integer,
-        updatedAt: integer,
-      }),
-      m: shape<Message>({
-        seq,
-        id: uuid,
-        conversationId: uuid,
-        role: text,
-        content: text,
-        createdAt: integer,
-        updatedAt: integer,
-      }),
-      '-p': deleted,
-      '-c': deleted,
-      '-m': deleted,
-    };
+    this.byName = new Map(wired.map((each) => [each.kind.name, each]));
+    const byTag = new Map(wired.map((each) => [each.tag, each]));
+    const { cursor } = dialect;
     /** Rows of unknown kinds are left out. */
-    const rows: Check<readonly Row[]> = (value) => array(value).flatMap((item) => fromArray<Row>(item, shapes) ?? []);
+    const rows: Check<readonly Arrival[]> = (value) => array(value).flatMap((item) => row(byTag, array(item)));
     const of = <T extends ToClient['t']>(checks: Checks<Extract<ToClient, { t: T }>>): Shape => shape(checks);
     this.frames = {
       welcome: of<'welcome'>({
         session: text,
         epoch: text,
-        tier: text,
+        schema: optional(text),
+        tier: optional(text),
         mode: text,
         why: optional(text),
         time: integer,
@@ -169,6 +139,7 @@ export class Codec {
         keepalive: natural,
         limits: (value) => fromMap<Limits>(value, LIMITS),
       }),
+      schema: of<'schema'>({ hash: text, kinds: (value) => array(value).map(kindSchema) }),
       snapshot: of<'snapshot'>({ asOf: seq, rows, cursor: optional(cursor) }),
       changes: of<'changes'>({
         from: cursor,
@@ -179,10 +150,7 @@ export class Codec {
       }),
       live: of<'live'>({ cursor, seq }),
       page: of<'page'>({ id: natural, asOf: seq, rows, more: flag }),
-      ack: of<'ack'>({
-        results: (value) =>
-          array(value).map((item) => fromArray<Result>(item, RESULTS) ?? fail('a result of an unknown kind')),
-      }),
+      ack: of<'ack'>({ results: (value) => array(value).map(result) }),
       refreshed: of<'refreshed'>({ expires: integer }),
       error: of<'error'>({
         code: text,
@@ -197,8 +165,14 @@ export class Codec {
     };
   }
 
+  /** The same for a server with another schema. */
+  servedBy({ kinds }: SchemaFrame): Codec {
+    return new Codec(this.encoding, this.kinds, this.dialect, wiredByServer(this.dialect, this.kinds, kinds));
+  }
+
   encode(frame: ToServer): Uint8Array | string {
-    const { putUuid, putCursor, dump } = this.dialect;
+    const { dialect } = this;
+    const { putUuid, putCursor, dump } = dialect;
     switch (frame.t) {
       case 'hello':
         return dump({
@@ -206,17 +180,28 @@ export class Codec {
           token: frame.token,
           client_id: putUuid(frame.clientId),
           cursor: frame.cursor === null ? null : putCursor(frame.cursor),
-          window: { conversations: frame.window.conversations, messages: frame.window.messages },
+          window: frame.window,
           generation: frame.generation,
+          schema: frame.schema,
         });
       case 'push':
         return dump({ ...frame, mutations: frame.mutations.map((mutation) => this.columns(mutation)) });
-      case 'page':
+      case 'page': {
+        const kind = this.kinds.get(frame.kind);
+        if (kind === undefined) throw new RangeError(`no such kind: ${frame.kind}`);
+        const { parent, before } = frame;
         return dump({
-          ...frame,
-          conversation: frame.conversation === null ? null : putUuid(frame.conversation),
-          before: frame.before === null ? null : [frame.before[0], putUuid(frame.before[1])],
+          t: frame.t,
+          id: frame.id,
+          kind: kind.name,
+          ...(kind.parent !== null && parent !== null && { parent: idToWire(dialect, kind.parent, parent) }),
+          before: before && [
+            kind.newest && toWire(dialect, { ...kind.newest, nullable: true }, before[0]),
+            idToWire(dialect, kind, before[1]),
+          ],
+          limit: frame.limit,
         });
+      }
       default:
         return dump(frame);
     }
@@ -239,48 +224,95 @@ export class Codec {
     return byteLength(this.dialect.dump(this.columns(mutation))) + 1;
   }
 
+  /** An empty array for a mutation of a kind that the server does not know: it consumes its number. */
   private columns(mutation: Mutation | null): readonly unknown[] {
-    if (mutation === null) return [];
-    const fields = mutation as unknown as Fields;
-    return [
-      mutation.kind,
-      ...COLUMNS[mutation.kind].map((name) =>
-        name === 'id' || name === 'conversationId' ? this.dialect.putUuid(fields[name] as Uuid) : fields[name],
-      ),
-    ];
+    const wired = this.byName.get(mutation?.kind ?? '');
+    if (mutation === null || wired === undefined) return [];
+    const { kind, tag } = wired;
+    const id = idToWire(this.dialect, kind, mutation.id);
+    if (mutation.op === '+') return ['+', tag, id, this.written(wired, mutation.columns), mutation.at];
+    const named = mutation.dated === undefined ? id : [id, mutation.dated].flat();
+    return mutation.op === '-'
+      ? ['-', tag, named]
+      : ['~', tag, named, this.written(wired, mutation.columns), mutation.at];
   }
+
+  private written({ kind }: Wired, columns: Readonly<Record<string, unknown>>): Record<string, unknown> {
+    return Object.fromEntries(
+      Object.entries(columns).flatMap(([name, value]) => {
+        const column = kind.columns.get(name);
+        return column === undefined ? [] : [[column.wire, toWire(this.dialect, column, value)]];
+      }),
+    );
+  }
+}
+
+/** A row of a known kind, or its deletion. Columns beyond those that are known are ignored. */
+function row(byTag: ReadonlyMap<string, Wired>, columns: readonly unknown[]): Arrival | [] {
+  if (columns.length === 0) fail('an array without its kind');
+  const tag = text(columns[0]);
+  const deleted = tag.startsWith('-');
+  const wired = byTag.get(deleted ? tag.slice(1) : tag);
+  if (wired === undefined) return [];
+  const { kind, id, columns: known, missing } = wired;
+  if (columns.length < (deleted ? 3 : 3 + known.length)) fail('too few columns');
+  const head = { seq: seq(columns[1]), id: id(columns[2]) };
+  if (deleted) return { kind: `-${kind.name}`, ...head };
+  const made: Record<string, unknown> = {};
+  known.forEach(({ name, check }, i) => {
+    if (name !== null) made[name] = check(columns[3 + i]);
+  });
+  for (const name of missing) made[name] = null;
+  return { ...made, kind: kind.name, ...head };
 }
 
 export const byteLength = (data: Uint8Array | string): number =>
   typeof data === 'string' ? utf8Bytes(data) : data.length;
 
 const CURSOR_BYTES = 128;
-const toBase64 = (bytes: Uint8Array): string => btoa(String.fromCharCode(...bytes));
-const fromBase64 = (base64: string): Uint8Array => Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
 
-const bytes = (value: unknown, size: (length: number) => boolean, name: string): Uint8Array =>
-  value instanceof Uint8Array && size(value.length) ? value : fail(name);
+/** A copy, because the value is a part of the frame's buffer. */
+const bytes: Check<Uint8Array> = (value) => (value instanceof Uint8Array ? value.slice() : fail('not bytes'));
 const toCursor = (value: unknown): Cursor =>
-  toBase64(bytes(value, (length) => length <= CURSOR_BYTES, 'not a cursor of at most 128 bytes'));
+  value instanceof Uint8Array && value.length <= CURSOR_BYTES
+    ? toBase64(value)
+    : fail('not a cursor of at most 128 bytes');
 
-export const CODECS: Readonly<Record<Encoding, Codec>> = {
-  msgpack: new Codec('msgpack', {
-    uuid: (value) => uuidFromBytes(bytes(value, (length) => length === 16, 'not a uuid of 16 bytes')),
+const DIALECTS: Readonly<Record<Encoding, Dialect>> = {
+  msgpack: {
+    uuid: (value) =>
+      value instanceof Uint8Array && value.length === 16 ? uuidFromBytes(value) : fail('not a uuid of 16 bytes'),
+    bytes,
     cursor: toCursor,
     load: (data) => (typeof data === 'string' ? fail('a text message') : unpack(data)),
     dump: pack,
     putUuid: uuidToBytes,
+    putBytes: (value) => value,
     putCursor: fromBase64,
-  }),
-  json: new Codec('json', {
+  },
+  json: {
     uuid: (value) => {
       const id = text(value).toLowerCase();
       return isUuid(id) ? id : fail('not a uuid in canonical form');
     },
+    bytes: (value) => fromBase64(text(value)),
     cursor: (value) => toCursor(fromBase64(text(value))),
     load: (data) => (typeof data === 'string' ? JSON.parse(data) : fail('a binary message')),
     dump: (value) => JSON.stringify(value),
     putUuid: (id) => id,
+    putBytes: toBase64,
     putCursor: (cursor) => cursor,
-  }),
+  },
 };
+
+const made = new WeakMap<Kinds, Readonly<Record<Encoding, Codec>>>();
+
+/** Both encodings for these kinds. */
+export function codecsFor(kinds: Kinds): Readonly<Record<Encoding, Codec>> {
+  const codecs = made.get(kinds) ?? {
+    msgpack: new Codec('msgpack', kinds, DIALECTS.msgpack),
+    json: new Codec('json', kinds, DIALECTS.json),
+  };
+  made.set(kinds, codecs);
+  return codecs;
+}

@@ -20,6 +20,7 @@ export const ANNOUNCED_CLOSE = {
   too_many_frames: 4004,
   too_many_hellos: 4005,
   too_many_pages: null,
+  bad_page: null,
   unavailable: null,
   slow_down: null,
   gap: null,

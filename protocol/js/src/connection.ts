@@ -132,7 +132,7 @@ export class Connection {
   async page(request: PageRequest, limit: number): Promise<boolean> {
     const { session } = this;
     if (this.ended || !session.mayAsk) throw new PageError(this.ended ? 'offline' : 'not_yet');
-    const [id, frame] = session.askPage(request.conversation, request.before, Math.min(limit, session.limits.pageRows));
+    const [id, frame] = session.askPage(request, Math.min(limit, session.limits.pageRows));
     this.options.ingest.expectPage(id, request);
     const answer = new Promise<boolean>((resolve, reject) => this.pages.set(id, { resolve, reject }));
     this.send(frame);

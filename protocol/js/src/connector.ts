@@ -3,11 +3,12 @@
  * connection.ts's, when to come back comeback.ts's.
  */
 
-import { CODECS, type Encoding } from './codec.js';
+import { codecsFor, type Encoding } from './codec.js';
 import { nextStep } from './comeback.js';
 import { Connection, type ConnectionOptions, type ConnectionState } from './connection.js';
 import type { Window } from './frames.js';
 import { PageError, type PageRequest } from './pages.js';
+import type { Kinds } from './schema.js';
 import { Session } from './session.js';
 import { Deposed } from './store.js';
 import { Tokens, type GetToken } from './token.js';
@@ -16,6 +17,7 @@ import type { WebSocketClass } from './websocket.js';
 export interface ConnectorOptions extends ConnectionOptions {
   readonly url: string;
   readonly getToken: GetToken;
+  readonly kinds: Kinds;
   readonly window: Window;
   readonly encoding: Encoding;
   readonly random: () => number;
@@ -150,14 +152,14 @@ export class Connector {
 
   /** A new connection; null if there can be none for now. */
   private async open(): Promise<Connection | null> {
-    const { url, ingest, window, encoding, WebSocket, onError } = this.options;
+    const { url, ingest, kinds, window, encoding, WebSocket, onError } = this.options;
     try {
       const token = await this.token();
       const point = await ingest.begin();
       if (this.stopped) return null;
-      const session = new Session({ token, ...point, window, encoding });
+      const session = new Session({ kinds, token, ...point, window, encoding });
       this.tokens.sent(token);
-      const ws = new WebSocket(url, [CODECS[encoding].subprotocol]);
+      const ws = new WebSocket(url, [codecsFor(kinds)[encoding].subprotocol]);
       ws.binaryType = 'arraybuffer';
       return new Connection(ws, session, this.tokens, this.options);
     } catch (error) {

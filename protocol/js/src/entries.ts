@@ -2,13 +2,15 @@
 
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
-import type { Uuid } from './rows.js';
+import { aboveOf, homeKey, homeOf, keyOf } from './rows.js';
+import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
+import type { Ancestor } from './view.js';
 
 /** Adds a mutation to the outbox and numbers it for good. Throws WriteError, and then nothing is added. */
-export async function addEntry(tx: Writing, mutation: Mutation): Promise<Entry> {
+export async function addEntry(tx: Writing, kinds: Kinds, mutation: Mutation): Promise<Entry> {
   const { nextKey, nextN, bounds } = await tx.meta();
-  const entry = add({ nextKey, nextN, bounds }, mutation);
+  const entry = add({ nextKey, nextN, bounds }, kinds, mutation);
   await tx.setMeta({ nextKey: nextKey + 1, nextN: nextN + 1 });
   await tx.putEntries([entry]);
   return entry;
@@ -19,15 +21,76 @@ export async function changeEntries(tx: Writing, { put, drop }: Change): Promise
   await tx.dropEntries(drop);
 }
 
-/** The conversations that these entries are about, as far as this device knows. */
-export async function conversationsOf(tx: Reading, entries: readonly Entry[]): Promise<Set<Uuid>> {
-  const ids = new Set<Uuid>();
-  const messages: Uuid[] = [];
-  for (const { mutation } of entries) {
-    if (mutation.kind === '+m') ids.add(mutation.conversationId);
-    else if (mutation.kind.endsWith('c')) ids.add(mutation.id);
-    else messages.push(mutation.id);
+/** Whether the mutation creates this row. */
+export const creates = (kind: Kind, key: string, mutation: Mutation): boolean =>
+  mutation.op === '+' && mutation.kind === kind.name && keyOf(kind, mutation.id) === key;
+
+/** The id of the parent of a row that is held, or that an entry creates; null if neither is known. */
+async function parentOfRow(tx: Reading, kind: Kind, key: string, entries: readonly Entry[]): Promise<Id | null> {
+  if (kind.home === null) return null;
+  const [row] = await tx.get(kind, [key]);
+  if (row) return row[kind.home] as Id;
+  const made = entries.map(({ mutation }) => mutation).find((mutation) => creates(kind, key, mutation));
+  return made?.op === '+' ? (made.columns[kind.home] as Id) : null;
+}
+
+/** The home of a row that is held, or that an entry creates; null if neither is known. */
+export async function homeOfRow(
+  tx: Reading,
+  kind: Kind,
+  key: string,
+  entries: readonly Entry[],
+): Promise<string | null> {
+  const parent = await parentOfRow(tx, kind, key, entries);
+  return kind.home !== null && parent === null ? null : homeKey(kind, parent);
+}
+
+/** The rows above those of this home, from the parent upwards, as far as this device knows. */
+export async function rowsAbove(
+  tx: Reading,
+  kind: Kind,
+  home: string,
+  entries: readonly Entry[],
+): Promise<readonly Ancestor[]> {
+  const { parent, above: column } = kind;
+  if (parent === null) return [];
+  const above: Ancestor[] = [{ kind: parent, key: home, id: null }];
+  if (parent.parent === null || column === null) return above;
+  let id = await parentOfRow(tx, parent, home, entries);
+  if (id === null) {
+    // The parent is not held. The rows below it know what is above it.
+    const [row] = await tx.newest(kind, home, null, 1);
+    id = (row?.[column] ?? null) as Id | null;
   }
-  for (const row of await tx.messages(messages)) if (row) ids.add(row.conversationId);
-  return ids;
+  return id === null ? above : [...above, { kind: parent.parent, key: keyOf(parent.parent, id), id }];
+}
+
+/** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
+export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = new Set<string>();
+  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
+  for (const child of kind.children) {
+    for (const home of await homesAbout(tx, child, entries)) keys.add(home);
+    for (const lower of child.children) {
+      const about = entries.flatMap(({ mutation }) => (mutation.kind === lower.name ? [keyOf(lower, mutation.id)] : []));
+      for (const row of await tx.get(lower, about)) {
+        const above = row && aboveOf(lower, row);
+        if (above != null) keys.add(above);
+      }
+    }
+  }
+  return keys;
+}
+
+/** The homes of the rows of `keysAbout`. */
+async function homesAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
+  const keys = await keysAbout(tx, kind, entries);
+  const homes = new Set<string>();
+  for (const { mutation } of entries) {
+    if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
+    homes.add(homeKey(kind, mutation.columns[kind.home as string] as Id));
+    keys.delete(keyOf(kind, mutation.id));
+  }
+  for (const row of await tx.get(kind, [...keys])) if (row) homes.add(homeOf(kind, row));
+  return homes;
 }

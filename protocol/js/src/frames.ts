@@ -1,22 +1,23 @@
 /** The frames between server and device, as values (SPEC.md, sections 3 and 4). codec.ts encodes them. */
 
 import type { Mutation, Result } from './mutation.js';
-import type { Cursor, Instant, Place, Row, Uuid } from './rows.js';
+import type { Arrival, Cursor, Instant, Place, Uuid } from './rows.js';
+import type { Id, KindSchema } from './schema.js';
 
 export interface Limits {
   readonly frameBytes: number;
   readonly pageRows: number;
   readonly pagesInFlight: number;
   readonly mutations: number;
-  readonly titleBytes: number;
-  readonly contentBytes: number;
 }
 
 export interface Welcome {
   readonly t: 'welcome';
   readonly session: string;
   readonly epoch: string;
-  readonly tier: string;
+  /** The hash of the server's schema. */
+  readonly schema: string | null;
+  readonly tier: string | null;
   readonly mode: string;
   readonly why: string | null;
   readonly time: Instant;
@@ -24,17 +25,23 @@ export interface Welcome {
   readonly keepalive: number;
   readonly limits: Limits;
 }
+/** The server's schema, sent to a client that was built with another one. */
+export interface SchemaFrame {
+  readonly t: 'schema';
+  readonly hash: string;
+  readonly kinds: readonly KindSchema[];
+}
 export interface SnapshotFrame {
   readonly t: 'snapshot';
   readonly asOf: number;
-  readonly rows: readonly Row[];
+  readonly rows: readonly Arrival[];
   readonly cursor: Cursor | null;
 }
 export interface ChangesFrame {
   readonly t: 'changes';
   readonly from: Cursor;
   readonly to: Cursor;
-  readonly rows: readonly Row[];
+  readonly rows: readonly Arrival[];
   readonly partial: boolean;
   readonly seq: number | null;
 }
@@ -47,7 +54,7 @@ export interface Page {
   readonly t: 'page';
   readonly id: number;
   readonly asOf: number;
-  readonly rows: readonly Row[];
+  readonly rows: readonly Arrival[];
   readonly more: boolean;
 }
 export interface Ack {
@@ -71,12 +78,11 @@ export interface ErrorAnswer {
 export interface Pong {
   readonly t: 'pong';
 }
-export type ToClient = Welcome | SnapshotFrame | ChangesFrame | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
+export type ToClient =
+  Welcome | SchemaFrame | SnapshotFrame | ChangesFrame | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
-export interface Window {
-  readonly conversations: number;
-  readonly messages: number;
-}
+/** How many rows of a kind a snapshot brings, of each parent; by the kind's name. */
+export type Window = Readonly<Record<string, number>>;
 
 export type ToServer =
   | {
@@ -86,6 +92,8 @@ export type ToServer =
       readonly cursor: Cursor | null;
       readonly window: Window;
       readonly generation: number;
+      /** The hash of the client's schema. */
+      readonly schema: string;
     }
   /** A mutation that is null travels as an empty array. The server rejects it if it has not consumed its number. */
   | {
@@ -97,7 +105,9 @@ export type ToServer =
   | {
       readonly t: 'page';
       readonly id: number;
-      readonly conversation: Uuid | null;
+      /** The kind's name. */
+      readonly kind: string;
+      readonly parent: Id | null;
       readonly before: Place | null;
       readonly limit: number;
     }

@@ -1,17 +1,18 @@
 /**
- * Queries over histories: the list of conversations, and the messages of one conversation. Older rows come from the
- * store first, then page by page from the server, and a query never shows rows beyond a hole. Knows the store; other
- * modules fetch the pages.
+ * Queries over histories: the rows of a kind that have the same parent, or no parent. Older rows come from the store
+ * first, then page by page from the server, and a query never shows rows beyond a hole. Knows the store; other modules
+ * fetch the pages.
  */
 
 import type { Clock } from './clock.js';
-import { conversationsOf } from './entries.js';
+import { creates, homeOfRow, keysAbout, rowsAbove } from './entries.js';
 import { covers, type Floor } from './holes.js';
 import { PageError, type PageRequest } from './pages.js';
 import type { Queries, Query } from './query.js';
-import { LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
+import { homeKey, homeOf, keyOf, LOCAL, nameOf, orderOf, orderOfRow, placeOf, type Place } from './rows.js';
+import type { Id, Kind } from './schema.js';
 import type { Reading, Transactions } from './store.js';
-import { showConversations, showMessages, type ShownConversation, type ShownMessage } from './view.js';
+import { show, type Shown } from './view.js';
 
 export interface List<T> {
   readonly rows: readonly T[];
@@ -41,6 +42,12 @@ export interface HistoriesOptions {
   readonly onError: (error: unknown) => void;
 }
 
+/** Which history: of a kind and a parent; null for a kind without one. */
+export interface Home {
+  readonly kind: Kind;
+  readonly parent: Id | null;
+}
+
 /** The newest part of a history, which the device holds without a hole. */
 interface Stretch {
   /** Its rows, as far as they were counted. */
@@ -48,10 +55,8 @@ interface Stretch {
   readonly floor: Floor | undefined;
 }
 
-interface Loaded<T> extends Stretch {
-  readonly rows: readonly T[];
-  /** Rows may be missing between those that are held. */
-  readonly holed: boolean;
+interface Loaded extends Stretch {
+  readonly rows: readonly Shown[];
 }
 
 /** Rows that a query shows, and adds, by default. */
@@ -65,17 +70,59 @@ export class Histories {
 
   constructor(private readonly options: HistoriesOptions) {}
 
-  conversations(limit: number): HistoryQuery<ShownConversation> {
-    return this.query(null, limit, readConversations);
+  /** The newest `limit` rows. `oldestFirst`: in ascending order. */
+  list(of: Home, limit: number, oldestFirst: boolean): HistoryQuery<Shown> {
+    const { store, queries, ready, connected, onError } = this.options;
+    const { kind } = of;
+    let most = limit;
+    let filling = false;
+    const fill = (): void => {
+      // No floor is known: the newest page sets one.
+      if (filling || !connected()) return;
+      filling = true;
+      this.fetchOlder(of, most)
+        .catch(onError)
+        .finally(() => (filling = false));
+    };
+    // Rows of other kinds may change one that has rows below it.
+    const history = kind.children.length > 0 ? null : nameOf(kind, homeKey(kind, of.parent));
+    const query = queries.make<List<Shown>>(history, async () => {
+      await ready();
+      const { rows, here, floor } = await store.read((tx) => read(tx, of, most));
+      if (floor === undefined) fill();
+      return { rows: oldestFirst ? [...rows].reverse() : rows, more: here > most || floor !== 'start' };
+    });
+    return Object.assign(query, {
+      loadOlder: async (count: number = SHOWN): Promise<Older> => {
+        await ready();
+        const want = most + count;
+        let stretch = await this.stretch(of, want);
+        const before = Math.min(stretch.here, most);
+        let outcome: Older = 'here';
+        if (stretch.here < want && stretch.floor !== 'start') {
+          outcome = await this.fetchOlder(of, want - stretch.here);
+          stretch = await this.stretch(of, want);
+        }
+        const grew = stretch.here > before;
+        most = Math.max(most, Math.min(want, stretch.here));
+        await query.read();
+        return grew ? 'here' : stretch.floor === 'start' ? 'start' : outcome;
+      },
+    });
   }
 
-  messages(conversation: Uuid, limit: number): HistoryQuery<ShownMessage> {
-    return this.query(conversation, limit, (tx, most) => readMessages(tx, conversation, most));
+  /** One row; null if it is not held. */
+  row(kind: Kind, id: Id): Query<Shown | null> {
+    const { store, queries, ready } = this.options;
+    return queries.make<Shown | null>(null, async () => {
+      await ready();
+      return store.read((tx) => readRow(tx, kind, id));
+    });
   }
 
-  /** Fetches older rows of a conversation (null: older conversations) into the store. */
-  async loadOlder(home: Uuid | null, count: number): Promise<Older> {
-    return (await this.floor(home)) === 'start' ? 'start' : this.fetchOlder(home, count);
+  /** Fetches older rows of a history into the store. */
+  async loadOlder(of: Home, count: number): Promise<Older> {
+    return (await this.floor(of)) === 'start' ? 'start' : this.fetchOlder(of, count);
   }
 
   /** Fetches a page into the store, one after the other: the server permits few at a time. Rejects with PageError. */
@@ -94,136 +141,110 @@ export class Histories {
     }
   }
 
-  private query<T>(
-    home: Uuid | null,
-    limit: number,
-    load: (tx: Reading, most: number) => Promise<Loaded<T>>,
-  ): HistoryQuery<T> {
-    const { store, queries, ready, connected, onError } = this.options;
-    let most = limit;
-    let filling = false;
-    const fill = (): void => {
-      // No floor is known: the newest page sets one.
-      if (filling || !connected()) return;
-      filling = true;
-      this.fetchOlder(home, most)
-        .catch(onError)
-        .finally(() => (filling = false));
-    };
-    const query = queries.make<List<T>>(home, async () => {
-      await ready();
-      const { rows, here, floor, holed } = await store.read((tx) => load(tx, most));
-      if (holed) fill();
-      return { rows, more: here > most || floor !== 'start' };
-    });
-    return Object.assign(query, {
-      loadOlder: async (count: number = SHOWN): Promise<Older> => {
-        await ready();
-        const want = most + count;
-        let stretch = await this.stretch(home, want);
-        const before = Math.min(stretch.here, most);
-        let outcome: Older = 'here';
-        if (stretch.here < want && stretch.floor !== 'start') {
-          outcome = await this.fetchOlder(home, want - stretch.here);
-          stretch = await this.stretch(home, want);
-        }
-        const grew = stretch.here > before;
-        most = Math.max(most, Math.min(want, stretch.here));
-        await query.read();
-        return grew ? 'here' : stretch.floor === 'start' ? 'start' : outcome;
-      },
-    });
-  }
-
   /** Fetches pages from the server until the device holds `count` more rows, or all. */
-  private async fetchOlder(home: Uuid | null, count: number): Promise<Older> {
+  private async fetchOlder(of: Home, count: number): Promise<Older> {
+    const { kind, parent } = of;
     let left = count;
     for (;;) {
-      const floor = await this.floor(home);
+      const floor = await this.floor(of);
       if (floor === 'start') return left < count ? 'here' : 'start';
       try {
-        await this.ask({ conversation: home, before: floor ?? null }, Math.min(Math.max(left, 1), PAGE_MOST));
+        await this.ask({ kind: kind.name, parent, before: floor ?? null }, Math.min(Math.max(left, 1), PAGE_MOST));
       } catch (error) {
         if (error instanceof PageError) return 'offline';
         throw error;
       }
-      const now = await this.floor(home);
+      const now = await this.floor(of);
       // A page may be short although there is more. A page that brought nothing is not asked for again.
-      if (now === undefined || (floor !== undefined && String(now) === String(floor))) return 'offline';
+      if (
+        now === undefined ||
+        (floor !== undefined && now !== 'start' && orderOf(kind, now) === orderOf(kind, floor))
+      ) {
+        return 'offline';
+      }
       if (now === 'start') return 'here';
-      left -= await this.between(home, now, floor);
+      left -= await this.between(of, now, floor);
       if (left <= 0) return 'here';
     }
   }
 
-  private stretch(home: Uuid | null, most: number): Promise<Stretch> {
+  private stretch({ kind, parent }: Home, most: number): Promise<Stretch> {
     return this.options.store.read(async (tx) => {
-      const floor = await floorOf(tx, home);
-      return { here: (await newest(tx, home, null, most)).filter((row) => covers(floor, placeOf(row))).length, floor };
+      const home = homeKey(kind, parent);
+      const floor = await floorOf(tx, kind, home);
+      const rows = await tx.newest(kind, home, null, most);
+      return { here: rows.filter((row) => covers(kind, floor, placeOf(kind, row))).length, floor };
     });
   }
 
-  private floor(home: Uuid | null): Promise<Floor | undefined> {
-    return this.options.store.read((tx) => floorOf(tx, home));
+  private floor({ kind, parent }: Home): Promise<Floor | undefined> {
+    return this.options.store.read((tx) => floorOf(tx, kind, homeKey(kind, parent)));
   }
 
-  private between(home: Uuid | null, from: Place, to: Floor | undefined): Promise<number> {
+  private between({ kind, parent }: Home, from: Place, to: Floor | undefined): Promise<number> {
     return this.options.store.read(async (tx) => {
-      const rows = await newest(tx, home, to === undefined || to === 'start' ? null : to, PAGE_MOST);
-      return rows.filter((row) => covers(from, placeOf(row))).length;
+      const before = to === undefined || to === 'start' ? null : orderOf(kind, to);
+      const rows = await tx.newest(kind, homeKey(kind, parent), before, PAGE_MOST);
+      return rows.filter((row) => covers(kind, from, placeOf(kind, row))).length;
     });
   }
 }
-
-const newest = (
-  tx: Reading,
-  home: Uuid | null,
-  before: Place | null,
-  limit: number,
-): Promise<(Conversation | Message)[]> =>
-  home === null ? tx.newestConversations(before, limit) : tx.newestMessages(home, before, limit);
 
 /** The place from which on no row of a history is missing. */
-async function floorOf(tx: Reading, home: Uuid | null): Promise<Floor | undefined> {
-  const { cursor, list, lastLive } = await tx.meta();
-  const known = home === null ? (list ?? undefined) : (await tx.floors([home]))[0];
+async function floorOf(tx: Reading, kind: Kind, home: string): Promise<Floor | undefined> {
+  const [known] = await tx.floors(kind, [home]);
   if (known !== undefined) return known;
+  const { parent } = kind;
+  const { cursor, lastLive } = await tx.meta();
   // The server has sent nothing yet: the device has everything that it can know.
-  if (cursor === null && list === null && lastLive === null) return 'start';
-  const madeHere = (await tx.entries()).some(({ mutation }) => mutation.kind === '+c' && mutation.id === home);
-  return madeHere ? 'start' : undefined;
+  if (cursor === null && lastLive === null && (await isUnknown(tx, kind))) return 'start';
+  if (parent === null) return undefined;
+  return (await tx.entries()).some(({ mutation }) => creates(parent, home, mutation)) ? 'start' : undefined;
 }
 
-async function readConversations(tx: Reading, most: number): Promise<Loaded<ShownConversation>> {
-  const list = await floorOf(tx, null);
-  const entries = await tx.entries();
-  const rows = await tx.newestConversations(null, most + 1);
-  const held = rows.filter((row) => list === undefined || row.seq === LOCAL || covers(list, placeOf(row)));
-  const shown = new Map(held.slice(0, most).map((row) => [row.id, row]));
-  for (const row of await tx.conversations([...(await conversationsOf(tx, entries))])) if (row) shown.set(row.id, row);
-  return {
-    rows: showConversations([...shown.values()], entries),
-    here: held.length,
-    floor: list,
-    holed: false,
-  };
+/** Whether nothing is known of the list at the top of this kind. */
+async function isUnknown(tx: Reading, kind: Kind): Promise<boolean> {
+  let top = kind;
+  while (top.parent !== null) top = top.parent;
+  return (await tx.floors(top, ['']))[0] === undefined;
 }
 
-async function readMessages(tx: Reading, conversation: Uuid, most: number): Promise<Loaded<ShownMessage>> {
-  const floor = await floorOf(tx, conversation);
+async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<Loaded> {
+  const home = homeKey(kind, parent);
+  const floor = await floorOf(tx, kind, home);
   const entries = await tx.entries();
-  const rows = await tx.newestMessages(conversation, null, most + 1);
-  const held = rows.filter((row) => floor === undefined || row.seq === LOCAL || covers(floor, placeOf(row)));
-  const shown = held.slice(0, most);
-  const ids = new Set(shown.map((row) => row.id));
-  // The outbox's creation of a row that is held, but too old to be shown, must not appear among the newest.
-  const made = entries.flatMap(({ mutation }) => (mutation.kind === '+m' && !ids.has(mutation.id) ? mutation.id : []));
-  const older = new Set((await tx.messages(made)).flatMap((row) => (row ? row.id : [])));
-  const effects = entries.filter(({ mutation }) => mutation.kind !== '+m' || !older.has(mutation.id));
+  const rows = await tx.newest(kind, home, null, most + 1);
+  const held = rows.filter(
+    (row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)),
+  );
+  const shown = new Map(held.slice(0, most).map((row) => [keyOf(kind, row.id), row]));
+  const oldest = [...shown.values()].at(-1);
+  // Rows with unsent work, or with unsent work below them. Those that have none below them must not be shown as if no
+  // row were between them and the others.
+  const about = [...(await keysAbout(tx, kind, entries))].filter((key) => !shown.has(key));
+  const older = new Set<string>();
+  for (const row of await tx.get(kind, about)) {
+    if (row === undefined || homeOf(kind, row) !== home) continue;
+    shown.set(keyOf(kind, row.id), row);
+    if (kind.children.length === 0) older.add(keyOf(kind, row.id));
+  }
+  const least = oldest === undefined ? '' : orderOfRow(kind, oldest);
+  const above = await rowsAbove(tx, kind, home, entries);
   return {
-    rows: showMessages(conversation, shown, effects, floor === undefined),
+    rows: show(kind, home, above, [...shown.values()], entries, floor === undefined).filter(
+      (row) => !older.has(keyOf(kind, row.id)) || orderOfRow(kind, row) > least,
+    ),
     here: held.length,
     floor,
-    holed: floor === undefined,
   };
+}
+
+async function readRow(tx: Reading, kind: Kind, id: Id): Promise<Shown | null> {
+  const key = keyOf(kind, id);
+  const entries = await tx.entries();
+  const [row] = await tx.get(kind, [key]);
+  const home = (await homeOfRow(tx, kind, key, entries)) ?? '';
+  const above = await rowsAbove(tx, kind, home, entries);
+  const shown = show(kind, home, above, row ? [row] : [], entries, false);
+  return shown.find((other) => keyOf(kind, other.id) === key) ?? null;
 }

@@ -3,55 +3,64 @@
  * feed brings every new row. Paging moves the floor down. Pure.
  */
 
-import type { Window } from './frames.js';
-import { compare, placeOf, type Conversation, type Message, type Place, type Uuid } from './rows.js';
+import { homeOf, orderOf, placeOf, type Place, type Row } from './rows.js';
+import type { Kind, Kinds } from './schema.js';
 
 /** No row is missing from this place on; `start`: none is missing at all; undefined: nothing is known. */
 export type Floor = Place | 'start';
 
 /** Whether no row is missing from this place up to now. */
-export const covers = (floor: Floor | undefined, place: Place): boolean =>
-  floor === 'start' || (floor !== undefined && compare(floor, place) <= 0);
+export const covers = (kind: Kind, floor: Floor | undefined, place: Place): boolean =>
+  floor === 'start' || (floor !== undefined && orderOf(kind, floor) <= orderOf(kind, place));
 
-const lower = (a: Floor | undefined, b: Floor): Floor =>
-  a === undefined ? b : a === 'start' || b === 'start' ? 'start' : compare(a, b) <= 0 ? a : b;
+function lowest(kind: Kind, rows: readonly Row[]): Place | undefined {
+  const places = rows.map((row) => placeOf(kind, row));
+  return places.reduce<Place | undefined>((least, at) => (least && covers(kind, least, at) ? least : at), undefined);
+}
 
-const lowest = (rows: readonly (Conversation | Message)[]): Place | undefined =>
-  rows
-    .map(placeOf)
-    .reduce<Place | undefined>((least, at) => (!least || compare(at, least) < 0 ? at : least), undefined);
+/** The floor of one history. */
+export type HomeFloor = readonly [kind: Kind, home: string, floor: Floor];
 
-/** A snapshot holds the newest rows, as many as the window says. Fewer than that are all there are. */
+/**
+ * A snapshot holds the newest rows of each history, as many as `window` says. Fewer than that are all there
+ * are. `rows`: by kind and key.
+ */
 export function afterSnapshot(
-  conversations: readonly Conversation[],
-  messages: readonly Message[],
-  window: Window,
-): { readonly list: Floor | undefined; readonly floors: ReadonlyMap<Uuid, Floor> } {
-  const byHome = new Map<Uuid, Message[]>(conversations.map((conversation) => [conversation.id, []]));
-  for (const message of messages) byHome.get(message.conversationId)?.push(message);
-  const floors = new Map<Uuid, Floor>();
-  for (const [id, held] of byHome) {
-    const floor = held.length < window.messages ? 'start' : lowest(held);
-    if (floor !== undefined) floors.set(id, floor);
-  }
-  return { list: conversations.length < window.conversations ? 'start' : lowest(conversations), floors };
+  kinds: Kinds,
+  rows: ReadonlyMap<Kind, ReadonlyMap<string, Row>>,
+  window: (kind: Kind) => number,
+): HomeFloor[] {
+  return [...kinds.values()].flatMap((kind) => {
+    const homes = kind.parent === null ? [''] : [...(rows.get(kind.parent)?.keys() ?? [])];
+    const held = new Map<string, Row[]>(homes.map((home) => [home, []]));
+    for (const row of rows.get(kind)?.values() ?? []) held.get(homeOf(kind, row))?.push(row);
+    return [...held].flatMap(([home, some]): HomeFloor[] => {
+      const floor = some.length < window(kind) ? 'start' : lowest(kind, some);
+      return floor === undefined ? [] : [[kind, home, floor]];
+    });
+  });
 }
 
 /** A page asked for with `before` (null: the newest) moves the floor only if no row is missing from `before` on. */
 export function afterPage(
+  kind: Kind,
   floor: Floor | undefined,
   before: Place | null,
   last: Place | undefined,
   more: boolean,
 ): Floor | undefined {
-  if (before !== null && !covers(floor, before)) return floor;
+  if (before !== null && !covers(kind, floor, before)) return floor;
   const end = more ? (last ?? before) : 'start';
-  return end === null ? floor : lower(floor, end);
+  if (end === null || floor === 'start' || end === 'start') return end ?? floor;
+  return covers(kind, floor, end) ? floor : end;
 }
 
 /**
- * Whether a conversation that the feed brought, and that was not held, was made after the snapshot. Then the feed
- * brought all of its messages, too. A conversation that existed before would be above the list's floor, and be held.
+ * Whether a row that the feed brought, and that was not held, was made after the snapshot. Then the feed brought all
+ * rows below it, too. A row that existed before would be above the floor of its history, and be held.
  */
-export const isNew = (list: Floor | undefined, conversation: Conversation): boolean =>
-  list === 'start' || (list !== undefined && conversation.createdAt > list[0]);
+export function isNew({ newest, created, updated }: Kind, floor: Floor | undefined, row: Row): boolean {
+  if (floor === 'start' || floor === undefined) return floor === 'start';
+  if (created === null || (newest?.name !== created && newest?.name !== updated)) return false;
+  return floor[0] !== null && (row[created] as number) > (floor[0] as number);
+}

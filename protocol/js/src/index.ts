@@ -2,7 +2,22 @@
  * The exports of `atlas-sync`. The stores with dependencies, and the hooks for React, have entry points of their own.
  */
 
-export { createSync, Sync, type SyncOptions } from './sync.js';
+export { createSync, Sync, type ListOptions, type SyncOptions } from './sync.js';
+export * from './chat.js';
+export { CHAT } from './schema.chat.js';
+export {
+  compile,
+  type Id,
+  type IdOf,
+  type Kind,
+  type KindName,
+  type KindSchema,
+  type NewOf,
+  type ParentOf,
+  type PatchOf,
+  type RowOf,
+  type Schema,
+} from './schema.js';
 export type { Status } from './status.js';
 export type { HistoryQuery, List, Older } from './history.js';
 export { MemoryStore } from './store/memory.js';
@@ -14,7 +29,7 @@ export { PageError } from './pages.js';
 export { TokenError, type GetToken, type TokenReason } from './token.js';
 export { environment, type Environment } from './environment.js';
 export type { Query } from './query.js';
-export type { Conversation, Instant, Message, Profile, Uuid } from './rows.js';
-export { showConversations, showMessages, type Certainty, type ShownConversation, type ShownMessage } from './view.js';
+export type { Instant, Row, Uuid } from './rows.js';
+export type { Certainty, Marks, Shown, ShownOf } from './view.js';
 export type { WebSocketClass, WebSocketLike } from './websocket.js';
 export { newId } from './uuid.js';

@@ -13,13 +13,15 @@ import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
 import { acknowledge, advance, distrustAcks, nextPush, type Push, renumber } from './outbox.js';
 import type { PageRequest } from './pages.js';
-import type { Cursor, Row } from './rows.js';
+import type { Arrival, Cursor } from './rows.js';
+import type { Kind, Kinds } from './schema.js';
 import type { Event, ResumePoint } from './session.js';
 import { Deposed, type Transactions, type Writing } from './store.js';
 
 export interface IngestOptions {
   readonly store: Transactions;
   readonly codec: Codec;
+  /** Asked for in `hello`. */
   readonly window: Window;
   /** Milliseconds since 1970. */
   readonly now: () => number;
@@ -37,8 +39,10 @@ export class Ingest {
   /** Errors that answered a push, in a row. */
   private failures = 0;
   private unanswered: Push | null = null;
-  private parts: (readonly Row[])[] = [];
+  private parts: (readonly Arrival[])[] = [];
   private readonly pages = new Map<number, PageRequest>();
+  /** The windows of the server's schema, where it is another one. */
+  private served: ReadonlyMap<string, number | undefined> | null = null;
   /** Milliseconds: `hello` is sent after it. */
   private begun = 0;
   /** Microseconds: the server's clock less ours, as the last welcome showed. */
@@ -62,6 +66,7 @@ export class Ingest {
     this.pages.clear();
     this.parts = [];
     this.unanswered = null;
+    this.served = null;
     this.begun = this.options.now();
     return this.underLease(async (tx) => {
       await tx.forget();
@@ -83,9 +88,12 @@ export class Ingest {
     switch (event.t) {
       case 'welcome':
         return this.welcome(event);
+      case 'schema':
+        this.served = new Map(event.kinds.map(({ name, window }) => [name, window]));
+        return;
       case 'changes':
         return this.write(async (tx, touched) => {
-          await applyRows(tx, event.rows, this.pages.size > 0, touched);
+          await applyRows(tx, this.kinds, event.rows, this.pages.size > 0, touched);
           await this.advancePosition(tx, event.seq, { cursor: event.cursor }, touched);
         });
       case 'live':
@@ -97,7 +105,7 @@ export class Ingest {
         this.parts.push(event.rows);
         if (event.cursor === null) return;
         await this.write(async (tx, touched) => {
-          await applySnapshot(tx, this.parts, this.options.window, touched);
+          await applySnapshot(tx, this.kinds, this.parts, (kind) => this.window(kind), touched);
           await tx.setMeta({ cursor: event.cursor });
         });
         this.parts = [];
@@ -153,15 +161,25 @@ export class Ingest {
     return this.options.now() + this.ahead / 1000;
   }
 
-  private async welcome({ limits, time, mode }: Welcome): Promise<void> {
+  private get kinds(): Kinds {
+    return this.options.codec.kinds;
+  }
+
+  /** How many rows of a history a snapshot has, if there are as many. */
+  private window(kind: Kind): number {
+    const declared = this.served === null ? kind.window : this.served.get(kind.name);
+    return this.options.window[kind.name] ?? declared ?? Infinity;
+  }
+
+  private async welcome({ limits, time, mode, schema, tier }: Welcome): Promise<void> {
     await this.write(async (tx, touched) => {
-      const { frameBytes, titleBytes, contentBytes } = limits;
+      const { frameBytes } = limits;
       this.ahead = serverOffset((await tx.meta()).ahead, time, this.begun, this.options.now());
-      await tx.setMeta({ bounds: { frameBytes, titleBytes, contentBytes }, ahead: this.ahead, local: false });
+      await tx.setMeta({ bounds: { frameBytes }, ahead: this.ahead, schema, tier, local: false });
       // A snapshot has no position before the frame that follows it, and a position of another history means nothing.
       if (mode === 'snapshot') await tx.setMeta({ position: null });
       await changeEntries(tx, distrustAcks(await tx.acked()));
-      await mergeLocal(tx);
+      await mergeLocal(tx, this.kinds, Math.round(this.serverNow() * 1000));
       touched.all = true;
     });
   }
@@ -170,7 +188,7 @@ export class Ingest {
     const request = this.pages.get(page.id);
     if (request === undefined) return;
     await this.write(async (tx, touched) => {
-      await applyPage(tx, request, page, touched);
+      await applyPage(tx, this.kinds, request, page, touched);
       if (this.pages.size === 1) await tx.forget();
     });
     this.pages.delete(page.id);

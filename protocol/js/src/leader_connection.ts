@@ -4,7 +4,7 @@
  */
 
 import { touchedAll, type Touched } from './apply.js';
-import { CODECS, type Encoding } from './codec.js';
+import { codecsFor, type Encoding } from './codec.js';
 import { ANNOUNCED_CLOSE, backoff } from './comeback.js';
 import type { ConnectionState } from './connection.js';
 import { Connector } from './connector.js';
@@ -12,6 +12,7 @@ import type { Environment } from './environment.js';
 import type { Window } from './frames.js';
 import { Ingest } from './ingest.js';
 import { PageError, type PageRequest } from './pages.js';
+import type { Kinds } from './schema.js';
 import { Deposed, type Transactions } from './store.js';
 import { ownToken, type GetToken } from './token.js';
 
@@ -19,6 +20,7 @@ export interface LeaderConnectionOptions {
   readonly url: string;
   readonly user: string;
   readonly store: Transactions;
+  readonly kinds: Kinds;
   readonly window: Window;
   readonly encoding: Encoding;
   readonly environment: Environment;
@@ -116,10 +118,10 @@ export class LeaderConnection {
     const { getToken, options } = this;
     this.cancelRetry();
     if (getToken === undefined || this.away !== null || this.closed || !options.leading()) return;
-    const { url, user, store, window, encoding, onTouched } = options;
+    const { url, user, store, kinds, window, encoding, onTouched } = options;
     const { clock, random, WebSocket } = options.environment;
     const now = (): number => clock.now();
-    const ingest = new Ingest({ store, codec: CODECS[encoding], window, now, random, onTouched });
+    const ingest = new Ingest({ store, codec: codecsFor(kinds)[encoding], window, now, random, onTouched });
     try {
       if (!(await ingest.lead())) return;
     } catch (error) {
@@ -133,6 +135,7 @@ export class LeaderConnection {
       ingest,
       // Another user may have signed in meanwhile, whose token must not carry this user's writes.
       getToken: async (reason) => ownToken(await (this.getToken ?? getToken)(reason), user),
+      kinds,
       window,
       encoding,
       clock,

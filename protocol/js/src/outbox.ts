@@ -4,9 +4,10 @@
  */
 
 import type { Codec } from './codec.js';
-import { CODECS } from './codec.js';
+import { codecsFor } from './codec.js';
 import type { Limits } from './frames.js';
-import { check, NUMBER_END, WriteError, type Bounds, type Mutation, type Result } from './mutation.js';
+import { check, NUMBER_END, WriteError, type Bounds, type Columns, type Mutation, type Result } from './mutation.js';
+import type { Id, Kinds } from './schema.js';
 
 /**
  * pending: there is no result yet · acked: durable on the server, but perhaps not in the synced rows yet · rejected:
@@ -61,9 +62,9 @@ const ENVELOPE = 80;
 const NIL = 3;
 
 /** A new entry with the next number. Throws WriteError for a mutation that every server would reject. */
-export function add(head: Head, mutation: Mutation): Entry {
-  check(mutation, head.bounds);
-  const size = Math.max(...Object.values(CODECS).map((codec) => codec.size(mutation)));
+export function add(head: Head, kinds: Kinds, mutation: Mutation): Entry {
+  check(kinds, mutation);
+  const size = Math.max(...Object.values(codecsFor(kinds)).map((codec) => codec.size(mutation)));
   if (size + ENVELOPE > head.bounds.frameBytes) {
     throw new WriteError(`it fits in no frame of ${head.bounds.frameBytes} bytes: shorten it`, 'too_long');
   }
@@ -167,13 +168,13 @@ export function renew(entries: readonly Entry[]): Change & { readonly nextN: num
   return { put, drop: [], nextN: n + 1 };
 }
 
-/** The rejected mutation for a retry: with `text`, if given, and with another time or id if `code` asks for one. */
-export function corrected(entry: Entry, text: string | undefined, now: number, id: string): Mutation {
-  const { mutation } = entry;
-  const changed: Record<string, unknown> = { ...mutation };
-  if ('at' in mutation && entry.code === 'bad_time') changed['at'] = now;
-  if (mutation.kind.startsWith('+') && entry.code === 'bad_id') changed['id'] = id;
-  if (text !== undefined && 'title' in mutation) changed['title'] = text;
-  if (text !== undefined && 'content' in mutation) changed['content'] = text;
-  return changed as unknown as Mutation;
+/** The rejected mutation for a retry: with other columns, if given, and with another time or id if `code` asks for one. */
+export function corrected({ mutation, code }: Entry, columns: Columns, now: number, id: Id): Mutation {
+  if (mutation.op === '-') return mutation;
+  const changed = {
+    ...mutation,
+    columns: { ...mutation.columns, ...columns },
+    ...(code === 'bad_time' ? { at: now } : {}),
+  };
+  return mutation.op === '+' && code === 'bad_id' ? { ...changed, id } : changed;
 }

@@ -1,10 +1,13 @@
 /** Pages of older history, as they are asked for (SPEC.md, 7.7). */
 
-import type { Place, Uuid } from './rows.js';
+import type { Place } from './rows.js';
+import type { Id } from './schema.js';
 
 export interface PageRequest {
-  /** null: the list of conversations. */
-  readonly conversation: Uuid | null;
+  /** The kind's name. */
+  readonly kind: string;
+  /** null: the kind has no parent. */
+  readonly parent: Id | null;
   /** Rows older than this; null: the newest. */
   readonly before: Place | null;
 }

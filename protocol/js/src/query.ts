@@ -1,7 +1,6 @@
 /** Queries: values that are loaded again whenever the data behind them changed. */
 
 import type { Touched } from './apply.js';
-import type { Uuid } from './rows.js';
 
 export class Query<T> {
   /** As of the last load; undefined before the first. It stays the same object until the next load. */
@@ -65,21 +64,23 @@ export class Query<T> {
 
 /** The queries that have listeners. */
 export class Queries {
-  private readonly inUse = new Map<{ invalidate(): void }, Uuid | null>();
+  private readonly inUse = new Map<{ invalidate(): void }, string | null>();
 
   constructor(private readonly onError: (error: unknown) => void) {}
 
-  /** `home`: the conversation whose messages the query shows; null: any change may concern it. */
-  make<T>(home: Uuid | null, load: () => Promise<T>): Query<T> {
+  /** `history`: the one that the query shows, by `nameOf`; null: any change may concern it. */
+  make<T>(history: string | null, load: () => Promise<T>): Query<T> {
     const query: Query<T> = new Query<T>(
       load,
-      (used) => (used ? this.inUse.set(query, home) : this.inUse.delete(query)),
+      (used) => (used ? this.inUse.set(query, history) : this.inUse.delete(query)),
       this.onError,
     );
     return query;
   }
 
-  touched({ all, conversations }: Touched): void {
-    for (const [query, home] of this.inUse) if (all || home === null || conversations.has(home)) query.invalidate();
+  touched({ all, histories }: Touched): void {
+    for (const [query, history] of this.inUse) {
+      if (all || history === null || histories.has(history)) query.invalidate();
+    }
   }
 }

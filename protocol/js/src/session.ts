@@ -3,7 +3,7 @@
  * 7–10). connection.ts does the I/O around it, and comeback.ts decides what follows its end.
  */
 
-import { byteLength, CODECS, type Data, type Encoding, ProtocolError } from './codec.js';
+import { byteLength, codecsFor, type Codec, type Data, type Encoding, ProtocolError } from './codec.js';
 import type {
   Ack,
   ChangesFrame,
@@ -13,6 +13,7 @@ import type {
   Page,
   Pong,
   Refreshed,
+  SchemaFrame,
   SnapshotFrame,
   ToClient,
   ToServer,
@@ -21,7 +22,9 @@ import type {
 } from './frames.js';
 import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
-import type { Cursor, Place, Row, Uuid } from './rows.js';
+import type { PageRequest } from './pages.js';
+import type { Arrival, Cursor, Uuid } from './rows.js';
+import type { Kinds } from './schema.js';
 
 /** The caller tried to send a frame that is not allowed in this state. */
 export class StateError extends Error {
@@ -31,16 +34,16 @@ export class StateError extends Error {
 /** Rows to apply, and the cursor to store with them in one local transaction. */
 export type Batch =
   /** `seq`: the position once the rows are applied; null within a transaction, where there is none. */
-  | { readonly t: 'changes'; readonly rows: readonly Row[]; readonly cursor: Cursor; readonly seq: number | null }
+  | { readonly t: 'changes'; readonly rows: readonly Arrival[]; readonly cursor: Cursor; readonly seq: number | null }
   /** A part of a snapshot. `first`: it is the first part. `cursor`: null in all parts but the last. */
   | {
       readonly t: 'snapshot';
-      readonly rows: readonly Row[];
+      readonly rows: readonly Arrival[];
       readonly cursor: Cursor | null;
       readonly first: boolean;
     };
 
-export type Event = Welcome | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
+export type Event = Welcome | SchemaFrame | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
  * new: hello was not sent · greeting: welcome has not come · snapshot_due: welcome announced a snapshot, no part of it
@@ -58,22 +61,24 @@ const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  snapshot_due: [...WELCOMED, 'snapshot'],
+  snapshot_due: [...WELCOMED, 'schema', 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  catching_up: IN_STEP,
+  catching_up: [...IN_STEP, 'schema'],
   live: IN_STEP,
   broken: [],
 };
 
-export const DEFAULT_WINDOW: Window = { conversations: 50, messages: 50 };
-const WINDOW_MOST: Window = { conversations: 500, messages: 200 };
+/** The largest window of a kind without parent, and of each parent. */
+const WINDOW_MOST = [500, 200] as const;
 export const PAGE_ROWS = 1000;
 
-export function checkWindow(window: Window): Window {
-  for (const name of ['conversations', 'messages'] as const) {
-    if (!Number.isInteger(window[name]) || window[name] < 0 || window[name] > WINDOW_MOST[name]) {
-      throw new RangeError(`window.${name} is 0 to ${WINDOW_MOST[name]}`);
-    }
+/** Throws RangeError unless the window is one that a server accepts. */
+export function checkWindow(kinds: Kinds, window: Window): Window {
+  for (const [name, count] of Object.entries(window)) {
+    const kind = kinds.get(name);
+    if (kind === undefined) throw new RangeError(`window.${name}: there is no such kind`);
+    const most = WINDOW_MOST[kind.parent === null ? 0 : 1];
+    if (!Number.isInteger(count) || count < 0 || count > most) throw new RangeError(`window.${name} is 0 to ${most}`);
   }
   return window;
 }
@@ -87,6 +92,7 @@ export interface ResumePoint {
 }
 
 export interface SessionOptions extends ResumePoint {
+  readonly kinds: Kinds;
   readonly token: string;
   readonly window?: Window;
   readonly encoding?: Encoding;
@@ -102,8 +108,6 @@ export class Session {
     pageRows: PAGE_ROWS,
     pagesInFlight: 1,
     mutations: 0,
-    titleBytes: 0,
-    contentBytes: 0,
   };
   /** The ids of the pages that were not answered yet. */
   readonly unanswered = new Set<number>();
@@ -111,20 +115,20 @@ export class Session {
   pushed: { readonly n: number; readonly count: number } | null = null;
   refreshing = false;
 
-  private readonly codec;
+  private codec: Codec;
   private lastPage = 0;
 
   constructor(private readonly options: SessionOptions) {
-    this.codec = CODECS[options.encoding ?? 'msgpack'];
+    this.codec = codecsFor(options.kinds)[options.encoding ?? 'msgpack'];
     this.cursor = options.cursor;
-    checkWindow(options.window ?? DEFAULT_WINDOW);
+    checkWindow(options.kinds, options.window ?? {});
   }
 
   hello(): Uint8Array | string {
     if (this.state !== 'new') throw new StateError('hello is sent once');
     this.state = 'greeting';
-    const { token, clientId, generation, window = DEFAULT_WINDOW } = this.options;
-    return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation });
+    const { token, clientId, generation, window = {}, kinds } = this.options;
+    return this.encode({ t: 'hello', token, clientId, cursor: this.cursor, window, generation, schema: kinds.hash });
   }
 
   /** Whether a page may be asked for: not before a snapshot is complete, which would remove it, and not too many. */
@@ -132,11 +136,11 @@ export class Session {
     return (this.state === 'catching_up' || this.state === 'live') && this.unanswered.size < this.limits.pagesInFlight;
   }
 
-  askPage(conversation: Uuid | null, before: Place | null, limit: number): [id: number, frame: Uint8Array | string] {
+  askPage(request: PageRequest, limit: number): [id: number, frame: Uint8Array | string] {
     if (!this.mayAsk) throw new StateError(`no page now: ${this.state}`);
     if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_ROWS) throw new RangeError('a page has 1 to 1000 rows');
     const id = ++this.lastPage;
-    const frame = this.encode({ t: 'page', id, conversation, before, limit });
+    const frame = this.encode({ t: 'page', id, ...request, limit });
     this.unanswered.add(id);
     return [id, frame];
   }
@@ -189,6 +193,9 @@ export class Session {
     switch (frame.t) {
       case 'welcome':
         return this.welcome(frame);
+      case 'schema':
+        this.codec = this.codec.servedBy(frame);
+        return frame;
       case 'snapshot':
         return this.snapshot(frame);
       case 'changes':

@@ -14,8 +14,8 @@ export interface ConnectionStatus {
 
 export interface Status {
   /**
-   * local: this user's work stays on the device · destroyed: the store was deleted, and this Sync is of no more use ·
-   * else the state of the connection.
+   * local: this user's work stays on the device · destroyed: this Sync is of no more use, because the store was deleted,
+   * or a tab with another version of the app stored its rows by another schema · else the state of the connection.
    */
   readonly state: ConnectionState | 'local' | 'destroyed';
   /** How many mutations wait for an answer of the server. */
@@ -26,6 +26,7 @@ export interface Status {
   readonly lastLive: Instant | null;
   /** How many of the mutations of an upgrade are done; null when there is no upgrade. */
   readonly progress: { readonly done: number; readonly total: number } | null;
+  /** As the last connection began; null if it is not known, or the server has no tiers. */
   readonly tier: string | null;
   readonly error: ConnectionStatus['error'];
 }
@@ -45,7 +46,7 @@ export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
 export const isConnected = (state: ConnectionState): boolean => state === 'catching_up' || state === 'live';
 
 export async function readStatus(tx: Reading, { state, error }: ConnectionStatus): Promise<Status> {
-  const { local, lastLive, merging, profile } = await tx.meta();
+  const { local, lastLive, merging, tier } = await tx.meta();
   const { pending, rejected } = await tx.counts();
   return {
     state: local && state === 'offline' ? 'local' : state,
@@ -53,7 +54,7 @@ export async function readStatus(tx: Reading, { state, error }: ConnectionStatus
     rejected,
     lastLive,
     progress: merging === 0 ? null : { done: Math.max(0, merging - pending), total: merging },
-    tier: profile?.tier ?? null,
+    tier,
     error,
   };
 }

@@ -6,7 +6,8 @@
 import type { Floor } from './holes.js';
 import { FRAME_BYTES, type Bounds } from './mutation.js';
 import type { Entry } from './outbox.js';
-import type { Conversation, Cursor, Instant, Message, Place, Profile, Uuid } from './rows.js';
+import type { Cursor, Instant, Row, Uuid } from './rows.js';
+import type { Kind } from './schema.js';
 
 export interface Meta {
   /** The id of the user whose rows these are; empty before the first use. */
@@ -25,9 +26,12 @@ export interface Meta {
   readonly local: boolean;
   /** Whether the app chose that: from a downgrade until an upgrade, whatever tokens there are. */
   readonly downgraded: boolean;
-  readonly profile: Profile | null;
-  /** The floor of the list of conversations. */
-  readonly list: Floor | null;
+  /** By which the rows are stored (schema.ts); empty before the first use. */
+  readonly shape: string;
+  /** The hash of the server's schema, as the last welcome said. */
+  readonly schema: string | null;
+  /** What the last welcome said about the user; null if the server has no such thing. */
+  readonly tier: string | null;
   /** Microseconds: the server's clock less ours, as the last welcome showed (clock.ts). */
   readonly ahead: number;
   /** The last instant given to a mutation. The next one is later. */
@@ -35,8 +39,8 @@ export interface Meta {
   /** Milliseconds by our clock: no push is sent before. */
   readonly notBefore: number;
   readonly lastLive: Instant | null;
-  /** Local conversations that were renamed after they were made. */
-  readonly renamed: readonly Uuid[];
+  /** Local rows that were updated after they were made: kind, space, key. */
+  readonly edited: readonly string[];
   /** How many mutations waited when local work was merged; 0 once none of them waits. */
   readonly merging: number;
   /** Names of the earlier app's databases that were adopted. */
@@ -55,57 +59,66 @@ export const newMeta = (clientId: Uuid): Meta => ({
   lease: 0,
   local: false,
   downgraded: false,
-  profile: null,
-  list: null,
+  shape: '',
+  schema: null,
+  tier: null,
   ahead: 0,
   lastAt: 0,
   notBefore: 0,
   lastLive: null,
-  renamed: [],
+  edited: [],
   merging: 0,
   adopted: [],
 });
 
 /** The memory of a deletion (SPEC.md, 5.4). */
 export interface Gone {
-  readonly kind: 'c' | 'm';
-  readonly id: Uuid;
+  /** The kind's name. */
+  readonly kind: string;
+  readonly key: string;
   readonly seq: number;
 }
 
+/**
+ * Rows are found by kind and key. A kind's rows with the same parent form a history: `home` is the parent's key, empty
+ * for a kind without parent, and `before` a text of `orderOf`. rows.ts makes these texts, which every database orders
+ * rightly. A store keeps a row as it is: values may be bigint, Uint8Array, NaN and infinite.
+ */
 export interface Reading {
   meta(): Promise<Meta>;
-  /** In the order of `ids`; undefined for a row that is not held. */
-  conversations(ids: readonly Uuid[]): Promise<(Conversation | undefined)[]>;
-  messages(ids: readonly Uuid[]): Promise<(Message | undefined)[]>;
-  /** Newest first, older than `before`; null: from the newest on. */
-  newestConversations(before: Place | null, limit: number): Promise<Conversation[]>;
-  newestMessages(conversation: Uuid, before: Place | null, limit: number): Promise<Message[]>;
-  messagesOf(conversation: Uuid): Promise<Message[]>;
-  /** Rows with the seq LOCAL, oldest first. */
-  localConversations(): Promise<Conversation[]>;
-  localMessages(): Promise<Message[]>;
+  /** In the order of `keys`; undefined for a row that is not held. */
+  get(kind: Kind, keys: readonly string[]): Promise<(Row | undefined)[]>;
+  /** The newest rows of a history, in descending order, before a place; null: from the newest on. */
+  newest(kind: Kind, home: string, before: string | null, limit: number): Promise<Row[]>;
+  /** All rows of a history, and of a kind, in any order; so are the local ones: those with the seq LOCAL. */
+  of(kind: Kind, home: string): Promise<Row[]>;
+  /** All rows with this parent of their parent, in any order: `above` is a text of `aboveOf`. */
+  under(kind: Kind, above: string): Promise<Row[]>;
+  all(kind: Kind): Promise<Row[]>;
+  local(kind: Kind): Promise<Row[]>;
   /** All entries of the outbox, by key; so are the pending and the acked ones. */
   entries(): Promise<Entry[]>;
   pending(limit: number): Promise<Entry[]>;
   acked(): Promise<Entry[]>;
   counts(): Promise<{ readonly pending: number; readonly rejected: number }>;
-  floors(conversations: readonly Uuid[]): Promise<(Floor | undefined)[]>;
+  /** The floors of histories, in the order of `homes`. */
+  floors(kind: Kind, homes: readonly string[]): Promise<(Floor | undefined)[]>;
   gone(): Promise<Gone[]>;
 }
 
 export interface Writing extends Reading {
   setMeta(change: Partial<Meta>): Promise<void>;
-  putConversations(rows: readonly Conversation[]): Promise<void>;
-  putMessages(rows: readonly Message[]): Promise<void>;
-  dropConversations(ids: readonly Uuid[]): Promise<void>;
-  dropMessages(ids: readonly Uuid[]): Promise<void>;
-  /** Deletes all rows but the local ones, all floors and all memories of deletions. Cursor and position stay. */
-  dropSynced(): Promise<void>;
+  put(kind: Kind, rows: readonly Row[]): Promise<void>;
+  drop(kind: Kind, keys: readonly string[]): Promise<void>;
+  /**
+   * Deletes the rows of all kinds, also of kinds that no schema names any more, but the local ones unless `localToo`;
+   * all floors, and all memories of deletions. Cursor and position stay.
+   */
+  clear(localToo: boolean): Promise<void>;
   putEntries(entries: readonly Entry[]): Promise<void>;
   dropEntries(keys: readonly number[]): Promise<void>;
-  putFloors(floors: readonly (readonly [Uuid, Floor])[]): Promise<void>;
-  dropFloors(conversations: readonly Uuid[]): Promise<void>;
+  putFloors(kind: Kind, floors: readonly (readonly [home: string, floor: Floor])[]): Promise<void>;
+  dropFloors(kind: Kind, homes: readonly string[]): Promise<void>;
   /** Adds memories of deletions. */
   remember(deletions: readonly Gone[]): Promise<void>;
   /** Deletes all memories of deletions. */
@@ -134,7 +147,7 @@ export class StoreError extends Error {
   override name = 'StoreError';
 }
 
-/** This tab or another one has destroyed the store. */
+/** This tab or another one has destroyed the store, or another one has stored its rows by another schema. */
 export class Destroyed extends StoreError {
   constructor() {
     super('this store was destroyed: make another store and another Sync');

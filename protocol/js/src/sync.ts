@@ -7,21 +7,37 @@ import { environment, type Environment } from './environment.js';
 import type { Window } from './frames.js';
 import { Histories, SHOWN, type HistoryQuery, type Older } from './history.js';
 import { LeaderConnection } from './leader_connection.js';
-import { WriteError } from './mutation.js';
+import { WriteError, type Columns } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
-import type { Profile, Uuid } from './rows.js';
-import { checkWindow, DEFAULT_WINDOW } from './session.js';
+import { reshape } from './reshape.js';
+import { homeKey, nameOf } from './rows.js';
+import {
+  compile,
+  shapeOf,
+  type Id,
+  type IdOf,
+  type Kind,
+  type KindName,
+  type Kinds,
+  type NewOf,
+  type ParentOf,
+  type PatchOf,
+  type Schema,
+} from './schema.js';
+import { checkWindow } from './session.js';
 import { describe, DESTROYED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
 import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
-import type { ShownConversation, ShownMessage } from './view.js';
+import type { ShownOf } from './view.js';
 import { wipe } from './wipe.js';
 import * as writes from './write.js';
 
-export interface SyncOptions {
+export interface SyncOptions<S extends Schema = Schema> {
+  /** The kinds of rows, as `atlas-sync schema --typescript` wrote them. */
+  readonly schema: S;
   /** `wss://…/sync` */
   readonly url: string;
   readonly store: Store;
@@ -29,8 +45,8 @@ export interface SyncOptions {
   readonly user: string;
   /** Without it, this user's work stays on the device until `upgrade`. */
   readonly getToken?: GetToken;
-  /** How many conversations, and messages of each, a snapshot brings: 50 of both by default. */
-  readonly window?: Window;
+  /** How many rows of a kind a snapshot brings, of each parent; by the kind's name. By default the schema says it. */
+  readonly window?: { readonly [K in KindName<S>]?: number };
   /** `msgpack` by default; `json` is for developer tools. */
   readonly encoding?: Encoding;
   /** What differs from the platform's own. */
@@ -39,19 +55,27 @@ export interface SyncOptions {
 
 const nothing = (): void => undefined;
 
-export function createSync(options: SyncOptions): Sync {
+/** Which rows of a kind. A kind with a parent has a list for each. */
+export type ListOptions<S extends Schema, K extends string> = {
+  /** 50 by default. */
+  readonly limit?: number;
+  /** Rows in ascending order: the newest `limit` ones, all the same. */
+  readonly oldestFirst?: boolean;
+} & (ParentOf<S, K> extends null ? { readonly parent?: null } : { readonly parent: ParentOf<S, K> });
+
+export function createSync<const S extends Schema>(options: SyncOptions<S>): Sync<S> {
   return new Sync(options);
 }
 
-export class Sync {
+export class Sync<S extends Schema = Schema> {
   /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
   /** Rejected mutations with their reasons, for `retry` or `discard`. */
   readonly quarantine: Query<readonly Entry[]>;
-  readonly profile: Query<Profile | null>;
 
+  private readonly kinds: Kinds;
   private readonly env: Environment;
   private readonly store: Transactions;
   private readonly queries: Queries;
@@ -66,8 +90,9 @@ export class Sync {
   private ending: Promise<void> | null = null;
   private off = nothing;
 
-  constructor(private readonly options: SyncOptions) {
-    const { url, user, encoding = 'msgpack' } = options;
+  constructor(private readonly options: SyncOptions<S>) {
+    const { url, user, schema, encoding = 'msgpack' } = options;
+    const kinds = (this.kinds = compile(schema));
     const env = (this.env = environment(options.environment));
     const store = (this.store = this.guarded(options));
     this.queries = new Queries((error) => this.closed || this.fault(error));
@@ -76,7 +101,8 @@ export class Sync {
         url,
         user,
         store,
-        window: checkWindow(options.window ?? DEFAULT_WINDOW),
+        kinds,
+        window: checkWindow(kinds, (options.window ?? {}) as Window),
         encoding,
         environment: env,
         leading: () => this.tabs.leading,
@@ -117,6 +143,7 @@ export class Sync {
       onError: (error) => this.fault(error),
     });
     this.cleaner = new Cleaner({
+      kinds,
       store,
       clock: env.clock,
       estimate: env.estimate,
@@ -138,75 +165,67 @@ export class Sync {
     };
     this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
-    this.profile = this.query(async (tx) => (await tx.meta()).profile);
     this.ready = this.open();
     this.ready.catch(nothing); // each read and write rejects with it
   }
 
   // ---- Reading ----
 
-  /** The user's conversations, newest first. */
-  conversations({ limit = SHOWN }: { readonly limit?: number } = {}): HistoryQuery<ShownConversation> {
-    return this.histories.conversations(limit);
+  /** The newest `limit` rows of a kind, newest first; of a kind with a parent, those of one parent. */
+  list<K extends KindName<S>>(
+    kind: K,
+    ...[options]: ParentOf<S, K> extends null ? [options?: ListOptions<S, K>] : [options: ListOptions<S, K>]
+  ): HistoryQuery<ShownOf<S, K>> {
+    const { limit = SHOWN, oldestFirst = false, parent = null } = (options ?? {}) as ListOptions<Schema, string>;
+    const home = { kind: this.kind(kind), parent: parent as Id | null };
+    return this.histories.list(home, limit, oldestFirst) as unknown as HistoryQuery<ShownOf<S, K>>;
   }
 
-  /** The messages of a conversation, oldest first, the newest `limit` of them. */
-  messages(conversation: Uuid, { limit = SHOWN }: { readonly limit?: number } = {}): HistoryQuery<ShownMessage> {
-    return this.histories.messages(conversation, limit);
+  /** One row; null if this device does not have it. */
+  get<K extends KindName<S>>(kind: K, id: IdOf<S, K>): Query<ShownOf<S, K> | null> {
+    return this.histories.row(this.kind(kind), id as Id) as unknown as Query<ShownOf<S, K> | null>;
   }
 
-  /** Fetches older rows of a conversation (null: older conversations) into the store; queries show them. */
-  async loadOlder(conversation: Uuid | null, count: number = SHOWN): Promise<Older> {
+  /** Fetches older rows of a kind, and of a parent (null: it has none), into the store; queries show them. */
+  async loadOlder<K extends KindName<S>>(kind: K, parent: ParentOf<S, K>, count: number = SHOWN): Promise<Older> {
     await this.ready;
-    return this.histories.loadOlder(conversation, count);
+    return this.histories.loadOlder({ kind: this.kind(kind), parent: parent as Id | null }, count);
   }
 
   // ---- Writing: durable when the promise resolves, and sent as soon as there is a connection. Throws WriteError ----
 
-  /** Returns the id of the conversation. */
-  async createConversation(title: string | null = null, id: Uuid = newId()): Promise<Uuid> {
-    await this.write(null, (tx, now) => writes.createConversation(tx, now, title, id));
-    return id;
+  /** Adds a row, and returns its id: a new UUID if none is given. */
+  async insert<K extends KindName<S>>(kind: K, columns: NewOf<S, K>, id?: IdOf<S, K>): Promise<IdOf<S, K>> {
+    const of = this.kind(kind);
+    const given = (id ?? writes.idFor(of)) as Id;
+    const parent = of.home === null ? null : ((columns as Columns)[of.home] as Id);
+    await this.write((tx, now) => writes.insert(tx, this.kinds, now, of, given, columns as Columns), of, parent);
+    return given as IdOf<S, K>;
   }
 
-  async renameConversation(id: Uuid, title: string | null): Promise<void> {
-    await this.write(null, (tx, now) => writes.renameConversation(tx, now, id, title));
+  /** Changes some columns of a row. */
+  async update<K extends KindName<S>>(kind: K, id: IdOf<S, K>, columns: PatchOf<S, K>): Promise<void> {
+    const of = this.kind(kind);
+    await this.write((tx, now) => writes.update(tx, this.kinds, now, of, id as Id, columns as Columns));
   }
 
-  /** Deletes a conversation with its messages. */
-  async deleteConversation(id: Uuid): Promise<void> {
-    await this.write(null, (tx) => writes.deleteConversation(tx, id));
-  }
-
-  /** Adds a message to a conversation, and returns its id. `role` must be one that the server accepts from devices. */
-  async sendMessage(
-    conversation: Uuid,
-    content: string,
-    { role = 'user', id = newId() }: { readonly role?: string; readonly id?: Uuid } = {},
-  ): Promise<Uuid> {
-    await this.write(conversation, (tx, now) => writes.sendMessage(tx, now, conversation, content, role, id));
-    return id;
-  }
-
-  /** Replaces the content of a message. */
-  async editMessage(id: Uuid, content: string): Promise<void> {
-    await this.write(null, (tx, now) => writes.editMessage(tx, now, id, content));
-  }
-
-  async deleteMessage(id: Uuid): Promise<void> {
-    await this.write(null, (tx) => writes.deleteMessage(tx, id));
+  /** Deletes a row, with the rows below it. */
+  async remove<K extends KindName<S>>(kind: K, id: IdOf<S, K>): Promise<void> {
+    const of = this.kind(kind);
+    await this.write((tx) => writes.remove(tx, this.kinds, of, id as Id));
   }
 
   /**
-   * Writes a rejected mutation again, with `text` if given. `key` is that of its row or of its entry in the quarantine.
+   * Writes a rejected mutation again, with other values of `columns` if given. `key` is that of its row or of its entry
+   * in the quarantine.
    */
-  async retry(key: number, text?: string): Promise<void> {
-    await this.write(null, (tx, now) => writes.retry(tx, now, key, text));
+  async retry(key: number, columns: Columns = {}): Promise<void> {
+    await this.write((tx, now) => writes.retry(tx, this.kinds, now, key, columns));
   }
 
   /** Deletes a rejected mutation. */
   async discard(key: number): Promise<void> {
-    await this.write(null, (tx) => writes.discard(tx, key));
+    await this.write((tx) => writes.discard(tx, key));
   }
 
   // ---- Connecting, disconnecting, cleaning, deleting ----
@@ -254,8 +273,9 @@ export class Sync {
   }
 
   /**
-   * Removes conversations that were not changed for half a year from this device, if storage runs low or is `full`.
-   * Conversations with unsent work stay; paging brings the others back. Returns how many were removed.
+   * Removes what was not changed for half a year from this device, if storage runs low or is `full`: rows without a
+   * parent, with the rows below them. Those with unsent work stay; paging brings the others back. Returns how many were
+   * removed.
    */
   cleanNow(full = false): Promise<number> {
     return this.cleaner.clean(full);
@@ -275,7 +295,7 @@ export class Sync {
     await this.ready;
     this.mustBeOpen();
     try {
-      await this.store.write((tx) => wipe(tx, discardUnsent));
+      await this.store.write((tx) => wipe(tx, this.kinds, discardUnsent));
       this.tabs.signal('destroyed');
       this.onDestroyed();
     } catch (error) {
@@ -296,10 +316,14 @@ export class Sync {
       if (meta.user !== '' && meta.user !== user) {
         throw new StoreError("this store is another user's: give each user a store with a name of its own");
       }
+      await reshape(tx, this.kinds);
       await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
     });
     await store.adopt?.(user);
     if (this.closed) return;
+    // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.
+    this.tabs.signal('kick');
+    this.tabs.touched(touchedAll());
     this.off = this.env.onAwake(() => {
       this.tabs.awake();
       if (this.tabs.leading) this.server.probe();
@@ -308,11 +332,24 @@ export class Sync {
     this.cleaner.start();
   }
 
-  private async write(home: Uuid | null, work: (tx: Writing, now: number) => Promise<unknown>): Promise<void> {
+  /** Throws TypeError for a name that is not in the schema. */
+  private kind(name: string): Kind {
+    const kind = this.kinds.get(name);
+    if (kind === undefined) throw new TypeError(`the schema has no kind ${name}`);
+    return kind;
+  }
+
+  /** `kind` and `parent`: of the only history that changes. */
+  private async write(
+    work: (tx: Writing, now: number) => Promise<unknown>,
+    kind?: Kind,
+    parent: Id | null = null,
+  ): Promise<void> {
     await this.ready;
     this.mustBeOpen();
     await this.store.write((tx) => work(tx, this.env.clock.now()));
-    this.touched(home === null ? touchedAll() : { ...touchedNothing(), conversations: new Set([home]) });
+    const only = kind && nameOf(kind, homeKey(kind, parent));
+    this.touched(only === undefined ? touchedAll() : { ...touchedNothing(), histories: new Set([only]) });
     if (this.tabs.leading) this.server.kick();
     else this.tabs.signal('kick');
   }
@@ -321,14 +358,19 @@ export class Sync {
     if (this.closed && !this.gone) throw new WriteError('this sync is closed');
   }
 
-  /** The store, while it is this user's: after a tab has destroyed it, no other tab may write to it again. */
-  private guarded({ store, user }: SyncOptions): Transactions {
+  /**
+   * The store, while it is this user's, and its rows are as this schema says: after a tab has destroyed it, or stored its
+   * rows by another schema, no other tab may write to it again.
+   */
+  private guarded({ store, user }: SyncOptions<S>): Transactions {
+    const shape = shapeOf(this.kinds);
     const guard =
       (how: 'read' | 'write') =>
       async <T>(work: (tx: Writing) => Promise<T>): Promise<T> => {
         try {
           return await store[how](async (tx: Reading) => {
-            if (this.gone || (await tx.meta()).user !== user) throw new Destroyed();
+            const meta = await tx.meta();
+            if (this.gone || meta.user !== user || meta.shape !== shape) throw new Destroyed();
             return work(tx as Writing);
           });
         } catch (error) {

@@ -16,7 +16,7 @@ type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
 
 type Message =
   | LeaderMessage
-  | { readonly k: 'touched'; readonly all: boolean; readonly conversations: readonly Uuid[] }
+  | { readonly k: 'touched'; readonly all: boolean; readonly histories: readonly string[] }
   | { readonly k: 'state'; readonly connection: ConnectionStatus }
   | { readonly k: 'page'; readonly id: Uuid; readonly asked: PageRequest; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
@@ -87,8 +87,8 @@ export class Tabs {
     if (!this.leading) this.signal('awake');
   }
 
-  touched({ all, conversations }: Touched): void {
-    this.post({ k: 'touched', all, conversations: [...conversations] });
+  touched({ all, histories }: Touched): void {
+    this.post({ k: 'touched', all, histories: [...histories] });
   }
 
   postStatus(): void {
@@ -136,7 +136,7 @@ export class Tabs {
         options.onTick();
         break;
       case 'touched':
-        options.onTouched(message.all ? touchedAll() : { conversations: new Set(message.conversations), all: false });
+        options.onTouched(message.all ? touchedAll() : { histories: new Set(message.histories), all: false });
         break;
       case 'state':
         if (!leading) options.onConnection(message.connection);

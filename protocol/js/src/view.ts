@@ -1,7 +1,9 @@
 /** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
 
+import type { Insert } from './mutation.js';
 import type { Entry } from './outbox.js';
-import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } from './rows.js';
+import { homeKey, keyOf, LOCAL, nameOf, orderOfRow, type Row } from './rows.js';
+import type { Id, Kind, RowOf, Schema } from './schema.js';
 
 /**
  * How certain a shown row is. synced: as the server sent it · acked: durable on the server, but not in the feed yet ·
@@ -11,41 +13,43 @@ import { compare, LOCAL, placeOf, type Conversation, type Message, type Uuid } f
 export type Certainty = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
 
 /** How an app marks a row. */
-interface Marks {
+export interface Marks {
   readonly state: Certainty;
   /** The last entry of the outbox that changed the row: the argument of `retry` and `discard`. */
   readonly key?: number;
   /** Why it was rejected: a code of SPEC.md, 8.4, and a sentence to show. */
   readonly code?: string;
   readonly reason?: string;
+  /** Rows may be missing between this row and the next older one. */
+  readonly hole: boolean;
 }
 
-export type ShownConversation = Conversation & Marks;
-export type ShownMessage = Message &
-  Marks & {
-    /** Messages may be missing between this message and the one before it. */
-    readonly hole: boolean;
-  };
+export type Shown = Row & Marks;
+/** A row of a schema's kind, as an app shows it. */
+export type ShownOf<S extends Schema, K extends string> = RowOf<S, K> & Marks;
+
+/** A row above others: their parent, its parent. */
+export interface Ancestor {
+  readonly kind: Kind;
+  readonly key: string;
+  /** null for a parent: rows have its id. */
+  readonly id: Id | null;
+}
 
 const RANK: readonly Certainty[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
 
-interface Cell<R> {
-  readonly row: R;
+interface Cell {
+  readonly row: Row;
   readonly state: Certainty;
   readonly entry?: Entry;
 }
 
-const cell = <R extends Conversation | Message>(row: R): Cell<R> => ({
-  row,
-  state: row.seq === LOCAL ? 'local' : 'synced',
-});
-
-function touch<R>(shown: Cell<R>, row: R, entry: Entry): Cell<R> {
+function touch(shown: Cell, row: Row, entry: Entry): Cell {
   const state = entry.state as Certainty;
   return { row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
 }
 
-const marks = ({ state, entry }: Cell<unknown>): Marks => ({
+const marks = ({ state, entry }: Cell): Omit<Marks, 'hole'> => ({
   state,
   ...(entry === undefined ? {} : { key: entry.key }),
   ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
@@ -54,97 +58,120 @@ const marks = ({ state, entry }: Cell<unknown>): Marks => ({
 /** In the order in which they take effect: rejected creations last, other rejected mutations not at all. */
 const inEffect = (entries: readonly Entry[]): Entry[] => [
   ...entries.filter((entry) => entry.state !== 'rejected'),
-  ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.kind.startsWith('+')),
+  ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.op === '+'),
 ];
 
+/** The row that an insert makes, as far as the device knows. `above`: the id of its parent's parent, if that is known. */
+export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number, above: Id | null): Row {
+  const row: Record<string, unknown> = {};
+  for (const name of kind.columns.keys()) row[name] = columns[name] ?? null;
+  if (kind.above !== null) row[kind.above] = above;
+  for (const name of [kind.created, kind.updated, kind.dated]) if (name !== null) row[name] = at;
+  return { ...row, kind: kind.name, seq, id };
+}
+
+/** A row as an update leaves it. */
+export const updated = (kind: Kind, row: Row, { columns, at }: Pick<Insert, 'columns' | 'at'>): Row => ({
+  ...row,
+  ...columns,
+  ...raised(row, kind.updated, at),
+});
+
+/** The change of a column that takes the latest instant. */
+export const raised = (row: Row, column: string | null, at: number): Record<string, unknown> =>
+  column === null ? {} : { [column]: Math.max(at, (row[column] as number | null) ?? at) };
+
 /**
- * Rows with the outbox's mutations applied, one after the other, as the server would apply them. A rejected creation
- * stays visible, so that no text disappears that the user wrote.
+ * Rows of a history with the outbox's mutations applied, one after the other, as the server would apply them. A rejected
+ * creation stays visible, so that nothing disappears that the user wrote.
  */
 class Overlay {
-  readonly conversations: Map<Uuid, Cell<Conversation>>;
-  readonly messages: Map<Uuid, Cell<Message>>;
-  readonly gone = new Set<Uuid>();
+  readonly cells: Map<string, Cell>;
+  private readonly gone = new Set<string>();
 
-  constructor(conversations: readonly Conversation[], messages: readonly Message[], entries: readonly Entry[]) {
-    this.conversations = new Map(conversations.map((row) => [row.id, cell(row)]));
-    this.messages = new Map(messages.map((row) => [row.id, cell(row)]));
-    for (const entry of inEffect(entries)) this.put(entry);
+  constructor(
+    private readonly kind: Kind,
+    /** null: rows of any home. */
+    private readonly home: string | null,
+    /** From the parent upwards. */
+    private readonly above: readonly Ancestor[],
+    held: readonly Row[],
+  ) {
+    this.cells = new Map(
+      held.map((row) => [keyOf(kind, row.id), { row, state: row.seq === LOCAL ? 'local' : 'synced' }]),
+    );
   }
 
-  private put(entry: Entry): void {
+  apply(entry: Entry): void {
+    const { kind } = this;
     const { mutation } = entry;
-    const { conversations, messages, gone } = this;
-    const rejected = entry.state === 'rejected';
-    const { id } = mutation;
-    switch (mutation.kind) {
-      case '+c':
-        if (!conversations.has(id) && !(gone.has(id) && rejected)) {
-          gone.delete(id);
-          const { title, at } = mutation;
-          const row: Conversation = { kind: 'c', seq: 0, id, title, createdAt: at, updatedAt: at };
-          conversations.set(id, { row, state: entry.state, entry });
-        }
-        break;
-      case '~c': {
-        const shown = conversations.get(id);
-        if (shown) {
-          const updatedAt = Math.max(mutation.at, shown.row.updatedAt);
-          conversations.set(id, touch(shown, { ...shown.row, title: mutation.title, updatedAt }, entry));
-        }
-        break;
+    if (mutation.kind === kind.name) return this.own(entry, keyOf(kind, mutation.id));
+    const at = this.above.findIndex(
+      (row) => row.kind.name === mutation.kind && row.key === keyOf(row.kind, mutation.id),
+    );
+    if (at >= 0) return this.ancestor(entry, at);
+    const child = kind.children.find(({ name }) => name === mutation.kind);
+    if (child?.touches && mutation.op === '+' && entry.state !== 'rejected') this.raise(child, mutation);
+  }
+
+  private own(entry: Entry, key: string): void {
+    const { kind, cells, gone } = this;
+    const { mutation } = entry;
+    const shown = cells.get(key);
+    const names = mutation.op !== '+' && (kind.dated === null || shown?.row[kind.dated] === mutation.dated);
+    switch (mutation.op) {
+      case '+': {
+        if (shown || (gone.has(key) && entry.state === 'rejected')) return;
+        const home = kind.home === null ? '' : homeKey(kind, mutation.columns[kind.home] as Id);
+        // A parent that is not held may be outside of the window. Only a deleted one hides its rows.
+        if ((this.home !== null && home !== this.home) || (kind.parent && gone.has(nameOf(kind.parent, home)))) return;
+        gone.delete(key);
+        cells.set(key, { row: rowFrom(kind, mutation, 0, this.above[1]?.id ?? null), state: entry.state, entry });
+        return;
       }
-      case '-c':
-        gone.add(id);
-        conversations.delete(id);
-        for (const { row } of messages.values()) if (row.conversationId === id) messages.delete(row.id);
-        break;
-      case '+m': {
-        const { conversationId, role, content, at } = mutation;
-        // A conversation that is not held may be outside of the window. Only a deleted one hides its messages.
-        if (messages.has(id) || gone.has(conversationId) || (gone.has(id) && rejected)) break;
-        const row: Message = { kind: 'm', seq: 0, id, conversationId, role, content, createdAt: at, updatedAt: at };
-        messages.set(id, { row, state: entry.state, entry });
-        const home = conversations.get(conversationId);
-        if (home && home.row.updatedAt < at && !rejected) {
-          conversations.set(conversationId, { ...home, row: { ...home.row, updatedAt: at } });
-        }
-        break;
-      }
-      case '~m': {
-        const shown = messages.get(id);
-        if (shown?.row.createdAt === mutation.createdAt) {
-          const updatedAt = Math.max(mutation.at, shown.row.updatedAt);
-          messages.set(id, touch(shown, { ...shown.row, content: mutation.content, updatedAt }, entry));
-        }
-        break;
-      }
-      case '-m':
-        gone.add(id);
-        if (messages.get(id)?.row.createdAt === mutation.createdAt) messages.delete(id);
-        break;
+      case '~':
+        if (shown && names) cells.set(key, touch(shown, updated(kind, shown.row, mutation), entry));
+        return;
+      case '-':
+        gone.add(key);
+        if (shown && names) cells.delete(key);
     }
   }
+
+  private ancestor({ mutation, state }: Entry, at: number): void {
+    const name = ({ kind, key }: Ancestor): string => nameOf(kind, key);
+    if (mutation.op === '-') {
+      for (const below of this.above.slice(0, at + 1)) this.gone.add(name(below));
+      this.cells.clear();
+    } else if (mutation.op === '+' && state !== 'rejected') {
+      this.gone.delete(name(this.above[at] as Ancestor));
+    }
+  }
+
+  private raise(child: Kind, mutation: Insert): void {
+    const key = homeKey(child, mutation.columns[child.home as string] as Id);
+    const shown = this.cells.get(key);
+    if (shown)
+      this.cells.set(key, { ...shown, row: { ...shown.row, ...raised(shown.row, child.touches, mutation.at) } });
+  }
 }
 
-/** Newest first. `held`: the rows to show, and those that the outbox changes. */
-export function showConversations(held: readonly Conversation[], entries: readonly Entry[]): ShownConversation[] {
-  const overlay = new Overlay(held, [], entries);
-  return [...overlay.conversations.values()]
-    .map((shown) => ({ ...shown.row, ...marks(shown) }))
-    .sort((a, b) => compare(placeOf(b), placeOf(a)));
-}
-
-/** The messages of one conversation, oldest first. `holed`: messages may be missing between those that are held. */
-export function showMessages(
-  conversation: Uuid,
-  held: readonly Message[],
+/**
+ * Rows of one history (of any, if `home` is null), newest first. `held`: the rows to show, and those that the outbox
+ * changes. `above`: the rows above them, from the parent upwards. `holed`: rows may be missing between those held.
+ */
+export function show(
+  kind: Kind,
+  home: string | null,
+  above: readonly Ancestor[],
+  held: readonly Row[],
   entries: readonly Entry[],
   holed: boolean,
-): ShownMessage[] {
-  const overlay = new Overlay([], held, entries);
-  return [...overlay.messages.values()]
-    .filter((shown) => shown.row.conversationId === conversation)
-    .map((shown) => ({ ...shown.row, ...marks(shown), hole: holed && shown.row.seq > 0 }))
-    .sort((a, b) => compare(placeOf(a), placeOf(b)));
+): Shown[] {
+  const overlay = new Overlay(kind, home, above, held);
+  for (const entry of inEffect(entries)) overlay.apply(entry);
+  return [...overlay.cells.values()]
+    .map((cell) => ({ cell, order: orderOfRow(kind, cell.row) }))
+    .sort((a, b) => (a.order < b.order ? 1 : -1))
+    .map(({ cell }): Shown => ({ ...cell.row, ...marks(cell), hole: holed && cell.row.seq > 0 }));
 }

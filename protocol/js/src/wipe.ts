@@ -1,5 +1,6 @@
 /** Removes everything of a user from a store, as when they sign out. */
 
+import type { Kinds } from './schema.js';
 import { newMeta, type Writing } from './store.js';
 import { newId } from './uuid.js';
 
@@ -16,17 +17,13 @@ export class UnsentError extends Error {
  * Removes everything of this user, and takes the lease from the tab that leads. Throws UnsentError if there are writes
  * that wait, were rejected, may be lost on the server, or never left the device.
  */
-export async function wipe(tx: Writing, discardUnsent: boolean): Promise<void> {
+export async function wipe(tx: Writing, kinds: Kinds, discardUnsent: boolean): Promise<void> {
   const entries = await tx.entries();
-  const conversations = await tx.localConversations();
-  const messages = await tx.localMessages();
-  const unsent = entries.filter(({ state, seq }) => state !== 'acked' || seq === null);
-  const count = unsent.length + conversations.length + messages.length;
+  let count = entries.filter(({ state, seq }) => state !== 'acked' || seq === null).length;
+  for (const kind of kinds.values()) count += (await tx.local(kind)).length;
   if (count > 0 && !discardUnsent) throw new UnsentError(count);
   await tx.dropEntries(entries.map((entry) => entry.key));
-  await tx.dropConversations(conversations.map((row) => row.id));
-  await tx.dropMessages(messages.map((row) => row.id));
-  await tx.dropSynced();
+  await tx.clear(true);
   const { lease, adopted } = await tx.meta();
   await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted });
 }

@@ -12,10 +12,10 @@ import { StoreError, type Store } from '../src/store.js';
 import { DexieStore } from '../src/store/dexie.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
-import type { Sync } from '../src/sync.js';
+import type { ChatSync as Sync } from '../src/chat.js';
 import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
-import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
+import { C, conversation, CONVERSATION, id, M, message, MESSAGE, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
 
 const app = new App();
@@ -55,10 +55,10 @@ describe.each(KINDS)('destroy, $name', ({ make }) => {
     expect(app.world.network.sockets.size).toBe(0);
     const after = await reopen();
     await after.read(async (tx) => {
-      expect(await tx.meta()).toMatchObject({ user: '', cursor: null, position: null, profile: null, nextN: 1 });
+      expect(await tx.meta()).toMatchObject({ user: '', cursor: null, position: null, nextN: 1 });
       expect((await tx.meta()).clientId).not.toBe(before.clientId);
-      expect(await tx.newestConversations(null, 9)).toEqual([]);
-      expect(await tx.messagesOf(home)).toEqual([]);
+      expect(await tx.all(CONVERSATION)).toEqual([]);
+      expect(await tx.of(MESSAGE, home)).toEqual([]);
       expect(await tx.entries()).toEqual([]);
     });
     const again = app.open({ store: after });
@@ -117,7 +117,7 @@ describe('after destroy', () => {
       deleteMessage: () => sync.deleteMessage(M(1)),
       retry: () => sync.retry(1),
       discard: () => sync.discard(1),
-      loadOlder: () => sync.loadOlder(home),
+      loadOlder: () => sync.loadOlder('message', home),
       conversations: () => sync.conversations().read(),
       messages: () => sync.messages(home).read(),
       quarantine: () => sync.quarantine.read(),
@@ -166,14 +166,14 @@ describe('other tabs', () => {
       const store = new MemoryStore();
       const gone = async (): Promise<boolean> =>
         store.read(async (tx) => {
-          const left = [...(await tx.newestConversations(null, 9)), ...(await tx.entries())];
+          const left = [...(await tx.all(CONVERSATION)), ...(await tx.entries())];
           return (await tx.meta()).user === '' && left.length === 0;
         });
       return { store: () => store, gone };
     },
     IndexedDB: () => {
       const name = `destroy-${++count}`;
-      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(name)) };
+      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(`${name}/kinds`)) };
     },
   };
 
@@ -267,12 +267,12 @@ describe('what stays elsewhere on the device', () => {
     await sync.deleteMessage(M(1));
     await synced(sync);
     await destroy(sync);
-    expect(await Dexie.exists(name)).toBe(false);
+    expect(await Dexie.exists(`${name}/kinds`)).toBe(false);
     expect(await old.table('conversations').toArray()).toEqual([{ id: C(2), userId: id(2) }]);
     expect((await old.table('messages').toArray()).map((row: { id: string }) => row.id)).toEqual([M(2)]);
     const again = open();
     await synced(again);
-    expect([...app.server.state.messages.keys()]).toEqual([M(3)]);
+    expect([...app.server.messages.keys()]).toEqual([M(3)]);
     old.close();
   });
 
@@ -297,7 +297,7 @@ describe('what stays elsewhere on the device', () => {
     const after = new DexieStore(options);
     expect(await after.read((tx) => tx.meta())).toMatchObject({ user: '', lease: lease + 1 });
     await synced(app.open({ store: after }));
-    expect(app.server.state.messages.size).toBe(0);
+    expect(app.server.messages.size).toBe(0);
   });
 
   it('no text stays in the file of SQLite, nor beside it', async () => {
@@ -305,8 +305,11 @@ describe('what stays elsewhere on the device', () => {
     const path = join(folder, 'device.sqlite');
     const store = new SqliteStore(sqliteDriver(path));
     await store.write(async (tx) => {
-      await tx.putConversations([conversation(1, 5)]);
-      await tx.putMessages(Array.from({ length: 200 }, (_, n) => message(n, 1, 5, { content: `my secret ${n}` })));
+      await tx.put(CONVERSATION, [conversation(1, 5)]);
+      await tx.put(
+        MESSAGE,
+        Array.from({ length: 200 }, (_, n) => message(n, 1, 5, { content: `my secret ${n}` })),
+      );
     });
     const sync = app.alone({ store });
     await sync.createConversation('another secret');
@@ -321,14 +324,14 @@ describe('what stays elsewhere on the device', () => {
     const sync = app.open({ store: new DexieStore({ name }), getToken: () => tokenOf(USER) });
     await synced(sync);
     const frozen = await new Promise<IDBDatabase>((resolve) => {
-      const opening = indexedDB.open(name);
+      const opening = indexedDB.open(`${name}/kinds`);
       opening.onsuccess = () => resolve(opening.result);
     });
     await destroy(sync);
-    const rows = frozen.transaction(['conversationRows', 'messageRows', 'outbox']).objectStore('outbox').count();
+    const rows = frozen.transaction(['rows', 'outbox']).objectStore('outbox').count();
     await new Promise((resolve) => (rows.onsuccess = resolve));
     expect(rows.result).toBe(0);
     frozen.close();
-    await pass(async () => !(await Dexie.exists(name)));
+    await pass(async () => !(await Dexie.exists(`${name}/kinds`)));
   });
 });

@@ -4,9 +4,10 @@ import { expect, it } from 'vitest';
 
 import type { Status } from '../src/status.js';
 import { MemoryStore } from '../src/store/memory.js';
-import type { Sync } from '../src/sync.js';
+import type { ChatSync as Sync } from '../src/chat.js';
 import { App } from './support/app.js';
-import { C, conversation, id, M, message } from './support/rows.js';
+import { newConversation } from './support/model.js';
+import { C, conversation, CONVERSATION, id, M, message, MESSAGE } from './support/rows.js';
 
 const app = new App();
 
@@ -53,11 +54,11 @@ it('a write that was under way when its tab closed succeeds, and its promise res
 it('a page that was asked of a closing leader comes from the next one, or its promise resolves with offline', async () => {
   for (let n = 1; n <= 3; n++) {
     const at = (app.world.clock.now() - 10_000_000) * 1000;
-    app.server.push(id(99), n, [['+c', C(n), `c${n}`, at]]);
+    app.server.push(id(99), n, [newConversation(C(n), `c${n}`, at)]);
     for (let i = 1; i <= 60; i++) app.server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
   }
   const store = new Shared();
-  const leader = app.open({ store, window: { conversations: 3, messages: 2 } });
+  const leader = app.open({ store, window: { conversation: 3, message: 2 } });
   const others = [1, 2, 3].map(() => app.open({ store }));
   await app.world.clock.pass(0);
   app.world.network.mode = 'dead';
@@ -121,7 +122,7 @@ it('a tab that was replaced while its store failed comes back when it becomes vi
 const late = (): void => {
   for (const peer of app.server.peers) peer.following = false;
 };
-const written = (): string[] => [...app.server.state.messages.values()].map((row) => row.content);
+const written = (): string[] => [...app.server.messages.values()].map((row) => row.content);
 const shown = async (sync: Sync): Promise<unknown[]> =>
   (await sync.messages(C(1)).read()).rows.map((row) => [row.content, row.state]);
 
@@ -210,8 +211,9 @@ it('a renewal that the store refuses leaves the device able to connect', async (
 it('a device that never synced shows all its rows', async () => {
   const store = new Shared();
   await store.write(async (tx) => {
-    await tx.putConversations([conversation(1, 0)]);
-    await tx.putMessages(
+    await tx.put(CONVERSATION, [conversation(1, 0)]);
+    await tx.put(
+      MESSAGE,
       Array.from({ length: 120 }, (_, i) => message(1001 + i, 1, 0, { createdAt: 1_000_000 * (i + 1) })),
     );
   });

@@ -4,7 +4,7 @@
 
 import { describe, expect, it } from 'vitest';
 
-import { CODECS } from '../src/codec.js';
+import { codecsFor } from '../src/codec.js';
 import { addEntry } from '../src/entries.js';
 import type { Limits } from '../src/frames.js';
 import { Ingest } from '../src/ingest.js';
@@ -13,22 +13,20 @@ import type { Push } from '../src/outbox.js';
 import type { Event } from '../src/session.js';
 import { Deposed } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { C } from './support/rows.js';
+import { C, CHAT_KINDS as kinds } from './support/rows.js';
 
 const limits: Limits = {
   frameBytes: 20_000,
   pageRows: 7,
   pagesInFlight: 2,
   mutations: 3,
-  titleBytes: 99,
-  contentBytes: 99,
 };
 
 const ingestOf = (store: MemoryStore, now: () => number): Ingest =>
   new Ingest({
     store,
-    codec: CODECS.json,
-    window: { conversations: 1, messages: 1 },
+    codec: codecsFor(kinds).json,
+    window: { conversation: 1, message: 1 },
     now,
     random: () => 1,
     onTouched: () => undefined,
@@ -38,6 +36,7 @@ const welcome = (change: { readonly mode?: string; readonly why?: string; readon
   t: 'welcome',
   session: 's',
   epoch: 'e',
+  schema: 'h',
   tier: 'pro',
   mode: 'resumed',
   why: null,
@@ -115,7 +114,9 @@ describe('on another connection', () => {
     const store = new MemoryStore();
     await store.write(async (tx) => {
       for (let n = 1; n <= count; n++) {
-        await tx.putEntries([{ ...(await addEntry(tx, { kind: '-c', id: C(n) })), state: 'acked', seq }]);
+        await tx.putEntries([
+          { ...(await addEntry(tx, kinds, { op: '-', kind: 'conversation', id: C(n) })), state: 'acked', seq },
+        ]);
       }
       await tx.setMeta({ cursor: 'AAAA', position: seq - 1 });
     });
@@ -156,7 +157,7 @@ describe('on another connection', () => {
     ['snapshot', 'too_old'],
   ])('an acknowledged mutation is pushed again, and stays acked meanwhile: %s, %s', async (mode, why) => {
     const { store, ingest } = await acked(4, 9);
-    await store.write((tx) => addEntry(tx, { kind: '-c', id: C(5) }));
+    await store.write((tx) => addEntry(tx, kinds, { op: '-', kind: 'conversation', id: C(5) }));
     await ingest.apply(welcome({ mode, ...(why !== null && { why }) }));
     expect(await held(store)).toEqual([...[1, 2, 3, 4].map((n) => [n, 'acked', null]), [5, 'pending', null]]);
     expect(await push(ingest)).toMatchObject({ n: 1, held: 1, mutations: [1, 2, 3].map((n) => ({ id: C(n) })) });

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 
-import { byteLength, CODECS } from '../src/codec.js';
+import { byteLength, codecsFor } from '../src/codec.js';
 import type { Limits } from '../src/frames.js';
 import { mergeLocal } from '../src/merge.js';
 import { NUMBER_END, type Mutation, WriteError } from '../src/mutation.js';
@@ -20,21 +20,21 @@ import {
 } from '../src/outbox.js';
 import { LOCAL } from '../src/rows.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { C, conversation, M, message } from './support/rows.js';
+import { C, CHAT_KINDS as kinds, conversation, CONVERSATION, M, message, MESSAGE } from './support/rows.js';
+
+const CODECS = codecsFor(kinds);
 
 const LIMITS: Limits = {
   frameBytes: 10_000,
   pageRows: 1,
   pagesInFlight: 1,
   mutations: 3,
-  titleBytes: 10,
-  contentBytes: 10,
 };
 const HEAD: Head = { nextKey: 9, nextN: 9, bounds: { frameBytes: 1000 } };
 const entry = (n: number, change: Partial<Entry> = {}): Entry => ({
   key: n,
   n,
-  mutation: { kind: '-c', id: C(n) },
+  mutation: { op: '-', kind: 'conversation', id: C(n) },
   state: 'pending',
   seq: null,
   code: null,
@@ -42,7 +42,9 @@ const entry = (n: number, change: Partial<Entry> = {}): Entry => ({
   ...change,
 });
 const big = (n: number, length: number): Entry =>
-  entry(n, { mutation: { kind: '~m', id: M(n), createdAt: 1, content: 'x'.repeat(length), at: 1 } });
+  entry(n, {
+    mutation: { op: '~', kind: 'message', id: M(n), dated: 1, columns: { content: 'x'.repeat(length) }, at: 1 },
+  });
 
 describe('the next push', () => {
   const next = (entries: readonly Entry[], limits: Partial<Limits> = {}) =>
@@ -64,7 +66,7 @@ describe('the next push', () => {
     const push = next([outgrown, entry(2)], { frameBytes: 1000 });
     expect(push?.mutations).toEqual([null, entry(2).mutation]);
     const results = [
-      { kind: 'rejected' as const, n: 1, code: 'malformed', message: '?' },
+      { kind: 'rejected' as const, n: 1, code: 'malformed', message: '?', column: null },
       { kind: 'applied' as const, n: 2, seq: 5 },
     ];
     const { put, drop } = acknowledge([outgrown, entry(2)], push!, results, 4);
@@ -120,7 +122,13 @@ describe('what was acknowledged', () => {
     expect(advance([acked(3, 8), acked(5, 9)], 8).drop).toEqual([3]);
   });
   it('an acked entry goes to quarantine if this database rejects it', () => {
-    const results = [3, 4, 5].map((n) => ({ kind: 'rejected' as const, n, code: 'refused', message: 'No.' }));
+    const results = [3, 4, 5].map((n) => ({
+      kind: 'rejected' as const,
+      n,
+      code: 'refused',
+      message: 'No.',
+      column: null,
+    }));
     const { put, drop } = acknowledge([acked(3), acked(5, 9)], push, results, 8);
     expect(put).toMatchObject([{ key: 3, state: 'rejected', code: 'refused', message: 'No.' }]);
     expect(drop).toEqual([]);
@@ -139,10 +147,10 @@ describe('what was acknowledged', () => {
 
 describe('numbers', () => {
   it('each number is given once, until there are none left', () => {
-    const mutation: Mutation = { kind: '-c', id: C(1) };
-    expect(add(HEAD, mutation)).toMatchObject({ key: 9, n: 9, state: 'pending' });
-    expect(() => add({ ...HEAD, nextN: NUMBER_END + 1 }, mutation)).toThrow(WriteError);
-    expect(() => add(HEAD, big(1, 1000).mutation)).toThrow('fits in no frame');
+    const mutation: Mutation = { op: '-', kind: 'conversation', id: C(1) };
+    expect(add(HEAD, kinds, mutation)).toMatchObject({ key: 9, n: 9, state: 'pending' });
+    expect(() => add({ ...HEAD, nextN: NUMBER_END + 1 }, kinds, mutation)).toThrow(WriteError);
+    expect(() => add(HEAD, kinds, big(1, 1000).mutation)).toThrow('fits in no frame');
   });
   const entries = [
     entry(1, { state: 'acked', seq: 1 }),
@@ -183,34 +191,39 @@ describe('numbers', () => {
 });
 
 it('a retry changes the time or id if the rejection asks for it', () => {
-  const rejected = (code: string): Entry =>
-    entry(1, { state: 'rejected', code, mutation: { kind: '+c', id: C(1), title: 'a', at: 1 } });
-  expect(corrected(rejected('refused'), undefined, 5, C(9))).toEqual({ kind: '+c', id: C(1), title: 'a', at: 1 });
-  expect(corrected(rejected('bad_time'), 'b', 5, C(9))).toEqual({ kind: '+c', id: C(1), title: 'b', at: 5 });
-  expect(corrected(rejected('bad_id'), undefined, 5, C(9))).toMatchObject({ id: C(9) });
+  const made = (title: string, at: number): Mutation => ({
+    op: '+',
+    kind: 'conversation',
+    id: C(1),
+    columns: { title },
+    at,
+  });
+  const rejected = (code: string): Entry => entry(1, { state: 'rejected', code, mutation: made('a', 1) });
+  expect(corrected(rejected('refused'), {}, 5, C(9))).toEqual(made('a', 1));
+  expect(corrected(rejected('bad_time'), { title: 'b' }, 5, C(9))).toEqual(made('b', 5));
+  expect(corrected(rejected('bad_id'), {}, 5, C(9))).toMatchObject({ id: C(9) });
 });
 
 it('local work that exceeds the limits goes to quarantine: it is neither pushed nor lost', async () => {
   const store = new MemoryStore();
   await store.write(async (tx) => {
-    await tx.putConversations([conversation(1, LOCAL)]);
-    await tx.putMessages([
-      message(1, 1, LOCAL, { content: 'far too long' }),
+    await tx.put(CONVERSATION, [conversation(1, LOCAL)]);
+    await tx.put(MESSAGE, [
+      message(1, 1, LOCAL, { content: 'x'.repeat(100_001) }),
       message(2, 1, LOCAL, { content: 'ok', updatedAt: 2001 }),
       message(3, 1, LOCAL, { content: '\ud800' }),
     ]);
-    await tx.setMeta({ bounds: { frameBytes: 1000, contentBytes: 5 } });
-    await mergeLocal(tx);
-    expect(await tx.localConversations()).toEqual([]);
-    expect(await tx.localMessages()).toEqual([]);
+    await mergeLocal(tx, kinds, 1);
+    expect(await tx.local(CONVERSATION)).toEqual([]);
+    expect(await tx.local(MESSAGE)).toEqual([]);
   });
   const entries = await store.read((tx) => tx.entries());
-  expect(entries.map((e) => [e.n, e.mutation.kind, e.state])).toEqual([
-    [1, '+c', 'pending'],
-    [0, '+m', 'rejected'],
-    [2, '+m', 'pending'],
-    [3, '~m', 'pending'],
-    [0, '+m', 'rejected'],
+  expect(entries.map((e) => [e.n, e.mutation.op, e.mutation.kind, e.state])).toEqual([
+    [1, '+', 'conversation', 'pending'],
+    [0, '+', 'message', 'rejected'],
+    [2, '+', 'message', 'pending'],
+    [3, '~', 'message', 'pending'],
+    [0, '+', 'message', 'rejected'],
   ]);
   expect(entries.map((e) => e.code)).toEqual([null, 'too_long', null, null, 'bad_text']);
   expect(await store.read((tx) => tx.meta())).toMatchObject({ nextKey: 6, nextN: 4, merging: 3 });

@@ -5,17 +5,17 @@ import { act, cleanup, render, screen } from '@testing-library/react';
 import { StrictMode } from 'react';
 import { afterEach, expect, it } from 'vitest';
 
+import { createChatSync, type ChatSync } from '../src/chat.js';
 import { useConversations, useMessages, useStatus, useSync } from '../src/react.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { createSync, type Sync } from '../src/sync.js';
-import { ModelServer } from './support/model.js';
+import { ModelServer, newConversation } from './support/model.js';
 import { C, id, M, tokenOf } from './support/rows.js';
 import { quiet, World } from './support/world.js';
 
 afterEach(cleanup);
 (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
 
-function Chat({ sync }: { readonly sync: Sync }) {
+function Chat({ sync }: { readonly sync: ChatSync }) {
   const { state, pending } = useStatus(sync);
   const conversations = useConversations(sync);
   const messages = useMessages(sync, C(1), 2);
@@ -32,12 +32,12 @@ function Chat({ sync }: { readonly sync: Sync }) {
 it('the hooks show the rows of the store, and their changes', async () => {
   const server = new ModelServer();
   const world = new World(server);
-  server.push(id(9), 1, [['+c', C(1), 'Trip', 5]]);
+  server.push(id(9), 1, [newConversation(C(1), 'Trip', 5)]);
   for (let i = 1; i <= 4; i++) server.message(C(1), M(i), `${i}`, 1_500_000_000_000_000 + i);
-  const made: Sync[] = [];
+  const made: ChatSync[] = [];
   function App() {
     const sync = useSync(() => {
-      const each = createSync({
+      const each = createChatSync({
         url: 'wss://test/sync',
         store: new MemoryStore(),
         user: id(1),

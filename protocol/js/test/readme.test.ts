@@ -14,7 +14,7 @@ const map = readme.slice(readme.indexOf('## Working on the library'));
 const groups = map
   .split(/^\| [^`\n]+ \| \|$/m)
   .slice(2) // after the commands
-  .map((group) => [...group.matchAll(/`([a-z_/]+\.ts)`/g)].map((match) => match[1] as string));
+  .map((group) => [...group.matchAll(/`([a-z_./]+\.ts)`/g)].map((match) => match[1] as string));
 
 it('the map of the library names each of its files once', () => {
   expect(groups.flat().sort()).toEqual(sources.sort());
@@ -34,9 +34,14 @@ it('a file imports, apart from types, only from its own group of the map and fro
 });
 
 it('each public call of a Sync is described', () => {
-  const body = read('sync.ts').split('  // ---- Internals ----')[0] ?? '';
-  const calls = [...body.matchAll(/^ {2}(?:async )?([a-z]\w+)\(/gm)].map((match) => match[1] as string);
-  expect(calls).toContain('sendMessage');
-  const missing = calls.filter((call) => call !== 'constructor' && !new RegExp(`\\b${call}\\(`).test(readme));
+  const chat = read('chat.ts').split('export class ChatSync')[1]?.split('\n}\n')[0];
+  const body = `${read('sync.ts').split('  // ---- Internals ----')[0]}${chat}`;
+  const calls = [...body.matchAll(/^ {2}(?:override )?(?:async )?([a-z]\w+)(?:<[^(]*>)?\(/gm)].map(
+    (match) => match[1] as string,
+  );
+  expect(calls).toEqual(expect.arrayContaining(['insert', 'list', 'sendMessage']));
+  const missing = calls.filter(
+    (call) => !['constructor', 'super'].includes(call) && !new RegExp(`\\b${call}\\(`).test(readme),
+  );
   expect(missing).toEqual([]);
 });

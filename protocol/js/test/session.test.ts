@@ -6,7 +6,7 @@ import { ProtocolError } from '../src/codec.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import { ALLOWED, Session, StateError, type State } from '../src/session.js';
-import { C, id } from './support/rows.js';
+import { C, CHAT_KINDS as kinds, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
 const LIMITS = {
@@ -14,8 +14,6 @@ const LIMITS = {
   page_rows: 100,
   pages_in_flight: 1,
   mutations: 2,
-  title_bytes: 9,
-  content_bytes: 9,
 };
 const welcome = (mode: string): object => ({
   t: 'welcome',
@@ -31,6 +29,7 @@ const welcome = (mode: string): object => ({
 });
 const FRAMES: Record<string, object> = {
   welcome: welcome('resumed'),
+  schema: { t: 'schema', hash: 'h', kinds: [] },
   snapshot: { t: 'snapshot', as_of: 1, rows: [], cursor: CURSOR },
   changes: { t: 'changes', from: CURSOR, to: CURSOR, rows: [], seq: 1 },
   live: { t: 'live', cursor: CURSOR, seq: 1 },
@@ -42,7 +41,7 @@ const FRAMES: Record<string, object> = {
 };
 
 function inState(state: State): Session {
-  const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
+  const session = new Session({ kinds, token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
   const receive = (frame: object): unknown => session.receive(JSON.stringify(frame));
   if (state === 'new') return session;
   session.hello();
@@ -59,6 +58,9 @@ function inState(state: State): Session {
 }
 
 const of = (n: number, ...mutations: (Mutation | null)[]): Push => ({ n, mutations, held: n });
+
+const DELETION: Mutation = { op: '-', kind: 'conversation', id: C(1) };
+const LIST = { kind: 'conversation', parent: null, before: null };
 
 const STATES: readonly State[] = ['new', 'greeting', 'snapshot_due', 'snapshot', 'catching_up', 'live', 'broken'];
 
@@ -84,7 +86,7 @@ describe.each(STATES)('in state %s', (state) => {
     if (state === 'new' || state === 'broken') expect(() => session.ping()).toThrow(StateError);
     else expect(session.ping()).toBe('{"t":"ping"}');
     if (!welcomed) expect(() => session.push(of(1))).toThrow(StateError);
-    if (!inStep) expect(() => session.askPage(null, null, 1)).toThrow(StateError);
+    if (!inStep) expect(() => session.askPage(LIST, 1)).toThrow(StateError);
   });
 });
 
@@ -121,11 +123,12 @@ describe('a session', () => {
 
   it('as many pages are asked for as are permitted, and each is answered once', () => {
     const session = inState('live');
-    const [page, frame] = session.askPage(C(1), [5, C(2)], 10);
+    const [page, frame] = session.askPage({ kind: 'message', parent: C(1), before: [5, C(2)] }, 10);
     expect(JSON.parse(frame as string)).toEqual({
       t: 'page',
       id: page,
-      conversation: C(1),
+      kind: 'message',
+      parent: C(1),
       before: [5, C(2)],
       limit: 10,
     });
@@ -140,7 +143,7 @@ describe('a session', () => {
   it('one push is unanswered at a time, and its ack has one result for each mutation in its order', () => {
     const push = (): Session => {
       const session = inState('live');
-      session.push(of(5, { kind: '-c', id: C(1) }, null));
+      session.push(of(5, DELETION, null));
       return session;
     };
     expect(push().mayPush).toBe(false);
@@ -169,10 +172,17 @@ describe('a session', () => {
   });
 
   it('hello has client_id, cursor and generation, and a push says what is held', () => {
-    const session = new Session({ token: 't', clientId: id(1), cursor: CURSOR, generation: 7, encoding: 'json' });
+    const session = new Session({
+      kinds,
+      token: 't',
+      clientId: id(1),
+      cursor: CURSOR,
+      generation: 7,
+      encoding: 'json',
+    });
     expect(JSON.parse(session.hello() as string)).toMatchObject({ client_id: id(1), cursor: CURSOR, generation: 7 });
-    const push = inState('live').push({ n: 5, held: 3, mutations: [{ kind: '-c', id: C(1) }] });
-    expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-c', C(1)]] });
+    const push = inState('live').push({ n: 5, held: 3, mutations: [DELETION] });
+    expect(JSON.parse(push as string)).toEqual({ t: 'push', n: 5, held: 3, mutations: [['-', 'c', C(1)]] });
   });
 
   it('a push that got an error may be sent again; the number that a gap expects is not its own', () => {
@@ -204,7 +214,7 @@ describe('a session', () => {
   });
 
   it('a welcome resumes only from a cursor that hello gave', () => {
-    const session = new Session({ token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
+    const session = new Session({ kinds, token: 't', clientId: id(1), cursor: null, generation: 7, encoding: 'json' });
     session.hello();
     expect(() => receive(session, welcome('resumed'))).toThrow('mode');
     expect(() => receive(inState('greeting'), welcome('surprise'))).toThrow('mode');
@@ -215,11 +225,12 @@ describe('a session', () => {
     expect(
       () =>
         new Session({
+          kinds,
           token: '',
           clientId: id(1),
           cursor: null,
           generation: 7,
-          window: { conversations: 501, messages: 1 },
+          window: { conversation: 501 },
         }),
     ).toThrow(RangeError);
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);

@@ -8,10 +8,11 @@ import { LOCAL } from '../src/rows.js';
 import type { Status } from '../src/status.js';
 import { StoreError, type Store } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import type { Sync } from '../src/sync.js';
+import type { ChatSync as Sync } from '../src/chat.js';
 import type { TokenReason } from '../src/token.js';
 import { App, USER } from './support/app.js';
-import { C, conversation, id, M, message, tokenOf } from './support/rows.js';
+import { newConversation } from './support/model.js';
+import { C, conversation, CONVERSATION, id, M, message, MESSAGE, tokenOf } from './support/rows.js';
 import { quiet } from './support/world.js';
 
 const app = new App();
@@ -23,7 +24,7 @@ const now = (): number => app.world.clock.now() * 1000;
 
 /** Another device writes a conversation with messages 1 … count, a second apart. */
 function history(n: number, count: number, at = now() - 10_000_000_000): void {
-  app.server.push(id(99), (app.server.state.clients.get(id(99))?.n ?? 0) + 1, [['+c', C(n), `c${n}`, at]]);
+  app.server.push(id(99), (app.server.state.clients.get(id(99))?.n ?? 0) + 1, [newConversation(C(n), `c${n}`, at)]);
   for (let i = 1; i <= count; i++) app.server.message(C(n), M(1000 * n + i), `${i}`, at + i * 1_000_000);
 }
 
@@ -42,7 +43,7 @@ describe('offline first', () => {
     app.world.network.mode = 'up';
     await app.world.clock.pass(2_000);
     expect((await sync.messages(home).read()).rows).toMatchObject([{ content: 'Hello', state: 'synced' }]);
-    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null, tier: null });
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null, tier: 'pro' });
     expect((await status(sync)).lastLive).toBeGreaterThan(0);
   });
 
@@ -67,9 +68,9 @@ describe('offline first', () => {
       code: 'bad_text',
       message: expect.stringContaining('half of a surrogate pair'),
     });
-    await expect(sync.sendMessage(home, 'x'.repeat(101))).rejects.toMatchObject({
+    await expect(sync.sendMessage(home, 'x'.repeat(100_001))).rejects.toMatchObject({
       code: 'too_long',
-      message: expect.stringContaining('101 bytes of UTF-8'),
+      message: expect.stringContaining('100001 bytes'),
     });
     await expect(sync.sendMessage('HOME', 'x')).rejects.toThrow(WriteError);
     await expect(sync.editMessage(M(1), 'x')).rejects.toThrow('no such message');
@@ -243,7 +244,7 @@ describe('coming back', () => {
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 1 });
     await app.world.clock.pass(3_000);
     expect(await status(sync)).toMatchObject({ pending: 0 });
-    expect(app.server.state.conversations.has(home)).toBe(true);
+    expect(app.server.conversations.has(home)).toBe(true);
   });
 
   it('a mutation is not sent again while its result is being stored', async () => {
@@ -392,7 +393,7 @@ describe('tokens', () => {
 });
 
 describe('histories', () => {
-  const WINDOW = { conversations: 2, messages: 3 };
+  const WINDOW = { conversation: 2, message: 3 };
 
   it('a history is shown from its floor on; older rows come from the store, then from the server', async () => {
     for (let n = 1; n <= 4; n++) history(n, 20, now() - 10_000_000_000 + n * 1_000_000_000);
@@ -431,7 +432,7 @@ describe('histories', () => {
     const sync = app.open({ window: WINDOW });
     await app.world.clock.pass(0);
     app.server.push(id(98), 1, [
-      ['~m', M(1005), app.server.state.messages.get(M(1005))?.createdAt ?? 0, 'edited', now()],
+      ['~', 'm', [M(1005), app.server.messages.get(M(1005))?.createdAt ?? 0], { content: 'edited' }, now()],
     ]);
     await app.world.clock.pass(0);
     expect(await texts(sync)).toEqual(['18', '19', '20']);
@@ -494,7 +495,7 @@ describe('cleaning', () => {
     app.world.estimate = { usage: 90, quota: 100 };
     expect(await sync.cleanNow()).toBe(2);
     expect(await texts(sync, C(2))).toEqual(['unsent', '2']);
-    expect(await store.read((tx) => tx.messagesOf(C(1)))).toEqual([]);
+    expect(await store.read((tx) => tx.of(MESSAGE, C(1)))).toEqual([]);
     const list = sync.conversations();
     expect((await list.read()).rows.map((row) => row.id)).toEqual([C(4), C(2)]);
     expect(list.value?.more).toBe(true);
@@ -543,10 +544,10 @@ describe('tiers', () => {
     stop();
     expect(progress.some((done) => typeof done === 'number' && done > 0)).toBe(true);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
-    expect([...app.server.state.messages.values()].map((row) => row.content).sort()).toEqual([...expected].sort());
-    expect([...app.server.state.conversations.values()].map((row) => row.title)).toEqual(['All mine']);
+    expect([...app.server.messages.values()].map((row) => row.content).sort()).toEqual([...expected].sort());
+    expect([...app.server.conversations.values()].map((row) => row.title)).toEqual(['All mine']);
     expect(await texts(sync, home)).toEqual(expected);
-    expect(await store.read((tx) => tx.localMessages())).toEqual([]);
+    expect(await store.read((tx) => tx.local(MESSAGE))).toEqual([]);
   });
 
   it('a downgrade lasts in the store until an upgrade, whatever tokens there are', async () => {
@@ -565,7 +566,7 @@ describe('tiers', () => {
     await after.upgrade();
     await app.world.clock.pass(0);
     expect(await status(after)).toMatchObject({ state: 'live', pending: 0 });
-    expect(app.server.state.conversations.has(home)).toBe(true);
+    expect(app.server.conversations.has(home)).toBe(true);
   });
 
   it('local work on rows that the server has already is applied to them, however much there is', async () => {
@@ -573,8 +574,9 @@ describe('tiers', () => {
     const store = new MemoryStore();
     await store.write(async (tx) => {
       const at = now() - 10_000_000_000;
-      await tx.putConversations([conversation(1, LOCAL, { title: 'c1', createdAt: at, updatedAt: at })]);
-      await tx.putMessages(
+      await tx.put(CONVERSATION, [conversation(1, LOCAL, { title: 'c1', createdAt: at, updatedAt: at })]);
+      await tx.put(
+        MESSAGE,
         Array.from({ length: 300 }, (_, i) =>
           message(1001 + i, 1, LOCAL, { content: `${i + 1}`, createdAt: at + (i + 1) * 1_000_000 }),
         ),
@@ -586,9 +588,9 @@ describe('tiers', () => {
     await sync.upgrade(() => tokenOf(USER));
     for (let i = 0; i < 5; i++) await app.world.clock.pass(0);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0, progress: null });
-    expect(app.server.state.conversations.get(C(1))?.title).toBe('Renamed');
-    expect(app.server.state.messages.get(M(1300))?.content).toBe('edited');
-    expect(app.server.state.messages.size).toBe(300);
+    expect(app.server.conversations.get(C(1))?.title).toBe('Renamed');
+    expect(app.server.messages.get(M(1300))?.content).toBe('edited');
+    expect(app.server.messages.size).toBe(300);
     expect((await sync.messages(C(1)).read()).rows.at(-1)).toMatchObject({ content: 'edited', state: 'synced' });
   });
 
@@ -609,7 +611,7 @@ describe('tiers', () => {
     await sync.upgrade();
     await app.world.clock.pass(1_000);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
-    expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['1', '2', 'three', 'solo']);
+    expect([...app.server.messages.values()].map((row) => row.content)).toEqual(['1', '2', 'three', 'solo']);
     await sync.downgrade();
     expect(await status(sync)).toMatchObject({ state: 'local' });
     expect(app.world.network.sockets.size).toBe(0);
@@ -641,7 +643,7 @@ describe('tabs', () => {
   it('the leading tab fetches older pages for the others', async () => {
     history(1, 20);
     const shared = store();
-    app.open({ store: shared, window: { conversations: 1, messages: 2 } });
+    app.open({ store: shared, window: { conversation: 1, message: 2 } });
     const b = app.open({ store: shared });
     await app.world.clock.pass(0);
     const query = b.messages(C(1), { limit: 2 });
@@ -667,7 +669,7 @@ describe('tabs', () => {
     await c.createConversation('y');
     await app.world.clock.pass(1_000);
     expect(await status(c)).toMatchObject({ state: 'live', pending: 0 });
-    expect(app.server.state.conversations.size).toBe(2);
+    expect(app.server.conversations.size).toBe(2);
     void a;
   });
 
@@ -695,7 +697,7 @@ describe('tabs', () => {
     await a.sendMessage(home, 'from a');
     await app.world.clock.pass(0);
     expect(await status(a)).toMatchObject({ state: 'live', pending: 0 });
-    expect([...app.server.state.messages.values()].map((row) => row.content)).toEqual(['from a']);
+    expect([...app.server.messages.values()].map((row) => row.content)).toEqual(['from a']);
     expect(app.world.network.sockets.size).toBe(1);
   });
 
@@ -725,7 +727,7 @@ describe('tabs', () => {
     await b.upgrade(() => tokenOf(USER));
     await app.world.clock.pass(1_000);
     for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', pending: 0 });
-    expect(app.server.state.conversations.size).toBe(1);
+    expect(app.server.conversations.size).toBe(1);
     await a.downgrade();
     await app.world.clock.pass(1_000);
     expect(app.world.network.sockets.size).toBe(0);
@@ -765,7 +767,7 @@ describe('tabs', () => {
     await app.world.clock.pass(1_000);
     expect((await shared.read((tx) => tx.meta())).clientId).not.toBe(before);
     expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, rejected: 0 });
-    expect(app.server.state.conversations.size).toBe(2);
+    expect(app.server.conversations.size).toBe(2);
   });
 
   it('without locks, the visible tab leads', async () => {

@@ -5,11 +5,12 @@ import { describe, expect, it } from 'vitest';
 
 import { decode as unpack } from '@msgpack/msgpack';
 
-import { CODECS, ProtocolError } from '../src/codec.js';
+import { codecsFor, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
 import { check, WriteError, type Mutation } from '../src/mutation.js';
-import type { Row } from '../src/rows.js';
-import { id } from './support/rows.js';
+import type { Arrival, Place } from '../src/rows.js';
+import { camel, compile, type Id, type Kind, type Kinds, type Schema } from '../src/schema.js';
+import { CHAT_KINDS, id } from './support/rows.js';
 
 interface Vector {
   readonly name: string;
@@ -17,6 +18,8 @@ interface Vector {
   readonly frame: Record<string, unknown>;
   readonly msgpack: string;
   readonly decode_only?: boolean;
+  /** The name of the schema of its rows and mutations; absent: the chat schema. */
+  readonly schema?: string;
 }
 
 const file = (name: string): unknown =>
@@ -24,35 +27,63 @@ const file = (name: string): unknown =>
 const vectors = file('frames') as readonly Vector[];
 const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
-const rowColumns: Record<string, readonly string[]> = {
-  p: ['seq', 'id', 'tier', 'status'],
-  c: ['seq', 'id', 'title', 'createdAt', 'updatedAt'],
-  m: ['seq', 'id', 'conversationId', 'role', 'content', 'createdAt', 'updatedAt'],
-};
-const named = (kind: string, names: readonly string[], columns: readonly unknown[]): Record<string, unknown> => ({
-  kind,
-  ...Object.fromEntries(names.map((name, i) => [name, columns[i + 1]])),
-});
-const row = (columns: readonly unknown[]): Row | [] => {
-  const kind = columns[0] as string;
-  const names = /^-[pcm]$/.test(kind) ? ['seq', 'id'] : rowColumns[kind];
-  return names === undefined ? [] : (named(kind, names, columns) as unknown as Row);
-};
-const result = (columns: readonly unknown[]): Record<string, unknown> =>
-  named(columns[0] as string, columns[0] === 'rejected' ? ['n', 'code', 'message'] : ['n', 'seq'], columns);
+const schemas = file('schemas') as readonly (Schema & { readonly name: string })[];
+const kindsBy = new Map(schemas.map((schema) => [schema.name, compile(schema)]));
+const kindsOf = (vector: Vector): Kinds => kindsBy.get(vector.schema ?? 'chat') as Kinds;
+
+/** A value of the JSON encoding as it is here: SPEC 2.4, implemented by the test. */
+function value(type: string | undefined, carried: unknown): unknown {
+  if (carried === null) return null;
+  switch (type) {
+    case 'bigint':
+      return typeof carried === 'string' ? BigInt(carried) : carried;
+    case 'float':
+      return Number(carried);
+    case 'json':
+    case 'array':
+      return JSON.parse(carried as string);
+    case 'bytes':
+      return Uint8Array.from(Buffer.from(carried as string, 'base64'));
+    default:
+      return carried;
+  }
+}
+
+const keyOf = ({ key }: Kind, carried: unknown): Id =>
+  key.length === 1
+    ? (value(key[0], carried) as Id)
+    : ((carried as unknown[]).map((part, i) => value(key[i], part)) as unknown as Id);
+const kindOf = (kinds: Kinds, tag: unknown): Kind | undefined => [...kinds.values()].find((kind) => kind.tag === tag);
+const rowBy =
+  (kinds: Kinds) =>
+  ([tag, seq, id, ...values]: readonly unknown[]): Arrival | [] => {
+    const deleted = String(tag).startsWith('-');
+    const kind = kindOf(kinds, deleted ? String(tag).slice(1) : tag);
+    if (kind === undefined) return [];
+    const head = { seq: seq as number, id: keyOf(kind, id) };
+    if (deleted) return { kind: `-${kind.name}`, ...head };
+    const columns = [...kind.columns.values()].map(({ name, type }, i) => [name, value(type, values[i])]);
+    return { kind: kind.name, ...head, ...Object.fromEntries(columns) };
+  };
+const result = ([kind, n, ...more]: readonly unknown[]): unknown =>
+  kind === 'rejected'
+    ? { kind, n, code: more[0], message: more[1], column: more[2] ?? null }
+    : { kind, n, seq: more[0] };
 
 /** The value that the client must decode, derived from the frame's JSON. */
-function expected(f: Record<string, unknown>): unknown {
-  const rows = ((f['rows'] as unknown[][] | undefined) ?? []).flatMap(row);
+function expected(vector: Vector): unknown {
+  const f = vector.frame;
+  const rows = ((f['rows'] as unknown[][] | undefined) ?? []).flatMap(rowBy(kindsOf(vector)));
   switch (f['t']) {
     case 'welcome': {
       const limits = f['limits'] as Record<string, number>;
-      const { t, session, epoch, tier, mode, time, expires, keepalive } = f;
+      const { t, session, epoch, mode, time, expires, keepalive } = f;
       return {
         t,
         session,
         epoch,
-        tier,
+        schema: f['schema'] ?? null,
+        tier: f['tier'] ?? null,
         mode,
         time,
         expires,
@@ -63,10 +94,19 @@ function expected(f: Record<string, unknown>): unknown {
           pageRows: limits['page_rows'],
           pagesInFlight: limits['pages_in_flight'],
           mutations: limits['mutations'],
-          titleBytes: limits['title_bytes'],
-          contentBytes: limits['content_bytes'],
         },
       };
+    }
+    case 'schema': {
+      const kinds = (f['kinds'] as Record<string, unknown>[]).map(({ name, tag, key, parent, columns, window }) => ({
+        name,
+        tag,
+        key,
+        columns: (columns as unknown[][]).map(([wire, type]) => [wire, type]),
+        ...(parent !== undefined && { parent }),
+        ...(typeof window === 'number' && { window }),
+      }));
+      return { t: 'schema', hash: f['hash'], kinds };
     }
     case 'snapshot':
       return { t: 'snapshot', asOf: f['as_of'], rows, cursor: f['cursor'] ?? null };
@@ -105,55 +145,69 @@ function expected(f: Record<string, unknown>): unknown {
 
 describe('to the client', () => {
   const ours = vectors.filter((vector) => vector.direction === 'to_client');
-  it.each(ours)('$name', ({ frame, msgpack }) => {
-    expect(CODECS.msgpack.decode(bytes(msgpack))).toEqual(expected(frame));
-    expect(CODECS.json.decode(JSON.stringify(frame))).toEqual(expected(frame));
+  it.each(ours)('$name', (vector) => {
+    const codecs = codecsFor(kindsOf(vector));
+    expect(codecs.msgpack.decode(bytes(vector.msgpack))).toEqual(expected(vector));
+    expect(codecs.json.decode(JSON.stringify(vector.frame))).toEqual(expected(vector));
   });
 });
 
-const mutationColumns: Record<string, readonly string[]> = {
-  '+c': ['id', 'title', 'at'],
-  '~c': ['id', 'title', 'at'],
-  '-c': ['id'],
-  '+m': ['id', 'conversationId', 'role', 'content', 'at'],
-  '~m': ['id', 'createdAt', 'content', 'at'],
-  '-m': ['id', 'createdAt'],
-};
+const mutationBy =
+  (kinds: Kinds) =>
+  ([op, tag, target, columns, at]: readonly unknown[]): Mutation => {
+    const kind = kindOf(kinds, tag) as Kind;
+    const dated = op !== '+' && kind.dated !== null;
+    const [key, instant] = dated ? (target as [unknown, number]) : [target, undefined];
+    const base = { kind: kind.name, id: keyOf(kind, key), ...(instant !== undefined && { dated: instant }) };
+    if (op === '-') return { op, ...base };
+    const given = Object.entries(columns as Record<string, unknown>).map(([wire, carried]) => {
+      const name = camel(wire);
+      return [name, value(kind.columns.get(name)?.type, carried)];
+    });
+    return { op: op as '+', ...base, columns: Object.fromEntries(given), at: at as number };
+  };
 
 /** A frame as this client would say it; null for what it never says. */
-function said(f: Record<string, unknown>): ToServer | null {
+function said(vector: Vector): ToServer | null {
+  const f = vector.frame;
   // The last number that JavaScript has exactly is one below.
   if (Math.max(...['n', 'generation'].map((name) => (f[name] as number | undefined) ?? 0)) > Number.MAX_SAFE_INTEGER) {
     return null;
   }
   switch (f['t']) {
     case 'hello': {
-      const window = f['window'] as { conversations?: number; messages?: number } | undefined | null;
-      if (window?.conversations === undefined || window.messages === undefined) return null;
+      const window = f['window'] as Record<string, number> | undefined | null;
+      if (!window || Object.values(window).includes(null as never)) return null;
       return {
         t: 'hello',
         token: f['token'] as string,
         clientId: f['client_id'] as string,
         cursor: (f['cursor'] as string | null) ?? null,
-        window: { conversations: window.conversations, messages: window.messages },
+        window,
         generation: (f['generation'] as number | undefined) ?? 1,
+        schema: (f['schema'] as string | undefined) ?? '',
       };
     }
-    case 'page':
-      if (!('limit' in f)) return null;
+    case 'page': {
+      if (!('limit' in f) || !('before' in f)) return null;
+      const kind = kindsOf(vector).get(f['kind'] as string) as Kind;
+      const [at, key] = f['before'] as readonly unknown[];
       return {
         t: 'page',
         id: f['id'] as number,
-        conversation: f['conversation'] as string | null,
-        before: f['before'] as [number, string] | null,
+        kind: kind.name,
+        parent: kind.parent && keyOf(kind.parent, f['parent']),
+        before: [value(kind.newest?.type, at), keyOf(kind, key)] as Place,
         limit: f['limit'] as number,
       };
-    case 'push': {
-      const mutations = (f['mutations'] as unknown[][]).map(
-        (m) => named(m[0] as string, mutationColumns[m[0] as string] ?? [], m) as unknown as Mutation,
-      );
-      return { t: 'push', n: f['n'] as number, mutations, held: (f['held'] as number | undefined) ?? 1 };
     }
+    case 'push':
+      return {
+        t: 'push',
+        n: f['n'] as number,
+        mutations: (f['mutations'] as unknown[][]).map(mutationBy(kindsOf(vector))),
+        held: (f['held'] as number | undefined) ?? 1,
+      };
     case 'refresh':
       return { t: 'refresh', token: f['token'] as string };
     default:
@@ -163,18 +217,20 @@ function said(f: Record<string, unknown>): ToServer | null {
 
 describe('to the server', () => {
   const ours = vectors.filter(
-    (vector) => vector.direction === 'to_server' && vector.decode_only !== true && said(vector.frame) !== null,
+    (vector) => vector.direction === 'to_server' && vector.decode_only !== true && said(vector) !== null,
   );
   it('most vectors are checked', () => expect(ours.length).toBeGreaterThan(25));
-  it.each(ours)('$name', ({ frame, msgpack }) => {
-    const ourFrame = said(frame) as ToServer;
+  it.each(ours)('$name', (vector) => {
+    const { frame, msgpack } = vector;
+    const CODECS = codecsFor(kindsOf(vector));
+    const ourFrame = said(vector) as ToServer;
     const { extras: _, ...without } = frame;
     const golden = unpack(bytes(msgpack)) as Record<string, unknown>;
     delete golden['extras']; // version 1 has none, and we name none
     const packed = unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array) as Record<string, unknown>;
     const json = JSON.parse(CODECS.json.encode(ourFrame) as string) as Record<string, unknown>;
     const more = Object.keys(json).filter((name) => !(name in frame));
-    expect(['generation', 'held']).toEqual(expect.arrayContaining(more)); // which we always say
+    expect(['cursor', 'generation', 'held', 'schema']).toEqual(expect.arrayContaining(more)); // which we always say
     for (const name of more) {
       delete packed[name];
       delete json[name];
@@ -185,6 +241,27 @@ describe('to the server', () => {
       expect(Buffer.from(CODECS.msgpack.encode(ourFrame) as Uint8Array).toString('hex')).toBe(msgpack);
   });
 });
+
+interface Mapped {
+  readonly name: string;
+  readonly theirs: Schema['kinds'];
+  readonly ours: Schema['kinds'];
+  readonly rows: readonly unknown[];
+  /** Kind, seq, id, and columns; null: deleted. */
+  readonly read: readonly (readonly [string, number, Id, Record<string, unknown> | null])[];
+}
+
+describe('rows of another schema', () => {
+  it.each(file('mapped') as readonly Mapped[])('$name', ({ theirs, ours, rows, read }) => {
+    const kinds = compile({ hash: 'ours', kinds: ours });
+    const codec = codecsFor(kinds).json.servedBy({ t: 'schema', hash: 'theirs', kinds: theirs });
+    expect(codec.decode(JSON.stringify({ t: 'changes', from: '', to: '', rows }))).toMatchObject({
+      rows: read.map(([kind, seq, id, columns]) => ({ kind: columns ? kind : `-${kind}`, seq, id, ...columns })),
+    });
+  });
+});
+
+const CODECS = codecsFor(CHAT_KINDS);
 
 describe('data that is no frame', () => {
   const refused = [
@@ -230,15 +307,15 @@ describe('a text that no server keeps is refused, by the character that it is', 
   const texts = file('texts') as readonly { name: string; text: string; code: string | null }[];
   it.each(texts)('$name', ({ text, code }) => {
     const mutations: readonly Mutation[] = [
-      { kind: '+c', id: id(1), title: text, at: 1 },
-      { kind: '~c', id: id(1), title: text, at: 1 },
-      { kind: '+m', id: id(1), conversationId: id(1), role: 'user', content: text, at: 1 },
-      { kind: '~m', id: id(1), createdAt: 1, content: text, at: 1 },
+      { op: '+', kind: 'conversation', id: id(1), columns: { title: text }, at: 1 },
+      { op: '~', kind: 'conversation', id: id(1), columns: { title: text }, at: 1 },
+      { op: '+', kind: 'message', id: id(1), columns: { conversationId: id(1), role: 'user', content: text }, at: 1 },
+      { op: '~', kind: 'message', id: id(1), dated: 1, columns: { content: text }, at: 1 },
     ];
     for (const mutation of mutations) {
       let refusal: unknown = null;
       try {
-        check(mutation, { frameBytes: 1000 });
+        check(CHAT_KINDS, mutation);
       } catch (error) {
         refusal = error;
       }

@@ -5,11 +5,11 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { WebSocketServer } from 'ws';
 
-import { CODECS, type Encoding } from '../src/codec.js';
+import { codecsFor, type Encoding } from '../src/codec.js';
 import { newId } from '../src/uuid.js';
 import { device, live, until } from './support/device.js';
 import { ModelServer, Peer } from './support/model.js';
-import { id, tokenOf } from './support/rows.js';
+import { CHAT_KINDS, id, tokenOf } from './support/rows.js';
 
 /** The model server speaks JSON: converts its ids and cursors to bytes, and back. */
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -43,7 +43,7 @@ describe.each<Encoding>(['msgpack', 'json'])('%s', (encoding) => {
   beforeEach(async () => {
     wss = new WebSocketServer({ port: 0, host: '127.0.0.1' });
     wss.on('connection', (ws) => {
-      expect(ws.protocol).toBe(CODECS[encoding].subprotocol);
+      expect(ws.protocol).toBe(codecsFor(CHAT_KINDS)[encoding].subprotocol);
       const binary = encoding === 'msgpack';
       const peer = new Peer(
         model,

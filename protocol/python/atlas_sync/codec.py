@@ -178,9 +178,12 @@ def _result(value: Any) -> Result:
     raise ProtocolError("a result of an unknown kind, or with too few columns")
 
 
-def as_carried(of: str, value: Any) -> Any:
-    """The value of a column of this type as both encodings carry it; UUIDs and bytes are still to be encoded."""
-    if value is None:
+def as_carried(of: str, value: Any, *, nullable: bool = True) -> Any:
+    """The value of a column of this type as both encodings carry it; UUIDs and bytes are still to be encoded.
+
+    None is nil, but in a column of JSON that may not be nil it is JSON's null.
+    """
+    if value is None and (nullable or of != "json"):
         return None
     match of:
         case "bigint" if isinstance(value, int) and abs(value) >= SEQ_END:

@@ -146,6 +146,8 @@ def check(mutation: Mutation, schema: Schema) -> None:
         permitted = devices.update
         if not permitted:
             raise WriteError("not_allowed", f"devices may not change a {kind.name}")
+        if not mutation.columns:
+            raise WriteError("malformed", "an update has no column")
     for name, value in mutation.columns.items():
         column = kind.column(name)
         if column is None or name not in permitted:
@@ -172,7 +174,7 @@ def _check_id(mutation: Mutation, kind: Kind) -> None:
 def _check_value(column: Column, value: Any, limit: int | tuple[str, ...]) -> None:
     name = column.name
     if value is None:
-        if not column.nullable:
+        if isinstance(limit, tuple) or (not column.nullable and column.type != "json"):  # null is a value of JSON
             raise WriteError("bad_value", f"{name} must not be None", name)
         return
     match column.type:
@@ -203,8 +205,8 @@ def _check_value(column: Column, value: Any, limit: int | tuple[str, ...]) -> No
             fits, must = isinstance(value, list) and _is_json(name, value), "be a list of what JSON can say"
         case "bytes":
             fits, must = isinstance(value, bytes), "be bytes"
-            if fits and isinstance(limit, int) and (size := (len(value) + 2) // 3 * 4) > limit:
-                raise WriteError("too_long", f"{name} has {size} bytes of base64; the server accepts {limit}", name)
+            if fits and isinstance(limit, int) and len(value) > limit:
+                raise WriteError("too_long", f"{name} has {len(value)} bytes, and the server accepts {limit}", name)
         case _:
             fits, must = False, f"be of the type {column.type}, which this version does not know"
     if not fits:

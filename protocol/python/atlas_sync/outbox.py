@@ -138,6 +138,7 @@ class Outbox:
         self.on_add: Callable[[], object] = lambda: None
         self._storage = storage
         self._built_with = schema
+        self._measures: tuple[Schema, tuple[Wire, ...]] | None = None
         self._head, entries = storage.load()
         self._entries = {entry.key: entry for entry in entries}  # always in the order of keys
         self._position: int | None = None  # on this connection; None until its first `changes` or `live`
@@ -330,7 +331,7 @@ class Outbox:
             raise RuntimeError("No schema is known yet: make the outbox with one, or connect once before writing.")
         check(mutation, schema)
         # In both encodings: the app may connect with either.
-        if max(Wire(codec, schema).size(mutation) for codec in CODECS.values()) + ENVELOPE > head.frame_bytes:
+        if max(wire.size(mutation) for wire in self._wires(schema)) + ENVELOPE > head.frame_bytes:
             raise WriteError("too_long", f"the mutation fits in no frame of {head.frame_bytes} bytes: shorten it")
         if head.next_n > NUMBER_END:
             raise ValueError("every number up to 2^53 is used: make a new outbox, which has another client_id")
@@ -338,6 +339,11 @@ class Outbox:
         self._commit(replace(head, next_key=entry.key + 1, next_n=entry.n + 1), [entry], drop)
         self.on_add()
         return entry
+
+    def _wires(self, schema: Schema) -> tuple[Wire, ...]:
+        if self._measures is None or self._measures[0] is not schema:
+            self._measures = schema, tuple(Wire(codec, schema) for codec in CODECS.values())
+        return self._measures[1]
 
     def _renumber(self, expected: int, *, above: bool) -> None:
         """Give new numbers from `expected` on to the mutations that must be sent again after a `gap`.

@@ -22,8 +22,9 @@ class Replica:
         self.schema: Schema | None = None
         self.rows: dict[str, dict[Key, Row]] = {}
         self._kinds: dict[str, Kind] = {}
-        self._below: dict[str, tuple[Kind, ...]] = {}
-        self._deletions: dict[tuple[str, Key], int] = {}  # the memories of 5.4
+        self._above: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._below: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._deletions: dict[tuple[str, Any], int] = {}  # the memories of 5.4
         self._pages: set[object] = set()  # pages asked for and not applied yet
         if schema is not None:
             self.adopt(schema)
@@ -33,6 +34,7 @@ class Replica:
         self.schema = schema
         self.rows = {kind.name: self.rows.get(kind.name, {}) for kind in schema}
         self._kinds = {kind.name: kind for kind in schema}
+        self._above = {kind.name: schema.above(kind.name) for kind in schema}
         self._below = {kind.name: schema.below(kind.name) for kind in schema}
 
     def newest_first(self, kind: str, parent: Key | None = None) -> list[Row]:
@@ -62,9 +64,7 @@ class Replica:
             if isinstance(row, Deleted):
                 if row.seq >= newest:
                     held.pop(row.id, None)
-                # Also if a newer row of the same id is held: it was created again, the rows below it were not.
-                self._remember(row.kind, row.id, row.seq)
-                self._delete_below(row.kind, row.id, row.seq)
+                self._after_deletion(row)
             elif row.seq >= max(newest, self._deleted_above(row)):
                 held[row.id] = row
 
@@ -85,25 +85,20 @@ class Replica:
 
     def _deleted_above(self, row: Row) -> int:
         """The greatest seq of a remembered deletion of a row above this one; -1 if there is none."""
-        newest, above, kind = -1, row, self._kinds[row.kind]
-        while self._deletions and kind.parent is not None:
-            key: Any = kind.parent_of(above)
-            newest = max(newest, self._deletions.get((kind.parent, key), -1))
-            if (parent := self.rows[kind.parent].get(key)) is None:
-                break
-            above, kind = parent, self._kinds[kind.parent]
-        return newest
+        if not self._deletions:
+            return -1
+        return max(
+            (self._deletions.get((kind, row.values.get(column)), -1) for kind, column in self._above[row.kind]),
+            default=-1,
+        )
 
-    def _delete_below(self, kind: str, key: Key, seq: int) -> None:
-        """Delete the rows below a deleted row that are not newer (5.3)."""
-        for child in self._below[kind]:
-            held = self.rows[child.name]
-            for row in [row for row in held.values() if child.parent_of(row) == key]:
-                if row.seq <= seq:
-                    del held[row.id]
-                    self._remember(child.name, row.id, seq)
-                self._delete_below(child.name, row.id, seq)
-
-    def _remember(self, kind: str, key: Key, seq: int) -> None:
+    def _after_deletion(self, row: Deleted) -> None:
+        """Delete the rows below a deleted row (5.3), and remember the deletion while a page is expected."""
+        # Also if a newer row of the same id is held: it was created again, the rows below it were not.
+        for kind, column in self._below[row.kind]:
+            held = self.rows[kind]
+            for key in [each.id for each in held.values() if each.values[column] == row.id and each.seq <= row.seq]:
+                del held[key]
         if self._pages:
-            self._deletions[kind, key] = max(seq, self._deletions.get((kind, key), -1))
+            name = (row.kind, row.id)
+            self._deletions[name] = max(row.seq, self._deletions.get(name, -1))

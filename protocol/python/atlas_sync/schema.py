@@ -11,7 +11,7 @@ from atlas_sync.rows import Key, Row
 
 T = TypeVar("T")
 
-KEY_TYPES: Final = frozenset({"uuid", "text", "int", "bigint"})
+KEY_TYPES: Final = frozenset({"uuid", "text", "int", "bigint", "instant"})
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAG = re.compile(r"[a-zA-Z0-9]")
@@ -49,11 +49,12 @@ class Devices:
 class Kind:
     """A kind of rows.
 
-    name, tag: What it is called; the tag is for the wire. key: The types of its one or two columns. parent: The kind to
-    whose rows these belong; the first column is then its key. newest: The column that orders lists; None: the key
-    alone. window: The rows that a new device gets, of the list or of each parent; None: all. dated: The column whose
-    instant is a part of the id in mutations of an existing row. devices: None if devices only read. limits: For each
-    column bytes of UTF-8, or the values that a device may write.
+    name, tag: What it is called; the tag is for the wire. key: The types of its one or two columns. parent: The
+    kind to whose rows these belong. The first column is then its key, and if that kind has a parent, the second
+    column is the key of the parent's parent. newest: The column that orders lists; None: the key alone. window: The
+    rows that a new device gets, of the list or of each parent; None: all. dated: The column whose instant is a part
+    of the id in mutations of an existing row. devices: None if devices only read. limits: For each column bytes of
+    UTF-8, or the values that a device may write.
     """
 
     name: str
@@ -110,9 +111,20 @@ class Schema:
     def get(self, name: str) -> Kind | None:
         return next((kind for kind in self.kinds if kind.name == name), None)
 
-    def below(self, name: str) -> tuple[Kind, ...]:
-        """The kinds whose parent is this one."""
-        return tuple(kind for kind in self.kinds if kind.parent == name)
+    def above(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The kinds above a kind, the parent first, each with the column that holds its key."""
+        kind, found = self[name], list[tuple[str, str]]()
+        for column in kind.columns[:2]:
+            if kind.parent is not None:
+                found.append((kind.parent, column.name))
+                kind = self[kind.parent]
+        return tuple(found)
+
+    def below(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The kinds below a kind, each with the column that holds the key of the row above."""
+        return tuple(
+            (kind.name, column) for kind in self.kinds for above, column in self.above(kind.name) if above == name
+        )
 
     @staticmethod
     def parse(value: Any) -> "Schema":
@@ -245,6 +257,8 @@ def _fits(kind: Kind, earlier: tuple[Kind, ...]) -> None:
             raise ProtocolError(f"{kind.name}.parent: no kind before this one")
         if len(parent.key) != 1 or not kind.columns or kind.columns[0].type != parent.key[0]:
             raise ProtocolError(f"{kind.name}: its first column is not its parent's key")
+        if parent.parent is not None and (len(kind.columns) < 2 or kind.columns[1].type != parent.columns[0].type):
+            raise ProtocolError(f"{kind.name}: its second column is not the key of its parent's parent")
     if kind.devices is None:
         return
     written = (*(kind.devices.insert or ()), *kind.devices.update, kind.devices.created, kind.devices.updated)

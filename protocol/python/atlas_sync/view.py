@@ -6,6 +6,7 @@ Pure: computed from its arguments each time. The synced rows are never changed.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, Protocol
 
 from atlas_sync.mutation import Delete, Insert, Mutation, Update, split
@@ -80,12 +81,12 @@ class Overlay:
 
     def __init__(self, synced: Synced) -> None:
         self.view = View({kind: {key: Shown(row) for key, row in rows.items()} for kind, rows in synced.rows.items()})
-        self._schema = synced.schema
+        self._kinds = {kind.name: kind for kind in synced.schema or ()}
+        self._above = {name: synced.schema.above(name) for name in self._kinds} if synced.schema is not None else {}
         self._gone: set[tuple[str, Key]] = set()  # rows that the outbox deletes
 
     def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
-        kind = None if self._schema is None else self._schema.get(mutation.kind)
-        if kind is None:
+        if (kind := self._kinds.get(mutation.kind)) is None:
             return
         rows = self.view.rows.setdefault(kind.name, {})
         if isinstance(mutation, Insert):
@@ -109,13 +110,12 @@ class Overlay:
         own = (kind.name, mutation.id)
         if mutation.id in rows or (own in self._gone and certainty is Certainty.REJECTED):
             return
-        row, devices = Row(kind.name, 0, mutation.id, _inserted(kind, mutation)), kind.devices or Devices()
-        if kind.parent is not None:
-            # A parent that is not held may be outside of the window: only a deleted one hides the rows below it.
-            if (kind.parent, kind.parent_of(row)) in self._gone:
-                return
-            if devices.touches is not None and certainty is not Certainty.REJECTED:
-                self._touch(kind.parent, kind.parent_of(row), devices.touches, mutation.at)
+        row, devices = Row(kind.name, 0, mutation.id, self._inserted(kind, mutation)), kind.devices or Devices()
+        # A row above that is not held may be outside of the window: only a deleted one hides the rows below it.
+        if any((above, row.values[column]) in self._gone for above, column in self._above[kind.name]):
+            return
+        if kind.parent is not None and devices.touches is not None and certainty is not Certainty.REJECTED:
+            self._touch(kind.parent, kind.parent_of(row), devices.touches, mutation.at)
         self._gone.discard(own)
         rows[mutation.id] = Shown(row, certainty, entry)
 
@@ -123,24 +123,33 @@ class Overlay:
         """A new row raises an instant of its parent. The parent itself stays as certain as it was."""
         shown = self.view.rows.get(kind, {}).get(key)
         if shown is not None and (shown.row.values[column] is None or shown.row.values[column] < at):
-            row = replace(shown.row, values={**shown.row.values, column: at})
-            self.view.rows[kind][key] = replace(shown, row=row)
+            row = Row(kind, shown.row.seq, key, {**shown.row.values, column: at})
+            self.view.rows[kind][key] = Shown(row, shown.certainty, shown.entry)
 
     def _delete_below(self, kind: str, key: Key) -> None:
-        assert self._schema is not None
-        for child in self._schema.below(kind):
-            rows = self.view.rows.get(child.name, {})
-            for gone in [shown.row for shown in rows.values() if child.parent_of(shown.row) == key]:
-                del rows[gone.id]
-                self._gone.add((child.name, gone.id))
-                self._delete_below(child.name, gone.id)
+        for name, above in self._above.items():
+            for column in [column for of, column in above if of == kind]:
+                rows = self.view.rows.get(name, {})
+                for gone in [shown.row for shown in rows.values() if shown.row.values[column] == key]:
+                    rows.pop(gone.id, None)
+                    self._gone.add((name, gone.id))
+                    self._delete_below(name, gone.id)  # own rows may not have the key of the parent's parent
+
+    def _inserted(self, kind: Kind, mutation: Insert) -> dict[str, Any]:
+        values = _inserted(kind, mutation)
+        for (parent, column), (_, further) in pairwise(self._above[kind.name]):
+            held = self.view.rows.get(parent, {}).get(values[column])
+            if held is not None:
+                values[further] = self._kinds[parent].parent_of(held.row)
+        return values
 
 
 def _inserted(kind: Kind, mutation: Insert) -> dict[str, Any]:
     devices = kind.devices or Devices()
     instants = {name: mutation.at for name in (devices.created, devices.updated) if name is not None}
-    known = {name: value for name, value in mutation.columns.items() if kind.column(name) is not None}
-    return {**{column.name: None for column in kind.columns}, **known, **instants}
+    values: dict[str, Any] = dict.fromkeys(column.name for column in kind.columns)
+    known = {name: value for name, value in mutation.columns.items() if name in values}
+    return {**values, **known, **instants}
 
 
 def _updated(row: Row, kind: Kind, mutation: Update) -> Row:

@@ -22,7 +22,7 @@ class Wire:
 
     def __init__(self, codec: Codec, theirs: Schema, ours: Schema | None = None) -> None:
         self._codec = codec
-        self._theirs = {kind.name: kind for kind in theirs if _is_known(kind, ours)}
+        self._theirs = {kind.name: kind for kind in theirs if _is_known(kind, theirs, ours)}
         self._ours = {kind.name: kind for kind in ours or theirs}
         self._readers: dict[str, Reader] = {}
         for kind in self._theirs.values():
@@ -79,8 +79,8 @@ class Wire:
         ours = self._ours.get(mutation.kind)
         carried = {}
         for name, value in mutation.columns.items():
-            column = kind.column(name) or (ours and ours.column(name))
-            carried[name] = as_carried(column.type if column else "", value)
+            column = kind.column(name) or (None if ours is None else ours.column(name))
+            carried[name] = value if column is None else as_carried(column.type, value, nullable=column.nullable)
         return carried
 
     def _key_reader(self, kind: Kind) -> Callable[[Any], Key]:
@@ -134,18 +134,16 @@ class Wire:
         return read
 
 
-def _is_known(theirs: Kind, ours: Schema | None) -> bool:
-    """Whether this is a kind that we know, with a key that we know."""
-    if not KEY_TYPES.issuperset(theirs.key):
+def _is_known(kind: Kind, theirs: Schema, ours: Schema | None) -> bool:
+    """Whether the server's kind is one that we know, with a key that we know, below the same kinds."""
+    if not KEY_TYPES.issuperset(kind.key):
         return False
     if ours is None:
         return True
-    kind = ours.get(theirs.name)
-    if kind is None or kind.parent != theirs.parent or len(kind.key) != len(theirs.key):
+    own = ours.get(kind.name)
+    if own is None or len(own.key) != len(kind.key) or ours.above(own.name) != theirs.above(kind.name):
         return False
-    if theirs.parent is not None and kind.columns[0].name != theirs.columns[0].name:
-        return False
-    return all(map(_alike, theirs.key, kind.key))
+    return all(map(_alike, kind.key, own.key))
 
 
 def _alike(theirs: str, ours: str) -> bool:

@@ -4,13 +4,14 @@
 ALTER TABLE sync.log ALTER COLUMN row_id DROP NOT NULL, ADD COLUMN row_key text[];
 
 -- The declaration in force: server/declaration/model.py as JSON. `digest` names it, `hash` names what devices know of it,
--- `checksum` the SQL that was made of it.
+-- `checksum` the SQL that was made of it. `former`: the one before, until it is known whether devices lack values of new columns.
 CREATE TABLE sync.declaration (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
     digest   text NOT NULL,
     hash     text NOT NULL,
     checksum text NOT NULL,
-    declared jsonb NOT NULL
+    declared jsonb NOT NULL,
+    former   jsonb
 );
 
 DO $$

@@ -28,6 +28,21 @@ CREATE TABLE IF NOT EXISTS sync.kinds (
     PRIMARY KEY (nsp, rel)
 );
 
+-- A database from before the declaration has triggers already, and its history depends on them.
+DO $$
+BEGIN
+    IF pg_catalog.to_regclass('sync.declaration') IS NULL THEN
+        INSERT INTO sync.kinds (nsp, rel, kind, tag, columns, types, watched, casts, condition, triggers, writable, secured,
+                                parted)
+        SELECT n.nspname, c.relname, c.relname, '', '{}', '{}', '{}', 0, '', '', false, false, false
+        FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE g.tgname = 'atlas_sync_record' AND g.tgparentid = 0
+        ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$;
+
 -- The roles as Supabase has them, and ours. Roles belong to the whole cluster, so a migration of another database may
 -- create them at this moment: for that reason an existing role is no error.
 DO $$

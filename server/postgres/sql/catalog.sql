@@ -1,7 +1,7 @@
 -- The app's three tables, and everything that depends on messages, as one JSON object (catalog.Facts). Names are quoted as
 -- SQL identifiers; NULLs are left out.
 WITH tables AS (
-    SELECT c.oid, c.relname AS tab, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner
+    SELECT c.oid, c.relname AS tab, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner, c.relreplident
     FROM pg_class c
     WHERE c.oid IN (to_regclass('public.profiles'), to_regclass('public.conversations'), to_regclass('public.messages'))
 )
@@ -12,7 +12,7 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
             'kind', relkind, 'owner', relowner::regrole::text, 'mine', relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user),
             'secured', relrowsecurity, 'forced', relforcerowsecurity,
             'told_by_key', EXISTS (SELECT FROM pg_index x WHERE x.indrelid = tables.oid AND x.indisreplident),
-            'comment', obj_description(oid, 'pg_class'))) FROM tables),
+            'told_by_all', relreplident = 'f', 'comment', obj_description(oid, 'pg_class'))) FROM tables),
     'columns', (SELECT jsonb_object_agg(t.tab || '.' || a.attname, jsonb_build_object(
             'type', format_type(a.atttypid, NULL), 'required', a.attnotnull, 'identity', a.attidentity <> '',
             'default', pg_get_expr(d.adbin, d.adrelid)))
@@ -45,11 +45,13 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
         FROM pg_policy p WHERE p.polrelid = to_regclass('public.messages')),
     'grants', (SELECT jsonb_agg(jsonb_build_object(
             'tab', t.tab, 'what', a.privilege_type, 'column', NULL,
-            'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable))
+            'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable,
+            'by', CASE WHEN a.grantor <> t.relowner THEN a.grantor::regrole::text END))
         FROM tables t, aclexplode(t.relacl) a WHERE a.grantee <> t.relowner),
     'column_grants', (SELECT jsonb_agg(jsonb_build_object(
             'tab', t.tab, 'what', a.privilege_type, 'column', quote_ident(c.attname),
-            'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable))
+            'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable,
+            'by', CASE WHEN a.grantor <> t.relowner THEN a.grantor::regrole::text END))
         FROM tables t JOIN pg_attribute c ON c.attrelid = t.oid, aclexplode(c.attacl) a WHERE a.grantee <> t.relowner),
     -- Roles that access a table without row level security, and would lose its rows if that were enabled.
     'unsecured', (SELECT jsonb_agg(DISTINCT jsonb_build_object(
@@ -93,12 +95,20 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
           AND d.refobjid = to_regclass('public.messages')),
     'publications', (SELECT jsonb_agg(jsonb_build_object(
-            'name', quote_ident(p.pubname), 'mine', pg_has_role(p.pubowner, 'USAGE'), 'root', p.pubviaroot,
+            'name', quote_ident(p.pubname), 'owner', p.pubowner::regrole::text, 'mine', pg_has_role(p.pubowner, 'USAGE'),
+            'root', p.pubviaroot, 'all', r.oid IS NULL,
+            'partitioned', (SELECT array_agg(o.prrelid::regclass::text ORDER BY o.prrelid::regclass::text)
+                            FROM pg_publication_rel o JOIN pg_class c ON c.oid = o.prrelid AND c.relkind = 'p'
+                            WHERE o.prpubid = p.oid AND o.prrelid IS DISTINCT FROM to_regclass('public.messages')
+                              AND o.prrelid IS DISTINCT FROM to_regclass('public.messages_archive')),
             'columns', (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
                         WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs)),
-            'where', pg_get_expr(r.prqual, r.prrelid)))
-        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-        WHERE r.prrelid = to_regclass('public.messages')),
+            'where', pg_get_expr(r.prqual, r.prrelid)) ORDER BY p.pubname)
+        FROM pg_publication p
+        LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass('public.messages')
+        WHERE r.oid IS NOT NULL OR p.puballtables
+           OR EXISTS (SELECT FROM pg_publication_namespace s
+                      WHERE s.pnpubid = p.oid AND s.pnnspid = 'public'::regnamespace)),
     'auth', to_regprocedure('auth.uid()') IS NOT NULL,
     'usage', (SELECT jsonb_agg(r::text) FROM (SELECT a.grantee::regrole::text AS r FROM pg_namespace n, aclexplode(n.nspacl) a
                                         WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE') u)

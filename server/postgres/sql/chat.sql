@@ -75,10 +75,13 @@ ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
 
 -- auth.uid() stands in a subselect so that it is evaluated once per statement and not once per row.
+DROP POLICY IF EXISTS atlas_own_profile ON public.profiles;
 CREATE POLICY atlas_own_profile ON public.profiles FOR SELECT TO authenticated
     USING (id = (SELECT auth.uid()));
+DROP POLICY IF EXISTS atlas_own_conversations ON public.conversations;
 CREATE POLICY atlas_own_conversations ON public.conversations FOR ALL TO authenticated
     USING (user_id = (SELECT auth.uid())) WITH CHECK (user_id = (SELECT auth.uid()));
+DROP POLICY IF EXISTS atlas_own_messages ON public.messages;
 CREATE POLICY atlas_own_messages ON public.messages FOR ALL TO authenticated
     USING (EXISTS (SELECT FROM public.conversations c
                    WHERE c.id = conversation_id AND c.user_id = (SELECT auth.uid())))
@@ -89,9 +92,18 @@ GRANT SELECT ON public.profiles TO authenticated;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.conversations, public.messages TO authenticated;
 
 -- atlas_sync has the rights that the server needs and no others: it reads. Make the server's login a member of it.
-CREATE POLICY atlas_sync_reads ON public.profiles FOR SELECT TO atlas_sync USING (true);
-CREATE POLICY atlas_sync_reads ON public.conversations FOR SELECT TO atlas_sync USING (true);
-CREATE POLICY atlas_sync_reads ON public.messages FOR SELECT TO atlas_sync USING (true);
+-- A policy that is there stays: one that is created anew begins another history.
+DO $$
+DECLARE
+    tab regclass;
+BEGIN
+    FOREACH tab IN ARRAY ARRAY['public.profiles', 'public.conversations', 'public.messages']::regclass[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = tab AND polname = 'atlas_sync_reads') THEN
+            EXECUTE format('CREATE POLICY atlas_sync_reads ON %s FOR SELECT TO atlas_sync USING (true)', tab);
+        END IF;
+    END LOOP;
+END
+$$;
 GRANT SELECT ON public.conversations, public.messages TO atlas_sync;
 
 DO $$
@@ -102,16 +114,20 @@ DECLARE
                           AND pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT');
 BEGIN
     IF theirs IS NULL THEN
-        CREATE TABLE sync.messages_default PARTITION OF public.messages DEFAULT;
+        CREATE TABLE public.messages_default PARTITION OF public.messages DEFAULT;
     ELSE
-        EXECUTE format('ALTER TABLE %s SET SCHEMA sync', theirs);
-        IF theirs IS DISTINCT FROM to_regclass('sync.messages_default') THEN
+        IF (SELECT relnamespace <> 'public'::regnamespace FROM pg_class WHERE oid = theirs) THEN
+            EXECUTE format('ALTER TABLE %s SET SCHEMA public', theirs);
+        END IF;
+        IF (SELECT relname <> 'messages_default' FROM pg_class WHERE oid = theirs) THEN
             EXECUTE format('ALTER TABLE %s RENAME TO messages_default', theirs);
         END IF;
     END IF;
+    PERFORM sync.close_partition('messages', 'messages_default');
 END
 $$;
-ALTER TABLE sync.messages_default ENABLE ROW LEVEL SECURITY;
+-- Earlier versions let the server read it.
+DROP POLICY IF EXISTS atlas_sync_reads ON public.messages_default;
 
 -- Messages older than some months: the same rows in the same files, in a table that a live feed never has to open. The app
 -- may change and delete messages here, and the changes are recorded. It may not insert any.

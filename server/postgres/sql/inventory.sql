@@ -44,9 +44,14 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name]
     FROM sync.kinds k CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
+    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name]
+    FROM sync.kinds k JOIN sync.kinds a ON a.kind = k.kind AND (a.nsp, a.rel) = (k.nsp, k.rel || '_archive')
+    CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
+    UNION ALL
     SELECT 'sync', ours.* FROM (
     VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
-           ('declaration', 'jsonb', '{declared}'),
+           ('declaration', 'bool', '{only_one}'),
+           ('declaration', 'jsonb', '{declared,former}'),
            ('meta', 'bool', '{only_one}'),
            ('meta', 'uuid', '{history}'),
            ('meta', 'text', '{channel}'),
@@ -59,7 +64,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('log', 'timestamptz', '{row_at}'),
            ('log', 'text[]', '{row_key}'),
            ('histories', 'int8', '{n,system}'),
-           ('histories', 'text', '{epoch,identity}'),
+           ('histories', 'text', '{epoch,identity,why}'),
            ('histories', 'int4', '{timeline}'),
            ('histories', 'timestamptz', '{began_at}'),
            ('clients', 'uuid', '{user_id,client_id}'),
@@ -139,6 +144,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('microseconds', 'timestamp with time zone', false, true, true),
            ('elements', 'text', false, false, true),
            ('strays', 'text', false, false, false),
+           ('stray_messages', '', false, false, false),
+           ('tier', 'uuid', false, false, false),
            ('refuse_hidden', 'text', false, false, true),
            ('seq_at', 'timestamp with time zone', false, true, true),
            ('identity', '', true, false, true),
@@ -206,8 +213,13 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT p.nsp_of, p.of, p.root, i.inhrelid FROM parts p JOIN pg_inherits i ON i.inhparent = p.part AND NOT i.inhdetachpending
 ), partitions AS MATERIALIZED (
     SELECT p.nsp_of, p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
-           c.relrowsecurity AS secured
-    FROM parts p JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
+           c.relrowsecurity AS secured, c.relowner, c.relacl,
+           -- The app's own table, which earlier versions kept in schema sync, is closed when it leaves that. A table that the
+           -- app had partitioned has partitions of the app's beside ours.
+           CASE n.nspname WHEN 'sync' THEN c.relname <> 'messages_v1'
+                ELSE r.kind = 'partitioned table' AND c.relname ~ format(
+                    '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) END AS ours
+    FROM parts p JOIN tables r ON r.oid = p.root JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.part <> p.root
 ), routines AS MATERIALIZED (
     SELECT w.*, format('sync.%I(%s)', w.name, w.arguments) AS signature, p.oid, p.proowner, p.prosecdef, p.proconfig, p.proacl
@@ -317,8 +329,8 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
     WHERE f.oid IS NOT NULL
       AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
-                                       -- sync.apply sets the path for these.
-                                       AND f.name <> 'admitted' AND f.name NOT LIKE 'write%')
+                                       -- Their callers set it for these.
+                                       AND f.name NOT IN ('admitted', 'tier') AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
@@ -341,20 +353,20 @@ WITH RECURSIVE login AS MATERIALIZED (
     WHERE t.relkind = 'v' AND t.nsp = 'sync' AND t.rel LIKE 'all\_%' AND 'security_invoker=true' = ANY (t.reloptions) IS NOT TRUE
 
     UNION ALL
-    SELECT 11, format('default partition sync.%I', w.rel),
+    SELECT 11, format('default partition %I.%I', t.nsp, w.rel),
            CASE WHEN d.relname IS NULL THEN 'missing' ELSE format('another one, %I: detach that', d.relname) END,
            CASE WHEN d.relname IS NOT NULL THEN NULL
                 WHEN c.oid IS NOT NULL
-                THEN format('ALTER TABLE %s ATTACH PARTITION sync.%I DEFAULT', t.name, w.rel)
-                ELSE format('CREATE TABLE sync.%1$I (LIKE %2$s INCLUDING ALL EXCLUDING IDENTITY); '
+                THEN format('ALTER TABLE %s ATTACH PARTITION %I.%I DEFAULT', t.name, t.nsp, w.rel)
+                ELSE format('CREATE TABLE %4$I.%1$I (LIKE %2$s INCLUDING ALL EXCLUDING IDENTITY); '
                             'SELECT sync.close_partition(%3$L, %1$L); '
-                            'ALTER TABLE %2$s ATTACH PARTITION sync.%1$I DEFAULT', w.rel, t.name, t.rel) END, false
+                            'ALTER TABLE %2$s ATTACH PARTITION %4$I.%1$I DEFAULT', w.rel, t.name, t.rel, t.nsp) END, false
     FROM (VALUES ('messages', 'messages_default'), ('log', 'log_default'), ('usage_logs', 'usage_logs_default')) AS w (of, rel)
     JOIN tables t ON t.rel = w.of AND t.kind = 'partitioned table' JOIN pg_partitioned_table p ON p.partrelid = t.oid
-    JOIN schemas n ON n.nsp = 'sync'
+    JOIN schemas n ON n.nsp = t.nsp
     LEFT JOIN pg_class d ON d.oid = p.partdefid
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
-    WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
+    WHERE (d.relname = w.rel AND d.relnamespace IN (n.oid, to_regnamespace('sync'))) IS NOT TRUE
 
     UNION ALL
     -- A trigger that was renamed still has the constraint of its old name.
@@ -402,9 +414,16 @@ WITH RECURSIVE login AS MATERIALIZED (
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name), false
     FROM (SELECT name, secured FROM tables WHERE relkind IN ('r', 'p') AND closed
           UNION ALL
-          -- The app's own table, which became a partition by adoption, keeps its setting.
-          SELECT name, secured FROM partitions WHERE nspname = 'sync' AND relname <> 'messages_v1') t
+          SELECT name, secured FROM partitions WHERE ours) t
     WHERE NOT t.secured
+
+    UNION ALL
+    SELECT DISTINCT 14, format('rights on %s', p.name),
+           format('granted to %s, who could reach rows past the policies of the partitioned table', w.grantee),
+           format('REVOKE ALL ON %s FROM %s CASCADE', p.name, w.grantee), false
+    FROM partitions p CROSS JOIN LATERAL aclexplode(p.relacl) a
+    CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS w (grantee)
+    WHERE p.ours AND a.grantee <> p.relowner
 
     UNION ALL
     SELECT 15, format('row level security of %s', t.name),

@@ -3,7 +3,7 @@
  * replaces; unsynced ones become local rows, which are pushed when the device syncs. Pure: no database is read here.
  */
 
-import { LOCAL, type Conversation, type Instant, type Message, type Uuid } from '../rows.js';
+import { LOCAL, type Instant, type Row, type Uuid } from '../rows.js';
 import { storable } from '../text.js';
 import { isUuid, uuidFromBytes } from '../uuid.js';
 
@@ -54,12 +54,12 @@ export function belonging(
   };
 }
 
-/** These rows as rows of this library. */
+/** These rows as rows of the chat schema's kinds. */
 export async function adoptRows(
   oldConversations: readonly OldRow[],
   oldMessages: readonly OldRow[],
-): Promise<{ readonly conversations: Conversation[]; readonly messages: Message[] }> {
-  const messages: Message[] = [];
+): Promise<{ readonly conversations: Row[]; readonly messages: Row[] }> {
+  const messages: Row[] = [];
   const withUnsynced = new Set<Uuid>();
   const withAny = new Set<Uuid>();
   for (const row of oldMessages) {
@@ -69,7 +69,7 @@ export async function adoptRows(
     withAny.add(conversationId);
     if (!synced) withUnsynced.add(conversationId);
     messages.push({
-      kind: 'm',
+      kind: 'message',
       seq: synced ? HELD : LOCAL,
       id: await idOf(row['id']),
       conversationId,
@@ -79,12 +79,12 @@ export async function adoptRows(
       updatedAt: Math.max(createdAt, instant(row['updatedAt']) ?? createdAt),
     });
   }
-  const conversations: Conversation[] = [];
+  const conversations: Row[] = [];
   for (const row of oldConversations) {
     const id = await idOf(row['id']);
     const createdAt = instant(row['createdAt']) ?? EARLIEST;
     conversations.push({
-      kind: 'c',
+      kind: 'conversation',
       // Whether the server has a conversation is not known. Creating one that it has changes nothing.
       seq: withUnsynced.has(id) || !withAny.has(id) ? LOCAL : HELD,
       id,

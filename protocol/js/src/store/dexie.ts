@@ -1,38 +1,62 @@
-/** A store in IndexedDB, by means of Dexie, for browsers. All tabs of a browser may have it open at once. */
+/**
+ * A store in IndexedDB, by means of Dexie, for browsers. All tabs of a browser may have it open at once.
+ *
+ * The tables are the same for every schema: a row is kept with its kind, and with the texts by which it is found. So a
+ * changed schema needs no other tables, and no tab has to close the database; reshape.ts stores the rows anew, in the
+ * transaction with which a Sync begins, and that ends the Syncs of the former schema. dexie_former.ts copies what was
+ * kept before there were kinds.
+ */
 
 import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { compare, LOCAL, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
+import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
+import type { Kind } from '../schema.js';
 import { Destroyed, newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
 import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
+import { emptyFormer, inDatabase, partsOfFormer } from './dexie_former.js';
+import { CONVERSATION, MESSAGE } from './former.js';
 
-type Kept<R> = R & { readonly local?: 1 };
+/**
+ * Before there were kinds, the database had the store's own name. A later form, too, needs another name: a tab of this
+ * version, which may be frozen, would hold up the upgrade, and Dexie would add this version's tables again.
+ */
+const databaseOf = (name: string): string => `${name}/kinds`;
 
-/** Keys below and above every number and text, as IndexedDB orders them. */
-const LEAST = -Infinity as never;
-const MOST = '\uffff' as never;
+/** Keys in the table `head`. */
+const META = 0;
+/** There while the former database is to be emptied. */
+const LEFT = 1;
 
-const keep = <R extends Conversation | Message>(row: R): Kept<R> => (row.seq === LOCAL ? { ...row, local: 1 } : row);
+/** Above every text in an index. */
+const MOST = '\uffff';
 
-function plain<R extends Conversation | Message>(row: Kept<R>): R {
-  if (row.local === undefined) return row;
-  const { local: _, ...rest } = row;
-  return rest as unknown as R;
+interface Kept {
+  readonly kind: string;
+  readonly key: string;
+  readonly home: string;
+  readonly order: string;
+  /** Absent for null: then the index leaves the row out. */
+  readonly above?: string;
+  readonly local?: 1;
+  readonly row: Row;
 }
 
-const oldestFirst = (a: Conversation | Message, b: Conversation | Message): number =>
-  compare([a.createdAt, a.id], [b.createdAt, b.id]);
+interface KeptFloor {
+  readonly kind: string;
+  readonly home: string;
+  readonly floor: Floor;
+}
 
 export interface DexieOptions {
-  /** The database's name: one for each user. */
+  /** The store's name: one for each user. */
   readonly name: string;
   /**
    * The name of an earlier app's database, and this user's id in it: their rows are adopted, once. A conversation
    * without a `userId` gets the id of the first user who opens a store. Nothing else changes there until this user's
-   * store is destroyed, which also deletes their rows there.
+   * store is destroyed, which also deletes their rows there. For apps whose schema has the chat schema's kinds.
    */
   readonly adopt?: { readonly name: string; readonly userId: string };
 }
@@ -45,10 +69,9 @@ export class DexieStore implements Store {
 
   constructor(private readonly options: DexieOptions) {
     this.name = options.name;
-    this.db = new Database(options.name);
-    this.db.on('versionchange', ({ newVersion }) => {
-      if (newVersion) return undefined;
-      // The deletion waits for this connection; and Dexie would create the database again.
+    this.db = new Database(databaseOf(options.name));
+    this.db.on('versionchange', () => {
+      // Another tab deletes the database, or upgrades it. That waits for this connection; and Dexie would open it again.
       this.destroyed = true;
       this.db.close();
       return false;
@@ -79,17 +102,17 @@ export class DexieStore implements Store {
       return [all.filter(conversation), await messages.filter(message).toArray()] as const;
     });
     if (mine === undefined) return;
-    const adopted = await adoptRows(...mine);
+    const { conversations, messages } = await adoptRows(...mine);
     await this.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== user || meta.adopted.includes(name)) return;
-      // Rows that the server has sent since are newer than the earlier app's.
-      const heldC = await tx.conversations(adopted.conversations.map((row) => row.id));
-      const heldM = await tx.messages(adopted.messages.map((row) => row.id));
-      await tx.putConversations(adopted.conversations.filter((_, i) => heldC[i] === undefined));
-      await tx.putMessages(adopted.messages.filter((_, i) => heldM[i] === undefined));
-      const local = adopted.conversations.filter((row) => row.seq === LOCAL);
-      await tx.putFloors(local.map((row) => [row.id, 'start']));
+      await putMissing(tx, CONVERSATION, conversations);
+      await putMissing(tx, MESSAGE, messages);
+      const local = conversations.filter((row) => row.seq === LOCAL);
+      await tx.putFloors(
+        MESSAGE,
+        local.map((row) => [keyOf(CONVERSATION, row.id), 'start']),
+      );
       await tx.setMeta({ adopted: [...meta.adopted, name] });
     });
   }
@@ -100,7 +123,7 @@ export class DexieStore implements Store {
   }
 
   async destroy(): Promise<void> {
-    const { adopt } = this.options;
+    const { adopt, name } = this.options;
     if (adopt !== undefined) {
       await inEarlier(adopt.name, async (conversations, messages) => {
         const mine = belonging(adopt.userId, await conversations.toArray());
@@ -108,11 +131,8 @@ export class DexieStore implements Store {
         await conversations.filter(mine.conversation).delete();
       });
     }
-    await new Promise<void>((done, failed) => {
-      // A frozen tab may keep the empty database for a while.
-      this.db.on('blocked', () => (done(), false));
-      this.db.delete().then(done, failed);
-    });
+    await deleted(this.db);
+    await deleted(new Dexie(name));
   }
 
   private async transaction<T>(mode: 'r' | 'rw', work: (tx: Writing) => Promise<T>): Promise<T> {
@@ -122,48 +142,73 @@ export class DexieStore implements Store {
   }
 
   private async open(): Promise<void> {
-    await this.db.open();
-    await this.db.transaction('rw', this.db.head, async () => {
-      if ((await this.db.head.get(0)) === undefined) await this.db.head.add(newMeta(newId()), 0);
-    });
+    const { db, name } = this;
+    await db.open();
+    if ((await db.head.get(META)) === undefined) {
+      for await (const put of partsOfFormer(name)) {
+        if (!(await this.make((tx) => put(tx), LEFT))) break;
+      }
+      await this.make((tx) => tx.setMeta(newMeta(newId())));
+    }
+    if ((await db.head.get(LEFT)) === undefined) return;
+    await emptyFormer(name);
+    await db.head.delete(LEFT);
+  }
+
+  /** Does `work` unless the store was made already, perhaps by another tab: then false. */
+  private make(work: (tx: Writing) => Promise<void>, mark?: number): Promise<boolean> {
+    return this.db.transaction('rw', this.db.tables, async (tx) => {
+      const head = tx.table('head');
+      if ((await head.get(META)) !== undefined) return false;
+      if (mark !== undefined) await head.put(true, mark);
+      await work(new Transaction(tx));
+      return true;
+    }) as Promise<boolean>;
   }
 }
 
-/** Does `work` in one transaction of an earlier app's database; undefined if it does not exist or lacks a table. */
-async function inEarlier<T>(
+/** Rows that the server has sent since are newer than the earlier app's. */
+async function putMissing(tx: Writing, kind: Kind, rows: readonly Row[]): Promise<void> {
+  const held = await tx.get(
+    kind,
+    rows.map((row) => keyOf(kind, row.id)),
+  );
+  await tx.put(
+    kind,
+    rows.filter((_, i) => held[i] === undefined),
+  );
+}
+
+const inEarlier = <T>(
   name: string,
   work: (conversations: Table, messages: Table) => Promise<T>,
-): Promise<T | undefined> {
-  if (!(await Dexie.exists(name))) return undefined;
-  const old = new Dexie(name);
-  try {
-    await old.open();
-    const names = old.tables.map((table) => table.name);
-    if (!names.includes('conversations') || !names.includes('messages')) return undefined;
-    return await old.transaction('rw', ['conversations', 'messages'], (tx) =>
-      work(tx.table('conversations'), tx.table('messages')),
-    );
-  } finally {
-    old.close();
-  }
-}
+): Promise<T | undefined> =>
+  inDatabase(name, ['conversations', 'messages'], (...tables) => work(...(tables as [Table, Table])));
+
+const deleted = (db: Dexie): Promise<void> =>
+  new Promise<void>((done, failed) => {
+    // A frozen tab may keep the empty database for a while.
+    db.on('blocked', () => (done(), false));
+    db.delete().then(done, failed);
+  });
 
 class Database extends Dexie {
-  declare readonly head: Table<Meta, number>;
+  declare readonly head: Table<unknown, number>;
 
   constructor(name: string) {
     // Without strict durability a power cut could lose numbers that were sent, and they would be given a second time.
     super(name, { chromeTransactionDurability: 'strict' });
     this.version(1).stores({
       head: '',
-      conversationRows: 'id, [updatedAt+id], local',
-      messageRows: 'id, [conversationId+createdAt+id], local',
+      rows: '[kind+key], [kind+home+order], [kind+above], [kind+local]',
       outbox: 'key, state',
-      floorRows: '',
-      deletions: '[kind+id]',
+      floors: '[kind+home]',
+      deletions: '[kind+key]',
     });
   }
 }
+
+const rowIn = ({ row }: Kept): Row => row;
 
 /**
  * Bound to its Dexie transaction, because native promises lose the one that Dexie tracks in its own promises. Empty
@@ -172,11 +217,10 @@ class Database extends Dexie {
 class Transaction implements Writing {
   private readonly db: {
     readonly head: Table<Meta, number>;
-    readonly conversationRows: Table<Kept<Conversation>, Uuid>;
-    readonly messageRows: Table<Kept<Message>, Uuid>;
+    readonly rows: Table<Kept, readonly [kind: string, key: string]>;
     readonly outbox: Table<Entry, number>;
-    readonly floorRows: Table<Floor, Uuid>;
-    readonly deletions: Table<Gone, [string, Uuid]>;
+    readonly floors: Table<KeptFloor, readonly [kind: string, home: string]>;
+    readonly deletions: Table<Gone>;
   };
 
   constructor(tx: DexieTransaction) {
@@ -184,38 +228,27 @@ class Transaction implements Writing {
   }
 
   async meta(): Promise<Meta> {
-    return { ...newMeta(''), ...((await this.db.head.get(0)) as Meta) };
+    return { ...newMeta(''), ...(await this.db.head.get(META)) };
   }
-  async conversations(ids: readonly Uuid[]): Promise<(Conversation | undefined)[]> {
-    if (ids.length === 0) return [];
-    return (await this.db.conversationRows.bulkGet([...ids])).map((row) => row && plain<Conversation>(row));
+  async get({ name }: Kind, keys: readonly string[]): Promise<(Row | undefined)[]> {
+    if (keys.length === 0) return [];
+    return (await this.db.rows.bulkGet(keys.map((key) => [name, key] as const))).map((kept) => kept?.row);
   }
-  async messages(ids: readonly Uuid[]): Promise<(Message | undefined)[]> {
-    if (ids.length === 0) return [];
-    return (await this.db.messageRows.bulkGet([...ids])).map((row) => row && plain<Message>(row));
+  async newest({ name }: Kind, home: string, before: string | null, limit: number): Promise<Row[]> {
+    const rows = this.db.rows.where('[kind+home+order]').between([name, home, ''], [name, home, before ?? MOST]);
+    return (await rows.reverse().limit(limit).toArray()).map(rowIn);
   }
-  async newestConversations(before: Place | null, limit: number): Promise<Conversation[]> {
-    const rows = this.db.conversationRows
-      .where('[updatedAt+id]')
-      .between([LEAST, LEAST], before === null ? [MOST, MOST] : [...before], true, false);
-    return (await rows.reverse().limit(limit).toArray()).map((row) => plain<Conversation>(row));
+  async of(kind: Kind, home: string): Promise<Row[]> {
+    return this.newest(kind, home, null, Infinity);
   }
-  async newestMessages(conversation: Uuid, before: Place | null, limit: number): Promise<Message[]> {
-    const rows = this.db.messageRows
-      .where('[conversationId+createdAt+id]')
-      .between([conversation, LEAST, LEAST], [conversation, ...(before ?? [MOST, MOST])], true, false);
-    return (await rows.reverse().limit(limit).toArray()).map((row) => plain<Message>(row));
+  async under({ name }: Kind, above: string): Promise<Row[]> {
+    return (await this.db.rows.where('[kind+above]').equals([name, above]).toArray()).map(rowIn);
   }
-  async messagesOf(conversation: Uuid): Promise<Message[]> {
-    return this.newestMessages(conversation, null, Infinity);
+  async all({ name }: Kind): Promise<Row[]> {
+    return (await this.db.rows.where('[kind+key]').between([name, ''], [name, MOST]).toArray()).map(rowIn);
   }
-  async localConversations(): Promise<Conversation[]> {
-    const rows = await this.db.conversationRows.where('local').equals(1).toArray();
-    return rows.map((row) => plain<Conversation>(row)).sort(oldestFirst);
-  }
-  async localMessages(): Promise<Message[]> {
-    const rows = await this.db.messageRows.where('local').equals(1).toArray();
-    return rows.map((row) => plain<Message>(row)).sort(oldestFirst);
+  async local({ name }: Kind): Promise<Row[]> {
+    return (await this.db.rows.where('[kind+local]').equals([name, 1]).toArray()).map(rowIn);
   }
   async entries(): Promise<Entry[]> {
     return this.db.outbox.orderBy('key').toArray();
@@ -232,36 +265,43 @@ class Transaction implements Writing {
       rejected: await this.db.outbox.where('state').equals('rejected').count(),
     };
   }
-  async floors(ids: readonly Uuid[]): Promise<(Floor | undefined)[]> {
-    return ids.length === 0 ? [] : this.db.floorRows.bulkGet([...ids]);
+  async floors({ name }: Kind, homes: readonly string[]): Promise<(Floor | undefined)[]> {
+    if (homes.length === 0) return [];
+    return (await this.db.floors.bulkGet(homes.map((home) => [name, home] as const))).map((kept) => kept?.floor);
   }
   async gone(): Promise<Gone[]> {
     return this.db.deletions.toArray();
   }
 
   async setMeta(change: Partial<Meta>): Promise<void> {
-    await this.db.head.put({ ...(await this.meta()), ...change }, 0);
+    await this.db.head.put({ ...(await this.meta()), ...change }, META);
   }
-  async putConversations(rows: readonly Conversation[]): Promise<void> {
-    if (rows.length > 0) await this.db.conversationRows.bulkPut(rows.map(keep));
+  async put(kind: Kind, rows: readonly Row[]): Promise<void> {
+    if (rows.length === 0) return;
+    await this.db.rows.bulkPut(
+      rows.map((row) => {
+        const above = aboveOf(kind, row);
+        return {
+          kind: kind.name,
+          key: keyOf(kind, row.id),
+          home: homeOf(kind, row),
+          order: orderOfRow(kind, row),
+          ...(above !== null && { above }),
+          ...(row.seq === LOCAL && { local: 1 }),
+          row,
+        };
+      }),
+    );
   }
-  async putMessages(rows: readonly Message[]): Promise<void> {
-    if (rows.length > 0) await this.db.messageRows.bulkPut(rows.map(keep));
+  async drop({ name }: Kind, keys: readonly string[]): Promise<void> {
+    if (keys.length > 0) await this.db.rows.bulkDelete(keys.map((key) => [name, key] as const));
   }
-  async dropConversations(ids: readonly Uuid[]): Promise<void> {
-    if (ids.length > 0) await this.db.conversationRows.bulkDelete([...ids]);
-  }
-  async dropMessages(ids: readonly Uuid[]): Promise<void> {
-    if (ids.length > 0) await this.db.messageRows.bulkDelete([...ids]);
-  }
-  async dropSynced(): Promise<void> {
-    const conversations = await this.localConversations();
-    const messages = await this.localMessages();
-    await this.db.conversationRows.clear();
-    await this.db.messageRows.clear();
-    await this.putConversations(conversations);
-    await this.putMessages(messages);
-    await this.db.floorRows.clear();
+  async clear(localToo: boolean): Promise<void> {
+    const { rows, floors } = this.db;
+    const local = localToo ? [] : await rows.orderBy('[kind+local]').toArray(); // without those that are not local
+    await rows.clear();
+    if (local.length > 0) await rows.bulkPut(local);
+    await floors.clear();
     await this.forget();
   }
   async putEntries(entries: readonly Entry[]): Promise<void> {
@@ -270,15 +310,12 @@ class Transaction implements Writing {
   async dropEntries(keys: readonly number[]): Promise<void> {
     if (keys.length > 0) await this.db.outbox.bulkDelete([...keys]);
   }
-  async putFloors(floors: readonly (readonly [Uuid, Floor])[]): Promise<void> {
+  async putFloors({ name }: Kind, floors: readonly (readonly [string, Floor])[]): Promise<void> {
     if (floors.length === 0) return;
-    await this.db.floorRows.bulkPut(
-      floors.map(([, floor]) => floor),
-      floors.map(([id]) => id),
-    );
+    await this.db.floors.bulkPut(floors.map(([home, floor]) => ({ kind: name, home, floor })));
   }
-  async dropFloors(ids: readonly Uuid[]): Promise<void> {
-    if (ids.length > 0) await this.db.floorRows.bulkDelete([...ids]);
+  async dropFloors({ name }: Kind, homes: readonly string[]): Promise<void> {
+    if (homes.length > 0) await this.db.floors.bulkDelete(homes.map((home) => [name, home] as const));
   }
   async remember(deletions: readonly Gone[]): Promise<void> {
     if (deletions.length > 0) await this.db.deletions.bulkPut([...deletions]);

@@ -2,27 +2,31 @@
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { compare, LOCAL, placeOf, type Conversation, type Message, type Place, type Uuid } from '../rows.js';
+import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
+import type { Kind } from '../schema.js';
 import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
 
+interface Kept {
+  readonly row: Row;
+  readonly home: string;
+  readonly order: string;
+}
+
 interface Tables {
   meta: Meta;
-  readonly conversations: Map<Uuid, Conversation>;
-  readonly messages: Map<Uuid, Message>;
+  /** By kind, then by key. */
+  readonly rows: Map<string, Map<string, Kept>>;
   readonly entries: Map<number, Entry>;
-  readonly floors: Map<Uuid, Floor>;
+  /** By kind, then by home. */
+  readonly floors: Map<string, Map<string, Floor>>;
   readonly gone: Map<string, Gone>;
 }
 
-const oldestFirst = (a: Conversation | Message, b: Conversation | Message): number =>
-  compare([a.createdAt, a.id], [b.createdAt, b.id]);
-
-function newest<R extends Conversation | Message>(rows: R[], before: Place | null, limit: number): R[] {
-  return rows
-    .filter((row) => before === null || compare(placeOf(row), before) < 0)
-    .sort((a, b) => compare(placeOf(b), placeOf(a)))
-    .slice(0, limit);
+function table<V>(tables: Map<string, Map<string, V>>, { name }: Kind): Map<string, V> {
+  const found = tables.get(name) ?? new Map<string, V>();
+  tables.set(name, found);
+  return found;
 }
 
 class Transaction implements Writing {
@@ -35,17 +39,17 @@ class Transaction implements Writing {
   }
 
   meta = async () => this.t.meta;
-  conversations = async (ids: readonly Uuid[]) => ids.map((id) => this.t.conversations.get(id));
-  messages = async (ids: readonly Uuid[]) => ids.map((id) => this.t.messages.get(id));
-  newestConversations = async (before: Place | null, limit: number) =>
-    newest([...this.t.conversations.values()], before, limit);
-  newestMessages = async (conversation: Uuid, before: Place | null, limit: number) =>
-    newest(await this.messagesOf(conversation), before, limit);
-  messagesOf = async (conversation: Uuid) =>
-    [...this.t.messages.values()].filter((row) => row.conversationId === conversation);
-  localConversations = async () =>
-    [...this.t.conversations.values()].filter((row) => row.seq === LOCAL).sort(oldestFirst);
-  localMessages = async () => [...this.t.messages.values()].filter((row) => row.seq === LOCAL).sort(oldestFirst);
+  get = async (kind: Kind, keys: readonly string[]) => keys.map((key) => table(this.t.rows, kind).get(key)?.row);
+  newest = async (kind: Kind, home: string, before: string | null, limit: number) =>
+    [...table(this.t.rows, kind).values()]
+      .filter((kept) => kept.home === home && (before === null || kept.order < before))
+      .sort((a, b) => (a.order < b.order ? 1 : -1))
+      .slice(0, limit)
+      .map(({ row }) => row);
+  of = (kind: Kind, home: string) => this.newest(kind, home, null, Infinity);
+  under = async (kind: Kind, above: string) => (await this.all(kind)).filter((row) => aboveOf(kind, row) === above);
+  all = async (kind: Kind) => [...table(this.t.rows, kind).values()].map(({ row }) => row);
+  local = async (kind: Kind) => (await this.all(kind)).filter((row) => row.seq === LOCAL);
   entries = async () => [...this.t.entries.values()].sort((a, b) => a.key - b.key);
   pending = async (limit: number) =>
     (await this.entries()).filter((entry) => entry.state === 'pending').slice(0, limit);
@@ -55,7 +59,7 @@ class Transaction implements Writing {
     const count = (state: Entry['state']): number => all.filter((entry) => entry.state === state).length;
     return { pending: count('pending'), rejected: count('rejected') };
   };
-  floors = async (ids: readonly Uuid[]) => ids.map((id) => this.t.floors.get(id));
+  floors = async (kind: Kind, homes: readonly string[]) => homes.map((home) => table(this.t.floors, kind).get(home));
   gone = async () => [...this.t.gone.values()];
 
   async setMeta(change: Partial<Meta>): Promise<void> {
@@ -63,27 +67,33 @@ class Transaction implements Writing {
     this.undo.push(() => void (this.t.meta = before));
     this.t.meta = { ...before, ...change };
   }
-  putConversations = async (rows: readonly Conversation[]) =>
-    rows.forEach((row) => this.set(this.t.conversations, row.id, row));
-  putMessages = async (rows: readonly Message[]) => rows.forEach((row) => this.set(this.t.messages, row.id, row));
-  dropConversations = async (ids: readonly Uuid[]) =>
-    ids.forEach((id) => this.set(this.t.conversations, id, undefined));
-  dropMessages = async (ids: readonly Uuid[]) => ids.forEach((id) => this.set(this.t.messages, id, undefined));
-  async dropSynced(): Promise<void> {
-    for (const table of [this.t.conversations, this.t.messages] as Map<Uuid, Conversation | Message>[]) {
-      for (const row of [...table.values()]) if (row.seq !== LOCAL) this.set(table, row.id, undefined);
+  put = async (kind: Kind, rows: readonly Row[]) =>
+    rows.forEach((row) =>
+      this.set(table(this.t.rows, kind), keyOf(kind, row.id), {
+        row,
+        home: homeOf(kind, row),
+        order: orderOfRow(kind, row),
+      }),
+    );
+  drop = async (kind: Kind, keys: readonly string[]) =>
+    keys.forEach((key) => this.set(table(this.t.rows, kind), key, undefined));
+  async clear(localToo: boolean): Promise<void> {
+    for (const rows of this.t.rows.values()) {
+      for (const [key, { row }] of [...rows]) if (localToo || row.seq !== LOCAL) this.set(rows, key, undefined);
     }
-    await this.dropFloors([...this.t.floors.keys()]);
+    for (const floors of this.t.floors.values())
+      for (const home of [...floors.keys()]) this.set(floors, home, undefined);
     await this.forget();
   }
   putEntries = async (entries: readonly Entry[]) =>
     entries.forEach((entry) => this.set(this.t.entries, entry.key, entry));
   dropEntries = async (keys: readonly number[]) => keys.forEach((key) => this.set(this.t.entries, key, undefined));
-  putFloors = async (floors: readonly (readonly [Uuid, Floor])[]) =>
-    floors.forEach(([id, floor]) => this.set(this.t.floors, id, floor));
-  dropFloors = async (ids: readonly Uuid[]) => ids.forEach((id) => this.set(this.t.floors, id, undefined));
+  putFloors = async (kind: Kind, floors: readonly (readonly [string, Floor])[]) =>
+    floors.forEach(([home, floor]) => this.set(table(this.t.floors, kind), home, floor));
+  dropFloors = async (kind: Kind, homes: readonly string[]) =>
+    homes.forEach((home) => this.set(table(this.t.floors, kind), home, undefined));
   remember = async (deletions: readonly Gone[]) =>
-    deletions.forEach((gone) => this.set(this.t.gone, gone.kind + gone.id, gone));
+    deletions.forEach((gone) => this.set(this.t.gone, `${gone.kind} ${gone.key}`, gone));
   forget = async () => [...this.t.gone.keys()].forEach((key) => this.set(this.t.gone, key, undefined));
 
   private set<K, V>(table: Map<K, V>, key: K, value: V | undefined): void {
@@ -98,8 +108,7 @@ export class MemoryStore implements Store {
   readonly name = newId();
   private readonly tables: Tables = {
     meta: newMeta(newId()),
-    conversations: new Map(),
-    messages: new Map(),
+    rows: new Map(),
     entries: new Map(),
     floors: new Map(),
     gone: new Map(),

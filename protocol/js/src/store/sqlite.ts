@@ -1,14 +1,22 @@
 /**
  * A store in SQLite, for React Native. Of the driver it uses only `run` and `all`. It needs a connection of its own,
  * because a transaction stays open on it between two awaits.
+ *
+ * The tables are the same for every schema: a row is kept as JSON, with its kind and the texts by which it is found. A
+ * changed schema needs no other tables: reshape.ts stores the rows anew, in the transaction with which a Sync begins.
+ * sqlite_former.ts moves what was kept before there were kinds.
  */
 
 import type { Floor } from '../holes.js';
 import type { Mutation } from '../mutation.js';
 import type { Entry } from '../outbox.js';
-import type { Conversation, Message, Place, Uuid } from '../rows.js';
+import { aboveOf, homeOf, keyOf, orderOfRow, type Row } from '../rows.js';
+import type { Kind } from '../schema.js';
 import { newMeta, StoreError, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
+import type { FormerEntry, FormerMeta } from './former.js';
+import { moveFormer } from './sqlite_former.js';
+import { fromJson, toJson } from './values.js';
 
 export type SqlValue = string | number | null;
 export type SqlRow = Readonly<Record<string, unknown>>;
@@ -20,62 +28,47 @@ export interface SqlDriver {
   close?(): Promise<unknown> | void;
 }
 
-const VERSION = 1;
+/** 1: conversations and messages only · 2: rows of kinds. */
+const VERSION = 2;
 
+const HEAD =
+  'CREATE TABLE IF NOT EXISTS atlas_meta (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, meta TEXT NOT NULL)';
 const TABLES = [
-  'CREATE TABLE IF NOT EXISTS atlas_meta (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, meta TEXT NOT NULL)',
-  `CREATE TABLE IF NOT EXISTS atlas_conversations (
-     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, title TEXT, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL
-   ) WITHOUT ROWID`,
-  'CREATE INDEX IF NOT EXISTS atlas_conversations_order ON atlas_conversations (updated_at, id)',
-  `CREATE TABLE IF NOT EXISTS atlas_messages (
-     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, conversation_id TEXT NOT NULL, role TEXT NOT NULL, content TEXT NOT NULL,
-     created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL
+  `CREATE TABLE IF NOT EXISTS atlas_rows (
+     kind TEXT NOT NULL, key TEXT NOT NULL, home TEXT NOT NULL, place TEXT NOT NULL, above TEXT, seq INTEGER NOT NULL,
+     content TEXT NOT NULL, PRIMARY KEY (kind, key)
    )`,
-  'CREATE INDEX IF NOT EXISTS atlas_messages_order ON atlas_messages (conversation_id, created_at, id)',
-  'CREATE INDEX IF NOT EXISTS atlas_messages_local ON atlas_messages (created_at, id) WHERE seq < 0',
+  'CREATE INDEX IF NOT EXISTS atlas_rows_place ON atlas_rows (kind, home, place)',
+  'CREATE INDEX IF NOT EXISTS atlas_rows_above ON atlas_rows (kind, above) WHERE above IS NOT NULL',
+  'CREATE INDEX IF NOT EXISTS atlas_rows_local ON atlas_rows (kind) WHERE seq < 0',
   `CREATE TABLE IF NOT EXISTS atlas_outbox (
      key INTEGER PRIMARY KEY, n INTEGER NOT NULL, state TEXT NOT NULL, mutation TEXT NOT NULL,
      seq INTEGER, code TEXT, message TEXT
    )`,
   'CREATE INDEX IF NOT EXISTS atlas_outbox_state ON atlas_outbox (state, key)',
-  'CREATE TABLE IF NOT EXISTS atlas_floors (conversation_id TEXT PRIMARY KEY, floor TEXT NOT NULL) WITHOUT ROWID',
-  'CREATE TABLE IF NOT EXISTS atlas_gone (kind TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID',
+  `CREATE TABLE IF NOT EXISTS atlas_histories (
+     kind TEXT NOT NULL, home TEXT NOT NULL, floor TEXT NOT NULL, PRIMARY KEY (kind, home)
+   ) WITHOUT ROWID`,
+  `CREATE TABLE IF NOT EXISTS atlas_deletions (
+     kind TEXT NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (kind, key)
+   ) WITHOUT ROWID`,
 ];
 
 const AT_ONCE = 100; // rows in one statement: SQLite accepts at least 999 values
 
 const number = (value: unknown): number => Number(value);
 
-const conversation = (row: SqlRow): Conversation => ({
-  kind: 'c',
-  seq: number(row['seq']),
-  id: row['id'] as Uuid,
-  title: row['title'] as string | null,
-  createdAt: number(row['created_at']),
-  updatedAt: number(row['updated_at']),
-});
-
-const message = (row: SqlRow): Message => ({
-  kind: 'm',
-  seq: number(row['seq']),
-  id: row['id'] as Uuid,
-  conversationId: row['conversation_id'] as Uuid,
-  role: row['role'] as string,
-  content: row['content'] as string,
-  createdAt: number(row['created_at']),
-  updatedAt: number(row['updated_at']),
-});
-
-const entry = (row: SqlRow): Entry => ({
+const entry = (row: SqlRow, mutation: unknown): Entry => ({
   key: number(row['key']),
   n: number(row['n']),
-  mutation: JSON.parse(row['mutation'] as string) as Mutation,
+  mutation: mutation as Mutation,
   state: row['state'] as Entry['state'],
   seq: row['seq'] === null ? null : number(row['seq']),
   code: row['code'] as string | null,
   message: row['message'] as string | null,
 });
+
+const stored = (row: SqlRow): Entry => entry(row, fromJson(row['mutation']));
 
 export class SqliteStore implements Store {
   readonly name = newId();
@@ -128,16 +121,27 @@ export class SqliteStore implements Store {
     await this.driver.all('PRAGMA journal_mode = WAL', []);
     await this.driver.all('PRAGMA synchronous = FULL', []); // durable even if the power fails
     await this.driver.all('PRAGMA secure_delete = ON', []); // deleted rows must not stay readable in the file
-    await this.alone('BEGIN IMMEDIATE', async () => {
-      for (const table of TABLES) await this.driver.run(table, []);
-      const [head] = await this.driver.all('SELECT version FROM atlas_meta', []);
-      if (head !== undefined && number(head['version']) > VERSION) {
-        throw new StoreError('this database was written by a newer version: update this app');
-      }
-      if (head === undefined) {
-        await this.driver.run('INSERT INTO atlas_meta VALUES (1, ?, ?)', [VERSION, JSON.stringify(newMeta(newId()))]);
-      }
-    });
+    await this.alone('BEGIN IMMEDIATE', (tx) => this.upgrade(tx));
+  }
+
+  /** Makes the tables, or brings those of an earlier version up to date. */
+  private async upgrade(tx: Writing): Promise<void> {
+    const { driver } = this;
+    await driver.run(HEAD, []);
+    const [head] = await driver.all('SELECT version, meta FROM atlas_meta', []);
+    const version = head === undefined ? 0 : number(head['version']);
+    if (version > VERSION) throw new StoreError('this database was written by a newer version: update this app');
+    if (version === VERSION) return;
+    for (const table of TABLES) await driver.run(table, []);
+    await driver.run('INSERT OR REPLACE INTO atlas_meta VALUES (1, ?, ?)', [VERSION, JSON.stringify(newMeta(newId()))]);
+    if (head === undefined) return;
+    const entries = await driver.all('SELECT * FROM atlas_outbox', []);
+    await moveFormer(
+      driver,
+      tx,
+      JSON.parse(head['meta'] as string) as FormerMeta,
+      entries.map((row) => entry(row, JSON.parse(row['mutation'] as string)) as unknown as FormerEntry),
+    );
   }
 }
 
@@ -150,63 +154,51 @@ class Transaction implements Writing {
     const [row] = await this.driver.all('SELECT meta FROM atlas_meta', []);
     return { ...newMeta(''), ...(JSON.parse(row?.['meta'] as string) as Meta) };
   }
-  async conversations(ids: readonly Uuid[]): Promise<(Conversation | undefined)[]> {
-    return this.byId('atlas_conversations', 'id', ids, conversation);
+  async get(kind: Kind, keys: readonly string[]): Promise<(Row | undefined)[]> {
+    return (await this.byKey('atlas_rows', 'key', 'content', kind, keys)) as (Row | undefined)[];
   }
-  async messages(ids: readonly Uuid[]): Promise<(Message | undefined)[]> {
-    return this.byId('atlas_messages', 'id', ids, message);
+  async newest(kind: Kind, home: string, before: string | null, limit: number): Promise<Row[]> {
+    return this.rows(`kind = ? AND home = ? ${before === null ? '' : 'AND place < ?'} ORDER BY place DESC LIMIT ?`, [
+      kind.name,
+      home,
+      ...(before === null ? [] : [before]),
+      sqlLimit(limit),
+    ]);
   }
-  async newestConversations(before: Place | null, limit: number): Promise<Conversation[]> {
-    const rows = await this.driver.all(
-      `SELECT * FROM atlas_conversations ${before ? 'WHERE (updated_at, id) < (?, ?)' : ''}
-       ORDER BY updated_at DESC, id DESC LIMIT ?`,
-      [...(before ?? []), sqlLimit(limit)],
-    );
-    return rows.map(conversation);
+  of(kind: Kind, home: string): Promise<Row[]> {
+    return this.rows('kind = ? AND home = ?', [kind.name, home]);
   }
-  async newestMessages(home: Uuid, before: Place | null, limit: number): Promise<Message[]> {
-    const rows = await this.driver.all(
-      `SELECT * FROM atlas_messages WHERE conversation_id = ? ${before ? 'AND (created_at, id) < (?, ?)' : ''}
-       ORDER BY created_at DESC, id DESC LIMIT ?`,
-      [home, ...(before ?? []), sqlLimit(limit)],
-    );
-    return rows.map(message);
+  under(kind: Kind, above: string): Promise<Row[]> {
+    return this.rows('kind = ? AND above = ?', [kind.name, above]);
   }
-  async messagesOf(home: Uuid): Promise<Message[]> {
-    return this.newestMessages(home, null, Infinity);
+  all(kind: Kind): Promise<Row[]> {
+    return this.rows('kind = ?', [kind.name]);
   }
-  async localConversations(): Promise<Conversation[]> {
-    const rows = await this.driver.all('SELECT * FROM atlas_conversations WHERE seq < 0 ORDER BY created_at, id', []);
-    return rows.map(conversation);
-  }
-  async localMessages(): Promise<Message[]> {
-    return (await this.driver.all('SELECT * FROM atlas_messages WHERE seq < 0 ORDER BY created_at, id', [])).map(
-      message,
-    );
+  local(kind: Kind): Promise<Row[]> {
+    return this.rows('kind = ? AND seq < 0', [kind.name]);
   }
   async entries(): Promise<Entry[]> {
-    return (await this.driver.all('SELECT * FROM atlas_outbox ORDER BY key', [])).map(entry);
+    return (await this.driver.all('SELECT * FROM atlas_outbox ORDER BY key', [])).map(stored);
   }
   async pending(limit: number): Promise<Entry[]> {
     const sql = "SELECT * FROM atlas_outbox WHERE state = 'pending' ORDER BY key LIMIT ?";
-    return (await this.driver.all(sql, [sqlLimit(limit)])).map(entry);
+    return (await this.driver.all(sql, [sqlLimit(limit)])).map(stored);
   }
   async acked(): Promise<Entry[]> {
-    return (await this.driver.all("SELECT * FROM atlas_outbox WHERE state = 'acked' ORDER BY key", [])).map(entry);
+    return (await this.driver.all("SELECT * FROM atlas_outbox WHERE state = 'acked' ORDER BY key", [])).map(stored);
   }
   async counts(): Promise<{ pending: number; rejected: number }> {
     const rows = await this.driver.all('SELECT state, count(*) AS count FROM atlas_outbox GROUP BY state', []);
     const of = (state: string): number => number(rows.find((row) => row['state'] === state)?.['count'] ?? 0);
     return { pending: of('pending'), rejected: of('rejected') };
   }
-  async floors(ids: readonly Uuid[]): Promise<(Floor | undefined)[]> {
-    const floors = await this.byId('atlas_floors', 'conversation_id', ids, (row) => row);
-    return floors.map((row) => row && (JSON.parse(row['floor'] as string) as Floor));
+  async floors(kind: Kind, homes: readonly string[]): Promise<(Floor | undefined)[]> {
+    return (await this.byKey('atlas_histories', 'home', 'floor', kind, homes)) as (Floor | undefined)[];
   }
   async gone(): Promise<Gone[]> {
-    return (await this.driver.all('SELECT kind, id, seq FROM atlas_gone', [])).map((row) => ({
-      kind: row['kind'] as Gone['kind'],
-      id: row['id'] as Uuid,
+    return (await this.driver.all('SELECT kind, key, seq FROM atlas_deletions', [])).map((row) => ({
+      kind: row['kind'] as string,
+      key: row['key'] as string,
       seq: number(row['seq']),
     }));
   }
@@ -214,82 +206,86 @@ class Transaction implements Writing {
   async setMeta(change: Partial<Meta>): Promise<void> {
     await this.driver.run('UPDATE atlas_meta SET meta = ?', [JSON.stringify({ ...(await this.meta()), ...change })]);
   }
-  putConversations(rows: readonly Conversation[]): Promise<void> {
-    return this.put(
-      'atlas_conversations',
-      rows.map((row) => [row.id, row.seq, row.title, row.createdAt, row.updatedAt]),
+  put(kind: Kind, rows: readonly Row[]): Promise<void> {
+    return this.putAll(
+      'atlas_rows',
+      rows.map((row) => {
+        const { id, seq } = row;
+        const place = [keyOf(kind, id), homeOf(kind, row), orderOfRow(kind, row), aboveOf(kind, row)];
+        return [kind.name, ...place, seq, toJson(row)];
+      }),
     );
   }
-  putMessages(rows: readonly Message[]): Promise<void> {
-    return this.put(
-      'atlas_messages',
-      rows.map((row) => [row.id, row.seq, row.conversationId, row.role, row.content, row.createdAt, row.updatedAt]),
-    );
+  drop(kind: Kind, keys: readonly string[]): Promise<void> {
+    return this.dropByKey('atlas_rows', 'key', kind, keys);
   }
-  dropConversations(ids: readonly Uuid[]): Promise<void> {
-    return this.drop('atlas_conversations', 'id', ids);
-  }
-  dropMessages(ids: readonly Uuid[]): Promise<void> {
-    return this.drop('atlas_messages', 'id', ids);
-  }
-  async dropSynced(): Promise<void> {
-    await this.driver.run('DELETE FROM atlas_conversations WHERE seq >= 0', []);
-    await this.driver.run('DELETE FROM atlas_messages WHERE seq >= 0', []);
-    await this.driver.run('DELETE FROM atlas_floors', []);
+  async clear(localToo: boolean): Promise<void> {
+    await this.driver.run(`DELETE FROM atlas_rows ${localToo ? '' : 'WHERE seq >= 0'}`, []);
+    await this.driver.run('DELETE FROM atlas_histories', []);
     await this.forget();
   }
   putEntries(entries: readonly Entry[]): Promise<void> {
-    return this.put(
+    return this.putAll(
       'atlas_outbox',
-      entries.map((e) => [e.key, e.n, e.state, JSON.stringify(e.mutation), e.seq, e.code, e.message]),
+      entries.map((e) => [e.key, e.n, e.state, toJson(e.mutation), e.seq, e.code, e.message]),
     );
   }
-  dropEntries(keys: readonly number[]): Promise<void> {
-    return this.drop('atlas_outbox', 'key', keys);
+  async dropEntries(keys: readonly number[]): Promise<void> {
+    for (const some of chunks(keys)) {
+      await this.driver.run(`DELETE FROM atlas_outbox WHERE key IN (${marks(some.length)})`, some);
+    }
   }
-  putFloors(floors: readonly (readonly [Uuid, Floor])[]): Promise<void> {
-    return this.put(
-      'atlas_floors',
-      floors.map(([id, floor]) => [id, JSON.stringify(floor)]),
+  putFloors(kind: Kind, floors: readonly (readonly [string, Floor])[]): Promise<void> {
+    return this.putAll(
+      'atlas_histories',
+      floors.map(([home, floor]) => [kind.name, home, toJson(floor)]),
     );
   }
-  dropFloors(ids: readonly Uuid[]): Promise<void> {
-    return this.drop('atlas_floors', 'conversation_id', ids);
+  dropFloors(kind: Kind, homes: readonly string[]): Promise<void> {
+    return this.dropByKey('atlas_histories', 'home', kind, homes);
   }
   remember(deletions: readonly Gone[]): Promise<void> {
-    return this.put(
-      'atlas_gone',
-      deletions.map(({ kind, id, seq }) => [kind, id, seq]),
+    return this.putAll(
+      'atlas_deletions',
+      deletions.map(({ kind, key, seq }) => [kind, key, seq]),
     );
   }
   async forget(): Promise<void> {
-    await this.driver.run('DELETE FROM atlas_gone', []);
+    await this.driver.run('DELETE FROM atlas_deletions', []);
   }
 
-  private async byId<T>(
+  private async rows(where: string, params: SqlValue[]): Promise<Row[]> {
+    const rows = await this.driver.all(`SELECT content FROM atlas_rows WHERE ${where}`, params);
+    return rows.map((row) => fromJson(row['content']) as Row);
+  }
+
+  /** The values of a column, in the order of `keys`; undefined where there is no such row. */
+  private async byKey(
     table: string,
     column: string,
-    ids: readonly Uuid[],
-    read: (row: SqlRow) => T,
-  ): Promise<(T | undefined)[]> {
-    const found = new Map<unknown, T>();
-    for (const some of chunks(ids)) {
-      const sql = `SELECT * FROM ${table} WHERE ${column} IN (${marks(some.length)})`;
-      for (const row of await this.driver.all(sql, some)) found.set(row[column], read(row));
+    value: string,
+    { name }: Kind,
+    keys: readonly string[],
+  ): Promise<unknown[]> {
+    const found = new Map<unknown, unknown>();
+    for (const some of chunks(keys)) {
+      const sql = `SELECT ${column}, ${value} FROM ${table} WHERE kind = ? AND ${column} IN (${marks(some.length)})`;
+      for (const row of await this.driver.all(sql, [name, ...some])) found.set(row[column], fromJson(row[value]));
     }
-    return ids.map((id) => found.get(id));
+    return keys.map((key) => found.get(key));
   }
 
-  private async put(table: string, rows: readonly SqlValue[][]): Promise<void> {
+  private async putAll(table: string, rows: readonly SqlValue[][]): Promise<void> {
     for (const some of chunks(rows)) {
       const values = some.map((row) => `(${marks(row.length)})`).join(', ');
       await this.driver.run(`INSERT OR REPLACE INTO ${table} VALUES ${values}`, some.flat());
     }
   }
 
-  private async drop(table: string, column: string, keys: readonly (string | number)[]): Promise<void> {
+  private async dropByKey(table: string, column: string, { name }: Kind, keys: readonly string[]): Promise<void> {
     for (const some of chunks(keys)) {
-      await this.driver.run(`DELETE FROM ${table} WHERE ${column} IN (${marks(some.length)})`, some);
+      const sql = `DELETE FROM ${table} WHERE kind = ? AND ${column} IN (${marks(some.length)})`;
+      await this.driver.run(sql, [name, ...some]);
     }
   }
 }

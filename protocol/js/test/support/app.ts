@@ -4,8 +4,9 @@
 
 import { afterEach, beforeEach, expect } from 'vitest';
 
+import { createChatSync, type ChatOptions, type ChatSync } from '../../src/chat.js';
 import { MemoryStore } from '../../src/store/memory.js';
-import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+import type { Sync } from '../../src/sync.js';
 import { ModelServer } from './model.js';
 import { id, tokenOf } from './rows.js';
 import { World } from './world.js';
@@ -15,7 +16,7 @@ export const USER = id(1);
 export class App {
   server = new ModelServer();
   world = new World(this.server);
-  private syncs: Sync[] = [];
+  private syncs: Pick<Sync, 'close'>[] = [];
 
   constructor() {
     beforeEach(() => {
@@ -30,13 +31,13 @@ export class App {
   }
 
   /** A Sync with a getToken, in a tab of its own unless `environment` is given. */
-  open(options: Partial<SyncOptions> = {}): Sync {
+  open(options: Partial<ChatOptions> = {}): ChatSync {
     return this.alone({ getToken: () => tokenOf(options.user ?? USER), ...options });
   }
 
   /** The same without a getToken. */
-  alone(options: Partial<SyncOptions> = {}): Sync {
-    const sync = createSync({
+  alone(options: Partial<ChatOptions> = {}): ChatSync {
+    const sync = createChatSync({
       url: 'wss://test/sync',
       store: new MemoryStore(),
       user: USER,
@@ -48,7 +49,7 @@ export class App {
     return sync;
   }
 
-  async end(sync: Sync): Promise<void> {
+  async end(sync: Pick<Sync, 'close'>): Promise<void> {
     const closing = sync.close();
     await this.world.clock.pass(0);
     await closing;

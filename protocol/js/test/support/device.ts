@@ -5,14 +5,14 @@ import { WebSocket } from 'ws';
 import type { Environment } from '../../src/environment.js';
 import type { Query } from '../../src/query.js';
 import { MemoryStore } from '../../src/store/memory.js';
-import { createSync, type Sync, type SyncOptions } from '../../src/sync.js';
+import { createChatSync, type ChatOptions, type ChatSync } from '../../src/chat.js';
 import type { WebSocketClass } from '../../src/websocket.js';
 
 export const NodeWebSocket = WebSocket as unknown as WebSocketClass;
 
-export function device(options: Partial<SyncOptions> & Pick<SyncOptions, 'url' | 'user'>): Sync {
+export function device(options: Partial<ChatOptions> & Pick<ChatOptions, 'url' | 'user'>): ChatSync {
   const environment: Partial<Environment> = { WebSocket: NodeWebSocket, ...options.environment };
-  return createSync({ store: new MemoryStore(), ...options, environment });
+  return createChatSync({ store: new MemoryStore(), ...options, environment });
 }
 
 /** The first value that satisfies `will`, beginning with the present one. */
@@ -33,5 +33,5 @@ export async function until<T>(query: Query<T>, will: (value: T) => boolean, ms 
   });
 }
 
-export const live = (sync: Sync): Promise<unknown> =>
+export const live = (sync: ChatSync): Promise<unknown> =>
   until(sync.status, (status) => status.state === 'live' && status.pending === 0);

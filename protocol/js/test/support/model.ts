@@ -1,23 +1,22 @@
-/** A model server for one user, by SPEC.md, in memory: JSON frames, plain maps. */
+/** A model server for one user, by SPEC.md, in memory: JSON frames, plain maps, for the kinds of any schema. */
 
 import type { Uuid } from '../../src/rows.js';
+import { CHAT } from '../../src/schema.chat.js';
+import type { KindSchema, Schema } from '../../src/schema.js';
 
-type Columns = (string | number | null)[];
-interface ConversationRow {
-  seq: number;
-  id: Uuid;
-  title: string | null;
-  createdAt: number;
-  updatedAt: number;
-}
-interface MessageRow extends Omit<ConversationRow, 'title'> {
-  home: Uuid;
-  role: string;
-  content: string;
+type Value = string | number | boolean | null;
+export type WireId = Value | Value[];
+type Columns = Readonly<Record<string, Value>>;
+export type Wire = readonly unknown[];
+/** Columns by their names on the wire. */
+export interface ModelRow {
+  readonly seq: number;
+  readonly id: WireId;
+  readonly values: Record<string, Value>;
 }
 interface Consumed {
   n: number;
-  results: Map<number, Columns>;
+  results: Map<number, Wire>;
   /** The mutations of numbers that the device may push again. */
   mutations: Map<number, string>;
 }
@@ -25,40 +24,60 @@ interface State {
   epoch: number;
   seq: number;
   tier: string;
-  conversations: Map<Uuid, ConversationRow>;
-  messages: Map<Uuid, MessageRow>;
-  log: { seq: number; rows: Columns[] }[];
+  /** By kind, then by id. */
+  rows: Map<string, Map<string, ModelRow>>;
+  log: { seq: number; rows: Wire[] }[];
   clients: Map<Uuid, Consumed>;
-  /** Every creation of a message that was applied, in order. */
-  applied: { client: Uuid; id: Uuid }[];
+  /** Every creation of a row with a parent that was applied, in order. */
+  applied: { client: Uuid; id: WireId }[];
 }
 
 type Said = { readonly t: string } & Readonly<Record<string, unknown>>;
+export interface PageAsked {
+  readonly id: number;
+  readonly kind: string;
+  readonly parent?: WireId;
+  readonly before: readonly [Value, WireId] | null;
+  readonly limit: number;
+}
 
-const uuid = /^[0-9a-f-]{36}$/;
-const cColumns = (row: ConversationRow): Columns => ['c', row.seq, row.id, row.title, row.createdAt, row.updatedAt];
-const mColumns = (row: MessageRow): Columns => [
+/** A chat row with its columns, for tests. */
+export interface ChatRow {
+  readonly id: Uuid;
+  readonly home: Uuid;
+  readonly title: string;
+  readonly role: string;
+  readonly content: string;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+}
+
+export const newConversation = (id: Uuid, title: string | null, at: number): Wire => ['+', 'c', id, { title }, at];
+export const newMessage = (id: Uuid, home: Uuid, content: string, at: number, role = 'user'): Wire => [
+  '+',
   'm',
-  row.seq,
-  row.id,
-  row.home,
-  row.role,
-  row.content,
-  row.createdAt,
-  row.updatedAt,
+  id,
+  { conversation_id: home, role, content },
+  at,
 ];
-const byOrder =
-  (at: 'createdAt' | 'updatedAt') =>
-  (a: ConversationRow | MessageRow, b: ConversationRow | MessageRow): number =>
-    b[at] - a[at] || (a.id < b.id ? 1 : -1);
+
+const name = (id: WireId): string => JSON.stringify(id);
+
+/** As Postgres orders them: nil first, texts by their bytes, decimal texts of a bigint as numbers. */
+function compare(type: string | undefined, a: Value, b: Value): number {
+  if (a === null || b === null) return a === b ? 0 : a === null ? -1 : 1;
+  if (type === 'bigint')
+    return BigInt(a as number) < BigInt(b as number) ? -1 : BigInt(a as number) > BigInt(b as number) ? 1 : 0;
+  if (typeof a === 'number' && typeof b === 'number') return a - b;
+  return Buffer.compare(Buffer.from(String(a)), Buffer.from(String(b)));
+}
 
 export class ModelServer {
   state: State = {
     epoch: 1,
     seq: 1,
     tier: 'pro',
-    conversations: new Map(),
-    messages: new Map(),
+    rows: new Map(),
     log: [],
     clients: new Map(),
     applied: [],
@@ -66,7 +85,7 @@ export class ModelServer {
   readonly peers = new Set<Peer>();
   /** Grows over all epochs, as time does. */
   private clock = 1;
-  limits = { frame_bytes: 20_000, page_rows: 7, pages_in_flight: 2, mutations: 3, title_bytes: 20, content_bytes: 100 };
+  limits = { frame_bytes: 20_000, page_rows: 7, pages_in_flight: 2, mutations: 3 };
   keepalive = 25_000;
   /** Milliseconds for which a token is valid. */
   tokenLife = 3_600_000;
@@ -78,7 +97,10 @@ export class ModelServer {
   repeats = 0;
   /** The generation of each `hello`, in their order. */
   readonly generations: number[] = [];
-  rejects: (content: string) => boolean = (content) => content.includes('refuse');
+  /** By the columns' values, as JSON. */
+  rejects: (columns: string) => boolean = (columns) => columns.includes('refuse');
+
+  constructor(public schema: Schema = CHAT) {}
 
   backup(): State {
     return structuredClone(this.state);
@@ -95,8 +117,43 @@ export class ModelServer {
     return btoa(`${this.state.epoch}:${seq}`);
   }
 
+  kind(name: string): KindSchema {
+    return this.schema.kinds.find((kind) => kind.name === name) as KindSchema;
+  }
+
+  rows(kind: string, state = this.state): Map<string, ModelRow> {
+    const rows = state.rows.get(kind) ?? new Map<string, ModelRow>();
+    state.rows.set(kind, rows);
+    return rows;
+  }
+
+  get conversations(): Map<Uuid, ChatRow> {
+    return this.chat('conversation');
+  }
+
+  get messages(): Map<Uuid, ChatRow> {
+    return this.chat('message');
+  }
+
+  private chat(kind: string): Map<Uuid, ChatRow> {
+    return new Map(
+      [...this.rows(kind).values()].map(({ id, values: v }) => [
+        id as Uuid,
+        {
+          id: id as Uuid,
+          home: v['conversation_id'] as Uuid,
+          title: v['title'] as string,
+          role: v['role'] as string,
+          content: v['content'] as string,
+          createdAt: v['created_at'] as number,
+          updatedAt: v['updated_at'] as number,
+        },
+      ]),
+    );
+  }
+
   /** One transaction. `change` returns the rows for the feed. */
-  commit(change: (state: State, seq: number) => Columns[]): number {
+  commit(change: (state: State, seq: number) => Wire[]): number {
     const seq = ++this.clock;
     const from = this.cursor();
     const rows = change(this.state, seq);
@@ -116,10 +173,19 @@ export class ModelServer {
 
   /** A message from another writer. */
   message(home: Uuid, id: Uuid, content: string, at: number): void {
-    this.commit((state, seq) => this.apply(state, seq, ['+m', id, home, 'assistant', content, at]).rows);
+    this.commit((state, seq) => this.apply(state, seq, newMessage(id, home, content, at)).rows);
   }
 
-  push(client: Uuid, n: number, mutations: Columns[], held: number | null = null): object {
+  /** Another writer writes any row. */
+  write(kind: string, id: WireId, values: Record<string, Value>): void {
+    this.commit((state, seq) => {
+      const row = { seq, id, values };
+      this.rows(kind, state).set(name(id), row);
+      return [this.columns(this.kind(kind), row)];
+    });
+  }
+
+  push(client: Uuid, n: number, mutations: readonly Wire[], held: number | null = null): object {
     const consumed = this.state.clients.get(client) ?? { n: 0, results: new Map(), mutations: new Map() };
     this.state.clients.set(client, consumed);
     const others = mutations.some((mutation, i) => {
@@ -139,13 +205,13 @@ export class ModelServer {
       };
     }
     for (const number of consumed.mutations.keys()) if (number < (held ?? 0)) consumed.mutations.delete(number);
-    const results = mutations.map((mutation, i): Columns => {
+    const results = mutations.map((mutation, i): Wire => {
       const number = n + i;
       const text = JSON.stringify(mutation);
       const former = [...consumed.mutations].find(([, known]) => known === text && mutation.length > 0)?.[0];
       if (number <= consumed.n || former !== undefined) {
         const before = consumed.results.get(number <= consumed.n ? number : (former ?? 0));
-        const result: Columns =
+        const result: Wire =
           before?.[0] === 'rejected' ? ['rejected', number, ...before.slice(2)] : ['repeated', number, this.state.seq];
         if (number <= consumed.n) this.repeats++;
         else this.consume(consumed, number, text, result);
@@ -155,113 +221,148 @@ export class ModelServer {
       const seq = this.commit((state, at) => {
         const outcome = this.apply(state, at, mutation);
         refused = outcome.refused;
-        if (mutation[0] === '+m' && refused === null && outcome.rows.length > 0) {
-          state.applied.push({ client, id: mutation[1] as Uuid });
+        if (mutation[0] === '+' && outcome.below && refused === null && outcome.rows.length > 0) {
+          state.applied.push({ client, id: mutation[2] as WireId });
         }
         return outcome.rows;
       });
-      const result: Columns =
-        refused === null ? ['applied', number, seq] : ['rejected', number, refused, 'It cannot be.'];
+      const result: Wire = refused === null ? ['applied', number, seq] : ['rejected', number, refused, 'It cannot be.'];
       this.consume(consumed, number, text, result);
       return result;
     });
     return { t: 'ack', results };
   }
 
-  private consume(consumed: Consumed, number: number, mutation: string, result: Columns): void {
+  private consume(consumed: Consumed, number: number, mutation: string, result: Wire): void {
     consumed.n = number;
     consumed.results.set(number, result);
     consumed.mutations.set(number, mutation);
   }
 
-  private apply(state: State, seq: number, m: Columns): { rows: Columns[]; refused: string | null } {
-    const refused = (code: string): { rows: Columns[]; refused: string } => ({ rows: [], refused: code });
-    const { conversations, messages } = state;
-    const rows: Columns[] = [];
-    const id = m[1] as Uuid;
-    if (typeof id !== 'string' || !uuid.test(id)) return refused('malformed');
+  private columns({ tag, parent, columns }: KindSchema, row: ModelRow): Wire {
+    const values = columns.map(([column]) => row.values[column] ?? null);
+    // The second column of a row whose parent has a parent is that one's key.
+    const above = parent === undefined ? undefined : this.kind(parent);
+    if (above?.parent !== undefined) {
+      const held = this.rows(above.name).get(name(values[0] ?? null));
+      values[1] = held?.values[above.columns[0]?.[0] ?? ''] ?? null;
+    }
+    return [tag, row.seq, row.id, ...values];
+  }
+
+  private below(state: State, kind: KindSchema, id: WireId): [KindSchema, ModelRow][] {
+    return this.schema.kinds
+      .filter((child) => child.parent === kind.name)
+      .flatMap((child) =>
+        [...this.rows(child.name, state).values()]
+          .filter((row) => name(row.values[child.columns[0]?.[0] ?? ''] ?? null) === name(id))
+          .map((row): [KindSchema, ModelRow] => [child, row]),
+      );
+  }
+
+  private drop(state: State, kind: KindSchema, id: WireId): void {
+    for (const [child, row] of this.below(state, kind, id)) this.drop(state, child, row.id);
+    this.rows(kind.name, state).delete(name(id));
+  }
+
+  private apply(state: State, seq: number, m: Wire): { rows: Wire[]; refused: string | null; below: boolean } {
+    const kind = this.schema.kinds.find(({ tag }) => tag === m[1]);
+    const refused = (code: string): { rows: Wire[]; refused: string; below: boolean } => ({
+      rows: [],
+      refused: code,
+      below: false,
+    });
+    if (kind === undefined) return refused('malformed');
+    const { devices = {}, dated, parent } = kind;
+    const held = this.rows(kind.name, state);
+    const rows: Wire[] = [];
+    const [id, instant] = dated !== undefined && m[0] !== '+' ? (m[2] as [WireId, number]) : [m[2] as WireId, null];
+    const values = m[0] === '-' ? {} : (m[3] as Columns);
+    const at = m[4] as number;
+    if (this.rejects(JSON.stringify(values))) return refused('refused');
+    const row = held.get(name(id));
+    const named = row !== undefined && (dated === undefined || row.values[dated] === instant);
     switch (m[0]) {
-      case '+c': {
-        if (conversations.has(id)) break;
-        const row = { seq, id, title: m[2] as string, createdAt: m[3] as number, updatedAt: m[3] as number };
-        conversations.set(id, row);
-        rows.push(cColumns(row));
+      case '+': {
+        if (row) break;
+        const above =
+          parent === undefined
+            ? undefined
+            : this.rows(parent, state).get(name(values[kind.columns[0]?.[0] ?? ''] ?? null));
+        if (parent !== undefined && !above) return refused('unknown_parent');
+        const made: Record<string, Value> = { ...values };
+        for (const column of [devices.created, devices.updated]) if (column !== undefined) made[column] = at;
+        held.set(name(id), { seq, id, values: made });
+        rows.push(this.columns(kind, { seq, id, values: made }));
+        if (above && devices.touches !== undefined) {
+          const raised = Math.max((above.values[devices.touches] as number | null) ?? at, at);
+          const changed = { ...above, seq, values: { ...above.values, [devices.touches]: raised } };
+          this.rows(parent as string, state).set(name(above.id), changed);
+          rows.push(this.columns(this.kind(parent as string), changed));
+        }
         break;
       }
-      case '~c': {
-        const row = conversations.get(id);
-        if (!row) return refused('unknown_conversation');
-        Object.assign(row, { seq, title: m[2], updatedAt: Math.max(row.updatedAt, m[3] as number) });
-        rows.push(cColumns(row));
+      case '~': {
+        if (!named) return refused('unknown_row');
+        const { updated } = devices;
+        const raised =
+          updated === undefined ? {} : { [updated]: Math.max((row.values[updated] as number | null) ?? at, at) };
+        const changed = { seq, id, values: { ...row.values, ...values, ...raised } };
+        held.set(name(id), changed);
+        rows.push(this.columns(kind, changed));
         break;
       }
-      case '-c':
-        if (!conversations.delete(id)) break;
-        for (const row of [...messages.values()]) if (row.home === id) messages.delete(row.id);
-        rows.push(['-c', seq, id]);
-        break;
-      case '+m': {
-        const [, , home, role, content, at] = m as [string, Uuid, Uuid, string, string, number];
-        const there = conversations.get(home);
-        if (this.rejects(content)) return refused('refused');
-        if (messages.has(id)) break;
-        if (!there) return refused('unknown_conversation');
-        const row = { seq, id, home, role, content, createdAt: at, updatedAt: at };
-        messages.set(id, row);
-        rows.push(mColumns(row));
-        Object.assign(there, { seq, updatedAt: Math.max(there.updatedAt, at) });
-        rows.push(cColumns(there));
-        break;
-      }
-      case '~m': {
-        const row = messages.get(id);
-        if (!row || row.createdAt !== m[2]) return refused('unknown_message');
-        Object.assign(row, { seq, content: m[3], updatedAt: Math.max(row.updatedAt, m[4] as number) });
-        rows.push(mColumns(row));
-        break;
-      }
-      case '-m':
-        if (messages.get(id)?.createdAt !== m[2]) break;
-        messages.delete(id);
-        rows.push(['-m', seq, id]);
+      case '-':
+        if (!named) break;
+        this.drop(state, kind, id);
+        rows.push([`-${kind.tag}`, seq, id]);
         break;
       default:
         return refused('malformed');
     }
-    return { rows, refused: null };
+    return { rows, refused: null, below: parent !== undefined };
   }
 
-  page(f: { id: number; conversation: Uuid | null; before: [number, Uuid] | null; limit: number }): object {
-    const { conversations, messages, seq } = this.state;
-    const at = f.conversation === null ? 'updatedAt' : 'createdAt';
-    const all: (ConversationRow | MessageRow)[] =
-      f.conversation === null
-        ? [...conversations.values()]
-        : [...messages.values()].filter((row) => row.home === f.conversation);
-    const { before } = f;
-    const older = all
-      .sort(byOrder(at))
-      .filter((row) => before === null || row[at] < before[0] || (row[at] === before[0] && row.id < before[1]));
-    const some = older.slice(0, Math.min(f.limit, this.limits.page_rows)).map((row) => ({ ...row, seq }));
-    const rows = some.map((row) => ('home' in row ? mColumns(row) : cColumns(row)));
-    return { t: 'page', id: f.id, as_of: seq, rows, more: older.length > some.length };
+  /** Negative if `a` is older than `b`. */
+  private order({ key, newest, columns }: KindSchema, a: ModelRow, b: ModelRow): number {
+    const type = columns.find(([column]) => column === newest)?.[1].replace('?', '');
+    const at = (row: ModelRow): Value => row.values[newest ?? ''] ?? null;
+    const parts = ({ id }: ModelRow): Value[] => (Array.isArray(id) ? id : [id]);
+    const byKey = parts(a).map((part, i) => compare(key[i], part, parts(b)[i] ?? null));
+    return compare(type, at(a), at(b)) || byKey.find((sign) => sign !== 0) || 0;
   }
 
-  snapshot(window: { conversations: number; messages: number }): object[] {
-    const { conversations, messages, seq } = this.state;
-    const newest = [...conversations.values()].sort(byOrder('updatedAt')).slice(0, window.conversations);
-    const parts = newest.map((row) => ({
-      t: 'snapshot',
-      as_of: seq,
-      rows: [
-        cColumns({ ...row, seq }),
-        ...[...messages.values()]
-          .filter((message) => message.home === row.id)
-          .sort(byOrder('createdAt'))
-          .slice(0, window.messages)
-          .map((message) => mColumns({ ...message, seq })),
-      ],
-    }));
+  /** The rows of a history, newest first. */
+  private history(kind: KindSchema, parent: WireId | null): ModelRow[] {
+    const home = kind.columns[0]?.[0] ?? '';
+    return [...this.rows(kind.name).values()]
+      .filter((row) => kind.parent === undefined || name(row.values[home] ?? null) === name(parent))
+      .sort((a, b) => this.order(kind, b, a));
+  }
+
+  page({ id, kind: asked, parent = null, before, limit }: PageAsked): object {
+    const kind = this.kind(asked);
+    const last = before && { seq: 0, id: before[1], values: { [kind.newest ?? '']: before[0] } };
+    const older = this.history(kind, parent).filter((row) => last === null || this.order(kind, row, last) < 0);
+    const some = older.slice(0, Math.min(limit, this.limits.page_rows));
+    const rows = some.map((row) => this.columns(kind, { ...row, seq: this.state.seq }));
+    return { t: 'page', id, as_of: this.state.seq, rows, more: older.length > some.length };
+  }
+
+  snapshot(window: Readonly<Record<string, number>>): object[] {
+    const { seq } = this.state;
+    const most = (kind: KindSchema): number => window[kind.name] ?? kind.window ?? Infinity;
+    const tree = (kind: KindSchema, parent: WireId | null): Wire[] =>
+      this.history(kind, parent)
+        .slice(0, most(kind))
+        .flatMap((row) => [
+          this.columns(kind, { ...row, seq }),
+          ...this.schema.kinds.filter((child) => child.parent === kind.name).flatMap((child) => tree(child, row.id)),
+        ]);
+    const parts = this.schema.kinds
+      .filter((kind) => kind.parent === undefined)
+      .map((kind) => ({ t: 'snapshot', as_of: seq, rows: tree(kind, null) }))
+      .filter((part) => part.rows.length > 0);
     return [...parts, { t: 'snapshot', as_of: seq, rows: [], cursor: this.cursor() }];
   }
 }
@@ -313,12 +414,12 @@ export class Peer {
             : { t: 'error', code: 'token_refused', message: '', retryable: true, answers: 'refresh' },
         );
       case 'page':
-        return this.say(server.page(f as unknown as Parameters<ModelServer['page']>[0]));
+        return this.say(server.page(f as unknown as PageAsked));
       case 'push': {
         const error = server.pushErrors.shift();
         return this.say(
           error === undefined
-            ? server.push(this.client, f['n'] as number, f['mutations'] as Columns[], f['held'] as number)
+            ? server.push(this.client, f['n'] as number, f['mutations'] as Wire[], f['held'] as number)
             : { t: 'error', message: '', retryable: true, answers: 'push', id: f['n'], ...error },
         );
       }
@@ -352,6 +453,7 @@ export class Peer {
       t: 'welcome',
       session: 's',
       epoch: `${state.epoch}`,
+      schema: server.schema.hash,
       tier: state.tier,
       mode: why === null ? 'resumed' : 'snapshot',
       why,
@@ -360,9 +462,10 @@ export class Peer {
       keepalive: server.keepalive,
       limits: server.limits,
     });
-    if (why !== null)
-      for (const part of server.snapshot(f['window'] as { conversations: number; messages: number })) this.say(part);
-    else {
+    if (f['schema'] !== undefined && f['schema'] !== server.schema.hash) this.say({ t: 'schema', ...server.schema });
+    if (why !== null) {
+      for (const part of server.snapshot((f['window'] ?? {}) as Record<string, number>)) this.say(part);
+    } else {
       let from = seq;
       for (const entry of state.log.filter((logged) => logged.seq > seq)) {
         this.say({

@@ -1,6 +1,15 @@
 /** Readable rows, ids and tokens for tests. */
 
-import type { Conversation, Message, Uuid } from '../../src/rows.js';
+import type { Conversation, Message } from '../../src/chat.js';
+import type { Uuid } from '../../src/rows.js';
+import { CHAT } from '../../src/schema.chat.js';
+import { compile, type Kind } from '../../src/schema.js';
+
+/** The chat schema. */
+export const CHAT_KINDS = compile(CHAT);
+export const PROFILE = CHAT_KINDS.get('profile') as Kind;
+export const CONVERSATION = CHAT_KINDS.get('conversation') as Kind;
+export const MESSAGE = CHAT_KINDS.get('message') as Kind;
 
 export const id = (n: number): Uuid => `00000000-0000-7000-8000-${n.toString(16).padStart(12, '0')}`;
 export const C = (n: number): Uuid => id(0xc000 + n);
@@ -11,7 +20,7 @@ export const tokenOf = (sub: unknown, mark: string | number = ''): string =>
   `head.${btoa(JSON.stringify({ sub }))}.${mark}`;
 
 export const conversation = (n: number, seq: number, change: Partial<Conversation> = {}): Conversation => ({
-  kind: 'c',
+  kind: 'conversation',
   seq,
   id: C(n),
   title: `c${n}`,
@@ -21,7 +30,7 @@ export const conversation = (n: number, seq: number, change: Partial<Conversatio
 });
 
 export const message = (n: number, home: number, seq: number, change: Partial<Message> = {}): Message => ({
-  kind: 'm',
+  kind: 'message',
   seq,
   id: M(n),
   conversationId: C(home),

@@ -1,6 +1,6 @@
 /** One device of a user, with a database, a network and a client of its own, independent of others in this browser. */
 
-import { createSync, environment, type Sync } from 'atlas-sync';
+import { createChatSync, environment, type ChatSync } from 'atlas-sync';
 import { DexieStore } from 'atlas-sync/dexie';
 import { isFlag, onRemembered, recall, remember } from './memory.js';
 import { Network } from './network.js';
@@ -11,7 +11,7 @@ export interface Device {
   readonly number: number;
   /** Also of its database. */
   readonly name: string;
-  readonly sync: Sync;
+  readonly sync: ChatSync;
   readonly store: DexieStore;
   readonly network: Network;
   close(): void;
@@ -26,7 +26,7 @@ export function openDevice(url: string, person: Person, slot: number): Device {
   const real = environment();
   const { locks, channel } = real;
   const store = new DexieStore({ name });
-  const sync = createSync({
+  const sync = createChatSync({
     url: socketUrl(url),
     store,
     user: person.id,

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 
-import { showConversations, type ShownConversation } from 'atlas-sync';
+import type { ShownConversation } from 'atlas-sync';
 import { Activity } from './activity.js';
 import { ConversationView } from './conversation.js';
 import type { Device } from './device.js';
@@ -36,12 +36,7 @@ function useChosenRow(device: Device, rows: readonly ShownConversation[] | undef
   const [unlisted, setUnlisted] = useState<{ readonly id: string; readonly row: ShownConversation | null } | null>(null);
   useEffect(() => {
     if (chosen === null || rows === undefined || listed !== undefined) return;
-    const find = device.store.read(async (tx) => {
-      const [held] = await tx.conversations([chosen]);
-      const shown = showConversations(held === undefined ? [] : [held], await tx.entries());
-      return shown.find((row) => row.id === chosen) ?? null;
-    });
-    find.then(
+    device.sync.get('conversation', chosen).read().then(
       (row) => setUnlisted({ id: chosen, row }),
       () => undefined, // the device is being closed
     );

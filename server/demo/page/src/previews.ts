@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
-import { showMessages, type ShownConversation } from 'atlas-sync';
+import { MESSAGE, showMessages, type ShownConversation } from 'atlas-sync';
 import type { Device } from './device.js';
 
 /** How many messages are read, in case the outbox deletes the newest of them. */
@@ -16,7 +16,7 @@ async function lastMessages(device: Device, ids: readonly string[]): Promise<Map
     const entries = await tx.entries();
     const last = new Map<string, string | null>();
     for (const id of ids) {
-      const shown = showMessages(id, await tx.newestMessages(id, null, DEEP), entries, false).at(-1);
+      const shown = showMessages(id, await tx.newest(MESSAGE, id, null, DEEP), entries, false).at(-1);
       last.set(id, shown?.content.slice(0, LENGTH) ?? null);
     }
     return last;

@@ -1,36 +1,26 @@
 /** Rejected writes that no open conversation shows, to retry or discard. */
 
-import type { Entry, Sync } from 'atlas-sync';
+import type { ChatSync, Entry } from 'atlas-sync';
 import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
 
 const LENGTH = 60;
 
-const quote = (text: string | null): string => {
-  const words = text ?? 'New conversation';
+const quote = (text: unknown): string => {
+  const words = typeof text === 'string' ? text : 'New conversation';
   return `“${words.length > LENGTH ? `${words.slice(0, LENGTH)}…` : words}”`;
 };
 
 function inWords({ mutation }: Entry): string {
-  switch (mutation.kind) {
-    case '+c':
-      return `New conversation ${quote(mutation.title)}`;
-    case '~c':
-      return `Renaming to ${quote(mutation.title)}`;
-    case '-c':
-      return 'Deleting a conversation';
-    case '+m':
-      return `Message ${quote(mutation.content)}`;
-    case '~m':
-      return `Edit ${quote(mutation.content)}`;
-    case '-m':
-      return 'Deleting a message';
-  }
+  if (mutation.op === '-') return `Deleting a ${mutation.kind}`;
+  const { title, content } = mutation.columns;
+  if (mutation.kind === 'conversation') return `${mutation.op === '+' ? 'New conversation' : 'Renaming to'} ${quote(title)}`;
+  return `${mutation.op === '+' ? 'Message' : 'Edit'} ${quote(content)}`;
 }
 
-export function Tray({ sync, open }: { readonly sync: Sync; readonly open: string | null }) {
+export function Tray({ sync, open }: { readonly sync: ChatSync; readonly open: string | null }) {
   const entries = (useQuery(sync.quarantine) ?? []).filter(
-    ({ mutation }) => mutation.kind !== '+m' || mutation.conversationId !== open,
+    ({ mutation }) => mutation.op !== '+' || mutation.columns['conversationId'] !== open,
   );
   if (entries.length === 0) return null;
   return (

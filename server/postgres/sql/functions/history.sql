@@ -46,17 +46,20 @@ END
 $$;
 
 -- The current history, the names of those before it, oldest first, and the values that order two databases that both went on
--- from one history. `started`: when this Postgres was started, or recovered from a crash; transactions that it had not
+-- from one history. `schemas`: those that began because of another schema only. `started`: when this Postgres was started, or recovered from a crash; transactions that it had not
 -- flushed by then may be lost.
-CREATE OR REPLACE FUNCTION sync.standing(OUT epoch text, OUT lineage text[], OUT system bigint, OUT timeline int,
-                              OUT began_at timestamptz, OUT started timestamptz, OUT now timestamptz)
+DROP FUNCTION IF EXISTS sync.standing();
+CREATE OR REPLACE FUNCTION sync.standing(OUT epoch text, OUT lineage text[], OUT schemas text[], OUT system bigint,
+                              OUT timeline int, OUT began_at timestamptz, OUT started timestamptz, OUT now timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     epoch := sync.epoch();
     SELECT h.system, h.timeline, h.began_at INTO system, timeline, began_at
     FROM sync.histories h WHERE h.epoch = standing.epoch;
-    SELECT array_agg(h.epoch ORDER BY h.n) INTO lineage
-    FROM (SELECT * FROM sync.histories ORDER BY n DESC LIMIT 1000) h WHERE h.epoch <> standing.epoch;
+    SELECT array_agg(h.epoch ORDER BY h.n) FILTER (WHERE h.epoch <> standing.epoch),
+           array_agg(h.epoch) FILTER (WHERE h.why = 'schema')
+    INTO lineage, schemas
+    FROM (SELECT * FROM sync.histories ORDER BY n DESC LIMIT 1000) h;
     -- After a crash of one process Postgres recovers without a start, and begins its statistics anew.
     started := greatest(pg_postmaster_start_time(), (SELECT b.stats_reset FROM pg_stat_bgwriter b));
     now := clock_timestamp();

@@ -1,17 +1,29 @@
 -- Partitions of messages, messages_archive, the log and usage_logs: `atlas-sync migrate` makes those of the coming months,
--- `atlas-sync maintain` makes, archives and drops them. A row that lies in a default partition although its time is over is a
--- stray.
+-- `atlas-sync maintain` makes, archives and drops them. A partition lies in the schema of its table. A row that lies in a default
+-- partition although its time is over is a stray.
 
 -- How many rows lie in a default partition, 10,000 at most; 0 if there is none.
 CREATE OR REPLACE FUNCTION sync.strays(of text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    stray regclass := (SELECT nullif(partdefid, 0) FROM pg_partitioned_table
+                       WHERE partrelid = to_regclass(CASE WHEN of = 'messages' THEN 'public.' ELSE 'sync.' END || of));
     found bigint := 0;
 BEGIN
-    IF to_regclass(format('sync.%I', of || '_default')) IS NOT NULL THEN
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM sync.%I LIMIT 10000) AS first', of || '_default') INTO found;
+    IF stray IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 10000) AS first', stray) INTO found;
     END IF;
     RETURN found;
+END
+$$;
+
+-- How many messages of each month lie in the default partition.
+CREATE OR REPLACE FUNCTION sync.stray_messages() RETURNS TABLE (month timestamptz, rows bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('public.messages_default') IS NOT NULL THEN
+        RETURN QUERY EXECUTE 'SELECT date_trunc(''month'', created_at, ''UTC''), count(*) FROM public.messages_default GROUP BY 1';
+    END IF;
 END
 $$;
 
@@ -24,16 +36,28 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND NOT EXISTS (SELECT FROM sync.partitions n WHERE n.parent = of AND n.since = s.until)
 $$;
 
--- Only its owner may reach rows through a partition. Row level security of the partitioned table does not apply there, so the
--- partition has its own, without a policy. Postgres does not clone statement triggers, so the one that refuses TRUNCATE is
--- created here.
+-- Only its owner may reach rows through a partition. The rights and row policies of the partitioned table do not apply there, and
+-- a schema may have default rights for new tables. So the partition has row level security without a policy, and no rights.
+-- Postgres does not clone statement triggers, so the one that refuses TRUNCATE is created here.
 CREATE OR REPLACE FUNCTION sync.close_partition(of text, part text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
+    name text := format('%I.%I', home, part);
+    who text;
 BEGIN
-    EXECUTE format('ALTER TABLE sync.%I ENABLE ROW LEVEL SECURITY', part);
-    IF of LIKE 'messages%' THEN
-        EXECUTE format('CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON sync.%I '
-                       'FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', part);
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', name);
+    FOR who IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+               FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = name::regclass AND a.grantee <> c.relowner LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', name, who);
+    END LOOP;
+    IF (SELECT relreplident = 'f' FROM pg_class WHERE oid = format('%I.%I', home, of)::regclass) THEN
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', name);
+    END IF;
+    IF of LIKE 'messages%' AND NOT EXISTS (SELECT FROM pg_trigger
+                                           WHERE tgrelid = name::regclass AND tgname = 'atlas_sync_refuse_truncate') THEN
+        EXECUTE format('CREATE TRIGGER atlas_sync_refuse_truncate BEFORE TRUNCATE ON %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_truncate()', name);
     END IF;
 END
 $$;
@@ -49,8 +73,10 @@ $$;
 CREATE OR REPLACE FUNCTION sync.make_partition(of text, since timestamptz, moves boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
-    parent pg_catalog.regclass := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END || '.' || of;
-    stray pg_catalog.regclass := 'sync.' || CASE WHEN of LIKE 'messages%' THEN 'messages' ELSE of END || '_default';
+    home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
+    parent pg_catalog.regclass := home || '.' || of;
+    stray pg_catalog.regclass := (SELECT nullif(partdefid, 0) FROM pg_catalog.pg_partitioned_table
+                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN pg_catalog.to_regclass('public.messages') ELSE parent END);
     ending timestamptz := since + CASE WHEN of LIKE 'messages%' THEN interval '1 month' ELSE interval '1 week' END;
     part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM' ELSE '_IYYY_"w"IW' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
@@ -60,6 +86,9 @@ DECLARE
     strayed boolean;
     moved bigint := 0;
 BEGIN
+    IF stray IS NULL THEN
+        RAISE undefined_table USING MESSAGE = pg_catalog.format('%s has no default partition', parent);
+    END IF;
     -- An archived month gets no second partition in messages: its stray rows belong in the archive.
     IF EXISTS (SELECT FROM sync.partitions p
                WHERE (p.parent = of OR of LIKE 'messages%' AND p.parent LIKE 'messages%')
@@ -85,13 +114,13 @@ BEGIN
             RAISE lock_not_available USING MESSAGE = 'rows were inserted into the default partition at this moment';
         END IF;
     END IF;
-    EXECUTE pg_catalog.format('CREATE TABLE sync.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', part, parent);
+    EXECUTE pg_catalog.format('CREATE TABLE %I.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', home, part, parent);
     PERFORM sync.close_partition(of, part);
     IF strayed THEN
-        moved := sync.move_strays(stray, pg_catalog.format('sync.%I', part)::pg_catalog.regclass, key, first, beyond);
+        moved := sync.move_strays(stray, pg_catalog.format('%I.%I', home, part)::pg_catalog.regclass, key, first, beyond);
     END IF;
-    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I FOR VALUES FROM (%s) TO (%s)',
-                              parent, part, first, beyond);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (%s) TO (%s)',
+                              parent, home, part, first, beyond);
     IF of = 'messages_archive' THEN
         UPDATE sync.meta SET archived_until = ending WHERE archived_until < ending;
     END IF;
@@ -148,7 +177,8 @@ $$;
 CREATE OR REPLACE FUNCTION sync.turn_default(of text, since timestamptz, ending timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
-    parent pg_catalog.regclass := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END || '.' || of;
+    home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
+    parent pg_catalog.regclass := home || '.' || of;
     stray text := of || '_default';
     part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM_on' ELSE '_IYYY_"w"IW_on' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
@@ -157,13 +187,13 @@ BEGIN
     IF of LIKE 'messages%' THEN
         LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE;  -- for the reason given in archive_partition
     END IF;
-    EXECUTE pg_catalog.format('ALTER TABLE %s DETACH PARTITION sync.%I', parent, stray);
-    EXECUTE pg_catalog.format('ALTER TABLE sync.%I RENAME TO %I', stray, part);
-    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I FOR VALUES FROM (%s) TO (%s)',
-                              parent, part, first, beyond);
-    EXECUTE pg_catalog.format('CREATE TABLE sync.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', stray, parent);
+    EXECUTE pg_catalog.format('ALTER TABLE %s DETACH PARTITION %I.%I', parent, home, stray);
+    EXECUTE pg_catalog.format('ALTER TABLE %I.%I RENAME TO %I', home, stray, part);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (%s) TO (%s)',
+                              parent, home, part, first, beyond);
+    EXECUTE pg_catalog.format('CREATE TABLE %I.%I (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', home, stray, parent);
     PERFORM sync.close_partition(of, stray);
-    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION sync.%I DEFAULT', parent, stray);
+    EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION %I.%I DEFAULT', parent, home, stray);
 END
 $$;
 
@@ -211,6 +241,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION sync.strays, sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
+REVOKE ALL ON FUNCTION sync.strays, sync.stray_messages, sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
     sync.ensure_partitions, sync.archive_partition, sync.bound_partition FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.partitions_reach TO atlas_sync;
