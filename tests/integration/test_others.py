@@ -126,7 +126,7 @@ DAMAGES = {
     "trigger of one partition": (
         "ALTER TABLE {} DISABLE TRIGGER USER",
         "ALTER TABLE {} ENABLE TRIGGER USER",
-        "trigger atlas_sync_record on {}",
+        "trigger atlas_sync_record on public.{}",
     ),
     "restriction": (
         "CREATE POLICY hides ON messages AS RESTRICTIVE FOR SELECT USING (role <> 'user')",

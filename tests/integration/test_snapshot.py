@@ -16,7 +16,7 @@ from protocol.cursor import Cursor, Position
 from protocol.frames import ID, SEQ, Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
 from tests.support.cluster import Database
 from tests.support.oracle import State, held, select_everything
-from tests.support.peer import Peer, peer
+from tests.support.peer import CHAT, Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, Message, Profile
 from tests.support.serving import Running, serving, token
@@ -41,7 +41,7 @@ class Device:
     url: str
     user: UUID
     window: tuple[int, int] = EVERYTHING
-    replica: Replica = field(default_factory=Replica)
+    replica: Replica = field(default_factory=lambda: Replica(CHAT))
     cursor: bytes | None = None
     welcome: Welcome | None = None
     batches: list[Batch] = field(default_factory=list)
