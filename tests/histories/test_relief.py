@@ -10,13 +10,11 @@ import itertools
 import os
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 from uuid import UUID
 
 from atlas_sync.connection import PageError
 from atlas_sync.device import Status
-from atlas_sync.rows import Key, Row
-from atlas_sync.schema import Schema
+from atlas_sync.rows import Row
 from server.exceptions import CacheError
 from tests.histories.conftest import PATIENCE
 from tests.support.client_device import ClientDevice
@@ -40,7 +38,6 @@ replicas.LAG_SECONDS = 0.5
 MEMORY = ("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
 """So little that Redis evicts what it keeps."""
 SMALL = {"conversation": 2, "message": 3}
-SCHEMA = Schema.chat()
 
 
 class Scrolling(ClientDevice):
@@ -59,15 +56,14 @@ class Scrolling(ClientDevice):
         for conversation in list(self.replica.rows["conversation"]):
             await self._scroll(conversation)
 
-    async def _scroll(self, conversation: Key | None) -> None:
-        kind = SCHEMA["conversation" if conversation is None else "message"]
-        before: tuple[Any, Key] | None = None
-        more = True
+    async def _scroll(self, conversation: UUID | None) -> None:
+        before, more = None, True
         while more:
             assert self.device is not None
             with self.replica.expecting_page() as apply:
                 try:
-                    page = await self.device.page(kind.name, conversation, before, 20)
+                    kind = "conversation" if conversation is None else "message"
+                    page = await self.device.page(kind, conversation, before, 20)
                 except (ConnectionError, PageError, TimeoutError):
                     await self.is_live()
                     continue
@@ -75,7 +71,7 @@ class Scrolling(ClientDevice):
             if page.rows:
                 last = page.rows[-1]
                 assert isinstance(last, Row)
-                before = kind.place(last)
+                before = (last.updated_at if last.kind == "conversation" else last.created_at), last.id
             more = page.more
 
 
