@@ -155,7 +155,7 @@ async def test_no_push_touches_what_is_somebody_elses(every_database: Database, 
             for mutation in (a_taking(rng, duel.annes, duel.berts) for _ in range(3)):
                 rejection = await duel.bert.rejection(mutation)
                 foreign = isinstance(mutation, CreateMessage) and mutation.conversation_id == duel.annes.conversation
-                assert rejection.code in (("bad_id", "unknown_conversation") if foreign else ("bad_id",)), mutation
+                assert rejection.code in (("bad_id", "unknown_parent") if foreign else ("bad_id",)), mutation
         found = await select_everything(duel.sql, duel.bert.user)
         assert set(found) == {("p", duel.bert.user), ("c", duel.berts.conversation)} | {
             ("m", message) for message in duel.berts.messages
@@ -191,7 +191,7 @@ async def test_no_order_of_mutations_in_one_push_reaches_another_users_rows(ever
             DeleteConversation(duel.berts.conversation),
         )
         codes = [result.code if isinstance(result, Rejected) else "applied" for result in results]
-        assert codes == ["applied", "bad_id", "unknown_conversation", "applied", "bad_id", "unknown_message", "applied"]
+        assert codes == ["applied", "bad_id", "unknown_parent", "applied", "bad_id", "unknown_row", "applied"]
 
 
 async def test_another_users_client_id_has_numbers_of_its_own_for_each_user(every_database: Database) -> None:
