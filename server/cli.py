@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +30,6 @@ from server.exceptions import AtlasError, ConfigError
 from server.operations.maintenance_plan import Policy
 from server.terminal.device import console, printable, run
 from server.terminal.output import Mark, marked, say
-from server.terminal.progress import Shown, described
 
 cli = typer.Typer(
     name="atlas-sync",
@@ -142,47 +142,42 @@ def schema(
 
 @cli.command()
 def migrate(
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; run nothing.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the steps and their locks; do nothing.")] = False,
+    declaration: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file that declares what is synced.", show_default="what is declared already; else the chat schema"
+        ),
+    ] = None,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that is generated of the declaration; run nothing.")
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print all steps, their locks, what stands in the way, and who notices; do nothing."
+        ),
+    ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Remove Atlas Sync, and keep the app's data.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Undo without asking.")] = False,
 ) -> None:
-    """Bring the database in DATABASE_URL up to date. The app's tables, however large and busy, are adopted as they
-    are. Safe to repeat and to interrupt."""
+    """Make the database in DATABASE_URL follow the declaration, and bring it up to date. The app's tables, however
+    large and busy, stay as they are, unless the declaration asks for partitions. Safe to repeat and to interrupt."""
     from server.postgres import migrate as migration
-    from server.postgres import undo as undoing
+    from server.terminal import migration as terminal
 
-    if sql:
+    given = terminal.read(declaration)
+    if sql and declaration is None and not os.environ.get("DATABASE_URL"):
         sys.stdout.write(migration.as_sql())
         return
     url = _set(OwnerSettings).owner_url
-    if plan or undo:
-        steps = asyncio.run(undoing.steps(url) if undo else migration.steps(url))
-        for step in steps:
-            say(described(step))
-    if plan:
-        cautions = [] if undo else asyncio.run(migration.cautions(url))
-        if not steps and not cautions:
-            typer.echo("There is nothing to do.")
-        for caution in cautions:
-            marked(Mark.NOTE, caution)
-        return
-    if undo and not steps:
-        typer.echo("Nothing of Atlas Sync is in this database.")
-        return
-    if undo and not yes:
-        typer.confirm(
-            "Devices will no longer sync, and usage, costs and cached responses are lost. Continue?", abort=True
-        )
-    with Shown(console(stderr=True)) as shown:
-        left = asyncio.run(undoing.undo(url, shown) if undo else migration.migrate(url, shown))
-    if not left:
-        typer.echo("The database is as it was before." if undo else "The database is up to date.")
-        return
-    for wrong in left:
-        marked(Mark.BAD, str(wrong))
-    typer.echo("All migrations are applied. Fix the above by hand; `atlas-sync doctor` checks again.")
-    raise typer.Exit(1 if any(wrong.serving for wrong in left) else 0)
+    if undo:
+        raise typer.Exit(terminal.undo(url, only_plan=plan, asks=not yes))
+    if sql:
+        sys.stdout.write(terminal.script(url, given))
+    elif plan:
+        raise typer.Exit(terminal.plan(url, given))
+    else:
+        raise typer.Exit(terminal.migrate(url, given))
 
 
 @cli.command()

@@ -199,7 +199,6 @@ class CostSettings(OwnerSettings):
 
 
 class MaintainSettings(CostSettings, UsageSettings, ProcessSettings):
-    archive_months: int = Field(12, alias="ATLAS_ARCHIVE_MONTHS", ge=0, le=1_200)
     log_days: int = Field(90, alias="ATLAS_LOG_DAYS", ge=7, le=36_500)
     forget_days: int = Field(400, alias="ATLAS_FORGET_DAYS", ge=30, le=36_500)
 

@@ -44,6 +44,12 @@ def travels(kind: catalogue.Type) -> Type | None:
     return TYPES.get(kind.name)
 
 
+def identifies(kind: catalogue.Type) -> bool:
+    """Whether values of this type can be in a key. A device may ask for any text, which an enumeration does not know,
+    and two texts that citext takes for one are two to a device."""
+    return travels(kind) in KEY_TYPES and kind.name in TYPES
+
+
 def field(column: catalogue.Column) -> Field | None:
     """None: its values do not travel."""
     if (of := travels(column.type)) is None:
@@ -264,11 +270,10 @@ class _KindCheck:
             column = self._check.column(table, name, ("kind", self._kind.name, *path))
             if column is None:
                 return ()
-            of = travels(column.type)
-            if of is None or of not in KEY_TYPES:
+            if not identifies(column.type):
                 self._problem(
                     f"`{name}` in the key of {_named(table.named)} is of type {_type(column)}. Columns of a key are "
-                    "uuid, text, int or bigint: name others that are unique together as `key`.",
+                    "uuid, text, int, bigint or a timestamp: name others that are unique together as `key`.",
                     *path,
                 )
             elif not column.required:

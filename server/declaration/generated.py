@@ -49,6 +49,7 @@ def generate(declaration: Declaration) -> Generated:
                 *(writing.function(declaration, kind) for kind in declaration.kinds if kind.devices is not None),
                 writing.dispatch(declaration),
                 writing.admitted(declaration),
+                writing.tier(declaration),
                 rights.grants(declaration),
             ]
         ),
@@ -63,7 +64,7 @@ def functions(declaration: Declaration) -> Iterator[str]:
         yield f"record_{kind.name}"
         if kind.devices is not None:
             yield f"write_{kind.name}"
-    yield from ("write", "admitted")
+    yield from ("write", "admitted", "tier")
 
 
 def _entry(kind: Kind, of: Table, triggers: str) -> str:

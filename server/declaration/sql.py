@@ -189,6 +189,19 @@ def literal(text: str) -> str:
     return ("E" if "\\" in text else "") + "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
+def body(text: str) -> str:
+    """A function's body as a string constant, which no name or expression in it ends."""
+    tag = "$$"
+    while tag in text:
+        tag = f"${'x' * (len(tag) - 1)}$"
+    return f"{tag}\n{text}\n{tag}"
+
+
+def comment(text: str) -> str:
+    """A comment of one line. Names in it may contain line breaks."""
+    return "-- " + "".join(each if each.isprintable() else " " for each in text)
+
+
 def table(of: Table) -> str:
     return f"{quoted(of.schema)}.{quoted(of.name)}"
 

@@ -5,32 +5,39 @@ Every statement names the owner of the row, so rows of another user are not foun
 
 from protocol.schema import Type
 from server.declaration.model import Declaration, Devices, Field, Kind
-from server.declaration.sql import archive, column, literal, owned, quoted, received, table, tables
+from server.declaration.sql import archive, body, column, literal, owned, quoted, received, table, tables
 
 DISPATCH = """\
--- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may be
--- the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or `more`:
--- a part was deleted, and the rest is to be deleted by another call.
-CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+-- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may
+-- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
+-- `more`: a part was deleted, and the rest is to be deleted by another call.
+CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
+RETURNS text LANGUAGE plpgsql AS {body};
+REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
+"""
+CASES = """\
 BEGIN
     CASE tag
 {cases}
     ELSE
         RETURN 'not_allowed';
     END CASE;
-END
-$$;
-REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
-"""
+END"""
 
 ADMITTED = """\
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT {condition}
-$$;
+LANGUAGE sql STABLE AS {body};
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
+"""
+
+TIER = """\
+-- The value of the gate's column by which this user syncs, or not.
+CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT {value}
+$$;
+REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 """
 
 ARCHIVED_AFTER = "_at < pg_catalog.now() - '27 days'::pg_catalog.interval"
@@ -50,20 +57,30 @@ def dispatch(declaration: Declaration) -> str:
     )
     if not cases:
         cases = "    WHEN NULL THEN\n        RETURN NULL;"
-    return DISPATCH.format(cases=cases)
+    return DISPATCH.format(body=body(CASES.format(cases=cases)))
 
 
 def admitted(declaration: Declaration) -> str:
     """The function that says who syncs."""
     gate = declaration.gate
     if gate is None:
-        return ADMITTED.format(condition="true")
+        return ADMITTED.format(body=body("    SELECT true"))
     kind = declaration.kind[gate.kind]
     values = ", ".join(map(literal, gate.syncs or gate.local_only))
     held = f"{column('q', gate.field)}::text"
     admits = f"{held} IN ({values})" if gate.syncs else f"({held} IN ({values})) IS NOT TRUE"
     row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
-    return ADMITTED.format(condition=f"coalesce((SELECT {admits} {row}), false)")
+    return ADMITTED.format(body=body(f"    SELECT coalesce((SELECT {admits} {row}), false)"))
+
+
+def tier(declaration: Declaration) -> str:
+    """The function that says by which value a user syncs, or not. Usage is counted by it."""
+    gate = declaration.gate
+    if gate is None:
+        return TIER.format(value="NULL::text")
+    kind = declaration.kind[gate.kind]
+    row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
+    return TIER.format(value=f"(SELECT {column('q', gate.field)}::text {row})")
 
 
 def function(declaration: Declaration, kind: Kind) -> str:
@@ -73,9 +90,6 @@ def function(declaration: Declaration, kind: Kind) -> str:
         return ""
     dated = kind.dated is not None
     parts = [
-        f"-- Applies mutations of rows of kind {kind.name}.",
-        f"CREATE OR REPLACE FUNCTION {name(kind)}(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text",
-        "LANGUAGE plpgsql AS $$",
         "#variable_conflict use_variable",
         "DECLARE",
         *(f"    _key{i} {field.type} := {received(field, f'_key[{i}]')};" for i, field in enumerate(kind.key, 1)),
@@ -92,10 +106,15 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "    END CASE;",
         "    RETURN NULL;",
         "END",
-        "$$;",
-        f"REVOKE ALL ON FUNCTION {name(kind)} FROM PUBLIC;",
     ]
-    return "\n".join(parts) + "\n"
+    text = "\n".join(parts)
+    return (
+        f"-- Applies mutations of rows of kind {kind.name}.\n"
+        f"CREATE OR REPLACE FUNCTION {name(kind)}"
+        "(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)\n"
+        f"RETURNS text LANGUAGE plpgsql AS {body(text)};\n"
+        f"REVOKE ALL ON FUNCTION {name(kind)} FROM PUBLIC;\n"
+    )
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -159,7 +178,8 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     else:
         assert kind.parent is not None
         wire = kind.columns[0].name
-        found = f"{column('o', parent.key[0])} = {_given(kind.parent.field, wire)} AND {owned(declaration, parent, 'o', '_owner')}"
+        its = owned(declaration, parent, "o", "_owner")
+        found = f"{column('o', parent.key[0])} = {_given(kind.parent.field, wire)} AND {its}"
         lines = [
             *checks,
             f"INSERT INTO {table(kind.table)} ({names})",

@@ -36,10 +36,16 @@ class Beside(Struct, frozen=True):
 
 def check(found: Beside) -> None:
     """Raises UnfitError if others have names that are needed."""
+    for obstacle in obstacles(found):
+        raise UnfitError(obstacle)
+
+
+def obstacles(found: Beside) -> Iterator[str]:
+    """A sentence if others have names that are needed."""
     moving = {each.name for each in found.elsewhere}
     clashing = [name for name in found.taken if not found.archived or name in moving]
     if clashing:
-        raise UnfitError(
+        yield (
             "Partitions of public.messages need names that something else has in schema public: "
             f"{', '.join(clashing)}. Rename that, or leave out `partition` and `archive` in the declaration, then "
             "migrate again."

@@ -40,8 +40,6 @@ MANY: Final = 20_000
 class Policy:
     """The settings."""
 
-    archive_months: int
-    """Messages older than this many months go to the archive; 0: none do."""
     log_days: int
     """The log is kept for this many days."""
     forget_days: int
@@ -53,9 +51,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: MaintainSettings) -> Self:
-        return cls(
-            settings.archive_months, settings.log_days, settings.forget_days, settings.usage_days, settings.cost_floor
-        )
+        return cls(settings.log_days, settings.forget_days, settings.usage_days, settings.cost_floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +101,10 @@ class Seen:
     """Some idempotency keys are older than KEY_DAYS."""
     old_usage_conversations: bool = False
     """It is known of days which conversations were counted, although no event of these days can arrive."""
+    archive_months: int | None = None
+    """Messages older than this many months go to the archive, as the declaration says; None: none do."""
+    partitioned: bool = True
+    """messages is partitioned, as the declaration asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def plan(seen: Seen, policy: Policy) -> list[Step]:
         *(CountUsage() for _ in range(seen.uncounted_usage)),
         *_strays(seen, policy),
         *_ahead(seen),
-        *_archive(seen, policy),
+        *_archive(seen),
         *_drop(seen, policy),
         *(Forget("clients") for _ in range(seen.forgotten_clients)),
         *(Forget("devices") for _ in range(seen.forgotten_devices)),
@@ -302,7 +302,7 @@ def _moves(step: Step, strays: Strays) -> bool:
 
 
 def _strays(seen: Seen, policy: Policy) -> Iterator[Step]:
-    horizon = _archive_horizon(seen.now, policy)
+    horizon = _archive_horizon(seen)
     room = max(0, MOST - sum(some.of not in WEEKLY for some in seen.partitions))
     for of in DEFAULTS:
         runs: list[list[Strays]] = []
@@ -380,6 +380,8 @@ def _felt(run: Sequence[Strays]) -> bool:
 def _ahead(seen: Seen) -> Iterator[Step]:
     end = _end(seen.now)
     for of in DEFAULTS:
+        if of == "messages" and not seen.partitioned:
+            continue
         planned = {strays.since for strays in seen.strays if strays.of == of}
         since = _start(of, seen.now)
         while since <= end:
@@ -389,8 +391,8 @@ def _ahead(seen: Seen) -> Iterator[Step]:
             since = until
 
 
-def _archive(seen: Seen, policy: Policy) -> Iterator[Step]:
-    horizon = _archive_horizon(seen.now, policy)
+def _archive(seen: Seen) -> Iterator[Step]:
+    horizon = _archive_horizon(seen)
     for partition in seen.partitions:
         if horizon is not None and partition.of == "messages" and partition.until <= horizon:
             if not partition.bounded:
@@ -423,11 +425,11 @@ def _is_kept(strays: Strays, seen: Seen, policy: Policy) -> bool:
     return _oldest_usage(seen, policy) - timedelta(weeks=1) < strays.since <= _end(seen.now)
 
 
-def _archive_horizon(now: datetime, policy: Policy) -> datetime | None:
+def _archive_horizon(seen: Seen) -> datetime | None:
     """Messages created before this instant belong in the archive."""
-    if not policy.archive_months:
+    if seen.archive_months is None:
         return None
-    months = now.year * 12 + now.month - 1 - policy.archive_months
+    months = seen.now.year * 12 + seen.now.month - 1 - seen.archive_months
     return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
 
 

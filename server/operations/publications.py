@@ -6,7 +6,6 @@ not know.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from server.exceptions import UnfitError
 from server.operations.catalog import OLD, UPDATED, Facts, Publication
 
 
@@ -15,16 +14,16 @@ def named(facts: Facts) -> list[Publication]:
     return [publication for publication in facts.publications if not publication.all]
 
 
-def check(facts: Facts) -> None:
-    """Raises UnfitError for one that would publish other rows, or the same under another name."""
+def obstacles(facts: Facts) -> Iterator[str]:
+    """Sentences about those that would publish other rows, or the same under another name."""
     for publication in named(facts):
         if not publication.mine:
-            raise UnfitError(
+            yield (
                 f"The publication {publication.name} publishes public.messages, and belongs to {publication.owner}. "
                 f"Make this login a member of {publication.owner}, then migrate again."
             )
         if publication.partitioned and not publication.root:
-            raise UnfitError(
+            yield (
                 f"The publication {publication.name} publishes rows of {', '.join(publication.partitioned)} under the "
                 "names of partitions, and would do so with rows of public.messages. Set its "
                 "publish_via_partition_root = true, or publish public.messages by another publication, then migrate "

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from server.operations import adoption_plan, beside
-from server.operations.adoptable import check
+from server.operations import adoptable, adoption_plan, beside
 from server.operations.beside import Beside
 from server.operations.catalog import INSTANTS, Facts, Step, constraint
 from server.postgres.connection import statement
@@ -49,12 +48,20 @@ async def remaining_steps(connection: Any) -> list[Step]:
     await _beside(connection)
     if not adoption_plan.is_needed(facts):
         return []
-    check(facts)
+    adoptable.check(facts)
     newest: datetime | None = None
     if not _is_validated(facts, "messages", "atlas_bounds"):
         newest = await connection.fetchval("SELECT max(created_at) FROM public.messages", timeout=LONG)
     nulls = [column for column in INSTANTS if await _has_nulls(connection, facts, column)]
     return adoption_plan.plan(facts, newest, nulls)
+
+
+async def obstacles(connection: Any) -> list[str]:
+    """All that prevents adoption, and moving partitions: a sentence each."""
+    facts = await facts_of(connection)
+    found = msgspec.json.decode(await connection.fetchval(statement("beside")), type=Beside)
+    adoption = adoptable.obstacles(facts) if adoption_plan.is_needed(facts) else ()
+    return [*beside.obstacles(found), *adoption]
 
 
 async def remaining_moves(connection: Any) -> list[Step]:

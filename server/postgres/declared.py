@@ -84,8 +84,12 @@ class Following:
     generated: Generated
     changes: list[Change]
     """Against the declaration in force."""
-    snapshot: bool
-    """Devices need a snapshot, as far as the rows show that were there when this was found."""
+    needs: list[bool]
+    """Of each, whether devices need a snapshot, as far as the rows show that were there when this was found."""
+
+    @property
+    def snapshot(self) -> bool:
+        return any(self.needs)
 
 
 async def declared(connection: Any) -> Declaration | None:
@@ -104,7 +108,7 @@ async def following(connection: Any, declaration: Declaration) -> Following:
     """What follows from this declaration. Reads tables beside their writers, whole ones if a column is new."""
     noticed = changes(await _before(connection), declaration)
     needs = [change.need is Need.YES or await _is_true(connection, declaration, change) for change in noticed]
-    return Following(declaration, generate(declaration), noticed, any(needs))
+    return Following(declaration, generate(declaration), noticed, needs)
 
 
 async def _before(connection: Any) -> Declaration | None:
@@ -167,6 +171,13 @@ async def _settle(connection: Any, progress: Progress) -> None:
 
     await retry_locks(at_once, PATIENCE, lambda why: progress.waits(LOOKING, why))
     progress.ends(LOOKING)
+
+
+async def changed_tables(connection: Any, declaration: Declaration) -> list[str]:
+    """The tables whose triggers change if this is declared, as SQL has them."""
+    if await connection.fetchval("SELECT to_regclass('sync.kinds') IS NOT NULL"):
+        return await _changed(connection, generate(declaration))
+    return list(generate(declaration).triggers_by_name)
 
 
 async def _changed(connection: Any, generated: Generated) -> list[str]:

@@ -256,4 +256,6 @@ async def _seen(connection: Any, policy: Policy) -> Seen:
         old_usage_keys=row["old_keys"],
         old_usage_conversations=row["old_conversations"],
         expired_responses=row["expired_responses"],
+        archive_months=row["archive_months"],
+        partitioned=row["partitioned"],
     )

@@ -9,10 +9,11 @@ import asyncpg
 import orjson
 import structlog
 
+from server.declaration import sql
 from server.declaration.chat import CHAT, CHAT_TOML
 from server.declaration.check import load
 from server.declaration.file import parse
-from server.declaration.model import Declaration
+from server.declaration.model import Declaration, Table
 from server.declaration.problems import DeclarationError
 from server.declaration.usage import with_usage
 from server.exceptions import UnfitError
@@ -119,14 +120,14 @@ async def migrate(
     """
     connection = await connect_as_owner(url)
     try:
-        await _check(connection)
+        wanted = await wanted_declaration(connection, text, name)
+        await _check(connection, wanted)
         await take_turn(connection, LOCK, progress)
-        wanted = await _wanted(connection, text, name)
-        pending = await _pending(connection, wanted.partitioned)
+        pending = await find_pending(connection, wanted.partitioned)
+        # Raises for tables that cannot be adopted, or are not what is declared, before anything is created.
         if wanted.partitioned:
-            # Raises for tables that cannot be adopted, before anything is created.
             await remaining_steps(connection)
-        else:
+        if not (wanted.partitioned and pending.chat):
             await wanted.resolved(connection)
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         if wanted.partitioned:
@@ -153,7 +154,7 @@ async def migrate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """The declaration that a database is to have."""
 
     text: str | None
@@ -161,6 +162,8 @@ class _Wanted:
     name: str
     partitioned: bool
     """Whether public.messages is partitioned. Then the tables may have to be made, or adopted, first."""
+    tables: tuple[str, ...]
+    """As SQL has them."""
 
     async def resolved(self, connection: Any) -> Declaration:
         """Raises UnfitError if the tables are not what it says."""
@@ -174,7 +177,8 @@ class _Wanted:
             raise UnfitError(str(error)) from None
 
 
-async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
+async def wanted_declaration(connection: Any, text: str | None, name: str) -> Wanted:
+    """Raises UnfitError if the text is no declaration."""
     found = None
     if text is None:
         if await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL"):
@@ -183,10 +187,19 @@ async def _wanted(connection: Any, text: str | None, name: str) -> _Wanted:
             text, name = CHAT_TOML, "chat.toml"
     if found is not None:
         partitioned = any(kind.partition for kind in found.kinds)
+        tables = [each for kind in found.kinds for each in sql.tables(kind)]
     else:
         assert text is not None
-        partitioned = any(kind.partition for kind in parse(text)[0].kinds)
-    return _Wanted(text, name, partitioned)
+        file, problems = parse(text)
+        if problems:
+            raise UnfitError(str(DeclarationError(name, problems)))
+        kinds = file.kinds
+        partitioned = any(kind.partition for kind in kinds)
+        archives = [
+            Table(kind.table.schema, f"{kind.table.name}_archive") for kind in kinds if kind.archive is not None
+        ]
+        tables = [*(kind.table for kind in kinds), *archives]
+    return Wanted(text, name, partitioned, tuple(map(sql.table, tables)))
 
 
 async def steps(url: str, *, text: str | None = None, name: str = "the declaration") -> list[Step]:
@@ -195,18 +208,26 @@ async def steps(url: str, *, text: str | None = None, name: str = "the declarati
     connection = await connect_as_owner(url)
     try:
         with translated():
-            await _check(connection)
-            wanted = await _wanted(connection, text, name)
-            adopting = await remaining_steps(connection) if wanted.partitioned else []
-            moving = await remaining_moves(connection) if wanted.partitioned else []
-            if pending := await _pending(connection, wanted.partitioned):
-                return [*adopting, pending.step(), *moving]
-            declaration = await wanted.resolved(connection)
-            if not await is_declared(connection, declaration):
-                return [*adopting, DECLARING, *moving]
-            return [*adopting, *moving, *(mending(wrong) for wrong in await take_inventory(connection) if wrong.mend)]
+            wanted = await wanted_declaration(connection, text, name)
+            await _check(connection, wanted)
+            return await steps_to(connection, wanted)
     finally:
         connection.terminate()
+
+
+async def steps_to(connection: Any, wanted: Wanted) -> list[Step]:
+    """The same. Raises UnfitError."""
+    pending = await find_pending(connection, wanted.partitioned)
+    adopting = await remaining_steps(connection) if wanted.partitioned else []
+    moving = await remaining_moves(connection) if wanted.partitioned else []
+    applying = [pending.step()] if pending else []
+    declares = pending.chat or not await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL")
+    if not declares:
+        declares = not await is_declared(connection, await wanted.resolved(connection))
+    declaring = [DECLARING] if declares else []
+    # An inventory of what another version made would name what this one makes anew.
+    mends = [] if pending or declares else await take_inventory(connection)
+    return [*adopting, *applying, *declaring, *moving, *(mending(wrong) for wrong in mends if wrong.mend)]
 
 
 async def cautions(url: str) -> list[str]:
@@ -214,29 +235,41 @@ async def cautions(url: str) -> list[str]:
     connection = await connect_as_owner(url)
     try:
         with translated():
-            policies = await connection.fetchval(statement("policies"))
-            partitioned = (await _wanted(connection, None, "")).partitioned
-            left = [] if await _pending(connection, False) else await take_inventory(connection)
-            return [
-                *([] if policies is None else [POLICIES.format(policies)]),
-                *(publications.cautions(await facts_of(connection)) if partitioned else []),
-                *(f"{wrong}." for wrong in left if wrong.mend is None),
-            ]
+            return await cautions_of(connection, await wanted_declaration(connection, None, ""))
     finally:
         connection.terminate()
 
 
-async def _check(connection: Any) -> None:
+async def cautions_of(connection: Any, wanted: Wanted) -> list[str]:
+    """The same."""
+    policies = await connection.fetchval(statement("policies"), wanted.tables)
+    left = [] if await find_pending(connection, False) else await take_inventory(connection)
+    return [
+        *([] if policies is None else [POLICIES.format(policies)]),
+        *(publications.cautions(await facts_of(connection)) if wanted.partitioned else []),
+        *(f"{wrong}." for wrong in left if wrong.mend is None),
+    ]
+
+
+async def _check(connection: Any, wanted: Wanted) -> None:
     """Raises UnfitError for a database that cannot be migrated."""
+    if found := await unfit(connection, wanted):
+        raise UnfitError("\n".join(found))
+
+
+async def unfit(connection: Any, wanted: Wanted) -> list[str]:
+    """Why the database cannot be migrated, whatever its tables are: a sentence each."""
+    found = []
     encoding = await connection.fetchval("SHOW server_encoding")
     if encoding != "UTF8":
-        raise UnfitError(ENCODING.format(encoding))
-    creators = await connection.fetchrow(statement("creators"))
+        found.append(ENCODING.format(encoding))
+    creators = await connection.fetchrow(statement("creators"), wanted.tables)
     if creators["strangers"] is not None:
-        raise UnfitError(CREATORS.format(creators["strangers"]))
+        found.append(CREATORS.format(creators["strangers"]))
+    return found
 
 
-async def _pending(connection: Any, partitioned: bool) -> Pending:
+async def find_pending(connection: Any, partitioned: bool) -> Pending:
     """Find what has not been applied yet. Raises UnfitError if a newer version migrated this database."""
     applied: dict[str, Any] = {}
     if await connection.fetchval("SELECT to_regclass('sync.migrations') IS NOT NULL"):

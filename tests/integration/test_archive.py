@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Applied, AskPage, Changes, Live, Page
+from protocol.frames import Applied, Changes, Live
 from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import NEWEST, Database, administrator
@@ -90,18 +90,13 @@ async def history(sql: Any, conversation: UUID) -> list[UUID]:
     return [UUID(str(record[0])) for record in records]
 
 
-async def page(device: Peer, conversation: UUID, before: Before | None, limit: int) -> Page:
-    await device.say(AskPage(id=1, conversation=conversation, before=before, limit=limit))
-    return await device.hear_a(Page)
-
-
 async def scrolled(device: Peer, conversation: UUID, limit: int, between: Any = None) -> list[UUID]:
     """From today back to the end."""
     got: list[UUID] = []
     before: Before | None = None
     more = True
     while more:
-        answer = await page(device, conversation, before, limit)
+        answer = await device.page(conversation, before, limit)
         for row in answer.rows:
             assert isinstance(row, Message)
             got.append(row.id)
@@ -279,9 +274,9 @@ async def test_a_new_message_cannot_take_the_id_of_an_archived_message_of_anothe
         assert rejected.code == "bad_id"
         for parent in (conversation, uuid4()):
             rejected = await device.rejection(CreateMessage(message, parent, "user", "mine now", at))
-            assert rejected.code == "unknown_conversation"
+            assert rejected.code == "unknown_parent"
         rejected = await device.rejection(EditMessage(message, at, "mine now", now()))
-        assert rejected.code == "unknown_message"
+        assert rejected.code == "unknown_row"
         await device.push(DeleteMessage(message, at))
     await maintained(every_database)
     assert await select_all(sql, user) == before
@@ -326,7 +321,7 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
     async with peer(server.url) as device:
         await device.greet(stranger)
         await device.hear_a(Live)
-        assert (await page(device, conversation, None, 50)).rows == []
+        assert (await device.page(conversation, None, 50)).rows == []
     for who, count in ((user, 16), (stranger, 0)):
         async with sql.transaction():
             await sql.execute("SET LOCAL ROLE authenticated")

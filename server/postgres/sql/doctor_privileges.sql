@@ -7,6 +7,7 @@ SELECT string_agg(can, ', ') FROM (VALUES
         SELECT FROM pg_shdepend s JOIN pg_database d ON d.datname = current_database()
         WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND s.dbid IN (0, d.oid)
           AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = current_user))),
-    ('it may write messages', has_table_privilege('public.messages', 'INSERT, UPDATE, DELETE')
+    ('it may write the app''s tables', EXISTS (
+        SELECT FROM sync.kinds WHERE to_regclass(tab) IS NOT NULL AND has_table_privilege(to_regclass(tab), 'INSERT, UPDATE, DELETE'))
         AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))
 ) AS excess (can, does) WHERE does

@@ -150,6 +150,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('microseconds', 'timestamp with time zone', false, true, true),
            ('elements', 'text', false, false, true),
            ('strays', 'text', false, false, false),
+           ('stray_messages', '', false, false, false),
+           ('tier', 'uuid', false, false, false),
            ('refuse_hidden', 'text', false, false, true),
            ('seq_at', 'timestamp with time zone', false, true, true),
            ('identity', '', true, false, true),
@@ -218,9 +220,11 @@ WITH RECURSIVE login AS MATERIALIZED (
 ), partitions AS MATERIALIZED (
     SELECT p.nsp_of, p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
            c.relrowsecurity AS secured, c.relowner, c.relacl,
-           -- A table that the app had partitioned has partitions of the app's beside ours.
-           n.nspname = 'sync' OR r.kind = 'partitioned table' AND c.relname ~ format(
-               '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) AS ours
+           -- The app's own table, which earlier versions kept in schema sync, is closed when it leaves that. A table that the
+           -- app had partitioned has partitions of the app's beside ours.
+           CASE n.nspname WHEN 'sync' THEN c.relname <> 'messages_v1'
+                ELSE r.kind = 'partitioned table' AND c.relname ~ format(
+                    '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) END AS ours
     FROM parts p JOIN tables r ON r.oid = p.root JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.part <> p.root
 ), routines AS MATERIALIZED (
@@ -331,8 +335,8 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM routines f CROSS JOIN LATERAL (SELECT CASE WHEN f.definer THEN 'DEFINER' ELSE 'INVOKER' END) AS s (security)
     WHERE f.oid IS NOT NULL
       AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
-                                       -- sync.apply sets the path for these.
-                                       AND f.name <> 'admitted' AND f.name NOT LIKE 'write%')
+                                       -- Their callers set it for these.
+                                       AND f.name NOT IN ('admitted', 'tier') AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
@@ -368,7 +372,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     JOIN schemas n ON n.nsp = t.nsp
     LEFT JOIN pg_class d ON d.oid = p.partdefid
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
-    WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
+    WHERE (d.relname = w.rel AND d.relnamespace IN (n.oid, to_regnamespace('sync'))) IS NOT TRUE
 
     UNION ALL
     -- A trigger that was renamed still has the constraint of its old name.

@@ -2,13 +2,16 @@
 -- $1 days after which installations are forgotten, $2 days for which events are kept, $3 days for which
 -- idempotency keys are kept
 SELECT now() AS now,
+       (SELECT (k ->> 'archive')::int FROM sync.declaration d, jsonb_array_elements(d.declared -> 'kinds') k
+        WHERE k -> 'table' = '["public", "messages"]') AS archive_months,
+       EXISTS (SELECT FROM sync.kinds k WHERE k.tab = 'public.messages' AND k.parted) AS partitioned,
        (SELECT coalesce(array_agg((p.parent, p.partition::text, p.since, p.until, c.oid IS NOT NULL,
                                    coalesce(c.convalidated, false)) ORDER BY p.parent, p.since), '{}')
         FROM sync.partitions p
         LEFT JOIN pg_constraint c ON c.conrelid = p.partition AND c.conname = 'atlas_bounds'
         WHERE NOT p.is_default) AS partitions,
        (SELECT coalesce(array_agg(s ORDER BY s), '{}') FROM (
-            SELECT 'messages', date_trunc('month', created_at, 'UTC'), count(*) FROM public.messages_default GROUP BY 2
+            SELECT 'messages', m.month, m.rows FROM sync.stray_messages() m
             UNION ALL
             SELECT 'log', date_trunc('week', to_timestamp(seq / 1000000), 'UTC'), count(*) FROM sync.log_default GROUP BY 2
             UNION ALL

@@ -17,6 +17,16 @@ BEGIN
 END
 $$;
 
+-- How many messages of each month lie in the default partition.
+CREATE OR REPLACE FUNCTION sync.stray_messages() RETURNS TABLE (month timestamptz, rows bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('public.messages_default') IS NOT NULL THEN
+        RETURN QUERY EXECUTE 'SELECT date_trunc(''month'', created_at, ''UTC''), count(*) FROM public.messages_default GROUP BY 1';
+    END IF;
+END
+$$;
+
 -- Until when partitions reach without a gap, from now on. NULL if there is none for now.
 CREATE OR REPLACE FUNCTION sync.partitions_reach(of text) RETURNS timestamptz
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -66,7 +76,7 @@ DECLARE
     home text := CASE WHEN of LIKE 'messages%' THEN 'public' ELSE 'sync' END;
     parent pg_catalog.regclass := home || '.' || of;
     stray pg_catalog.regclass := (SELECT nullif(partdefid, 0) FROM pg_catalog.pg_partitioned_table
-                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN 'public.messages' ELSE parent END);
+                                  WHERE partrelid = CASE of WHEN 'messages_archive' THEN pg_catalog.to_regclass('public.messages') ELSE parent END);
     ending timestamptz := since + CASE WHEN of LIKE 'messages%' THEN interval '1 month' ELSE interval '1 week' END;
     part text := of || pg_catalog.to_char(since, CASE WHEN of LIKE 'messages%' THEN '_YYYY_MM' ELSE '_IYYY_"w"IW' END);
     first text := pg_catalog.quote_literal(CASE of WHEN 'log' THEN sync.seq_at(since)::text ELSE since::text END);
@@ -231,6 +241,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION sync.strays, sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
+REVOKE ALL ON FUNCTION sync.strays, sync.stray_messages, sync.partitions_reach, sync.close_partition, sync.make_partition, sync.move_strays, sync.turn_default,
     sync.ensure_partitions, sync.archive_partition, sync.bound_partition FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.partitions_reach TO atlas_sync;

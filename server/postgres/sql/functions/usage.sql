@@ -86,7 +86,7 @@ BEGIN
     SELECT array_agg(batch) INTO taken FROM counted;
     WITH events AS MATERIALIZED (
         SELECT u.user_id, u."timestamp"::date AS date, u."timestamp" AS at,
-               left(coalesce(nullif(u.data ->> 'tier', ''), p.subscription_tier::text, 'unknown'), 100) AS tier,
+               left(coalesce(nullif(u.data ->> 'tier', ''), sync.tier(u.user_id), 'unknown'), 100) AS tier,
                left(coalesce(nullif(u.data ->> 'model', ''), 'unknown'), 100) AS model,
                CASE WHEN jsonb_typeof(u.data -> 'input_tokens') = 'number'
                     THEN least(greatest(trunc((u.data ->> 'input_tokens')::numeric), 0), 1000000000)::bigint
@@ -96,7 +96,7 @@ BEGIN
                     ELSE 0 END AS output,
                CASE WHEN u.data ->> 'conversation_id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                     THEN (u.data ->> 'conversation_id')::uuid END AS conversation
-        FROM sync.usage_logs u LEFT JOIN public.profiles p ON p.id = u.user_id
+        FROM sync.usage_logs u
         WHERE u.batch = ANY (taken) AND u.data ?| '{input_tokens,output_tokens,conversation_id}'
     ), costs AS (
         INSERT INTO sync.daily_costs AS d (user_id, date, tier, model, requests, input_tokens, output_tokens)
