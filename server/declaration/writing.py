@@ -299,6 +299,38 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     return [*lines, "    RETURN 'unknown_row';", "END IF;"]
 
 
+def _in_portions(
+    kind: Kind, where: str, below: Kind, alias: str, link: str, via: tuple[str, str] | None = None
+) -> list[str]:
+    """Deletes a portion of the rows of a kind `below` the row, if they are many. `link` finds them; `via`: the table
+    between, and the condition that finds its rows."""
+    source = f"sync.all_{quoted(below.table.name)}" if below.archive is not None else table(below.table)
+    between = "" if via is None else f"{via[0]} ON {via[1]} JOIN "
+    lines = [
+        f"IF (SELECT count(*) FROM (SELECT FROM {table(kind.table)} t JOIN {between}{source} {alias} ON {link}",
+        f"                          WHERE {where} LIMIT sync.portion() + 1) first) > sync.portion() THEN",
+    ]
+    key = [*below.key, *([below.dated] if below.dated else [])]
+    some = ", ".join(column(alias, field) for field in key)
+    same = " AND ".join(equal(column(alias, field), f"old.{quoted(field.name)}", field) for field in key)
+    ordered = ", ".join(column(alias, field) for field in reversed(key))
+    for each in tables(below):
+        if via is None:
+            # Newest last, as far as the table has an order.
+            found = f"{table(each)} {alias} WHERE {link} ORDER BY {ordered}"
+        else:
+            found = f"{via[0]} JOIN {table(each)} {alias} ON {link} WHERE {via[1]}"
+        lines += [
+            f"    DELETE FROM {table(each)} {alias} USING (",
+            f"        SELECT {some} FROM {found} LIMIT sync.portion()",
+            f"    ) old WHERE {same};",
+            "    IF FOUND THEN",
+            "        RETURN 'more';",
+            "    END IF;",
+        ]
+    return [*lines, "    -- Nothing was deleted: a trigger of the app keeps them.", "END IF;"]
+
+
 def _delete(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
     if not devices.delete:
         return ["RETURN 'not_allowed';"]
@@ -306,28 +338,15 @@ def _delete(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
     for child in declaration.children_of(kind):
         assert child.parent is not None
-        # A row with many rows below it is deleted in portions.
-        source = f"sync.all_{quoted(child.table.name)}" if child.archive is not None else table(child.table)
         of_it = equal(column("c", child.parent.field), "_key1", child.parent.field, kind.key[0])
-        lines += [
-            f"IF (SELECT count(*) FROM (SELECT FROM {table(kind.table)} t JOIN {source} c ON {of_it}",
-            f"                          WHERE {where} LIMIT sync.portion() + 1) first) > sync.portion() THEN",
-        ]
-        key = [*child.key, *([child.dated] if child.dated else [])]
-        # Newest last, as far as the table has an order.
-        ordered = ", ".join(column("c", field) for field in reversed(key))
-        some = ", ".join(column("c", field) for field in key)
-        same = " AND ".join(f"{column('c', field)} = old.{quoted(field.name)}" for field in key)
-        for each in tables(child):
-            lines += [
-                f"    DELETE FROM {table(each)} c USING (",
-                f"        SELECT {some} FROM {table(each)} c WHERE {of_it} ORDER BY {ordered} LIMIT sync.portion()",
-                f"    ) old WHERE {same};",
-                "    IF FOUND THEN",
-                "        RETURN 'more';",
-                "    END IF;",
-            ]
-        lines += ["    -- Nothing was deleted: a trigger of the app keeps them.", "END IF;"]
+        for grandchild in declaration.children_of(child):
+            # First: those of a few children may be many.
+            assert grandchild.parent is not None
+            link = equal(
+                column("g", grandchild.parent.field), column("c", child.key[0]), grandchild.parent.field, child.key[0]
+            )
+            lines += _in_portions(kind, where, grandchild, "g", link, (f"{table(child.table)} c", of_it))
+        lines += _in_portions(kind, where, child, "c", of_it)
     lines.append(f"DELETE FROM {table(kind.table)} t WHERE {where};")
     old = archive(kind)
     if old is not None:

@@ -182,6 +182,16 @@ BEGIN
             RETURN 'unknown_row';
         END IF;
     WHEN '-' THEN
+        IF (SELECT count(*) FROM (SELECT FROM public."Shelf" t JOIN library.book c ON c.shelf = _key1 JOIN library.mark g ON g.book = c.id
+                                  WHERE t."Code" = _key1 AND t."Owner" = _owner::text LIMIT sync.portion() + 1) first) > sync.portion() THEN
+            DELETE FROM library.mark g USING (
+                SELECT g.book, g.page FROM library.book c JOIN library.mark g ON g.book = c.id WHERE c.shelf = _key1 LIMIT sync.portion()
+            ) old WHERE g.book = old.book AND g.page = old.page;
+            IF FOUND THEN
+                RETURN 'more';
+            END IF;
+            -- Nothing was deleted: a trigger of the app keeps them.
+        END IF;
         IF (SELECT count(*) FROM (SELECT FROM public."Shelf" t JOIN library.book c ON c.shelf = _key1
                                   WHERE t."Code" = _key1 AND t."Owner" = _owner::text LIMIT sync.portion() + 1) first) > sync.portion() THEN
             DELETE FROM library.book c USING (
