@@ -9,6 +9,7 @@ from server.declaration.catalogue import Facts
 from server.declaration.file import camel, parse, references, unfit
 from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Reference, Table
 from server.declaration.problems import DeclarationError, Problem, listed, meant
+from server.declaration.usage import USAGE
 from server.declaration.written import File
 
 OWNERS: Final = frozenset({Type.UUID, Type.TEXT})
@@ -229,6 +230,8 @@ class _KindCheck:
                 )
         if written.partition:
             self._partition(key, newest)
+        if written.table == USAGE:
+            self._counted()
         return Kind(
             name=written.name,
             tag=written.tag,
@@ -324,7 +327,14 @@ class _KindCheck:
                 f"{kind.key[0].type}. Give them the same type.",
                 *path,
             )
-        return Parent(kind.name, found)
+        bound = any(
+            key.target == kind.table
+            and key.columns == (found.name,)
+            and kind.key
+            and key.referenced == (kind.key[0].name,)
+            for key in self._table.foreign
+        )
+        return Parent(kind.name, found, loose=not bound)
 
     def _columns(self, key: tuple[Field, ...], owner: Field | None, parent: Parent | None) -> tuple[Column, ...]:
         columns: list[Column] = []
@@ -521,6 +531,15 @@ class _KindCheck:
         if found is not None and not self._holds_users(found):
             self._problem(f"`{name}` is of type {found.type}. It must be uuid or text.", "devices", "owner")
         return found
+
+    def _counted(self) -> None:
+        for name, given in {"devices": self._kind.devices, "policies": self._kind.policies or None}.items():
+            if given is not None:
+                self._problem(
+                    "`sync.daily_usage` is counted by `atlas-sync maintain`, and devices only read it. Remove "
+                    f"`{name}`.",
+                    name,
+                )
 
     def _partition(self, key: tuple[Field, ...], newest: str | None) -> None:
         if (

@@ -59,11 +59,13 @@ class Column(Struct, frozen=True, omit_defaults=True):
     when that is deleted."""
 
 
-class Parent(Struct, frozen=True):
+class Parent(Struct, frozen=True, omit_defaults=True):
     """The parent of a kind's rows. Its key is the first of the synced columns."""
 
     kind: str
     field: Field
+    loose: bool = False
+    """No foreign key says that the parent exists: rows may be there before it."""
 
 
 class Reference(Struct, frozen=True):

@@ -13,10 +13,10 @@ import pytest
 from atlas_sync.replica import Replica
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
-from protocol.frames import Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
+from protocol.frames import ID, SEQ, Changes, Hello, Live, Pong, Snapshot, ToClient, Welcome
 from tests.support.cluster import Database
 from tests.support.oracle import State, held, select_everything
-from tests.support.peer import Peer, peer
+from tests.support.peer import CHAT, Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, Message, Profile
 from tests.support.serving import Running, serving, token
@@ -41,7 +41,7 @@ class Device:
     url: str
     user: UUID
     window: tuple[int, int] = EVERYTHING
-    replica: Replica = field(default_factory=Replica)
+    replica: Replica = field(default_factory=lambda: Replica(CHAT))
     cursor: bytes | None = None
     welcome: Welcome | None = None
     batches: list[Batch] = field(default_factory=list)
@@ -398,10 +398,10 @@ async def test_a_change_outside_the_window_arrives(server: Running, sql: Any, us
     device = Device(server.url, user, window=(1, 1))
     await device.catch_up()
     oldest = await sql.fetchval("SELECT id FROM conversations WHERE user_id = $1 ORDER BY updated_at, id LIMIT 1", user)
-    assert oldest not in device.replica.conversations
+    assert oldest not in device.replica.rows["conversation"]
     message = await add_message(sql, oldest, "here")
     await device.catch_up()
-    assert message in device.replica.messages
+    assert message in device.replica.rows["message"]
 
 
 # ---- The frames of a snapshot --------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ async def test_the_seq_of_every_row_is_the_as_of_of_its_frame(server: Running, s
         frames = await snapshot_frames(one)
     assert len(frames) > 2
     for frame in frames:
-        assert {row.seq for row in frame.rows} <= {frame.as_of}
+        assert {row[SEQ] for row in frame.rows} <= {frame.as_of}
 
 
 async def test_only_the_last_frame_has_the_cursor_and_live_has_the_same(server: Running, sql: Any, user: UUID) -> None:
@@ -432,7 +432,7 @@ async def test_no_row_comes_twice_in_a_snapshot(server: Running, sql: Any, user:
     async with peer(server.url) as one:
         await one.greet(user, window={"conversation": 500, "message": 200})
         rows = [row for frame in await snapshot_frames(one) for row in frame.rows]
-    assert len({row.id for row in rows}) == len(rows) == 1 + 40 + 40 * 30
+    assert len({row[ID] for row in rows}) == len(rows) == 1 + 40 + 40 * 30
 
 
 @pytest.mark.parametrize(
@@ -494,7 +494,7 @@ async def test_long_titles_make_small_frames(server: Running, sql: Any, user: UU
 async def test_the_frames_of_missed_changes_are_as_small_as_those_of_a_snapshot(
     device: Device, server: Running, sql: Any
 ) -> None:
-    conversation = next(iter(device.replica.conversations))
+    conversation: Any = next(iter(device.replica.rows["conversation"]))
     for size in [*[100_000] * 6, 1_000, 1_000_000, 1_000]:
         await add_message(sql, conversation, "x" * size)
     frames = await sizes(server, device.user, device.cursor)
@@ -552,7 +552,7 @@ async def test_changes_at_every_frame_of_a_snapshot_are_not_lost(server: Running
     async with device.connected() as one:
         await device.until_live(one, write)
         await add_conversation(sql, user, "the last one")
-        while "the last one" not in {row.title for row in device.replica.conversations.values()}:
+        while "the last one" not in {row.title for row in device.replica.rows["conversation"].values()}:
             await device.hear(one)
     assert device.state() == await select_everything(sql, user)
 

@@ -388,7 +388,7 @@ async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
     told = await trace(database, message, user, privileged=True)
     assert told.status == 1
     assert "outbox" in told.verdict
-    assert f"{device.client_id}: number 1 was rejected, unknown_conversation" in told.about("outbox")
+    assert f"{device.client_id}: number 1 was rejected, unknown_row" in told.about("outbox")
     assert "This conversation does not exist any more." in told.about("outbox")
     unowned = await trace(database, message)
     assert "the whole change log" in unowned.about("message")
