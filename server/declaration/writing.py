@@ -27,14 +27,14 @@ END"""
 ADMITTED = """\
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE AS {body};
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS {body};
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 """
 
 TIER = """\
 -- The value of the gate's column by which this user syncs, or not.
 CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT {value}
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;

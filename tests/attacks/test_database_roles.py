@@ -8,8 +8,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import pytest
 
+from server.declaration.chat import CHAT
 from server.postgres.migrate import migrate
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.earlier import migrate_to
@@ -42,13 +44,23 @@ async def sql(every_database: Database) -> AsyncIterator[Any]:
 # ---- Our functions -------------------------------------------------------------------------------------------------
 
 
+WRITES = tuple(f"sync.write_{kind.name}" for kind in CHAT.kinds)
+
+
 async def test_every_function_of_ours_searches_postgres_own_names_first_and_temporary_ones_last(sql: Any) -> None:
     others = await sql.fetch(
         "SELECT oid::regprocedure::text, proconfig FROM pg_proc"
         " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
         " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
     )
-    assert others == []
+    # What sync.push calls runs in the path that it sets, which the app's triggers need. Nobody else may call it.
+    assert {row["oid"].partition("(")[0] for row in others} <= {"sync.write", *WRITES}
+    reachable = await sql.fetch(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE oid = ANY($1::text[]::regprocedure[])"
+        " AND (prosecdef OR has_function_privilege('atlas_sync', oid, 'EXECUTE'))",
+        [row["oid"] for row in others],
+    )
+    assert reachable == []
     assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
 
 
@@ -99,18 +111,31 @@ async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
 
 
 PUSH = (
-    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}',"
-    " '{1}', '{1}', '{7}')"
+    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, '{1}', '{1}', '{7}',"
+    " (SELECT digest FROM sync.declaration))"
 )
-PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$10, '{1}', $3").replace("'{7}'", "'{8}'")
-"""A push of the number $10 by a device that holds another mutation as number 1 than what it was consumed for."""
+PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$9, '{1}', $3").replace("'{7}'", "'{8}'")
+"""A push of the number $9 by a device that holds another mutation as number 1 than what it was consumed for."""
 
 NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
 CHANNEL = "SELECT channel FROM sync.meta"
 
 
+def title(text: str) -> str:
+    return orjson.dumps({"title": text}).decode()
+
+
+def said(conversation: UUID, content: str) -> str:
+    return orjson.dumps({"conversation_id": str(conversation), "role": "user", "content": content}).decode()
+
+
+def creation() -> tuple[Any, ...]:
+    """Of a conversation; without its instant."""
+    return "c", "+", str(uuid4()), None, title("title")
+
+
 async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
-    """One mutation: kind, id, conversation, role, text, at, created_at."""
+    """One mutation: the kind's tag, what it does, both halves of the key, columns as JSON, at."""
     (record,) = await connection.fetch(PUSH, [user], [uuid4()], *([column] for column in columns))
     return record
 
@@ -141,24 +166,22 @@ async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner
     async with a_login(every_database, sql, "atlas_sync") as (name, mallory):
         await plant(mallory, name)
         at, conversation, message = await sql.fetchval("SELECT now()"), uuid4(), uuid4()
+        micros = await sql.fetchval("SELECT sync.microseconds($1)", at)
         # As text: asyncpg itself looks types up by their names.
         literal = "SELECT format(replace($1, '?', '%L'), VARIADIC $2::text[])"
         for columns in (
-            ("+c", conversation, "NULL", "NULL", "title", at, "NULL"),
-            ("+m", message, conversation, "user", "content", at, "NULL"),
-            ("~m", message, "NULL", "NULL", "other", at, at),
-            ("-m", message, "NULL", "NULL", "NULL", "NULL", at),
-            ("~c", conversation, "NULL", "NULL", "other", at, "NULL"),
-            ("-c", conversation, "NULL", "NULL", "NULL", "NULL", "NULL"),
+            ("c", "+", conversation, None, title("title"), at),
+            ("m", "+", message, None, said(conversation, "content"), at),
+            ("m", "~", message, micros, '{"content": "other"}', at),
+            ("m", "-", message, micros, None, None),
+            ("c", "~", conversation, None, title("other"), at),
+            ("c", "-", conversation, None, None, None),
         ):
-            arrays = [
-                f"{{{user}}}",
-                f"{{{uuid4()}}}",
-                *(f'{{"{each}"}}' if each is at else f"{{{each}}}" for each in columns),
-            ]
+            quoted = (None if each is None else orjson.dumps(str(each)).decode() for each in columns)
+            arrays = [f"{{{user}}}", f"{{{uuid4()}}}", *(f"{{{each or 'NULL'}}}" for each in quoted)]
             await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", PUSH), arrays))
             for number in (1, 2):
-                again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$10", f"'{{{number}}}'"))
+                again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$9", f"'{{{number}}}'"))
                 await mallory.execute(await sql.fetchval(literal, again, arrays))
         assert await sql.fetchval("SELECT count(*) FROM sync.clients WHERE rejected = '{}'") == 6
         noted = [f"{{{user}}}", f"{{{uuid4()}}}", f'{{"{at}"}}']
@@ -208,11 +231,12 @@ async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours
         server = await asyncpg.connect(every_database.server_url)
         at = await server.fetchval("SELECT now()")
         conversation = uuid4()
-        await push(server, user, "+c", conversation, None, None, "title", at, None)
-        await push(server, user, "+m", uuid4(), conversation, "user", "content", at, None)
-        await push(server, user, "+m", uuid4(), uuid4(), "user", "content", at, None)
-        await push(server, user, "-c", conversation, None, None, None, None, None)
-        await push_after_another_history(server, user, "+c", uuid4(), None, None, "title", at, None)
+        await push(server, user, "c", "+", str(conversation), None, title("title"), at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(conversation, "content"), at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(uuid4(), "content"), at)
+        await push(server, user, "c", "~", str(conversation), None, title("other"), at)
+        await push(server, user, "c", "-", str(conversation), None, None, None)
+        await push_after_another_history(server, user, "c", "+", str(uuid4()), None, title("title"), at)
         await server.close()
         assert not await is_superuser(sql, name)
 
@@ -253,7 +277,7 @@ async def test_end_users_may_not_even_look_into_our_schema(every_database: Datab
             "SELECT * FROM sync.log",
             "SELECT * FROM sync.all_messages",
             "SELECT sync.epoch()",
-            f"SELECT * FROM sync.push({', '.join(['NULL'] * 17)})",
+            f"SELECT * FROM sync.push({', '.join(['NULL'] * 16)})",
             "SELECT * FROM sync.standing()",
             "SELECT sync.begin_history(NULL)",
             "SELECT * FROM sync.histories",
@@ -309,10 +333,10 @@ async def test_installations_that_wrote_nothing_leave_no_row(every_database: Dat
     try:
         for user, first, count in ((payer, 1, 0), (payer, 7, 1), (free, 1, 1)):
             await server.fetch(
-                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}',"
-                " '{1}', $3, $9)",
-                *([user], [uuid4()], [first], [count], ["-c"] * count),
-                *([uuid4()] * count, [None] * count, [None] * count, [7] * count),
+                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $7, $8, $8, $9, '{1}', $3, $10,"
+                " (SELECT digest FROM sync.declaration))",
+                *([user], [uuid4()], [first], [count], ["c"] * count, ["-"] * count),
+                *([str(uuid4())] * count, [None] * count, [None] * count, [7] * count),
             )
         assert await sql.fetchval("SELECT count(*) FROM sync.clients") == 0
     finally:
@@ -328,7 +352,7 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
         clients = [uuid4() for _ in range(most + 5)]
         for client_id in (uuid4(), *clients):
             who = user if client_id in clients else other
-            await server.fetch(PUSH, [who], [client_id], ["+c"], [uuid4()], [None], [None], ["title"], [at], [None])
+            await server.fetch(PUSH, [who], [client_id], *([each] for each in creation()), [at])
             await server.execute(NOTE, [who], [client_id], [at])
         for table in ("clients", "devices"):
             kept = {
@@ -349,13 +373,14 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
 async def test_a_device_cannot_change_a_message_of_the_assistant(every_database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
-    said = await add_message(sql, conversation, "said by the model", "assistant")
-    at = await sql.fetchval("SELECT created_at FROM messages WHERE id = $1", said)
+    theirs = await add_message(sql, conversation, "said by the model", "assistant")
+    at = await sql.fetchval("SELECT created_at FROM messages WHERE id = $1", theirs)
+    micros = await sql.fetchval("SELECT sync.microseconds($1)", at)
     server = await asyncpg.connect(every_database.server_url)
-    record = await push(server, user, "~m", said, None, None, "forged", at, at)
+    record = await push(server, user, "m", "~", str(theirs), micros, '{"content": "forged"}', at)
     await server.close()
     assert record["rejected"] == '{"1": "bad_value"}'
-    assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", said) == "said by the model"
+    assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", theirs) == "said by the model"
 
 
 # ---- Policies that are copied --------------------------------------------------------------------------------------

@@ -347,14 +347,14 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT (q.plan::text IN ('free')) IS NOT TRUE FROM library.account q WHERE q."user" = $1 LIMIT 1), false)
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 
 -- The value of the gate's column by which this user syncs, or not.
 CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT q.plan::text FROM library.account q WHERE q."user" = $1 LIMIT 1)
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
