@@ -13,6 +13,7 @@ from server.declaration.check import ORDERS, OWNERS, PARTITIONABLE, identifies, 
 from server.declaration.file import PARENTS, TAGS, camel
 from server.declaration.model import Table as Name
 from server.declaration.problems import meant
+from server.declaration.usage import USAGE
 from server.declaration.written import Columns, Devices, Kind, Named, Parent
 from server.exceptions import ConfigError
 
@@ -197,7 +198,7 @@ def _plain(name: str) -> str:
 
 def _wanted(facts: Facts, places: dict[Name, _Place], reasons: dict[Name, str], only: Sequence[str]) -> set[Name]:
     if not only:
-        return set(places)
+        return set(places) - {USAGE}
     wanted: set[Name] = set()
     for each in only:
         found = [name for name in facts.table if each in (".".join(name), name.name)]

@@ -77,7 +77,7 @@ COLUMNS: Final = {
 """What a reading has before the columns of the rows."""
 
 ROW: Final = """\
-            SELECT true AS found, {values}
+            SELECT true AS found{values}
             FROM (SELECT {columns} FROM {source} t WHERE {found}{bounds} LIMIT 1) t
             WHERE l.kind = {tag} AND l.op = 'u' AND {owned}"""
 
@@ -88,7 +88,7 @@ LIST: Final = """\
 --    the number of rows without that bound
 -- of each list: $3 rows at most, $4 {parents}, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
-       {tier} AS tier, g.i, g.key, g.total, {fields}
+       {tier} AS tier, g.i, g.key, g.total{fields}
 FROM (SELECT $1::uuid AS user_id) r
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 {gate}LEFT JOIN LATERAL (
@@ -205,7 +205,7 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
         value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
         exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
-    return ", ".join(values)
+    return "".join(f", {value}" for value in values)
 
 
 def rows(declaration: Declaration, kind: Kind) -> str:
@@ -232,7 +232,7 @@ def rows(declaration: Declaration, kind: Kind) -> str:
     def branch(source: str, more: str = "") -> str:
         bound = f" AND {ordered[0]} <= {place[0]}" if len(ordered) > 1 else ""
         return (
-            f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}, {aliases}\n"
+            f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}{aliases}\n"
             f"        FROM {source} t\n"
             f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(place)}, w.before){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
@@ -266,7 +266,7 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         source=source,
         descending=", ".join(f"m.{each} DESC" for each in o),
         ordered=", ".join(f"g.{each} DESC" for each in o),
-        fields=", ".join(f"g.v{i}" for i in range(1, len(kind.columns) + 1)),
+        fields="".join(f", g.v{i}" for i in range(1, len(kind.columns) + 1)),
         size=" + ".join([str(ROW_BYTES), *(f"coalesce(octet_length(m.v{i}), 0)" for i in _sized(kind))]),
     )
 
@@ -314,7 +314,8 @@ def _key(kind: Kind, alias: str) -> str:
 
 
 def _values(declaration: Declaration, kind: Kind, alias: str) -> str:
-    return ", ".join(f"{_value(declaration, kind, synced, alias)} AS v{i}" for i, synced in enumerate(kind.columns, 1))
+    columns = enumerate(kind.columns, 1)
+    return "".join(f"{_value(declaration, kind, synced, alias)} AS v{i}, " for i, synced in columns)
 
 
 def _value(declaration: Declaration, kind: Kind, synced: Column, alias: str) -> str:

@@ -63,8 +63,12 @@ def function(declaration: Declaration, kind: Kind) -> str:
         hidden = " OR ".join(
             f"row_security_active({literal(table(each))})" for each in _tables_below(declaration, kind)
         )
+        # Rows that no foreign key binds to it may have been there before it.
+        when = "TG_OP = 'INSERT' OR " if _has_loose(declaration, kind) else ""
         parts += [
-            f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
+            f"        IF {when}(TG_OP = 'UPDATE' AND {moved}) THEN"
+            if when
+            else f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
             "            -- The rows below it are to be sent where it is now.",
             f"            IF {hidden} THEN",
             "                PERFORM sync.refuse_hidden(sync.hidden());",
@@ -149,6 +153,14 @@ def _below(declaration: Declaration, kind: Kind, alias: str, indent: str) -> Ite
                 f"{indent}FROM {_source(grandchild)} g JOIN {source} c "
                 f"ON {column('g', grandchild.parent.field)} = {column('c', child.key[0])} WHERE {on};"
             )
+
+
+def _has_loose(declaration: Declaration, kind: Kind) -> bool:
+    """Whether rows below the kind's may exist before it."""
+    return any(
+        (child.parent is not None and child.parent.loose) or _has_loose(declaration, child)
+        for child in declaration.children_of(kind)
+    )
 
 
 def _tables_below(declaration: Declaration, kind: Kind) -> Iterator[Table]:

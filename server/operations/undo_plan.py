@@ -1,9 +1,10 @@
 """How Atlas Sync is taken out of a database: the steps that give the app its tables back. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from server.declaration.sql import quoted
 from server.exceptions import UnfitError
@@ -29,12 +30,11 @@ KEY: Final = "atlas_undo_pkey"
 ASIDE: Final = "atlas_undo"
 """A schema that holds the partitioned table for a moment, while both tables have one name."""
 TABLES: Final = ("profiles", "conversations", "messages")
-ROLES: Final = ("authenticated", "atlas_sync")
+OURS: Final = "atlas_sync"
+"""The server's role. What it may do, only Atlas Sync has granted."""
+ROLES: Final = ("authenticated", OURS)
 """Roles to which migrations grant rights."""
-LOCK: Final = (
-    "LOCK TABLE public.profiles, public.conversations, public.messages, public.messages_archive "
-    "IN ACCESS EXCLUSIVE MODE"
-)
+CHAT: Final = ("public.profiles", "public.conversations", "public.messages", "public.messages_archive")
 UNPLANNED: Final = (
     "DO $$ BEGIN IF EXISTS (SELECT FROM sync.partitions WHERE parent LIKE 'messages%' "
     "AND partition::text LIKE 'sync.%') THEN "
@@ -63,6 +63,16 @@ class OurPolicy(Struct, frozen=True):
     table: str = field(name="tab")
 
 
+class Other(Struct, frozen=True):
+    """A table that Atlas Sync only gave these."""
+
+    table: str = field(name="tab")
+    triggers: tuple[str, ...] = ()
+    policy: bool = False
+    granted: bool = False
+    """Rights of the server's role."""
+
+
 class Installed(Struct, frozen=True):
     """What Atlas Sync has put into a database besides the structure of the app's tables: the answer of sql/undo.sql."""
 
@@ -84,15 +94,68 @@ class Installed(Struct, frozen=True):
     """Those that name the old table, and whose owner's rights this login has."""
     usage: tuple[str, ...] = ()
     """Roles that have USAGE on schema public."""
+    partitioned: bool = True
+    """messages is partitioned, and has an archive."""
+    others: tuple[Other, ...] = ()
+    """Tables that are declared, without the chat schema if that is partitioned."""
+    schemas: tuple[str, ...] = ()
+    """Schemas of the app that the server's role may use."""
 
 
 def plan(installed: Installed, facts: Facts) -> list[Step]:
     """The steps that are left, in order. Raises UnfitError."""
-    original = installed.original or Facts(now=facts.now)
+    original = _without_ours(installed.original or Facts(now=facts.now))
+    if not installed.partitioned:
+        return [_take_away(installed)]
     if not installed.adopted:
         return [_leave(installed, facts, original)]
     _check(facts)
     return [*_prepare(installed, original), _restore(installed, facts, original)]
+
+
+def _without_ours(original: Facts) -> Facts:
+    """Tables that are partitioned later had been declared before."""
+    return replace(
+        original,
+        grants=tuple(entry for entry in original.grants if entry.role != OURS),
+        column_grants=tuple(entry for entry in original.column_grants if entry.role != OURS),
+        usage=tuple(role for role in original.usage if role != OURS),
+    )
+
+
+def _lock(tables: Iterable[str]) -> str:
+    return f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"
+
+
+def _lock_all(installed: Installed) -> str:
+    return _lock((*CHAT, *(other.table for other in installed.others)))
+
+
+def _take_away(installed: Installed) -> Step:
+    """Nothing of the app's was changed: what was added goes."""
+    statements = [
+        *([_lock(other.table for other in installed.others)] if installed.others else []),
+        *_others(installed),
+        *(f"REVOKE USAGE ON SCHEMA {schema} FROM {OURS}" for schema in installed.schemas),
+        "DROP SCHEMA sync CASCADE",
+    ]
+    names = ", ".join(other.table for other in installed.others)
+    return Step(
+        f"drop our triggers, policies and rights{f' of {names}' if names else ''}, and schema sync",
+        "ACCESS EXCLUSIVE on these tables" if names else "none",
+        tuple(statements),
+    )
+
+
+def _others(installed: Installed) -> Iterator[str]:
+    """Take away what tables have that are only declared."""
+    for other in installed.others:
+        for trigger in other.triggers:
+            yield f"DROP TRIGGER {trigger} ON {other.table}"
+        if other.policy:
+            yield f"DROP POLICY atlas_sync_reads ON {other.table}"
+        if other.granted:
+            yield f"REVOKE ALL ON {other.table} FROM {OURS}"
 
 
 def _check(facts: Facts) -> None:
@@ -151,7 +214,7 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
             key_again.append(f"ALTER TABLE public.messages REPLICA IDENTITY USING INDEX {primary.name}")
     cascade = [] if foreign is not None and foreign.cascades else [CASCADE]
     statements = [
-        LOCK,
+        _lock_all(installed),
         "DROP VIEW sync.all_messages",
         *(f"DROP TRIGGER {guard} ON {OLD}" for guard in installed.guards),
         f"ALTER TABLE public.{old.parent} DETACH PARTITION {OLD}",
@@ -182,6 +245,7 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
         *enabling(triggers),
         *_columns(original),
         *_take_access_back(installed, facts, original),
+        *_others(installed),
         "DROP TABLE public.messages_archive",
         *_end(original),
     ]
@@ -220,7 +284,7 @@ def _grant_as_before(entry: Grant) -> str:
 
 def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
     """`messages` was partitioned before, or a migration created it: it stays, and its partitions leave our schema."""
-    statements = [LOCK, "DROP VIEW sync.all_messages"]
+    statements = [_lock_all(installed), "DROP VIEW sync.all_messages"]
     for part in installed.partitions:
         if part.parent == "messages_archive":
             statements += [
@@ -230,6 +294,7 @@ def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
     statements += [
         *_columns(original),
         *_take_access_back(installed, facts, original),
+        *_others(installed),
         "DROP TABLE public.messages_archive",
         *_end(original),
     ]
@@ -275,6 +340,9 @@ def _take_access_back(installed: Installed, facts: Facts, original: Facts) -> It
     for role in ROLES:
         if role in installed.usage and role not in original.usage:
             yield f"REVOKE USAGE ON SCHEMA public FROM {role}"
+    for schema in installed.schemas:
+        if schema != "public":
+            yield f"REVOKE USAGE ON SCHEMA {schema} FROM {OURS}"
     known = {index.name for index in original.indexes}
     for name, table in (("conversations_newest", "conversations"), ("messages_newest", "messages")):
         if name not in known and table in original.tables and not gone(table):

@@ -21,10 +21,11 @@ ORIGINAL: Final = """
 
 
 async def remember(connection: Any) -> None:
-    """Record what the app's tables are like, unless a migration has run or that is recorded already. Raises
-    UnfitError if they cannot be adopted: their owner changes them first, and the result of that is recorded."""
+    """Record what the app's tables are like, unless a migration has partitioned them or that is recorded already.
+    Raises UnfitError if they cannot be adopted: their owner changes them first, and the result of that is recorded."""
     if await connection.fetchval(
-        "SELECT to_regclass('sync.migrations') IS NULL AND NOT EXISTS (SELECT FROM sync.original)"
+        "SELECT NOT EXISTS (SELECT FROM sync.original) AND (to_regclass('sync.migrations') IS NULL "
+        "OR (SELECT relkind FROM pg_class WHERE oid = to_regclass('public.messages')) = 'r')"
     ):
         await remaining_steps(connection)
         await connection.execute("INSERT INTO sync.original (facts) VALUES ($1)", await _catalog(connection))

@@ -29,10 +29,9 @@ async def past_autovacuum(connection: Any, *tables: str) -> AsyncIterator[None]:
     blocks no reader and no writer, so waiting for autovacuum to be cancelled blocks nobody."""
     # Explicit: what was committed while a lock was waited for must be seen.
     async with connection.transaction(isolation="read_committed"):
+        locking = f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE; " if tables else ""
         await connection.execute(
-            f"SET LOCAL lock_timeout = '{AUTOVACUUM_TIMEOUT}'; "
-            f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE; "
-            f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+            f"SET LOCAL lock_timeout = '{AUTOVACUUM_TIMEOUT}'; {locking}SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
         )
         yield
 

@@ -127,10 +127,15 @@ async def _as_the_app(connection: Any, each: str, *arguments: object) -> Any:
 
 async def _at_once(connection: Any, step: Step, remaining: Remaining) -> None:
     """Run all statements in one transaction, with the lock timeout."""
+    names = list(TABLES)
+    if await connection.fetchval("SELECT to_regclass('sync.kinds') IS NOT NULL"):
+        names += await connection.fetchval("SELECT array_agg(tab) FROM sync.kinds") or ()
     tables = await connection.fetchval(
-        "SELECT array_agg(name) FROM unnest($1::text[]) name WHERE to_regclass(name) IS NOT NULL", TABLES
+        "SELECT array_agg(DISTINCT to_regclass(name)::text) FROM unnest($1::text[]) name "
+        "WHERE to_regclass(name) IS NOT NULL",
+        names,
     )
-    async with past_autovacuum(connection, *tables):
+    async with past_autovacuum(connection, *(tables or ())):
         for each in step.statements:
             # One of undo's statements copies the rows of months.
             await connection.execute(each, timeout=LONG)

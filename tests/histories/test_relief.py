@@ -54,6 +54,7 @@ class Scrolling(ClientDevice):
         await self.is_live()
         await self._scroll(None)
         for conversation in list(self.replica.rows["conversation"]):
+            assert isinstance(conversation, UUID)
             await self._scroll(conversation)
 
     async def _scroll(self, conversation: UUID | None) -> None:

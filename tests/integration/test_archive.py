@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.frames import Applied, Changes, Live
-from server.operations.maintenance_plan import Policy
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import NEWEST, Database, administrator
 from tests.support.device import live_device, now
 from tests.support.maintenance import (
-    NEVER,
+    POLICY,
     add_old_messages,
+    archive_after,
     maintained,
     make_month,
     select_all,
@@ -152,7 +152,8 @@ async def test_archiving_between_two_pages_leaves_no_gap_and_repeats_nothing(
     async def a_month_more(so_far: int) -> None:
         # In the end all is in the archive but this month.
         months = max(1, 40 - 40 * so_far // 12)
-        await maintain_once(every_database.url, Policy(months, 90, 400), lambda _: None)
+        await archive_after(every_database, months)
+        await maintain_once(every_database.url, POLICY, lambda _: None)
 
     async with peer(server.url) as device:
         await device.greet(user, window={"conversation": 0, "message": 0})
@@ -274,9 +275,9 @@ async def test_a_new_message_cannot_take_the_id_of_an_archived_message_of_anothe
         assert rejected.code == "bad_id"
         for parent in (conversation, uuid4()):
             rejected = await device.rejection(CreateMessage(message, parent, "user", "mine now", at))
-            assert rejected.code == "unknown_parent"
+            assert rejected.code == "unknown_conversation"
         rejected = await device.rejection(EditMessage(message, at, "mine now", now()))
-        assert rejected.code == "unknown_row"
+        assert rejected.code == "unknown_message"
         await device.push(DeleteMessage(message, at))
     await maintained(every_database)
     assert await select_all(sql, user) == before
@@ -333,10 +334,11 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
 
 
 @NEWEST
-async def test_with_zero_months_nothing_is_archived_and_a_device_pages_through_everything(
+async def test_as_long_as_nothing_is_old_enough_nothing_is_archived_and_a_device_pages_through_everything(
     every_database: Database, sql: Any, server: Running, user: UUID, conversation: UUID
 ) -> None:
-    await maintained(every_database, NEVER)
+    await archive_after(every_database, 1_200)
+    await maintained(every_database)
     assert await sql.fetchval("SELECT count(*) FROM messages_archive") == 0
     expected = await history(sql, conversation)
     async with peer(server.url) as device:

@@ -15,7 +15,7 @@ from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
-from tests.support.npm import CLIENT, PAGE, install, run
+from tests.support.npm import CLIENT, PAGE, install, run, run_node
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +54,10 @@ def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifes
     assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
     script = f"import {{ createSync, DexieStore }} from './{name}'; if (!createSync || !DexieStore) throw new Error();"
     assert node(["--input-type=module", "-e", script], cwd=tmp_path) == 0
+
+
+def test_the_types_of_the_demos_page_fit_together() -> None:
+    run_node(str(CLIENT / "node_modules/typescript/bin/tsc"), "--noEmit", folder=PAGE)
 
 
 def test_the_demos_page_is_built_by_installing_the_package() -> None:

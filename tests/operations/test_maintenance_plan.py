@@ -42,7 +42,7 @@ from server.operations.maintenance_plan import (
 
 Parent = Literal["messages", "log", "usage_logs"]
 NOW: Final = datetime(2026, 7, 14, 9, 30, tzinfo=UTC)
-POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400)
+POLICY: Final = Policy(log_days=90, forget_days=400)
 NOTHING: Final = Seen(
     now=NOW,
     partitions=[],
@@ -51,6 +51,7 @@ NOTHING: Final = Seen(
     forgotten_devices=False,
     silent_servers=False,
     expired_responses=False,
+    archive_months=12,
 )
 
 
@@ -181,7 +182,7 @@ class Model:
 
 few = settings(max_examples=40, deadline=None)
 """A database is many values to draw."""
-policies = st.builds(Policy, archive_months=st.integers(0, 30), log_days=st.integers(7, 200), forget_days=st.just(400))
+policies = st.builds(Policy, log_days=st.integers(7, 200), forget_days=st.just(400))
 instants = st.datetimes(datetime(2006, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
 
 
@@ -218,7 +219,9 @@ def databases(draw: st.DrawFn) -> Seen:
             # Where there is a partition, no row strays.
             if not any(some.of == of and some.since <= since < some.until for some in partitions):
                 strays.append(Strays(of, since, draw(st.sampled_from(SIZES))))
-    return Seen(now, partitions, strays, *(draw(st.booleans()) for _ in range(4)))
+    months = draw(st.one_of(st.none(), st.integers(1, 30)))
+    clients, devices, servers, responses = (draw(st.booleans()) for _ in range(4))
+    return Seen(now, partitions, strays, clients, devices, servers, responses, archive_months=months)
 
 
 def carried_out(seen: Seen, policy: Policy) -> Iterator[tuple[Step, Model]]:
@@ -238,9 +241,9 @@ def settled(seen: Seen, policy: Policy) -> Model:
     return model
 
 
-def horizon(seen: Seen, policy: Policy) -> datetime:
+def horizon(seen: Seen) -> datetime:
     """What was created before it is to be archived."""
-    return month(seen.now, -policy.archive_months) if policy.archive_months else datetime.min.replace(tzinfo=UTC)
+    return datetime.min.replace(tzinfo=UTC) if seen.archive_months is None else month(seen.now, -seen.archive_months)
 
 
 @few
@@ -306,13 +309,13 @@ def test_every_stray_lands_in_a_partition_of_its_time_but_for_few_and_for_many_o
 
 @few
 @given(databases(), policies)
-def test_exactly_the_messages_older_than_archive_months_are_archived(seen: Seen, policy: Policy) -> None:
+def test_exactly_the_messages_older_than_the_declaration_says_are_archived(seen: Seen, policy: Policy) -> None:
     archived = {some.name for some in seen.partitions if some.of == "messages_archive"}
     for some in settled(seen, policy).seen.partitions:
         if some.of == "messages_archive" and some.name not in archived:
-            assert some.until <= horizon(seen, policy)
+            assert some.until <= horizon(seen)
         elif some.of == "messages":
-            assert some.until > horizon(seen, policy)
+            assert some.until > horizon(seen)
 
 
 @few
@@ -344,9 +347,9 @@ def test_the_coming_months_and_weeks_are_there(seen: Seen, policy: Policy) -> No
 
 @few
 @given(databases(), st.integers(7, 200))
-def test_with_zero_months_nothing_is_archived(seen: Seen, days: int) -> None:
+def test_without_an_archive_in_the_declaration_nothing_is_archived(seen: Seen, days: int) -> None:
     """Except strays of a month that is archived already."""
-    for step, _ in carried_out(seen, Policy(0, days, 400)):
+    for step, _ in carried_out(replace(seen, archive_months=None), Policy(days, 400)):
         assert not isinstance(step, Bound | Validate | Archive)
         assert not (isinstance(step, Make) and step.of == "messages_archive")
 
@@ -551,11 +554,16 @@ def test_beside_strays_that_stay_many_stay_too_and_few_are_moved() -> None:
 
 @pytest.mark.parametrize(
     ("since", "months", "archived"),
-    [(-13, 12, True), (-12, 12, False), (-1, 1, False), (-2, 1, True), (-40, 0, False)],
+    [(-13, 12, True), (-12, 12, False), (-1, 1, False), (-2, 1, True), (-40, None, False)],
 )
 def test_a_month_is_archived_when_its_last_instant_is_so_many_whole_months_old(
-    since: int, months: int, archived: bool
+    since: int, months: int | None, archived: bool
 ) -> None:
     partition = Partition("messages", "sync.a_month", month(NOW, since), month(NOW, since + 1))
-    steps = plan(replace(NOTHING, partitions=[partition]), Policy(months, 90, 400))
+    steps = plan(replace(NOTHING, partitions=[partition], archive_months=months), POLICY)
     assert (Archive("sync.a_month") in steps) == archived
+
+
+def test_a_database_without_partitioned_messages_gets_no_partitions_of_them() -> None:
+    made = {step.of for step in plan(replace(NOTHING, partitioned=False), POLICY) if isinstance(step, Make)}
+    assert made == {"log", "usage_logs"}

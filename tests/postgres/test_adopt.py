@@ -20,7 +20,7 @@ from tests.support.chat_app import App, Heard, command
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import greeting_device, live_device, now
 from tests.support.inventory import inventory, undone
-from tests.support.maintenance import NEVER, maintained
+from tests.support.maintenance import archive_after, maintained
 from tests.support.oracle import select_everything
 from tests.support.rows import CreateMessage, DeleteMessage, EditMessage
 from tests.support.serving import serving
@@ -80,7 +80,8 @@ async def test_the_app_writes_as_before_and_the_feed_records_it(newest_app: App)
     )
     where = "SELECT tableoid::regclass::text FROM messages WHERE id = $1"
     assert await newest_app.sql.fetchval(where, mine) == await newest_app.sql.fetchval(where, old) == "messages_v1"
-    await maintained(newest_app.database, NEVER)
+    await archive_after(newest_app.database, 1_200)
+    await maintained(newest_app.database)
     assert await newest_app.sql.fetchval(where, ahead) == "messages_default"
     await newest_app.sql.execute("UPDATE messages SET content = 'corrected' WHERE id = $1", old)
     await newest_app.sql.execute("DELETE FROM messages WHERE id = $1", mine)

@@ -52,8 +52,8 @@ def test_the_inventory_knows_every_trigger_that_the_schema_creates() -> None:
     created = {name for text in texts for name in re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)", text)}
     assert created == set(known)
     identity = next(text for text in texts if "sync.identity(OUT" in text)
-    (recording,) = re.findall(r"tgname IN \(([^)]*)\)", identity)
-    assert set(re.findall(r"\w+", recording)) == created - {"atlas_sync_refuse_truncate", "atlas_sync_batch"}
+    (recorded,) = re.findall(r"tgname IN \(([^)]*)\)", identity)
+    assert set(re.findall(r"\w+", recorded)) == created - {"atlas_sync_refuse_truncate", "atlas_sync_batch"}
 
 
 def test_a_function_of_many_arguments_gets_them_by_name() -> None:

@@ -1,26 +1,32 @@
 """`atlas-sync migrate --undo` gives the app its tables back as they were, with every row that was written since."""
 
 import asyncio
+import re
+import subprocess
+from typing import Final
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from benchmarks.v1 import fill
+from server.declaration.chat import CHAT_TOML
 from server.exceptions import UnfitError
 from server.postgres import connection
 from server.postgres.maintain import maintain_once
 from server.postgres.migrate import migrate
+from server.postgres.migrate import steps as steps_of_migrate
 from server.postgres.steps import SILENT
 from server.postgres.undo import steps, undo
 from tests.postgres.test_adopt import RICH, SAID
 from tests.postgres.test_migrate import catalogue
 from tests.support import chat_app
 from tests.support.chat_app import App, Heard, command
-from tests.support.cluster import NEWEST, Cluster, Database
+from tests.support.cluster import NEWEST, Cluster, Database, binaries
 from tests.support.device import live_device
 from tests.support.inventory import inventory
 from tests.support.maintenance import POLICY, add_old_messages, all_messages, maintained, make_month
+from tests.support.notes import DECLARATION, GATE, PERSON, add_folder, add_note, notes
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import serving
 from tests.support.waiting import eventually
@@ -298,3 +304,77 @@ async def test_migrating_after_an_undo_brings_everything_back(every_database: Da
         await sql.execute("TRUNCATE messages")
     assert await inventory(sql) == []
     await sql.close()
+
+
+# ---- What is only declared ------------------------------------------------------------------------------------------
+
+UNPARTITIONED: Final = re.sub("^(partition|archive|policies) = .*\n", "", CHAT_TOML, flags=re.MULTILINE)
+
+
+async def dumped(database: Database) -> str:
+    tool = binaries(database.cluster.version) / "pg_dump"
+    made = await asyncio.to_thread(
+        subprocess.run, [str(tool), "--schema-only", database.url], check=True, capture_output=True, text=True
+    )
+    return re.sub(r"^\\(un)?restrict .*$", "", made.stdout, flags=re.MULTILINE)
+
+
+async def test_the_chat_tables_without_partitions_are_left_byte_for_byte(app: App) -> None:
+    reader, writer = await app.role(), await app.role()
+    await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))
+    # Atlas Sync needs them, and the app has them.
+    await app.sql.execute("ALTER TABLE messages ALTER created_at SET DEFAULT now(), ADD updated_at timestamptz")
+    before = await dumped(app.database)
+    rows = await app.rows("messages")
+    assert await migrate(app.url, text=UNPARTITIONED) == []
+    assert await steps_of_migrate(app.url) == []
+    _, conversation = await app.somebody()
+    await app.sql.execute(SAID, uuid4(), conversation, "written since")
+    assert len(await app.rows("messages")) == len(rows) + 1
+    (planned,) = await steps(app.url)
+    assert "public.messages" in planned.says
+    await undo(app.url, SILENT)
+    assert await steps(app.url) == []
+    assert await dumped(app.database) == before
+
+
+@pytest.mark.parametrize("declaration", [DECLARATION, GATE + PERSON + DECLARATION], ids=["notes", "with a gate"])
+async def test_an_app_that_is_no_chat_is_left_byte_for_byte(every_postgres: Cluster, declaration: str) -> None:
+    async with notes(every_postgres, None) as (database, sql):
+        await sql.execute(
+            """
+            CREATE SCHEMA other; CREATE TABLE other."Odd Name" (id int PRIMARY KEY, "who's" uuid, said text);
+            ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY own ON notes TO authenticated USING (said <> 'secret');
+            GRANT SELECT (said) ON notes TO authenticated;
+            CREATE TABLE parted (id int, who uuid, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+            CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+            """
+        )
+        odd = '[kind.odd]\ntable = "other.Odd Name"\nowner = "who\'s"\ncolumns = ["said"]\n'
+        odd += '[kind.part]\ntable = "parted"\nowner = "who"\ncolumns = []\n'
+        before = await dumped(database)
+        assert await migrate(database.url, text=declaration + odd) == []
+        await add_note(sql, await add_folder(sql, uuid4()))
+        await sql.execute("INSERT INTO parted VALUES (1, gen_random_uuid())")
+        assert await sql.fetchval("SELECT count(*) FROM sync.log") == 3
+        await undo(database.url, SILENT)
+        assert await dumped(database) == before
+
+
+async def test_what_is_declared_beside_a_partitioned_chat_is_left_too(newest_app: App) -> None:
+    await newest_app.sql.execute("CREATE SCHEMA other; CREATE TABLE other.stars (id uuid PRIMARY KEY, who uuid)")
+    before = await newest_app.shape()
+    stars = '[kind.star]\ntable = "other.stars"\nowner = "who"\ncolumns = []\n'
+    assert await migrate(newest_app.url, text=CHAT_TOML + stars) == []
+    await undo(newest_app.url, SILENT)
+    assert await newest_app.shape() == before
+
+
+async def test_tables_that_are_partitioned_later_come_back_too(newest_app: App) -> None:
+    await newest_app.sql.execute("ALTER TABLE messages ALTER created_at SET DEFAULT now(), ADD updated_at timestamptz")
+    before = await newest_app.shape()
+    assert await migrate(newest_app.url, text=UNPARTITIONED) == []
+    assert await migrate(newest_app.url, text=CHAT_TOML) == []
+    await undo(newest_app.url, SILENT)
+    assert await newest_app.shape() == before

@@ -21,7 +21,7 @@ from tests.support.maintenance import Maintenance, at_rest, left, maintained
 from tests.support.people import add_user
 from tests.support.waiting import LIMIT, eventually
 
-POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400, usage_days=90)
+POLICY: Final = Policy(log_days=90, forget_days=400, usage_days=90)
 DAY: Final = "2026-11-02T10:00:00Z"
 INSERT: Final = 'INSERT INTO sync.usage_logs (user_id, event, data, "timestamp") VALUES ($1, $2, $3, $4)'
 WRITE: Final = "SELECT unnest(sync.log_usage($1, $2, $3))"
@@ -418,7 +418,7 @@ async def test_weeks_are_made_ahead_and_dropped_when_their_events_are_old_and_co
     assert await sql.fetchval("SELECT sync.partitions_reach('usage_logs') > now() + interval '80 days'")
     assert await sql.fetchval("SELECT count(*) FROM sync.usage_keys") == 0
     assert await sql.fetchval("SELECT count(*) FROM sync.daily_conversations") == 0
-    shorter = Policy(archive_months=12, log_days=90, forget_days=400, usage_days=20)
+    shorter = Policy(log_days=90, forget_days=400, usage_days=20)
     await maintained(every_database, shorter)
     assert [(now - at).days for (at,) in await sql.fetch('SELECT "timestamp" FROM sync.usage_logs')] == [0]
     assert await left(every_database, shorter) == []

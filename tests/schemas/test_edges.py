@@ -94,3 +94,54 @@ async def test_an_instant_in_a_key_travels_as_the_nearest_that_a_device_can_hold
         await eventually(lambda: is_live(device) and (other, LAST_INSTANT) in held)
         await sql.execute('DELETE FROM "Document" WHERE id = $1', other)
         await eventually(lambda: is_live(device) and (other, LAST_INSTANT) not in held)
+
+
+UNBOUND: Final = """
+    CREATE TABLE lists (id text PRIMARY KEY, user_id uuid NOT NULL);
+    CREATE TABLE items (id text PRIMARY KEY, list_id text, said text);
+    CREATE TABLE marks (id text PRIMARY KEY, item_id text);
+    CREATE INDEX ON items (list_id, id);
+    CREATE INDEX ON marks (item_id, id)
+"""
+UNBOUND_TOML: Final = """
+    [kind.list]
+    table = "lists"
+    owner = "user_id"
+    columns = []
+    [kind.item]
+    table = "items"
+    parent = { kind = "list", column = "list_id" }
+    columns = ["said"]
+    [kind.mark]
+    table = "marks"
+    parent = { kind = "item", column = "item_id" }
+    columns = []
+"""
+
+
+async def test_rows_that_were_there_before_their_parent_come_with_it(postgres_18: Cluster) -> None:
+    made = await postgres_18.create("template0")
+    try:
+        async with administrator(made) as sql:
+            await sql.execute(UNBOUND)
+            await migrate(made.url, text=UNBOUND_TOML)
+            async with serving(made) as server:
+                device = AnyDevice(server.url, USER, MSGPACK, random.Random(0))
+                device.start()
+                try:
+                    await eventually(partial(is_live, device))
+                    await sql.execute("INSERT INTO marks VALUES ('mark', 'item')")
+                    await sql.execute("INSERT INTO items VALUES ('item', 'list', 'early')")
+                    await sql.execute("INSERT INTO lists VALUES ('list', $1)", USER)
+                    await eventually(lambda: is_live(device) and "mark" in device.rows.held["mark"])
+                    assert device.rows.held["item"].keys() == {"item"}
+                    await sql.execute("DELETE FROM lists")
+                    await eventually(lambda: is_live(device) and not device.rows.held["list"])
+                    assert not device.rows.held["item"]
+                    assert not device.rows.held["mark"]
+                    await sql.execute("INSERT INTO lists VALUES ('list', $1)", USER)
+                    await eventually(lambda: is_live(device) and "mark" in device.rows.held["mark"])
+                finally:
+                    await device.stop()
+    finally:
+        await made.drop()

@@ -11,13 +11,11 @@ from uuid import UUID
 from server.operations.maintenance_plan import Policy, Step
 from server.postgres.lock_retry import LOCK
 from server.postgres.maintain import Report, maintain_once, steps
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
 from tests.support.oracle import State, select_everything
 from tests.support.waiting import LIMIT, eventually
 
-POLICY: Final = Policy(archive_months=12, log_days=90, forget_days=400)
-NEVER: Final = Policy(archive_months=0, log_days=90, forget_days=400)
-"""Nothing goes to the archive."""
+POLICY: Final = Policy(log_days=90, forget_days=400)
 MONTH: Final = "date_trunc('month', now(), 'UTC') + make_interval(months => $1)"
 """The first instant of a month, counted from this one."""
 
@@ -37,6 +35,14 @@ async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
         if not await left(database, policy):
             return said
     raise AssertionError(f"there is always something left to do: {await left(database, policy)}")
+
+
+async def archive_after(database: Database, months: int) -> None:
+    """Messages go to the archive after so many months, as if the declaration said so. Servers do not mind."""
+    async with administrator(database) as sql:
+        await sql.execute(
+            "UPDATE sync.declaration SET declared = jsonb_set(declared, '{kinds,2,archive}', to_jsonb($1::int))", months
+        )
 
 
 async def left(database: Database, policy: Policy = POLICY) -> list[Step]:

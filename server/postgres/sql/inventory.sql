@@ -36,19 +36,25 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('sync', 'usage_batches', 'table', false, false),
            ('sync', 'usage_keys', 'table', false, false),
            ('sync', 'usage_state', 'table', false, false),
-           ('sync', 'daily_usage', 'table', false, false),
            ('sync', 'daily_costs', 'table', false, false),
            ('sync', 'daily_conversations', 'table', false, false),
            ('sync', 'model_prices', 'table', false, false)
-), columns (nsp, rel, type, names) AS (
-    SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name]
+    UNION ALL
+    -- It may be declared, too.
+    SELECT 'sync', 'daily_usage', 'table', false, false
+    WHERE NOT EXISTS (SELECT FROM sync.kinds k WHERE (k.nsp, k.rel) = ('sync', 'daily_usage'))
+), columns (nsp, rel, type, names, declared) AS (
+    SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name], true
     FROM sync.kinds k CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
-    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name]
+    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name], false
     FROM sync.kinds k JOIN sync.kinds a ON a.kind = k.kind AND (a.nsp, a.rel) = (k.nsp, k.rel || '_archive')
     CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
-    SELECT 'sync', ours.* FROM (
+    SELECT 'sync', ours.rel, ours.type,
+           ARRAY(SELECT unnest(ours.names)
+                 EXCEPT SELECT unnest(k.columns) FROM sync.kinds k WHERE (k.nsp, k.rel) = ('sync', ours.rel)), false
+    FROM (
     VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
            ('declaration', 'bool', '{only_one}'),
            ('declaration', 'jsonb', '{declared,former}'),
@@ -128,7 +134,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('model_prices', 'text', '{model}'),
            ('model_prices', 'numeric', '{input,output}'),
            ('model_prices', 'date', '{valid_from}')
-    ) ours
+    ) ours (rel, type, names)
 ), functions (name, arguments, definer, called, serves) AS (
     -- definer: it runs as its owner; called: the server itself calls it
     SELECT 'record_' || kind, '', true, false, true FROM sync.kinds
@@ -226,7 +232,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM functions w LEFT JOIN schemas n ON n.nsp = 'sync'
     LEFT JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = w.name AND oidvectortypes(p.proargtypes) = w.arguments
 ), attributes AS MATERIALIZED (
-    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, t.declared, t.relkind, w.type, want.col, a.attnum,
+    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, w.declared, t.relkind, w.type, want.col, a.attnum,
            format_type(a.atttypid, NULL) AS found,
            y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
     FROM columns w JOIN tables t ON t.nsp = w.nsp AND t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)

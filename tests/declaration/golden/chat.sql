@@ -107,7 +107,7 @@ BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO public.conversations (id, user_id, title, created_at, updated_at)
-        VALUES (_key1, _owner, _patch ->> 'title', _at, _at)
+        VALUES (_key1, _owner, _patch ->> 'title'::text, _at, _at)
         ON CONFLICT (id) DO NOTHING;
         IF NOT FOUND THEN
             PERFORM FROM public.conversations t WHERE t.id = _key1 AND t.user_id = _owner;
@@ -116,7 +116,7 @@ BEGIN
             END IF;
         END IF;
     WHEN '~' THEN
-        UPDATE public.conversations t SET title = _patch ->> 'title', updated_at = greatest(t.updated_at, _at)
+        UPDATE public.conversations t SET title = _patch ->> 'title'::text, updated_at = greatest(t.updated_at, _at)
         WHERE t.id = _key1 AND t.user_id = _owner;
         IF NOT FOUND THEN
             RETURN 'unknown_row';
@@ -163,7 +163,7 @@ BEGIN
                 IF _owns THEN
                     RETURN NULL;
                 END IF;
-                PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id')::uuid AND o.user_id = _owner;
+                PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner;
                 IF NOT FOUND THEN
                     RETURN 'unknown_parent';
                 END IF;
@@ -171,11 +171,11 @@ BEGIN
             END IF;
         END IF;
         INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
-        SELECT _key1, o.id, _patch ->> 'role', _patch ->> 'content', _at, _at
-        FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id')::uuid AND o.user_id = _owner
+        SELECT _key1, o.id, _patch ->> 'role'::text, _patch ->> 'content'::text, _at, _at
+        FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner
         ON CONFLICT (id, created_at) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id')::uuid AND o.user_id = _owner;
+            PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -185,13 +185,13 @@ BEGIN
             END IF;
         ELSE
             UPDATE public.conversations o SET updated_at = _at
-            WHERE o.id = (_patch ->> 'conversation_id')::uuid AND o.user_id = _owner AND o.updated_at < _at;
+            WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner AND o.updated_at < _at;
         END IF;
     WHEN '~' THEN
-        UPDATE public.messages t SET content = _patch ->> 'content', updated_at = greatest(t.updated_at, _at)
+        UPDATE public.messages t SET content = _patch ->> 'content'::text, updated_at = greatest(t.updated_at, _at)
         WHERE t.id = _key1 AND t.created_at = _row_at AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner AND t.role::text IN ('user');
         IF NOT FOUND THEN
-            UPDATE public.messages_archive t SET content = _patch ->> 'content', updated_at = greatest(t.updated_at, _at)
+            UPDATE public.messages_archive t SET content = _patch ->> 'content'::text, updated_at = greatest(t.updated_at, _at)
             WHERE t.id = _key1 AND t.created_at = _row_at AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner AND t.role::text IN ('user');
         END IF;
         IF NOT FOUND THEN
@@ -232,14 +232,14 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT coalesce((SELECT q.subscription_tier::text IN ('core', 'studio') FROM public.profiles q WHERE q.id = $1 LIMIT 1), false)
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 
 -- The value of the gate's column by which this user syncs, or not.
 CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT (SELECT q.subscription_tier::text FROM public.profiles q WHERE q.id = $1 LIMIT 1)
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;

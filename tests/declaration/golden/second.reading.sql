@@ -246,7 +246,7 @@ LEFT JOIN LATERAL (
     CROSS JOIN LATERAL (
         SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o1, t.id AS o2
         FROM library.book t
-        WHERE t.shelf = o."Code" AND (coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (timezone('UTC', sync.instant(w.p1)), (w.p2)::bigint, w.before) AND coalesce(t.added_at, '-infinity'::timestamp without time zone) <= timezone('UTC', sync.instant(w.p1))
+        WHERE t.shelf = o."Code" AND (coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (pg_catalog.timezone('UTC', sync.instant(w.p1)), (w.p2)::bigint, w.before) AND coalesce(t.added_at, '-infinity'::timestamp without time zone) <= pg_catalog.timezone('UTC', sync.instant(w.p1))
         ORDER BY coalesce(t.added_at, '-infinity'::timestamp without time zone) DESC, t.id DESC LIMIT w.rows
     ) m
     WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)

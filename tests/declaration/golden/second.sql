@@ -167,7 +167,7 @@ BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO public."Shelf" ("Code", "Owner", "the name", "position", "changedAt")
-        VALUES (_key1, _owner::text, (_patch ->> 'name')::character varying, CASE WHEN _patch ? 'position' THEN (_patch ->> 'position')::smallint ELSE 0 END, timezone('UTC', _at))
+        VALUES (_key1, _owner::text, (_patch ->> 'name'::text)::character varying, CASE WHEN _patch ? 'position'::text THEN (_patch ->> 'position'::text)::smallint ELSE 0 END, pg_catalog.timezone('UTC', _at))
         ON CONFLICT ("Code") DO NOTHING;
         IF NOT FOUND THEN
             PERFORM FROM public."Shelf" t WHERE t."Code" = _key1 AND t."Owner" = _owner::text;
@@ -176,12 +176,22 @@ BEGIN
             END IF;
         END IF;
     WHEN '~' THEN
-        UPDATE public."Shelf" t SET "the name" = CASE WHEN _patch ? 'name' THEN (_patch ->> 'name')::character varying ELSE t."the name" END, "position" = CASE WHEN _patch ? 'position' THEN (_patch ->> 'position')::smallint ELSE t."position" END, "changedAt" = greatest(t."changedAt", timezone('UTC', _at))
+        UPDATE public."Shelf" t SET "the name" = CASE WHEN _patch ? 'name'::text THEN (_patch ->> 'name'::text)::character varying ELSE t."the name" END, "position" = CASE WHEN _patch ? 'position'::text THEN (_patch ->> 'position'::text)::smallint ELSE t."position" END, "changedAt" = greatest(t."changedAt", pg_catalog.timezone('UTC', _at))
         WHERE t."Code" = _key1 AND t."Owner" = _owner::text;
         IF NOT FOUND THEN
             RETURN 'unknown_row';
         END IF;
     WHEN '-' THEN
+        IF (SELECT count(*) FROM (SELECT FROM public."Shelf" t JOIN library.book c ON c.shelf = _key1 JOIN library.mark g ON g.book = c.id
+                                  WHERE t."Code" = _key1 AND t."Owner" = _owner::text LIMIT sync.portion() + 1) first) > sync.portion() THEN
+            DELETE FROM library.mark g USING (
+                SELECT g.book, g.page FROM library.book c JOIN library.mark g ON g.book = c.id WHERE c.shelf = _key1 LIMIT sync.portion()
+            ) old WHERE g.book = old.book AND g.page = old.page;
+            IF FOUND THEN
+                RETURN 'more';
+            END IF;
+            -- Nothing was deleted: a trigger of the app keeps them.
+        END IF;
         IF (SELECT count(*) FROM (SELECT FROM public."Shelf" t JOIN library.book c ON c.shelf = _key1
                                   WHERE t."Code" = _key1 AND t."Owner" = _owner::text LIMIT sync.portion() + 1) first) > sync.portion() THEN
             DELETE FROM library.book c USING (
@@ -209,11 +219,11 @@ BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO library.book (id, shelf, title, price, read_on, meta, source, tags, loans, mood, rating, score, pages, isbn, cover, borrower, lent, added_at, edited_at)
-        SELECT _key1, o."Code", (_patch ->> 'title')::character varying, (_patch ->> 'price')::numeric, (_patch ->> 'read_on')::date, (_patch ->> 'meta')::jsonb, (_patch ->> 'source')::json, sync.elements(_patch ->> 'tags')::text[], CASE WHEN _patch ? 'loans' THEN sync.elements(_patch ->> 'loans')::bigint[] ELSE '{}'::bigint[] END, CASE WHEN _patch ? 'mood' THEN (_patch ->> 'mood')::library.mood ELSE 'calm'::library.mood END, (_patch ->> 'rating')::real, (_patch ->> 'score')::double precision, (_patch ->> 'pages')::integer, (_patch ->> 'isbn')::bigint, decode(_patch ->> 'cover', 'base64'), (_patch ->> 'borrower')::uuid, CASE WHEN _patch ? 'lent' THEN (_patch ->> 'lent')::boolean ELSE false END, timezone('UTC', _at), _at
-        FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf' AND o."Owner" = _owner::text
+        SELECT _key1, o."Code", (_patch ->> 'title'::text)::character varying, (_patch ->> 'price'::text)::numeric, (_patch ->> 'read_on'::text)::date, (_patch ->> 'meta'::text)::jsonb, (_patch ->> 'source'::text)::json, sync.elements(_patch ->> 'tags'::text)::text[], CASE WHEN _patch ? 'loans'::text THEN sync.elements(_patch ->> 'loans'::text)::bigint[] ELSE '{}'::bigint[] END, CASE WHEN _patch ? 'mood'::text THEN (_patch ->> 'mood'::text)::library.mood ELSE 'calm'::library.mood END, (_patch ->> 'rating'::text)::real, (_patch ->> 'score'::text)::double precision, (_patch ->> 'pages'::text)::integer, (_patch ->> 'isbn'::text)::bigint, pg_catalog.decode(_patch ->> 'cover'::text, 'base64'), (_patch ->> 'borrower'::text)::uuid, CASE WHEN _patch ? 'lent'::text THEN (_patch ->> 'lent'::text)::boolean ELSE false END, pg_catalog.timezone('UTC', _at), _at
+        FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text
         ON CONFLICT (id) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf' AND o."Owner" = _owner::text;
+            PERFORM FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -222,11 +232,11 @@ BEGIN
                 RETURN 'bad_id';
             END IF;
         ELSE
-            UPDATE public."Shelf" o SET "changedAt" = timezone('UTC', _at)
-            WHERE o."Code" = _patch ->> 'shelf' AND o."Owner" = _owner::text AND o."changedAt" < timezone('UTC', _at);
+            UPDATE public."Shelf" o SET "changedAt" = pg_catalog.timezone('UTC', _at)
+            WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text AND o."changedAt" < pg_catalog.timezone('UTC', _at);
         END IF;
     WHEN '~' THEN
-        UPDATE library.book t SET title = CASE WHEN _patch ? 'title' THEN (_patch ->> 'title')::character varying ELSE t.title END, price = CASE WHEN _patch ? 'price' THEN (_patch ->> 'price')::numeric ELSE t.price END, read_on = CASE WHEN _patch ? 'read_on' THEN (_patch ->> 'read_on')::date ELSE t.read_on END, meta = CASE WHEN _patch ? 'meta' THEN (_patch ->> 'meta')::jsonb ELSE t.meta END, source = CASE WHEN _patch ? 'source' THEN (_patch ->> 'source')::json ELSE t.source END, tags = CASE WHEN _patch ? 'tags' THEN sync.elements(_patch ->> 'tags')::text[] ELSE t.tags END, loans = CASE WHEN _patch ? 'loans' THEN sync.elements(_patch ->> 'loans')::bigint[] ELSE t.loans END, mood = CASE WHEN _patch ? 'mood' THEN (_patch ->> 'mood')::library.mood ELSE t.mood END, rating = CASE WHEN _patch ? 'rating' THEN (_patch ->> 'rating')::real ELSE t.rating END, score = CASE WHEN _patch ? 'score' THEN (_patch ->> 'score')::double precision ELSE t.score END, pages = CASE WHEN _patch ? 'pages' THEN (_patch ->> 'pages')::integer ELSE t.pages END, isbn = CASE WHEN _patch ? 'isbn' THEN (_patch ->> 'isbn')::bigint ELSE t.isbn END, cover = CASE WHEN _patch ? 'cover' THEN decode(_patch ->> 'cover', 'base64') ELSE t.cover END, borrower = CASE WHEN _patch ? 'borrower' THEN (_patch ->> 'borrower')::uuid ELSE t.borrower END, lent = CASE WHEN _patch ? 'lent' THEN (_patch ->> 'lent')::boolean ELSE t.lent END, edited_at = greatest(t.edited_at, _at)
+        UPDATE library.book t SET title = CASE WHEN _patch ? 'title'::text THEN (_patch ->> 'title'::text)::character varying ELSE t.title END, price = CASE WHEN _patch ? 'price'::text THEN (_patch ->> 'price'::text)::numeric ELSE t.price END, read_on = CASE WHEN _patch ? 'read_on'::text THEN (_patch ->> 'read_on'::text)::date ELSE t.read_on END, meta = CASE WHEN _patch ? 'meta'::text THEN (_patch ->> 'meta'::text)::jsonb ELSE t.meta END, source = CASE WHEN _patch ? 'source'::text THEN (_patch ->> 'source'::text)::json ELSE t.source END, tags = CASE WHEN _patch ? 'tags'::text THEN sync.elements(_patch ->> 'tags'::text)::text[] ELSE t.tags END, loans = CASE WHEN _patch ? 'loans'::text THEN sync.elements(_patch ->> 'loans'::text)::bigint[] ELSE t.loans END, mood = CASE WHEN _patch ? 'mood'::text THEN (_patch ->> 'mood'::text)::library.mood ELSE t.mood END, rating = CASE WHEN _patch ? 'rating'::text THEN (_patch ->> 'rating'::text)::real ELSE t.rating END, score = CASE WHEN _patch ? 'score'::text THEN (_patch ->> 'score'::text)::double precision ELSE t.score END, pages = CASE WHEN _patch ? 'pages'::text THEN (_patch ->> 'pages'::text)::integer ELSE t.pages END, isbn = CASE WHEN _patch ? 'isbn'::text THEN (_patch ->> 'isbn'::text)::bigint ELSE t.isbn END, cover = CASE WHEN _patch ? 'cover'::text THEN pg_catalog.decode(_patch ->> 'cover'::text, 'base64') ELSE t.cover END, borrower = CASE WHEN _patch ? 'borrower'::text THEN (_patch ->> 'borrower'::text)::uuid ELSE t.borrower END, lent = CASE WHEN _patch ? 'lent'::text THEN (_patch ->> 'lent'::text)::boolean ELSE t.lent END, edited_at = greatest(t.edited_at, _at)
         WHERE t.id = _key1 AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = _owner AND t.mood::text IN ('calm');
         IF NOT FOUND THEN
             PERFORM FROM library.book t WHERE t.id = _key1 AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = _owner;
@@ -264,11 +274,11 @@ BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO library.mark (book, page, "user", note)
-        SELECT _key1, _key2, _owner::text, CASE WHEN _patch ? 'note' THEN _patch ->> 'note' ELSE 'it''s here\'::text END
-        FROM library.book o WHERE o.id = (_patch ->> 'book')::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner
+        SELECT _key1, _key2, _owner::text, CASE WHEN _patch ? 'note'::text THEN _patch ->> 'note'::text ELSE 'it''s here\'::text END
+        FROM library.book o WHERE o.id = (_patch ->> 'book'::text)::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner
         ON CONFLICT (book, page) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM library.book o WHERE o.id = (_patch ->> 'book')::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner;
+            PERFORM FROM library.book o WHERE o.id = (_patch ->> 'book'::text)::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -278,7 +288,7 @@ BEGIN
             END IF;
         END IF;
     WHEN '~' THEN
-        UPDATE library.mark t SET note = _patch ->> 'note'
+        UPDATE library.mark t SET note = _patch ->> 'note'::text
         WHERE t.book = _key1 AND t.page = _key2 AND (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = t.book) = _owner;
         IF NOT FOUND THEN
             RETURN 'unknown_row';
@@ -347,14 +357,14 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT coalesce((SELECT (q.plan::text IN ('free')) IS NOT TRUE FROM library.account q WHERE q."user" = $1 LIMIT 1), false)
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 
 -- The value of the gate's column by which this user syncs, or not.
 CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT (SELECT q.plan::text FROM library.account q WHERE q."user" = $1 LIMIT 1)
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
