@@ -173,7 +173,10 @@ async def test_no_mutation_of_another_user_touches_a_row_of_any_kind(two: Two) -
                 if kind.parent is not None:
                     wire = kind.columns[0].name
                     taken[wire], below[wire] = next(iter(own[kind.parent])), next(iter(held[kind.parent]))
-                    (result,) = await bert.push(["+", kind.tag, fresh(kind, below), below, now()])
+                    unused = fresh(kind, below)
+                    if kind.name == "labelled":
+                        unused = [below[wire], next(iter(own["label"]))]
+                    (result,) = await bert.push(["+", kind.tag, unused, below, now()])
                     assert isinstance(result, Rejected), kind.name
                     assert result.code == "unknown_parent"
                 if kind.name in ("labelled", "draft", "reaction"):
