@@ -97,10 +97,11 @@ class Codec:
             raise FrameError("A value is a map or an array. JSON and arrays travel as text.")
         try:
             return self._value.decode(data)  # type: ignore[no-any-return]  # a scalar
-        except UnicodeDecodeError:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             # As in JSON: the value becomes readable, and is rejected because of its text.
-            return self._value.decode(_HALF.sub(b"\0\0\0", data))  # type: ignore[no-any-return]  # as above
-        except (msgspec.DecodeError, RecursionError):
+            mended = _HALF.sub(b"\0\0\0", data)
+            if mended != data:
+                return self.value(msgspec.Raw(mended))
             raise FrameError("A value is not of the agreed encoding.") from None
 
     def values(self, raw: msgspec.Raw) -> list[msgspec.Raw]:

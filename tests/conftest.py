@@ -7,11 +7,16 @@ from uuid import UUID
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from server.operations import maintenance_plan
 from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
+
+# A machine that has much to do is slow, and fails no test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

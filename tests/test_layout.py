@@ -11,8 +11,19 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("edge", "feed", "operations", "projection", "usage", "write")
+CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "usage", "write")
 TESTED_BY: Final = {
+    "declaration/keys.py": ["declaration/test_file.py"],
+    "declaration/model.py": ["declaration/test_chat.py", "declaration/test_generated.py"],
+    "declaration/problems.py": ["declaration/test_file.py", "declaration/test_check.py"],
+    "declaration/reading.py": ["declaration/test_generated.py"],
+    "declaration/recording.py": ["declaration/test_generated.py"],
+    "declaration/rights.py": ["declaration/test_generated.py"],
+    "declaration/sql.py": ["declaration/test_generated.py"],
+    "declaration/synced.py": ["feed/test_pages.py", "feed/test_snapshot.py"],
+    "declaration/write.py": ["declaration/test_draft.py"],
+    "declaration/writing.py": ["declaration/test_generated.py"],
+    "declaration/written.py": ["declaration/test_file.py"],
     "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/handshake.py": ["attacks/test_handshakes.py", "integration/test_hostile_peers.py"],
     "edge/listen.py": ["integration/test_addresses.py"],
@@ -20,12 +31,9 @@ TESTED_BY: Final = {
     "edge/responses.py": ["integration/test_responses.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
     "feed/encode.py": ["integration/test_live.py", "integration/test_large_rows.py"],
-    "feed/kept.py": ["feed/test_cached.py"],
     "feed/limited.py": ["integration/test_kept.py"],
-    "feed/pages.py": ["integration/test_pages.py"],
     "edge/usage.py": ["integration/test_usage.py"],
     "feed/progress.py": ["integration/test_usage.py"],
-    "feed/snapshot.py": ["feed/test_readers.py", "integration/test_snapshot.py"],
     "feed/sweep.py": ["integration/test_doorbells.py"],
     "operations/adoptable.py": ["operations/test_adoption_plan.py", "postgres/test_adopt.py"],
     "operations/catalog.py": ["operations/test_adoption_plan.py", "operations/test_undo_plan.py"],
@@ -39,7 +47,7 @@ TESTED_BY: Final = {
     "write/intake.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
-INTERFACES: Final = {"feed/ports.py", "usage/ports.py", "write/ports.py"}
+INTERFACES: Final = {"usage/ports.py", "write/ports.py"}
 """Types only: mypy checks them."""
 
 MODULES: Final = sorted(

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.errors import CloseCode
-from protocol.frames import CreateConversation, CreateMessage, DeleteMessage, Hello, Live, RenameConversation
+from protocol.frames import Hello, Live
 from server.feed.resume import Why
 from server.metrics import CATALOGUE, FOLDER, Question
 from tests.support.cluster import Database, temporary_folder
@@ -29,6 +29,7 @@ from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.prometheus import JOB, PROMTOOL, free_port, needs_prometheus
 from tests.support.proxy import postgres_behind_proxy
+from tests.support.rows import CreateConversation, CreateMessage, DeleteMessage, RenameConversation
 from tests.support.serving import ServerProcess, serving, token
 from tests.support.waiting import eventually
 

@@ -138,7 +138,7 @@ async def test_an_exception_that_ends_the_server_is_reported_without_its_values(
     prelude = (
         "from server.feed import change\n"
         "follow = change.follow\n"
-        "change.follow = lambda after, page: [int(entry.row.content) for entry in page.entries] or follow(after, page)"
+        "change.follow = lambda after, page: [int(entry.row[5]) for entry in page.entries] or follow(after, page)"
     )
     async with ServerProcess(server_url, prelude, SENTRY_DSN=endpoint.dsn) as server:
         async with peer(server.url) as device:
@@ -174,16 +174,16 @@ async def test_a_failed_request_is_reported_with_its_connection_and_the_server_c
     user = await add_user(sql)
     await add_conversation(sql, user, CONTENT)
     prelude = (
-        "from server.postgres import store\n"
-        "conversation = store._conversation\n"
-        "store._conversation = lambda seq, row_id, record: int(record['title'])"
+        "from server.declaration.values import Rows\n"
+        "upsert = Rows.upsert\n"
+        "Rows.upsert = lambda self, seq, *row: int(row[1][0]) if self.tag == 'c' else upsert(self, seq, *row)"
     )
     async with ServerProcess(server_url, prelude, SENTRY_DSN=endpoint.dsn) as server:
         async with peer(server.url) as device:
             bearer = token(user)
             welcome = await device.greet_with(bearer, window={"conversation": 0})
             await device.hear_a(Live)
-            await device.say(AskPage(id=1))
+            await device.say(AskPage(id=1, kind="conversation"))
             code, _ = await device.closed()
             assert code == 4001
         event = await eventually(lambda: endpoint.named("a request failed"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from protocol.errors import ERRORS, CloseCode
-from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer, Window
+from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer
 from server.session import (
     PAGES_IN_FLIGHT,
     ApplyPush,
@@ -28,8 +28,8 @@ from server.session import (
 )
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
-HELLO = Hello(token="token of hello", client_id=UUID(int=3), cursor=b"here", window=Window(conversations=3, messages=4))
-PAGE = AskPage(id=9)
+HELLO = Hello(token="token of hello", client_id=UUID(int=3), cursor=b"here", window={"conversation": 3, "message": 4})
+PAGE = AskPage(id=9, kind="conversation")
 PUSH = Push(n=4, mutations=[])
 ACK = Ack(results=[])
 LATER = Error(code="unavailable", message="later", retryable=True, answers="push", id=4)
@@ -132,7 +132,7 @@ def described(commands: list[Command]) -> str:
         case [CheckToken(token)]:
             return f"check {token}"
         case [Subscribe(user, client_id, cursor, window)]:
-            assert (client_id, cursor, *window) == (HELLO.client_id, HELLO.cursor, 3, 4)
+            assert (client_id, cursor, window) == (HELLO.client_id, HELLO.cursor, HELLO.window)
             return f"subscribe {user.int}"
         case [ReadPage(ask)]:
             assert ask is PAGE
@@ -250,6 +250,7 @@ def test_the_table_names_every_state_every_frame_and_every_report() -> None:
         "claims",
         "client_id",
         "generation",
+        "schema",
         "state",
     }
     assert {name.partition(",")[0] for name in REPORTS} == public

@@ -7,14 +7,17 @@ from protocol.schema import KEY_TYPES, Type
 from server.declaration import catalogue, written
 from server.declaration.catalogue import Facts
 from server.declaration.file import camel, parse, references, unfit
-from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Table
+from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Reference, Table
 from server.declaration.problems import DeclarationError, Problem, listed, meant
+from server.declaration.usage import USAGE
 from server.declaration.written import File
 
 OWNERS: Final = frozenset({Type.UUID, Type.TEXT})
 ORDERS: Final = frozenset({Type.INSTANT, Type.INT, Type.BIGINT, Type.TEXT})
 SIZED: Final = frozenset({Type.TEXT, Type.JSON, Type.ARRAY, Type.BYTES})
 PARTITIONABLE: Final = Table("public", "messages")
+VARIABLES: Final = frozenset({"_op", "_owner", "_key", "_patch", "_at", "_key1", "_key2", "_row_at", "_owns"})
+"""Those of functions that apply mutations (writing.py), which precede a column in ON CONFLICT."""
 OTHERS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
@@ -41,6 +44,12 @@ def travels(kind: catalogue.Type) -> Type | None:
     if kind.kind == "e" or (kind.kind == "b" and kind.name.rpartition(".")[2] == "citext"):
         return Type.TEXT
     return TYPES.get(kind.name)
+
+
+def identifies(kind: catalogue.Type) -> bool:
+    """Whether values of this type can be in a key. A device may ask for any text, which an enumeration does not know,
+    and two texts that citext takes for one are two to a device."""
+    return travels(kind) in KEY_TYPES and kind.name in TYPES
 
 
 def field(column: catalogue.Column) -> Field | None:
@@ -168,6 +177,14 @@ class _Check:
             self.problem(
                 path, f"`{gate.column}` is of type {found.type}. The gate's column must be a text or an enumeration."
             )
+        devices = kind.devices
+        writable = () if devices is None else (*(devices.insert or ()), *devices.update)
+        if any(kind.column[name].field == found for name in writable if name in kind.column):
+            self.problem(
+                path,
+                f"Devices write `{gate.column}`, so that a user could decide to sync. Remove it from `devices` of "
+                f"`{kind.name}`.",
+            )
         return Gate(kind.name, found, gate.syncs, gate.local_only)
 
 
@@ -189,7 +206,7 @@ class _KindCheck:
         written = self._kind
         key = self._key()
         owner = None if written.owner is None else self._field(written.owner, "owner")
-        if owner is not None and owner.of not in OWNERS:
+        if owner is not None and not self._holds_users(owner):
             self._problem(f"`{owner.name}` is of type {owner.type}. An owner must be uuid or text.", "owner")
         parent = self._parent()
         columns = self._columns(key, owner, parent)
@@ -213,6 +230,8 @@ class _KindCheck:
                 )
         if written.partition:
             self._partition(key, newest)
+        if written.table == USAGE:
+            self._counted()
         return Kind(
             name=written.name,
             tag=written.tag,
@@ -228,7 +247,11 @@ class _KindCheck:
             partition="month" if written.partition else None,
             archive=written.archive,
             policies=written.policies,
+            references=self._references(key, devices, columns),
         )
+
+    def _holds_users(self, found: Field) -> bool:
+        return found.of in OWNERS and self._table.column[found.name].type.kind != "e"
 
     def _problem(self, says: str, *path: str | int) -> None:
         self._check.problem(("kind", self._kind.name, *path), says)
@@ -261,11 +284,10 @@ class _KindCheck:
             column = self._check.column(table, name, ("kind", self._kind.name, *path))
             if column is None:
                 return ()
-            of = travels(column.type)
-            if of is None or of not in KEY_TYPES:
+            if not identifies(column.type):
                 self._problem(
                     f"`{name}` in the key of {_named(table.named)} is of type {_type(column)}. Columns of a key are "
-                    "uuid, text, int or bigint: name others that are unique together as `key`.",
+                    "uuid, text, int, bigint or a timestamp: name others that are unique together as `key`.",
                     *path,
                 )
             elif not column.required:
@@ -299,13 +321,20 @@ class _KindCheck:
             )
         elif len(kind.key) > 1:
             self._problem(f"The key of `{kind.name}` has two columns. A parent's key has one.", "parent")
-        elif kind.key and kind.key[0].of is not found.of:
+        elif kind.key and (kind.key[0].of is not found.of or self._table.column[found.name].type.kind == "e"):
             self._problem(
                 f"`{found.name}` is of type {found.type}, and the key of {_named(table.named)} of type "
                 f"{kind.key[0].type}. Give them the same type.",
                 *path,
             )
-        return Parent(kind.name, found)
+        bound = any(
+            key.target == kind.table
+            and key.columns == (found.name,)
+            and kind.key
+            and key.referenced == (kind.key[0].name,)
+            for key in self._table.foreign
+        )
+        return Parent(kind.name, found, loose=not bound)
 
     def _columns(self, key: tuple[Field, ...], owner: Field | None, parent: Parent | None) -> tuple[Column, ...]:
         columns: list[Column] = []
@@ -400,6 +429,20 @@ class _KindCheck:
                     "table a uuid or text as its key.",
                     *path,
                 )
+        whole = len(key) == len(self._kind.key or key_of(self._table))
+        if whole and not self._kind.partition and not self._is_unique_at_once({each.name for each in key}):
+            self._problem(
+                f"Inserts need a UNIQUE constraint of {listed([each.name for each in key])} and no other column, which "
+                "is not DEFERRABLE. Add it, or remove `insert`.",
+                *path,
+            )
+        for each in key:
+            if each.name in VARIABLES:
+                self._problem(
+                    f"A column of the key has the name `{each.name}`, which functions of the server use. Remove "
+                    "`insert`, or rename the column.",
+                    *path,
+                )
         missing = [column.name for column in self._table.columns if not column.filled and column.name not in filled]
         if missing and f"{self._kind.name}.columns" not in self._check.file.unread:
             self._problem(
@@ -417,6 +460,33 @@ class _KindCheck:
                 f'The table is partitioned by `{newest}`, so an insert must set it. Write `created = "{newest}"`.',
                 *path,
             )
+
+    def _is_unique_at_once(self, names: set[str]) -> bool:
+        """What ON CONFLICT needs."""
+        return any(
+            index.unique and None not in index.columns and set(index.columns) == names for index in self._table.indexes
+        )
+
+    def _references(
+        self, key: tuple[Field, ...], devices: Devices | None, columns: tuple[Column, ...]
+    ) -> dict[str, Reference]:
+        if devices is None:
+            return {}
+        writable = {*(devices.insert or ()), *devices.update}
+        names = {column.field.name for column in columns if column.name in writable and not column.above}
+        if devices.insert is not None:
+            names |= {each.name for each in key}
+        names -= {self._kind.owner, None if devices.owner is None else devices.owner.name}
+        if self._kind.parent is not None:
+            names.discard(self._kind.parent.column.column)
+        kinds = {each.table: each.name for each in self._check.file.kinds}
+        found = {}
+        for foreign in self._table.foreign:
+            if len(foreign.columns) == 1 and foreign.columns[0] in names and foreign.target in kinds:
+                referenced = field(self._check.facts.table[foreign.target].column[foreign.referenced[0]])
+                if referenced is not None:
+                    found[foreign.columns[0]] = Reference(kinds[foreign.target], referenced)
+        return found
 
     def _instant(self, name: str | None, key: str) -> Field | None:
         return None if name is None else self._timestamp(self._table, name, key)
@@ -458,9 +528,18 @@ class _KindCheck:
             )
             return None
         found = self._field(name, "devices", "owner")
-        if found is not None and found.of not in OWNERS:
+        if found is not None and not self._holds_users(found):
             self._problem(f"`{name}` is of type {found.type}. It must be uuid or text.", "devices", "owner")
         return found
+
+    def _counted(self) -> None:
+        for name, given in {"devices": self._kind.devices, "policies": self._kind.policies or None}.items():
+            if given is not None:
+                self._problem(
+                    "`sync.daily_usage` is counted by `atlas-sync maintain`, and devices only read it. Remove "
+                    f"`{name}`.",
+                    name,
+                )
 
     def _partition(self, key: tuple[Field, ...], newest: str | None) -> None:
         if (

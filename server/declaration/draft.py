@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from protocol.schema import KEY_TYPES, Limit, Type
+from protocol.schema import Limit, Type
 from server.declaration import write
 from server.declaration.catalogue import Column, Facts, ForeignKey, Table
-from server.declaration.check import ORDERS, OWNERS, PARTITIONABLE, key_of, travels
+from server.declaration.check import ORDERS, OWNERS, PARTITIONABLE, identifies, key_of, travels
 from server.declaration.file import PARENTS, TAGS, camel
 from server.declaration.model import Table as Name
 from server.declaration.problems import meant
+from server.declaration.usage import USAGE
 from server.declaration.written import Columns, Devices, Kind, Named, Parent
 from server.exceptions import ConfigError
 
@@ -161,12 +162,15 @@ def _key(table: Table) -> tuple[tuple[str, ...] | None, str]:
     uniques = [tuple(name for name in index.columns if name is not None) for index in table.indexes if index.unique]
     for names in ([key_of(table)] if table.key else []) + [each for each in uniques if table.is_unique(each)]:
         columns = [table.column[name] for name in names]
-        if 1 <= len(columns) <= 2 and all(each.required and travels(each.type) in KEY_TYPES for each in columns):
+        if 1 <= len(columns) <= 2 and all(each.required and identifies(each.type) for each in columns):
             return names, ""
     if not table.key:
         return None, "it has no primary key"
     types = ", ".join(f"{name} {table.column[name].type.name}" for name in table.key)
-    return None, f"its key ({types}) is not one or two columns of uuid, text, int or bigint, nor is another unique"
+    return (
+        None,
+        f"its key ({types}) is not one or two columns of uuid, text, int, bigint or a timestamp, nor is another unique",
+    )
 
 
 def _owner(table: Table, key: tuple[str, ...]) -> str | None:
@@ -194,7 +198,7 @@ def _plain(name: str) -> str:
 
 def _wanted(facts: Facts, places: dict[Name, _Place], reasons: dict[Name, str], only: Sequence[str]) -> set[Name]:
     if not only:
-        return set(places)
+        return set(places) - {USAGE}
     wanted: set[Name] = set()
     for each in only:
         found = [name for name in facts.table if each in (".".join(name), name.name)]

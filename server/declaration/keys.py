@@ -38,8 +38,8 @@ KIND: Final = (
     Key(
         "key",
         "a column, or a list of one or two",
-        "of type uuid, text, int or bigint; unique together. If absent, the primary key without the columns that the "
-        "table is partitioned by",
+        "of type uuid, text, int, bigint or a timestamp; unique together. If absent, the primary key without the "
+        "columns that the table is partitioned by",
     ),
     Key("owner", "a column of type uuid or text", "holds the user. This or `parent`"),
     Key(

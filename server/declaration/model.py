@@ -59,8 +59,17 @@ class Column(Struct, frozen=True, omit_defaults=True):
     when that is deleted."""
 
 
-class Parent(Struct, frozen=True):
+class Parent(Struct, frozen=True, omit_defaults=True):
     """The parent of a kind's rows. Its key is the first of the synced columns."""
+
+    kind: str
+    field: Field
+    loose: bool = False
+    """No foreign key says that the parent exists: rows may be there before it."""
+
+
+class Reference(Struct, frozen=True):
+    """What a foreign key of a column refers to."""
 
     kind: str
     field: Field
@@ -108,6 +117,8 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     """Months."""
     policies: bool = False
     """Whether `migrate` makes row policies for end users."""
+    references: dict[str, Reference] = {}
+    """By column of the table: rows of a kind that devices name in it. They must be the user's own."""
 
     @cached_property
     def column(self) -> dict[str, Column]:

@@ -33,13 +33,15 @@ FEED: Final = """\
 -- $1 users, $2 seqs, $3 ns: the position of each reader (n = the largest bigint after a whole transaction), as array
 --    literals, which cost asyncpg a tenth of what arrays do
 -- $4 the smallest of $2, as an explicit bound, so that older partitions of the log are never opened
--- $5 rows and $6 bytes for each reader at most, {row_bytes} a row beside its values; the first row is returned whatever its size
+-- $5 rows and $6 bytes for each reader at most, {row_bytes} a row beside its values; the first row is returned whatever
+--    its size
 -- $7 and $8 the oldest and the newest instant of rows to read in tables that are partitioned by it, $9 the largest seq:
---    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks such
---    a row, `head` shows such a log entry, and the caller reads everywhere.
+--    with these bounds all but one or two partitions stay unopened. Rows beyond them are not read: `elsewhere` marks
+--    such a row, `head` shows such a log entry, and the caller reads everywhere.
 -- `next_seq` is the seq of the following log row, NULL at the end of the log: it shows whether more rows exist, and
--- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up one by
--- primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each row.
+-- whether the transaction goes on. `found`: the row still exists and belongs to this user. LIMIT 1 keeps each look-up
+-- one by primary key. Rows of all kinds share columns, named by type: a composite value would cost 6 µs more for each
+-- row.
 SELECT {columns}
 FROM unnest($1::text::uuid[], $2::text::bigint[], $3::text::bigint[]) WITH ORDINALITY AS r (user_id, seq, n, i)
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
@@ -75,24 +77,24 @@ COLUMNS: Final = {
 """What a reading has before the columns of the rows."""
 
 ROW: Final = """\
-            SELECT true AS found, {values}
+            SELECT true AS found{values}
             FROM (SELECT {columns} FROM {source} t WHERE {found}{bounds} LIMIT 1) t
             WHERE l.kind = {tag} AND l.op = 'u' AND {owned}"""
 
 LIST: Final = """\
 -- Rows of kind {name}: {what}, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`: the number of
---    rows without that bound
--- of each list: $3 rows at most, $4 {parents}, $5 … the place (behind all values: before the newest)
+-- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`:
+--    the number of rows without that bound
+-- of each list: $3 rows at most, $4 {parents}, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
-       {tier} AS tier, g.i, g.key, g.total, {fields}
+       {tier} AS tier, g.i, g.key, g.total{fields}
 FROM (SELECT $1::uuid AS user_id) r
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 {gate}LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum({size}) OVER in_order AS bytes
-    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, i)
+    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, before, i)
 {join}    CROSS JOIN LATERAL (
 {source}
     ) m
@@ -203,7 +205,7 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
         value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
         exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
-    return ", ".join(values)
+    return "".join(f", {value}" for value in values)
 
 
 def rows(declaration: Declaration, kind: Kind) -> str:
@@ -230,9 +232,9 @@ def rows(declaration: Declaration, kind: Kind) -> str:
     def branch(source: str, more: str = "") -> str:
         bound = f" AND {ordered[0]} <= {place[0]}" if len(ordered) > 1 else ""
         return (
-            f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}, {aliases}\n"
+            f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}{aliases}\n"
             f"        FROM {source} t\n"
-            f"        WHERE {condition} AND ({', '.join(ordered)}) < ({', '.join(place)}){bound}{more}\n"
+            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(place)}, w.before){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
         )
 
@@ -242,11 +244,12 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         assert kind.dated is not None
         until = "(SELECT archived_until FROM sync.meta)"
         dated = column("t", kind.dated)
-        # Rows older than `archived_until` are read from the archive and from the table, whose default partition may hold
-        # some. The archive is opened only if the younger rows do not suffice.
+        # Rows older than `archived_until` are read from the archive and from the table, whose default partition may
+        # hold some. The archive is opened only if the younger rows do not suffice.
+        younger = branch(table(kind.table), f" AND {dated} >= {until}")
+        older = branch(_source(kind, everywhere=True), f" AND {dated} < {until}")
         source = (
-            f"        (\n{branch(table(kind.table), f' AND {dated} >= {until}')}\n        )\n        UNION ALL\n        (\n"
-            f"{branch(_source(kind, everywhere=True), f' AND {dated} < {until}')}\n        )\n        LIMIT w.rows"
+            f"        (\n{younger}\n        )\n        UNION ALL\n        (\n{older}\n        )\n        LIMIT w.rows"
         )
     return LIST.format(
         row_bytes=ROW_BYTES,
@@ -255,13 +258,15 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         parents="NULL" if kind.parent is None else "the parent's key",
         tier=tier(declaration),
         gate=gate(declaration),
-        arrays=", ".join(["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places)))]),
+        arrays=", ".join(
+            ["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places))), f"${5 + len(places)}::int[]"]
+        ),
         names=", ".join(names),
         join=join,
         source=source,
         descending=", ".join(f"m.{each} DESC" for each in o),
         ordered=", ".join(f"g.{each} DESC" for each in o),
-        fields=", ".join(f"g.v{i}" for i in range(1, len(kind.columns) + 1)),
+        fields="".join(f", g.v{i}" for i in range(1, len(kind.columns) + 1)),
         size=" + ".join([str(ROW_BYTES), *(f"coalesce(octet_length(m.v{i}), 0)" for i in _sized(kind))]),
     )
 
@@ -292,8 +297,8 @@ def instant(declaration: Declaration, kind: Kind) -> str:
     held = sent("t", field)
     key = " AND ".join(f"{column('t', each)} = {received(each, f'${i}::text')}" for i, each in enumerate(kind.key, 4))
     return (
-        "-- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can hold:\n"
-        "-- microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.\n"
+        "-- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can\n"
+        "-- hold: microseconds since 1970, as text, because they may exceed a bigint; NULL for an infinite instant.\n"
         "-- $1 user, $2 and $3 the range in which it lies, $4 … the key\n"
         f"SELECT CASE WHEN isfinite({held}) THEN trunc(EXTRACT(epoch FROM {held}) * 1000000)::text END AS instant,\n"
         f"       {held} > now() AS ahead\n"
@@ -309,7 +314,8 @@ def _key(kind: Kind, alias: str) -> str:
 
 
 def _values(declaration: Declaration, kind: Kind, alias: str) -> str:
-    return ", ".join(f"{_value(declaration, kind, synced, alias)} AS v{i}" for i, synced in enumerate(kind.columns, 1))
+    columns = enumerate(kind.columns, 1)
+    return "".join(f"{_value(declaration, kind, synced, alias)} AS v{i}, " for i, synced in columns)
 
 
 def _value(declaration: Declaration, kind: Kind, synced: Column, alias: str) -> str:

@@ -9,8 +9,10 @@ from typing import Final
 
 from server.declaration.model import Declaration, Field, Kind, Table
 from server.declaration.sql import (
+    body,
     column,
     columns,
+    comment,
     compared,
     literal,
     logged,
@@ -37,9 +39,6 @@ def function(declaration: Declaration, kind: Kind) -> str:
         former = f"coalesce({former}, _owner)"
     tag = literal(kind.tag)
     parts = [
-        f"-- Records the changes of {table(kind.table)} as rows of kind {kind.name}.",
-        f"CREATE OR REPLACE FUNCTION {function_name(kind)}() RETURNS trigger",
-        "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$",
         "#variable_conflict use_variable",
         "DECLARE",
         "    _owner pg_catalog.uuid;",
@@ -49,8 +48,8 @@ def function(declaration: Declaration, kind: Kind) -> str:
         f"        _owner := {owner(declaration, kind, 'NEW')};",
         "    END IF;",
         f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
-        "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of the move,",
-        "        -- the deletion of that parent alone would not remove it from the device.",
+        "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of",
+        "        -- the move, the deletion of that parent alone would not remove it from the device.",
         f"        _former := {former};",
         "        IF _former IS NOT NULL THEN",
         f"            PERFORM sync.record(_former, {tag}, 'd', {logged(kind, 'OLD')});",
@@ -61,9 +60,15 @@ def function(declaration: Declaration, kind: Kind) -> str:
     ]
     below = list(_below(declaration, kind, "NEW", "        "))
     if below:
-        hidden = " OR ".join(f"row_security_active('{table(each)}')" for each in _tables_below(declaration, kind))
+        hidden = " OR ".join(
+            f"row_security_active({literal(table(each))})" for each in _tables_below(declaration, kind)
+        )
+        # Rows that no foreign key binds to it may have been there before it.
+        when = "TG_OP = 'INSERT' OR " if _has_loose(declaration, kind) else ""
         parts += [
-            f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
+            f"        IF {when}(TG_OP = 'UPDATE' AND {moved}) THEN"
+            if when
+            else f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
             "            -- The rows below it are to be sent where it is now.",
             f"            IF {hidden} THEN",
             "                PERFORM sync.refuse_hidden(sync.hidden());",
@@ -74,7 +79,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
     if kind.parent is not None:
         parent = declaration.kind[kind.parent.kind]
         above = [parent] if parent.parent is None else [parent, declaration.kind[parent.parent.kind]]
-        hidden = " OR ".join(f"row_security_active('{table(each.table)}')" for each in above)
+        hidden = " OR ".join(f"row_security_active({literal(table(each.table))})" for each in above)
         parts += [
             f"    ELSIF _former IS NULL AND ({hidden}) THEN",
             "        -- The parent was deleted, which is recorded instead; or row level security hides it.",
@@ -84,10 +89,14 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "    END IF;",
         "    RETURN NULL;",
         "END",
-        "$$;",
-        f"REVOKE ALL ON FUNCTION {function_name(kind)} FROM PUBLIC;",
     ]
-    return "\n".join(parts) + "\n"
+    text = "\n".join(parts)
+    return (
+        f"{comment(f'Records the changes of {table(kind.table)} as rows of kind {kind.name}.')}\n"
+        f"CREATE OR REPLACE FUNCTION {function_name(kind)}() RETURNS trigger\n"
+        f"LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body(text)};\n"
+        f"REVOKE ALL ON FUNCTION {function_name(kind)} FROM PUBLIC;\n"
+    )
 
 
 def triggers(kind: Kind) -> dict[Table, str]:
@@ -144,6 +153,14 @@ def _below(declaration: Declaration, kind: Kind, alias: str, indent: str) -> Ite
                 f"{indent}FROM {_source(grandchild)} g JOIN {source} c "
                 f"ON {column('g', grandchild.parent.field)} = {column('c', child.key[0])} WHERE {on};"
             )
+
+
+def _has_loose(declaration: Declaration, kind: Kind) -> bool:
+    """Whether rows below the kind's may exist before it."""
+    return any(
+        (child.parent is not None and child.parent.loose) or _has_loose(declaration, child)
+        for child in declaration.children_of(kind)
+    )
 
 
 def _tables_below(declaration: Declaration, kind: Kind) -> Iterator[Table]:

@@ -189,6 +189,19 @@ def literal(text: str) -> str:
     return ("E" if "\\" in text else "") + "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
+def body(text: str) -> str:
+    """A function's body as a string constant, which no name or expression in it ends."""
+    tag = "$$"
+    while tag in text:
+        tag = f"${'x' * (len(tag) - 1)}$"
+    return f"{tag}\n{text}\n{tag}"
+
+
+def comment(text: str) -> str:
+    """A comment of one line. Names in it may contain line breaks."""
+    return "-- " + "".join(each if each.isprintable() else " " for each in text)
+
+
 def table(of: Table) -> str:
     return f"{quoted(of.schema)}.{quoted(of.name)}"
 
@@ -224,10 +237,8 @@ def owner(declaration: Declaration, kind: Kind, alias: str, level: int = 1) -> s
         return held if kind.owner.of is Type.UUID else f"sync.user_of({held})"
     parent = declaration.kind[kind.parent.kind]
     above = f"p{level}"
-    return (
-        f"(SELECT {owner(declaration, parent, above, level + 1)} FROM {table(parent.table)} {above} "
-        f"WHERE {column(above, parent.key[0])} = {column(alias, kind.parent.field)})"
-    )
+    found = equal(column(above, parent.key[0]), column(alias, kind.parent.field), parent.key[0], kind.parent.field)
+    return f"(SELECT {owner(declaration, parent, above, level + 1)} FROM {table(parent.table)} {above} WHERE {found})"
 
 
 def owned(declaration: Declaration, kind: Kind, alias: str, user: str) -> str:
@@ -237,7 +248,14 @@ def owned(declaration: Declaration, kind: Kind, alias: str, user: str) -> str:
         return f"{owner(declaration, kind, alias)} = {user}"
     assert kind.owner is not None
     held = column(alias, kind.owner)
-    return f"{held} = {user}" if kind.owner.of is Type.UUID else f"{held} = {user}::text"
+    return equal(held, user if kind.owner.of is Type.UUID else f"{user}::text", kind.owner)
+
+
+def equal(held: str, value: str, *fields: Field) -> str:
+    """A condition that a column has a value; `fields` have the types of both. Functions that apply mutations find
+    operators of schema public, too: one of these would precede pg_catalog's, which has none of exactly these types."""
+    plain = all(field.of is not Type.TEXT or field.type == "text" for field in fields)
+    return f"{held} = {value}" if plain else f"{held} OPERATOR(pg_catalog.=) ({value})"
 
 
 # --- which row is it?
@@ -306,9 +324,9 @@ def received(field: Field, text: str) -> str:
             return text if field.type == "text" else f"({text})::{field.type}"
         case Type.INSTANT:
             moment = f"sync.instant({text})"
-            return f"timezone('UTC', {moment})" if field.type.startswith("timestamp without") else moment
+            return f"pg_catalog.timezone('UTC', {moment})" if field.type.startswith("timestamp without") else moment
         case Type.BYTES:
-            return f"decode({text}, 'base64')"
+            return f"pg_catalog.decode({text}, 'base64')"
         case Type.ARRAY:
             return f"sync.elements({text})::{field.type}"
         case _:

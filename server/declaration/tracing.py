@@ -46,7 +46,9 @@ def row(declaration: Declaration, kind: Kind, *, archived: bool) -> str:
     source = table(old) if archived and old is not None else table(kind.table)
     ordered = order(kind, "t")
     said = (
-        each for each in kind.columns if each.field.of in SAID and not isinstance(kind.limits.get(each.name), tuple)
+        each
+        for each in kind.columns[0 if kind.parent is None else 1 :]
+        if each.field.of in SAID and not isinstance(kind.limits.get(each.name), tuple)
     )
     sizes = (f"coalesce(octet_length({column('t', each.field)}::text), 0)" for each in said)
     devices = kind.devices

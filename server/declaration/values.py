@@ -6,8 +6,11 @@ could not hold it.
 
 import base64
 import binascii
+import calendar
 import math
 import re
+import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -15,15 +18,27 @@ from uuid import UUID
 import msgspec
 
 from protocol.codec import Value
-from protocol.frames import COLUMNS, FIRST_INSTANT, ID, LAST_INSTANT, Key, Row
+from protocol.frames import COLUMNS, FIRST_INSTANT, ID, LAST_INSTANT, TAG, Key, Row
 from protocol.schema import Type
 from server.declaration.model import Field, Kind
 
 EXACT: Final = (1 << 53) - 1
 """The largest integer that every device holds exactly. Larger ones travel as text."""
 INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
-NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,4})?|NaN|Infinity)")
-DATE: Final = re.compile(r"[0-9]{4,7}-[0-9]{2}-[0-9]{2}(?: BC)?|-?infinity")
+NUMERIC: Final = re.compile(r"-?(?:[0-9]{1,1000}(?:\.[0-9]{0,1000})?(?:[eE][+-]?[0-9]{1,3})?|Infinity)|NaN")
+"""Postgres writes out the digits of an exponent: with a longer one, few bytes would become many."""
+EXPONENT: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[eE]([+-]?[0-9]+)')
+"""In JSON: a string, or the exponent of a number."""
+DATE: Final = re.compile(r"([0-9]{4,7})-([0-9]{2})-([0-9]{2})( BC)?")
+LAST_YEAR: Final = 5_874_897
+FIRST_YEAR_BC: Final = 4_714
+"""What a date can hold. In its first year, from the 24th of November on."""
+BITS: Final = {"smallint": 15, "integer": 31}
+"""Of the integers that are smaller than a bigint, without the sign."""
+NULL_CHARACTER: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As an escape in JSON."""
+KEY_BYTES: Final = 1_000
+"""The longest text in the key of a row that a device inserts. The log repeats it at each change of the row."""
 
 
 class BadValue(Exception):  # noqa: N818 (a reason, given to the device)
@@ -73,22 +88,32 @@ def _int(value: Value) -> str:
 def _float(value: Value) -> str:
     if value in ("NaN", "Infinity", "-Infinity"):
         return str(value)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise BadValue(BAD_VALUE)
-    return repr(float(value)) if abs(value) < 1e308 else _refuse(value)
+    return repr(float(value))
 
 
-def _refuse(value: Value) -> str:
-    raise BadValue(BAD_VALUE)
+def _numeric(value: Value) -> str:
+    if not isinstance(value, str) or not NUMERIC.fullmatch(value):
+        raise BadValue(BAD_VALUE)
+    return value
 
 
-def _matching(pattern: re.Pattern[str]) -> Callable[[Value], str]:
-    def read(value: Value) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise BadValue(BAD_VALUE)
+def _date(value: Value) -> str:
+    if not isinstance(value, str):
+        raise BadValue(BAD_VALUE)
+    if value in ("infinity", "-infinity"):
         return value
-
-    return read
+    if (match := DATE.fullmatch(value)) is None:
+        raise BadValue(BAD_VALUE)
+    year, month, day = map(int, match.group(1, 2, 3))
+    before_christ = match[4] is not None
+    leap = 1 - year if before_christ else year  # there is no year 0
+    days = 28 + calendar.isleap(leap) if month == 2 else 30 + (month in (1, 3, 5, 7, 8, 10, 12))
+    within = (year, -month, -day) <= (FIRST_YEAR_BC, -11, -24) if before_christ else year <= LAST_YEAR
+    if not (year >= 1 and 1 <= month <= 12 and 1 <= day <= days and within):
+        raise BadValue(BAD_VALUE)
+    return value
 
 
 def _instant(value: Value) -> str:
@@ -103,14 +128,15 @@ def _json(value: Value) -> str:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         raise BadValue(BAD_VALUE) from None
-    if "\\u0000" in text:
+    if NULL_CHARACTER.search(text):
         raise BadValue(BAD_TEXT)
     return text
 
 
 def _array(value: Value) -> str:
     text = _json(value)
-    if not text.lstrip().startswith("["):
+    found = msgspec.json.decode(text)
+    if not isinstance(found, list) or any(isinstance(element, dict | list) for element in found):
         raise BadValue(BAD_VALUE)
     return text
 
@@ -119,10 +145,9 @@ def _bytes(value: Value) -> str:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     try:
-        base64.b64decode(_text(value), validate=True)
+        return _bytes(base64.b64decode(_text(value), validate=True))
     except (binascii.Error, ValueError):
         raise BadValue(BAD_VALUE) from None
-    return str(value)
 
 
 _READ: Final[dict[Type, Callable[[Value], str]]] = {
@@ -132,9 +157,9 @@ _READ: Final[dict[Type, Callable[[Value], str]]] = {
     Type.INT: _int,
     Type.BIGINT: _int,
     Type.FLOAT: _float,
-    Type.NUMERIC: _matching(NUMERIC),
+    Type.NUMERIC: _numeric,
     Type.INSTANT: _instant,
-    Type.DATE: _matching(DATE),
+    Type.DATE: _date,
     Type.JSON: _json,
     Type.ARRAY: _array,
     Type.BYTES: _bytes,
@@ -148,12 +173,34 @@ def as_text(field: Field, value: Value) -> str | None:
         if field.nullable:
             return None
         raise BadValue(BAD_VALUE)
-    return _READ[field.of](value)
+    return read(field, value)
 
 
 def read(field: Field, value: Value) -> str:
     """A device's value as text, whether or not the column may be NULL. Raises BadValue."""
-    return _READ[field.of](value)
+    text = _READ[field.of](value)
+    if (field.of is Type.INT and not -1 << BITS[field.type] <= int(text) < 1 << BITS[field.type]) or (
+        field.type == "real" and not _is_real(float(text))
+    ):
+        raise BadValue(BAD_VALUE)
+    return text
+
+
+def _is_real(value: float) -> bool:
+    """Whether a number of 4 bytes can hold it, rounded."""
+    try:
+        (held,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        return False
+    return bool(held) == bool(value)
+
+
+def written_out(text: str) -> int:
+    """The digits that Postgres adds to JSON for the exponents of its numbers: `1e-16383` becomes 16,385 characters."""
+    if not re.search("[0-9][eE][+-]?[0-9]", text):
+        return 0
+    exponents = (match[1].lstrip("+-0") for match in EXPONENT.finditer(text) if match[1])
+    return sum(int(each[:6]) for each in exponents if each)
 
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:
@@ -190,10 +237,11 @@ _SENT: Final[dict[Type, Callable[[Any], Any]]] = {Type.BIGINT: _exact, Type.FLOA
 class Rows:
     """Makes the rows of a kind of what Postgres sends."""
 
-    __slots__ = ("_columns", "_deletion", "_keys", "_uuids", "tag")
+    __slots__ = ("_columns", "_deletion", "_keys", "_uuids", "_width", "tag")
 
     def __init__(self, kind: Kind) -> None:
         self.tag = kind.tag
+        self._width = COLUMNS + len(kind.columns)
         self._deletion = f"-{kind.tag}"
         self._columns = [(i, _SENT[c.field.of]) for i, c in enumerate(kind.columns) if c.field.of in _SENT]
         self._uuids = [COLUMNS + i for i, c in enumerate(kind.columns) if c.field.of is Type.UUID]
@@ -209,8 +257,10 @@ class Rows:
         return (self.tag, seq, key, *values)
 
     def restored(self, row: Sequence[Any]) -> Row:
-        """The row, from a cache that keeps uuids as bytes."""
+        """The row, from a cache that keeps uuids as bytes. Raises ValueError if it is no row of this kind."""
         values = list(row)
+        if len(values) != self._width or values[TAG] != self.tag:
+            raise ValueError("This is not a row of this kind.")
         for i in self._uuids:
             if values[i] is not None:
                 values[i] = UUID(bytes=values[i])
@@ -231,10 +281,16 @@ class Rows:
         return first, second
 
 
+def _nearest(text: str) -> int:
+    """The instant that a device can hold and that is the nearest."""
+    at = float(text) if text.endswith("infinity") else int(text)
+    return int(min(max(at, FIRST_INSTANT), LAST_INSTANT))
+
+
 _KEYS: Final[dict[Type, Callable[[str], UUID | str | int]]] = {
     Type.UUID: UUID,
     Type.TEXT: str,
     Type.INT: int,
-    Type.INSTANT: int,
+    Type.INSTANT: _nearest,
     Type.BIGINT: lambda text: _exact(int(text)),
 }

@@ -5,40 +5,36 @@ Every statement names the owner of the row, so rows of another user are not foun
 
 from protocol.schema import Type
 from server.declaration.model import Declaration, Devices, Field, Kind
-from server.declaration.sql import archive, column, literal, owned, quoted, received, table, tables
+from server.declaration.sql import archive, body, column, equal, literal, owned, quoted, received, table, tables
 
 DISPATCH = """\
--- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may be
--- the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or `more`:
--- a part was deleted, and the rest is to be deleted by another call.
-CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz) RETURNS text
-LANGUAGE plpgsql AS $$
+-- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may
+-- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
+-- `more`: a part was deleted, and the rest is to be deleted by another call.
+CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
+RETURNS text LANGUAGE plpgsql AS {body};
+REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
+"""
+CASES = """\
 BEGIN
     CASE tag
 {cases}
     ELSE
         RETURN 'not_allowed';
     END CASE;
-END
-$$;
-REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
-"""
+END"""
 
 ADMITTED = """\
 -- Whether this user syncs.
 CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT {condition}
-$$;
+LANGUAGE sql STABLE AS {body};
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 """
 
 TIER = """\
 -- The value of the gate's column by which this user syncs, or not.
 CREATE OR REPLACE FUNCTION sync.tier(owner uuid) RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT {value}
-$$;
+LANGUAGE sql STABLE AS {body};
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 """
 
@@ -59,30 +55,30 @@ def dispatch(declaration: Declaration) -> str:
     )
     if not cases:
         cases = "    WHEN NULL THEN\n        RETURN NULL;"
-    return DISPATCH.format(cases=cases)
+    return DISPATCH.format(body=body(CASES.format(cases=cases)))
 
 
 def admitted(declaration: Declaration) -> str:
     """The function that says who syncs."""
     gate = declaration.gate
     if gate is None:
-        return ADMITTED.format(condition="true")
+        return ADMITTED.format(body=body("    SELECT true"))
     kind = declaration.kind[gate.kind]
     values = ", ".join(map(literal, gate.syncs or gate.local_only))
     held = f"{column('q', gate.field)}::text"
     admits = f"{held} IN ({values})" if gate.syncs else f"({held} IN ({values})) IS NOT TRUE"
     row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
-    return ADMITTED.format(condition=f"coalesce((SELECT {admits} {row}), false)")
+    return ADMITTED.format(body=body(f"    SELECT coalesce((SELECT {admits} {row}), false)"))
 
 
 def tier(declaration: Declaration) -> str:
     """The function that says by which value a user syncs, or not. Usage is counted by it."""
     gate = declaration.gate
     if gate is None:
-        return TIER.format(value="NULL::text")
+        return TIER.format(body=body("    SELECT NULL::text"))
     kind = declaration.kind[gate.kind]
     row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
-    return TIER.format(value=f"(SELECT {column('q', gate.field)}::text {row})")
+    return TIER.format(body=body(f"    SELECT (SELECT {column('q', gate.field)}::text {row})"))
 
 
 def function(declaration: Declaration, kind: Kind) -> str:
@@ -92,9 +88,6 @@ def function(declaration: Declaration, kind: Kind) -> str:
         return ""
     dated = kind.dated is not None
     parts = [
-        f"-- Applies mutations of rows of kind {kind.name}.",
-        f"CREATE OR REPLACE FUNCTION {name(kind)}(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz) RETURNS text",
-        "LANGUAGE plpgsql AS $$",
         "#variable_conflict use_variable",
         "DECLARE",
         *(f"    _key{i} {field.type} := {received(field, f'_key[{i}]')};" for i, field in enumerate(kind.key, 1)),
@@ -111,10 +104,15 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "    END CASE;",
         "    RETURN NULL;",
         "END",
-        "$$;",
-        f"REVOKE ALL ON FUNCTION {name(kind)} FROM PUBLIC;",
     ]
-    return "\n".join(parts) + "\n"
+    text = "\n".join(parts)
+    return (
+        f"-- Applies mutations of rows of kind {kind.name}.\n"
+        f"CREATE OR REPLACE FUNCTION {name(kind)}"
+        "(_op text, _owner uuid, _key text[], _patch jsonb, _at timestamptz)\n"
+        f"RETURNS text LANGUAGE plpgsql AS {body(text)};\n"
+        f"REVOKE ALL ON FUNCTION {name(kind)} FROM PUBLIC;\n"
+    )
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -123,12 +121,12 @@ def _indented(lines: list[str]) -> list[str]:
 
 def _given(field: Field, wire: str) -> str:
     """The value of a column in the patch."""
-    return received(field, f"_patch ->> {literal(wire)}")
+    return received(field, f"_patch ->> {literal(wire)}::text")
 
 
 def _key(kind: Kind, alias: str) -> str:
     """A condition that the row `alias` has the key."""
-    return " AND ".join(f"{column(alias, field)} = _key{i}" for i, field in enumerate(kind.key, 1))
+    return " AND ".join(equal(column(alias, field), f"_key{i}", field) for i, field in enumerate(kind.key, 1))
 
 
 def _dated(kind: Kind, alias: str, at: str) -> str:
@@ -159,13 +157,14 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
             values[field.name] = (
                 given
                 if field.default is None
-                else f"CASE WHEN _patch ? {literal(wire)} THEN {given} ELSE {field.default} END"
+                else f"CASE WHEN _patch ? {literal(wire)}::text THEN {given} ELSE {field.default} END"
             )
     for moment in (devices.created, devices.updated):
         if moment is not None:
             values.setdefault(moment.name, _moment(moment))
     names = ", ".join(quoted(each) for each in values)
     chosen = ", ".join(values.values())
+    checks += _check_references(declaration, kind, devices.insert, key)
     conflict = ", ".join(quoted(field.name) for field in [*kind.key, *([kind.dated] if kind.dated else [])])
     if parent is None:
         lines = [
@@ -178,7 +177,9 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     else:
         assert kind.parent is not None
         wire = kind.columns[0].name
-        found = f"{column('o', parent.key[0])} = {_given(kind.parent.field, wire)} AND {owned(declaration, parent, 'o', '_owner')}"
+        its = owned(declaration, parent, "o", "_owner")
+        same = equal(column("o", parent.key[0]), _given(kind.parent.field, wire), parent.key[0], kind.parent.field)
+        found = f"{same} AND {its}"
         lines = [
             *checks,
             f"INSERT INTO {table(kind.table)} ({names})",
@@ -228,8 +229,34 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     ]
 
 
+def _check_references(
+    declaration: Declaration, kind: Kind, wires: tuple[str, ...], key: dict[str, str] | None = None
+) -> list[str]:
+    """That the rows which the values name are the user's. Otherwise the foreign key would say whether a row of another
+    user exists, and what happens to that would happen to this one. `key`: its values, if they are to be checked too."""
+    given = {kind.column[wire].field.name: (wire, _given(kind.column[wire].field, wire)) for wire in wires}
+    given |= {name: ("", value) for name, value in (key or {}).items()}
+    lines = []
+    for name, reference in kind.references.items():
+        if name not in given:
+            continue
+        wire, value = given[name]
+        target = declaration.kind[reference.kind]
+        held = next((each.field for each in kind.own if each.field.name == name), reference.field)
+        same = equal(column("r", reference.field), value, reference.field, held)
+        absent = f"_patch ->> {literal(wire)}::text IS NOT NULL AND " if wire else ""
+        lines += [
+            f"IF {absent}NOT EXISTS (",
+            f"    SELECT FROM {table(target.table)} r WHERE {same} AND {owned(declaration, target, 'r', '_owner')}",
+            ") THEN",
+            f"    RETURN 'bad_value{':' if wire else ''}{wire}';",
+            "END IF;",
+        ]
+    return lines
+
+
 def _moment(field: Field) -> str:
-    return "timezone('UTC', _at)" if field.type.startswith("timestamp without") else "_at"
+    return "pg_catalog.timezone('UTC', _at)" if field.type.startswith("timestamp without") else "_at"
 
 
 def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
@@ -240,7 +267,7 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
         field = kind.column[wire].field
         given = _given(field, wire)
         if len(devices.update) > 1:
-            given = f"CASE WHEN _patch ? {literal(wire)} THEN {given} ELSE {column('t', field)} END"
+            given = f"CASE WHEN _patch ? {literal(wire)}::text THEN {given} ELSE {column('t', field)} END"
         sets.append(f"{quoted(field.name)} = {given}")
     if devices.updated is not None:
         moment = devices.updated
@@ -251,7 +278,7 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
         if isinstance(limit, tuple)
     )
     where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
-    lines: list[str] = []
+    lines = _check_references(declaration, kind, devices.update)
     for i, each in enumerate(tables(kind)):
         indent = "    " if i else ""
         lines += ["IF NOT FOUND THEN"] if i else []
@@ -272,6 +299,38 @@ def _update(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     return [*lines, "    RETURN 'unknown_row';", "END IF;"]
 
 
+def _in_portions(
+    kind: Kind, where: str, below: Kind, alias: str, link: str, via: tuple[str, str] | None = None
+) -> list[str]:
+    """Deletes a portion of the rows of a kind `below` the row, if they are many. `link` finds them; `via`: the table
+    between, and the condition that finds its rows."""
+    source = f"sync.all_{quoted(below.table.name)}" if below.archive is not None else table(below.table)
+    between = "" if via is None else f"{via[0]} ON {via[1]} JOIN "
+    lines = [
+        f"IF (SELECT count(*) FROM (SELECT FROM {table(kind.table)} t JOIN {between}{source} {alias} ON {link}",
+        f"                          WHERE {where} LIMIT sync.portion() + 1) first) > sync.portion() THEN",
+    ]
+    key = [*below.key, *([below.dated] if below.dated else [])]
+    some = ", ".join(column(alias, field) for field in key)
+    same = " AND ".join(equal(column(alias, field), f"old.{quoted(field.name)}", field) for field in key)
+    ordered = ", ".join(column(alias, field) for field in reversed(key))
+    for each in tables(below):
+        if via is None:
+            # Newest last, as far as the table has an order.
+            found = f"{table(each)} {alias} WHERE {link} ORDER BY {ordered}"
+        else:
+            found = f"{via[0]} JOIN {table(each)} {alias} ON {link} WHERE {via[1]}"
+        lines += [
+            f"    DELETE FROM {table(each)} {alias} USING (",
+            f"        SELECT {some} FROM {found} LIMIT sync.portion()",
+            f"    ) old WHERE {same};",
+            "    IF FOUND THEN",
+            "        RETURN 'more';",
+            "    END IF;",
+        ]
+    return [*lines, "    -- Nothing was deleted: a trigger of the app keeps them.", "END IF;"]
+
+
 def _delete(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]:
     if not devices.delete:
         return ["RETURN 'not_allowed';"]
@@ -279,28 +338,15 @@ def _delete(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
     where = f"{_key(kind, 't')}{_dated(kind, 't', '_row_at')} AND {owned(declaration, kind, 't', '_owner')}"
     for child in declaration.children_of(kind):
         assert child.parent is not None
-        # A row with many rows below it is deleted in portions.
-        source = f"sync.all_{quoted(child.table.name)}" if child.archive is not None else table(child.table)
-        of_it = f"{column('c', child.parent.field)} = _key1"
-        lines += [
-            f"IF (SELECT count(*) FROM (SELECT FROM {table(kind.table)} t JOIN {source} c ON {of_it}",
-            f"                          WHERE {where} LIMIT sync.portion() + 1) first) > sync.portion() THEN",
-        ]
-        key = [*child.key, *([child.dated] if child.dated else [])]
-        # Newest last, as far as the table has an order.
-        ordered = ", ".join(column("c", field) for field in reversed(key))
-        some = ", ".join(column("c", field) for field in key)
-        same = " AND ".join(f"{column('c', field)} = old.{quoted(field.name)}" for field in key)
-        for each in tables(child):
-            lines += [
-                f"    DELETE FROM {table(each)} c USING (",
-                f"        SELECT {some} FROM {table(each)} c WHERE {of_it} ORDER BY {ordered} LIMIT sync.portion()",
-                f"    ) old WHERE {same};",
-                "    IF FOUND THEN",
-                "        RETURN 'more';",
-                "    END IF;",
-            ]
-        lines += ["    -- Nothing was deleted: a trigger of the app keeps them.", "END IF;"]
+        of_it = equal(column("c", child.parent.field), "_key1", child.parent.field, kind.key[0])
+        for grandchild in declaration.children_of(child):
+            # First: those of a few children may be many.
+            assert grandchild.parent is not None
+            link = equal(
+                column("g", grandchild.parent.field), column("c", child.key[0]), grandchild.parent.field, child.key[0]
+            )
+            lines += _in_portions(kind, where, grandchild, "g", link, (f"{table(child.table)} c", of_it))
+        lines += _in_portions(kind, where, child, "c", of_it)
     lines.append(f"DELETE FROM {table(kind.table)} t WHERE {where};")
     old = archive(kind)
     if old is not None:

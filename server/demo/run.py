@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -27,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
+from server.declaration.chat import CHAT_TOML
 from server.demo import conversations, seed, site
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.embedded_redis import MEMORY, WITHOUT_CLIENT, EmbeddedRedis, find_program
@@ -44,6 +46,12 @@ DATABASE: Final = "atlas"
 TOKEN_SECONDS: Final = 7 * 86_400
 LONGEST_PAUSE: Final = 60.0
 """Seconds: a longer pause between two messages is shortened to this, before `speed` is applied."""
+DECLARATION: Final = CHAT_TOML + (files("server.demo") / "usage.toml").read_text()
+"""The chat schema, and what each person used."""
+ANSWER: Final = {"model": "small", "input_tokens": 800, "output_tokens": 2400}
+"""An event of usage that the demo suggests."""
+COUNTED_EVERY: Final = 1.0
+"""Seconds after which new usage is on the page."""
 TALKING: Final = 5
 """How many conversations are replayed at the same time, the first two users' among them."""
 
@@ -201,7 +209,7 @@ async def _serve(
             _print_json(settings, port, admin_url, people, tokens)
         else:
             _print_next(console, settings, port, people, tokens, time.monotonic() - begun, beside.says)
-            _print_service(console, settings, port, admin_url)
+            _print_service(console, settings, port, admin_url, people[0])
             console.print("Stop this with Ctrl-C.\n")
 
     async with asyncio.TaskGroup() as tasks:
@@ -209,6 +217,8 @@ async def _serve(
         background = [tasks.create_task(maintain(admin_url, policy), name="maintenance")]
         if options.replay:
             background.append(tasks.create_task(_replay(admin_url, people, options), name="replay"))
+        if settings.usage:
+            background.append(tasks.create_task(_count(admin_url), name="count of usage"))
         await server.run(sock, ready)
         for task in background:
             task.cancel()
@@ -218,7 +228,8 @@ async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Consol
     """Create, migrate and fill the database as far as it is not done yet. Returns the administrator's URL."""
     await migrate.create_database(postgres.url(), DATABASE)
     admin_url = postgres.url(DATABASE)
-    await migrate.migrate(admin_url)
+    usage = Extra.USAGE in options.extras
+    await migrate.migrate(admin_url, text=DECLARATION if usage else None, name="the demo's declaration")
     if await seed.is_empty(admin_url):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -242,27 +253,36 @@ async def _replay(admin_url: str, people: Sequence[Person], options: Options) ->
     talkers = [user for user in (person.id for person in people) if waiting.get(user)][:TALKING]
     async with asyncio.TaskGroup() as tasks:
         for user in talkers:
-            tasks.create_task(_talk(admin_url, waiting[user], options.speed))
+            tasks.create_task(_talk(admin_url, waiting[user], options))
 
 
-async def _talk(admin_url: str, to_come: Sequence[Conversation], speed: float) -> None:
+async def _count(admin_url: str) -> None:
+    while True:
+        try:
+            await seed.count_usage(admin_url)
+        except UnavailableError as error:
+            log.warning("usage cannot be counted, trying again", error=str(error))
+        await asyncio.sleep(COUNTED_EVERY)
+
+
+async def _talk(admin_url: str, to_come: Sequence[Conversation], options: Options) -> None:
     """Write one user's conversations, one after the other, again and again."""
     while True:
         try:
-            author = await seed.Author.connect(admin_url)
+            author = await seed.Author.connect(admin_url, Extra.USAGE in options.extras)
             try:
                 known = await author.known([conversation.id for conversation in to_come])
                 new = [conversation for conversation in to_come if conversation.id not in known]
                 conversation = new[0] if new else random.choice(to_come).again()
                 await author.begin(conversation)
                 for message, pause in conversations.pauses(conversation, LONGEST_PAUSE):
-                    await asyncio.sleep(pause / speed)
+                    await asyncio.sleep(pause / options.speed)
                     await author.say(conversation, message)
             finally:
                 await author.close()
         except UnavailableError as error:
             log.warning("the replay cannot write, trying again", error=str(error))
-        await asyncio.sleep(random.uniform(1, 5) / speed)
+        await asyncio.sleep(random.uniform(1, 5) / options.speed)
 
 
 def _secret(path: Path) -> str:
@@ -348,10 +368,17 @@ def _print_next(
         console.print(f"{sentence} See «Do caches and replicas help?» in `top`.\n", soft_wrap=True)
 
 
-def _print_service(console: Console, settings: ServeSettings, port: int, admin_url: str) -> None:
+def _print_service(console: Console, settings: ServeSettings, port: int, admin_url: str, first: Person) -> None:
     if settings.usage:
         console.print("What the people of this demo used and cost, as if models had answered them:\n")
         print(f"DATABASE_URL={admin_url} {_program()} costs\n", file=sys.stderr)  # noqa: T201
+        console.print("The page shows what the first one used today. Report more, and watch it on both devices:\n")
+        event = {"user_id": str(first.id), "event": "answered", "data": ANSWER}
+        # The quotes let the shell make another key each time: a repeat is not counted.
+        events = {"idempotency_key": "'$(date +%s)'", "events": [event]}
+        header = f"Authorization: Bearer {settings.service_token}"
+        data = f"-H 'Content-Type: application/json' -d '{orjson.dumps(events).decode()}'"
+        print(f"curl -i -H '{header}' {data} 'http://127.0.0.1:{port}/v1/usage'\n", file=sys.stderr)  # noqa: T201
     if settings.responses:
         console.print("Ask the response cache:\n")
         question = "question=What+is+a+feed%3F&model=model-1&tier=core&scope=everybody"

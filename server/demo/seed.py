@@ -28,6 +28,12 @@ USAGE: Final = """
     WHERE m.created_at > now() - interval '14 days' AND m.created_at <= now()
       AND NOT EXISTS (SELECT FROM sync.daily_costs) AND NOT EXISTS (SELECT FROM sync.usage_logs)
 """
+ANSWERED: Final = """
+    INSERT INTO sync.usage_logs (user_id, event, data)
+    VALUES ($1, 'answered', jsonb_build_object(
+        'model', 'small', 'conversation_id', $2::uuid,
+        'input_tokens', 500 + length($3::text) / 4, 'output_tokens', 4 * length($3::text)))
+"""
 CHUNK: Final = 5_000
 """Messages copied between two moves of the progress bar."""
 
@@ -150,15 +156,27 @@ async def use(admin_url: str) -> None:
         await connection.close(timeout=5)
 
 
+async def count_usage(admin_url: str) -> None:
+    """Count what was used since the last time, as `atlas-sync maintain` does every five minutes."""
+    connection = await link(admin_url)
+    try:
+        with translated():
+            await connection.execute("SELECT sync.count_usage(1000) WHERE EXISTS (SELECT FROM sync.usage_batches)")
+    finally:
+        await connection.close(timeout=5)
+
+
 class Author:
     """A SQL client that writes conversations as the app would: each message in a transaction of its own."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, usage: bool) -> None:
         self._connection = connection
+        self._usage = usage
 
     @classmethod
-    async def connect(cls, admin_url: str) -> "Author":
-        return cls(await link(admin_url))
+    async def connect(cls, admin_url: str, usage: bool) -> "Author":
+        """`usage`: each message is reported as if a model had answered it."""
+        return cls(await link(admin_url), usage)
 
     async def known(self, conversations: Sequence[UUID]) -> set[UUID]:
         """The ids of those conversations that are in the database already."""
@@ -188,6 +206,8 @@ class Author:
                 await self._connection.execute(
                     "UPDATE conversations SET updated_at = now() WHERE id = $1", conversation.id
                 )
+                if self._usage:
+                    await self._connection.execute(ANSWERED, conversation.user, conversation.id, message.content)
 
     async def close(self) -> None:
         await self._connection.close(timeout=5)

@@ -45,16 +45,18 @@ class CachedRows:
         if self._history.blind is not None:
             return await read()  # which refuses
         history, digest = self._history.since_start, self._synced.declaration.digest
+        made = self._synced.rows[kind.tag]
         key = kept.key(history, digest, user, kind.name, wants, content_bytes)
         if since is not None:
             data = await self._cache.get(key)
-            found = None if data is None else kept.unpack(self._synced.rows[kind.tag], key, data)
+            found = None if data is None else kept.unpack(made, key, data)
             right = None if found is None else self._right(kind, user, found, wants, since)
             metrics.KEPT.labels(_result(data, found, right)).inc()
             if right is not None:
                 return right
         answer = await read()
-        # What was read in another history is unknown in this one. That a user does not sync is only true at this moment.
+        # What was read in another history is unknown in this one. That a user does not sync is true only at this
+        # moment.
         if history == self._history.since_start and self._synced.admits(answer.tier):
             first = any(want.parent is None and want.before is None for want in wants)
             self._cache.put(key, kept.pack(key, answer), OVERVIEW_SECONDS if first else KEPT_SECONDS)

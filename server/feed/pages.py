@@ -78,8 +78,10 @@ def asked_list(declaration: Declaration, ask: AskPage, codec: Codec) -> tuple[Ki
         raise BadPageError("The server syncs no rows of this kind.")
     try:
         parent = _parent(declaration, kind, ask, codec)
-        place = [] if ask.before == NOTHING else codec.values(ask.before)
-        if not place or (len(place) == 1 and codec.value(place[0]) is None):
+        if ask.before == NOTHING:
+            return kind, parent, None
+        place = codec.values(ask.before)
+        if place == [ask.before] and codec.value(ask.before) is None:
             return kind, parent, None
         if len(place) != 2:
             raise BadPageError("`before` is a pair: the value of the column that orders the list, and the id.")

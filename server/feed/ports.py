@@ -41,8 +41,8 @@ class Sink(Protocol):
         """Whether it is closed or closing. Data sent now is lost."""
 
     def welcome(self, tier: str | None, why: Why | None) -> Instant:
-        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the time that the answer names,
-        in microseconds since 1970."""
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the
+        time that the answer names, in microseconds since 1970."""
 
     def send(self, wire: bytes) -> None:
         """Send bytes of whole WebSocket messages."""
@@ -61,7 +61,7 @@ ANYWHERE: Final = Position(0)
 
 
 Window = Mapping[str, int]
-"""By kind: how many of the newest rows a device wants at first. Of the other kinds it gets what the declaration says."""
+"""By kind: how many of the newest rows a device wants at first. Of other kinds it gets what the declaration says."""
 
 
 class ReadKey(NamedTuple):

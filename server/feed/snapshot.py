@@ -1,8 +1,9 @@
 """What a device without a usable cursor gets: the newest rows, in pieces, and a cursor.
 
-The first piece fixes the cursor. The pieces bring one kind after the other, parents first: the lists of a kind with a parent
-are those of the rows that were sent. Each piece is one statement, so Postgres holds nothing open for a slow device, and the server holds one piece in memory.
-Changes that happen in between arrive through the feed, because the cursor is as old as the first piece.
+The first piece fixes the cursor. The pieces bring one kind after the other, parents first: the lists of a kind with a
+parent are those of the rows that were sent. Each piece is one statement, so Postgres holds nothing open for a slow
+device, and the server holds one piece in memory. Changes that happen in between arrive through the feed, because the
+cursor is as old as the first piece.
 """
 
 import asyncio
@@ -133,7 +134,7 @@ class Snapshots:
         else:
             # A cursor that leads nowhere may come from a kept answer.
             since = ANYWHERE if job.why is Why.NEW else None
-        rows = max(1, job.wants[0].rows)
+        rows = max(1, job.wants[-1].rows)  # the first one may be the rest of a list
         lists = PIECE_ROWS // rows or LISTS
         asked = [want._replace(rows=min(want.rows, PIECE_ROWS)) for want in job.wants[:lists]]
         answer = await self._rows.rows(kind, reader.feed.user, asked, CONTENT_BYTES, since)

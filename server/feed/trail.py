@@ -82,5 +82,8 @@ def touched(declaration: Declaration, entries: Sequence[Entry]) -> frozenset[Lis
             return None  # a deleted row, and one that is gone, does not say whose it was
         else:
             found.add((kind.name, entry.row[COLUMNS]))
-        found.update((child.name, entry.row_id) for child in declaration.children_of(kind))
+        for child in declaration.children_of(kind):
+            if (entry.row is None or entry.deletion) and declaration.children_of(child):
+                return None  # the rows below the rows below it went with it, and the log does not name them
+            found.add((child.name, entry.row_id))
     return frozenset(found) if len(found) <= TOUCHED else None

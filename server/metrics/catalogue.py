@@ -131,7 +131,7 @@ BYTES_SENT = _counter(
     "atlas_bytes_sent",
     Question.IN_STEP,
     "Bytes written to sockets in frames with rows",
-    "Rising faster than atlas_rows_sent_total: messages get larger. See ATLAS_CONTENT_BYTES.",
+    "Rising faster than atlas_rows_sent_total: rows get larger. See `limits` in the declaration.",
 )
 DOORBELLS = _counter(
     "atlas_doorbells",

@@ -15,6 +15,7 @@ from server.declaration.check import load
 from server.declaration.file import parse
 from server.declaration.model import Declaration, Table
 from server.declaration.problems import DeclarationError
+from server.declaration.usage import with_usage
 from server.exceptions import UnfitError
 from server.operations import publications
 from server.operations.catalog import Step
@@ -171,7 +172,7 @@ class Wanted:
             assert found is not None
             return found
         try:
-            return load(self.text, await facts(connection), self.name)
+            return load(self.text, with_usage(await facts(connection)), self.name)
         except DeclarationError as error:
             raise UnfitError(str(error)) from None
 

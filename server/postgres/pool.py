@@ -100,12 +100,15 @@ class Pool:
     async def fetch(
         self, name: str, *arguments: object, seconds: float | None = None, although_blind: bool = False
     ) -> list[Any]:
-        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after `seconds`.
+        """Run a statement of the declaration, or sql/NAME.sql, and return its rows. Postgres cancels it after
+        `seconds`.
 
         Raises UnavailableError for every error of Postgres, because a running server also waits for its operator; it is
         a StatementError if the statement was sent. `although_blind`: run it even while the server may not see every
         change, because devices do not receive its rows.
         """
+        # Before anything is awaited: another declaration may be in force afterwards.
+        text = self._synced.statements.get(name) or statement(name)
         if not although_blind and (blind := self._history.blind) is not None:
             raise UnavailableError(blind)
         # Now: the caller knows by which declaration it asks.

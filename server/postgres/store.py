@@ -17,9 +17,9 @@ from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
-DECLARED_ANEW: Final = "The declaration of what is synced has changed."
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
+CHANGED: Final = "The declaration of what is synced has changed."
 EVER: Final = (NEVER, ALWAYS)
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
@@ -37,14 +37,20 @@ class PostgresStore:
         self._synced = synced
         self._replica = replica
 
-    def _require_declared(self, digest: str | None, asked: Declaration) -> None:
-        """Raises UnavailableError if the database has another declaration than this process, or this process another
-        one than the one by which it asked: the columns would be taken for others."""
-        if digest != self._synced.declaration.digest:
+    def _require_declared(self, asked: Declaration, digest: str | None) -> None:
+        """Raises UnavailableError if the database has another declaration than `asked`, by which the statement was
+        made, or this process has another one by now."""
+        if digest != asked.digest:
             self._synced.on_mismatch()
-        elif asked is self._synced.declaration:
-            return
-        raise UnavailableError(DECLARED_ANEW)
+        if digest != asked.digest or self._synced.declaration is not asked:
+            raise UnavailableError(CHANGED)
+
+    def _require(self, kind: Kind) -> Declaration:
+        """The declaration in force. Raises UnavailableError if it does not have this kind as it is."""
+        declaration = self._synced.declaration
+        if declaration.kind.get(kind.name) != kind:
+            raise UnavailableError(CHANGED)
+        return declaration
 
     async def _find_no_row(self) -> None:
         """Make sure that a row of the gate that was not found does not exist. Raises UnavailableError if row level
@@ -57,9 +63,8 @@ class PostgresStore:
         self._history.require(record["epoch"])
         if not record["sees"]:
             self._history.on_mismatch()
-            raise UnavailableError(
-                f"Row level security hides rows of {self._synced.gate_table} from this server. Run `atlas-sync migrate`."
-            )
+            hidden = f"Row level security hides rows of {self._synced.gate_table} from this server."
+            raise UnavailableError(f"{hidden} Run `atlas-sync migrate`.")
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         now = machine_now()
@@ -96,7 +101,7 @@ class PostgresStore:
         tiers: list[str | None] = [None] * len(keys)
         entries: list[list[Entry]] = [[] for _ in keys]
         beyond: set[int] = set()
-        self._require_declared(records[0]["declared"], declaration)
+        self._require_declared(declaration, records[0]["declared"])
         for record in records:
             i = record["i"] - 1
             heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
@@ -129,9 +134,8 @@ class PostgresStore:
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
     ) -> Answer:
         places = [await self._place(kind, user, want.before) for want in wants]
-        declaration = self._synced.declaration
-        if self._synced.kind(kind.name) is not kind:
-            raise UnavailableError(DECLARED_ANEW)
+        declaration = self._require(kind)
+        made: Rows = self._synced.rows[kind.tag]
         records = await self._fetch(
             f"list_{kind.name}",
             user,
@@ -139,10 +143,11 @@ class PostgresStore:
             [want.rows for want in wants],
             [None if want.parent is None else str(want.parent) for want in wants],
             *([list(column) for column in zip(*places, strict=True)]),
+            # Before the newest row: a row may have the largest of all keys.
+            [int(want.before is None) for want in wants],
         )
         first = records[0]
-        self._require_declared(first["declared"], declaration)
-        made: Rows = self._synced.rows[kind.tag]
+        self._require_declared(declaration, first["declared"])
         if first["tier"] is None:
             await self._find_no_row()
         position = Position(first["head"], 0, first["head_mark"])
@@ -159,7 +164,11 @@ class PostgresStore:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
         fields = place_fields(kind)
-        texts = [str(half) for half in ids]
+        # An instant there may be any of those before it. They have one id on devices, so that all of them were sent.
+        texts = [
+            "-infinity" if field.of is Type.INSTANT and half == FIRST_INSTANT else str(half)
+            for field, half in zip(kind.key, ids, strict=True)
+        ]
         if kind.newest is None:
             return texts
         if before.at is None:
@@ -174,9 +183,8 @@ class PostgresStore:
     async def _exactly(self, kind: Kind, user: str, at: Instant, key: Sequence[str]) -> Instant:
         """The exact instant of a row whose instant was sent as `at`, one end of the range that a device can hold. If
         the row no longer exists, the place where such rows begin: to send some of them again does no harm."""
-        if self._synced.kind(kind.name) is not kind:
-            raise UnavailableError(DECLARED_ANEW)
         beyond = (NEVER, at) if at < 0 else (at, ALWAYS)
+        self._require(kind)
         records = await self._fetch(f"instant_{kind.name}", user, *beyond, *key)
         if not records:
             return ALWAYS if at > 0 else at

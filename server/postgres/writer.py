@@ -113,7 +113,11 @@ def _diagnosis(error: BaseException | None) -> tuple[Cause, str]:
 def _digest(mutation: Change | Rejection) -> int:
     """The mutation's digest, 0 where there is none."""
     change = mutation.change if isinstance(mutation, Rejection) else mutation
-    return 0 if change is None else change.digest
+    try:
+        return 0 if change is None else change.digest
+    except orjson.JSONEncodeError:
+        # An instant beyond 64 bits, or a text that is no Unicode. It is rejected, and must not keep its push from an answer.
+        return 0
 
 
 def _outcome(record: Any) -> Outcome:

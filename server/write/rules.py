@@ -1,5 +1,6 @@
 """Which mutations are acceptable, and how a push is answered. Pure."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +11,8 @@ from protocol import errors
 from protocol.codec import Codec, FrameError
 from protocol.errors import ERRORS
 from protocol.frames import (
+    FIRST_INSTANT,
+    LAST_INSTANT,
     Ack,
     Applied,
     Delete,
@@ -25,7 +28,7 @@ from protocol.frames import (
 )
 from protocol.schema import Limit, Type
 from server.declaration.model import Column, Declaration, Kind
-from server.declaration.values import BadValue, as_text, read
+from server.declaration.values import KEY_BYTES, BadValue, as_text, read, written_out
 from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 EARLIEST: Final[Instant] = 1_420_070_400_000_000
@@ -68,7 +71,8 @@ def check(mutation: Mutation | None, declaration: Declaration, codec: Codec, now
     except _RejectionError as error:
         return Rejection(str(error))
     if change.at is not None and not EARLIEST <= change.at <= now + AHEAD:
-        return Rejection("bad_time", change)
+        # A number beyond an instant is no part of a digest.
+        return Rejection("bad_time", change if FIRST_INSTANT <= change.at <= LAST_INSTANT else None)
     return change
 
 
@@ -83,6 +87,8 @@ def _change(mutation: Mutation, declaration: Declaration, codec: Codec) -> Chang
         case Insert(columns=columns, at=at):
             if devices.insert is None:
                 raise _RejectionError("not_allowed")
+            if any(len(half.encode()) > KEY_BYTES for half in key):
+                raise _RejectionError("bad_id")
             patch = _patch(kind, columns, devices.insert, codec)
             if kind.parent is not None:
                 _check_parent(kind, key, patch)
@@ -132,13 +138,18 @@ def _value(column: Column, limit: Limit, codec: Codec, raw: Raw) -> str | None:
         # A NULL is none of them either: devices could never update the row again.
         if value not in limit:
             raise _RejectionError(f"bad_value:{column.name}")
-    elif value is not None:
-        # Base64 has four characters for three bytes. Any other character has at most four bytes; most texts need not be
-        # encoded to be known as short enough.
-        most = (limit + 2) // 3 * 4 if column.field.of is Type.BYTES else limit
-        if len(value) * 4 > most and len(value.encode()) > most:
-            raise _RejectionError(f"too_long:{column.name}")
+    elif value is not None and _is_longer(column, value, limit):
+        raise _RejectionError(f"too_long:{column.name}")
     return value
+
+
+def _is_longer(column: Column, value: str, limit: int) -> bool:
+    """Than so many bytes: of a text in UTF-8, of a value that is base64 without that."""
+    if column.field.of in (Type.JSON, Type.ARRAY) and len(value) + written_out(value) > limit:
+        return True
+    if len(value) * 4 <= limit:
+        return False  # a character has at most four bytes; most texts need not be encoded to be known as short enough
+    return len(b64decode(value) if column.field.of is Type.BYTES else value.encode()) > limit
 
 
 def _check_parent(kind: Kind, key: tuple[str, ...], patch: Mapping[str, str | None]) -> None:

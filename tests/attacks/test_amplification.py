@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from protocol.frames import AskPage, Error, Hello, Live, Page
-from server.feed.ports import Overview
+from protocol.frames import Error, Hello, Live, Page
+from server.declaration.model import Kind
+from server.feed.ports import Answer
 from server.postgres.store import PostgresStore
 from tests.support.cluster import Database
 from tests.support.peer import peer
@@ -42,14 +43,14 @@ async def test_many_requests_of_one_user_delay_another_users_by_two_at_most(
     served: list[str] = []
     may_read = asyncio.Event()
     may_read.set()
-    read = PostgresStore.conversations
+    read = PostgresStore.rows
 
-    async def slowly(self: PostgresStore, user: str, *arguments: Any) -> Overview:
+    async def slowly(self: PostgresStore, kind: Kind, user: str, *arguments: Any) -> Answer:
         await may_read.wait()
         served.append(user)
-        return await read(self, user, *arguments)
+        return await read(self, kind, user, *arguments)
 
-    monkeypatch.setattr(PostgresStore, "conversations", slowly)
+    monkeypatch.setattr(PostgresStore, "rows", slowly)
     async with contextlib.AsyncExitStack() as stack:
         devices = [await stack.enter_async_context(peer(server.url)) for _ in range(16)]
         other = await stack.enter_async_context(peer(server.url))
@@ -62,11 +63,11 @@ async def test_many_requests_of_one_user_delay_another_users_by_two_at_most(
         for device in devices:
             if what == "pages":
                 for number in range(4):
-                    await device.say(AskPage(id=number))
+                    await device.say(device.asking(number))
             else:
                 await device.say(Hello(token=token(greedy), client_id=uuid4()))
         if what == "pages":
-            await other.say(AskPage(id=0))
+            await other.say(other.asking(0))
         else:
             await other.say(Hello(token=token(modest), client_id=uuid4()))
         await other.socket.ping()

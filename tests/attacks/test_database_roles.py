@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import pytest
 
 from server.postgres.migrate import migrate
@@ -48,7 +49,10 @@ async def test_every_function_of_ours_searches_postgres_own_names_first_and_temp
         " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
         " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
     )
-    assert others == []
+    # sync.apply and sync.push, which call these, have set the path; they run with the rights of their caller.
+    assert {row["oid"].partition("(")[0] for row in others} == {
+        *("sync.write", "sync.write_conversation", "sync.write_message", "sync.admitted", "sync.tier")
+    }
     assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
 
 
@@ -99,20 +103,29 @@ async def test_a_temporary_type_in_a_users_session_runs_nothing_as_the_owner(
 
 
 PUSH = (
-    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8, $9, '{user}',"
-    " '{1}', '{1}', '{7}')"
+    "SELECT * FROM sync.push($1, $2, '{s}', '{true}', '{1}', '{1}', $3, $4, $5, $6, $7, $8,"
+    " '{1}', '{1}', '{7}', (SELECT digest FROM sync.declaration))"
 )
-PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$10, '{1}', $3").replace("'{7}'", "'{8}'")
-"""A push of the number $10 by a device that holds another mutation as number 1 than what it was consumed for."""
+PUSH_OTHERS = PUSH.replace("'{1}', '{1}', $3", "$9, '{1}', $3").replace("'{7}'", "'{8}'")
+"""A push of the number $9 by a device that holds another mutation as number 1 than what it was consumed for."""
 
 NOTE = "SELECT sync.note('s', $1, $2, '{x}', '{1}', '{live}', '{NULL}', $3)"
 CHANNEL = "SELECT channel FROM sync.meta"
 
 
-async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
-    """One mutation: kind, id, conversation, role, text, at, created_at."""
-    (record,) = await connection.fetch(PUSH, [user], [uuid4()], *([column] for column in columns))
+def said(conversation: str) -> str:
+    """The columns of a message, as the server passes them on."""
+    return orjson.dumps({"conversation_id": conversation, "role": "user", "content": "content"}).decode()
+
+
+async def push_as(connection: Any, user: UUID, client_id: UUID, *columns: Any) -> asyncpg.Record:
+    (record,) = await connection.fetch(PUSH, [user], [client_id], *([column] for column in columns))
     return record
+
+
+async def push(connection: Any, user: UUID, *columns: Any) -> asyncpg.Record:
+    """One mutation: tag, what it does, id, created_at in microseconds, columns, at."""
+    return await push_as(connection, user, uuid4(), *columns)
 
 
 async def push_after_another_history(connection: Any, user: UUID, *columns: Any) -> None:
@@ -140,25 +153,26 @@ async def test_a_temporary_type_in_the_servers_session_runs_nothing_as_the_owner
     )
     async with a_login(every_database, sql, "atlas_sync") as (name, mallory):
         await plant(mallory, name)
-        at, conversation, message = await sql.fetchval("SELECT now()"), uuid4(), uuid4()
+        at, conversation, message = await sql.fetchval("SELECT now()"), str(uuid4()), str(uuid4())
+        created = await sql.fetchval("SELECT sync.microseconds($1)", at)
         # As text: asyncpg itself looks types up by their names.
         literal = "SELECT format(replace($1, '?', '%L'), VARIADIC $2::text[])"
         for columns in (
-            ("+c", conversation, "NULL", "NULL", "title", at, "NULL"),
-            ("+m", message, conversation, "user", "content", at, "NULL"),
-            ("~m", message, "NULL", "NULL", "other", at, at),
-            ("-m", message, "NULL", "NULL", "NULL", "NULL", at),
-            ("~c", conversation, "NULL", "NULL", "other", at, "NULL"),
-            ("-c", conversation, "NULL", "NULL", "NULL", "NULL", "NULL"),
+            ("c", "+", conversation, None, '{"title": "title"}', at),
+            ("m", "+", message, None, said(conversation), at),
+            ("m", "~", message, created, '{"content": "other"}', at),
+            ("m", "-", message, created, None, None),
+            ("c", "~", conversation, None, '{"title": "other"}', at),
+            ("c", "-", conversation, None, None, None),
         ):
-            arrays = [
-                f"{{{user}}}",
-                f"{{{uuid4()}}}",
-                *(f'{{"{each}"}}' if each is at else f"{{{each}}}" for each in columns),
-            ]
+            told = [None if each is None else str(each) for each in columns]
+            literals = await sql.fetchval(
+                "SELECT array_agg(ARRAY[t]::text ORDER BY i) FROM unnest($1::text[]) WITH ORDINALITY AS u (t, i)", told
+            )
+            arrays = [f"{{{user}}}", f"{{{uuid4()}}}", *literals]
             await mallory.execute(await sql.fetchval(literal, re.sub(r"\$\d", "?", PUSH), arrays))
             for number in (1, 2):
-                again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$10", f"'{{{number}}}'"))
+                again = re.sub(r"\$\d+", "?", PUSH_OTHERS.replace("$9", f"'{{{number}}}'"))
                 await mallory.execute(await sql.fetchval(literal, again, arrays))
         assert await sql.fetchval("SELECT count(*) FROM sync.clients WHERE rejected = '{}'") == 6
         noted = [f"{{{user}}}", f"{{{uuid4()}}}", f'{{"{at}"}}']
@@ -207,12 +221,12 @@ async def test_a_better_matching_function_in_public_is_called_by_nothing_of_ours
             )
         server = await asyncpg.connect(every_database.server_url)
         at = await server.fetchval("SELECT now()")
-        conversation = uuid4()
-        await push(server, user, "+c", conversation, None, None, "title", at, None)
-        await push(server, user, "+m", uuid4(), conversation, "user", "content", at, None)
-        await push(server, user, "+m", uuid4(), uuid4(), "user", "content", at, None)
-        await push(server, user, "-c", conversation, None, None, None, None, None)
-        await push_after_another_history(server, user, "+c", uuid4(), None, None, "title", at, None)
+        conversation = str(uuid4())
+        await push(server, user, "c", "+", conversation, None, '{"title": "title"}', at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(conversation), at)
+        await push(server, user, "m", "+", str(uuid4()), None, said(str(uuid4())), at)
+        await push(server, user, "c", "-", conversation, None, None, None)
+        await push_after_another_history(server, user, "c", "+", str(uuid4()), None, '{"title": "title"}', at)
         await server.close()
         assert not await is_superuser(sql, name)
 
@@ -253,7 +267,7 @@ async def test_end_users_may_not_even_look_into_our_schema(every_database: Datab
             "SELECT * FROM sync.log",
             "SELECT * FROM sync.all_messages",
             "SELECT sync.epoch()",
-            f"SELECT * FROM sync.push({', '.join(['NULL'] * 17)})",
+            f"SELECT * FROM sync.push({', '.join(['NULL'] * 16)})",
             "SELECT * FROM sync.standing()",
             "SELECT sync.begin_history(NULL)",
             "SELECT * FROM sync.histories",
@@ -309,10 +323,10 @@ async def test_installations_that_wrote_nothing_leave_no_row(every_database: Dat
     try:
         for user, first, count in ((payer, 1, 0), (payer, 7, 1), (free, 1, 1)):
             await server.fetch(
-                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $6, $7, $7, $8, $8, '{user}',"
-                " '{1}', $3, $9)",
-                *([user], [uuid4()], [first], [count], ["-c"] * count),
-                *([uuid4()] * count, [None] * count, [None] * count, [7] * count),
+                "SELECT * FROM sync.push($1, $2, '{s}', '{true}', $3, $4, $5, $6, $7, $8, $8, $9, '{1}', $3, $10,"
+                " (SELECT digest FROM sync.declaration))",
+                *([user], [uuid4()], [first], [count], ["c"] * count, ["-"] * count),
+                *([str(uuid4())] * count, [None] * count, [None] * count, [7] * count),
             )
         assert await sql.fetchval("SELECT count(*) FROM sync.clients") == 0
     finally:
@@ -328,7 +342,7 @@ async def test_the_installations_and_devices_of_one_user_have_a_bound(every_data
         clients = [uuid4() for _ in range(most + 5)]
         for client_id in (uuid4(), *clients):
             who = user if client_id in clients else other
-            await server.fetch(PUSH, [who], [client_id], ["+c"], [uuid4()], [None], [None], ["title"], [at], [None])
+            await push_as(server, who, client_id, "c", "+", str(uuid4()), None, '{"title": "title"}', at)
             await server.execute(NOTE, [who], [client_id], [at])
         for table in ("clients", "devices"):
             kept = {
@@ -350,11 +364,13 @@ async def test_a_device_cannot_change_a_message_of_the_assistant(every_database:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     said = await add_message(sql, conversation, "said by the model", "assistant")
-    at = await sql.fetchval("SELECT created_at FROM messages WHERE id = $1", said)
+    at, instant = await sql.fetchrow(
+        "SELECT created_at, sync.microseconds(created_at) FROM messages WHERE id = $1", said
+    )
     server = await asyncpg.connect(every_database.server_url)
-    record = await push(server, user, "~m", said, None, None, "forged", at, at)
+    record = await push(server, user, "m", "~", str(said), instant, '{"content": "forged"}', at)
     await server.close()
-    assert record["rejected"] == '{"1": "bad_role"}'
+    assert record["rejected"] == '{"1": "bad_value"}'
     assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", said) == "said by the model"
 
 

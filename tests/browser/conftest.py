@@ -24,7 +24,7 @@ def demo_folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def demo(demo_folder: Path) -> AsyncIterator[Demo]:
-    made = Demo(demo_folder)
+    made = Demo(demo_folder, "--with", "usage")
     await made.start()
     yield made
     await made.end()

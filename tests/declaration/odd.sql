@@ -21,6 +21,7 @@ CREATE TABLE app.pairs (
 CREATE TABLE app.three (a int, b int, c int, owner uuid, code text, PRIMARY KEY (a, b, c));
 CREATE UNIQUE INDEX three_code ON app.three (lower(code));
 CREATE TABLE app.keyless (owner uuid, name text);
+CREATE TABLE app.moods (mood app.mood, name citext, owner uuid, PRIMARY KEY (mood, name));
 CREATE TABLE app.versions (id uuid, at timestamptz, owner uuid, PRIMARY KEY (id, at));
 CREATE TABLE app.parts (id uuid, at timestamptz, owner uuid, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
 CREATE TABLE app.parts_1 PARTITION OF app.parts DEFAULT;

@@ -222,12 +222,12 @@ def test_devices_that_need_no_snapshot_hold_what_a_new_device_gets(
     for kind, fresh in given_to_a_new_device(after, data).items():
         assert {key: held[kind].get(key) for key in fresh} == fresh
     # Of what they have read of the log, and will read, each entry means what it meant.
-    for kind in after.kinds:
-        if kind.name in before.kind:
-            former = before.kind[kind.name]
-            assert (former.tag, former.table, former.parent) == (kind.tag, kind.table, kind.parent)
+    for each in after.kinds:
+        if each.name in before.kind:
+            former = before.kind[each.name]
+            assert (former.tag, former.table, former.parent) == (each.tag, each.table, each.parent)
         else:
-            assert kind.tag not in before.tagged
+            assert each.tag not in before.tagged
 
 
 @given(declarations())

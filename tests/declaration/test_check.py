@@ -85,7 +85,7 @@ def kind(text: str, facts: Facts) -> model.Kind:
         ),
         pytest.param(NOTE + 'key = "code"', "4:1: `code` may be NULL, and is in the key.", id="NULL in the key"),
         pytest.param(NOTE + 'key = "needed"', "4:1: Two rows may agree in `needed`.", id="a key that is not unique"),
-        pytest.param(NOTE + 'key = ["id", "at"]', "4:14: `at` in the key", id="an instant in the key"),
+        pytest.param(NOTE + 'key = ["id", "day"]', "4:14: `day` in the key", id="a day in the key"),
         pytest.param(
             NOTE.replace("notes", "keyless").replace("user_id", "owner"),
             "1:7: `app.keyless` has no primary key.",
@@ -97,9 +97,14 @@ def kind(text: str, facts: Facts) -> model.Kind:
             id="a wide key",
         ),
         pytest.param(
-            NOTE.replace("notes", "versions").replace("user_id", "owner"),
-            "1:7: `at` in the key of `app.versions`",
-            id="a dated key",
+            NOTE.replace("notes", "moods").replace("user_id", "owner"),
+            "1:7: `mood` in the key of `app.moods`",
+            id="an enumeration in the key",
+        ),
+        pytest.param(
+            NOTE.replace("notes", "moods").replace("user_id", "owner"),
+            "1:7: `name` in the key of `app.moods`",
+            id="a text of any case in the key",
         ),
         pytest.param(
             NOTE + 'columns = ["day"]\nnewest = "day"',

@@ -61,6 +61,7 @@ def test_what_a_draft_suggests_is_accepted(facts_of: FactsOf, name: str) -> None
                 "vote_v2": "message_v2",
                 "stream": "chat",
                 "suggestion": "userId",
+                "document": "userId",
             },
             id="a chat template",
         ),
@@ -148,9 +149,8 @@ def test_a_harmless_name_is_no_secret(name: str) -> None:
     assert not is_secret(name)
 
 
-def test_tables_that_cannot_be_synced_are_listed_with_the_reason(facts_of: FactsOf) -> None:
-    template = draft(facts_of("ai_chat_template"))
-    assert "#   public.Document: its key (id uuid, createdAt timestamp without time zone) is not one or two" in template
+def test_tables_that_cannot_be_synced_are_listed_with_the_reason(facts_of: FactsOf, odd: Facts) -> None:
+    assert "#   app.three: its key (a integer, b integer, c integer) is not one or two" in draft(odd)
     large = draft(facts_of("large_ai_chat"))
     assert "#   public.message_translates: more than two foreign keys lead to a user." in large
     assert "#   public.migrations: it has no primary key\n" in large
@@ -170,11 +170,11 @@ def test_only_some_tables_come_with_those_above_them(facts_of: FactsOf) -> None:
     assert list(kinds(draft(facts_of("chat"), ["public.profiles", "conversations"]))) == ["profile", "conversation"]
 
 
-def test_a_table_that_is_asked_for_in_vain_is_named(facts_of: FactsOf) -> None:
+def test_a_table_that_is_asked_for_in_vain_is_named(facts_of: FactsOf, odd: Facts) -> None:
     with pytest.raises(ConfigError, match=r"There is no table `mesages`. Did you mean `public.messages`\?"):
         draft(facts_of("chat"), ["mesages"])
-    with pytest.raises(ConfigError, match="`Document` cannot be synced: its key"):
-        draft(facts_of("ai_chat_template"), ["Document"])
+    with pytest.raises(ConfigError, match=r"`app\.moods` cannot be synced: its key"):
+        draft(odd, ["app.moods"])
 
 
 def test_a_database_without_tables_to_sync_is_told_why() -> None:

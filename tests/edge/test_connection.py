@@ -8,6 +8,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from protocol import errors
 from protocol.codec import JSON, MSGPACK, Codec
@@ -26,11 +27,14 @@ from protocol.frames import (
     Refreshed,
     Rejected,
     Result,
+    SchemaFrame,
     ToClient,
     ToServer,
     Welcome,
 )
 from server.clock import Clock
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.edge.auth import RefusedError, Verifier
 from server.edge.connection import (
     EXPIRY_MARGIN,
@@ -51,7 +55,6 @@ from server.feed.resume import Why
 from server.metrics.catalogue import REGISTRY
 from server.session import Claims
 from server.write.intake import Intake
-from server.write.rules import Limits
 from tests.support.transport import FarEnd
 
 ANNE = UUID(int=1)
@@ -131,7 +134,6 @@ class FakeReaders:
 
 class FakePushes:
     mutations = 10
-    limits = Limits(title=100, content=1_000, roles=frozenset({"user"}))
 
     def __init__(self) -> None:
         self.waiting: list[tuple[bool, Callable[[Any], None]]] = []
@@ -158,6 +160,7 @@ class House:
                 verifier=cast(Verifier, self.verifier),
                 readers=cast(Readers, self.readers),
                 intake=cast(Intake, self.pushes),
+                synced=Synced(CHAT),
                 registry=self.registry,
                 timers=self.timers,
                 clock=cast(Clock, self.clock),
@@ -183,10 +186,10 @@ class House:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def greeted(self, why: Why | None = None) -> "House":
-        self.say(HELLO)
+    async def greeted(self, why: Why | None = None, hello: Hello = HELLO, *, tier: str | None = "core") -> "House":
+        self.say(hello)
         await self.settle()
-        self.connection.welcome("core", why)
+        self.connection.welcome(tier, why)
         return self
 
     def pass_time(self, seconds: float) -> None:
@@ -207,7 +210,8 @@ async def test_a_hello_is_checked_joined_and_welcomed(codec: Codec) -> None:
     assert isinstance(welcome, Welcome)
     assert (welcome.mode, welcome.why, welcome.tier, welcome.epoch) == ("snapshot", "too_old", "core", "0" * 16)
     assert welcome.expires == house.verifier.expires * 1_000_000
-    assert (welcome.limits.mutations, welcome.limits.title_bytes, welcome.limits.content_bytes) == (10, 100, 1_000)
+    assert welcome.limits.mutations == 10
+    assert welcome.schema == CHAT.schema.hash
 
 
 async def test_a_device_that_resumes_is_told_no_reason() -> None:
@@ -215,6 +219,29 @@ async def test_a_device_that_resumes_is_told_no_reason() -> None:
     (welcome,) = house.heard()
     assert isinstance(welcome, Welcome)
     assert (welcome.mode, welcome.why) == ("resumed", None)
+
+
+@both
+@pytest.mark.parametrize("why", [None, Why.NEW])
+async def test_a_device_with_another_schema_is_sent_the_servers_behind_the_welcome(
+    codec: Codec, why: Why | None
+) -> None:
+    for its in ("", "0123456789abcdef"):
+        house = await House(codec).greeted(why, structs.replace(HELLO, schema=its))
+        _, sent = house.heard()
+        assert sent == SchemaFrame(hash=CHAT.schema.hash, kinds=CHAT.schema.kinds)
+
+
+@pytest.mark.parametrize("its", [None, CHAT.schema.hash], ids=["wants none", "has the server's"])
+async def test_a_device_that_needs_no_schema_is_sent_none(its: str | None) -> None:
+    house = await House().greeted(None, structs.replace(HELLO, schema=its))
+    assert [type(frame) for frame in house.heard()] == [Welcome]
+
+
+async def test_without_a_gate_a_welcome_has_no_tier() -> None:
+    house = await House(JSON).greeted(None, tier=None)
+    (data,) = house.far.received()
+    assert b"tier" not in data
 
 
 async def test_a_refused_token_ends_the_connection() -> None:
@@ -263,7 +290,7 @@ async def test_pings_pages_and_refreshes_are_answered() -> None:
     house = await House().greeted()
     house.heard()
     house.say(Ping())
-    house.say(AskPage(id=7))
+    house.say(AskPage(id=7, kind="conversation"))
     house.say(Refresh(token="good"))
     await house.settle()
     pong, refreshed = house.heard()
@@ -275,7 +302,7 @@ async def test_pings_pages_and_refreshes_are_answered() -> None:
 async def test_a_page_waits_until_the_socket_takes_data() -> None:
     house = await House().greeted()
     house.connection.websocket.pause_writing()
-    house.say(AskPage(id=7))
+    house.say(AskPage(id=7, kind="conversation"))
     await house.settle()
     assert house.readers.calls == ["join", "stall"]
     house.connection.websocket.resume_writing()
@@ -510,7 +537,7 @@ def kept() -> int:
 async def test_requests_in_progress_are_cancelled_at_the_end_of_a_shutdown() -> None:
     house = await House().greeted()
     house.connection.websocket.pause_writing()
-    house.say(AskPage(id=7))
+    house.say(AskPage(id=7, kind="conversation"))
     await house.settle()
     house.registry.cancel()
     await house.settle()
@@ -522,7 +549,7 @@ async def test_requests_in_progress_are_cancelled_at_the_end_of_a_shutdown() -> 
 async def test_a_page_whose_connection_ends_stops_waiting() -> None:
     house = await House().greeted()
     house.connection.websocket.pause_writing()
-    house.say(AskPage(id=7))
+    house.say(AskPage(id=7, kind="conversation"))
     await house.settle()
     house.far.lose()
     await house.settle()

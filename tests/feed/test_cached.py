@@ -9,17 +9,19 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
 from protocol.cursor import Position
-from protocol.frames import Before, Conversation, Message, MessageDeleted, Profile
+from protocol.frames import COLUMNS, ID, SEQ
+from server.declaration.chat import CHAT
+from server.declaration.model import Kind
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed import kept
 from server.feed.cached import CachedRows
 from server.feed.change import Entry
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub, Lane, Phase
-from server.feed.ports import ANYWHERE, MessagesRead, Overview, Titles, Want, Window
+from server.feed.ports import ANYWHERE, Answer, Want
+from tests.support.rows import Conversation, Message, MessageDeleted
 from tests.support.sink import FakeSink
 
 EPOCH = "a" * 16
@@ -27,6 +29,7 @@ REPORT = HistoryReport(EPOCH, (), 1, 1, 0, 0)
 ANNE, BEN = str(UUID(int=1)), str(UUID(int=2))
 CONVERSATION, ELSEWHERE = UUID(int=10), UUID(int=11)
 WANT = [Want(CONVERSATION, None, 10)]
+CONVERSATIONS, MESSAGES = CHAT.kind["conversation"], CHAT.kind["message"]
 
 
 class Database:
@@ -38,24 +41,25 @@ class Database:
         self.reads = 0
         self.head = Position(0)
         self.log: list[Entry] = []
-        self.messages_: list[Message] = []
+        self.messages: list[Message] = []
         self.held: dict[Position, dict[UUID, list[str]]] = {self.head: {}}
 
     def write(self, text: str, conversation: UUID, mark: int) -> None:
         message = Message(0, UUID(int=100 + len(self.log)), conversation, "user", text, 1, 1)
-        self.messages_ = [*self.messages_, message]
+        self.messages = [*self.messages, message]
         self._commit(message, message.id, mark)
 
     def delete_last(self, mark: int) -> None:
-        if self.messages_:
-            *self.messages_, gone = self.messages_
+        if self.messages:
+            *self.messages, gone = self.messages
             self._commit(MessageDeleted(0, gone.id), gone.id, mark)
 
     def _commit(self, row: Message | MessageDeleted, row_id: UUID, mark: int) -> None:
         before, self.head = self.head, Position(self.head.seq + 10, 0, mark)
-        self.log.append(Entry(self.head.seq, 1, before.seq, None, "m", row_id, row, mark, before.mark))
+        deletion = isinstance(row, MessageDeleted)
+        self.log.append(Entry(self.head.seq, 1, before.seq, None, "m", row_id, row, mark, before.mark, deletion))
         self.held[self.head] = {
-            conversation: [m.content for m in self.messages_ if m.conversation_id == conversation]
+            conversation: [m.content for m in self.messages if m.conversation_id == conversation]
             for conversation in (CONVERSATION, ELSEWHERE)
         }
 
@@ -67,23 +71,16 @@ class Database:
             raise UnavailableError("away")
         self.reads += 1
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
-    ) -> Overview:
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> Answer:
         self._read()
-        found = [Conversation(self.head.seq, CONVERSATION, self.title(self.head), 1, 1)]
-        return Overview(self.head, self.tier, Profile(self.head.seq, UUID(user), "core", None), found, [])
-
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
-        self._read()
-        return Titles(self.head, [], [])
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
-    ) -> MessagesRead:
-        self._read()
-        rows = [m for m in self.messages_ if m.conversation_id == wants[0].conversation and user == ANNE]
-        return MessagesRead(self.head, [(0, structs.replace(row, seq=self.head.seq)) for row in rows], False)
+        if kind is CONVERSATIONS:
+            overview = Conversation(self.head.seq, CONVERSATION, self.title(self.head), 1, 1)
+            return Answer(self.head, self.tier, [(0, overview)], cut=False)
+        (want,) = wants
+        rows = [m for m in self.messages if m.conversation_id == want.parent and user == ANNE]
+        return Answer(self.head, self.tier, [(0, Message(self.head.seq, *row[ID:])) for row in rows], cut=False)
 
 
 class Memory(dict[str, bytes]):
@@ -104,8 +101,8 @@ class House:
         self.hub = Hub(lambda lane: None)
         self.history = History(self.hub)
         self.history.connected(REPORT)
-        self.rows = CachedRows(self.database, self.cache, self.history, self.hub)
-        self.reader = self.hub.add(ANNE, uuid4(), FakeSink(), Window(50, 50))
+        self.rows = CachedRows(self.database, self.cache, self.history, self.hub, Synced(CHAT))
+        self.reader = self.hub.add(ANNE, uuid4(), FakeSink(), {})
         self.hub.place(self.reader, Position(0), Phase.HELLO)
         self.catch_up()
 
@@ -119,14 +116,15 @@ class House:
         """The pump reads for it, as far as the log goes."""
         self.hub.ring(ANNE, 1 << 60)
         for cohort in (cohort for lane in Lane for cohort in self.hub.take(lane, 10)):
-            self.hub.note(cohort, self.database.head, [e for e in self.database.log if e.seq > cohort.position.seq])
+            entries = [entry for entry in self.database.log if entry.seq > cohort.position.seq]
+            self.hub.note(cohort, self.database.head, entries, CHAT)
             self.hub.advance(cohort, self.database.head, more=False)
 
-    async def page(self, conversation: UUID = CONVERSATION, since: Position | None = None) -> MessagesRead:
-        return await self.rows.messages(ANNE, [Want(conversation, None, 10)], 1_000, since or self.at)
+    async def page(self, conversation: UUID = CONVERSATION, since: Position | None = None) -> Answer:
+        return await self.rows.rows(MESSAGES, ANNE, [Want(conversation, None, 10)], 1_000, since or self.at)
 
-    async def overview(self) -> Overview:
-        return await self.rows.conversations(ANNE, None, 10, 1_000, ANYWHERE)
+    async def overview(self, since: Position | None = ANYWHERE) -> Answer:
+        return await self.rows.rows(CONVERSATIONS, ANNE, [Want(None, None, 10)], 1_000, since)
 
 
 @pytest.fixture
@@ -134,8 +132,8 @@ def house() -> House:
     return House()
 
 
-def said(answer: MessagesRead) -> list[str]:
-    return [message.content for _, message in answer.messages]
+def said(answer: Answer) -> list[str]:
+    return [row[COLUMNS + MESSAGES.index["content"]] for _, row in answer.rows]
 
 
 @given(
@@ -165,11 +163,12 @@ async def test_an_answer_is_what_the_database_held_at_its_position(steps: list[s
             answer = await house.page(conversation)
             assert said(answer) == database.held[answer.position].get(conversation, [])
             assert answer.position.seq >= house.at.seq
-            assert {message.seq for _, message in answer.messages} <= {answer.position.seq}
-            assert said(await house.rows.messages(BEN, [Want(conversation, None, 10)], 1_000, house.at)) == []
+            assert {row[SEQ] for _, row in answer.rows} <= {answer.position.seq}
+            assert said(await house.rows.rows(MESSAGES, BEN, [Want(conversation, None, 10)], 1_000, house.at)) == []
         elif step == "snapshot":
             overview = await house.overview()
-            assert overview.conversations[0].title == database.title(overview.position)
+            ((_, (*_, title, _, _)),) = overview.rows
+            assert title == database.title(overview.position)
 
 
 async def test_a_page_is_read_once_until_its_conversation_changes(house: House) -> None:
@@ -219,7 +218,7 @@ async def test_a_device_whose_position_is_none_or_within_a_transaction_is_read_f
 ) -> None:
     house.database.write("hello", CONVERSATION, 1)
     for _ in range(2):
-        await house.rows.messages(ANNE, WANT, 1_000, since)
+        await house.rows.rows(MESSAGES, ANNE, WANT, 1_000, since)
     assert house.database.reads == 2
 
 
@@ -235,7 +234,7 @@ async def test_a_snapshot_for_a_cursor_that_leads_nowhere_is_read_and_kept(house
     house.database.write("hello", CONVERSATION, 1)
     await house.overview()
     house.database.write("world", CONVERSATION, 2)
-    afresh = await house.rows.conversations(ANNE, None, 10, 1_000, None)
+    afresh = await house.overview(None)
     assert afresh.position == house.database.head
     assert (await house.overview()).position == house.database.head
 
@@ -265,50 +264,6 @@ async def test_a_blind_server_asks_its_store_which_refuses(house: House) -> None
     await house.page()
     await house.overview()
     assert house.database.reads == 4
-
-
-def test_a_key_depends_on_the_history_the_user_and_the_request() -> None:
-    keys = {
-        kept.key(history, user, *request)
-        for history in ("a", "b")
-        for user in (ANNE, BEN)
-        for request in (("messages", WANT, 10), ("messages", WANT, 11), ("messages", [], 10), ("titles", [], 10))
-    }
-    assert len(keys) == 2 * 2 * 4
-
-
-@given(data=st.binary(max_size=200))
-def test_bytes_that_are_no_answer_are_none(data: bytes) -> None:
-    assert kept.unpack(Overview, "key", data) is None
-    assert kept.unpack(Titles, "key", data) is None
-    assert kept.unpack(MessagesRead, "key", data) is None
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        MessagesRead(Position(1, 0, 2), [], cut=True),
-        MessagesRead(Position(-1, 0, 2), [], cut=False),
-        MessagesRead(Position(1 << 63, 0, 2), [], cut=False),
-        MessagesRead(Position(1, 3, 2), [], cut=False),
-    ],
-    ids=["cut before the first row", "before all time", "after all time", "within a transaction"],
-)
-def test_an_answer_that_postgres_cannot_have_given_is_none(answer: MessagesRead) -> None:
-    assert kept.unpack(MessagesRead, "key", kept.pack("key", answer)) is None
-
-
-def test_an_answer_with_something_deep_in_it_is_none() -> None:
-    deep = b"\x92\xa3key\x81\xa7unknown" + b"\x91" * 100_000
-    assert kept.unpack(MessagesRead, "key", deep) is None
-
-
-def test_an_answer_that_was_kept_under_another_key_is_none() -> None:
-    titles = Titles(Position(1, 0, 2), [Conversation(1, CONVERSATION, None, 1, 1)], [CONVERSATION])
-    data = kept.pack("key", titles)
-    assert kept.unpack(Titles, "key", data) == titles
-    assert kept.unpack(Titles, "another", data) is None
-    assert kept.unpack(Overview, "key", data) is None
 
 
 async def test_the_store_tells_that_postgres_is_away(house: House) -> None:

@@ -1,16 +1,17 @@
 """P5, P7: a batch is proved by the log itself; where it is not, the device starts over."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocol.cursor import Position
-from protocol.frames import Conversation, ConversationDeleted, Message, MessageDeleted, Row
+from protocol.frames import ID, SEQ, TAG, Key, Row
 from server.feed.change import Batch, Entry, Reading, follow
 from server.feed.resume import Why
+from tests.support.rows import Conversation, ConversationDeleted, Message, MessageDeleted
 
 IDS = [UUID(int=i) for i in range(6)]
 
@@ -25,7 +26,7 @@ class Log:
 
     @classmethod
     def of(
-        cls, transactions: Sequence[tuple[int, Sequence[tuple[str, UUID, Row | None]]]], marks: Sequence[int] = ()
+        cls, transactions: Sequence[tuple[int, Sequence[tuple[str, Key, Row | None]]]], marks: Sequence[int] = ()
     ) -> "Log":
         """From (seq, [(kind, id, row)]) of each transaction, and the transactions' names."""
         flat = []
@@ -34,7 +35,7 @@ class Log:
             mark = marks[i] if marks else 0
             for kind, row_id, row in changes:
                 n += 1
-                flat.append(Entry(seq, n, prev, None, kind, row_id, row, mark, prev_mark))
+                flat.append(Entry(seq, n, prev, None, kind, row_id, row, mark, prev_mark, is_deletion(row)))
             prev, prev_mark = seq, mark
         chained = [
             entry._replace(next_seq=flat[i + 1].seq if i + 1 < len(flat) else None) for i, entry in enumerate(flat)
@@ -52,6 +53,10 @@ class Log:
     def without_before(self, seq: int) -> "Log":
         """Retention dropped what is older."""
         return Log([entry for entry in self.entries if entry.seq >= seq], self.head)
+
+
+def is_deletion(row: Row | None) -> bool:
+    return row is not None and row[TAG].startswith("-")
 
 
 def message(i: int, seq: int) -> tuple[str, UUID, Row | None]:
@@ -91,13 +96,13 @@ def test_from_any_transaction_the_batches_lead_to_the_head_and_skip_nothing(
 ) -> None:
     after = data.draw(st.sampled_from(positions(log)))
     expected = {(e.kind, e.row_id): e.row for e in log.entries if e.seq > after.seq and e.row is not None}
-    held: dict[tuple[str, UUID], Row] = {}
+    held: dict[tuple[str, Key], Row] = {}
     for _ in range(100):
         batch = follow(after, log.read(after, most))
         assert isinstance(batch, Batch)
         assert batch.to.seq >= after.seq
         for row in batch.rows:
-            held["m", row.id] = row
+            held["m", row[ID]] = row
         if batch.to == after:
             assert not batch.rows
         after = batch.to
@@ -171,7 +176,7 @@ def test_a_history_that_gave_the_same_seqs_to_other_transactions_is_recognised(
     assume(not after.n or any(entry.seq == after.seq and entry.n > after.n for entry in before.entries))
     assert isinstance(outcome, Batch) is (after.seq <= common)
     if isinstance(outcome, Batch) and outcome.rows:
-        assert all(row.seq > common or row.seq > after.seq or after.n for row in outcome.rows)
+        assert all(row[SEQ] > common or row[SEQ] > after.seq or after.n for row in outcome.rows)
         assert outcome.to.mark in {entry.mark for entry in now.entries}
 
 
@@ -202,3 +207,119 @@ def test_a_conversation_deleted_and_made_anew_is_told_as_both() -> None:
     batch = follow(Position(0), log.read(Position(0), 5))
     assert isinstance(batch, Batch)
     assert batch.rows == [gone, anew]
+
+
+# ---- Deletions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """What a device holds of conversations and their messages, as SPEC.md 5 says, without a memory of deletions."""
+
+    conversations: dict[UUID, int] = field(default_factory=dict)
+    messages: dict[UUID, tuple[UUID, int]] = field(default_factory=dict)
+
+    def apply(self, row: Row) -> None:
+        match row:
+            case ("c", seq, id_, *_):
+                self.conversations[id_] = seq
+            case ("m", seq, id_, conversation, *_):
+                self.messages[id_] = (conversation, seq)
+            case ("-m", _, id_):
+                self.messages.pop(id_, None)
+            case ("-c", seq, id_):
+                self.conversations.pop(id_, None)
+                for message, (conversation, of) in list(self.messages.items()):
+                    if conversation == id_ and of <= seq:
+                        del self.messages[message]
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> tuple[Log, Held]:
+    """The log of a user who creates, fills and deletes two conversations, and moves messages between them; and what is
+    there in the end. As the triggers record it: rows in their latest state, and no deletion of a message whose
+    conversation is gone."""
+    there = Held()
+    written: list[tuple[int, list[tuple[str, UUID, bool]]]] = []
+    for seq in range(1, draw(st.integers(1, 12)) + 1):
+        changes: list[tuple[str, UUID, bool]] = []
+        for _ in range(draw(st.integers(1, 4))):
+            conversation = draw(st.sampled_from(IDS[:2]))
+            message_ = draw(st.sampled_from(IDS[2:]))
+            match draw(st.sampled_from(["create", "say", "move", "unsay", "delete"])):
+                case "create":
+                    there.conversations[conversation] = seq
+                    changes.append(("c", conversation, False))
+                case "say" if conversation in there.conversations and message_ not in there.messages:
+                    there.messages[message_] = (conversation, seq)
+                    changes.append(("m", message_, False))
+                case "move" if conversation in there.conversations and message_ in there.messages:
+                    there.messages[message_] = (conversation, seq)
+                    changes += [("m", message_, True), ("m", message_, False)]
+                case "unsay" if message_ in there.messages:
+                    del there.messages[message_]
+                    changes.append(("m", message_, True))
+                case "delete" if conversation in there.conversations:
+                    there.apply(ConversationDeleted(seq, conversation))
+                    changes.append(("c", conversation, True))
+        if changes:
+            written.append((seq, changes))
+    transactions: list[tuple[int, list[tuple[str, UUID, Row | None]]]] = []
+    for seq, changes in written:
+        rows: list[tuple[str, UUID, Row | None]] = []
+        for kind, id_, deletion in changes:
+            row: Row | None = None
+            if deletion:
+                row = ConversationDeleted(seq, id_) if kind == "c" else MessageDeleted(seq, id_)
+            elif kind == "c" and id_ in there.conversations:
+                row = Conversation(seq, id_, None, 1, 1)
+            elif kind == "m" and id_ in there.messages:
+                row = Message(seq, id_, there.messages[id_][0], "user", "hello", 1, 1)
+            rows.append((kind, id_, row))
+        transactions.append((seq, rows))
+    return Log.of(transactions), there
+
+
+@given(stories(), st.integers(1, 9))
+def test_a_device_that_applies_the_batches_in_order_holds_what_is_there(story: tuple[Log, Held], most: int) -> None:
+    log, there = story
+    device, after = Held(), Position(0)
+    while True:
+        batch = follow(after, log.read(after, most))
+        assert isinstance(batch, Batch)
+        for row in batch.rows:
+            device.apply(row)
+        after = batch.to
+        if not batch.more:
+            break
+    assert device.conversations.keys() == there.conversations.keys()
+    assert {id_: home for id_, (home, _) in device.messages.items()} == {
+        id_: home for id_, (home, _) in there.messages.items()
+    }
+
+
+@given(stories())
+def test_every_deletion_of_a_reading_is_sent_in_its_place(story: tuple[Log, Held]) -> None:
+    log, _ = story
+    batch = follow(Position(0), log.read(Position(0), 1_000))
+    assert isinstance(batch, Batch)
+    assert [row for row in batch.rows if is_deletion(row)] == [e.row for e in log.entries if e.deletion]
+    assert [row[SEQ] for row in batch.rows] == sorted(row[SEQ] for row in batch.rows)
+
+
+def test_a_row_that_is_deleted_twice_is_told_of_both() -> None:
+    changes = [deletion(0, 20), message(0, 20), deletion(0, 20), message(0, 20)]
+    batch = follow(Position(10), Log.of([(10, [message(1, 10)]), (20, changes)]).read(Position(10), 5))
+    assert isinstance(batch, Batch)
+    assert [row[TAG] for row in batch.rows] == ["-m", "-m", "m"]
+
+
+def test_rows_of_two_kinds_with_one_id_are_two_rows() -> None:
+    same: list[tuple[str, Key, Row | None]] = [
+        ("a", 7, ("a", 20, 7)),
+        ("b", 7, ("b", 20, 7)),
+        ("b", (7, 1), ("b", 20, (7, 1))),
+    ]
+    batch = follow(Position(10), Log.of([(10, [message(1, 10)]), (20, same)]).read(Position(10), 5))
+    assert isinstance(batch, Batch)
+    assert batch.rows == [row for _, _, row in same]

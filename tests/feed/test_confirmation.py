@@ -13,7 +13,7 @@ from server.feed import confirmation
 from server.feed.confirmation import Confirmation
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub, Lane, Phase
-from server.feed.ports import Store, Window
+from server.feed.ports import Store
 from tests.support.sink import FakeSink
 from tests.support.waiting import eventually
 
@@ -48,9 +48,7 @@ class House:
     def come(self, readers: int) -> None:
         """So many users' readers, whom a replica has brought up to date."""
         for number in range(readers):
-            self.hub.place(
-                self.hub.add(str(UUID(int=number)), uuid4(), FakeSink(), Window(50, 50)), HERE, Phase.CATCHING_UP
-            )
+            self.hub.place(self.hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {}), HERE, Phase.CATCHING_UP)
         for cohort in self.hub.take(Lane.CATCH_UP, readers):
             self.hub.advance(cohort, HERE, more=False, confirmed=False)
         self.confirmation.want()

@@ -141,5 +141,6 @@ def test_devices_keep_their_cursor_over_another_schema() -> None:
     history.connected(FIRST)
     here = reader(hub, 5, 0)
     history.connected(replace(FIRST, epoch="b" * 16, lineage=(FIRST.epoch,), schemas=frozenset(["b" * 16])))
+    assert isinstance(here.sink, FakeSink)
     assert [error.code for error in here.sink.errors] == ["going_away"]
     assert history.outdated == {FIRST.epoch}

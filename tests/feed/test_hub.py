@@ -9,7 +9,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from protocol.cursor import Position
 from server.feed.hub import Cohort, Hub, Lane, Phase, Reader, State
-from server.feed.ports import Window
 from tests.support.sink import FakeSink
 
 USERS = [str(UUID(int=i)) for i in range(3)]
@@ -33,7 +32,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(target=readers, user=st.sampled_from(USERS))
     def connect(self, user: str) -> Reader:
-        reader = self.hub.add(user, uuid4(), FakeSink(), Window(50, 50))
+        reader = self.hub.add(user, uuid4(), FakeSink(), {})
         self.hub.place(reader, Position(0), Phase.HELLO)
         self.alive.add(reader)
         return reader
@@ -184,7 +183,7 @@ def test_a_doorbell_for_nobody_here_is_ignored() -> None:
 
 def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
     hub = Hub(lambda lane: None)
-    reader = hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50))
+    reader = hub.add(USERS[0], uuid4(), FakeSink(), {})
     hub.place(reader, Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 1)
     hub.advance(cohort, Position(7), more=False)
@@ -197,7 +196,7 @@ def test_a_doorbell_that_was_made_up_costs_one_read_and_no_more() -> None:
 def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
     hub = Hub(lambda lane: None)
     for _ in range(100):
-        hub.place(hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50)), Position(7), Phase.HELLO)
+        hub.place(hub.add(USERS[0], uuid4(), FakeSink(), {}), Position(7), Phase.HELLO)
     (cohort,) = hub.take(Lane.CATCH_UP, 10)
     assert len(hub.advance(cohort, Position(8), more=False)) == 100
 
@@ -205,8 +204,8 @@ def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:
 def test_the_connection_of_a_device_is_found_until_it_ends() -> None:
     hub, client_id = Hub(lambda _: None), uuid4()
     assert hub.of_client(USERS[0], client_id) is None
-    reader = hub.add(USERS[0], client_id, FakeSink(), Window(50, 50))
-    hub.add(USERS[0], uuid4(), FakeSink(), Window(50, 50))
+    reader = hub.add(USERS[0], client_id, FakeSink(), {})
+    hub.add(USERS[0], uuid4(), FakeSink(), {})
     assert hub.of_client(USERS[0], client_id) is reader
     assert hub.of_client(USERS[1], client_id) is None
     hub.remove(reader)

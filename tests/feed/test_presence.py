@@ -13,7 +13,7 @@ from protocol.cursor import Position
 from server.exceptions import UnavailableError
 from server.feed import presence as module
 from server.feed.hub import Hub, Phase, Reader, Stalled
-from server.feed.ports import DeviceState, DeviceStatus, Window
+from server.feed.ports import DeviceState, DeviceStatus
 from server.feed.presence import AT_ONCE, Presence
 from tests.support.sink import FakeSink
 from tests.support.waiting import eventually
@@ -62,7 +62,7 @@ class House:
 
     def connect(self, seq: int = 1, client_id: UUID | None = None, user: str = USER) -> Reader:
         socket = FakeSink(uuid4().hex[:12])
-        reader = self.hub.add(user, client_id or uuid4(), socket, Window(50, 50))
+        reader = self.hub.add(user, client_id or uuid4(), socket, {})
         reader.welcomed_at = 1
         self.hub.place(reader, Position(seq), Phase.LIVE)
         self.sockets[reader] = socket
@@ -114,7 +114,7 @@ async def test_of_idle_devices_nothing_is_noted_but_that_their_server_lives(hous
 async def test_what_a_device_is_doing_is_noted(house: House) -> None:
     catches_up = house.connect()
     house.move(catches_up, Position(3), Phase.CATCHING_UP)
-    snapshot = house.hub.add(USER, uuid4(), FakeSink("a session"), Window(50, 50))
+    snapshot = house.hub.add(USER, uuid4(), FakeSink("a session"), {})
     snapshot.welcomed_at = True
     await house.presence.record()
     assert set(house.store.statements[0]) == {seen(catches_up, 3, "catching_up"), seen(snapshot, None, "snapshot")}

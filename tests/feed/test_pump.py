@@ -6,10 +6,12 @@ from typing import cast
 from uuid import UUID, uuid4
 
 from protocol.cursor import Position
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.feed.change import Reading
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub, Lane, Phase
-from server.feed.ports import ReadKey, Store, Window
+from server.feed.ports import ReadKey, Store
 from server.feed.pump import Pump
 from server.feed.snapshot import Snapshots
 from tests.support.sink import FakeSink
@@ -37,10 +39,12 @@ async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
     history.connected(HistoryReport("0" * 16, (), 1, 1, 0, 0))
     quick = QuickStore()
     store = cast(Store, quick)
-    running = asyncio.create_task(Pump(hub, history, store, Snapshots(hub, history, store), wakes).run())
+    synced = Synced(CHAT)
+    pump = Pump(hub, history, store, Snapshots(hub, history, store, synced), synced, wakes)
+    running = asyncio.create_task(pump.run())
     try:
         for number in range(CROWD):
-            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSink(), Window(50, 50))
+            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {})
             hub.place(reader, Position(1_000), Phase.HELLO)
             if number % 2:  # two in each turn of the loop
                 await asyncio.sleep(0)

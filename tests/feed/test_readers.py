@@ -9,24 +9,24 @@ import pytest
 
 from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position, owner_digest
-from protocol.frames import Before, Conversation, Error, Live, Message, Snapshot
+from protocol.frames import Error, Live, Row, Snapshot
 from server import metrics
+from server.declaration.chat import CHAT
+from server.declaration.model import Kind
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.change import Reading
 from server.feed.history import SPLIT, History, HistoryReport
 from server.feed.hub import Hub, Lane, Phase
 from server.feed.pages import Pages
 from server.feed.ports import (
+    Answer,
     DeviceState,
     DeviceStatus,
-    MessagesRead,
-    Overview,
     PresenceStore,
     ReadKey,
     Store,
-    Titles,
     Want,
-    Window,
 )
 from server.feed.presence import Presence
 from server.feed.pump import Pump
@@ -35,6 +35,7 @@ from server.feed.resume import Why
 from server.feed.snapshot import Snapshots
 from server.metrics.catalogue import REGISTRY
 from server.rate_limit import TokenBuckets
+from tests.support.rows import Conversation, Message
 from tests.support.sink import FakeSink
 from tests.support.waiting import eventually
 
@@ -44,7 +45,8 @@ HEAD = 1_000
 
 
 class FakeStore:
-    """A database in which every user has two conversations of one message each, and the feed stands at HEAD."""
+    """A database in which every user has two conversations of one message each and no profile, and the feed stands at
+    HEAD."""
 
     def __init__(self) -> None:
         self.tier: str | None = "core"
@@ -63,25 +65,16 @@ class FakeStore:
         self._reach()
         return [Reading(HEAD, self.tier, []) for _ in keys]
 
-    async def conversations(
-        self, user: str, before: Before | None, rows: int, content_bytes: int, since: Position | None
-    ) -> Overview:
+    async def rows(
+        self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
+    ) -> Answer:
         await self._piece()
-        ids = [UUID(int=10), UUID(int=11)]
-        return Overview(Position(HEAD), self.tier, None, [Conversation(1, id_, "t", 1, 1) for id_ in ids], [])
-
-    async def titles(self, user: str, ids: Sequence[UUID], content_bytes: int, since: Position | None) -> Titles:
-        raise NotImplementedError
-
-    async def messages(
-        self, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None
-    ) -> MessagesRead:
-        await self._piece()
-        return MessagesRead(
-            Position(HEAD),
-            [(i, Message(1, uuid4(), want.conversation, "user", "x", 1, 1)) for i, want in enumerate(wants)],
-            False,
-        )
+        found: list[tuple[int, Row]] = []
+        if kind.name == "conversation":
+            found = [(0, Conversation(1, UUID(int=number), "t", 1, 1)) for number in (10, 11)]
+        elif kind.name == "message":
+            found = [(i, Message(1, uuid4(), want.parent, "user", "x", 1, 1)) for i, want in enumerate(wants)]
+        return Answer(Position(HEAD), self.tier, found, cut=False)
 
     async def _piece(self) -> None:
         await self.gate.wait()
@@ -100,14 +93,15 @@ class House:
         self.hub = Hub(lambda lane: wakes[lane].set())
         self.history = History(self.hub)
         self.history.connected(HistoryReport(EPOCH, (), 1, 1, 0, 0))
-        self.snapshots = Snapshots(self.hub, self.history, store)
-        self.pump = Pump(self.hub, self.history, store, self.snapshots, wakes)
+        synced = Synced(CHAT)
+        self.snapshots = Snapshots(self.hub, self.history, store, synced)
+        self.pump = Pump(self.hub, self.history, store, self.snapshots, synced, wakes)
         self.presence = Presence(self.hub, cast(PresenceStore, self.store), "a server")
         self.readers = Readers(
             self.hub,
             self.history,
             self.snapshots,
-            Pages(store),
+            Pages(store, synced),
             self.presence,
             hellos=TokenBuckets(hellos / 60, hellos),
             sockets_per_user=sockets,
@@ -131,11 +125,10 @@ class House:
         client_id: UUID | None = None,
         at: int | None = HEAD,
         generation: int | None = None,
-        messages: int = 5,
     ) -> Reader | Error:
         """`at`: where its cursor stands; None: it has none."""
         cursor = None if at is None else Cursor(EPOCH, owner_digest(user), Position(at)).encode()
-        return self.readers.join(sink, user, client_id or uuid4(), cursor, Window(5, messages), generation)
+        return self.readers.join(sink, user, client_id or uuid4(), cursor, {}, generation)
 
     def joined(self, sink: FakeSink, *, user: UUID = ANNE, at: int | None = HEAD) -> Reader:
         reader = self.join(sink, user=user, at=at)
@@ -288,7 +281,7 @@ async def test_a_device_that_stalls_in_the_middle_of_a_snapshot_gets_the_rest_of
         sink.full = False
         house.readers.resume(reader)
         await eventually(lambda: reader.live)
-        assert (house.store.pieces, house.snapshots.waiting) == (2, 0)
+        assert (house.store.pieces, house.snapshots.waiting) == (3, 0)
 
 
 async def test_a_device_that_leaves_while_it_is_stalled_is_forgotten() -> None:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.cursor import Position
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.change import Reading
-from server.feed.ports import ANYWHERE, MessagesRead, Overview, ReadKey, Store, Want
+from server.feed.ports import ANYWHERE, Answer, ReadKey, Store, Want
 from server.feed.replicas import Lag, Replicas
 
 USER = str(UUID(int=1))
@@ -27,11 +29,8 @@ class FakeStore:
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         return [Reading(self.at.seq, self.name, []) for _ in keys]
 
-    async def conversations(self, *_: object) -> Overview:
-        return Overview(self.at, self.tier, None, [], [])
-
-    async def messages(self, *_: object) -> MessagesRead:
-        return MessagesRead(self.at, [], cut=self.name == "primary")
+    async def rows(self, *_: object) -> Answer:
+        return Answer(self.at, self.tier, [], cut=self.name == "primary")
 
 
 class FakeReplica:
@@ -54,11 +53,11 @@ HEAD = Position(100, 0, 7)
 
 
 def beside(*replicas: FakeReplica) -> Replicas:
-    return Replicas(cast(Store, FakeStore("primary", HEAD)), replicas, lambda: None)
+    return Replicas(cast(Store, FakeStore("primary", HEAD)), replicas, Synced(CHAT), lambda: None)
 
 
 async def by_primary(replicas: Replicas, since: Position | None) -> bool:
-    return (await replicas.messages(USER, WANT, 1_000, since)).cut
+    return (await replicas.rows(CHAT.kind["message"], USER, WANT, 1_000, since)).cut
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ async def test_a_replica_answers_a_device_that_is_not_ahead_of_it(
 
 async def test_that_a_user_does_not_sync_only_the_primary_says() -> None:
     replicas = beside(FakeReplica(Position(90), tier="free"))
-    assert (await replicas.conversations(USER, None, 10, 1_000, ANYWHERE)).position == HEAD
+    assert await by_primary(replicas, ANYWHERE)
 
 
 async def test_what_was_read_around_a_promotion_is_thrown_away_and_the_replica_is_left() -> None:

@@ -112,4 +112,4 @@ async def moved(*devices: Diarist) -> None:
 async def hear_at_once(sql: Any, *devices: Diarist) -> None:
     for device in devices:
         message = await add_message(sql, device.conversation, f"{device.user} is told")
-        await eventually(partial(device.replica.messages.get, message), PROMPTLY)
+        await eventually(partial(device.replica.rows["message"].get, message), PROMPTLY)

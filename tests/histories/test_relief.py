@@ -14,7 +14,7 @@ from uuid import UUID
 
 from atlas_sync.connection import PageError
 from atlas_sync.device import Status
-from atlas_sync.replica import Conversation, Message
+from atlas_sync.rows import Row
 from server.exceptions import CacheError
 from tests.histories.conftest import PATIENCE
 from tests.support.client_device import ClientDevice
@@ -37,7 +37,7 @@ replicas.LAG_SECONDS = 0.5
 """
 MEMORY = ("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
 """So little that Redis evicts what it keeps."""
-SMALL = (2, 3)
+SMALL = {"conversation": 2, "message": 3}
 
 
 class Scrolling(ClientDevice):
@@ -53,7 +53,8 @@ class Scrolling(ClientDevice):
     async def read_on(self) -> None:
         await self.is_live()
         await self._scroll(None)
-        for conversation in list(self.replica.conversations):
+        for conversation in list(self.replica.rows["conversation"]):
+            assert isinstance(conversation, UUID)
             await self._scroll(conversation)
 
     async def _scroll(self, conversation: UUID | None) -> None:
@@ -62,15 +63,16 @@ class Scrolling(ClientDevice):
             assert self.device is not None
             with self.replica.expecting_page() as apply:
                 try:
-                    page = await self.device.page(conversation, before, 20)
+                    kind = "conversation" if conversation is None else "message"
+                    page = await self.device.page(kind, conversation, before, 20)
                 except (ConnectionError, PageError, TimeoutError):
                     await self.is_live()
                     continue
                 apply(page.rows)
             if page.rows:
                 last = page.rows[-1]
-                assert isinstance(last, Conversation | Message)
-                before = (last.updated_at if isinstance(last, Conversation) else last.created_at), last.id
+                assert isinstance(last, Row)
+                before = (last.updated_at if last.kind == "conversation" else last.created_at), last.id
             more = page.more
 
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Applied, AskPage, Changes, Live, Page
+from protocol.frames import Applied, Changes, Live
 from server.postgres.maintain import maintain_once
 from tests.support.cluster import NEWEST, Database, administrator
 from tests.support.device import live_device, now
@@ -90,18 +90,13 @@ async def history(sql: Any, conversation: UUID) -> list[UUID]:
     return [UUID(str(record[0])) for record in records]
 
 
-async def page(device: Peer, conversation: UUID, before: Before | None, limit: int) -> Page:
-    await device.say(AskPage(id=1, conversation=conversation, before=before, limit=limit))
-    return await device.hear_a(Page)
-
-
 async def scrolled(device: Peer, conversation: UUID, limit: int, between: Any = None) -> list[UUID]:
     """From today back to the end."""
     got: list[UUID] = []
     before: Before | None = None
     more = True
     while more:
-        answer = await page(device, conversation, before, limit)
+        answer = await device.page(conversation, before, limit)
         for row in answer.rows:
             assert isinstance(row, Message)
             got.append(row.id)
@@ -327,7 +322,7 @@ async def test_nobody_sees_or_changes_another_users_archived_messages(
     async with peer(server.url) as device:
         await device.greet(stranger)
         await device.hear_a(Live)
-        assert (await page(device, conversation, None, 50)).rows == []
+        assert (await device.page(conversation, None, 50)).rows == []
     for who, count in ((user, 16), (stranger, 0)):
         async with sql.transaction():
             await sql.execute("SET LOCAL ROLE authenticated")

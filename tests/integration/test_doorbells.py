@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import httpx
 import pytest
 
-from protocol.frames import Changes, Live
+from protocol.frames import ID, Changes, Live
 from server.postgres import connection as postgres_connection
 from server.postgres import inspector, listener, pool
 from tests.support.cluster import Database
@@ -29,7 +29,7 @@ async def test_a_change_whose_doorbell_is_lost_is_found_by_the_sweep(database: D
         await device.greet(user)
         await device.hear_a(Live)
         message = await add_message(sql, conversation)
-        assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+        assert [row[ID] for row in (await device.hear_a(Changes)).rows] == [message]
 
 
 async def test_a_change_committed_while_listen_was_cut_arrives_when_it_works_again(
@@ -48,7 +48,7 @@ async def test_a_change_committed_while_listen_was_cut_arrives_when_it_works_aga
         proxy.cut()
         message = await add_message(sql, conversation)
         proxy.refusing = False
-        assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+        assert [row[ID] for row in (await device.hear_a(Changes)).rows] == [message]
 
 
 async def test_a_listen_connection_that_falls_silent_is_replaced(database: Database, sql: Any) -> None:
@@ -74,7 +74,7 @@ async def test_a_listen_connection_that_falls_silent_is_replaced(database: Datab
             # Only what is open falls silent; the way back is free.
             proxy.swallow()
             message = await add_message(sql, conversation)
-            assert [row.id for row in (await device.hear_a(Changes)).rows] == [message]
+            assert [row[ID] for row in (await device.hear_a(Changes)).rows] == [message]
             await eventually(lambda: proxy.connections > before)
 
 

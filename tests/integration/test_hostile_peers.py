@@ -30,7 +30,7 @@ from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.raw import Raw, framed, handshake, parsed, raw
-from tests.support.rows import Message
+from tests.support.rows import Message, encoded_value
 from tests.support.serving import Running, serving, token
 from tests.support.waiting import LIMIT
 
@@ -285,7 +285,9 @@ async def test_the_first_of_many_fragments_is_enough_to_see_that_the_kind_is_wro
 
 
 @both_codecs
-@pytest.mark.parametrize("frame", [AskPage(id=1), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"])
+@pytest.mark.parametrize(
+    "frame", [AskPage(id=1, kind="conversation"), Refresh(token="eyJ"), Ping()], ids=["page", "refresh", "ping"]
+)
 async def test_another_frame_before_hello_is_refused(scene: Scene, codec: Codec, frame: ToServer) -> None:
     async with peer(scene.server.url, codec) as one:
         await one.say(frame)
@@ -701,7 +703,8 @@ async def test_random_messages_are_bad_frames(scene: Scene, codec: Codec) -> Non
 
 @both_codecs
 async def test_frames_with_a_wrong_byte_get_a_documented_answer(scene: Scene, codec: Codec) -> None:
-    frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), AskPage(id=7, conversation=uuid4()), scene.hello()]
+    frames: list[ToServer] = [Ping(), Refresh(token="x" * 40), scene.hello()]
+    frames.append(AskPage(id=7, kind="message", parent=encoded_value(uuid4(), codec)))
     for seed in range(80):
         dice = random.Random(seed)
         data = bytearray(codec.encode(dice.choice(frames)))

@@ -1,6 +1,7 @@
 """P1: a committed row reaches only its owner, and no user reaches another user's rows through SQL."""
 
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
-from protocol.frames import AskPage, Changes, Hello, Live, Page, Ping, Pong
+from protocol.frames import ID, Changes, Hello, Live, Page, Ping, Pong
 from tests.support.cluster import Database, administrator
 from tests.support.oracle import select_everything
 from tests.support.peer import Peer, both_codecs, peer
@@ -47,10 +48,14 @@ class Wire(Peer):
 
 
 @contextlib.asynccontextmanager
-async def wire(server: Running, user: UUID, cursor: bytes | None = None, codec: Codec = MSGPACK) -> AsyncIterator[Wire]:
-    """A live connection."""
+async def wire(
+    server: Running, user: UUID, cursor: bytes | None = None, codec: Codec = MSGPACK, *, before: Wire | None = None
+) -> AsyncIterator[Wire]:
+    """A live connection, of a device that comes back with the rows that it held `before`."""
     async with peer(server.url, codec) as one:
         made = Wire(one.socket, codec)
+        if before is not None:
+            made.replica, cursor = copy.deepcopy(before.replica), before.cursor
         await made.say(Hello(token=token(user), client_id=uuid4(), cursor=cursor))
         await made.hear_a(Live)
         yield made
@@ -98,8 +103,8 @@ async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sq
             message = await add_message(sql, conversation, f"{text} {number}")
             made[user] += [conversation, message]
             await one.hear_a(Changes)
-            await one.say(AskPage(id=number, conversation=conversation))
-            await one.say(AskPage(id=number, conversation=None))
+            await one.say(one.asking(number, conversation))
+            await one.say(one.asking(number))
             await one.hear_a(Page)
 
     async def delete_some() -> None:
@@ -150,7 +155,7 @@ async def test_a_made_up_cursor_shows_nothing_of_others(server: Running, two: Tw
 
 async def test_pages_of_a_strangers_conversation_show_nothing(server: Running, two: Two) -> None:
     async with wire(server, two.bert) as other:
-        await other.say(AskPage(id=1, conversation=two.annes))
+        await other.say(other.asking(1, two.annes))
         assert (await other.hear_a(Page)).rows == []
         assert not other.knows(ANNES)
         assert not other.knows(two.annes_message)
@@ -159,21 +164,61 @@ async def test_pages_of_a_strangers_conversation_show_nothing(server: Running, t
 # ---- Rows that change hands ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "move",
-    [
-        "UPDATE conversations SET user_id = '{0.bert}' WHERE id = '{0.annes}'",
-        "UPDATE messages SET conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
-        "UPDATE messages SET id = gen_random_uuid(), conversation_id = '{0.berts}' WHERE id = '{0.annes_message}'",
-    ],
-    ids=["a conversation", "a message", "a message under a new id"],
-)
-async def test_a_row_does_not_move_to_another_user(everywhere: Everywhere, move: str) -> None:
-    _, sql, two = everywhere
-    before = await select_everything(sql, two.anne), await select_everything(sql, two.bert)
-    with pytest.raises(asyncpg.RaiseError):
-        await sql.execute(move.format(two))
-    assert (await select_everything(sql, two.anne), await select_everything(sql, two.bert)) == before
+MOVES = {
+    "a conversation": "UPDATE conversations SET user_id = '{0.bert}', title = '{1}' WHERE id = '{0.annes}'",
+    "a message": "UPDATE messages SET conversation_id = '{0.berts}', content = '{1}' WHERE id = '{0.annes_message}'",
+    "a message under a new id": "UPDATE messages SET id = gen_random_uuid(), conversation_id = '{0.berts}', "
+    "content = '{1}' WHERE id = '{0.annes_message}'",
+}
+
+
+@pytest.mark.parametrize("what", MOVES)
+async def test_a_row_that_moves_to_another_user_is_gone_for_the_one_and_there_for_the_other(
+    everywhere: Everywhere, what: str
+) -> None:
+    """For devices that are live, that come back and that are new; with the rows below it."""
+    database, sql, two = everywhere
+    async with serving(database) as server:
+        async with wire(server, two.anne) as one, wire(server, two.bert) as other:
+            pass
+        await add_message(sql, two.annes, f"{ANNES}, another")
+        async with wire(server, two.anne) as live, wire(server, two.bert) as there:
+            held = live.state()
+            async with sql.transaction():
+                await sql.execute(MOVES[what].format(two, f"{BERTS}, his now"))
+                if what == "a conversation":
+                    await sql.execute(
+                        "UPDATE messages SET content = $2 WHERE conversation_id = $1", two.annes, f"{BERTS}, his now"
+                    )
+            expected = [await select_everything(sql, user) for user in (two.anne, two.bert)]
+            assert held.keys() - expected[0].keys(), "something went"
+            await live.hear_a(Changes)
+            await there.hear_a(Changes)
+            async with wire(server, two.anne, before=one) as back, wire(server, two.anne) as new:
+                for device in (live, back, new):
+                    assert device.state() == expected[0]
+            async with wire(server, two.bert, before=other) as back, wire(server, two.bert) as new:
+                for device in (there, back, new):
+                    assert device.state() == expected[1]
+            await nothing_of_bert_reaches_anne(server, two, one.cursor, live, two.annes, two.berts)
+
+
+async def test_a_conversation_that_moves_there_and_back_is_what_it_was(server: Running, sql: Any, two: Two) -> None:
+    async with wire(server, two.anne) as early, wire(server, two.bert) as others:
+        pass
+    async with wire(server, two.anne) as one, wire(server, two.bert) as other:
+        before = [await select_everything(sql, user) for user in (two.anne, two.bert)]
+        give = "UPDATE conversations SET user_id = $2 WHERE id = $1"
+        for _ in range(3):
+            await sql.execute(give, two.annes, two.bert)
+            await sql.execute(give, two.annes, two.anne)
+        for user, device, held in zip((two.anne, two.bert), (one, other), before, strict=True):
+            last = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
+            while (await device.hear_a(Changes)).seq != last:
+                pass
+            assert device.state() == held
+    async with wire(server, two.anne, before=early) as one, wire(server, two.bert, before=others) as other:
+        assert [one.state(), other.state()] == before
 
 
 async def nothing_of_bert_reaches_anne(
@@ -186,7 +231,7 @@ async def nothing_of_bert_reaches_anne(
     for cursor in (old, None):
         async with wire(server, two.anne, cursor) as one:
             for conversation in (None, *conversations):
-                await one.say(AskPage(id=1, conversation=conversation))
+                await one.say(one.asking(1, conversation))
                 await one.hear_a(Page)
         wires.append(one)
     assert [one.knows(BERTS) for one in wires] == [False] * 3
@@ -199,44 +244,44 @@ async def test_a_message_that_leaves_a_deleted_conversation_shows_nothing_of_its
         old = one.cursor
     again = await add_message(sql, two.annes, ANNES)
     async with wire(server, two.anne) as live, wire(server, two.bert) as other:
-        with contextlib.suppress(asyncpg.RaiseError):  # the database may refuse it as well
-            async with sql.transaction():
-                await sql.execute(
-                    "UPDATE messages SET conversation_id = $1, content = $2 WHERE id = ANY($3)",
-                    two.berts,
-                    BERTS,
-                    [again, two.annes_message],
-                )
-                await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
+        async with sql.transaction():
+            await sql.execute(
+                "UPDATE messages SET conversation_id = $1, content = $2 WHERE id = ANY($3)",
+                two.berts,
+                BERTS,
+                [again, two.annes_message],
+            )
+            await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
         await sql.execute("UPDATE messages SET content = $2 WHERE id = $1", again, f"{BERTS} again")
-        if await sql.fetchval("SELECT conversation_id FROM messages WHERE id = $1", again) == two.berts:
-            while not other.knows(f"{BERTS} again"):
-                await other.hear_a(Changes)
+        while not other.knows(f"{BERTS} again"):
+            await other.hear_a(Changes)
+        assert other.state() == await select_everything(sql, two.bert)
+        await live.hear_a(Changes)
+        assert live.state() == await select_everything(sql, two.anne)
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes, two.berts)
 
 
 async def test_a_message_that_changes_hands_and_partition_at_once_is_deleted_for_the_one_and_new_for_the_other(
     server: Running, sql: Any, two: Two
 ) -> None:
-    """To Postgres and to the triggers it is a deletion and an insertion. It may be refused as well."""
+    """To Postgres and to the triggers it is a deletion and an insertion."""
     async with wire(server, two.anne) as one:
         old = one.cursor
     again = await add_message(sql, two.annes, ANNES)
     async with wire(server, two.anne) as live, wire(server, two.bert) as other:
-        with contextlib.suppress(asyncpg.RaiseError):
-            await sql.execute(
-                "UPDATE messages SET conversation_id = $1, content = $2, created_at = created_at - interval '400 days'"
-                " WHERE id = ANY($3)",
-                two.berts,
-                BERTS,
-                [again, two.annes_message],
-            )
-            gone = await live.hear_a(Changes)
-            assert {(type(row), row.id) for row in gone.rows} == {
-                (MessageDeleted, again),
-                (MessageDeleted, two.annes_message),
-            }
-            await other.hear_a(Changes)
+        await sql.execute(
+            "UPDATE messages SET conversation_id = $1, content = $2, created_at = created_at - interval '400 days'"
+            " WHERE id = ANY($3)",
+            two.berts,
+            BERTS,
+            [again, two.annes_message],
+        )
+        gone = await live.hear_a(Changes)
+        assert {(type(row), row[ID]) for row in gone.rows} == {
+            (MessageDeleted, again),
+            (MessageDeleted, two.annes_message),
+        }
+        await other.hear_a(Changes)
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes, two.berts)
 
 
@@ -396,11 +441,11 @@ async def test_a_row_that_a_user_writes_through_sql_reaches_the_devices_of_that_
         async with anne.transaction():
             conversation = await add_conversation(anne, two.anne, f"{ANNES}, by herself")
             message = await add_message(anne, conversation, f"{ANNES}, by herself")
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {conversation, message}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {conversation, message}
         await anne.execute("UPDATE messages SET content = 'edited' WHERE id = $1", message)
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {message}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {message}
         await anne.execute("DELETE FROM conversations WHERE id = $1", conversation)
-        assert {row.id for row in (await one.hear_a(Changes)).rows} == {conversation}
+        assert {row[ID] for row in (await one.hear_a(Changes)).rows} == {conversation}
         await other.say(Ping())
         await other.hear_a(Pong)
         assert not other.knows(ANNES)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import Codec
-from protocol.frames import AskPage, Hello, Live, Page, Snapshot
+from protocol.frames import Hello, Live, Page, Snapshot
 from server.edge.websocket import HIGH_WATER, WebSocket
 from server.feed.ports import CONTENT_BYTES
 from tests.support.cluster import Database
@@ -107,7 +107,7 @@ async def test_pages_that_are_not_read_cost_one_page(
         await device.hear_a(Live)
         device.socket.transport.pause_reading()
         for number in range(4):
-            await device.say(AskPage(id=number, conversation=conversation, limit=500))
+            await device.say(device.asking(number, conversation, limit=500))
         await buffers.wait_full()
         buffers.widen()
         device.socket.transport.resume_reading()

@@ -11,7 +11,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from protocol.frames import AskPage, Page
 from server.operations.maintenance_plan import FEW
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Database, administrator
@@ -106,8 +105,7 @@ async def scroll_again_and_again(device: Peer, conversation: UUID, expected: lis
         before: Before | None = None
         more = True
         while more:
-            await device.say(AskPage(id=1, conversation=conversation, before=before, limit=10))
-            page = await device.hear_a(Page)
+            page = await device.page(conversation, before, 10)
             for row in page.rows:
                 assert isinstance(row, Message)
                 got.append(row.id)

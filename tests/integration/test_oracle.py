@@ -158,7 +158,8 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         for task in writing:
             task.cancel()
         async with asyncio.timeout(SETTLE):
-            await asyncio.gather(*writing, return_exceptions=True)
+            ends = await asyncio.gather(*writing, return_exceptions=True)
+        assert not [end for end in ends[len(writers) :] if isinstance(end, Exception)], "an author gave up"
 
         await eventually(lambda: all(author.done for author in authors), SETTLE)
         sql = await database.connect()

@@ -20,8 +20,10 @@ from protocol.cursor import Position
 from protocol.errors import CloseCode
 from protocol.frames import Applied, Error, Live, Ping, Pong
 from server import metrics
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed.ports import ReadKey
+from server.feed.ports import ReadKey, Want
 from server.postgres import connection, inspector, pool, vitals
 from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
@@ -114,7 +116,7 @@ DAMAGES = {
     "right": (
         "REVOKE SELECT ON messages FROM atlas_sync",
         "GRANT SELECT ON messages TO atlas_sync",
-        "SELECT on public.messages",
+        "SELECT on column public.messages.content",
     ),
     "trigger": (
         "ALTER TABLE messages DISABLE TRIGGER atlas_sync_record",
@@ -124,7 +126,7 @@ DAMAGES = {
     "trigger of one partition": (
         "ALTER TABLE {} DISABLE TRIGGER USER",
         "ALTER TABLE {} ENABLE TRIGGER USER",
-        "trigger atlas_sync_record on {}",
+        "trigger atlas_sync_record on public.{}",
     ),
     "restriction": (
         "CREATE POLICY hides ON messages AS RESTRICTIVE FOR SELECT USING (role <> 'user')",
@@ -255,16 +257,17 @@ async def test_a_missing_profile_counts_only_where_the_server_sees_all_profiles(
 ) -> None:
     user, nobody = await add_user(sql), uuid4()
     one = pool_of_one(database)
-    store = PostgresStore(one)
+    store = PostgresStore(one, Synced(CHAT))
     keys = [ReadKey(str(each), Position(0, 0, 0)) for each in (user, nobody)]
+    kind = CHAT.kind["conversation"]
     try:
         assert [page.tier for page in await store.read_feed(keys, 10, 10_000)] == ["core", None]
-        assert (await store.conversations(str(nobody), None, 10, 10_000)).tier is None
+        assert (await store.rows(kind, str(nobody), [Want(None, None, 10)], 10_000)).tier is None
         await sql.execute(damage)
         with pytest.raises(UnavailableError):
             await store.read_feed(keys, 10, 10_000)
         with pytest.raises(UnavailableError):
-            await store.conversations(str(user), None, 10, 10_000)
+            await store.rows(kind, str(user), [Want(None, None, 10)], 10_000)
     finally:
         one.terminate()
 

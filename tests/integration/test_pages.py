@@ -8,13 +8,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec import Raw, structs
 
 from protocol.codec import CODECS, MSGPACK, Codec
-from protocol.frames import AskPage, Changes, Error, Live, Page, Ping, Pong, Welcome
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, SEQ, Changes, Error, Live, Page, Ping, Pong, Welcome
 from tests.support.cluster import Database, administrator
 from tests.support.peer import Peer, after, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
-from tests.support.rows import Before, Conversation, Message
+from tests.support.rows import Before, Conversation, Message, all_received, encoded_value
 from tests.support.serving import serving
 from tests.support.waiting import LIMIT
 
@@ -176,7 +177,9 @@ async def test_a_long_list_of_conversations_comes_whole(every_database: Database
 async def test_a_page_without_before_and_limit_has_the_newest_fifty_rows(database: Database) -> None:
     async with reading(database) as reader:
         await add_messages(reader, 60)
-        await reader.peer.say_raw(b"\x83\xa1t\xa4page\xa2id\x07\xacconversation\xc4\x10" + reader.conversation.bytes)
+        await reader.peer.say_raw(
+            b"\x84\xa1t\xa4page\xa2id\x07\xa4kind\xa7message\xa6parent\xc4\x10" + reader.conversation.bytes
+        )
         page = await reader.peer.hear_a(Page)
         assert [held(row) for row in page.rows] == (await reader.messages(reader.conversation))[:50]
         assert (page.id, page.more) == (7, True)
@@ -284,7 +287,7 @@ async def test_a_page_tells_how_far_the_feed_was(every_database: Database) -> No
         for conversation in (reader.conversation, None, uuid4()):
             page = await reader.page(conversation)
             assert page.as_of == head
-            assert {row.seq for row in page.rows} <= {head}
+            assert {row[SEQ] for row in page.rows} <= {head}
 
 
 # ---- Whose history -------------------------------------------------------------------------------------------------
@@ -323,7 +326,7 @@ async def test_one_page_too_many_is_refused_and_the_others_are_answered(database
         async with reader.sql.transaction():
             await reader.sql.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")  # nobody's page is read
             for number in range(most + 1):
-                await reader.peer.say(AskPage(id=100 + number, conversation=reader.conversation))
+                await reader.peer.say(reader.peer.asking(100 + number, reader.conversation))
             error = await reader.peer.hear_a(Error)
             await reader.peer.say(Ping())
             assert isinstance(await reader.peer.hear(), Pong)
@@ -347,7 +350,7 @@ async def test_pages_are_answered_by_their_ids_in_whatever_order(database: Datab
         await add_messages(reader, 5)
         ids = [2**53, 0, 17, 17]
         for number in ids:
-            await reader.peer.say(AskPage(id=number, conversation=reader.conversation if number else None))
+            await reader.peer.say(reader.peer.asking(number, reader.conversation if number else None))
         pages = [await reader.peer.hear_a(Page) for _ in ids]
         assert sorted(page.id for page in pages) == sorted(ids)
         assert all(len(page.rows) == (5 if page.id else 1) for page in pages)
@@ -358,7 +361,7 @@ async def test_changes_go_on_arriving_while_pages_are_read(database: Database) -
         await add_messages(reader, COUNT)
         await reader.peer.hear_a(Changes)
         for _ in range(5):
-            await reader.peer.say(AskPage(id=1, conversation=reader.conversation))
+            await reader.peer.say(reader.peer.asking(1, reader.conversation))
             await add_message(reader.sql, reader.conversation)
             kinds = {type(await reader.peer.hear()), type(await reader.peer.hear())}
             assert kinds == {Page, Changes}
@@ -374,7 +377,7 @@ async def sized(reader: Reading, conversation: UUID | None) -> tuple[list[tuple[
     before: Before | None = None
     more = True
     while more:
-        await reader.peer.say(AskPage(id=1, conversation=conversation, before=before, limit=1000))
+        await reader.peer.say(reader.peer.asking(1, conversation, before, 1000))
         data = b""
         frame: object = None
         while not isinstance(frame, Page):
@@ -382,6 +385,7 @@ async def sized(reader: Reading, conversation: UUID | None) -> tuple[list[tuple[
                 received = await reader.peer.socket.recv()
             assert isinstance(received, bytes)
             data, frame = received, MSGPACK.decode_to_client(received)
+        frame = structs.replace(frame, rows=all_received(frame.rows))
         assert frame.rows
         rows += map(held, frame.rows)
         pages.append((len(frame.rows), len(data)))
@@ -447,26 +451,75 @@ async def test_long_titles_make_short_pages(database: Database) -> None:
 
 
 @both_codecs
-async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_frame(database: Database, codec: Codec) -> None:
+async def test_a_place_that_no_row_can_have_is_a_place_or_a_bad_page(database: Database, codec: Codec) -> None:
+    """Beyond the instants that travel nothing is one; the connection goes on."""
     async with reading(database, codec) as reader:
         await add_messages(reader, 3)
-        beyond = [2**62, 2**63 - 1, 2**63, 2**64 - 1] if codec is MSGPACK else [2**62, 2**64, 10**30, 10**400]
+        beyond = [LAST_INSTANT + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1] + [2**64, 10**30, 10**400] * codec.text
         beyond += [9_224_318_500_000_000_000]  # between the last instant of Postgres and its infinity
-        for at in [*beyond, *(-place for place in beyond if place <= 2**63 or codec.text)]:
-            for conversation in (reader.conversation, None):
-                name, place = ("null", str(uuid4())) if conversation is None else (f'"{conversation}"', str(uuid4()))
-                if codec.text:
-                    text = f'{{"t":"page","id":1,"conversation":{name},"before":[{at},"{place}"],"limit":2}}'
-                    await reader.peer.say_raw(text.encode())
-                else:
-                    before = Before(at, UUID(place))
-                    await reader.peer.say(AskPage(id=1, conversation=conversation, before=before, limit=2))
-                answer = await reader.peer.hear()
-                while isinstance(answer, Live | Changes):
-                    answer = await reader.peer.hear()
-                if isinstance(answer, Error):
-                    assert answer.code == "bad_frame", answer
-                    return
-                assert isinstance(answer, Page), answer
-                rows = len(await reader.messages(conversation)) if conversation else len(await reader.conversations())
-                assert len(answer.rows) == (min(rows, 2) if at > 0 else 0), at
+        for conversation in (reader.conversation, None):
+            ask = reader.peer.asking(1, conversation, limit=2)
+            for at in [*beyond, *(-place for place in beyond if place <= 2**63 or codec.text)]:
+                place = Raw(f'[{at},"{uuid4()}"]'.encode()) if codec.text else encoded_value((at, uuid4()))
+                await reader.peer.say(structs.replace(ask, before=place))
+                error = await reader.peer.hear_a(Error)
+                assert (error.code, error.retryable, error.answers, error.id) == ("bad_page", False, "page", 1), at
+            rows = len(await reader.messages(conversation)) if conversation else len(await reader.conversations())
+            for at, expected in ((LAST_INSTANT, min(rows, 2)), (FIRST_INSTANT, 0)):
+                assert len((await reader.page(conversation, Before(at, uuid4()), 2)).rows) == expected
+
+
+NO_PAGES: dict[str, dict[str, object]] = {
+    "a kind that nobody knows": {"kind": "thing"},
+    "a tag for a kind": {"kind": "m", "parent": "HERE"},
+    "no name": {"kind": ""},
+    "a name in capitals": {"kind": "Conversation"},
+    "no parent": {"kind": "message"},
+    "a parent that is nil": {"kind": "message", "parent": None},
+    "a parent too many": {"kind": "conversation", "parent": "HERE"},
+    "a parent that is a number": {"kind": "message", "parent": 7},
+    "a parent that is true": {"kind": "message", "parent": True},
+    "a parent that is a text": {"kind": "message", "parent": "x"},
+    "a parent that is an array": {"kind": "message", "parent": ["HERE"]},
+    "a parent that is a map": {"kind": "message", "parent": {"id": "HERE"}},
+    "a place that is a number": {"kind": "conversation", "before": 7},
+    "a place that is a text": {"kind": "conversation", "before": "x"},
+    "a place that is a map": {"kind": "conversation", "before": {"0": 1, "1": "HERE"}},
+    "a place of one half": {"kind": "conversation", "before": [1]},
+    "a place of three": {"kind": "conversation", "before": [1, "HERE", 1]},
+    "a place of very many": {"kind": "conversation", "before": [1] * 10_000},
+    "an instant that is a text": {"kind": "conversation", "before": ["1", "HERE"]},
+    "an instant with a fraction": {"kind": "conversation", "before": [1.5, "HERE"]},
+    "an instant that is true": {"kind": "conversation", "before": [True, "HERE"]},
+    "an instant that is an array": {"kind": "conversation", "before": [[1], "HERE"]},
+    "an instant that is a map": {"kind": "conversation", "before": [{}, "HERE"]},
+    "an id that is nil": {"kind": "conversation", "before": [1, None]},
+    "an id that is a number": {"kind": "conversation", "before": [1, 7]},
+    "an id that is no uuid": {"kind": "conversation", "before": [1, "x"]},
+    "an id with U+0000": {"kind": "conversation", "before": [1, "\0"]},
+    "an id of two": {"kind": "conversation", "before": [1, ["HERE", 1]]},
+    "an id of none": {"kind": "conversation", "before": [1, []]},
+    "an id that is a map": {"kind": "conversation", "before": [1, {"id": "HERE"}]},
+    "an id in arrays": {"kind": "conversation", "before": [1, [["HERE"]]]},
+}
+"""HERE stands for the id of the conversation."""
+
+
+@both_codecs
+async def test_a_page_of_what_is_no_list_is_refused_and_the_connection_goes_on(
+    database: Database, codec: Codec
+) -> None:
+    async with reading(database, codec) as reader:
+
+        def here(value: Any) -> Any:
+            if isinstance(value, list):
+                return [here(each) for each in value]
+            if isinstance(value, dict):
+                return {name: here(each) for name, each in value.items()}
+            return reader.conversation if value == "HERE" else value
+
+        for number, (what, fields) in enumerate(NO_PAGES.items()):
+            await reader.peer.say_raw(bytes(encoded_value({"t": "page", "id": number, **here(fields)}, codec)))
+            error = await reader.peer.hear_a(Error)
+            assert (error.code, error.retryable, error.answers, error.id) == ("bad_page", False, "page", number), what
+        assert len((await reader.page(None)).rows) == 1

@@ -11,6 +11,8 @@ import pytest
 
 from protocol.frames import Changes
 from server import metrics
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import presence
 from server.feed.ports import DeviceState, DeviceStatus
@@ -36,7 +38,7 @@ async def store(database: Database) -> AsyncIterator[PostgresStore]:
 
 async def _store(database: Database) -> AsyncIterator[PostgresStore]:
     pool = pool_of_one(database)
-    yield PostgresStore(pool)
+    yield PostgresStore(pool, Synced(CHAT))
     pool.terminate()
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from protocol.codec import MSGPACK, Codec
 from protocol.frames import Applied, Live, Push, Welcome
-from server.config import ROLES
+from server.declaration.chat import CHAT_TOML
+from server.postgres.migrate import migrate
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, greeting_device, live_device, now
 from tests.support.oracle import State, select_everything
@@ -69,9 +70,14 @@ class Home:
         return int(await self.sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", self.user))
 
 
+ROLES = ("assistant", "system", "user")
+
+
 @contextlib.asynccontextmanager
 async def a_home(database: Database, codec: Codec = MSGPACK) -> AsyncIterator[Home]:
-    async with administrator(database) as sql, serving(database, **UNLIMITED, push_roles=ROLES) as server:
+    """Devices may write every role."""
+    await migrate(database.url, text=CHAT_TOML.replace('role = ["user"]', f"role = {list(ROLES)}"))
+    async with administrator(database) as sql, serving(database, **UNLIMITED) as server:
         user = await add_user(sql)
         async with (
             live_device(server.url, user, codec=codec) as writer,
@@ -132,11 +138,11 @@ async def test_a_title_may_be_nil_and_become_nil(home: Home) -> None:
     assert (await home.apply(RenameConversation(conversation, None, at)))["c", conversation][0] is None
 
 
-async def test_every_role_that_the_server_names_may_be_written(home: Home) -> None:
+async def test_every_role_that_the_declaration_names_may_be_written(home: Home) -> None:
     conversation = uuid4()
     await home.apply(CreateConversation(conversation, None, now()))
-    held = await home.apply(*(CreateMessage(uuid4(), conversation, role, "x", now()) for role in sorted(ROLES)))
-    assert sorted(str(row[1]) for (kind, _), row in held.items() if kind == "m") == sorted(ROLES)
+    held = await home.apply(*(CreateMessage(uuid4(), conversation, role, "x", now()) for role in ROLES))
+    assert sorted(str(row[1]) for (kind, _), row in held.items() if kind == "m") == list(ROLES)
 
 
 async def test_an_instant_is_kept_to_the_microsecond(every_home: Home) -> None:

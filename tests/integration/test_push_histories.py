@@ -6,18 +6,22 @@ from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import pytest
 
+from atlas_sync.chat import rename_conversation
 from atlas_sync.codec import CODECS
 from atlas_sync.mutation import Applied as DeviceApplied
-from atlas_sync.mutation import Mutation, RenameConversation, Result
+from atlas_sync.mutation import Mutation, Result
 from atlas_sync.mutation import Rejected as DeviceRejected
 from atlas_sync.outbox import EntryState, Outbox
+from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
 from atlas_sync.storage import MemoryStorage
+from atlas_sync.wire import Wire
 from protocol.codec import MSGPACK
 from protocol.frames import Error, Rejected
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.postgres.connection import statement
 from server.postgres.timestamps import use_instants
 from server.postgres.writer import PostgresWriter
@@ -26,9 +30,11 @@ from server.write.push import OwnedPush
 from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, administrator
 from tests.support.device import now
+from tests.support.rows import encoded_value
 
-MOST = Limits(262_144, 1_000, 4, 3, 1_000, 10_000)
-BOUNDS = rules.Limits(1_000, 10_000, frozenset({"user"}))
+MOST = Limits(262_144, 1_000, 4, 3)
+
+WIRE = Wire(CODECS["msgpack"], Schema.chat())
 FAR = 3_600_000_000
 LIVES = 60
 TEXTS = "SELECT array_agg(said::int ORDER BY n) FROM audit WHERE id = $1 AND op = 'UPDATE'"
@@ -61,7 +67,7 @@ class Wanderer:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self.user, self.conversation = uuid4(), uuid4()
-        self.outbox = Outbox(MemoryStorage())
+        self.outbox = Outbox(MemoryStorage(), Schema.chat())
         self._said = 0
         self._texts: dict[int, int] = {}
         """By key; what no database takes has none."""
@@ -76,7 +82,7 @@ class Wanderer:
         at, somewhere = now(), self.conversation
         if not good:
             at, somewhere = self._rng.choice([(at + FAR, somewhere), (at, uuid4())])
-        entry = self.outbox.add(RenameConversation(somewhere, str(self._said), at))
+        entry = self.outbox.add(rename_conversation(somewhere, str(self._said), at))
         if good:
             self._texts[entry.key] = self._said
 
@@ -99,7 +105,7 @@ class Wanderer:
 
     async def _push(self, sql: Any, generation: int, takes: bool) -> bool | None:
         """Whether it was acknowledged; None: the answer was lost."""
-        found = self.outbox.next_push(MOST, CODECS["msgpack"], 1e9)
+        found = self.outbox.next_push(MOST, WIRE, 1e9)
         if found is None:
             return False
         push = OwnedPush(
@@ -108,11 +114,11 @@ class Wanderer:
             session=str(generation),
             claims_client_id=takes,
             first=found.n,
-            mutations=[rules.check(_sent(each), BOUNDS, now()) for each in found.mutations],
+            mutations=[rules.check(_sent(each), CHAT, MSGPACK, now()) for each in found.mutations],
             generation=generation,
             held=found.held,
         )
-        (outcome,) = await PostgresWriter(Directly(sql), ["user"]).write([push], 5.0)  # type: ignore[arg-type]
+        (outcome,) = await PostgresWriter(Directly(sql), Synced(CHAT)).write([push], 5.0)  # type: ignore[arg-type]
         answer = rules.answer(push, outcome)
         if self._rng.random() < 0.15:
             return None
@@ -135,7 +141,7 @@ class Wanderer:
 
 
 def _sent(mutation: Mutation | None) -> Any:
-    return None if mutation is None else MSGPACK.mutation(msgspec.Raw(CODECS["msgpack"].pack(mutation)))
+    return None if mutation is None else MSGPACK.mutation(encoded_value(WIRE.mutation(mutation)))
 
 
 def _heard(result: Any) -> Result:

@@ -10,7 +10,9 @@ import pytest
 
 from protocol.codec import MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import Applied, Error, Ping, Pong, Rejected, Result
-from tests.support.cluster import Database, administrator
+from server.declaration.chat import CHAT_TOML
+from server.declaration.keys import LARGEST
+from tests.support.cluster import Cluster, Database, administrator, declared
 from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, now
 from tests.support.peer import both_codecs
 from tests.support.people import add_user
@@ -158,11 +160,9 @@ async def test_a_push_has_as_many_mutations_as_welcome_says(database: Database, 
 
 
 @both_codecs
-async def test_texts_have_as_many_bytes_as_welcome_says(every_database: Database, codec: Codec) -> None:
-    async with live(every_database, codec, title_bytes=12, content_bytes=24) as (sql, device):
-        assert device.welcome is not None
-        limits = device.welcome.limits
-        assert (limits.title_bytes, limits.content_bytes) == (12, 24)
+async def test_texts_have_as_many_bytes_as_the_declaration_says(every_postgres: Cluster, codec: Codec) -> None:
+    text = CHAT_TOML.replace('"1000 bytes"', '"12 bytes"').replace('"100000 bytes"', '"24 bytes"')
+    async with declared(every_postgres, text) as database, live(database, codec) as (sql, device):
         conversation, message, at = uuid4(), uuid4(), now()
         await device.apply(
             CreateConversation(conversation, "", at), CreateMessage(message, conversation, "user", "", at)
@@ -184,14 +184,17 @@ async def test_texts_have_as_many_bytes_as_welcome_says(every_database: Database
             ]
             results = await device.push(*(mutation for pair in zip(good, bad, strict=True) for mutation in pair))
             assert codes(results) == ["applied", "too_long"] * 4
+            columns = [result.column for result in results if isinstance(result, Rejected)]
+            assert columns == ["title", "title", "content", "content"]
             assert await sql.fetchval("SELECT title FROM conversations WHERE id = $1", conversation) == title
             assert await sql.fetchval("SELECT content FROM messages WHERE id = $1", message) == content
 
 
-async def test_the_largest_content_of_all_settings_comes_back_whole(database: Database) -> None:
-    async with live(database, content_bytes=200_000) as (_, device):
+async def test_the_largest_content_of_all_declarations_comes_back_whole(postgres_18: Cluster) -> None:
+    text = CHAT_TOML.replace('"100000 bytes"', f'"{LARGEST} bytes"')
+    async with declared(postgres_18, text) as database, live(database) as (_, device):
         conversation, message, at = uuid4(), uuid4(), now()
-        content = "ä" * 100_000
+        content = "ä" * (LARGEST // 2)
         seq = await device.apply(
             CreateConversation(conversation, None, at), CreateMessage(message, conversation, "user", content, at)
         )

@@ -23,8 +23,11 @@ pytestmark = [pytest.mark.shared_database, pytest.mark.settings(**UNLIMITED)]
 
 
 def malformed(codec: Codec) -> dict[str, Raw]:
+    """What is no mutation, whatever the columns of the schema."""
     one, other, at = uuid4(), uuid4(), now()
-    deep: list[Any] = ["+c"]
+    title = {"title": CONTENT}
+    said = {"conversation_id": other, "role": "user", "content": CONTENT}
+    deep: list[Any] = ["+"]
     for _ in range(100):
         deep = [deep]
     values: dict[str, Any] = {
@@ -33,61 +36,146 @@ def malformed(codec: Codec) -> dict[str, Raw]:
         "a number": 7,
         "a text": CONTENT,
         "an empty map": {},
-        "a map": {"t": "+c", "id": one, "title": CONTENT, "at": at},
-        "a map that numbers its columns": {"0": "+c", "1": one, "2": CONTENT, "3": at},
+        "a map": {"op": "+", "kind": "c", "id": one, "columns": title, "at": at},
+        "a map that numbers its columns": {"0": "+", "1": "c", "2": one, "3": title, "4": at},
         "an empty array": [],
-        "an array in an array": [["+c", one, CONTENT, at]],
+        "an array in an array": [["+", "c", one, title, at]],
         "deep arrays": deep,
-        "a kind that nobody knows": ["+x", one, CONTENT, at],
-        "the content as kind": [CONTENT, one, CONTENT, at],
-        "the kind of a row": ["c", one, CONTENT, at, at],
-        "a kind that is nil": [None, one, CONTENT, at],
-        "a kind that is a number": [1, one, CONTENT, at],
-        "a kind that is an array": [["+c"], one, CONTENT, at],
-        "an empty kind": ["", one, CONTENT, at],
-        "a kind in capitals": ["+C", one, CONTENT, at],
-        "a kind alone": ["+c"],
-        "no title": ["+c", one],
-        "no instant": ["+c", one, CONTENT],
-        "no instant of a rename": ["~c", one, CONTENT],
-        "nothing to delete": ["-c"],
-        "a message without an instant": ["+m", one, other, "user", CONTENT],
-        "a message without a content": ["+m", one, other, "user"],
-        "an edit without an instant": ["~m", one, at, CONTENT],
-        "a deletion without an instant": ["-m", one],
-        "an id that is nil": ["+c", None, CONTENT, at],
-        "an id that is a number": ["+c", 5, CONTENT, at],
-        "an id that is an array": ["-c", [one]],
-        "an id that is no uuid": ["-c", "x"],
-        "a title that is a number": ["+c", one, 5, at],
-        "a title that is an array": ["~c", one, [CONTENT], at],
-        "a title that is a map": ["+c", one, {CONTENT: CONTENT}, at],
-        "a content that is nil": ["+m", one, other, "user", None, at],
-        "a content that is a number": ["~m", one, at, 1, at],
-        "a role that is nil": ["+m", one, other, None, CONTENT, at],
-        "a conversation that is nil": ["+m", one, None, "user", CONTENT, at],
-        "an instant that is nil": ["+c", one, CONTENT, None],
-        "an instant that is true": ["+c", one, CONTENT, True],
-        "an instant that is a text": ["+c", one, CONTENT, "2026-01-01T00:00:00Z"],
-        "an instant with a fraction": ["+c", one, CONTENT, at + 0.5],
-        "an instant that is an array": ["-m", one, [at]],
-        "columns in another order": ["+c", at, CONTENT, one],
+        "an operation that nobody knows": ["*", "c", one, title, at],
+        "the content as operation": [CONTENT, "c", one, title, at],
+        "an operation and a kind in one": ["+c", one, title, at],
+        "an operation that is nil": [None, "c", one, title, at],
+        "an operation that is a number": [1, "c", one, title, at],
+        "an operation that is an array": [["+"], "c", one, title, at],
+        "no operation": ["", "c", one, title, at],
+        "a row": ["c", at, one, CONTENT, at, at],
+        "a kind that is nil": ["+", None, one, title, at],
+        "a kind that is a number": ["+", 1, one, title, at],
+        "a kind that is an array": ["+", ["c"], one, title, at],
+        "an operation alone": ["+"],
+        "a kind alone": ["+", "c"],
+        "no columns": ["+", "c", one],
+        "no instant": ["+", "c", one, title],
+        "no instant of a rename": ["~", "c", one, title],
+        "nothing to delete": ["-", "c"],
+        "an edit without an instant of the row": ["~", "m", one, {"content": CONTENT}, at],
+        "a deletion without an instant of the row": ["-", "m", one],
+        "a creation with an instant of the row": ["+", "m", [one, at], said, at],
+        "a rename with an instant of the row": ["~", "c", [one, at], title, at],
+        "an id of no part": ["-", "c", []],
+        "an id of two parts": ["-", "c", [one, one]],
+        "an id of three parts": ["-", "m", [one, at, at]],
+        "an id of very many parts": ["-", "m", [at] * 5_000],
+        "an id in an array in an array": ["-", "c", [[one]]],
+        "an id that is a map": ["-", "c", {"id": one}],
+        "an id with an array in it": ["-", "m", [one, [at]]],
+        "an id with a map in it": ["-", "m", [one, {}]],
+        "columns that are nil": ["+", "c", one, None, at],
+        "columns that are a text": ["+", "c", one, CONTENT, at],
+        "columns that are an array": ["+", "c", one, [CONTENT], at],
+        "columns that are pairs": ["+", "c", one, [["title", CONTENT]], at],
+        "a title that is an array": ["~", "c", one, {"title": [CONTENT]}, at],
+        "a title that is a map": ["+", "c", one, {"title": {CONTENT: CONTENT}}, at],
+        "a title that is an empty map": ["+", "c", one, {"title": {}}, at],
+        "a title that is deep": ["+", "c", one, {"title": deep}, at],
+        "a message of no conversation": ["+", "m", one, {"role": "user", "content": CONTENT}, at],
+        "a conversation that is an array": ["+", "m", one, {**said, "conversation_id": [other]}, at],
+        "an instant that is nil": ["+", "c", one, title, None],
+        "an instant that is true": ["+", "c", one, title, True],
+        "an instant that is a text": ["+", "c", one, title, "2026-01-01T00:00:00Z"],
+        "an instant with a fraction": ["+", "c", one, title, at + 0.5],
+        "an instant that is an array": ["+", "c", one, title, [at]],
+        "an instant that is a map": ["+", "c", one, title, {}],
+        "columns in another order": ["+", "c", at, one, title],
     }
     made = {what: raw(value, codec) for what, value in values.items()}
+    # Numbers as names: not what a map of MessagePack may have here.
+    numbered = b"\x81\x07" + encoded(CONTENT)
+    if not codec.text:
+        made |= {
+            "names that are numbers": Raw(
+                b"\x95" + encoded("+") + encoded("c") + encoded(one) + numbered + encoded(at)
+            ),
+            "an instant that is an extension": raw(["+", "c", one, title, msgspec.msgpack.Ext(5, b"x" * 8)]),
+            "a title that is an extension": raw(["+", "c", one, {"title": msgspec.msgpack.Ext(5, b"x" * 8)}, at]),
+            "a title that is a timestamp": raw(["+", "c", one, {"title": msgspec.msgpack.Ext(-1, b"x" * 4)}, at]),
+            "an extension": raw(msgspec.msgpack.Ext(1, b"x")),
+        }
+    return made
+
+
+def unfit(codec: Codec) -> dict[str, tuple[str, Raw]]:
+    """Mutations that the schema does not permit: the code, perhaps with the column, and the mutation."""
+    one, other, at = uuid4(), uuid4(), now()
+    title = {"title": CONTENT}
+    said = {"conversation_id": other, "role": "user", "content": CONTENT}
+    many = {f"column_{n}": 7 for n in range(10_000)}
+    values: dict[str, tuple[str, Any]] = {
+        "a kind that nobody knows": ("not_allowed", ["+", "x", one, title, at]),
+        "a kind by its name": ("not_allowed", ["+", "conversation", one, title, at]),
+        "the content as kind": ("not_allowed", ["~", CONTENT, one, title, at]),
+        "no kind": ("not_allowed", ["-", "", one]),
+        "a kind in capitals": ("not_allowed", ["+", "C", one, title, at]),
+        "the kind of a deletion": ("not_allowed", ["-", "-c", one]),
+        "a new profile": ("not_allowed", ["+", "p", one, {"tier": "studio"}, at]),
+        "another tier": ("not_allowed", ["~", "p", one, {"tier": "studio"}, at]),
+        "no profile": ("not_allowed", ["-", "p", one]),
+        "a column that nobody knows": ("not_allowed", ["+", "c", one, {**title, "colour": "red"}, at]),
+        "a column of the table that is not synced": ("not_allowed", ["+", "c", one, {"user_id": other}, at]),
+        "the content as a column": ("not_allowed", ["~", "c", one, {CONTENT: CONTENT}, at]),
+        "no column": ("not_allowed", ["~", "c", one, {"": CONTENT}, at]),
+        "ten thousand columns": ("not_allowed", ["~", "c", one, many, at]),
+        "the key as a column": ("not_allowed", ["+", "c", one, {"id": other}, at]),
+        "the instant of a conversation": ("not_allowed:created_at", ["+", "c", one, {"created_at": at}, at]),
+        "the instant of a rename": ("not_allowed:updated_at", ["~", "c", one, {"updated_at": at}, at]),
+        "another role": ("not_allowed:role", ["~", "m", [one, at], {"role": "user"}, at]),
+        "another conversation": (
+            "not_allowed:conversation_id",
+            ["~", "m", [one, at], {"conversation_id": other, "content": CONTENT}, at],
+        ),
+        "an id that is nil": ("bad_value", ["+", "c", None, title, at]),
+        "an id that is a number": ("bad_value", ["+", "c", 5, title, at]),
+        "an id that is true": ("bad_value", ["-", "c", True]),
+        "an id that is no uuid": ("bad_value", ["-", "c", "x"]),
+        "an instant of the row that is nil": ("bad_value", ["-", "m", [one, None]]),
+        "an instant of the row that is a text": ("bad_value", ["-", "m", [one, str(at)]]),
+        "an instant of the row that is true": ("bad_value", ["-", "m", [one, True]]),
+        "an instant of the row with a fraction": ("bad_value", ["-", "m", [one, at + 0.5]]),
+        "both halves the wrong way round": ("bad_value", ["-", "m", [at, one]]),
+        "a title that is a number": ("bad_value:title", ["+", "c", one, {"title": 5}, at]),
+        "a title that is true": ("bad_value:title", ["~", "c", one, {"title": True}, at]),
+        "a title that is a float": ("bad_value:title", ["~", "c", one, {"title": 0.5}, at]),
+        "a content that is nil": ("bad_value:content", ["+", "m", one, {**said, "content": None}, at]),
+        "a content that is a number": ("bad_value:content", ["~", "m", [one, at], {"content": 1}, at]),
+        "a conversation that is nil": (
+            "bad_value:conversation_id",
+            ["+", "m", one, {**said, "conversation_id": None}, at],
+        ),
+        "a role that is nil": ("bad_value:role", ["+", "m", one, {**said, "role": None}, at]),
+        "a conversation that is a number": (
+            "bad_value:conversation_id",
+            ["+", "m", one, {**said, "conversation_id": 7}, at],
+        ),
+        "a conversation that is no uuid": (
+            "bad_value:conversation_id",
+            ["+", "m", one, {**said, "conversation_id": "x"}, at],
+        ),
+    }
+    made = {what: (code, raw(value, codec)) for what, (code, value) in values.items()}
     if codec.text:
         made |= {
-            "an id that is too short": raw(["-c", str(one)[:-1]], codec),
-            "an id in base64": raw(["-c", one.bytes], codec),
+            "an id that is too short": ("bad_value", raw(["-", "c", str(one)[:-1]], codec)),
+            "an id in base64": ("bad_value", raw(["-", "c", one.bytes], codec)),
         }
     else:
+        text = b"\x95" + encoded("~") + encoded("c") + encoded(one) + b"\x81" + encoded("title") + b"HERE" + encoded(at)
         made |= {
-            "no UTF-8": Raw(b"\x94" + encoded("~c") + encoded(one) + b"\xa2\xff\xfe" + encoded(at)),
-            "an id of 15 bytes": raw(["-c", one.bytes[:15]]),
-            "an id of 17 bytes": raw(["-c", one.bytes + b"x"]),
-            "an id of no bytes": raw(["-c", b""]),
-            "a title that is bytes": raw(["+c", one, CONTENT.encode(), at]),
-            "an instant that is an extension": raw(["+c", one, CONTENT, msgspec.msgpack.Ext(5, b"x" * 8)]),
-            "an extension": raw(msgspec.msgpack.Ext(1, b"x")),
+            "an id of 15 bytes": ("bad_value", raw(["-", "c", one.bytes[:15]])),
+            "an id of 17 bytes": ("bad_value", raw(["-", "c", one.bytes + b"x"])),
+            "an id of no bytes": ("bad_value", raw(["-", "c", b""])),
+            "a title that is bytes": ("bad_value:title", raw(["+", "c", one, {"title": CONTENT.encode()}, at])),
+            "half a surrogate pair": ("bad_text:title", Raw(text.replace(b"HERE", b"\xa3\xed\xa0\xbd"))),
+            "no UTF-8": ("malformed", Raw(text.replace(b"HERE", b"\xa2\xff\xfe"))),
         }
     return made
 
@@ -100,11 +188,25 @@ async def test_malformed_mutations_of_every_sort_are_rejected_alone(server: Runn
     assert {what: one.code for what, one in zip(cases, rejections, strict=True)} == dict.fromkeys(cases, "malformed")
 
 
+@both_codecs
+async def test_what_the_schema_does_not_permit_is_rejected_alone(server: Running, sql: Any, codec: Codec) -> None:
+    cases = unfit(codec)
+    ten_thousand = cases.pop("ten thousand columns")
+    async with live_device(server.url, await add_user(sql), codec=codec) as device:
+        rejections = await between_good_ones(device, sql, *(mutation for _, mutation in cases.values()))
+        rejections += await between_good_ones(device, sql, ten_thousand[1])
+    cases["ten thousand columns"] = ten_thousand
+    got = {what: f"{one.code}:{one.column or ''}".rstrip(":") for what, one in zip(cases, rejections, strict=True)}
+    assert got == {what: code for what, (code, _) in cases.items()}
+
+
 async def test_half_a_surrogate_pair_is_rejected_alone(server: Running, sql: Any) -> None:
     """JavaScript makes them: `"👋".slice(0, 1)`, in JSON. Closing would lock such an outbox for ever."""
-    halves = [Raw(b'["+c","%s","%s",%d]' % (str(uuid4()).encode(), half, now())) for half in (b"\\ud83d", b"\\udc4b x")]
+    create = b'["+","c","%s",{"title":"%s"},%d]'
+    halves = [Raw(create % (str(uuid4()).encode(), half, now())) for half in (b"\\ud83d", b"\\udc4b x")]
     async with live_device(server.url, await add_user(sql), codec=JSON) as device:
-        await between_good_ones(device, sql, *halves)
+        rejections = await between_good_ones(device, sql, *halves)
+    assert [(one.code, one.column) for one in rejections] == [("bad_text", "title")] * 2
 
 
 @both_codecs
@@ -112,20 +214,23 @@ async def test_integers_beyond_all_bounds_are_rejected_alone(server: Running, sq
     """As malformed, or as an instant out of its bounds: they are both."""
     huge = [1 << 63, (1 << 64) - 1]
     one = uuid4()
-    bad = [raw(["+c", one, CONTENT, at], codec) for at in huge]
+    bad = [raw(["+", "c", one, {"title": CONTENT}, at], codec) for at in huge]
     if codec.text:
         bad += [
-            Raw(b'["+c","%s",null,%s]' % (str(one).encode(), at)) for at in (b"1" * 30, b"-" + b"9" * 400, b"1e300")
+            Raw(b'["+","c","%s",{},%s]' % (str(one).encode(), at)) for at in (b"1" * 30, b"-" + b"9" * 400, b"1e300")
         ]
     async with live_device(server.url, await add_user(sql), codec=codec) as device:
         rejections = await between_good_ones(device, sql, *bad)
         assert {rejection.code for rejection in rejections} <= {"malformed", "bad_time"}
-        # As the other half of a key they may be malformed, or name what is not there.
-        for at in huge:
-            (result,) = await device.push(raw(["-m", one, at], codec))
-            assert not isinstance(result, Rejected) or result.code in ("malformed", "bad_time")
-            rejection = await device.rejection(raw(["~m", one, at, CONTENT, now()], codec))
-            assert rejection.code in ("malformed", "bad_time", "unknown_message")
+        # As the other half of a key they are no instant that a row can have.
+        keys = [raw(["-", "m", [one, at]], codec) for at in huge]
+        keys += [raw(["~", "m", [one, at], {"content": CONTENT}, now()], codec) for at in huge]
+        if codec.text:
+            keys += [
+                Raw(b'["-","m",["%s",%s]]' % (str(one).encode(), at)) for at in (b"1" * 30, b"9" * 4_000, b"1e300")
+            ]
+        for rejection in await between_good_ones(device, sql, *keys):
+            assert rejection.code in ("malformed", "bad_value")
 
 
 @both_codecs

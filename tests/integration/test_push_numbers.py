@@ -10,7 +10,7 @@ import pytest
 from protocol.codec import MSGPACK
 from protocol.frames import Ack, Error, Live, Rejected, Result
 from tests.support.audit import audit
-from tests.support.device import UNLIMITED, PushingDevice, encoded, now
+from tests.support.device import UNLIMITED, PushingDevice, encoded, now, raw
 from tests.support.peer import peer
 from tests.support.people import add_user
 from tests.support.rows import CreateConversation, CreateMessage, DeleteConversation, Mutation, RenameConversation
@@ -60,7 +60,7 @@ class Visit:
         self._says = says
 
     async def answer(self, n: int, mutations: Sequence[Said], held: int | None = None) -> Ack | Error:
-        data: list[Any] = [[] if each is None else MSGPACK.encode_mutation(each) for each in mutations]
+        data: list[Any] = [[] if each is None else raw(each.array) for each in mutations]
         push: dict[str, Any] = {"t": "push", "n": n, "mutations": data}
         if self._says:
             push["held"] = n if held is None else held
@@ -126,7 +126,7 @@ async def test_a_number_that_was_rejected_is_not_taken_for_another_mutation(
     async with here.visit() as visit:
         assert await visit.push(1, [here.create(), bad[by]]) in (
             ["applied", "too_long"],
-            ["applied", "unknown_conversation"],
+            ["applied", "unknown_parent"],
         )
         for n in range(3, 3 + later):
             assert await visit.push(n, here.rename()) == ["applied"]
@@ -153,7 +153,7 @@ async def test_a_number_whose_mutation_is_held_no_more_keeps_its_meaning(here: I
 async def test_a_rejected_mutation_that_is_tried_again_after_a_gap_is_applied(here: Installation, sql: Any) -> None:
     early = here.rename()
     async with here.visit() as visit:
-        assert await visit.push(1, early) == ["unknown_conversation"]
+        assert await visit.push(1, early) == ["unknown_row"]
         assert await visit.push(2, [here.create()], held=1) == ["applied"]
         assert await visit.push(3, here.rename(), held=2) == ["applied"]
     async with here.visit() as visit:

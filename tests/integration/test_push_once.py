@@ -149,7 +149,7 @@ async def test_repeats_outlive_a_restart(database: Database, user: UUID, sql: An
 async def test_many_rejections_of_one_push_are_all_repeated(device: PushingDevice) -> None:
     mutations = [RenameConversation(uuid4(), "x" * (i % 2 * 1_100), now()) for i in range(250)]
     first = await device.push(*mutations)
-    assert {result.code for result in first if isinstance(result, Rejected)} == {"unknown_conversation", "too_long"}
+    assert {result.code for result in first if isinstance(result, Rejected)} == {"unknown_row", "too_long"}
     assert await device.push(*mutations, n=1) == first
 
 

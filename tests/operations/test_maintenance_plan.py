@@ -220,8 +220,8 @@ def databases(draw: st.DrawFn) -> Seen:
             if not any(some.of == of and some.since <= since < some.until for some in partitions):
                 strays.append(Strays(of, since, draw(st.sampled_from(SIZES))))
     months = draw(st.one_of(st.none(), st.integers(1, 30)))
-    forgotten, gone, silent, expired = (draw(st.booleans()) for _ in range(4))
-    return Seen(now, partitions, strays, forgotten, gone, silent, expired, archive_months=months)
+    clients, devices, servers, responses = (draw(st.booleans()) for _ in range(4))
+    return Seen(now, partitions, strays, clients, devices, servers, responses, archive_months=months)
 
 
 def carried_out(seen: Seen, policy: Policy) -> Iterator[tuple[Step, Model]]:

@@ -104,8 +104,7 @@ MADE = """
 
     UNION ALL SELECT o.name, format('UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s', indexrelid)
     FROM ours o JOIN pg_index x ON x.indrelid = o.oid JOIN pg_class i ON i.oid = x.indexrelid
-    WHERE o.nspname = 'sync' AND NOT is_part OR o.relname LIKE 'messages%' AND o.nspname = 'public'
-       OR i.relname LIKE '%newest'
+    WHERE NOT is_part AND (o.nspname = 'sync' OR o.relname LIKE 'messages%' OR i.relname LIKE '%newest')
     UNION ALL SELECT 'default partition ' || name,
                      format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, name)
     FROM ours o JOIN pg_inherits i ON i.inhrelid = o.oid WHERE o.relname LIKE '%default'

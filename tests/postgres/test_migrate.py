@@ -14,6 +14,7 @@ from server.declaration.generated import generate
 from server.exceptions import UnfitError
 from server.postgres import scripts
 from server.postgres.connection import SAFE_PATH
+from server.postgres.declared import DECLARING
 from server.postgres.doctor import examine
 from server.postgres.migrate import as_sql, cautions, migrate, steps
 from server.postgres.steps import SILENT
@@ -87,6 +88,7 @@ async def test_a_database_of_any_earlier_version_becomes_the_same_as_a_new_one(e
         assert (
             planned.says == f"run the migrations {', '.join(each for each in scripts.migrations() if each > version)}"
         )
+        assert moves.pop(0) == DECLARING
         assert all(step.says.startswith("move the partition messages_") for step in moves)
         assert bool(moves) == has_feeds
         assert await migrate(empty.url) == []

@@ -7,8 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.postgres.writer import PostgresWriter
-from server.write.push import Outcome, OwnedPush, Rejection
+from server.write.push import Change, Outcome, OwnedPush, Rejection
+from tests.support.checked import checked
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
@@ -22,7 +25,7 @@ SLACK = 16
 @pytest.fixture
 async def writer(every_database: Database) -> AsyncIterator[PostgresWriter]:
     pool = pool_of_one(every_database)
-    yield PostgresWriter(pool, ["user"])
+    yield PostgresWriter(pool, Synced(CHAT))
     pool.terminate()
 
 
@@ -50,12 +53,14 @@ class Device:
             held=1,
         )
 
-    def rename(self, title: str) -> RenameConversation:
-        return RenameConversation(self.conversation, title, 1_600_000_000_000_000 + hash(title) % 1_000)
+    def rename(self, title: str) -> Change:
+        return checked(RenameConversation(self.conversation, title, 1_600_000_000_000_000 + hash(title) % 1_000))
 
     async def push(self, first: int, titles: Sequence[str | None], held: int | None = None, **more: Any) -> Outcome:
         """None stands for a mutation that gives its number away."""
-        mutations = [Rejection("malformed") if title is None else self.rename(title) for title in titles]
+        mutations: list[Change | Rejection] = [
+            Rejection("malformed") if title is None else self.rename(title) for title in titles
+        ]
         push = replace(self.bare, first=first, mutations=mutations, held=first if held is None else held, **more)
         (outcome,) = await self.writer.write([push], SECONDS)
         return outcome
@@ -132,12 +137,12 @@ async def test_a_number_may_be_given_away_and_then_stands_for_no_mutation(device
 
 
 async def test_a_rejected_mutation_is_tried_again_under_its_new_number(device: Device, admin: Any) -> None:
-    missing = replace(device.bare, mutations=[RenameConversation(uuid4(), "of nobody", 1_600_000_000_000_000)])
+    missing = replace(device.bare, mutations=[checked(RenameConversation(uuid4(), "of nobody", 1_600_000_000_000_000))])
     (rejected,) = await device.writer.write([missing], SECONDS)
-    assert rejected.rejected == {1: "unknown_conversation"}
+    assert rejected.rejected == {1: "unknown_row"}
     assert (await device.push(1, ["other"])).error == "gap"
     (again,) = await device.writer.write([replace(missing, first=2, held=2)], SECONDS)
-    assert (again.after, again.rejected) == (2, {2: "unknown_conversation"})
+    assert (again.after, again.rejected) == (2, {2: "unknown_row"})
 
 
 async def test_the_connection_of_the_larger_generation_has_the_client_id_in_whatever_order_pushes_arrive(

@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from server import tiers
+from server.declaration import reading, recording
+from server.declaration.chat import CHAT
 from server.postgres import connection, scripts
 from server.postgres.connection import statement
-from server.postgres.store import ROW_BYTES
 
 FOLDER = Path(connection.__file__).parent / "sql"
 NAMES = sorted(script.stem for script in FOLDER.glob("*.sql"))
@@ -19,48 +18,42 @@ def code(name: str) -> str:
     return re.sub(r"--[^\n]*\n", "", statement(name))
 
 
-@pytest.mark.parametrize(
-    ("name", "twin", "table", "of_the_twin"),
-    [
-        ("read_feed", "read_feed_everywhere", "public.messages", "sync.all_messages"),
-        ("trace_message", "trace_archived", "FROM public.messages m", "FROM public.messages_archive m"),
-    ],
-)
-def test_a_statement_and_its_twin_differ_only_in_the_table_of_messages(
-    name: str, twin: str, table: str, of_the_twin: str
-) -> None:
-    assert code(name) != code(twin)
-    assert code(name).replace(table, of_the_twin) == code(twin)
+def test_a_reading_of_archives_differs_only_in_the_table_of_messages() -> None:
+    recent, everywhere = (reading.feed(CHAT, everywhere=each) for each in (False, True))
+    assert recent != everywhere
+    assert recent.replace("public.messages", "sync.all_messages") == everywhere
+
+
+def test_a_statement_and_its_twin_differ_only_in_the_table_of_messages() -> None:
+    assert code("trace_message").replace("FROM public.messages m", "FROM public.messages_archive m") == code(
+        "trace_archived"
+    )
 
 
 def test_what_a_row_weighs_beside_its_text_is_one_number() -> None:
-    bounded = [name for name in NAMES if "octet_length" in code(name) and name.startswith("read_")]
-    assert len(bounded) == 5
-    for name in bounded:
-        weighed = re.findall(r"sum\((\d+) \+", code(name))
-        said = re.findall(r"(\d+) a row", statement(name))
-        assert weighed == [str(ROW_BYTES)], name
-        assert set(said) <= {str(ROW_BYTES)}, name
+    bounded = {name: text for name, text in reading.statements(CHAT).items() if "octet_length" in text}
+    assert bounded.keys() == {"read_feed", "read_feed_everywhere", "list_profile", "list_conversation", "list_message"}
+    for name, text in bounded.items():
+        assert re.findall(r"sum\((\d+) \+", text) == [str(reading.ROW_BYTES)], name
+        assert set(re.findall(r"(\d+) a row", text)) == {str(reading.ROW_BYTES)}, name
 
 
-def test_the_tiers_that_sync_are_the_same_in_sql_and_in_python() -> None:
-    texts = [*scripts.functions().values(), *(statement(name) for name in NAMES)]
-    named = [found for text in texts for found in re.findall(r"subscription_tier (?:NOT )?IN \(([^)]*)\)", text)]
-    assert named, "sync.push decides by tier"
-    for tier_list in named:
-        assert set(re.findall(r"'(\w+)'", tier_list)) == tiers.SYNCED
-    (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", scripts.migration("0001_app_tables"))
+def test_the_tiers_that_sync_are_those_of_the_chat_schema() -> None:
+    assert CHAT.gate is not None
+    assert {*CHAT.gate.syncs} == tiers.SYNCED
+    (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", statement("chat"))
     assert {*tiers.SYNCED, "free"} == set(re.findall(r"'(\w+)'", permitted))
 
 
 def test_the_inventory_knows_every_trigger_that_the_schema_creates() -> None:
     known = re.findall(r"\('(atlas_sync_\w+)', \d+\)", code("inventory"))
     texts = [*map(scripts.migration, scripts.migrations()), *scripts.functions().values()]
+    texts += [statement("chat"), *(text for kind in CHAT.kinds for text in recording.triggers(kind).values())]
     created = {name for text in texts for name in re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)", text)}
     assert created == set(known)
     identity = next(text for text in texts if "sync.identity(OUT" in text)
-    (recording,) = re.findall(r"tgname IN \(([^)]*)\)", identity)
-    assert set(re.findall(r"\w+", recording)) == created - {"atlas_sync_refuse_truncate", "atlas_sync_batch"}
+    (recorded,) = re.findall(r"tgname IN \(([^)]*)\)", identity)
+    assert set(re.findall(r"\w+", recorded)) == created - {"atlas_sync_refuse_truncate", "atlas_sync_batch"}
 
 
 def test_a_function_of_many_arguments_gets_them_by_name() -> None:

@@ -19,6 +19,7 @@ from server.postgres.migrate import steps as steps_of_migrate
 from server.postgres.steps import SILENT
 from server.postgres.undo import steps, undo
 from tests.postgres.test_adopt import RICH, SAID
+from tests.postgres.test_migrate import catalogue
 from tests.support import chat_app
 from tests.support.chat_app import App, Heard, command
 from tests.support.cluster import NEWEST, Cluster, Database, binaries
@@ -64,11 +65,14 @@ async def test_what_the_app_has_on_its_tables_is_as_it_was(app: App) -> None:
     reader, writer = await app.role(), await app.role()
     await app.sql.execute(RICH.replace("{reader}", reader).replace("{writer}", writer))
     await app.sql.execute(f"GRANT SELECT (id) ON profiles TO {reader}; GRANT SELECT ON conversations TO PUBLIC")
-    before = await app.shape()
+    # A right that another role than the owner granted.
+    await app.sql.execute(f"SET ROLE {writer}; GRANT SELECT ON messages TO {reader}; RESET ROLE")
+    before, dumped = await app.shape(), await catalogue(app.database)
     await migrate(app.url)
     await write(app)
     await undo(app.url, SILENT)
     assert await app.shape() == before
+    assert await catalogue(app.database) == dumped
     assert await app.sql.fetchval("SELECT max(number) FROM messages") == await app.sql.fetchval(
         "SELECT currval(pg_get_serial_sequence('messages', 'number'))"
     )

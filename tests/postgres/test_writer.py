@@ -11,9 +11,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from server.declaration.chat import CHAT
+from server.declaration.synced import Synced
 from server.postgres.writer import PostgresWriter
 from server.write.ports import Cause, WriteError
-from server.write.push import Outcome, OwnedPush
+from server.write.push import Change, Outcome, OwnedPush
+from tests.support.checked import checked
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
 from tests.support.pools import pool_of_one
@@ -28,7 +31,7 @@ async def writer(database: Database) -> AsyncIterator[PostgresWriter]:
     """A server's own, with a pool of its own."""
     pool = pool_of_one(database)
     await pool.start()
-    yield PostgresWriter(pool, ["user"])
+    yield PostgresWriter(pool, Synced(CHAT))
     pool.terminate()
 
 
@@ -53,7 +56,9 @@ def push(user: UUID, conversation: UUID, client_id: UUID, first: int, ids: list[
         session=session,
         claims_client_id=True,
         first=first,
-        mutations=[CreateMessage(row_id, conversation, "user", "hello", now + i) for i, row_id in enumerate(ids)],
+        mutations=[
+            checked(CreateMessage(row_id, conversation, "user", "hello", now + i)) for i, row_id in enumerate(ids)
+        ],
     )
 
 
@@ -154,10 +159,11 @@ async def test_a_mutation_that_cannot_be_sent_to_postgres_breaks_a_rule(
 ) -> None:
     user = await add_user(admin)
     conversation = await add_conversation(admin, user)
-    bad = replace(
-        push(user, conversation, uuid4(), 1, []),
-        mutations=[CreateMessage(uuid4(), conversation, "user", "half a pair: \ud800", time.time_ns() // 1000)],
-    )
+    good = push(user, conversation, uuid4(), 1, [uuid4()])
+    (mutation,) = good.mutations
+    assert isinstance(mutation, Change)
+    assert mutation.patch is not None
+    bad = replace(good, mutations=[replace(mutation, patch=mutation.patch.replace("hello", "half a pair: \ud800"))])
     with pytest.raises(WriteError) as failed:
         await writers[0].write([bad], SECONDS)
     assert failed.value.cause is Cause.RULE
@@ -212,8 +218,10 @@ async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_en
     user = await add_user(admin)
     conversation = await a_large_conversation(admin, user, messages=25, portion=10)
     after = [uuid4()]
-    then = CreateConversation(after[0], "next", time.time_ns() // 1000)
-    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation), then])
+    then = checked(CreateConversation(after[0], "next", time.time_ns() // 1000))
+    deletion = replace(
+        push(user, conversation, uuid4(), 1, []), mutations=[checked(DeleteConversation(conversation)), then]
+    )
     left = []
     while True:
         (outcome,) = await writers[0].write([deletion], SECONDS)
@@ -230,7 +238,7 @@ async def test_a_large_conversation_is_deleted_in_portions_and_is_gone_in_the_en
 async def test_a_large_conversation_of_another_user_loses_nothing(writers: list[PostgresWriter], admin: Any) -> None:
     user, other = await add_user(admin), await add_user(admin)
     conversation = await a_large_conversation(admin, other, messages=5, portion=1)
-    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
+    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[checked(DeleteConversation(conversation))])
     (outcome,) = await writers[0].write([deletion], SECONDS)
     assert (outcome.after, outcome.rejected) == (1, {})
     assert await admin.fetchval("SELECT count(*) FROM messages") == 5
@@ -245,6 +253,6 @@ async def test_deleting_a_large_conversation_whose_messages_a_trigger_keeps_ends
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
         "CREATE TRIGGER keep BEFORE DELETE ON messages FOR EACH ROW EXECUTE FUNCTION keep()"
     )
-    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[DeleteConversation(conversation)])
+    deletion = replace(push(user, conversation, uuid4(), 1, []), mutations=[checked(DeleteConversation(conversation))])
     (outcome,) = await writers[0].write([deletion], SECONDS)
     assert not outcome.unfinished(deletion)

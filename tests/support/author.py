@@ -33,9 +33,11 @@ TRAIL: Final = f"""
     CREATE TRIGGER follow AFTER INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION follow('content');
 """
 """Every text that the server wrote, in order. Later changes of the rows by others leave it as it is."""
+AN_HOUR: Final = 3_600_000_000
+"""Microseconds. No server takes a mutation of the future, and its device does not know that it is one."""
 PAUSE: Final = 0.015
 """Seconds between two mutations, on average."""
-ACCEPTABLE: Final = {"unknown_row", "unknown_parent", "bad_value"}
+ACCEPTABLE: Final = {"unknown_row", "unknown_parent", "bad_time"}
 """Codes of rejections that may happen: others delete rows that a device writes to, and some mutations are invalid."""
 
 
@@ -97,7 +99,7 @@ class Author:
         if choice < 0.88:
             return delete_conversation(conversation), None
         if choice < 0.92:
-            return create_message(uuid4(), conversation, "nobody", said, at), said
+            return create_message(uuid4(), conversation, "user", said, at + AN_HOUR), said
         if choice < 0.96:
             return create_message(uuid4(), rng.choice(self._strangers), "user", said, at), said
         return rename_conversation(rng.choice(self._strangers), said, at), said

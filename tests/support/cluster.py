@@ -146,6 +146,20 @@ def running_cluster(version: str, settings: Mapping[str, str] = {}) -> Iterator[
 
 
 @contextlib.asynccontextmanager
+async def declared(cluster: Cluster, text: str, ddl: str | None = None) -> AsyncIterator[Database]:
+    """A database that follows another declaration: with the tables of the chat schema, or those that `ddl` makes."""
+    database = await cluster.create("template_atlas" if ddl is None else "template0")
+    try:
+        if ddl is not None:
+            async with administrator(database) as sql:
+                await sql.execute(ddl)
+        await migrate(database.url, text=text)
+        yield database
+    finally:
+        await database.drop()
+
+
+@contextlib.asynccontextmanager
 async def administrator(database: Database) -> AsyncIterator[Any]:
     """A connection as administrator. It is closed whatever happens: an open one hangs the end of the test's loop."""
     connection = await database.connect()

@@ -1,5 +1,6 @@
 """Rejected mutations: rules that an app may have, and what a rejection promises."""
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -41,12 +42,14 @@ RULES: dict[str, str] = {
 """Rules of an app's database against a message that contains «darn»."""
 
 
+CONSTRAINT = re.compile(r" \(\w+\)$")
 CONTENT = "nobody-else-may-read-this"
 
 
 def is_fit_to_show(result: Rejected) -> None:
-    """The message is a sentence for people. It quotes no content and names nothing internal."""
-    message = result.message
+    """The message is a sentence for people, perhaps with the name of a constraint behind it. It quotes no content and
+    names nothing internal."""
+    message = CONSTRAINT.sub("", result.message)
     assert 10 < len(message) < 300, result
     assert message[0].isupper(), result
     assert message[-1] in ".!?", result

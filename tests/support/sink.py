@@ -17,12 +17,12 @@ class FakeSink:
         self.gone = False
         self.at = Position(0)
         """Where a test says that its device is."""
-        self.welcomes: list[tuple[str, Why | None]] = []
+        self.welcomes: list[tuple[str | None, Why | None]] = []
         self.sent: list[bytes] = []
         self.errors: list[Error] = []
         """Those that it was closed with included."""
 
-    def welcome(self, tier: str, why: Why | None) -> Instant:
+    def welcome(self, tier: str | None, why: Why | None) -> Instant:
         self.welcomes.append((tier, why))
         return len(self.welcomes)
 

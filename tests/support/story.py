@@ -63,7 +63,7 @@ class Story:
             message, at, last = self._messages.pop(self._rng.randrange(len(self._messages)))
             self._add(DeleteMessage(message, at), ("DELETE", message, last))
         else:
-            self.rejected[len(self.mutations) + 1] = "unknown_conversation"
+            self.rejected[len(self.mutations) + 1] = "unknown_row"
             self._add(RenameConversation(NOBODYS, text, now()), None)
 
     async def told(self, sql: Any) -> Audit:

@@ -6,17 +6,21 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from protocol.frames import Ack, Applied, DeleteConversation, Error, Rejected
+from protocol.frames import Ack, Applied, Error, Rejected
 from server.exceptions import UnavailableError
 from server.rate_limit import TokenBuckets
 from server.retry import Retry
 from server.write import batcher as module
 from server.write.batcher import Batcher
 from server.write.ports import Cause, WriteError
-from server.write.push import Outcome, OwnedPush, Rejection
+from server.write.push import Change, Outcome, OwnedPush, Rejection
 from tests.support.waiting import eventually
 
 ANNE, BERT = UUID(int=1), UUID(int=2)
+
+
+def deletion(id_: UUID) -> Change:
+    return Change("c", "-", (str(id_),))
 
 
 class Writer:
@@ -60,7 +64,7 @@ class Bench:
 
     def push(self, user: UUID = ANNE, mutations: int = 1, client_id: UUID | None = None, size: int = 100) -> OwnedPush:
         client_id = client_id or uuid4()
-        some = [DeleteConversation(uuid4())] * mutations
+        some = [deletion(uuid4())] * mutations
         push = OwnedPush(user=user, client_id=client_id, session="s", claims_client_id=True, first=1, mutations=some)
         self.batcher.put(push, size, lambda answer: self.answers.append((push, answer)))
         return push
@@ -205,7 +209,7 @@ async def test_another_device_of_who_fails_is_never_in_a_group_with_others(bench
 
 
 async def test_of_a_push_only_the_mutations_that_a_rule_is_against_are_rejected(bench: Bench) -> None:
-    some = [DeleteConversation(UUID(int=number)) for number in range(9)]
+    some = [deletion(UUID(int=number)) for number in range(9)]
     bench.writer.refuses = {some[0], some[4], some[8]}
     push = OwnedPush(user=ANNE, client_id=uuid4(), session="s", claims_client_id=True, first=1, mutations=some)
     bench.batcher.put(push, 100, lambda answer: bench.answers.append((push, answer)))
@@ -326,7 +330,7 @@ async def test_what_the_database_lost_while_a_push_was_carried_out_is_not_acknow
         session="s",
         claims_client_id=True,
         first=4,
-        mutations=[DeleteConversation(uuid4())] * 3,
+        mutations=[deletion(uuid4())] * 3,
     )
     outcomes = iter([Outcome(3, 4, 7, {}, None), Outcome(3, 5, 7, {}, None), Outcome(1, 1, 7, {}, None)])
     bench.writer._outcome = lambda push: next(outcomes)  # type: ignore[method-assign]

@@ -5,7 +5,7 @@
 
 import { afterPage, afterSnapshot, isNew, type Floor } from './holes.js';
 import type { PageRequest } from './pages.js';
-import { homeKey, homeOf, isDeleted, keyOf, nameOf, placeOf, type Arrival, type Row } from './rows.js';
+import { aboveOf, homeKey, homeOf, isDeleted, keyOf, nameOf, placeOf, type Arrival, type Row } from './rows.js';
 import type { Kind, Kinds } from './schema.js';
 import type { Gone, Reading, Writing } from './store.js';
 
@@ -23,7 +23,10 @@ export const touchedAll = (): Touched => ({ histories: new Set(), all: true });
 interface Held {
   readonly row: Row;
   readonly home: string;
+  readonly above: string | null;
 }
+
+const heldAs = (kind: Kind, row: Row): Held => ({ row, home: homeOf(kind, row), above: aboveOf(kind, row) });
 
 /** The rows of a kind that a batch may change. */
 class Work {
@@ -43,7 +46,7 @@ class Work {
     for (const row of rows) {
       if (row === undefined) continue;
       const key = keyOf(this.kind, row.id);
-      this.rows.set(key, { row, home: homeOf(this.kind, row) });
+      this.rows.set(key, heldAs(this.kind, row));
       this.stored.add(key);
     }
   }
@@ -71,47 +74,46 @@ class Batch {
       const work = this.work(kind);
       work.wanted.add(keyOf(kind, arrival.id));
       if (isDeleted(arrival)) continue;
-      const home = homeOf(kind, arrival);
-      if (kind.children.length > 0) work.floors.set(home, undefined);
-      // The memories of the deletions of all rows above count, too.
-      if (this.remember && kind.parent?.parent) this.work(kind.parent).wanted.add(home);
+      if (kind.children.length > 0) work.floors.set(homeOf(kind, arrival), undefined);
     }
-    for (const work of [...works.values()].reverse()) {
+    for (const work of works.values()) {
       if (work.wanted.size === 0) continue;
       work.hold(await tx.get(work.kind, [...work.wanted]));
       const homes = [...work.floors.keys()];
       (await tx.floors(work.kind, homes)).forEach((floor, i) => work.floors.set(homes[i] as string, floor));
-      const { parent } = work.kind;
-      if (this.remember && parent?.parent)
-        for (const { home } of work.rows.values()) this.work(parent).wanted.add(home);
     }
-    for (const [kind, arrival] of arrivals) if (isDeleted(arrival)) await this.readBelow(kind, keyOf(kind, arrival.id));
+    for (const [kind, arrival] of arrivals) {
+      if (!isDeleted(arrival)) continue;
+      const key = keyOf(kind, arrival.id);
+      for (const child of kind.children) {
+        this.work(child).hold(await tx.of(child, key));
+        for (const lower of child.children) this.work(lower).hold(await tx.under(lower, key));
+      }
+    }
   }
 
   upsert(kind: Kind, row: Row): void {
     const work = this.work(kind);
     const key = keyOf(kind, row.id);
-    const home = homeOf(kind, row);
+    const arrived = heldAs(kind, row);
+    const { home } = arrived;
     const held = work.rows.get(key);
-    if (row.seq < Math.max(held?.row.seq ?? -1, this.memory(kind, key), this.memoryAbove(kind, home))) return;
+    if (row.seq < Math.max(held?.row.seq ?? -1, this.memory(kind, key), this.memoryAbove(kind, arrived))) return;
     if (held) this.touch(kind, held.home);
     this.touch(kind, home);
     if (!held && kind.children.length > 0 && isNew(kind, this.floor(kind, home), row)) work.begun.add(key);
-    work.rows.set(key, { row, home });
+    work.rows.set(key, arrived);
     work.changed.add(key);
   }
 
+  /** The rows below go, too, also if a newer row of this key is held: it was made anew, and they were not (5.3). */
   remove(kind: Kind, key: string, seq: number): void {
-    const work = this.work(kind);
-    const held = work.rows.get(key);
-    if (held) this.touch(kind, held.home);
-    if (seq >= (held?.row.seq ?? -1)) {
-      work.rows.delete(key);
-      work.changed.add(key);
-      work.begun.delete(key);
-      work.ended.add(key);
+    this.drop(kind, key, seq);
+    for (const child of kind.children) {
+      for (const [below, { home }] of this.work(child).rows) if (home === key) this.drop(child, below, seq);
+      for (const lower of child.children)
+        for (const [below, { above }] of this.work(lower).rows) if (above === key) this.drop(lower, below, seq);
     }
-    this.removeBelow(kind, key, seq);
   }
 
   /** A later page may still bring what was deleted (5.4). */
@@ -150,24 +152,17 @@ class Batch {
     if (this.remembered.size > 0) await tx.remember([...this.remembered.values()]);
   }
 
-  /** Also if a newer row of this key is held: it was made anew, and the rows below it were not (5.3). */
-  private removeBelow(kind: Kind, key: string, seq: number): void {
-    for (const child of kind.children) {
-      this.touch(child, key);
-      for (const [below, { home, row }] of this.work(child).rows) {
-        if (home !== key) continue;
-        if (row.seq <= seq) this.remove(child, below, seq);
-        else this.removeBelow(child, below, seq);
-      }
-    }
-  }
-
-  private async readBelow(kind: Kind, key: string): Promise<void> {
-    for (const child of kind.children) {
-      const rows = await this.tx.of(child, key);
-      this.work(child).hold(rows);
-      if (child.children.length > 0) for (const row of rows) await this.readBelow(child, keyOf(child, row.id));
-    }
+  /** Removes one row, unless it is newer. */
+  private drop(kind: Kind, key: string, seq: number): void {
+    const work = this.work(kind);
+    const held = work.rows.get(key);
+    if (held) this.touch(kind, held.home);
+    for (const child of kind.children) this.touch(child, key);
+    if (seq < (held?.row.seq ?? -1)) return;
+    work.rows.delete(key);
+    work.changed.add(key);
+    work.begun.delete(key);
+    work.ended.add(key);
   }
 
   private work(kind: Kind): Work {
@@ -185,10 +180,11 @@ class Batch {
     return this.memories.get(nameOf(kind, key)) ?? -1;
   }
 
-  private memoryAbove({ parent }: Kind, home: string): number {
-    if (parent === null || this.memories.size === 0) return -1;
-    const above = this.work(parent).rows.get(home);
-    return Math.max(this.memory(parent, home), above ? this.memoryAbove(parent, above.home) : -1);
+  /** Of the deletions of the parent and of its parent, the newest. */
+  private memoryAbove({ parent }: Kind, { home, above }: Held): number {
+    if (parent === null) return -1;
+    const higher = parent.parent === null || above === null ? -1 : this.memory(parent.parent, above);
+    return Math.max(this.memory(parent, home), higher);
   }
 
   private touch(kind: Kind, home: string): void {

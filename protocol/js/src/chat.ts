@@ -105,7 +105,7 @@ export const showMessages = (
   show(
     MESSAGE,
     conversation,
-    [{ kind: CONVERSATION, key: conversation }],
+    [{ kind: CONVERSATION, key: conversation, id: null }],
     held,
     entries,
     holed,

@@ -71,8 +71,21 @@ async function remove(tx: Writing, kind: Kind, row: Row): Promise<void> {
   for (const child of kind.children) {
     for (const below of await tx.of(child, key)) await remove(tx, child, below);
     await tx.dropFloors(child, [key]);
+    for (const lower of child.children) await dropAll(tx, lower, await tx.under(lower, key));
   }
   await tx.drop(kind, [key]);
+}
+
+/** Rows whose parents are not held. Their histories are not complete any more. */
+async function dropAll(tx: Writing, kind: Kind, rows: readonly Row[]): Promise<void> {
+  await tx.dropFloors(
+    kind,
+    rows.map((row) => homeOf(kind, row)),
+  );
+  await tx.drop(
+    kind,
+    rows.map((row) => keyOf(kind, row.id)),
+  );
 }
 
 /** The keys of this kind's rows that have local rows below them. */

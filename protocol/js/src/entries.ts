@@ -2,7 +2,7 @@
 
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
-import { homeKey, homeOf, keyOf } from './rows.js';
+import { aboveOf, homeKey, homeOf, keyOf } from './rows.js';
 import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
 import type { Ancestor } from './view.js';
@@ -25,6 +25,15 @@ export async function changeEntries(tx: Writing, { put, drop }: Change): Promise
 export const creates = (kind: Kind, key: string, mutation: Mutation): boolean =>
   mutation.op === '+' && mutation.kind === kind.name && keyOf(kind, mutation.id) === key;
 
+/** The id of the parent of a row that is held, or that an entry creates; null if neither is known. */
+async function parentOfRow(tx: Reading, kind: Kind, key: string, entries: readonly Entry[]): Promise<Id | null> {
+  if (kind.home === null) return null;
+  const [row] = await tx.get(kind, [key]);
+  if (row) return row[kind.home] as Id;
+  const made = entries.map(({ mutation }) => mutation).find((mutation) => creates(kind, key, mutation));
+  return made?.op === '+' ? (made.columns[kind.home] as Id) : null;
+}
+
 /** The home of a row that is held, or that an entry creates; null if neither is known. */
 export async function homeOfRow(
   tx: Reading,
@@ -32,11 +41,8 @@ export async function homeOfRow(
   key: string,
   entries: readonly Entry[],
 ): Promise<string | null> {
-  if (kind.home === null) return '';
-  const [row] = await tx.get(kind, [key]);
-  if (row) return homeOf(kind, row);
-  const made = entries.map(({ mutation }) => mutation).find((mutation) => creates(kind, key, mutation));
-  return made?.op === '+' ? homeKey(kind, made.columns[kind.home] as Id) : null;
+  const parent = await parentOfRow(tx, kind, key, entries);
+  return kind.home !== null && parent === null ? null : homeKey(kind, parent);
 }
 
 /** The rows above those of this home, from the parent upwards, as far as this device knows. */
@@ -46,20 +52,33 @@ export async function rowsAbove(
   home: string,
   entries: readonly Entry[],
 ): Promise<readonly Ancestor[]> {
-  const above: Ancestor[] = [];
-  let key: string | null = home;
-  for (let { parent } = kind; parent !== null && key !== null; { parent } = parent) {
-    above.push({ kind: parent, key });
-    if (parent.parent !== null) key = await homeOfRow(tx, parent, key, entries);
+  const { parent, above: column } = kind;
+  if (parent === null) return [];
+  const above: Ancestor[] = [{ kind: parent, key: home, id: null }];
+  if (parent.parent === null || column === null) return above;
+  let id = await parentOfRow(tx, parent, home, entries);
+  if (id === null) {
+    // The parent is not held. The rows below it know what is above it.
+    const [row] = await tx.newest(kind, home, null, 1);
+    id = (row?.[column] ?? null) as Id | null;
   }
-  return above;
+  return id === null ? above : [...above, { kind: parent.parent, key: keyOf(parent.parent, id), id }];
 }
 
 /** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
 export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
   const keys = new Set<string>();
   for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
-  for (const child of kind.children) for (const home of await homesAbout(tx, child, entries)) keys.add(home);
+  for (const child of kind.children) {
+    for (const home of await homesAbout(tx, child, entries)) keys.add(home);
+    for (const lower of child.children) {
+      const about = entries.flatMap(({ mutation }) => (mutation.kind === lower.name ? [keyOf(lower, mutation.id)] : []));
+      for (const row of await tx.get(lower, about)) {
+        const above = row && aboveOf(lower, row);
+        if (above != null) keys.add(above);
+      }
+    }
+  }
   return keys;
 }
 

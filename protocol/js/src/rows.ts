@@ -55,6 +55,12 @@ export const keyOf = (kind: Kind, id: Id): string => {
 export const homeOf = (kind: Kind, row: Row): string =>
   homeKey(kind, kind.home === null ? null : (row[kind.home] as Id));
 
+/** The key of the parent's parent; null if there is none, or if this device does not know it. */
+export const aboveOf = ({ parent, above }: Kind, row: Row): string | null => {
+  const id = above === null ? null : ((row[above] ?? null) as Id | null);
+  return id === null || !parent?.parent ? null : keyOf(parent.parent, id);
+};
+
 /** The key of the parent with this id; empty for a kind without one. */
 export const homeKey = (kind: Kind, parent: Id | null): string =>
   kind.parent === null || parent === null ? '' : keyOf(kind.parent, parent);

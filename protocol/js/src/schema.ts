@@ -26,7 +26,10 @@ export interface KindSchema {
   /** What its rows are called on the wire. */
   readonly tag: string;
   readonly key: readonly string[];
-  /** The name of the kind that its rows belong to. The first column is that row's key. */
+  /**
+   * The name of the kind that its rows belong to. The first column is that row's key. If the parent has a parent, the
+   * second column is the key of that one, which the server sets.
+   */
   readonly parent?: string;
   /** Names as on the wire; a type that ends with `?` may be nil. */
   readonly columns: readonly (readonly [name: string, type: string])[];
@@ -164,6 +167,8 @@ export interface Kind {
   readonly children: readonly Kind[];
   /** The column that holds the parent's key. */
   readonly home: string | null;
+  /** The column that holds the key of the parent's parent. */
+  readonly above: string | null;
   readonly columns: ReadonlyMap<string, Column>;
   readonly newest: Column | null;
   readonly window: number | undefined;
@@ -216,6 +221,7 @@ export function compile(schema: Schema): Kinds {
 
 function kindFrom(given: KindSchema, parent: Kind | null): Kind {
   const { name, tag, key, window, limits = {}, devices = {} } = given;
+  if (parent?.parent?.parent) throw new TypeError(`schema: ${name} has more than two kinds above it`);
   const columns = new Map<string, Column>();
   for (const [wire, type] of given.columns) {
     const column: Column = {
@@ -236,6 +242,7 @@ function kindFrom(given: KindSchema, parent: Kind | null): Kind {
     parent,
     children: [],
     home: parent && column(given.columns[0]?.[0]),
+    above: parent?.parent ? column(given.columns[1]?.[0]) : null,
     columns,
     newest: columns.get(column(given.newest) ?? '') ?? null,
     window,

@@ -92,6 +92,8 @@ export interface Reading {
   newest(kind: Kind, home: string, before: string | null, limit: number): Promise<Row[]>;
   /** All rows of a history, and of a kind, in any order; so are the local ones: those with the seq LOCAL. */
   of(kind: Kind, home: string): Promise<Row[]>;
+  /** All rows with this parent of their parent, in any order: `above` is a text of `aboveOf`. */
+  under(kind: Kind, above: string): Promise<Row[]>;
   all(kind: Kind): Promise<Row[]>;
   local(kind: Kind): Promise<Row[]>;
   /** All entries of the outbox, by key; so are the pending and the acked ones. */

@@ -32,6 +32,8 @@ export type ShownOf<S extends Schema, K extends string> = RowOf<S, K> & Marks;
 export interface Ancestor {
   readonly kind: Kind;
   readonly key: string;
+  /** null for a parent: rows have its id. */
+  readonly id: Id | null;
 }
 
 const RANK: readonly Certainty[] = ['synced', 'local', 'acked', 'pending', 'rejected'];
@@ -59,10 +61,11 @@ const inEffect = (entries: readonly Entry[]): Entry[] => [
   ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.op === '+'),
 ];
 
-/** The row that an insert makes, as far as the device knows. */
-export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number): Row {
+/** The row that an insert makes, as far as the device knows. `above`: the id of its parent's parent, if that is known. */
+export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number, above: Id | null): Row {
   const row: Record<string, unknown> = {};
   for (const name of kind.columns.keys()) row[name] = columns[name] ?? null;
+  if (kind.above !== null) row[kind.above] = above;
   for (const name of [kind.created, kind.updated, kind.dated]) if (name !== null) row[name] = at;
   return { ...row, kind: kind.name, seq, id };
 }
@@ -123,7 +126,7 @@ class Overlay {
         // A parent that is not held may be outside of the window. Only a deleted one hides its rows.
         if ((this.home !== null && home !== this.home) || (kind.parent && gone.has(nameOf(kind.parent, home)))) return;
         gone.delete(key);
-        cells.set(key, { row: rowFrom(kind, mutation, 0), state: entry.state, entry });
+        cells.set(key, { row: rowFrom(kind, mutation, 0, this.above[1]?.id ?? null), state: entry.state, entry });
         return;
       }
       case '~':

@@ -6,7 +6,7 @@
 import { addEntry, creates } from './entries.js';
 import { check, checkId, WriteError, type Columns, type Insert, type Mutation } from './mutation.js';
 import { corrected, type Entry } from './outbox.js';
-import { homeKey, homeOf, keyOf, LOCAL, nameOf, type Instant, type Row } from './rows.js';
+import { homeKey, keyOf, LOCAL, nameOf, type Instant, type Row } from './rows.js';
 import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
 import { newId } from './uuid.js';
@@ -79,11 +79,11 @@ async function isLocal(tx: Reading, kind: Kind, { columns }: Insert): Promise<bo
 }
 
 async function insertLocal(tx: Writing, kind: Kind, mutation: Insert): Promise<void> {
-  const row = rowFrom(kind, mutation, LOCAL);
-  await tx.put(kind, [row]);
-  if (kind.parent === null || kind.touches === null) return;
-  const [above] = await tx.get(kind.parent, [homeOf(kind, row)]);
-  if (above) await tx.put(kind.parent, [{ ...above, ...raised(above, kind.touches, mutation.at) }]);
+  const { parent, home, touches } = kind;
+  const [above] = parent === null ? [] : await tx.get(parent, [homeKey(kind, mutation.columns[home as string] as Id)]);
+  const higher = above && parent?.home ? (above[parent.home] as Id) : null;
+  await tx.put(kind, [rowFrom(kind, mutation, LOCAL, higher)]);
+  if (parent && above && touches) await tx.put(parent, [{ ...above, ...raised(above, touches, mutation.at) }]);
 }
 
 export async function update(

@@ -171,10 +171,12 @@ describe('a schema', () => {
     for (const [wire, name] of Object.entries(names)) expect(camel(wire)).toBe(name);
   });
   it('each kind comes after its parent, whatever the order of the schema', () => {
-    expect([...compile(FORUM).keys()]).toEqual(['topic', 'everything', 'setting', 'thread', 'post', 'vote']);
+    expect([...compile(FORUM).keys()]).toEqual(['topic', 'everything', 'setting', 'thread', 'vote', 'post']);
     expect(() =>
       compile({ hash: '', kinds: [{ name: 'a', tag: 'a', key: ['int'], parent: 'b', columns: [['b', 'int']] }] }),
     ).toThrow('no such parent');
+    const below = { name: 'a', tag: 'a', key: ['int'], parent: 'post', columns: [['b', 'text'], ['c', 'bigint']] } as const; // prettier-ignore
+    expect(() => compile({ hash: '', kinds: [...FORUM.kinds, below] })).toThrow('more than two kinds above it');
     expect(() =>
       compile({
         hash: '',
@@ -201,7 +203,8 @@ describe('a schema', () => {
     expectTypeOf<Post['parts']>().toEqualTypeOf<unknown>();
     expectTypeOf<RowOf<typeof FORUM, 'topic'>['_hiddenFlag']>().toEqualTypeOf<boolean | null>();
     expectTypeOf<IdOf<typeof FORUM, 'vote'>>().toEqualTypeOf<readonly [string, number | bigint]>();
-    expectTypeOf<ParentOf<typeof FORUM, 'vote'>>().toEqualTypeOf<string>();
+    expectTypeOf<ParentOf<typeof FORUM, 'vote'>>().toEqualTypeOf<number | bigint>();
+    expectTypeOf<keyof NewOf<typeof FORUM, 'vote'>>().toEqualTypeOf<'threadId' | 'isUp'>();
     expectTypeOf<ParentOf<typeof FORUM, 'topic'>>().toEqualTypeOf<null>();
     expectTypeOf<NewOf<typeof CHAT, 'message'>>().toExtend<{ conversationId: string; role: string; content: string }>();
     expectTypeOf<{ conversationId: string; role: string; content: string }>().toExtend<NewOf<typeof CHAT, 'message'>>();

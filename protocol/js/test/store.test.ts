@@ -361,7 +361,8 @@ describe.each(KINDS)('$name', ({ make }) => {
         kind: 'vote',
         seq: 1,
         id: [text, n],
-        postId: 'p',
+        threadId: 1,
+        topicId: 't',
         isUp: true,
       })),
     );
@@ -372,14 +373,38 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
     await store.read(async (tx) => {
       expect(idsOf(await tx.newest(TOPIC, '', null, 99))).toEqual([...texts].reverse());
-      expect(idsOf(await tx.newest(VOTE, keyOf(POST, 'p'), null, 99))).toEqual(idsOf(votes).reverse());
+      expect(idsOf(await tx.newest(VOTE, keyOf(THREAD, 1), null, 99))).toEqual(idsOf(votes).reverse());
       for (const [i, row] of votes.entries()) {
         const before = orderOf(VOTE, [null, row.id]);
-        expect(idsOf(await tx.newest(VOTE, keyOf(POST, 'p'), before, 1))).toEqual(idsOf(votes.slice(0, i)).slice(-1));
+        expect(idsOf(await tx.newest(VOTE, keyOf(THREAD, 1), before, 1))).toEqual(idsOf(votes.slice(0, i)).slice(-1));
       }
       expect(await tx.all(VOTE)).toHaveLength(votes.length);
       expect(await tx.all(TOPIC)).toHaveLength(texts.length);
     });
+  });
+
+  it('rows are found by the parent of their parent', async () => {
+    const post = (id: string, thread: number, topic: string | null): Row => ({
+      kind: 'post',
+      seq: id === 'local' ? LOCAL : 1,
+      id,
+      threadId: thread,
+      topicId: topic,
+    });
+    const vote: Row = { kind: 'vote', seq: 1, id: ['p', 1], threadId: 1, topicId: 't', isUp: true };
+    await write(async (tx) => {
+      await tx.put(POST, [post('p', 1, 't'), post('q', 2, 't'), post('moved', 2, 't'), post('unknown', 1, null)]);
+      await tx.put(POST, [post('moved', 2, 'ü'), post('local', 1, 't')]);
+      await tx.put(VOTE, [vote]);
+    });
+    await store.read(async (tx) => {
+      expect(idsOf(await tx.under(POST, keyOf(TOPIC, 't'))).sort()).toEqual(['local', 'p', 'q']);
+      expect(await tx.under(POST, keyOf(TOPIC, 'ü'))).toEqual([post('moved', 2, 'ü')]);
+      expect(await tx.under(VOTE, keyOf(TOPIC, 't'))).toEqual([vote]);
+      expect(await tx.under(POST, '')).toEqual([]);
+    });
+    await write((tx) => tx.clear(false));
+    await store.read(async (tx) => expect(idsOf(await tx.under(POST, keyOf(TOPIC, 't')))).toEqual(['local']));
   });
 
   it('nil in the column that orders is the oldest, equal values go by key', async () => {

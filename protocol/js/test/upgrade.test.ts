@@ -416,7 +416,7 @@ const THREADS = [1n, 2n].map((n): Row => ({
   name: `t${n}`,
   last: Number(3n - n),
 }));
-const VOTE: Row = { kind: 'vote', seq: LOCAL, id: ['b', 5n], postId: 'p', isUp: true };
+const VOTE: Row = { kind: 'vote', seq: LOCAL, id: ['b', 5n], threadId: 2n, topicId: 'a', isUp: true };
 const FORUM_KINDS = compile(FORUM);
 const before = (name: string): Kind => FORUM_KINDS.get(name) as Kind;
 const without = (...names: string[]): Schema['kinds'] => FORUM.kinds.filter(({ name }) => !names.includes(name));

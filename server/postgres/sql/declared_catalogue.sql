@@ -5,7 +5,8 @@ WITH RECURSIVE relations AS (
            c.relforcerowsecurity, c.reltuples
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('information_schema', 'sync', 'auth') AND n.nspname !~ '^pg_'
+      AND (n.nspname NOT IN ('information_schema', 'sync', 'auth') AND n.nspname !~ '^pg_'
+           OR n.nspname = 'sync' AND c.relname = 'daily_usage')
       AND NOT EXISTS (SELECT FROM pg_depend d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ), tables AS (

@@ -36,19 +36,25 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('sync', 'usage_batches', 'table', false, false),
            ('sync', 'usage_keys', 'table', false, false),
            ('sync', 'usage_state', 'table', false, false),
-           ('sync', 'daily_usage', 'table', false, false),
            ('sync', 'daily_costs', 'table', false, false),
            ('sync', 'daily_conversations', 'table', false, false),
            ('sync', 'model_prices', 'table', false, false)
-), columns (nsp, rel, type, names) AS (
-    SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name]
+    UNION ALL
+    -- It may be declared, too.
+    SELECT 'sync', 'daily_usage', 'table', false, false
+    WHERE NOT EXISTS (SELECT FROM sync.kinds k WHERE (k.nsp, k.rel) = ('sync', 'daily_usage'))
+), columns (nsp, rel, type, names, declared) AS (
+    SELECT k.nsp, k.rel, to_regtype(c.type), ARRAY[c.name], true
     FROM sync.kinds k CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
-    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name]
+    SELECT 'sync', 'all_' || k.rel, to_regtype(c.type), ARRAY[c.name], false
     FROM sync.kinds k JOIN sync.kinds a ON a.kind = k.kind AND (a.nsp, a.rel) = (k.nsp, k.rel || '_archive')
     CROSS JOIN unnest(k.columns, k.types) AS c (name, type)
     UNION ALL
-    SELECT 'sync', ours.* FROM (
+    SELECT 'sync', ours.rel, ours.type,
+           ARRAY(SELECT unnest(ours.names)
+                 EXCEPT SELECT unnest(k.columns) FROM sync.kinds k WHERE (k.nsp, k.rel) = ('sync', ours.rel)), false
+    FROM (
     VALUES ('declaration', 'text'::regtype, '{digest,hash,checksum}'::text[]),
            ('declaration', 'bool', '{only_one}'),
            ('declaration', 'jsonb', '{declared,former}'),
@@ -128,7 +134,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('model_prices', 'text', '{model}'),
            ('model_prices', 'numeric', '{input,output}'),
            ('model_prices', 'date', '{valid_from}')
-    ) ours
+    ) ours (rel, type, names)
 ), functions (name, arguments, definer, called, serves) AS (
     -- definer: it runs as its owner; called: the server itself calls it
     SELECT 'record_' || kind, '', true, false, true FROM sync.kinds
@@ -214,9 +220,11 @@ WITH RECURSIVE login AS MATERIALIZED (
 ), partitions AS MATERIALIZED (
     SELECT p.nsp_of, p.of, p.root, p.part AS oid, format('%I.%I', n.nspname, c.relname) AS name, c.relname, n.nspname,
            c.relrowsecurity AS secured, c.relowner, c.relacl,
-           -- A table that the app had partitioned has partitions of the app's beside ours.
-           n.nspname = 'sync' OR r.kind = 'partitioned table' AND c.relname ~ format(
-               '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) AS ours
+           -- The app's own table, which earlier versions kept in schema sync, is closed when it leaves that. A table that the
+           -- app had partitioned has partitions of the app's beside ours.
+           CASE n.nspname WHEN 'sync' THEN c.relname <> 'messages_v1'
+                ELSE r.kind = 'partitioned table' AND c.relname ~ format(
+                    '^%s(_archive)?_(\d{4}_\d\d(_on)?|default|v1)$', regexp_replace(p.of, '_archive$', '')) END AS ours
     FROM parts p JOIN tables r ON r.oid = p.root JOIN pg_class c ON c.oid = p.part JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.part <> p.root
 ), routines AS MATERIALIZED (
@@ -224,7 +232,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     FROM functions w LEFT JOIN schemas n ON n.nsp = 'sync'
     LEFT JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = w.name AND oidvectortypes(p.proargtypes) = w.arguments
 ), attributes AS MATERIALIZED (
-    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, t.declared, t.relkind, w.type, want.col, a.attnum,
+    SELECT t.nsp, t.rel, t.name AS tab, t.oid AS relid, t.serves, w.declared, t.relkind, w.type, want.col, a.attnum,
            format_type(a.atttypid, NULL) AS found,
            y.oid = w.type OR y.typbasetype = w.type OR w.type = 'text'::regtype AND y.typcategory IN ('S', 'E') AS fits
     FROM columns w JOIN tables t ON t.nsp = w.nsp AND t.rel = w.rel AND t.oid IS NOT NULL CROSS JOIN unnest(w.names) AS want (col)
@@ -364,7 +372,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     JOIN schemas n ON n.nsp = t.nsp
     LEFT JOIN pg_class d ON d.oid = p.partdefid
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.rel
-    WHERE (d.relname = w.rel AND d.relnamespace = n.oid) IS NOT TRUE
+    WHERE (d.relname = w.rel AND d.relnamespace IN (n.oid, to_regnamespace('sync'))) IS NOT TRUE
 
     UNION ALL
     -- A trigger that was renamed still has the constraint of its old name.

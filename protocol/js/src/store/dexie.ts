@@ -11,7 +11,7 @@ import { Dexie, type Table, type Transaction as DexieTransaction } from 'dexie';
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
+import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
 import { Destroyed, newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
@@ -38,6 +38,8 @@ interface Kept {
   readonly key: string;
   readonly home: string;
   readonly order: string;
+  /** Absent for null: then the index leaves the row out. */
+  readonly above?: string;
   readonly local?: 1;
   readonly row: Row;
 }
@@ -198,7 +200,7 @@ class Database extends Dexie {
     super(name, { chromeTransactionDurability: 'strict' });
     this.version(1).stores({
       head: '',
-      rows: '[kind+key], [kind+home+order], [kind+local]',
+      rows: '[kind+key], [kind+home+order], [kind+above], [kind+local]',
       outbox: 'key, state',
       floors: '[kind+home]',
       deletions: '[kind+key]',
@@ -239,6 +241,9 @@ class Transaction implements Writing {
   async of(kind: Kind, home: string): Promise<Row[]> {
     return this.newest(kind, home, null, Infinity);
   }
+  async under({ name }: Kind, above: string): Promise<Row[]> {
+    return (await this.db.rows.where('[kind+above]').equals([name, above]).toArray()).map(rowIn);
+  }
   async all({ name }: Kind): Promise<Row[]> {
     return (await this.db.rows.where('[kind+key]').between([name, ''], [name, MOST]).toArray()).map(rowIn);
   }
@@ -274,14 +279,18 @@ class Transaction implements Writing {
   async put(kind: Kind, rows: readonly Row[]): Promise<void> {
     if (rows.length === 0) return;
     await this.db.rows.bulkPut(
-      rows.map((row) => ({
-        kind: kind.name,
-        key: keyOf(kind, row.id),
-        home: homeOf(kind, row),
-        order: orderOfRow(kind, row),
-        ...(row.seq === LOCAL && { local: 1 }),
-        row,
-      })),
+      rows.map((row) => {
+        const above = aboveOf(kind, row);
+        return {
+          kind: kind.name,
+          key: keyOf(kind, row.id),
+          home: homeOf(kind, row),
+          order: orderOfRow(kind, row),
+          ...(above !== null && { above }),
+          ...(row.seq === LOCAL && { local: 1 }),
+          row,
+        };
+      }),
     );
   }
   async drop({ name }: Kind, keys: readonly string[]): Promise<void> {

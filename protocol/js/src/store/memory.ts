@@ -2,7 +2,7 @@
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
+import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
 import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
@@ -47,6 +47,7 @@ class Transaction implements Writing {
       .slice(0, limit)
       .map(({ row }) => row);
   of = (kind: Kind, home: string) => this.newest(kind, home, null, Infinity);
+  under = async (kind: Kind, above: string) => (await this.all(kind)).filter((row) => aboveOf(kind, row) === above);
   all = async (kind: Kind) => [...table(this.t.rows, kind).values()].map(({ row }) => row);
   local = async (kind: Kind) => (await this.all(kind)).filter((row) => row.seq === LOCAL);
   entries = async () => [...this.t.entries.values()].sort((a, b) => a.key - b.key);

@@ -10,7 +10,7 @@
 import type { Floor } from '../holes.js';
 import type { Mutation } from '../mutation.js';
 import type { Entry } from '../outbox.js';
-import { homeOf, keyOf, orderOfRow, type Row } from '../rows.js';
+import { aboveOf, homeOf, keyOf, orderOfRow, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
 import { newMeta, StoreError, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
@@ -35,10 +35,11 @@ const HEAD =
   'CREATE TABLE IF NOT EXISTS atlas_meta (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, meta TEXT NOT NULL)';
 const TABLES = [
   `CREATE TABLE IF NOT EXISTS atlas_rows (
-     kind TEXT NOT NULL, key TEXT NOT NULL, home TEXT NOT NULL, place TEXT NOT NULL, seq INTEGER NOT NULL,
+     kind TEXT NOT NULL, key TEXT NOT NULL, home TEXT NOT NULL, place TEXT NOT NULL, above TEXT, seq INTEGER NOT NULL,
      content TEXT NOT NULL, PRIMARY KEY (kind, key)
    )`,
   'CREATE INDEX IF NOT EXISTS atlas_rows_place ON atlas_rows (kind, home, place)',
+  'CREATE INDEX IF NOT EXISTS atlas_rows_above ON atlas_rows (kind, above) WHERE above IS NOT NULL',
   'CREATE INDEX IF NOT EXISTS atlas_rows_local ON atlas_rows (kind) WHERE seq < 0',
   `CREATE TABLE IF NOT EXISTS atlas_outbox (
      key INTEGER PRIMARY KEY, n INTEGER NOT NULL, state TEXT NOT NULL, mutation TEXT NOT NULL,
@@ -167,6 +168,9 @@ class Transaction implements Writing {
   of(kind: Kind, home: string): Promise<Row[]> {
     return this.rows('kind = ? AND home = ?', [kind.name, home]);
   }
+  under(kind: Kind, above: string): Promise<Row[]> {
+    return this.rows('kind = ? AND above = ?', [kind.name, above]);
+  }
   all(kind: Kind): Promise<Row[]> {
     return this.rows('kind = ?', [kind.name]);
   }
@@ -207,7 +211,8 @@ class Transaction implements Writing {
       'atlas_rows',
       rows.map((row) => {
         const { id, seq } = row;
-        return [kind.name, keyOf(kind, id), homeOf(kind, row), orderOfRow(kind, row), seq, toJson(row)];
+        const place = [keyOf(kind, id), homeOf(kind, row), orderOfRow(kind, row), aboveOf(kind, row)];
+        return [kind.name, ...place, seq, toJson(row)];
       }),
     );
   }

@@ -9,9 +9,10 @@ export const FORUM = {
       name: 'vote',
       tag: 'v',
       key: ['text', 'bigint'],
-      parent: 'post',
+      parent: 'thread',
       columns: [
-        ['post_id', 'text'],
+        ['thread_id', 'bigint'],
+        ['topic_id', 'text'],
         ['is_up', 'bool'],
       ],
       devices: { insert: ['is_up'], update: ['is_up'], delete: true },
@@ -23,6 +24,7 @@ export const FORUM = {
       parent: 'thread',
       columns: [
         ['thread_id', 'bigint'],
+        ['topic_id', 'text'],
         ['parts', 'json'],
         ['state', 'text?'],
         ['rank', 'bigint?'],

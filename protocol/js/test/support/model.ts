@@ -239,8 +239,15 @@ export class ModelServer {
     consumed.mutations.set(number, mutation);
   }
 
-  private columns({ tag, columns }: KindSchema, row: ModelRow): Wire {
-    return [tag, row.seq, row.id, ...columns.map(([column]) => row.values[column] ?? null)];
+  private columns({ tag, parent, columns }: KindSchema, row: ModelRow): Wire {
+    const values = columns.map(([column]) => row.values[column] ?? null);
+    // The second column of a row whose parent has a parent is that one's key.
+    const above = parent === undefined ? undefined : this.kind(parent);
+    if (above?.parent !== undefined) {
+      const held = this.rows(above.name).get(name(values[0] ?? null));
+      values[1] = held?.values[above.columns[0]?.[0] ?? ''] ?? null;
+    }
+    return [tag, row.seq, row.id, ...values];
   }
 
   private below(state: State, kind: KindSchema, id: WireId): [KindSchema, ModelRow][] {

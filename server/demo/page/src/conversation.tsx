@@ -26,7 +26,7 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
   const [sent, setSent] = useState(0);
   const title = row.title ?? 'New conversation';
   const send = async (text: string): Promise<void> => {
-    await device.sync.sendMessage(row.id, text);
+    await device.sync.insert('message', { conversationId: row.id, role: 'user', content: text });
     setSent((count) => count + 1);
   };
   return (
@@ -40,7 +40,7 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
             title={row.title ?? ''}
             onDone={(next) => {
               rename(false);
-              if (next !== null && next !== title) void device.sync.renameConversation(row.id, next);
+              if (next !== null && next !== title) void device.sync.update('conversation', row.id, { title: next });
             }}
           />
         ) : (

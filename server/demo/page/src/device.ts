@@ -1,17 +1,20 @@
 /** One device of a user, with a database, a network and a client of its own, independent of others in this browser. */
 
-import { createChatSync, environment, type ChatSync } from 'atlas-sync';
+import { createSync, environment, type Sync } from 'atlas-sync';
 import { DexieStore } from 'atlas-sync/dexie';
 import { isFlag, onRemembered, recall, remember } from './memory.js';
 import { Network } from './network.js';
 import { socketUrl, tokenOf, type Person } from './people.js';
+import { schema } from './schema.js';
+
+export type DemoSync = Sync<typeof schema>;
 
 export interface Device {
   /** Another one each time that the device is opened. */
   readonly number: number;
   /** Also of its database. */
   readonly name: string;
-  readonly sync: ChatSync;
+  readonly sync: DemoSync;
   readonly store: DexieStore;
   readonly network: Network;
   close(): void;
@@ -26,7 +29,8 @@ export function openDevice(url: string, person: Person, slot: number): Device {
   const real = environment();
   const { locks, channel } = real;
   const store = new DexieStore({ name });
-  const sync = createChatSync({
+  const sync = createSync({
+    schema,
     url: socketUrl(url),
     store,
     user: person.id,

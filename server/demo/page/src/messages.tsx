@@ -62,7 +62,7 @@ function useNews(rows: readonly ShownMessage[], atEnd: { readonly current: boole
 
 export function Messages({ device, conversation, activity, sent, ask }: Props) {
   const { sync } = device;
-  const [query, setQuery] = useState(() => sync.messages(conversation));
+  const [query, setQuery] = useState(() => sync.list('message', { parent: conversation, oldestFirst: true }));
   const list = useQuery(query);
   const status = useQuery(sync.status);
   const rows = list?.rows ?? NONE;
@@ -136,7 +136,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
   };
   const toEnd = useStable(async (): Promise<void> => {
     if (rows.length > MANY) {
-      const small = sync.messages(conversation);
+      const small = sync.list('message', { parent: conversation, oldestFirst: true });
       await small.read();
       setQuery(small);
     }
@@ -176,7 +176,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
       title: 'Delete this message?',
       text: 'It will be deleted on every device.',
       yes: 'Delete',
-      act: () => void sync.deleteMessage(row.id),
+      act: () => void sync.remove('message', row.id),
     });
 
   return (
@@ -216,7 +216,7 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
                 active={active === row.id}
                 editing={editing === row.id}
                 onEdit={(on) => edit(on ? row.id : null)}
-                onSave={(text) => sync.editMessage(row.id, text)}
+                onSave={(text) => sync.update('message', row.id, { content: text })}
                 onDelete={() => remove(row)}
                 onRetry={() => row.key !== undefined && void sync.retry(row.key)}
                 onDiscard={() => row.key !== undefined && void sync.discard(row.key)}

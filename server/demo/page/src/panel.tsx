@@ -49,7 +49,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
   const { sync } = device;
   const activity = useMemo(() => new Activity(device), [device]);
   useEffect(() => () => activity.close(), [activity]);
-  const query = useMemo(() => sync.conversations(), [sync]);
+  const query = useMemo(() => sync.list('conversation'), [sync]);
   const list = useQuery(query);
   const rows = list?.rows;
   const [failure, setFailure] = useState<string | null>(null);
@@ -87,7 +87,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
   }, [rows, row, chosen]);
 
   const create = async (): Promise<void> => {
-    choose(await sync.createConversation());
+    choose(await sync.insert('conversation', { title: null }));
     setFocusComposer((count) => count + 1);
   };
   const open = (id: string): void => {
@@ -106,7 +106,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
       yes: 'Delete',
       act: () => {
         if (chosen === target.id) choose(null);
-        void sync.deleteConversation(target.id);
+        void sync.remove('conversation', target.id);
       },
     });
 

@@ -7,6 +7,7 @@ import type { Activity } from './activity.js';
 import type { Device } from './device.js';
 import { useQuery, useLasting } from './hooks.js';
 import { Icon } from './icons.js';
+import { UsedToday } from './usage.js';
 import { positionTime, secondTime } from './when.js';
 
 const STATES: Record<Status['state'], string> = {
@@ -78,6 +79,7 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
           </dd>
         </div>
       </dl>
+      <UsedToday device={device} />
       <div class="strip-foot">
         <details class="happenings">
           <summary>

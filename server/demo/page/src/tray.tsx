@@ -1,6 +1,7 @@
 /** Rejected writes that no open conversation shows, to retry or discard. */
 
-import type { ChatSync, Entry } from 'atlas-sync';
+import type { Entry } from 'atlas-sync';
+import type { DemoSync } from './device.js';
 import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
 
@@ -18,7 +19,7 @@ function inWords({ mutation }: Entry): string {
   return `${mutation.op === '+' ? 'Message' : 'Edit'} ${quote(content)}`;
 }
 
-export function Tray({ sync, open }: { readonly sync: ChatSync; readonly open: string | null }) {
+export function Tray({ sync, open }: { readonly sync: DemoSync; readonly open: string | null }) {
   const entries = (useQuery(sync.quarantine) ?? []).filter(
     ({ mutation }) => mutation.op !== '+' || mutation.columns['conversationId'] !== open,
   );
