@@ -82,7 +82,7 @@ def _instant(kind: Kind, field: Field | None) -> str:
 
 
 def touch(kind: Kind, key: list[str], *, archived: bool) -> str | None:
-    """A statement for an administrator that has the row recorded again. None: it is not known which column may change."""
+    """A statement that has the row recorded again. None: it is not known which of its columns may change."""
     if kind.devices is None or kind.devices.updated is None:
         return None
     old = archive(kind)
