@@ -9,7 +9,7 @@ import asyncpg
 import orjson
 import structlog
 
-from server.declaration.chat import CHAT, CHAT_TOML
+from server.declaration.chat import CHAT, CHAT_SQL, CHAT_TOML
 from server.declaration.check import load
 from server.declaration.file.parse import parse
 from server.declaration.file.problems import DeclarationError
@@ -85,7 +85,7 @@ class Pending:
         yield from (text for name, text in functions.items() if name in self.definitions)
         yield from map(scripts.migration, self.migrations)
         if self.chat:
-            yield statement("chat")
+            yield CHAT_SQL
         yield from (text for name, text in views.items() if name in self.definitions)
         applied = orjson.dumps(scripts.schema()).decode()
         yield (

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from server import tiers
-from server.declaration.chat import CHAT
+from server.declaration.chat import CHAT, CHAT_SQL
 from server.declaration.sql import reading, recording
 from server.postgres import connection, scripts
 from server.postgres.connection import statement
@@ -24,12 +24,6 @@ def test_a_reading_of_archives_differs_only_in_the_table_of_messages() -> None:
     assert recent.replace("public.messages", "sync.all_messages") == everywhere
 
 
-def test_a_statement_and_its_twin_differ_only_in_the_table_of_messages() -> None:
-    assert code("trace_message").replace("FROM public.messages m", "FROM public.messages_archive m") == code(
-        "trace_archived"
-    )
-
-
 def test_what_a_row_weighs_beside_its_text_is_one_number() -> None:
     bounded = {name: text for name, text in reading.statements(CHAT).items() if "octet_length" in text}
     assert bounded.keys() == {"read_feed", "read_feed_everywhere", "list_profile", "list_conversation", "list_message"}
@@ -41,14 +35,14 @@ def test_what_a_row_weighs_beside_its_text_is_one_number() -> None:
 def test_the_tiers_that_sync_are_those_of_the_chat_schema() -> None:
     assert CHAT.gate is not None
     assert {*CHAT.gate.syncs} == tiers.SYNCED
-    (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", statement("chat"))
+    (permitted,) = re.findall(r"CHECK \(subscription_tier IN \(([^)]*)\)", CHAT_SQL)
     assert {*tiers.SYNCED, "free"} == set(re.findall(r"'(\w+)'", permitted))
 
 
 def test_the_inventory_knows_every_trigger_that_the_schema_creates() -> None:
     known = re.findall(r"\('(atlas_sync_\w+)', \d+\)", code("inventory"))
     texts = [*map(scripts.migration, scripts.migrations()), *scripts.functions().values()]
-    texts += [statement("chat"), *(text for kind in CHAT.kinds for text in recording.triggers(kind).values())]
+    texts += [CHAT_SQL, *(text for kind in CHAT.kinds for text in recording.triggers(kind).values())]
     created = {name for text in texts for name in re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+)", text)}
     assert created == set(known)
     identity = next(text for text in texts if "sync.identity(OUT" in text)

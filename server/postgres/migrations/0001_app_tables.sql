@@ -1,2 +1,2 @@
--- Made the tables of the chat schema, which sql/chat.sql makes now.
+-- Made the tables of the chat schema, which server/declaration/chat/chat.sql makes now.
 SELECT;
