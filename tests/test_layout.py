@@ -13,6 +13,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "usage", "write")
 TESTED_BY: Final = {
+    "declaration/audit.py": ["postgres/test_doctor.py"],
     "declaration/keys.py": ["declaration/test_file.py"],
     "declaration/model.py": ["declaration/test_chat.py", "declaration/test_generated.py"],
     "declaration/problems.py": ["declaration/test_file.py", "declaration/test_check.py"],
@@ -21,6 +22,7 @@ TESTED_BY: Final = {
     "declaration/rights.py": ["declaration/test_generated.py"],
     "declaration/sql.py": ["declaration/test_generated.py"],
     "declaration/synced.py": ["feed/test_pages.py", "feed/test_snapshot.py"],
+    "declaration/tracing.py": ["integration/test_trace.py"],
     "declaration/write.py": ["declaration/test_draft.py"],
     "declaration/writing.py": ["declaration/test_generated.py"],
     "declaration/written.py": ["declaration/test_file.py"],
