@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -116,7 +116,7 @@ class App:
             store = PostgresStore(postgres.pool, synced)
             if redis is not None:
                 await stack.enter_async_context(redis)
-            backend = _Backend(settings, clock, postgres, await _responses(settings, postgres, redis, stack))
+            backend = _Backend(settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack))
             reads = _ReadPath(settings, hub, history, synced, store, postgres.replicas, redis, wakes, backend.usage)
             batcher = _batcher(settings, postgres.writes, synced)
             history.alarm.on_ring.append(batcher.postgres_is_back)
@@ -296,10 +296,15 @@ class _Backend:
     """What the app's backend uses over HTTP: usage and cached responses. Each is None unless it is on."""
 
     def __init__(
-        self, settings: ServeSettings, clock: Clock, postgres: _Postgres, responses: ResponseCache | None
+        self,
+        settings: ServeSettings,
+        clock: Clock,
+        postgres: _Postgres,
+        synced: Synced,
+        responses: ResponseCache | None,
     ) -> None:
         self.tokens = ServiceTokens(settings.service_tokens)
-        self.usage = _Usage(postgres.writes, clock) if settings.usage else None
+        self.usage = _Usage(postgres.writes, clock, synced) if settings.usage else None
         self.responses = responses
         self._clock = clock
         self._usage_days = settings.usage_days
@@ -316,8 +321,9 @@ class _Backend:
 class _Usage:
     """Records usage: events of the app's backend, and one for each device that caught up."""
 
-    def __init__(self, pool: Pool, clock: Clock) -> None:
+    def __init__(self, pool: Pool, clock: Clock, synced: Synced) -> None:
         self._clock = clock
+        self._synced = synced
         self.store = PostgresUsage(pool)
         self.recorder = Recorder(self.store)
 
@@ -331,11 +337,20 @@ class _Usage:
                 tier=device.tier,
                 outcome=device.why or "resumed",
                 milliseconds=device.seconds * 1000,
-                rows=device.rows,
+                rows=self._by_kind(device.rows),
                 size=device.size,
                 at=self._clock.now(),
             )
         )
+
+    def _by_kind(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """What was counted by tags, by the kinds' names."""
+        counts: dict[str, int] = {}
+        for tag, count in rows.items():
+            kind = self._synced.declaration.tagged.get(tag)
+            name = "deletion" if tag.startswith("-") else tag if kind is None else kind.name
+            counts[name] = counts.get(name, 0) + count
+        return counts
 
     async def close(self) -> None:
         """Write the events that are left, if Postgres answers in time."""

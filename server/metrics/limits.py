@@ -31,7 +31,7 @@ STALLED_SHARE: Final = 0.05
 """Phones in tunnels stay below it."""
 WORKERS_DIED: Final = 2
 """In half an hour. One death may be a coincidence, and the supervisor repairs it."""
-STARTED_OVER: Final = ("unreadable", "foreign", "epoch", "ahead", "too_old")
+STARTED_OVER: Final = ("unreadable", "foreign", "epoch", "schema", "ahead", "too_old")
 """Outcomes of the hellos of devices that had a cursor and get a snapshot nevertheless."""
 START_OVERS: Final = 0.1
 """Such devices per second: below it, any share is chance."""

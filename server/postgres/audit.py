@@ -7,8 +7,8 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from server.declaration import audit
 from server.declaration.model import Declaration, Gate
+from server.declaration.sql import audit
 
 PATIENCE: Final = "5s"
 """Limit on one statement: some of them read whole tables."""

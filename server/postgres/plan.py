@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import orjson
 
-from server.declaration import rights, sql
 from server.declaration.model import Declaration
+from server.declaration.sql import pieces as sql
+from server.declaration.sql import rights
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres import adopt, audit

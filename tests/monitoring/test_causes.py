@@ -63,7 +63,8 @@ async def test_alerts_about_the_database_name_the_statement_and_the_table(databa
             await device.say(device.asking(1))
             slow = """
                 SELECT count(*) FROM pg_stat_activity
-                WHERE wait_event_type = 'Lock' AND query ~ 'conversations' AND clock_timestamp() - query_start > '2.5 s'
+                WHERE wait_event_type = 'Lock' AND query ~ 'kind conversation'
+                    AND clock_timestamp() - query_start > '2.5 s'
             """
             await eventually(lambda: sql.fetchval(slow))
         await device.hear_a(Page)

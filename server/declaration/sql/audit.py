@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from protocol.schema import Type
 from server.declaration.model import Declaration, Field, Kind
-from server.declaration.sql import column, literal, order, quoted, table
+from server.declaration.sql.pieces import column, literal, order, quoted, table
 
 ANY: Final = {Type.UUID: "00000000-0000-0000-0000-000000000000", Type.TEXT: "", Type.INT: "0", Type.BIGINT: "0"}
 """A value of each type that a key or an owner may have."""

@@ -4,9 +4,9 @@ from typing import Final
 
 from protocol.schema import Type
 from server.declaration.model import Declaration, Field, Kind
-from server.declaration.reading import tier
-from server.declaration.rights import columns
-from server.declaration.sql import archive, by_uuid, column, literal, order, owned, owner, received, table
+from server.declaration.sql.pieces import archive, by_uuid, column, literal, order, owned, owner, received, table
+from server.declaration.sql.reading import tier
+from server.declaration.sql.rights import columns
 
 SAID: Final = frozenset({Type.TEXT, Type.JSON, Type.ARRAY, Type.BYTES})
 """What people say is in columns of these types."""
