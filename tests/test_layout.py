@@ -13,8 +13,8 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "usage", "write")
 TESTED_BY: Final = {
-    "declaration/audit.py": ["postgres/test_doctor.py"],
-    "declaration/tracing.py": ["integration/test_trace.py"],
+    "declaration/sql/audit.py": ["postgres/test_doctor.py"],
+    "declaration/sql/tracing.py": ["integration/test_trace.py"],
     "declaration/file/keys.py": ["declaration/test_parse.py"],
     "declaration/model.py": ["declaration/test_chat.py", "declaration/test_generated.py"],
     "declaration/file/problems.py": ["declaration/test_parse.py", "declaration/test_check.py"],

@@ -7,8 +7,8 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from server.declaration import audit
 from server.declaration.model import Declaration, Gate
+from server.declaration.sql import audit
 
 PATIENCE: Final = "5s"
 """Limit on one statement: some of them read whole tables."""
@@ -82,7 +82,7 @@ async def without_index(connection: Any, declaration: Declaration) -> dict[str, 
             await connection.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off")
             await connection.execute("SET LOCAL enable_incremental_sort = off; SET LOCAL enable_bitmapscan = off")
             plan = orjson.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {each.query}"))
-        if not _is_served(plan[0]["Plan"]):
+        if not _is_served(plan[0]["Plan"]) and not _is_empty(plan[0]["Plan"]):
             found[each.kind] = each.statement
     return found
 
@@ -94,6 +94,11 @@ def _is_served(plan: dict[str, Any]) -> bool:
     if plan["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in plan:
         return False
     return all(_is_served(each) for each in plan.get("Plans", ()))
+
+
+def _is_empty(plan: dict[str, Any]) -> bool:
+    """Row level security shows no row to this login, so that the plan says nothing of indexes."""
+    return plan.get("One-Time Filter") == "false" or any(_is_empty(each) for each in plan.get("Plans", ()))
 
 
 async def _patiently(connection: Any, query: str) -> list[Any]:

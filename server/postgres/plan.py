@@ -10,7 +10,7 @@ from server.declaration.sql import pieces as sql
 from server.declaration.sql import rights
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
-from server.postgres import adopt
+from server.postgres import adopt, audit
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, changed_tables, declared, following
 from server.postgres.errors import translated
@@ -54,6 +54,23 @@ async def plan(url: str, *, text: str | None = None, name: str = "the declaratio
             return await _plan(connection, text, name)
     finally:
         connection.terminate()
+
+
+async def gate(url: str) -> str | None:
+    """A sentence about whom the gate of the declaration in force lets in. None without a gate. Raises UnavailableError,
+    UnfitError."""
+    connection = await connect_as_owner(url)
+    try:
+        with translated():
+            declaration = await declared(connection)
+            return None if declaration is None else await _gate(connection, declaration)
+    finally:
+        connection.terminate()
+
+
+async def _gate(connection: Any, declaration: Declaration) -> str | None:
+    found = await audit.audience(connection, declaration)
+    return None if found is None else f"T{str(found)[1:]}."
 
 
 async def script(url: str, *, text: str | None = None, name: str = "the declaration") -> str:
@@ -113,6 +130,8 @@ async def _notices(connection: Any, declaration: Declaration, found: Plan, *, de
         before = await declared(connection)
     if declares:
         found.triggers.extend(await changed_tables(connection, declaration))
+    if declares and (says := await _gate(connection, declaration)) is not None:
+        found.devices.append(says)
     follows = await following(connection, declaration)
     if before is None:
         found.devices.append(NO_DEVICES)

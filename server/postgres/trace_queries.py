@@ -10,8 +10,8 @@ import asyncpg
 import orjson
 
 from protocol.schema import Type
-from server.declaration import tracing
 from server.declaration.model import Declaration, Kind
+from server.declaration.sql import tracing
 from server.declaration.sql.pieces import literal, table
 from server.exceptions import ConfigError, UnavailableError, UnfitError
 from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row

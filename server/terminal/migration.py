@@ -60,6 +60,8 @@ def migrate(url: str, given: Given) -> int:
     """Migrate, and print what is left; returns the exit status."""
     with Shown(console(stderr=True)) as shown:
         left = asyncio.run(migrating.migrate(url, shown, text=given.text, name=given.name))
+    if (says := asyncio.run(planning.gate(url))) is not None:
+        say(says)
     if not left:
         typer.echo("The database is up to date.")
         return 0

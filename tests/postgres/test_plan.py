@@ -94,6 +94,15 @@ async def test_the_commands_take_the_file_of_the_declaration(postgres_18: Cluste
         assert "sync.toml:" in said
 
 
+async def test_plan_and_migrate_say_whom_the_gate_lets_in(postgres_18: Cluster, tmp_path: Path) -> None:
+    async with notes(postgres_18, None) as (database, sql):
+        await sql.execute("INSERT INTO people VALUES (gen_random_uuid(), 'paid'), (gen_random_uuid(), 'pro')")
+        (tmp_path / "sync.toml").write_text(GATE + PERSON)
+        for options in (("--plan",), ()):
+            said = await command(App(database, sql, []), *options, "--declaration", str(tmp_path / "sync.toml"))
+            assert "The gate lets in 1 user (paid 1), and keeps out 1 (pro 1)." in said[1]
+
+
 async def test_the_sql_of_an_empty_database_is_that_of_the_chat_schema(postgres_18: Cluster) -> None:
     database: Database = await postgres_18.create("template0")
     async with administrator(database) as sql:
