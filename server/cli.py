@@ -252,16 +252,19 @@ def doctor() -> None:
 
 @cli.command()
 def trace(
-    message_id: Annotated[UUID, typer.Argument(help="The message's id: a UUID.", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(help="The row's key; both halves of one are separated by a comma.", show_default=False)
+    ],
+    kind: Annotated[str | None, typer.Option(help="The row's kind.", show_default="message")] = None,
     user: Annotated[UUID | None, typer.Option(help="The owner's id. Without it the whole log may be searched.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts and the verdict as JSON.")] = False,
 ) -> None:
-    """Find out where a message is: what DATABASE_URL knows of it, and which devices have it. Exits with status 1 if
+    """Find out where a row is: what DATABASE_URL knows of it, and which devices have it. Exits with status 1 if
     there is an obstacle. Shows no content, writes nothing."""
     from server.operations import trace as telling
     from server.postgres import trace_queries
 
-    facts = asyncio.run(trace_queries.ask(_set(DatabaseSettings).database_url, message_id, user))
+    facts = asyncio.run(trace_queries.ask(_set(DatabaseSettings).database_url, key, user, kind))
     lines = telling.tell(facts)
     if json:
         typer.echo(telling.as_json(facts, lines))

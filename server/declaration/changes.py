@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.declaration.model import Declaration, Field, Kind
-from server.declaration.sql import column, table, tables
+from server.declaration.sql.pieces import column, table, tables
 
 
 class Need(StrEnum):

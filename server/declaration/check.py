@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.schema import KEY_TYPES, Type
-from server.declaration import catalogue, written
+from server.declaration import catalogue
 from server.declaration.catalogue import Facts
-from server.declaration.file import camel, parse, references, unfit
+from server.declaration.file import written
+from server.declaration.file.parse import camel, parse, references, unfit
+from server.declaration.file.problems import DeclarationError, Problem, listed, meant
+from server.declaration.file.written import File
 from server.declaration.model import TYPES, Column, Declaration, Devices, Field, Gate, Kind, Parent, Reference, Table
-from server.declaration.problems import DeclarationError, Problem, listed, meant
 from server.declaration.usage import USAGE
-from server.declaration.written import File
 
 OWNERS: Final = frozenset({Type.UUID, Type.TEXT})
 ORDERS: Final = frozenset({Type.INSTANT, Type.INT, Type.BIGINT, Type.TEXT})

@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Final
 
 from protocol.schema import Limit, Type
-from server.declaration import write
 from server.declaration.catalogue import Column, Facts, ForeignKey, Table
 from server.declaration.check import ORDERS, OWNERS, PARTITIONABLE, identifies, key_of, travels
-from server.declaration.file import PARENTS, TAGS, camel
+from server.declaration.file import write
+from server.declaration.file.parse import PARENTS, TAGS, camel
+from server.declaration.file.problems import meant
+from server.declaration.file.written import Columns, Devices, Kind, Named, Parent
 from server.declaration.model import Table as Name
-from server.declaration.problems import meant
 from server.declaration.usage import USAGE
-from server.declaration.written import Columns, Devices, Kind, Named, Parent
 from server.exceptions import ConfigError
 
 USERS: Final = frozenset({"user", "users", "profile", "profiles", "userprofile", "userprofiles", "appuser", "appusers"})

@@ -5,9 +5,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from protocol.schema import Schema
-from server.declaration import reading
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql import table
+from server.declaration.sql import reading
+from server.declaration.sql.pieces import table
 from server.declaration.values import Rows
 
 EMPTY: Final = Declaration(())

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from server.declaration.sql import quoted
+from server.declaration.sql.pieces import quoted
 from server.exceptions import UnfitError
 from server.operations import publications
 from server.operations.catalog import Facts, Step, parked

@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
-from server.declaration.sql import quoted
+from server.declaration.sql.pieces import quoted
 
 INSTANTS: Final = ("conversations.created_at", "conversations.updated_at", "messages.created_at")
 """Columns by which devices order rows and load pages. They must never be NULL."""

@@ -1,4 +1,4 @@
-"""What became of one message, in sentences for support staff, from what Postgres knows of it. Pure."""
+"""What became of one row, in sentences for support staff, from what Postgres knows of it. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,16 +8,15 @@ from typing import Final
 
 import orjson
 
-from protocol.frames import DEFAULT_ROWS, Instant
-from server import tiers
+from protocol.frames import Instant
 from server.feed.ports import DeviceState
-from server.operations.trace_facts import Device, Facts, Feed, Message, Plan
+from server.operations.trace_facts import Device, Facts, Feed, Plan, Row
 from server.operations.trace_outlook import Fate, Outlook, is_connected, outlook
 from server.operations.trace_words import DOING, LACKING, MEANS, ago, at, closed, count
 from server.write.rules import SENTENCES
 
 SHOWN: Final = 5
-"""Changes of the message that are listed; older ones are counted."""
+"""Changes of the row that are listed; older ones are counted."""
 
 
 class Verdict(StrEnum):
@@ -46,7 +45,7 @@ VERDICTS: Final = {
 
 def tell(facts: Facts) -> list[Line]:
     """What is known, line by line. The last line is the verdict: BAD if any other line is."""
-    lines = [*_message(facts)]
+    lines = [*_row(facts)]
     fate = _fate(facts)
     if facts.plan is not None and facts.feed is not None:
         lines += _changes(facts)
@@ -56,7 +55,7 @@ def tell(facts: Facts) -> list[Line]:
         lines.append(_plan(facts.plan, needed=not in_step))
         if fate is not None:
             lines += _devices(facts, fate, outlooks)
-    if facts.message is None and fate is None:
+    if facts.row is None and fate is None:
         lines += _clients(facts)
     return [*lines, _verdict(facts, fate, lines)]
 
@@ -73,38 +72,39 @@ def status(lines: Sequence[Line]) -> int:
     return int(lines[-1].verdict is Verdict.BAD)
 
 
-# ---- The message ----------------------------------------------------------------------------------------------------
+# ---- The row --------------------------------------------------------------------------------------------------------
 
 
-def _message(facts: Facts) -> list[Line]:
-    message = facts.message
-    if message is None:
+def _row(facts: Facts) -> list[Line]:
+    row = facts.row
+    if row is None:
         return [_absent(facts)]
-    where = "in the archive" if message.archived else "in messages"
-    lines = [
-        Line(
-            "message",
-            Verdict.GOOD,
-            f"{where}: role {message.role}, {count(message.content_bytes, 'byte')} of content, "
-            f"conversation {message.conversation}, created {at(message.created_at)}, "
-            f"updated {at(message.updated_at)}",
-        )
+    told = [
+        *([f"role {row.role}"] if row.role is not None else []),
+        f"{count(row.bytes, 'byte')} of content",
+        *([f"{facts.parent_kind} {row.parent}"] if facts.parent_kind is not None else []),
+        *([f"created {at(row.created_at)}"] if row.created_at is not None else []),
+        *([f"updated {at(row.updated_at)}"] if row.updated_at is not None else []),
     ]
+    where = "in the archive" if row.archived else f"in {facts.table}"
+    lines = [Line(facts.kind, Verdict.GOOD, f"{where}: {', '.join(told)}")]
     if facts.copies > 1:
         says = f"{facts.copies} rows have this id and different times of creation; this is about one of them."
-        lines.append(Line("message", Verdict.WAITING, says))
-    if message.owner is None:
-        says = "Its conversation does not exist, so it has no owner, and no device gets it."
+        lines.append(Line(facts.kind, Verdict.WAITING, says))
+    if row.owner is None:
+        parent = f"Its {facts.parent_kind} does not exist" if facts.parent_kind else "Its owner column holds no user"
+        says = f"{parent}, so it has no owner, and no device gets it."
         lines.append(Line("owner", Verdict.BAD, says))
     elif facts.somebody_elses:
-        says = f"It belongs to user {message.owner}, not to {facts.asked_user}; only the owner's devices get it."
+        says = f"It belongs to user {row.owner}, not to {facts.asked_user}; only the owner's devices get it."
         lines.append(Line("owner", Verdict.BAD, says))
     else:
-        lines.append(Line("owner", Verdict.GOOD, f"user {message.owner}"))
-        if message.newer >= DEFAULT_ROWS:
-            more = "1,000 or more" if message.newer >= 1_000 else str(message.newer)
+        lines.append(Line("owner", Verdict.GOOD, f"user {row.owner}"))
+        if facts.window is not None and row.newer >= facts.window:
+            more = "1,000 or more" if row.newer >= 1_000 else str(row.newer)
+            of = f"of its {facts.parent_kind}" if facts.parent_kind is not None else "of its owner"
             says = (
-                f"{more} messages of its conversation are newer: a device that started with a snapshot loads it only "
+                f"{more} rows {of} are newer: a device that started with a snapshot loads it only "
                 "when its user scrolls back that far."
             )
             lines.append(Line("window", Verdict.WAITING, says))
@@ -112,24 +112,27 @@ def _message(facts: Facts) -> list[Line]:
 
 
 def _absent(facts: Facts) -> Line:
-    if facts.is_conversation:
-        return Line("message", Verdict.BAD, "This is the id of a conversation: give the id of a message.")
+    if facts.is_parent:
+        says = (
+            f"This is the key of a {facts.parent_kind}: give the key of a {facts.kind}, or --kind {facts.parent_kind}."
+        )
+        return Line(facts.kind, Verdict.BAD, says)
     searched = "the whole change log" if facts.searched_all else f"the change log of user {facts.owner}"
     reach = "" if facts.log_since is None else f", which goes back to {at(facts.log_since)},"
     if facts.changes:
         owner = f" of user {facts.owner}" if facts.searched_all else ""
-        return Line("message", Verdict.WAITING, f"It no longer exists. The change log{owner} contains it.")
+        return Line(facts.kind, Verdict.WAITING, f"It no longer exists. The change log{owner} contains it.")
     other = " Or it is another user's: ask without --user." if facts.asked_user is not None else ""
     says = (
         f"It does not exist, and {searched}{reach} does not contain it: it never arrived, or was deleted before.{other}"
     )
-    return Line("message", Verdict.BAD, says)
+    return Line(facts.kind, Verdict.BAD, says)
 
 
 def _fate(facts: Facts) -> Fate | None:
     """None: no device could have anything."""
     newest = facts.changes[0] if facts.changes else None
-    if facts.message is not None:
+    if facts.row is not None:
         if facts.feed is None:
             return None
         return Fate(newest.seq if newest is not None and newest.op == "u" else None, deleted=False)
@@ -141,7 +144,7 @@ def _fate(facts: Facts) -> Fate | None:
 
 
 def _gone_with(facts: Facts) -> list[int]:
-    """Seqs of the deletions of conversations that may have deleted the message too. A device must have received the
+    """Seqs of the deletions of parents that may have deleted the row too. A device must have received the
     last of them."""
     certain = [deletion.seq for deletion in facts.deletions if deletion.certain]
     return certain[:1] or [deletion.seq for deletion in facts.deletions]
@@ -161,28 +164,26 @@ def _changes(facts: Facts) -> list[Line]:
         says = f"{facts.changes_total - SHOWN} earlier ones, the first {at(facts.first_change)}"
         lines.insert(0, Line("change", Verdict.GOOD, says))
     newest = facts.changes[0] if facts.changes else None
-    if facts.message is not None:
+    if facts.row is not None:
         if newest is None or newest.op == "d":
-            lines.append(_unrecorded(facts, facts.message))
+            lines.append(_unrecorded(facts, facts.row))
     elif newest is not None and newest.op == "u":
         lines.append(_vanished(facts))
     return lines
 
 
-def _unrecorded(facts: Facts, message: Message) -> Line:
-    """The message exists, and the log has no change that says so."""
+def _unrecorded(facts: Facts, row: Row) -> Line:
+    """The row exists, and the log has no change that says so."""
     assert facts.feed is not None
-    way_out = (
-        "so it was written while triggers were disabled. Let an administrator run `atlas-sync doctor`, then run "
-        f"UPDATE {'messages_archive' if message.archived else 'messages'} SET updated_at = now() "
-        f"WHERE id = '{facts.message_id}'."
+    way_out = "so it was written while triggers were disabled. Let an administrator run `atlas-sync doctor`, then " + (
+        f"run {facts.touch}." if facts.touch is not None else f"change a synced column of {facts.kind} {facts.key}."
     )
     if facts.changes:
         return Line("change", Verdict.BAD, f"It was deleted and exists again, and no device was told: {way_out}")
     begun = facts.log_since
     if facts.feed.before_first == 0 and facts.feed.log_first is not None:
         begun = max(begun or facts.feed.log_first, facts.feed.log_first)
-    if facts.feed.head and begun is not None and message.created_at is not None and message.created_at > begun:
+    if facts.feed.head and begun is not None and row.created_at is not None and row.created_at > begun:
         return Line(
             "change", Verdict.BAD, f"The change log goes back to {at(begun)} and does not contain it, {way_out}"
         )
@@ -191,7 +192,7 @@ def _unrecorded(facts: Facts, message: Message) -> Line:
 
 
 def _vanished(facts: Facts) -> Line:
-    """The message does not exist, and its last change in the log is not a deletion."""
+    """The row does not exist, and its last change in the log is not a deletion."""
     if not facts.deletions:
         says = (
             "It is gone, and the log has no deletion: it was deleted while triggers were disabled, and devices that "
@@ -201,11 +202,11 @@ def _vanished(facts: Facts) -> Line:
     first = facts.deletions[0]
     gone = f"{at(first.seq)}, {ago(facts.now, first.seq)}: feed position {first.seq}"
     if first.certain:
-        return Line("change", Verdict.GOOD, f"deleted with its conversation {first.conversation} {gone}")
+        return Line("change", Verdict.GOOD, f"deleted with its {facts.parent_kind} {first.parent} {gone}")
     if len(facts.deletions) == 1:
-        return Line("change", Verdict.WAITING, f"probably deleted with conversation {first.conversation} {gone}")
-    ids = ", ".join(str(deletion.conversation) for deletion in facts.deletions)
-    return Line("change", Verdict.WAITING, f"probably deleted with one of these conversations: {ids}")
+        return Line("change", Verdict.WAITING, f"probably deleted with {facts.parent_kind} {first.parent} {gone}")
+    keys = ", ".join(deletion.parent for deletion in facts.deletions)
+    return Line("change", Verdict.WAITING, f"probably deleted with one of these of kind {facts.parent_kind}: {keys}")
 
 
 def _feed(feed: Feed, log_since: Instant | None) -> Line:
@@ -228,9 +229,12 @@ def _feed(feed: Feed, log_since: Instant | None) -> Line:
 
 def _plan(plan: Plan, *, needed: bool) -> Line:
     subscription = "" if plan.status is None else f", subscription {plan.status}"
-    if plan.tier in tiers.SYNCED:
-        return Line("plan", Verdict.GOOD, f"tier {plan.tier}{subscription}: syncs")
-    found = f"tier {plan.tier}{subscription}" if plan.has_profile else "The owner has no profile"
+    if plan.syncs:
+        found = "there is no gate" if plan.tier is None else f"tier {plan.tier}{subscription}"
+        return Line("plan", Verdict.GOOD, f"{found}: syncs")
+    found = (
+        f"tier {plan.tier or 'NULL'}{subscription}" if plan.has_profile else "The owner has no row of the gate's kind"
+    )
     says = f"{found}: devices work locally; nothing is sent to them, and their pushes are refused."
     return Line("plan", Verdict.BAD if needed else Verdict.WAITING, says)
 
@@ -280,7 +284,7 @@ def _place(facts: Facts, device: Device) -> str:
 
 
 def _clients(facts: Facts) -> list[Line]:
-    """How far the owner's devices have pushed: a message that never arrived may wait in an outbox."""
+    """How far the owner's devices have pushed: a row that never arrived may wait in an outbox."""
     if facts.asked_user is None:
         says = "The owner is not known, so no outbox can be named: give the owner with --user."
         return [Line("outbox", Verdict.WAITING, says)]
@@ -326,14 +330,14 @@ def _verdict(facts: Facts, fate: Fate | None, lines: Sequence[Line]) -> Line:
 def _no_fate(facts: Facts) -> str:
     if facts.somebody_elses:
         return "It belongs to another user: ask without --user, or with the owner's id."
-    if facts.message is not None:
-        return "It is in no conversation, so no device gets it."
+    if facts.row is not None:
+        return "It has no owner, so no device gets it."
     if facts.changes:
         return "It is gone and its deletion was not recorded, so devices that have it keep it."
-    if facts.is_conversation:
-        return "There is no such message."
-    if facts.plan is not None and facts.plan.tier not in tiers.SYNCED:
-        return "It is not here; the user's plan does not sync, so messages stay on the device that wrote them."
+    if facts.is_parent:
+        return f"There is no such {facts.kind}."
+    if facts.plan is not None and not facts.plan.syncs:
+        return "It is not here; the user's plan does not sync, so rows stay on the device that wrote them."
     return "It is not here: look into the outbox and the quarantine of the device that wrote it."
 
 

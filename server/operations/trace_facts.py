@@ -1,4 +1,4 @@
-"""The facts of a trace: what Postgres knows of one message, of its owner and of the owner's devices. Pure."""
+"""The facts of a trace: what Postgres knows of one row, of its owner and of the owner's devices. Pure."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -7,19 +7,21 @@ from protocol.frames import Instant
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """Its row, without its content."""
+class Row:
+    """It, without its content."""
 
     owner: UUID | None
-    """None: its conversation does not exist, or has no owner."""
-    conversation: UUID
-    role: str
-    content_bytes: int
+    """None: its parent does not exist, or has no owner."""
+    parent: str | None
+    """The key of its parent."""
+    role: str | None
+    bytes: int
+    """Of what people say in it."""
     created_at: Instant | None
-    """None: infinite."""
+    """None: infinite, or not known."""
     updated_at: Instant | None
     newer: int
-    """How many messages of its conversation are newer, up to 1,000."""
+    """How many rows of its list are newer, up to 1,000."""
     archived: bool
 
 
@@ -38,12 +40,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A conversation that was deleted after the message's last change."""
+    """A parent that was deleted after the row's last change."""
 
-    conversation: UUID
+    parent: str
     seq: int
     certain: bool
-    """It is known that the message was in it."""
+    """It is known that the row belonged to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Plan:
     tier: str | None
     status: str | None
     has_profile: bool
+    """There is a row that decides, or none is needed."""
+    syncs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +102,23 @@ class Client:
 class Facts:
     """What Postgres knows, in one snapshot. Fields that depend on the owner are empty if there is none."""
 
-    message_id: UUID
+    key: str
+    kind: str
+    table: str
+    parent_kind: str | None
+    window: int | None
+    """How many rows of its list a new device gets; None: all."""
     asked_user: UUID | None
     now: Instant
     log_since: Instant | None
     """The lower bound of the log's oldest partition; None: it has none."""
-    is_conversation: bool
-    """The id belongs to a conversation."""
+    is_parent: bool
+    """The key belongs to a row of the parent's kind."""
     searched_all: bool
     """The whole log was searched, because no owner was known."""
-    message: Message | None
+    row: Row | None
+    touch: str | None
+    """A statement that has the row recorded again."""
     copies: int
     """How many rows have this id."""
     owner: UUID | None
@@ -125,4 +136,4 @@ class Facts:
 
     @property
     def somebody_elses(self) -> bool:
-        return self.asked_user is not None and self.message is not None and self.message.owner != self.asked_user
+        return self.asked_user is not None and self.row is not None and self.row.owner != self.asked_user

@@ -1,11 +1,10 @@
-"""Whether a device has a message's last change, and if not, what has to happen first. Pure."""
+"""Whether a device has a row's last change, and if not, what has to happen first. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from protocol.errors import CloseCode, Instruction, instruction
-from server import tiers
 from server.feed.ports import DeviceState
 from server.operations.trace_facts import Device, Facts
 
@@ -18,7 +17,7 @@ reports the device's position 15 s later."""
 
 
 class Outlook(StrEnum):
-    """How a device will receive the message's last change."""
+    """How a device will receive the row's last change."""
 
     HAS = "has"
     """It has received it."""
@@ -41,7 +40,7 @@ class Outlook(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """The last change of the message."""
+    """The last change of the row."""
 
     seq: int | None
     """Its feed position; None: the log does not go back to it."""
@@ -57,7 +56,7 @@ def outlook(facts: Facts, fate: Fate, device: Device) -> Outlook:
     # A change that the log has lost was received by every device at whose position the rest of the log continues.
     if counts and (device.resumes if fate.seq is None else (position or 0) >= fate.seq):
         return Outlook.HAS
-    if facts.plan is None or facts.plan.tier not in tiers.SYNCED:
+    if facts.plan is None or not facts.plan.syncs:
         return Outlook.UNPAID
     if not connected:
         if device.state == DeviceState.CLOSED and _stays_away(device.close_code):

@@ -60,7 +60,7 @@ LACKING: Final = {
     Outlook.UNPAID: ("gets nothing while the plan does not sync", "get nothing while the plan does not sync"),
     Outlook.STUCK: ("is live and is not served", "are live and are not served"),
 }
-"""What the verdict says of one device that does not have the message, and of several."""
+"""What the verdict says of one device that does not have the row, and of several."""
 DOING: Final[dict[str, str]] = {
     DeviceState.LIVE: "live",
     DeviceState.CATCHING_UP: "catching up",

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from server.declaration.sql import quoted
+from server.declaration.sql.pieces import quoted
 from server.exceptions import UnfitError
 from server.operations import publications
 from server.operations.catalog import (

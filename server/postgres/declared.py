@@ -6,12 +6,12 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from server.declaration import recording, rights
 from server.declaration.changes import Change, Need, changes, evidence
 from server.declaration.chat import CHAT
-from server.declaration.generated import Generated, drop_function, functions, generate
 from server.declaration.model import Declaration, Table
-from server.declaration.sql import literal, quoted, table
+from server.declaration.sql import recording, rights
+from server.declaration.sql.generated import Generated, drop_function, functions, generate
+from server.declaration.sql.pieces import literal, quoted, table
 from server.operations.catalog import Step
 from server.postgres.lock_retry import past_autovacuum, retry_locks
 from server.postgres.steps import LONG, PATIENCE, Progress

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from server.clock import ahead_of_machine, machine_now
+from server.declaration.sql.pieces import table
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
+from server.postgres import audit
 from server.postgres.connection import LOCAL_PATH, connect, connect_to_primary, statement
+from server.postgres.declared import declared
 from server.postgres.errors import UNMIGRATED
 from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
@@ -34,6 +38,7 @@ AHEAD_DAYS: Final = 14
 FILLING: Final = 0.1
 """Share of the notification queue that may be in use. It empties as soon as all listening sessions have read."""
 ANOTHER_DATABASE: Final = "Its database has no schema `sync`. Check the database in its URL."
+CHAT_TABLES: Final = ("public.profiles", "public.conversations", "public.messages")
 EPOCH: Final = "SELECT epoch FROM sync.histories ORDER BY n DESC LIMIT 1"
 UNREADABLE: Final = "This login may not read which migrations were applied."
 
@@ -48,8 +53,8 @@ class Finding:
     """If it is bad, changes or availability may be lost."""
 
 
-Check = Callable[[Any], Awaitable[Finding]]
-"""Takes a connection."""
+Check = Callable[[Any], Awaitable[Finding | None]]
+"""Takes a connection. None: there is nothing to check."""
 
 
 async def examine(url: str, listen_url: str | None = None, replica_urls: Sequence[str] = ()) -> AsyncIterator[Finding]:
@@ -97,7 +102,8 @@ async def _findings(
 ) -> AsyncIterator[Finding]:
     for check in checks:
         try:
-            yield await _in_transaction(check, connection)
+            if (finding := await _in_transaction(check, connection)) is not None:
+                yield finding
         except named:
             pass
         except asyncpg.PostgresError as error:
@@ -142,8 +148,18 @@ async def _encoding(connection: Any) -> Finding:
     return Finding("encoding", encoding == "UTF8", encoding if encoding == "UTF8" else ENCODING.format(encoding))
 
 
+async def _tables(connection: Any) -> list[str]:
+    """Those that are declared, as SQL has them."""
+    if not await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'sync' "
+        "AND c.relname = 'kinds' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))"
+    ):
+        return list(CHAT_TABLES)
+    return await connection.fetchval("SELECT array_agg(tab) FROM sync.kinds") or list(CHAT_TABLES)
+
+
 async def _schema(connection: Any) -> Finding:
-    creators = await connection.fetchrow(statement("creators"))
+    creators = await connection.fetchrow(statement("creators"), await _tables(connection))
     if creators["strangers"] is not None:
         return Finding("schema", False, CREATORS.format(creators["strangers"]))
     if creators["others"] is not None:
@@ -208,7 +224,7 @@ async def _replica(number: int, url: str, primary: Any) -> Finding:
 
 async def _partitions(connection: Any) -> Finding:
     vitals = await connection.fetchrow(statement("vitals"))
-    reach = {name: vitals[f"{name}_ahead"] for name in ("messages", "log")}
+    reach = {name: vitals[f"{name}_ahead"] for name in ("messages", "log") if isfinite(vitals[f"{name}_ahead"])}
     short = [name for name, days in reach.items() if days < AHEAD_DAYS]
     if short:
         return Finding(
@@ -216,7 +232,7 @@ async def _partitions(connection: Any) -> Finding:
             False,
             f"Partitions of {' and '.join(short)} end soon. Run `atlas-sync maintain`, and keep it running.",
         )
-    days = f"messages for {reach['messages']:.0f} days, the log for {reach['log']:.0f}"
+    days = ", ".join(f"{'the log' if name == 'log' else name} for {days:.0f} days" for name, days in reach.items())
     return Finding("partitions", True, f"made ahead: {days}")
 
 
@@ -235,7 +251,9 @@ async def _strays(connection: Any) -> Finding:
     return Finding("strays", True, f"{vitals['messages_default']} messages in the default partition")
 
 
-async def _archive(connection: Any) -> Finding:
+async def _archive(connection: Any) -> Finding | None:
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM sync.kinds WHERE tab = 'public.messages_archive')"):
+        return None
     differing = await connection.fetchval(statement("doctor_archive"))
     if differing is not None:
         return Finding(
@@ -246,6 +264,47 @@ async def _archive(connection: Any) -> Finding:
             grave=False,
         )
     return Finding("archive", True, "it has the columns of messages")
+
+
+async def _kinds(connection: Any) -> Finding | None:
+    if (declaration := await declared(connection)) is None:
+        return Finding("kinds", False, "Nothing is declared to be synced. Run `atlas-sync migrate`.")
+    return Finding("kinds", True, ", ".join(f"{kind.name} ({table(kind.table)})" for kind in declaration.kinds))
+
+
+async def _gate(connection: Any) -> Finding | None:
+    declaration = await declared(connection)
+    if declaration is None:
+        return None
+    if declaration.gate is None:
+        return Finding("gate", True, "there is none: every user with a token syncs")
+    found = await audit.audience(connection, declaration)
+    if found is None:
+        return Finding("gate", True, f"users are too many to be counted within {audit.PATIENCE}")
+    if found.others and not found.admitted:
+        says = f"T{str(found)[1:]}. If that is not meant, change [gate] in the declaration, and migrate."
+        return Finding("gate", False, says, grave=False)
+    return Finding("gate", True, str(found))
+
+
+async def _owners(connection: Any) -> Finding | None:
+    declaration = await declared(connection)
+    if declaration is None:
+        return None
+    if found := await audit.ownerless(connection, declaration):
+        return Finding("owners", False, f"No device gets these rows: {'; '.join(found)}.", grave=False)
+    return Finding("owners", True, "every row that was counted belongs to a user")
+
+
+async def _indexes(connection: Any) -> Finding | None:
+    declaration = await declared(connection)
+    if declaration is None:
+        return None
+    if found := await audit.without_index(connection, declaration):
+        run = "; ".join(found.values())
+        says = f"Reading lists of {', '.join(found)} takes longer the more rows there are. Run {run}."
+        return Finding("indexes", False, says, grave=False)
+    return Finding("indexes", True, "each list has one")
 
 
 async def _privileges(connection: Any) -> Finding:
@@ -276,7 +335,7 @@ async def _temporary(connection: Any) -> Finding:
 
 
 async def _policies(connection: Any) -> Finding:
-    policies = await connection.fetchval(statement("policies"))
+    policies = await connection.fetchval(statement("policies"), await _tables(connection))
     if policies is not None:
         return Finding("policies", False, POLICIES.format(policies), grave=False)
     return Finding("policies", True, "none that does not apply to devices")
@@ -331,6 +390,10 @@ async def _durability(connection: Any) -> Finding:
 
 FIRST: Final[tuple[Check, ...]] = (_connection, _version, _encoding, _primary, _schema, _migrated)
 LATER: Final[tuple[Check, ...]] = (
+    _kinds,
+    _gate,
+    _owners,
+    _indexes,
     _partitions,
     _strays,
     _archive,

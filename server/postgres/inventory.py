@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from server.declaration.generated import generate
+from server.declaration.sql.generated import generate
 from server.exceptions import UnfitError
 from server.operations.inventory import Definition, Wrong, complete, definitions, mending
 from server.postgres.connection import statement

@@ -9,12 +9,12 @@ import asyncpg
 import orjson
 import structlog
 
-from server.declaration import sql
 from server.declaration.chat import CHAT, CHAT_TOML
 from server.declaration.check import load
-from server.declaration.file import parse
+from server.declaration.file.parse import parse
+from server.declaration.file.problems import DeclarationError
 from server.declaration.model import Declaration, Table
-from server.declaration.problems import DeclarationError
+from server.declaration.sql import pieces as sql
 from server.declaration.usage import with_usage
 from server.exceptions import UnfitError
 from server.operations import publications

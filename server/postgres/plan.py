@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import orjson
 
-from server.declaration import rights, sql
 from server.declaration.model import Declaration
+from server.declaration.sql import pieces as sql
+from server.declaration.sql import rights
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres import adopt
@@ -16,8 +17,8 @@ from server.postgres.errors import translated
 from server.postgres.migrate import Wanted, as_sql, cautions_of, find_pending, steps_to, unfit, wanted_declaration
 
 OF_END_USERS: Final = (
-    "authenticated may read its own row of public.profiles, and read and write its own rows of public.conversations and "
-    "public.messages: row level security is enabled on them, with the policies atlas_own_profile, "
+    "authenticated may read its own row of public.profiles, and read and write its own rows of public.conversations "
+    "and public.messages: row level security is enabled on them, with the policies atlas_own_profile, "
     "atlas_own_conversations and atlas_own_messages."
 )
 OF_THE_BACKEND: Final = "service_role may add usage: INSERT on sync.usage_logs."

@@ -8,7 +8,7 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.reading import FIRST, first_place, least, place_fields
+from server.declaration.sql.reading import FIRST, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError

@@ -116,8 +116,7 @@ def _digest(mutation: Change | Rejection) -> int:
     try:
         return 0 if change is None else change.digest
     except orjson.JSONEncodeError:
-        # An instant beyond 64 bits, or a text that is no Unicode. It is rejected, and must not keep its push from an
-        # answer.
+        # An instant beyond 64 bits, or a text that is no Unicode: rejected, without keeping its push from an answer.
         return 0
 
 

@@ -16,8 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from server.declaration.check import load
+from server.declaration.file.problems import DeclarationError
 from server.declaration.model import Declaration, Kind
-from server.declaration.problems import DeclarationError
 from server.declaration.values import written_out
 from server.postgres.declared import declared
 from server.postgres.migrate import migrate

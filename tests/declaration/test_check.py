@@ -12,8 +12,8 @@ from server.declaration import model
 from server.declaration.catalogue import Facts
 from server.declaration.chat import CHAT_TOML
 from server.declaration.check import load
+from server.declaration.file.problems import DeclarationError
 from server.declaration.model import Declaration, Field
-from server.declaration.problems import DeclarationError
 
 NOTE: Final = '[kind.note]\ntable = "app.notes"\nowner = "user_id"\n'
 """A kind, in three lines."""

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.declaration import keys, write
 from server.declaration.chat import CHAT_TOML
-from server.declaration.file import parse, table_of
-from server.declaration.keys import SECTIONS
+from server.declaration.file import keys, write
+from server.declaration.file.keys import SECTIONS
+from server.declaration.file.parse import parse, table_of
+from server.declaration.file.written import File
 from server.declaration.model import Table
-from server.declaration.written import File
 from tests.declaration.written import files
 
 NOTE: Final = '[kind.note]\ntable = "notes"\nowner = "user_id"\ncolumns = ["title", "at"]\n'

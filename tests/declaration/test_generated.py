@@ -20,11 +20,11 @@ import pytest
 from protocol.codec import MSGPACK
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, TAG, Key, Row
-from server.declaration import reading
 from server.declaration.chat import CHAT, CHAT_TOML
 from server.declaration.check import load
-from server.declaration.generated import functions, generate
 from server.declaration.model import Declaration
+from server.declaration.sql import reading
+from server.declaration.sql.generated import functions, generate
 from server.declaration.synced import Synced
 from server.feed.change import Reading
 from server.feed.ports import ANYWHERE, Before, ReadKey, Want, place_of

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from server.declaration import write
-from server.declaration.locate import Place, places
-from server.declaration.written import File
+from server.declaration.file import write
+from server.declaration.file.locate import Place, places
+from server.declaration.file.written import File
 from tests.declaration.written import files
 
 

@@ -9,7 +9,7 @@ import pytest
 from server.declaration.chat import CHAT_TOML
 from server.declaration.check import load
 from server.declaration.draft import draft
-from server.declaration.problems import DeclarationError
+from server.declaration.file.problems import DeclarationError
 from server.declaration.typescript import module
 from server.declaration.usage import TABLE, USAGE, with_usage
 from server.demo.run import DECLARATION

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from server.declaration.file import TAGS, camel
+from server.declaration.file.parse import TAGS, camel
+from server.declaration.file.written import Columns, Devices, File, Gate, Kind, Named, Parent
 from server.declaration.model import Table
-from server.declaration.written import Columns, Devices, File, Gate, Kind, Named, Parent
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)

@@ -11,7 +11,7 @@ import pytest
 from protocol.codec import MAX_INBOUND, MSGPACK, Codec
 from protocol.frames import Applied, Error, Ping, Pong, Rejected, Result
 from server.declaration.chat import CHAT_TOML
-from server.declaration.keys import LARGEST
+from server.declaration.file.keys import LARGEST
 from tests.support.cluster import Cluster, Database, administrator, declared
 from tests.support.device import UNLIMITED, PushingDevice, Said, live_device, now
 from tests.support.peer import both_codecs

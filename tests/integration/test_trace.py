@@ -14,17 +14,19 @@ from typer.testing import CliRunner
 
 from protocol.frames import Changes
 from server.cli import cli
-from server.exceptions import UnavailableError, UnfitError
+from server.exceptions import ConfigError, UnavailableError, UnfitError
 from server.feed import presence
 from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
 from server.postgres import trace_queries
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import NOBODYS, live_device, now
+from tests.support.notes import add_folder, add_note, notes
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import CreateConversation, CreateMessage
 from tests.support.serving import Running, ServerProcess, serving
 from tests.support.waiting import LIMIT, eventually
+from tests.support.watching import Watching
 
 pytestmark = pytest.mark.shared_database  # a trace is about one user
 
@@ -62,7 +64,7 @@ class Told:
 
 async def trace(database: Database, message: UUID, user: UUID | None = None, *, privileged: bool = False) -> Told:
     url = database.url if privileged else database.server_url
-    facts = await trace_queries.ask(url, message, user)
+    facts = await trace_queries.ask(url, str(message), user)
     lines = tell(facts)
     assert MARKER not in as_json(facts, lines)
     return Told(facts, lines)
@@ -123,9 +125,9 @@ async def test_a_message_that_every_device_has_is_delivered(
         assert {line.verdict for line in told.lines} == {Verdict.GOOD}
         for device in (one, other):
             assert "live on" in told.device(device.client_id).says
-        assert told.facts.message is not None
-        assert (told.facts.message.owner, told.facts.message.conversation) == (user, conversation)
-        assert told.facts.message.content_bytes == len(MARKER)
+        assert told.facts.row is not None
+        assert (told.facts.row.owner, told.facts.row.parent) == (user, str(conversation))
+        assert told.facts.row.bytes == len(MARKER)
         head = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
         assert f"feed position {head}" in told.about("change")
 
@@ -350,11 +352,29 @@ async def test_a_message_in_the_archive_is_found_there(
     assert told.status == 0
 
 
-async def test_a_database_without_an_archive_is_no_obstacle(own_database: Database) -> None:
-    async with administrator(own_database) as sql:
-        await sql.execute("DROP TABLE IF EXISTS public.messages_archive CASCADE")
-        message = await add_message(sql, await add_conversation(sql, await add_user(sql)), MARKER)
-    assert (await trace(own_database, message)).status == 0
+async def test_a_row_of_any_kind_is_traced(every_postgres: Cluster, quick_presence: None) -> None:
+    user = uuid4()
+    async with notes(every_postgres) as (database, sql), serving(database) as server:
+        note = await add_note(sql, folder := await add_folder(sql, user), MARKER)
+        device = Watching(server.url, user)
+
+        async def delivered() -> Told | None:
+            facts = await trace_queries.ask(database.server_url, str(note), None, "note")
+            told = Told(facts, tell(facts))
+            return told if told.status == 0 and "was sent it" in told.about("device") else None
+
+        told: Told = await eventually(delivered)
+        await device.stop()
+        assert told.about("note").startswith(f"in notes: {len(MARKER)} bytes of content, folder {folder}")
+        assert told.about("plan") == "there is no gate: syncs"
+        await sql.execute("DELETE FROM folders")
+        facts = await trace_queries.ask(database.server_url, str(note), user, "note")
+        assert "deleted" in Told(facts, tell(facts)).about("change")
+        facts = await trace_queries.ask(database.server_url, folder, user, "folder")
+        assert Told(facts, tell(facts)).verdict.startswith("It was deleted")
+        for key, kind in (("no number", "note"), (str(note), "nothing"), ("a,b", "note")):
+            with pytest.raises(ConfigError, match=r"key of kind note|--kind must be one of folder, note"):
+                await trace_queries.ask(database.server_url, key, user, kind)
 
 
 async def test_a_change_that_the_log_has_lost_was_received_by_devices_at_whose_position_the_log_continues(
@@ -388,8 +408,8 @@ async def test_a_message_that_never_arrived_is_looked_for_in_the_outbox(
     told = await trace(database, message, user, privileged=True)
     assert told.status == 1
     assert "outbox" in told.verdict
-    assert f"{device.client_id}: number 1 was rejected, unknown_row" in told.about("outbox")
-    assert "This conversation does not exist any more." in told.about("outbox")
+    assert f"{device.client_id}: number 1 was rejected, unknown_parent" in told.about("outbox")
+    assert "What this belongs to does not exist any more." in told.about("outbox")
     unowned = await trace(database, message)
     assert "the whole change log" in unowned.about("message")
     assert "--user" in unowned.about("outbox")
@@ -409,7 +429,7 @@ async def test_a_message_of_another_user_is_reported_as_such(
 
 async def test_the_id_of_a_conversation_is_recognised(database: Database, conversation: UUID) -> None:
     told = await trace(database, conversation)
-    assert "the id of a conversation" in told.about("message")
+    assert "the key of a conversation" in told.about("message")
     assert told.status == 1
 
 
@@ -443,24 +463,24 @@ async def test_a_trace_cannot_write(own_database: Database) -> None:
             """
         )
     with pytest.raises(UnavailableError, match="ReadOnly"):
-        await trace_queries.ask(own_database.url, uuid4(), None)
+        await trace_queries.ask(own_database.url, str(uuid4()), None)
 
 
 async def test_a_search_that_takes_too_long_ends_with_a_sentence(database: Database, sql: Any) -> None:
     async with sql.transaction():
         await sql.execute("LOCK TABLE sync.log")
         with pytest.raises(UnavailableError, match="--user"):
-            await trace_queries.ask(database.server_url, uuid4(), None, seconds=0.2)
+            await trace_queries.ask(database.server_url, str(uuid4()), None, seconds=0.2)
 
 
 async def test_a_database_that_cannot_be_asked_says_what_to_do(postgres_18: Cluster, own_database: Database) -> None:
     # postgres, a database that nobody migrates
     with pytest.raises(UnfitError, match="atlas-sync migrate"):
-        await trace_queries.ask(postgres_18.postgres.url(), uuid4(), None)
+        await trace_queries.ask(postgres_18.postgres.url(), str(uuid4()), None)
     async with administrator(own_database) as sql:
         await sql.execute("REVOKE ALL ON SCHEMA sync FROM atlas_sync")
     with pytest.raises(UnfitError, match="GRANT atlas_sync"):
-        await trace_queries.ask(own_database.server_url, uuid4(), None)
+        await trace_queries.ask(own_database.server_url, str(uuid4()), None)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------------
@@ -490,9 +510,7 @@ async def test_the_command_prints_a_line_a_fact_or_json_and_tells_scripts_by_its
     assert status == 0
     told = orjson.loads("\n".join(lines))
     assert told["verdict"] == {"what": "verdict", "standing": "waiting", "says": "It is here, and no device is known."}
-    assert told["facts"]["message"]["conversation"] == str(conversation)
-    status, _ = await run("no-uuid")
-    assert status == 2
+    assert told["facts"]["row"]["parent"] == str(conversation)
 
 
 async def test_the_command_ends_with_one_sentence_if_postgres_is_away() -> None:

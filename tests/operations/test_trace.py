@@ -1,4 +1,4 @@
-"""All facts of a message are put into sentences, and the verdict follows from the lines above it."""
+"""All facts of a row are put into sentences, and the verdict follows from the lines above it."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import CloseCode
 from server.operations.trace import Verdict, as_json, status, tell
-from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Message, Plan
+from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row
 from server.operations.trace_outlook import SECOND, SILENT, STUCK, Fate, Outlook, outlook
 from server.operations.trace_words import CLOSED
 
@@ -20,11 +20,11 @@ SEQ: Final = NOW - 3_600 * SECOND
 """The message's only change: an hour ago."""
 HEAD: Final = NOW - 1_800 * SECOND
 OWNER: Final = UUID(int=1)
-MESSAGE: Final = Message(
+ROW: Final = Row(
     owner=OWNER,
-    conversation=UUID(int=2),
+    parent=str(UUID(int=2)),
     role="user",
-    content_bytes=5,
+    bytes=5,
     created_at=SEQ,
     updated_at=SEQ,
     newer=0,
@@ -43,13 +43,18 @@ LIVE: Final = Device(
     resumes=True,
 )
 FACTS: Final = Facts(
-    message_id=UUID(int=4),
+    key=str(UUID(int=4)),
+    kind="message",
+    table="messages",
+    parent_kind="conversation",
+    window=50,
     asked_user=None,
     now=NOW,
     log_since=NOW - 86_400 * SECOND,
-    is_conversation=False,
+    is_parent=False,
     searched_all=False,
-    message=MESSAGE,
+    row=ROW,
+    touch="UPDATE messages",
     copies=1,
     owner=OWNER,
     plan=Plan("core", "active", True),
@@ -106,7 +111,7 @@ def test_the_outlook_of_a_device_follows_from_its_last_report(device: Device, ex
 
 @pytest.mark.parametrize("tier", ["free", None, "a tier of tomorrow"])
 def test_nothing_is_sent_to_the_devices_of_a_plan_that_does_not_sync(tier: str | None) -> None:
-    facts = replace(FACTS, plan=Plan(tier, None, True))
+    facts = replace(FACTS, plan=Plan(tier, None, True, syncs=False))
     assert outlook(facts, FATE, AWAY) is Outlook.UNPAID
     assert outlook(facts, FATE, LIVE) is Outlook.HAS
 
@@ -130,7 +135,7 @@ def test_the_verdict_says_which_devices_lack_the_message_and_why() -> None:
     assert verdict(devices=(LIVE, AWAY, third, stalled)) == (
         "Delivered to 1 of 4 devices; 2 are away and get it when they come back, 1 takes no data at this moment."
     )
-    assert verdict(devices=(), plan=Plan("free", None, True)) == (
+    assert verdict(devices=(), plan=Plan("free", None, True, syncs=False)) == (
         "It is here, and no device is known, and the owner's plan does not sync."
     )
 
@@ -153,7 +158,7 @@ def test_a_device_that_needs_somebody_to_act_is_an_obstacle(device: Device, says
 
 
 def test_a_plan_that_ended_after_the_delivery_is_no_obstacle() -> None:
-    lines = tell(replace(FACTS, plan=Plan("free", None, True)))
+    lines = tell(replace(FACTS, plan=Plan("free", None, True, syncs=False)))
     assert (lines[-1].says, status(lines)) == ("Delivered to the only device.", 0)
 
 
@@ -162,13 +167,14 @@ few = settings(max_examples=40, deadline=None)
 times = st.integers(min_value=-(1 << 62), max_value=1 << 62)
 near = st.sampled_from([NOW, SEQ, SEQ - 1, HEAD, HEAD + 1, NOW - 2 * SILENT, 0]) | times
 uuids = st.uuids()
-plans = st.builds(Plan, st.none() | st.sampled_from(["free", "core"]) | st.text(), st.none() | st.text(), st.booleans())
-messages = st.builds(
-    Message,
+tiers = st.none() | st.sampled_from(["free", "core"]) | st.text()
+plans = st.builds(Plan, tiers, st.none() | st.text(), st.booleans(), st.booleans())
+rows = st.builds(
+    Row,
     owner=st.just(OWNER),
-    conversation=uuids,
-    role=st.text(),
-    content_bytes=st.integers(0, 1 << 40),
+    parent=st.text(),
+    role=st.none() | st.text(),
+    bytes=st.integers(0, 1 << 40),
     created_at=st.none() | near,
     updated_at=st.none() | near,
     newer=st.integers(0, 1_000),
@@ -198,19 +204,24 @@ clients = st.builds(Client, uuids, st.integers(0, 1 << 60), near, st.dictionarie
 @st.composite
 def facts(draw: st.DrawFn) -> Facts:
     """Any facts that a database may have, also one that was tampered with."""
-    message = draw(st.none() | messages)
+    row = draw(st.none() | rows)
     known = Facts(
-        message_id=draw(uuids),
+        key=draw(st.text()),
+        kind="note",
+        table="notes",
+        parent_kind=draw(st.none() | st.just("folder")),
+        window=draw(st.none() | st.integers(0, 200)),
         asked_user=draw(st.none() | st.just(OWNER)),
         now=NOW,
         log_since=draw(st.none() | near),
-        is_conversation=draw(st.booleans()),
-        searched_all=message is None,
-        message=message,
-        copies=draw(st.integers(1, 3)) if message else 0,
-        owner=OWNER if message else None,
+        is_parent=draw(st.booleans()),
+        searched_all=row is None,
+        row=row,
+        touch=draw(st.none() | st.text()),
+        copies=draw(st.integers(1, 3)) if row else 0,
+        owner=OWNER if row else None,
     )
-    if message is None and draw(st.booleans()):
+    if row is None and draw(st.booleans()):
         return known
     some = draw(changes)
     first = draw(st.none() | near)
@@ -222,7 +233,9 @@ def facts(draw: st.DrawFn) -> Facts:
         changes=tuple(some),
         changes_total=len(some) * 2,
         first_change=some[-1].seq if some else None,
-        deletions=tuple(draw(st.lists(st.builds(Deletion, uuids, near, st.booleans()), max_size=3))) if some else (),
+        deletions=tuple(draw(st.lists(st.builds(Deletion, st.text(), near, st.booleans()), max_size=3)))
+        if some
+        else (),
         devices=tuple(draw(st.lists(devices, max_size=4))),
         clients=draw(st.none() | st.lists(clients, max_size=2).map(tuple)),
     )
@@ -237,7 +250,7 @@ def test_every_trace_has_a_verdict_that_is_bad_exactly_if_a_line_is(known: Facts
     assert "verdict" not in {line.what for line in lines}
     assert last.says[0].isupper()
     assert last.says.endswith(".")
-    assert len([line for line in lines if line.what == "device"]) >= (len(known.devices) if known.message else 0)
+    assert len([line for line in lines if line.what == "device"]) >= (len(known.devices) if known.row else 0)
 
 
 @few
@@ -258,7 +271,7 @@ def test_the_json_contains_all_lines_and_facts(known: Facts) -> None:
     told = orjson.loads(as_json(known, lines))
     assert told["verdict"]["says"] == lines[-1].says
     assert [line["standing"] for line in told["lines"]] == [line.verdict for line in lines[:-1]]
-    assert told["facts"]["message_id"] == str(known.message_id)
+    assert told["facts"]["key"] == known.key
     assert [device["position"] for device in told["facts"]["devices"]] == [each.position for each in known.devices]
 
 

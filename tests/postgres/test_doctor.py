@@ -13,6 +13,7 @@ from server.postgres import listener
 from server.postgres.doctor import LISTEN_FIXED, OLDEST, SECURE, Finding, _version, examine
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.maintenance import add_many_strays, add_old_messages
+from tests.support.notes import DECLARATION, FOLDER, GATE, NOTE, PERSON, notes
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import postgres_behind_proxy
 
@@ -42,7 +43,7 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
     found = await findings(every_database.server_url)
     # The tests' clusters run with fsync = off, which the doctor must not like, and maybe with an old minor version.
     assert {name for name, finding in found.items() if not finding.good} - {"version"} == {"durability"}
-    assert len(found) == 20
+    assert len(found) == 24
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ async def test_logins_that_may_stay_in_a_transaction_are_named_with_the_statemen
         ("ALTER ROLE {} CREATEROLE", "create roles"),
         ("ALTER ROLE {} BYPASSRLS", "bypasses row level security"),
         ("CREATE SCHEMA of_theirs AUTHORIZATION {}", "owns objects"),
-        ("GRANT INSERT ON messages TO {}", "write messages"),
+        ("GRANT INSERT ON messages TO {}", "write the app's tables"),
     ],
 )
 async def test_what_the_servers_login_has_beyond_its_need_is_named(
@@ -292,3 +293,61 @@ async def test_the_right_to_make_temporary_objects_is_pointed_out_but_is_no_obst
         assert f"{statement};" in finding.says
         await shared_sql.execute(statement)
         assert (await findings(shared_database.server_url))["temporary"].good
+
+
+# ---- What is declared -----------------------------------------------------------------------------------------------
+
+
+async def declared_findings(database: Database) -> dict[str, Finding]:
+    found = {finding.what: finding async for finding in examine(database.server_url, None)}
+    return {what: found[what] for what in ("kinds", "gate", "owners", "indexes")}
+
+
+async def test_the_doctor_says_which_kinds_are_synced_whom_the_gate_lets_in_and_whose_rows_they_are(
+    every_postgres: Cluster,
+) -> None:
+    async with notes(every_postgres, GATE + PERSON + DECLARATION) as (database, sql):
+        found = await declared_findings(database)
+        assert found["kinds"].says == "person (public.people), folder (public.folders), note (public.notes)"
+        assert found["gate"].says == "the gate lets in 0 users"
+        assert found["owners"].good
+        await sql.execute(
+            "INSERT INTO people SELECT gen_random_uuid(), plan FROM unnest(ARRAY['pro', 'pro', NULL]) AS plan; "
+            "INSERT INTO folders VALUES ('a', NULL, 'nobody'), ('b', 'no uuid', 'nobody'), ('c', '', 'nobody')"
+        )
+        found = await declared_findings(database)
+        assert not found["gate"].good
+        assert "lets in 0 users, and keeps out 3 (pro 2, NULL 1)" in found["gate"].says
+        assert found["owners"].says == (
+            "No device gets these rows: owner of kind folder is NULL in 1 row; "
+            "owner of kind folder names no user in 2 rows."
+        )
+        await sql.execute("INSERT INTO people VALUES (gen_random_uuid(), 'paid')")
+        assert (await declared_findings(database))["gate"].says == (
+            "the gate lets in 1 user (paid 1), and keeps out 3 (pro 2, NULL 1)"
+        )
+
+
+async def test_a_list_that_no_index_serves_comes_with_the_statement_that_creates_one(every_postgres: Cluster) -> None:
+    ordered = 'newest = "edited_at"\n'
+    columns = 'columns = ["said", "editedAt as edited_at"]\n'
+    note = NOTE.replace('columns = ["said"]\n', columns + ordered)
+    folder = FOLDER.replace('columns = ["name"]\n', 'columns = ["name", "order"]\nnewest = "order"\n')
+    async with notes(every_postgres, folder + note) as (database, sql):
+        for _ in range(2):
+            finding = (await declared_findings(database))["indexes"]
+            if finding.good:
+                break
+            for statement in finding.says.partition("Run ")[2].removesuffix(".").split("; "):
+                assert statement.startswith("CREATE INDEX CONCURRENTLY ON public.")
+                await sql.execute(statement)
+        assert finding.good
+        await sql.execute("DROP INDEX notes_folder_coalesce_id_idx")
+        finding = (await declared_findings(database))["indexes"]
+        assert not finding.grave
+        assert finding.says.startswith("Reading lists of note takes longer")
+
+
+async def test_a_declaration_without_a_gate_lets_everybody_in(postgres_18: Cluster) -> None:
+    async with notes(postgres_18) as (database, _):
+        assert (await declared_findings(database))["gate"].says == "there is none: every user with a token syncs"

@@ -130,7 +130,7 @@ async def test_statements_that_need_no_session_go_through_a_pooler(database: Dat
     assert not found["listen"].good
     assert "ATLAS_LISTEN_URL" in found["listen"].says
     assert found["migrations"].good
-    assert (await trace_queries.ask(pooled, uuid4(), None)).message is None
+    assert (await trace_queries.ask(pooled, str(uuid4()), None)).row is None
 
 
 async def test_migrations_do_not_go_through_a_pooler(database: Database) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from server.declaration.chat import CHAT
-from server.declaration.generated import generate
+from server.declaration.sql.generated import generate
 from server.exceptions import UnfitError
 from server.postgres import scripts
 from server.postgres.connection import SAFE_PATH

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from server import tiers
-from server.declaration import reading, recording
 from server.declaration.chat import CHAT
+from server.declaration.sql import reading, recording
 from server.postgres import connection, scripts
 from server.postgres.connection import statement
 

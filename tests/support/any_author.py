@@ -90,7 +90,7 @@ class Author:
         columns, mark = self._columns(kind, kind.devices["insert"])
         # A row of the key may exist if the key is made of others, or a unique key be taken.
         taken = len(kind.key) == 2 or (self._schema, kind.name) in KEYS
-        may = {"applied", "unknown_parent", "refused", *(["bad_id"] if taken else [])}
+        may = {"applied", "unknown_parent", "refused", "bad_value", *(["bad_id"] if taken else [])}
         if self._rng.random() < 0.1 and columns:
             left = self._rng.choice([*columns])
             if mark is not None and mark in str(columns[left]):
@@ -106,8 +106,8 @@ class Author:
             return
         some = [name for name in permitted if self._rng.random() < 0.7] or [self._rng.choice(permitted)]
         columns, mark = self._columns(kind, some)
-        # Values of limits may only be written where one is already.
-        may = {"applied", "unknown_row", "refused", *(["bad_value"] if self._listed(kind) else [])}
+        # Values of limits may only be written where one is already, and a row that it names may be gone.
+        may = {"applied", "unknown_row", "refused", "bad_value"}
         self._put("~", kind, key, columns, mark, may)
 
     def _delete(self, kind: Kind) -> None:
@@ -138,7 +138,7 @@ class Author:
         parent = self._held(kind.parent) if kind.parent is not None else None
         if "insert" in kind.devices and key is not None and (kind.parent is None or parent is not None):
             columns, mark = self._columns(kind, kind.devices["insert"])
-            may = {"applied", "bad_id", "unknown_parent", "refused", "malformed"}
+            may = {"applied", "bad_id", "unknown_parent", "refused", "bad_value", "malformed"}
             self._put("+", kind, key, columns, mark, may, parent, writes=False, bad="own key")
 
     def _a_key_of_theirs(self, kind: Kind) -> None:
@@ -147,7 +147,7 @@ class Author:
         if "insert" in kind.devices and theirs is not None and (kind.parent is None or parent is not None):
             columns, mark = self._columns(kind, kind.devices["insert"])
             # It is gone, perhaps.
-            may = {"applied", "bad_id", "unknown_parent", "refused", "malformed"}
+            may = {"applied", "bad_id", "unknown_parent", "refused", "bad_value", "malformed"}
             self._put("+", kind, theirs.key, columns, mark, may, parent, writes=False, bad="their key")
 
     def _a_parent_of_theirs(self, kind: Kind) -> None:
@@ -157,7 +157,9 @@ class Author:
         key = self._new_key(kind, theirs.key)
         if key is not None:
             columns, mark = self._columns(kind, kind.devices["insert"])
-            may = {"unknown_parent", "malformed"} | ({"applied", "bad_id", "refused"} if self._crossing else set())
+            may = {"unknown_parent", "malformed"} | (
+                {"applied", "bad_id", "refused", "bad_value"} if self._crossing else set()
+            )
             self._put("+", kind, key, columns, mark, may, theirs.key, writes=False, bad="their parent")
 
     def _a_row_of_theirs(self, kind: Kind) -> None:
@@ -265,9 +267,6 @@ class Author:
     def _stranger(self, kind: str | None) -> Stranger | None:
         theirs = [each for each in self._strangers if each.kind == kind]
         return self._rng.choice(theirs) if theirs else None
-
-    def _listed(self, kind: Kind) -> bool:
-        return any(isinstance(limit, list) for limit in kind.limits.values())
 
     def _new_key(self, kind: Kind, parent: Id) -> Id:
         """None: it cannot be made of what the device holds."""

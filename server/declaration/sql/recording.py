@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from server.declaration.model import Declaration, Field, Kind, Table
-from server.declaration.sql import (
+from server.declaration.sql.pieces import (
     body,
     column,
     columns,

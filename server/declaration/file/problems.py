@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Final, NamedTuple
 
-from server.declaration.locate import Place
+from server.declaration.file.locate import Place
 from server.exceptions import ConfigError
 
 MOST: Final = 50

@@ -5,7 +5,7 @@ Every statement names the owner of the row, so rows of another user are not foun
 
 from protocol.schema import Type
 from server.declaration.model import Declaration, Devices, Field, Kind
-from server.declaration.sql import archive, body, column, equal, literal, owned, quoted, received, table, tables
+from server.declaration.sql.pieces import archive, body, column, equal, literal, owned, quoted, received, table, tables
 
 DISPATCH = """\
 -- Applies one mutation: `op` is + (insert), ~ (update) or - (delete), `key` the row's key, of which the second half may

@@ -63,7 +63,12 @@ KIND: Final = (
         f'"all" or a number up to {WINDOW} ({WINDOW_OF_PARENT} for a kind with a parent)',
         "how many rows a new device gets: of the list, or of each parent. If absent, all; 0: only changes and pages",
     ),
-    Key("devices", "a table", "what devices may write. If absent, they only read"),
+    Key(
+        "devices",
+        "a table",
+        "what devices may write. If absent, they only read. A row of a kind that a foreign key of one column names "
+        "must be the user's own",
+    ),
     Key(
         "limits",
         'a table of columns, each "N bytes" or a list of texts',

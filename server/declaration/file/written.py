@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from protocol.schema import Limit
-from server.declaration.locate import Path, Place
+from server.declaration.file.locate import Path, Place
 from server.declaration.model import Table
 
 

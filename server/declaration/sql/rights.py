@@ -1,7 +1,7 @@
 """The rights that the server's role needs to read the declared tables, and the views over archives. Pure."""
 
 from server.declaration.model import Declaration, Field, Kind, Table
-from server.declaration.sql import archive, quoted, table, tables
+from server.declaration.sql.pieces import archive, quoted, table, tables
 
 
 def view(kind: Kind) -> str:

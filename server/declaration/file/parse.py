@@ -8,12 +8,12 @@ from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, Final, TypeVar
 
 from protocol.schema import Limit
-from server.declaration import keys
-from server.declaration.keys import Key
-from server.declaration.locate import Path, Place, places
+from server.declaration.file import keys
+from server.declaration.file.keys import Key
+from server.declaration.file.locate import Path, Place, places
+from server.declaration.file.problems import Problem, listed, meant
+from server.declaration.file.written import Columns, Devices, File, Gate, Kind, Named, Parent
 from server.declaration.model import Table
-from server.declaration.problems import Problem, listed, meant
-from server.declaration.written import Columns, Devices, File, Gate, Kind, Named, Parent
 
 T = TypeVar("T")
 

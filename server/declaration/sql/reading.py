@@ -8,8 +8,7 @@ from typing import Final
 
 from protocol.schema import Type
 from server.declaration.model import Column, Declaration, Field, Kind
-from server.declaration.rights import columns
-from server.declaration.sql import (
+from server.declaration.sql.pieces import (
     by_uuid,
     column,
     is_logged,
@@ -24,6 +23,7 @@ from server.declaration.sql import (
     sent,
     table,
 )
+from server.declaration.sql.rights import columns
 
 ROW_BYTES: Final = 100
 """Bytes that a row counts beside its values. The statements limit their result with this number."""

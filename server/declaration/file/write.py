@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.schema import Limit
+from server.declaration.file.written import Columns, Devices, File, Gate, Kind, Named, Parent
 from server.declaration.model import Table
-from server.declaration.written import Columns, Devices, File, Gate, Kind, Named, Parent
 
 WIDTH: Final = 120
 SIMPLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")

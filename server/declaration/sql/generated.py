@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from server.declaration import recording, rights, writing
 from server.declaration.model import Declaration, Kind, Table
-from server.declaration.sql import literal, quoted, table, tables
+from server.declaration.sql import recording, rights, writing
+from server.declaration.sql.pieces import literal, quoted, table, tables
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,8 @@ def tables(kind: Kind) -> list[Table]:
 
 
 def column(alias: str, field: Field) -> str:
-    return f"{alias}.{quoted(field.name)}"
+    """`alias` may be empty."""
+    return f"{alias}.{quoted(field.name)}" if alias else quoted(field.name)
 
 
 def columns(alias: str, fields: "tuple[Field, ...] | list[Field]") -> str:

@@ -1,0 +1,1 @@
+"""The SQL that follows from a declaration. Pure."""

@@ -1,0 +1,103 @@
+"""`atlas-sync migrate --plan` names at once all that it will do, what stands in the way, and who notices."""
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from server.postgres.declared import DECLARING
+from server.postgres.migrate import migrate
+from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan, script
+from tests.support.chat_app import App, command
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.notes import DECLARATION, FOLDER, GATE, PERSON, add_folder, add_note, notes
+
+WITH_PARTS = DECLARATION.replace('columns = ["said"]', 'columns = ["said", "parts"]')
+
+
+async def test_a_first_declaration_is_planned_with_its_triggers_and_rights(every_postgres: Cluster) -> None:
+    async with notes(every_postgres, None) as (database, sql):
+        await sql.execute("ALTER TABLE notes ENABLE ROW LEVEL SECURITY")
+        found = await plan(database.url, text=DECLARATION)
+        assert found.obstacles == []
+        assert [step.says.partition(" ")[0] for step in found.steps] == ["run", "declare"]
+        assert found.triggers == ["public.folders", "public.notes"]
+        assert "atlas_sync, the role of the server, may read these columns of public.folders: id, owner, name." in (
+            found.rights
+        )
+        assert "The row policy atlas_sync_reads lets atlas_sync read all rows of public.notes." in found.rights
+        assert not [says for says in found.rights if "authenticated" in says]
+        assert found.devices == [NO_DEVICES]
+        assert await sql.fetchval("SELECT to_regnamespace('sync')") is None
+        await migrate(database.url, text=DECLARATION)
+        again = await plan(database.url)
+        assert (again.obstacles, again.steps, again.rights, again.devices) == ([], [], [NO_RIGHTS], [NOTHING])
+
+
+async def test_the_chat_schema_says_what_end_users_may_do(postgres_18: Cluster) -> None:
+    database = await postgres_18.create("template0")
+    found = await plan(database.url)
+    assert OF_END_USERS in found.rights
+    assert DECLARING in found.steps
+
+
+async def test_a_plan_says_which_changes_give_devices_a_snapshot(postgres_18: Cluster) -> None:
+    async with notes(postgres_18, FOLDER) as (database, sql):
+        folder = await add_folder(sql, uuid4())
+        quiet = await plan(database.url, text=DECLARATION)
+        assert quiet.steps == [DECLARING]
+        assert quiet.devices == ["Kind note is new: no device needs a snapshot.", RECONNECT]
+        await add_note(sql, folder)
+        loud = await plan(database.url, text=WITH_PARTS)
+        assert loud.devices == ["Kind note is new: devices need a snapshot.", RECONNECT, SNAPSHOT]
+        await migrate(database.url, text=GATE + PERSON + DECLARATION)
+        gone = await plan(database.url, text=FOLDER)
+        assert set(gone.triggers) == {"public.people", "public.notes"}
+        assert [says for says in gone.rights if "no longer" in says and "public.people" in says]
+
+
+async def test_everything_that_stands_in_the_way_is_named_at_once(postgres_18: Cluster, newest_app: App) -> None:
+    await newest_app.sql.execute(
+        "GRANT CREATE ON SCHEMA public TO authenticated; "
+        "CREATE TABLE votes (id uuid PRIMARY KEY, message uuid REFERENCES messages); "
+        "CREATE RULE nothing AS ON DELETE TO messages DO ALSO NOTHING; "
+        "ALTER TABLE conversations ALTER created_at TYPE timestamp"
+    )
+    found = await plan(newest_app.url)
+    assert found.steps == []
+    for says in ("may create functions", "Foreign keys refer", "has rules", "conversations.created_at is"):
+        assert [each for each in found.obstacles if says in each], says
+    wrong = await plan(newest_app.url, text='[kind.a]\ntable = "nothing"\nowner = "x"\ncolumns = []\n', name="a.toml")
+    assert "a.toml:2:" in wrong.obstacles[-1]
+    assert "may create functions" in wrong.obstacles[0]
+
+
+async def test_the_commands_take_the_file_of_the_declaration(postgres_18: Cluster, tmp_path: Path) -> None:
+    async with notes(postgres_18, None) as (database, sql):
+        app = App(database, sql, [])
+        (tmp_path / "sync.toml").write_text(DECLARATION)
+        file = ("--declaration", str(tmp_path / "sync.toml"))
+        status, said = await command(app, "--plan", *file)
+        assert status == 0
+        assert "Triggers change of public.folders, public.notes." in said
+        status, said = await command(app, "--sql", *file)
+        assert status == 0
+        assert "CREATE OR REPLACE FUNCTION sync.record_note()" in said
+        assert said == await script(database.url, text=DECLARATION)
+        assert await sql.fetchval("SELECT to_regnamespace('sync')") is None
+        status, said = await command(app, *file)
+        assert status == 0
+        assert said.endswith("The database is up to date.\n")
+        assert "record_note" in (await command(app, "--sql"))[1]
+        (tmp_path / "sync.toml").write_text(DECLARATION + "[kind.wrong]\n")
+        status, said = await command(app, "--plan", *file)
+        assert status == 1
+        assert "sync.toml:" in said
+
+
+async def test_the_sql_of_an_empty_database_is_that_of_the_chat_schema(postgres_18: Cluster) -> None:
+    database: Database = await postgres_18.create("template0")
+    async with administrator(database) as sql:
+        text = await script(database.url)
+        assert "CREATE TABLE IF NOT EXISTS public.messages" in text
+        made: Any = await sql.fetchval("SELECT to_regclass('public.messages')")
+        assert made is None
