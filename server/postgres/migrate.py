@@ -48,6 +48,16 @@ POLICIES: Final = (
     "owner of the tables, so they do not hold for devices. What they forbid to write, forbid by a trigger or a "
     "constraint; what they hide, delete, or keep in another table."
 )
+OF_AN_APP: Final = """
+    SELECT to_regclass('sync.migrations') IS NULL AND EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p')
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+"""
+UNDECLARED: Final = (
+    "This database has tables, and nothing is declared to be synced. Run `atlas-sync init --out sync.toml`, edit the "
+    "file, then run `atlas-sync migrate --declaration sync.toml`."
+)
 PARTITIONS_AHEAD: Final = "SELECT sync.ensure_partitions(now(), now() + interval '3 months')"
 
 
@@ -175,6 +185,18 @@ class Wanted:
             return load(self.text, with_usage(await facts(connection)), self.name)
         except DeclarationError as error:
             raise UnfitError(str(error)) from None
+
+
+async def require_declaration(url: str) -> None:
+    """Raises UnfitError if the database has tables of an app, and nothing says which of them are synced: they are not
+    taken for those of the chat schema, which would be partitioned. Raises UnavailableError."""
+    connection = await connect_as_owner(url)
+    try:
+        with translated():
+            if await connection.fetchval(OF_AN_APP):
+                raise UnfitError(UNDECLARED)
+    finally:
+        connection.terminate()
 
 
 async def wanted_declaration(connection: Any, text: str | None, name: str) -> Wanted:

@@ -33,12 +33,19 @@ def read(path: Path | None) -> Given:
         raise ConfigError(f"{path} cannot be read: {why}.") from None
 
 
+def _require(url: str, given: Given) -> None:
+    if given.text is None:
+        asyncio.run(migrating.require_declaration(url))
+
+
 def script(url: str, given: Given) -> str:
+    _require(url, given)
     return asyncio.run(planning.script(url, text=given.text, name=given.name))
 
 
 def plan(url: str, given: Given) -> int:
     """Print what `migrate` would do; returns the exit status."""
+    _require(url, given)
     found = asyncio.run(planning.plan(url, text=given.text, name=given.name))
     for step in found.steps:
         say(described(step))
@@ -58,6 +65,7 @@ def plan(url: str, given: Given) -> int:
 
 def migrate(url: str, given: Given) -> int:
     """Migrate, and print what is left; returns the exit status."""
+    _require(url, given)
     with Shown(console(stderr=True)) as shown:
         left = asyncio.run(migrating.migrate(url, shown, text=given.text, name=given.name))
     if (says := asyncio.run(planning.gate(url))) is not None:

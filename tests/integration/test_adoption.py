@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from benchmarks.v1 import Load, fill, writing
-from tests.support.chat_app import create, shape
+from tests.support.chat_app import CHAT_FILE, create, shape
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.oracle import State, select_everything
@@ -24,6 +24,7 @@ MESSAGES = 10_000
 USERS = 40
 DEVICES = 6
 RATE = 200.0
+MIGRATE = ("migrate", "--declaration", CHAT_FILE)
 
 
 class Owner(ClientDevice):
@@ -94,8 +95,8 @@ async def test_a_database_in_use_is_adopted_and_given_back_while_people_write(v1
         async with AsyncExitStack() as stack:
             async with writing(v1.url, RATE) as load:
                 await grown(load, 50)
-                await kill_again_and_again(v1, rng, "migrate")
-                await run(v1, "migrate")
+                await kill_again_and_again(v1, rng, *MIGRATE)
+                await run(v1, *MIGRATE)
                 server = await stack.enter_async_context(serving(v1))
                 devices = [Owner(server.url, UUID(str(user))) for user in users]
                 for device in devices:

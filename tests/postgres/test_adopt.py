@@ -16,7 +16,7 @@ from server.postgres.declared import DECLARING
 from server.postgres.migrate import migrate, steps
 from server.postgres.steps import WAITING
 from tests.support import chat_app
-from tests.support.chat_app import App, Heard, command
+from tests.support.chat_app import CHAT_FILE, App, Heard, command, shape
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.device import greeting_device, live_device, now
 from tests.support.inventory import inventory, undone
@@ -652,13 +652,22 @@ async def test_an_adoption_does_not_depend_on_how_the_database_writes_dates(newe
 
 async def test_the_plan_names_each_step_and_its_lock_and_changes_nothing(newest_app: App) -> None:
     before = await newest_app.shape()
-    status, said = await command(newest_app, "--plan")
+    status, said = await command(newest_app, "--plan", "--declaration", CHAT_FILE)
     assert status == 0
     assert await newest_app.shape() == before
     for step in await steps(newest_app.url):
         assert f"{step.says}\n    {step.locks}; " in said
     assert any(line.startswith("run the migrations 0001_app_tables, ") for line in said.splitlines())
-    status, _ = await command(newest_app)
+    status, _ = await command(newest_app, "--declaration", CHAT_FILE)
     assert status == 0
-    status, said = await command(newest_app, "--plan")
+    status, said = await command(newest_app, "--plan", "--declaration", CHAT_FILE)
     assert (status, said) == (0, "There is nothing to do.\n")
+
+
+async def test_tables_of_an_app_are_not_taken_for_the_chat_schema(newest_app: App) -> None:
+    before = await shape(newest_app.sql)
+    for options in ([], ["--plan"], ["--sql"]):
+        with pytest.raises(UnfitError, match="atlas-sync init"):
+            await command(newest_app, *options)
+    assert await shape(newest_app.sql) == before
+    assert await newest_app.sql.fetchval("SELECT to_regnamespace('sync') IS NULL")

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from benchmarks.v1 import TABLES, fill
 from server.cli import cli
+from server.declaration import chat
 from server.operations.catalog import Step
 from tests.support.cluster import Cluster, Database
 from tests.support.waiting import LIMIT
 
+CHAT_FILE: Final = str(Path(chat.__file__).with_name("chat.toml"))
 SHAPE: Final = """
     WITH relations AS (
         SELECT c.oid::regclass AS name, c.* FROM pg_class c
