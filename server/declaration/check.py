@@ -222,6 +222,7 @@ class _KindCheck:
                 "newest",
             )
         devices = self._devices(columns, key, owner, parent)
+        columns = tuple(_never_null(column, devices) if column.name != newest else column for column in columns)
         for name, limit in written.limits.items():
             wanted = SIZED if isinstance(limit, int) else {Type.TEXT}
             if name in names and names[name].of not in wanted:
@@ -585,3 +586,13 @@ def _named(table: Table) -> str:
 
 def _type(column: catalogue.Column) -> str:
     return column.type.name if column.domain is None else f"{column.domain} (a domain of {column.type.name})"
+
+
+def _never_null(column: Column, devices: Devices | None) -> Column:
+    """A row that was never updated has the instant at which it was created. The column that orders a list keeps its
+    NULLs, which are the oldest there."""
+    if devices is None or devices.updated is None or devices.created is None or column.field != devices.updated:
+        return column
+    if not column.field.nullable or devices.created == devices.updated:
+        return column
+    return Column(column.name, column.field, instead=devices.created)

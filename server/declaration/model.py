@@ -54,9 +54,16 @@ class Column(Struct, frozen=True, omit_defaults=True):
 
     name: str
     field: Field
+    instead: Field | None = None
+    """The column whose value counts where this one has none: in tables that an app made, a row that was never updated
+    may have no instant of it."""
     above: bool = False
     """It is a column of the parent: the key of the parent's parent. A device that does not hold the parent needs it
     when that is deleted."""
+
+    @property
+    def nullable(self) -> bool:
+        return self.field.nullable and (self.instead is None or self.instead.nullable)
 
 
 class Parent(Struct, frozen=True, omit_defaults=True):
@@ -196,8 +203,7 @@ def _for_devices(kind: Kind, parent: Kind | None) -> schema.Kind:
         tag=kind.tag,
         key=tuple(field.of for field in kind.key),
         columns=tuple(
-            schema.Column(column.name, column.field.of + ("?" if column.field.nullable else ""))
-            for column in kind.columns
+            schema.Column(column.name, column.field.of + ("?" if column.nullable else "")) for column in kind.columns
         ),
         parent=None if kind.parent is None else kind.parent.kind,
         newest=kind.newest,

@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from server.declaration.chat import CHAT, CHAT_SQL, CHAT_TOML
-from server.declaration.check import load
+from server.declaration.check import PARTITIONABLE, load
 from server.declaration.file.parse import parse
 from server.declaration.file.problems import DeclarationError
 from server.declaration.model import Declaration, Table
@@ -77,9 +77,9 @@ class Pending:
 
     def step(self) -> Step:
         if self.chat and not self.migrations:
-            return Step("partition public.messages", "ACCESS EXCLUSIVE on the three tables", ())
+            return Step("partition public.messages", "ACCESS EXCLUSIVE on the tables", ())
         if self.migrations:
-            return Step(f"run the migrations {', '.join(self.migrations)}", "ACCESS EXCLUSIVE on the three tables", ())
+            return Step(f"run the migrations {', '.join(self.migrations)}", "ACCESS EXCLUSIVE on the tables", ())
         locks = "ACCESS EXCLUSIVE on the views" if any(name in scripts.views() for name in self.definitions) else "none"
         return Step(f"apply again {', '.join(self.definitions)}, which changed", locks, ())
 
@@ -208,7 +208,7 @@ async def wanted_declaration(connection: Any, text: str | None, name: str) -> Wa
         if found is None:
             text, name = CHAT_TOML, "chat.toml"
     if found is not None:
-        partitioned = any(kind.partition for kind in found.kinds)
+        partitioned = any(kind.partition and kind.table == PARTITIONABLE for kind in found.kinds)
         tables = [each for kind in found.kinds for each in sql.tables(kind)]
     else:
         assert text is not None
@@ -216,7 +216,8 @@ async def wanted_declaration(connection: Any, text: str | None, name: str) -> Wa
         if problems:
             raise UnfitError(str(DeclarationError(name, problems)))
         kinds = file.kinds
-        partitioned = any(kind.partition for kind in kinds)
+        # Another table cannot be partitioned, which `resolved` says before anything is made.
+        partitioned = any(kind.partition and kind.table == PARTITIONABLE for kind in kinds)
         archives = [
             Table(kind.table.schema, f"{kind.table.name}_archive") for kind in kinds if kind.archive is not None
         ]

@@ -75,8 +75,17 @@ KIND: Final = (
         f"the longest value that devices may write, in bytes of UTF-8, up to {LARGEST:,}; or the values that they may "
         "write, and only rows that hold one of these may they update",
     ),
-    Key("partition", '"month"', "`migrate` partitions the table by `newest`"),
-    Key("archive", 'a number of months, such as "12 months"', "after which rows move to the archive"),
+    Key(
+        "partition",
+        '"month"',
+        "`migrate` partitions the table by `newest`. Only for `public.messages` with the key `id`, a uuid, and "
+        '`newest` = "created_at"',
+    ),
+    Key(
+        "archive",
+        'a number of months, such as "12 months"',
+        "after which rows of a partitioned table move to the archive",
+    ),
     Key("policies", "true or false", "`migrate` makes row policies for end users. If absent, false"),
 )
 PARENT: Final = (
@@ -97,7 +106,8 @@ DEVICES: Final = (
     Key(
         "owner",
         "a column of the table, of type uuid or text",
-        "takes the user, where rows of a parent hold the user too",
+        "takes the user, where rows of a parent hold the user too; if it is a part of the key, a device puts its user "
+        "there",
     ),
 )
 FILE: Final = (

@@ -320,6 +320,8 @@ def _values(declaration: Declaration, kind: Kind, alias: str) -> str:
 
 def _value(declaration: Declaration, kind: Kind, synced: Column, alias: str) -> str:
     """The value of a column of the row `alias`."""
+    if synced.instead is not None:
+        return f"coalesce({sent(alias, synced.field)}, {sent(alias, synced.instead)})"
     if not synced.above:
         return sent(alias, synced.field)
     parent = declaration.parent_of(kind)

@@ -134,7 +134,10 @@ def _identity(kind: Kind) -> list[Field]:
 
 def watched(kind: Kind) -> list[Field]:
     """The columns of which a change is recorded."""
-    fields = [*_identity(kind), *(synced.field for synced in kind.own)]
+    fields = [
+        *_identity(kind),
+        *(field for synced in kind.own for field in (synced.field, synced.instead) if field is not None),
+    ]
     return list({field.name: field for field in fields}.values())
 
 

@@ -24,7 +24,11 @@ def fields(kind: Kind) -> list[Field]:
     """The columns of the table that the server reads."""
     place = kind.owner if kind.parent is None else kind.parent.field
     assert place is not None
-    found = [*kind.key, place, *(synced.field for synced in kind.own)]
+    found = [
+        *kind.key,
+        place,
+        *(field for synced in kind.own for field in (synced.field, synced.instead) if field is not None),
+    ]
     return list({field.name: field for field in found}.values())
 
 

@@ -47,7 +47,7 @@ def row(declaration: Declaration, kind: Kind, *, archived: bool) -> str:
     ordered = order(kind, "t")
     said = (
         each
-        for each in kind.columns[0 if kind.parent is None else 1 :]
+        for each in kind.own[0 if kind.parent is None else 1 :]
         if each.field.of in SAID and not isinstance(kind.limits.get(each.name), tuple)
     )
     sizes = (f"coalesce(octet_length({column('t', each.field)}::text), 0)" for each in said)

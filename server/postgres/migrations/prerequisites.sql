@@ -48,6 +48,7 @@ $$;
 DO $$
 DECLARE
     role text;
+    missing text[] := '{}';
 BEGIN
     FOREACH role IN ARRAY ARRAY['anon', 'authenticated', 'service_role', 'atlas_sync'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) THEN
@@ -57,10 +58,13 @@ BEGIN
                 WHEN duplicate_object OR unique_violation THEN
                     NULL;
                 WHEN insufficient_privilege THEN
-                    RAISE EXCEPTION 'This login may not create roles, and % is missing. Have an administrator run '
-                                    'CREATE ROLE % NOLOGIN, then migrate again.', role, role;
+                    missing := missing || pg_catalog.format('CREATE ROLE %I NOLOGIN NOINHERIT', role);
             END;
         END IF;
     END LOOP;
+    IF missing <> '{}' THEN
+        RAISE EXCEPTION 'This login may not create roles, and some are missing. Have an administrator run %, then migrate again.',
+                        pg_catalog.array_to_string(missing, '; ');
+    END IF;
 END
 $$;
