@@ -46,8 +46,8 @@ def chat(
     except StorageError as error:
         raise ConfigError(str(error)) from None
     with contextlib.closing(storage):
-        run(lambda: _Chat(url, token, user, Outbox(storage), chosen, title, console).run())
-        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage).entries)
+        run(lambda: _Chat(url, token, user, Outbox(storage, Schema.chat()), chosen, title, console).run())
+        waiting = sum(entry.state is EntryState.PENDING for entry in Outbox(storage, Schema.chat()).entries)
     if waiting:
         console.print(f"{waiting} not sent yet: kept in {path}, and sent by the next start.", style="yellow")
 
