@@ -275,9 +275,9 @@ async def test_a_new_message_cannot_take_the_id_of_an_archived_message_of_anothe
         assert rejected.code == "bad_id"
         for parent in (conversation, uuid4()):
             rejected = await device.rejection(CreateMessage(message, parent, "user", "mine now", at))
-            assert rejected.code == "unknown_conversation"
+            assert rejected.code == "unknown_parent"
         rejected = await device.rejection(EditMessage(message, at, "mine now", now()))
-        assert rejected.code == "unknown_message"
+        assert rejected.code == "unknown_row"
         await device.push(DeleteMessage(message, at))
     await maintained(every_database)
     assert await select_all(sql, user) == before
