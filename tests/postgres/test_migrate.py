@@ -20,7 +20,7 @@ from server.postgres.migrate import as_sql, cautions, migrate, steps
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
 from tests.support import chat_app
-from tests.support.chat_app import App, Heard, command
+from tests.support.chat_app import CHAT_FILE, App, Heard, command
 from tests.support.cluster import Cluster, Database, administrator, binaries
 from tests.support.earlier import VERSIONS, migrate_to
 from tests.support.maintenance import maintained
@@ -274,7 +274,7 @@ async def test_row_policies_that_do_not_apply_to_devices_are_named_before_anythi
     (said,) = await cautions(empty.url)
     assert "hidden on conversations, of_users on messages." in said
     assert "trigger or a constraint" in said
-    status, planned = await command(App(empty, admin, []), "--plan")
+    status, planned = await command(App(empty, admin, []), "--plan", "--declaration", CHAT_FILE)
     assert status == 0
     assert said in planned
     assert await shape(empty) == before

@@ -6,7 +6,9 @@
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_proc p
-               WHERE p.oid = pg_catalog.to_regprocedure('auth.uid()') AND p.proconfig = ARRAY['search_path=""']) THEN
+               WHERE p.oid = pg_catalog.to_regprocedure('auth.uid()') AND p.proconfig = ARRAY['search_path=""'])
+       -- Made by an earlier version of ours; in another database the function is the app's.
+       AND EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polname = 'atlas_own_profile') THEN
         ALTER FUNCTION auth.uid() SET search_path = pg_catalog, pg_temp;
     END IF;
 END
