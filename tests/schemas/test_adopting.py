@@ -10,6 +10,9 @@ import pytest
 
 from server.declaration.check import load
 from server.declaration.draft import draft
+from server.declaration.sql import audit, reading, tracing
+from server.exceptions import UnfitError
+from server.postgres.declared import declared
 from server.postgres.migrate import migrate
 from server.postgres.steps import SILENT
 from server.postgres.tables import facts
@@ -61,3 +64,28 @@ async def test_what_was_declared_and_undone_leaves_the_apps_schema_byte_for_byte
         assert await dumped(database) != before
         await undo(database.url, SILENT)
         assert await dumped(database) == before
+
+
+async def test_only_the_chat_table_is_partitioned_and_another_is_refused_before_anything_is_made(
+    postgres_18: Cluster,
+) -> None:
+    schema = next(schema for schema in ALL if schema.name == "aichat")
+    text = schema.declaration.read_text().replace("[kind.chat]", '[kind.chat]\npartition = "month"', 1)
+    async with an_app(postgres_18, schema) as (database, _):
+        before = await dumped(database)
+        with pytest.raises(UnfitError, match=r"public\.messages"):
+            await migrate(database.url, text=text)
+        assert await dumped(database) == before
+
+
+@every_schema
+async def test_every_statement_that_follows_from_a_declaration_is_one(every_postgres: Cluster, schema: Schema) -> None:
+    async with an_app(every_postgres, schema) as (database, sql):
+        await migrate(database.url, text=schema.declaration.read_text())
+        declaration = await declared(sql)
+        assert declaration is not None
+        statements = [*reading.statements(declaration).values(), tracing.plan(declaration)]
+        statements += [tracing.row(declaration, kind, archived=False) for kind in declaration.kinds]
+        statements += [*audit.ownerless(declaration).values(), audit.gate(declaration) or "SELECT"]
+        for statement in statements:
+            await sql.prepare(statement)
