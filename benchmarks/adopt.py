@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -20,7 +21,10 @@ from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, folder, spawn
 from benchmarks.stage import SETTINGS
 from benchmarks.v1 import TABLES, Load, fill, writing
+from server.declaration import chat
 from server.demo.embedded import EmbeddedPostgres
+
+CHAT_FILE: Final = Path(chat.__file__).with_name("chat.toml")
 
 RATE: Final = 200.0
 CALM: Final = 5.0
@@ -56,7 +60,7 @@ async def adopt(messages: int, rate: float = RATE, calm: float = CALM) -> tuple[
             figures["lost"] += len(load.written) - await sql.fetchval(COMMIT, load.written)
 
         await part("before")
-        await part("adopt", "migrate")
+        await part("adopt", "migrate", "--declaration", str(CHAT_FILE))
         figures["lost"] += messages - await sql.fetchval(
             "SELECT count(*) FROM public.messages_v1 WHERE content <> 'written meanwhile'"
         )
