@@ -100,7 +100,7 @@ DEVICES: Final = (
     Key(
         "updated",
         "a column of the table, of a timestamp type",
-        "takes the instant of an insert, and of an update unless it is later already",
+        "takes the instant of an insert, and of an update unless it is later already; NULL reads as `created`",
     ),
     Key("touches", "a column of the parent's table, of a timestamp type", "an insert raises it to its instant"),
     Key(
