@@ -157,7 +157,7 @@ class Author:
         key = self._new_key(kind, theirs.key)
         if key is not None:
             columns, mark = self._columns(kind, kind.devices["insert"])
-            may = {"unknown_parent", "malformed"} | (
+            may = {"unknown_parent", "malformed", "bad_value"} | (
                 {"applied", "bad_id", "refused", "bad_value"} if self._crossing else set()
             )
             self._put("+", kind, key, columns, mark, may, theirs.key, writes=False, bad="their parent")

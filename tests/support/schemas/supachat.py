@@ -116,14 +116,15 @@ START: Final = (
 SELECTS: Final = {
     "workspace": "SELECT id, name, description, is_home, default_model, default_temperature, created_at, updated_at "
     "FROM workspaces WHERE user_id = $user",
-    "folder": "SELECT id, workspace_id, name, description, type, created_at, coalesce(updated_at, created_at) "
+    "folder": "SELECT id, workspace_id, name, description, type, created_at, "
+    "coalesce(updated_at, created_at) AS updated_at "
     "FROM folders WHERE user_id = $user",
     "file": "SELECT id, folder_id, name, size, type FROM files WHERE user_id = $user",
     "chat": "SELECT id, workspace_id, folder_id, name AS title, sharing, context_length, embeddings_provider, "
     "include_profile_context, include_workspace_instructions, model, prompt, temperature, created_at, updated_at "
     "FROM chats WHERE user_id = $user",
     "message": "SELECT id, chat_id, role, content, image_paths, model, sequence_number, created_at, "
-    "coalesce(updated_at, created_at) "
+    "coalesce(updated_at, created_at) AS updated_at "
     f"FROM messages WHERE chat_id IN ({MINE})",
     "chat_file": f"SELECT chat_id, file_id, chat_id, chat_files.created_at FROM chat_files WHERE chat_id IN ({MINE})",
 }
