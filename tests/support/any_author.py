@@ -251,6 +251,8 @@ class Author:
             if op == "+" and kind.parent is not None and parent is not None:
                 columns = {kind.columns[0][0]: wire.sent_key(self.device.rows.kinds[kind.parent], parent), **columns}
             n = self.device.add(*head, columns, self._now())
+        if op != "-":
+            may = may | {"bad_value"}  # a row that it names by a foreign key may be gone, or another user's
         self.made[n] = Made(op, kind, key, mark, frozenset(may), writes, bad, parent)
 
     def _now(self) -> int:
