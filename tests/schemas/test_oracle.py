@@ -2,7 +2,8 @@
 SELECT finds, and what devices pushed was applied exactly once, or rejected and not applied at all.
 
 Each run has random writers by SQL, devices that push and read pages, cut connections, and a server that is killed.
-ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real), and ATLAS_ORACLE_STATISTICS prints what happened.
+ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real),
+and ATLAS_ORACLE_STATISTICS prints what happened.
 """
 
 import asyncio
