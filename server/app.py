@@ -39,7 +39,7 @@ from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
 from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Replica, Rows
+from server.feed.ports import Express, Replica, Rows
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -48,6 +48,7 @@ from server.feed.replicas import Replicas
 from server.feed.snapshot import Snapshots
 from server.feed.sweep import Sweep
 from server.gauges import Gauges
+from server.postgres.express import PostgresExpress
 from server.postgres.inspector import Inspector
 from server.postgres.listener import ListenDoorbells
 from server.postgres.pool import Pool
@@ -105,7 +106,7 @@ class App:
             stack.callback(sock.close)
             sockets = [sock, *_metrics_sockets(settings, stack)]
             wakes = {lane: asyncio.Event() for lane in Lane}
-            hub = Hub(lambda lane: wakes[lane].set())
+            hub = Hub(lambda lane: reads.pump.wake(lane))
             history, clock, synced = History(hub), Clock(), Synced()
             synced.on_use.append(partial(_declare_to_devices, hub, synced))
             redis = None if settings.redis_url is None else redis_link(settings.redis_url)
@@ -117,7 +118,9 @@ class App:
             if redis is not None:
                 await stack.enter_async_context(redis)
             backend = _Backend(settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack))
-            reads = _ReadPath(settings, hub, history, synced, store, postgres.replicas, redis, wakes, backend.usage)
+            reads = _ReadPath(
+                settings, hub, history, synced, store, postgres.replicas, postgres.express, redis, wakes, backend.usage
+            )
             batcher = _batcher(settings, postgres.writes, synced)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
@@ -151,6 +154,7 @@ class App:
                             reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
                         ),
                         "timers": services.timers.run(),
+                        **({} if postgres.express is None else {"express": postgres.express.run()}),
                         **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
                         **({} if backend.usage is None else {"usage": backend.usage.recorder.run()}),
                     }.items()
@@ -224,6 +228,8 @@ class _Postgres:
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         self.responses = Pool(route, synced, size=RESPONSE_CONNECTIONS)
+        # A pooler in transaction mode keeps no prepared statement.
+        self.express = None if pooled else PostgresExpress(route, synced)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         self.doorbells = ListenDoorbells(
             Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
@@ -254,6 +260,7 @@ class _ReadPath:
         synced: Synced,
         store: PostgresStore,
         replicas: Sequence[Replica],
+        express: Express | None,
         redis: "Link | None",
         wakes: dict[Lane, asyncio.Event],
         usage: "_Usage | None",
@@ -271,7 +278,9 @@ class _ReadPath:
             pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub, synced) for _ in range(2))
             self.snapshots = Snapshots(hub, history, pieces, synced, LOOKED_UP_AT_ONCE)
             pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
-        self.pump = Pump(hub, history, store, self.snapshots, synced, wakes, relief, keep_trail=redis is not None)
+        self.pump = Pump(
+            hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
+        )
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
         self.readers = Readers(

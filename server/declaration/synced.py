@@ -38,8 +38,15 @@ class Synced:
         gate = declaration.gate
         self.gate_table = None if gate is None else table(declaration.kind[gate.kind].table)
         """In SQL; None without a gate."""
-        self.columns = {tag: _getter(places) for tag, places in reading.places(declaration).items()}
+        places = reading.places(declaration, len(reading.COLUMNS))
+        self.columns = {tag: _getter(some) for tag, some in places.items()}
         """By tag: gets the columns of a row from a record of read_feed."""
+        live = reading.places(declaration, len(reading.LIVE_COLUMNS))
+        self.live_columns = {
+            kind.tag: [(place, slot[0]) for place, slot in zip(live[kind.tag], reading.slots(kind), strict=True)]
+            for kind in declaration.kinds
+        }
+        """By tag: where in a record of read_live each column of a row is, and the letter of its type."""
         self.statements = reading.statements(declaration)
         """By name."""
 

@@ -319,6 +319,15 @@ class Hub:
                 behind = True
         return behind
 
+    def live_at(self, user: str, seq: int) -> Cohort | None:
+        """The cohort of live readers that stands behind the transaction `seq` and is not behind anything."""
+        feed = self._feeds.get(user)
+        for cohort in () if feed is None else feed.cohorts.values():
+            position = cohort.position
+            if position.seq == seq and not position.n and cohort.phase is Phase.LIVE and cohort.state is State.IDLE:
+                return cohort
+        return None
+
     def compare(self, user: str, head: Position) -> bool:
         """Postgres says that the user's feed is at `head`. Queues idle cohorts that are elsewhere, and returns whether
         there were any."""

@@ -10,7 +10,7 @@ from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
 from server.declaration.model import Kind
-from server.feed.change import Reading
+from server.feed.change import Entry, Reading
 from server.feed.resume import Why
 
 CONTENT_BYTES: Final = 256 * 1024
@@ -149,6 +149,29 @@ class Store(Rows, Protocol):
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""
+
+
+class Express(Protocol):
+    """Reads for one live reader at once. What is unusual it leaves to the store."""
+
+    @property
+    def free(self) -> bool:
+        """Whether it can read now."""
+
+    def read(self, user: str, after: int, done: Callable[[Sequence[Entry] | None], None]) -> None:
+        """Read what follows the transaction `after`; only while it is `free`. `done` gets all entries up to the end of
+        the log, at least one; or None: the store has to read. It is called later, never within this call."""
+
+
+class Moved(NamedTuple):
+    """One transaction moved a feed."""
+
+    user: str
+    seq: int
+    prev: int
+    """The feed's seq before."""
+    entries: Callable[[], Sequence[Entry] | None]
+    """All entries of the transaction in this feed; None: they have to be read."""
 
 
 class Replica(Protocol):

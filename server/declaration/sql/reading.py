@@ -63,6 +63,26 @@ LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 ) g ON g.nth <= $5 AND (g.bytes <= $6 OR g.nth = 1)
 """
 
+LIVE: Final = """\
+-- Reads what one live reader lacks, which is little: one statement, one snapshot.
+-- $1 user, $2 the seq of its position, which is behind a whole transaction
+-- $3 and $4 the oldest and the newest instant of rows, $5 the largest seq: as $7, $8 and $9 of read_feed
+SELECT {columns}
+FROM (SELECT * FROM sync.log WHERE user_id = $1 AND seq > $2 AND seq <= $5 ORDER BY seq, n LIMIT {entries}) l
+LEFT JOIN LATERAL (
+{rows}
+) k ON true
+"""
+
+LIVE_ENTRIES: Final = 9
+"""Entries that this statement returns at most. One less is a whole reading: this many show that there may be more."""
+LIVE_COLUMNS: Final = (
+    *("(SELECT digest FROM sync.declaration) = {digest}", "l.row_at < $3 OR l.row_at > $4", "k.found"),
+    *(f"l.{name}" for name in ("seq", "n", "prev", "mark", "prev_mark", "kind", "op", "row_id", "row_key")),
+)
+"""What a live reading has before the columns of the rows: whether the declaration is the same, whether the row is
+beyond the bounds, whether it was found; then the entry."""
+
 COLUMNS: Final = {
     "i": "r.i",
     "declared": "(SELECT digest FROM sync.declaration)",
@@ -109,6 +129,7 @@ def statements(declaration: Declaration) -> dict[str, str]:
     found = {
         "read_feed": feed(declaration, everywhere=False),
         "read_feed_everywhere": feed(declaration, everywhere=True),
+        "read_live": live(declaration),
     }
     for kind in declaration.kinds:
         found[f"list_{kind.name}"] = rows(declaration, kind)
@@ -142,7 +163,7 @@ def _gate_kind(declaration: Declaration) -> Kind:
 
 def feed(declaration: Declaration, *, everywhere: bool) -> str:
     """The statement that reads feeds; `everywhere`: in archives too."""
-    shared = sorted({slot for kind in declaration.kinds for slot in slots(kind)})
+    shared = shared_slots(declaration)
     named = {**COLUMNS, "tier": tier(declaration), **{slot: f"g.{slot}" for slot in shared}}
     return FEED.format(
         row_bytes=ROW_BYTES,
@@ -151,25 +172,46 @@ def feed(declaration: Declaration, *, everywhere: bool) -> str:
         size=" + ".join(
             [str(ROW_BYTES), *(f"coalesce(octet_length(e.{slot}), 0)" for slot in shared if slot[0] in "ty")]
         ),
-        rows="\n            UNION ALL\n".join(
-            ROW.format(
-                tag=literal(kind.tag),
-                values=_slotted(declaration, kind, shared),
-                columns=", ".join(f"t.{quoted(name)}" for name in columns(kind)),
-                source=_source(kind, everywhere=everywhere),
-                found=is_logged(kind, "t", "l"),
-                bounds="" if kind.dated is None else f" AND {_between(kind.dated, '$7', '$8')}",
-                owned=owned(declaration, kind, "t", "r.user_id"),
-            )
-            for kind in declaration.kinds
-        ),
+        rows=_rows(declaration, shared, "r.user_id", "$7", "$8", everywhere=everywhere),
     )
 
 
-def places(declaration: Declaration) -> dict[str, tuple[int, ...]]:
-    """By tag: where in a record of read_feed the columns of the kind are."""
-    shared = sorted({slot for kind in declaration.kinds for slot in slots(kind)})
-    return {kind.tag: tuple(len(COLUMNS) + shared.index(slot) for slot in slots(kind)) for kind in declaration.kinds}
+def live(declaration: Declaration) -> str:
+    """The statement that reads for one live reader."""
+    shared = shared_slots(declaration)
+    of_entry = (each.format(digest=literal(declaration.digest)) for each in LIVE_COLUMNS)
+    return LIVE.format(
+        columns=", ".join([*of_entry, *(f"k.{slot}" for slot in shared)]),
+        entries=LIVE_ENTRIES,
+        rows=_rows(declaration, shared, "$1", "$3", "$4", everywhere=False),
+    )
+
+
+def _rows(declaration: Declaration, shared: list[str], user: str, since: str, until: str, *, everywhere: bool) -> str:
+    """The look-up of the row that an entry `l` of the log names."""
+    return "\n            UNION ALL\n".join(
+        ROW.format(
+            tag=literal(kind.tag),
+            values=_slotted(declaration, kind, shared),
+            columns=", ".join(f"t.{quoted(name)}" for name in columns(kind)),
+            source=_source(kind, everywhere=everywhere),
+            found=is_logged(kind, "t", "l"),
+            bounds="" if kind.dated is None else f" AND {_between(kind.dated, since, until)}",
+            owned=owned(declaration, kind, "t", user),
+        )
+        for kind in declaration.kinds
+    )
+
+
+def shared_slots(declaration: Declaration) -> list[str]:
+    """The columns that rows of all kinds share in a reading."""
+    return sorted({slot for kind in declaration.kinds for slot in slots(kind)})
+
+
+def places(declaration: Declaration, begin: int) -> dict[str, tuple[int, ...]]:
+    """By tag: where in a record of a reading the columns of the kind are. `begin`: where the shared ones begin."""
+    shared = shared_slots(declaration)
+    return {kind.tag: tuple(begin + shared.index(slot) for slot in slots(kind)) for kind in declaration.kinds}
 
 
 def slots(kind: Kind) -> list[str]:

@@ -132,6 +132,27 @@ LEFT JOIN LATERAL (
     WINDOW log_order AS (ORDER BY e.seq, e.n)
 ) g ON g.nth <= $5 AND (g.bytes <= $6 OR g.nth = 1)
 
+-- read_live
+
+-- Reads what one live reader lacks, which is little: one statement, one snapshot.
+-- $1 user, $2 the seq of its position, which is behind a whole transaction
+-- $3 and $4 the oldest and the newest instant of rows, $5 the largest seq: as $7, $8 and $9 of read_feed
+SELECT (SELECT digest FROM sync.declaration) = 'ea84032ee759e6fa', l.row_at < $3 OR l.row_at > $4, k.found, l.seq, l.n, l.prev, l.mark, l.prev_mark, l.kind, l.op, l.row_id, l.row_key, k.s1, k.s2, k.t1, k.t2, k.u1
+FROM (SELECT * FROM sync.log WHERE user_id = $1 AND seq > $2 AND seq <= $5 ORDER BY seq, n LIMIT 9) l
+LEFT JOIN LATERAL (
+            SELECT true AS found, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t.subscription_tier AS t1, t.subscription_status AS t2, NULL::uuid AS u1
+            FROM (SELECT t.id, t.subscription_tier, t.subscription_status FROM public.profiles t WHERE t.id = l.row_id LIMIT 1) t
+            WHERE l.kind = 'p' AND l.op = 'u' AND t.id = $1
+            UNION ALL
+            SELECT true AS found, t.created_at AS s1, t.updated_at AS s2, t.title AS t1, NULL::text AS t2, NULL::uuid AS u1
+            FROM (SELECT t.id, t.user_id, t.title, t.created_at, t.updated_at FROM public.conversations t WHERE t.id = l.row_id LIMIT 1) t
+            WHERE l.kind = 'c' AND l.op = 'u' AND t.user_id = $1
+            UNION ALL
+            SELECT true AS found, t.created_at AS s1, t.updated_at AS s2, t.role AS t1, t.content AS t2, t.conversation_id AS u1
+            FROM (SELECT t.id, t.conversation_id, t.role, t.content, t.created_at, t.updated_at FROM public.messages t WHERE t.id = l.row_id AND t.created_at = l.row_at AND t.created_at >= $3 AND t.created_at <= $4 LIMIT 1) t
+            WHERE l.kind = 'm' AND l.op = 'u' AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = $1
+) k ON true
+
 -- list_profile
 
 -- Rows of kind profile: the user's, newest first, after a place in that order; and the feed's head in the same

@@ -174,6 +174,35 @@ LEFT JOIN LATERAL (
     WINDOW log_order AS (ORDER BY e.seq, e.n)
 ) g ON g.nth <= $5 AND (g.bytes <= $6 OR g.nth = 1)
 
+-- read_live
+
+-- Reads what one live reader lacks, which is little: one statement, one snapshot.
+-- $1 user, $2 the seq of its position, which is behind a whole transaction
+-- $3 and $4 the oldest and the newest instant of rows, $5 the largest seq: as $7, $8 and $9 of read_feed
+SELECT (SELECT digest FROM sync.declaration) = '352d73ce2d875a93', l.row_at < $3 OR l.row_at > $4, k.found, l.seq, l.n, l.prev, l.mark, l.prev_mark, l.kind, l.op, l.row_id, l.row_key, k.b1, k.f1, k.f2, k.i1, k.i2, k.s1, k.s2, k.t1, k.t2, k.t3, k.t4, k.t5, k.t6, k.t7, k.t8, k.t9, k.u1, k.y1
+FROM (SELECT * FROM sync.log WHERE user_id = $1 AND seq > $2 AND seq <= $5 ORDER BY seq, n LIMIT 9) l
+LEFT JOIN LATERAL (
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, NULL::bigint AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t.plan::text AS t1, NULL::text AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            FROM (SELECT t.number, t."user", t.plan FROM library.account t WHERE t.number = (l.row_key[1])::integer LIMIT 1) t
+            WHERE l.kind = 'a' AND l.op = 'u' AND t."user" = $1
+            UNION ALL
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t."position"::bigint AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t."the name"::text AS t1, NULL::text AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
+            WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = $1::text
+            UNION ALL
+            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
+            WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = $1
+            UNION ALL
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.book AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, (SELECT a.shelf FROM library.book a WHERE a.id = t.book) AS t1, t.note AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            FROM (SELECT t.book, t.page, t.note FROM library.mark t WHERE t.book = (l.row_key[1])::bigint AND t.page = (l.row_key[2])::integer LIMIT 1) t
+            WHERE l.kind = 'M' AND l.op = 'u' AND (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = t.book) = $1
+            UNION ALL
+            SELECT true AS found, NULL::boolean AS b1, NULL::float8 AS f1, NULL::float8 AS f2, t.rank AS i1, NULL::bigint AS i2, NULL::timestamptz AS s1, NULL::timestamptz AS s2, to_json(t.since) #>> '{}' AS t1, NULL::text AS t2, NULL::text AS t3, NULL::text AS t4, NULL::text AS t5, NULL::text AS t6, NULL::text AS t7, NULL::text AS t8, NULL::text AS t9, NULL::uuid AS u1, NULL::bytea AS y1
+            FROM (SELECT t."user", t.author, t.rank, t.since FROM library.follow t WHERE t."user" = (l.row_key[1])::uuid AND t.author = l.row_key[2] LIMIT 1) t
+            WHERE l.kind = '0' AND l.op = 'u' AND t."user" = $1
+) k ON true
+
 -- list_account
 
 -- Rows of kind account: the user's, newest first, after a place in that order; and the feed's head in the same
