@@ -1,0 +1,251 @@
+"""What a transaction of the stream means for feeds: their entries, with the rows, as a reading of the log has them.
+
+Pure. Whatever is not surely the same as what a reading would find is left to one.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from protocol.frames import Key, Row
+from protocol.schema import Type
+from server.declaration.model import Field, Kind
+from server.declaration.sql.pieces import by_uuid
+from server.declaration.synced import Synced
+from server.declaration.values import Rows
+from server.feed.change import Entry
+from server.feed.ports import Moved
+from server.postgres import binary
+from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, Value
+
+ENTRY: Final = (
+    *("user_id", "seq", "n", "prev", "mark", "prev_mark"),
+    *("kind", "op", "row_id", "row_key"),
+)
+"""The columns of sync.log that make an entry."""
+DECODERS: Final[dict[int, binary.Decode]] = {
+    16: binary.boolean,
+    17: bytes,
+    19: binary.text,
+    20: binary.integer,
+    21: binary.integer,
+    23: binary.integer,
+    25: binary.text,
+    114: binary.text,
+    701: binary.float8,
+    1043: binary.text,
+    1114: binary.instant,
+    1184: binary.instant,
+    2950: binary.uuid,
+    3802: binary.jsonb,
+}
+"""By the OID of a type in pg_catalog: boolean, bytea, name, bigint, smallint, integer, text, json, double precision,
+varchar, timestamp, timestamptz, uuid, jsonb. A row with a value of another type is read."""
+DELETION: Final = b"d"
+
+
+class _Unsure(Exception):  # noqa: N818 (a reason to read, within this file)
+    """A reading may find something else."""
+
+
+class Table(NamedTuple):
+    """How rows of a kind are decoded from a relation."""
+
+    tag: str
+    key: tuple[tuple[int, binary.Decode], ...]
+    """Where the columns of the key are."""
+    owner: int | None
+    """Where the owner is, unless it is the parent's."""
+    columns: tuple[tuple[int, binary.Decode, int | None], ...]
+    """The synced columns; for each the place of the one that counts instead of NULL."""
+
+
+class Decoding:
+    """Decodes by the declaration in force."""
+
+    def __init__(self, synced: Synced) -> None:
+        self._synced = synced
+        self._tables: dict[Relation, Table | None] = {}
+        self._places: dict[Relation, list[int] | None] = {}
+        self._declared = synced.declaration.digest
+        """The digest of the declaration by which the transactions of the stream were recorded."""
+        self._gate = ""
+        self._uuids: set[str] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        """Another declaration is in force in this process."""
+        declaration = self._synced.declaration
+        self._tables.clear()
+        self._gate = "" if declaration.gate is None else declaration.kind[declaration.gate.kind].tag
+        self._uuids = {kind.tag for kind in declaration.kinds if by_uuid(kind)}
+
+    def declared(self, digest: str) -> None:
+        """Transactions from here on are recorded by this declaration."""
+        self._declared = digest
+
+    def moves(self, committed: Committed) -> Iterator[Moved]:
+        """The feeds that the transaction moved."""
+        if committed.declared is not None:
+            self.declared(committed.declared.decode())
+        for user, (seq, prev) in committed.moved.items():
+            yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), _nothing)
+        if not committed.log:
+            return
+        relation = committed.log[0].relation
+        places = self._entry_places(relation)
+        if places is None:
+            return  # the publication lacks a column: the sweep finds what moved
+        feeds: dict[Any, list[list[Any]]] = {}
+        for changed in committed.log:
+            values = [changed.values[place] for place in places]
+            feeds.setdefault(values[0], []).append(values)
+        find = Finder(self._table, self._uuids, committed.rows)
+        for user, entries in feeds.items():
+            _, seq, _, prev, *_ = entries[0]
+            build = partial(self._entries, user, entries, find)
+            yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), build)
+
+    def _entry_places(self, relation: Relation) -> list[int] | None:
+        if relation not in self._places:
+            found = set(ENTRY) <= set(relation.columns)
+            self._places[relation] = [relation.columns.index(name) for name in ENTRY] if found else None
+        return self._places[relation]
+
+    def _entries(self, user: bytes, of_user: list[list[Any]], find: "Finder") -> list[Entry] | None:
+        if self._declared != self._synced.declaration.digest:
+            return None
+        try:
+            entries = [self._entry(user, values, find) for values in of_user]
+        except _Unsure:
+            return None
+        deleted = {(entry.kind, entry.row_id) for entry in entries if entry.deletion}
+        if any(not entry.deletion and (entry.kind, entry.row_id) in deleted for entry in entries):
+            return None  # the stream does not tell which of the two came last
+        seq = entries[0].seq
+        if any(entry.seq != seq for entry in entries):
+            return None
+        entries.sort(key=lambda entry: entry.n)
+        return [*(entry._replace(next_seq=seq) for entry in entries[:-1]), entries[-1]]
+
+    def _entry(self, user: bytes, values: list[Any], find: "Finder") -> Entry:
+        """Raises _Unsure."""
+        _, seq, n, prev, mark, prev_mark, kind, op, row_id, row_key = values
+        tag = kind.decode()
+        made: Rows | None = self._synced.rows.get(tag)
+        if made is None or tag == self._gate:
+            raise _Unsure  # only a reading tells whether its user syncs
+        key: Key
+        name: object
+        if tag in self._uuids:
+            key, name = UUID(bytes=row_id), row_id
+        else:
+            texts = binary.texts(row_key)
+            key, name = made.key(texts), tuple(texts)
+        at_seq = binary.integer(seq)
+        deletion = op == DELETION
+        row: Row = made.deletion(at_seq, key) if deletion else made.upsert(at_seq, key, find(user, tag, name))
+        marks = _or_zero(mark), _or_zero(prev_mark)
+        return Entry(at_seq, binary.integer(n), binary.integer(prev), None, tag, key, row, *marks, deletion)
+
+    def _table(self, relation: Relation) -> Table | None:
+        if relation not in self._tables:
+            named = (relation.schema, relation.name)
+            kinds = (kind for kind in self._synced.declaration.kinds if tuple(kind.table) == named)
+            kind = next(kinds, None)
+            self._tables[relation] = None if kind is None else table(kind, relation)
+        return self._tables[relation]
+
+
+class Finder:
+    """Finds the last state of a row in a transaction."""
+
+    def __init__(
+        self, table: Callable[[Relation], Table | None], uuids: Collection[str], changed: Sequence[Changed]
+    ) -> None:
+        self._table = table
+        self._uuids = uuids
+        self._changed = changed
+        self._found: dict[tuple[str, object], tuple[Table, list[Value]]] | None = None
+
+    def __call__(self, user: bytes, tag: str, name: object) -> list[Any]:
+        """The values of its columns. Raises _Unsure."""
+        if self._found is None:
+            self._found = {}
+            for relation, values in self._changed:
+                if (table := self._table(relation)) is not None:
+                    self._found[table.tag, _name(table, values, by_uuid=table.tag in self._uuids)] = table, values
+        if (tag, name) not in self._found:
+            raise _Unsure
+        table, values = self._found[tag, name]
+        if table.owner is not None and values[table.owner] != user:
+            raise _Unsure
+        return [_column(values, *column) for column in table.columns]
+
+
+def table(kind: Kind, relation: Relation) -> Table | None:
+    """How rows of the kind are decoded; None: they have to be read."""
+    owner = kind.owner
+    if any(column.above for column in kind.columns) or (owner is not None and owner.of is not Type.UUID):
+        return None
+    if any(field.of is Type.INSTANT for field in kind.key):
+        return None  # the log has it in microseconds, cut to what a device can hold
+    instead = [column.instead for column in kind.columns]
+    needed = [*kind.key, *(column.field for column in kind.columns), *(each for each in instead if each is not None)]
+    if owner is not None:
+        needed.append(owner)
+    if any(_place(relation, each) is None for each in needed):
+        return None
+
+    def at(field: Field) -> int:
+        return relation.columns.index(field.name)
+
+    def decoder(field: Field) -> binary.Decode:
+        return DECODERS[relation.types[at(field)]]
+
+    return Table(
+        kind.tag,
+        tuple((at(field), decoder(field)) for field in kind.key),
+        None if owner is None else at(owner),
+        tuple(
+            (at(column.field), decoder(column.field), None if column.instead is None else at(column.instead))
+            for column in kind.columns
+        ),
+    )
+
+
+def _place(relation: Relation, field: Field) -> int | None:
+    """Where the column is, if it can be decoded."""
+    if field.name not in relation.columns:
+        return None
+    place = relation.columns.index(field.name)
+    return place if relation.types[place] in DECODERS else None
+
+
+def _name(table: Table, values: list[Value], *, by_uuid: bool) -> object:
+    """The key of a row as the log has it. Raises _Unsure."""
+    if by_uuid:
+        return values[table.key[0][0]]
+    return tuple(str(_column(values, place, decode, None)) for place, decode in table.key)
+
+
+def _column(values: list[Value], place: int, decode: binary.Decode, instead: int | None) -> Any:
+    """Raises _Unsure."""
+    value = values[place]
+    if value is None and instead is not None:
+        value = values[instead]
+    if value is UNKNOWN:
+        raise _Unsure
+    try:
+        return None if value is None else decode(value)
+    except ValueError:
+        raise _Unsure from None
+
+
+def _or_zero(value: bytes | None) -> int:
+    return 0 if value is None else binary.integer(value)
+
+
+def _nothing() -> None:
+    """The transaction is too large."""

@@ -1,0 +1,173 @@
+"""The stream of committed transactions: a temporary slot of logical replication on a connection of its own.
+
+asyncpg opens the connection; after that its transport is read here. The slot ends with the connection, so that Postgres
+keeps no WAL for a server that is gone.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Final
+from uuid import uuid4
+
+from server.clock import machine_now
+from server.exceptions import UnavailableError, UnfitError
+from server.postgres import wire
+from server.postgres.connection import connect
+from server.postgres.timestamps import EPOCH
+from server.postgres.wal.pgoutput import Committed, Transactions
+
+PUBLICATION: Final = "atlas_sync"
+OPTIONS: Final = {"replication": "database", "application_name": "atlas_sync"}
+STANDING: Final = "SELECT (SELECT epoch FROM sync.standing()), (SELECT digest FROM sync.declaration)"
+BEGIN_SECONDS: Final = 15.0
+ANSWER_SECONDS: Final = 5.0
+"""Seconds within which Postgres answers while it streams."""
+ENDED: Final = "The stream of changes ended."
+
+XLOG: Final = ord("w")
+KEEPALIVE: Final = ord("k")
+CHANGE: Final = 25
+"""Where in the data of an XLogData message its change begins: after the type, two positions and the time."""
+POSITION: Final = struct.Struct(">Q")
+STATUS: Final = struct.Struct(">cQQQqB")
+"""The type, the positions that were written, flushed and applied, the time, whether to answer."""
+AHEAD: Final = (1 << 63) - 1
+"""As the position that was written. With a true one Postgres sends a keepalive after every transaction."""
+
+NOT_BY_ITSELF: Final = {
+    "42501": "This login may not stream changes. Run `ALTER ROLE <login> REPLICATION` as an administrator",
+    "55000": "Postgres cannot stream changes. Set wal_level to logical, and restart it",
+    "53400": "Postgres has no replication slot left. Raise max_replication_slots",
+    "42704": "There is no publication atlas_sync. Run `atlas-sync migrate --doorbells wal`",
+}
+"""By SQLSTATE: what an operator must do."""
+
+
+class Stream(asyncio.Protocol):
+    """One connection that streams. `deliver` gets each transaction; an error that it raises ends the stream."""
+
+    def __init__(self, deliver: Callable[[Committed], object]) -> None:
+        self._deliver = deliver
+        self._messages = wire.Messages()
+        self._transactions = Transactions()
+        self._transport: asyncio.Transport | None = None
+        self._streams = False
+        self._rows: list[list[bytes | None]] = []
+        self._failure: Exception | None = None
+        self._answer: asyncio.Future[None] | None = None
+        self.ended = asyncio.get_running_loop().create_future()
+        self.received = 0
+        """The position up to which it has received everything."""
+
+    async def begin(self, url: str, epoch: str) -> str:
+        """Begin to stream, from now on; returns the digest of the declaration. `epoch`: the history that it must be of.
+        Raises UnavailableError, UnfitError.
+
+        Waits for all transactions that are under way."""
+        connection = await connect(url, server_settings=OPTIONS)
+        try:
+            self._transport = wire.take_over(connection, self)
+        except BaseException:
+            connection.terminate()
+            raise
+        try:
+            slot = f"atlas_sync_{uuid4().hex[:12]}"
+            await self._ask(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
+            # After the slot: another declaration from now on is in the stream.
+            ((found, digest),) = await self._ask(STANDING, BEGIN_SECONDS)
+            if found is None or found.decode() != epoch:
+                raise UnavailableError("The stream leads to another history.")
+            await self._ask(
+                f"START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{PUBLICATION}', "
+                "binary 'true')",
+                BEGIN_SECONDS,
+            )
+            return "" if digest is None else digest.decode()
+        except BaseException:
+            self.end()
+            raise
+
+    async def _ask(self, text: str, seconds: float | None = None) -> list[list[bytes | None]]:
+        """The rows of the answer to a simple query. Raises UnavailableError, UnfitError."""
+        assert self._transport is not None
+        self._rows = []
+        self._transport.write(wire.query(text))
+        await self._answered(seconds)
+        return self._rows
+
+    async def _answered(self, seconds: float | None) -> None:
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait([self._answer, self.ended], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None:
+                raise self._failure
+            if not self._answer.done():
+                raise UnavailableError(ENDED if self.ended.done() else "The stream of changes is silent.")
+        finally:
+            self._answer = None
+
+    async def prove(self) -> None:
+        """Have Postgres answer. Raises UnavailableError."""
+        self._confirm(answer=True)
+        await self._answered(ANSWER_SECONDS)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for so many seconds. Raises UnavailableError as soon as the stream has ended."""
+        await asyncio.wait([self.ended], timeout=seconds)
+        if self.ended.done():
+            raise self._failure or UnavailableError(ENDED)
+
+    def end(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, body, at, end in self._messages.split(data):
+                if kind == wire.COPY_DATA:
+                    self._copied(body, at, end)
+                elif kind == wire.DATA_ROW:
+                    self._rows.append(wire.fields(body, at))
+                elif kind == wire.ERROR:
+                    self._failed(*wire.error(body, at, end))
+                elif kind in (wire.READY, wire.COPY_BOTH):
+                    self._answers()
+        except Exception as error:
+            # It would be lost in the callback of a transport.
+            self._failure = UnavailableError(f"{ENDED} {type(error).__name__}")
+            self._failure.__cause__ = error
+            self.end()
+
+    def _copied(self, data: bytes, at: int, end: int) -> None:
+        if data[at] == XLOG:
+            (self.received,) = POSITION.unpack_from(data, at + 1)
+            ended = self._transactions.receive(data, at + CHANGE, end)
+            if ended is not None:
+                self._deliver(ended)
+        elif data[at] == KEEPALIVE:
+            (self.received,) = POSITION.unpack_from(data, at + 1)
+            self._answers()
+            if data[end - 1]:
+                self._confirm()
+
+    def _confirm(self, *, answer: bool = False) -> None:
+        """Tell Postgres how far everything was received: it may forget the WAL up to there."""
+        assert self._transport is not None
+        status = STATUS.pack(b"r", AHEAD, self.received, self.received, machine_now() - EPOCH, answer)
+        self._transport.write(wire.message(b"d", status))
+
+    def _answers(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+
+    def _failed(self, state: str, said: str) -> None:
+        advice = NOT_BY_ITSELF.get(state)
+        error = f"{said} (SQLSTATE {state})"
+        self._failure = UnavailableError(error) if advice is None else UnfitError(f"{advice} ({error}).")
+        self._answers()
