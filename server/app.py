@@ -32,14 +32,14 @@ from server.edge.responses import Responses
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
 from server.edge.timers import TimerWheel
-from server.exceptions import ConfigError, UnavailableError
+from server.exceptions import ConfigError, UnavailableError, UnfitError
 from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
 from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Express, Replica, Rows
+from server.feed.ports import Doorbells, Express, Moved, Replica, Rows
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -58,6 +58,7 @@ from server.postgres.route import Route
 from server.postgres.store import PostgresStore
 from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
+from server.postgres.wal.doorbells import WalDoorbells
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
 from server.responses.cache import ResponseCache
@@ -110,7 +111,7 @@ class App:
             history, clock, synced = History(hub), Clock(), Synced()
             synced.on_use.append(partial(_declare_to_devices, hub, synced))
             redis = None if settings.redis_url is None else redis_link(settings.redis_url)
-            postgres = _Postgres(settings, history, clock, synced)
+            postgres = _Postgres(settings, history, clock, synced, lambda moved: reads.move(moved))
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
@@ -212,9 +213,16 @@ class App:
 
 
 class _Postgres:
-    """The connections to Postgres: two pools, LISTEN, and the inspector's own."""
+    """The connections to Postgres: two pools, that of live readers, that of doorbells, and the inspector's own."""
 
-    def __init__(self, settings: ServeSettings, history: History, clock: Clock, synced: Synced) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        history: History,
+        clock: Clock,
+        synced: Synced,
+        offer: Callable[[Moved], object],
+    ) -> None:
         pooled = settings.listen_url not in (None, settings.database_url)
         route = Route(settings.database_url, history, pooled=pooled)
         # A pool of their own, so that a write that hangs delays no reader.
@@ -231,15 +239,27 @@ class _Postgres:
         # A pooler in transaction mode keeps no prepared statement.
         self.express = None if pooled else PostgresExpress(route, synced)
         # A connection that goes back to a pooler does not become one that can LISTEN.
-        self.doorbells = ListenDoorbells(
-            Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
+        direct = Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
+        self._listen = ListenDoorbells(direct)
+        self._wal = (
+            None if settings.doorbells == "listen" else WalDoorbells(direct, self.pool, synced, self._listen, offer)
         )
+        self._wal_required = settings.doorbells == "wal"
+
+    @property
+    def doorbells(self) -> Doorbells:
+        return self._wal or self._listen
 
     async def connect(self) -> None:
         """Raises UnavailableError, and UnfitError for a database that cannot serve."""
         await self.inspector.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
-        await self.doorbells.check()
+        await self._listen.check()
+        if self._wal is not None and (problems := await self._wal.problems()):
+            if self._wal_required:
+                raise UnfitError(f"ATLAS_DOORBELLS is wal. {' '.join(problems)}")
+            log.info("changes are not streamed, listening instead", why=" ".join(problems))
+            self._wal = None
 
     def terminate(self) -> None:
         for replica in self.replicas:
@@ -293,6 +313,10 @@ class _ReadPath:
             sockets_per_user=settings.sockets_per_user,
             count=(lambda: None) if usage is None else usage.count,
         )
+
+    def move(self, moved: Moved) -> None:
+        """A transaction moved a feed."""
+        self.readers.ring(moved.user, moved.seq, carried=self.pump.carry(moved))
 
     async def record_departures(self) -> None:
         """Record which devices the shutdown disconnected, if Postgres answers in time."""

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -251,6 +251,7 @@ class ServeSettings(DatabaseSettings, TokenSettings, ServiceSettings, UsageSetti
     push_rate: float = Field(100.0, alias="ATLAS_PUSH_RATE", gt=0)
     push_burst: int = Field(1_000, alias="ATLAS_PUSH_BURST", ge=1)
     pool_size: int = Field(11, alias="ATLAS_POOL_SIZE", ge=2, le=100)
+    doorbells: Literal["listen", "wal", "auto"] = Field("listen", alias="ATLAS_DOORBELLS")
     responses: bool = Field(False, alias="ATLAS_RESPONSES")
     responses_mib: int = Field(64, alias="ATLAS_RESPONSES_MIB", ge=1, le=65_536)
     metrics_port: int | None = Field(None, alias="ATLAS_METRICS_PORT", ge=1, le=65_535)

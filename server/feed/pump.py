@@ -39,10 +39,6 @@ GROUP_CONTENT: Final = 16 * 1024 * 1024
 WRITES_IN_A_ROW: Final = 512
 """Sockets written to before others get the loop; some 5 ms."""
 
-_WOKE: Final = metrics.DOORBELLS.labels("woke")
-_CARRIED: Final = metrics.DOORBELLS.labels("carried")
-_IGNORED: Final = metrics.DOORBELLS.labels("ignored")
-
 
 class Pump:
     """Reads for cohorts that are behind, in two lanes, and writes to their readers."""
@@ -89,25 +85,17 @@ class Pump:
         else:
             wake.set()
 
-    def offer(self, moved: Moved) -> None:
-        """A transaction moved a feed. Readers that stand right before it get its entries; all others that are behind
-        are read for."""
+    def carry(self, moved: Moved) -> bool:
+        """Give the transaction's entries to live readers that stand right before it. Returns whether there were any."""
         cohort = self._hub.live_at(moved.user, moved.prev)
-        carried = cohort is not None and self._history.blind is None and self._carry(cohort, moved)
-        if self._hub.ring(moved.user, moved.seq):
-            _WOKE.inc()
-        else:
-            (_CARRIED if carried else _IGNORED).inc()
-
-    def _carry(self, cohort: Cohort, moved: Moved) -> bool:
-        entries = moved.entries()
-        if not entries:
+        if cohort is None or self._history.blind is not None:
             return False
-        batch = change.follow(cohort.position, Reading(moved.seq, None, entries, entries[-1].mark))
-        if isinstance(batch, Why):
+        try:
+            entries = moved.entries()
+            return bool(entries) and self._send_if_next(cohort, entries or ())
+        except Exception as error:
+            self._fail(error)
             return False
-        self._send_live(cohort, entries, batch)
-        return True
 
     def behind(self, lane: Lane) -> int:
         """The number of cohorts that wait to be read for, or are being read for."""
@@ -129,24 +117,27 @@ class Pump:
     def _read_by_express(self, cohort: Cohort, entries: Sequence[Entry] | None) -> None:
         self._on_express -= 1
         try:
-            batch: Batch | Why | None = None
-            if entries is not None and self._history.blind is None:
-                batch = change.follow(cohort.position, Reading(entries[-1].seq, None, entries, entries[-1].mark))
-            if entries is None or batch is None or isinstance(batch, Why):
+            blind = self._history.blind is not None
+            if entries is None or blind or not self._send_if_next(cohort, entries):
                 self._leave_to_loop(cohort)
-            else:
-                self._send_live(cohort, entries, batch)
         except Exception as error:
-            # It would be lost in the callback of a transport.
-            if self._failure is not None and not self._failure.done():
-                self._failure.set_exception(error)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End `run` with the error, which would be lost in the callback of a transport."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
 
     def _leave_to_loop(self, cohort: Cohort) -> None:
         self._wakes[Lane.LIVE].set()
         self._hub.fail([cohort])
 
-    def _send_live(self, cohort: Cohort, entries: Sequence[Entry], batch: Batch) -> None:
-        """These entries are all that a cohort of live readers lacks."""
+    def _send_if_next(self, cohort: Cohort, entries: Sequence[Entry]) -> bool:
+        """Send to a cohort of live readers all entries that it lacks. Returns whether they follow its position."""
+        last = entries[-1]
+        batch = change.follow(cohort.position, Reading(last.seq, None, entries, last.mark))
+        if isinstance(batch, Why):
+            return False
         if self._keep_trail:
             self._hub.note(cohort, batch.to, entries, self._synced.declaration)
         frame = encode.changes(self._history.epoch, cohort.feed.owner, cohort.position, batch)
@@ -159,6 +150,7 @@ class Pump:
         if readers:
             metrics.sent(batch.rows, len(readers), size)
             metrics.DELIVERY.observe(max(0.0, time.time() - entries[0].seq / 1_000_000))
+        return True
 
     async def _run_lane(self, lane: Lane) -> None:
         wake = self._wakes[lane]

@@ -130,9 +130,10 @@ class Readers:
         """Send the page to the reader as soon as Postgres answers; send nothing if its socket closes before."""
         await self._pages.answer(reader, ask)
 
-    def ring(self, user: str, seq: int) -> None:
-        """A doorbell says that the user's feed reached `seq`."""
-        (_WOKE if self._hub.ring(user, seq) else _IGNORED).inc()
+    def ring(self, user: str, seq: int, *, carried: bool = False) -> None:
+        """A doorbell says that the user's feed reached `seq`. `carried`: readers here have got what it stands for."""
+        woke = self._hub.ring(user, seq)
+        (_WOKE if woke else _CARRIED if carried else _IGNORED).inc()
 
     def readiness(self) -> Readiness:
         """A process that is not ready goes on serving its open connections."""

@@ -136,9 +136,11 @@ BYTES_SENT = _counter(
 DOORBELLS = _counter(
     "atlas_doorbells",
     Question.IN_STEP,
-    "Notifications that a feed moved: `woke` if a reader here was behind, else `ignored`",
+    "Notifications that a feed moved: `woke` if a reader here was behind, `carried` if the WAL brought its rows, too, "
+    "else `ignored`",
     "None while users write: NOTIFY does not arrive; see atlas_listening. With several processes nearly all are "
-    "`ignored`, because each process receives all of them.",
+    "`ignored`, because each process receives all of them. Few `carried` with ATLAS_DOORBELLS=wal: see which tables "
+    "`atlas-sync doctor` says are not streamed.",
     "fate",
 )
 DOORBELLS_MISSED = _counter(
@@ -151,9 +153,24 @@ DOORBELLS_MISSED = _counter(
 LISTENING = _gauge(
     "atlas_listening",
     Question.IN_STEP,
-    "Processes whose LISTEN connection works",
+    "Processes that doorbells reach, by LISTEN or by the WAL",
     "Fewer than atlas_processes: changes wait for the sweep (ATLAS_SWEEP_SECONDS). Look for `doorbells are silent` "
     "in the log; check Postgres, the network and ATLAS_LISTEN_URL.",
+)
+STREAMING = _gauge(
+    "atlas_streaming",
+    Question.IN_STEP,
+    "Processes that read changes from the WAL (ATLAS_DOORBELLS)",
+    "Fewer than atlas_processes: the others LISTEN, which is slower and loses nothing. Look for `changes cannot be "
+    "streamed` in the log; `atlas-sync doctor` says what is missing.",
+)
+STREAM_BEHIND = _gauge(
+    "atlas_stream_behind_bytes",
+    Question.IN_STEP,
+    "Bytes of WAL that Postgres has written and the stream of changes has not received, in the worst process",
+    "Growing: Postgres decodes more slowly than others write. It has to decode the writes to all tables of the "
+    "database. At 1 GiB the server listens instead.",
+    over="livemax",
 )
 PROCESSES = _gauge(
     "atlas_processes",

@@ -65,6 +65,11 @@ class Route:
         """Whether the URL names several hosts."""
         return len(self._urls) > 1
 
+    @property
+    def first(self) -> str:
+        """The URL of the host that answered last."""
+        return self._urls[0]
+
     async def connect(self, *, required: bool = False, **options: Any) -> OpenConnection:
         """Connect to the newest history. `required`: if Postgres has no connection left for this login, have a pool
         close one. Raises UnavailableError, UnfitError."""

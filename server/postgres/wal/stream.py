@@ -49,10 +49,10 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, deliver: Callable[[Committed], object]) -> None:
         self._deliver = deliver
+        self._slot = f"atlas_sync_{uuid4().hex[:12]}"
         self._messages = wire.Messages()
         self._transactions = Transactions()
         self._transport: asyncio.Transport | None = None
-        self._streams = False
         self._rows: list[list[bytes | None]] = []
         self._failure: Exception | None = None
         self._answer: asyncio.Future[None] | None = None
@@ -60,33 +60,30 @@ class Stream(asyncio.Protocol):
         self.received = 0
         """The position up to which it has received everything."""
 
-    async def begin(self, url: str, epoch: str) -> str:
-        """Begin to stream, from now on; returns the digest of the declaration. `epoch`: the history that it must be of.
-        Raises UnavailableError, UnfitError.
+    async def open(self, url: str, epoch: str) -> str:
+        """Have Postgres keep what is committed from now on. Waits for all transactions that are under way. Returns the
+        digest of the declaration at a moment after that.
 
-        Waits for all transactions that are under way."""
+        `epoch`: the history that the URL must lead to. Raises UnavailableError, UnfitError."""
         connection = await connect(url, server_settings=OPTIONS)
         try:
             self._transport = wire.take_over(connection, self)
         except BaseException:
             connection.terminate()
             raise
-        try:
-            slot = f"atlas_sync_{uuid4().hex[:12]}"
-            await self._ask(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
-            # After the slot: another declaration from now on is in the stream.
-            ((found, digest),) = await self._ask(STANDING, BEGIN_SECONDS)
-            if found is None or found.decode() != epoch:
-                raise UnavailableError("The stream leads to another history.")
-            await self._ask(
-                f"START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{PUBLICATION}', "
-                "binary 'true')",
-                BEGIN_SECONDS,
-            )
-            return "" if digest is None else digest.decode()
-        except BaseException:
-            self.end()
-            raise
+        await self._ask(f"CREATE_REPLICATION_SLOT {self._slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
+        ((found, digest),) = await self._ask(STANDING, BEGIN_SECONDS)
+        if found is None or found.decode() != epoch:
+            raise UnavailableError("The stream leads to another history.")
+        return "" if digest is None else digest.decode()
+
+    async def start(self) -> None:
+        """Begin to receive what was committed since it was opened. Raises UnavailableError, UnfitError."""
+        await self._ask(
+            f"START_REPLICATION SLOT {self._slot} LOGICAL 0/0 (proto_version '1', publication_names '{PUBLICATION}', "
+            "binary 'true')",
+            BEGIN_SECONDS,
+        )
 
     async def _ask(self, text: str, seconds: float | None = None) -> list[list[bytes | None]]:
         """The rows of the answer to a simple query. Raises UnavailableError, UnfitError."""

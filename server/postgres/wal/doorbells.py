@@ -1,0 +1,111 @@
+"""Doorbells from the WAL: each committed transaction that moved feeds, with the rows that it left."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from server import metrics
+from server.declaration.synced import Synced
+from server.exceptions import UnavailableError, UnfitError
+from server.feed.ports import Moved
+from server.postgres.listener import ListenDoorbells
+from server.postgres.pool import Pool
+from server.postgres.route import Route
+from server.postgres.wal.decoding import Decoding
+from server.postgres.wal.pgoutput import Committed
+from server.postgres.wal.stream import Stream
+from server.retry import Retry
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS: Final = 5.0
+"""Seconds between two proofs that the stream lives, and that the triggers are quiet."""
+MOST_BEHIND: Final = 1 << 30
+"""Bytes of WAL by which the stream may be behind. Beyond them it ends, and LISTEN is faster."""
+
+
+class WalDoorbells:
+    """`Doorbells` by a stream of the WAL. While there is none, LISTEN brings them."""
+
+    def __init__(
+        self, route: Route, pool: Pool, synced: Synced, listen: ListenDoorbells, offer: Callable[[Moved], object]
+    ) -> None:
+        self._route = route
+        self._pool = pool
+        self._synced = synced
+        self._listen = listen
+        self._offer = offer
+        self._stream: Stream | None = None
+        self._decoding: Decoding | None = None
+        synced.on_use.append(self._declared)
+        route.history.on_change.append(self._leave)
+
+    def _leave(self) -> None:
+        """Stop streaming an earlier history."""
+        if self._stream is not None:
+            self._stream.end()
+
+    def _declared(self) -> None:
+        if self._decoding is not None:
+            self._decoding.forget()
+
+    async def problems(self) -> list[str]:
+        """What keeps this server from streaming. Raises UnavailableError."""
+        return [record["problem"] for record in await self._pool.fetch("streamable")]
+
+    async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
+        retry = Retry("changes cannot be streamed, listening instead", longest=30.0, alarm=self._route.history.alarm)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                listening = tasks.create_task(self._listen.run(ring, up, down), name="listen")
+                stream = await self._begin(retry)
+                retry.reset()
+                up()  # what was committed before the stream began is for the sweep to find
+                listening.cancel()
+                await asyncio.wait([listening])
+                metrics.LISTENING.set(1)
+                metrics.STREAMING.set(1)
+                try:
+                    await self._watch(stream)
+                except UnavailableError as error:
+                    log.warning("the stream of changes ended, listening instead", error=str(error))
+                finally:
+                    self._stream = None
+                    stream.end()
+                    metrics.STREAMING.set(0)
+                    metrics.STREAM_BEHIND.set(0)
+                down()
+
+    async def _begin(self, retry: Retry) -> Stream:
+        while True:
+            decoding = self._decoding = Decoding(self._synced)
+            stream = self._stream = Stream(partial(self._deliver, decoding))
+            try:
+                decoding.declared(await stream.open(self._route.first, self._route.history.epoch))
+                await stream.start()
+            except (UnavailableError, UnfitError) as error:
+                stream.end()
+                await retry.pause(error)
+            else:
+                return stream
+
+    def _deliver(self, decoding: Decoding, committed: Committed) -> None:
+        for moved in decoding.moves(committed):
+            self._offer(moved)
+
+    async def _watch(self, stream: Stream) -> None:
+        """Raises UnavailableError when the stream has ended."""
+        while True:
+            await stream.prove()
+            # Without this Postgres only does more: after two minutes NOTIFY rings again.
+            with contextlib.suppress(UnavailableError):
+                (record,) = await self._pool.fetch("streaming")
+                behind = max(0, record["written"] - stream.received)
+                metrics.STREAM_BEHIND.set(behind)
+                if behind > MOST_BEHIND:
+                    stream.end()
+            await stream.wait(HEARTBEAT_SECONDS)
