@@ -33,6 +33,7 @@ within a minute."""
 NO_DOORBELLS: Final = "Postgres cannot be reached, or LISTEN does not deliver"
 
 _WOKE: Final = metrics.DOORBELLS.labels("woke")
+_CARRIED: Final = metrics.DOORBELLS.labels("carried")
 _IGNORED: Final = metrics.DOORBELLS.labels("ignored")
 
 
