@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
 
 from server import metrics
 from server.exceptions import UnavailableError, UnfitError
-from server.postgres.connection import give_up
+from server.postgres.connection import STATEMENT_SECONDS, give_up, limited
 from server.postgres.errors import POOLER, UNMIGRATED, translated
 from server.postgres.route import Route
 from server.retry import Retry
@@ -19,6 +20,15 @@ HEARTBEAT_SECONDS: Final = 5.0
 connection, however long one waits."""
 ANSWER_SECONDS: Final = 3.0
 """Seconds within which such a notification must come back."""
+FIRST_LOOK_SECONDS: Final = 0.05
+"""Seconds until the first look whether transactions that began in silence have ended. Each pause is twice as long as
+the one before."""
+LAST_LOOK_SECONDS: Final = 15.0
+"""The longest of these pauses. Whatever such a transaction commits later is found by the sweep that runs anyway."""
+HORIZON: Final = """
+    SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() AS s
+"""
+UNMIGRATED_YET: Final = "This database lacks a migration. Run `atlas-sync migrate`."
 ENDED: Final = "The connection that listens was closed, or led to an earlier history."
 
 
@@ -52,18 +62,42 @@ class ListenDoorbells:
         while True:
             try:
                 async with self._listen(ring) as listening:
+                    silence = await listening.end_silence()
                     up()
                     metrics.LISTENING.set(1)
                     retry.reset()
                     while True:
-                        await listening.listen(HEARTBEAT_SECONDS)
+                        await listening.listen(min(silence.pause, HEARTBEAT_SECONDS))
                         begun = time.perf_counter()
                         await listening.prove()
                         metrics.LISTEN_SECONDS.set(time.perf_counter() - begun)
+                        if not silence.over:
+                            # Looked for before the sweep, which then sees all that these transactions have committed.
+                            silence = await listening.look(silence)
+                            up()
             except (UnavailableError, UnfitError) as error:
                 down()
                 metrics.LISTENING.set(0)
                 await retry.pause(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Transactions that may have been told not to ring, by `sync.keep_quiet()`."""
+
+    marked: bool
+    """Whether this session keeps others from beginning another silence."""
+    horizon: int
+    """Each of them has a smaller xid."""
+    oldest: int
+    """No transaction that goes on has a smaller xid."""
+    pause: float = FIRST_LOOK_SECONDS
+    """Seconds until the next look."""
+
+    @property
+    def over(self) -> bool:
+        """Whether looking again is of no use."""
+        return self.marked and (self.oldest >= self.horizon or self.pause > LAST_LOOK_SECONDS)
 
 
 class Listening:
@@ -110,7 +144,31 @@ class Listening:
         try:
             return str(await self._connection.fetchval(CHANNEL))
         except UNMIGRATED:
-            raise UnfitError("This database lacks a migration. Run `atlas-sync migrate`.") from None
+            raise UnfitError(UNMIGRATED_YET) from None
+
+    async def end_silence(self) -> Silence:
+        """Have NOTIFY ring for every transaction that is not under way yet. Raises UnavailableError, UnfitError."""
+        with translated():
+            try:
+                async with limited(self._connection, STATEMENT_SECONDS):
+                    marked = await self._connection.fetchval("SELECT sync.listening()")
+            except UNMIGRATED:
+                raise UnfitError(UNMIGRATED_YET) from None
+        oldest, horizon = await self._horizon()
+        return Silence(marked, horizon, oldest)
+
+    async def look(self, silence: Silence) -> Silence:
+        """Look whether they have ended. Raises UnavailableError, UnfitError."""
+        if not silence.marked:
+            return await self.end_silence()
+        oldest, _ = await self._horizon()
+        return replace(silence, oldest=oldest, pause=2 * silence.pause)
+
+    async def _horizon(self) -> tuple[int, int]:
+        """The oldest xid of a transaction that is under way, and the next one that none has had yet."""
+        with translated():
+            oldest, horizon = await self._connection.fetchrow(HORIZON, timeout=ANSWER_SECONDS)
+        return oldest, horizon
 
     def end(self) -> None:
         """Stop listening."""

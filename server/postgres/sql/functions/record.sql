@@ -15,8 +15,9 @@ $$;
 
 COMMENT ON FUNCTION sync.seq_at IS 'The seq that a transaction at this moment gets: microseconds since 1970.';
 
--- Adds an entry to the owner's feed. The first entry of a transaction moves the feed and rings the doorbell; the later ones
--- find the transaction's mark there. Moving the feed once per row would be quadratic in the rows of a transaction.
+-- Adds an entry to the owner's feed. The first entry of a transaction moves the feed and rings the doorbell, unless the
+-- servers read the WAL; the later ones find the transaction's mark there. Moving the feed once per row would be quadratic in
+-- the rows of a transaction.
 --
 -- The row is named by `row_id`, and `row_at` in a table that is partitioned by an instant; or, if its key is no uuid, by the
 -- texts in `row_key`. `this` is the transaction's mark. No other transaction has the same, in whatever history.
@@ -38,9 +39,16 @@ BEGIN
         VALUES (owner, sync.seq_at(pg_catalog.clock_timestamp()), 0, this)
         ON CONFLICT (user_id) DO UPDATE
             SET prev = f.seq, prev_mark = f.mark, seq = greatest(f.seq + 1, excluded.seq), mark = excluded.mark
-        RETURNING f.seq, f.prev, f.prev_mark, (SELECT m.channel FROM sync.meta m)
+        -- A transaction that keeps its first snapshot may not see that a session listens by now, so it always rings. Any
+        -- other one had its xid before it took this snapshot: whoever listens waits for it (doorbells.sql).
+        RETURNING f.seq, f.prev, f.prev_mark,
+                  (SELECT m.channel FROM sync.meta m
+                   WHERE m.quiet_until <= pg_catalog.clock_timestamp()
+                      OR pg_catalog.current_setting('transaction_isolation') IN ('repeatable read', 'serializable'))
         INTO at_seq, before_seq, before_mark, doorbell;
-        PERFORM pg_catalog.pg_notify(doorbell, owner || ' ' || at_seq);
+        IF doorbell IS NOT NULL THEN
+            PERFORM pg_catalog.pg_notify(doorbell, owner || ' ' || at_seq);
+        END IF;
     END IF;
     INSERT INTO sync.log (user_id, seq, prev, mark, prev_mark, kind, op, row_id, row_at, row_key)
     VALUES (owner, at_seq, before_seq, this, before_mark, kind, op, row_id, row_at, row_key);

@@ -1,0 +1,52 @@
+-- Doorbells: NOTIFY is silent while every server reads changes from the WAL, because it serialises the commits of a database.
+--
+-- A session that depends on NOTIFY holds a shared advisory lock, the mark. Any role may take that lock, so no function waits
+-- for it: whoever holds it in whatever mode keeps NOTIFY ringing, which costs time and no change.
+
+-- For a session that listens, in a READ COMMITTED transaction of its own: NOTIFY rings for every transaction that takes its
+-- snapshot after the commit. Transactions that had an xid before the commit may still be silent: when they have ended, their
+-- changes are to be looked for. Returns whether the session has the mark; if not, call it again later.
+CREATE OR REPLACE FUNCTION sync.listening() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    marked pg_catalog.bool;
+BEGIN
+    -- keep_quiet() looks for the mark while it holds this row: whichever of both comes second sees what the first has done.
+    PERFORM FROM sync.meta FOR UPDATE;
+    marked := pg_try_advisory_lock_shared(1635019891, 1);
+    UPDATE sync.meta SET quiet_until = '-infinity' WHERE quiet_until <> '-infinity';
+    RETURN marked;
+END
+$$;
+
+-- For a server that reads the WAL, every few seconds: silences NOTIFY for the next two minutes, if `migrate` has chosen that
+-- and no session has the mark. Returns whether NOTIFY is silent.
+CREATE OR REPLACE FUNCTION sync.keep_quiet() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until pg_catalog.timestamptz;
+    quiet pg_catalog.bool;
+BEGIN
+    SELECT m.quiet_until, m.doorbells = 'wal' AND NOT sync.has_listeners() INTO until, quiet FROM sync.meta m;
+    -- Nearly every call ends here, and writes nothing: each version of this row is read by every commit until it is removed.
+    IF quiet AND until > clock_timestamp() + interval '1 minute' OR NOT quiet AND until = '-infinity' THEN
+        RETURN quiet;
+    END IF;
+    PERFORM FROM sync.meta FOR UPDATE;
+    SELECT m.doorbells = 'wal' AND NOT sync.has_listeners() INTO quiet FROM sync.meta m;
+    UPDATE sync.meta
+    SET quiet_until = CASE WHEN quiet THEN clock_timestamp() + interval '2 minutes' ELSE '-infinity' END;
+    RETURN quiet;
+END
+$$;
+
+-- Whether a session has the mark. It sees locks of this moment, whatever the snapshot is.
+CREATE OR REPLACE FUNCTION sync.has_listeners() RETURNS boolean
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted
+                     AND (l.classid, l.objid, l.objsubid) = (1635019891::oid, 1::oid, 2))
+$$;
+
+REVOKE ALL ON FUNCTION sync.listening, sync.keep_quiet, sync.has_listeners FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sync.listening, sync.keep_quiet TO atlas_sync;
