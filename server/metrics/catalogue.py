@@ -341,7 +341,7 @@ MAINTAINED_AGO = _gauge(
 )
 STREAM_BEHIND = _gauge(
     "atlas_stream_behind_bytes",
-    Question.IN_STEP,
+    Question.POSTGRES,
     "Bytes of WAL that Postgres has written and the stream of changes has not received, in the worst process",
     "Growing: Postgres decodes more slowly than others write. It has to decode the writes to all tables of the "
     "database. At 1 GiB the server listens instead.",
