@@ -162,6 +162,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('listening', '', true, true, true),
            ('keep_quiet', '', true, true, false),
            ('has_listeners', '', false, false, false),
+           ('withdraw', '', true, true, false),
+           ('withdraw_on_ddl', '', true, false, false),
            ('push', 'uuid[], uuid[], text[], boolean[], bigint[], integer[], text[], text[], text[], text[], text[], '
                     'timestamp with time zone[], bigint[], bigint[], bigint[], text',
             true, true, true),
