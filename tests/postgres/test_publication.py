@@ -34,6 +34,7 @@ async def test_it_has_what_servers_read_and_nothing_else(every_postgres: Cluster
         assert await published(sql) == {
             "public.folders": ["id", "owner", "name"],
             "public.notes": ["id", "folder", "said"],
+            "sync.declaration": ["only_one", "digest"],
             "sync.log": LOG,
         }
         options = "pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables"
@@ -49,11 +50,12 @@ async def test_a_plain_migration_keeps_it_and_it_follows_the_declaration(every_p
             "public.folders": ["id", "owner", "name"],
             "public.notes": ["id", "folder", "said", "parts"],
             "public.people": ["id", "plan"],
+            "sync.declaration": ["only_one", "digest"],
             "sync.log": LOG,
         }
         assert await steps(database.url) == []
         await migrate(database.url, text=FOLDER)
-        assert set(await published(sql)) == {"public.folders", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "sync.declaration", "sync.log"}
 
 
 async def test_the_chat_schema_is_published_by_the_names_of_its_tables(every_database: Database) -> None:
@@ -63,6 +65,7 @@ async def test_the_chat_schema_is_published_by_the_names_of_its_tables(every_dat
             "public.conversations",
             "public.messages",
             "public.profiles",
+            "sync.declaration",
             "sync.log",
         }
 
@@ -104,7 +107,7 @@ async def test_a_table_whose_updates_would_fail_is_left_out_and_named(
         says = f"public.notes is left out of the publication atlas_sync: {why}. Its changes ring, and are then read."
         assert says in (await plan(database.url, doorbells=WAL)).cautions
         await migrate(database.url, doorbells=WAL)
-        assert set(await published(sql)) == {"public.folders", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "sync.declaration", "sync.log"}
         assert await steps(database.url) == []
         await edit(sql)
 
@@ -144,7 +147,7 @@ async def test_an_update_succeeds_in_the_transaction_that_changed_the_tables_key
         async with sql.transaction():
             await sql.execute(change)
             await edit(sql)
-        assert set(await published(sql)) == {"public.folders", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "sync.declaration", "sync.log"}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -159,7 +162,7 @@ async def test_without_an_event_trigger_a_server_takes_the_table_out(every_postg
         await server.execute("SELECT sync.withdraw()")
         await server.close()
         await edit(sql)
-        assert set(await published(sql)) == {"public.folders", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "sync.declaration", "sync.log"}
 
 
 async def test_what_was_taken_out_is_published_again_once_it_fits(every_postgres: Cluster) -> None:

@@ -16,13 +16,17 @@ import pytest
 
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 SERVER_LOGIN = "atlas_server"
 """What the server logs in as: a member of atlas_sync and nothing else, so the tests prove that this suffices."""
+STREAMER_LOGIN = "atlas_streamer"
+"""The same, where it reads changes from the WAL: it may also stream them."""
 
 SETTINGS: Final = {
     "max_connections": "200",
+    "wal_level": "logical",
     "shared_buffers": "64MB",
     "min_wal_size": "32MB",
     "max_wal_size": "256MB",
@@ -91,6 +95,7 @@ class Cluster:
         await migrate(self.postgres.url("template_atlas"))
         admin = await asyncpg.connect(self.postgres.url())
         await admin.execute(f"CREATE ROLE {SERVER_LOGIN} LOGIN IN ROLE atlas_sync")
+        await admin.execute(f"CREATE ROLE {STREAMER_LOGIN} LOGIN REPLICATION IN ROLE atlas_sync")
         await admin.close()
 
     async def create(self, template: str = "template_atlas", encoding: str | None = None) -> "Database":
@@ -105,6 +110,13 @@ class Cluster:
             await admin.close()
         return Database(self, name)
 
+    async def create_streamed(self) -> "Database":
+        """A migrated database whose changes servers read from the WAL."""
+        made = await self.create()
+        made.streamed = True
+        await migrate(made.url, doorbells=Doorbells.WAL)
+        return made
+
 
 class Database:
     """A migrated database of one test."""
@@ -112,6 +124,8 @@ class Database:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
         self.name = name
+        self.streamed = False
+        """Whether its servers read changes from the WAL."""
 
     @property
     def url(self) -> str:
@@ -120,7 +134,7 @@ class Database:
 
     @property
     def server_url(self) -> str:
-        return self.cluster.postgres.url(self.name, SERVER_LOGIN)
+        return self.cluster.postgres.url(self.name, STREAMER_LOGIN if self.streamed else SERVER_LOGIN)
 
     async def connect(self) -> Any:
         return await asyncpg.connect(self.url)
