@@ -1,4 +1,4 @@
-"""A feed is read by the store, at once for a live reader, or from the WAL. All three say the same to a reader at the same
+"""A feed is read by the store, at once for a live reader, or from the WAL. All three say the same to a reader at one
 position. What one of the short ways cannot be sure of, it leaves to the store."""
 
 import asyncio
