@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.actors import Doorbells
 from benchmarks.adopt import adopt
 from benchmarks.attack import attack
 from benchmarks.baseline import baseline
@@ -140,10 +141,11 @@ def live_command(
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     devices: Annotated[int, typer.Option(min=1, help="Devices of each user.")] = 1,
     kinds: Annotated[int, typer.Option(min=3, max=60, help="Kinds of rows that are declared.")] = 3,
+    doorbells: Annotated[Doorbells, typer.Option(help="How the server hears of changes.")] = "listen",
     seconds: Seconds = 10.0,
 ) -> Benchmark:
     """Changes from the commit to the devices: delay, CPU per change."""
-    return on_stage(lambda stage: live(stage, changes, seconds), users, devices, kinds)
+    return on_stage(lambda stage: live(stage, changes, seconds), users, devices, kinds, doorbells)
 
 
 @benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=2)

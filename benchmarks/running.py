@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from benchmarks.actors import Doorbells
 from benchmarks.machine import BenchmarkError
 from benchmarks.results import Figures, Result, say
 from benchmarks.stage import Stage, stage
@@ -74,13 +75,17 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
 
 
 def on_stage(
-    benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1, kinds: int = 0
+    benchmark: Callable[[Stage], Awaitable[Figures]],
+    users: int,
+    per_user: int = 1,
+    kinds: int = 0,
+    doorbells: Doorbells = "listen",
 ) -> Benchmark:
-    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each, and at least so many
-    kinds of rows."""
+    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each, at least so many kinds of
+    rows, and servers with that setting of `doorbells`."""
 
     async def run() -> tuple[dict[str, Any], Figures]:
-        async with stage(users, per_user, kinds) as made:
+        async with stage(users, per_user, kinds, doorbells) as made:
             return made.machine, await benchmark(made)
 
     return run
