@@ -40,6 +40,9 @@ cli = typer.Typer(
 )
 benchmark = partial(command, cli)
 Seconds = Annotated[float, typer.Option(min=0.1)]
+FlushMs = Annotated[
+    float, typer.Option(min=0, help="Milliseconds that a flush of the WAL takes at least: a slow disk, emulated.")
+]
 
 
 @cli.callback(invoke_without_command=True)
@@ -98,10 +101,11 @@ def catchup_command(
 def doorbell_command(
     writers: Annotated[int, typer.Option(min=1, help="Most writers; then half as many, and so on down to one.")] = 64,
     seconds: Annotated[float, typer.Option(min=1, help="Duration of each turn.")] = 5.0,
+    flush_ms: FlushMs = 0.0,
 ) -> Benchmark:
-    """Commits per second by 1 to 64 writers: without the triggers, with them, and with NOTIFY."""
+    """Commits per second by 1 to 64 writers: without the triggers, with them, with NOTIFY, with the WAL streamed."""
     counts = [writers >> halvings for halvings in reversed(range(writers.bit_length()))]
-    return lambda: doorbell(seconds, counts)
+    return lambda: doorbell(seconds, counts, flush_ms)
 
 
 @benchmark("failover", sockets=20, away=0.1)

@@ -100,9 +100,7 @@ class Pushed:
 class Stage:
     """What a benchmark works with: `users` numbered users, each with one conversation and `per_user` devices."""
 
-    def __init__(
-        self, postgres: EmbeddedPostgres, users: int, per_user: int, kinds: int, doorbells: Doorbells
-    ) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int, kinds: int, doorbells: Doorbells) -> None:
         self.postgres = postgres
         self.kinds = kinds
         self.doorbells: Doorbells = doorbells
@@ -279,9 +277,7 @@ async def silent(admin: Any) -> None:
 
 
 @asynccontextmanager
-async def stage(
-    users: int, per_user: int = 1, kinds: int = 0, doorbells: Doorbells = "listen"
-) -> AsyncIterator[Stage]:
+async def stage(users: int, per_user: int = 1, kinds: int = 0, doorbells: Doorbells = "listen") -> AsyncIterator[Stage]:
     """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards. At least so many
     `kinds` are declared. `doorbells` is how its servers hear of changes."""
     machine.allow_files(min(users * per_user, actors.SHARE))
