@@ -21,6 +21,9 @@ from benchmarks.idle import idle
 from benchmarks.live import live
 from benchmarks.metrics import metrics
 from benchmarks.page import page
+from benchmarks.peer import PEERS
+from benchmarks.peers import peers as run_peers
+from benchmarks.peers import table as peers_table
 from benchmarks.push import push
 from benchmarks.report import write
 from benchmarks.responses import responses
@@ -170,6 +173,24 @@ def page_command(
 ) -> Benchmark:
     """The demo's page in Chromium: delay from a commit to the screen, and rows applied per second."""
     return lambda: page(messages, backlog)
+
+
+@benchmark("peers", peers_table, install=False, users=20, changes=50.0, seconds=1.0)
+def peers_command(
+    peers: Annotated[str, typer.Option(help=f"Which, with commas between them: {', '.join(PEERS)}.")] = "all",
+    install: Annotated[
+        bool, typer.Option("--install/--no-install", help="Install those that are missing, or leave them out.")
+    ] = True,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where they are installed, and stay. Default: a temporary folder.")
+    ] = None,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
+    users: Annotated[int, typer.Option(min=1, help="Each has one device.")] = 1_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of each of the three parts of a peer.")] = 8.0,
+    flush_ms: FlushMs = 0.0,
+) -> Benchmark:
+    """Beside broadcaster, socket.io, nchan and NATS: delay, CPU per change, and as fast as 8 and 32 writers can."""
+    return run_peers(peers, install, folder, changes, users, seconds, flush_ms)
 
 
 @benchmark("push", sockets=20, changes=200.0, seconds=0.5)

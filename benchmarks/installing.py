@@ -75,7 +75,9 @@ async def _run(*command: str | Path, cwd: Path | None = None) -> None:
     """Raises NotInstalledError with what the command said last."""
     program = Path(command[0]).name
     try:
-        process = await launch(*command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = await launch(
+            *command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
     except FileNotFoundError:
         raise NotInstalledError(f"there is no {program}") from None
     try:

@@ -1,7 +1,6 @@
 """The load client of `peers`, a C program (load.c): the same for every peer, whatever its protocol."""
 
 import asyncio
-import subprocess
 import struct
 import time
 from collections.abc import AsyncIterator, Sequence

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -76,6 +75,7 @@ class Peer(ABC):
 
     async def install(self, installation: Installation) -> None:
         """Raises NotInstalledError."""
+        return
 
     async def prepare(self, admin: Any) -> None:
         """Have Postgres tell this peer of each message instead of us. `admin`: a connection to its database."""
@@ -232,12 +232,10 @@ class Nchan(Relayed):
         given = {"modules": modules, "files": files, "connections": files - 100, "folder": folder, "port": port}
         (folder / "nginx.conf").write_text(NGINX.format(**given))
         root = os.geteuid() == 0
-        pid = await started(
-            *(stack, place, self.name, port),
-            *("unshare", *([] if root else ["--map-root-user"]), "--mount", "sh", "-c", OWN_VAR_LIB),
-            *(self._folder / "usr" / "sbin" / "nginx", "-p", folder, "-c", folder / "nginx.conf"),
-            *("-e", folder / "error.log", *(["-g", "user root;"] if root else [])),
-        )
+        own = ("unshare", *([] if root else ["--map-root-user"]), "--mount", "sh", "-c", OWN_VAR_LIB)
+        nginx = (self._folder / "usr" / "sbin" / "nginx", "-p", folder, "-c", folder / "nginx.conf")
+        options = ("-e", folder / "error.log", *(["-g", "user root;"] if root else []))
+        pid = await started(stack, place, self.name, port, *own, *nginx, *options)
         return Running(port, pid, await self.relayed(stack, place, port))
 
     def part(self, number: int, user: UUID) -> Part:

@@ -42,8 +42,11 @@ class Options:
     json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 
 
-def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]:
-    """Register a plan as a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run."""
+def command(
+    cli: typer.Typer, name: str, table: Callable[[Result], Table] | None = None, **smoke: Any
+) -> Callable[[Plan], Plan]:
+    """Register a plan as a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run. It
+    prints `table` instead of one with a line for each figure."""
 
     def register(plan: Plan) -> Plan:
         own = inspect.signature(plan).parameters
@@ -59,7 +62,7 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
             if options.smoke:
                 arguments, differing = {**arguments, "smoke": True}, ["smoke"]
             result = results.summary(name, arguments, machine, runs)
-            _print(result, json=options.json)
+            _print(result, table or _table, json=options.json)
             if result.lost:
                 raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not exactly once.")
             if options.save:
@@ -104,18 +107,22 @@ def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures
     return machines[0], list(runs)
 
 
-def _print(result: Result, *, json: bool) -> None:
-    several = len(result.runs) > 1
+def _print(result: Result, table: Callable[[Result], Table], *, json: bool) -> None:
     if json:
         line: dict[str, Any] = {"benchmark": result.benchmark, "machine": result.machine, "figures": result.figures}
-        if several:
+        if len(result.runs) > 1:
             line["runs"] = result.runs
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
         return
+    Console().print(table(result), ", ".join(f"{key} {value}" for key, value in result.machine.items()))
+
+
+def _table(result: Result) -> Table:
+    several = len(result.runs) > 1
     table = Table(result.benchmark, f"median of {len(result.runs)}" if several else "", *(["range"] if several else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for key in result.figures:
         low, middle, high = result.span(key)
         table.add_row(key, say(middle), *([f"{say(low)} – {say(high)}"] if several else []))
-    Console().print(table, ", ".join(f"{key} {value}" for key, value in result.machine.items()))
+    return table

@@ -1,7 +1,7 @@
 """python broadcast.py PORT DATABASE_URL: a channel for each user, as the README of broadcaster shows it.
 
-It fails without a lock around subscribing, which is added here: broadcaster 0.3.1 runs LISTEN on one connection, and two
-devices that connect at the same time get «another operation is in progress».
+The lock around subscribing is added: broadcaster 0.3.1 runs LISTEN on one connection, and without the lock two devices
+that connect at the same time get «another operation is in progress».
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import uvicorn
-from broadcaster import Broadcast
+from broadcaster import Broadcast  # type: ignore[import-not-found]  # it is not installed where this is checked
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect

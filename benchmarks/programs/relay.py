@@ -40,7 +40,7 @@ async def to_nchan(port: int) -> Publish:
 
 async def to_nats(port: int) -> Publish:
     """Without waiting until JetStream says that it has stored the message."""
-    import nats
+    import nats  # type: ignore[import-not-found]  # it is not installed where this is checked
 
     connection = await nats.connect(f"nats://127.0.0.1:{port}")
     answer = await connection.request("$JS.API.STREAM.CREATE.S", json.dumps(STREAM).encode(), timeout=10)
