@@ -233,8 +233,14 @@ class Nchan(Relayed):
         (folder / "nginx.conf").write_text(NGINX.format(**given))
         root = os.geteuid() == 0
         own = ("unshare", *([] if root else ["--map-root-user"]), "--mount", "sh", "-c", OWN_VAR_LIB)
-        nginx = (self._folder / "usr" / "sbin" / "nginx", "-p", folder, "-c", folder / "nginx.conf")
-        options = ("-e", folder / "error.log", *(["-g", "user root;"] if root else []))
+        nginx: tuple[str | Path, ...] = (
+            self._folder / "usr" / "sbin" / "nginx",
+            "-p",
+            folder,
+            "-c",
+            folder / "nginx.conf",
+        )
+        options: tuple[str | Path, ...] = ("-e", folder / "error.log", *(["-g", "user root;"] if root else []))
         pid = await started(stack, place, self.name, port, *own, *nginx, *options)
         return Running(port, pid, await self.relayed(stack, place, port))
 
