@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.actors import Doorbells
 from benchmarks.adopt import adopt
 from benchmarks.attack import attack
 from benchmarks.baseline import baseline
@@ -20,6 +21,9 @@ from benchmarks.idle import idle
 from benchmarks.live import live
 from benchmarks.metrics import metrics
 from benchmarks.page import page
+from benchmarks.peer import PEERS
+from benchmarks.peers import peers as run_peers
+from benchmarks.peers import table as peers_table
 from benchmarks.push import push
 from benchmarks.report import write
 from benchmarks.responses import responses
@@ -39,6 +43,9 @@ cli = typer.Typer(
 )
 benchmark = partial(command, cli)
 Seconds = Annotated[float, typer.Option(min=0.1)]
+FlushMs = Annotated[
+    float, typer.Option(min=0, help="Milliseconds that a flush of the WAL takes at least: a slow disk, emulated.")
+]
 
 
 @cli.callback(invoke_without_command=True)
@@ -97,10 +104,11 @@ def catchup_command(
 def doorbell_command(
     writers: Annotated[int, typer.Option(min=1, help="Most writers; then half as many, and so on down to one.")] = 64,
     seconds: Annotated[float, typer.Option(min=1, help="Duration of each turn.")] = 5.0,
+    flush_ms: FlushMs = 0.0,
 ) -> Benchmark:
-    """Commits per second by 1 to 64 writers: without the triggers, with them, and with NOTIFY."""
+    """Commits per second by 1 to 64 writers: without the triggers, with them, with NOTIFY, with the WAL streamed."""
     counts = [writers >> halvings for halvings in reversed(range(writers.bit_length()))]
-    return lambda: doorbell(seconds, counts)
+    return lambda: doorbell(seconds, counts, flush_ms)
 
 
 @benchmark("failover", sockets=20, away=0.1)
@@ -140,10 +148,11 @@ def live_command(
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     devices: Annotated[int, typer.Option(min=1, help="Devices of each user.")] = 1,
     kinds: Annotated[int, typer.Option(min=3, max=60, help="Kinds of rows that are declared.")] = 3,
+    doorbells: Annotated[Doorbells, typer.Option(help="How the server hears of changes.")] = "listen",
     seconds: Seconds = 10.0,
 ) -> Benchmark:
     """Changes from the commit to the devices: delay, CPU per change."""
-    return on_stage(lambda stage: live(stage, changes, seconds), users, devices, kinds)
+    return on_stage(lambda stage: live(stage, changes, seconds), users, devices, kinds, doorbells)
 
 
 @benchmark("metrics", changes=50.0, users=20, seconds=0.5, rounds=2)
@@ -164,6 +173,24 @@ def page_command(
 ) -> Benchmark:
     """The demo's page in Chromium: delay from a commit to the screen, and rows applied per second."""
     return lambda: page(messages, backlog)
+
+
+@benchmark("peers", peers_table, install=False, users=20, changes=50.0, seconds=1.0)
+def peers_command(
+    peers: Annotated[str, typer.Option(help=f"Which, with commas between them: {', '.join(PEERS)}.")] = "all",
+    install: Annotated[
+        bool, typer.Option("--install/--no-install", help="Install those that are missing, or leave them out.")
+    ] = True,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where they are installed, and stay. Default: a temporary folder.")
+    ] = None,
+    changes: Annotated[float, typer.Option(min=1, help="Changes per second.")] = 200.0,
+    users: Annotated[int, typer.Option(min=1, help="Each has one device.")] = 1_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of each of the three parts of a peer.")] = 8.0,
+    flush_ms: FlushMs = 0.0,
+) -> Benchmark:
+    """Beside broadcaster, socket.io, nchan and NATS: delay, CPU per change, and as fast as 8 and 32 writers can."""
+    return run_peers(peers, install, folder, changes, users, seconds, flush_ms)
 
 
 @benchmark("push", sockets=20, changes=200.0, seconds=0.5)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 import psutil
@@ -28,6 +28,8 @@ SLOWEST: Final = 100.0
 AT_ONCE: Final = 500
 """Devices that connect at the same time where that is not measured: well below the server's backlog."""
 
+Doorbells = Literal["listen", "wal"]
+"""How a server hears of changes: from NOTIFY, or from the WAL."""
 Arrived = tuple[int, str, int]
 """Number of the device, id of the message, instant of the read. User u has the devices from u·per_user on."""
 Tallied = tuple[int, int]
@@ -35,9 +37,12 @@ Tallied = tuple[int, int]
 
 
 class Server:
-    """`python -m server serve` with its default settings, as one process or as several."""
+    """`python -m server serve` with its default settings, as one process or as several. `doorbells` is its setting of
+    that name."""
 
-    def __init__(self, database_url: str, sockets_per_user: int, processes: int = 1) -> None:
+    def __init__(
+        self, database_url: str, sockets_per_user: int, processes: int = 1, doorbells: Doorbells = "listen"
+    ) -> None:
         foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of the calling environment
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
@@ -45,6 +50,7 @@ class Server:
             "ATLAS_JWT_SECRET": SECRET,
             "ATLAS_HOST": "127.0.0.1",
             "ATLAS_SOCKETS_PER_USER": str(sockets_per_user),
+            "ATLAS_DOORBELLS": doorbells,
             "WEB_CONCURRENCY": str(processes),
         }
         self.processes = processes

@@ -1,34 +1,37 @@
 """What the triggers and the doorbell cost a writer: commits per second of 1 to 64 concurrent writers.
 
-Three kinds of commit take turns, in both orders; each commits one message: `none` with the triggers disabled, `trigger`
-with the triggers but without NOTIFY, `notify` as in production, with one connection that listens.
+Four kinds of commit take turns, in both orders; each commits one message: `none` with the triggers disabled, `trigger`
+with the triggers and NOTIFY silent, `notify` with a server that listens, `wal` with one that reads the WAL, so that
+NOTIFY is silent again. The server has no devices, and counts the doorbells that it hears.
 
 A transaction that notifies takes a lock of the whole cluster before it commits, and holds it until its commit is on the
-disk. Such commits run one after the other, each with its own flush, while other commits share flushes. `…_lock_percent`
-is the share of the writers' time in which they wait for that lock (wait event Lock/object), `…_wal_percent` the share
-in which they wait for the disk or for another process that flushes. Both are sampled.
+disk. Such commits run one after the other, each with its own flush, while other commits share flushes. The slower the
+disk, the dearer that is: a flush can be slowed. `…_lock_percent` is the share of the writers' time in which they wait
+for that lock (wait event Lock/object), `…_wal_percent` the share in which they wait for the disk or for another process
+that flushes. Both are sampled.
 """
 
 import math
-import re
 import resource
-import subprocess
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
+import httpx
 import psutil
 from chitchat_dataset import Dataset
+from prometheus_client.parser import text_string_to_metric_families as families
 
-from benchmarks import machine
-from benchmarks.machine import BenchmarkError
-from benchmarks.processes import LIMIT, end, eventually, folder, launch
-from benchmarks.stage import SETTINGS
-from server.demo.embedded import EmbeddedPostgres, find_binaries
+from benchmarks import machine, pgbench
+from benchmarks.actors import Doorbells, Server
+from benchmarks.compiling import FLUSHES, slow_flushes
+from benchmarks.processes import eventually, folder
+from benchmarks.stage import LOGICAL, LOGIN, SETTINGS, STREAM, silent
+from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
 WRITERS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -44,10 +47,23 @@ SCRIPT: Final = f"""
 \\set n random(1, {USERS})
 INSERT INTO messages (conversation_id, role, content) VALUES (lpad(:n::text, 32, '0')::uuid, 'user', :text);
 """
-KINDS: Final = {"none": (False, False), "trigger": (True, False), "notify": (True, True)}
-"""Kind → whether the triggers record, whether they notify."""
-RECORD: Final = "SELECT pg_get_functiondef('sync.record'::regproc)"
-RING: Final = re.compile(r"PERFORM pg_catalog\.pg_notify\([^;]*;")
+TOKEN: Final = "the token of the benchmarks"
+
+
+class Kind(NamedTuple):
+    records: bool
+    """Whether the triggers are enabled."""
+    server: Doorbells | None
+
+
+KINDS: Final = {
+    "none": Kind(False, None),
+    "trigger": Kind(True, None),
+    "notify": Kind(True, "listen"),
+    "wal": Kind(True, "wal"),
+}
+SILENT: Final = "UPDATE sync.meta SET quiet_until = 'infinity'"
+"""As a server that reads the WAL makes it, but for ever."""
 STORED: Final = "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM sync.log)"
 WAITS: Final = """
     SELECT count(*), count(*) FILTER (WHERE wait_event_type = 'Lock' AND wait_event = 'object'),
@@ -72,6 +88,7 @@ class Cost:
     postgres: float = 0.0
     """Seconds of CPU."""
     client: float = 0.0
+    server: float = 0.0
 
     def figures(self, name: str) -> dict[str, float]:
         samples = max(1, self.samples)
@@ -82,39 +99,47 @@ class Cost:
             f"{name}_lock_percent": 100 * self.lock / samples,
             f"{name}_wal_percent": 100 * self.wal / samples,
             f"{name}_postgres_cpu_percent": 100 * self.postgres / self.seconds,
+            f"{name}_server_cpu_percent": 100 * self.server / self.seconds,
         }
 
 
-async def doorbell(seconds: float, writers: Sequence[int] = WRITERS) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the machine and the figures. A turn takes `seconds`, rounded up."""
+async def doorbell(
+    seconds: float, writers: Sequence[int] = WRITERS, flush_ms: float = 0.0
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the machine and the figures. A turn takes `seconds`, rounded up; a flush of the WAL takes `flush_ms` at
+    least."""
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
-        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS | QUIET)
+        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS | LOGICAL | FLUSHES | QUIET)
         stack.callback(postgres.stop, immediate=True)
-        postgres.start()
+        async with slow_flushes(place, flush_ms):
+            postgres.start()
         await migrate(postgres.url())
         admin = await asyncpg.connect(postgres.url())
         stack.callback(admin.terminate)
+        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; {STREAM}")
         await admin.execute(SEED)
         await admin.execute("VACUUM ANALYZE")
         about = machine.describe(await admin.fetchval("SHOW server_version"))
         bench = Bench(place, postgres, admin, math.ceil(seconds))
-        await bench.open()
+        stack.push_async_callback(bench.close)
         await bench.turn("notify", max(writers), Cost())  # warms the caches; not measured
         costs = {(kind, count): Cost() for count in writers for kind in KINDS}
         for count in writers:
             for kind in (*KINDS, *reversed(KINDS)):
                 await bench.turn(kind, count, costs[kind, count])
-    figures: dict[str, float] = {"users": USERS, "seconds": bench.seconds}
+    figures: dict[str, float] = {"users": USERS, "seconds": bench.seconds, "flush_ms": flush_ms}
     for (kind, count), cost in costs.items():
         figures |= cost.figures(f"{kind}_{count}")
     for count in writers:
-        kept = figures[f"notify_{count}_per_second"] / figures[f"trigger_{count}_per_second"]
-        figures[f"notify_{count}_percent_of_trigger"] = 100 * kept
-    none, trigger, notify = (1000 * figures[f"{kind}_{writers[0]}_p50_ms"] for kind in KINDS)
+        for kind in ("notify", "wal"):
+            kept = figures[f"{kind}_{count}_per_second"] / figures[f"trigger_{count}_per_second"]
+            figures[f"{kind}_{count}_percent_of_trigger"] = 100 * kept
+    none, trigger, notify, wal = (1000 * figures[f"{kind}_{writers[0]}_p50_ms"] for kind in KINDS)
     return about, figures | {
         "trigger_us_per_commit": trigger - none,
         "notify_us_per_commit": notify - trigger,
+        "wal_us_per_commit": wal - trigger,
         "writer_cpu_percent": max(100 * cost.client / cost.seconds for cost in costs.values()),
         "committed": bench.committed,
         "lost": bench.lost,
@@ -123,14 +148,14 @@ async def doorbell(seconds: float, writers: Sequence[int] = WRITERS) -> tuple[di
 
 
 class Bench:
-    """Lets pgbench write (a C program, far cheaper than a client in Python), and counts the results."""
+    """Lets pgbench write, and counts the results."""
 
     def __init__(self, place: Path, postgres: EmbeddedPostgres, admin: Any, seconds: int) -> None:
         self._place = place
         self._postgres = postgres
         self._admin = admin
-        self._record = ""
-        self._heard = 0
+        self._servers: dict[Doorbells, Server] = {}
+        self._serving: Doorbells | None = None
         texts = [
             said["text"] for each in Dataset().values() for turn in each["messages"] for said in turn if said["text"]
         ]
@@ -138,83 +163,80 @@ class Bench:
         self.seconds = seconds
         self.committed = 0
         self.lost = 0
-        """Return the number of transactions on which pgbench, the messages and the change log disagree."""
+        """The number of transactions on which pgbench, the messages and the change log disagree."""
         self.lost_doorbells = 0
 
-    async def open(self) -> None:
-        self._record = await self._admin.fetchval(RECORD)
-        (self._place / "script").write_text(SCRIPT)
-
-        def hear(*_: object) -> None:
-            self._heard += 1
-
-        await self._admin.add_listener(await self._admin.fetchval("SELECT channel FROM sync.meta"), hear)
+    async def close(self) -> None:
+        for server in self._servers.values():
+            await server.kill()
 
     async def turn(self, kind: str, writers: int, cost: Cost) -> None:
-        records, rings = KINDS[kind]
+        records, doorbells = KINDS[kind]
         await self._admin.execute(f"ALTER TABLE messages {'ENABLE' if records else 'DISABLE'} TRIGGER USER")
-        await self._admin.execute(self._record if rings else _silent(self._record))
+        await self._serve(doorbells)
         stored, logged = await self._admin.fetchrow(STORED)
-        heard, backends, cpu, client = self._heard, self._backends(), self._cpu(), _children()
-        await self._write(writers, cost)
+        heard, spent = await self._heard(), self._server_cpu()
+        backends, cpu, client = self._backends(), self._cpu(), _children()
+        transactions = await self._write(writers, cost)
 
         async def all_left() -> bool:
             return self._backends() <= backends
 
         await eventually("all writers left", all_left)  # Postgres reports their CPU time only then
-        cost.postgres += self._cpu() - cpu
-        cost.client += _children() - client
-        ends, waits = self._log()
-        count = len(waits)
-        cost.waits += [wait / 1000 for wait in waits]
-        cost.seconds += (max(ends) - min(end - wait for end, wait in zip(ends, waits, strict=True))) / 1e6
+        count = len(transactions)
 
         async def all_heard() -> bool:
-            return self._heard - heard >= count * rings
+            return await self._heard() - heard >= count
 
-        await eventually("all doorbells heard", all_heard)
+        if doorbells is not None:
+            await eventually("all doorbells heard", all_heard)
+            self.lost_doorbells += abs(await self._heard() - heard - count)
+            cost.server += self._server_cpu() - spent
+        cost.postgres += self._cpu() - cpu
+        cost.client += _children() - client
+        cost.waits += [each.took / 1000 for each in transactions]
+        cost.seconds += (
+            max(each.end for each in transactions) - min(each.end - each.took for each in transactions)
+        ) / 1e6
         stored_now, logged_now = await self._admin.fetchrow(STORED)
         self.committed += count
         self.lost += abs(stored_now - stored - count) + abs(logged_now - logged - count * records)
-        self.lost_doorbells += abs(self._heard - heard - count * rings)
 
-    async def _write(self, writers: int, cost: Cost) -> None:
-        program = find_binaries() / "pgbench"
-        if not program.exists():
-            raise BenchmarkError(f"There is no pgbench in {program.parent}: install it there, or set ATLAS_PG_BIN.")
-        process = await launch(
-            *(program, "--no-vacuum", "--protocol=prepared", f"--file={self._place / 'script'}"),
-            *(f"--client={writers}", f"--time={self.seconds}", f"--define=text={self._text}"),
-            *("--log", f"--log-prefix={self._place / 'log'}", self._postgres.url()),
-            stdout=subprocess.DEVNULL,
+    async def _serve(self, doorbells: Doorbells | None) -> None:
+        """Have that server run, and no other."""
+        if self._serving != doorbells:
+            if self._serving is not None:
+                await self._servers[self._serving].stop()
+            self._serving = doorbells
+            if doorbells is not None:
+                url = self._postgres.url(user=LOGIN)
+                server = self._servers.setdefault(doorbells, Server(url, 20, doorbells=doorbells))
+                await server.start(ATLAS_METRICS_TOKEN=TOKEN)
+        if doorbells is None:
+            await self._admin.execute(SILENT)
+        elif doorbells == "wal":
+            await silent(self._admin)
+
+    async def _heard(self) -> int:
+        """Return how many doorbells the server has heard."""
+        if self._serving is None:
+            return 0
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{self._servers[self._serving].port}/metrics")
+        answer.raise_for_status()
+        samples = (each for family in families(answer.text) for each in family.samples)
+        return round(sum(each.value for each in samples if each.name == "atlas_doorbells_total"))
+
+    async def _write(self, writers: int, cost: Cost) -> list[pgbench.Transaction]:
+        async def look() -> None:
+            samples, lock, wal = await self._admin.fetchrow(WAITS)
+            cost.samples += samples
+            cost.lock += lock
+            cost.wal += wal
+
+        return await pgbench.write(
+            self._postgres.url(), SCRIPT, self._place, writers, self.seconds, defines={"text": self._text}, look=look
         )
-        try:
-
-            async def over() -> bool:
-                samples, lock, wal = await self._admin.fetchrow(WAITS)
-                cost.samples += samples
-                cost.lock += lock
-                cost.wal += wal
-                return process.returncode is not None
-
-            await eventually("all writers done", over, self.seconds + LIMIT)
-        finally:
-            await end(process)
-        if process.returncode:
-            raise BenchmarkError("pgbench failed; what it wrote above says why.")
-
-    def _log(self) -> tuple[list[int], list[int]]:
-        """Return the end and the duration of each transaction, in microseconds."""
-        ends, waits = [], []
-        for path in self._place.glob("log.*"):
-            for line in path.read_text().splitlines():
-                _, _, took, _, second, microsecond = map(int, line.split()[:6])
-                ends.append(second * 1_000_000 + microsecond)
-                waits.append(took)
-            path.unlink()
-        if not waits:
-            raise BenchmarkError("No transaction came to its end: give them more time (--seconds).")
-        return ends, waits
 
     def _backends(self) -> int:
         return len(psutil.Process(self._postgres.pid).children())
@@ -222,16 +244,11 @@ class Bench:
     def _cpu(self) -> float:
         return machine.cpu_seconds(self._postgres.pid, family=True)
 
+    def _server_cpu(self) -> float:
+        return 0.0 if self._serving is None else self._servers[self._serving].cpu_seconds()
+
 
 def _children() -> float:
     """Return the CPU seconds of our child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _silent(record: str) -> str:
-    """Return the trigger function without its NOTIFY."""
-    silent, found = RING.subn("NULL;", record)
-    if found != 1:
-        raise BenchmarkError("sync.record does not ring in the way that is known here: mend RING in doorbell.py.")
-    return silent

@@ -11,17 +11,16 @@ happens on a busy machine; `cpu_ratio_to_c_per_frame` is the ratio as if it neve
 
 import asyncio
 import random
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from benchmarks import machine
 from benchmarks.actors import Devices
+from benchmarks.compiling import compiled
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, folder, launch
 from benchmarks.stage import WRITERS, Stage, Written
@@ -37,7 +36,6 @@ BURST: Final = 160
 """Changes at once."""
 TURNS: Final = 4
 """Turns of each side at each rhythm, so that both run on the same machine in the same state."""
-SOURCE: Final = Path(__file__).with_name("floor.c")
 EPOCH: Final = "0" * 16
 
 Write = Callable[[int, float | None], Awaitable[list[Written]]]
@@ -202,7 +200,7 @@ class Floor:
 @asynccontextmanager
 async def _floor(stage: Stage) -> AsyncIterator[Floor]:
     with folder() as place:
-        program = await build(place)
+        program = await compiled("floor.c", place)
         pipe = asyncio.subprocess.PIPE
         process = await launch(program, str(stage.devices.count), stdin=pipe, stdout=pipe)
         try:
@@ -211,21 +209,3 @@ async def _floor(stage: Stage) -> AsyncIterator[Floor]:
             yield floor
         finally:
             await end(process)
-
-
-async def build(place: Path) -> Path:
-    """Compile the floor into this folder and return its path. Raises BenchmarkError if there is no compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise BenchmarkError("There is no C compiler, which the floor of fanout needs: apt-get install gcc libc6-dev.")
-    program = place / "floor"
-    process = await launch(compiler, "-O2", "-o", program, SOURCE)
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LIMIT):
-                await process.wait()
-        if process.returncode != 0:
-            raise BenchmarkError("floor.c did not compile; what the compiler wrote above says why.")
-    finally:
-        await end(process)
-    return program

@@ -101,6 +101,15 @@ def _own_cpu_seconds(process: psutil.Process) -> float:
     return float(sum(process.cpu_times()[:2]))
 
 
+def pin(pid: int, cpu: int) -> None:
+    """Let a process and its children run on this CPU only (Linux)."""
+    process = psutil.Process(pid)
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+            for thread in each.threads():
+                os.sched_setaffinity(thread.id, {cpu})
+
+
 def resident_bytes(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from benchmarks.actors import Doorbells
 from benchmarks.machine import BenchmarkError
 from benchmarks.results import Figures, Result, say
 from benchmarks.stage import Stage, stage
@@ -41,8 +42,11 @@ class Options:
     json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 
 
-def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]:
-    """Register a plan as a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run."""
+def command(
+    cli: typer.Typer, name: str, table: Callable[[Result], Table] | None = None, **smoke: Any
+) -> Callable[[Plan], Plan]:
+    """Register a plan as a command of `cli`, with the shared options; `smoke` are its parameters in a smoke run. It
+    prints `table` instead of one with a line for each figure."""
 
     def register(plan: Plan) -> Plan:
         own = inspect.signature(plan).parameters
@@ -58,7 +62,7 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
             if options.smoke:
                 arguments, differing = {**arguments, "smoke": True}, ["smoke"]
             result = results.summary(name, arguments, machine, runs)
-            _print(result, json=options.json)
+            _print(result, table or _table, json=options.json)
             if result.lost:
                 raise BenchmarkError(f"{result.lost:,.0f} changes did not arrive in time, or not exactly once.")
             if options.save:
@@ -74,13 +78,17 @@ def command(cli: typer.Typer, name: str, **smoke: Any) -> Callable[[Plan], Plan]
 
 
 def on_stage(
-    benchmark: Callable[[Stage], Awaitable[Figures]], users: int, per_user: int = 1, kinds: int = 0
+    benchmark: Callable[[Stage], Awaitable[Figures]],
+    users: int,
+    per_user: int = 1,
+    kinds: int = 0,
+    doorbells: Doorbells = "listen",
 ) -> Benchmark:
-    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each, and at least so many
-    kinds of rows."""
+    """Return a benchmark that runs on a stage with `users` users and `per_user` devices each, at least so many kinds of
+    rows, and servers with that setting of `doorbells`."""
 
     async def run() -> tuple[dict[str, Any], Figures]:
-        async with stage(users, per_user, kinds) as made:
+        async with stage(users, per_user, kinds, doorbells) as made:
             return made.machine, await benchmark(made)
 
     return run
@@ -99,18 +107,22 @@ def _run(benchmark: Benchmark, times: int) -> tuple[dict[str, Any], list[Figures
     return machines[0], list(runs)
 
 
-def _print(result: Result, *, json: bool) -> None:
-    several = len(result.runs) > 1
+def _print(result: Result, table: Callable[[Result], Table], *, json: bool) -> None:
     if json:
         line: dict[str, Any] = {"benchmark": result.benchmark, "machine": result.machine, "figures": result.figures}
-        if several:
+        if len(result.runs) > 1:
             line["runs"] = result.runs
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
         return
+    Console().print(table(result), ", ".join(f"{key} {value}" for key, value in result.machine.items()))
+
+
+def _table(result: Result) -> Table:
+    several = len(result.runs) > 1
     table = Table(result.benchmark, f"median of {len(result.runs)}" if several else "", *(["range"] if several else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for key in result.figures:
         low, middle, high = result.span(key)
         table.add_row(key, say(middle), *([f"{say(low)} – {say(high)}"] if several else []))
-    Console().print(table, ", ".join(f"{key} {value}" for key, value in result.machine.items()))
+    return table

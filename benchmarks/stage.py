@@ -16,7 +16,7 @@ import asyncpg
 from chitchat_dataset import Dataset
 
 from benchmarks import actors, machine
-from benchmarks.actors import Arrived, Devices, Server
+from benchmarks.actors import Arrived, Devices, Doorbells, Server
 from benchmarks.processes import LIMIT, end, eventually, folder, spawn
 from server.declaration.chat import CHAT, CHAT_TOML
 from server.demo.embedded import EmbeddedPostgres
@@ -32,6 +32,8 @@ SETTINGS: Final = {
     "max_connections": "200",
     "shared_preload_libraries": "pg_stat_statements",
 }
+LOGICAL: Final = {"wal_level": "logical"}
+"""Also needed where servers read changes from the WAL."""
 SEED: Final = """
     WITH who AS (INSERT INTO profiles (id, subscription_tier) SELECT unnest($1::uuid[]), 'core'),
          what AS (INSERT INTO conversations (id, user_id, title)
@@ -64,6 +66,18 @@ READS: Final = """
            coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
     FROM pg_stat_statements WHERE userid = $1::regrole AND query LIKE '%FROM sync.log%'
 """
+STREAM: Final = f"""
+    CREATE PUBLICATION atlas_sync
+    FOR TABLE sync.log (user_id, seq, n, prev, mark, prev_mark, kind, op, row_id, row_at, row_key), sync.declaration,
+              profiles, conversations, messages
+    WITH (publish = 'insert, update', publish_via_partition_root = true);
+    UPDATE sync.meta SET doorbells = 'wal';
+    ALTER ROLE {LOGIN} REPLICATION
+"""
+STREAMING: Final = """
+    SELECT CASE WHEN EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active)
+                THEN sync.keep_quiet() ELSE false END
+"""
 
 Written = tuple[int, str, int]
 """Number of the user, id of the message, instant of the answer to its COMMIT (CLOCK_MONOTONIC, for all processes)."""
@@ -86,9 +100,10 @@ class Pushed:
 class Stage:
     """What a benchmark works with: `users` numbered users, each with one conversation and `per_user` devices."""
 
-    def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int, kinds: int) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, users: int, per_user: int, kinds: int, doorbells: Doorbells) -> None:
         self.postgres = postgres
         self.kinds = kinds
+        self.doorbells: Doorbells = doorbells
         self.users = sorted(uuid4() for _ in range(users))
         self.per_user = per_user
         self.server = self.another_server()
@@ -116,8 +131,12 @@ class Stage:
         # Now, instead of by autovacuum in the middle of a measurement.
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
+        if self.doorbells == "wal":
+            await self._admin.execute(STREAM)
         stack.push_async_callback(self.server.kill)
         await self.server.start()
+        if self.doorbells == "wal":
+            await silent(self._admin)
         self.devices = await self.generator(stack)
 
     async def _declare(self, more: int) -> None:
@@ -135,7 +154,7 @@ class Stage:
     def another_server(self) -> Server:
         """Return another server for the same devices, not started yet."""
         processes = -(-len(self.users) * self.per_user // actors.SHARE)
-        return Server(self.postgres.url(user=LOGIN), max(20, self.per_user), processes)
+        return Server(self.postgres.url(user=LOGIN), max(20, self.per_user), processes, self.doorbells)
 
     async def generator(self, stack: AsyncExitStack) -> Devices:
         """Return a load generator with the devices of all users, not connected yet; it ends with `stack`."""
@@ -248,15 +267,25 @@ class Stage:
         )
 
 
+async def silent(admin: Any) -> None:
+    """Return when a server reads the WAL and NOTIFY is silent, which the server itself brings about within seconds."""
+
+    async def streaming() -> bool:
+        return bool(await admin.fetchval(STREAMING))
+
+    await eventually("a server that reads the WAL, and NOTIFY silent", streaming)
+
+
 @asynccontextmanager
-async def stage(users: int, per_user: int = 1, kinds: int = 0) -> AsyncIterator[Stage]:
+async def stage(users: int, per_user: int = 1, kinds: int = 0, doorbells: Doorbells = "listen") -> AsyncIterator[Stage]:
     """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards. At least so many
-    `kinds` are declared."""
+    `kinds` are declared. `doorbells` is how its servers hear of changes."""
     machine.allow_files(min(users * per_user, actors.SHARE))
     async with AsyncExitStack() as stack:
-        postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=SETTINGS)
+        settings = SETTINGS | (LOGICAL if doorbells == "wal" else {})
+        postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=settings)
         stack.callback(postgres.stop, immediate=True)
         postgres.start()
-        made = Stage(postgres, users, per_user, kinds)
+        made = Stage(postgres, users, per_user, kinds, doorbells)
         await made.open(stack)
         yield made

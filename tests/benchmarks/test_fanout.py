@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fanout import BURST, TURNS, build
+from benchmarks.compiling import compiled
+from benchmarks.fanout import BURST, TURNS
 from benchmarks.machine import BenchmarkError
 from tests.support.benchmark_runs import figures
 
@@ -44,4 +45,4 @@ async def test_without_a_compiler_the_error_names_the_package_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchmarkError, match="apt-get install gcc"):
-        await build(tmp_path)
+        await compiled("floor.c", tmp_path)
