@@ -110,7 +110,20 @@ async def cautions(connection: Any, declaration: Declaration, doorbells: Doorbel
         return []
     superuser = await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     guarded = superuser or await connection.fetchval(TRIGGER)
-    return [*publication.left_out(await members(connection, declaration)), *([] if guarded else [UNGUARDED])]
+    return [*await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
+
+
+async def faults(connection: Any, declaration: Declaration) -> list[str]:
+    """Sentences about what is not published as it should be, with the rights of a server."""
+    if await connection.fetchrow(PUBLICATION) is None:
+        return [f"There is no publication {NAME}. Run `atlas-sync migrate`."]
+    wrong = [member.table for member in await members(connection, declaration) if not member.is_right]
+    return [f"The publication {NAME} lacks or alters {', '.join(wrong)}. Run `atlas-sync migrate`."] if wrong else []
+
+
+async def left_out(connection: Any, declaration: Declaration) -> list[str]:
+    """Sentences about the tables that cannot be published."""
+    return publication.left_out(await members(connection, declaration))
 
 
 async def publish(connection: Any, declaration: Declaration, doorbells: Doorbells | None, progress: Progress) -> None:
@@ -143,6 +156,12 @@ async def publish(connection: Any, declaration: Declaration, doorbells: Doorbell
 
     await retry_locks(at_once, PATIENCE, lambda why: progress.waits(step, why))
     progress.ends(step)
+
+
+async def withdraw_before_adoption(connection: Any) -> None:
+    """Drop the publication of tables that are about to be swapped. `publish` makes it anew."""
+    if await chosen(connection) is Doorbells.WAL:
+        await connection.execute(f"DROP PUBLICATION IF EXISTS {NAME}")
 
 
 async def _statements(connection: Any, found: list[Member]) -> tuple[str, ...]:
