@@ -30,6 +30,18 @@ MAY_CREATE: Final = """
     SELECT CASE WHEN NOT has_database_privilege(current_database(), 'CREATE')
                 THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user) END
 """
+NEEDS: Final = """
+    SELECT 'wal_level is ' || current_setting('wal_level') || '. Set it to logical, and restart Postgres.' AS says
+    WHERE current_setting('wal_level') <> 'logical'
+    UNION ALL
+    SELECT format('%1$I, the login of a server, may not stream. Have an administrator run ALTER ROLE %1$I REPLICATION.',
+                  r.rolname)
+    FROM pg_roles r JOIN pg_roles ours ON ours.rolname = 'atlas_sync'
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND NOT r.rolreplication AND pg_has_role(r.oid, ours.oid, 'MEMBER')
+      AND NOT EXISTS (SELECT FROM pg_roles a
+                      WHERE a.rolname = 'rds_replication' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
+"""
+"""What servers need to stream, in sentences."""
 TRIGGER: Final = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'atlas_sync_withdraw')"
 STOPPING: Final = Step(f"drop the publication {NAME}", "none", publication.DROP)
 FORBIDDEN: Final = (
@@ -110,7 +122,8 @@ async def cautions(connection: Any, declaration: Declaration, doorbells: Doorbel
         return []
     superuser = await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     guarded = superuser or await connection.fetchval(TRIGGER)
-    return [*await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
+    needs = [row["says"] for row in await connection.fetch(NEEDS)]
+    return [*needs, *await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
 
 
 async def faults(connection: Any, declaration: Declaration) -> list[str]:
