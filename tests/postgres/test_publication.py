@@ -200,6 +200,21 @@ async def test_other_changes_of_a_table_leave_it_published(every_postgres: Clust
         assert (await published(sql))["public.notes"] == ["id", "folder", "said"]
 
 
+@pytest.mark.parametrize("change", ["DROP COLUMN said", "ALTER COLUMN said TYPE varchar(10)"])
+async def test_a_published_column_is_dropped_or_retyped_once_its_table_is_not_published(
+    every_postgres: Cluster, change: str
+) -> None:
+    """As without a publication Postgres refuses that for our trigger's sake; server/README.md, Your own migrations."""
+    async with notes(every_postgres) as (database, sql):
+        await migrate(database.url, doorbells=WAL)
+        await sql.execute("DROP TRIGGER atlas_sync_record_update ON notes")
+        with pytest.raises((asyncpg.DependentObjectsStillExistError, asyncpg.FeatureNotSupportedError)):
+            await sql.execute(f"ALTER TABLE notes {change}")
+        await sql.execute(f"BEGIN; ALTER PUBLICATION atlas_sync DROP TABLE notes; ALTER TABLE notes {change}; COMMIT")
+        await migrate(database.url, text=DECLARATION.replace('"said"', '"parts"').replace("limits = {", "# "))
+        assert (await published(sql))["public.notes"] == ["id", "folder", "parts"]
+
+
 async def test_undo_removes_it(every_postgres: Cluster) -> None:
     async with notes(every_postgres) as (database, sql):
         await migrate(database.url, doorbells=WAL)
