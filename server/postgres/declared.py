@@ -60,7 +60,7 @@ EXCESS: Final = """
     WHERE r.grantee = 'atlas_sync'::regrole AND NOT a.attisdropped
     GROUP BY w.tab
 """
-"""Columns that the server's role may read, and need not. One that was dropped keeps its rights."""
+"""Columns that the server's role may read, and need not. In PostgreSQL 15 one that was dropped keeps its rights."""
 IDENTITY: Final = """
     UPDATE sync.histories SET identity = '' WHERE epoch = '{0}';
     UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = '{0}'
