@@ -48,14 +48,14 @@ def postgres_15() -> Iterator[Cluster]:
 
 @pytest.fixture
 def doorbells() -> Doorbells:
-    """Where servers of the fixture `database` learn of changes. A test is marked with `both_doorbells` for each."""
+    """Where servers of the fixture `database` learn of changes. `BOTH_DOORBELLS` is for tests of either."""
     return Doorbells.LISTEN
 
 
 @pytest.fixture
 async def database(postgres_18: Cluster, doorbells: Doorbells) -> AsyncIterator[Database]:
     """A migrated database on the newest PostgreSQL."""
-    made = await (postgres_18.create_streamed() if doorbells is Doorbells.WAL else postgres_18.create())
+    made = await postgres_18.create(doorbells=doorbells)
     yield made
     await made.drop()
 

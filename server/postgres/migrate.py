@@ -151,6 +151,8 @@ async def migrate(
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         if wanted.partitioned:
             await remember(connection)
+            if await remaining_steps(connection):
+                await publication.withdraw_before_adoption(connection)
             await adopt(connection, url, progress)
         if pending:
             step = pending.step()

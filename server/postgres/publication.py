@@ -30,6 +30,18 @@ MAY_CREATE: Final = """
     SELECT CASE WHEN NOT has_database_privilege(current_database(), 'CREATE')
                 THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user) END
 """
+NEEDS: Final = """
+    SELECT 'wal_level is ' || current_setting('wal_level') || '. Set it to logical, and restart Postgres.' AS says
+    WHERE current_setting('wal_level') <> 'logical'
+    UNION ALL
+    SELECT format('%1$I, the login of a server, may not stream. Have an administrator run ALTER ROLE %1$I REPLICATION.',
+                  r.rolname)
+    FROM pg_roles r JOIN pg_roles ours ON ours.rolname = 'atlas_sync'
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND NOT r.rolreplication AND pg_has_role(r.oid, ours.oid, 'MEMBER')
+      AND NOT EXISTS (SELECT FROM pg_roles a
+                      WHERE a.rolname = 'rds_replication' AND pg_has_role(r.oid, a.oid, 'MEMBER'))
+"""
+"""What servers need to stream, in sentences."""
 TRIGGER: Final = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'atlas_sync_withdraw')"
 STOPPING: Final = Step(f"drop the publication {NAME}", "none", publication.DROP)
 FORBIDDEN: Final = (
@@ -110,7 +122,21 @@ async def cautions(connection: Any, declaration: Declaration, doorbells: Doorbel
         return []
     superuser = await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     guarded = superuser or await connection.fetchval(TRIGGER)
-    return [*publication.left_out(await members(connection, declaration)), *([] if guarded else [UNGUARDED])]
+    needs = [row["says"] for row in await connection.fetch(NEEDS)]
+    return [*needs, *await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
+
+
+async def faults(connection: Any, declaration: Declaration) -> list[str]:
+    """Sentences about what is not published as it should be, with the rights of a server."""
+    if await connection.fetchrow(PUBLICATION) is None:
+        return [f"There is no publication {NAME}. Run `atlas-sync migrate`."]
+    wrong = [member.table for member in await members(connection, declaration) if not member.is_right]
+    return [f"The publication {NAME} lacks or alters {', '.join(wrong)}. Run `atlas-sync migrate`."] if wrong else []
+
+
+async def left_out(connection: Any, declaration: Declaration) -> list[str]:
+    """Sentences about the tables that cannot be published."""
+    return publication.left_out(await members(connection, declaration))
 
 
 async def publish(connection: Any, declaration: Declaration, doorbells: Doorbells | None, progress: Progress) -> None:
@@ -143,6 +169,12 @@ async def publish(connection: Any, declaration: Declaration, doorbells: Doorbell
 
     await retry_locks(at_once, PATIENCE, lambda why: progress.waits(step, why))
     progress.ends(step)
+
+
+async def withdraw_before_adoption(connection: Any) -> None:
+    """Drop the publication of tables that are about to be swapped. `publish` makes it anew."""
+    if await chosen(connection) is Doorbells.WAL:
+        await connection.execute(f"DROP PUBLICATION IF EXISTS {NAME}")
 
 
 async def _statements(connection: Any, found: list[Member]) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ def temporary_folder() -> Iterator[Path]:
 
 NEWEST = pytest.mark.parametrize("every_postgres", ["18"], indirect=True)
 """For a test of `every_database` whose promise does not depend on the version: on one of them."""
+BOTH_DOORBELLS = pytest.mark.parametrize("doorbells", list(Doorbells), ids=str)
+"""For a test whose promise must hold wherever the servers of the fixture `database` learn of changes."""
 OLDEST = pytest.mark.parametrize("every_postgres", ["15"], indirect=True)
 
 
@@ -98,8 +100,15 @@ class Cluster:
         await admin.execute(f"CREATE ROLE {STREAMER_LOGIN} LOGIN REPLICATION IN ROLE atlas_sync")
         await admin.close()
 
-    async def create(self, template: str = "template_atlas", encoding: str | None = None) -> "Database":
-        """`encoding`: another one than the template's, which is then template0."""
+    async def create(
+        self,
+        template: str = "template_atlas",
+        encoding: str | None = None,
+        *,
+        doorbells: Doorbells = Doorbells.LISTEN,
+    ) -> "Database":
+        """`encoding`: another one than the template's, which is then template0. `doorbells`: where its servers learn of
+        changes."""
         options = f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'" if encoding else ""
         name = f"test_{next(_numbers)}"
         admin = await asyncpg.connect(self.postgres.url())
@@ -108,13 +117,10 @@ class Cluster:
             await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy {options}")
         finally:
             await admin.close()
-        return Database(self, name)
-
-    async def create_streamed(self) -> "Database":
-        """A migrated database whose changes servers read from the WAL."""
-        made = await self.create()
-        made.streamed = True
-        await migrate(made.url, doorbells=Doorbells.WAL)
+        made = Database(self, name)
+        if doorbells is Doorbells.WAL:
+            made.streamed = True
+            await migrate(made.url, doorbells=doorbells)
         return made
 
 

@@ -42,8 +42,8 @@ SELECT m.tab, CASE WHEN m.names IS NOT NULL THEN coalesce(w.names, m.names) END 
        CASE WHEN m.names IS NULL THEN NULL
             WHEN c.oid IS NULL THEN 'it does not exist'
             WHEN c.relkind NOT IN ('r', 'p') THEN 'it is no table'
-            WHEN NOT pg_has_role(c.relowner, 'USAGE')
-            THEN format('it belongs to %I, and %I is no member of that role', c.relowner::regrole, current_user)
+            WHEN NOT pg_has_role(o.role, c.relowner, 'USAGE')
+            THEN format('it belongs to %s, and %s is no member of that role', c.relowner::regrole, o.role::regrole)
             WHEN EXISTS (SELECT FROM leaves l WHERE l.root = m.oid AND l.relpersistence <> 'p') THEN 'it is not logged'
             WHEN EXISTS (SELECT FROM leaves l WHERE l.root = m.oid AND l.relreplident = 'f')
             THEN 'its REPLICA IDENTITY is FULL, which allows no list of columns'
@@ -52,4 +52,6 @@ SELECT m.tab, CASE WHEN m.names IS NOT NULL THEN coalesce(w.names, m.names) END 
             WHEN w.generated IS NOT NULL THEN format('this Postgres cannot publish its generated column %s', w.generated)
        END AS why
 FROM members m LEFT JOIN pg_class c ON c.oid = m.oid LEFT JOIN columns w ON w.oid = m.oid
+CROSS JOIN (SELECT coalesce((SELECT pubowner FROM pg_publication WHERE pubname = 'atlas_sync'), r.oid) AS role
+            FROM pg_roles r WHERE r.rolname = current_user) o
 ORDER BY m.names IS NULL, m.tab <> 'sync.log', m.tab
