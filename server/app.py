@@ -256,10 +256,10 @@ class _Postgres:
         await self.inspector.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
         await self._listen.check()
-        if self._wal is not None and (problems := await self._wal.problems()):
+        if self._wal is not None and (obstacles := await self._wal.obstacles()):
             if self._wal_required:
-                raise UnfitError(f"ATLAS_DOORBELLS is wal. {' '.join(problems)}")
-            log.info("changes are not streamed, listening instead", why=" ".join(problems))
+                raise UnfitError(f"ATLAS_DOORBELLS is wal. {' '.join(obstacles)}")
+            log.info("changes are not streamed, listening instead", why=" ".join(obstacles))
             self._wal = None
 
     def terminate(self) -> None:

@@ -335,7 +335,7 @@ async def test_a_login_without_the_right_is_told_what_to_grant(every_postgres: C
         assert await sql.fetchval("SELECT to_regclass('sync.meta')") is None
         await sql.execute(says)
         await migrate(url, text=DECLARATION, doorbells=WAL)
-        assert set(await published(sql)) == {"public.folders", "public.notes", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "public.notes", "sync.declaration", "sync.log"}
 
 
 async def test_without_a_superuser_the_plan_says_what_that_means(every_postgres: Cluster) -> None:
@@ -405,16 +405,17 @@ async def test_the_doctor_says_nothing_while_servers_listen(every_postgres: Clus
         assert await doorbells(database.server_url) is None
 
 
-async def test_the_doctor_names_what_servers_lack(every_postgres: Cluster) -> None:
-    async with notes(every_postgres) as (database, sql):
-        await migrate(database.url, doorbells=WAL)
-        await sql.execute("ALTER PUBLICATION atlas_sync DROP TABLE notes")
-        found = await doorbells(database.server_url)
-        assert found is not None
-        assert not found.good
-        assert "wal_level is replica" in found.says
-        assert "ALTER ROLE atlas_server REPLICATION" in found.says
-        assert "lacks or alters public.notes. Run `atlas-sync migrate`." in found.says
+async def test_the_doctor_names_what_servers_lack() -> None:
+    with running_cluster("18", {"wal_level": "replica"}) as cluster:
+        async with notes(cluster) as (database, sql):
+            await migrate(database.url, doorbells=WAL)
+            await sql.execute("ALTER PUBLICATION atlas_sync DROP TABLE notes")
+            found = await doorbells(database.server_url)
+            assert found is not None
+            assert not found.good
+            assert "wal_level is replica" in found.says
+            assert "ALTER ROLE atlas_server REPLICATION" in found.says
+            assert "lacks or alters public.notes. Run `atlas-sync migrate`." in found.says
 
 
 @pytest.fixture(scope="module")

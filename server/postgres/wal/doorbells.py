@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from server import metrics
+from server.declaration.sql.pieces import quoted
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.ports import Moved
@@ -26,6 +27,25 @@ HEARTBEAT_SECONDS: Final = 5.0
 """Seconds between two proofs that the stream lives, and that the triggers are quiet."""
 MOST_BEHIND: Final = 1 << 30
 """Bytes of WAL by which the stream may be behind. Beyond them it ends, and LISTEN is faster."""
+
+
+def obstacles(found: Mapping[str, Any]) -> list[str]:
+    """What keeps a server from streaming, a sentence each. `found`: the row of streamable.sql."""
+    wrong = []
+    if found["doorbells"] != "wal":
+        wrong.append("This database has no publication for it. Run `atlas-sync migrate --doorbells wal`.")
+    if found["wal_level"] != "logical":
+        wrong.append(f"wal_level is {found['wal_level']}. Set it to logical, and restart Postgres.")
+    if not found["streams_allowed"]:
+        wrong.append(f"This login may not stream. Run ALTER ROLE {quoted(found['login'])} REPLICATION.")
+    if found["awaited"]:
+        wrong.append(
+            "synchronous_standby_names has *, so that each commit would wait for this server. Name the standbys there."
+        )
+    for name, free in (("max_replication_slots", found["free_slots"]), ("max_wal_senders", found["free_senders"])):
+        if free <= 0 and not found["streams"]:
+            wrong.append(f"No stream is left of {name}. Raise it by one for each server process, and restart Postgres.")
+    return wrong
 
 
 class WalDoorbells:
@@ -53,9 +73,10 @@ class WalDoorbells:
         if self._decoding is not None:
             self._decoding.forget()
 
-    async def problems(self) -> list[str]:
-        """What keeps this server from streaming. Raises UnavailableError."""
-        return [record["problem"] for record in await self._pool.fetch("streamable")]
+    async def obstacles(self) -> list[str]:
+        """What keeps this server from streaming, a sentence each. Raises UnavailableError."""
+        (found,) = await self._pool.fetch("streamable")
+        return obstacles(found)
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
         retry = Retry("changes cannot be streamed, listening instead", longest=30.0, alarm=self._route.history.alarm)
