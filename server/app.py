@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -58,6 +59,7 @@ from server.postgres.route import Route
 from server.postgres.store import PostgresStore
 from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
+from server.postgres.wal import relay
 from server.postgres.wal.doorbells import WalDoorbells
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
@@ -242,9 +244,11 @@ class _Postgres:
         # A connection that goes back to a pooler does not become one that can LISTEN.
         direct = Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         self._listen = ListenDoorbells(direct)
-        self._wal = (
-            None if settings.doorbells == "listen" else WalDoorbells(direct, self.pool, synced, self._listen, offer)
-        )
+        self._wal: WalDoorbells | None = None
+        if settings.doorbells != "listen":
+            together = os.environ.get(relay.FOLDER)
+            folder = None if together is None else Path(together)
+            self._wal = WalDoorbells(direct, self.pool, synced, self._listen, offer, folder)
         self._wal_required = settings.doorbells == "wal"
 
     @property

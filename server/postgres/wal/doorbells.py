@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -18,6 +19,7 @@ from server.postgres.pool import Pool
 from server.postgres.route import Route
 from server.postgres.wal.decoding import Decoding
 from server.postgres.wal.pgoutput import Committed
+from server.postgres.wal.relay import Followed, Hello, lead
 from server.postgres.wal.stream import Stream
 from server.retry import Retry
 
@@ -52,14 +54,22 @@ class WalDoorbells:
     """`Doorbells` by a stream of the WAL. While there is none, LISTEN brings them."""
 
     def __init__(
-        self, route: Route, pool: Pool, synced: Synced, listen: ListenDoorbells, offer: Callable[[Moved], object]
+        self,
+        route: Route,
+        pool: Pool,
+        synced: Synced,
+        listen: ListenDoorbells,
+        offer: Callable[[Moved], object],
+        folder: Path | None,
     ) -> None:
+        """`folder`: where the processes of this machine find the one that streams for all."""
         self._route = route
         self._pool = pool
         self._synced = synced
         self._listen = listen
         self._offer = offer
-        self._stream: Stream | None = None
+        self._folder = folder
+        self._stream: Stream | Followed | None = None
         self._decoding: Decoding | None = None
         synced.on_use.append(self._declared)
         route.history.on_change.append(self._leave)
@@ -101,32 +111,61 @@ class WalDoorbells:
                     metrics.STREAM_BEHIND.set(0)
                 down()
 
-    async def _begin(self, retry: Retry) -> Stream:
+    async def _begin(self, retry: Retry) -> Stream | Followed:
         while True:
-            decoding = self._decoding = Decoding(self._synced)
-            stream = self._stream = Stream(partial(self._deliver, decoding))
             try:
-                decoding.declared(await stream.open(self._route.first, self._route.history.epoch))
-                await stream.start()
+                return await self._open()
             except (UnavailableError, UnfitError) as error:
-                stream.end()
                 await retry.pause(error)
-            else:
-                return stream
+
+    async def _open(self) -> Stream | Followed:
+        """Raises UnavailableError, UnfitError."""
+        decoding = self._decoding = Decoding(self._synced)
+        deliver, epoch = partial(self._deliver, decoding), self._route.history.epoch
+        leading = None if self._folder is None else lead(self._folder)
+        if self._folder is not None and leading is None:
+            followed = self._stream = Followed(deliver)
+            with ending(followed):
+                decoding.declared = await followed.open(self._folder, epoch)
+            return followed
+        stream = self._stream = Stream(deliver, leading)
+        with ending(stream):
+            if leading is not None:
+                await leading.open()
+            decoding.declared = await stream.open(self._route.first, epoch)
+            await stream.start()
+            if leading is not None:
+                leading.start(lambda: Hello(epoch, decoding.declared))
+        return stream
 
     def _deliver(self, decoding: Decoding, committed: Committed) -> None:
         for moved in decoding.moves(committed):
             self._offer(moved)
 
-    async def _watch(self, stream: Stream) -> None:
+    async def _watch(self, stream: Stream | Followed) -> None:
         """Raises UnavailableError when the stream has ended."""
         while True:
             await stream.prove()
-            # Without this Postgres only does more: after two minutes NOTIFY rings again.
-            with contextlib.suppress(UnavailableError):
-                (record,) = await self._pool.fetch("streaming")
-                behind = max(0, record["written"] - stream.received)
-                metrics.STREAM_BEHIND.set(behind)
-                if behind > MOST_BEHIND:
-                    stream.end()
+            if isinstance(stream, Stream):
+                # Without this Postgres only does more: after two minutes NOTIFY rings again.
+                with contextlib.suppress(UnavailableError):
+                    await self._look(stream)
             await stream.wait(HEARTBEAT_SECONDS)
+
+    async def _look(self, stream: Stream) -> None:
+        """Keep the triggers quiet, and end a stream that is too far behind. Raises UnavailableError."""
+        (record,) = await self._pool.fetch("streaming")
+        behind = max(0, record["written"] - stream.received)
+        metrics.STREAM_BEHIND.set(behind)
+        if behind > MOST_BEHIND:
+            stream.end()
+
+
+@contextlib.contextmanager
+def ending(stream: Stream | Followed) -> Iterator[None]:
+    """End it if it could not begin."""
+    try:
+        yield
+    except BaseException:
+        stream.end()
+        raise
