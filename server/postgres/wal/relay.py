@@ -1,7 +1,7 @@
-"""One stream for all server processes of a machine: one of them reads it and passes its messages on over a Unix socket.
+"""One stream for all server processes of a machine. One of them reads it and passes its messages on over a Unix socket.
 
-Postgres decodes all WAL of the database once for each stream. The socket is in a folder that only our account can enter.
-Whoever has the lock there leads; the lock ends with its process, and another one takes it.
+Postgres decodes all WAL of the database once for each stream. The socket is in a folder that only our account can
+enter. Whoever has the lock there leads. The lock ends with its process, and another one takes it.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ FOLDER: Final = "ATLAS_RELAY_FOLDER"
 LOCK: Final = "lock"
 SOCKET: Final = "stream"
 MOST_WAITING: Final = 16 * 1024 * 1024
-"""Bytes that wait for one follower. One that is further behind is cut off. It comes back, and its sweep finds the rest."""
+"""Bytes that wait for one follower. One that is further behind is cut off: it comes back, and its sweep finds the
+rest."""
 CONNECT_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 15.0
 """After this time without a message the leader is considered gone. It sends one every 5 seconds."""
