@@ -26,7 +26,6 @@ TESTED_BY: Final = {
     "declaration/file/write.py": ["declaration/test_draft.py"],
     "declaration/sql/writing.py": ["declaration/test_generated.py"],
     "declaration/file/written.py": ["declaration/test_parse.py"],
-    "edge/auth.py": ["integration/test_tokens.py", "attacks/test_key_sets.py"],
     "edge/listen.py": ["integration/test_addresses.py"],
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/responses.py": ["integration/test_responses.py"],

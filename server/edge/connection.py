@@ -31,6 +31,7 @@ from server.session import (
     PAGES_IN_FLIGHT,
     ApplyPush,
     CheckToken,
+    Claims,
     Close,
     Command,
     ReadPage,
@@ -222,7 +223,11 @@ class Connection:
                 case Close(error):
                     self.close(error)
                 case CheckToken(token):
-                    self._spawn(self._check_token(token))
+                    claims = self._services.verifier.recall(token)
+                    if claims is None:
+                        self._spawn(self._check_token(token))
+                    else:
+                        self._accept(claims)
                 case Subscribe():
                     self._subscribe(command)
                 case ReadPage(ask):
@@ -244,8 +249,11 @@ class Connection:
         except RefusedError as error:
             self._perform(self._session.refused(str(error)))
         else:
-            self._perform(self._session.accepted(claims))
-            self._schedule()
+            self._accept(claims)
+
+    def _accept(self, claims: Claims) -> None:
+        self._perform(self._session.accepted(claims))
+        self._schedule()
 
     def _subscribe(self, command: Subscribe) -> None:
         joined = self._services.readers.join(

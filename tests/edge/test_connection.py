@@ -84,6 +84,11 @@ class FakeVerifier:
         self.expires = int(clock.time) + 10_000
         self.fails = False
         """It raises what nobody expects."""
+        self.known = False
+        """It has verified the token before."""
+
+    def recall(self, token: str) -> Claims | None:
+        return Claims(ANNE, self.expires) if self.known and token == "good" else None
 
     async def verify(self, token: str) -> Claims:
         if self.fails:
@@ -212,6 +217,13 @@ async def test_a_hello_is_checked_joined_and_welcomed(codec: Codec) -> None:
     assert welcome.expires == house.verifier.expires * 1_000_000
     assert welcome.limits.mutations == 10
     assert welcome.schema == CHAT.schema.hash
+
+
+def test_a_token_that_was_verified_before_needs_no_task() -> None:
+    house = House()
+    house.verifier.known = True
+    house.say(HELLO)  # without a loop
+    assert house.readers.calls == ["join"]
 
 
 async def test_a_device_that_resumes_is_told_no_reason() -> None:
