@@ -315,7 +315,7 @@ class Connection:
             self._waiting.append(asyncio.get_running_loop().create_future())
             await self._waiting[-1]
 
-    def welcome(self, tier: str | None, why: Why | None) -> Instant:
+    def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
         claims, intake = self._session.claims, self._services.intake
         assert claims is not None
         keepalive, schema = self._services.timing.keepalive, self._services.synced.schema
@@ -338,9 +338,10 @@ class Connection:
             ),
         )
         self._session.welcomed()
-        self.send(encode.message(frame, self._codec))
         if self._session.schema not in (None, schema.hash):
-            self.send(encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec))
+            wire = encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
+        # In one write, because each is a system call.
+        self.send(encode.message(frame, self._codec) + wire)
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread the first heartbeats too: a storm of hellos must not become a storm of heartbeats.
         self._heartbeat_at = self._services.timers.clock() + keepalive * random.uniform(0.1, 0.9)

@@ -201,8 +201,9 @@ class Hub:
         feed = self._feeds.get(user)
         return next((reader for reader in feed.readers if reader.client_id == client_id), None) if feed else None
 
-    def welcome(self, reader: Reader, tier: str | None, why: Why | None) -> None:
-        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot. `tier`: None without a gate."""
+    def welcome(self, reader: Reader, tier: str | None, why: Why | None, wire: bytes = b"") -> None:
+        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot. `tier`: None without a gate.
+        `wire`: messages behind the answer."""
         feed, gated = reader.feed, tier
         tier = tier or UNGATED
         if feed.tier is None:
@@ -212,7 +213,7 @@ class Hub:
         metrics.HELLOS.labels(why or "resumed").inc()
         if reader.progress is not None:
             reader.progress.welcomed(tier, why)
-        reader.welcomed_at = reader.sink.welcome(gated, why)
+        reader.welcomed_at = reader.sink.welcome(gated, why, wire)
 
     def remove(self, reader: Reader) -> None:
         """The reader's connection has ended."""

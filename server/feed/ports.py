@@ -40,9 +40,10 @@ class Sink(Protocol):
     def gone(self) -> bool:
         """Whether it is closed or closing. Data sent now is lost."""
 
-    def welcome(self, tier: str | None, why: Why | None) -> Instant:
-        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the
-        time that the answer names, in microseconds since 1970."""
+    def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Sends
+        `wire`, bytes of whole WebSocket messages, behind the answer. Returns the time that the answer names, in
+        microseconds since 1970."""
 
     def send(self, wire: bytes) -> None:
         """Send bytes of whole WebSocket messages."""

@@ -158,12 +158,12 @@ class Pump:
             self._replicas.reached_end()
         for reader in readers:
             sink = reader.sink
+            data = wire[0].wire(sink.codec) if len(wire) == 1 else b"".join([frame.wire(sink.codec) for frame in wire])
+            size += len(data)
             if phase is Phase.HELLO:
-                self._hub.welcome(reader, reading.tier, None)
-            for frame in wire:
-                data = frame.wire(sink.codec)
+                self._hub.welcome(reader, reading.tier, None, data)
+            elif data:
                 sink.send(data)
-                size += len(data)
             if not admitted and not batch.more:
                 # After the change of the row itself, which the device must still receive.
                 sink.close(errors.LOCAL_ONLY.frame())
