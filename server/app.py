@@ -37,9 +37,9 @@ from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
-from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
+from server.feed.limited import COLLECTED_AT_ONCE, LOOKED_UP_AT_ONCE, CollectedRows, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Replica, Rows
+from server.feed.ports import Replica
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -260,16 +260,18 @@ class _ReadPath:
     ) -> None:
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
-        source: Rows = store if relief is None else relief
+        source = store if relief is None else relief
+        collected = CollectedRows(source)
         if redis is None:
-            self.snapshots = Snapshots(hub, history, source, synced)
+            self.snapshots = Snapshots(hub, history, collected, synced, COLLECTED_AT_ONCE)
             pages = Pages(source, synced)
         else:
             from server.redis.answers import RedisAnswers
 
             cache = RedisAnswers(redis)
-            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub, synced) for _ in range(2))
-            self.snapshots = Snapshots(hub, history, pieces, synced, LOOKED_UP_AT_ONCE)
+            pieces = CachedRows(collected, cache, history, hub, synced)
+            paged = CachedRows(LimitedRows(source), cache, history, hub, synced)
+            self.snapshots = Snapshots(hub, history, pieces, synced, COLLECTED_AT_ONCE)
             pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
         self.pump = Pump(hub, history, store, self.snapshots, synced, wakes, relief, keep_trail=redis is not None)
         self.sweep = Sweep(hub, history, store, settings.sweep)

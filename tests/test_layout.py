@@ -30,7 +30,6 @@ TESTED_BY: Final = {
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/responses.py": ["integration/test_responses.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
-    "feed/limited.py": ["integration/test_kept.py"],
     "edge/usage.py": ["integration/test_usage.py"],
     "feed/progress.py": ["integration/test_usage.py"],
     "feed/sweep.py": ["integration/test_doorbells.py"],

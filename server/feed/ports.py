@@ -141,7 +141,22 @@ class Rows(Protocol):
         """At least one row if there is any. Another user's rows are not found."""
 
 
-class Store(Rows, Protocol):
+class Asked(NamedTuple):
+    """What `Rows.rows` is asked for, but for the kind."""
+
+    user: str
+    wants: Sequence[Want]
+    since: Position | None
+
+
+class RowsOfMany(Protocol):
+    """Reads rows of several users at once. What holds for `Rows` holds for each answer."""
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        """An answer for each, in order, of at most `content_bytes` each. Raises UnavailableError."""
+
+
+class Store(Rows, RowsOfMany, Protocol):
     """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:

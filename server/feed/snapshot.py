@@ -92,10 +92,12 @@ class Snapshots:
         """Send snapshots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._at_once):
-                tasks.create_task(self._work(), name=f"snapshot-{number}")
+                tasks.create_task(self._work(number), name=f"snapshot-{number}")
 
-    async def _work(self) -> None:
-        retry = Retry("postgres is away, snapshots wait", alarm=self._history.alarm)
+    async def _work(self, number: int) -> None:
+        # A few of them log it: all fail at once.
+        event = "postgres is away, snapshots wait" if number < AT_ONCE else None
+        retry = Retry(event, alarm=self._history.alarm)
         while True:
             await self._some.acquire()
             job = self._queue.take()

@@ -8,12 +8,12 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import FIRST, first_place, least, place_fields
+from server.declaration.sql.reading import FIRST, FIRST_OF_MANY, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
+from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadKey, Want
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
@@ -157,6 +157,43 @@ class PostgresStore:
             if record["i"] is not None
         ]
         return Answer(position, first["tier"], found, cut=len(found) < (first["total"] or 0))
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        if len(asked) == 1:
+            return [await self.rows(kind, asked[0].user, asked[0].wants, content_bytes)]
+        lists = [(number, each.user, want) for number, each in enumerate(asked, 1) for want in each.wants]
+        places = [await self._place(kind, user, want.before) for _, user, want in lists]
+        declaration = self._require(kind)
+        made: Rows = self._synced.rows[kind.tag]
+        records = await self._fetch(
+            f"lists_{kind.name}",
+            _literal(each.user for each in asked),
+            content_bytes,
+            [number for number, _, _ in lists],
+            [want.rows for _, _, want in lists],
+            [None if want.parent is None else str(want.parent) for _, _, want in lists],
+            *([list(column) for column in zip(*places, strict=True)]),
+            [int(want.before is None) for _, _, want in lists],
+        )
+        self._require_declared(declaration, records[0]["declared"])
+        if any(record["tier"] is None for record in records):
+            await self._find_no_row()
+        answers: list[Answer] = []
+        begins = begin = 0  # in `records`, and in `lists`
+        for number, each in enumerate(asked, 1):
+            end = begins + 1
+            while end < len(records) and records[end]["number"] == number:
+                end += 1
+            mine, begins = records[begins:end], end
+            position = Position(mine[0]["head"], 0, mine[0]["head_mark"])
+            found = [
+                (record["i"] - 1 - begin, made.upsert(position.seq, _id(made, record["key"]), record[FIRST_OF_MANY:]))
+                for record in mine
+                if record["i"] is not None
+            ]
+            answers.append(Answer(position, mine[0]["tier"], found, cut=len(found) < (mine[0]["total"] or 0)))
+            begin += len(each.wants)
+        return answers
 
     async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
         """A place in a list, as texts."""
