@@ -5,10 +5,10 @@ An idle connection has no task, no queue and no timer of its own.
 
 import asyncio
 import random
+import secrets
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import uuid4
 
 import structlog
 
@@ -107,7 +107,7 @@ class Connection:
         self._services = services
         self._codec = codec
         self._session = Session(services.intake.mutations)
-        self._id = uuid4().hex[:12]
+        self._id = secrets.token_hex(6)
         self.websocket = WebSocket(self, text=codec.text, max_size=codecs.MAX_INBOUND)
         self.send = self.websocket.send
         """`Sink.send`. The bound method saves a call in between, because fan-out spends its time here."""

@@ -121,6 +121,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._allowed = REQUEST_BYTES
         self._problem: str | None = None
         self._discarding = False
+        self._upgrades: bool | None = None
+        """Whether the request is to open a WebSocket; None before its headers are complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -153,7 +155,14 @@ class BoundedHttp(HttpToolsProtocol):
                     self._upgrade(piece[upgrade.args[0] :] + data)
                 return
 
+    def _should_upgrade(self) -> bool:
+        # uvicorn asks three times, and searches the headers each time.
+        if self._upgrades is None:
+            self._upgrades = super()._should_upgrade()
+        return self._upgrades
+
     def on_message_begin(self) -> None:
+        self._upgrades = None
         super().on_message_begin()
         if len(self.pipeline) >= PIPELINED:
             self._invalid("Wait for answers before you send more requests.")

@@ -8,7 +8,7 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import FIRST, FIRST_OF_MANY, first_place, least, place_fields
+from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
@@ -21,6 +21,8 @@ BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
 CHANGED: Final = "The declaration of what is synced has changed."
 EVER: Final = (NEVER, ALWAYS)
+OF_ENTRY: Final = list(COLUMNS).index("seq")
+"""Where in a record of a feed the columns of the log's row begin."""
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
 SOON: Final = 3_600_000_000
@@ -103,11 +105,13 @@ class PostgresStore:
         beyond: set[int] = set()
         self._require_declared(declaration, records[0]["declared"])
         for record in records:
-            i = record["i"] - 1
-            heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
-            if record["seq"] is not None:
+            # In the order of reading.COLUMNS: by name, each of them costs a look-up.
+            i, _, head, mark, tier, seq, *_, elsewhere, _ = record[: len(COLUMNS)]
+            i -= 1
+            heads[i], marks[i], tiers[i] = head or 0, mark or 0, tier
+            if seq is not None:
                 entries[i].append(self._entry(record))
-            if record["elsewhere"] or heads[i] > until:
+            if elsewhere or heads[i] > until:
                 beyond.add(i)
         if None in tiers:
             await self._find_no_row()
@@ -117,18 +121,17 @@ class PostgresStore:
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     def _entry(self, record: Any) -> Entry:
-        seq, kind, deletion = record["seq"], record["kind"], record["op"] == "d"
+        seq, n, prev, mark, prev_mark, kind, op, row_id, texts, next_seq, _, found = record[OF_ENTRY : len(COLUMNS)]
+        deletion = op == "d"
         rows = self._synced.rows.get(kind)
-        texts = record["row_key"]
-        key: Key = record["row_id"] if texts is None or rows is None else rows.key(texts)
+        key: Key = row_id if texts is None or rows is None else rows.key(texts)
         row: Row | None = None
         if rows is not None:  # else the kind was declared once, and is no more
             if deletion:
                 row = rows.deletion(seq, key)
-            elif record["found"]:
+            elif found:
                 row = rows.upsert(seq, key, self._synced.columns[kind](record))
-        marks = record["mark"] or 0, record["prev_mark"] or 0
-        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
+        return Entry(seq, n, prev, next_seq, kind, key, row, mark or 0, prev_mark or 0, deletion)
 
     async def rows(
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
