@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import json
 import logging
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
@@ -53,7 +55,9 @@ def configure(
         structlog.processors.ExceptionRenderer(_told),
     ]
     renderer: Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        structlog.processors.JSONRenderer(_json)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     threshold = getattr(logging, level.upper())
     structlog.configure(
@@ -76,6 +80,13 @@ def configure(
     # Our own events say what these loggers say at level info; and httpx logs the URLs that it requests.
     for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _json(event: Any, **options: Any) -> str:
+    try:
+        return orjson.dumps(event).decode()  # in a twentieth of the time that json takes
+    except TypeError:  # a value of another type, or a text that is no Unicode
+        return json.dumps(event, **options)
 
 
 class Lines:

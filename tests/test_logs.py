@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import Iterator
+from io import StringIO
+from uuid import UUID
 
 import pytest
 import structlog
@@ -89,3 +92,13 @@ async def test_what_libraries_log_stands_behind_what_was_logged_before(stream: C
     ours, theirs = stream.getvalue().splitlines()
     assert "ours" in ours
     assert "theirs" in theirs
+
+
+@pytest.mark.usefixtures("configured")
+def test_any_value_can_be_logged(stream: Counting) -> None:
+    values: list[object] = [1, None, "ä", "\ud800", 1 << 70, UUID(int=1), StringIO, {1: 2}, b"\xff"]
+    for value in values:
+        structlog.get_logger().info("an event", value=value)
+    said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in said] == ["an event"] * len(values)
+    assert [line["value"] for line in said[:4]] == values[:4]
