@@ -38,9 +38,9 @@ from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
-from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
+from server.feed.limited import COLLECTED_AT_ONCE, LOOKED_UP_AT_ONCE, CollectedRows, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Doorbells, Express, Moved, Replica, Rows
+from server.feed.ports import Doorbells, Express, Moved, Replica
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -109,7 +109,7 @@ class App:
             stack.callback(sock.close)
             sockets = [sock, *_metrics_sockets(settings, stack)]
             wakes = {lane: asyncio.Event() for lane in Lane}
-            hub = Hub(lambda lane: reads.pump.wake(lane))
+            hub = Hub(lambda lane: reads.pump.wake(lane), lambda user, seq: reads.pump.look_again(user, seq))
             history, clock, synced = History(hub), Clock(), Synced()
             synced.on_use.append(partial(_declare_to_devices, hub, synced))
             redis = None if settings.redis_url is None else redis_link(settings.redis_url)
@@ -290,18 +290,22 @@ class _ReadPath:
         wakes: dict[Lane, asyncio.Event],
         usage: "_Usage | None",
     ) -> None:
+        self.hub = hub
+        history.on_change.append(hub.forget_expected)
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
-        source: Rows = store if relief is None else relief
+        source = store if relief is None else relief
+        collected = CollectedRows(source)
         if redis is None:
-            self.snapshots = Snapshots(hub, history, source, synced)
+            self.snapshots = Snapshots(hub, history, collected, synced, COLLECTED_AT_ONCE)
             pages = Pages(source, synced)
         else:
             from server.redis.answers import RedisAnswers
 
             cache = RedisAnswers(redis)
-            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub, synced) for _ in range(2))
-            self.snapshots = Snapshots(hub, history, pieces, synced, LOOKED_UP_AT_ONCE)
+            pieces = CachedRows(collected, cache, history, hub, synced)
+            paged = CachedRows(LimitedRows(source), cache, history, hub, synced)
+            self.snapshots = Snapshots(hub, history, pieces, synced, COLLECTED_AT_ONCE)
             pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
         self.pump = Pump(
             hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
@@ -321,6 +325,7 @@ class _ReadPath:
 
     def move(self, moved: Moved) -> None:
         """A transaction moved a feed."""
+        self.hub.expect(moved.user, moved.seq)
         self.readers.ring(moved.user, moved.seq, carried=self.pump.carry(moved))
 
     async def record_departures(self) -> None:

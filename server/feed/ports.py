@@ -40,9 +40,10 @@ class Sink(Protocol):
     def gone(self) -> bool:
         """Whether it is closed or closing. Data sent now is lost."""
 
-    def welcome(self, tier: str | None, why: Why | None) -> Instant:
-        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the
-        time that the answer names, in microseconds since 1970."""
+    def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Sends
+        `wire`, bytes of whole WebSocket messages, behind the answer. Returns the time that the answer names, in
+        microseconds since 1970."""
 
     def send(self, wire: bytes) -> None:
         """Send bytes of whole WebSocket messages."""
@@ -140,7 +141,22 @@ class Rows(Protocol):
         """At least one row if there is any. Another user's rows are not found."""
 
 
-class Store(Rows, Protocol):
+class Asked(NamedTuple):
+    """What `Rows.rows` is asked for, but for the kind."""
+
+    user: str
+    wants: Sequence[Want]
+    since: Position | None
+
+
+class RowsOfMany(Protocol):
+    """Reads rows of several users at once. What holds for `Rows` holds for each answer."""
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        """An answer for each, in order, of at most `content_bytes` each. Raises UnavailableError."""
+
+
+class Store(Rows, RowsOfMany, Protocol):
     """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:

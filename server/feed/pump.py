@@ -36,6 +36,8 @@ GROUP_ROWS: Final = 8_192
 """Log entries that one statement reads at most, for all its cohorts."""
 GROUP_CONTENT: Final = 16 * 1024 * 1024
 """Bytes of content that one statement reads at most, for all its cohorts."""
+LOOK_AGAIN: Final = (0.002, 1.0)
+"""The shortest and the longest of these pauses, in seconds. A commit is seen some 0.1 ms after it was written."""
 WRITES_IN_A_ROW: Final = 512
 """Sockets written to before others get the loop; some 5 ms."""
 
@@ -84,6 +86,10 @@ class Pump:
                     self._leave_to_loop(cohort)
         else:
             wake.set()
+
+    def look_again(self, user: str, seq: int) -> None:
+        """The user's feed moves to `seq`, and the last read did not show it yet."""
+        asyncio.get_running_loop().call_later(pause(seq), self._hub.ring, user, seq)
 
     def carry(self, moved: Moved) -> bool:
         """Give the transaction's entries to live readers that stand right before it. Returns whether there were any."""
@@ -219,6 +225,10 @@ class Pump:
                 reader.sink.close(errors.LOCAL_ONLY.frame())
             return
         if isinstance(batch, Why):
+            if batch is Why.AHEAD and reading.head < after.seq <= self._hub.expected(cohort.feed.user):
+                # It has what the WAL carried, and no read shows that yet.
+                asyncio.get_running_loop().call_later(pause(after.seq), self._hub.fail, [cohort])
+                return
             for reader in self._hub.lose(cohort):
                 if phase is Phase.HELLO:
                     self._snapshots.begin(reader, batch)
@@ -234,12 +244,12 @@ class Pump:
             self._replicas.reached_end()
         for reader in readers:
             sink = reader.sink
+            data = wire[0].wire(sink.codec) if len(wire) == 1 else b"".join([frame.wire(sink.codec) for frame in wire])
+            size += len(data)
             if phase is Phase.HELLO:
-                self._hub.welcome(reader, reading.tier, None)
-            for frame in wire:
-                data = frame.wire(sink.codec)
+                self._hub.welcome(reader, reading.tier, None, data)
+            elif data:
                 sink.send(data)
-                size += len(data)
             if not admitted and not batch.more:
                 # After the change of the row itself, which the device must still receive.
                 sink.close(errors.LOCAL_ONLY.frame())
@@ -276,6 +286,11 @@ class Pump:
             if cohort.phase is Phase.HELLO:
                 for reader in list(cohort.readers):  # a reader whose socket fills leaves the cohort
                     reader.notify_unavailable()
+
+
+def pause(seq: int) -> float:
+    """Seconds until the next look for a commit that nobody sees yet. The longer ago it was written, the longer."""
+    return min(max(LOOK_AGAIN[0], (time.time() - seq / 1_000_000) / 4), LOOK_AGAIN[1])
 
 
 def _request(cohorts: Sequence[Cohort]) -> tuple[list[ReadKey], int, int]:

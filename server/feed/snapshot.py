@@ -92,10 +92,12 @@ class Snapshots:
         """Send snapshots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._at_once):
-                tasks.create_task(self._work(), name=f"snapshot-{number}")
+                tasks.create_task(self._work(number), name=f"snapshot-{number}")
 
-    async def _work(self) -> None:
-        retry = Retry("postgres is away, snapshots wait", alarm=self._history.alarm)
+    async def _work(self, number: int) -> None:
+        # A few of them log it: all fail at once.
+        event = "postgres is away, snapshots wait" if number < AT_ONCE else None
+        retry = Retry(event, alarm=self._history.alarm)
         while True:
             await self._some.acquire()
             job = self._queue.take()
@@ -145,17 +147,23 @@ class Snapshots:
             if not self._synced.admits(answer.tier):
                 sink.close(errors.LOCAL_ONLY.frame())
                 return False
-            job.begun = True
             job.start = answer.position
-            self._hub.welcome(reader, answer.tier, job.why)
         found = [row for _, row in answer.rows]
         job.wants = answer.rest(kind, job.wants, asked)
         if self._synced.declaration.children_of(kind):
             job.ids.setdefault(kind.name, []).extend(row[ID] for row in found)
+        first, job.begun = not job.begun, True
         if not job.wants:
             self._next_kind(job)
-        if found or job.kind is None:
-            self._send(job, answer.position.seq, found)
+        piece = self._encoded(job, answer.position.seq, found) if found or job.kind is None else b""
+        if first:
+            self._hub.welcome(reader, answer.tier, job.why, piece)
+        elif piece:
+            sink.send(piece)
+        if piece:
+            if reader.progress is not None:
+                reader.progress.sent(found, len(piece))
+            metrics.sent(found, 1, len(piece))
         return job.kind is None
 
     def _next_kind(self, job: Job) -> None:
@@ -172,14 +180,10 @@ class Snapshots:
                 job.kind, job.wants = kind, [Want(parent, None, rows) for parent in parents]
                 return
 
-    def _send(self, job: Job, as_of: int, rows: list[Row]) -> None:
+    def _encoded(self, job: Job, as_of: int, rows: list[Row]) -> bytes:
         feed = job.reader.feed
         cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if job.kind is None else None
-        data = encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
-        job.reader.sink.send(data)
-        if job.reader.progress is not None:
-            job.reader.progress.sent(rows, len(data))
-        metrics.sent(rows, 1, len(data))
+        return encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
 
 
 def _window(kind: Kind, asked: Window) -> int:

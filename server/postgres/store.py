@@ -8,12 +8,12 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import FIRST, first_place, least, place_fields
+from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_place, least, place_fields
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
+from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadKey, Want
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
@@ -21,6 +21,8 @@ BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
 CHANGED: Final = "The declaration of what is synced has changed."
 EVER: Final = (NEVER, ALWAYS)
+OF_ENTRY: Final = list(COLUMNS).index("seq")
+"""Where in a record of a feed the columns of the log's row begin."""
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
 SOON: Final = 3_600_000_000
@@ -103,11 +105,13 @@ class PostgresStore:
         beyond: set[int] = set()
         self._require_declared(declaration, records[0]["declared"])
         for record in records:
-            i = record["i"] - 1
-            heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
-            if record["seq"] is not None:
+            # In the order of reading.COLUMNS: by name, each of them costs a look-up.
+            i, _, head, mark, tier, seq, *_, elsewhere, _ = record[: len(COLUMNS)]
+            i -= 1
+            heads[i], marks[i], tiers[i] = head or 0, mark or 0, tier
+            if seq is not None:
                 entries[i].append(self._entry(record))
-            if record["elsewhere"] or heads[i] > until:
+            if elsewhere or heads[i] > until:
                 beyond.add(i)
         if None in tiers:
             await self._find_no_row()
@@ -117,18 +121,17 @@ class PostgresStore:
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     def _entry(self, record: Any) -> Entry:
-        seq, kind, deletion = record["seq"], record["kind"], record["op"] == "d"
+        seq, n, prev, mark, prev_mark, kind, op, row_id, texts, next_seq, _, found = record[OF_ENTRY : len(COLUMNS)]
+        deletion = op == "d"
         rows = self._synced.rows.get(kind)
-        texts = record["row_key"]
-        key: Key = record["row_id"] if texts is None or rows is None else rows.key(texts)
+        key: Key = row_id if texts is None or rows is None else rows.key(texts)
         row: Row | None = None
         if rows is not None:  # else the kind was declared once, and is no more
             if deletion:
                 row = rows.deletion(seq, key)
-            elif record["found"]:
+            elif found:
                 row = rows.upsert(seq, key, self._synced.columns[kind](record))
-        marks = record["mark"] or 0, record["prev_mark"] or 0
-        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
+        return Entry(seq, n, prev, next_seq, kind, key, row, mark or 0, prev_mark or 0, deletion)
 
     async def rows(
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
@@ -157,6 +160,43 @@ class PostgresStore:
             if record["i"] is not None
         ]
         return Answer(position, first["tier"], found, cut=len(found) < (first["total"] or 0))
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        if len(asked) == 1:
+            return [await self.rows(kind, asked[0].user, asked[0].wants, content_bytes)]
+        lists = [(number, each.user, want) for number, each in enumerate(asked, 1) for want in each.wants]
+        places = [await self._place(kind, user, want.before) for _, user, want in lists]
+        declaration = self._require(kind)
+        made: Rows = self._synced.rows[kind.tag]
+        records = await self._fetch(
+            f"lists_{kind.name}",
+            _literal(each.user for each in asked),
+            content_bytes,
+            [number for number, _, _ in lists],
+            [want.rows for _, _, want in lists],
+            [None if want.parent is None else str(want.parent) for _, _, want in lists],
+            *([list(column) for column in zip(*places, strict=True)]),
+            [int(want.before is None) for _, _, want in lists],
+        )
+        self._require_declared(declaration, records[0]["declared"])
+        if any(record["tier"] is None for record in records):
+            await self._find_no_row()
+        answers: list[Answer] = []
+        begins = begin = 0  # in `records`, and in `lists`
+        for number, each in enumerate(asked, 1):
+            end = begins + 1
+            while end < len(records) and records[end]["number"] == number:
+                end += 1
+            mine, begins = records[begins:end], end
+            position = Position(mine[0]["head"], 0, mine[0]["head_mark"])
+            found = [
+                (record["i"] - 1 - begin, made.upsert(position.seq, _id(made, record["key"]), record[FIRST_OF_MANY:]))
+                for record in mine
+                if record["i"] is not None
+            ]
+            answers.append(Answer(position, mine[0]["tier"], found, cut=len(found) < (mine[0]["total"] or 0)))
+            begin += len(each.wants)
+        return answers
 
     async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
         """A place in a list, as texts."""

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
 from protocol.frames import COLUMNS, ID, Key, Row, Snapshot
 from server.declaration.model import Declaration, Kind
@@ -92,12 +91,7 @@ class House:
         finally:
             running.cancel()
             await asyncio.wait([running])
-        return [piece for piece in map(_frame, self.sink.sent) if isinstance(piece, Snapshot)]
-
-
-def _frame(data: bytes) -> object:
-    length = data[1] & 127
-    return MSGPACK.decode_to_client(data[2 if length < 126 else 4 if length == 126 else 10 :])
+        return [piece for piece in map(self.sink.frame, self.sink.sent) if isinstance(piece, Snapshot)]
 
 
 def ids(pieces: Sequence[Snapshot], tag: str | None = None) -> list[Any]:
@@ -128,6 +122,12 @@ def windowed(**windows: int | None) -> Declaration:
     """The second declaration with these windows; None: all."""
     kinds = tuple(structs.replace(kind, window=windows.get(kind.name, kind.window)) for kind in SECOND.kinds)
     return structs.replace(SECOND, kinds=kinds)
+
+
+async def test_the_first_piece_is_sent_with_the_welcome() -> None:
+    house = House(furnished())
+    pieces = await house.sent()
+    assert house.sink.writes == len(pieces)
 
 
 async def test_kinds_come_after_their_parents_and_with_the_rows_below_those_that_came() -> None:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -43,6 +43,13 @@ def level(metric: str) -> float:
 
 def streaming() -> bool:
     return level("atlas_streaming") == 1
+
+
+def statements(name: str) -> float:
+    metrics.flush()
+    (found,) = [each.metric for each in metrics.CATALOGUE if each.name == "atlas_statement_seconds"]
+    samples = (sample for family in found.collect() for sample in family.samples)
+    return sum(s.value for s in samples if s.name.endswith("_count") and s.labels.get("name") == name)
 
 
 def carried() -> float:
@@ -194,7 +201,8 @@ WRITERS = {
         DELETE FROM conversations WHERE id = '00000000-0000-4000-8000-00000000000b'
     """,
     "a large value": """
-        UPDATE messages SET content = '{1} ' || repeat('large ', 20000) WHERE conversation_id = '{0}' AND role = 'system'
+        UPDATE messages SET content = '{1} ' || repeat('large ', 20000)
+        WHERE conversation_id = '{0}' AND role = 'system'
     """,
 }
 """By kind of writer: transactions on a conversation, {0}, of a user, {1}."""
@@ -223,9 +231,6 @@ async def test_after_writers_of_every_kind_a_device_holds_what_select_finds(
                     try:
                         await device.ends_up_with_what_select_finds(sql, 20)
                     except AssertionError as error:
-                        from tests.support.oracle import held
-                        a=held(device.replica); b=await select_everything(sql,user)
-                        print("DIFF", {k:(a.get(k),b.get(k)) for k in a.keys()|b.keys() if a.get(k)!=b.get(k)}, device.cursor, [tuple(r) for r in await sql.fetch("select * from sync.feeds where user_id=$1",user)])
                         raise AssertionError(f"after {kind}") from error
                 rows = [(conversation, "user", f"{user} copied {n}") for n in range(50)]
                 columns = ("conversation_id", "role", "content")
@@ -320,3 +325,86 @@ def test_where_each_commit_would_wait_for_it_a_server_does_not_stream() -> None:
 
     with running_cluster("18", {"synchronous_standby_names": "*", "synchronous_commit": "local"}) as cluster:
         asyncio.run(refused())
+
+
+class Hanging:
+    """Commits that are in the WAL, and that nobody sees: they wait for a standby that does not come."""
+
+    def __init__(self, cluster: Cluster, database: Database) -> None:
+        self._cluster = cluster
+        self._database = database
+        self._waiting: list[asyncio.Task[None]] = []
+
+    async def begin(self, sql: Any) -> None:
+        await sql.execute("SET synchronous_commit = local")
+        await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        await sql.execute("SELECT pg_reload_conf()")
+        await eventually(lambda: sql.fetchval("SELECT current_setting('synchronous_standby_names') = 'nobody'"))
+
+    async def commit(self, sql: Any, statement: str, *arguments: object) -> None:
+        async def wait() -> None:
+            async with administrator(self._database) as writer:
+                await writer.execute(statement, *arguments)
+
+        self._waiting.append(asyncio.create_task(wait()))
+        waits = "SELECT count(*) = $1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        await eventually(lambda: sql.fetchval(waits, len(self._waiting)))
+
+    async def end(self, sql: Any) -> None:
+        await sql.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        await sql.execute("SELECT pg_reload_conf()")
+        await asyncio.gather(*self._waiting)
+
+
+INSERT = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'user', 'seen later')"
+
+
+def test_a_commit_that_is_in_the_wal_before_anybody_sees_it_reaches_every_device() -> None:
+    async def check() -> None:
+        database = await cluster.create(doorbells=Doorbells.WAL)
+        hanging = Hanging(cluster, database)
+        async with administrator(database) as sql, serving(database, sweep=60) as server:
+            users = [await add_user(sql) for _ in range(3)]
+            conversations = [await add_conversation(sql, user) for user in users]
+            async with live(server.url, users[0]) as one, live(server.url, users[1]) as other:
+                await eventually(streaming)
+                await hanging.begin(sql)
+                carried_one, late_one = uuid4(), uuid4()
+                await hanging.commit(sql, INSERT, carried_one, conversations[0])
+                await gets(one, carried_one)
+                # A row of the gate is always read, and no read shows it yet.
+                await hanging.commit(
+                    sql, "UPDATE profiles SET subscription_status = 'seen later' WHERE id = $1", users[1]
+                )
+                await hanging.commit(sql, INSERT, late_one, conversations[2])
+                async with live(server.url, users[2]) as late:
+                    assert not await sql.fetchval("SELECT count(*) FROM messages WHERE content = 'seen later'")
+                    await hanging.end(sql)
+                    await gets(late, late_one)
+                await gets(other, users[1])
+
+    with running_cluster("18") as cluster:
+        asyncio.run(check())
+
+
+def test_a_device_that_has_what_nobody_sees_yet_does_not_start_over() -> None:
+    async def check() -> None:
+        database = await cluster.create(doorbells=Doorbells.WAL)
+        hanging = Hanging(cluster, database)
+        async with administrator(database) as sql, serving(database, sweep=0.05) as server:
+            user = await add_user(sql)
+            conversation = await add_conversation(sql, user)
+            async with live(server.url, user) as device:
+                await eventually(streaming)
+                await hanging.begin(sql)
+                first, second = uuid4(), uuid4()
+                await hanging.commit(sql, INSERT, first, conversation)
+                await gets(device, first)
+                reads = statements("read_feed")
+                await eventually(lambda: statements("read_feed") > reads + 2)
+                await hanging.end(sql)
+                await sql.execute(INSERT, second, conversation)
+                await gets(device, second)
+
+    with running_cluster("18") as cluster:
+        asyncio.run(check())

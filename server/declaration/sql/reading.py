@@ -104,23 +104,23 @@ ROW: Final = """\
 LIST: Final = """\
 -- Rows of kind {name}: {what}, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
--- of each list: $3 rows at most, $4 {parents}, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
+-- $1 {users}, $2 bytes {of_whom}, {row_bytes} a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: {of_each}, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
-       {tier} AS tier, g.i, g.key, g.total{fields}
-FROM (SELECT $1::uuid AS user_id) r
+       {tier} AS tier, g.i, g.key, g.total{number}{fields}
+FROM {readers}
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 {gate}LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum({size}) OVER in_order AS bytes
-    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, before, i)
+    FROM unnest({arrays}) WITH ORDINALITY AS w ({names})
 {join}    CROSS JOIN LATERAL (
 {source}
-    ) m
+    ) m{mine}
     WINDOW in_order AS (ORDER BY w.i, {descending})
 ) g ON g.bytes <= $2 OR g.nth = 1
-ORDER BY g.i, {ordered}
+ORDER BY {by_user}g.i, {ordered}
 """
 
 
@@ -133,6 +133,7 @@ def statements(declaration: Declaration) -> dict[str, str]:
     }
     for kind in declaration.kinds:
         found[f"list_{kind.name}"] = rows(declaration, kind)
+        found[f"lists_{kind.name}"] = rows(declaration, kind, together=True)
         if has_instant(kind):
             found[f"instant_{kind.name}"] = instant(declaration, kind)
     return found
@@ -250,10 +251,15 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
     return "".join(f", {value}" for value in values)
 
 
-def rows(declaration: Declaration, kind: Kind) -> str:
-    """The statement that reads the lists of a kind: one, or one for each of several parents."""
+def rows(declaration: Declaration, kind: Kind, *, together: bool = False) -> str:
+    """The statement that reads the lists of a kind: one, or one for each of several parents; `together`: of several
+    users."""
     places = place_fields(kind)
     names = [f"p{i}" for i in range(1, len(places) + 1)]
+    arrays = {"reader": "int"} if together else {}
+    arrays |= {"rows": "int", "parent": "text", **dict.fromkeys(names, "text"), "before": "int"}
+    of_each = ["the number of its user"] if together else []
+    of_each += ["rows at most", "NULL" if kind.parent is None else "the parent's key", "… the place"]
     place = [
         f'(w.{name} COLLATE "C")' if field.of is Type.TEXT else received(field, f"w.{name}")
         for name, field in zip(names, places, strict=True)
@@ -297,13 +303,19 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         row_bytes=ROW_BYTES,
         name=kind.name,
         what="the user's" if kind.parent is None else f"those of some rows of kind {kind.parent.kind}",
-        parents="NULL" if kind.parent is None else "the parent's key",
+        users="users, as an array literal" if together else "user",
+        of_whom="for each" if together else "in all",
+        of_each=", ".join(f"${i} {each}" for i, each in enumerate(of_each, 3)),
+        number=", r.number" if together else "",
+        readers="unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)"
+        if together
+        else "(SELECT $1::uuid AS user_id) r",
+        mine="\n    WHERE w.reader = r.number" if together else "",
+        by_user="r.number, " if together else "",
         tier=tier(declaration),
         gate=gate(declaration),
-        arrays=", ".join(
-            ["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places))), f"${5 + len(places)}::int[]"]
-        ),
-        names=", ".join(names),
+        arrays=", ".join(f"${i}::{of}[]" for i, of in enumerate(arrays.values(), 3)),
+        names=", ".join([*arrays, "i"]),
         join=join,
         source=source,
         descending=", ".join(f"m.{each} DESC" for each in o),
@@ -381,6 +393,8 @@ def _sized(kind: Kind) -> list[int]:
 
 FIRST: Final = 7
 """Where in a record of a list the columns begin."""
+FIRST_OF_MANY: Final = FIRST + 1
+"""The same, in a record of several users' lists."""
 
 
 def _source(kind: Kind, *, everywhere: bool) -> str:
