@@ -373,7 +373,7 @@ async def test_without_a_superuser_the_plan_says_what_that_means(every_postgres:
 
 
 async def test_the_plan_says_what_servers_need(every_postgres: Cluster) -> None:
-    async with notes(every_postgres) as (database, sql):
+    async with notes(every_postgres) as (database, _):
         cautions = (await plan(database.url, doorbells=WAL)).cautions
         assert EARLIER in cautions
         assert [says for says in cautions if "Have an administrator run ALTER ROLE atlas_server REPLICATION" in says]
