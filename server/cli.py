@@ -157,6 +157,13 @@ def migrate(
             "--plan", help="Print all steps, their locks, what stands in the way, and who notices; do nothing."
         ),
     ] = False,
+    doorbells: Annotated[
+        str | None,
+        typer.Option(
+            help="Where servers learn of changes: listen, or wal, which needs a publication.",
+            show_default="what was chosen before; at first listen",
+        ),
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Remove Atlas Sync, and keep the app's data.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Undo without asking.")] = False,
 ) -> None:
@@ -166,6 +173,7 @@ def migrate(
     from server.terminal import migration as terminal
 
     given = terminal.read(declaration)
+    choice = terminal.chosen(doorbells)
     if sql and declaration is None and not os.environ.get("DATABASE_URL"):
         sys.stdout.write(migration.as_sql())
         return
@@ -175,9 +183,9 @@ def migrate(
     if sql:
         sys.stdout.write(terminal.script(url, given))
     elif plan:
-        raise typer.Exit(terminal.plan(url, given))
+        raise typer.Exit(terminal.plan(url, given, choice))
     else:
-        raise typer.Exit(terminal.migrate(url, given))
+        raise typer.Exit(terminal.migrate(url, given, choice))
 
 
 @cli.command()

@@ -18,6 +18,7 @@ TESTED_BY: Final = {
     "declaration/file/keys.py": ["declaration/test_parse.py"],
     "declaration/model.py": ["declaration/test_chat.py", "declaration/test_generated.py"],
     "declaration/file/problems.py": ["declaration/test_parse.py", "declaration/test_check.py"],
+    "declaration/sql/publication.py": ["postgres/test_publication.py"],
     "declaration/sql/reading.py": ["declaration/test_generated.py"],
     "declaration/sql/recording.py": ["declaration/test_generated.py"],
     "declaration/sql/rights.py": ["declaration/test_generated.py"],

@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from server.declaration.sql import publication
 from server.declaration.sql.pieces import quoted
 from server.exceptions import UnfitError
 from server.operations import publications
@@ -100,6 +101,8 @@ class Installed(Struct, frozen=True):
     """Tables that are declared, without the chat schema if that is partitioned."""
     schemas: tuple[str, ...] = ()
     """Schemas of the app that the server's role may use."""
+    published: bool = False
+    """There is a publication of ours."""
 
 
 def plan(installed: Installed, facts: Facts) -> list[Step]:
@@ -135,6 +138,7 @@ def _take_away(installed: Installed) -> Step:
     """Nothing of the app's was changed: what was added goes."""
     statements = [
         *([_lock(other.table for other in installed.others)] if installed.others else []),
+        *_unpublish(installed),
         *_others(installed),
         *(f"REVOKE USAGE ON SCHEMA {schema} FROM {OURS}" for schema in installed.schemas),
         "DROP SCHEMA sync CASCADE",
@@ -145,6 +149,10 @@ def _take_away(installed: Installed) -> Step:
         "ACCESS EXCLUSIVE on these tables" if names else "none",
         tuple(statements),
     )
+
+
+def _unpublish(installed: Installed) -> tuple[str, ...]:
+    return publication.DROP if installed.published else ()
 
 
 def _others(installed: Installed) -> Iterator[str]:
@@ -215,6 +223,7 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
     cascade = [] if foreign is not None and foreign.cascades else [CASCADE]
     statements = [
         _lock_all(installed),
+        *_unpublish(installed),
         "DROP VIEW sync.all_messages",
         *(f"DROP TRIGGER {guard} ON {OLD}" for guard in installed.guards),
         f"ALTER TABLE public.{old.parent} DETACH PARTITION {OLD}",
@@ -284,7 +293,7 @@ def _grant_as_before(entry: Grant) -> str:
 
 def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
     """`messages` was partitioned before, or a migration created it: it stays, and its partitions leave our schema."""
-    statements = [_lock_all(installed), "DROP VIEW sync.all_messages"]
+    statements = [_lock_all(installed), *_unpublish(installed), "DROP VIEW sync.all_messages"]
     for part in installed.partitions:
         if part.parent == "messages_archive":
             statements += [

@@ -10,11 +10,11 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from server.clock import ahead_of_machine, machine_now
-from server.declaration.sql.pieces import table
+from server.declaration.sql.pieces import quoted, table
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
-from server.postgres import audit
+from server.postgres import audit, publication
 from server.postgres.connection import LOCAL_PATH, connect, connect_to_primary, statement
 from server.postgres.declared import declared
 from server.postgres.errors import UNMIGRATED
@@ -38,6 +38,10 @@ AHEAD_DAYS: Final = 14
 FILLING: Final = 0.1
 """Share of the notification queue that may be in use. It empties as soon as all listening sessions have read."""
 ANOTHER_DATABASE: Final = "Its database has no schema `sync`. Check the database in its URL."
+UNBOUNDED: Final = (
+    "Servers may read changes from the WAL. One that hangs keeps WAL on the disk until its connection ends, without a "
+    "bound. Run ALTER SYSTEM SET max_slot_wal_keep_size = '10GB', and reload Postgres."
+)
 CHAT_TABLES: Final = ("public.profiles", "public.conversations", "public.messages")
 EPOCH: Final = "SELECT epoch FROM sync.histories ORDER BY n DESC LIMIT 1"
 UNREADABLE: Final = "This login may not read which migrations were applied."
@@ -364,6 +368,31 @@ async def _queue(connection: Any) -> Finding:
     return Finding("queue", True, f"{usage:.0%} of the notification queue is in use")
 
 
+async def _doorbells(connection: Any) -> Finding | None:
+    found = await connection.fetchrow(statement("doctor_doorbells"))
+    if found["doorbells"] != "wal":
+        return None
+    wrong = []
+    if found["wal_level"] != "logical":
+        wrong.append(f"wal_level is {found['wal_level']}. Set it to logical, and restart Postgres.")
+    if not found["streams_allowed"]:
+        wrong.append(f"This login may not stream. Run ALTER ROLE {quoted(found['login'])} REPLICATION.")
+    for name, free in (("max_replication_slots", found["free_slots"]), ("max_wal_senders", found["free_senders"])):
+        if free <= 0 and not found["streams"]:
+            wrong.append(f"No stream is left of {name}. Raise it by one for each server process, and restart Postgres.")
+    declaration = await declared(connection)
+    if declaration is not None:
+        wrong += await publication.faults(connection, declaration)
+    if wrong:
+        # Nothing is lost: servers listen instead, or do not start, which they say.
+        return Finding("doorbells", False, " ".join(wrong), grave=False)
+    if found["kept"] == -1:
+        return Finding("doorbells", False, UNBOUNDED, grave=False)
+    left = [] if declaration is None else await publication.left_out(connection, declaration)
+    says = f"Servers may read changes from the WAL; one that hangs keeps at most {found['kept']:,} MB of it."
+    return Finding("doorbells", True, " ".join([says, *left]))
+
+
 async def _clock(connection: Any) -> Finding:
     asked = machine_now()
     theirs = int(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000000"))
@@ -401,6 +430,7 @@ LATER: Final[tuple[Check, ...]] = (
     _policies,
     _idle,
     _queue,
+    _doorbells,
     _clock,
     _durability,
 )

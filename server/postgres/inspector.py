@@ -35,6 +35,8 @@ QUEUE: Final = "SELECT pg_catalog.pg_notification_queue_usage()"
 VERSION: Final = "SELECT to_jsonb(m) FROM sync.migrations m"
 BEGIN: Final = "SELECT sync.begin_history(before => $1)"
 EPOCH: Final = "SELECT sync.epoch()"
+WITHDRAW: Final = "SELECT sync.withdraw()"
+"""Where no event trigger could be made, UPDATEs of a table whose key was changed fail until then."""
 DIGEST: Final = "SELECT digest FROM sync.declaration"
 UNDECLARED: Final = "Nothing is declared to be synced in this database. Run `atlas-sync migrate`."
 NAMED: Final = 3
@@ -105,6 +107,7 @@ class Inspector:
                 found = await opened.raw.fetch(statement("inventory_access"))
                 if not found:
                     await self._take_declaration(opened)
+                    await opened.raw.execute(WITHDRAW)
                 metrics.NOTIFICATION_QUEUE.set(await opened.raw.fetchval(QUEUE))
                 now = asyncio.get_running_loop().time()
                 if (

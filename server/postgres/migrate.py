@@ -20,13 +20,14 @@ from server.exceptions import UnfitError
 from server.operations import publications
 from server.operations.catalog import Step
 from server.operations.inventory import Wrong, mending
-from server.postgres import scripts
+from server.postgres import publication, scripts
 from server.postgres.adopt import ORIGINAL, adopt, facts_of, remaining_moves, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
 from server.postgres.errors import A_POOLER, POOLER, translated
 from server.postgres.inventory import mend, take_inventory
 from server.postgres.lock_retry import LOCK, LOCK_TIMEOUT, retry_locks
+from server.postgres.publication import Doorbells
 from server.postgres.steps import LONG, PATIENCE, SILENT, Progress, take_turn
 from server.postgres.tables import facts
 
@@ -114,10 +115,16 @@ def revisions() -> list[str]:
 
 
 async def migrate(
-    url: str, progress: Progress = SILENT, *, text: str | None = None, name: str = "the declaration"
+    url: str,
+    progress: Progress = SILENT,
+    *,
+    text: str | None = None,
+    name: str = "the declaration",
+    doorbells: Doorbells | None = None,
 ) -> list[Wrong]:
     """Make the database follow the declaration, TOML in `text` (its file is called `name`). Without one, the
-    declaration that the database has stays in force; an empty database gets the chat schema.
+    declaration that the database has stays in force; an empty database gets the chat schema. `doorbells`: where
+    servers learn that feeds moved; None keeps what was chosen before.
 
     Adopt the app's tables, if they are as the app made them; apply the missing migrations and the changed functions
     and views; mend what was dropped, altered or revoked since; make the partitions of the coming months.
@@ -139,18 +146,24 @@ async def migrate(
             await remaining_steps(connection)
         if not (wanted.partitioned and pending.chat):
             await wanted.resolved(connection)
+        if problems := await publication.obstacles(connection, doorbells):
+            raise UnfitError(" ".join(problems))
         await connection.execute(f"{SCHEMA}; {ORIGINAL}")
         if wanted.partitioned:
             await remember(connection)
+            if await remaining_steps(connection):
+                await publication.withdraw_before_adoption(connection)
             await adopt(connection, url, progress)
         if pending:
             step = pending.step()
             progress.begins(step)
             await retry_locks(lambda: _apply(connection, pending), PATIENCE, lambda why: progress.waits(step, why))
             progress.ends(step)
-        await declare(connection, await wanted.resolved(connection), progress)
+        declaration = await wanted.resolved(connection)
+        await declare(connection, declaration, progress)
         if wanted.partitioned:
             await adopt(connection, url, progress, remaining_moves)
+        await publication.publish(connection, declaration, doorbells, progress)
         left = await mend(connection, progress)
         await retry_locks(lambda: connection.execute(PARTITIONS_AHEAD), PATIENCE, _waits)
         return left
@@ -225,7 +238,9 @@ async def wanted_declaration(connection: Any, text: str | None, name: str) -> Wa
     return Wanted(text, name, partitioned, tuple(map(sql.table, tables)))
 
 
-async def steps(url: str, *, text: str | None = None, name: str = "the declaration") -> list[Step]:
+async def steps(
+    url: str, *, text: str | None = None, name: str = "the declaration", doorbells: Doorbells | None = None
+) -> list[Step]:
     """The steps that `migrate` would take, except for the partitions of the coming months. Changes nothing. Raises
     UnavailableError, UnfitError."""
     connection = await connect_as_owner(url)
@@ -233,12 +248,12 @@ async def steps(url: str, *, text: str | None = None, name: str = "the declarati
         with translated():
             wanted = await wanted_declaration(connection, text, name)
             await _check(connection, wanted)
-            return await steps_to(connection, wanted)
+            return await steps_to(connection, wanted, doorbells)
     finally:
         connection.terminate()
 
 
-async def steps_to(connection: Any, wanted: Wanted) -> list[Step]:
+async def steps_to(connection: Any, wanted: Wanted, doorbells: Doorbells | None = None) -> list[Step]:
     """The same. Raises UnfitError."""
     pending = await find_pending(connection, wanted.partitioned)
     adopting = await remaining_steps(connection) if wanted.partitioned else []
@@ -248,9 +263,11 @@ async def steps_to(connection: Any, wanted: Wanted) -> list[Step]:
     if not declares:
         declares = not await is_declared(connection, await wanted.resolved(connection))
     declaring = [DECLARING] if declares else []
+    declaration = None if pending.chat else await wanted.resolved(connection)
+    publishing = await publication.steps(connection, declaration, doorbells)
     # An inventory of what another version made would name what this one makes anew.
     mends = [] if pending or declares else await take_inventory(connection)
-    return [*adopting, *applying, *declaring, *moving, *(mending(wrong) for wrong in mends if wrong.mend)]
+    return [*adopting, *applying, *declaring, *moving, *publishing, *(mending(wrong) for wrong in mends if wrong.mend)]
 
 
 async def cautions(url: str) -> list[str]:

@@ -10,11 +10,12 @@ from server.declaration.sql import pieces as sql
 from server.declaration.sql import rights
 from server.exceptions import UnfitError
 from server.operations.catalog import Step
-from server.postgres import adopt, audit
+from server.postgres import adopt, audit, publication
 from server.postgres.connection import connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, changed_tables, declared, following
 from server.postgres.errors import translated
 from server.postgres.migrate import Wanted, as_sql, cautions_of, find_pending, steps_to, unfit, wanted_declaration
+from server.postgres.publication import Doorbells
 
 OF_END_USERS: Final = (
     "authenticated may read its own row of public.profiles, and read and write its own rows of public.conversations "
@@ -46,12 +47,14 @@ class Plan:
     cautions: list[str] = field(default_factory=list)
 
 
-async def plan(url: str, *, text: str | None = None, name: str = "the declaration") -> Plan:
+async def plan(
+    url: str, *, text: str | None = None, name: str = "the declaration", doorbells: Doorbells | None = None
+) -> Plan:
     """Raises UnavailableError, and UnfitError only for a database that cannot be looked at."""
     connection = await connect_as_owner(url)
     try:
         with translated():
-            return await _plan(connection, text, name)
+            return await _plan(connection, text, name, doorbells)
     finally:
         connection.terminate()
 
@@ -87,7 +90,7 @@ async def script(url: str, *, text: str | None = None, name: str = "the declarat
         connection.terminate()
 
 
-async def _plan(connection: Any, text: str | None, name: str) -> Plan:
+async def _plan(connection: Any, text: str | None, name: str, doorbells: Doorbells | None) -> Plan:
     obstacles: list[str] = []
     try:
         wanted = await wanted_declaration(connection, text, name)
@@ -96,6 +99,7 @@ async def _plan(connection: Any, text: str | None, name: str) -> Plan:
         # Of the other obstacles only those are known that do not depend on a declaration.
         return Plan([str(error), *await unfit(connection, Wanted(None, "", False, ()))], [])
     obstacles += await unfit(connection, wanted)
+    obstacles += await publication.obstacles(connection, doorbells)
     if wanted.partitioned:
         obstacles += await adopt.obstacles(connection)
     declaration = None
@@ -104,13 +108,14 @@ async def _plan(connection: Any, text: str | None, name: str) -> Plan:
             declaration = await wanted.resolved(connection)
         except UnfitError as error:
             obstacles.append(str(error))
-    steps = [] if obstacles else await steps_to(connection, wanted)
+    steps = [] if obstacles else await steps_to(connection, wanted, doorbells)
     found = Plan(obstacles, steps, cautions=await cautions_of(connection, wanted))
     if pending.chat:
         found.rights.append(OF_END_USERS)
     if "0009_usage" in pending.migrations:
         found.rights.append(OF_THE_BACKEND)
     if declaration is not None:
+        found.cautions.extend(await publication.cautions(connection, declaration, doorbells))
         await _notices(connection, declaration, found, declares=DECLARING in steps)
     elif pending.chat:
         found.devices.append(NO_DEVICES)

@@ -10,6 +10,7 @@ from server.exceptions import ConfigError
 from server.postgres import migrate as migrating
 from server.postgres import plan as planning
 from server.postgres import undo as undoing
+from server.postgres.publication import Doorbells
 from server.terminal.device import console
 from server.terminal.output import Mark, marked, say
 from server.terminal.progress import Shown, described
@@ -33,6 +34,16 @@ def read(path: Path | None) -> Given:
         raise ConfigError(f"{path} cannot be read: {why}.") from None
 
 
+def chosen(doorbells: str | None) -> Doorbells | None:
+    """Raises ConfigError."""
+    if doorbells is None:
+        return None
+    try:
+        return Doorbells(doorbells)
+    except ValueError:
+        raise ConfigError(f"--doorbells must be one of {', '.join(Doorbells)}.") from None
+
+
 def _require(url: str, given: Given) -> None:
     if given.text is None:
         asyncio.run(migrating.require_declaration(url))
@@ -43,10 +54,10 @@ def script(url: str, given: Given) -> str:
     return asyncio.run(planning.script(url, text=given.text, name=given.name))
 
 
-def plan(url: str, given: Given) -> int:
+def plan(url: str, given: Given, doorbells: Doorbells | None) -> int:
     """Print what `migrate` would do; returns the exit status."""
     _require(url, given)
-    found = asyncio.run(planning.plan(url, text=given.text, name=given.name))
+    found = asyncio.run(planning.plan(url, text=given.text, name=given.name, doorbells=doorbells))
     for step in found.steps:
         say(described(step))
     if not found.steps and not found.obstacles:
@@ -63,11 +74,11 @@ def plan(url: str, given: Given) -> int:
     return 1 if found.obstacles else 0
 
 
-def migrate(url: str, given: Given) -> int:
+def migrate(url: str, given: Given, doorbells: Doorbells | None) -> int:
     """Migrate, and print what is left; returns the exit status."""
     _require(url, given)
     with Shown(console(stderr=True)) as shown:
-        left = asyncio.run(migrating.migrate(url, shown, text=given.text, name=given.name))
+        left = asyncio.run(migrating.migrate(url, shown, text=given.text, name=given.name, doorbells=doorbells))
     if (says := asyncio.run(planning.gate(url))) is not None:
         say(says)
     if not left:

@@ -52,25 +52,6 @@ async def test_a_change_committed_while_listen_was_cut_arrives_when_it_works_aga
         assert [row[ID] for row in (await device.hear_a(Changes)).rows] == [message]
 
 
-async def test_a_change_that_was_told_not_to_ring_arrives_at_a_server_that_began_to_listen_meanwhile(
-    database: Database, sql: Any
-) -> None:
-    """Its transaction goes on for longer than the server takes to start."""
-    user = await add_user(sql)
-    conversation = await add_conversation(sql, user)
-    await sql.execute("UPDATE sync.meta SET doorbells = 'wal'")
-    assert await sql.fetchval("SELECT sync.keep_quiet()")
-    transaction = sql.transaction()
-    await transaction.start()
-    message = await add_message(sql, conversation)
-    await sql.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    async with serving(database, sweep=60) as server, peer(server.url) as device:
-        await device.greet(user)
-        await device.hear_a(Live)
-        await transaction.commit()
-        assert [row[ID] for row in (await device.hear_a(Changes)).rows] == [message]
-
-
 async def test_a_listen_connection_that_falls_silent_is_replaced(database: Database, sql: Any) -> None:
     """A black hole raises no error: only the notification to ourselves that does not come back tells."""
     user = await add_user(sql)

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from server.postgres.listener import Listening, Silence
+from server.postgres.listener import ListenDoorbells, Listening, Silence
+from server.retry import Alarm
 from tests.support.cluster import Database, administrator
 from tests.support.people import add_conversation, add_user
 from tests.support.waiting import eventually
@@ -234,6 +236,34 @@ async def test_no_other_role_may_end_or_begin_a_silence(every_database: Database
     await sql.execute("GRANT USAGE ON SCHEMA sync TO authenticated; SET ROLE authenticated")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await sql.execute(f"SELECT sync.{function}")
+
+
+async def test_doorbells_are_up_again_once_a_transaction_that_began_in_silence_has_committed(
+    every_database: Database, sql: Any, reader: Any
+) -> None:
+    """Each `up` has the server look for changes."""
+    conversation = await add_conversation(sql, await add_user(sql))
+    await reader.fetchval(KEEP_QUIET)
+    committed = False
+    found: list[bool] = []
+
+    async def connect(*, required: bool) -> Any:
+        return SimpleNamespace(raw=await asyncpg.connect(every_database.server_url))
+
+    history = SimpleNamespace(on_change=[], alarm=Alarm())
+    route: Any = SimpleNamespace(history=history, connect=connect, spare=asyncio.Lock())
+    async with administrator(every_database) as writer:
+        await writer.execute("BEGIN")
+        await rename(writer, conversation)
+        await writer.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        running = asyncio.create_task(
+            ListenDoorbells(route).run(lambda user, seq: None, lambda: found.append(committed), lambda: None)
+        )
+        await eventually(lambda: len(found) > 1)
+        await writer.execute("COMMIT")
+        committed = True
+        await eventually(lambda: found[-1])
+        running.cancel()
 
 
 def test_looks_become_rare_and_end() -> None:

@@ -106,9 +106,12 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
             'where', pg_get_expr(r.prqual, r.prrelid)) ORDER BY p.pubname)
         FROM pg_publication p
         LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass('public.messages')
-        WHERE r.oid IS NOT NULL OR p.puballtables
-           OR EXISTS (SELECT FROM pg_publication_namespace s
-                      WHERE s.pnpubid = p.oid AND s.pnnspid = 'public'::regnamespace)),
+        WHERE (r.oid IS NOT NULL OR p.puballtables
+               OR EXISTS (SELECT FROM pg_publication_namespace s
+                          WHERE s.pnpubid = p.oid AND s.pnnspid = 'public'::regnamespace))
+          -- Ours is made again after each migration.
+          AND NOT (p.pubname = 'atlas_sync' AND EXISTS (SELECT FROM pg_publication_rel o
+                                                        WHERE o.prpubid = p.oid AND o.prrelid = to_regclass('sync.log')))),
     'auth', to_regprocedure('auth.uid()') IS NOT NULL,
     'usage', (SELECT jsonb_agg(r::text) FROM (SELECT a.grantee::regrole::text AS r FROM pg_namespace n, aclexplode(n.nspacl) a
                                         WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE') u)

@@ -162,6 +162,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('listening', '', true, true, true),
            ('keep_quiet', '', true, true, false),
            ('has_listeners', '', false, false, false),
+           ('withdraw', '', true, true, false),
+           ('withdraw_on_ddl', '', true, false, false),
            ('push', 'uuid[], uuid[], text[], boolean[], bigint[], integer[], text[], text[], text[], text[], text[], '
                     'timestamp with time zone[], bigint[], bigint[], bigint[], text',
             true, true, true),
@@ -501,6 +503,21 @@ WITH RECURSIVE login AS MATERIALIZED (
            format('GRANT SELECT ON %s TO atlas_sync', t.name), t.serves
     FROM tables t CROSS JOIN login l
     WHERE t.reads AND t.oid IS NOT NULL AND has_table_privilege(l.ours, t.oid, 'SELECT') IS NOT TRUE
+
+    UNION ALL
+    -- Whether there is to be one, sync.meta says, which this login may be unable to read.
+    SELECT 22, 'publication atlas_sync', 'altered',
+           'ALTER PUBLICATION atlas_sync SET (publish = ''insert, update'', publish_via_partition_root = true)', false
+    FROM pg_publication p JOIN tables t ON (t.nsp, t.rel) = ('sync', 'log')
+    JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.oid
+    WHERE p.pubname = 'atlas_sync'
+      AND NOT (p.pubinsert AND p.pubupdate AND NOT p.pubdelete AND NOT p.pubtruncate AND p.pubviaroot)
+
+    UNION ALL
+    SELECT 22, 'event trigger atlas_sync_withdraw',
+           'disabled, so that UPDATEs of a table whose key is changed may fail: let a superuser run '
+               || 'ALTER EVENT TRIGGER atlas_sync_withdraw ENABLE', NULL, false
+    FROM pg_event_trigger WHERE evtname = 'atlas_sync_withdraw' AND evtenabled NOT IN ('O', 'A')
 
     UNION ALL
     SELECT 21, format('SELECT on column %s.%I', a.tab, a.col), 'missing for atlas_sync',

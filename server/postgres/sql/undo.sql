@@ -58,6 +58,8 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
     'publications', (SELECT jsonb_agg(quote_ident(p.pubname) ORDER BY p.pubname)
                      FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
                      WHERE r.prrelid = (SELECT oid FROM old) AND pg_has_role(p.pubowner, 'USAGE')),
+    'published', EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                         WHERE p.pubname = 'atlas_sync' AND r.prrelid = to_regclass('sync.log')),
     'usage', (SELECT jsonb_agg(a.grantee::regrole::text) FROM pg_namespace n, aclexplode(n.nspacl) a
               WHERE n.nspname = 'public' AND a.grantee <> 0 AND a.privilege_type = 'USAGE')
 ))
