@@ -37,7 +37,7 @@ from benchmarks.machine import BenchmarkError
 from benchmarks.peer import PEERS, Atlas, Peer, Place, Running
 from benchmarks.processes import eventually, folder
 from benchmarks.results import Result, say
-from benchmarks.stage import LOGICAL, LOGIN, SETTINGS
+from benchmarks.stage import LOGICAL, LOGIN, MAY_STREAM, SETTINGS
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 
@@ -141,7 +141,7 @@ async def _run(
         stack.callback(admin.terminate)
         await admin.execute(f"CREATE DATABASE {SEEDED}")
         await migrate(postgres.url(SEEDED))
-        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync PASSWORD '{PASSWORD}'")
+        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync PASSWORD '{PASSWORD}'; {MAY_STREAM}")
         seeding = await asyncpg.connect(postgres.url(SEEDED))
         try:
             await seeding.execute(SEED.format(users))
@@ -177,11 +177,7 @@ class Turn:
         self._server_cpu, self._client_cpu = cpus[0], cpus[-1]
 
     async def run(self, changes: float, seconds: float) -> dict[str, float]:
-        admin = await asyncpg.connect(self._url)
-        try:
-            await self._peer.prepare(admin)
-        finally:
-            await admin.close()
+        await self._peer.prepare(self._url)
         parts = [
             Part("warm", STEADY, changes, min(WARM, seconds)),
             Part("", STEADY, changes, seconds),
