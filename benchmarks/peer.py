@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -161,8 +162,11 @@ class SocketIo(Peer):
 
     async def start(self, stack: AsyncExitStack, place: Place) -> Running:
         port = free_port()
-        command = ("node", PROGRAMS / "socketio.mjs", str(port), place.url)
-        environment = {**os.environ, "MODULES": str(self._modules)}
+        url = urlsplit(place.url)
+        database = {f"PG{name.upper()}": value for name, (value,) in parse_qs(url.query).items()}  # host and port
+        database |= {"PGUSER": "postgres", "PGDATABASE": url.path[1:]}
+        environment = {**os.environ, **database, "MODULES": str(self._modules)}
+        command = ("node", PROGRAMS / "socketio.mjs", str(port))
         return Running(port, await started(stack, place, self.name, port, *command, env=environment))
 
     def part(self, number: int, user: UUID) -> Part:

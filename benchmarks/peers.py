@@ -43,7 +43,6 @@ from server.postgres.migrate import migrate
 
 SEEDED: Final = "seeded"
 """The database of which each peer gets a copy."""
-PASSWORD: Final = "the password of the benchmarks"
 SEED: Final = """
     INSERT INTO profiles (id, subscription_tier)
     SELECT lpad(n::text, 32, '0')::uuid, 'core' FROM generate_series(1, {0}) AS n;
@@ -133,7 +132,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
         program = await compiled("load.c", place)
-        postgres = EmbeddedPostgres(place / "postgres", port=0, settings=SETTINGS | LOGICAL | FLUSHES)
+        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS | LOGICAL | FLUSHES)
         stack.callback(postgres.stop, immediate=True)
         async with slow_flushes(place, flush_ms):
             postgres.start()
@@ -141,7 +140,7 @@ async def _run(
         stack.callback(admin.terminate)
         await admin.execute(f"CREATE DATABASE {SEEDED}")
         await migrate(postgres.url(SEEDED))
-        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync PASSWORD '{PASSWORD}'; {MAY_STREAM}")
+        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; {MAY_STREAM}")
         seeding = await asyncpg.connect(postgres.url(SEEDED))
         try:
             await seeding.execute(SEED.format(users))
@@ -184,7 +183,7 @@ class Turn:
             *(Part(f"ramp_{writers}_", writers, None, seconds) for writers in RAMP),
         ]
         async with AsyncExitStack() as stack:
-            login_url = self._postgres.url(self._peer.name, LOGIN, PASSWORD)
+            login_url = self._postgres.url(self._peer.name, LOGIN)
             running = await self._peer.start(stack, Place(self._place, self._url, login_url))
             for pid in (running.pid, running.relay):
                 if pid is not None:
