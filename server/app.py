@@ -227,17 +227,18 @@ class _Postgres:
         route = Route(settings.database_url, history, pooled=pooled)
         # A pool of their own, so that a write that hangs delays no reader.
         writing = min(1 + isolation.CONNECTIONS, settings.pool_size // 2)
-        self.pool = Pool(route, synced, size=settings.pool_size - writing)
+        reading = settings.pool_size - writing
+        # A pooler in transaction mode keeps no prepared statement.
+        self.express = PostgresExpress(route, synced) if reading > 1 and not pooled else None
+        self.pool = Pool(route, synced, size=reading - (self.express is not None))
         self.writes = Pool(route, synced, size=writing)
         self.inspector = Inspector(route, clock, synced, settings.sweep)
         self.replicas = [
-            PostgresReplica(number, url, history, synced, settings.pool_size - writing)
+            PostgresReplica(number, url, history, synced, reading)
             for number, url in enumerate(settings.replica_urls or (), 1)
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         self.responses = Pool(route, synced, size=RESPONSE_CONNECTIONS)
-        # A pooler in transaction mode keeps no prepared statement.
-        self.express = None if pooled else PostgresExpress(route, synced)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         direct = Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         self._listen = ListenDoorbells(direct)

@@ -10,6 +10,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from server.operations import maintenance_plan
+from server.postgres.publication import Doorbells
 from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
@@ -46,9 +47,15 @@ def postgres_15() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def database(postgres_18: Cluster) -> AsyncIterator[Database]:
+def doorbells() -> Doorbells:
+    """Where servers of the fixture `database` learn of changes. `BOTH_DOORBELLS` is for tests of either."""
+    return Doorbells.LISTEN
+
+
+@pytest.fixture
+async def database(postgres_18: Cluster, doorbells: Doorbells) -> AsyncIterator[Database]:
     """A migrated database on the newest PostgreSQL."""
-    made = await postgres_18.create()
+    made = await postgres_18.create(doorbells=doorbells)
     yield made
     await made.drop()
 

@@ -164,14 +164,6 @@ STREAMING = _gauge(
     "Fewer than atlas_processes: the others LISTEN, which is slower and loses nothing. Look for `changes cannot be "
     "streamed` in the log; `atlas-sync doctor` says what is missing.",
 )
-STREAM_BEHIND = _gauge(
-    "atlas_stream_behind_bytes",
-    Question.IN_STEP,
-    "Bytes of WAL that Postgres has written and the stream of changes has not received, in the worst process",
-    "Growing: Postgres decodes more slowly than others write. It has to decode the writes to all tables of the "
-    "database. At 1 GiB the server listens instead.",
-    over="livemax",
-)
 PROCESSES = _gauge(
     "atlas_processes",
     Question.IN_STEP,
@@ -346,6 +338,14 @@ MAINTAINED_AGO = _gauge(
     f"Above {limits.MAINTAINED_SECONDS:,}: it does not run, or its log says what stops it. Start one (Procfile: "
     "`worker`); nothing is lost meanwhile.",
     over="livemostrecent",
+)
+STREAM_BEHIND = _gauge(
+    "atlas_stream_behind_bytes",
+    Question.POSTGRES,
+    "Bytes of WAL that Postgres has written and the stream of changes has not received, in the worst process",
+    "Growing: Postgres decodes more slowly than others write. It has to decode the writes to all tables of the "
+    "database. At 1 GiB the server listens instead.",
+    over="livemax",
 )
 
 # --- Is someone hurting us?

@@ -157,7 +157,7 @@ def _missed(seen: Sequence[Interval]) -> bool | None:
     missed = [rate for interval in seen if (rate := interval.rate("atlas_doorbells_missed_total")) is not None]
     if seen[-1].rate("atlas_doorbells_missed_total") is None:
         return None
-    woke = sum(interval.rate("atlas_doorbells_total", "woke") or 0.0 for interval in seen)
+    woke = sum(interval.rate("atlas_doorbells_total", fate) or 0.0 for interval in seen for fate in ("woke", "carried"))
     return (
         sum(rate > 0 for rate in missed) >= SEVERAL
         and sum(missed) > limits.DOORBELLS_MISSED * len(missed)

@@ -57,10 +57,10 @@ EXCESS: Final = """
     FROM jsonb_each($1::text::jsonb) AS w (tab, names)
     JOIN pg_attribute a ON a.attrelid = to_regclass(w.tab) AND NOT w.names ? a.attname::text
     CROSS JOIN LATERAL aclexplode(a.attacl) r
-    WHERE r.grantee = 'atlas_sync'::regrole
+    WHERE r.grantee = 'atlas_sync'::regrole AND NOT a.attisdropped
     GROUP BY w.tab
 """
-"""Columns that the server's role may read, and need not."""
+"""Columns that the server's role may read, and need not. In PostgreSQL 15 one that was dropped keeps its rights."""
 IDENTITY: Final = """
     UPDATE sync.histories SET identity = '' WHERE epoch = '{0}';
     UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = '{0}'

@@ -67,7 +67,8 @@ class ListenDoorbells:
                     metrics.LISTENING.set(1)
                     retry.reset()
                     while True:
-                        await listening.listen(min(silence.pause, HEARTBEAT_SECONDS))
+                        wait = HEARTBEAT_SECONDS if silence.over else min(silence.pause, HEARTBEAT_SECONDS)
+                        await listening.listen(wait)
                         begun = time.perf_counter()
                         await listening.prove()
                         metrics.LISTEN_SECONDS.set(time.perf_counter() - begun)

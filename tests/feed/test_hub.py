@@ -20,6 +20,7 @@ class HubMachine(RuleBasedStateMachine):
     readers: Bundle[Reader] = Bundle("readers")
     reads: Bundle[tuple[Cohort, int]] = Bundle("reads")
     asked: Bundle[list[tuple[Cohort, int]]] = Bundle("asked")
+    moves: Bundle[tuple[str, int]] = Bundle("moves")
 
     @initialize()
     def begin(self) -> None:
@@ -47,6 +48,21 @@ class HubMachine(RuleBasedStateMachine):
         self.heads[user] += 1
         if heard:
             self.hub.ring(user, self.heads[user])
+
+    @rule(target=moves, user=st.sampled_from(USERS))
+    def commit_into_the_stream(self, user: str) -> Any:
+        self.heads[user] += 1
+        return user, self.heads[user]
+
+    @rule(move=moves)
+    def carry(self, move: tuple[str, int]) -> None:
+        """At any time, in any order, again and again, or never."""
+        user, seq = move
+        if (cohort := self.hub.live_at(user, seq - 1)) is not None:
+            for reader in self.hub.advance(cohort, Position(seq), more=False):
+                assert self.socket(reader).at == Position(seq - 1)
+                self.socket(reader).at = Position(seq)
+        self.hub.ring(user, seq)
 
     @rule(reader=readers)
     def fill(self, reader: Reader) -> None:

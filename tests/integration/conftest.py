@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from server.postgres.publication import Doorbells
 from server.write import isolation
 from tests.support.audit import keep_audit
 from tests.support.cluster import Cluster, Database, administrator
@@ -35,22 +36,22 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def module_databases(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], Database]]:
+def module_databases(request: pytest.FixtureRequest) -> Iterator[Callable[..., Database]]:
     """Gives the database of the module on a cluster, and makes it at the first call."""
     mark = request.node.get_closest_marker("shared_database")
-    made: dict[Cluster, Database] = {}
+    made: dict[tuple[Cluster, Doorbells], Database] = {}
 
-    async def make(cluster: Cluster) -> Database:
-        database = await cluster.create()
+    async def make(cluster: Cluster, doorbells: Doorbells) -> Database:
+        database = await cluster.create(doorbells=doorbells)
         if mark.kwargs.get("audited"):
             async with administrator(database) as sql:
                 await keep_audit(sql)
         return database
 
-    def get(cluster: Cluster) -> Database:
-        if cluster not in made:
-            made[cluster] = asyncio.run(make(cluster))
-        return made[cluster]
+    def get(cluster: Cluster, doorbells: Doorbells = Doorbells.LISTEN) -> Database:
+        if (cluster, doorbells) not in made:
+            made[cluster, doorbells] = asyncio.run(make(cluster, doorbells))
+        return made[cluster, doorbells]
 
     yield get
     for database in made.values():
@@ -58,10 +59,10 @@ def module_databases(request: pytest.FixtureRequest) -> Iterator[Callable[[Clust
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest, postgres_18: Cluster) -> Database:
+def database(request: pytest.FixtureRequest, postgres_18: Cluster, doorbells: Doorbells) -> Database:
     """A migrated database on the newest PostgreSQL: of this test alone, or of the module (see above)."""
     if request.node.get_closest_marker("shared_database") is not None:
-        made: Database = request.getfixturevalue("module_databases")(postgres_18)
+        made: Database = request.getfixturevalue("module_databases")(postgres_18, doorbells)
     else:
         made = request.getfixturevalue("database")
     return made

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from protocol.codec import MSGPACK, Codec
 from protocol.cursor import Cursor, Position
 from protocol.frames import ID, Changes, Hello, Live, Page, Ping, Pong
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import BOTH_DOORBELLS, Database, administrator
 from tests.support.oracle import select_everything
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
@@ -94,6 +94,7 @@ async def two(sql: Any) -> Two:
 
 
 @both_codecs
+@BOTH_DOORBELLS
 async def test_two_busy_users_never_get_a_byte_of_each_other(server: Running, sql: Any, two: Two, codec: Codec) -> None:
     made: dict[UUID, list[UUID]] = {two.anne: [two.annes, two.annes_message], two.bert: [two.berts, two.berts_message]}
 
@@ -203,6 +204,7 @@ async def test_a_row_that_moves_to_another_user_is_gone_for_the_one_and_there_fo
             await nothing_of_bert_reaches_anne(server, two, one.cursor, live, two.annes, two.berts)
 
 
+@BOTH_DOORBELLS
 async def test_a_conversation_that_moves_there_and_back_is_what_it_was(server: Running, sql: Any, two: Two) -> None:
     async with wire(server, two.anne) as early, wire(server, two.bert) as others:
         pass
@@ -237,6 +239,7 @@ async def nothing_of_bert_reaches_anne(
     assert [one.knows(BERTS) for one in wires] == [False] * 3
 
 
+@BOTH_DOORBELLS
 async def test_a_message_that_leaves_a_deleted_conversation_shows_nothing_of_its_new_owner(
     server: Running, sql: Any, two: Two
 ) -> None:
@@ -261,6 +264,7 @@ async def test_a_message_that_leaves_a_deleted_conversation_shows_nothing_of_its
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes, two.berts)
 
 
+@BOTH_DOORBELLS
 async def test_a_message_that_changes_hands_and_partition_at_once_is_deleted_for_the_one_and_new_for_the_other(
     server: Running, sql: Any, two: Two
 ) -> None:

@@ -6,13 +6,13 @@ import pytest
 
 from protocol.codec import JSON, MSGPACK
 from protocol.frames import Changes, Live
-from tests.support.cluster import Database
+from tests.support.cluster import BOTH_DOORBELLS, Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Message
 from tests.support.serving import serving
 
-pytestmark = pytest.mark.shared_database
+pytestmark = [pytest.mark.shared_database, BOTH_DOORBELLS]
 
 
 async def test_a_committed_row_reaches_every_device_of_its_owner_in_either_encoding(

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
+from server.postgres.publication import Doorbells
 from tests.support.author import TRAIL, Author, trail
 from tests.support.client_device import ClientDevice
-from tests.support.cluster import Cluster, Database, temporary_folder
+from tests.support.cluster import SERVER_LOGIN, Cluster, Database, temporary_folder
 from tests.support.oracle import Writer, nobody_writes, select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
@@ -55,7 +56,7 @@ class Faults:
             self.a_device_restarts,
             self.the_network_breaks,
             self.the_network_stalls,
-            self.the_listen_connection_is_cut,
+            self.the_connection_of_the_doorbells_is_cut,
             self.every_connection_to_postgres_is_cut,
             self.the_server_is_killed,
             self.postgres_crashes,
@@ -84,12 +85,12 @@ class Faults:
         await asyncio.sleep(self._rng.random() * 0.5)
         self._network.silent = False
 
-    async def the_listen_connection_is_cut(self) -> None:
+    async def the_connection_of_the_doorbells_is_cut(self) -> None:
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             sql = await asyncpg.connect(self._cluster.postgres.url())
             await sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE usename = 'atlas_server' AND query ILIKE 'NOTIFY%'"
+                f"WHERE usename = '{SERVER_LOGIN}' AND query ILIKE 'NOTIFY%' OR backend_type = 'walsender'"
             )
             await sql.close()
 
@@ -109,8 +110,10 @@ class Faults:
         crash()
 
 
-@pytest.mark.parametrize("version", ["18", "15"])
-async def test_every_device_ends_up_with_what_select_finds(version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "doorbells"), [("18", Doorbells.LISTEN), ("18", Doorbells.WAL), ("15", Doorbells.WAL)]
+)
+async def test_every_device_ends_up_with_what_select_finds(version: str, doorbells: Doorbells) -> None:
     seed = int(os.environ.get("ATLAS_ORACLE_SEED", str(random.randrange(1 << 32))))
     print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
     rng = random.Random(seed)
@@ -120,7 +123,7 @@ async def test_every_device_ends_up_with_what_select_finds(version: str) -> None
         # Postgres ends with the thread that started it, and that one is gone.
         cluster.postgres.start()
         try:
-            await _run(cluster, await cluster.create(), rng)
+            await _run(cluster, await cluster.create(doorbells=doorbells), rng)
         finally:
             cluster.postgres.stop(immediate=True)
 

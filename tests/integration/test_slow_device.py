@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.codec import MSGPACK
 from protocol.frames import ID, Changes, Hello, Live, Snapshot
-from tests.support.cluster import Database
+from tests.support.cluster import BOTH_DOORBELLS, Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import ServerProcess, serving, token
@@ -46,6 +46,7 @@ async def away_and_behind(server_url: str, sql: Any) -> tuple[UUID, bytes]:
     return user, cursor
 
 
+@BOTH_DOORBELLS
 async def test_a_device_that_stops_reading_costs_only_its_buffers_and_then_gets_everything(
     database: Database, sql: Any
 ) -> None:

@@ -675,3 +675,14 @@ async def test_tables_of_an_app_are_not_taken_for_the_chat_schema(newest_app: Ap
             await command(newest_app, *options)
     assert await shape(newest_app.sql) == before
     assert await newest_app.sql.fetchval("SELECT to_regnamespace('sync') IS NULL")
+
+
+async def test_rights_on_a_column_that_was_dropped_are_nobodys(app: App) -> None:
+    """PostgreSQL 15 keeps them beside the column's remains."""
+    role = await app.role()
+    for table in ("messages", "conversations"):
+        await app.sql.execute(
+            f"ALTER TABLE {table} ADD gone text; GRANT SELECT (gone) ON {table} TO {role}; "
+            f"ALTER TABLE {table} DROP COLUMN gone"
+        )
+    assert await migrate(app.url) == []

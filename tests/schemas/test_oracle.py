@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 
 from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 from tests.schemas.test_schemas import declared, quoted
 from tests.support.any_author import Author, Stranger
 from tests.support.any_device import AnyDevice, GoneError
@@ -62,7 +63,9 @@ class Run:
             await self.schema.add_user(sql, user)
         for _ in range(30):
             await self.schema.write(sql, self.rng, self.users, self.crossing)
-        await migrate(self.database.url, text=self.schema.declaration.read_text(), name=self.schema.name)
+        text = self.schema.declaration.read_text()
+        doorbells = Doorbells.WAL if self.database.streamed else Doorbells.LISTEN
+        await migrate(self.database.url, text=text, name=self.schema.name, doorbells=doorbells)
         await follow(sql, {name: quoted(kind["table"]) for name, kind in declared(self.schema).items()})
         await self.look(sql)
 
@@ -321,7 +324,9 @@ async def test_every_device_holds_what_select_finds(every_postgres: Cluster, sch
     seed = int(SEED) if SEED else int(every_postgres.version)
     print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
     crossing = (schema.name in ISOLATED) == (every_postgres.version == "15")
-    run = Run(schema, await every_postgres.create("template0"), random.Random(seed), crossing=crossing)
+    database = await every_postgres.create("template0")
+    database.streamed = not crossing
+    run = Run(schema, database, random.Random(seed), crossing=crossing)
     try:
         async with administrator(run.database) as sql:
             await run.prepare(sql)

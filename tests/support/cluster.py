@@ -16,13 +16,17 @@ import pytest
 
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 SERVER_LOGIN = "atlas_server"
 """What the server logs in as: a member of atlas_sync and nothing else, so the tests prove that this suffices."""
+STREAMER_LOGIN = "atlas_streamer"
+"""The same, where it reads changes from the WAL: it may also stream them."""
 
 SETTINGS: Final = {
     "max_connections": "200",
+    "wal_level": "logical",
     "shared_buffers": "64MB",
     "min_wal_size": "32MB",
     "max_wal_size": "256MB",
@@ -68,6 +72,8 @@ def temporary_folder() -> Iterator[Path]:
 
 NEWEST = pytest.mark.parametrize("every_postgres", ["18"], indirect=True)
 """For a test of `every_database` whose promise does not depend on the version: on one of them."""
+BOTH_DOORBELLS = pytest.mark.parametrize("doorbells", list(Doorbells), ids=str)
+"""For a test whose promise must hold wherever the servers of the fixture `database` learn of changes."""
 OLDEST = pytest.mark.parametrize("every_postgres", ["15"], indirect=True)
 
 
@@ -91,10 +97,18 @@ class Cluster:
         await migrate(self.postgres.url("template_atlas"))
         admin = await asyncpg.connect(self.postgres.url())
         await admin.execute(f"CREATE ROLE {SERVER_LOGIN} LOGIN IN ROLE atlas_sync")
+        await admin.execute(f"CREATE ROLE {STREAMER_LOGIN} LOGIN REPLICATION IN ROLE atlas_sync")
         await admin.close()
 
-    async def create(self, template: str = "template_atlas", encoding: str | None = None) -> "Database":
-        """`encoding`: another one than the template's, which is then template0."""
+    async def create(
+        self,
+        template: str = "template_atlas",
+        encoding: str | None = None,
+        *,
+        doorbells: Doorbells = Doorbells.LISTEN,
+    ) -> "Database":
+        """`encoding`: another one than the template's, which is then template0. `doorbells`: where its servers learn of
+        changes."""
         options = f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'" if encoding else ""
         name = f"test_{next(_numbers)}"
         admin = await asyncpg.connect(self.postgres.url())
@@ -103,7 +117,11 @@ class Cluster:
             await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy {options}")
         finally:
             await admin.close()
-        return Database(self, name)
+        made = Database(self, name)
+        if doorbells is Doorbells.WAL:
+            made.streamed = True
+            await migrate(made.url, doorbells=doorbells)
+        return made
 
 
 class Database:
@@ -112,6 +130,8 @@ class Database:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
         self.name = name
+        self.streamed = False
+        """Whether its servers read changes from the WAL."""
 
     @property
     def url(self) -> str:
@@ -120,7 +140,7 @@ class Database:
 
     @property
     def server_url(self) -> str:
-        return self.cluster.postgres.url(self.name, SERVER_LOGIN)
+        return self.cluster.postgres.url(self.name, STREAMER_LOGIN if self.streamed else SERVER_LOGIN)
 
     async def connect(self) -> Any:
         return await asyncpg.connect(self.url)

@@ -18,7 +18,7 @@ from server.app import App
 from server.config import ServeSettings, load
 from server.edge.auth import mint
 from server.edge.listen import bind
-from tests.support.cluster import Database
+from tests.support.cluster import STREAMER_LOGIN, Database
 from tests.support.waiting import LIMIT
 
 SECRET = "a secret of the tests, at least 32 characters long"
@@ -31,9 +31,13 @@ def token(user: UUID, *, lifetime: float = 3_600, secret: str = SECRET) -> str:
 
 
 def settings(database_url: str, **given: Any) -> ServeSettings:
-    return load(
-        ServeSettings, **{"database_url": database_url, "jwt_secret": SECRET, "host": "127.0.0.1", "port": 0, **given}
-    )
+    here = {"database_url": database_url, "jwt_secret": SECRET, "host": "127.0.0.1", "port": 0}
+    return load(ServeSettings, **{**here, "doorbells": doorbells(database_url), **given})
+
+
+def doorbells(database_url: str) -> str:
+    """Where a server with this URL learns of changes."""
+    return "wal" if STREAMER_LOGIN in database_url else "listen"
 
 
 class _Quick:
@@ -133,6 +137,7 @@ class ServerProcess:
             "ATLAS_HOST": "127.0.0.1",
             "PORT": "0",
             "ATLAS_SWEEP_SECONDS": "1",
+            "ATLAS_DOORBELLS": doorbells(database_url),
             "ATLAS_DRAIN_SECONDS": "2",
             **environment,
         }

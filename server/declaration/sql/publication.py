@@ -10,6 +10,8 @@ from server.declaration.sql.pieces import quoted, table
 
 NAME: Final = "atlas_sync"
 LOG: Final = "sync.log"
+DECLARED: Final = "sync.declaration"
+"""In the stream it tells by which declaration a transaction was recorded."""
 ENTRY: Final = ("user_id", "seq", "n", "prev", "mark", "prev_mark", "kind", "op", "row_id", "row_at", "row_key")
 """The columns of the log."""
 OPTIONS: Final = "publish = 'insert, update', publish_via_partition_root = true"
@@ -52,7 +54,11 @@ class Member:
 def wanted(declaration: Declaration) -> dict[str, list[str]]:
     """The columns that a server needs, by table as SQL has it. Archives are left out: rows there hardly change."""
     reads = rights.wanted(declaration)
-    return {LOG: list(ENTRY), **{table(kind.table): reads[kind.table] for kind in declaration.kinds}}
+    return {
+        LOG: list(ENTRY),
+        DECLARED: ["digest"],
+        **{table(kind.table): reads[kind.table] for kind in declaration.kinds},
+    }
 
 
 def create(members: Iterable[Member]) -> str:

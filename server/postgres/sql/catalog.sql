@@ -52,13 +52,14 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
             'tab', t.tab, 'what', a.privilege_type, 'column', quote_ident(c.attname),
             'to', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, 'option', a.is_grantable,
             'by', CASE WHEN a.grantor <> t.relowner THEN a.grantor::regrole::text END))
-        FROM tables t JOIN pg_attribute c ON c.attrelid = t.oid, aclexplode(c.attacl) a WHERE a.grantee <> t.relowner),
+        FROM tables t JOIN pg_attribute c ON c.attrelid = t.oid AND NOT c.attisdropped, aclexplode(c.attacl) a
+        WHERE a.grantee <> t.relowner),
     -- Roles that access a table without row level security, and would lose its rows if that were enabled.
     'unsecured', (SELECT jsonb_agg(DISTINCT jsonb_build_object(
             'tab', t.tab, 'role', CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END))
         FROM tables t CROSS JOIN LATERAL (
             SELECT a.grantee FROM aclexplode(t.relacl) a
-            UNION SELECT a.grantee FROM pg_attribute c, aclexplode(c.attacl) a WHERE c.attrelid = t.oid
+            UNION SELECT a.grantee FROM pg_attribute c, aclexplode(c.attacl) a WHERE c.attrelid = t.oid AND NOT c.attisdropped
         ) g LEFT JOIN pg_roles r ON r.oid = g.grantee
         WHERE NOT t.relrowsecurity AND (g.grantee = 0 OR NOT r.rolsuper AND NOT r.rolbypassrls
               AND NOT pg_has_role(r.oid, t.relowner, 'USAGE') AND r.rolname NOT IN ('anon', 'authenticated', 'atlas_sync'))),

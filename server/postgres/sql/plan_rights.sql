@@ -16,7 +16,7 @@ WITH wanted AS (
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL aclexplode(a.attacl) r
     LEFT JOIN wanted w ON w.oid = c.oid
-    WHERE r.grantee = (SELECT oid FROM ours) AND n.nspname <> 'sync' AND (a.attname::text = ANY (w.names)) IS NOT TRUE
+    WHERE r.grantee = (SELECT oid FROM ours) AND n.nspname <> 'sync' AND NOT a.attisdropped AND (a.attname::text = ANY (w.names)) IS NOT TRUE
     GROUP BY n.nspname, c.relname
 )
 SELECT format('atlas_sync, the role of the server, may read these columns of %s: %s.', tab, names) AS says FROM lacking
