@@ -125,7 +125,7 @@ PICTURES: Final[dict[str, tuple[str, Callable[[Sequence[Result]], Chart]]]] = {
     ),
     "peers-commits": (
         "peers",
-        _peers("ramp_32_per_second", "As fast as 32 writers can", "commits a second, each delivered to a device"),
+        _peers("ramp_32_delivered_per_second", "As fast as 32 writers can", "changes a second at their devices"),
     ),
 }
 """File name → the benchmark whose results it shows, and the chart. Results come oldest first."""

@@ -7,7 +7,8 @@ while they or their relay are away is lost, and a row of 8,000 bytes cannot be w
 
 Server and relay have one CPU, load client and writers the other, Postgres both. Delays are from the answer to the
 COMMIT, as pgbench has it, to the read of the frame: negative where the frame is there first. CPU times are per change
-that arrived; `missed` are changes that did not arrive.
+that arrived; `missed` are changes that did not arrive. `delivered_per_second` is less than what was committed
+(`per_second`) by as much as the server falls behind.
 """
 
 import atexit
@@ -70,7 +71,7 @@ SHOWN: Final = (
     *(
         f"ramp_{writers}_{name}"
         for writers in RAMP
-        for name in ("per_second", "p50_ms", "p99_ms", "server_us", "missed")
+        for name in ("per_second", "delivered_per_second", "p50_ms", "p99_ms", "server_us", "missed")
     ),
 )
 """The figures of the table."""
@@ -107,7 +108,9 @@ def peers(
         if not runs:
             present.extend(await _installed([PEERS[name] for name in chosen], installation))
         runs += 1
-        return await _run(present[:: 1 if runs % 2 else -1], changes, users, seconds, flush_ms)
+        about, figures = await _run(present[:: 1 if runs % 2 else -1], changes, users, seconds, flush_ms)
+        versions = ", ".join(f"{package} {version}" for package, version in sorted(installation.versions.items()))
+        return about | ({"peers": versions} if versions else {}), figures
 
     return run
 
@@ -244,13 +247,16 @@ def _figures(written: dict[int, int], arrived: dict[int, int], spent: dict[str, 
     waits = sorted((arrived[change] - at) / 1000 for change, at in written.items() if change in arrived)
     if not waits:
         raise BenchmarkError("Nothing arrived.")
-    seconds = (max(written.values()) - min(written.values())) / 1e6
+    began = min(written.values())
+    seconds = (max(written.values()) - began) / 1e6
+    last = max(at for change, at in arrived.items() if change in written)
     return {
         "p50_ms": waits[len(waits) // 2],
         "p95_ms": waits[len(waits) * 95 // 100],
         "p99_ms": waits[len(waits) * 99 // 100],
         **{f"{who}_us": 1e6 * spent[who] / len(waits) for who in ("server", "relay", "postgres")},
         "per_second": len(written) / seconds,
+        "delivered_per_second": len(waits) / (last - began) * 1e6,
         **{f"{who}_cpu_percent": 100 * spent[who] / seconds for who in ("server", "postgres", "client", "writer")},
         "written": len(written),
         "missed": len(written) - len(waits),

@@ -46,7 +46,11 @@ MEASURED: dict[str, list[Figures]] = {
         }
     ],
     "peers": [
-        {f"{peer}_{figure}": 4.0 for peer in ("listen", "wal", "nchan") for figure in ("p50_ms", "ramp_32_per_second")}
+        {
+            f"{peer}_{figure}": 4.0
+            for peer in ("listen", "wal", "nchan")
+            for figure in ("p50_ms", "ramp_32_delivered_per_second")
+        }
     ],
     "push": [{"most_acked_per_second": 6_930.0, "one_by_one_acked_per_second": 1_430.0}],
 }
