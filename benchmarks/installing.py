@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import end, launch
@@ -56,7 +57,7 @@ class Installation:
                 await _run("apt-get", "--quiet", "download", *packages, cwd=place)
                 for package in _packages(place):
                     await _run("dpkg-deb", "--extract", package, place)
-        self.versions |= dict(package.stem.split("_")[:2] for package in _packages(place))
+        self.versions |= dict(unquote(package.stem).split("_")[:2] for package in _packages(place))
         return place
 
     @asynccontextmanager
