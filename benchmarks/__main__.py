@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.actors import Doorbells
 from benchmarks.adopt import adopt
 from benchmarks.attack import attack
 from benchmarks.baseline import baseline
@@ -34,6 +33,7 @@ from benchmarks.usage import usage
 from benchmarks.visits import visits
 from benchmarks.volume import volume
 from server.exceptions import AtlasError
+from server.postgres.publication import Doorbells
 
 cli = typer.Typer(
     name="python -m benchmarks",
@@ -148,7 +148,7 @@ def live_command(
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     devices: Annotated[int, typer.Option(min=1, help="Devices of each user.")] = 1,
     kinds: Annotated[int, typer.Option(min=3, max=60, help="Kinds of rows that are declared.")] = 3,
-    doorbells: Annotated[Doorbells, typer.Option(help="How the server hears of changes.")] = "listen",
+    doorbells: Annotated[Doorbells, typer.Option(help="How the server hears of changes.")] = Doorbells.LISTEN,
     seconds: Seconds = 10.0,
 ) -> Benchmark:
     """Changes from the commit to the devices: delay, CPU per change."""

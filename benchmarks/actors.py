@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 import psutil
@@ -14,6 +14,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, eventually, spawn
+from server.postgres.publication import Doorbells
 
 SECRET: Final = "a secret of the benchmarks, longer than 32 characters"
 ARRIVAL: Final = 20.0
@@ -28,8 +29,6 @@ SLOWEST: Final = 100.0
 AT_ONCE: Final = 500
 """Devices that connect at the same time where that is not measured: well below the server's backlog."""
 
-Doorbells = Literal["listen", "wal"]
-"""How a server hears of changes: from NOTIFY, or from the WAL."""
 Arrived = tuple[int, str, int]
 """Number of the device, id of the message, instant of the read. User u has the devices from u·per_user on."""
 Tallied = tuple[int, int]
@@ -41,7 +40,7 @@ class Server:
     that name."""
 
     def __init__(
-        self, database_url: str, sockets_per_user: int, processes: int = 1, doorbells: Doorbells = "listen"
+        self, database_url: str, sockets_per_user: int, processes: int = 1, doorbells: Doorbells = Doorbells.LISTEN
     ) -> None:
         foreign = ("ATLAS_", "WEB_CONCURRENCY")  # settings of the calling environment
         self._environment = {

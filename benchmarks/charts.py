@@ -1,10 +1,12 @@
 """The pictures of the documentation, as data: which figures of the saved results each shows. `drawing` draws them."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from benchmarks.live import SHARES, percentile
+from benchmarks.peer import PEERS
 from benchmarks.results import Result, Span, say
 
 Points = dict[float, Span]
@@ -38,6 +40,7 @@ class Bars:
     label: str
     bars: dict[str, Span]
     highlighted: str
+    """How the names of those bars begin."""
 
 
 Chart = Lines | Bars
@@ -47,7 +50,7 @@ REACHED: Final = 0.9
 
 
 def _latency(results: Sequence[Result]) -> Chart:
-    by_rate = {result.figure("changes"): result for result in results}
+    by_rate = {result.figure("changes"): result for result in results if result.arguments.get("doorbells") != "wal"}
     # Where Postgres could not commit as many as were requested, the result belongs to a lower rate.
     reached = {rate: by_rate[rate] for rate in by_rate if by_rate[rate].figure("changes_per_second") >= REACHED * rate}
     rates = reached or by_rate
@@ -86,9 +89,43 @@ def _connections(results: Sequence[Result]) -> Chart:
     )
 
 
+def _commits(results: Sequence[Result]) -> Chart:
+    result = results[-1]
+    ways = {"without triggers": "none", "triggers, silent": "trigger", "NOTIFY": "notify", "the WAL": "wal"}
+    counts = sorted({int(found[1]) for key in result.figures if (found := re.fullmatch(r"none_(\d+)_per_second", key))})
+    return Lines(
+        "Commits a second, by how servers hear of them",
+        Axis("concurrent writers", "log"),
+        Axis("commits a second"),
+        {
+            name: {float(count): result.span(f"{way}_{count}_per_second") for count in counts}
+            for name, way in ways.items()
+            if f"{way}_{counts[0]}_per_second" in result.figures
+        },
+    )
+
+
+def _peers(figure: str, title: str, label: str) -> Callable[[Sequence[Result]], Chart]:
+    def chart(results: Sequence[Result]) -> Chart:
+        result = results[-1]
+        measured = [peer for peer in PEERS.values() if f"{peer.name}_{figure}" in result.figures]
+        return Bars(title, label, {peer.label: result.span(f"{peer.name}_{figure}") for peer in measured}, "Atlas Sync")
+
+    return chart
+
+
 PICTURES: Final[dict[str, tuple[str, Callable[[Sequence[Result]], Chart]]]] = {
     "latency": ("live", _latency),
     "poll-staleness": ("baseline", _poll_staleness),
     "connections": ("idle", _connections),
+    "commits": ("doorbell", _commits),
+    "peers-delay": (
+        "peers",
+        _peers("p50_ms", "Delay beside others", "ms from the commit until half of all changes have arrived"),
+    ),
+    "peers-commits": (
+        "peers",
+        _peers("ramp_32_delivered_per_second", "As fast as 32 writers can", "changes a second at their devices"),
+    ),
 }
 """File name → the benchmark whose results it shows, and the chart. Results come oldest first."""

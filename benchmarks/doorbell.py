@@ -27,12 +27,13 @@ from chitchat_dataset import Dataset
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from benchmarks import machine, pgbench
-from benchmarks.actors import Doorbells, Server
+from benchmarks.actors import Server
 from benchmarks.compiling import FLUSHES, slow_flushes
 from benchmarks.processes import eventually, folder
-from benchmarks.stage import LOGICAL, LOGIN, SETTINGS, STREAM, silent
+from benchmarks.stage import LOGICAL, LOGIN, MAY_STREAM, SETTINGS, silent
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 
 WRITERS: Final = (1, 2, 4, 8, 16, 32, 64)
 USERS: Final = 10_000
@@ -59,8 +60,8 @@ class Kind(NamedTuple):
 KINDS: Final = {
     "none": Kind(False, None),
     "trigger": Kind(True, None),
-    "notify": Kind(True, "listen"),
-    "wal": Kind(True, "wal"),
+    "notify": Kind(True, Doorbells.LISTEN),
+    "wal": Kind(True, Doorbells.WAL),
 }
 SILENT: Final = "UPDATE sync.meta SET quiet_until = 'infinity'"
 """As a server that reads the WAL makes it, but for ever."""
@@ -114,10 +115,10 @@ async def doorbell(
         stack.callback(postgres.stop, immediate=True)
         async with slow_flushes(place, flush_ms):
             postgres.start()
-        await migrate(postgres.url())
+        await migrate(postgres.url(), doorbells=Doorbells.WAL)
         admin = await asyncpg.connect(postgres.url())
         stack.callback(admin.terminate)
-        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; {STREAM}")
+        await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; {MAY_STREAM}")
         await admin.execute(SEED)
         await admin.execute("VACUUM ANALYZE")
         about = machine.describe(await admin.fetchval("SHOW server_version"))
@@ -214,7 +215,7 @@ class Bench:
                 await server.start(ATLAS_METRICS_TOKEN=TOKEN)
         if doorbells is None:
             await self._admin.execute(SILENT)
-        elif doorbells == "wal":
+        elif doorbells is Doorbells.WAL:
             await silent(self._admin)
 
     async def _heard(self) -> int:

@@ -137,7 +137,7 @@ def _names(axes: Axes, chart: Lines) -> None:
 def _bars(axes: Axes, chart: Bars) -> None:
     places = range(len(chart.bars))
     spans = [*chart.bars.values()]
-    colours = [SERIES[0] if name == chart.highlighted else OTHERS for name in chart.bars]
+    colours = [SERIES[0] if name.startswith(chart.highlighted) else OTHERS for name in chart.bars]
     axes.barh(places, [span.median for span in spans], color=colours, height=0.62)
     for place, span in zip(places, spans, strict=True):
         _beside(axes, say(span.median), (span.median, place))

@@ -1,13 +1,15 @@
 """What PyPI, npm and Debian offer, installed into a folder of its own: nothing else on the machine changes."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import end, launch
@@ -24,8 +26,10 @@ class Installation:
     """`network`: what the folder lacks is downloaded."""
 
     def __init__(self, folder: Path, *, network: bool) -> None:
-        self.folder = folder
+        self._folder = folder
         self._network = network
+        self.versions: dict[str, str] = {}
+        """By package: of those that were asked for."""
 
     async def python(self, name: str, *packages: str) -> Path:
         """Return a Python that has these packages of PyPI. Raises NotInstalledError."""
@@ -33,6 +37,7 @@ class Installation:
             if missing:
                 await _run(sys.executable, "-m", "venv", place)
                 await _run(place / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
+        self.versions |= _of_python(place, packages)
         return place / "bin" / "python"
 
     async def node_modules(self, name: str, *packages: str) -> Path:
@@ -41,6 +46,7 @@ class Installation:
             if missing:
                 (place / "package.json").write_text('{"private": true}')
                 await _run("npm", "install", "--no-audit", "--no-fund", *packages, cwd=place)
+        self.versions |= _of_npm(place, packages)
         return place / "node_modules"
 
     async def debian(self, name: str, *packages: str) -> Path:
@@ -51,12 +57,13 @@ class Installation:
                 await _run("apt-get", "--quiet", "download", *packages, cwd=place)
                 for package in _packages(place):
                     await _run("dpkg-deb", "--extract", package, place)
+        self.versions |= dict(unquote(package.stem).split("_")[:2] for package in _packages(place))
         return place
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[tuple[Path, bool]]:
         """A folder, and whether it is still to be filled; if that fails, it is empty the next time."""
-        place, done = self.folder / name, self.folder / f"{name}.done"
+        place, done = self._folder / name, self._folder / f"{name}.done"
         missing = not done.exists()
         if missing:
             if not self._network:
@@ -69,6 +76,20 @@ class Installation:
 
 def _packages(place: Path) -> list[Path]:
     return sorted(place.glob("*.deb"))
+
+
+def _of_python(place: Path, packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        name = package.partition("[")[0]
+        for path in place.glob(f"lib/*/site-packages/{name.replace('-', '_')}-*.dist-info"):
+            found[name] = path.stem.partition("-")[2]
+    return found
+
+
+def _of_npm(place: Path, packages: Sequence[str]) -> dict[str, str]:
+    paths = {package: place / "node_modules" / package / "package.json" for package in packages}
+    return {name: json.loads(path.read_text())["version"] for name, path in paths.items() if path.exists()}
 
 
 async def _run(*command: str | Path, cwd: Path | None = None) -> None:

@@ -294,7 +294,7 @@ int main(int count, char **arguments) {
             else
                 receive(device);
         }
-        if (arrived > told && now() - told_at > TOLD_US) {
+        if (ready == device_count && arrived > told && now() - told_at > TOLD_US) {
             told_at = now();
             printf("%zu\n", told = arrived);
             fflush(stdout);

@@ -16,7 +16,7 @@ from benchmarks.processes import LIMIT, POLL, end, launch
 TEXT: Final = 1
 BINARY: Final = 2
 ARRIVAL: Final = struct.Struct("<QII")
-SILENCE: Final = 5.0
+SILENCE: Final = 10.0
 """Seconds without an arrival after which nothing more will arrive."""
 
 

@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import asyncpg
 import msgpack
 
-from benchmarks.actors import SECRET, Doorbells, Server
+from benchmarks.actors import SECRET, Server
 from benchmarks.installing import Installation
 from benchmarks.load import BINARY, TEXT, Part, Reply, Step
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, eventually, launch
-from benchmarks.stage import STREAM, silent
+from benchmarks.stage import silent
 from server.edge.auth import mint
+from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 
 PROGRAMS: Final = Path(__file__).with_name("programs")
 ROW: Final = (
@@ -77,9 +80,13 @@ class Peer(ABC):
         """Raises NotInstalledError."""
         return
 
-    async def prepare(self, admin: Any) -> None:
-        """Have Postgres tell this peer of each message instead of us. `admin`: a connection to its database."""
-        await admin.execute(TRIGGER.format(channel=self.channel, payload=self.payload))
+    async def prepare(self, url: str) -> None:
+        """Have its database, which is ours at first, tell this peer of each message instead."""
+        admin = await asyncpg.connect(url)
+        try:
+            await admin.execute(TRIGGER.format(channel=self.channel, payload=self.payload))
+        finally:
+            await admin.close()
 
     @abstractmethod
     async def start(self, stack: AsyncExitStack, place: Place) -> Running:
@@ -92,19 +99,18 @@ class Peer(ABC):
 
 class Atlas(Peer):
     def __init__(self, doorbells: Doorbells) -> None:
-        self.name = doorbells
-        self.label = "Atlas Sync" if doorbells == "listen" else "Atlas Sync, WAL"
+        self.name = doorbells.value
+        self.label = "Atlas Sync" if doorbells is Doorbells.LISTEN else "Atlas Sync, WAL"
         self._doorbells: Doorbells = doorbells
 
-    async def prepare(self, admin: Any) -> None:
-        if self._doorbells == "wal":
-            await admin.execute(STREAM)
+    async def prepare(self, url: str) -> None:
+        await migrate(url, doorbells=self._doorbells)
 
     async def start(self, stack: AsyncExitStack, place: Place) -> Running:
         server = Server(place.login_url, 20, doorbells=self._doorbells)
         stack.push_async_callback(server.kill)
         await server.start()
-        if self._doorbells == "wal":
+        if self._doorbells is Doorbells.WAL:
             admin = await asyncpg.connect(place.url)
             try:
                 await silent(admin)
@@ -156,8 +162,11 @@ class SocketIo(Peer):
 
     async def start(self, stack: AsyncExitStack, place: Place) -> Running:
         port = free_port()
-        command = ("node", PROGRAMS / "socketio.mjs", str(port), place.url)
-        environment = {**os.environ, "MODULES": str(self._modules)}
+        url = urlsplit(place.url)
+        database = {f"PG{name.upper()}": value for name, (value,) in parse_qs(url.query).items()}  # host and port
+        database |= {"PGUSER": "postgres", "PGDATABASE": url.path[1:]}
+        environment = {**os.environ, **database, "MODULES": str(self._modules)}
+        command = ("node", PROGRAMS / "socketio.mjs", str(port))
         return Running(port, await started(stack, place, self.name, port, *command, env=environment))
 
     def part(self, number: int, user: UUID) -> Part:
@@ -316,5 +325,6 @@ async def started(
 
 
 PEERS: Final[dict[str, Peer]] = {
-    peer.name: peer for peer in (Atlas("listen"), Atlas("wal"), Broadcaster(), SocketIo(), Nchan(), Nats())
+    peer.name: peer
+    for peer in (Atlas(Doorbells.LISTEN), Atlas(Doorbells.WAL), Broadcaster(), SocketIo(), Nchan(), Nats())
 }

@@ -16,11 +16,12 @@ import asyncpg
 from chitchat_dataset import Dataset
 
 from benchmarks import actors, machine
-from benchmarks.actors import Arrived, Devices, Doorbells, Server
+from benchmarks.actors import Arrived, Devices, Server
 from benchmarks.processes import LIMIT, end, eventually, folder, spawn
 from server.declaration.chat import CHAT, CHAT_TOML
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 
 LOGIN: Final = "atlas_server"
 """The server's own login, so that its statements can be told from ours."""
@@ -66,14 +67,8 @@ READS: Final = """
            coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint
     FROM pg_stat_statements WHERE userid = $1::regrole AND query LIKE '%FROM sync.log%'
 """
-STREAM: Final = f"""
-    CREATE PUBLICATION atlas_sync
-    FOR TABLE sync.log (user_id, seq, n, prev, mark, prev_mark, kind, op, row_id, row_at, row_key), sync.declaration,
-              profiles, conversations, messages
-    WITH (publish = 'insert, update', publish_via_partition_root = true);
-    UPDATE sync.meta SET doorbells = 'wal';
-    ALTER ROLE {LOGIN} REPLICATION
-"""
+MAY_STREAM: Final = f"ALTER ROLE {LOGIN} REPLICATION"
+"""What the login needs besides, where servers read changes from the WAL."""
 STREAMING: Final = """
     SELECT CASE WHEN EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active)
                 THEN sync.keep_quiet() ELSE false END
@@ -116,7 +111,7 @@ class Stage:
         self._writers: list[Any] = []
 
     async def open(self, stack: AsyncExitStack) -> None:
-        await migrate(self.postgres.url())
+        await migrate(self.postgres.url(), doorbells=self.doorbells)
         if (more := self.kinds - len(CHAT.kinds)) > 0:
             await self._declare(more)
         for _ in range(WRITERS + 1):
@@ -131,11 +126,11 @@ class Stage:
         # Now, instead of by autovacuum in the middle of a measurement.
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
-        if self.doorbells == "wal":
-            await self._admin.execute(STREAM)
+        if self.doorbells is Doorbells.WAL:
+            await self._admin.execute(MAY_STREAM)
         stack.push_async_callback(self.server.kill)
         await self.server.start()
-        if self.doorbells == "wal":
+        if self.doorbells is Doorbells.WAL:
             await silent(self._admin)
         self.devices = await self.generator(stack)
 
@@ -277,12 +272,14 @@ async def silent(admin: Any) -> None:
 
 
 @asynccontextmanager
-async def stage(users: int, per_user: int = 1, kinds: int = 0, doorbells: Doorbells = "listen") -> AsyncIterator[Stage]:
+async def stage(
+    users: int, per_user: int = 1, kinds: int = 0, doorbells: Doorbells = Doorbells.LISTEN
+) -> AsyncIterator[Stage]:
     """Set up a stage with `users` users and `per_user` devices each, and clear it away afterwards. At least so many
     `kinds` are declared. `doorbells` is how its servers hear of changes."""
     machine.allow_files(min(users * per_user, actors.SHARE))
     async with AsyncExitStack() as stack:
-        settings = SETTINGS | (LOGICAL if doorbells == "wal" else {})
+        settings = SETTINGS | (LOGICAL if doorbells is Doorbells.WAL else {})
         postgres = EmbeddedPostgres(stack.enter_context(folder()), settings=settings)
         stack.callback(postgres.stop, immediate=True)
         postgres.start()

@@ -1,13 +1,13 @@
-// node socketio.mjs PORT DATABASE_URL: a room for each user, with the recovery of missed events switched on.
-// MODULES is the folder with socket.io and pg.
+// node socketio.mjs PORT: a room for each user, with the recovery of missed events switched on.
+// MODULES is the folder with socket.io and pg; PGHOST, PGPORT, PGUSER and PGDATABASE name the database.
 import http from "node:http";
 import { createRequire } from "node:module";
 
 const require = createRequire(process.env.MODULES + "/");
 const { Server } = require("socket.io");
 const { Client } = require("pg");
-const [port, url] = process.argv.slice(2);
-const database = new Client(url);
+const [port] = process.argv.slice(2);
+const database = new Client();
 await database.connect();
 const server = http.createServer();
 const io = new Server(server, {

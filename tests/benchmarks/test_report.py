@@ -38,6 +38,20 @@ MEASURED: dict[str, list[Figures]] = {
     "baseline": [
         {"interval_seconds": 30.0, **{f"{way}_staleness_p50_ms": 4.0 for way in ("full", "delta", "atlas")}},
     ],
+    "doorbell": [
+        {
+            f"{way}_{writers}_per_second": 100.0 * writers
+            for way in ("none", "trigger", "notify", "wal")
+            for writers in (1, 8)
+        }
+    ],
+    "peers": [
+        {
+            f"{peer}_{figure}": 4.0
+            for peer in ("listen", "wal", "nchan")
+            for figure in ("p50_ms", "ramp_32_delivered_per_second")
+        }
+    ],
     "push": [{"most_acked_per_second": 6_930.0, "one_by_one_acked_per_second": 1_430.0}],
 }
 """What the pictures need, and one benchmark without a picture. The smoke runs show that benchmarks measure it."""

@@ -27,6 +27,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "live",
         "metrics",
         "page",
+        "peers",
         "push",
         "report",
         "responses",
@@ -51,8 +52,9 @@ def test_idle_saves_the_result_of_several_runs(tmp_path: Path) -> None:
     drawable(saved)
 
 
-def test_live_loses_nothing() -> None:
-    found = figures("live")
+@pytest.mark.parametrize("doorbells", ["listen", "wal"])
+def test_live_loses_nothing(doorbells: str) -> None:
+    found = figures("live", "--doorbells", doorbells)
     assert found["lost"] == 0
     assert found["delivered"] == found["written"] > 0
     assert {

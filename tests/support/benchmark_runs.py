@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = _done(arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_fails(*arguments: str) -> str:
+    """Returns what it wrote to standard error."""
+    done = _done(arguments)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def _done(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def figures(benchmark: str, *options: str) -> dict[str, Any]:
