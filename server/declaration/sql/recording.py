@@ -33,60 +33,58 @@ def function(declaration: Declaration, kind: Kind) -> str:
     """The trigger function of a kind."""
     where = [*_identity(kind)]
     moved = f"({columns('OLD', where)}) IS DISTINCT FROM ({columns('NEW', where)})"
-    former = owner(declaration, kind, "OLD")
+    tag = literal(kind.tag)
+    former, held = owner(declaration, kind, "OLD"), owner(declaration, kind, "NEW")
     if kind.parent is not None:
         # A parent that was deleted in this transaction has no owner any more.
-        former = f"coalesce({former}, _owner)"
-    tag = literal(kind.tag)
+        former = f"coalesce({former}, {held})"
     parts = [
         "#variable_conflict use_variable",
         "DECLARE",
         "    _owner pg_catalog.uuid;",
         "    _former pg_catalog.uuid;",
+        *(["    _again pg_catalog.uuid;"] if kind.parent is not None else []),
         "BEGIN",
-        "    IF TG_OP <> 'DELETE' THEN",
-        f"        _owner := {owner(declaration, kind, 'NEW')};",
-        "    END IF;",
         f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
         "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of",
         "        -- the move, the deletion of that parent alone would not remove it from the device.",
         f"        _former := {former};",
-        "        IF _former IS NOT NULL THEN",
-        f"            PERFORM sync.record(_former, {tag}, 'd', {logged(kind, 'OLD')});",
-        "        END IF;",
+        *_recorded(kind, "_former", former, f"{tag}, 'd', {logged(kind, 'OLD')}"),
         "    END IF;",
-        "    IF _owner IS NOT NULL THEN",
-        f"        PERFORM sync.record(_owner, {tag}, 'u', {logged(kind, 'NEW')});",
+        "    IF TG_OP <> 'DELETE' THEN",
+        f"        _owner := {held};",
+        *_recorded(kind, "_owner", held, f"{tag}, 'u', {logged(kind, 'NEW')}"),
+        "    END IF;",
     ]
     below = list(_below(declaration, kind, "NEW", "        "))
     if below:
         hidden = " OR ".join(
             f"row_security_active({literal(table(each))})" for each in _tables_below(declaration, kind)
         )
-        # Rows that no foreign key binds to it may have been there before it.
-        when = "TG_OP = 'INSERT' OR " if _has_loose(declaration, kind) else ""
+        when = f"TG_OP = 'UPDATE' AND {moved}"
+        if _has_loose(declaration, kind):
+            # Rows that no foreign key binds to it may have been there before it.
+            when = f"(TG_OP = 'INSERT' OR ({when}))"
         parts += [
-            f"        IF {when}(TG_OP = 'UPDATE' AND {moved}) THEN"
-            if when
-            else f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
-            "            -- The rows below it are to be sent where it is now.",
-            f"            IF {hidden} THEN",
-            "                PERFORM sync.refuse_hidden(sync.hidden());",
-            "            END IF;",
-            *(f"    {line}" for line in below),
+            f"    IF _owner IS NOT NULL AND {when} THEN",
+            "        -- The rows below it are to be sent where it is now.",
+            f"        IF {hidden} THEN",
+            "            PERFORM sync.refuse_hidden(sync.hidden());",
             "        END IF;",
+            *below,
+            "    END IF;",
         ]
     if kind.parent is not None:
         parent = declaration.kind[kind.parent.kind]
         above = [parent] if parent.parent is None else [parent, declaration.kind[parent.parent.kind]]
         hidden = " OR ".join(f"row_security_active({literal(table(each.table))})" for each in above)
         parts += [
-            f"    ELSIF _former IS NULL AND ({hidden}) THEN",
+            f"    IF _owner IS NULL AND _former IS NULL AND ({hidden}) THEN",
             "        -- The parent was deleted, which is recorded instead; or row level security hides it.",
             "        PERFORM sync.refuse_hidden(sync.hidden());",
+            "    END IF;",
         ]
     parts += [
-        "    END IF;",
         "    RETURN NULL;",
         "END",
     ]
@@ -97,6 +95,26 @@ def function(declaration: Declaration, kind: Kind) -> str:
         f"LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body(text)};\n"
         f"REVOKE ALL ON FUNCTION {function_name(kind)} FROM PUBLIC;\n"
     )
+
+
+def _recorded(kind: Kind, variable: str, found: str, entry: str) -> list[str]:
+    """Statements that record an entry in the feed of the owner that the variable holds, of a row in a trigger."""
+    if kind.parent is None:
+        return [
+            f"        IF {variable} IS NOT NULL THEN",
+            f"            PERFORM sync.record({variable}, {entry});",
+            "        END IF;",
+        ]
+    return [
+        f"        WHILE {variable} IS NOT NULL LOOP",
+        f"            EXIT WHEN NOT sync.record({variable}, {entry});",
+        "            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not",
+        "            -- see this change. Under the lock nobody moves it from there.",
+        f"            _again := {found};",
+        f"            EXIT WHEN _again = {variable};",
+        f"            {variable} := _again;",
+        "        END LOOP;",
+    ]
 
 
 def triggers(kind: Kind) -> dict[Table, str]:

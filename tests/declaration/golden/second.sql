@@ -6,9 +6,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW."user";
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.number, OLD."user") IS DISTINCT FROM (NEW.number, NEW."user")) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -17,8 +14,11 @@ BEGIN
             PERFORM sync.record(_former, 'a', 'd', NULL, NULL, ARRAY[OLD.number::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'a', 'u', NULL, NULL, ARRAY[NEW.number::text]);
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW."user";
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 'a', 'u', NULL, NULL, ARRAY[NEW.number::text]);
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -33,9 +33,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := sync.user_of(NEW."Owner");
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner")) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -44,18 +41,21 @@ BEGIN
             PERFORM sync.record(_former, 's', 'd', NULL, NULL, ARRAY[OLD."Code"::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 's', 'u', NULL, NULL, ARRAY[NEW."Code"::text]);
-        IF TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
-            -- The rows below it are to be sent where it is now.
-            IF row_security_active('library.book') OR row_security_active('library.mark') THEN
-                PERFORM sync.refuse_hidden(sync.hidden());
-            END IF;
-            PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[c.id::text])
-            FROM library.book c WHERE c.shelf = NEW."Code";
-            PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
-            FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
+    IF TG_OP <> 'DELETE' THEN
+        _owner := sync.user_of(NEW."Owner");
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 's', 'u', NULL, NULL, ARRAY[NEW."Code"::text]);
         END IF;
+    END IF;
+    IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
+        -- The rows below it are to be sent where it is now.
+        IF row_security_active('library.book') OR row_security_active('library.mark') THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
+        END IF;
+        PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[c.id::text])
+        FROM library.book c WHERE c.shelf = NEW."Code";
+        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
+        FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
     END IF;
     RETURN NULL;
 END
@@ -69,29 +69,41 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
+    _again pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), _owner);
-        IF _former IS NOT NULL THEN
-            PERFORM sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
-        END IF;
+        _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf));
+        WHILE _former IS NOT NULL LOOP
+            EXIT WHEN NOT sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
+            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
+            -- see this change. Under the lock nobody moves it from there.
+            _again := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf));
+            EXIT WHEN _again = _former;
+            _former := _again;
+        END LOOP;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text]);
-        IF TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
-            -- The rows below it are to be sent where it is now.
-            IF row_security_active('library.mark') THEN
-                PERFORM sync.refuse_hidden(sync.hidden());
-            END IF;
-            PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[c.book::text, c.page::text])
-            FROM library.mark c WHERE c.book = NEW.id;
+    IF TG_OP <> 'DELETE' THEN
+        _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
+        WHILE _owner IS NOT NULL LOOP
+            EXIT WHEN NOT sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text]);
+            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
+            -- see this change. Under the lock nobody moves it from there.
+            _again := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
+            EXIT WHEN _again = _owner;
+            _owner := _again;
+        END LOOP;
+    END IF;
+    IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
+        -- The rows below it are to be sent where it is now.
+        IF row_security_active('library.mark') THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
         END IF;
-    ELSIF _former IS NULL AND (row_security_active('public."Shelf"')) THEN
+        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[c.book::text, c.page::text])
+        FROM library.mark c WHERE c.book = NEW.id;
+    END IF;
+    IF _owner IS NULL AND _former IS NULL AND (row_security_active('public."Shelf"')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
@@ -107,21 +119,33 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
+    _again pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.book, OLD.page) IS DISTINCT FROM (NEW.book, NEW.page)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), _owner);
-        IF _former IS NOT NULL THEN
-            PERFORM sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
-        END IF;
+        _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book));
+        WHILE _former IS NOT NULL LOOP
+            EXIT WHEN NOT sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
+            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
+            -- see this change. Under the lock nobody moves it from there.
+            _again := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book));
+            EXIT WHEN _again = _former;
+            _former := _again;
+        END LOOP;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text]);
-    ELSIF _former IS NULL AND (row_security_active('library.book') OR row_security_active('public."Shelf"')) THEN
+    IF TG_OP <> 'DELETE' THEN
+        _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
+        WHILE _owner IS NOT NULL LOOP
+            EXIT WHEN NOT sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text]);
+            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
+            -- see this change. Under the lock nobody moves it from there.
+            _again := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
+            EXIT WHEN _again = _owner;
+            _owner := _again;
+        END LOOP;
+    END IF;
+    IF _owner IS NULL AND _former IS NULL AND (row_security_active('library.book') OR row_security_active('public."Shelf"')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
@@ -138,9 +162,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW."user";
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."user", OLD.author) IS DISTINCT FROM (NEW."user", NEW.author)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -149,8 +170,11 @@ BEGIN
             PERFORM sync.record(_former, '0', 'd', NULL, NULL, ARRAY[OLD."user"::text, OLD.author::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, '0', 'u', NULL, NULL, ARRAY[NEW."user"::text, NEW.author::text]);
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW."user";
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, '0', 'u', NULL, NULL, ARRAY[NEW."user"::text, NEW.author::text]);
+        END IF;
     END IF;
     RETURN NULL;
 END

@@ -7,6 +7,15 @@
 
 -- Earlier versions of this one took other arguments.
 DROP FUNCTION IF EXISTS sync.record(uuid, "char", "char", uuid, timestamptz);
+-- Or it returned nothing.
+DO $$
+BEGIN
+    IF (SELECT p.prorettype = 'pg_catalog.void'::pg_catalog.regtype FROM pg_catalog.pg_proc p
+        WHERE p.oid = pg_catalog.to_regprocedure('sync.record(uuid, "char", "char", uuid, timestamptz, text[])')) THEN
+        DROP FUNCTION sync.record(uuid, "char", "char", uuid, timestamptz, text[]);
+    END IF;
+END
+$$;
 
 CREATE OR REPLACE FUNCTION sync.seq_at(moment timestamptz) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -16,12 +25,13 @@ $$;
 COMMENT ON FUNCTION sync.seq_at IS 'The seq that a transaction at this moment gets: microseconds since 1970.';
 
 -- Adds an entry to the owner's feed. The first entry of a transaction moves the feed and rings the doorbell; the later ones
--- find the transaction's mark there. Moving the feed once per row would be quadratic in the rows of a transaction.
+-- find the transaction's mark there. Moving the feed once per row would be quadratic in the rows of a transaction. Returns
+-- whether it was the first: from then on the transaction holds the feed's lock.
 --
 -- The row is named by `row_id`, and `row_at` in a table that is partitioned by an instant; or, if its key is no uuid, by the
 -- texts in `row_key`. `this` is the transaction's mark. No other transaction has the same, in whatever history.
 CREATE OR REPLACE FUNCTION sync.record(owner uuid, kind "char", op "char", row_id uuid, row_at timestamptz DEFAULT NULL,
-                                       row_key text[] DEFAULT NULL) RETURNS void
+                                       row_key text[] DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     this pg_catalog.int8 := (pg_catalog.hashint8extended(pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8,
@@ -30,10 +40,12 @@ DECLARE
     before_seq pg_catalog.int8;
     before_mark pg_catalog.int8;
     doorbell pg_catalog.text;
+    is_first pg_catalog.bool;
 BEGIN
     SELECT f.seq, f.prev, f.prev_mark INTO at_seq, before_seq, before_mark
     FROM sync.feeds f WHERE f.user_id = owner AND f.mark = this;
-    IF NOT FOUND THEN
+    is_first := NOT FOUND;
+    IF is_first THEN
         INSERT INTO sync.feeds AS f (user_id, seq, prev, mark)
         VALUES (owner, sync.seq_at(pg_catalog.clock_timestamp()), 0, this)
         ON CONFLICT (user_id) DO UPDATE
@@ -44,6 +56,7 @@ BEGIN
     END IF;
     INSERT INTO sync.log (user_id, seq, prev, mark, prev_mark, kind, op, row_id, row_at, row_key)
     VALUES (owner, at_seq, before_seq, this, before_mark, kind, op, row_id, row_at, row_key);
+    RETURN is_first;
 END
 $$;
 
