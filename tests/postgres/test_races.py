@@ -1,5 +1,5 @@
-"""Two transactions at once: one gives rows to another user, the other one changes rows below them. No device loses a row,
-keeps one that is gone, or keeps an old version."""
+"""Two transactions at once: one gives rows to another user, the other one changes rows below them. No device loses a
+row, keeps one that is gone, or keeps an old version."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -256,7 +256,9 @@ async def lost(
                     both = (race.child, race.parent)
                     await how(race, *(both if child_first else both[::-1]))
                     first = "it" if child_first else "the parent"
-                    for device in race.devices:
-                        if device.held != await device.rows(sql):
-                            found.append(f"{name}: {how.__name__}, {first} first, user {device.user.int:x}")
+                    found += [
+                        f"{name}: {how.__name__}, {first} first, user {device.user.int:x}"
+                        for device in race.devices
+                        if device.held != await device.rows(sql)
+                    ]
     return found

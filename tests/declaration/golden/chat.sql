@@ -75,27 +75,39 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
     _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
 BEGIN
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = OLD.conversation_id), (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id));
+        SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _former, _seen
+        FROM public.conversations p1 WHERE p1.id = OLD.conversation_id;
         WHILE _former IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_former, 'm', 'd', OLD.id, OLD.created_at);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := coalesce((SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = OLD.conversation_id), (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id));
+            EXIT WHEN coalesce(sync.record(_former, 'm', 'd', OLD.id, OLD.created_at, seen => _seen) = _seen, true);
+            -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+            -- user, it did not see this change. Under the lock none gives it to another one.
+            SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _again, _seen
+            FROM public.conversations p1 WHERE p1.id = OLD.conversation_id;
             EXIT WHEN _again = _former;
             _former := _again;
         END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.record(_again, 'm', 'd', OLD.id, OLD.created_at);
+            END IF;
+        END IF;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
+        SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _owner, _seen
+        FROM public.conversations p1 WHERE p1.id = NEW.conversation_id;
         WHILE _owner IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_owner, 'm', 'u', NEW.id, NEW.created_at);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
+            EXIT WHEN coalesce(sync.record(_owner, 'm', 'u', NEW.id, NEW.created_at, seen => _seen) = _seen, true);
+            -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+            -- user, it did not see this change. Under the lock none gives it to another one.
+            SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _again, _seen
+            FROM public.conversations p1 WHERE p1.id = NEW.conversation_id;
             EXIT WHEN _again = _owner;
             _owner := _again;
         END LOOP;

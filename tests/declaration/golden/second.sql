@@ -47,6 +47,14 @@ BEGIN
             PERFORM sync.record(_owner, 's', 'u', NULL, NULL, ARRAY[NEW."Code"::text]);
         END IF;
     END IF;
+    IF TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
+        -- Rows below it that belonged to nobody are changed before, or know of its owner.
+        PERFORM sync.hold('s', NEW."Code"::text, true);
+        PERFORM sync.hold('s', OLD."Code"::text, true);
+        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN
+            PERFORM sync.refuse_unseen();
+        END IF;
+    END IF;
     IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
         -- The rows below it are to be sent where it is now.
         IF row_security_active('library.book') OR row_security_active('library.mark') THEN
@@ -70,30 +78,71 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
     _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
+    _held pg_catalog.bool := false;
 BEGIN
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf));
-        WHILE _former IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf));
-            EXIT WHEN _again = _former;
+        _held := false;
+        SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _former, _seen
+        FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+        LOOP
+            IF _former IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+                EXIT WHEN _again = _former;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('s', p1."Code"::text, false) FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+            END IF;
             _former := _again;
         END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.refuse_unseen() WHERE _held;
+                PERFORM sync.record(_again, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
+            END IF;
+        END IF;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
-        WHILE _owner IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text]);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
-            EXIT WHEN _again = _owner;
+        _held := false;
+        SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _owner, _seen
+        FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+        LOOP
+            IF _owner IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+                EXIT WHEN _again = _owner;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('s', p1."Code"::text, false) FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+            END IF;
             _owner := _again;
         END LOOP;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
+        -- Rows below it that belonged to nobody are changed before, or know of its owner.
+        PERFORM sync.hold('b', NEW.id::text, true);
+        PERFORM sync.hold('b', OLD.id::text, true);
     END IF;
     IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
         -- The rows below it are to be sent where it is now.
@@ -120,28 +169,67 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
     _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
+    _held pg_catalog.bool := false;
 BEGIN
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.book, OLD.page) IS DISTINCT FROM (NEW.book, NEW.page)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book));
-        WHILE _former IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book));
-            EXIT WHEN _again = _former;
+        _held := false;
+        SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _former, _seen
+        FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+        LOOP
+            IF _former IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+                EXIT WHEN _again = _former;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('b', p1.id::text, false) FROM library.book p1 WHERE p1.id = OLD.book;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                PERFORM sync.hold('s', p2."Code"::text, false)
+                FROM public."Shelf" p2, library.book p1 WHERE p1.id = OLD.book AND p2."Code" = p1.shelf;
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+            END IF;
             _former := _again;
         END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.record(_again, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
+            END IF;
+        END IF;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
-        WHILE _owner IS NOT NULL LOOP
-            EXIT WHEN NOT sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text]);
-            -- Until now the feed was not locked: whoever moved the parent to another user meanwhile did not
-            -- see this change. Under the lock nobody moves it from there.
-            _again := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
-            EXIT WHEN _again = _owner;
+        _held := false;
+        SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _owner, _seen
+        FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+        LOOP
+            IF _owner IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+                EXIT WHEN _again = _owner;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('b', p1.id::text, false) FROM library.book p1 WHERE p1.id = NEW.book;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                PERFORM sync.hold('s', p2."Code"::text, false)
+                FROM public."Shelf" p2, library.book p1 WHERE p1.id = NEW.book AND p2."Code" = p1.shelf;
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+            END IF;
             _owner := _again;
         END LOOP;
     END IF;
