@@ -131,7 +131,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
 def _recorded(
     declaration: Declaration, kind: Kind, variable: str, alias: str, entry: str, above: list[str]
 ) -> list[str]:
-    """Statements that find the owner of the row `alias`, and record an entry in its feed. `above`: those of `_above`."""
+    """Statements that find the owner of the row `alias` and record an entry in its feed. `above`: those of `_above`."""
     if kind.parent is None:
         return [
             f"        {variable} := {owner(declaration, kind, alias)};",
