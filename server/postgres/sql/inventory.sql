@@ -20,6 +20,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     VALUES ('sync', 'meta', 'table', true, true),
            ('sync', 'feeds', 'table', true, true),
            ('sync', 'log', 'partitioned table', true, true),
+           ('sync', 'nobody', 'table', false, true),
            ('sync', 'histories', 'table', true, true),
            ('sync', 'declaration', 'table', true, true),
            ('sync', 'kinds', 'table', true, true),
@@ -64,6 +65,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('meta', 'timestamptz', '{archived_until,maintained_at,quiet_until}'),
            ('feeds', 'uuid', '{user_id}'),
            ('feeds', 'int8', '{seq,prev,mark,prev_mark}'),
+           ('nobody', 'int4', '{place}'),
+           ('nobody', 'int8', '{mark}'),
            ('log', 'uuid', '{user_id,row_id}'),
            ('log', 'int8', '{seq,n,prev,mark,prev_mark}'),
            ('log', '"char"', '{kind,op}'),
@@ -142,7 +145,9 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 'write_' || kind, 'text, uuid, text[], jsonb, timestamp with time zone', false, false, true
     FROM sync.kinds WHERE writable
     UNION ALL
-    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[]', true, false, true),
+    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[], bigint', true, false, true),
+           ('hold', '"char", text, boolean', true, false, true),
+           ('refuse_unseen', '', false, false, true),
            ('write', 'text, text, uuid, text[], jsonb, timestamp with time zone', false, false, true),
            ('admitted', 'uuid', false, false, true),
            ('user_of', 'text', false, true, true),
