@@ -136,7 +136,7 @@ VALUES: Final[dict[str, list[Any]]] = {
     "tags": ["[]", '["a","NULL","with \\"quotes\\", commas",null,""]'],
     "loans": ["[]", '["9223372036854775807","-1"]'],
     "mood": ["calm"],
-    "rating": [0.5, -3.0e38, "NaN", "-Infinity"],
+    "rating": [0.1, -3.0e38, "NaN", "-Infinity", -0.0, 16777216.0, 3.4028235e38, 1e-45],
     "score": [0.1, -0.0, 5e-324, 1.7976931348623157e308, "Infinity"],
     "pages": [0, -(1 << 31), (1 << 31) - 1],
     "isbn": [(1 << 53) - 1, str(1 << 53), str(-(1 << 63))],
@@ -201,14 +201,24 @@ async def test_values_of_every_type_come_back_as_they_were_written(library: Libr
         for of, row in {row[ID]: row for row in await library.rows("book", "A")}.items():
             if of in (number, 100 + number):
                 found = columns(row)
-                assert {name: found[name] for name in written if name != "rating"} == {
-                    name: value for name, value in written.items() if name != "rating"
-                }
-                assert found["rating"] == pytest.approx(written["rating"]) or found["rating"] == written["rating"]
-                assert repr(found["score"]) == repr(written["score"])
+                assert {name: found[name] for name in written} == written
+                assert [repr(found[name]) for name in ("rating", "score")] == [
+                    repr(written[name]) for name in ("rating", "score")
+                ]
     entries = {entry.row_id: entry.row for entry in (await library.feed()).entries if entry.row is not None}
     for row in await library.rows("book", "A"):
         assert entries[row[ID]][ID:] == row[ID:], "the feed and the list say the same"
+
+
+async def test_numbers_keep_their_digits_whatever_the_database_writes_by_default(library: Library) -> None:
+    await library.sql.execute(
+        f"ALTER DATABASE {await library.sql.fetchval('SELECT current_database()')} SET extra_float_digits = -15"
+    )
+    await library.write("+", "s", "A", {"name": "a shelf"}, NOW)
+    await library.write("+", "b", 1, {"shelf": "A", "title": "x", "rating": 1.2345678, "score": 0.1 + 0.2}, NOW)
+    for found in ((await library.rows("book", "A"))[0], (await library.feed()).entries[-1].row):
+        assert found is not None
+        assert (columns(found)["rating"], columns(found)["score"]) == (1.2345678, 0.1 + 0.2)
 
 
 async def test_an_update_changes_the_columns_that_it_names_and_no_others(library: Library) -> None:

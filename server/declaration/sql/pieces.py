@@ -308,6 +308,8 @@ def sent(alias: str, field: Field) -> str:
             return f"{held}::text"
         case Type.DATE:
             return f"to_json({held}) #>> '{{}}'"  # a cast to text depends on DateStyle
+        case Type.FLOAT if field.type == "real":
+            return f"{held}::text::float8"  # 0.1, where a cast to float8 alone gives 0.10000000149011612
         case Type.ARRAY:
             whole = field.type in ("bigint[]", "numeric[]")
             return f"to_json({held}::text[])::text" if whole else f"to_json({held})::text"

@@ -203,7 +203,7 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
     for slot in shared:
         of = LETTERS[slot[0]]
         value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
-        exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
+        exact = slot in own and own[slot].field.of is not Type.INT
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
     return "".join(f", {value}" for value in values)
 

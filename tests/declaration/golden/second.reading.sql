@@ -70,7 +70,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
             WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = r.user_id::text
             UNION ALL
-            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            SELECT true AS found, t.lent AS b1, t.rating::text::float8 AS f1, t.score AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
@@ -158,7 +158,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
             WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = r.user_id::text
             UNION ALL
-            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            SELECT true AS found, t.lent AS b1, t.rating::text::float8 AS f1, t.score AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
@@ -244,7 +244,7 @@ LEFT JOIN LATERAL (
     FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (rows, parent, p1, p2, before, i)
     JOIN public."Shelf" o ON o."Code" = w.parent::text AND o."Owner" = r.user_id::text
     CROSS JOIN LATERAL (
-        SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o1, t.id AS o2
+        SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating::text::float8 AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o1, t.id AS o2
         FROM library.book t
         WHERE t.shelf = o."Code" AND (coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (pg_catalog.timezone('UTC', sync.instant(w.p1)), (w.p2)::bigint, w.before) AND coalesce(t.added_at, '-infinity'::timestamp without time zone) <= pg_catalog.timezone('UTC', sync.instant(w.p1))
         ORDER BY coalesce(t.added_at, '-infinity'::timestamp without time zone) DESC, t.id DESC LIMIT w.rows
