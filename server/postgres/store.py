@@ -8,7 +8,8 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import FIRST, first_place, least, place_fields
+from server.declaration.sql.pieces import place_fields
+from server.declaration.sql.reading import FIRST, first_place
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
@@ -158,8 +159,8 @@ class PostgresStore:
         ]
         return Answer(position, first["tier"], found, cut=len(found) < (first["total"] or 0))
 
-    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
-        """A place in a list, as texts."""
+    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str | None]:
+        """A place in a list, as texts; None is NULL."""
         if before is None:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
@@ -172,7 +173,7 @@ class PostgresStore:
         if kind.newest is None:
             return texts
         if before.at is None:
-            return [least(fields[0]), *texts]
+            return [None, *texts]
         if fields[0].of is not Type.INSTANT:
             return [read(fields[0], before.at), *texts]
         at = before.at

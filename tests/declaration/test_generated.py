@@ -288,9 +288,49 @@ async def test_a_list_is_paged_through_with_nil_last_and_each_row_once(library: 
         await library.write("+", "0", [ANNE, author], {}, NOW)
         await library.sql.execute("UPDATE library.follow SET rank = $2 WHERE author = $1", author, rank)
     whole = await library.rows("follow")
-    assert [row[ID][1] for row in whole] == ["a", "B", "ä", "c", ""]
+    assert [row[ID][1] for row in whole] == ["a", "B", "c", "ä", ""]
     for i, row in enumerate(whole):
         assert await library.rows("follow", None, place_of(SECOND.kind["follow"], row)) == whole[i + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "newest", "values", "expected"),
+    [
+        ("shelf", "name", [None, "", None, "", "a", "\U0001f6b2", "\uffff"], [5, 6, 4, 3, 1, 2, 0]),
+        ("book", "pages", [None, -(1 << 31), None, -(1 << 31), 0], [4, 3, 1, 2, 0]),
+        ("book", "isbn", [None, -(1 << 63), None, -(1 << 63), 0], [4, 3, 1, 2, 0]),
+        ("book", "added_at", [None, "-infinity", None, "-infinity", "1000-01-01"], [4, 3, 1, 2, 0]),
+    ],
+)
+async def test_nil_is_older_than_every_value_of_the_column_that_orders_a_list(
+    second_database: Database, second: Any, kind: str, newest: str, values: list[Any], expected: list[int]
+) -> None:
+    former = {"shelf": "position", "book": "added_at"}[kind]
+    file = SECOND_TOML.replace(f'newest = "{former}"', f'newest = "{newest}"')
+    ordered = load(file, await facts(second), "second.toml")
+    await declare(second, ordered, SILENT)
+    await second.execute("INSERT INTO library.account VALUES (1, $1, 'paid')", ANNE)
+    await second.execute("""INSERT INTO "Shelf" VALUES ('A', $1)""", str(ANNE))
+    for i, value in enumerate(values):
+        if kind == "shelf":
+            await second.execute("""INSERT INTO "Shelf" VALUES ($1::int::text, $2, $3)""", i, str(ANNE), value)
+        else:
+            held = "NULL" if value is None else f"'{value}'"
+            await second.execute(
+                f"INSERT INTO library.book (id, shelf, title, {newest}) VALUES ($1, 'A', '', {held})", i
+            )
+    await second.execute("""DELETE FROM "Shelf" WHERE "Code" = 'A' AND $1""", kind == "shelf")
+    pool = pool_of_one(second_database, ordered)
+    store, of, parent = PostgresStore(pool, Synced(ordered)), ordered.kind[kind], None if kind == "shelf" else "A"
+
+    async def rows(before: Before | None) -> list[Row]:
+        return [row for _, row in (await store.rows(of, str(ANNE), [Want(parent, before, 100)], 1 << 20)).rows]
+
+    whole = await rows(None)
+    assert [int(str(row[ID])) for row in whole] == expected
+    for i, row in enumerate(whole):
+        assert await rows(place_of(of, row)) == whole[i + 1 :]
+    pool.terminate()
 
 
 async def test_a_shelf_that_is_given_away_is_deleted_there_and_sent_with_all_below_it_here(library: Library) -> None:
