@@ -121,6 +121,8 @@ async def _before(connection: Any) -> Declaration | None:
 
 
 async def _is_true(connection: Any, declaration: Declaration, change: Change) -> bool:
+    if change.archive is not None and not await connection.fetchval("SELECT to_regclass($1)", table(change.archive)):
+        return True  # it was dropped, with rows that devices may hold
     condition = evidence(declaration, change)
     return condition is not None and bool(await connection.fetchval(f"SELECT {condition}", timeout=LONG))
 
@@ -220,7 +222,11 @@ async def _declare(connection: Any, wanted: Following, changed: list[str]) -> No
         list(functions(declaration)),
     )
     snapshot = wanted.snapshot or any(
-        [await _is_true(connection, declaration, each) for each in wanted.changes if each.need is Need.IF_ROWS]
+        [
+            await _is_true(connection, declaration, each)
+            for each in wanted.changes
+            if each.need in (Need.IF_ROWS, Need.IF_ARCHIVED)
+        ]
     )
     # A new history answers the question of new columns, too.
     unsettled = not snapshot and any(each.need is Need.IF_VALUES for each in wanted.changes)

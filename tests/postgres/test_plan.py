@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from server.declaration.chat import CHAT_TOML
 from server.postgres.declared import DECLARING
 from server.postgres.migrate import migrate
 from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan, script
 from tests.support.chat_app import App, command
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.notes import DECLARATION, FOLDER, GATE, PERSON, add_folder, add_note, notes
+from tests.support.people import add_conversation, add_user
 
 WITH_PARTS = DECLARATION.replace('columns = ["said"]', 'columns = ["said", "parts"]')
 
@@ -53,6 +55,32 @@ async def test_a_plan_says_which_changes_give_devices_a_snapshot(postgres_18: Cl
         gone = await plan(database.url, text=FOLDER)
         assert set(gone.triggers) == {"public.people", "public.notes"}
         assert [says for says in gone.rights if "no longer" in says and "public.people" in says]
+
+
+async def test_a_plan_says_that_archived_rows_are_no_longer_read_or_are_read_again(
+    database: Database, sql: Any
+) -> None:
+    without = CHAT_TOML.replace('archive = "12 months"\n', "")
+    gone = "Kind message has no archive any more: devices no longer get the rows in public.messages_archive"
+    quiet = await plan(database.url, text=without)
+    assert quiet.devices[1:] == [f"{gone}: no device needs a snapshot.", RECONNECT]
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    await sql.execute("CREATE TABLE old PARTITION OF messages_archive DEFAULT")
+    await sql.execute(
+        "INSERT INTO messages_archive (id, conversation_id, role, content, created_at, updated_at) "
+        "VALUES (gen_random_uuid(), $1, 'user', 'old', '2001-01-01', '2001-01-01')",
+        conversation,
+    )
+    for text, says in (
+        (without, gone),
+        (CHAT_TOML, "Kind message has an archive: devices get the rows in public.messages_archive, too"),
+    ):
+        loud = await plan(database.url, text=text)
+        assert f"{says}: devices need a snapshot." in loud.devices
+        assert SNAPSHOT in loud.devices
+        await migrate(database.url, text=text)
+    assert await sql.fetchval("SELECT count(*) FROM sync.histories WHERE why = 'schema'") == 2
 
 
 async def test_everything_that_stands_in_the_way_is_named_at_once(postgres_18: Cluster, newest_app: App) -> None:
