@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from server.declaration.chat import CHAT_TOML
+from server.exceptions import UnfitError
 from server.postgres.declared import DECLARING
 from server.postgres.migrate import migrate
 from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan, script
@@ -97,6 +100,35 @@ async def test_everything_that_stands_in_the_way_is_named_at_once(postgres_18: C
     wrong = await plan(newest_app.url, text='[kind.a]\ntable = "nothing"\nowner = "x"\ncolumns = []\n', name="a.toml")
     assert "a.toml:2:" in wrong.obstacles[-1]
     assert "may create functions" in wrong.obstacles[0]
+
+
+async def test_a_login_that_may_not_migrate_is_told_all_that_it_lacks_at_once(every_postgres: Cluster) -> None:
+    async with notes(every_postgres, None) as (database, sql):
+        login = f"{database.name}_login"
+        url = every_postgres.postgres.url(database.name, login)
+        await sql.execute(f"CREATE ROLE {login} LOGIN")
+        try:
+            await sql.execute("ALTER ROLE anon RENAME TO nona; ALTER ROLE service_role RENAME TO service_elor")
+            found = await plan(url, text=DECLARATION)
+            roles, tables, schema = found.obstacles
+            assert "CREATE ROLE anon NOLOGIN NOINHERIT; CREATE ROLE service_role NOLOGIN NOINHERIT, then" in roles
+            assert "public.folders (of postgres), public.notes (of postgres). Migrate as the owner" in tables
+            assert f"GRANT CREATE ON DATABASE {database.name} TO {login}." in schema
+            assert found.steps == []
+            with pytest.raises(UnfitError) as refused:
+                await migrate(url, text=DECLARATION)
+            assert str(refused.value).splitlines() == found.obstacles
+            wrong = await plan(url, text="[kind.wrong]\n", name="a.toml")
+            assert "a.toml:" in wrong.obstacles[0]
+            assert wrong.obstacles[1:] == [roles, schema]
+            await sql.execute(
+                f"ALTER ROLE {login} CREATEROLE; GRANT CREATE ON DATABASE {database.name} TO {login}; "
+                f"ALTER TABLE folders OWNER TO {login}; ALTER TABLE notes OWNER TO {login}"
+            )
+            assert (await plan(url, text=DECLARATION)).obstacles == []
+        finally:
+            await sql.execute("ALTER ROLE nona RENAME TO anon; ALTER ROLE service_elor RENAME TO service_role")
+            await sql.execute(f"REASSIGN OWNED BY {login} TO CURRENT_USER; DROP OWNED BY {login}; DROP ROLE {login}")
 
 
 async def test_the_commands_take_the_file_of_the_declaration(postgres_18: Cluster, tmp_path: Path) -> None:
