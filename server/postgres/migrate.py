@@ -278,7 +278,8 @@ async def cautions_of(connection: Any, wanted: Wanted) -> list[str]:
     return [
         *([] if policies is None else [POLICIES.format(policies)]),
         *(publications.cautions(await facts_of(connection)) if wanted.partitioned else []),
-        *(f"{wrong}." for wrong in left if wrong.mend is None),
+        # Whether the tables fit a new declaration is said of that, and not of the former one.
+        *(f"{wrong}." for wrong in left if wrong.mend is None and not (wrong.declared and wanted.text is not None)),
     ]
 
 

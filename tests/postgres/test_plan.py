@@ -9,6 +9,7 @@ import pytest
 from server.declaration.chat import CHAT_TOML
 from server.exceptions import UnfitError
 from server.postgres.declared import DECLARING
+from server.postgres.doctor import examine
 from server.postgres.migrate import migrate
 from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan, script
 from tests.support.chat_app import App, command
@@ -100,6 +101,36 @@ async def test_everything_that_stands_in_the_way_is_named_at_once(postgres_18: C
     wrong = await plan(newest_app.url, text='[kind.a]\ntable = "nothing"\nowner = "x"\ncolumns = []\n', name="a.toml")
     assert "a.toml:2:" in wrong.obstacles[-1]
     assert "may create functions" in wrong.obstacles[0]
+
+
+async def test_what_was_renamed_or_dropped_on_purpose_is_declared_anew(every_postgres: Cluster) -> None:
+    on_purpose = (
+        "if it was renamed or dropped on purpose, change the declaration and run `atlas-sync migrate --declaration …` "
+        "with your file, else "
+    )
+    async with notes(every_postgres, PERSON + WITH_PARTS) as (database, sql):
+        await sql.execute("DROP TABLE people; DROP TRIGGER atlas_sync_record_update ON notes")
+        await sql.execute("ALTER TABLE notes RENAME parts TO pieces")
+        found = await plan(database.url)
+        doctor = [finding.says async for finding in examine(database.server_url, None) if finding.what == "objects"]
+        back = "run ALTER TABLE public.notes RENAME COLUMN … TO parts, or restore it from a backup)"
+        for says in ("\n".join(found.cautions), *doctor):
+            assert f"table public.people (missing: {on_purpose}rename it back or restore it" in says
+            assert f"column public.notes.parts (missing: {on_purpose}{back}" in says
+        text = WITH_PARTS.replace('"parts"', '"pieces as parts"')
+        assert await sql.fetchval("SELECT count(*) FROM sync.histories") == 1
+        anew_plan = await plan(database.url, text=text)
+        assert (anew_plan.cautions, anew_plan.obstacles) == ([], [])
+        assert await migrate(database.url, text=text) == []
+        await sql.execute("DROP TRIGGER atlas_sync_record_update ON notes")
+        await sql.execute("ALTER TABLE notes ALTER pieces TYPE text")
+        (caution,) = (await plan(database.url)).cautions
+        assert (
+            "column public.notes.pieces (text and was declared as jsonb: if it was retyped on purpose, run" in caution
+        )
+        assert (await plan(database.url, text=text)).cautions == []
+        assert await migrate(database.url, text=text) == []
+        assert (await plan(database.url)).cautions == []
 
 
 async def test_a_login_that_may_not_migrate_is_told_all_that_it_lacks_at_once(every_postgres: Cluster) -> None:
