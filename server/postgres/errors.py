@@ -1,5 +1,7 @@
 """Translates asyncpg's errors by the question that matters to callers: can a retry help?"""
 
+import errno
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,7 +154,25 @@ def connecting() -> Iterator[None]:
             ) from error
         except ConnectionError as error:
             if "rejected SSL upgrade" not in str(error):
-                raise
+                raise UnavailableError(unreachable(error)) from error
             raise UnfitError(
                 "Postgres has no TLS, and the URL's sslmode asks for it. Turn it on there, or take sslmode out."
             ) from error
+        except OSError as error:
+            raise UnavailableError(unreachable(error)) from error
+
+
+def unreachable(error: OSError) -> str:
+    """Why there is no connection, and what to do about it."""
+    if is_refusal(error):
+        return f"Nothing listens at the host and port of the URL ({error}). Start Postgres there, or correct them."
+    if isinstance(error, socket.gaierror):
+        return f"The host of the URL is not known ({error.strerror}). Correct it, or look at DNS."
+    if isinstance(error, TimeoutError):
+        return "Postgres does not answer. Look at the host and port of the URL, and at firewalls in between."
+    return f"Postgres cannot be reached ({type(error).__name__}: {error}). Check that it runs, and the URL."
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether nothing listens at the port. For several addresses of a host, asyncio only quotes the errors."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
