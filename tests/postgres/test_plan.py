@@ -10,8 +10,9 @@ from server.declaration.chat import CHAT_TOML
 from server.exceptions import UnfitError
 from server.postgres.declared import DECLARING
 from server.postgres.doctor import examine
-from server.postgres.migrate import migrate
-from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan, script
+from server.postgres.migrate import migrate, steps
+from server.postgres.plan import NO_DEVICES, NO_RIGHTS, NOTHING, OF_END_USERS, RECONNECT, SNAPSHOT, plan
+from server.postgres.script import LATER, NOTHING_TO_RUN, script
 from tests.support.chat_app import App, command
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.notes import DECLARATION, FOLDER, GATE, PERSON, add_folder, add_note, notes
@@ -178,11 +179,36 @@ async def test_the_commands_take_the_file_of_the_declaration(postgres_18: Cluste
         status, said = await command(app, *file)
         assert status == 0
         assert said.endswith("The database is up to date.\n")
-        assert "record_note" in (await command(app, "--sql"))[1]
+        assert NOTHING_TO_RUN in (await command(app, "--sql"))[1]
         (tmp_path / "sync.toml").write_text(DECLARATION + "[kind.wrong]\n")
         status, said = await command(app, "--plan", *file)
         assert status == 1
         assert "sync.toml:" in said
+
+
+async def test_the_sql_is_all_that_migrate_would_run(every_postgres: Cluster) -> None:
+    async with notes(every_postgres, None) as (database, sql):
+        await sql.execute("ALTER TABLE notes ENABLE ROW LEVEL SECURITY")
+        await add_note(sql, await add_folder(sql, uuid4()))
+        begun = []
+        for text in (FOLDER, GATE + PERSON + WITH_PARTS, DECLARATION, None):
+            printed = await script(database.url, text=text)
+            assert (await steps(database.url, text=text) == []) == (NOTHING_TO_RUN in printed)
+            await sql.execute(printed)
+            await sql.execute("SET search_path = public")
+            assert await steps(database.url, text=text) == []
+            assert NOTHING_TO_RUN in await script(database.url, text=text)
+            begun.append(await sql.fetchval("SELECT count(*) FROM sync.histories"))
+        assert begun == [1, 2, 3, 3], "devices got a snapshot for the new kind, and for the one that is gone"
+        await sql.execute("DROP TRIGGER atlas_sync_record ON notes")
+        assert "CREATE CONSTRAINT TRIGGER atlas_sync_record" in await script(database.url)
+
+
+async def test_the_sql_of_a_conversion_says_what_follows_from_its_result(newest_app: App) -> None:
+    printed = await script(newest_app.url, text=CHAT_TOML)
+    assert "-- put a partitioned table" in printed
+    assert "CREATE TABLE sync.log" in printed
+    assert LATER in printed
 
 
 async def test_plan_and_migrate_say_whom_the_gate_lets_in(postgres_18: Cluster, tmp_path: Path) -> None:
@@ -199,5 +225,6 @@ async def test_the_sql_of_an_empty_database_is_that_of_the_chat_schema(postgres_
     async with administrator(database) as sql:
         text = await script(database.url)
         assert "CREATE TABLE IF NOT EXISTS public.messages" in text
+        assert "FUNCTION sync.record_message()" in text
         made: Any = await sql.fetchval("SELECT to_regclass('public.messages')")
         assert made is None
