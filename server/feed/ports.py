@@ -10,6 +10,7 @@ from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
 from server.declaration.model import Kind
+from server.exceptions import UnavailableError
 from server.feed.change import Reading
 from server.feed.resume import Why
 
@@ -140,12 +141,16 @@ class Rows(Protocol):
         """At least one row if there is any. Another user's rows are not found."""
 
 
+class ReadingError(UnavailableError):
+    """A statement failed in a Postgres that is there: a row that it read may be why."""
+
+
 class Store(Rows, Protocol):
     """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
-        one entry if there is any. Raises UnavailableError."""
+        one entry if there is any. Raises UnavailableError, ReadingError."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""

@@ -48,6 +48,9 @@ POOLED: Final = (
     "migrate and maintain ATLAS_ADMIN_URL) to a direct or session-mode connection; or take pgbouncer=true out, if the "
     "pooler's mode is session."
 )
+OF_A_ROW: Final = ("22", "54", "P0", "XX", "53200", "57014")
+"""Classes and codes of errors that one row may cause: data, limits, exceptions of functions, internal errors, corrupted
+data, memory, a statement that was cancelled after its time."""
 MAYBE_LATER = (
     OSError,
     TimeoutError,
@@ -84,6 +87,15 @@ def unavailable(error: Exception) -> UnavailableError:
     elif isinstance(error, asyncpg.DataError):
         said = "an argument of a kind that Postgres does not take"  # asyncpg's message quotes the argument
     return UnavailableError(f"{type(error).__name__}: {said}")
+
+
+def is_of_a_row(error: BaseException | None) -> bool:
+    """Whether a statement failed as it does for one row: it took too long, or a value cannot be converted or is too
+    large. Statements that read other rows may succeed."""
+    if isinstance(error, TimeoutError):
+        return True
+    state = getattr(error, "sqlstate", None) or ""
+    return state in OF_A_ROW or state[:2] in OF_A_ROW
 
 
 def none_left(error: BaseException) -> bool:

@@ -14,7 +14,8 @@ from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
+from server.feed.ports import Answer, Before, DeviceStatus, ReadingError, ReadKey, Want
+from server.postgres.errors import StatementError, is_of_a_row
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
@@ -85,7 +86,7 @@ class PostgresStore:
         """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
         declaration = self._synced.declaration
-        records = await self._fetch(
+        records = await self._fetch_rows(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
             _literal(str(key.after.seq) for key in keys),
@@ -117,6 +118,15 @@ class PostgresStore:
                 some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
+    async def _fetch_rows(self, name: str, *arguments: object) -> list[Any]:
+        """Raises UnavailableError, ReadingError."""
+        try:
+            return await self._fetch(name, *arguments)
+        except StatementError as error:
+            if is_of_a_row(error.__cause__):
+                raise ReadingError(str(error)) from error
+            raise
+
     def _entry(self, record: Any) -> Entry:
         seq, kind, deletion = record["seq"], record["kind"], record["op"] == "d"
         rows = self._synced.rows.get(kind)
@@ -137,7 +147,7 @@ class PostgresStore:
         places = [await self._place(kind, user, want.before) for want in wants]
         declaration = self._require(kind)
         made: Rows = self._synced.rows[kind.tag]
-        records = await self._fetch(
+        records = await self._fetch_rows(
             f"list_{kind.name}",
             user,
             content_bytes,

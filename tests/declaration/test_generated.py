@@ -26,8 +26,9 @@ from server.declaration.model import Declaration
 from server.declaration.sql import reading
 from server.declaration.sql.generated import functions, generate
 from server.declaration.synced import Synced
+from server.exceptions import UnavailableError
 from server.feed.change import Reading
-from server.feed.ports import ANYWHERE, Before, ReadKey, Want, place_of
+from server.feed.ports import ANYWHERE, Before, ReadingError, ReadKey, Want, place_of
 from server.postgres.declared import declare, declared, is_declared
 from server.postgres.steps import SILENT
 from server.postgres.store import PostgresStore
@@ -219,6 +220,27 @@ async def test_numbers_keep_their_digits_whatever_the_database_writes_by_default
     for found in ((await library.rows("book", "A"))[0], (await library.feed()).entries[-1].row):
         assert found is not None
         assert (columns(found)["rating"], columns(found)["score"]) == (1.2345678, 0.1 + 0.2)
+
+
+async def test_a_row_that_cannot_be_converted_fails_the_statements_that_read_it_and_no_others(library: Library) -> None:
+    for user, shelf in ((ANNE, "A"), (BEN, "B")):
+        await library.write("+", "s", shelf, {"name": "a shelf"}, NOW, user=user)
+        await library.write("+", "b", ord(shelf), {"shelf": shelf, "title": "x"}, NOW, user=user)
+    await library.sql.execute("ALTER TYPE library.mood ADD VALUE 'lost'")
+    await library.sql.execute("UPDATE library.book SET mood = 'lost' WHERE id = $1", ord("A"))
+    await library.sql.execute("DELETE FROM pg_enum WHERE enumlabel = 'lost'")
+    keys = [ReadKey(str(user), ANYWHERE) for user in (ANNE, BEN)]
+    for asked in (keys, keys[:1]):
+        with pytest.raises(ReadingError):
+            await library.store.read_feed(asked, 500, 1 << 20)
+    with pytest.raises(ReadingError):
+        await library.rows("book", "A")
+    (reading,) = await library.store.read_feed(keys[1:], 500, 1 << 20)
+    assert [entry.kind for entry in reading.entries] == ["a", "s", "b"]
+    await library.sql.execute("DROP TABLE sync.log CASCADE")
+    with pytest.raises(UnavailableError) as failed:
+        await library.store.read_feed(keys[1:], 500, 1 << 20)
+    assert not isinstance(failed.value, ReadingError), "no row is why"
 
 
 async def test_an_update_changes_the_columns_that_it_names_and_no_others(library: Library) -> None:
