@@ -311,7 +311,8 @@ class _ReadPath:
             hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
         )
         self.sweep = Sweep(hub, history, store, settings.sweep)
-        self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
+        name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
+        self.presence = Presence(hub, store, name, lambda: history.inspection_error)
         self.readers = Readers(
             hub,
             history,

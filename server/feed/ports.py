@@ -10,6 +10,7 @@ from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
 from server.declaration.model import Kind
+from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.resume import Why
 
@@ -156,12 +157,16 @@ class RowsOfMany(Protocol):
         """An answer for each, in order, of at most `content_bytes` each. Raises UnavailableError."""
 
 
+class ReadingError(UnavailableError):
+    """A statement failed in a Postgres that is there: a row that it read may be why."""
+
+
 class Store(Rows, RowsOfMany, Protocol):
     """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
-        one entry if there is any. Raises UnavailableError."""
+        one entry if there is any. Raises UnavailableError, ReadingError."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""

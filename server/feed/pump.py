@@ -14,6 +14,7 @@ from server import metrics
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import change, encode
+from server.feed.apart import Apart
 from server.feed.change import Batch, Entry, Reading
 from server.feed.history import History, come_back_apart
 from server.feed.hub import Cohort, Hub, Lane, Phase, Reader
@@ -60,7 +61,6 @@ class Pump:
     ) -> None:
         self._hub = hub
         self._history = history
-        self._store = store
         self._replicas = replicas
         self._express = express
         self._keep_trail = keep_trail
@@ -68,6 +68,7 @@ class Pump:
         self._snapshots = snapshots
         self._synced = synced
         self._wakes = wakes
+        self._apart = Apart(hub, store, _request, partial(self._deliver, confirmed=True), self._notify_unavailable)
         self._written = 0
         self._reading = dict.fromkeys(Lane, 0)
         self._on_express = 0
@@ -111,6 +112,7 @@ class Pump:
         """Pump until cancelled."""
         self._failure = asyncio.get_running_loop().create_future()
         async with asyncio.TaskGroup() as tasks:
+            self._apart.spawn = tasks.create_task
             for lane in Lane:
                 tasks.create_task(self._run_lane(lane), name=f"pump-{lane.name.lower()}")
             await self._failure
@@ -192,24 +194,24 @@ class Pump:
             self._reading[lane] = 0
 
     async def _read(self, cohorts: Sequence[Cohort]) -> list[tuple[Cohort, Reading, bool]]:
-        """A reading for each cohort, and whether the primary made it."""
+        """A reading for each cohort, and whether the primary made it. Those that are read for alone come later."""
         found: list[tuple[Cohort, Reading, bool]] = []
         left = cohorts
         if self._replicas is not None and (some := [cohort for cohort in cohorts if not cohort.needs_primary]):
-            readings = await self._replicas.catch_up(*_request(some))
-            if readings is not None:
-                found = [(cohort, reading, False) for cohort, reading in zip(some, readings, strict=True)]
+            caught_up = await self._replicas.catch_up(*_request(some))
+            if caught_up is not None:
+                found = [(cohort, reading, False) for cohort, reading in zip(some, caught_up, strict=True)]
                 left = [cohort for cohort in cohorts if cohort.needs_primary]
         if left:
             try:
-                readings = await self._store.read_feed(*_request(left))
+                readings = await self._apart.read(left)
             except UnavailableError:
                 if not found:
                     raise
                 # What the replica has read is delivered first.
                 self._hub.fail(left)
                 return found
-            found += [(cohort, reading, True) for cohort, reading in zip(left, readings, strict=True)]
+            found += [(cohort, reading, True) for cohort, reading in readings]
         return found
 
     def _deliver(self, cohort: Cohort, reading: Reading, confirmed: bool) -> None:

@@ -23,10 +23,11 @@ from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import encode
+from server.feed.apart import FIRST_PAUSE, LONGEST_PAUSE
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.limited import AT_ONCE
-from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want, Window
+from server.feed.ports import ANYWHERE, CONTENT_BYTES, ReadingError, Rows, Want, Window
 from server.feed.resume import Why
 from server.retry import Retry
 from server.turns import FairQueue
@@ -60,6 +61,8 @@ class Job:
     """Lists of this kind that are still to be sent."""
     ids: dict[str, list[Key]] = field(default_factory=dict)
     """By kind: the rows that were sent, if there are kinds below."""
+    failures: int = 0
+    """Statements that failed in a row, in a Postgres that is there."""
 
 
 class Snapshots:
@@ -105,6 +108,10 @@ class Snapshots:
                 continue
             try:
                 done = await self._piece(job)
+            except ReadingError as error:
+                # A row of this user may be why: others need not wait.
+                self._put_off(job, error)
+                continue
             except UnavailableError as error:
                 if not job.begun:
                     job.reader.notify_unavailable()
@@ -112,6 +119,7 @@ class Snapshots:
                 await retry.pause(error)
                 continue
             retry.reset()
+            job.failures = 0
             if job.reader.sink.gone:
                 continue
             if done:
@@ -120,6 +128,15 @@ class Snapshots:
                 self._hub.stall_snapshot(job.reader, partial(self._put, job))
             else:
                 self._put(job)
+
+    def _put_off(self, job: Job, error: ReadingError) -> None:
+        if not job.failures:
+            log.warning("a snapshot waits, because the statement fails", user=job.reader.feed.user, trouble=str(error))
+        if not job.begun:
+            job.reader.notify_unavailable()
+        pause = min(FIRST_PAUSE * 2**job.failures, LONGEST_PAUSE)
+        job.failures += 1
+        asyncio.get_running_loop().call_later(pause, self._put, job)
 
     async def _piece(self, job: Job) -> bool:
         """Send the next piece. Returns whether it was the last one."""

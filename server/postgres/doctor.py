@@ -68,7 +68,10 @@ async def examine(url: str, listen_url: str | None = None, replica_urls: Sequenc
         # No prepared statements, so that this works through a pooler too.
         connection = await connect_to_primary(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
-        yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
+        said = str(error)
+        yield Finding(
+            "connection", False, said if said.endswith(".") else f"{said}. Check DATABASE_URL, and that Postgres runs."
+        )
         return
 
     async def listen(_: Any) -> Finding:

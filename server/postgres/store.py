@@ -8,12 +8,14 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_place, least, place_fields
+from server.declaration.sql.pieces import place_fields
+from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_place
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadKey, Want
+from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadingError, ReadKey, Want
+from server.postgres.errors import StatementError, is_of_a_row
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
@@ -86,7 +88,7 @@ class PostgresStore:
         """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
         declaration = self._synced.declaration
-        records = await self._fetch(
+        records = await self._fetch_rows(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
             _literal(str(key.after.seq) for key in keys),
@@ -120,6 +122,15 @@ class PostgresStore:
                 some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
+    async def _fetch_rows(self, name: str, *arguments: object) -> list[Any]:
+        """Raises UnavailableError, ReadingError."""
+        try:
+            return await self._fetch(name, *arguments)
+        except StatementError as error:
+            if is_of_a_row(error.__cause__):
+                raise ReadingError(str(error)) from error
+            raise
+
     def _entry(self, record: Any) -> Entry:
         seq, n, prev, mark, prev_mark, kind, op, row_id, texts, next_seq, _, found = record[OF_ENTRY : len(COLUMNS)]
         deletion = op == "d"
@@ -139,7 +150,7 @@ class PostgresStore:
         places = [await self._place(kind, user, want.before) for want in wants]
         declaration = self._require(kind)
         made: Rows = self._synced.rows[kind.tag]
-        records = await self._fetch(
+        records = await self._fetch_rows(
             f"list_{kind.name}",
             user,
             content_bytes,
@@ -168,7 +179,7 @@ class PostgresStore:
         places = [await self._place(kind, user, want.before) for _, user, want in lists]
         declaration = self._require(kind)
         made: Rows = self._synced.rows[kind.tag]
-        records = await self._fetch(
+        records = await self._fetch_rows(
             f"lists_{kind.name}",
             _literal(each.user for each in asked),
             content_bytes,
@@ -198,8 +209,8 @@ class PostgresStore:
             begin += len(each.wants)
         return answers
 
-    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
-        """A place in a list, as texts."""
+    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str | None]:
+        """A place in a list, as texts; None is NULL."""
         if before is None:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
@@ -212,7 +223,7 @@ class PostgresStore:
         if kind.newest is None:
             return texts
         if before.at is None:
-            return [least(fields[0]), *texts]
+            return [None, *texts]
         if fields[0].of is not Type.INSTANT:
             return [read(fields[0], before.at), *texts]
         at = before.at

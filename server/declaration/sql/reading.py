@@ -15,9 +15,10 @@ from server.declaration.sql.pieces import (
     key_texts,
     literal,
     newest,
-    oldest,
     order,
     owned,
+    place,
+    place_fields,
     quoted,
     received,
     sent,
@@ -246,7 +247,7 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
     for slot in shared:
         of = LETTERS[slot[0]]
         value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
-        exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
+        exact = slot in own and own[slot].field.of is not Type.INT
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
     return "".join(f", {value}" for value in values)
 
@@ -254,16 +255,12 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
 def rows(declaration: Declaration, kind: Kind, *, together: bool = False) -> str:
     """The statement that reads the lists of a kind: one, or one for each of several parents; `together`: of several
     users."""
-    places = place_fields(kind)
-    names = [f"p{i}" for i in range(1, len(places) + 1)]
+    names = [f"p{i}" for i in range(1, len(place_fields(kind)) + 1)]
     arrays = {"reader": "int"} if together else {}
     arrays |= {"rows": "int", "parent": "text", **dict.fromkeys(names, "text"), "before": "int"}
     of_each = ["the number of its user"] if together else []
     of_each += ["rows at most", "NULL" if kind.parent is None else "the parent's key", "… the place"]
-    place = [
-        f'(w.{name} COLLATE "C")' if field.of is Type.TEXT else received(field, f"w.{name}")
-        for name, field in zip(names, places, strict=True)
-    ]
+    placed = place(kind, "w")
     ordered = order(kind, "t")
     aliases = ", ".join(f"{expression} AS o{i}" for i, expression in enumerate(ordered, 1))
     o = [f"o{i}" for i in range(1, len(ordered) + 1)]
@@ -278,11 +275,14 @@ def rows(declaration: Declaration, kind: Kind, *, together: bool = False) -> str
         )
 
     def branch(source: str, more: str = "") -> str:
-        bound = f" AND {ordered[0]} <= {place[0]}" if len(ordered) > 1 else ""
+        # In the index, where the whole condition is not.
+        first = len(placed) - len(kind.key) or 1
+        start = f"({', '.join(ordered[:first])}) <= ({', '.join(placed[:first])})"
+        bound = f" AND {start if first > 1 else f'{ordered[0]} <= {placed[0]}'}" if len(ordered) > 1 else ""
         return (
             f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}{aliases}\n"
             f"        FROM {source} t\n"
-            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(place)}, w.before){bound}{more}\n"
+            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(placed)}, w.before){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
         )
 
@@ -325,19 +325,9 @@ def rows(declaration: Declaration, kind: Kind, *, together: bool = False) -> str
     )
 
 
-def place_fields(kind: Kind) -> list[Field]:
-    """The columns that make a place in a list: the one that orders it, and the key."""
-    return [*([] if kind.newest is None else [kind.column[kind.newest].field]), *kind.key]
-
-
 def first_place(kind: Kind) -> list[str]:
     """The place before the newest row, as texts."""
     return [newest(field) for field in place_fields(kind)]
-
-
-def least(field: Field) -> str:
-    """The place of a NULL, as text."""
-    return oldest(field).partition("'")[2].partition("'")[0]
 
 
 def has_instant(kind: Kind) -> bool:
