@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -76,6 +77,8 @@ class Codec:
     _mutation: Decoder
     _array: Decoder
     _value: Decoder
+    _text: Decoder
+    _uuid: Decoder
     _containers: frozenset[bytes]
     """First bytes of what is no value."""
 
@@ -113,6 +116,21 @@ class Codec:
             if mended != data:
                 return self.value(msgspec.Raw(mended))
             raise FrameError("A value is not of the agreed encoding.") from None
+
+    def text_of(self, raw: msgspec.Raw) -> str | None:
+        """Return the value, as `value` does, if it is a string without U+0000; otherwise None."""
+        try:
+            text: str = self._text.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
+        return None if "\0" in text else text
+
+    def uuid_of(self, raw: msgspec.Raw) -> str | None:
+        """Return the value in the canonical form of a uuid, if it is one in a usual form; otherwise None."""
+        try:
+            return msgspec.to_builtins(self._uuid.decode(raw))  # type: ignore[no-any-return]  # a str
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
 
     def values(self, raw: msgspec.Raw) -> list[msgspec.Raw]:
         """Return the elements of an array, or the value itself as the only one. Raises FrameError."""
@@ -156,6 +174,8 @@ MSGPACK: Final = Codec(
     _mutation=msgspec.msgpack.Decoder(Mutation),
     _array=msgspec.msgpack.Decoder(list[msgspec.Raw]),
     _value=msgspec.msgpack.Decoder(),
+    _text=msgspec.msgpack.Decoder(str),
+    _uuid=msgspec.msgpack.Decoder(UUID),
     _containers=_CONTAINERS,
 )
 JSON: Final = Codec(
@@ -168,6 +188,8 @@ JSON: Final = Codec(
     _mutation=msgspec.json.Decoder(Mutation),
     _array=msgspec.json.Decoder(list[msgspec.Raw]),
     _value=msgspec.json.Decoder(),
+    _text=msgspec.json.Decoder(str),
+    _uuid=msgspec.json.Decoder(UUID),
     _containers=_OPENING,
 )
 

@@ -175,16 +175,10 @@ _READ: Final[dict[Type, Callable[[Value], str]]] = {
 def as_text(field: Field) -> Callable[[Value], str | None]:
     """Makes of a device's value what Postgres gets: text; of an instant its microseconds, of bytes base64, of an array
     JSON. What it returns raises BadValue if the column cannot hold the value."""
-    nullable, made = field.nullable, reader(field)
-
-    def text(value: Value) -> str | None:
-        if value is None:
-            if nullable:
-                return None
-            raise BadValue(BAD_VALUE)
-        return made(value)
-
-    return text
+    read = reader(field)
+    if not field.nullable:
+        return read  # None is of no type
+    return lambda value: None if value is None else read(value)
 
 
 def reader(field: Field) -> Callable[[Value], str]:

@@ -80,8 +80,7 @@ class OwnedPush(Struct, frozen=True, kw_only=True):
         return replace(self, mutations=mutations)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The result of applying a push."""
 
     before: int
