@@ -1,6 +1,6 @@
 """Reads feeds, snapshots and pages: the `Store` of the read path, with one statement for each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from protocol.cursor import Position
@@ -14,7 +14,7 @@ from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
-from server.postgres.pool import Pool
+from server.postgres.pool import Pool, array
 from server.postgres.timestamps import ALWAYS, NEVER
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
@@ -86,9 +86,9 @@ class PostgresStore:
         declaration = self._synced.declaration
         records = await self._fetch(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
-            _literal(key.user for key in keys),
-            _literal(str(key.after.seq) for key in keys),
-            _literal(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
+            array(key.user for key in keys),
+            array(str(key.after.seq) for key in keys),
+            array(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
             min(key.after.seq for key in keys),
             rows,
             content_bytes,
@@ -199,11 +199,6 @@ class PostgresStore:
     async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
         columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
         await self._fetch("record_devices", server, *columns)
-
-
-def _literal(items: Iterable[str]) -> str:
-    """A Postgres array literal. The items must need no quotes."""
-    return "{" + ",".join(items) + "}"
 
 
 def _id(made: Rows, key: Any) -> Key:

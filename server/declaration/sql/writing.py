@@ -20,7 +20,7 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 ADMITTED = """\
 -- Whether this user syncs: at most one row.
 DROP FUNCTION IF EXISTS sync.admitted(uuid);
-CREATE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS {body};
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 """

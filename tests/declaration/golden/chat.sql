@@ -227,7 +227,7 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
 -- Whether this user syncs: at most one row.
 DROP FUNCTION IF EXISTS sync.admitted(uuid);
-CREATE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS $$
     SELECT q.subscription_tier::text IN ('core', 'studio') FROM public.profiles q WHERE q.id = $1 LIMIT 1
 $$;

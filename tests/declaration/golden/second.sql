@@ -351,7 +351,7 @@ REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
 -- Whether this user syncs: at most one row.
 DROP FUNCTION IF EXISTS sync.admitted(uuid);
-CREATE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS $$
     SELECT (q.plan::text IN ('free')) IS NOT TRUE FROM library.account q WHERE q."user" = $1 LIMIT 1
 $$;
