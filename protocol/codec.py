@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -45,8 +46,16 @@ _HALF: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 Value = str | bytes | int | float | bool | None
 """A value as it was sent, before the schema says what it means."""
 
-_OPENING: Final = (b"{", b"[")
-_CONTAINERS: Final = frozenset((*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
+_OPENING: Final = frozenset((b"{", b"["))
+_CONTAINERS: Final = frozenset(
+    (
+        b"",
+        *(
+            bytes((first,))
+            for first in (*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0))
+        ),
+    )
+)
 """First bytes of maps, arrays and extensions in MessagePack. An untyped decoder would turn a frame of empty maps into
 70 times its size."""
 
@@ -68,6 +77,10 @@ class Codec:
     _mutation: Decoder
     _array: Decoder
     _value: Decoder
+    _text: Decoder
+    _uuid: Decoder
+    _containers: frozenset[bytes]
+    """First bytes of what is no value."""
 
     def encode(self, frame: ToClient | ToServer) -> bytes:
         return self._encoder.encode(frame)
@@ -93,7 +106,7 @@ class Codec:
     def value(self, raw: msgspec.Raw) -> Value:
         """Return one value of a row. Raises FrameError for a map or an array: no value is one."""
         data = bytes(raw)
-        if not self._scalar(data):
+        if data[:1] in self._containers:
             raise FrameError("A value is a map or an array. JSON and arrays travel as text.")
         try:
             return self._value.decode(data)  # type: ignore[no-any-return]  # a scalar
@@ -104,18 +117,29 @@ class Codec:
                 return self.value(msgspec.Raw(mended))
             raise FrameError("A value is not of the agreed encoding.") from None
 
+    def text_of(self, raw: msgspec.Raw) -> str | None:
+        """Return the value, as `value` does, if it is a string without U+0000; otherwise None."""
+        try:
+            text: str = self._text.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
+        return None if "\0" in text else text
+
+    def uuid_of(self, raw: msgspec.Raw) -> str | None:
+        """Return the value in the canonical form of a uuid, if it is one in a usual form; otherwise None."""
+        try:
+            return msgspec.to_builtins(self._uuid.decode(raw))  # type: ignore[no-any-return]  # a str
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
+
     def values(self, raw: msgspec.Raw) -> list[msgspec.Raw]:
         """Return the elements of an array, or the value itself as the only one. Raises FrameError."""
-        data = bytes(raw)
-        if self._scalar(data):
+        if bytes(raw)[:1] not in self._containers:
             return [raw]
         try:
-            return self._array.decode(data)  # type: ignore[no-any-return]  # as above
+            return self._array.decode(raw)  # type: ignore[no-any-return]  # as above
         except (msgspec.DecodeError, RecursionError):
             raise FrameError("This is not an array of values.") from None
-
-    def _scalar(self, data: bytes) -> bool:
-        return data[:1] not in _OPENING if self.text else bool(data) and data[0] not in _CONTAINERS
 
     def _decode(self, decoder: Decoder, data: bytes) -> Any:
         if self.text and b"\\u" in data:
@@ -150,6 +174,9 @@ MSGPACK: Final = Codec(
     _mutation=msgspec.msgpack.Decoder(Mutation),
     _array=msgspec.msgpack.Decoder(list[msgspec.Raw]),
     _value=msgspec.msgpack.Decoder(),
+    _text=msgspec.msgpack.Decoder(str),
+    _uuid=msgspec.msgpack.Decoder(UUID),
+    _containers=_CONTAINERS,
 )
 JSON: Final = Codec(
     subprotocol="atlas-sync.v1.json",
@@ -161,6 +188,9 @@ JSON: Final = Codec(
     _mutation=msgspec.json.Decoder(Mutation),
     _array=msgspec.json.Decoder(list[msgspec.Raw]),
     _value=msgspec.json.Decoder(),
+    _text=msgspec.json.Decoder(str),
+    _uuid=msgspec.json.Decoder(UUID),
+    _containers=_OPENING,
 )
 
 CODECS: Final = {codec.subprotocol: codec for codec in (MSGPACK, JSON)}

@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -65,8 +66,13 @@ def _text(value: Value) -> str:
 
 
 def _uuid(value: Value) -> str:
+    if isinstance(value, bytes):
+        if len(value) != 16:
+            raise BadValue(BAD_VALUE)
+        digits = value.hex()  # by way of a UUID it takes thrice as long
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
     try:
-        return str(UUID(bytes=value) if isinstance(value, bytes) else UUID(_text(value)))
+        return str(UUID(_text(value)))
     except ValueError:
         raise BadValue(BAD_VALUE) from None
 
@@ -166,28 +172,46 @@ _READ: Final[dict[Type, Callable[[Value], str]]] = {
 }
 
 
-def as_text(field: Field, value: Value) -> str | None:
-    """A device's value as Postgres gets it: text; of an instant its microseconds, of bytes base64, of an array JSON.
-    Raises BadValue if the column cannot hold it."""
-    if value is None:
-        if field.nullable:
-            return None
-        raise BadValue(BAD_VALUE)
-    return read(field, value)
+def as_text(field: Field) -> Callable[[Value], str | None]:
+    """Makes of a device's value what Postgres gets: text; of an instant its microseconds, of bytes base64, of an array
+    JSON. What it returns raises BadValue if the column cannot hold the value."""
+    read = reader(field)
+    if not field.nullable:
+        return read  # None is of no type
+    return lambda value: None if value is None else read(value)
+
+
+def reader(field: Field) -> Callable[[Value], str]:
+    """As `as_text`, whether or not the column may be NULL."""
+    read = _READ[field.of]
+    if field.of is Type.INT:
+        return _checked(read, partial(_is_short, BITS[field.type]))
+    return _checked(read, _is_real) if field.type == "real" else read
+
+
+def _checked(read: Callable[[Value], str], holds: Callable[[str], bool]) -> Callable[[Value], str]:
+    def checked(value: Value) -> str:
+        text = read(value)
+        if not holds(text):
+            raise BadValue(BAD_VALUE)
+        return text
+
+    return checked
 
 
 def read(field: Field, value: Value) -> str:
     """A device's value as text, whether or not the column may be NULL. Raises BadValue."""
-    text = _READ[field.of](value)
-    if (field.of is Type.INT and not -1 << BITS[field.type] <= int(text) < 1 << BITS[field.type]) or (
-        field.type == "real" and not _is_real(float(text))
-    ):
-        raise BadValue(BAD_VALUE)
-    return text
+    return reader(field)(value)
 
 
-def _is_real(value: float) -> bool:
+def _is_short(bits: int, text: str) -> bool:
+    """Whether an integer of so many bits and a sign can hold it."""
+    return -1 << bits <= int(text) < 1 << bits
+
+
+def _is_real(text: str) -> bool:
     """Whether a number of 4 bytes can hold it, rounded."""
+    value = float(text)
     try:
         (held,) = struct.unpack("<f", struct.pack("<f", value))
     except OverflowError:

@@ -51,6 +51,11 @@ UNDECLARED: Final = (*UNMIGRATED, asyncpg.InsufficientPrivilegeError)
 """How a statement fails that names what is no longer there, or may no longer be read."""
 
 
+def array(items: Iterable[str]) -> str:
+    """An array as a literal, which takes a tenth of the time of an array of texts. The items must need no quotes."""
+    return "{" + ",".join(items) + "}"
+
+
 class Pool:
     """Runs the named statements of sql/ on at most `size` connections.
 

@@ -1,6 +1,6 @@
 """Reads feeds, snapshots and pages: the `Store` of the read path, with one statement for each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from protocol.cursor import Position
@@ -16,7 +16,7 @@ from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadingError, ReadKey, Want
 from server.postgres.errors import StatementError, is_of_a_row
-from server.postgres.pool import Pool
+from server.postgres.pool import Pool, array
 from server.postgres.timestamps import ALWAYS, NEVER
 
 BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
@@ -90,9 +90,9 @@ class PostgresStore:
         declaration = self._synced.declaration
         records = await self._fetch_rows(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
-            _literal(key.user for key in keys),
-            _literal(str(key.after.seq) for key in keys),
-            _literal(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
+            array(key.user for key in keys),
+            array(str(key.after.seq) for key in keys),
+            array(str(key.after.n or BEHIND_A_TRANSACTION) for key in keys),
             min(key.after.seq for key in keys),
             rows,
             content_bytes,
@@ -181,7 +181,7 @@ class PostgresStore:
         made: Rows = self._synced.rows[kind.tag]
         records = await self._fetch_rows(
             f"lists_{kind.name}",
-            _literal(each.user for each in asked),
+            array(each.user for each in asked),
             content_bytes,
             [number for number, _, _ in lists],
             [want.rows for _, _, want in lists],
@@ -250,11 +250,6 @@ class PostgresStore:
     async def record(self, server: str, statuses: Sequence[DeviceStatus]) -> None:
         columns = list(zip(*statuses, strict=True)) or [()] * len(DeviceStatus._fields)
         await self._fetch("record_devices", server, *columns)
-
-
-def _literal(items: Iterable[str]) -> str:
-    """A Postgres array literal. The items must need no quotes."""
-    return "{" + ",".join(items) + "}"
 
 
 def _id(made: Rows, key: Any) -> Key:

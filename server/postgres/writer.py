@@ -1,7 +1,7 @@
 """Applies groups of pushes: the `Writer` of the write path, with one statement per group."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import asyncpg
 import orjson
@@ -11,31 +11,24 @@ from protocol.frames import Instant
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.postgres.errors import StatementError
-from server.postgres.pool import Pool
+from server.postgres.pool import Pool, array
 from server.write.ports import Cause, WriteError
 from server.write.push import Change, Outcome, OwnedPush, Rejection
 
 log = structlog.get_logger()
 
 
-class Arguments(NamedTuple):
-    """One mutation: an element of each of these arrays of sync.push, in this order."""
-
-    tag: str | None
-    op: str
-    key: str | None = None
-    second: str | None = None
-    """The second half of the key."""
-    patch: str | None = None
-    """Columns; of a rejected mutation the code of its rejection."""
-    at: Instant | None = None
+Arguments = tuple[str, str, str | None, str | None, str | None, Instant | None]
+"""One mutation: its tag and op as they are in an array literal, both halves of the key, the columns (of a rejected
+mutation the code of its rejection), the instant."""
+NO_ARGUMENTS: Final[list[tuple[str, ...]]] = [()] * 6
 
 
 def _arguments(mutation: Change | Rejection) -> Arguments:
     if isinstance(mutation, Rejection):
-        return Arguments(None, "!", patch=mutation.code)
-    key, second = (*mutation.key, None)[:2]
-    return Arguments(mutation.tag, mutation.op, key, second, mutation.patch, mutation.at)
+        return "NULL", "!", None, None, mutation.code, None
+    key = mutation.key
+    return mutation.tag, mutation.op, key[0], key[1] if len(key) > 1 else None, mutation.patch, mutation.at
 
 
 ENDED: Final = ("08", "57P01", "57P02", "57P03", "57P05")
@@ -57,6 +50,7 @@ class PostgresWriter:
     async def write(self, pushes: Sequence[OwnedPush], seconds: float) -> list[Outcome]:
         try:
             mutations = [_arguments(mutation) for push in pushes for mutation in push.mutations]
+            tags, ops, *others = zip(*mutations, strict=True) if mutations else NO_ARGUMENTS
             # In the order of sql/push.sql.
             arguments = (
                 [push.user for push in pushes],
@@ -65,7 +59,9 @@ class PostgresWriter:
                 [push.claims_client_id for push in pushes],
                 [push.first for push in pushes],
                 [len(push.mutations) for push in pushes],
-                *(zip(*mutations, strict=True) if mutations else [()] * len(Arguments._fields)),
+                array(tags),
+                array(ops),
+                *others,
                 [push.generation for push in pushes],
                 [push.held for push in pushes],
                 [_digest(mutation) for push in pushes for mutation in push.mutations],

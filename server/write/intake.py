@@ -22,6 +22,12 @@ class Intake:
         self._clock = clock
         self.mutations = mutations
         self._synced = synced
+        self._forms: dict[str, rules.Form] = {}
+        self._take_forms()
+        synced.on_use.append(self._take_forms)
+
+    def _take_forms(self) -> None:
+        self._forms = rules.forms(self._synced.declaration)
 
     def apply(
         self,
@@ -48,14 +54,14 @@ class Intake:
                 metrics.PUSHES.labels(result.code).inc()
             answer(result)
 
-        now, declaration = self._clock.now(), self._synced.declaration
+        now = self._clock.now()
         push = OwnedPush(
             user=user,
             client_id=client_id,
             session=session,
             claims_client_id=claims_client_id,
             first=frame.n,
-            mutations=[rules.check(codec.mutation(raw), declaration, codec, now) for raw in frame.mutations],
+            mutations=[rules.check(codec.mutation(raw), self._forms, codec, now) for raw in frame.mutations],
             generation=generation,
             held=frame.held,
         )

@@ -6,10 +6,10 @@ A push that fails alone is applied mutation by mutation. The failing mutation is
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from protocol.frames import Ack, Error, Milliseconds
 from server.exceptions import UnavailableError

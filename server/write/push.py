@@ -1,18 +1,19 @@
 """A push on its way to the database, and its outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 from uuid import UUID
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from protocol.frames import Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A mutation that was checked, as Postgres gets it."""
 
     tag: str
@@ -46,8 +47,7 @@ class Rejection:
     """None if it could not be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnedPush:
+class OwnedPush(Struct, frozen=True, kw_only=True):
     """Mutations of one device (`client_id`), with the numbers `first`, `first` + 1, …, and their owner."""
 
     user: UUID
@@ -80,8 +80,7 @@ class OwnedPush:
         return replace(self, mutations=mutations)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The result of applying a push."""
 
     before: int

@@ -34,7 +34,7 @@ from server.postgres.steps import SILENT
 from server.postgres.store import PostgresStore
 from server.postgres.tables import facts
 from server.write.push import Change
-from server.write.rules import check
+from server.write.rules import check, forms
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.pools import pool_of_one
 from tests.support.second import SECOND
@@ -151,7 +151,7 @@ VALUES: Final[dict[str, list[Any]]] = {
 async def write(sql: Any, user: UUID, mutation: list[Any]) -> str | None:
     """What a device sends, as the server lets it through; returns the code of its rejection."""
     raw = msgspec.Raw(msgspec.msgpack.Encoder(uuid_format="bytes").encode(mutation))
-    change = check(MSGPACK.mutation(raw), SECOND, MSGPACK, NOW)
+    change = check(MSGPACK.mutation(raw), forms(SECOND), MSGPACK, NOW)
     assert isinstance(change, Change), change
     code: str | None = await sql.fetchval(
         "SELECT sync.write($1, $2, $3, $4, $5::text::jsonb, sync.instant($6))",

@@ -50,7 +50,7 @@ def received(value: Any, codec: Codec) -> Any:
 
 
 def text(of: Type, value: Any, sql: str | None = None) -> str | None:
-    return as_text(field(of, sql), value)
+    return as_text(field(of, sql))(value)
 
 
 def refusal(of: Type, value: Any, sql: str | None = None) -> str:
@@ -217,7 +217,7 @@ def test_a_number_beyond_four_bytes_is_refused_for_a_column_of_four(value: float
 
 @pytest.mark.parametrize("of", Type)
 def test_nil_is_kept_where_it_may_be_and_nowhere_else(of: Type) -> None:
-    assert as_text(field(of, nullable=True), None) is None
+    assert as_text(field(of, nullable=True))(None) is None
     assert refusal(of, None) == "bad_value"
 
 
@@ -280,7 +280,7 @@ def test_a_key_goes_to_postgres_and_comes_back_as_it_was(codec: Codec, kind: Kin
     values = [received(half, codec) for half in halves]
     key = halves[0] if len(halves) == 1 else tuple(halves)
     assert read_key(kind, values) == key
-    texts = [as_text(each, value) or "" for each, value in zip(kind.key, values, strict=True)]
+    texts = [as_text(each)(value) or "" for each, value in zip(kind.key, values, strict=True)]
     assert key_of(kind, texts) == Rows(kind).key(texts) == key
     again = [str(half) for half in (key if isinstance(key, tuple) else (key,))]
     assert again == texts

@@ -114,7 +114,7 @@ class Wanderer:
             session=str(generation),
             claims_client_id=takes,
             first=found.n,
-            mutations=[rules.check(_sent(each), CHAT, MSGPACK, now()) for each in found.mutations],
+            mutations=[rules.check(_sent(each), rules.forms(CHAT), MSGPACK, now()) for each in found.mutations],
             generation=generation,
             held=found.held,
         )

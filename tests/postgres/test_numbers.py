@@ -1,11 +1,11 @@
 """A mutation number means one mutation: only the same mutation is answered with `repeated`, in every history."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from server.declaration.chat import CHAT
 from server.declaration.synced import Synced

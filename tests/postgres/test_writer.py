@@ -5,11 +5,11 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from server.declaration.chat import CHAT
 from server.declaration.synced import Synced

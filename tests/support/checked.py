@@ -10,6 +10,6 @@ from tests.support.rows import Mutation, encoded
 
 def checked(mutation: Mutation) -> Change:
     """Of the chat schema, and acceptable."""
-    change = rules.check(MSGPACK.mutation(encoded(mutation)), CHAT, MSGPACK, now())
+    change = rules.check(MSGPACK.mutation(encoded(mutation)), rules.forms(CHAT), MSGPACK, now())
     assert isinstance(change, Change), change
     return change

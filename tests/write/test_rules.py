@@ -15,7 +15,7 @@ from protocol.schema import KEY_TYPES, Type
 from server.declaration.chat import CHAT
 from server.declaration.model import Declaration, Kind
 from server.write.push import Change, Outcome, OwnedPush, Rejection
-from server.write.rules import AHEAD, DEFAULT_BYTES, EARLIEST, SENTENCES, answer, check
+from server.write.rules import AHEAD, DEFAULT_BYTES, EARLIEST, SENTENCES, answer, check, forms
 from tests.support.rows import (
     CreateConversation,
     CreateMessage,
@@ -36,13 +36,13 @@ both = pytest.mark.parametrize("codec", list(CODECS.values()), ids=lambda codec:
 
 
 def judged(mutation: Mutation, codec: Codec = MSGPACK) -> Change | Rejection:
-    return check(codec.mutation(encoded(mutation, codec)), CHAT, codec, NOW)
+    return check(codec.mutation(encoded(mutation, codec)), forms(CHAT), codec, NOW)
 
 
 def sent(array: object, codec: Codec = MSGPACK, declaration: Declaration = SECOND) -> Change | Rejection:
     """What becomes of anything in a mutation's place."""
     data = msgspec.json.encode(array) if codec.text else _PACKER.encode(array)
-    return check(codec.mutation(msgspec.Raw(data)), declaration, codec, NOW)
+    return check(codec.mutation(msgspec.Raw(data)), forms(declaration), codec, NOW)
 
 
 def refused(code: str) -> Rejection:
@@ -136,7 +136,7 @@ def test_half_a_surrogate_pair_is_refused_as_such(codec: Codec) -> None:
         data = _PACKER.encode(frame).replace(b"pair: ....!", b"pair.:\xed\xa0\xbd..")
     push = codec.decode_to_server(data)
     ((raw),) = push.mutations  # type: ignore[union-attr]  # a push
-    assert check(codec.mutation(raw), CHAT, codec, NOW) == Rejection("bad_text:title")
+    assert check(codec.mutation(raw), forms(CHAT), codec, NOW) == Rejection("bad_text:title")
 
 
 @pytest.mark.parametrize("role", ["", "admin", "User", "user ", "system", "assistant"])
@@ -150,7 +150,7 @@ def test_a_deletion_far_back_in_time_is_not_objected_to() -> None:
 
 
 def test_what_could_not_be_decoded_is_malformed() -> None:
-    assert check(None, CHAT, MSGPACK, NOW) == Rejection("malformed")
+    assert check(None, forms(CHAT), MSGPACK, NOW) == Rejection("malformed")
 
 
 # ---- Any schema ----------------------------------------------------------------------------------------------------

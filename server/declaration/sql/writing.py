@@ -4,7 +4,7 @@ Every statement names the owner of the row, so rows of another user are not foun
 """
 
 from protocol.schema import Type
-from server.declaration.model import Declaration, Devices, Field, Kind
+from server.declaration.model import Declaration, Devices, Field, Kind, Parent
 from server.declaration.sql.pieces import archive, body, column, equal, literal, owned, quoted, received, table, tables
 
 DISPATCH = """\
@@ -12,24 +12,19 @@ DISPATCH = """\
 -- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
 -- `more`: a part was deleted, and the rest is to be deleted by another call.
 CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
-RETURNS text LANGUAGE plpgsql AS {body};
+RETURNS text LANGUAGE sql AS {body};
 REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 """
-CASES = """\
-BEGIN
-    CASE tag
-{cases}
-    ELSE
-        RETURN 'not_allowed';
-    END CASE;
-END"""
+"""In SQL, so that Postgres replaces the call by its body."""
 
 ADMITTED = """\
--- Whether this user syncs.
-CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
+-- Whether this user syncs: at most one row.
+DROP FUNCTION IF EXISTS sync.admitted(uuid);
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS {body};
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 """
+"""A set, so that Postgres replaces the call by its body. Earlier versions returned a boolean."""
 
 TIER = """\
 -- The value of the gate's column by which this user syncs, or not.
@@ -48,14 +43,13 @@ def name(kind: Kind) -> str:
 
 def dispatch(declaration: Declaration) -> str:
     """The function that calls those of the kinds."""
-    cases = "\n".join(
-        f"    WHEN {literal(kind.tag)} THEN\n        RETURN {name(kind)}(op, owner, key, patch, at);"
+    cases = [
+        f"        WHEN {literal(kind.tag)} THEN {name(kind)}(op, owner, key, patch, at)"
         for kind in declaration.kinds
         if kind.devices is not None
-    )
-    if not cases:
-        cases = "    WHEN NULL THEN\n        RETURN NULL;"
-    return DISPATCH.format(body=body(CASES.format(cases=cases)))
+    ]
+    text = ["    SELECT CASE tag", *cases, "        ELSE 'not_allowed' END"] if cases else ["    SELECT 'not_allowed'"]
+    return DISPATCH.format(body=body("\n".join(text)))
 
 
 def admitted(declaration: Declaration) -> str:
@@ -68,7 +62,7 @@ def admitted(declaration: Declaration) -> str:
     held = f"{column('q', gate.field)}::text"
     admits = f"{held} IN ({values})" if gate.syncs else f"({held} IN ({values})) IS NOT TRUE"
     row = f"FROM {table(kind.table)} q WHERE {owned(declaration, kind, 'q', '$1')} LIMIT 1"
-    return ADMITTED.format(body=body(f"    SELECT coalesce((SELECT {admits} {row}), false)"))
+    return ADMITTED.format(body=body(f"    SELECT {admits} {row}"))
 
 
 def tier(declaration: Declaration) -> str:
@@ -91,7 +85,16 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "#variable_conflict use_variable",
         "DECLARE",
         *(f"    _key{i} {field.type} := {received(field, f'_key[{i}]')};" for i, field in enumerate(kind.key, 1)),
-        *(["    _row_at pg_catalog.timestamptz := sync.instant(_key[2]);"] if dated else []),
+        *(
+            ["    _row_at pg_catalog.timestamptz := CASE WHEN _op <> '+' THEN sync.instant(_key[2]) END;"]
+            if dated
+            else []
+        ),
+        *(
+            [f"    _parent {kind.parent.field.type} := {_parent(kind, kind.parent)};"]
+            if kind.parent is not None
+            else []
+        ),
         *(["    _owns pg_catalog.bool;"] if kind.archive is not None else []),
         "BEGIN",
         "    CASE _op",
@@ -122,6 +125,11 @@ def _indented(lines: list[str]) -> list[str]:
 def _given(field: Field, wire: str) -> str:
     """The value of a column in the patch."""
     return received(field, f"_patch ->> {literal(wire)}::text")
+
+
+def _parent(kind: Kind, parent: Parent) -> str:
+    """The parent in the patch."""
+    return _given(parent.field, kind.columns[0].name)
 
 
 def _key(kind: Kind, alias: str) -> str:
@@ -176,9 +184,8 @@ def _insert(declaration: Declaration, kind: Kind, devices: Devices) -> list[str]
         missing: list[str] = []
     else:
         assert kind.parent is not None
-        wire = kind.columns[0].name
         its = owned(declaration, parent, "o", "_owner")
-        same = equal(column("o", parent.key[0]), _given(kind.parent.field, wire), parent.key[0], kind.parent.field)
+        same = equal(column("o", parent.key[0]), "_parent", parent.key[0], kind.parent.field)
         found = f"{same} AND {its}"
         lines = [
             *checks,

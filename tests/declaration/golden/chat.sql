@@ -175,7 +175,8 @@ RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 uuid := (_key[1])::uuid;
-    _row_at pg_catalog.timestamptz := sync.instant(_key[2]);
+    _row_at pg_catalog.timestamptz := CASE WHEN _op <> '+' THEN sync.instant(_key[2]) END;
+    _parent uuid := (_patch ->> 'conversation_id'::text)::uuid;
     _owns pg_catalog.bool;
 BEGIN
     CASE _op
@@ -187,7 +188,7 @@ BEGIN
                 IF _owns THEN
                     RETURN NULL;
                 END IF;
-                PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner;
+                PERFORM FROM public.conversations o WHERE o.id = _parent AND o.user_id = _owner;
                 IF NOT FOUND THEN
                     RETURN 'unknown_parent';
                 END IF;
@@ -196,10 +197,10 @@ BEGIN
         END IF;
         INSERT INTO public.messages (id, conversation_id, role, content, created_at, updated_at)
         SELECT _key1, o.id, _patch ->> 'role'::text, _patch ->> 'content'::text, _at, _at
-        FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner
+        FROM public.conversations o WHERE o.id = _parent AND o.user_id = _owner
         ON CONFLICT (id, created_at) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM public.conversations o WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner;
+            PERFORM FROM public.conversations o WHERE o.id = _parent AND o.user_id = _owner;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -209,7 +210,7 @@ BEGIN
             END IF;
         ELSE
             UPDATE public.conversations o SET updated_at = _at
-            WHERE o.id = (_patch ->> 'conversation_id'::text)::uuid AND o.user_id = _owner AND o.updated_at < _at;
+            WHERE o.id = _parent AND o.user_id = _owner AND o.updated_at < _at;
         END IF;
     WHEN '~' THEN
         UPDATE public.messages t SET content = _patch ->> 'content'::text, updated_at = greatest(t.updated_at, _at)
@@ -240,24 +241,19 @@ REVOKE ALL ON FUNCTION sync.write_message FROM PUBLIC;
 -- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
 -- `more`: a part was deleted, and the rest is to be deleted by another call.
 CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    CASE tag
-    WHEN 'c' THEN
-        RETURN sync.write_conversation(op, owner, key, patch, at);
-    WHEN 'm' THEN
-        RETURN sync.write_message(op, owner, key, patch, at);
-    ELSE
-        RETURN 'not_allowed';
-    END CASE;
-END
+RETURNS text LANGUAGE sql AS $$
+    SELECT CASE tag
+        WHEN 'c' THEN sync.write_conversation(op, owner, key, patch, at)
+        WHEN 'm' THEN sync.write_message(op, owner, key, patch, at)
+        ELSE 'not_allowed' END
 $$;
 REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
--- Whether this user syncs.
-CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
+-- Whether this user syncs: at most one row.
+DROP FUNCTION IF EXISTS sync.admitted(uuid);
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce((SELECT q.subscription_tier::text IN ('core', 'studio') FROM public.profiles q WHERE q.id = $1 LIMIT 1), false)
+    SELECT q.subscription_tier::text IN ('core', 'studio') FROM public.profiles q WHERE q.id = $1 LIMIT 1
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 

@@ -327,15 +327,16 @@ RETURNS text LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     _key1 bigint := (_key[1])::bigint;
+    _parent text := _patch ->> 'shelf'::text;
 BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO library.book (id, shelf, title, price, read_on, meta, source, tags, loans, mood, rating, score, pages, isbn, cover, borrower, lent, added_at, edited_at)
         SELECT _key1, o."Code", (_patch ->> 'title'::text)::character varying, (_patch ->> 'price'::text)::numeric, (_patch ->> 'read_on'::text)::date, (_patch ->> 'meta'::text)::jsonb, (_patch ->> 'source'::text)::json, sync.elements(_patch ->> 'tags'::text)::text[], CASE WHEN _patch ? 'loans'::text THEN sync.elements(_patch ->> 'loans'::text)::bigint[] ELSE '{}'::bigint[] END, CASE WHEN _patch ? 'mood'::text THEN (_patch ->> 'mood'::text)::library.mood ELSE 'calm'::library.mood END, (_patch ->> 'rating'::text)::real, (_patch ->> 'score'::text)::double precision, (_patch ->> 'pages'::text)::integer, (_patch ->> 'isbn'::text)::bigint, pg_catalog.decode(_patch ->> 'cover'::text, 'base64'), (_patch ->> 'borrower'::text)::uuid, CASE WHEN _patch ? 'lent'::text THEN (_patch ->> 'lent'::text)::boolean ELSE false END, pg_catalog.timezone('UTC', _at), _at
-        FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text
+        FROM public."Shelf" o WHERE o."Code" = _parent AND o."Owner" = _owner::text
         ON CONFLICT (id) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM public."Shelf" o WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text;
+            PERFORM FROM public."Shelf" o WHERE o."Code" = _parent AND o."Owner" = _owner::text;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -345,7 +346,7 @@ BEGIN
             END IF;
         ELSE
             UPDATE public."Shelf" o SET "changedAt" = pg_catalog.timezone('UTC', _at)
-            WHERE o."Code" = _patch ->> 'shelf'::text AND o."Owner" = _owner::text AND o."changedAt" < pg_catalog.timezone('UTC', _at);
+            WHERE o."Code" = _parent AND o."Owner" = _owner::text AND o."changedAt" < pg_catalog.timezone('UTC', _at);
         END IF;
     WHEN '~' THEN
         UPDATE library.book t SET title = CASE WHEN _patch ? 'title'::text THEN (_patch ->> 'title'::text)::character varying ELSE t.title END, price = CASE WHEN _patch ? 'price'::text THEN (_patch ->> 'price'::text)::numeric ELSE t.price END, read_on = CASE WHEN _patch ? 'read_on'::text THEN (_patch ->> 'read_on'::text)::date ELSE t.read_on END, meta = CASE WHEN _patch ? 'meta'::text THEN (_patch ->> 'meta'::text)::jsonb ELSE t.meta END, source = CASE WHEN _patch ? 'source'::text THEN (_patch ->> 'source'::text)::json ELSE t.source END, tags = CASE WHEN _patch ? 'tags'::text THEN sync.elements(_patch ->> 'tags'::text)::text[] ELSE t.tags END, loans = CASE WHEN _patch ? 'loans'::text THEN sync.elements(_patch ->> 'loans'::text)::bigint[] ELSE t.loans END, mood = CASE WHEN _patch ? 'mood'::text THEN (_patch ->> 'mood'::text)::library.mood ELSE t.mood END, rating = CASE WHEN _patch ? 'rating'::text THEN (_patch ->> 'rating'::text)::real ELSE t.rating END, score = CASE WHEN _patch ? 'score'::text THEN (_patch ->> 'score'::text)::double precision ELSE t.score END, pages = CASE WHEN _patch ? 'pages'::text THEN (_patch ->> 'pages'::text)::integer ELSE t.pages END, isbn = CASE WHEN _patch ? 'isbn'::text THEN (_patch ->> 'isbn'::text)::bigint ELSE t.isbn END, cover = CASE WHEN _patch ? 'cover'::text THEN pg_catalog.decode(_patch ->> 'cover'::text, 'base64') ELSE t.cover END, borrower = CASE WHEN _patch ? 'borrower'::text THEN (_patch ->> 'borrower'::text)::uuid ELSE t.borrower END, lent = CASE WHEN _patch ? 'lent'::text THEN (_patch ->> 'lent'::text)::boolean ELSE t.lent END, edited_at = greatest(t.edited_at, _at)
@@ -382,15 +383,16 @@ RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     _key1 bigint := (_key[1])::bigint;
     _key2 integer := (_key[2])::integer;
+    _parent bigint := (_patch ->> 'book'::text)::bigint;
 BEGIN
     CASE _op
     WHEN '+' THEN
         INSERT INTO library.mark (book, page, "user", note)
         SELECT _key1, _key2, _owner::text, CASE WHEN _patch ? 'note'::text THEN _patch ->> 'note'::text ELSE 'it''s here\'::text END
-        FROM library.book o WHERE o.id = (_patch ->> 'book'::text)::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner
+        FROM library.book o WHERE o.id = _parent AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner
         ON CONFLICT (book, page) DO NOTHING;
         IF NOT FOUND THEN
-            PERFORM FROM library.book o WHERE o.id = (_patch ->> 'book'::text)::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner;
+            PERFORM FROM library.book o WHERE o.id = _parent AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = _owner;
             IF NOT FOUND THEN
                 RETURN 'unknown_parent';
             END IF;
@@ -449,28 +451,21 @@ REVOKE ALL ON FUNCTION sync.write_follow FROM PUBLIC;
 -- be the instant by which a table is partitioned, in microseconds since 1970. Returns NULL, the code of a rejection, or
 -- `more`: a part was deleted, and the rest is to be deleted by another call.
 CREATE OR REPLACE FUNCTION sync.write(tag text, op text, owner uuid, key text[], patch jsonb, at timestamptz)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    CASE tag
-    WHEN 's' THEN
-        RETURN sync.write_shelf(op, owner, key, patch, at);
-    WHEN 'b' THEN
-        RETURN sync.write_book(op, owner, key, patch, at);
-    WHEN 'M' THEN
-        RETURN sync.write_mark(op, owner, key, patch, at);
-    WHEN '0' THEN
-        RETURN sync.write_follow(op, owner, key, patch, at);
-    ELSE
-        RETURN 'not_allowed';
-    END CASE;
-END
+RETURNS text LANGUAGE sql AS $$
+    SELECT CASE tag
+        WHEN 's' THEN sync.write_shelf(op, owner, key, patch, at)
+        WHEN 'b' THEN sync.write_book(op, owner, key, patch, at)
+        WHEN 'M' THEN sync.write_mark(op, owner, key, patch, at)
+        WHEN '0' THEN sync.write_follow(op, owner, key, patch, at)
+        ELSE 'not_allowed' END
 $$;
 REVOKE ALL ON FUNCTION sync.write FROM PUBLIC;
 
--- Whether this user syncs.
-CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS boolean
+-- Whether this user syncs: at most one row.
+DROP FUNCTION IF EXISTS sync.admitted(uuid);
+CREATE OR REPLACE FUNCTION sync.admitted(owner uuid) RETURNS SETOF boolean
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce((SELECT (q.plan::text IN ('free')) IS NOT TRUE FROM library.account q WHERE q."user" = $1 LIMIT 1), false)
+    SELECT (q.plan::text IN ('free')) IS NOT TRUE FROM library.account q WHERE q."user" = $1 LIMIT 1
 $$;
 REVOKE ALL ON FUNCTION sync.admitted FROM PUBLIC;
 

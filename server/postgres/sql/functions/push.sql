@@ -135,7 +135,7 @@ BEGIN
                CASE WHEN u.first > l.last_mutation OR l.rejected = '{}' THEN '{}'
                     ELSE (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{}')
                           FROM jsonb_each(l.rejected) r WHERE r.key::pg_catalog.int8 >= u.first) END AS rejected,
-               CASE WHEN NOT sync.admitted(u.user_id) THEN 'local_only'
+               CASE WHEN g.admitted IS NOT TRUE THEN 'local_only'
                     WHEN u.generation < l.generation THEN 'replaced'
                     WHEN u.generation > coalesce(l.generation, 0) THEN NULL
                     WHEN l.session <> u.session AND NOT u.takes THEN 'replaced' END AS refusal,
@@ -144,6 +144,7 @@ BEGIN
                                    push.digests[u.behind + 1 : u.behind + u.count]) AS differs
         FROM counted u
         JOIN locked l USING (user_id, client_id)
+        LEFT JOIN LATERAL sync.admitted(u.user_id) AS g (admitted) ON true
     )
     SELECT array_agg(t.last_mutation ORDER BY t.p), array_agg(t.rejected ORDER BY t.p),
            array_agg(coalesce(t.refusal, CASE WHEN t.differs THEN 'gap' END) ORDER BY t.p),
