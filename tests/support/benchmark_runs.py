@@ -1,22 +1,18 @@
-"""The benchmarks' commands, run as a person runs them."""
+"""The benchmarks' commands, run in this process: they start many others."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.charts import PICTURES
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import results
+from benchmarks.__main__ import cli
+from benchmarks.charts import PICTURES
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
