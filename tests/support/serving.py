@@ -159,7 +159,7 @@ class ServerProcess:
         else:
             self.process = await Forked.start("serve", environment=environment)
         self._reader = asyncio.create_task(self._read())
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(3 * LIMIT):  # a start takes a second of a core, where an import is part of it
             await self._ready.wait()
 
     async def _read(self) -> None:
