@@ -23,7 +23,7 @@ from tests.support.watching import State, Watching
 WRITERS: Final = 8
 EACH: Final = 0.04
 """Seconds between two writes of a writer: 200 a second together."""
-PERIOD: Final = 100
+PERIOD: Final = 50
 """Writes before and after each declaration."""
 WITH_PARTS: Final = DECLARATION.replace('columns = ["said"]', 'columns = ["said", "parts"]')
 WITH_INSTANT: Final = DECLARATION.replace('columns = ["said"]', 'columns = ["said", "parts", "editedAt as edited_at"]')

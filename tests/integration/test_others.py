@@ -400,7 +400,7 @@ async def test_a_server_behind_a_lock_opens_no_more_connections_and_none_waits_f
     ):
         async with holder.transaction():
             await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            await eventually(lambda: watching_waits(holder))
+            await eventually(lambda: watching_waits(sql))
             before = set(backends.pids)
             await eventually(lambda: are_others(backends, before, 3 * SIZE))
         assert backends.most <= SIZE + 2

@@ -213,6 +213,8 @@ class House:
 
     database: Database
     sql: Any
+    visitor: Any
+    """Bert's connection."""
     anne: UUID
     bert: UUID
     annes: UUID
@@ -224,22 +226,20 @@ class House:
         """What it came to: its status, or the class of its error. In a transaction of its own, that commits."""
         for name in ("annes_message", "berts_message", "anne", "bert", "annes", "berts"):
             statement = statement.replace(f":{name}:", f"'{getattr(self, name)}'")
-        async with administrator(self.database) as connection:
-            try:
-                async with connection.transaction():
-                    await connection.execute(f"SET LOCAL ROLE {role}")
-                    claims = {"sub": str(self.bert), "role": role} if role == "authenticated" else {"role": role}
-                    await connection.execute(
-                        "SELECT set_config('request.jwt.claims', $1, true)", orjson.dumps(claims).decode()
-                    )
-                    return str(await connection.execute(statement))
-            except asyncpg.PostgresError as error:
-                return type(error).__name__
+        claims = {"sub": str(self.bert), "role": role} if role == "authenticated" else {"role": role}
+        try:
+            async with self.visitor.transaction():
+                await self.visitor.execute(
+                    f"SET LOCAL ROLE {role}; SET LOCAL request.jwt.claims = '{orjson.dumps(claims).decode()}'"
+                )
+                return str(await self.visitor.execute(statement))
+        except asyncpg.PostgresError as error:
+            return type(error).__name__
 
 
 @pytest.fixture
 async def house(every_database: Database) -> AsyncIterator[House]:
-    async with administrator(every_database) as sql:
+    async with administrator(every_database) as sql, administrator(every_database) as visitor:
         users = [await add_user(sql), await add_user(sql)]
         conversations = [await add_conversation(sql, user, str(user)) for user in users]
         messages = [await add_message(sql, conversation, "x") for conversation in conversations]
@@ -248,7 +248,7 @@ async def house(every_database: Database) -> AsyncIterator[House]:
             await device.push(
                 RenameConversation(uuid4(), "x", now()), RenameConversation(conversations[0], "hers", now())
             )
-        yield House(every_database, sql, *users, *conversations, *messages)
+        yield House(every_database, sql, visitor, *users, *conversations, *messages)
 
 
 HARMLESS = {"UPDATE 0", "DELETE 0", "INSERT 0 0", "MERGE 0", "SELECT 0"}

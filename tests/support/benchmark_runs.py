@@ -1,35 +1,26 @@
-"""The benchmarks' commands, run as a person runs them."""
+"""The benchmarks' commands, run in this process: they start many others."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.charts import PICTURES
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import results
+from benchmarks.__main__ import cli
+from benchmarks.charts import PICTURES
 
 
 def run(*arguments: str) -> str:
-    done = _done(arguments)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
 def run_fails(*arguments: str) -> str:
     """Returns what it wrote to standard error."""
-    done = _done(arguments)
-    assert done.returncode == 1
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 1
     return done.stderr
-
-
-def _done(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
 
 
 def figures(benchmark: str, *options: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ SETTINGS: Final = {
 }
 MEMORY: Final = "/dev/shm"
 ROOM: Final = 4 << 30
-"""Bytes that must be free there. All clusters of a run with two workers use a quarter."""
+"""Bytes that must be free there. All clusters of a run with three processes use a third."""
 
 _numbers = itertools.count()
 
