@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from benchmarks import results
 from benchmarks.__main__ import cli
 from benchmarks.charts import PICTURES
+from benchmarks.machine import BenchmarkError
 
 
 def run(*arguments: str) -> str:
@@ -17,10 +18,11 @@ def run(*arguments: str) -> str:
 
 
 def run_fails(*arguments: str) -> str:
-    """Returns what it wrote to standard error."""
-    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert done.exit_code == 1
-    return done.stderr
+    """Returns what it wrote to standard error, and the error."""
+    runner = CliRunner()
+    done = runner.invoke(cli, arguments)
+    assert isinstance(done.exception, BenchmarkError)
+    return f"{done.stderr}benchmarks: {done.exception}"
 
 
 def figures(benchmark: str, *options: str) -> dict[str, Any]:
