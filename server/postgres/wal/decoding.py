@@ -21,7 +21,7 @@ from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, 
 
 ENTRY: Final = (
     *("user_id", "seq", "n", "prev", "mark", "prev_mark"),
-    *("kind", "op", "row_id", "row_key"),
+    *("kind", "op", "row_id", "row_at", "row_key"),
 )
 """The columns of sync.log that make an entry."""
 DECODERS: Final[dict[int, binary.Decode]] = {
@@ -57,6 +57,8 @@ class Table(NamedTuple):
     """Where the columns of the key are."""
     owner: int | None
     """Where the owner is, unless it is the parent's."""
+    dated: int | None
+    """Where the instant is by which the table is partitioned: the log has it, too."""
     columns: tuple[tuple[int, binary.Decode, int | None], ...]
     """The synced columns; for each the place of the one that counts instead of NULL."""
 
@@ -87,16 +89,13 @@ class Decoding:
             self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
             yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), _nothing)
-        if not committed.log:
-            return
-        relation = committed.log[0].relation
-        places = self._entry_places(relation)
-        if places is None:
-            return  # the publication lacks a column: the sweep finds what moved
         feeds: dict[Any, list[list[Any]]] = {}
-        for changed in committed.log:
-            values = [changed.values[place] for place in places]
-            feeds.setdefault(values[0], []).append(values)
+        for relation, values in committed.log:
+            places = self._entry_places(relation)
+            if places is None:
+                return  # the publication lacks a column: the sweep finds what moved
+            entry = [values[place] for place in places]
+            feeds.setdefault(entry[0], []).append(entry)
         find = Finder(self._table, self._uuids, committed.rows)
         for user, entries in feeds.items():
             _, seq, _, prev, *_ = entries[0]
@@ -127,7 +126,7 @@ class Decoding:
 
     def _entry(self, user: bytes, values: list[Any], find: "Finder") -> Entry:
         """Raises _Unsure."""
-        _, seq, n, prev, mark, prev_mark, kind, op, row_id, row_key = values
+        _, seq, n, prev, mark, prev_mark, kind, op, row_id, row_at, row_key = values
         tag = kind.decode()
         made: Rows | None = self._synced.rows.get(tag)
         if made is None or tag == self._gate:
@@ -141,7 +140,7 @@ class Decoding:
             key, name = made.key(texts), tuple(texts)
         at_seq = binary.integer(seq)
         deletion = op == DELETION
-        row: Row = made.deletion(at_seq, key) if deletion else made.upsert(at_seq, key, find(user, tag, name))
+        row: Row = made.deletion(at_seq, key) if deletion else made.upsert(at_seq, key, find(user, tag, name, row_at))
         marks = _or_zero(mark), _or_zero(prev_mark)
         return Entry(at_seq, binary.integer(n), binary.integer(prev), None, tag, key, row, *marks, deletion)
 
@@ -165,7 +164,7 @@ class Finder:
         self._changed = changed
         self._found: dict[tuple[str, object], tuple[Table, list[Value]]] | None = None
 
-    def __call__(self, user: bytes, tag: str, name: object) -> list[Any]:
+    def __call__(self, user: bytes, tag: str, name: object, row_at: bytes | None) -> list[Any]:
         """The values of its columns. Raises _Unsure."""
         if self._found is None:
             self._found = {}
@@ -176,6 +175,8 @@ class Finder:
             raise _Unsure
         table, values = self._found[tag, name]
         if table.owner is not None and values[table.owner] != user:
+            raise _Unsure
+        if table.dated is not None and values[table.dated] != row_at:
             raise _Unsure
         return [_column(values, *column) for column in table.columns]
 
@@ -204,6 +205,7 @@ def table(kind: Kind, relation: Relation) -> Table | None:
         kind.tag,
         tuple((at(field), decoder(field)) for field in kind.key),
         None if owner is None else at(owner),
+        None if kind.dated is None else at(kind.dated),
         tuple(
             (at(column.field), decoder(column.field), None if column.instead is None else at(column.instead))
             for column in kind.columns

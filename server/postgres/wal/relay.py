@@ -5,6 +5,7 @@ enter. Whoever has the lock there leads. The lock ends with its process, and ano
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import time
@@ -72,7 +73,8 @@ class Leading:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._joining.append(writer)
         self._join()
-        await reader.read()  # a follower says nothing: this is its end
+        with contextlib.suppress(OSError):
+            await reader.read()  # a follower says nothing: this is its end
         self._leave(writer)
 
     def _join(self) -> None:

@@ -151,6 +151,7 @@ class Stream(asyncio.Protocol):
     def _copied(self, data: bytes, at: int, end: int) -> None:
         if data[at] == XLOG:
             (self.received,) = POSITION.unpack_from(data, at + 1)
+            self._answers()
             ended = self._transactions.receive(data, at + CHANGE, end)
             if ended is not None:
                 self._deliver(ended)
