@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -37,9 +38,9 @@ from server.feed.cached import CachedRows
 from server.feed.confirmation import Confirmation
 from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
-from server.feed.limited import LOOKED_UP_AT_ONCE, LimitedRows
+from server.feed.limited import COLLECTED_AT_ONCE, LOOKED_UP_AT_ONCE, CollectedRows, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Doorbells, Express, Moved, Replica, Rows
+from server.feed.ports import Doorbells, Express, Moved, Replica
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -58,6 +59,7 @@ from server.postgres.route import Route
 from server.postgres.store import PostgresStore
 from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
+from server.postgres.wal import relay
 from server.postgres.wal.doorbells import WalDoorbells
 from server.postgres.writer import PostgresWriter
 from server.rate_limit import TokenBuckets
@@ -107,7 +109,7 @@ class App:
             stack.callback(sock.close)
             sockets = [sock, *_metrics_sockets(settings, stack)]
             wakes = {lane: asyncio.Event() for lane in Lane}
-            hub = Hub(lambda lane: reads.pump.wake(lane))
+            hub = Hub(lambda lane: reads.pump.wake(lane), lambda user, seq: reads.pump.look_again(user, seq))
             history, clock, synced = History(hub), Clock(), Synced()
             synced.on_use.append(partial(_declare_to_devices, hub, synced))
             redis = None if settings.redis_url is None else redis_link(settings.redis_url)
@@ -242,9 +244,11 @@ class _Postgres:
         # A connection that goes back to a pooler does not become one that can LISTEN.
         direct = Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
         self._listen = ListenDoorbells(direct)
-        self._wal = (
-            None if settings.doorbells == "listen" else WalDoorbells(direct, self.pool, synced, self._listen, offer)
-        )
+        self._wal: WalDoorbells | None = None
+        if settings.doorbells != "listen":
+            together = os.environ.get(relay.FOLDER)
+            folder = None if together is None else Path(together)
+            self._wal = WalDoorbells(direct, self.pool, synced, self._listen, offer, folder)
         self._wal_required = settings.doorbells == "wal"
 
     @property
@@ -256,10 +260,10 @@ class _Postgres:
         await self.inspector.inspect()  # first: of several hosts, the one with the newest history counts
         await self.pool.start()
         await self._listen.check()
-        if self._wal is not None and (problems := await self._wal.problems()):
+        if self._wal is not None and (obstacles := await self._wal.obstacles()):
             if self._wal_required:
-                raise UnfitError(f"ATLAS_DOORBELLS is wal. {' '.join(problems)}")
-            log.info("changes are not streamed, listening instead", why=" ".join(problems))
+                raise UnfitError(f"ATLAS_DOORBELLS is wal. {' '.join(obstacles)}")
+            log.info("changes are not streamed, listening instead", why=" ".join(obstacles))
             self._wal = None
 
     def terminate(self) -> None:
@@ -286,24 +290,29 @@ class _ReadPath:
         wakes: dict[Lane, asyncio.Event],
         usage: "_Usage | None",
     ) -> None:
+        self.hub = hub
+        history.on_change.append(hub.forget_expected)
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
-        source: Rows = store if relief is None else relief
+        source = store if relief is None else relief
+        collected = CollectedRows(source)
         if redis is None:
-            self.snapshots = Snapshots(hub, history, source, synced)
+            self.snapshots = Snapshots(hub, history, collected, synced, COLLECTED_AT_ONCE)
             pages = Pages(source, synced)
         else:
             from server.redis.answers import RedisAnswers
 
             cache = RedisAnswers(redis)
-            pieces, paged = (CachedRows(LimitedRows(source), cache, history, hub, synced) for _ in range(2))
-            self.snapshots = Snapshots(hub, history, pieces, synced, LOOKED_UP_AT_ONCE)
+            pieces = CachedRows(collected, cache, history, hub, synced)
+            paged = CachedRows(LimitedRows(source), cache, history, hub, synced)
+            self.snapshots = Snapshots(hub, history, pieces, synced, COLLECTED_AT_ONCE)
             pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
         self.pump = Pump(
             hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
         )
         self.sweep = Sweep(hub, history, store, settings.sweep)
-        self.presence = Presence(hub, store, f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}")
+        name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
+        self.presence = Presence(hub, store, name, lambda: history.inspection_error)
         self.readers = Readers(
             hub,
             history,
@@ -317,6 +326,7 @@ class _ReadPath:
 
     def move(self, moved: Moved) -> None:
         """A transaction moved a feed."""
+        self.hub.expect(moved.user, moved.seq)
         self.readers.ring(moved.user, moved.seq, carried=self.pump.carry(moved))
 
     async def record_departures(self) -> None:

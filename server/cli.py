@@ -148,9 +148,7 @@ def migrate(
             help="The file that declares what is synced.", show_default="what is declared already; else the chat schema"
         ),
     ] = None,
-    sql: Annotated[
-        bool, typer.Option("--sql", help="Print the SQL that is generated of the declaration; run nothing.")
-    ] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that it would run; run nothing.")] = False,
     plan: Annotated[
         bool,
         typer.Option(

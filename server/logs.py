@@ -1,12 +1,17 @@
 """Structured logs. They contain ids and positions, never a token or the content of a message."""
 
+import asyncio
+import atexit
+import json
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
@@ -43,22 +48,25 @@ def configure(
     `form` is `json`, or `console` for people. `report` also receives every event at level error or above.
     """
     stream = stream or sys.stderr
+    lines = Lines(stream)
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(_told),
     ]
     renderer: Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        structlog.processors.JSONRenderer(_json)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     threshold = getattr(logging, level.upper())
     structlog.configure(
         processors=[*([] if report is None else [_reporting(report)]), *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(lines)
     handler.addFilter(_without_quotes)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -72,6 +80,64 @@ def configure(
     # Our own events say what these loggers say at level info; and httpx logs the URLs that it requests.
     for name in ("uvicorn.error", "websockets.server", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _json(event: Any, **options: Any) -> str:
+    try:
+        return orjson.dumps(event).decode()  # in a twentieth of the time that json takes
+    except TypeError:  # a value of another type, or a text that is no Unicode
+        return json.dumps(event, **options)
+
+
+class Lines:
+    """Writes lines to `stream`. Those below `warning` wait for the end of the event loop's turn and are written
+    together: each write is a system call, and wakes whoever reads the log. A storm of 1,000 devices that come back
+    logs 2,000 lines, which took 0.1 ms each.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._waiting: list[str] = []
+        self._flushed_by: asyncio.AbstractEventLoop | None = None
+        """The loop that will write the waiting lines."""
+        atexit.register(self.flush)
+
+    def msg(self, line: str) -> None:
+        """Write the line at the end of this turn; now, where no loop runs."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.at_once(line)
+            return
+        with self._lock:
+            self._waiting.append(line + "\n")
+            scheduled, self._flushed_by = self._flushed_by is loop, loop
+        if not scheduled:
+            loop.call_soon(self.flush)
+
+    debug = info = msg
+
+    def at_once(self, line: str) -> None:
+        """Write the line, behind those that wait."""
+        self.write(line + "\n")
+        self.flush()
+
+    warning = warn = error = exception = critical = fatal = at_once
+
+    def write(self, text: str) -> None:
+        """Write with the next flush."""
+        with self._lock:
+            self._waiting.append(text)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            text, self._flushed_by = "".join(self._waiting), None
+            self._waiting.clear()
+            if text:
+                self._stream.write(text)
+                self._stream.flush()
 
 
 def _without_quotes(record: logging.LogRecord) -> bool:

@@ -15,6 +15,7 @@ from prometheus_client import multiprocess
 from server import metrics
 from server.config import ServeSettings
 from server.edge.listen import reserve
+from server.postgres.wal import relay
 
 log = structlog.get_logger()
 
@@ -40,9 +41,11 @@ def run(settings: ServeSettings) -> int:
     with (
         reserve(settings.host, settings.port, shared=True) as placeholder,
         tempfile.TemporaryDirectory(prefix="atlas-metrics-") as figures,
+        tempfile.TemporaryDirectory(prefix="atlas-relay-") as relayed,
     ):
         port = placeholder.getsockname()[1]
-        environment = {**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1", metrics.FOLDER: figures}
+        own = {"PORT": str(port), "WEB_CONCURRENCY": "1", metrics.FOLDER: figures, relay.FOLDER: relayed}
+        environment = {**os.environ, **own}
         command = [sys.executable, "-m", "server", "serve", "--share-port"]
 
         def start(*more: str) -> tuple[subprocess.Popen[bytes], float]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server.declaration.model import Declaration, Field, Kind
-from server.declaration.sql.pieces import column, table, tables
+from server.declaration.model import Declaration, Field, Kind, Table
+from server.declaration.sql.pieces import archive, column, table, tables
 
 
 class Need(StrEnum):
@@ -21,6 +21,8 @@ class Need(StrEnum):
     """If the kind has rows."""
     IF_VALUES = "values"
     """If the column is not NULL everywhere."""
+    IF_ARCHIVED = "archived"
+    """If the archive has rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Change:
     need: Need = Need.NO
     field: Field | None = None
     """The column of IF_VALUES."""
+    archive: Table | None = None
+    """The table of IF_ARCHIVED."""
 
 
 def changes(before: Declaration | None, after: Declaration) -> list[Change]:
@@ -44,9 +48,11 @@ def changes(before: Declaration | None, after: Declaration) -> list[Change]:
 
 
 def evidence(after: Declaration, change: Change) -> str | None:
-    """An SQL condition by which IF_ROWS and IF_VALUES are decided. None: there is nothing to look up."""
+    """An SQL condition by which needs with «if» are decided. None: there is nothing to look up."""
     if change.need in (Need.NO, Need.YES):
         return None
+    if change.archive is not None:
+        return f"EXISTS (SELECT FROM {table(change.archive)} t)"
     held = "" if change.field is None else f" WHERE {column('t', change.field)} IS NOT NULL"
     return " OR ".join(f"EXISTS (SELECT FROM {table(of)} t{held})" for of in tables(after.kind[change.kind]))
 
@@ -81,6 +87,8 @@ def _kinds(before: Declaration, after: Declaration) -> Iterator[Change]:
             yield from _columns(former, kind)
             yield from _lists(former, kind)
             yield from _writing(former, kind)
+        if former is not None and former.table == kind.table:
+            yield from _archive(former, kind)
 
 
 def _new(after: Declaration, kind: Kind) -> Change:
@@ -134,6 +142,17 @@ def _lists(former: Kind, kind: Kind) -> Iterator[Change]:
         fewer = former.window is None or (kind.window is not None and kind.window < former.window)
         says = f"A new device gets {'all' if kind.window is None else kind.window} rows of kind {kind.name}"
         yield Change(kind.name, says, Need.NO if fewer else Need.IF_ROWS)
+
+
+def _archive(former: Kind, kind: Kind) -> Iterator[Change]:
+    """Devices that hold archived rows have rows that a new device does not get, or the other way round."""
+    had, has = archive(former), archive(kind)
+    if had is not None and has is None:
+        says = f"Kind {kind.name} has no archive any more: devices no longer get the rows in {table(had)}"
+        yield Change(kind.name, says, Need.IF_ARCHIVED, archive=had)
+    elif has is not None and had is None:
+        says = f"Kind {kind.name} has an archive: devices get the rows in {table(has)}, too"
+        yield Change(kind.name, says, Need.IF_ARCHIVED, archive=has)
 
 
 def _writing(former: Kind, kind: Kind) -> Iterator[Change]:

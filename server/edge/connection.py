@@ -5,10 +5,10 @@ An idle connection has no task, no queue and no timer of its own.
 
 import asyncio
 import random
+import secrets
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import uuid4
 
 import structlog
 
@@ -31,6 +31,7 @@ from server.session import (
     PAGES_IN_FLIGHT,
     ApplyPush,
     CheckToken,
+    Claims,
     Close,
     Command,
     ReadPage,
@@ -106,7 +107,7 @@ class Connection:
         self._services = services
         self._codec = codec
         self._session = Session(services.intake.mutations)
-        self._id = uuid4().hex[:12]
+        self._id = secrets.token_hex(6)
         self.websocket = WebSocket(self, text=codec.text, max_size=codecs.MAX_INBOUND)
         self.send = self.websocket.send
         """`Sink.send`. The bound method saves a call in between, because fan-out spends its time here."""
@@ -222,7 +223,11 @@ class Connection:
                 case Close(error):
                     self.close(error)
                 case CheckToken(token):
-                    self._spawn(self._check_token(token))
+                    claims = self._services.verifier.recall(token)
+                    if claims is None:
+                        self._spawn(self._check_token(token))
+                    else:
+                        self._accept(claims)
                 case Subscribe():
                     self._subscribe(command)
                 case ReadPage(ask):
@@ -244,8 +249,11 @@ class Connection:
         except RefusedError as error:
             self._perform(self._session.refused(str(error)))
         else:
-            self._perform(self._session.accepted(claims))
-            self._schedule()
+            self._accept(claims)
+
+    def _accept(self, claims: Claims) -> None:
+        self._perform(self._session.accepted(claims))
+        self._schedule()
 
     def _subscribe(self, command: Subscribe) -> None:
         joined = self._services.readers.join(
@@ -307,7 +315,7 @@ class Connection:
             self._waiting.append(asyncio.get_running_loop().create_future())
             await self._waiting[-1]
 
-    def welcome(self, tier: str | None, why: Why | None) -> Instant:
+    def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
         claims, intake = self._session.claims, self._services.intake
         assert claims is not None
         keepalive, schema = self._services.timing.keepalive, self._services.synced.schema
@@ -330,9 +338,10 @@ class Connection:
             ),
         )
         self._session.welcomed()
-        self.send(encode.message(frame, self._codec))
         if self._session.schema not in (None, schema.hash):
-            self.send(encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec))
+            wire = encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
+        # In one write, because each is a system call.
+        self.send(encode.message(frame, self._codec) + wire)
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread the first heartbeats too: a storm of hellos must not become a storm of heartbeats.
         self._heartbeat_at = self._services.timers.clock() + keepalive * random.uniform(0.1, 0.9)

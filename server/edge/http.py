@@ -121,6 +121,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._allowed = REQUEST_BYTES
         self._problem: str | None = None
         self._discarding = False
+        self._upgrades: bool | None = None
+        """Whether the request is to open a WebSocket; None before its headers are complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -153,7 +155,14 @@ class BoundedHttp(HttpToolsProtocol):
                     self._upgrade(piece[upgrade.args[0] :] + data)
                 return
 
+    def _should_upgrade(self) -> bool:
+        # uvicorn asks three times, and searches the headers each time.
+        if self._upgrades is None:
+            self._upgrades = super()._should_upgrade()
+        return self._upgrades
+
     def on_message_begin(self) -> None:
+        self._upgrades = None
         super().on_message_begin()
         if len(self.pipeline) >= PIPELINED:
             self._invalid("Wait for answers before you send more requests.")
@@ -207,21 +216,26 @@ class BoundedHttp(HttpToolsProtocol):
             # The answer to an earlier request would arrive between the WebSocket's frames.
             self._refuse(400, "Open a WebSocket on a connection of its own.")
             return
-        response, codec = handshake.answer(
-            self.scope["method"], self.url.decode("latin-1"), self.parser.get_http_version(), self.headers, self.origins
-        )
-        if codec is None:
-            log.info(
-                "no WebSocket was opened", status=response.status_code, why=response.body.decode().partition("\n")[0]
-            )
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            self._end(response.serialize())
-            return
+        request = self.scope["method"], self.url, self.parser.get_http_version(), self.headers, self.origins
+        opened = handshake.accept(*request)
+        if opened is None:
+            response, encoding = handshake.answer(*request)
+            if encoding is None:
+                log.info(
+                    "no WebSocket was opened",
+                    status=response.status_code,
+                    why=response.body.decode().partition("\n")[0],
+                )
+                response.headers["X-Content-Type-Options"] = "nosniff"
+                self._end(response.serialize())
+                return
+            opened = response.serialize(), encoding
+        answer, codec = opened
         self._finished()
         self.connections.discard(self)
         socket = self.connect(codec)
         transport = self.transport
-        transport.write(response.serialize())
+        transport.write(answer)
         # uvloop keeps the `data_received` of the last protocol that is not buffered. It would keep this object, with
         # its parser and headers, for the connection's lifetime (13.7 instead of 6.4 KiB each).
         transport.set_protocol(_NOBODY)

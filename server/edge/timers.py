@@ -29,10 +29,11 @@ class TimerWheel:
 
     def at(self, item: Timed, moment: float) -> None:
         """Call `item` at `moment` (monotonic seconds) only; an earlier setting no longer counts."""
-        self.drop(item)
         second = min(max(int(moment) + 1, self._reached + 1), self._reached + SLOTS - 1)
-        item.timer_slot = second % SLOTS
-        self._slots[item.timer_slot].add(item)
+        if item.timer_slot != second % SLOTS:
+            self.drop(item)
+            item.timer_slot = second % SLOTS
+            self._slots[item.timer_slot].add(item)
 
     def drop(self, item: Timed) -> None:
         """Do not call `item` any more."""

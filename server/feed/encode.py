@@ -1,6 +1,7 @@
 """Outgoing frames as bytes. A frame for many sockets is encoded once for each encoding."""
 
-from websockets.frames import Frame, Opcode
+from struct import Struct
+from typing import Final
 
 from protocol.codec import Codec
 from protocol.cursor import Cursor, Position
@@ -25,8 +26,19 @@ class Outgoing:
         return data
 
 
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+"""First bytes of a WebSocket message: the last frame of it, and what it holds (RFC 6455, 5.2)."""
+_MEDIUM: Final = Struct(">BBH")
+_LONG: Final = Struct(">BBQ")
+
+
 def message(frame: ToClient, codec: Codec) -> bytes:
-    return Frame(Opcode.TEXT if codec.text else Opcode.BINARY, codec.encode(frame)).serialize(mask=False)
+    data = codec.encode(frame)
+    first, size = _TEXT if codec.text else _BINARY, len(data)
+    if size < 126:
+        return bytes((first, size)) + data
+    return (_MEDIUM.pack(first, 126, size) if size < 65_536 else _LONG.pack(first, 127, size)) + data
 
 
 def changes(epoch: str, owner: bytes, after: Position, batch: Batch) -> Outgoing:

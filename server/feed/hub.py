@@ -170,10 +170,17 @@ class Reader:
 
 
 class Hub:
-    """The connected readers. `wake` is called when a cohort is queued in a lane."""
+    """The connected readers. `wake` is called when a cohort is queued in a lane; `not_yet`, when readers have all that
+    was found and the user's feed is known to move to a seq, but no read shows it yet."""
 
-    def __init__(self, wake: Callable[[Lane], None]) -> None:
+    def __init__(
+        self, wake: Callable[[Lane], None], not_yet: Callable[[str, int], None] = lambda user, seq: None
+    ) -> None:
         self._wake = wake
+        self._not_yet = not_yet
+        self._expected: dict[str, int] = {}
+        self._expected_before: dict[str, int] = {}
+        """The same, from before the last call of `settle_expected`."""
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
         self._confirming: deque[Cohort] = deque()
@@ -201,8 +208,9 @@ class Hub:
         feed = self._feeds.get(user)
         return next((reader for reader in feed.readers if reader.client_id == client_id), None) if feed else None
 
-    def welcome(self, reader: Reader, tier: str | None, why: Why | None) -> None:
-        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot. `tier`: None without a gate."""
+    def welcome(self, reader: Reader, tier: str | None, why: Why | None, wire: bytes = b"") -> None:
+        """Answer the reader's hello: the device resumes, or (`why`) gets a snapshot. `tier`: None without a gate.
+        `wire`: messages behind the answer."""
         feed, gated = reader.feed, tier
         tier = tier or UNGATED
         if feed.tier is None:
@@ -212,7 +220,7 @@ class Hub:
         metrics.HELLOS.labels(why or "resumed").inc()
         if reader.progress is not None:
             reader.progress.welcomed(tier, why)
-        reader.welcomed_at = reader.sink.welcome(gated, why)
+        reader.welcomed_at = reader.sink.welcome(gated, why, wire)
 
     def remove(self, reader: Reader) -> None:
         """The reader's connection has ended."""
@@ -319,6 +327,25 @@ class Hub:
                 behind = True
         return behind
 
+    def expect(self, user: str, seq: int) -> None:
+        """The WAL has a commit that moves the user's feed to `seq`. Postgres writes a commit to the WAL before it lets
+        others see it: a read may not find it yet, for a moment or, with a synchronous standby, for longer."""
+        self._expected[user] = max(seq, self.expected(user))
+
+    def expected(self, user: str) -> int:
+        """The seq to which the user's feed is known to move or to have moved lately; 0: none is known."""
+        return self._expected.get(user) or self._expected_before.get(user, 0)
+
+    def settle_expected(self) -> None:
+        """All feeds were compared with Postgres. Of users who are not connected, forget what was expected before the
+        last time."""
+        left = {user: seq for user, seq in self._expected_before.items() if user in self._feeds}
+        self._expected_before, self._expected = {**left, **self._expected}, {}
+
+    def forget_expected(self) -> None:
+        """The database has another history now."""
+        self._expected_before, self._expected = {}, {}
+
     def live_at(self, user: str, seq: int) -> Cohort | None:
         """The cohort of live readers that stands behind the transaction `seq` and is not behind anything."""
         feed = self._feeds.get(user)
@@ -333,6 +360,9 @@ class Hub:
         there were any."""
         feed = self._feeds.get(user)
         found = False
+        if head.seq >= self.expected(user):
+            self._expected.pop(user, None)
+            self._expected_before.pop(user, None)
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
             here = cohort.position
             if cohort.state is State.IDLE and (here.seq != head.seq or not same(here.mark, head.mark)):
@@ -380,6 +410,8 @@ class Hub:
             cohort.readers = set()
         if more or cohort.rung > to.seq:
             self._behind(there, cohort.rung)
+        elif (seq := self.expected(cohort.feed.user)) > to.seq:
+            self._not_yet(cohort.feed.user, seq)
         return readers
 
     def lose(self, cohort: Cohort) -> list[Reader]:

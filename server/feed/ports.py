@@ -10,6 +10,7 @@ from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
 from server.declaration.model import Kind
+from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
 from server.feed.resume import Why
 
@@ -40,9 +41,10 @@ class Sink(Protocol):
     def gone(self) -> bool:
         """Whether it is closed or closing. Data sent now is lost."""
 
-    def welcome(self, tier: str | None, why: Why | None) -> Instant:
-        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Returns the
-        time that the answer names, in microseconds since 1970."""
+    def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
+        """Answer the hello: the device resumes, or (`why`) a snapshot follows. `tier`: None without a gate. Sends
+        `wire`, bytes of whole WebSocket messages, behind the answer. Returns the time that the answer names, in
+        microseconds since 1970."""
 
     def send(self, wire: bytes) -> None:
         """Send bytes of whole WebSocket messages."""
@@ -140,12 +142,31 @@ class Rows(Protocol):
         """At least one row if there is any. Another user's rows are not found."""
 
 
-class Store(Rows, Protocol):
+class Asked(NamedTuple):
+    """What `Rows.rows` is asked for, but for the kind."""
+
+    user: str
+    wants: Sequence[Want]
+    since: Position | None
+
+
+class RowsOfMany(Protocol):
+    """Reads rows of several users at once. What holds for `Rows` holds for each answer."""
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        """An answer for each, in order, of at most `content_bytes` each. Raises UnavailableError."""
+
+
+class ReadingError(UnavailableError):
+    """A statement failed in a Postgres that is there: a row that it read may be why."""
+
+
+class Store(Rows, RowsOfMany, Protocol):
     """Reads one Postgres. Every call is one statement in its own snapshot."""
 
     async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
         """One reading for each key, in order: at most `rows` entries and `content_bytes` of content each, but at least
-        one entry if there is any. Raises UnavailableError."""
+        one entry if there is any. Raises UnavailableError, ReadingError."""
 
     async def heads(self, users: Sequence[str]) -> tuple[str, list[Position]]:
         """The epoch, and the head of each user's feed (seq 0: the user has no feed)."""

@@ -5,6 +5,7 @@ recorded of them, and those that moved are written together.
 """
 
 import asyncio
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 from uuid import UUID
@@ -28,7 +29,12 @@ DEPARTED: Final = 100_000
 class Presence:
     """`server` names this process in the table."""
 
-    def __init__(self, hub: Hub, store: PresenceStore, server: str) -> None:
+    def __init__(
+        self, hub: Hub, store: PresenceStore, server: str, known: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """`known`: why the database cannot be used, if the log has that already."""
+        self._known = known
+        self._trouble: str | None = None
         self._hub = hub
         self._store = store
         self._server = server
@@ -49,8 +55,15 @@ class Presence:
             await asyncio.sleep(EVERY)
             try:
                 await self.record()
+                self._trouble = None
             except UnavailableError as error:
-                log.info("the devices' status could not be recorded", error=str(error))
+                self._report(str(error))
+
+    def _report(self, trouble: str) -> None:
+        """Log it once, until a record succeeds."""
+        if trouble not in (self._trouble, self._known()):
+            log.info("the devices' status could not be recorded", error=trouble)
+        self._trouble = trouble
 
     async def record(self) -> None:
         """Record what changed. Raises UnavailableError; the next call then records what this one could not."""

@@ -14,6 +14,7 @@ from server import metrics
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import change, encode
+from server.feed.apart import Apart
 from server.feed.change import Batch, Entry, Reading
 from server.feed.history import History, come_back_apart
 from server.feed.hub import Cohort, Hub, Lane, Phase, Reader
@@ -36,6 +37,8 @@ GROUP_ROWS: Final = 8_192
 """Log entries that one statement reads at most, for all its cohorts."""
 GROUP_CONTENT: Final = 16 * 1024 * 1024
 """Bytes of content that one statement reads at most, for all its cohorts."""
+LOOK_AGAIN: Final = (0.002, 1.0)
+"""The shortest and the longest of these pauses, in seconds. A commit is seen some 0.1 ms after it was written."""
 WRITES_IN_A_ROW: Final = 512
 """Sockets written to before others get the loop; some 5 ms."""
 
@@ -58,7 +61,6 @@ class Pump:
     ) -> None:
         self._hub = hub
         self._history = history
-        self._store = store
         self._replicas = replicas
         self._express = express
         self._keep_trail = keep_trail
@@ -66,6 +68,7 @@ class Pump:
         self._snapshots = snapshots
         self._synced = synced
         self._wakes = wakes
+        self._apart = Apart(hub, store, _request, partial(self._deliver, confirmed=True), self._notify_unavailable)
         self._written = 0
         self._reading = dict.fromkeys(Lane, 0)
         self._on_express = 0
@@ -84,6 +87,10 @@ class Pump:
                     self._leave_to_loop(cohort)
         else:
             wake.set()
+
+    def look_again(self, user: str, seq: int) -> None:
+        """The user's feed moves to `seq`, and the last read did not show it yet."""
+        asyncio.get_running_loop().call_later(pause(seq), self._hub.ring, user, seq)
 
     def carry(self, moved: Moved) -> bool:
         """Give the transaction's entries to live readers that stand right before it. Returns whether there were any."""
@@ -105,6 +112,7 @@ class Pump:
         """Pump until cancelled."""
         self._failure = asyncio.get_running_loop().create_future()
         async with asyncio.TaskGroup() as tasks:
+            self._apart.spawn = tasks.create_task
             for lane in Lane:
                 tasks.create_task(self._run_lane(lane), name=f"pump-{lane.name.lower()}")
             await self._failure
@@ -186,24 +194,24 @@ class Pump:
             self._reading[lane] = 0
 
     async def _read(self, cohorts: Sequence[Cohort]) -> list[tuple[Cohort, Reading, bool]]:
-        """A reading for each cohort, and whether the primary made it."""
+        """A reading for each cohort, and whether the primary made it. Those that are read for alone come later."""
         found: list[tuple[Cohort, Reading, bool]] = []
         left = cohorts
         if self._replicas is not None and (some := [cohort for cohort in cohorts if not cohort.needs_primary]):
-            readings = await self._replicas.catch_up(*_request(some))
-            if readings is not None:
-                found = [(cohort, reading, False) for cohort, reading in zip(some, readings, strict=True)]
+            caught_up = await self._replicas.catch_up(*_request(some))
+            if caught_up is not None:
+                found = [(cohort, reading, False) for cohort, reading in zip(some, caught_up, strict=True)]
                 left = [cohort for cohort in cohorts if cohort.needs_primary]
         if left:
             try:
-                readings = await self._store.read_feed(*_request(left))
+                readings = await self._apart.read(left)
             except UnavailableError:
                 if not found:
                     raise
                 # What the replica has read is delivered first.
                 self._hub.fail(left)
                 return found
-            found += [(cohort, reading, True) for cohort, reading in zip(left, readings, strict=True)]
+            found += [(cohort, reading, True) for cohort, reading in readings]
         return found
 
     def _deliver(self, cohort: Cohort, reading: Reading, confirmed: bool) -> None:
@@ -219,6 +227,10 @@ class Pump:
                 reader.sink.close(errors.LOCAL_ONLY.frame())
             return
         if isinstance(batch, Why):
+            if batch is Why.AHEAD and reading.head < after.seq <= self._hub.expected(cohort.feed.user):
+                # It has what the WAL carried, and no read shows that yet.
+                asyncio.get_running_loop().call_later(pause(after.seq), self._hub.fail, [cohort])
+                return
             for reader in self._hub.lose(cohort):
                 if phase is Phase.HELLO:
                     self._snapshots.begin(reader, batch)
@@ -234,12 +246,12 @@ class Pump:
             self._replicas.reached_end()
         for reader in readers:
             sink = reader.sink
+            data = wire[0].wire(sink.codec) if len(wire) == 1 else b"".join([frame.wire(sink.codec) for frame in wire])
+            size += len(data)
             if phase is Phase.HELLO:
-                self._hub.welcome(reader, reading.tier, None)
-            for frame in wire:
-                data = frame.wire(sink.codec)
+                self._hub.welcome(reader, reading.tier, None, data)
+            elif data:
                 sink.send(data)
-                size += len(data)
             if not admitted and not batch.more:
                 # After the change of the row itself, which the device must still receive.
                 sink.close(errors.LOCAL_ONLY.frame())
@@ -276,6 +288,11 @@ class Pump:
             if cohort.phase is Phase.HELLO:
                 for reader in list(cohort.readers):  # a reader whose socket fills leaves the cohort
                     reader.notify_unavailable()
+
+
+def pause(seq: int) -> float:
+    """Seconds until the next look for a commit that nobody sees yet. The longer ago it was written, the longer."""
+    return min(max(LOOK_AGAIN[0], (time.time() - seq / 1_000_000) / 4), LOOK_AGAIN[1])
 
 
 def _request(cohorts: Sequence[Cohort]) -> tuple[list[ReadKey], int, int]:

@@ -12,7 +12,7 @@ from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.change import Reading, same
-from server.feed.ports import Answer, ReadKey, Replica, Store, Want
+from server.feed.ports import Answer, Asked, ReadKey, Replica, Store, Want
 
 T = TypeVar("T")
 
@@ -28,7 +28,8 @@ REMEMBERED: Final = 60
 
 
 class Replicas:
-    """`Rows`, from one of `replicas`, or from `primary` where none can answer; and the feed, from a replica.
+    """`Rows` and `RowsOfMany`, from one of `replicas`, or from `primary` where none can answer; and the feed, from a
+    replica.
 
     `reached_end` is called when readers have all that a replica has.
     """
@@ -57,6 +58,23 @@ class Replicas:
                 return answer
         metrics.READS.labels("primary").inc()
         return await self._primary.rows(kind, user, wants, content_bytes, since)
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        found: dict[int, Answer] = {}
+        since = {i: each.since for i, each in enumerate(asked) if each.since is not None}
+        if since:
+            some = [asked[i] for i in since]
+            answers = await self._ask(lambda store: store.rows_of(kind, some, content_bytes)) or []
+            pairs = zip(since.items(), answers, strict=False)  # none if no replica answers
+            found = {i: answer for (i, position), answer in pairs if self._usable(answer, position)}
+        if found:
+            metrics.READS.labels("replica").inc()
+        left = [i for i in range(len(asked)) if i not in found]
+        if left:
+            metrics.READS.labels("primary").inc()
+            answers = await self._primary.rows_of(kind, [asked[i] for i in left], content_bytes)
+            found |= zip(left, answers, strict=True)
+        return [found[i] for i in range(len(asked))]
 
     def _usable(self, answer: Answer, since: Position) -> bool:
         """Whether a device at `since` can apply a replica's answer. That a user does not sync, only the primary can

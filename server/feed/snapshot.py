@@ -23,10 +23,11 @@ from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed import encode
+from server.feed.apart import FIRST_PAUSE, LONGEST_PAUSE
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.limited import AT_ONCE
-from server.feed.ports import ANYWHERE, CONTENT_BYTES, Rows, Want, Window
+from server.feed.ports import ANYWHERE, CONTENT_BYTES, ReadingError, Rows, Want, Window
 from server.feed.resume import Why
 from server.retry import Retry
 from server.turns import FairQueue
@@ -60,6 +61,8 @@ class Job:
     """Lists of this kind that are still to be sent."""
     ids: dict[str, list[Key]] = field(default_factory=dict)
     """By kind: the rows that were sent, if there are kinds below."""
+    failures: int = 0
+    """Statements that failed in a row, in a Postgres that is there."""
 
 
 class Snapshots:
@@ -92,10 +95,12 @@ class Snapshots:
         """Send snapshots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._at_once):
-                tasks.create_task(self._work(), name=f"snapshot-{number}")
+                tasks.create_task(self._work(number), name=f"snapshot-{number}")
 
-    async def _work(self) -> None:
-        retry = Retry("postgres is away, snapshots wait", alarm=self._history.alarm)
+    async def _work(self, number: int) -> None:
+        # A few of them log it: all fail at once.
+        event = "postgres is away, snapshots wait" if number < AT_ONCE else None
+        retry = Retry(event, alarm=self._history.alarm)
         while True:
             await self._some.acquire()
             job = self._queue.take()
@@ -103,6 +108,10 @@ class Snapshots:
                 continue
             try:
                 done = await self._piece(job)
+            except ReadingError as error:
+                # A row of this user may be why: others need not wait.
+                self._put_off(job, error)
+                continue
             except UnavailableError as error:
                 if not job.begun:
                     job.reader.notify_unavailable()
@@ -110,6 +119,7 @@ class Snapshots:
                 await retry.pause(error)
                 continue
             retry.reset()
+            job.failures = 0
             if job.reader.sink.gone:
                 continue
             if done:
@@ -118,6 +128,15 @@ class Snapshots:
                 self._hub.stall_snapshot(job.reader, partial(self._put, job))
             else:
                 self._put(job)
+
+    def _put_off(self, job: Job, error: ReadingError) -> None:
+        if not job.failures:
+            log.warning("a snapshot waits, because the statement fails", user=job.reader.feed.user, trouble=str(error))
+        if not job.begun:
+            job.reader.notify_unavailable()
+        pause = min(FIRST_PAUSE * 2**job.failures, LONGEST_PAUSE)
+        job.failures += 1
+        asyncio.get_running_loop().call_later(pause, self._put, job)
 
     async def _piece(self, job: Job) -> bool:
         """Send the next piece. Returns whether it was the last one."""
@@ -145,17 +164,23 @@ class Snapshots:
             if not self._synced.admits(answer.tier):
                 sink.close(errors.LOCAL_ONLY.frame())
                 return False
-            job.begun = True
             job.start = answer.position
-            self._hub.welcome(reader, answer.tier, job.why)
         found = [row for _, row in answer.rows]
         job.wants = answer.rest(kind, job.wants, asked)
         if self._synced.declaration.children_of(kind):
             job.ids.setdefault(kind.name, []).extend(row[ID] for row in found)
+        first, job.begun = not job.begun, True
         if not job.wants:
             self._next_kind(job)
-        if found or job.kind is None:
-            self._send(job, answer.position.seq, found)
+        piece = self._encoded(job, answer.position.seq, found) if found or job.kind is None else b""
+        if first:
+            self._hub.welcome(reader, answer.tier, job.why, piece)
+        elif piece:
+            sink.send(piece)
+        if piece:
+            if reader.progress is not None:
+                reader.progress.sent(found, len(piece))
+            metrics.sent(found, 1, len(piece))
         return job.kind is None
 
     def _next_kind(self, job: Job) -> None:
@@ -172,14 +197,10 @@ class Snapshots:
                 job.kind, job.wants = kind, [Want(parent, None, rows) for parent in parents]
                 return
 
-    def _send(self, job: Job, as_of: int, rows: list[Row]) -> None:
+    def _encoded(self, job: Job, as_of: int, rows: list[Row]) -> bytes:
         feed = job.reader.feed
         cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if job.kind is None else None
-        data = encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
-        job.reader.sink.send(data)
-        if job.reader.progress is not None:
-            job.reader.progress.sent(rows, len(data))
-        metrics.sent(rows, 1, len(data))
+        return encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
 
 
 def _window(kind: Kind, asked: Window) -> int:

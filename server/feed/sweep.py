@@ -58,6 +58,7 @@ class Sweep:
             wait = self._every
             # Only now: the sweep has found what changed while no doorbells arrived.
             self._hub.doorbells_work = listening and self._listening
+            self._hub.settle_expected()
             metrics.DOORBELLS_MISSED.inc(missed)
             if missed:
                 log.info("the sweep found changes whose doorbells were lost", missed=missed)

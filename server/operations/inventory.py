@@ -18,6 +18,8 @@ FUNCTION: Final = re.compile(
 VIEW: Final = re.compile(
     r"^(?P<text>CREATE OR REPLACE VIEW sync\.(?P<name>\w+)(?: WITH \([^)]*\))? AS\s.*?);", re.MULTILINE | re.DOTALL
 )
+OF_THE_APP: Final = re.compile(r"(schema|(partitioned )?table|column|trigger \w+ on) (?!sync\b)")
+"""How `what` begins for what the app made and a declaration names, and for triggers on that."""
 LOCKING: Final = ("trigger ", "policy ", "row level security ", "default partition ")
 """How `what` begins for objects whose mending locks a table."""
 
@@ -34,6 +36,11 @@ class Wrong:
     mend it, and `problem` says how."""
     serving: bool
     """Because of it, the server may miss changes, or Postgres may not record them."""
+
+    @property
+    def declared(self) -> bool:
+        """Whether it depends on a table of the app, which another declaration need not name."""
+        return OF_THE_APP.match(self.what) is not None
 
     def __str__(self) -> str:
         return f"{self.what} ({self.problem})"

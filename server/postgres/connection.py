@@ -39,6 +39,10 @@ LOCAL_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """For one transaction: behind a pooler, another client would inherit a setting that outlives it."""
 STANDBY: Final = "DATABASE_URL leads to a standby, which cannot LISTEN and may lag. Point it at the primary."
 NO_PRIMARY: Final = "All hosts of DATABASE_URL that answer are standbys. Promote one, or start the primary."
+NO_SYNC: Final = (
+    "Atlas Sync is not in this database: there is no schema `sync`. Run `atlas-sync migrate`, or, if it was removed by "
+    "`migrate --undo`, stop this server."
+)
 STANDING: Final = "SELECT epoch, lineage, schemas, system, timeline, began_at, started, now FROM sync.standing()"
 
 
@@ -132,6 +136,8 @@ async def report(connection: Any) -> tuple[HistoryReport, Instant]:
             raise StandbyError(STANDBY)
         async with limited(connection, STATEMENT_SECONDS):
             row = await connection.fetchrow(STANDING)
+    except asyncpg.InvalidSchemaNameError:
+        raise UnfitError(NO_SYNC) from None
     except UNMIGRATED:
         raise UnfitError("This database lacks a migration. Run `atlas-sync migrate`.") from None
     except asyncpg.InsufficientPrivilegeError:

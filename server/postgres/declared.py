@@ -27,7 +27,7 @@ FORMER_FUNCTIONS: Final = """
 """
 """Those of databases from before the declaration."""
 UNREADABLE: Final = """
-    SELECT array_agg(name) FROM unnest($1::text[]) AS name JOIN pg_class c ON c.oid = name::regclass
+    SELECT array_agg(name) FROM unnest($1::text[]) AS name JOIN pg_class c ON c.oid = to_regclass(name)
     WHERE c.relrowsecurity
       AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'atlas_sync_reads')
 """
@@ -35,8 +35,8 @@ UNREADABLE: Final = """
 TRIGGERS: Final = """
     SELECT t AS of, g.tgname::text AS name, format('%I.%I', n.nspname, c.relname) AS tab
     FROM unnest($1::text[]) AS t CROSS JOIN LATERAL (
-        SELECT t::regclass AS relid
-        UNION SELECT p.relid FROM pg_partition_tree(t::regclass) p WHERE t = ANY ($2::text[])
+        SELECT to_regclass(t) AS relid
+        UNION SELECT p.relid FROM pg_partition_tree(to_regclass(t)) p WHERE t = ANY ($2::text[])
     ) AS of
     JOIN pg_trigger g ON g.tgrelid = of.relid AND g.tgparentid = 0 AND g.tgname = ANY ($3::text[])
     JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -61,9 +61,12 @@ EXCESS: Final = """
     GROUP BY w.tab
 """
 """Columns that the server's role may read, and need not. In PostgreSQL 15 one that was dropped keeps its rights."""
+HISTORY: Final = "SELECT set_config('atlas_sync.epoch', sync.epoch(), true)"
+"""Whatever began a history before is noticed now, and not taken for a consequence of the new triggers."""
 IDENTITY: Final = """
-    UPDATE sync.histories SET identity = '' WHERE epoch = '{0}';
-    UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity()) WHERE epoch = '{0}'
+    UPDATE sync.histories SET identity = '' WHERE epoch = current_setting('atlas_sync.epoch');
+    UPDATE sync.histories SET identity = (SELECT identity FROM sync.identity())
+    WHERE epoch = current_setting('atlas_sync.epoch')
 """
 """Other triggers are no other history. The identity depends on the transaction that wrote the first row of this table,
 which the first update makes this one."""
@@ -121,6 +124,8 @@ async def _before(connection: Any) -> Declaration | None:
 
 
 async def _is_true(connection: Any, declaration: Declaration, change: Change) -> bool:
+    if change.archive is not None and not await connection.fetchval("SELECT to_regclass($1)", table(change.archive)):
+        return True  # it was dropped, with rows that devices may hold
     condition = evidence(declaration, change)
     return condition is not None and bool(await connection.fetchval(f"SELECT {condition}", timeout=LONG))
 
@@ -199,54 +204,84 @@ async def _changed(connection: Any, generated: Generated) -> list[str]:
 
 
 async def _declare(connection: Any, wanted: Following, changed: list[str]) -> None:
-    declaration, generated = wanted.declaration, wanted.generated
-    # Whatever began a history before is noticed now, and not taken for a consequence of the new triggers.
-    epoch = await connection.fetchval("SELECT sync.epoch()")
-    reads = rights.wanted(declaration)
-    views = {f"all_{kind.table.name}": rights.columns(kind) for kind in declaration.kinds if kind.archive is not None}
-    for (view,) in await connection.fetch(STALE_VIEWS, orjson.dumps(views).decode()):
-        await connection.execute(f"DROP VIEW {view}")
-    await connection.execute("SET LOCAL check_function_bodies = off")
-    await connection.execute(generated.definitions)
-    await _replace_triggers(connection, generated, changed)
-    for name in await connection.fetchval(UNREADABLE, list(generated.triggers_by_name)) or ():
-        await connection.execute(rights.readable(name))
-    known = {table(of): names for of, names in reads.items()}
-    for tab, names in await connection.fetch(EXCESS, orjson.dumps(known).decode()):
-        await connection.execute(f"REVOKE SELECT ({', '.join(names)}) ON {tab} FROM atlas_sync")
-    gone = await connection.fetchval(
-        "SELECT array_agg(proname::text) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace "
-        "AND proname ~ '^(record|write)_' AND proname::text <> ALL ($1)",
-        list(functions(declaration)),
-    )
+    for text in await declaring(connection, wanted.declaration, changed):
+        await connection.execute(text)
+    # Now, because the tables whose triggers changed are locked.
     snapshot = wanted.snapshot or any(
-        [await _is_true(connection, declaration, each) for each in wanted.changes if each.need is Need.IF_ROWS]
+        [
+            await _is_true(connection, wanted.declaration, each)
+            for each in wanted.changes
+            if each.need in (Need.IF_ROWS, Need.IF_ARCHIVED)
+        ]
     )
+    for text in await recording_it(connection, wanted, snapshot=snapshot):
+        await connection.execute(text)
+
+
+async def declaring(connection: Any, declaration: Declaration, changed: list[str]) -> list[str]:
+    """The statements that make the database follow the declaration: functions, triggers, rights. The triggers of the
+    tables `changed` are replaced, which are locked from there on."""
+    generated = generate(declaration)
+    views = {f"all_{kind.table.name}": rights.columns(kind) for kind in declaration.kinds if kind.archive is not None}
+    known = {table(of): names for of, names in rights.wanted(declaration).items()}
+    stale, excess = [], []
+    is_migrated = await _is_migrated(connection)
+    if is_migrated:
+        stale = await connection.fetch(STALE_VIEWS, orjson.dumps(views).decode())
+        excess = await connection.fetch(EXCESS, orjson.dumps(known).decode())
+    hidden = await connection.fetchval(UNREADABLE, list(generated.triggers_by_name))
+    return [
+        HISTORY,
+        *(f"DROP VIEW {view}" for (view,) in stale),
+        "SET LOCAL check_function_bodies = off",
+        generated.definitions,
+        *await _replacing_triggers(connection, generated, changed),
+        *map(rights.readable, hidden or ()),
+        *(f"REVOKE SELECT ({', '.join(names)}) ON {tab} FROM atlas_sync" for tab, names in excess),
+    ]
+
+
+async def recording_it(connection: Any, wanted: Following, *, snapshot: bool) -> list[str]:
+    """The statements that come after these: they record what is declared, and begin a history if devices need a
+    snapshot."""
     # A new history answers the question of new columns, too.
     unsettled = not snapshot and any(each.need is Need.IF_VALUES for each in wanted.changes)
-    former = await connection.fetchval("SELECT declared::text FROM sync.declaration") if unsettled else None
-    await connection.execute("\n".join([FORMER_FUNCTIONS, *map(drop_function, gone or ()), _record(declaration)]))
-    await connection.execute("UPDATE sync.declaration SET former = $1::text::jsonb", former)
-    await connection.execute(BEGIN_HISTORY if snapshot else IDENTITY.format(epoch))
+    gone: list[str] | None = None
+    former: str | None = None
+    if await _is_migrated(connection):
+        gone = await connection.fetchval(
+            "SELECT array_agg(proname::text) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace "
+            "AND proname ~ '^(record|write)_' AND proname::text <> ALL ($1)",
+            list(functions(wanted.declaration)),
+        )
+        former = await connection.fetchval("SELECT declared::text FROM sync.declaration") if unsettled else None
+    return [
+        "\n".join([FORMER_FUNCTIONS, *map(drop_function, gone or ()), _record(wanted.declaration)]),
+        f"UPDATE sync.declaration SET former = {'NULL' if former is None else literal(former)}",
+        BEGIN_HISTORY if snapshot else IDENTITY,
+    ]
 
 
-async def _replace_triggers(connection: Any, generated: Generated, changed: list[str]) -> None:
-    """Replace the triggers of these tables, which are locked from here on, until the transaction ends."""
+async def _is_migrated(connection: Any) -> bool:
+    return bool(await connection.fetchval("SELECT to_regclass('sync.declaration') IS NOT NULL"))
+
+
+async def _replacing_triggers(connection: Any, generated: Generated, changed: list[str]) -> list[str]:
+    """The statements that replace the triggers of these tables, which are locked until the transaction ends."""
     now = generated.triggers_by_name
     undeclared = [name for name in changed if name not in now]
     stale = await connection.fetch(TRIGGERS, changed, undeclared, list(recording.TRIGGERS))
     had = {row["of"] for row in stale}
+    found: list[str] = []
     # Together, before any of them is altered: no table is locked while another one's lock is waited for in vain.
     if changed:
         patience = max(LOCK_SECONDS / len(changed), SHORTEST_LOCK)
-        await connection.execute(f"SET LOCAL lock_timeout = '{patience * 1000:.0f}ms'")
+        found.append(f"SET LOCAL lock_timeout = '{patience * 1000:.0f}ms'")
         for name in changed:
             mode = "ACCESS EXCLUSIVE" if name in had else "SHARE ROW EXCLUSIVE"
-            await connection.execute(f"LOCK TABLE {name} IN {mode} MODE")
-    for _, trigger, tab in stale:
-        await connection.execute(f"DROP TRIGGER IF EXISTS {quoted(trigger)} ON {tab}")
-    for name in changed:
-        await connection.execute(now[name] if name in now else rights.unreadable(name))
+            found.append(f"LOCK TABLE {name} IN {mode} MODE")
+    found += [f"DROP TRIGGER IF EXISTS {quoted(trigger)} ON {tab}" for _, trigger, tab in stale]
+    return [*found, *(now[name] if name in now else rights.unreadable(name) for name in changed)]
 
 
 def _record(declaration: Declaration) -> str:
@@ -267,4 +302,4 @@ def _record(declaration: Declaration) -> str:
 
 def as_script(declaration: Declaration) -> str:
     """The SQL that declares it in a database that has no declaration, for review."""
-    return f"{generate(declaration)}\n{_record(declaration)}"
+    return f"{HISTORY};\n{generate(declaration)}\n{_record(declaration)}{IDENTITY};\n"

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from server.clock import ahead_of_machine, machine_now
-from server.declaration.sql.pieces import quoted, table
+from server.declaration.sql.pieces import table
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
 from server.operations.inventory import NAMED, TOPICS, by_topic, queue, says
@@ -22,6 +22,7 @@ from server.postgres.inventory import take_inventory
 from server.postgres.listener import Listening
 from server.postgres.migrate import CREATORS, ENCODING, NEWER, POLICIES, revisions
 from server.postgres.replicas import require
+from server.postgres.wal.doorbells import obstacles
 
 T = TypeVar("T")
 
@@ -67,7 +68,10 @@ async def examine(url: str, listen_url: str | None = None, replica_urls: Sequenc
         # No prepared statements, so that this works through a pooler too.
         connection = await connect_to_primary(url, statement_cache_size=0)
     except (UnavailableError, UnfitError) as error:
-        yield Finding("connection", False, f"{error} Check DATABASE_URL, and that Postgres runs.")
+        said = str(error)
+        yield Finding(
+            "connection", False, said if said.endswith(".") else f"{said}. Check DATABASE_URL, and that Postgres runs."
+        )
         return
 
     async def listen(_: Any) -> Finding:
@@ -369,17 +373,10 @@ async def _queue(connection: Any) -> Finding:
 
 
 async def _doorbells(connection: Any) -> Finding | None:
-    found = await connection.fetchrow(statement("doctor_doorbells"))
+    found = await connection.fetchrow(statement("streamable"))
     if found["doorbells"] != "wal":
         return None
-    wrong = []
-    if found["wal_level"] != "logical":
-        wrong.append(f"wal_level is {found['wal_level']}. Set it to logical, and restart Postgres.")
-    if not found["streams_allowed"]:
-        wrong.append(f"This login may not stream. Run ALTER ROLE {quoted(found['login'])} REPLICATION.")
-    for name, free in (("max_replication_slots", found["free_slots"]), ("max_wal_senders", found["free_senders"])):
-        if free <= 0 and not found["streams"]:
-            wrong.append(f"No stream is left of {name}. Raise it by one for each server process, and restart Postgres.")
+    wrong = obstacles(found)
     declaration = await declared(connection)
     if declaration is not None:
         wrong += await publication.faults(connection, declaration)

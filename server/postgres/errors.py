@@ -1,5 +1,7 @@
 """Translates asyncpg's errors by the question that matters to callers: can a retry help?"""
 
+import errno
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,9 @@ POOLED: Final = (
     "migrate and maintain ATLAS_ADMIN_URL) to a direct or session-mode connection; or take pgbouncer=true out, if the "
     "pooler's mode is session."
 )
+OF_A_ROW: Final = ("22", "54", "P0", "XX", "53200", "57014")
+"""Classes and codes of errors that one row may cause: data, limits, exceptions of functions, internal errors, corrupted
+data, memory, a statement that was cancelled after its time."""
 MAYBE_LATER = (
     OSError,
     TimeoutError,
@@ -82,6 +87,15 @@ def unavailable(error: Exception) -> UnavailableError:
     elif isinstance(error, asyncpg.DataError):
         said = "an argument of a kind that Postgres does not take"  # asyncpg's message quotes the argument
     return UnavailableError(f"{type(error).__name__}: {said}")
+
+
+def is_of_a_row(error: BaseException | None) -> bool:
+    """Whether a statement failed as it does for one row: it took too long, or a value cannot be converted or is too
+    large. Statements that read other rows may succeed."""
+    if isinstance(error, TimeoutError):
+        return True
+    state = getattr(error, "sqlstate", None) or ""
+    return state in OF_A_ROW or state[:2] in OF_A_ROW
 
 
 def none_left(error: BaseException) -> bool:
@@ -152,7 +166,25 @@ def connecting() -> Iterator[None]:
             ) from error
         except ConnectionError as error:
             if "rejected SSL upgrade" not in str(error):
-                raise
+                raise UnavailableError(unreachable(error)) from error
             raise UnfitError(
                 "Postgres has no TLS, and the URL's sslmode asks for it. Turn it on there, or take sslmode out."
             ) from error
+        except OSError as error:
+            raise UnavailableError(unreachable(error)) from error
+
+
+def unreachable(error: OSError) -> str:
+    """Why there is no connection, and what to do about it."""
+    if is_refusal(error):
+        return f"Nothing listens at the host and port of the URL ({error}). Start Postgres there, or correct them."
+    if isinstance(error, socket.gaierror):
+        return f"The host of the URL is not known ({error.strerror}). Correct it, or look at DNS."
+    if isinstance(error, TimeoutError):
+        return "Postgres does not answer. Look at the host and port of the URL, and at firewalls in between."
+    return f"Postgres cannot be reached ({type(error).__name__}: {error}). Check that it runs, and the URL."
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether nothing listens at the port. For several addresses of a host, asyncio only quotes the errors."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)

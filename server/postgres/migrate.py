@@ -44,6 +44,14 @@ CREATORS: Final = (
     "{0} may create functions in schema public, and by them do anything with the rights of the tables' owner. Run "
     "REVOKE CREATE ON SCHEMA public FROM {0}."
 )
+ROLES: Final = (
+    "This login may not create roles, and some are missing. Have an administrator run {}, then migrate again."
+)
+TABLES: Final = "This login may not create triggers on {}. Migrate as the owner of these tables."
+NO_SCHEMA: Final = (
+    "This login may not create the schema sync. Migrate as the owner of this database, or have an administrator run "
+    "GRANT CREATE ON DATABASE {} TO {}."
+)
 POLICIES: Final = (
     "Devices read and write past these row policies: {}. Atlas Sync reads as atlas_sync and applies writes as the "
     "owner of the tables, so they do not hold for devices. What they forbid to write, forbid by a trigger or a "
@@ -287,7 +295,8 @@ async def cautions_of(connection: Any, wanted: Wanted) -> list[str]:
     return [
         *([] if policies is None else [POLICIES.format(policies)]),
         *(publications.cautions(await facts_of(connection)) if wanted.partitioned else []),
-        *(f"{wrong}." for wrong in left if wrong.mend is None),
+        # Whether the tables fit a new declaration is said of that, and not of the former one.
+        *(f"{wrong}." for wrong in left if wrong.mend is None and not (wrong.declared and wanted.text is not None)),
     ]
 
 
@@ -306,6 +315,15 @@ async def unfit(connection: Any, wanted: Wanted) -> list[str]:
     creators = await connection.fetchrow(statement("creators"), wanted.tables)
     if creators["strangers"] is not None:
         found.append(CREATORS.format(creators["strangers"]))
+    lacks = await connection.fetchrow(statement("lacks"), wanted.tables)
+    if lacks["roles"] is not None:
+        # The same statement as in prerequisites.sql.
+        found.append(ROLES.format("; ".join(f"CREATE ROLE {role} NOLOGIN NOINHERIT" for role in lacks["roles"])))
+    if lacks["tables"] is not None:
+        found.append(TABLES.format(", ".join(lacks["tables"])))
+    if lacks["schema"]:
+        names = await connection.fetchrow("SELECT quote_ident(current_database()), quote_ident(current_user)")
+        found.append(NO_SCHEMA.format(*names))
     return found
 
 

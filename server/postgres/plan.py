@@ -12,9 +12,9 @@ from server.exceptions import UnfitError
 from server.operations.catalog import Step
 from server.postgres import adopt, audit, publication
 from server.postgres.connection import connect_as_owner, statement
-from server.postgres.declared import DECLARING, as_script, changed_tables, declared, following
+from server.postgres.declared import DECLARING, changed_tables, declared, following
 from server.postgres.errors import translated
-from server.postgres.migrate import Wanted, as_sql, cautions_of, find_pending, steps_to, unfit, wanted_declaration
+from server.postgres.migrate import Wanted, cautions_of, find_pending, steps_to, unfit, wanted_declaration
 from server.postgres.publication import Doorbells
 
 OF_END_USERS: Final = (
@@ -74,20 +74,6 @@ async def gate(url: str) -> str | None:
 async def _gate(connection: Any, declaration: Declaration) -> str | None:
     found = await audit.audience(connection, declaration)
     return None if found is None else f"T{str(found)[1:]}."
-
-
-async def script(url: str, *, text: str | None = None, name: str = "the declaration") -> str:
-    """The SQL that is generated of the declaration; in a database that has no tables yet, all SQL of `migrate`. Raises
-    UnavailableError, UnfitError."""
-    connection = await connect_as_owner(url)
-    try:
-        with translated():
-            wanted = await wanted_declaration(connection, text, name)
-            if text is None and wanted.partitioned and (await find_pending(connection, True)).chat:
-                return as_sql()
-            return as_script(await wanted.resolved(connection))
-    finally:
-        connection.terminate()
 
 
 async def _plan(connection: Any, text: str | None, name: str, doorbells: Doorbells | None) -> Plan:

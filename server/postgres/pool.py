@@ -35,6 +35,9 @@ analyzed."""
 ISOLATION: Final = "SET default_transaction_isolation = 'read committed'"
 """Explicit, because the database may have another default. A statement that waited for a lock must see the rows that
 were committed meanwhile."""
+SHORTEST: Final = "SET extra_float_digits = 1"
+"""Explicit, because the database may have another default: a number of 4 bytes, and numbers in an array, travel as the
+shortest decimal that gives them."""
 NO_MORE_SECONDS: Final = 10.0
 """Seconds until the next attempt to connect after Postgres had no connection left."""
 
@@ -234,7 +237,7 @@ class Pool:
         try:
             with translated():
                 if not self._route.pooled:
-                    await opened.raw.execute(f"{PLANNING};{ISOLATION};{limit(STATEMENT_SECONDS)}")
+                    await opened.raw.execute(f"{PLANNING};{ISOLATION};{SHORTEST};{limit(STATEMENT_SECONDS)}")
         except BaseException:
             await give_up(opened.raw)
             raise

@@ -51,6 +51,10 @@ FOREIGN: Final = f"There is a publication {NAME} already, which Atlas Sync did n
 OWNED: Final = (
     f"The publication {NAME} belongs to {{0}}. Migrate as a member of that role, or let it drop the publication."
 )
+EARLIER: Final = (
+    "A server of an earlier version hears nothing while another one reads the WAL, and finds changes by its sweep "
+    "only. Restart all servers with this version before any has ATLAS_DOORBELLS=wal or auto."
+)
 UNGUARDED: Final = (
     "Only a superuser may make event triggers. So when somebody changes a published table's primary key or REPLICA "
     "IDENTITY, its UPDATEs fail until a server has taken it out of the publication, within some 5 seconds; and in the "
@@ -118,12 +122,14 @@ def _publishing(statements: tuple[str, ...]) -> Step:
 
 async def cautions(connection: Any, declaration: Declaration, doorbells: Doorbells | None) -> list[str]:
     """What an operator should know about it."""
-    if (doorbells or await chosen(connection)) is Doorbells.LISTEN:
+    before = await chosen(connection)
+    if (doorbells or before) is Doorbells.LISTEN:
         return []
     superuser = await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     guarded = superuser or await connection.fetchval(TRIGGER)
     needs = [row["says"] for row in await connection.fetch(NEEDS)]
-    return [*needs, *await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
+    earlier = [] if before is Doorbells.WAL else [EARLIER]
+    return [*earlier, *needs, *await left_out(connection, declaration), *([] if guarded else [UNGUARDED])]
 
 
 async def faults(connection: Any, declaration: Declaration) -> list[str]:

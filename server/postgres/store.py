@@ -8,12 +8,14 @@ from protocol.frames import FIRST_INSTANT, LAST_INSTANT, Instant, Key, Row
 from protocol.schema import Type
 from server.clock import machine_now
 from server.declaration.model import Declaration, Kind
-from server.declaration.sql.reading import FIRST, first_place, least, place_fields
+from server.declaration.sql.pieces import place_fields
+from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_place
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
 from server.feed.change import Entry, Reading
-from server.feed.ports import Answer, Before, DeviceStatus, ReadKey, Want
+from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadingError, ReadKey, Want
+from server.postgres.errors import StatementError, is_of_a_row
 from server.postgres.pool import Pool
 from server.postgres.timestamps import ALWAYS, NEVER
 
@@ -21,6 +23,8 @@ BEHIND_A_TRANSACTION: Final = (1 << 63) - 1
 """The n of a position after a whole transaction: no entry has a larger one."""
 CHANGED: Final = "The declaration of what is synced has changed."
 EVER: Final = (NEVER, ALWAYS)
+OF_ENTRY: Final = list(COLUMNS).index("seq")
+"""Where in a record of a feed the columns of the log's row begin."""
 RECENT: Final = 2 * 86_400_000_000
 """Microseconds. Live devices receive rows younger than this. The first statement does not open older partitions."""
 SOON: Final = 3_600_000_000
@@ -84,7 +88,7 @@ class PostgresStore:
         """The readings, and the indices of those that lack rows beyond the bounds."""
         since, until = bounds
         declaration = self._synced.declaration
-        records = await self._fetch(
+        records = await self._fetch_rows(
             "read_feed" if bounds != EVER else "read_feed_everywhere",
             _literal(key.user for key in keys),
             _literal(str(key.after.seq) for key in keys),
@@ -103,11 +107,13 @@ class PostgresStore:
         beyond: set[int] = set()
         self._require_declared(declaration, records[0]["declared"])
         for record in records:
-            i = record["i"] - 1
-            heads[i], marks[i], tiers[i] = record["head"] or 0, record["head_mark"] or 0, record["tier"]
-            if record["seq"] is not None:
+            # In the order of reading.COLUMNS: by name, each of them costs a look-up.
+            i, _, head, mark, tier, seq, *_, elsewhere, _ = record[: len(COLUMNS)]
+            i -= 1
+            heads[i], marks[i], tiers[i] = head or 0, mark or 0, tier
+            if seq is not None:
                 entries[i].append(self._entry(record))
-            if record["elsewhere"] or heads[i] > until:
+            if elsewhere or heads[i] > until:
                 beyond.add(i)
         if None in tiers:
             await self._find_no_row()
@@ -116,19 +122,27 @@ class PostgresStore:
                 some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
+    async def _fetch_rows(self, name: str, *arguments: object) -> list[Any]:
+        """Raises UnavailableError, ReadingError."""
+        try:
+            return await self._fetch(name, *arguments)
+        except StatementError as error:
+            if is_of_a_row(error.__cause__):
+                raise ReadingError(str(error)) from error
+            raise
+
     def _entry(self, record: Any) -> Entry:
-        seq, kind, deletion = record["seq"], record["kind"], record["op"] == "d"
+        seq, n, prev, mark, prev_mark, kind, op, row_id, texts, next_seq, _, found = record[OF_ENTRY : len(COLUMNS)]
+        deletion = op == "d"
         rows = self._synced.rows.get(kind)
-        texts = record["row_key"]
-        key: Key = record["row_id"] if texts is None or rows is None else rows.key(texts)
+        key: Key = row_id if texts is None or rows is None else rows.key(texts)
         row: Row | None = None
         if rows is not None:  # else the kind was declared once, and is no more
             if deletion:
                 row = rows.deletion(seq, key)
-            elif record["found"]:
+            elif found:
                 row = rows.upsert(seq, key, self._synced.columns[kind](record))
-        marks = record["mark"] or 0, record["prev_mark"] or 0
-        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
+        return Entry(seq, n, prev, next_seq, kind, key, row, mark or 0, prev_mark or 0, deletion)
 
     async def rows(
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
@@ -136,7 +150,7 @@ class PostgresStore:
         places = [await self._place(kind, user, want.before) for want in wants]
         declaration = self._require(kind)
         made: Rows = self._synced.rows[kind.tag]
-        records = await self._fetch(
+        records = await self._fetch_rows(
             f"list_{kind.name}",
             user,
             content_bytes,
@@ -158,8 +172,45 @@ class PostgresStore:
         ]
         return Answer(position, first["tier"], found, cut=len(found) < (first["total"] or 0))
 
-    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str]:
-        """A place in a list, as texts."""
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        if len(asked) == 1:
+            return [await self.rows(kind, asked[0].user, asked[0].wants, content_bytes)]
+        lists = [(number, each.user, want) for number, each in enumerate(asked, 1) for want in each.wants]
+        places = [await self._place(kind, user, want.before) for _, user, want in lists]
+        declaration = self._require(kind)
+        made: Rows = self._synced.rows[kind.tag]
+        records = await self._fetch_rows(
+            f"lists_{kind.name}",
+            _literal(each.user for each in asked),
+            content_bytes,
+            [number for number, _, _ in lists],
+            [want.rows for _, _, want in lists],
+            [None if want.parent is None else str(want.parent) for _, _, want in lists],
+            *([list(column) for column in zip(*places, strict=True)]),
+            [int(want.before is None) for _, _, want in lists],
+        )
+        self._require_declared(declaration, records[0]["declared"])
+        if any(record["tier"] is None for record in records):
+            await self._find_no_row()
+        answers: list[Answer] = []
+        begins = begin = 0  # in `records`, and in `lists`
+        for number, each in enumerate(asked, 1):
+            end = begins + 1
+            while end < len(records) and records[end]["number"] == number:
+                end += 1
+            mine, begins = records[begins:end], end
+            position = Position(mine[0]["head"], 0, mine[0]["head_mark"])
+            found = [
+                (record["i"] - 1 - begin, made.upsert(position.seq, _id(made, record["key"]), record[FIRST_OF_MANY:]))
+                for record in mine
+                if record["i"] is not None
+            ]
+            answers.append(Answer(position, mine[0]["tier"], found, cut=len(found) < (mine[0]["total"] or 0)))
+            begin += len(each.wants)
+        return answers
+
+    async def _place(self, kind: Kind, user: str, before: Before | None) -> Sequence[str | None]:
+        """A place in a list, as texts; None is NULL."""
         if before is None:
             return first_place(kind)
         ids = before.id if isinstance(before.id, tuple) else (before.id,)
@@ -172,7 +223,7 @@ class PostgresStore:
         if kind.newest is None:
             return texts
         if before.at is None:
-            return [least(fields[0]), *texts]
+            return [None, *texts]
         if fields[0].of is not Type.INSTANT:
             return [read(fields[0], before.at), *texts]
         at = before.at

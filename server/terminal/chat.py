@@ -25,7 +25,8 @@ from atlas_sync.schema import Schema
 from atlas_sync.session import Batch, Event, SchemaArrived
 from atlas_sync.storage import SqliteStorage, StorageError
 from server.exceptions import ConfigError, UnavailableError
-from server.terminal.device import line_of, printable, run, shows_status
+from server.terminal.device import line_of, printable, run
+from server.terminal.trouble import Shows, Token, address
 
 SENDING_SECONDS = 10.0
 """How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
@@ -38,8 +39,10 @@ def chat(
     """Chat until the input ends, or SIGINT or SIGTERM arrives.
 
     `path` is the outbox's file. `chosen` is the conversation; None: the newest one, or a new one called `title`. Raises
-    ConfigError for a file that cannot be used, UnavailableError, StayAwayError.
+    ConfigError for a file that cannot be used and a URL that is none; UnavailableError, StayAwayError,
+    TokenRefusedError.
     """
+    address(url)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         storage = SqliteStorage(path, user)
@@ -66,31 +69,32 @@ class _Chat:
         self._shown: set[Key] = set()
         self._mine: dict[Key, int] = {}
         """Unconfirmed messages of this terminal: the outbox entry's key, by the message's id."""
+        self._token = Token(token)
         self._device = Device(
             url,
             user=user,
-            token=lambda: token,
+            token=self._token,
             client_id=outbox.client_id,
             schema=Schema.chat(),
             window={CONVERSATION: 50, MESSAGE: 20},
             outbox=outbox,
             on_batch=self._on_batch,
             on_event=self._on_event,
-            on_status=shows_status(console),
+            on_status=Shows(console, url, lambda: self._device.last_error),
         )
 
     async def run(self) -> None:
         running = asyncio.ensure_future(self._device.run())
+        talking = asyncio.ensure_future(self._talk())
         try:
-            talking = asyncio.ensure_future(self._talk())
             await asyncio.wait([running, talking], return_when=asyncio.FIRST_COMPLETED)
             if running.done():
-                talking.cancel()
                 running.result()
             await talking
         finally:
+            talking.cancel()
             await self._device.stop()
-            await asyncio.gather(running, return_exceptions=True)
+            await asyncio.gather(running, talking, return_exceptions=True)
 
     async def _talk(self) -> None:
         if self._title is None and self._conversation is None:
@@ -138,6 +142,7 @@ class _Chat:
             self._console.print("  … kept until the server can be reached", style="dim")
 
     def _on_event(self, event: Event) -> None:
+        self._token.hear(event)
         if isinstance(event, SchemaArrived) and not (CONVERSATION in event.schema and MESSAGE in event.schema):
             raise ConfigError("This server syncs no conversations and messages. `atlas-sync watch` shows any rows.")
         self._report_results()

@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from atlas_sync.device import Status, StayAway
+from atlas_sync.device import StayAway
 from atlas_sync.rows import Deleted, Key, Row
 from atlas_sync.schema import Kind, Schema
 from atlas_sync.session import Event, Welcomed
@@ -114,7 +114,3 @@ def shows_welcome(console: Console) -> Callable[[Event], None]:
             console.print(printable(f"connected as {event.session}{tier}: {how}"), style="dim")
 
     return show
-
-
-def shows_status(console: Console) -> Callable[[Status], None]:
-    return lambda status: console.print(f"· {status.name.lower().replace('_', ' ')}", style="dim")

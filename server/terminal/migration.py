@@ -9,6 +9,7 @@ import typer
 from server.exceptions import ConfigError
 from server.postgres import migrate as migrating
 from server.postgres import plan as planning
+from server.postgres import script as scripts
 from server.postgres import undo as undoing
 from server.postgres.publication import Doorbells
 from server.terminal.device import console
@@ -51,7 +52,7 @@ def _require(url: str, given: Given) -> None:
 
 def script(url: str, given: Given) -> str:
     _require(url, given)
-    return asyncio.run(planning.script(url, text=given.text, name=given.name))
+    return asyncio.run(scripts.script(url, text=given.text, name=given.name))
 
 
 def plan(url: str, given: Given, doorbells: Doorbells | None) -> int:

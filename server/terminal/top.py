@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 from rich.console import Console, Group
@@ -26,6 +27,7 @@ from server.terminal.device import printable, run
 TIMEOUT: Final = 5.0
 """Seconds to wait for a response; the server itself waits 3 for Postgres."""
 PAGE_BYTES: Final = 8 * 1024 * 1024
+NO_ADDRESS: Final = "--url is not an address. Name one like http://127.0.0.1:8000/metrics."
 TWO_COLUMNS: Final = 72
 """Width of the terminal from which there are two columns."""
 NAME: Final = 17
@@ -38,6 +40,8 @@ def top(url: str, token: str, every: float, console: Console, *, once: bool) -> 
 
     Raises ConfigError for a wrong `url` or `token`, and UnavailableError if the first request fails.
     """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(NO_ADDRESS)
     live = not once and console.is_terminal and not console.is_dumb_terminal
     run(lambda: _follow(url, token, every, console) if live else _print(url, token, every, console))
 
@@ -60,7 +64,7 @@ class Source:
         except AnswerError:
             raise strange from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
-            raise ConfigError("--url is not an address. Name one like http://127.0.0.1:8000/metrics.") from None
+            raise ConfigError(NO_ADDRESS) from None
         except (httpx.HTTPError, TimeoutError):
             raise UnavailableError(
                 f"{self.url} does not answer. Start the server, or name its address with --url."

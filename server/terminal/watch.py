@@ -16,10 +16,11 @@ from rich.console import Console
 from atlas_sync.device import Device
 from atlas_sync.rows import Deleted, Row
 from atlas_sync.schema import Schema
-from atlas_sync.session import Batch
+from atlas_sync.session import Batch, Event
 from server import private
 from server.exceptions import ConfigError
-from server.terminal.device import line, run, shows_status, shows_welcome
+from server.terminal.device import line, run, shows_welcome
+from server.terminal.trouble import Shows, Token, address
 
 NEWEST: Final = 50
 """Rows of each kind that are printed of a snapshot."""
@@ -61,7 +62,10 @@ class Memory:
 
 
 def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) -> None:
-    """Print changes until SIGINT or SIGTERM arrives. Raises StayAwayError."""
+    """Print changes until SIGINT or SIGTERM arrives. Raises StayAwayError, TokenRefusedError, and ConfigError for a URL
+    that is none."""
+    given = Token(token)
+    welcomes = shows_welcome(console)
 
     held: list[Row | Deleted] = []
     in_snapshot = False
@@ -81,15 +85,19 @@ def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) ->
             in_snapshot = False
             memory.save(batch.cursor)
 
+    def on_event(event: Event) -> None:
+        given.hear(event)
+        welcomes(event)
+
     connected = Device(
-        url,
+        address(url),
         user=user,
-        token=lambda: token,
+        token=given,
         client_id=memory.client_id,
         cursor=memory.cursor,
         on_batch=on_batch,
-        on_event=shows_welcome(console),
-        on_status=shows_status(console),
+        on_event=on_event,
+        on_status=Shows(console, url, lambda: connected.last_error),
     )
     run(connected.run)
     console.print("Stopped. Start again to see what you missed.", style="dim")

@@ -42,7 +42,10 @@ SENTENCES: Final = {
     "not_allowed": "Devices do not make this change here.",
     "unknown_row": "This does not exist any more.",
     "unknown_parent": "What this belongs to does not exist any more.",
-    "bad_id": "This could not be saved under its id. Try again.",
+    "bad_id": (
+        "This could not be saved under its id. Try again under one that no row has: a random UUID, a text of at most "
+        f"{KEY_BYTES:,} bytes, or an integer; where the user is a part of it, the user's own."
+    ),
     "bad_value": "A value is not one that can be saved here.",
     "bad_time": "This was written at an impossible time. Check the date and time of this device.",
     "bad_text": "This text contains a character that cannot be saved (U+0000, or half of a surrogate pair).",

@@ -283,6 +283,7 @@ async def test_keys_are_fetched_once_more_when_they_are_old_while_the_known_ones
     old = await keys.key("one")
     assert at_once(keys.key("one")) is old
     assert not fetches(), "they are fresh"
+    server.answer = says(key_set("one"))  # another key of this name
     monkeypatch.setattr("server.edge.auth.KEYS_FRESH", 0.0)
     for _ in range(3):
         assert at_once(keys.key("one")) is old

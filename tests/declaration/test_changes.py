@@ -107,8 +107,14 @@ EACH = {
     "the key": (CHAT, of("conversation", key=(NUMBER,)), [("conversation", Need.YES)]),
     "the owner": (CHAT, of("conversation", owner=HOME), [("conversation", Need.YES)]),
     "the parent": (CHAT, of("message", parent=Parent("profile", HOME)), [("message", Need.YES)]),
-    "partitions": (CHAT, of("message", partition=None, archive=None), [("message", Need.YES)]),
-    "the archive": (CHAT, of("message", archive=24), []),
+    "partitions": (
+        CHAT,
+        of("message", partition=None, archive=None),
+        [("message", Need.YES), ("message", Need.IF_ARCHIVED)],
+    ),
+    "the age of archived rows": (CHAT, of("message", archive=24), []),
+    "an archive that is gone": (CHAT, of("message", archive=None), [("message", Need.IF_ARCHIVED)]),
+    "a new archive": (of("message", archive=None), CHAT, [("message", Need.IF_ARCHIVED)]),
     "what devices may write": (CHAT, of("conversation", devices=Devices(delete=True)), [("conversation", Need.NO)]),
     "limits": (CHAT, of("conversation", limits={}), [("conversation", Need.NO)]),
 }
@@ -131,6 +137,12 @@ def test_the_evidence_is_looked_up_in_the_archive_too() -> None:
     assert evidence(of("message", archive=None), change) == "EXISTS (SELECT FROM public.messages t)"
     (change,) = changes(CHAT, WITHOUT_MESSAGES)
     assert evidence(WITHOUT_MESSAGES, change) is None
+
+
+def test_an_archive_that_is_no_longer_declared_is_looked_at_too() -> None:
+    for before, after in ((CHAT, of("message", archive=None)), (of("message", archive=None), CHAT)):
+        (change,) = changes(before, after)
+        assert evidence(after, change) == "EXISTS (SELECT FROM public.messages_archive t)"
 
 
 # ---- Any change ------------------------------------------------------------------------------------------------------

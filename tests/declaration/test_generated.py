@@ -26,8 +26,9 @@ from server.declaration.model import Declaration
 from server.declaration.sql import reading
 from server.declaration.sql.generated import functions, generate
 from server.declaration.synced import Synced
+from server.exceptions import UnavailableError
 from server.feed.change import Reading
-from server.feed.ports import ANYWHERE, Before, ReadKey, Want, place_of
+from server.feed.ports import ANYWHERE, Before, ReadingError, ReadKey, Want, place_of
 from server.postgres.declared import declare, declared, is_declared
 from server.postgres.steps import SILENT
 from server.postgres.store import PostgresStore
@@ -136,7 +137,7 @@ VALUES: Final[dict[str, list[Any]]] = {
     "tags": ["[]", '["a","NULL","with \\"quotes\\", commas",null,""]'],
     "loans": ["[]", '["9223372036854775807","-1"]'],
     "mood": ["calm"],
-    "rating": [0.5, -3.0e38, "NaN", "-Infinity"],
+    "rating": [0.1, -3.0e38, "NaN", "-Infinity", -0.0, 16777216.0, 3.4028235e38, 1e-45],
     "score": [0.1, -0.0, 5e-324, 1.7976931348623157e308, "Infinity"],
     "pages": [0, -(1 << 31), (1 << 31) - 1],
     "isbn": [(1 << 53) - 1, str(1 << 53), str(-(1 << 63))],
@@ -201,14 +202,45 @@ async def test_values_of_every_type_come_back_as_they_were_written(library: Libr
         for of, row in {row[ID]: row for row in await library.rows("book", "A")}.items():
             if of in (number, 100 + number):
                 found = columns(row)
-                assert {name: found[name] for name in written if name != "rating"} == {
-                    name: value for name, value in written.items() if name != "rating"
-                }
-                assert found["rating"] == pytest.approx(written["rating"]) or found["rating"] == written["rating"]
-                assert repr(found["score"]) == repr(written["score"])
+                assert {name: found[name] for name in written} == written
+                assert [repr(found[name]) for name in ("rating", "score")] == [
+                    repr(written[name]) for name in ("rating", "score")
+                ]
     entries = {entry.row_id: entry.row for entry in (await library.feed()).entries if entry.row is not None}
     for row in await library.rows("book", "A"):
         assert entries[row[ID]][ID:] == row[ID:], "the feed and the list say the same"
+
+
+async def test_numbers_keep_their_digits_whatever_the_database_writes_by_default(library: Library) -> None:
+    await library.sql.execute(
+        f"ALTER DATABASE {await library.sql.fetchval('SELECT current_database()')} SET extra_float_digits = -15"
+    )
+    await library.write("+", "s", "A", {"name": "a shelf"}, NOW)
+    await library.write("+", "b", 1, {"shelf": "A", "title": "x", "rating": 1.2345678, "score": 0.1 + 0.2}, NOW)
+    for found in ((await library.rows("book", "A"))[0], (await library.feed()).entries[-1].row):
+        assert found is not None
+        assert (columns(found)["rating"], columns(found)["score"]) == (1.2345678, 0.1 + 0.2)
+
+
+async def test_a_row_that_cannot_be_converted_fails_the_statements_that_read_it_and_no_others(library: Library) -> None:
+    for user, shelf in ((ANNE, "A"), (BEN, "B")):
+        await library.write("+", "s", shelf, {"name": "a shelf"}, NOW, user=user)
+        await library.write("+", "b", ord(shelf), {"shelf": shelf, "title": "x"}, NOW, user=user)
+    await library.sql.execute("ALTER TYPE library.mood ADD VALUE 'lost'")
+    await library.sql.execute("UPDATE library.book SET mood = 'lost' WHERE id = $1", ord("A"))
+    await library.sql.execute("DELETE FROM pg_enum WHERE enumlabel = 'lost'")
+    keys = [ReadKey(str(user), ANYWHERE) for user in (ANNE, BEN)]
+    for asked in (keys, keys[:1]):
+        with pytest.raises(ReadingError):
+            await library.store.read_feed(asked, 500, 1 << 20)
+    with pytest.raises(ReadingError):
+        await library.rows("book", "A")
+    (reading,) = await library.store.read_feed(keys[1:], 500, 1 << 20)
+    assert [entry.kind for entry in reading.entries] == ["a", "s", "b"]
+    await library.sql.execute("DROP TABLE sync.log CASCADE")
+    with pytest.raises(UnavailableError) as failed:
+        await library.store.read_feed(keys[1:], 500, 1 << 20)
+    assert not isinstance(failed.value, ReadingError), "no row is why"
 
 
 async def test_an_update_changes_the_columns_that_it_names_and_no_others(library: Library) -> None:
@@ -278,9 +310,49 @@ async def test_a_list_is_paged_through_with_nil_last_and_each_row_once(library: 
         await library.write("+", "0", [ANNE, author], {}, NOW)
         await library.sql.execute("UPDATE library.follow SET rank = $2 WHERE author = $1", author, rank)
     whole = await library.rows("follow")
-    assert [row[ID][1] for row in whole] == ["a", "B", "ä", "c", ""]
+    assert [row[ID][1] for row in whole] == ["a", "B", "c", "ä", ""]
     for i, row in enumerate(whole):
         assert await library.rows("follow", None, place_of(SECOND.kind["follow"], row)) == whole[i + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "newest", "values", "expected"),
+    [
+        ("shelf", "name", [None, "", None, "", "a", "\U0001f6b2", "\uffff"], [5, 6, 4, 3, 1, 2, 0]),
+        ("book", "pages", [None, -(1 << 31), None, -(1 << 31), 0], [4, 3, 1, 2, 0]),
+        ("book", "isbn", [None, -(1 << 63), None, -(1 << 63), 0], [4, 3, 1, 2, 0]),
+        ("book", "added_at", [None, "-infinity", None, "-infinity", "1000-01-01"], [4, 3, 1, 2, 0]),
+    ],
+)
+async def test_nil_is_older_than_every_value_of_the_column_that_orders_a_list(
+    second_database: Database, second: Any, kind: str, newest: str, values: list[Any], expected: list[int]
+) -> None:
+    former = {"shelf": "position", "book": "added_at"}[kind]
+    file = SECOND_TOML.replace(f'newest = "{former}"', f'newest = "{newest}"')
+    ordered = load(file, await facts(second), "second.toml")
+    await declare(second, ordered, SILENT)
+    await second.execute("INSERT INTO library.account VALUES (1, $1, 'paid')", ANNE)
+    await second.execute("""INSERT INTO "Shelf" VALUES ('A', $1)""", str(ANNE))
+    for i, value in enumerate(values):
+        if kind == "shelf":
+            await second.execute("""INSERT INTO "Shelf" VALUES ($1::int::text, $2, $3)""", i, str(ANNE), value)
+        else:
+            held = "NULL" if value is None else f"'{value}'"
+            await second.execute(
+                f"INSERT INTO library.book (id, shelf, title, {newest}) VALUES ($1, 'A', '', {held})", i
+            )
+    await second.execute("""DELETE FROM "Shelf" WHERE "Code" = 'A' AND $1""", kind == "shelf")
+    pool = pool_of_one(second_database, ordered)
+    store, of, parent = PostgresStore(pool, Synced(ordered)), ordered.kind[kind], None if kind == "shelf" else "A"
+
+    async def rows(before: Before | None) -> list[Row]:
+        return [row for _, row in (await store.rows(of, str(ANNE), [Want(parent, before, 100)], 1 << 20)).rows]
+
+    whole = await rows(None)
+    assert [int(str(row[ID])) for row in whole] == expected
+    for i, row in enumerate(whole):
+        assert await rows(place_of(of, row)) == whole[i + 1 :]
+    pool.terminate()
 
 
 async def test_a_shelf_that_is_given_away_is_deleted_there_and_sent_with_all_below_it_here(library: Library) -> None:

@@ -49,6 +49,7 @@ from server.edge.connection import (
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, WebSocket
+from server.feed import encode
 from server.feed.encode import Outgoing
 from server.feed.readers import Readers
 from server.feed.resume import Why
@@ -84,6 +85,11 @@ class FakeVerifier:
         self.expires = int(clock.time) + 10_000
         self.fails = False
         """It raises what nobody expects."""
+        self.known = False
+        """It has verified the token before."""
+
+    def recall(self, token: str) -> Claims | None:
+        return Claims(ANNE, self.expires) if self.known and token == "good" else None
 
     async def verify(self, token: str) -> Claims:
         if self.fails:
@@ -186,10 +192,12 @@ class House:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def greeted(self, why: Why | None = None, hello: Hello = HELLO, *, tier: str | None = "core") -> "House":
+    async def greeted(
+        self, why: Why | None = None, hello: Hello = HELLO, *, tier: str | None = "core", wire: bytes = b""
+    ) -> "House":
         self.say(hello)
         await self.settle()
-        self.connection.welcome(tier, why)
+        self.connection.welcome(tier, why, wire)
         return self
 
     def pass_time(self, seconds: float) -> None:
@@ -212,6 +220,22 @@ async def test_a_hello_is_checked_joined_and_welcomed(codec: Codec) -> None:
     assert welcome.expires == house.verifier.expires * 1_000_000
     assert welcome.limits.mutations == 10
     assert welcome.schema == CHAT.schema.hash
+
+
+def test_a_token_that_was_verified_before_needs_no_task() -> None:
+    house = House()
+    house.verifier.known = True
+    house.say(HELLO)  # without a loop
+    assert house.readers.calls == ["join"]
+
+
+@both
+async def test_all_that_a_device_is_told_first_is_one_write(codec: Codec) -> None:
+    house = await House(codec).greeted(
+        hello=structs.replace(HELLO, schema=""), wire=encode.message(Pong(), codec) + encode.message(Pong(), codec)
+    )
+    assert [type(frame) for frame in house.heard()] == [Welcome, SchemaFrame, Pong, Pong]
+    assert house.far.transport.writes == 1
 
 
 async def test_a_device_that_resumes_is_told_no_reason() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 
@@ -62,6 +62,57 @@ def test_messages_arrive_whole_however_they_are_fragmented(messages: list[list[b
             far.ping()  # control frames may come between fragments
             far.send_continuation(part, fin=i == len(rest) - 1)
     assert recorder.messages == [b"".join(parts) for parts in messages]
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Bytes that arrive at once: mostly a frame, mostly a whole message, and perhaps not all of it, or more than it."""
+    fin, rsv = draw(st.sampled_from([0x80] * 3 + [0])), draw(st.sampled_from([0] * 6 + [0x40]))
+    opcode = draw(st.sampled_from([1, 2] * 4 + [0, 3, 8, 9, 10]))
+    masked = draw(st.sampled_from([0x80] * 6 + [0]))
+    data, mask = (
+        draw(st.sampled_from([b"", b"hello", b"\xff", b"x" * 119, b"x" * 125, b"x" * 126, b"x" * 300])),
+        draw(st.binary(min_size=4, max_size=4)),
+    )
+    length = len(data) + draw(st.sampled_from([0] * 9 + [1, -1]))
+    form = draw(st.sampled_from([0, 0, 0, 126, 127]))
+    if form == 127:
+        size = bytes([masked | 127]) + max(0, length).to_bytes(8)
+    elif form == 126 or length > 125:
+        size = bytes([masked | 126]) + max(0, length).to_bytes(2)
+    else:
+        size = bytes([masked | max(0, length)])
+    whole = bytes([fin | rsv | opcode]) + size + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+    return whole[: draw(st.sampled_from([len(whole)] * 6 + [0, 1, 5]))]
+
+
+@given(st.booleans(), st.lists(frames(), max_size=5))
+@example(False, [b"\x82\xff" + (119).to_bytes(8) + bytes(4) + b"x" * 119])  # 6 + 127 bytes in all
+def test_a_message_that_comes_whole_is_taken_as_the_library_takes_it(text: bool, arriving: list[bytes]) -> None:
+    found = []
+    for with_library in (False, True):
+        recorder, far = opened(text=text, max_size=200)
+        if with_library:
+            far.websocket._with_core()
+        for data in arriving:
+            if not far.transport.ended:
+                far.websocket.receive(data)
+        found.append((recorder.messages, recorder.events, far.transport.written, far.websocket.close_codes))
+    assert found[0] == found[1]
+
+
+def test_whole_messages_need_no_library_whose_objects_cost_memory() -> None:
+    for text in (False, True):
+        recorder, far = opened(text=text)
+        sent = [b"x" * size for size in (0, 1, 125, 126, 1_000)]
+        for data in sent:
+            far.send(data, text=text)
+        assert recorder.messages == sent
+        assert far.websocket._core is None
+        assert not far.websocket.gone
+        far.ping()
+        far.send(b"afterwards", text=text)
+        assert recorder.messages[-1] == b"afterwards"
 
 
 def test_a_ping_is_answered() -> None:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from protocol.cursor import Position
 from server.exceptions import UnavailableError
@@ -99,6 +100,22 @@ async def test_devices_that_moved_are_noted_together_and_the_others_not_at_all(h
     await house.presence.record()
     (second,) = house.store.take()
     assert set(second) == {seen(moves, 7), seen(falls, 1, "stalled")}
+
+
+async def test_what_keeps_them_from_being_recorded_is_said_once_and_not_if_it_is_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0)
+    for known, times in ((None, 1), ("Postgres is away.", 0)):
+        house.presence = Presence(house.hub, house.store, SERVER, partial(str, known) if known else lambda: None)
+        house.connect()
+        house.store.away = 3
+        with capture_logs() as logged:
+            running = asyncio.ensure_future(house.presence.run())
+            await eventually(lambda: house.store.statements)
+            running.cancel()
+        assert [line["error"] for line in logged] == ["Postgres is away."] * times
+        house.store.take()
 
 
 async def test_of_idle_devices_nothing_is_noted_but_that_their_server_lives(house: House) -> None:

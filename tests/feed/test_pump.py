@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from protocol.codec import JSON
 from protocol.cursor import Position
+from protocol.frames import Changes, Live
 from server.declaration.chat import CHAT
 from server.declaration.synced import Synced
 from server.feed.change import Entry, Reading
@@ -35,6 +37,61 @@ class QuickStore:
         self.groups.append(len(keys))
         await asyncio.sleep(0)
         return [Reading(key.after.seq, "core", []) for key in keys]
+
+
+class ChangedStore:
+    """Has one new conversation for everybody."""
+
+    async def read_feed(self, keys: Sequence[ReadKey], rows: int, content_bytes: int) -> list[Reading]:
+        key = UUID(int=7)
+        row = ("c", 2_000, key, "a title", 1, 1)
+        return [Reading(2_000, "core", [Entry(2_000, 1, each.after.seq, None, "c", key, row)]) for each in keys]
+
+
+@contextlib.asynccontextmanager
+async def pumping(quick: QuickStore | ChangedStore) -> AsyncIterator[Hub]:
+    wakes = {lane: asyncio.Event() for lane in Lane}
+    hub = Hub(lambda lane: wakes[lane].set())
+    history = History(hub)
+    history.connected(HistoryReport("0" * 16, (), 1, 1, 0, 0))
+    store = cast(Store, quick)
+    synced = Synced(CHAT)
+    pump = Pump(hub, history, store, Snapshots(hub, history, store, synced), synced, wakes)
+    running = asyncio.create_task(pump.run())
+    try:
+        yield hub
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_returning_device_is_told_everything_in_one_write() -> None:
+    async with pumping(ChangedStore()) as hub:
+        sinks = [FakeSink(), FakeSink()]
+        sinks[1].codec = JSON
+        for sink in sinks:
+            hub.place(hub.add(str(UUID(int=1)), uuid4(), sink, {}), Position(1_000), Phase.HELLO)
+        await eventually(lambda: all(reader.live for reader in hub.readers()))
+    for sink in sinks:
+        assert sink.welcomes == [("core", None)]
+        assert [type(frame) for frame in map(sink.frame, sink.sent)] == [Changes, Live]
+        assert sink.writes == 1
+
+
+async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
+    quick = QuickStore()
+    async with pumping(quick) as hub:
+        for number in range(CROWD):
+            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {})
+            hub.place(reader, Position(1_000), Phase.HELLO)
+            if number % 2:  # two in each turn of the loop
+                await asyncio.sleep(0)
+        await eventually(lambda: all(reader.cohort and reader.cohort.phase is Phase.LIVE for reader in hub.readers()))
+        assert sum(quick.groups) == CROWD
+        assert len(quick.groups) <= CROWD / 10
+
+
+# --- The short ways: read at once for one live reader, or carried by the WAL
 
 
 class AFeed:
@@ -70,7 +127,7 @@ class AFeed:
 
 
 @dataclass
-class Pumping:
+class Feeding:
     feed: AFeed
     hub: Hub
     pump: Pump
@@ -89,7 +146,7 @@ class Pumping:
 
 
 @contextlib.asynccontextmanager
-async def pumping() -> AsyncIterator[Pumping]:
+async def feeding() -> AsyncIterator[Feeding]:
     """A pump with a live reader."""
     feed = AFeed()
     wakes = {lane: asyncio.Event() for lane in Lane}
@@ -99,7 +156,7 @@ async def pumping() -> AsyncIterator[Pumping]:
     store, synced = cast(Store, feed), Synced(CHAT)
     pump = Pump(hub, history, store, Snapshots(hub, history, store, synced), synced, wakes, None, feed)
     running = asyncio.create_task(pump.run())
-    made = Pumping(feed, hub, pump, history, running)
+    made = Feeding(feed, hub, pump, history, running)
     try:
         reader = made.connect()
         await eventually(lambda: reader.live)
@@ -110,14 +167,14 @@ async def pumping() -> AsyncIterator[Pumping]:
         await asyncio.wait([running])
 
 
-def at(pumping: Pumping) -> set[int]:
+def at(feeding: Feeding) -> set[int]:
     """Where the readers are, and stay."""
-    cohorts = [reader.cohort for reader in pumping.hub.readers()]
+    cohorts = [reader.cohort for reader in feeding.hub.readers()]
     return {cohort.position.seq for cohort in cohorts if cohort is not None and cohort.state is State.IDLE}
 
 
 async def test_a_live_reader_is_read_for_at_once() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         seq = made.feed.commit()
         made.hub.ring(USER, seq)
         await eventually(lambda: at(made) == {seq})
@@ -125,7 +182,7 @@ async def test_a_live_reader_is_read_for_at_once() -> None:
 
 
 async def test_what_cannot_be_read_at_once_is_read_by_the_store() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         made.feed.leaves = lambda _: True
         seq = made.feed.commit()
         made.hub.ring(USER, seq)
@@ -139,7 +196,7 @@ async def test_what_cannot_be_read_at_once_is_read_by_the_store() -> None:
 
 
 async def test_what_does_not_follow_a_position_is_never_delivered_at_once() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         seq = made.feed.commit(2)
         whole, made.feed.entries = made.feed.entries, made.feed.entries[1:]  # the first entry is gone
         made.hub.ring(USER, seq)
@@ -150,7 +207,7 @@ async def test_what_does_not_follow_a_position_is_never_delivered_at_once() -> N
 
 
 async def test_a_transaction_of_the_wal_reaches_who_stands_before_it_and_nothing_is_read() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         for _ in range(3):
             moved = made.move()
             assert made.pump.carry(moved)
@@ -159,7 +216,7 @@ async def test_a_transaction_of_the_wal_reaches_who_stands_before_it_and_nothing
 
 
 async def test_a_transaction_that_comes_late_again_or_out_of_order_is_not_delivered() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         first, second = made.move(), made.move()
         assert not made.pump.carry(second)
         assert made.pump.carry(first)
@@ -172,7 +229,7 @@ async def test_a_transaction_that_comes_late_again_or_out_of_order_is_not_delive
 
 
 async def test_what_the_wal_cannot_tell_or_tells_of_another_transaction_is_not_delivered() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         before = at(made)
         moved = made.move()
         assert not made.pump.carry(moved._replace(entries=lambda: None))
@@ -183,7 +240,7 @@ async def test_what_the_wal_cannot_tell_or_tells_of_another_transaction_is_not_d
 
 
 async def test_while_the_server_is_blind_nothing_is_delivered() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
         before = at(made)
         made.history.set_blind("It does not see every change.")
         assert not made.pump.carry(made.move())
@@ -191,7 +248,7 @@ async def test_while_the_server_is_blind_nothing_is_delivered() -> None:
 
 
 async def test_an_error_in_a_short_way_ends_the_pump_and_is_not_lost() -> None:
-    async with pumping() as made:
+    async with feeding() as made:
 
         def fail() -> Sequence[Entry]:
             raise RuntimeError("a fault of ours")
@@ -200,27 +257,3 @@ async def test_an_error_in_a_short_way_ends_the_pump_and_is_not_lost() -> None:
         with pytest.raises(BaseExceptionGroup) as raised:
             await made.running
         assert raised.group_contains(RuntimeError, match="a fault of ours")
-
-
-async def test_a_crowd_that_comes_one_by_one_shares_its_statements() -> None:
-    wakes = {lane: asyncio.Event() for lane in Lane}
-    hub = Hub(lambda lane: wakes[lane].set())
-    history = History(hub)
-    history.connected(HistoryReport("0" * 16, (), 1, 1, 0, 0))
-    quick = QuickStore()
-    store = cast(Store, quick)
-    synced = Synced(CHAT)
-    pump = Pump(hub, history, store, Snapshots(hub, history, store, synced), synced, wakes)
-    running = asyncio.create_task(pump.run())
-    try:
-        for number in range(CROWD):
-            reader = hub.add(str(UUID(int=number)), uuid4(), FakeSink(), {})
-            hub.place(reader, Position(1_000), Phase.HELLO)
-            if number % 2:  # two in each turn of the loop
-                await asyncio.sleep(0)
-        await eventually(lambda: all(reader.cohort and reader.cohort.phase is Phase.LIVE for reader in hub.readers()))
-        assert sum(quick.groups) == CROWD
-        assert len(quick.groups) <= CROWD / 10
-    finally:
-        running.cancel()
-        await asyncio.wait([running])

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from protocol.cursor import Position
 from server.declaration.chat import CHAT
+from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.change import Reading
-from server.feed.ports import ANYWHERE, Answer, ReadKey, Store, Want
+from server.feed.ports import ANYWHERE, Answer, Asked, ReadKey, Store, Want
 from server.feed.replicas import Lag, Replicas
 
 USER = str(UUID(int=1))
@@ -31,6 +32,9 @@ class FakeStore:
 
     async def rows(self, *_: object) -> Answer:
         return Answer(self.at, self.tier, [], cut=self.name == "primary")
+
+    async def rows_of(self, kind: Kind, asked: Sequence[Asked], content_bytes: int) -> list[Answer]:
+        return [await self.rows() for _ in asked]
 
 
 class FakeReplica:
@@ -57,7 +61,10 @@ def beside(*replicas: FakeReplica) -> Replicas:
 
 
 async def by_primary(replicas: Replicas, since: Position | None) -> bool:
-    return (await replicas.rows(CHAT.kind["message"], USER, WANT, 1_000, since)).cut
+    alone = await replicas.rows(CHAT.kind["message"], USER, WANT, 1_000, since)
+    (together,) = await replicas.rows_of(CHAT.kind["message"], [Asked(USER, WANT, since)], 1_000)
+    assert alone == together
+    return alone.cut
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,17 @@ async def test_a_replica_answers_a_device_that_is_not_ahead_of_it(
     at: Position, since: Position | None, answers: bool
 ) -> None:
     assert await by_primary(beside(FakeReplica(at)), since) is not answers
+
+
+async def test_of_many_devices_a_replica_answers_those_that_are_not_ahead_of_it() -> None:
+    positions = [ANYWHERE, Position(100, 0, 7), None, Position(90, 0, 6), Position(80, 0, 5)]
+    asked = [Asked(USER, WANT, since) for since in positions]
+    for replicas, by_primary in (
+        (beside(FakeReplica(Position(90, 0, 6))), [False, True, True, False, False]),
+        (beside(), [True] * 5),
+    ):
+        answers = await replicas.rows_of(CHAT.kind["message"], asked, 1_000)
+        assert [answer.cut for answer in answers] == by_primary
 
 
 async def test_that_a_user_does_not_sync_only_the_primary_says() -> None:
@@ -97,7 +115,7 @@ async def test_replicas_take_turns_and_those_that_are_left_get_none() -> None:
     replicas = beside(one, left, two)
     for _ in range(10):
         assert not await by_primary(replicas, ANYWHERE)
-    assert (one.asked, two.asked, left.asked) == (5, 5, 0)
+    assert (one.asked, two.asked, left.asked) == (10, 10, 0)
 
 
 def test_a_replica_that_has_all_lags_by_nothing_however_long_nothing_was_written() -> None:

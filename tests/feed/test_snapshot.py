@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
+from structlog.testing import capture_logs
 
-from protocol.codec import MSGPACK
 from protocol.cursor import Cursor, Position
 from protocol.frames import COLUMNS, ID, Key, Row, Snapshot
 from server.declaration.model import Declaration, Kind
@@ -20,7 +20,7 @@ from server.exceptions import UnavailableError
 from server.feed import snapshot
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub, Phase, Reader
-from server.feed.ports import ANYWHERE, Answer, Want, Window, place_of
+from server.feed.ports import ANYWHERE, Answer, ReadingError, Want, Window, place_of
 from server.feed.resume import Why
 from server.feed.snapshot import LISTS, PIECE_ROWS, Snapshots
 from server.retry import Retry
@@ -46,6 +46,8 @@ class Library:
     most: int = 1_000
     """Rows of one answer, as the bound on content has it."""
     away: bool = False
+    sick: set[str] = field(default_factory=set)
+    """Users with a row that cannot be read."""
     asked: list[tuple[str, list[Want], Position | None]] = field(default_factory=list)
     at: int = 100
 
@@ -54,6 +56,8 @@ class Library:
     ) -> Answer:
         if self.away:
             raise UnavailableError("away")
+        if user in self.sick:
+            raise ReadingError("a value cannot be converted")
         self.at += 1
         self.asked.append((kind.name, list(wants), since))
         found: list[tuple[int, Row]] = []
@@ -92,12 +96,7 @@ class House:
         finally:
             running.cancel()
             await asyncio.wait([running])
-        return [piece for piece in map(_frame, self.sink.sent) if isinstance(piece, Snapshot)]
-
-
-def _frame(data: bytes) -> object:
-    length = data[1] & 127
-    return MSGPACK.decode_to_client(data[2 if length < 126 else 4 if length == 126 else 10 :])
+        return [piece for piece in map(self.sink.frame, self.sink.sent) if isinstance(piece, Snapshot)]
 
 
 def ids(pieces: Sequence[Snapshot], tag: str | None = None) -> list[Any]:
@@ -128,6 +127,12 @@ def windowed(**windows: int | None) -> Declaration:
     """The second declaration with these windows; None: all."""
     kinds = tuple(structs.replace(kind, window=windows.get(kind.name, kind.window)) for kind in SECOND.kinds)
     return structs.replace(SECOND, kinds=kinds)
+
+
+async def test_the_first_piece_is_sent_with_the_welcome() -> None:
+    house = House(furnished())
+    pieces = await house.sent()
+    assert house.sink.writes == len(pieces)
 
 
 async def test_kinds_come_after_their_parents_and_with_the_rows_below_those_that_came() -> None:
@@ -310,3 +315,30 @@ async def test_a_snapshot_goes_on_where_it_was_when_postgres_was_away(monkeypatc
     assert [error.code for error in house.sink.errors] == ["unavailable"]
     assert house.reader.cohort is not None
     assert house.reader.cohort.phase is Phase.CATCHING_UP
+
+
+async def test_a_user_whose_rows_cannot_be_read_delays_no_other_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "FIRST_PAUSE", 0.001)
+    house = House(furnished())
+    house.library.sick.add(ANNE)
+    others = [house.hub.add(str(uuid4()), uuid4(), FakeSink(), {}) for _ in range(3)]
+    pauses: list[BaseException] = []
+
+    async def pauses_all(_: Retry, error: BaseException) -> None:
+        pauses.append(error)
+
+    monkeypatch.setattr(Retry, "pause", pauses_all)
+    running = asyncio.create_task(house.snapshots.run())
+    try:
+        with capture_logs() as logged:
+            for reader in (house.reader, *others):
+                house.snapshots.begin(reader, Why.NEW)
+            await eventually(lambda: all(reader.cohort is not None for reader in others))
+            assert house.reader.cohort is None
+            house.library.sick.clear()
+            await eventually(lambda: house.reader.cohort is not None)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert pauses == []
+    assert [line["user"] for line in logged] == [ANNE]

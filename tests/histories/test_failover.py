@@ -11,8 +11,10 @@ from server.exceptions import UnavailableError
 from server.feed.history import SPLIT
 from server.postgres import inspector
 from server.postgres.connection import connect_to_primary
+from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 from tests.histories.conftest import PATIENCE, hear_at_once, is_said, moved, writing
-from tests.support.cluster import SERVER_LOGIN, administrator
+from tests.support.cluster import BOTH_DOORBELLS, administrator
 from tests.support.diary import Diarist, diarists, living, settled, texts
 from tests.support.histories import DATABASE, Machine, Machines
 from tests.support.serving import ServerProcess, serving
@@ -26,7 +28,8 @@ ENVIRONMENT = {"ATLAS_SWEEP_SECONDS": "600", "ATLAS_HELLOS_PER_MINUTE": "100000"
 
 def leading_to(*machines: Machine, attributes: str = "read-write") -> str:
     hosts = [parse_qs(urlsplit(each.database.server_url).query)["host"][0] for each in machines]
-    return f"postgresql://{SERVER_LOGIN}@/{DATABASE}?host={','.join(hosts)}&port=5432&target_session_attrs={attributes}"
+    login = urlsplit(machines[0].database.server_url).username
+    return f"postgresql://{login}@/{DATABASE}?host={','.join(hosts)}&port=5432&target_session_attrs={attributes}"
 
 
 async def two_people(sql: Any, url: str) -> list[Diarist]:
@@ -87,12 +90,16 @@ async def test_what_was_written_through_a_failover_is_on_the_new_primary_once_an
         sql.terminate()
 
 
+@BOTH_DOORBELLS
 async def test_what_a_promoted_replica_lacks_leaves_the_devices_and_the_old_primary_gets_nothing_more(
-    site: Machines, monkeypatch: pytest.MonkeyPatch
+    site: Machines, monkeypatch: pytest.MonkeyPatch, doorbells: Doorbells
 ) -> None:
     """The replica lagged, and the old primary, silent meanwhile, goes on afterwards."""
     monkeypatch.setattr(inspector, "EVERY_OF_SEVERAL", 0.3)
     old = site.primary()
+    if doorbells is Doorbells.WAL:
+        old.database.streamed = True
+        await migrate(old.database.url, doorbells=doorbells)
     new = site.replica(old)
     async with serving(leading_to(old, new, attributes="any"), sweep=600.0) as server:
         async with administrator(old.database) as sql:

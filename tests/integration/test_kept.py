@@ -20,7 +20,7 @@ from tests.support.serving import Running, serving
 from tests.support.waiting import eventually
 
 pytestmark = needs_redis
-READS = ("list_profile", "list_conversation", "list_message")
+READS = tuple(f"{form}_{kind}" for form in ("list", "lists") for kind in ("profile", "conversation", "message"))
 
 
 @pytest.fixture

@@ -342,7 +342,7 @@ async def test_a_list_that_no_index_serves_comes_with_the_statement_that_creates
                 assert statement.startswith("CREATE INDEX CONCURRENTLY ON public.")
                 await sql.execute(statement)
         assert finding.good
-        await sql.execute("DROP INDEX notes_folder_coalesce_id_idx")
+        await sql.execute("DROP INDEX notes_folder_expr_coalesce_id_idx")
         finding = (await declared_findings(database))["indexes"]
         assert not finding.grave
         assert finding.says.startswith("Reading lists of note takes longer")

@@ -5,15 +5,23 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.clock import Clock
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
+from server.feed import presence
 from server.feed.history import History
 from server.feed.hub import Hub
+from server.feed.presence import Presence
 from server.postgres import inspector as module
+from server.postgres.connection import NO_SYNC
 from server.postgres.inspector import Inspector
+from server.postgres.pool import Pool
 from server.postgres.route import Route
+from server.postgres.steps import SILENT
+from server.postgres.store import PostgresStore
+from server.postgres.undo import undo
 from tests.support.cluster import Database
 from tests.support.waiting import eventually
 
@@ -37,6 +45,38 @@ async def test_a_history_that_could_not_begin_begins_before_any_device_is_served
         await inspector.inspect()
     assert history.blind is None
     assert history.epoch == await sql.fetchval("SELECT sync.epoch()") != before
+
+
+async def test_a_server_whose_database_was_undone_says_so_in_one_line(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(hub := Hub(lambda _: None))
+    synced = Synced()
+    route = Route(database.server_url, history)
+    inspector = Inspector(route, Clock(), synced, 0.0)
+    store = PostgresStore(pool := Pool(route, synced, size=1), synced)
+    monkeypatch.setattr(presence, "EVERY", 0.01)
+    await inspector.inspect()
+    await undo(database.url, SILENT)
+    tried = []
+
+    async def counted() -> None:
+        tried.append(1)
+        await Presence.record(recording)
+
+    recording = Presence(hub, store, "a server", lambda: history.inspection_error)
+    monkeypatch.setattr(recording, "record", counted)
+    with capture_logs() as logged:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(inspector.run())]
+            synced.on_mismatch()  # inspect now
+            await eventually(lambda: history.inspection_error)
+            running.append(tasks.create_task(recording.run()))
+            await eventually(lambda: len(tried) > 2)
+            for task in running:
+                task.cancel()
+    assert [(line["event"], line["error"]) for line in logged] == [("the database could not be inspected", NO_SYNC)]
+    pool.terminate()
 
 
 @pytest.mark.parametrize(

@@ -125,17 +125,30 @@ async def test_every_function_is_valid_and_stands_in_one_file(sql: Any) -> None:
 
 OLDER = """
     CREATE OR REPLACE FUNCTION sync.record(owner uuid, kind "char", op "char", row_id uuid,
-                                           row_at timestamptz DEFAULT NULL, row_key text[] DEFAULT NULL)
-    RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 7 AS 'BEGIN END'
+                                           row_at timestamptz DEFAULT NULL, row_key text[] DEFAULT NULL,
+                                           seen bigint DEFAULT NULL)
+    RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 7 AS 'BEGIN END'
 """
+FORMER = f"""
+    DROP FUNCTION sync.record;
+    {
+    OLDER.replace(
+        '''DEFAULT NULL,
+                                           seen bigint DEFAULT NULL)''',
+        "DEFAULT NULL)",
+    ).replace("bigint", "void")
+}
+"""
+"""With fewer arguments, and returning nothing, as a former version had it."""
 
 
+@pytest.mark.parametrize("older", [OLDER, FORMER], ids=["another body", "other arguments"])
 async def test_a_file_of_functions_that_changed_is_applied_again_and_no_device_starts_over(
-    sql: Any, database: Database
+    sql: Any, database: Database, older: str
 ) -> None:
     before = await catalogue(database)
     epoch = await sql.fetchval("SELECT sync.epoch()")
-    await sql.execute(OLDER)
+    await sql.execute(older)
     await sql.execute('UPDATE sync.migrations SET definitions = definitions || \'{"functions/record.sql": "older"}\'')
     (planned,) = await steps(database.url)
     assert planned.says == "apply again functions/record.sql, which changed"

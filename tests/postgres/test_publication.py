@@ -4,6 +4,7 @@ it."""
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import asyncpg
@@ -11,10 +12,11 @@ import pytest
 
 from server.declaration.chat import CHAT_TOML
 from server.exceptions import ConfigError, UnfitError
+from server.postgres import inspector
 from server.postgres.doctor import Finding, examine
 from server.postgres.migrate import migrate, steps
 from server.postgres.plan import plan
-from server.postgres.publication import FOREIGN, UNGUARDED, Doorbells
+from server.postgres.publication import EARLIER, FOREIGN, UNGUARDED, Doorbells
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
 from tests.postgres.test_undo import UNPARTITIONED, dumped
@@ -25,6 +27,8 @@ from tests.support.maintenance import maintained, make_month
 from tests.support.notes import DECLARATION, FOLDER, GATE, PERSON, add_folder, add_note, notes
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.replication import LOGICAL
+from tests.support.serving import serving
+from tests.support.waiting import eventually
 
 WAL, LISTEN = Doorbells.WAL, Doorbells.LISTEN
 PUBLISHED = """
@@ -33,6 +37,12 @@ PUBLISHED = """
 """
 CHAT = {"public.conversations", "public.messages", "public.profiles", "sync.declaration", "sync.log"}
 LOG = ["user_id", "seq", "n", "prev", "kind", "op", "row_id", "row_at", "mark", "prev_mark", "row_key"]
+
+
+@pytest.fixture(scope="module")
+def logical() -> Iterator[Cluster]:
+    with running_cluster("18", {**LOGICAL, "max_slot_wal_keep_size": "1GB"}) as cluster:
+        yield cluster
 
 
 async def published(sql: Any) -> dict[str, list[str]]:
@@ -169,6 +179,21 @@ async def test_without_an_event_trigger_a_server_takes_the_table_out(every_postg
         await server.close()
         await edit(sql)
         assert set(await published(sql)) == {"public.folders", "sync.declaration", "sync.log"}
+
+
+async def test_a_server_looks_for_such_tables_again_and_again(every_database: Database) -> None:
+    async with administrator(every_database) as sql:
+        await migrate(every_database.url, doorbells=WAL)
+        await sql.execute("DROP EVENT TRIGGER atlas_sync_withdraw")
+        with patch.object(inspector, "EVERY", 0.05):
+            async with serving(every_database):
+                await sql.execute("ALTER TABLE profiles REPLICA IDENTITY NOTHING")
+                await eventually(lambda: taken_out(sql, "public.profiles"))
+        await sql.execute("UPDATE profiles SET subscription_tier = 'core'")
+
+
+async def taken_out(sql: Any, table: str) -> bool:
+    return table not in await published(sql)
 
 
 async def test_what_was_taken_out_is_published_again_once_it_fits(every_postgres: Cluster) -> None:
@@ -335,7 +360,7 @@ async def test_a_login_without_the_right_is_told_what_to_grant(every_postgres: C
         assert await sql.fetchval("SELECT to_regclass('sync.meta')") is None
         await sql.execute(says)
         await migrate(url, text=DECLARATION, doorbells=WAL)
-        assert set(await published(sql)) == {"public.folders", "public.notes", "sync.log"}
+        assert set(await published(sql)) == {"public.folders", "public.notes", "sync.declaration", "sync.log"}
 
 
 async def test_without_a_superuser_the_plan_says_what_that_means(every_postgres: Cluster) -> None:
@@ -347,6 +372,29 @@ async def test_without_a_superuser_the_plan_says_what_that_means(every_postgres:
         await migrate(url, doorbells=LISTEN)
         await undo(url, SILENT)
         assert await sql.fetchval("SELECT count(*) FROM pg_publication") == 0
+
+
+async def test_the_plan_says_what_servers_need(every_postgres: Cluster) -> None:
+    async with notes(every_postgres) as (database, _):
+        cautions = (await plan(database.url, doorbells=WAL)).cautions
+        assert EARLIER in cautions
+        assert [says for says in cautions if "Have an administrator run ALTER ROLE atlas_server REPLICATION" in says]
+        assert [says for says in cautions if "wal_level is replica" in says]
+        await migrate(database.url, doorbells=WAL)
+        assert EARLIER not in (await plan(database.url)).cautions
+
+
+async def test_the_right_to_replicate_is_too_much_for_a_server_that_listens(logical: Cluster) -> None:
+    async with notes(logical) as (database, sql):
+        login = f"{database.name}_server"
+        await sql.execute(f"CREATE ROLE {login} LOGIN REPLICATION IN ROLE atlas_sync")
+        url = logical.postgres.url(database.name, login)
+        privileges = {found.what: found async for found in examine(url)}["privileges"]
+        assert "it may replicate" in privileges.says
+        await migrate(database.url, doorbells=WAL)
+        privileges = {found.what: found async for found in examine(url)}["privileges"]
+        assert "it may replicate" not in privileges.says
+        await sql.execute(f"DROP ROLE {login}")
 
 
 async def test_a_publication_that_is_not_ours_is_left_alone(every_postgres: Cluster) -> None:
@@ -405,22 +453,17 @@ async def test_the_doctor_says_nothing_while_servers_listen(every_postgres: Clus
         assert await doorbells(database.server_url) is None
 
 
-async def test_the_doctor_names_what_servers_lack(every_postgres: Cluster) -> None:
-    async with notes(every_postgres) as (database, sql):
-        await migrate(database.url, doorbells=WAL)
-        await sql.execute("ALTER PUBLICATION atlas_sync DROP TABLE notes")
-        found = await doorbells(database.server_url)
-        assert found is not None
-        assert not found.good
-        assert "wal_level is replica" in found.says
-        assert "ALTER ROLE atlas_server REPLICATION" in found.says
-        assert "lacks or alters public.notes. Run `atlas-sync migrate`." in found.says
-
-
-@pytest.fixture(scope="module")
-def logical() -> Iterator[Cluster]:
-    with running_cluster("18", {**LOGICAL, "max_slot_wal_keep_size": "1GB"}) as cluster:
-        yield cluster
+async def test_the_doctor_names_what_servers_lack() -> None:
+    with running_cluster("18", {"wal_level": "replica"}) as cluster:
+        async with notes(cluster) as (database, sql):
+            await migrate(database.url, doorbells=WAL)
+            await sql.execute("ALTER PUBLICATION atlas_sync DROP TABLE notes")
+            found = await doorbells(database.server_url)
+            assert found is not None
+            assert not found.good
+            assert "wal_level is replica" in found.says
+            assert "ALTER ROLE atlas_server REPLICATION" in found.says
+            assert "lacks or alters public.notes. Run `atlas-sync migrate`." in found.says
 
 
 async def test_the_doctor_is_content_with_what_servers_need(logical: Cluster) -> None:

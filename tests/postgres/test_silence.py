@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ import pytest
 
 from server.postgres.listener import ListenDoorbells, Listening, Silence
 from server.retry import Alarm
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_conversation, add_user
 from tests.support.waiting import eventually
 
@@ -207,6 +207,33 @@ async def test_a_transaction_that_began_after_the_silence_is_not_waited_for(
         await writer.execute("BEGIN")
         await rename(writer, conversation)
         assert (await made.look(silence)).oldest >= silence.horizon
+
+
+@pytest.fixture(scope="module")
+def preparing() -> Iterator[Cluster]:
+    with running_cluster("18", {"max_prepared_transactions": "2"}) as cluster:
+        yield cluster
+
+
+async def test_a_transaction_that_was_prepared_in_silence_is_waited_for(preparing: Cluster) -> None:
+    """Its session is gone. With NOTIFY it could not have been prepared."""
+    database = await preparing.create()
+    async with administrator(database) as sql, listening(database) as made:
+        conversation = await add_conversation(sql, await add_user(sql))
+        await sql.execute("UPDATE sync.meta SET doorbells = 'wal'")
+        await sql.fetchval(KEEP_QUIET)
+        await sql.execute("BEGIN")
+        await rename(sql, conversation)
+        await sql.execute("PREPARE TRANSACTION 'later'")
+        silence = await made.look(await made.end_silence())
+        assert silence.oldest < silence.horizon
+        await sql.execute("COMMIT PREPARED 'later'")
+        assert (await made.look(silence)).over
+        await sql.execute("BEGIN")
+        await sql.execute("UPDATE public.conversations SET title = 'a third' WHERE id = $1", conversation)
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await sql.execute("PREPARE TRANSACTION 'never'")
+    await database.drop()
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])

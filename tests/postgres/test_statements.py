@@ -26,7 +26,8 @@ def test_a_reading_of_archives_differs_only_in_the_table_of_messages() -> None:
 
 def test_what_a_row_weighs_beside_its_text_is_one_number() -> None:
     bounded = {name: text for name, text in reading.statements(CHAT).items() if "octet_length" in text}
-    assert bounded.keys() == {"read_feed", "read_feed_everywhere", "list_profile", "list_conversation", "list_message"}
+    lists = {f"{form}_{kind.name}" for form in ("list", "lists") for kind in CHAT.kinds}
+    assert bounded.keys() == {"read_feed", "read_feed_everywhere", *lists}
     for name, text in bounded.items():
         assert re.findall(r"sum\((\d+) \+", text) == [str(reading.ROW_BYTES)], name
         assert set(re.findall(r"(\d+) a row", text)) == {str(reading.ROW_BYTES)}, name

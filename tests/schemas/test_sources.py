@@ -65,7 +65,7 @@ class Sources:
         decoding = Decoding(self._synced)
         stream = Stream(partial(self._receive, decoding))
         try:
-            decoding.declared(await stream.open(self._route.first, self._history.epoch))
+            decoding.declared = await stream.open(self._route.first, self._history.epoch)
             await stream.start()
             await eventually(lambda: self._express.free)
             yield self

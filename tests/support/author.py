@@ -16,13 +16,13 @@ from atlas_sync.chat import (
 from atlas_sync.mutation import Mutation, Rejected
 from atlas_sync.view import build_view
 from tests.support.client_device import ClientDevice
-from tests.support.cluster import SERVER_LOGIN
+from tests.support.cluster import SERVER_LOGINS
 
 TRAIL: Final = f"""
     CREATE TABLE trail (n bigint GENERATED ALWAYS AS IDENTITY, said text);
     CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF session_user = '{SERVER_LOGIN}' AND (TG_OP = 'INSERT'
+        IF session_user IN {SERVER_LOGINS} AND (TG_OP = 'INSERT'
                 OR to_jsonb(OLD) ->> TG_ARGV[0] IS DISTINCT FROM to_jsonb(NEW) ->> TG_ARGV[0]) THEN
             INSERT INTO trail (said) VALUES (to_jsonb(NEW) ->> TG_ARGV[0]);
         END IF;

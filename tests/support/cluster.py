@@ -23,6 +23,8 @@ SERVER_LOGIN = "atlas_server"
 """What the server logs in as: a member of atlas_sync and nothing else, so the tests prove that this suffices."""
 STREAMER_LOGIN = "atlas_streamer"
 """The same, where it reads changes from the WAL: it may also stream them."""
+SERVER_LOGINS: Final = f"('{SERVER_LOGIN}', '{STREAMER_LOGIN}')"
+"""In SQL."""
 
 SETTINGS: Final = {
     "max_connections": "200",

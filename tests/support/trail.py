@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import Any, Final, NamedTuple
 
-from tests.support.cluster import SERVER_LOGIN
+from tests.support.cluster import SERVER_LOGINS
 
 TRAIL: Final = f"""
     CREATE SCHEMA trail;
@@ -14,7 +14,7 @@ TRAIL: Final = f"""
     );
     CREATE FUNCTION trail.follow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
     BEGIN
-        IF session_user = '{SERVER_LOGIN}' THEN
+        IF session_user IN {SERVER_LOGINS} THEN
             INSERT INTO trail.steps (kind, op, sub, key, former, said)
             SELECT TG_ARGV[0], TG_OP, nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
                    ARRAY(SELECT to_jsonb(CASE WHEN TG_OP = 'INSERT' THEN NEW ELSE OLD END) ->> k

@@ -18,6 +18,7 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.written = bytearray()
+        self.writes = 0
         self.ended = False
         """Its sending side is closed."""
         self.aborted = False
@@ -30,6 +31,7 @@ class FakeTransport:
 
     def write(self, data: bytes) -> None:
         assert not self.ended, "data after the end"
+        self.writes += 1
         self.written += data
 
     def write_eof(self) -> None:

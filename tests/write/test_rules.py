@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.codec import CODECS, JSON, MSGPACK, Codec
 from protocol.frames import Ack, Applied, Error, Rejected, Repeated
+from protocol.schema import KEY_TYPES, Type
 from server.declaration.chat import CHAT
 from server.declaration.model import Declaration, Kind
 from server.write.push import Change, Outcome, OwnedPush, Rejection
@@ -424,3 +425,9 @@ def test_nothing_is_acknowledged_that_was_not_consumed(first: int, mutations: in
 )
 def test_a_rejection_names_the_column_and_the_constraint_as_far_as_they_are_known(said: str, result: Rejected) -> None:
     assert answer(push(1, 1), outcome(0, 1, {1: said})) == Ack(results=[result])
+
+
+def test_the_sentence_about_an_id_says_what_each_type_of_key_must_be() -> None:
+    types = {Type.UUID: "a random UUID", Type.TEXT: "a text of at most 1,000 bytes", Type.INT: "an integer"}
+    assert {*types, Type.BIGINT, Type.INSTANT} == {*KEY_TYPES}, "an instant is never alone, and a bigint an integer"
+    assert all(says in SENTENCES["bad_id"] for says in types.values())

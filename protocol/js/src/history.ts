@@ -50,7 +50,7 @@ export interface Home {
 
 /** The newest part of a history, which the device holds without a hole. */
 interface Stretch {
-  /** Its rows, as far as they were counted. */
+  /** Its rows to show, as far as they were counted: at least one more than were asked for, if there is one. */
   readonly here: number;
   readonly floor: Floor | undefined;
 }
@@ -168,13 +168,8 @@ export class Histories {
     }
   }
 
-  private stretch({ kind, parent }: Home, most: number): Promise<Stretch> {
-    return this.options.store.read(async (tx) => {
-      const home = homeKey(kind, parent);
-      const floor = await floorOf(tx, kind, home);
-      const rows = await tx.newest(kind, home, null, most);
-      return { here: rows.filter((row) => covers(kind, floor, placeOf(kind, row))).length, floor };
-    });
+  private stretch(of: Home, most: number): Promise<Stretch> {
+    return this.options.store.read((tx) => read(tx, of, most));
   }
 
   private floor({ kind, parent }: Home): Promise<Floor | undefined> {
@@ -213,12 +208,14 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   const home = homeKey(kind, parent);
   const floor = await floorOf(tx, kind, home);
   const entries = await tx.entries();
-  const rows = await tx.newest(kind, home, null, most + 1);
+  // A row that is deleted here, or moved down, makes room for an older one; one that is inserted takes a place.
+  const spare = entries.filter(({ mutation: { op, kind: of } }) => of === kind.name && op !== '+').length;
+  const rows = await tx.newest(kind, home, null, most + 1 + spare);
   const held = rows.filter(
     (row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)),
   );
-  const shown = new Map(held.slice(0, most).map((row) => [keyOf(kind, row.id), row]));
-  const oldest = [...shown.values()].at(-1);
+  const shown = new Map(held.map((row) => [keyOf(kind, row.id), row]));
+  const oldest = held.at(-1);
   // Rows with unsent work, or with unsent work below them. Those that have none below them must not be shown as if no
   // row were between them and the others.
   const about = [...(await keysAbout(tx, kind, entries))].filter((key) => !shown.has(key));
@@ -230,13 +227,10 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   }
   const least = oldest === undefined ? '' : orderOfRow(kind, oldest);
   const above = await rowsAbove(tx, kind, home, entries);
-  return {
-    rows: show(kind, home, above, [...shown.values()], entries, floor === undefined).filter(
-      (row) => !older.has(keyOf(kind, row.id)) || orderOfRow(kind, row) > least,
-    ),
-    here: held.length,
-    floor,
-  };
+  const all = show(kind, home, above, [...shown.values()], entries, floor === undefined).filter(
+    (row) => !older.has(keyOf(kind, row.id)) || orderOfRow(kind, row) > least,
+  );
+  return { rows: all.slice(0, most), here: all.length, floor };
 }
 
 async function readRow(tx: Reading, kind: Kind, id: Id): Promise<Shown | null> {

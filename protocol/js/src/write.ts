@@ -31,7 +31,8 @@ async function instant(tx: Writing, nowMs: number): Promise<Instant> {
 /** A new id, for a kind whose rows may have any. Throws WriteError for another one. */
 export function idFor({ name, key }: Kind): string {
   if (key.length === 1 && (key[0] === 'uuid' || key[0] === 'text')) return newId();
-  throw new WriteError(`a new row of the kind ${name} needs an id`, 'bad_id');
+  const wanted = key.length === 1 ? `of type ${key[0]}` : `[${key.join(', ')}]`;
+  throw new WriteError(`a new row of the kind ${name} needs an id ${wanted} that no row has`, 'bad_id');
 }
 
 /** Values as they are kept: JSON is copied, and what is undefined is left out. */

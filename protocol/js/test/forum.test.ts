@@ -256,6 +256,13 @@ describe('an app', () => {
     expect(await sync.status.read()).toMatchObject({ pending: 2 });
   });
 
+  it('a row without an id, where the library makes none, says what the id must be', async () => {
+    world.network.mode = 'down';
+    const sync = open() as unknown as Sync;
+    await expect(sync.insert('thread', { topicId: 'x', name: 'y' })).rejects.toThrow(/needs an id of type (int|bigint) /);
+    await expect(sync.insert('vote', { threadId: 1, isUp: true })).rejects.toThrow('needs an id [text, bigint] that no row has');
+  });
+
   it('rows with a value that a device may not write cannot be updated by a device', async () => {
     const sync = open();
     await sync.insert('topic', { titleText: 'x' }, 'x');

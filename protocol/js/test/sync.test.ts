@@ -446,6 +446,37 @@ describe('histories', () => {
     );
   });
 
+  it('a list shows the newest rows, as many as were asked for, whatever waits in the outbox', async () => {
+    history(1, 4);
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await app.world.clock.pass(0);
+    const query = sync.messages(C(1), { limit: 3 });
+    const shown = async (): Promise<unknown> => {
+      const { rows, more } = await query.read();
+      return { rows: rows.map((row) => row.content), more };
+    };
+    await sync.sendMessage(C(1), 'a');
+    expect(await shown()).toEqual({ rows: ['3', '4', 'a'], more: true });
+    await sync.sendMessage(C(1), 'b');
+    expect(await shown()).toEqual({ rows: ['4', 'a', 'b'], more: true });
+    await sync.deleteMessage(M(1004));
+    await sync.deleteMessage(M(1003));
+    expect(await shown()).toEqual({ rows: ['2', 'a', 'b'], more: true });
+    expect(await query.loadOlder(1)).toBe('here');
+    expect(await shown()).toEqual({ rows: ['1', '2', 'a', 'b'], more: false });
+    expect(await query.loadOlder(1)).toBe('start');
+    await sync.sendMessage(C(1), 'c');
+    expect(await shown()).toEqual({ rows: ['2', 'a', 'b', 'c'], more: true });
+    expect(await query.loadOlder(5)).toBe('here');
+    expect(await shown()).toEqual({ rows: ['1', '2', 'a', 'b', 'c'], more: false });
+    const list = sync.conversations({ limit: 1 });
+    const home = await sync.createConversation('new');
+    expect(await list.read()).toMatchObject({ rows: [{ id: home }], more: true });
+  });
+
   it('a history without a floor is marked, and fetched as soon as possible', async () => {
     for (let n = 1; n <= 4; n++) history(n, 8, now() - 10_000_000_000 + n * 1_000_000_000);
     const sync = app.open({ window: WINDOW });

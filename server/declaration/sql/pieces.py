@@ -308,6 +308,8 @@ def sent(alias: str, field: Field) -> str:
             return f"{held}::text"
         case Type.DATE:
             return f"to_json({held}) #>> '{{}}'"  # a cast to text depends on DateStyle
+        case Type.FLOAT if field.type == "real":
+            return f"{held}::text::float8"  # 0.1, where a cast to float8 alone gives 0.10000000149011612
         case Type.ARRAY:
             whole = field.type in ("bigint[]", "numeric[]")
             return f"to_json({held}::text[])::text" if whole else f"to_json({held})::text"
@@ -348,16 +350,35 @@ def compared(alias: str, field: Field) -> str:
 
 def order(kind: Kind, alias: str) -> list[str]:
     """The expressions by which lists are ordered, each descending: the column that is newest first, then the key."""
-    return [*_newest(kind, alias), *(_collated(field, column(alias, field)) for field in kind.key)]
+    newest = [] if kind.newest is None else _newest(kind, column(alias, kind.column[kind.newest].field))
+    return [*newest, *(_collated(field, column(alias, field)) for field in kind.key)]
 
 
-def _newest(kind: Kind, alias: str) -> list[str]:
-    if kind.newest is None:
-        return []
+def place(kind: Kind, alias: str) -> list[str]:
+    """A place in the order of lists: the same expressions, of `p1` … of `alias`, which are texts as of place_fields."""
+    fields = place_fields(kind)
+    held = [
+        f'({alias}.p{i} COLLATE "C")' if field.of is Type.TEXT else received(field, f"{alias}.p{i}")
+        for i, field in enumerate(fields, 1)
+    ]
+    if kind.newest is None or not fields[0].nullable:
+        return held
+    return [f"{alias}.p1 IS NOT NULL", f"coalesce({held[0]}, {oldest(fields[0])})", *held[1:]]
+
+
+def place_fields(kind: Kind) -> list[Field]:
+    """The columns that make a place in a list: the one that orders it, and the key."""
+    return [*([] if kind.newest is None else [kind.column[kind.newest].field]), *kind.key]
+
+
+def _newest(kind: Kind, held: str) -> list[str]:
+    assert kind.newest is not None
     field = kind.column[kind.newest].field
-    held = _collated(field, column(alias, field))
-    # NULL counts as the oldest, and an index can only be read in one direction for both.
-    return [f"coalesce({held}, {oldest(field)})" if field.nullable else held]
+    collated = _collated(field, held)
+    if not field.nullable:
+        return [collated]
+    # NULL is older than every value, also than the smallest, and an index can only be read in one direction for both.
+    return [f"{held} IS NOT NULL", f"coalesce({collated}, {oldest(field)})"]
 
 
 def _collated(field: Field, held: str) -> str:

@@ -15,9 +15,10 @@ from server.declaration.sql.pieces import (
     key_texts,
     literal,
     newest,
-    oldest,
     order,
     owned,
+    place,
+    place_fields,
     quoted,
     received,
     sent,
@@ -104,23 +105,23 @@ ROW: Final = """\
 LIST: Final = """\
 -- Rows of kind {name}: {what}, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, {row_bytes} a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
--- of each list: $3 rows at most, $4 {parents}, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
+-- $1 {users}, $2 bytes {of_whom}, {row_bytes} a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: {of_each}, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
-       {tier} AS tier, g.i, g.key, g.total{fields}
-FROM (SELECT $1::uuid AS user_id) r
+       {tier} AS tier, g.i, g.key, g.total{number}{fields}
+FROM {readers}
 LEFT JOIN sync.feeds f ON f.user_id = r.user_id
 {gate}LEFT JOIN LATERAL (
     SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
            sum({size}) OVER in_order AS bytes
-    FROM unnest({arrays}) WITH ORDINALITY AS w (rows, parent, {names}, before, i)
+    FROM unnest({arrays}) WITH ORDINALITY AS w ({names})
 {join}    CROSS JOIN LATERAL (
 {source}
-    ) m
+    ) m{mine}
     WINDOW in_order AS (ORDER BY w.i, {descending})
 ) g ON g.bytes <= $2 OR g.nth = 1
-ORDER BY g.i, {ordered}
+ORDER BY {by_user}g.i, {ordered}
 """
 
 
@@ -133,6 +134,7 @@ def statements(declaration: Declaration) -> dict[str, str]:
     }
     for kind in declaration.kinds:
         found[f"list_{kind.name}"] = rows(declaration, kind)
+        found[f"lists_{kind.name}"] = rows(declaration, kind, together=True)
         if has_instant(kind):
             found[f"instant_{kind.name}"] = instant(declaration, kind)
     return found
@@ -245,19 +247,20 @@ def _slotted(declaration: Declaration, kind: Kind, shared: list[str]) -> str:
     for slot in shared:
         of = LETTERS[slot[0]]
         value = _value(declaration, kind, own[slot], "t") if slot in own else "NULL"
-        exact = slot in own and own[slot].field.of not in (Type.INT, Type.FLOAT)
+        exact = slot in own and own[slot].field.of is not Type.INT
         values.append(f"{value if exact else f'{value}::{of}'} AS {slot}")
     return "".join(f", {value}" for value in values)
 
 
-def rows(declaration: Declaration, kind: Kind) -> str:
-    """The statement that reads the lists of a kind: one, or one for each of several parents."""
-    places = place_fields(kind)
-    names = [f"p{i}" for i in range(1, len(places) + 1)]
-    place = [
-        f'(w.{name} COLLATE "C")' if field.of is Type.TEXT else received(field, f"w.{name}")
-        for name, field in zip(names, places, strict=True)
-    ]
+def rows(declaration: Declaration, kind: Kind, *, together: bool = False) -> str:
+    """The statement that reads the lists of a kind: one, or one for each of several parents; `together`: of several
+    users."""
+    names = [f"p{i}" for i in range(1, len(place_fields(kind)) + 1)]
+    arrays = {"reader": "int"} if together else {}
+    arrays |= {"rows": "int", "parent": "text", **dict.fromkeys(names, "text"), "before": "int"}
+    of_each = ["the number of its user"] if together else []
+    of_each += ["rows at most", "NULL" if kind.parent is None else "the parent's key", "… the place"]
+    placed = place(kind, "w")
     ordered = order(kind, "t")
     aliases = ", ".join(f"{expression} AS o{i}" for i, expression in enumerate(ordered, 1))
     o = [f"o{i}" for i in range(1, len(ordered) + 1)]
@@ -272,11 +275,14 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         )
 
     def branch(source: str, more: str = "") -> str:
-        bound = f" AND {ordered[0]} <= {place[0]}" if len(ordered) > 1 else ""
+        # In the index, where the whole condition is not.
+        first = len(placed) - len(kind.key) or 1
+        start = f"({', '.join(ordered[:first])}) <= ({', '.join(placed[:first])})"
+        bound = f" AND {start if first > 1 else f'{ordered[0]} <= {placed[0]}'}" if len(ordered) > 1 else ""
         return (
             f"        SELECT {_key(kind, 't')} AS key, {_values(declaration, kind, 't')}{aliases}\n"
             f"        FROM {source} t\n"
-            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(place)}, w.before){bound}{more}\n"
+            f"        WHERE {condition} AND ({', '.join(ordered)}, 0) < ({', '.join(placed)}, w.before){bound}{more}\n"
             f"        ORDER BY {', '.join(f'{each} DESC' for each in ordered)} LIMIT w.rows"
         )
 
@@ -297,13 +303,19 @@ def rows(declaration: Declaration, kind: Kind) -> str:
         row_bytes=ROW_BYTES,
         name=kind.name,
         what="the user's" if kind.parent is None else f"those of some rows of kind {kind.parent.kind}",
-        parents="NULL" if kind.parent is None else "the parent's key",
+        users="users, as an array literal" if together else "user",
+        of_whom="for each" if together else "in all",
+        of_each=", ".join(f"${i} {each}" for i, each in enumerate(of_each, 3)),
+        number=", r.number" if together else "",
+        readers="unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)"
+        if together
+        else "(SELECT $1::uuid AS user_id) r",
+        mine="\n    WHERE w.reader = r.number" if together else "",
+        by_user="r.number, " if together else "",
         tier=tier(declaration),
         gate=gate(declaration),
-        arrays=", ".join(
-            ["$3::int[]", *(f"${i}::text[]" for i in range(4, 5 + len(places))), f"${5 + len(places)}::int[]"]
-        ),
-        names=", ".join(names),
+        arrays=", ".join(f"${i}::{of}[]" for i, of in enumerate(arrays.values(), 3)),
+        names=", ".join([*arrays, "i"]),
         join=join,
         source=source,
         descending=", ".join(f"m.{each} DESC" for each in o),
@@ -313,19 +325,9 @@ def rows(declaration: Declaration, kind: Kind) -> str:
     )
 
 
-def place_fields(kind: Kind) -> list[Field]:
-    """The columns that make a place in a list: the one that orders it, and the key."""
-    return [*([] if kind.newest is None else [kind.column[kind.newest].field]), *kind.key]
-
-
 def first_place(kind: Kind) -> list[str]:
     """The place before the newest row, as texts."""
     return [newest(field) for field in place_fields(kind)]
-
-
-def least(field: Field) -> str:
-    """The place of a NULL, as text."""
-    return oldest(field).partition("'")[2].partition("'")[0]
 
 
 def has_instant(kind: Kind) -> bool:
@@ -381,6 +383,8 @@ def _sized(kind: Kind) -> list[int]:
 
 FIRST: Final = 7
 """Where in a record of a list the columns begin."""
+FIRST_OF_MANY: Final = FIRST + 1
+"""The same, in a record of several users' lists."""
 
 
 def _source(kind: Kind, *, everywhere: bool) -> str:

@@ -7,6 +7,7 @@ declaration says.
 from collections.abc import Iterator
 from typing import Final
 
+from protocol.schema import Type
 from server.declaration.model import Declaration, Field, Kind, Table
 from server.declaration.sql.pieces import (
     body,
@@ -14,6 +15,7 @@ from server.declaration.sql.pieces import (
     columns,
     comment,
     compared,
+    equal,
     literal,
     logged,
     owner,
@@ -33,60 +35,87 @@ def function(declaration: Declaration, kind: Kind) -> str:
     """The trigger function of a kind."""
     where = [*_identity(kind)]
     moved = f"({columns('OLD', where)}) IS DISTINCT FROM ({columns('NEW', where)})"
-    former = owner(declaration, kind, "OLD")
-    if kind.parent is not None:
-        # A parent that was deleted in this transaction has no owner any more.
-        former = f"coalesce({former}, _owner)"
     tag = literal(kind.tag)
+    below = list(_below(declaration, kind, "NEW", "        "))
+    above = _above(declaration, kind, "OLD"), _above(declaration, kind, "NEW")
     parts = [
         "#variable_conflict use_variable",
         "DECLARE",
         "    _owner pg_catalog.uuid;",
         "    _former pg_catalog.uuid;",
+        *(["    _again pg_catalog.uuid;", "    _seen pg_catalog.int8;"] if kind.parent is not None else []),
+        *(["    _held pg_catalog.bool := false;"] if above[0] else []),
         "BEGIN",
-        "    IF TG_OP <> 'DELETE' THEN",
-        f"        _owner := {owner(declaration, kind, 'NEW')};",
-        "    END IF;",
         f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
         "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of",
         "        -- the move, the deletion of that parent alone would not remove it from the device.",
-        f"        _former := {former};",
-        "        IF _former IS NOT NULL THEN",
-        f"            PERFORM sync.record(_former, {tag}, 'd', {logged(kind, 'OLD')});",
-        "        END IF;",
-        "    END IF;",
-        "    IF _owner IS NOT NULL THEN",
-        f"        PERFORM sync.record(_owner, {tag}, 'u', {logged(kind, 'NEW')});",
+        *_recorded(declaration, kind, "_former", "OLD", f"{tag}, 'd', {logged(kind, 'OLD')}", above[0]),
     ]
-    below = list(_below(declaration, kind, "NEW", "        "))
+    held = owner(declaration, kind, "NEW")
+    if kind.parent is not None:
+        parts += [
+            "        IF _former IS NULL AND TG_OP = 'UPDATE' THEN",
+            "            -- A parent that was deleted in this transaction has no owner any more.",
+            f"            _again := {held};",
+            "            IF _again IS NOT NULL THEN",
+            *(["                PERFORM sync.refuse_unseen() WHERE _held;"] if above[0] and below else []),
+            f"                PERFORM sync.record(_again, {tag}, 'd', {logged(kind, 'OLD')});",
+            "            END IF;",
+            "        END IF;",
+        ]
+    parts += [
+        "    END IF;",
+        "    IF TG_OP <> 'DELETE' THEN",
+        *_recorded(declaration, kind, "_owner", "NEW", f"{tag}, 'u', {logged(kind, 'NEW')}", above[1]),
+        "    END IF;",
+    ]
     if below:
         hidden = " OR ".join(
             f"row_security_active({literal(table(each))})" for each in _tables_below(declaration, kind)
         )
-        # Rows that no foreign key binds to it may have been there before it.
-        when = "TG_OP = 'INSERT' OR " if _has_loose(declaration, kind) else ""
+        when = f"TG_OP = 'UPDATE' AND {moved}"
+        if _has_loose(declaration, kind):
+            # Rows that no foreign key binds to it may have been there before it.
+            when = f"(TG_OP = 'INSERT' OR ({when}))"
+        if any(_above(declaration, child, "NEW") for child in declaration.children_of(kind)):
+            parts += [
+                f"    IF {when} THEN",
+                "        -- Rows below it that belonged to nobody are changed before, or know of its owner.",
+                *(
+                    f"        PERFORM sync.hold({tag}, {column(alias, kind.key[0])}::text, true);"
+                    for alias in ("NEW", "OLD")
+                ),
+                *(
+                    [
+                        "        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN",
+                        "            PERFORM sync.refuse_unseen();",
+                        "        END IF;",
+                    ]
+                    if kind.parent is None
+                    else []
+                ),
+                "    END IF;",
+            ]
         parts += [
-            f"        IF {when}(TG_OP = 'UPDATE' AND {moved}) THEN"
-            if when
-            else f"        IF TG_OP = 'UPDATE' AND {moved} THEN",
-            "            -- The rows below it are to be sent where it is now.",
-            f"            IF {hidden} THEN",
-            "                PERFORM sync.refuse_hidden(sync.hidden());",
-            "            END IF;",
-            *(f"    {line}" for line in below),
+            f"    IF _owner IS NOT NULL AND {when} THEN",
+            "        -- The rows below it are to be sent where it is now.",
+            f"        IF {hidden} THEN",
+            "            PERFORM sync.refuse_hidden(sync.hidden());",
             "        END IF;",
+            *below,
+            "    END IF;",
         ]
     if kind.parent is not None:
         parent = declaration.kind[kind.parent.kind]
-        above = [parent] if parent.parent is None else [parent, declaration.kind[parent.parent.kind]]
-        hidden = " OR ".join(f"row_security_active({literal(table(each.table))})" for each in above)
+        parents = [parent] if parent.parent is None else [parent, declaration.kind[parent.parent.kind]]
+        hidden = " OR ".join(f"row_security_active({literal(table(each.table))})" for each in parents)
         parts += [
-            f"    ELSIF _former IS NULL AND ({hidden}) THEN",
+            f"    IF _owner IS NULL AND _former IS NULL AND ({hidden}) THEN",
             "        -- The parent was deleted, which is recorded instead; or row level security hides it.",
             "        PERFORM sync.refuse_hidden(sync.hidden());",
+            "    END IF;",
         ]
     parts += [
-        "    END IF;",
         "    RETURN NULL;",
         "END",
     ]
@@ -97,6 +126,115 @@ def function(declaration: Declaration, kind: Kind) -> str:
         f"LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body(text)};\n"
         f"REVOKE ALL ON FUNCTION {function_name(kind)} FROM PUBLIC;\n"
     )
+
+
+def _recorded(
+    declaration: Declaration, kind: Kind, variable: str, alias: str, entry: str, above: list[str]
+) -> list[str]:
+    """Statements that find the owner of the row `alias` and record an entry in its feed. `above`: those of `_above`."""
+    if kind.parent is None:
+        return [
+            f"        {variable} := {owner(declaration, kind, alias)};",
+            f"        IF {variable} IS NOT NULL THEN",
+            f"            PERFORM sync.record({variable}, {entry});",
+            "        END IF;",
+        ]
+
+    first, again = (_look_up(declaration, kind, alias, into) for into in (variable, "_again"))
+    if not above:
+        return [
+            *(f"        {line}" for line in first),
+            f"        WHILE {variable} IS NOT NULL LOOP",
+            f"            EXIT WHEN coalesce(sync.record({variable}, {entry}, seen => _seen) = _seen, true);",
+            *(f"            {line}" for line in [*CHANGED, *again]),
+            f"            EXIT WHEN _again = {variable};",
+            f"            {variable} := _again;",
+            "        END LOOP;",
+        ]
+    return [
+        "        _held := false;",
+        *(f"        {line}" for line in first),
+        "        LOOP",
+        f"            IF {variable} IS NOT NULL THEN",
+        f"                EXIT WHEN coalesce(sync.record({variable}, {entry}, seen => _seen) = _seen, true);",
+        *(f"                {line}" for line in [*CHANGED, *again]),
+        f"                EXIT WHEN _again = {variable};",
+        "            ELSE",
+        "                EXIT WHEN _held;",
+        "                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.",
+        *(f"                {line}" for line in [*above, *again]),
+        "            END IF;",
+        f"            {variable} := _again;",
+        "        END LOOP;",
+    ]
+
+
+CHANGED: Final = (
+    "-- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another",
+    "-- user, it did not see this change. Under the lock none gives it to another one.",
+)
+
+
+def _look_up(declaration: Declaration, kind: Kind, alias: str, into: str) -> list[str]:
+    """The statement that finds the owner of the row `alias`, which has a parent, and the mark of its feed."""
+    assert kind.parent is not None
+    value, link, level = column(alias, kind.parent.field), kind.parent.field, 1
+    above = declaration.kind[kind.parent.kind]
+    while True:
+        found = f"FROM {table(above.table)} p{level} WHERE "
+        found += equal(column(f"p{level}", above.key[0]), value, above.key[0], link)
+        if above.parent is None:
+            break
+        value, link, level = (
+            f"(SELECT {column(f'p{level}', above.parent.field)} {found})",
+            above.parent.field,
+            level + 1,
+        )
+        above = declaration.kind[above.parent.kind]
+    of = owner(declaration, above, f"p{level}")
+    return [
+        f"SELECT {of}, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = {of}), 0) INTO {into}, _seen",
+        f"{found};",
+    ]
+
+
+def _above(declaration: Declaration, kind: Kind, alias: str) -> list[str]:
+    """Statements that hold the rows above the row `alias`, if they may belong to nobody and then get an owner. They set
+    `_held` if there is a parent."""
+    parent = declaration.parent_of(kind)
+    if parent is None or not _may_lack_owner(declaration, kind, own=False):
+        return []
+    assert kind.parent is not None
+    link, key = column(alias, kind.parent.field), column("p1", parent.key[0])
+    first = f"{table(parent.table)} p1 WHERE {equal(key, link, parent.key[0], kind.parent.field)}"
+    held = f"PERFORM sync.hold({literal(parent.tag)}, "
+    if kind.parent.loose:
+        lines = [f"{held}{link}::text, TG_OP <> 'DELETE');", f"_held := {link} IS NOT NULL;"]
+    else:
+        lines = [f"{held}{key}::text, false) FROM {first};", "_held := FOUND;"]
+    # Without a parent nothing is above.
+    lines.append("EXIT WHEN NOT _held;")
+    topmost = declaration.parent_of(parent)
+    if topmost is not None:
+        assert parent.parent is not None
+        link, key = column("p1", parent.parent.field), column("p2", topmost.key[0])
+        held = f"PERFORM sync.hold({literal(topmost.tag)}, "
+        if parent.parent.loose:
+            lines.append(f"{held}{link}::text, TG_OP <> 'DELETE') FROM {first};")
+        else:
+            same = equal(key, link, topmost.key[0], parent.parent.field)
+            lines += [f"{held}{key}::text, false)", f"FROM {table(topmost.table)} p2, {first} AND {same};"]
+    return lines
+
+
+def _may_lack_owner(declaration: Declaration, kind: Kind, *, own: bool = True) -> bool:
+    """Whether a row of the kind may belong to nobody; without `own`, although it names a parent."""
+    if kind.parent is None:
+        assert kind.owner is not None
+        return kind.owner.nullable or kind.owner.of is not Type.UUID
+    if kind.parent.loose or (own and kind.parent.field.nullable):
+        return True
+    return _may_lack_owner(declaration, declaration.kind[kind.parent.kind])
 
 
 def triggers(kind: Kind) -> dict[Table, str]:

@@ -20,6 +20,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     VALUES ('sync', 'meta', 'table', true, true),
            ('sync', 'feeds', 'table', true, true),
            ('sync', 'log', 'partitioned table', true, true),
+           ('sync', 'nobody', 'table', false, true),
            ('sync', 'histories', 'table', true, true),
            ('sync', 'declaration', 'table', true, true),
            ('sync', 'kinds', 'table', true, true),
@@ -64,6 +65,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('meta', 'timestamptz', '{archived_until,maintained_at,quiet_until}'),
            ('feeds', 'uuid', '{user_id}'),
            ('feeds', 'int8', '{seq,prev,mark,prev_mark}'),
+           ('nobody', 'int4', '{place}'),
+           ('nobody', 'int8', '{mark}'),
            ('log', 'uuid', '{user_id,row_id}'),
            ('log', 'int8', '{seq,n,prev,mark,prev_mark}'),
            ('log', '"char"', '{kind,op}'),
@@ -142,7 +145,9 @@ WITH RECURSIVE login AS MATERIALIZED (
     SELECT 'write_' || kind, 'text, uuid, text[], jsonb, timestamp with time zone', false, false, true
     FROM sync.kinds WHERE writable
     UNION ALL
-    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[]', true, false, true),
+    VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[], bigint', true, false, true),
+           ('hold', '"char", text, boolean', true, false, true),
+           ('refuse_unseen', '', false, false, true),
            ('write', 'text, text, uuid, text[], jsonb, timestamp with time zone', false, false, true),
            ('admitted', 'uuid', false, false, true),
            ('user_of', 'text', false, true, true),
@@ -289,6 +294,11 @@ WITH RECURSIVE login AS MATERIALIZED (
     LEFT JOIN routines refusing ON refusing.name = 'refuse_truncate'
     LEFT JOIN fired g ON g.tgrelid = w.oid AND g.name = w.trigger
 
+), gone (declared) AS (
+    -- What was declared and is no longer there was mostly renamed or dropped by the app's own migration.
+    VALUES ('missing: if it was renamed or dropped on purpose, change the declaration and run `atlas-sync migrate '
+            '--declaration …` with your file, else rename it back or restore it from a backup')
+
 -- ---- Faults ---------------------------------------------------------------------------------------------------------
 ), wrong (turn, what, problem, mend, serving) AS (
     SELECT 1, format('role %I', w.role), 'missing', format('CREATE ROLE %I NOLOGIN NOINHERIT', w.role), w.role = 'atlas_sync'
@@ -307,26 +317,36 @@ WITH RECURSIVE login AS MATERIALIZED (
       AND NOT EXISTS (SELECT FROM tables t WHERE t.declared AND pg_has_role(t.relowner, 'USAGE'))
 
     UNION ALL
-    SELECT 3, format('schema %I', n.nsp), 'missing: restore it from a backup', NULL, true FROM schemas n WHERE n.oid IS NULL
+    SELECT 3, format('schema %I', n.nsp),
+           CASE WHEN n.nsp = 'sync' THEN 'missing: restore it from a backup' ELSE gone.declared END, NULL, true
+    FROM schemas n CROSS JOIN gone WHERE n.oid IS NULL
 
     UNION ALL
     SELECT 4, format('%s %s', t.kind, t.name),
            CASE WHEN t.oid IS NULL AND t.kind = 'view' THEN 'missing'
+                WHEN t.oid IS NULL AND t.declared THEN gone.declared
                 WHEN t.oid IS NULL THEN 'missing: restore it from a backup'
                 ELSE format('of another kind: make it a %s', t.kind) END, NULL, t.serves
-    FROM tables t
+    FROM tables t CROSS JOIN gone
     WHERE t.relkind IS NULL
        OR t.relkind NOT IN ('r', 'p') AND t.kind = 'table' OR t.relkind <> 'p' AND t.kind = 'partitioned table'
        OR t.relkind <> 'v' AND t.kind = 'view'
 
     UNION ALL
     SELECT 5, format('column %s.%I', a.tab, a.col),
-           CASE WHEN a.attnum IS NULL
+           CASE WHEN a.attnum IS NULL AND a.declared
+                THEN replace(gone.declared, 'rename it back',
+                             format('run ALTER TABLE %s RENAME COLUMN … TO %I,', a.tab, a.col))
+                WHEN a.declared
+                THEN format('%s and was declared as %s: if it was retyped on purpose, run `atlas-sync migrate --declaration …` '
+                            'with your file, else drop what of Atlas Sync depends on it, convert it, run `atlas-sync migrate`',
+                            a.found, format_type(a.type, NULL))
+                WHEN a.attnum IS NULL
                 THEN format('missing: if it was renamed, run ALTER TABLE %s RENAME COLUMN … TO %I, else restore it from '
                             'a backup', a.tab, a.col)
                 ELSE format('%s and must be %s: drop what of Atlas Sync depends on it, convert it, run `atlas-sync migrate`',
                             a.found, format_type(a.type, NULL)) END, NULL, a.serves
-    FROM attributes a WHERE a.fits IS NOT TRUE
+    FROM attributes a CROSS JOIN gone WHERE a.fits IS NOT TRUE
 
     UNION ALL
     SELECT 6, format('function sync.%I', f.name), 'missing', NULL, f.serves FROM routines f WHERE f.oid IS NULL

@@ -7,6 +7,7 @@ WITH functions AS (
     VALUES ('sync', 'meta', '{only_one}'::text[], true, 'ALTER TABLE sync.meta ADD PRIMARY KEY (only_one)'),
            ('sync', 'feeds', '{user_id}', true, 'ALTER TABLE sync.feeds ADD PRIMARY KEY (user_id)'),
            ('sync', 'log', '{user_id,seq,n}', true, 'ALTER TABLE sync.log ADD PRIMARY KEY (user_id, seq, n)'),
+           ('sync', 'nobody', '{place}', true, 'ALTER TABLE sync.nobody ADD PRIMARY KEY (place)'),
            ('sync', 'histories', '{n}', true, 'ALTER TABLE sync.histories ADD PRIMARY KEY (n)'),
            ('sync', 'histories', '{epoch}', true, 'ALTER TABLE sync.histories ADD UNIQUE (epoch)'),
            ('sync', 'clients', '{user_id,client_id}', true, 'ALTER TABLE sync.clients ADD PRIMARY KEY (user_id, client_id)'),

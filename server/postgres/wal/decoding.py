@@ -68,8 +68,8 @@ class Decoding:
         self._synced = synced
         self._tables: dict[Relation, Table | None] = {}
         self._places: dict[Relation, list[int] | None] = {}
-        self._declared = synced.declaration.digest
-        """The digest of the declaration by which the transactions of the stream were recorded."""
+        self.declared = synced.declaration.digest
+        """The digest of the declaration by which the transactions of the stream are recorded from here on."""
         self._gate = ""
         self._uuids: set[str] = set()
         self.forget()
@@ -81,14 +81,10 @@ class Decoding:
         self._gate = "" if declaration.gate is None else declaration.kind[declaration.gate.kind].tag
         self._uuids = {kind.tag for kind in declaration.kinds if by_uuid(kind)}
 
-    def declared(self, digest: str) -> None:
-        """Transactions from here on are recorded by this declaration."""
-        self._declared = digest
-
     def moves(self, committed: Committed) -> Iterator[Moved]:
         """The feeds that the transaction moved."""
         if committed.declared is not None:
-            self.declared(committed.declared.decode())
+            self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
             yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), _nothing)
         if not committed.log:
@@ -114,7 +110,7 @@ class Decoding:
         return self._places[relation]
 
     def _entries(self, user: bytes, of_user: list[list[Any]], find: "Finder") -> list[Entry] | None:
-        if self._declared != self._synced.declaration.digest:
+        if self.declared != self._synced.declaration.digest:
             return None
         try:
             entries = [self._entry(user, values, find) for values in of_user]

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
 from server import metrics
+from server.declaration.sql.pieces import quoted
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.ports import Moved
@@ -17,6 +19,7 @@ from server.postgres.pool import Pool
 from server.postgres.route import Route
 from server.postgres.wal.decoding import Decoding
 from server.postgres.wal.pgoutput import Committed
+from server.postgres.wal.relay import Followed, Hello, lead
 from server.postgres.wal.stream import Stream
 from server.retry import Retry
 
@@ -28,18 +31,45 @@ MOST_BEHIND: Final = 1 << 30
 """Bytes of WAL by which the stream may be behind. Beyond them it ends, and LISTEN is faster."""
 
 
+def obstacles(found: Mapping[str, Any]) -> list[str]:
+    """What keeps a server from streaming, a sentence each. `found`: the row of streamable.sql."""
+    wrong = []
+    if found["doorbells"] != "wal":
+        wrong.append("This database has no publication for it. Run `atlas-sync migrate --doorbells wal`.")
+    if found["wal_level"] != "logical":
+        wrong.append(f"wal_level is {found['wal_level']}. Set it to logical, and restart Postgres.")
+    if not found["streams_allowed"]:
+        wrong.append(f"This login may not stream. Run ALTER ROLE {quoted(found['login'])} REPLICATION.")
+    if found["awaited"]:
+        wrong.append(
+            "synchronous_standby_names has *, so that each commit would wait for this server. Name the standbys there."
+        )
+    for name, free in (("max_replication_slots", found["free_slots"]), ("max_wal_senders", found["free_senders"])):
+        if free <= 0 and not found["streams"]:
+            wrong.append(f"No stream is left of {name}. Raise it by one for each server process, and restart Postgres.")
+    return wrong
+
+
 class WalDoorbells:
     """`Doorbells` by a stream of the WAL. While there is none, LISTEN brings them."""
 
     def __init__(
-        self, route: Route, pool: Pool, synced: Synced, listen: ListenDoorbells, offer: Callable[[Moved], object]
+        self,
+        route: Route,
+        pool: Pool,
+        synced: Synced,
+        listen: ListenDoorbells,
+        offer: Callable[[Moved], object],
+        folder: Path | None,
     ) -> None:
+        """`folder`: where the processes of this machine find the one that streams for all."""
         self._route = route
         self._pool = pool
         self._synced = synced
         self._listen = listen
         self._offer = offer
-        self._stream: Stream | None = None
+        self._folder = folder
+        self._stream: Stream | Followed | None = None
         self._decoding: Decoding | None = None
         synced.on_use.append(self._declared)
         route.history.on_change.append(self._leave)
@@ -53,9 +83,10 @@ class WalDoorbells:
         if self._decoding is not None:
             self._decoding.forget()
 
-    async def problems(self) -> list[str]:
-        """What keeps this server from streaming. Raises UnavailableError."""
-        return [record["problem"] for record in await self._pool.fetch("streamable")]
+    async def obstacles(self) -> list[str]:
+        """What keeps this server from streaming, a sentence each. Raises UnavailableError."""
+        (found,) = await self._pool.fetch("streamable")
+        return obstacles(found)
 
     async def run(self, ring: Callable[[str, int], object], up: Callable[[], None], down: Callable[[], None]) -> None:
         retry = Retry("changes cannot be streamed, listening instead", longest=30.0, alarm=self._route.history.alarm)
@@ -80,32 +111,61 @@ class WalDoorbells:
                     metrics.STREAM_BEHIND.set(0)
                 down()
 
-    async def _begin(self, retry: Retry) -> Stream:
+    async def _begin(self, retry: Retry) -> Stream | Followed:
         while True:
-            decoding = self._decoding = Decoding(self._synced)
-            stream = self._stream = Stream(partial(self._deliver, decoding))
             try:
-                decoding.declared(await stream.open(self._route.first, self._route.history.epoch))
-                await stream.start()
+                return await self._open()
             except (UnavailableError, UnfitError) as error:
-                stream.end()
                 await retry.pause(error)
-            else:
-                return stream
+
+    async def _open(self) -> Stream | Followed:
+        """Raises UnavailableError, UnfitError."""
+        decoding = self._decoding = Decoding(self._synced)
+        deliver, epoch = partial(self._deliver, decoding), self._route.history.epoch
+        leading = None if self._folder is None else lead(self._folder)
+        if self._folder is not None and leading is None:
+            followed = self._stream = Followed(deliver)
+            with ending(followed):
+                decoding.declared = await followed.open(self._folder, epoch)
+            return followed
+        stream = self._stream = Stream(deliver, leading)
+        with ending(stream):
+            if leading is not None:
+                await leading.open()
+            decoding.declared = await stream.open(self._route.first, epoch)
+            await stream.start()
+            if leading is not None:
+                leading.start(lambda: Hello(epoch, decoding.declared))
+        return stream
 
     def _deliver(self, decoding: Decoding, committed: Committed) -> None:
         for moved in decoding.moves(committed):
             self._offer(moved)
 
-    async def _watch(self, stream: Stream) -> None:
+    async def _watch(self, stream: Stream | Followed) -> None:
         """Raises UnavailableError when the stream has ended."""
         while True:
             await stream.prove()
-            # Without this Postgres only does more: after two minutes NOTIFY rings again.
-            with contextlib.suppress(UnavailableError):
-                (record,) = await self._pool.fetch("streaming")
-                behind = max(0, record["written"] - stream.received)
-                metrics.STREAM_BEHIND.set(behind)
-                if behind > MOST_BEHIND:
-                    stream.end()
+            if isinstance(stream, Stream):
+                # Without this Postgres only does more: after two minutes NOTIFY rings again.
+                with contextlib.suppress(UnavailableError):
+                    await self._look(stream)
             await stream.wait(HEARTBEAT_SECONDS)
+
+    async def _look(self, stream: Stream) -> None:
+        """Keep the triggers quiet, and end a stream that is too far behind. Raises UnavailableError."""
+        (record,) = await self._pool.fetch("streaming")
+        behind = max(0, record["written"] - stream.received)
+        metrics.STREAM_BEHIND.set(behind)
+        if behind > MOST_BEHIND:
+            stream.end()
+
+
+@contextlib.contextmanager
+def ending(stream: Stream | Followed) -> Iterator[None]:
+    """End it if it could not begin."""
+    try:
+        yield
+    except BaseException:
+        stream.end()
+        raise

@@ -14,6 +14,7 @@ MOST_BYTES: Final = 1 << 20
 MOST_ENTRIES: Final = 2_000
 """Entries of the log that are kept of one transaction, for the same reason."""
 
+BEGIN: Final = ord("B")
 RELATION: Final = ord("R")
 INSERT: Final = ord("I")
 UPDATE: Final = ord("U")

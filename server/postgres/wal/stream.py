@@ -16,6 +16,7 @@ from server.postgres import wire
 from server.postgres.connection import connect
 from server.postgres.timestamps import EPOCH
 from server.postgres.wal.pgoutput import Committed, Transactions
+from server.postgres.wal.relay import Leading
 
 PUBLICATION: Final = "atlas_sync"
 OPTIONS: Final = {"replication": "database", "application_name": "atlas_sync"}
@@ -45,10 +46,12 @@ NOT_BY_ITSELF: Final = {
 
 
 class Stream(asyncio.Protocol):
-    """One connection that streams. `deliver` gets each transaction; an error that it raises ends the stream."""
+    """One connection that streams. `deliver` gets each transaction; an error that it raises ends the stream. `leading`
+    passes the messages on to other processes."""
 
-    def __init__(self, deliver: Callable[[Committed], object]) -> None:
+    def __init__(self, deliver: Callable[[Committed], object], leading: Leading | None = None) -> None:
         self._deliver = deliver
+        self._leading = leading
         self._slot = f"atlas_sync_{uuid4().hex[:12]}"
         self._messages = wire.Messages()
         self._transactions = Transactions()
@@ -108,6 +111,8 @@ class Stream(asyncio.Protocol):
         """Have Postgres answer. Raises UnavailableError."""
         self._confirm(answer=True)
         await self._answered(ANSWER_SECONDS)
+        if self._leading is not None:
+            self._leading.alive()
 
     async def wait(self, seconds: float) -> None:
         """Wait for so many seconds. Raises UnavailableError as soon as the stream has ended."""
@@ -120,6 +125,8 @@ class Stream(asyncio.Protocol):
             self._transport.abort()
         if not self.ended.done():
             self.ended.set_result(None)
+            if self._leading is not None:
+                self._leading.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end()
@@ -147,6 +154,8 @@ class Stream(asyncio.Protocol):
             ended = self._transactions.receive(data, at + CHANGE, end)
             if ended is not None:
                 self._deliver(ended)
+            if self._leading is not None:
+                self._leading.pass_on(data[at + CHANGE : end])
         elif data[at] == KEEPALIVE:
             (self.received,) = POSITION.unpack_from(data, at + 1)
             self._answers()

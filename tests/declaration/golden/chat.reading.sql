@@ -157,8 +157,8 @@ LEFT JOIN LATERAL (
 
 -- Rows of kind profile: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -179,12 +179,39 @@ LEFT JOIN LATERAL (
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC
 
+-- lists_profile
+
+-- Rows of kind profile: the user's, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 NULL, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       q.subscription_tier AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN public.profiles q ON q.id = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v1), 0) + coalesce(octet_length(m.v2), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, before, i)
+    CROSS JOIN LATERAL (
+        SELECT t.id AS key, t.subscription_tier AS v1, t.subscription_status AS v2, t.id AS o1
+        FROM public.profiles t
+        WHERE t.id = r.user_id AND (t.id, 0) < ((w.p1)::uuid, w.before)
+        ORDER BY t.id DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC
+
 -- list_conversation
 
 -- Rows of kind conversation: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3
@@ -205,6 +232,33 @@ LEFT JOIN LATERAL (
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
+-- lists_conversation
+
+-- Rows of kind conversation: the user's, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 NULL, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       q.subscription_tier AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2, g.v3
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN public.profiles q ON q.id = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v1), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, before, i)
+    CROSS JOIN LATERAL (
+        SELECT t.id AS key, t.title AS v1, t.created_at AS v2, t.updated_at AS v3, t.updated_at AS o1, t.id AS o2
+        FROM public.conversations t
+        WHERE t.user_id = r.user_id AND (t.updated_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.updated_at <= sync.instant(w.p1)
+        ORDER BY t.updated_at DESC, t.id DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC
+
 -- instant_conversation
 
 -- The exact instant by which a row is ordered, for a device that knows only an end of the range that it can
@@ -220,8 +274,8 @@ ORDER BY t.updated_at LIMIT 1
 
 -- Rows of kind message: those of some rows of kind conversation, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        q.subscription_tier AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3, g.v4, g.v5
@@ -252,6 +306,44 @@ LEFT JOIN LATERAL (
     WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC, g.o2 DESC
+
+-- lists_message
+
+-- Rows of kind message: those of some rows of kind conversation, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 the parent's key, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       q.subscription_tier AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2, g.v3, g.v4, g.v5
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN public.profiles q ON q.id = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v2), 0) + coalesce(octet_length(m.v3), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, before, i)
+    JOIN public.conversations o ON o.id = w.parent::uuid AND o.user_id = r.user_id
+    CROSS JOIN LATERAL (
+        (
+        SELECT t.id AS key, t.conversation_id AS v1, t.role AS v2, t.content AS v3, t.created_at AS v4, t.updated_at AS v5, t.created_at AS o1, t.id AS o2
+        FROM public.messages t
+        WHERE t.conversation_id = o.id AND (t.created_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.created_at <= sync.instant(w.p1) AND t.created_at >= (SELECT archived_until FROM sync.meta)
+        ORDER BY t.created_at DESC, t.id DESC LIMIT w.rows
+        )
+        UNION ALL
+        (
+        SELECT t.id AS key, t.conversation_id AS v1, t.role AS v2, t.content AS v3, t.created_at AS v4, t.updated_at AS v5, t.created_at AS o1, t.id AS o2
+        FROM sync.all_messages t
+        WHERE t.conversation_id = o.id AND (t.created_at, t.id, 0) < (sync.instant(w.p1), (w.p2)::uuid, w.before) AND t.created_at <= sync.instant(w.p1) AND t.created_at < (SELECT archived_until FROM sync.meta)
+        ORDER BY t.created_at DESC, t.id DESC LIMIT w.rows
+        )
+        LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC
 
 -- instant_message
 

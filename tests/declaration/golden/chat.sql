@@ -13,9 +13,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW.id;
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id) IS DISTINCT FROM (NEW.id)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -24,8 +21,11 @@ BEGIN
             PERFORM sync.record(_former, 'p', 'd', OLD.id);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'p', 'u', NEW.id);
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW.id;
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 'p', 'u', NEW.id);
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -40,9 +40,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW.user_id;
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.user_id) IS DISTINCT FROM (NEW.id, NEW.user_id)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -51,16 +48,19 @@ BEGIN
             PERFORM sync.record(_former, 'c', 'd', OLD.id);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'c', 'u', NEW.id);
-        IF TG_OP = 'UPDATE' AND (OLD.id, OLD.user_id) IS DISTINCT FROM (NEW.id, NEW.user_id) THEN
-            -- The rows below it are to be sent where it is now.
-            IF row_security_active('public.messages') OR row_security_active('public.messages_archive') THEN
-                PERFORM sync.refuse_hidden(sync.hidden());
-            END IF;
-            PERFORM sync.record(_owner, 'm', 'u', c.id, c.created_at)
-            FROM sync.all_messages c WHERE c.conversation_id = NEW.id;
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW.user_id;
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 'c', 'u', NEW.id);
         END IF;
+    END IF;
+    IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD.id, OLD.user_id) IS DISTINCT FROM (NEW.id, NEW.user_id) THEN
+        -- The rows below it are to be sent where it is now.
+        IF row_security_active('public.messages') OR row_security_active('public.messages_archive') THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
+        END IF;
+        PERFORM sync.record(_owner, 'm', 'u', c.id, c.created_at)
+        FROM sync.all_messages c WHERE c.conversation_id = NEW.id;
     END IF;
     RETURN NULL;
 END
@@ -74,21 +74,45 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
+    _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.conversation_id) IS DISTINCT FROM (NEW.id, NEW.conversation_id)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = OLD.conversation_id), _owner);
-        IF _former IS NOT NULL THEN
-            PERFORM sync.record(_former, 'm', 'd', OLD.id, OLD.created_at);
+        SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _former, _seen
+        FROM public.conversations p1 WHERE p1.id = OLD.conversation_id;
+        WHILE _former IS NOT NULL LOOP
+            EXIT WHEN coalesce(sync.record(_former, 'm', 'd', OLD.id, OLD.created_at, seen => _seen) = _seen, true);
+            -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+            -- user, it did not see this change. Under the lock none gives it to another one.
+            SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _again, _seen
+            FROM public.conversations p1 WHERE p1.id = OLD.conversation_id;
+            EXIT WHEN _again = _former;
+            _former := _again;
+        END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = NEW.conversation_id);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.record(_again, 'm', 'd', OLD.id, OLD.created_at);
+            END IF;
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'm', 'u', NEW.id, NEW.created_at);
-    ELSIF _former IS NULL AND (row_security_active('public.conversations')) THEN
+    IF TG_OP <> 'DELETE' THEN
+        SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _owner, _seen
+        FROM public.conversations p1 WHERE p1.id = NEW.conversation_id;
+        WHILE _owner IS NOT NULL LOOP
+            EXIT WHEN coalesce(sync.record(_owner, 'm', 'u', NEW.id, NEW.created_at, seen => _seen) = _seen, true);
+            -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+            -- user, it did not see this change. Under the lock none gives it to another one.
+            SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _again, _seen
+            FROM public.conversations p1 WHERE p1.id = NEW.conversation_id;
+            EXIT WHEN _again = _owner;
+            _owner := _again;
+        END LOOP;
+    END IF;
+    IF _owner IS NULL AND _former IS NULL AND (row_security_active('public.conversations')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;

@@ -70,7 +70,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
             WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = r.user_id::text
             UNION ALL
-            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            SELECT true AS found, t.lent AS b1, t.rating::text::float8 AS f1, t.score AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
@@ -158,7 +158,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
             WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = r.user_id::text
             UNION ALL
-            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            SELECT true AS found, t.lent AS b1, t.rating::text::float8 AS f1, t.score AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = r.user_id
             UNION ALL
@@ -190,7 +190,7 @@ LEFT JOIN LATERAL (
             FROM (SELECT t."Code", t."Owner", t."the name", t."position" FROM public."Shelf" t WHERE t."Code" = l.row_key[1] LIMIT 1) t
             WHERE l.kind = 's' AND l.op = 'u' AND t."Owner" = $1::text
             UNION ALL
-            SELECT true AS found, t.lent AS b1, t.rating::float8 AS f1, t.score::float8 AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
+            SELECT true AS found, t.lent AS b1, t.rating::text::float8 AS f1, t.score AS f2, t.pages::bigint AS i1, t.isbn AS i2, timezone('UTC', t.added_at) AS s1, t.edited_at AS s2, t.shelf AS t1, t.title::text AS t2, t.price::text AS t3, to_json(t.read_on) #>> '{}' AS t4, t.meta::text AS t5, t.source::text AS t6, to_json(t.tags)::text AS t7, to_json(t.loans::text[])::text AS t8, t.mood::text AS t9, t.borrower AS u1, t.cover AS y1
             FROM (SELECT t.id, t.shelf, t.title, t.price, t.read_on, t.meta, t.source, t.tags, t.loans, t.mood, t.rating, t.score, t.pages, t.isbn, t.added_at, t.edited_at, t.cover, t.borrower, t.lent FROM library.book t WHERE t.id = (l.row_key[1])::bigint LIMIT 1) t
             WHERE l.kind = 'b' AND l.op = 'u' AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = t.shelf) = $1
             UNION ALL
@@ -207,8 +207,8 @@ LEFT JOIN LATERAL (
 
 -- Rows of kind account: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1
@@ -229,12 +229,39 @@ LEFT JOIN LATERAL (
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC
 
+-- lists_account
+
+-- Rows of kind account: the user's, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 NULL, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, r.number, g.v1
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN library.account q ON q."user" = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v1), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, before, i)
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[t.number::text] AS key, t.plan::text AS v1, t.number AS o1
+        FROM library.account t
+        WHERE t."user" = r.user_id AND (t.number, 0) < ((w.p1)::integer, w.before)
+        ORDER BY t.number DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC
+
 -- list_shelf
 
 -- Rows of kind shelf: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -255,12 +282,39 @@ LEFT JOIN LATERAL (
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
+-- lists_shelf
+
+-- Rows of kind shelf: the user's, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 NULL, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN library.account q ON q."user" = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v1), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, before, i)
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[t."Code"::text] AS key, t."the name"::text AS v1, t."position" AS v2, t."position" AS o1, (t."Code"::text COLLATE "C") AS o2
+        FROM public."Shelf" t
+        WHERE t."Owner" = r.user_id::text AND (t."position", (t."Code"::text COLLATE "C"), 0) < ((w.p1)::smallint, (w.p2 COLLATE "C"), w.before) AND t."position" <= (w.p1)::smallint
+        ORDER BY t."position" DESC, (t."Code"::text COLLATE "C") DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC
+
 -- list_book
 
 -- Rows of kind book: those of some rows of kind shelf, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3, g.v4, g.v5, g.v6, g.v7, g.v8, g.v9, g.v10, g.v11, g.v12, g.v13, g.v14, g.v15, g.v16, g.v17, g.v18
@@ -273,14 +327,42 @@ LEFT JOIN LATERAL (
     FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::int[]) WITH ORDINALITY AS w (rows, parent, p1, p2, before, i)
     JOIN public."Shelf" o ON o."Code" = w.parent::text AND o."Owner" = r.user_id::text
     CROSS JOIN LATERAL (
-        SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o1, t.id AS o2
+        SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating::text::float8 AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, t.added_at IS NOT NULL AS o1, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o2, t.id AS o3
         FROM library.book t
-        WHERE t.shelf = o."Code" AND (coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (pg_catalog.timezone('UTC', sync.instant(w.p1)), (w.p2)::bigint, w.before) AND coalesce(t.added_at, '-infinity'::timestamp without time zone) <= pg_catalog.timezone('UTC', sync.instant(w.p1))
-        ORDER BY coalesce(t.added_at, '-infinity'::timestamp without time zone) DESC, t.id DESC LIMIT w.rows
+        WHERE t.shelf = o."Code" AND (t.added_at IS NOT NULL, coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (w.p1 IS NOT NULL, coalesce(pg_catalog.timezone('UTC', sync.instant(w.p1)), '-infinity'::timestamp without time zone), (w.p2)::bigint, w.before) AND (t.added_at IS NOT NULL, coalesce(t.added_at, '-infinity'::timestamp without time zone)) <= (w.p1 IS NOT NULL, coalesce(pg_catalog.timezone('UTC', sync.instant(w.p1)), '-infinity'::timestamp without time zone))
+        ORDER BY t.added_at IS NOT NULL DESC, coalesce(t.added_at, '-infinity'::timestamp without time zone) DESC, t.id DESC LIMIT w.rows
     ) m
-    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC, m.o3 DESC)
 ) g ON g.bytes <= $2 OR g.nth = 1
-ORDER BY g.i, g.o1 DESC, g.o2 DESC
+ORDER BY g.i, g.o1 DESC, g.o2 DESC, g.o3 DESC
+
+-- lists_book
+
+-- Rows of kind book: those of some rows of kind shelf, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 the parent's key, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2, g.v3, g.v4, g.v5, g.v6, g.v7, g.v8, g.v9, g.v10, g.v11, g.v12, g.v13, g.v14, g.v15, g.v16, g.v17, g.v18
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN library.account q ON q."user" = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v1), 0) + coalesce(octet_length(m.v2), 0) + coalesce(octet_length(m.v3), 0) + coalesce(octet_length(m.v4), 0) + coalesce(octet_length(m.v5), 0) + coalesce(octet_length(m.v6), 0) + coalesce(octet_length(m.v7), 0) + coalesce(octet_length(m.v8), 0) + coalesce(octet_length(m.v9), 0) + coalesce(octet_length(m.v16), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, before, i)
+    JOIN public."Shelf" o ON o."Code" = w.parent::text AND o."Owner" = r.user_id::text
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[t.id::text] AS key, t.shelf AS v1, t.title::text AS v2, t.price::text AS v3, to_json(t.read_on) #>> '{}' AS v4, t.meta::text AS v5, t.source::text AS v6, to_json(t.tags)::text AS v7, to_json(t.loans::text[])::text AS v8, t.mood::text AS v9, t.rating::text::float8 AS v10, t.score AS v11, t.pages AS v12, t.isbn AS v13, timezone('UTC', t.added_at) AS v14, t.edited_at AS v15, t.cover AS v16, t.borrower AS v17, t.lent AS v18, t.added_at IS NOT NULL AS o1, coalesce(t.added_at, '-infinity'::timestamp without time zone) AS o2, t.id AS o3
+        FROM library.book t
+        WHERE t.shelf = o."Code" AND (t.added_at IS NOT NULL, coalesce(t.added_at, '-infinity'::timestamp without time zone), t.id, 0) < (w.p1 IS NOT NULL, coalesce(pg_catalog.timezone('UTC', sync.instant(w.p1)), '-infinity'::timestamp without time zone), (w.p2)::bigint, w.before) AND (t.added_at IS NOT NULL, coalesce(t.added_at, '-infinity'::timestamp without time zone)) <= (w.p1 IS NOT NULL, coalesce(pg_catalog.timezone('UTC', sync.instant(w.p1)), '-infinity'::timestamp without time zone))
+        ORDER BY t.added_at IS NOT NULL DESC, coalesce(t.added_at, '-infinity'::timestamp without time zone) DESC, t.id DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC, m.o3 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC, g.o3 DESC
 
 -- instant_book
 
@@ -297,8 +379,8 @@ ORDER BY timezone('UTC', t.added_at) LIMIT 1
 
 -- Rows of kind mark: those of some rows of kind book, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 the parent's key, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2, g.v3
@@ -320,12 +402,40 @@ LEFT JOIN LATERAL (
 ) g ON g.bytes <= $2 OR g.nth = 1
 ORDER BY g.i, g.o1 DESC, g.o2 DESC
 
+-- lists_mark
+
+-- Rows of kind mark: those of some rows of kind book, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 the parent's key, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2, g.v3
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN library.account q ON q."user" = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v2), 0) + coalesce(octet_length(m.v3), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, before, i)
+    JOIN library.book o ON o.id = w.parent::bigint AND (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = o.shelf) = r.user_id
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[t.book::text, t.page::text] AS key, t.book AS v1, (SELECT a.shelf FROM library.book a WHERE a.id = t.book) AS v2, t.note AS v3, t.book AS o1, t.page AS o2
+        FROM library.mark t
+        WHERE t.book = o.id AND (t.book, t.page, 0) < ((w.p1)::bigint, (w.p2)::integer, w.before) AND t.book <= (w.p1)::bigint
+        ORDER BY t.book DESC, t.page DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC
+
 -- list_follow
 
 -- Rows of kind follow: the user's, newest first, after a place in that order; and the feed's head in the same
 -- snapshot.
--- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size. `total`:
---    the number of rows without that bound
+-- $1 user, $2 bytes in all, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
 -- of each list: $3 rows at most, $4 NULL, $5 … the place, and 1 if a row there is behind it, 0 if it is before it
 SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
        CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, g.v1, g.v2
@@ -337,11 +447,38 @@ LEFT JOIN LATERAL (
            sum(100 + coalesce(octet_length(m.v2), 0)) OVER in_order AS bytes
     FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[]) WITH ORDINALITY AS w (rows, parent, p1, p2, p3, before, i)
     CROSS JOIN LATERAL (
-        SELECT ARRAY[t."user"::text, t.author::text] AS key, t.rank AS v1, to_json(t.since) #>> '{}' AS v2, coalesce(t.rank, '-9223372036854775808'::bigint) AS o1, t."user" AS o2, (t.author::text COLLATE "C") AS o3
+        SELECT ARRAY[t."user"::text, t.author::text] AS key, t.rank AS v1, to_json(t.since) #>> '{}' AS v2, t.rank IS NOT NULL AS o1, coalesce(t.rank, '-9223372036854775808'::bigint) AS o2, t."user" AS o3, (t.author::text COLLATE "C") AS o4
         FROM library.follow t
-        WHERE t."user" = r.user_id AND (coalesce(t.rank, '-9223372036854775808'::bigint), t."user", (t.author::text COLLATE "C"), 0) < ((w.p1)::bigint, (w.p2)::uuid, (w.p3 COLLATE "C"), w.before) AND coalesce(t.rank, '-9223372036854775808'::bigint) <= (w.p1)::bigint
-        ORDER BY coalesce(t.rank, '-9223372036854775808'::bigint) DESC, t."user" DESC, (t.author::text COLLATE "C") DESC LIMIT w.rows
+        WHERE t."user" = r.user_id AND (t.rank IS NOT NULL, coalesce(t.rank, '-9223372036854775808'::bigint), t."user", (t.author::text COLLATE "C"), 0) < (w.p1 IS NOT NULL, coalesce((w.p1)::bigint, '-9223372036854775808'::bigint), (w.p2)::uuid, (w.p3 COLLATE "C"), w.before) AND (t.rank IS NOT NULL, coalesce(t.rank, '-9223372036854775808'::bigint)) <= (w.p1 IS NOT NULL, coalesce((w.p1)::bigint, '-9223372036854775808'::bigint))
+        ORDER BY t.rank IS NOT NULL DESC, coalesce(t.rank, '-9223372036854775808'::bigint) DESC, t."user" DESC, (t.author::text COLLATE "C") DESC LIMIT w.rows
     ) m
-    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC, m.o3 DESC)
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC, m.o3 DESC, m.o4 DESC)
 ) g ON g.bytes <= $2 OR g.nth = 1
-ORDER BY g.i, g.o1 DESC, g.o2 DESC, g.o3 DESC
+ORDER BY g.i, g.o1 DESC, g.o2 DESC, g.o3 DESC, g.o4 DESC
+
+-- lists_follow
+
+-- Rows of kind follow: the user's, newest first, after a place in that order; and the feed's head in the same
+-- snapshot.
+-- $1 users, as an array literal, $2 bytes for each, 100 a row beside its values; the first row is returned whatever its size.
+--    `total`: the number of rows without that bound
+-- of each list: $3 the number of its user, $4 rows at most, $5 NULL, $6 … the place, and 1 if a row there is behind it, 0 if it is before it
+SELECT (SELECT digest FROM sync.declaration) AS declared, coalesce(f.seq, 0) AS head, coalesce(f.mark, 0) AS head_mark,
+       CASE WHEN q.number IS NOT NULL THEN coalesce(q.plan::text, '') END AS tier, g.i, g.key, g.total, r.number, g.v1, g.v2
+FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (user_id, number)
+LEFT JOIN sync.feeds f ON f.user_id = r.user_id
+LEFT JOIN library.account q ON q."user" = r.user_id
+LEFT JOIN LATERAL (
+    SELECT w.i, m.*, count(*) OVER () AS total, row_number() OVER in_order AS nth,
+           sum(100 + coalesce(octet_length(m.v2), 0)) OVER in_order AS bytes
+    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[]) WITH ORDINALITY AS w (reader, rows, parent, p1, p2, p3, before, i)
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[t."user"::text, t.author::text] AS key, t.rank AS v1, to_json(t.since) #>> '{}' AS v2, t.rank IS NOT NULL AS o1, coalesce(t.rank, '-9223372036854775808'::bigint) AS o2, t."user" AS o3, (t.author::text COLLATE "C") AS o4
+        FROM library.follow t
+        WHERE t."user" = r.user_id AND (t.rank IS NOT NULL, coalesce(t.rank, '-9223372036854775808'::bigint), t."user", (t.author::text COLLATE "C"), 0) < (w.p1 IS NOT NULL, coalesce((w.p1)::bigint, '-9223372036854775808'::bigint), (w.p2)::uuid, (w.p3 COLLATE "C"), w.before) AND (t.rank IS NOT NULL, coalesce(t.rank, '-9223372036854775808'::bigint)) <= (w.p1 IS NOT NULL, coalesce((w.p1)::bigint, '-9223372036854775808'::bigint))
+        ORDER BY t.rank IS NOT NULL DESC, coalesce(t.rank, '-9223372036854775808'::bigint) DESC, t."user" DESC, (t.author::text COLLATE "C") DESC LIMIT w.rows
+    ) m
+    WHERE w.reader = r.number
+    WINDOW in_order AS (ORDER BY w.i, m.o1 DESC, m.o2 DESC, m.o3 DESC, m.o4 DESC)
+) g ON g.bytes <= $2 OR g.nth = 1
+ORDER BY r.number, g.i, g.o1 DESC, g.o2 DESC, g.o3 DESC, g.o4 DESC

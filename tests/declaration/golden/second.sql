@@ -6,9 +6,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW."user";
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.number, OLD."user") IS DISTINCT FROM (NEW.number, NEW."user")) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -17,8 +14,11 @@ BEGIN
             PERFORM sync.record(_former, 'a', 'd', NULL, NULL, ARRAY[OLD.number::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'a', 'u', NULL, NULL, ARRAY[NEW.number::text]);
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW."user";
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 'a', 'u', NULL, NULL, ARRAY[NEW.number::text]);
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -33,9 +33,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := sync.user_of(NEW."Owner");
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner")) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -44,18 +41,29 @@ BEGIN
             PERFORM sync.record(_former, 's', 'd', NULL, NULL, ARRAY[OLD."Code"::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 's', 'u', NULL, NULL, ARRAY[NEW."Code"::text]);
-        IF TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
-            -- The rows below it are to be sent where it is now.
-            IF row_security_active('library.book') OR row_security_active('library.mark') THEN
-                PERFORM sync.refuse_hidden(sync.hidden());
-            END IF;
-            PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[c.id::text])
-            FROM library.book c WHERE c.shelf = NEW."Code";
-            PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
-            FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
+    IF TG_OP <> 'DELETE' THEN
+        _owner := sync.user_of(NEW."Owner");
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, 's', 'u', NULL, NULL, ARRAY[NEW."Code"::text]);
         END IF;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
+        -- Rows below it that belonged to nobody are changed before, or know of its owner.
+        PERFORM sync.hold('s', NEW."Code"::text, true);
+        PERFORM sync.hold('s', OLD."Code"::text, true);
+        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN
+            PERFORM sync.refuse_unseen();
+        END IF;
+    END IF;
+    IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner") THEN
+        -- The rows below it are to be sent where it is now.
+        IF row_security_active('library.book') OR row_security_active('library.mark') THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
+        END IF;
+        PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[c.id::text])
+        FROM library.book c WHERE c.shelf = NEW."Code";
+        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
+        FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
     END IF;
     RETURN NULL;
 END
@@ -69,29 +77,82 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
+    _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
+    _held pg_catalog.bool := false;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf), _owner);
-        IF _former IS NOT NULL THEN
-            PERFORM sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
+        _held := false;
+        SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _former, _seen
+        FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+        LOOP
+            IF _former IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_former, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+                EXIT WHEN _again = _former;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('s', p1."Code"::text, false) FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = OLD.shelf;
+            END IF;
+            _former := _again;
+        END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.refuse_unseen() WHERE _held;
+                PERFORM sync.record(_again, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
+            END IF;
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text]);
-        IF TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
-            -- The rows below it are to be sent where it is now.
-            IF row_security_active('library.mark') THEN
-                PERFORM sync.refuse_hidden(sync.hidden());
+    IF TG_OP <> 'DELETE' THEN
+        _held := false;
+        SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _owner, _seen
+        FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+        LOOP
+            IF _owner IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_owner, 'b', 'u', NULL, NULL, ARRAY[NEW.id::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+                EXIT WHEN _again = _owner;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('s', p1."Code"::text, false) FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
             END IF;
-            PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[c.book::text, c.page::text])
-            FROM library.mark c WHERE c.book = NEW.id;
+            _owner := _again;
+        END LOOP;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
+        -- Rows below it that belonged to nobody are changed before, or know of its owner.
+        PERFORM sync.hold('b', NEW.id::text, true);
+        PERFORM sync.hold('b', OLD.id::text, true);
+    END IF;
+    IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
+        -- The rows below it are to be sent where it is now.
+        IF row_security_active('library.mark') THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
         END IF;
-    ELSIF _former IS NULL AND (row_security_active('public."Shelf"')) THEN
+        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[c.book::text, c.page::text])
+        FROM library.mark c WHERE c.book = NEW.id;
+    END IF;
+    IF _owner IS NULL AND _former IS NULL AND (row_security_active('public."Shelf"')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
@@ -107,21 +168,72 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
+    _again pg_catalog.uuid;
+    _seen pg_catalog.int8;
+    _held pg_catalog.bool := false;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.book, OLD.page) IS DISTINCT FROM (NEW.book, NEW.page)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
-        _former := coalesce((SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = OLD.book), _owner);
-        IF _former IS NOT NULL THEN
-            PERFORM sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
+        _held := false;
+        SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _former, _seen
+        FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+        LOOP
+            IF _former IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_former, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+                EXIT WHEN _again = _former;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('b', p1.id::text, false) FROM library.book p1 WHERE p1.id = OLD.book;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                PERFORM sync.hold('s', p2."Code"::text, false)
+                FROM public."Shelf" p2, library.book p1 WHERE p1.id = OLD.book AND p2."Code" = p1.shelf;
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = OLD.book);
+            END IF;
+            _former := _again;
+        END LOOP;
+        IF _former IS NULL AND TG_OP = 'UPDATE' THEN
+            -- A parent that was deleted in this transaction has no owner any more.
+            _again := (SELECT (SELECT sync.user_of(p2."Owner") FROM public."Shelf" p2 WHERE p2."Code" = p1.shelf) FROM library.book p1 WHERE p1.id = NEW.book);
+            IF _again IS NOT NULL THEN
+                PERFORM sync.record(_again, 'M', 'd', NULL, NULL, ARRAY[OLD.book::text, OLD.page::text]);
+            END IF;
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text]);
-    ELSIF _former IS NULL AND (row_security_active('library.book') OR row_security_active('public."Shelf"')) THEN
+    IF TG_OP <> 'DELETE' THEN
+        _held := false;
+        SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _owner, _seen
+        FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+        LOOP
+            IF _owner IS NOT NULL THEN
+                EXIT WHEN coalesce(sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text], seen => _seen) = _seen, true);
+                -- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another
+                -- user, it did not see this change. Under the lock none gives it to another one.
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+                EXIT WHEN _again = _owner;
+            ELSE
+                EXIT WHEN _held;
+                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
+                PERFORM sync.hold('b', p1.id::text, false) FROM library.book p1 WHERE p1.id = NEW.book;
+                _held := FOUND;
+                EXIT WHEN NOT _held;
+                PERFORM sync.hold('s', p2."Code"::text, false)
+                FROM public."Shelf" p2, library.book p1 WHERE p1.id = NEW.book AND p2."Code" = p1.shelf;
+                SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
+                FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
+            END IF;
+            _owner := _again;
+        END LOOP;
+    END IF;
+    IF _owner IS NULL AND _former IS NULL AND (row_security_active('library.book') OR row_security_active('public."Shelf"')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
@@ -138,9 +250,6 @@ DECLARE
     _owner pg_catalog.uuid;
     _former pg_catalog.uuid;
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
-        _owner := NEW."user";
-    END IF;
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."user", OLD.author) IS DISTINCT FROM (NEW."user", NEW.author)) THEN
         -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of
         -- the move, the deletion of that parent alone would not remove it from the device.
@@ -149,8 +258,11 @@ BEGIN
             PERFORM sync.record(_former, '0', 'd', NULL, NULL, ARRAY[OLD."user"::text, OLD.author::text]);
         END IF;
     END IF;
-    IF _owner IS NOT NULL THEN
-        PERFORM sync.record(_owner, '0', 'u', NULL, NULL, ARRAY[NEW."user"::text, NEW.author::text]);
+    IF TG_OP <> 'DELETE' THEN
+        _owner := NEW."user";
+        IF _owner IS NOT NULL THEN
+            PERFORM sync.record(_owner, '0', 'u', NULL, NULL, ARRAY[NEW."user"::text, NEW.author::text]);
+        END IF;
     END IF;
     RETURN NULL;
 END

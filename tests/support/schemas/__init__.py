@@ -138,7 +138,9 @@ def _value(of: str, value: Any) -> Any:
             micros = (value.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
             return min(max(micros, -LAST_INSTANT), LAST_INSTANT)
         case "float4" | "float8":
-            return value if value - value == 0 else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+            if value - value != 0:
+                return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+            return float(f"{value:.6g}") if of == "float4" else value  # all that the writers write have few digits
         case "int8[]":
             return _texts_of(value)
     return value

@@ -1,0 +1,203 @@
+"""One stream for all server processes of a machine. One of them reads it and passes its messages on over a Unix socket.
+
+Postgres decodes all WAL of the database once for each stream. The socket is in a folder that only our account can
+enter. Whoever has the lock there leads. The lock ends with its process, and another one takes it.
+"""
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from server.exceptions import UnavailableError
+from server.postgres import wire
+from server.postgres.wal.pgoutput import BEGIN, COMMIT, RELATION, Committed, Transactions
+
+FOLDER: Final = "ATLAS_RELAY_FOLDER"
+"""The environment variable with the folder, which the supervisor makes."""
+LOCK: Final = "lock"
+SOCKET: Final = "stream"
+MOST_WAITING: Final = 16 * 1024 * 1024
+"""Bytes that wait for one follower. One that is further behind is cut off: it comes back, and its sweep finds the
+rest."""
+CONNECT_SECONDS: Final = 5.0
+SILENT_SECONDS: Final = 15.0
+"""After this time without a message the leader is considered gone. It sends one every 5 seconds."""
+GONE: Final = "The process that reads the stream of changes for this one is gone."
+
+HELLO: Final = b"h"
+PASSED: Final = b"p"
+ALIVE: Final = b"a"
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What a follower is told first."""
+
+    epoch: str
+    declared: str
+    """The digest of the declaration by which what follows was recorded."""
+
+
+class Leading:
+    """What the process does that has the lock: it passes the messages of its stream on."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._server: asyncio.Server | None = None
+        self._hello: Callable[[], Hello] | None = None
+        self._relations: dict[bytes, bytes] = {}
+        """The latest description of each relation, by its number: Postgres sends it once."""
+        self._within = False
+        """Whether the last message was one within a transaction."""
+        self._joining: list[asyncio.StreamWriter] = []
+        self._followers: list[asyncio.StreamWriter] = []
+
+    async def open(self) -> None:
+        """Let followers come. They wait until `start`."""
+        path = self._folder / SOCKET
+        path.unlink(missing_ok=True)  # the former leader's
+        self._server = await asyncio.start_unix_server(self._accept, path)
+
+    def start(self, hello: Callable[[], Hello]) -> None:
+        """The stream has started. `hello` tells what is true at each moment."""
+        self._hello = hello
+        self._join()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._joining.append(writer)
+        self._join()
+        await reader.read()  # a follower says nothing: this is its end
+        self._leave(writer)
+
+    def _join(self) -> None:
+        """Between two transactions: whoever waits gets all that follow."""
+        if self._hello is None or self._within:
+            return
+        for writer in self._joining:
+            writer.write(wire.message(HELLO, msgspec.json.encode(self._hello())))
+            for relation in self._relations.values():
+                writer.write(wire.message(PASSED, relation))
+            self._followers.append(writer)
+        self._joining.clear()
+
+    def pass_on(self, data: bytes) -> None:
+        """A message of the stream."""
+        kind = data[0]
+        if kind == BEGIN:
+            self._within = True
+        elif kind == RELATION:
+            self._relations[data[1:5]] = data
+        self._send(wire.message(PASSED, data))
+        if kind == COMMIT:
+            self._within = False
+            self._join()
+
+    def alive(self) -> None:
+        """The stream was proved to be alive."""
+        self._send(wire.message(ALIVE))
+
+    def _send(self, data: bytes) -> None:
+        for writer in list(self._followers):
+            if writer.transport.get_write_buffer_size() > MOST_WAITING:
+                self._leave(writer)
+            else:
+                writer.write(data)
+
+    def _leave(self, writer: asyncio.StreamWriter) -> None:
+        for some in (self._joining, self._followers):
+            if writer in some:
+                some.remove(writer)
+        writer.transport.abort()
+
+    def end(self) -> None:
+        """Give the lock up."""
+        if self._server is not None:
+            self._server.close()
+        for writer in [*self._joining, *self._followers]:
+            self._leave(writer)
+        os.close(self._lock)
+
+
+def lead(folder: Path) -> Leading | None:
+    """Take the lock; None if another process has it."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return Leading(folder, lock)
+
+
+class Followed(asyncio.Protocol):
+    """The stream of the leading process. `deliver` gets each transaction; an error that it raises ends it."""
+
+    def __init__(self, deliver: Callable[[Committed], object]) -> None:
+        self._deliver = deliver
+        self._messages = wire.Messages()
+        self._transactions = Transactions()
+        self._transport: asyncio.Transport | None = None
+        self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._heard = time.monotonic()
+        self._failure: Exception | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def open(self, folder: Path, epoch: str) -> str:
+        """Receive what is committed from some moment on, and return at that moment, with the digest of the declaration.
+        Raises UnavailableError."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                loop = asyncio.get_running_loop()
+                self._transport, _ = await loop.create_unix_connection(lambda: self, str(folder / SOCKET))
+        except (OSError, TimeoutError) as error:
+            raise UnavailableError(f"{GONE} ({type(error).__name__})") from None
+        hello = await self._hello
+        if hello.epoch != epoch:
+            self.end()
+            raise UnavailableError("The process that reads the stream of changes has another history.")
+        return hello.declared
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = time.monotonic()
+        try:
+            for kind, body, at, end in self._messages.split(data):
+                if kind == PASSED[0]:
+                    ended = self._transactions.receive(body, at, end)
+                    if ended is not None:
+                        self._deliver(ended)
+                elif kind == HELLO[0]:
+                    self._hello.set_result(msgspec.json.decode(body[at:end], type=Hello))
+        except Exception as error:
+            # It would be lost in the callback of a transport.
+            self._failure = UnavailableError(f"{GONE} ({type(error).__name__})")
+            self._failure.__cause__ = error
+            self.end()
+
+    async def prove(self) -> None:
+        """Raises UnavailableError if nothing was heard of the leader for too long."""
+        if time.monotonic() - self._heard > SILENT_SECONDS:
+            raise UnavailableError(GONE)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for so many seconds. Raises UnavailableError as soon as it has ended."""
+        await asyncio.wait([self.ended], timeout=seconds)
+        if self.ended.done():
+            raise self._failure or UnavailableError(GONE)
+
+    def end(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        if not self._hello.done():
+            self._hello.set_exception(self._failure or UnavailableError(GONE))
+            self._hello.exception()  # perhaps nobody waits for it
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end()

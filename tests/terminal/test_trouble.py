@@ -1,0 +1,176 @@
+"""A command that does not reach its server says in one sentence what is wrong and what to do."""
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
+
+from atlas_sync.device import Status
+from atlas_sync.session import ErrorAnswer
+from protocol import frames
+from protocol.codec import MSGPACK
+from protocol.errors import TOKEN_REFUSED
+from server.terminal.device import console
+from server.terminal.trouble import Shows, why
+from tests.support.serving import token
+from tests.support.waiting import LIMIT
+
+URL = "ws://here/sync"
+COMMANDS = [("watch", "--cursor-file"), ("chat", "--outbox-file")]
+
+
+async def run(*arguments: str, until: str | None = None, **environment: str) -> tuple[int | None, str, str]:
+    """Run a command to its end, or until it has printed that text, and Ctrl-C."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", *arguments),
+        env={**os.environ, "COLUMNS": "4000", **environment},
+        stdin=asyncio.subprocess.PIPE,  # open, so that chat has not ended before
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out = b""
+    try:
+        async with asyncio.timeout(LIMIT):
+            while until is not None and until not in out.decode():
+                line = await process.stdout.readline()
+                assert line, out
+                out += line
+            if until is not None:
+                process.send_signal(signal.SIGINT)
+            rest, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, (out + rest).decode(), err.decode()
+
+
+@contextlib.contextmanager
+def a_free_port() -> Iterator[int]:
+    """One at which nothing listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.mark.parametrize(("command", "option"), COMMANDS)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/sync", "nothing", "ws://127.0.0.1:99999/sync", "ws://"])
+async def test_a_text_that_is_no_address_of_a_server_is_refused(
+    command: str, option: str, url: str, tmp_path: Path
+) -> None:
+    arguments = (command, "--url", url, option, str(tmp_path / "kept"))
+    status, out, err = await run(*arguments, ATLAS_TOKEN=token(uuid4()))
+    assert (status, out) == (2, "")
+    assert err.startswith("atlas-sync: --url is not the address of a server. Name one like ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "option"), COMMANDS)
+async def test_a_port_at_which_nothing_listens_is_named_and_tried_again(
+    command: str, option: str, tmp_path: Path
+) -> None:
+    with a_free_port() as port:
+        url = f"ws://127.0.0.1:{port}/sync"
+        says = f"offline: Nothing listens at {url}. Start the server, or name its address with --url."
+        arguments = (command, "--url", url, option, str(tmp_path / "kept"))
+        status, _, err = await run(*arguments, ATLAS_TOKEN=token(uuid4()), until=says)
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize(("command", "option"), COMMANDS)
+async def test_a_refused_token_ends_the_command(command: str, option: str, tmp_path: Path) -> None:
+    async def refuses(device: ServerConnection) -> None:
+        await device.recv()
+        answer = frames.Error(code=TOKEN_REFUSED.code, message=TOKEN_REFUSED.sentence, retryable=True, answers="hello")
+        await device.send(MSGPACK.encode(answer))
+        await device.close(4101)
+
+    async with serve(refuses, "127.0.0.1", 0, subprotocols=[Subprotocol(MSGPACK.subprotocol)]) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/sync"
+        status, _, err = await run(command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4()))
+    assert status == 2
+    assert err.startswith(
+        f"atlas-sync: {TOKEN_REFUSED.sentence} Set ATLAS_TOKEN to another one: `atlas-sync token USER`"
+    )
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed"), "Nothing listens at ws://here/sync. Start"),
+        (OSError("Multiple exceptions: [Errno 111] …, [Errno 111] …"), "Nothing listens at ws://here/sync. Start"),
+        (socket.gaierror(-2, "Name or service not known"), "The host of ws://here/sync is not known. Correct"),
+        (TimeoutError(), "ws://here/sync does not answer. Look at"),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), "TLS fails at ws://here/sync"),
+        (InvalidStatus(Response(404, "", Headers())), "answers with status 404, not as Atlas Sync does. Name"),
+        (InvalidStatus(Response(502, "", Headers())), "fails with status 502. Look at the log"),
+        (InvalidMessage("no"), "What answers at ws://here/sync is no WebSocket. Name"),
+        (ErrorAnswer("internal", "It is the server's fault.", True), "The server says: It is the server's fault."),
+        (OSError(113, "No route"), "ws://here/sync cannot be reached (OSError: [Errno 113] No route)."),
+    ],
+)
+def test_each_trouble_has_a_sentence(error: object, says: str) -> None:
+    assert says in why(error, URL)
+
+
+def test_what_keeps_a_device_offline_is_said_once() -> None:
+    screen = console()
+    screen.width, screen.file = 2_000, io.StringIO()
+    errors: list[object] = [None]
+    shows = Shows(screen, URL, lambda: errors[-1])
+    for _ in range(3):
+        shows(Status.CONNECTING)
+        errors.append(TimeoutError())
+        shows(Status.OFFLINE)
+    for status in (Status.CONNECTING, Status.CATCHING_UP, Status.LIVE, Status.OFFLINE, Status.CONNECTING):
+        shows(status)
+    errors.append(TimeoutError())
+    shows(Status.OFFLINE)
+    said = [line.removeprefix("· ") for line in screen.file.getvalue().splitlines()]
+    trouble = f"offline: {why(TimeoutError(), URL)} It is tried again and again."
+    assert said == ["connecting", trouble, "catching up", "live", "offline", "connecting", trouble]
+
+
+COMMANDS_OF_POSTGRES = (
+    ("init",),
+    ("schema",),
+    ("migrate", "--plan"),
+    ("trace", "x"),
+    ("costs",),
+    ("maintain", "--once"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_POSTGRES, ids=lambda command: command[0])
+async def test_a_database_that_cannot_be_reached_is_one_sentence(command: tuple[str, ...]) -> None:
+    with a_free_port() as port:
+        url = f"postgresql://me@127.0.0.1:{port}/app"
+        status, out, err = await run(*command, DATABASE_URL=url)
+    assert (status, out) == (2, "")
+    assert err.startswith("atlas-sync: Nothing listens at the host and port of the URL (")
+    assert err.endswith("Start Postgres there, or correct them.\n")
+    assert err.count("\n") == 1
+
+
+async def test_a_host_that_is_not_known_is_one_sentence() -> None:
+    status, out, err = await run("init", DATABASE_URL="postgresql://me@nowhere.invalid/app")
+    assert (status, out) == (2, "")
+    assert err.startswith("atlas-sync: The host of the URL is not known (")
