@@ -93,7 +93,7 @@ def _of_npm(place: Path, packages: Sequence[str]) -> dict[str, str]:
 
 
 async def _run(*command: str | Path, cwd: Path | None = None) -> None:
-    """Raises NotInstalledError with what the command said last."""
+    """Raises NotInstalledError with what the command said of the error."""
     program = Path(command[0]).name
     try:
         process = await launch(
@@ -110,4 +110,5 @@ async def _run(*command: str | Path, cwd: Path | None = None) -> None:
         await end(process)
     if process.returncode != 0:
         lines = said.decode(errors="replace").strip().splitlines() or ["nothing"]
-        raise NotInstalledError(f"{program} failed, and said at last: {lines[-1]}")
+        said_why = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise NotInstalledError(f"{program} failed, and said: {said_why.rstrip('.')}")

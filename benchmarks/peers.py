@@ -27,7 +27,6 @@ from uuid import UUID
 import asyncpg
 import psutil
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks import machine, pgbench
@@ -266,7 +265,8 @@ def _figures(written: dict[int, int], arrived: dict[int, int], spent: dict[str, 
 def table(result: Result) -> Table:
     """A column for each peer."""
     shown = [name for name in PEERS if f"{name}_p50_ms" in result.figures]
-    table = Table("", *shown, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table("", *shown, box=None, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name in SHOWN:

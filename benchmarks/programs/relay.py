@@ -17,7 +17,8 @@ STREAM = {
     "name": "S", "subjects": ["c.*"], "storage": "file", "retention": "limits", "max_msgs_per_subject": 1000,
     "max_consumers": 100_000, "num_replicas": 1,
 }  # fmt: skip
-"""Its default limit is 1,000 consumers, and each device is one. Fewer messages of a subject are lost in a burst."""
+"""Its default limit is 1,000 consumers, and each device is one. If it keeps few messages of a subject, a burst of them
+evicts some before they are delivered."""
 
 
 async def to_nchan(port: int) -> Publish:

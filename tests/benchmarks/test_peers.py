@@ -51,11 +51,11 @@ async def test_what_could_not_be_installed_is_tried_again(tmp_path: Path, monkey
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("node", "npm"):
-        (programs / name).write_text("#!/bin/sh\necho no such package\nexit 1\n")
+        (programs / name).write_text("#!/bin/sh\necho error: no such package; echo see the log\nexit 1\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     installation = Installation(tmp_path / "installed", network=True)
-    with pytest.raises(NotInstalledError, match="npm failed, and said at last: no such package"):
+    with pytest.raises(NotInstalledError, match="npm failed, and said: error: no such package"):
         await installation.node_modules("peer", "a-package")
     (programs / "npm").write_text("#!/bin/sh\nmkdir node_modules\n")
     place = await installation.node_modules("peer", "a-package")
