@@ -209,7 +209,17 @@ async def _drop(opening: Iterable[asyncio.Future[OpenConnection]]) -> None:
     tasks = list(opening)
     for each in tasks:
         each.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    opened = [each.result() for each in tasks if not each.cancelled() and each.exception() is None]
-    await asyncio.gather(*(give_up(each.raw) for each in opened))
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+        opened = [each.result() for each in tasks if not each.cancelled() and each.exception() is None]
+        await asyncio.gather(*(give_up(each.raw) for each in opened))
+    except asyncio.CancelledError:
+        for each in tasks:
+            each.add_done_callback(_terminate)
+        raise
+
+
+def _terminate(opening: asyncio.Future[OpenConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().raw.terminate()

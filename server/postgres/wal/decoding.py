@@ -88,19 +88,20 @@ class Decoding:
         if committed.declared is not None:
             self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
-            yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), _nothing)
+            yield Moved(_named(user), binary.integer(seq), binary.integer(prev), _nothing)
         feeds: dict[Any, list[list[Any]]] = {}
-        for relation, values in committed.log:
-            places = self._entry_places(relation)
+        for changed in committed.log:
+            places = self._entry_places(changed.relation)
             if places is None:
                 return  # the publication lacks a column: the sweep finds what moved
+            values = changed.values
             entry = [values[place] for place in places]
             feeds.setdefault(entry[0], []).append(entry)
         find = Finder(self._table, self._uuids, committed.rows)
         for user, entries in feeds.items():
             _, seq, _, prev, *_ = entries[0]
             build = partial(self._entries, user, entries, find)
-            yield Moved(str(UUID(bytes=user)), binary.integer(seq), binary.integer(prev), build)
+            yield Moved(_named(user), binary.integer(seq), binary.integer(prev), build)
 
     def _entry_places(self, relation: Relation) -> list[int] | None:
         if relation not in self._places:
@@ -115,6 +116,8 @@ class Decoding:
             entries = [self._entry(user, values, find) for values in of_user]
         except _Unsure:
             return None
+        if len(entries) == 1:
+            return entries
         deleted = {(entry.kind, entry.row_id) for entry in entries if entry.deletion}
         if any(not entry.deletion and (entry.kind, entry.row_id) in deleted for entry in entries):
             return None  # the stream does not tell which of the two came last
@@ -168,8 +171,9 @@ class Finder:
         """The values of its columns. Raises _Unsure."""
         if self._found is None:
             self._found = {}
-            for relation, values in self._changed:
-                if (table := self._table(relation)) is not None:
+            for changed in self._changed:
+                if (table := self._table(changed.relation)) is not None:
+                    values = changed.values
                     self._found[table.tag, _name(table, values, by_uuid=table.tag in self._uuids)] = table, values
         if (tag, name) not in self._found:
             raise _Unsure
@@ -239,6 +243,12 @@ def _column(values: list[Value], place: int, decode: binary.Decode, instead: int
         return None if value is None else decode(value)
     except ValueError:
         raise _Unsure from None
+
+
+def _named(user: bytes) -> str:
+    """The uuid as text, in a third of the time that UUID takes."""
+    digits = user.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _or_zero(value: bytes | None) -> int:

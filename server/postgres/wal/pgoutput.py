@@ -46,11 +46,24 @@ class Relation(NamedTuple):
     """The OIDs of the columns' types."""
 
 
-class Changed(NamedTuple):
+class Changed:
     """A row after its INSERT or UPDATE."""
 
-    relation: Relation
-    values: list[Value]
+    __slots__ = ("_at", "_data", "_values", "relation")
+
+    def __init__(self, relation: Relation, data: bytes, at: int) -> None:
+        """The row (TupleData) begins at `at`."""
+        self.relation = relation
+        self._data = data
+        self._at = at
+        self._values: list[Value] | None = None
+
+    @property
+    def values(self) -> list[Value]:
+        # Most rows of a database are for users who are not connected, and nobody asks for these.
+        if self._values is None:
+            self._values = _values(self._data, self._at)
+        return self._values
 
 
 @dataclass(slots=True)
@@ -101,7 +114,7 @@ class Transactions:
     def _row(self, relation: Relation, data: bytes, at: int, end: int) -> None:
         now = self._now
         if relation.schema == "sync":
-            changed = Changed(relation, _values(data, at))
+            changed = Changed(relation, data, at)
             if relation.name == "log":
                 self._entry(changed)
             elif relation.name == "declaration":
@@ -111,7 +124,7 @@ class Transactions:
         if self._bytes > MOST_BYTES:
             now.rows.clear()
         elif relation.schema != "sync" or relation.name != "log":
-            now.rows.append(Changed(relation, _values(data, at)))
+            now.rows.append(Changed(relation, data, at))
 
     def _entry(self, changed: Changed) -> None:
         now = self._now

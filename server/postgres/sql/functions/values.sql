@@ -7,15 +7,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- The instant of so many microseconds since 1970, or an infinite one. Days apart from the rest: as one interval, microseconds
--- beyond 2^53 would be rounded. They are of 24 hours in every time zone. Microseconds of the last years that Postgres has are
--- no bigint. In SQL it takes three times as long.
+-- beyond 2^53 would be rounded. They are days of UTC, whatever the time zone is. Microseconds of the last years that Postgres
+-- has are no bigint. In SQL it takes three times as long.
 CREATE OR REPLACE FUNCTION sync.instant(microseconds text) RETURNS timestamptz
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN CASE WHEN microseconds IN ('infinity', '-infinity') THEN microseconds::timestamptz
-                ELSE timestamptz '1970-01-01 00:00:00+00'
-                     + div(microseconds::numeric, 86400000000)::int * interval '24 hours'
-                     + mod(microseconds::numeric, 86400000000)::bigint * interval '1 microsecond' END;
+                ELSE timezone('UTC', timestamp '1970-01-01 00:00:00'
+                                     + div(microseconds::numeric, 86400000000)::int * interval '1 day'
+                                     + mod(microseconds::numeric, 86400000000)::bigint * interval '1 microsecond') END;
 END
 $$;
 
