@@ -47,7 +47,7 @@ CREATORS: Final = (
 ROLES: Final = (
     "This login may not create roles, and some are missing. Have an administrator run {}, then migrate again."
 )
-TABLES: Final = "This login may not create triggers on {}. Migrate as the owner of these tables."
+TABLES: Final = "This login may not create triggers on {}. Migrate as the owner of these tables (ATLAS_ADMIN_URL)."
 NO_SCHEMA: Final = (
     "This login may not create the schema sync. Migrate as the owner of this database, or have an administrator run "
     "GRANT CREATE ON DATABASE {} TO {}."
