@@ -182,7 +182,8 @@ def unreachable(error: OSError) -> str:
         return f"The host of the URL is not known ({error.strerror}). Correct it, or look at DNS."
     if isinstance(error, TimeoutError):
         return "Postgres does not answer. Look at the host and port of the URL, and at firewalls in between."
-    return f"Postgres cannot be reached ({type(error).__name__}: {error}). Check that it runs, and the URL (DATABASE_URL; of commands that migrate, ATLAS_ADMIN_URL)."
+    said = f"{type(error).__name__}: {error}"
+    return f"Postgres cannot be reached ({said}). Check that it runs, and DATABASE_URL (ATLAS_ADMIN_URL, if it is set)."
 
 
 def is_refusal(error: OSError) -> bool:
