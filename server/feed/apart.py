@@ -1,4 +1,4 @@
-"""Reads for some readers alone: those with whom a statement for many failed. Only they wait then.
+"""Reads one by one for readers with whom a statement for many failed, so that only those wait whose rows are the cause.
 
 A row that Postgres cannot convert, or not in time, fails each statement that reads it.
 """
@@ -19,7 +19,8 @@ from server.feed.ports import ReadingError, ReadKey, Store
 log = structlog.get_logger()
 
 GROUP_SECONDS: Final = 4.0
-"""A statement for several is given up after so long, and they are read for one by one. None takes one second."""
+"""A statement for several readers is given up after so long, and they are read for one by one. One that succeeds takes
+less than a second."""
 FIRST_SECONDS: Final = 1.0
 """How long a statement for one may take at first. Each failure doubles it, so that a slow one succeeds in the end."""
 LONGEST_SECONDS: Final = 15.0
@@ -27,16 +28,17 @@ FIRST_PAUSE: Final = 0.5
 """Seconds between the first failure of a user's statement and the next attempt. Each further failure doubles them."""
 LONGEST_PAUSE: Final = 60.0
 MOST_FAILURES: Final = 3
-"""If so many of a group fail alone, the rest is queued again; if meanwhile nobody's statement succeeded, it is Postgres
-that fails, and nobody is set apart."""
+"""After so many failures among the readers of a group, the rest is queued again. If no statement for one of them has
+succeeded until then, Postgres is the cause, and nobody is set apart."""
 AT_ONCE: Final = 1
-"""Statements for one that run beside the lanes. Each may take long, on one of the pool's connections, of which there is
-none to spare: users whose statements fail wait for each other, and the lanes for none of them."""
+"""Statements for one reader in progress, beside the lanes. Each may occupy one of the pool's few connections for long.
+So users whose statements fail wait for each other, and the lanes wait for none of them."""
 WATCHED: Final = 60.0
-"""Seconds for which a user is read for alone after a failure, or after a statement that took LONG."""
+"""Seconds for which a user is read for alone after a failure, or after a statement that took longer than LONG."""
 LONG: Final = 0.25
+"""Seconds."""
 PRUNE_FROM: Final = 10_000
-"""Users set apart from which on former ones are forgotten."""
+"""Beyond so many users, those that are not read for alone any more are forgotten."""
 
 Failing = list[tuple[Cohort, Exception]]
 
@@ -73,7 +75,7 @@ class Apart:
         """Starts a task."""
 
     async def read(self, cohorts: Sequence[Cohort]) -> list[tuple[Cohort, Reading]]:
-        """A reading for each cohort, except for those that are read for alone, which are given back to the hub later.
+        """A reading for each cohort, except for those that are read for alone or queued again: they go back to the hub.
         Raises UnavailableError; then all are still the caller's."""
         alone: list[Cohort] = []
         together: list[Cohort] = []
@@ -120,7 +122,7 @@ class Apart:
         return reading
 
     async def _read_alone(self, cohort: Cohort) -> None:
-        """When its time has come. Gives the cohort back."""
+        """Read for the cohort when its pause is over, and give it back to the hub."""
         user, clock = cohort.feed.user, asyncio.get_running_loop().time
         suspect = self._suspects.setdefault(user, _Suspect(clock() + WATCHED))
         try:

@@ -5,6 +5,7 @@ Pure. The decisions made here decide whether anything is ever lost.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from protocol.cursor import Position
@@ -30,6 +31,19 @@ class Entry(NamedTuple):
     prev_mark: int = 0
     """The name of the transaction before it."""
     deletion: bool = False
+
+
+def log_order(entry: Entry) -> tuple[int, int]:
+    """The key by which the entries of a feed are sorted."""
+    return entry.seq, entry.n
+
+
+def in_log_order(entries: list[Entry]) -> list[Entry]:
+    """The entries in their order, each with the seq of the next one; the last one is at the end of the log."""
+    if len(entries) > 1:
+        entries.sort(key=log_order)
+        entries[:-1] = [entry._replace(next_seq=after.seq) for entry, after in pairwise(entries)]
+    return entries
 
 
 class Reading(NamedTuple):

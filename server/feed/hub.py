@@ -347,7 +347,7 @@ class Hub:
         self._expected_before, self._expected = {}, {}
 
     def live_at(self, user: str, seq: int) -> Cohort | None:
-        """The cohort of live readers that stands behind the transaction `seq` and is not behind anything."""
+        """The cohort of live readers that stands right after the transaction `seq` and lacks nothing."""
         feed = self._feeds.get(user)
         for cohort in () if feed is None else feed.cohorts.values():
             position = cohort.position

@@ -38,7 +38,8 @@ GROUP_ROWS: Final = 8_192
 GROUP_CONTENT: Final = 16 * 1024 * 1024
 """Bytes of content that one statement reads at most, for all its cohorts."""
 LOOK_AGAIN: Final = (0.002, 1.0)
-"""The shortest and the longest of these pauses, in seconds. A commit is seen some 0.1 ms after it was written."""
+"""The shortest and the longest pause, in seconds, before the next look for a commit that the WAL has and no read shows.
+Most are seen some 0.1 ms after they were written."""
 WRITES_IN_A_ROW: Final = 512
 """Sockets written to before others get the loop; some 5 ms."""
 

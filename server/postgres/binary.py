@@ -35,6 +35,11 @@ def integer(data: bytes) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
+def integer_or_zero(data: bytes | None) -> int:
+    """The same; 0 for NULL."""
+    return 0 if data is None else int.from_bytes(data, "big", signed=True)
+
+
 def float8(data: bytes) -> float:
     value: float = FLOAT8.unpack(data)[0]
     return value

@@ -1,6 +1,6 @@
 """Reads for one live reader as soon as its doorbell rings, on a connection of its own whose transport is read here.
 
-That is the common case, and it needs little: one prepared statement, parameters of fixed size, and the answer is
+That is the common case, and it needs little: one prepared statement and parameters of fixed size. The answer is
 delivered from within the callback that receives it. With the store it costs twice the CPU and the time.
 """
 
@@ -9,7 +9,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from server.clock import machine_now
 from server.declaration.sql.reading import LIVE_COLUMNS, LIVE_ENTRIES
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
-from server.feed.change import Entry
+from server.feed.change import Entry, in_log_order
 from server.postgres import binary, wire
 from server.postgres.connection import limit
 from server.postgres.errors import translated
@@ -70,8 +69,8 @@ class Waiting(NamedTuple):
 
 
 class PostgresExpress:
-    """`Express`. What is unusual it leaves to the store: more than a few entries, rows in an archive, rows that are
-    gone, an error of Postgres, another declaration."""
+    """`Express`. It leaves to the store what is unusual: more than a few entries, rows in an archive, rows of the gate,
+    an error of Postgres, another declaration."""
 
     def __init__(self, route: Route, synced: Synced) -> None:
         self._route = route
@@ -251,7 +250,7 @@ class _Connection(asyncio.Protocol):
             self._unusual = True
             return
         key: Key = UUID(bytes=row_id) if row_key is None else made.key(binary.texts(row_key))
-        at_seq = _integer(seq)
+        at_seq = binary.integer_or_zero(seq)
         deletion = op == DELETION
         row: Row | None = None
         if deletion:
@@ -261,24 +260,13 @@ class _Connection(asyncio.Protocol):
                 None if (value := values[place]) is None else decode(value) for place, decode in self._columns[tag]
             ]
             row = made.upsert(at_seq, key, columns)
-        marks = _integer(mark), _integer(prev_mark)
-        self._entries.append(Entry(at_seq, _integer(n), _integer(prev), None, tag, key, row, *marks, deletion))
-
-
-def in_log_order(entries: list[Entry]) -> list[Entry]:
-    """The entries in their order, each with the seq of the next one; the last one is at the end of the log."""
-    if len(entries) > 1:
-        entries.sort(key=lambda entry: (entry.seq, entry.n))
-        entries[:-1] = [entry._replace(next_seq=after.seq) for entry, after in pairwise(entries)]
-    return entries
+        integer = binary.integer_or_zero
+        marks = integer(mark), integer(prev_mark)
+        self._entries.append(Entry(at_seq, integer(n), integer(prev), None, tag, key, row, *marks, deletion))
 
 
 def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode()
-
-
-def _integer(value: bytes | None) -> int:
-    return 0 if value is None else int.from_bytes(value, "big", signed=True)
 
 
 def _ignore(_: object) -> None:

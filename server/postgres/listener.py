@@ -73,7 +73,7 @@ class ListenDoorbells:
                         await listening.prove()
                         metrics.LISTEN_SECONDS.set(time.perf_counter() - begun)
                         if not silence.over:
-                            # Looked for before the sweep, which then sees all that these transactions have committed.
+                            # Before `up`, so that the sweep sees all that these transactions have committed.
                             silence = await listening.look(silence)
                             up()
             except (UnavailableError, UnfitError) as error:
@@ -84,14 +84,14 @@ class ListenDoorbells:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Transactions that may have been told not to ring, by `sync.keep_quiet()`."""
+    """Transactions that may have begun while NOTIFY was silent (`sync.keep_quiet`)."""
 
     marked: bool
     """Whether this session keeps others from beginning another silence."""
     horizon: int
     """Each of them has a smaller xid."""
     oldest: int
-    """No transaction that goes on has a smaller xid."""
+    """No transaction that is under way has a smaller xid."""
     pause: float = FIRST_LOOK_SECONDS
     """Seconds until the next look."""
 

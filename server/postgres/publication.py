@@ -184,7 +184,7 @@ async def withdraw_before_adoption(connection: Any) -> None:
 
 
 async def _statements(connection: Any, found: list[Member]) -> tuple[str, ...]:
-    """Those that are left."""
+    """The statements that are still needed."""
     there = await connection.fetchrow(PUBLICATION)
     if there is None:
         return (publication.create(found),)

@@ -13,7 +13,7 @@ from server.declaration.sql.reading import COLUMNS, FIRST, FIRST_OF_MANY, first_
 from server.declaration.synced import Synced
 from server.declaration.values import Rows, read
 from server.exceptions import UnavailableError
-from server.feed.change import Entry, Reading
+from server.feed.change import Entry, Reading, log_order
 from server.feed.ports import Answer, Asked, Before, DeviceStatus, ReadingError, ReadKey, Want
 from server.postgres.errors import StatementError, is_of_a_row
 from server.postgres.pool import Pool, array
@@ -119,7 +119,7 @@ class PostgresStore:
             await self._find_no_row()
         for some in entries:
             if len(some) > 1:
-                some.sort(key=_in_log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
+                some.sort(key=log_order)  # they come sorted, but no plan guarantees it; sorting them again is cheap
         return [Reading(*found) for found in zip(heads, tiers, entries, marks, strict=True)], sorted(beyond)
 
     async def _fetch_rows(self, name: str, *arguments: object) -> list[Any]:
@@ -254,7 +254,3 @@ class PostgresStore:
 
 def _id(made: Rows, key: Any) -> Key:
     return made.key(key) if isinstance(key, list) else key
-
-
-def _in_log_order(entry: Entry) -> tuple[int, int]:
-    return entry.seq, entry.n

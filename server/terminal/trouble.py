@@ -41,7 +41,8 @@ def address(url: str) -> str:
 
 
 class Token:
-    """The token that the command was given. Once the server refuses it the device must end: it would ask for ever."""
+    """The token that the command was given. Once the server has refused it, the next call ends the device, which would
+    else try it for ever."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -60,7 +61,7 @@ class Token:
 
 
 class Shows:
-    """Prints a device's status as it changes, and why it is offline. What is repeated at each attempt is said once."""
+    """Prints a device's status as it changes, and why it is offline: once, and not at each attempt."""
 
     def __init__(self, console: Console, url: str, last_error: Callable[[], object]) -> None:
         self._console = console

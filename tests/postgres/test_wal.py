@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.declaration.chat import CHAT
+from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.feed.ports import Moved
 from server.postgres.wal import pgoutput, relay
-from server.postgres.wal.decoding import ENTRY, Decoding
+from server.postgres.wal.decoding import Decoding
 from server.postgres.wal.pgoutput import UNKNOWN, Committed, Relation, Transactions, Value
 from server.postgres.wal.relay import Followed, Hello, Leading, lead
 from tests.support.second import SECOND

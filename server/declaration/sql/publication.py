@@ -15,7 +15,7 @@ DECLARED: Final = "sync.declaration"
 ENTRY: Final = ("user_id", "seq", "n", "prev", "mark", "prev_mark", "kind", "op", "row_id", "row_at", "row_key")
 """The columns of the log."""
 OPTIONS: Final = "publish = 'insert, update', publish_via_partition_root = true"
-"""What is deleted, the log says."""
+"""Without deletes: the log says what was deleted."""
 WITHDRAW: Final = "atlas_sync_withdraw"
 """The event trigger that takes a table out before an UPDATE of it would fail."""
 CREATE_TRIGGER: Final = (
@@ -32,11 +32,11 @@ class Member:
     table: str
     """As SQL has it."""
     columns: tuple[str, ...] | None
-    """Those to be published: what the server reads, and the replica identity. None: it is not declared."""
+    """The columns to be published: what the server reads, and the replica identity. None: it is not declared."""
     why: str | None
     """Why it cannot be published. An UPDATE of a published table without a published replica identity would fail."""
     published: tuple[str, ...] | None
-    """Those that are published now. None: it is not in the publication."""
+    """The columns that are published now. None: it is not in the publication."""
 
     @property
     def fits(self) -> bool:

@@ -76,7 +76,7 @@ LEFT JOIN LATERAL (
 """
 
 LIVE_ENTRIES: Final = 9
-"""Entries that this statement returns at most. One less is a whole reading: this many show that there may be more."""
+"""Entries that this statement returns at most. If it returns so many there may be more, and the store reads."""
 LIVE_COLUMNS: Final = (
     *("(SELECT digest FROM sync.declaration) = {digest}", "l.row_at < $3 OR l.row_at > $4", "k.found"),
     *(f"l.{name}" for name in ("seq", "n", "prev", "mark", "prev_mark", "kind", "op", "row_id", "row_key")),

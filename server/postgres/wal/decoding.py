@@ -1,6 +1,6 @@
 """What a transaction of the stream means for feeds: their entries, with the rows, as a reading of the log has them.
 
-Pure. Whatever is not surely the same as what a reading would find is left to one.
+Pure. Whatever may differ from what a reading would find is left to a reading.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,18 +12,14 @@ from protocol.frames import Key, Row
 from protocol.schema import Type
 from server.declaration.model import Field, Kind
 from server.declaration.sql.pieces import by_uuid
+from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
 from server.declaration.values import Rows
-from server.feed.change import Entry
+from server.feed.change import Entry, in_log_order
 from server.feed.ports import Moved
 from server.postgres import binary
 from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, Value
 
-ENTRY: Final = (
-    *("user_id", "seq", "n", "prev", "mark", "prev_mark"),
-    *("kind", "op", "row_id", "row_at", "row_key"),
-)
-"""The columns of sync.log that make an entry."""
 DECODERS: Final[dict[int, binary.Decode]] = {
     16: binary.boolean,
     17: bytes,
@@ -124,8 +120,7 @@ class Decoding:
         seq = entries[0].seq
         if any(entry.seq != seq for entry in entries):
             return None
-        entries.sort(key=lambda entry: entry.n)
-        return [*(entry._replace(next_seq=seq) for entry in entries[:-1]), entries[-1]]
+        return in_log_order(entries)
 
     def _entry(self, user: bytes, values: list[Any], find: "Finder") -> Entry:
         """Raises _Unsure."""
@@ -144,7 +139,7 @@ class Decoding:
         at_seq = binary.integer(seq)
         deletion = op == DELETION
         row: Row = made.deletion(at_seq, key) if deletion else made.upsert(at_seq, key, find(user, tag, name, row_at))
-        marks = _or_zero(mark), _or_zero(prev_mark)
+        marks = binary.integer_or_zero(mark), binary.integer_or_zero(prev_mark)
         return Entry(at_seq, binary.integer(n), binary.integer(prev), None, tag, key, row, *marks, deletion)
 
     def _table(self, relation: Relation) -> Table | None:
@@ -249,10 +244,6 @@ def _named(user: bytes) -> str:
     """The uuid as text, in a third of the time that UUID takes."""
     digits = user.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _or_zero(value: bytes | None) -> int:
-    return 0 if value is None else binary.integer(value)
 
 
 def _nothing() -> None:

@@ -26,16 +26,16 @@ from server.retry import Retry
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS: Final = 5.0
-"""Seconds between two proofs that the stream lives, and that the triggers are quiet."""
+"""Seconds between two proofs that the stream is alive; each time NOTIFY is kept silent, too."""
 MOST_BEHIND: Final = 1 << 30
-"""Bytes of WAL by which the stream may be behind. Beyond them it ends, and LISTEN is faster."""
+"""Bytes of WAL by which the stream may be behind. One that is further behind is ended, because LISTEN is faster."""
 
 
 def obstacles(found: Mapping[str, Any]) -> list[str]:
     """What keeps a server from streaming, a sentence each. `found`: the row of streamable.sql."""
     wrong = []
     if found["doorbells"] != "wal":
-        wrong.append("This database has no publication for it. Run `atlas-sync migrate --doorbells wal`.")
+        wrong.append("This database has no publication for servers. Run `atlas-sync migrate --doorbells wal`.")
     if found["wal_level"] != "logical":
         wrong.append(f"wal_level is {found['wal_level']}. Set it to logical, and restart Postgres.")
     if not found["streams_allowed"]:
@@ -46,12 +46,12 @@ def obstacles(found: Mapping[str, Any]) -> list[str]:
         )
     for name, free in (("max_replication_slots", found["free_slots"]), ("max_wal_senders", found["free_senders"])):
         if free <= 0 and not found["streams"]:
-            wrong.append(f"No stream is left of {name}. Raise it by one for each server process, and restart Postgres.")
+            wrong.append(f"No stream is left of {name}. Raise it by one for each server, and restart Postgres.")
     return wrong
 
 
 class WalDoorbells:
-    """`Doorbells` by a stream of the WAL. While there is none, LISTEN brings them."""
+    """`Doorbells` from a stream of the WAL. While there is none, LISTEN brings them."""
 
     def __init__(
         self,
@@ -147,13 +147,13 @@ class WalDoorbells:
         while True:
             await stream.prove()
             if isinstance(stream, Stream):
-                # Without this Postgres only does more: after two minutes NOTIFY rings again.
+                # If it fails, nothing is lost: after two minutes NOTIFY rings again.
                 with contextlib.suppress(UnavailableError):
                     await self._look(stream)
             await stream.wait(HEARTBEAT_SECONDS)
 
     async def _look(self, stream: Stream) -> None:
-        """Keep the triggers quiet, and end a stream that is too far behind. Raises UnavailableError."""
+        """Keep NOTIFY silent, and end a stream that is too far behind. Raises UnavailableError."""
         (record,) = await self._pool.fetch("streaming")
         behind = max(0, record["written"] - stream.received)
         metrics.STREAM_BEHIND.set(behind)
@@ -163,7 +163,7 @@ class WalDoorbells:
 
 @contextlib.contextmanager
 def ending(stream: Stream | Followed) -> Iterator[None]:
-    """End it if it could not begin."""
+    """End the stream if it cannot begin."""
     try:
         yield
     except BaseException:

@@ -45,7 +45,7 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Leading:
-    """What the process does that has the lock: it passes the messages of its stream on."""
+    """The process that has the lock: it passes the messages of its stream on."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class Leading:
         self._relations: dict[bytes, bytes] = {}
         """The latest description of each relation, by its number: Postgres sends it once."""
         self._within = False
-        """Whether the last message was one within a transaction."""
+        """Whether a transaction has begun and not ended."""
         self._joining: list[asyncio.StreamWriter] = []
         self._followers: list[asyncio.StreamWriter] = []
 
@@ -66,7 +66,7 @@ class Leading:
         self._server = await asyncio.start_unix_server(self._accept, path)
 
     def start(self, hello: Callable[[], Hello]) -> None:
-        """The stream has started. `hello` tells what is true at each moment."""
+        """The stream has started. `hello` makes what a follower is told that joins now."""
         self._hello = hello
         self._join()
 
@@ -74,11 +74,11 @@ class Leading:
         self._joining.append(writer)
         self._join()
         with contextlib.suppress(OSError):
-            await reader.read()  # a follower says nothing: this is its end
+            await reader.read()  # a follower sends nothing: this is its end
         self._leave(writer)
 
     def _join(self) -> None:
-        """Between two transactions: whoever waits gets all that follow."""
+        """Between two transactions, let those join that wait: they get all that follow."""
         if self._hello is None or self._within:
             return
         for writer in self._joining:

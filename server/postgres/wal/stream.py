@@ -11,6 +11,7 @@ from typing import Final
 from uuid import uuid4
 
 from server.clock import machine_now
+from server.declaration.sql.publication import NAME
 from server.exceptions import UnavailableError, UnfitError
 from server.postgres import wire
 from server.postgres.connection import connect
@@ -18,7 +19,6 @@ from server.postgres.timestamps import EPOCH
 from server.postgres.wal.pgoutput import Committed, Transactions
 from server.postgres.wal.relay import Leading
 
-PUBLICATION: Final = "atlas_sync"
 OPTIONS: Final = {"replication": "database", "application_name": "atlas_sync"}
 STANDING: Final = "SELECT (SELECT epoch FROM sync.standing()), (SELECT digest FROM sync.declaration)"
 BEGIN_SECONDS: Final = 15.0
@@ -34,7 +34,7 @@ POSITION: Final = struct.Struct(">Q")
 STATUS: Final = struct.Struct(">cQQQqB")
 """The type, the positions that were written, flushed and applied, the time, whether to answer."""
 AHEAD: Final = (1 << 63) - 1
-"""As the position that was written. With a true one Postgres sends a keepalive after every transaction."""
+"""Sent as the position that was written. With the true one Postgres sends a keepalive after every transaction."""
 
 NOT_BY_ITSELF: Final = {
     "42501": "This login may not stream changes. Run `ALTER ROLE <login> REPLICATION` as an administrator",
@@ -42,7 +42,7 @@ NOT_BY_ITSELF: Final = {
     "53400": "Postgres has no replication slot left. Raise max_replication_slots",
     "42704": "There is no publication atlas_sync. Run `atlas-sync migrate --doorbells wal`",
 }
-"""By SQLSTATE: what an operator must do."""
+"""Errors that trying again does not help, by SQLSTATE: what an operator must do."""
 
 
 class Stream(asyncio.Protocol):
@@ -83,7 +83,7 @@ class Stream(asyncio.Protocol):
     async def start(self) -> None:
         """Begin to receive what was committed since it was opened. Raises UnavailableError, UnfitError."""
         await self._ask(
-            f"START_REPLICATION SLOT {self._slot} LOGICAL 0/0 (proto_version '1', publication_names '{PUBLICATION}', "
+            f"START_REPLICATION SLOT {self._slot} LOGICAL 0/0 (proto_version '1', publication_names '{NAME}', "
             "binary 'true')",
             BEGIN_SECONDS,
         )
