@@ -291,7 +291,6 @@ class _ReadPath:
         usage: "_Usage | None",
     ) -> None:
         self.hub = hub
-        history.on_change.append(hub.forget_expected)
         self.confirmation = Confirmation(hub, history, store)
         relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
         source = store if relief is None else relief

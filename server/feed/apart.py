@@ -80,7 +80,7 @@ class Apart:
         alone: list[Cohort] = []
         together: list[Cohort] = []
         for cohort in cohorts:
-            (alone if self._is_apart(cohort.feed.user) else together).append(cohort)
+            (alone if self.holds(cohort.feed.user) else together).append(cohort)
         found: list[tuple[Cohort, Reading]] = []
         failing: Failing = []
         if together:
@@ -147,7 +147,7 @@ class Apart:
             suspect.until = clock() + WATCHED
         self._deliver(cohort, reading)
 
-    def _is_apart(self, user: str) -> bool:
+    def holds(self, user: str) -> bool:
         suspect = self._suspects.get(user)
         if suspect is None:
             return False

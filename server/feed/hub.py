@@ -343,7 +343,7 @@ class Hub:
         self._expected_before, self._expected = {**left, **self._expected}, {}
 
     def forget_expected(self) -> None:
-        """The database has another history now."""
+        """The database has another history now, or an older image of it: what the WAL had may be lost."""
         self._expected_before, self._expected = {}, {}
 
     def live_at(self, user: str, seq: int) -> Cohort | None:
@@ -365,9 +365,11 @@ class Hub:
             self._expected_before.pop(user, None)
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
             here = cohort.position
-            if cohort.state is State.IDLE and (here.seq != head.seq or not same(here.mark, head.mark)):
+            if cohort.state is State.READING:
+                cohort.rung = max(cohort.rung, head.seq)  # its read may be of an earlier moment
+            elif cohort.state is State.IDLE and (here.seq != head.seq or not same(here.mark, head.mark)):
                 self._enqueue(cohort)
-                found = True
+                found |= here.seq > self.expected(user) or here.seq < head.seq
         return found
 
     def waiting(self, lane: Lane) -> int:

@@ -82,7 +82,7 @@ class Pump:
         # Once the loop is awake, it takes all that wait.
         if lane is Lane.LIVE and self._express is not None and self._express.free and not wake.is_set():
             for cohort in self._hub.take(lane, 1):
-                if not cohort.position.n and self._history.blind is None:
+                if not cohort.position.n and self._history.blind is None and not self._apart.holds(cohort.feed.user):
                     self._read_at_once(self._express, cohort)
                 else:
                     self._leave_to_loop(cohort)

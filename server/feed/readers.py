@@ -13,7 +13,7 @@ from server import metrics
 from server.feed import encode
 from server.feed.encode import Outgoing
 from server.feed.history import SPLIT, History
-from server.feed.hub import Hub, Phase, Reader
+from server.feed.hub import Hub, Phase, Reader, State
 from server.feed.pages import PAGE_ROWS, Pages
 from server.feed.ports import Sink, Window
 from server.feed.presence import Presence
@@ -123,9 +123,10 @@ class Readers:
 
     def live(self, reader: Reader) -> Outgoing | None:
         """The `live` frame for the reader's position; None unless it certainly has everything."""
-        if reader.cohort is None or not reader.live or not self._hub.doorbells_work:
+        cohort = reader.cohort
+        if cohort is None or not reader.live or cohort.state is not State.IDLE or not self._hub.doorbells_work:
             return None
-        return encode.live(self._history.epoch, reader.feed.owner, reader.cohort.position)
+        return encode.live(self._history.epoch, reader.feed.owner, cohort.position)
 
     async def answer_page(self, reader: Reader, ask: AskPage) -> None:
         """Send the page to the reader as soon as Postgres answers; send nothing if its socket closes before."""

@@ -57,7 +57,7 @@ class Sweep:
                 continue
             wait = self._every
             # Only now: the sweep has found what changed while no doorbells arrived.
-            self._hub.doorbells_work = listening and self._listening
+            self._hub.doorbells_work = listening and self._listening and not self._now.is_set()
             self._hub.settle_expected()
             metrics.DOORBELLS_MISSED.inc(missed)
             if missed:

@@ -119,6 +119,8 @@ class PostgresExpress:
             connection = self._connection = _Connection(self._synced, self._seconds.observe)
             connection.begin(wire.take_over(opened.raw, connection))
             await connection.watch()
+            if not connection.was_prepared:
+                raise UnavailableError("The statement cannot be prepared.")
         finally:
             self._connection = None
             if connection is None:
@@ -166,6 +168,7 @@ class _Connection(asyncio.Protocol):
         self._entries: list[Entry] = []
         self._unusual = False
         self.prepared = False
+        self.was_prepared = False
         self.waiting: deque[Waiting] = deque()
 
     def begin(self, transport: asyncio.Transport) -> None:
@@ -221,11 +224,12 @@ class _Connection(asyncio.Protocol):
                     self._complete()
                 # Prepared, or all late answers have come.
                 self.prepared = not self.waiting or self.prepared
+                self.was_prepared = True
             elif kind == wire.ERROR:
                 state, said = wire.error(body, at, end)
                 self._unusual = True
-                if not self.waiting and not self.prepared:
-                    log.warning("the express read cannot be prepared", sqlstate=state, error=said)
+                if not self.was_prepared:
+                    log.debug("the read at once cannot be prepared", sqlstate=state, error=said)
                     self.end()
                     return
 

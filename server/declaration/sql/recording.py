@@ -49,7 +49,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
         f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
         "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of",
         "        -- the move, the deletion of that parent alone would not remove it from the device.",
-        *_recorded(declaration, kind, "_former", "OLD", f"{tag}, 'd', {logged(kind, 'OLD')}", above[0]),
+        *_recorded(declaration, kind, "_former", "OLD", "d", above[0]),
     ]
     held = owner(declaration, kind, "NEW")
     if kind.parent is not None:
@@ -66,7 +66,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
     parts += [
         "    END IF;",
         "    IF TG_OP <> 'DELETE' THEN",
-        *_recorded(declaration, kind, "_owner", "NEW", f"{tag}, 'u', {logged(kind, 'NEW')}", above[1]),
+        *_recorded(declaration, kind, "_owner", "NEW", "u", above[1]),
         "    END IF;",
     ]
     if below:
@@ -128,10 +128,10 @@ def function(declaration: Declaration, kind: Kind) -> str:
     )
 
 
-def _recorded(
-    declaration: Declaration, kind: Kind, variable: str, alias: str, entry: str, above: list[str]
-) -> list[str]:
+def _recorded(declaration: Declaration, kind: Kind, variable: str, alias: str, op: str, above: list[str]) -> list[str]:
     """Statements that find the owner of the row `alias` and record an entry in its feed. `above`: those of `_above`."""
+    tag, row = literal(kind.tag), logged(kind, alias)
+    entry = f"{tag}, '{op}', {row}"
     if kind.parent is None:
         return [
             f"        {variable} := {owner(declaration, kind, alias)};",
@@ -141,6 +141,7 @@ def _recorded(
         ]
 
     first, again = (_look_up(declaration, kind, alias, into) for into in (variable, "_again"))
+    taken_back = [*TAKEN_BACK, f"PERFORM sync.record({variable}, {tag}, 'd', {row});"] if op == "u" else []
     if not above:
         return [
             *(f"        {line}" for line in first),
@@ -148,6 +149,7 @@ def _recorded(
             f"            EXIT WHEN coalesce(sync.record({variable}, {entry}, seen => _seen) = _seen, true);",
             *(f"            {line}" for line in [*CHANGED, *again]),
             f"            EXIT WHEN _again = {variable};",
+            *(f"            {line}" for line in taken_back),
             f"            {variable} := _again;",
             "        END LOOP;",
         ]
@@ -159,6 +161,7 @@ def _recorded(
         f"                EXIT WHEN coalesce(sync.record({variable}, {entry}, seen => _seen) = _seen, true);",
         *(f"                {line}" for line in [*CHANGED, *again]),
         f"                EXIT WHEN _again = {variable};",
+        *(f"                {line}" for line in taken_back),
         "            ELSE",
         "                EXIT WHEN _held;",
         "                -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.",
@@ -172,6 +175,9 @@ def _recorded(
 CHANGED: Final = (
     "-- Between that look and the feed's lock another transaction changed the feed. If it gave the parent to another",
     "-- user, it did not see this change. Under the lock none gives it to another one.",
+)
+TAKEN_BACK: Final = (
+    "-- Not that user's row. A reading of that feed does not find it; a server that reads the WAL cannot tell.",
 )
 
 

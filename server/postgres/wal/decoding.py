@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import structlog
+
 from protocol.frames import Key, Row
 from protocol.schema import Type
 from server.declaration.model import Field, Kind
@@ -19,6 +21,8 @@ from server.feed.change import Entry, in_log_order
 from server.feed.ports import Moved
 from server.postgres import binary
 from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, Value
+
+log = structlog.get_logger()
 
 DECODERS: Final[dict[int, binary.Decode]] = {
     16: binary.boolean,
@@ -70,6 +74,10 @@ class Decoding:
         """The digest of the declaration by which the transactions of the stream are recorded from here on."""
         self._gate = ""
         self._uuids: set[str] = set()
+        self._children: set[str] = set()
+        self._parents: set[str] = set()
+        """Kinds with a parent, and kinds that are parents, by tag."""
+        self._surprised = False
         self.forget()
 
     def forget(self) -> None:
@@ -78,6 +86,8 @@ class Decoding:
         self._tables.clear()
         self._gate = "" if declaration.gate is None else declaration.kind[declaration.gate.kind].tag
         self._uuids = {kind.tag for kind in declaration.kinds if by_uuid(kind)}
+        self._children = {kind.tag for kind in declaration.kinds if kind.parent is not None}
+        self._parents = {kind.tag for kind in declaration.kinds if declaration.children_of(kind)}
 
     def moves(self, committed: Committed) -> Iterator[Moved]:
         """The feeds that the transaction moved."""
@@ -112,11 +122,20 @@ class Decoding:
             entries = [self._entry(user, values, find) for values in of_user]
         except _Unsure:
             return None
+        except Exception as error:  # a row that this version does not understand stops no server: a reading decides
+            if not self._surprised:
+                log.warning("a transaction cannot be decoded, its rows are read", error=type(error).__name__)
+            self._surprised = True
+            return None
         if len(entries) == 1:
             return entries
         deleted = {(entry.kind, entry.row_id) for entry in entries if entry.deletion}
         if any(not entry.deletion and (entry.kind, entry.row_id) in deleted for entry in entries):
             return None  # the stream does not tell which of the two came last
+        if any(entry.deletion and entry.kind in self._parents for entry in entries) and any(
+            not entry.deletion and entry.kind in self._children for entry in entries
+        ):
+            return None  # the parent may have gone to another user, and the row have changed after that
         seq = entries[0].seq
         if any(entry.seq != seq for entry in entries):
             return None

@@ -49,20 +49,19 @@ class Relation(NamedTuple):
 class Changed:
     """A row after its INSERT or UPDATE."""
 
-    __slots__ = ("_at", "_data", "_values", "relation")
+    __slots__ = ("_data", "_values", "relation")
 
-    def __init__(self, relation: Relation, data: bytes, at: int) -> None:
-        """The row (TupleData) begins at `at`."""
+    def __init__(self, relation: Relation, data: bytes) -> None:
+        """`data`: the row (TupleData)."""
         self.relation = relation
         self._data = data
-        self._at = at
         self._values: list[Value] | None = None
 
     @property
     def values(self) -> list[Value]:
         # Most rows of a database are for users who are not connected, and nobody asks for these.
         if self._values is None:
-            self._values = _values(self._data, self._at)
+            self._values = _values(self._data, 0)
         return self._values
 
 
@@ -107,6 +106,11 @@ class Transactions:
             self._relations[number] = relation
         return None
 
+    def skip(self, size: int) -> None:
+        """The stream has a change of so many bytes, which was not kept."""
+        self._bytes += size
+        self._now.rows.clear()
+
     def _commit(self) -> Committed | None:
         ended, self._now, self._bytes = self._now, Committed(), 0
         return ended if ended.log or ended.moved or ended.declared is not None else None
@@ -114,7 +118,7 @@ class Transactions:
     def _row(self, relation: Relation, data: bytes, at: int, end: int) -> None:
         now = self._now
         if relation.schema == "sync":
-            changed = Changed(relation, data, at)
+            changed = Changed(relation, data[at:end])
             if relation.name == "log":
                 self._entry(changed)
             elif relation.name == "declaration":
@@ -124,7 +128,7 @@ class Transactions:
         if self._bytes > MOST_BYTES:
             now.rows.clear()
         elif relation.schema != "sync" or relation.name != "log":
-            now.rows.append(Changed(relation, data, at))
+            now.rows.append(Changed(relation, data[at:end]))
 
     def _entry(self, changed: Changed) -> None:
         now = self._now

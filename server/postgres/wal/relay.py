@@ -34,6 +34,7 @@ GONE: Final = "The process that reads the stream of changes for this one is gone
 HELLO: Final = b"h"
 PASSED: Final = b"p"
 ALIVE: Final = b"a"
+SKIPPED: Final = b"s"
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -100,13 +101,17 @@ class Leading:
             self._within = False
             self._join()
 
+    def skip(self, size: int) -> None:
+        """A change of so many bytes in the stream is too large to be passed on."""
+        self._send(wire.message(SKIPPED, wire.LENGTH.pack(size)))
+
     def alive(self) -> None:
         """The stream was proved to be alive."""
         self._send(wire.message(ALIVE))
 
     def _send(self, data: bytes) -> None:
         for writer in list(self._followers):
-            if writer.transport.get_write_buffer_size() > MOST_WAITING:
+            if writer.transport.get_write_buffer_size() + len(data) > MOST_WAITING:
                 self._leave(writer)
             else:
                 writer.write(data)
@@ -127,7 +132,7 @@ class Leading:
 
 
 def lead(folder: Path) -> Leading | None:
-    """Take the lock; None if another process has it."""
+    """Take the lock; None if another process has it. Raises OSError."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,6 +140,18 @@ def lead(folder: Path) -> Leading | None:
         os.close(lock)
         return None
     return Leading(folder, lock)
+
+
+async def take_lead(folder: Path) -> Leading | None:
+    """Take the lock, and let followers come; None if another process has it. Raises OSError."""
+    leading = lead(folder)
+    if leading is not None:
+        try:
+            await leading.open()
+        except BaseException:
+            leading.end()
+            raise
+    return leading
 
 
 class Followed(asyncio.Protocol):
@@ -173,6 +190,8 @@ class Followed(asyncio.Protocol):
                     ended = self._transactions.receive(body, at, end)
                     if ended is not None:
                         self._deliver(ended)
+                elif kind == SKIPPED[0]:
+                    self._transactions.skip(*wire.LENGTH.unpack_from(body, at))
                 elif kind == HELLO[0]:
                     self._hello.set_result(msgspec.json.decode(body[at:end], type=Hello))
         except Exception as error:

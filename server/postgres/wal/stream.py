@@ -16,11 +16,14 @@ from server.exceptions import UnavailableError, UnfitError
 from server.postgres import wire
 from server.postgres.connection import connect
 from server.postgres.timestamps import EPOCH
-from server.postgres.wal.pgoutput import Committed, Transactions
+from server.postgres.wal.pgoutput import MOST_BYTES, Committed, Transactions
 from server.postgres.wal.relay import Leading
 
 OPTIONS: Final = {"replication": "database", "application_name": "atlas_sync"}
-STANDING: Final = "SELECT (SELECT epoch FROM sync.standing()), (SELECT digest FROM sync.declaration)"
+STANDING: Final = (
+    "SELECT CASE WHEN NOT pg_is_in_recovery() THEN (SELECT epoch FROM sync.standing()) END, "
+    "(SELECT digest FROM sync.declaration)"
+)
 BEGIN_SECONDS: Final = 15.0
 ANSWER_SECONDS: Final = 5.0
 """Seconds within which Postgres answers while it streams."""
@@ -53,7 +56,7 @@ class Stream(asyncio.Protocol):
         self._deliver = deliver
         self._leading = leading
         self._slot = f"atlas_sync_{uuid4().hex[:12]}"
-        self._messages = wire.Messages()
+        self._messages = wire.Messages(MOST_BYTES)
         self._transactions = Transactions()
         self._transport: asyncio.Transport | None = None
         self._rows: list[list[bytes | None]] = []
@@ -152,6 +155,9 @@ class Stream(asyncio.Protocol):
         if data[at] == XLOG:
             (self.received,) = POSITION.unpack_from(data, at + 1)
             self._answers()
+            if end > len(data):
+                self._skip(end - at)
+                return
             ended = self._transactions.receive(data, at + CHANGE, end)
             if ended is not None:
                 self._deliver(ended)
@@ -162,6 +168,12 @@ class Stream(asyncio.Protocol):
             self._answers()
             if data[end - 1]:
                 self._confirm()
+
+    def _skip(self, size: int) -> None:
+        """A change is too large to be kept."""
+        self._transactions.skip(size)
+        if self._leading is not None:
+            self._leading.skip(size)
 
     def _confirm(self, *, answer: bool = False) -> None:
         """Tell Postgres how far everything was received: it may forget the WAL up to there."""
@@ -177,4 +189,6 @@ class Stream(asyncio.Protocol):
         advice = NOT_BY_ITSELF.get(state)
         error = f"{said} (SQLSTATE {state})"
         self._failure = UnavailableError(error) if advice is None else UnfitError(f"{advice} ({error}).")
+        if self._answer is None:
+            self.end()
         self._answers()

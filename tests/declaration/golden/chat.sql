@@ -109,6 +109,8 @@ BEGIN
             SELECT p1.user_id, coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = p1.user_id), 0) INTO _again, _seen
             FROM public.conversations p1 WHERE p1.id = NEW.conversation_id;
             EXIT WHEN _again = _owner;
+            -- Not that user's row. A reading of that feed does not find it; a server that reads the WAL cannot tell.
+            PERFORM sync.record(_owner, 'm', 'd', NEW.id, NEW.created_at);
             _owner := _again;
         END LOOP;
     END IF;

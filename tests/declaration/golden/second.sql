@@ -127,6 +127,8 @@ BEGIN
                 SELECT sync.user_of(p1."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p1."Owner")), 0) INTO _again, _seen
                 FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf;
                 EXIT WHEN _again = _owner;
+                -- Not that user's row. A reading of that feed does not find it; a server that reads the WAL cannot tell.
+                PERFORM sync.record(_owner, 'b', 'd', NULL, NULL, ARRAY[NEW.id::text]);
             ELSE
                 EXIT WHEN _held;
                 -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
@@ -219,6 +221,8 @@ BEGIN
                 SELECT sync.user_of(p2."Owner"), coalesce((SELECT f.mark FROM sync.feeds f WHERE f.user_id = sync.user_of(p2."Owner")), 0) INTO _again, _seen
                 FROM public."Shelf" p2 WHERE p2."Code" = (SELECT p1.shelf FROM library.book p1 WHERE p1.id = NEW.book);
                 EXIT WHEN _again = _owner;
+                -- Not that user's row. A reading of that feed does not find it; a server that reads the WAL cannot tell.
+                PERFORM sync.record(_owner, 'M', 'd', NULL, NULL, ARRAY[NEW.book::text, NEW.page::text]);
             ELSE
                 EXIT WHEN _held;
                 -- Nobody has no feed. This keeps a parent from getting an owner meanwhile.
