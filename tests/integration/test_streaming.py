@@ -273,6 +273,56 @@ async def test_of_a_transaction_that_is_too_large_only_the_doorbell_rings(
     assert len(await select_everything(sql, user)) == 63
 
 
+async def test_a_change_below_a_row_that_goes_to_another_user_meanwhile_is_not_shown_to_the_former_one(
+    database: Database, sql: Any
+) -> None:
+    anne, bert = await add_user(sql), await add_user(sql)
+    conversation = await add_conversation(sql, anne)
+    message = await add_message(sql, conversation)
+    async with (
+        serving(database, sweep=60) as server,
+        live(server.url, anne) as former,
+        live(server.url, bert) as owner,
+        administrator(database) as giving,
+        administrator(database) as writing,
+    ):
+        await eventually(streaming)
+        transaction = giving.transaction()
+        await transaction.start()
+        await giving.execute("UPDATE conversations SET user_id = $2 WHERE id = $1", conversation, bert)
+        await giving.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        update = asyncio.create_task(
+            writing.execute("UPDATE messages SET content = 'only for bert' WHERE id = $1", message)
+        )
+        await eventually(lambda: sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        await transaction.commit()
+        await update
+        said = ""
+        while "only for bert" not in said:
+            said = repr((await owner.hear_a(Changes)).rows)
+        mark = await add_conversation(sql, anne, "the last one")
+        seen: list[Any] = []
+        while mark not in [row[ID] for row in seen]:
+            seen += (await former.hear_a(Changes)).rows
+        assert "only for bert" not in repr(seen)
+
+
+async def test_without_its_publication_a_server_listens(every_postgres: Cluster, doorbells: Doorbells) -> None:
+    database = await every_postgres.create(doorbells=doorbells)
+    try:
+        with patch.object(wal_doorbells, "HEARTBEAT_SECONDS", 0.1):
+            async with administrator(database) as sql, serving(database, sweep=60) as server:
+                user = await add_user(sql)
+                conversation = await add_conversation(sql, user)
+                async with live(server.url, user) as device:
+                    await eventually(streaming)
+                    await sql.execute("DROP PUBLICATION atlas_sync")
+                    await eventually(lambda: not streaming())
+                    await gets(device, await add_message(sql, conversation))
+    finally:
+        await database.drop()
+
+
 async def test_several_processes_share_one_stream_and_another_takes_it_over(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)

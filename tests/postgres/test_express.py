@@ -164,3 +164,23 @@ async def test_it_gives_its_connection_back_when_postgres_has_none_left(reading:
     assert reading.express.open == 0 or not reading.express.free
     await eventually(lambda: sql.fetchval(f"{OURS.replace('count(*)', 'count(*) = 0')}"))
     assert reading.express.open == 0
+
+
+async def test_a_statement_that_cannot_be_prepared_is_tried_again_after_a_pause(reading: Reading, sql: Any) -> None:
+    before = reading.route.history.alarm.rung
+    opened = 0
+    connect = reading.route.connect
+
+    async def counted(**options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return await connect(**options)
+
+    with patch.object(type(reading.route), "connect", lambda _, **options: counted(**options)):
+        reading.synced.use(SECOND)  # names tables that are not there
+        await eventually(lambda: opened == 3)
+        assert not reading.express.free
+        reading.synced.use(CHAT)
+        await eventually(lambda: reading.express.free)
+    assert opened < 10
+    assert reading.route.history.alarm.rung == before

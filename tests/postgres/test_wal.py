@@ -33,6 +33,12 @@ LOG = Relation("sync", "log", ENTRY, (2950, 20, 20, 20, 20, 20, 18, 18, 2950, 11
 CONVERSATIONS = Relation(
     "public", "conversations", ("id", "user_id", "title", "created_at", "updated_at"), (2950, 2950, 25, 1184, 1184)
 )
+MESSAGES = Relation(
+    "public",
+    "messages",
+    ("id", "conversation_id", "role", "content", "created_at", "updated_at"),
+    (2950, 2950, 25, 25, 1184, 1184),
+)
 DECLARED = Relation("sync", "declaration", ("only_one", "digest"), (16, 25))
 
 
@@ -69,6 +75,7 @@ def updated(number: int, values: Sequence[Value], key: Sequence[Value] | None = 
     return b"U" + struct.pack(">I", number) + former + b"N" + tuple_of(values)
 
 
+DESCRIBED = [described(n, relation) for n, relation in enumerate((LOG, CONVERSATIONS, DECLARED, MESSAGES), 1)]
 BEGIN = b"B" + bytes(20)
 COMMIT = b"C" + bytes(25)
 
@@ -85,11 +92,15 @@ def conversation(user: UUID, row: UUID = ROW, title: Value = b"a title") -> list
     return [row.bytes, user.bytes, title, big(0), big(0)]
 
 
+def message(row: UUID, parent: UUID, at: int = 0) -> list[Value]:
+    return [row.bytes, parent.bytes, b"user", b"said", big(at), big(at)]
+
+
 def transaction(*messages: bytes, into: Transactions | None = None) -> Committed | None:
     transactions = into or Transactions()
     found = None
-    for message in (described(1, LOG), described(2, CONVERSATIONS), described(3, DECLARED), BEGIN, *messages, COMMIT):
-        found = transactions.receive(message, 0, len(message))
+    for each in (*DESCRIBED, BEGIN, *messages, COMMIT):
+        found = transactions.receive(each, 0, len(each))
     return found
 
 
@@ -157,6 +168,16 @@ UNSURE: dict[str, list[bytes]] = {
         inserted(1, entry(ANNE, 5)),
         inserted(1, entry(ANNE, 5, op=b"d", n=2)),
     ],
+    "a parent was deleted, and a row below one changed": [
+        inserted(4, message(ROW, OTHER)),
+        inserted(1, entry(ANNE, 5, kind=b"m")),
+        inserted(1, entry(ANNE, 5, op=b"d", row=OTHER, n=2)),
+    ],
+    "its time is none that the log has": [
+        inserted(4, message(ROW, OTHER, at=7)),
+        inserted(1, entry(ANNE, 5, kind=b"m")),
+    ],
+    "the log has no key": [inserted(1, [*entry(ANNE, 5, op=b"d")[:8], None, None, None])],
     "it is a row of the gate": [inserted(1, entry(ANNE, 5, op=b"d", kind=b"p"))],
     "the kind is not declared": [inserted(1, entry(ANNE, 5, op=b"d", kind=b"?"))],
     "one entry of several": [

@@ -33,6 +33,34 @@ def test_whatever_the_pieces_are_the_messages_are_the_same(rows: list[list[bytes
     assert found == [*((wire.DATA_ROW, row) for row in rows), (ord("S"), b"")]
 
 
+@given(st.lists(st.integers(0, 400), max_size=6), st.integers(70, 200), st.randoms(use_true_random=False))
+def test_of_a_message_that_is_too_long_only_the_begin_is_kept(sizes: list[int], most: int, chance: Any) -> None:
+    bodies = [bytes(chance.randrange(256) for _ in range(size)) for size in sizes]
+    data = b"".join(wire.message(b"d", body) for body in bodies)
+    cuts = sorted({0, len(data), *(chance.randrange(len(data) + 1) for _ in range(chance.randrange(9)))})
+    messages = wire.Messages(most)
+    found = [
+        (body[at:end], end - at)
+        for begin, stop in pairwise(cuts)
+        for _, body, at, end in messages.split(data[begin:stop])
+    ]
+    assert [size for _, size in found] == sizes
+    for (kept, _), body in zip(found, bodies, strict=True):
+        assert kept == body or (len(body) + 4 > most and kept == body[: wire.Messages.HEAD])
+
+
+def test_a_long_message_in_small_pieces_is_joined_once() -> None:
+    body = bytes(range(256)) * 40_000
+    data = wire.message(b"d", body)
+    messages = wire.Messages()
+    found = [
+        whole[at:end]
+        for begin in range(0, len(data), 1_000)
+        for _, whole, at, end in messages.split(data[begin : begin + 1_000])
+    ]
+    assert found == [body]
+
+
 def test_an_error_is_told_without_what_may_quote_a_row() -> None:
     body = b"SERROR\0C23505\0Mduplicate key\0DKey (id)=(secret) already exists.\0\0"
     assert wire.error(body, 0, len(body)) == ("23505", "duplicate key")
