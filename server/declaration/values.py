@@ -54,6 +54,12 @@ BAD_VALUE: Final = "bad_value"
 BAD_TEXT: Final = "bad_text"
 
 
+def uuid_text(data: bytes) -> str:
+    """The canonical form of a uuid, from its 16 bytes. By way of UUID it takes thrice as long."""
+    digits = data.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 # --- from a device
 
 
@@ -69,8 +75,7 @@ def _uuid(value: Value) -> str:
     if isinstance(value, bytes):
         if len(value) != 16:
             raise BadValue(BAD_VALUE)
-        digits = value.hex()  # by way of a UUID it takes thrice as long
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        return uuid_text(value)
     try:
         return str(UUID(_text(value)))
     except ValueError:

@@ -16,7 +16,7 @@ from server.declaration.model import Field, Kind
 from server.declaration.sql.pieces import by_uuid
 from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
-from server.declaration.values import Rows
+from server.declaration.values import Rows, uuid_text
 from server.feed.change import Entry, in_log_order
 from server.feed.ports import Moved
 from server.postgres import binary
@@ -94,7 +94,7 @@ class Decoding:
         if committed.declared is not None:
             self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
-            yield Moved(_named(user), binary.integer(seq), binary.integer(prev), _nothing)
+            yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), _nothing)
         feeds: dict[Any, list[list[Any]]] = {}
         for changed in committed.log:
             places = self._entry_places(changed.relation)
@@ -107,7 +107,7 @@ class Decoding:
         for user, entries in feeds.items():
             _, seq, _, prev, *_ = entries[0]
             build = partial(self._entries, user, entries, find)
-            yield Moved(_named(user), binary.integer(seq), binary.integer(prev), build)
+            yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), build)
 
     def _entry_places(self, relation: Relation) -> list[int] | None:
         if relation not in self._places:
@@ -257,12 +257,6 @@ def _column(values: list[Value], place: int, decode: binary.Decode, instead: int
         return None if value is None else decode(value)
     except ValueError:
         raise _Unsure from None
-
-
-def _named(user: bytes) -> str:
-    """The uuid as text, in a third of the time that UUID takes."""
-    digits = user.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _nothing() -> None:
