@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from protocol.cursor import Position
 from protocol.frames import Key, Row
 from server.feed.resume import Why
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True):
     """One row of the change log, with the row that it points to. `n` tells the rows of one transaction apart."""
 
     seq: int

@@ -127,8 +127,8 @@ class PostgresStore:
                 row = rows.deletion(seq, key)
             elif record["found"]:
                 row = rows.upsert(seq, key, self._synced.columns[kind](record))
-        marks = record["mark"] or 0, record["prev_mark"] or 0
-        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, *marks, deletion)
+        mark, before = record["mark"] or 0, record["prev_mark"] or 0
+        return Entry(seq, record["n"], record["prev"], record["next_seq"], kind, key, row, mark, before, deletion)
 
     async def rows(
         self, kind: Kind, user: str, wants: Sequence[Want], content_bytes: int, since: Position | None = None
