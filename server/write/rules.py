@@ -131,7 +131,12 @@ class Form:
         fields = self._key if isinstance(mutation, Insert) else self._target
         if len(halves) != len(fields):
             raise _RejectionError("malformed")
-        key = tuple([read(codec, halves[i]) for i, read in fields])
+        try:
+            key = tuple([read(codec, halves[i]) for i, read in fields])
+        except BadValue:
+            for half in halves:
+                codec.value(half)  # one that is no value at all counts first
+            raise
         if isinstance(mutation, Insert):
             if self._inserted is None:
                 raise _RejectionError("not_allowed")
