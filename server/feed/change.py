@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from protocol.cursor import Position
 from protocol.frames import Key, Row
 from server.feed.resume import Why
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True):
     """One row of the change log, with the row that it points to. `n` tells the rows of one transaction apart."""
 
     seq: int
@@ -42,7 +45,7 @@ def in_log_order(entries: list[Entry]) -> list[Entry]:
     """The entries in their order, each with the seq of the next one; the last one is at the end of the log."""
     if len(entries) > 1:
         entries.sort(key=log_order)
-        entries[:-1] = [entry._replace(next_seq=after.seq) for entry, after in pairwise(entries)]
+        entries[:-1] = [replace(entry, next_seq=after.seq) for entry, after in pairwise(entries)]
     return entries
 
 

@@ -51,20 +51,20 @@ class PostgresWriter:
         try:
             mutations = [_arguments(mutation) for push in pushes for mutation in push.mutations]
             tags, ops, *others = zip(*mutations, strict=True) if mutations else NO_ARGUMENTS
-            # In the order of sql/push.sql.
+            # In the order of sql/push.sql. asyncpg looks through each array: literals, where nothing needs quotes.
             arguments = (
                 [push.user for push in pushes],
                 [push.client_id for push in pushes],
-                [push.session for push in pushes],
-                [push.claims_client_id for push in pushes],
-                [push.first for push in pushes],
-                [len(push.mutations) for push in pushes],
+                array([push.session for push in pushes]),
+                array(["t" if push.claims_client_id else "f" for push in pushes]),
+                array([str(push.first) for push in pushes]),
+                array([str(len(push.mutations)) for push in pushes]),
                 array(tags),
                 array(ops),
                 *others,
-                [push.generation for push in pushes],
-                [push.held for push in pushes],
-                [_digest(mutation) for push in pushes for mutation in push.mutations],
+                array([str(push.generation or "NULL") for push in pushes]),
+                array([str(push.held or "NULL") for push in pushes]),
+                array([str(_digest(mutation)) for push in pushes for mutation in push.mutations]),
                 self._synced.declaration.digest,
             )
             return [_outcome(record) for record in await self._pool.fetch("push", *arguments, seconds=seconds)]

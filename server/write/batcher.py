@@ -8,11 +8,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 import structlog
+from msgspec import Struct
 
 from protocol.frames import Ack, Error, Milliseconds
 from server import metrics
@@ -39,8 +39,7 @@ DECAY: Final = 0.9
 """Factor by which the time above GROUP_SECONDS shrinks after a group that needed less than a quarter of its time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     push: OwnedPush
     size: int
     answer: Callable[[Ack | Error], None]

@@ -95,7 +95,7 @@ def check(mutation: Mutation | None, forms: Mapping[str, "Form"], codec: Codec, 
 
 class Form:
     """The form of a kind's mutations. Whatever follows from the declaration is found out here once, and not for each
-    mutation: checking an insert took 18 µs that way, and takes 6."""
+    mutation: checking an insert took 15 µs that way, and takes 5."""
 
     __slots__ = (
         "_columns",
@@ -134,7 +134,12 @@ class Form:
         fields = self._key if isinstance(mutation, Insert) else self._target
         if len(halves) != len(fields):
             raise _RejectionError("malformed")
-        key = tuple([read(codec, halves[i]) for i, read in fields])
+        try:
+            key = tuple([read(codec, halves[i]) for i, read in fields])
+        except BadValue:
+            for half in halves:
+                codec.value(half)  # one that is no value at all counts first
+            raise
         if isinstance(mutation, Insert):
             if self._inserted is None:
                 raise _RejectionError("not_allowed")

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from protocol.cursor import Position
 from protocol.frames import ID, SEQ, TAG, Key, Row
@@ -38,7 +39,7 @@ class Log:
                 flat.append(Entry(seq, n, prev, None, kind, row_id, row, mark, prev_mark, is_deletion(row)))
             prev, prev_mark = seq, mark
         chained = [
-            entry._replace(next_seq=flat[i + 1].seq if i + 1 < len(flat) else None) for i, entry in enumerate(flat)
+            replace(entry, next_seq=flat[i + 1].seq if i + 1 < len(flat) else None) for i, entry in enumerate(flat)
         ]
         return cls(chained, prev, prev_mark)
 

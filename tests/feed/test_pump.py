@@ -8,6 +8,7 @@ from typing import cast
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.codec import JSON
 from protocol.cursor import Position
@@ -233,7 +234,7 @@ async def test_what_the_wal_cannot_tell_or_tells_of_another_transaction_is_not_d
         before = at(made)
         moved = made.move()
         assert not made.pump.carry(moved._replace(entries=lambda: None))
-        other = [made.feed.entries[-1]._replace(prev_mark=5, mark=7)]
+        other = [replace(made.feed.entries[-1], prev_mark=5, mark=7)]
         made.hub.live_at(USER, moved.prev).position = Position(moved.prev, 0, 3)  # type: ignore[union-attr]
         assert not made.pump.carry(moved._replace(entries=lambda: other))
         assert at(made) == before

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from protocol.cursor import Position
 from protocol.frames import Key
@@ -206,7 +207,7 @@ def test_a_list_that_is_not_named_is_as_it_was(data: st.DataObject) -> None:
 def test_where_the_log_goes_on_it_is_unknown_what_changed() -> None:
     """The message was edited in one conversation, and has moved to the other since."""
     moved = entry(Message(1, IDS[0], IDS[1], "user", "hello", 1, 1))
-    assert touched(CHAT, [moved._replace(next_seq=2)]) is None
+    assert touched(CHAT, [replace(moved, next_seq=2)]) is None
 
 
 def test_many_conversations_count_as_everything() -> None:

@@ -28,8 +28,8 @@ PROCESS = {
 }
 PATIENCE = 60.0
 """Seconds until everything must be delivered."""
-A_PUSH = re.compile(rb"\0\0\0\x01[-+~]")
-"""Among the arguments of a statement that writes: the kind of a mutation, behind its length."""
+A_PUSH = re.compile(rb"\{[-+~]")
+"""Among the arguments of a statement that writes: what its first mutation does, in an array literal."""
 
 
 @contextlib.asynccontextmanager
