@@ -114,6 +114,7 @@ class WalDoorbells:
                         listening.cancel()
                         await asyncio.wait([listening])
                         metrics.LISTENING.set(1)
+                        metrics.STREAMING.set(1)
                         await self._watch(stream)
                 except (UnavailableError, UnfitError) as error:
                     if listening.done():
@@ -125,7 +126,6 @@ class WalDoorbells:
     async def _streaming(self) -> AsyncIterator[Stream | Followed]:
         """Raises UnavailableError, UnfitError."""
         stream = await self._open()
-        metrics.STREAMING.set(1)
         try:
             yield stream
         finally:
@@ -174,7 +174,7 @@ class WalDoorbells:
         WAL before that moment, and be seen only after it. Raises UnavailableError."""
         horizon, pause = None, FIRST_LOOK_SECONDS
         while True:
-            found = await self._look(stream)
+            found = await self._look(stream, silence=False)
             if horizon is None:
                 horizon = None if found is None else found["next"]
             elif found is not None and found["oldest"] >= horizon:
@@ -187,16 +187,16 @@ class WalDoorbells:
         while True:
             await stream.prove()
             if isinstance(stream, Stream):
-                await self._look(stream)
+                await self._look(stream, silence=True)
             await stream.wait(HEARTBEAT_SECONDS)
 
-    async def _look(self, stream: Stream | Followed) -> Any:
-        """Keep NOTIFY silent. Returns the row of streaming.sql, or None if Postgres does not answer. Raises
+    async def _look(self, stream: Stream | Followed, *, silence: bool) -> Any:
+        """`silence`: keep NOTIFY silent. Returns the row of streaming.sql, or None if Postgres does not answer. Raises
         UnavailableError if the stream is of no use."""
         try:
             # A process that follows hears of its leader meanwhile, and that one of Postgres.
             async with asyncio.timeout(LOOK_SECONDS):
-                (found,) = await self._pool.fetch("streaming", list(ENTRY))
+                (found,) = await self._pool.fetch("streaming", list(ENTRY), silence)
         except (UnavailableError, TimeoutError):
             return None  # nothing is lost: after two minutes NOTIFY rings again
         if not found["published"]:
