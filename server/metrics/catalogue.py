@@ -161,9 +161,8 @@ STREAMING = _gauge(
     "atlas_streaming",
     Question.IN_STEP,
     "Processes that read changes from the WAL (ATLAS_DOORBELLS)",
-    "Fewer than atlas_processes: the others LISTEN, which is slower and loses nothing. Look for `changes cannot be "
-    "streamed` or, with ATLAS_DOORBELLS=auto, `changes are not streamed` in the log; `atlas-sync doctor` says what is "
-    "missing.",
+    "Fewer than atlas_processes: the others LISTEN, which is slower and loses nothing. Look for `changes are not "
+    "streamed` in the log; `atlas-sync doctor` says what is missing.",
 )
 PROCESSES = _gauge(
     "atlas_processes",
