@@ -13,6 +13,8 @@ import pytest
 from protocol.frames import ID, Changes, Live
 from server import metrics
 from server.exceptions import UnfitError
+from server.postgres import connection as postgres_connection
+from server.postgres import pool
 from server.postgres.publication import Doorbells
 from server.postgres.wal import doorbells as wal_doorbells
 from server.postgres.wal import pgoutput, stream
@@ -116,6 +118,10 @@ async def test_a_stream_that_ends_is_replaced_and_meanwhile_the_server_listens(
     with (
         patch.object(wal_doorbells, "HEARTBEAT_SECONDS", 0.1),
         patch.object(stream, "ANSWER_SECONDS", 0.5),
+        # The sweep that follows needs a connection that is not silent.
+        patch.object(pool, "STATEMENT_SECONDS", 0.5),
+        patch.object(postgres_connection, "STATEMENT_SECONDS", 0.5),
+        patch.object(postgres_connection, "GRACE_SECONDS", 0.1),
     ):
         async with (
             postgres_behind_proxy(database.server_url) as (proxy, url),
@@ -382,8 +388,10 @@ def test_where_each_commit_would_wait_for_it_a_server_does_not_stream() -> None:
 class Hanging:
     """Commits that are in the WAL, and that nobody sees: they wait for a standby that does not come."""
 
-    def __init__(self, cluster: Cluster, database: Database) -> None:
-        self._cluster = cluster
+    # The server's own commits hang, too.
+    WAITS = "SELECT count(*) = $1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = current_user"
+
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: list[asyncio.Task[None]] = []
 
@@ -391,17 +399,20 @@ class Hanging:
         await sql.execute("SET synchronous_commit = local")
         await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         await sql.execute("SELECT pg_reload_conf()")
-        await eventually(lambda: sql.fetchval("SELECT current_setting('synchronous_standby_names') = 'nobody'"))
+        while True:  # until the checkpointer has read it, too
+            probe = asyncio.create_task(self._write("SELECT pg_logical_emit_message(true, 'a probe', '')"))
+            await eventually(lambda probe=probe: probe.done() or sql.fetchval(self.WAITS, 1))  # type: ignore[misc]
+            if not probe.done():
+                self._waiting.append(probe)
+                return
 
     async def commit(self, sql: Any, statement: str, *arguments: object) -> None:
-        async def wait() -> None:
-            async with administrator(self._database) as writer:
-                await writer.execute(statement, *arguments)
+        self._waiting.append(asyncio.create_task(self._write(statement, *arguments)))
+        await eventually(lambda: sql.fetchval(self.WAITS, len(self._waiting)))
 
-        self._waiting.append(asyncio.create_task(wait()))
-        # The server's own commits hang, too.
-        waits = "SELECT count(*) = $1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = current_user"
-        await eventually(lambda: sql.fetchval(waits, len(self._waiting)))
+    async def _write(self, statement: str, *arguments: object) -> None:
+        async with administrator(self._database) as writer:
+            await writer.execute(statement, *arguments)
 
     async def end(self, sql: Any) -> None:
         await sql.execute("ALTER SYSTEM RESET synchronous_standby_names")
@@ -415,7 +426,7 @@ INSERT = "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, 
 def test_a_commit_that_is_in_the_wal_before_anybody_sees_it_reaches_every_device() -> None:
     async def check() -> None:
         database = await cluster.create(doorbells=Doorbells.WAL)
-        hanging = Hanging(cluster, database)
+        hanging = Hanging(database)
         async with administrator(database) as sql, serving(database, sweep=60) as server:
             users = [await add_user(sql) for _ in range(3)]
             conversations = [await add_conversation(sql, user) for user in users]
@@ -443,7 +454,7 @@ def test_a_commit_that_is_in_the_wal_before_anybody_sees_it_reaches_every_device
 def test_a_device_that_has_what_nobody_sees_yet_does_not_start_over() -> None:
     async def check() -> None:
         database = await cluster.create(doorbells=Doorbells.WAL)
-        hanging = Hanging(cluster, database)
+        hanging = Hanging(database)
         async with administrator(database) as sql, serving(database, sweep=0.05) as server:
             user = await add_user(sql)
             conversation = await add_conversation(sql, user)

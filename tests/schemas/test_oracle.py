@@ -269,8 +269,10 @@ def place(kind: Kind, key: Id, values: tuple[Any, ...]) -> tuple[Any, ...]:
     if kind.order is None:
         return (key,)
     of, nil = kind.types[kind.newest or ""].removesuffix("?"), values[kind.order] is None
-    at = OLDEST[of] if nil else values[kind.order]
-    return (at, () if of == "instant" and abs(at) == LAST_INSTANT else key)
+    if nil:
+        return (False, OLDEST[of], key)  # older than every value
+    at = values[kind.order]
+    return (True, at, () if of == "instant" and abs(at) == LAST_INSTANT else key)
 
 
 def with_parents(device: AnyDevice, state: State) -> State:
