@@ -85,7 +85,7 @@ class PostgresExpress:
     @property
     def free(self) -> bool:
         connection = self._connection
-        return connection is not None and connection.prepared and len(connection.waiting) < AT_ONCE
+        return connection is not None and connection.takes_reads and len(connection.waiting) < AT_ONCE
 
     def read(self, user: str, after: int, done: Done) -> None:
         if self._connection is None:
@@ -170,6 +170,11 @@ class _Connection(asyncio.Protocol):
         self.prepared = False
         self.was_prepared = False
         self.waiting: deque[Waiting] = deque()
+
+    @property
+    def takes_reads(self) -> bool:
+        # uvloop raises RuntimeError for a transport that was closed, before connection_lost is called.
+        return self.prepared and self._transport is not None and not self._transport.is_closing()
 
     def begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport

@@ -23,6 +23,7 @@ from server.postgres.wal import pgoutput, relay
 from server.postgres.wal.decoding import Decoding
 from server.postgres.wal.pgoutput import UNKNOWN, Committed, Relation, Transactions, Value
 from server.postgres.wal.relay import Followed, Hello, Leading, lead
+from server.postgres.wal.stream import Stream
 from tests.support.second import SECOND
 from tests.support.waiting import eventually
 
@@ -336,3 +337,25 @@ async def test_a_leader_that_falls_silent_is_left(folder: Path) -> None:
         await followed.prove()
     followed.end()
     leader.end()
+
+
+class Closed(asyncio.Transport):
+    """As uvloop's is before connection_lost is called."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("the handle is closed")
+
+    def abort(self) -> None: ...
+
+
+async def test_a_stream_whose_connection_was_closed_raises_what_is_waited_for() -> None:
+    stream = Stream(lambda _: None)
+    stream._transport = Closed()
+    proving = asyncio.create_task(stream.prove())
+    await asyncio.sleep(0)
+    stream.connection_lost(None)
+    with pytest.raises(UnavailableError, match="ended"):
+        await proving

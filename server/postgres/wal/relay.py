@@ -82,7 +82,7 @@ class Leading:
         """Between two transactions, let those join that wait: they get all that follow."""
         if self._hello is None or self._within:
             return
-        for writer in self._joining:
+        for writer in [writer for writer in self._joining if not writer.is_closing()]:
             writer.write(wire.message(HELLO, msgspec.json.encode(self._hello())))
             for relation in self._relations.values():
                 writer.write(wire.message(PASSED, relation))
@@ -111,7 +111,8 @@ class Leading:
 
     def _send(self, data: bytes) -> None:
         for writer in list(self._followers):
-            if writer.transport.get_write_buffer_size() + len(data) > MOST_WAITING:
+            # uvloop raises RuntimeError for a transport that was closed, before its reader has noticed.
+            if writer.is_closing() or writer.transport.get_write_buffer_size() + len(data) > MOST_WAITING:
                 self._leave(writer)
             else:
                 writer.write(data)

@@ -93,9 +93,8 @@ class Stream(asyncio.Protocol):
 
     async def _ask(self, text: str, seconds: float | None = None) -> list[list[bytes | None]]:
         """The rows of the answer to a simple query. Raises UnavailableError, UnfitError."""
-        assert self._transport is not None
         self._rows = []
-        self._transport.write(wire.query(text))
+        self._write(wire.query(text))
         await self._answered(seconds)
         return self._rows
 
@@ -177,9 +176,13 @@ class Stream(asyncio.Protocol):
 
     def _confirm(self, *, answer: bool = False) -> None:
         """Tell Postgres how far everything was received: it may forget the WAL up to there."""
-        assert self._transport is not None
         status = STATUS.pack(b"r", AHEAD, self.received, self.received, machine_now() - EPOCH, answer)
-        self._transport.write(wire.message(b"d", status))
+        self._write(wire.message(b"d", status))
+
+    def _write(self, data: bytes) -> None:
+        # uvloop raises RuntimeError for a transport that was closed, before connection_lost is called.
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
     def _answers(self) -> None:
         if self._answer is not None and not self._answer.done():
