@@ -156,9 +156,7 @@ class Pump:
             data = frame.wire(reader.sink.codec)
             reader.sink.send(data)
             size += len(data)
-        if readers:
-            metrics.sent(batch.rows, len(readers), size)
-            metrics.DELIVERY.observe(max(0.0, time.time() - entries[0].seq / 1_000_000))
+        _count(batch, entries, len(readers), size, live=True)
         return True
 
     async def _run_lane(self, lane: Lane) -> None:
@@ -259,10 +257,7 @@ class Pump:
             self._written += 1
         if phase is not Phase.LIVE and admitted:
             self._progress(readers, batch, wire, live=confirmed and not batch.more)
-        if reading.entries and readers:
-            metrics.sent(batch.rows, len(readers), size)
-            if phase is Phase.LIVE:
-                metrics.DELIVERY.observe(max(0.0, time.time() - reading.entries[0].seq / 1_000_000))
+        _count(batch, reading.entries, len(readers), size, live=phase is Phase.LIVE)
 
     def _progress(
         self, readers: Sequence[Reader], batch: Batch, wire: Sequence[encode.Outgoing], *, live: bool
@@ -289,6 +284,14 @@ class Pump:
             if cohort.phase is Phase.HELLO:
                 for reader in list(cohort.readers):  # a reader whose socket fills leaves the cohort
                     reader.notify_unavailable()
+
+
+def _count(batch: Batch, entries: Sequence[Entry], readers: int, size: int, *, live: bool) -> None:
+    """A batch of these entries was written to so many readers."""
+    if entries and readers:
+        metrics.sent(batch.rows, readers, size)
+        if live:
+            metrics.DELIVERY.observe(max(0.0, time.time() - entries[0].seq / 1_000_000))
 
 
 def pause(seq: int) -> float:

@@ -17,7 +17,8 @@ import msgspec
 
 from server.exceptions import UnavailableError
 from server.postgres import wire
-from server.postgres.wal.pgoutput import BEGIN, COMMIT, RELATION, Committed, Transactions
+from server.postgres.wal.pgoutput import BEGIN, COMMIT, RELATION, Committed
+from server.postgres.wal.receiving import Receiving
 
 FOLDER: Final = "ATLAS_RELAY_FOLDER"
 """The environment variable with the folder, which the supervisor makes."""
@@ -155,18 +156,13 @@ async def take_lead(folder: Path) -> Leading | None:
     return leading
 
 
-class Followed(asyncio.Protocol):
+class Followed(Receiving):
     """The stream of the leading process. `deliver` gets each transaction; an error that it raises ends it."""
 
     def __init__(self, deliver: Callable[[Committed], object]) -> None:
-        self._deliver = deliver
-        self._messages = wire.Messages()
-        self._transactions = Transactions()
-        self._transport: asyncio.Transport | None = None
+        super().__init__(deliver, GONE)
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._heard = time.monotonic()
-        self._failure: Exception | None = None
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self, folder: Path, epoch: str) -> str:
         """Receive what is committed from some moment on, and return at that moment, with the digest of the declaration.
@@ -185,41 +181,23 @@ class Followed(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = time.monotonic()
-        try:
-            for kind, body, at, end in self._messages.split(data):
-                if kind == PASSED[0]:
-                    ended = self._transactions.receive(body, at, end)
-                    if ended is not None:
-                        self._deliver(ended)
-                elif kind == SKIPPED[0]:
-                    self._transactions.skip(*wire.LENGTH.unpack_from(body, at))
-                elif kind == HELLO[0]:
-                    self._hello.set_result(msgspec.json.decode(body[at:end], type=Hello))
-        except Exception as error:
-            # It would be lost in the callback of a transport.
-            self._failure = UnavailableError(f"{GONE} ({type(error).__name__})")
-            self._failure.__cause__ = error
-            self.end()
+        super().data_received(data)
+
+    def _received(self, kind: int, body: bytes, at: int, end: int) -> None:
+        if kind == PASSED[0]:
+            self._take(body, at, end)
+        elif kind == SKIPPED[0]:
+            self._transactions.skip(*wire.LENGTH.unpack_from(body, at))
+        elif kind == HELLO[0]:
+            self._hello.set_result(msgspec.json.decode(body[at:end], type=Hello))
 
     async def prove(self) -> None:
         """Raises UnavailableError if nothing was heard of the leader for too long."""
         if time.monotonic() - self._heard > SILENT_SECONDS:
             raise UnavailableError(GONE)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for so many seconds. Raises UnavailableError as soon as it has ended."""
-        await asyncio.wait([self.ended], timeout=seconds)
-        if self.ended.done():
-            raise self._failure or UnavailableError(GONE)
-
     def end(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        super().end()
         if not self._hello.done():
             self._hello.set_exception(self._failure or UnavailableError(GONE))
             self._hello.exception()  # perhaps nobody waits for it
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.end()

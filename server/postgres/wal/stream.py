@@ -16,7 +16,8 @@ from server.exceptions import UnavailableError, UnfitError
 from server.postgres import wire
 from server.postgres.connection import connect
 from server.postgres.timestamps import EPOCH
-from server.postgres.wal.pgoutput import MOST_BYTES, Committed, Transactions
+from server.postgres.wal.pgoutput import MOST_BYTES, Committed
+from server.postgres.wal.receiving import Receiving
 from server.postgres.wal.relay import Leading
 
 OPTIONS: Final = {"replication": "database", "application_name": "atlas_sync"}
@@ -48,21 +49,16 @@ NOT_BY_ITSELF: Final = {
 """Errors that trying again does not help, by SQLSTATE: what an operator must do."""
 
 
-class Stream(asyncio.Protocol):
+class Stream(Receiving):
     """One connection that streams. `deliver` gets each transaction; an error that it raises ends the stream. `leading`
     passes the messages on to other processes."""
 
     def __init__(self, deliver: Callable[[Committed], object], leading: Leading | None = None) -> None:
-        self._deliver = deliver
+        super().__init__(deliver, ENDED, MOST_BYTES)
         self._leading = leading
         self._slot = f"atlas_sync_{uuid4().hex[:12]}"
-        self._messages = wire.Messages(MOST_BYTES)
-        self._transactions = Transactions()
-        self._transport: asyncio.Transport | None = None
         self._rows: list[list[bytes | None]] = []
-        self._failure: Exception | None = None
         self._answer: asyncio.Future[None] | None = None
-        self.ended = asyncio.get_running_loop().create_future()
         self.received = 0
         """The position up to which it has received everything."""
 
@@ -116,39 +112,21 @@ class Stream(asyncio.Protocol):
         if self._leading is not None:
             self._leading.alive()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for so many seconds. Raises UnavailableError as soon as the stream has ended."""
-        await asyncio.wait([self.ended], timeout=seconds)
-        if self.ended.done():
-            raise self._failure or UnavailableError(ENDED)
-
     def end(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        if not self.ended.done():
-            self.ended.set_result(None)
-            if self._leading is not None:
-                self._leading.end()
+        was_over = self.ended.done()
+        super().end()
+        if self._leading is not None and not was_over:
+            self._leading.end()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.end()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for kind, body, at, end in self._messages.split(data):
-                if kind == wire.COPY_DATA:
-                    self._copied(body, at, end)
-                elif kind == wire.DATA_ROW:
-                    self._rows.append(wire.fields(body, at))
-                elif kind == wire.ERROR:
-                    self._failed(*wire.error(body, at, end))
-                elif kind in (wire.READY, wire.COPY_BOTH):
-                    self._answers()
-        except Exception as error:
-            # It would be lost in the callback of a transport.
-            self._failure = UnavailableError(f"{ENDED} {type(error).__name__}")
-            self._failure.__cause__ = error
-            self.end()
+    def _received(self, kind: int, body: bytes, at: int, end: int) -> None:
+        if kind == wire.COPY_DATA:
+            self._copied(body, at, end)
+        elif kind == wire.DATA_ROW:
+            self._rows.append(wire.fields(body, at))
+        elif kind == wire.ERROR:
+            self._failed(*wire.error(body, at, end))
+        elif kind in (wire.READY, wire.COPY_BOTH):
+            self._answers()
 
     def _copied(self, data: bytes, at: int, end: int) -> None:
         if data[at] == XLOG:
@@ -157,9 +135,7 @@ class Stream(asyncio.Protocol):
             if end > len(data):
                 self._skip(end - at)
                 return
-            ended = self._transactions.receive(data, at + CHANGE, end)
-            if ended is not None:
-                self._deliver(ended)
+            self._take(data, at + CHANGE, end)
             if self._leading is not None:
                 self._leading.pass_on(data[at + CHANGE : end])
         elif data[at] == KEEPALIVE:
