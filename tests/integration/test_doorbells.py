@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from protocol.frames import ID, Changes, Live
-from server.postgres import connection as postgres_connection
-from server.postgres import inspector, listener, pool
+from server.postgres import inspector, listener
 from tests.support.cluster import Database
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.pools import statements_given_up_early
 from tests.support.proxy import postgres_behind_proxy
 from tests.support.serving import serving
 from tests.support.waiting import eventually
@@ -59,10 +59,7 @@ async def test_a_listen_connection_that_falls_silent_is_replaced(database: Datab
     with (
         patch.object(listener, "HEARTBEAT_SECONDS", 0.05),
         patch.object(listener, "ANSWER_SECONDS", 0.3),
-        patch.object(pool, "STATEMENT_SECONDS", 0.5),
-        # The next one to listen may be a connection that is open already, and silent, too.
-        patch.object(postgres_connection, "STATEMENT_SECONDS", 0.5),
-        patch.object(postgres_connection, "GRACE_SECONDS", 0.1),
+        statements_given_up_early(),
     ):
         async with (
             postgres_behind_proxy(database.server_url) as (proxy, url),

@@ -13,8 +13,6 @@ import pytest
 from protocol.frames import ID, Changes, Live
 from server import metrics
 from server.exceptions import UnfitError
-from server.postgres import connection as postgres_connection
-from server.postgres import pool
 from server.postgres.publication import Doorbells
 from server.postgres.wal import doorbells as wal_doorbells
 from server.postgres.wal import pgoutput, stream
@@ -23,6 +21,7 @@ from tests.support.cluster import SERVER_LOGIN, Cluster, Database, administrator
 from tests.support.oracle import select_everything
 from tests.support.peer import Peer, peer
 from tests.support.people import add_conversation, add_message, add_user
+from tests.support.pools import statements_given_up_early
 from tests.support.proxy import postgres_behind_proxy
 from tests.support.serving import ServerProcess, serving
 from tests.support.waiting import eventually
@@ -118,10 +117,7 @@ async def test_a_stream_that_ends_is_replaced_and_meanwhile_the_server_listens(
     with (
         patch.object(wal_doorbells, "HEARTBEAT_SECONDS", 0.1),
         patch.object(stream, "ANSWER_SECONDS", 0.5),
-        # The sweep that follows needs a connection that is not silent.
-        patch.object(pool, "STATEMENT_SECONDS", 0.5),
-        patch.object(postgres_connection, "STATEMENT_SECONDS", 0.5),
-        patch.object(postgres_connection, "GRACE_SECONDS", 0.1),
+        statements_given_up_early(),  # the sweep that follows needs a connection that is not silent
     ):
         async with (
             postgres_behind_proxy(database.server_url) as (proxy, url),
