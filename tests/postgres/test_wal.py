@@ -30,17 +30,23 @@ from tests.support.waiting import eventually
 ANNE, BERT = UUID(int=1), UUID(int=2)
 ROW, OTHER = UUID(int=11), UUID(int=12)
 TYPES = {"uuid": 2950, "int8": 20, "char": 18, "timestamptz": 1184, "text": 25, "text[]": 1009, "numeric": 1700}
-LOG = Relation("sync", "log", ENTRY, (2950, 20, 20, 20, 20, 20, 18, 18, 2950, 1184, 1009))
-CONVERSATIONS = Relation(
+
+
+def relation(schema: str, name: str, columns: Sequence[str], types: Sequence[int]) -> Relation:
+    return Relation(schema, name, tuple(columns), tuple(types), (None,) * len(types))
+
+
+LOG = relation("sync", "log", ENTRY, (2950, 20, 20, 20, 20, 20, 18, 18, 2950, 1184, 1009))
+CONVERSATIONS = relation(
     "public", "conversations", ("id", "user_id", "title", "created_at", "updated_at"), (2950, 2950, 25, 1184, 1184)
 )
-MESSAGES = Relation(
+MESSAGES = relation(
     "public",
     "messages",
     ("id", "conversation_id", "role", "content", "created_at", "updated_at"),
     (2950, 2950, 25, 25, 1184, 1184),
 )
-DECLARED = Relation("sync", "declaration", ("only_one", "digest"), (16, 25))
+DECLARED = relation("sync", "declaration", ("only_one", "digest"), (16, 25))
 
 
 # ---- Messages, as Postgres makes them

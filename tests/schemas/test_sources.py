@@ -111,6 +111,50 @@ async def database(every_postgres: Cluster) -> AsyncIterator[Database]:
     await made.drop()
 
 
+MOODS: Final = """
+CREATE SCHEMA "Of the app";
+CREATE TYPE "Of the app"."Mood" AS ENUM ('glad', 'sad', 'très «triste»');
+CREATE TABLE moods (
+    id uuid PRIMARY KEY, owner uuid NOT NULL, mood "Of the app"."Mood", price numeric(9, 3), due date, weight real,
+    size character(5), tags text[], numbers bigint[], code varchar(9)
+);
+CREATE INDEX ON moods (owner);
+"""
+DECLARED: Final = """
+[kind.mood]
+tag = "m"
+table = "public.moods"
+owner = "owner"
+columns = ["mood", "price", "due", "weight", "size", "tags", "numbers", "code"]
+window = "all"
+"""
+MOOD: Final = (
+    "INSERT INTO moods VALUES (gen_random_uuid(), $1, 'très «triste»', -12.5, '2026-02-28', 0.1, 'ab ', "
+    """'{"a,\\"b", NULL, " "}', '{9223372036854775807}', 'x')"""
+)
+
+
+async def test_the_wal_has_values_of_every_common_type(database: Database) -> None:
+    users = [UUID(int=1, version=4)]
+    mark = UUID(int=2, version=4)
+    async with administrator(database) as sql:
+        await sql.execute(MOODS)
+        await migrate(database.url, text=DECLARED, name="moods", doorbells=Doorbells.WAL)
+        async with Sources(database).open() as sources:
+            said: Counter[str] = Counter()
+            sources.positions[str(users[0])] = Position(0)
+            changes = (
+                MOOD,
+                "UPDATE moods SET mood = 'glad' WHERE owner = $1",
+                "UPDATE moods SET due = NULL WHERE owner = $1",
+            )
+            for change in changes:
+                await sql.execute(change, users[0])
+                await sql.execute("SELECT sync.record($1, 'p', 'd', $1)", mark)
+                await compare(sources, await sources.moved(str(mark)), users, said)
+    assert said["by the WAL"] == len(changes)
+
+
 @every_schema
 async def test_all_sources_say_the_same_or_leave_it_to_the_store(database: Database, schema: Schema) -> None:
     rng = random.Random(f"{schema.name} {database.cluster.version}")

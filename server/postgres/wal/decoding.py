@@ -24,24 +24,36 @@ from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, 
 
 log = structlog.get_logger()
 
-DECODERS: Final[dict[int, binary.Decode]] = {
-    16: binary.boolean,
-    17: bytes,
-    19: binary.text,
-    20: binary.integer,
-    21: binary.integer,
-    23: binary.integer,
-    25: binary.text,
-    114: binary.text,
-    701: binary.float8,
-    1043: binary.text,
-    1114: binary.instant,
-    1184: binary.instant,
-    2950: binary.uuid,
-    3802: binary.jsonb,
+DECODERS: Final[dict[str, tuple[int, binary.Decode]]] = {
+    "boolean": (16, binary.boolean),
+    "bytea": (17, bytes),
+    "name": (19, binary.text),
+    "bigint": (20, binary.integer),
+    "smallint": (21, binary.integer),
+    "integer": (23, binary.integer),
+    "text": (25, binary.text),
+    "json": (114, binary.text),
+    "real": (700, binary.real),
+    "double precision": (701, binary.float8),
+    "bpchar": (1042, binary.blank_padded),
+    "character varying": (1043, binary.text),
+    "date": (1082, binary.date),
+    "timestamp without time zone": (1114, binary.instant),
+    "timestamp with time zone": (1184, binary.instant),
+    "numeric": (1700, binary.numeric),
+    "uuid": (2950, binary.uuid),
+    "jsonb": (3802, binary.jsonb),
+    "boolean[]": (1000, binary.array),
+    "smallint[]": (1005, binary.array),
+    "integer[]": (1007, binary.array),
+    "text[]": (1009, binary.array),
+    "character varying[]": (1015, binary.array),
+    "bigint[]": (1016, binary.array),
+    "numeric[]": (1231, binary.array),
+    "uuid[]": (2951, binary.array),
 }
-"""By the OID of a type in pg_catalog: boolean, bytea, name, bigint, smallint, integer, text, json, double precision,
-varchar, timestamp, timestamptz, uuid, jsonb. A row with a value of another type is read."""
+"""By a field's type: its OID, and how its values are decoded. A row with a value of another type is read, but for
+enumerations and citext."""
 DELETION: Final = b"d"
 
 
@@ -210,14 +222,16 @@ def table(kind: Kind, relation: Relation) -> Table | None:
     needed = [*kind.key, *(column.field for column in kind.columns), *(each for each in instead if each is not None)]
     if owner is not None:
         needed.append(owner)
-    if any(_place(relation, each) is None for each in needed):
+    if any(_decoder(relation, each) is None for each in needed):
         return None
 
     def at(field: Field) -> int:
         return relation.columns.index(field.name)
 
     def decoder(field: Field) -> binary.Decode:
-        return DECODERS[relation.types[at(field)]]
+        found = _decoder(relation, field)
+        assert found is not None
+        return found
 
     return Table(
         kind.tag,
@@ -231,12 +245,16 @@ def table(kind: Kind, relation: Relation) -> Table | None:
     )
 
 
-def _place(relation: Relation, field: Field) -> int | None:
-    """Where the column is, if it can be decoded."""
+def _decoder(relation: Relation, field: Field) -> binary.Decode | None:
+    """How the column's values are decoded; None: they cannot be."""
     if field.name not in relation.columns:
         return None
     place = relation.columns.index(field.name)
-    return place if relation.types[place] in DECODERS else None
+    oid, decode = DECODERS.get(field.type, (None, binary.text))
+    if oid is not None:
+        return decode if relation.types[place] == oid else None
+    # An enumeration, or citext.
+    return decode if field.of is Type.TEXT and relation.names[place] == field.type else None
 
 
 def _name(table: Table, values: list[Value], *, by_uuid: bool) -> object:

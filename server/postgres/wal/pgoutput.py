@@ -3,10 +3,12 @@
 The layouts are those of the manual (Logical Replication Message Formats).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
+from server.declaration.sql.pieces import quoted
 from server.postgres.wire import COUNT, LENGTH
 
 MOST_BYTES: Final = 1 << 20
@@ -15,6 +17,7 @@ MOST_ENTRIES: Final = 2_000
 """Entries of the log that are kept of one transaction, for the same reason."""
 
 BEGIN: Final = ord("B")
+TYPE: Final = ord("Y")
 RELATION: Final = ord("R")
 INSERT: Final = ord("I")
 UPDATE: Final = ord("U")
@@ -44,6 +47,8 @@ class Relation(NamedTuple):
     columns: tuple[str, ...]
     types: tuple[int, ...]
     """The OIDs of the columns' types."""
+    names: tuple[str | None, ...]
+    """The types' names in SQL, of types that are not Postgres' own."""
 
 
 class Changed:
@@ -83,6 +88,7 @@ class Transactions:
     """Collects the changes of a transaction until its end."""
 
     def __init__(self) -> None:
+        self._types: dict[int, str] = {}
         self._relations: dict[int, Relation] = {}
         self._now = Committed()
         self._bytes = 0
@@ -102,8 +108,11 @@ class Transactions:
         elif kind == COMMIT:
             return self._commit()
         elif kind == RELATION:
-            number, relation = _relation(data, at + 1)
+            number, relation = _relation(data, at + 1, self._types)
             self._relations[number] = relation
+        elif kind == TYPE:
+            number, name = _type(data, at + 1)
+            self._types[number] = name
         return None
 
     def skip(self, size: int) -> None:
@@ -188,8 +197,16 @@ def _skip(data: bytes, at: int) -> int:
     return at
 
 
-def _relation(data: bytes, at: int) -> tuple[int, Relation]:
-    """The number of a relation, and what it is."""
+def _type(data: bytes, at: int) -> tuple[int, str]:
+    """The OID of a type, and its name. Of a domain it is the name of the type beneath."""
+    (oid,) = LENGTH.unpack_from(data, at)
+    schema, at = _string(data, at + 4)
+    name, _ = _string(data, at)
+    return oid, f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
+
+
+def _relation(data: bytes, at: int, named: Mapping[int, str]) -> tuple[int, Relation]:
+    """The number of a relation, and what it is. `named`: names of types, by their OIDs."""
     (number,) = LENGTH.unpack_from(data, at)
     schema, at = _string(data, at + 4)
     name, at = _string(data, at)
@@ -201,7 +218,8 @@ def _relation(data: bytes, at: int) -> tuple[int, Relation]:
         columns.append(column)
         types.append(LENGTH.unpack_from(data, at)[0])
         at += 8  # the type, and its modifier
-    return number, Relation(schema or "pg_catalog", name, tuple(columns), tuple(types))
+    names = tuple(named.get(oid) for oid in types)
+    return number, Relation(schema or "pg_catalog", name, tuple(columns), tuple(types), names)
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:

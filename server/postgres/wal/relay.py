@@ -17,7 +17,7 @@ import msgspec
 
 from server.exceptions import UnavailableError
 from server.postgres import wire
-from server.postgres.wal.pgoutput import BEGIN, COMMIT, RELATION, Committed
+from server.postgres.wal.pgoutput import BEGIN, COMMIT, RELATION, TYPE, Committed
 from server.postgres.wal.receiving import Receiving
 
 FOLDER: Final = "ATLAS_RELAY_FOLDER"
@@ -54,8 +54,9 @@ class Leading:
         self._lock = lock
         self._server: asyncio.Server | None = None
         self._hello: Callable[[], Hello] | None = None
-        self._relations: dict[bytes, bytes] = {}
-        """The latest description of each relation, by its number: Postgres sends it once."""
+        self._described: dict[bytes, bytes] = {}
+        """The latest description of each type and relation, by its kind and number: Postgres sends it once, and a type
+        before the relations that have it."""
         self._within = False
         """Whether a transaction has begun and not ended."""
         self._joining: list[asyncio.StreamWriter] = []
@@ -85,8 +86,8 @@ class Leading:
             return
         for writer in [writer for writer in self._joining if not writer.is_closing()]:
             writer.write(wire.message(HELLO, msgspec.json.encode(self._hello())))
-            for relation in self._relations.values():
-                writer.write(wire.message(PASSED, relation))
+            for description in self._described.values():
+                writer.write(wire.message(PASSED, description))
             self._followers.append(writer)
         self._joining.clear()
 
@@ -95,8 +96,9 @@ class Leading:
         kind = data[0]
         if kind == BEGIN:
             self._within = True
-        elif kind == RELATION:
-            self._relations[data[1:5]] = data
+        elif kind in (TYPE, RELATION):
+            self._described.pop(data[:5], None)
+            self._described[data[:5]] = data
         self._send(wire.message(PASSED, data))
         if kind == COMMIT:
             self._within = False
