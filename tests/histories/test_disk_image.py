@@ -1,5 +1,6 @@
 """An image of the disk is put back: the same cluster, timeline and database, which lost its tail."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -8,6 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.frames import Ack, Error
+from server.postgres.migrate import migrate
+from server.postgres.publication import Doorbells
 from tests.support.cluster import administrator
 from tests.support.device import live_device, now
 from tests.support.diary import Diarist, diarist, diarists, living, settled
@@ -20,27 +23,37 @@ from tests.support.waiting import eventually
 
 AHEAD = "UPDATE sync.feeds SET seq = seq + 3600000000"
 """Feeds that are ahead of the clock count by ones: what is lost and what comes instead have the same seqs."""
-NO_READING = "REVOKE SELECT ON sync.log FROM atlas_sync"
+NO_READING = {
+    Doorbells.LISTEN: "REVOKE SELECT ON sync.log FROM atlas_sync",
+    Doorbells.WAL: "REVOKE SELECT ON sync.log FROM atlas_sync; ALTER PUBLICATION atlas_sync DROP TABLE sync.log",
+}
 """What is pushed is acknowledged, and nobody is told of it."""
 
 
-@pytest.fixture(params=["running", "restarted"])
-def server_is(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(
+    params=[("running", Doorbells.LISTEN), ("restarted", Doorbells.LISTEN), ("running", Doorbells.WAL)],
+    ids=lambda param: "-".join(map(str, param)),
+)
+def situation(request: pytest.FixtureRequest) -> tuple[str, Doorbells]:
+    """What the server does meanwhile, and where it learns of changes."""
+    found: tuple[str, Doorbells] = request.param
+    return found
 
 
 class Disk:
     """A machine with a server, and an image of its disk. While it is put back, the server is away or waits."""
 
-    def __init__(self, machine: Machine, door: Proxy, service: Service, server_is: str) -> None:
+    def __init__(self, machine: Machine, door: Proxy, service: Service, server_is: str, doorbells: Doorbells) -> None:
         self.machine = machine
         self.service = service
+        self.doorbells = doorbells
         self._door = door
         self._server_is = server_is
 
-    def take_image(self, how: str) -> None:
+    async def take_image(self, how: str) -> None:
         if how == "stopped":
-            self.machine.postgres.stop()
+            # Postgres waits until a server that streams from it, here in this process, has all that was written.
+            await asyncio.to_thread(self.machine.postgres.stop)
         else:
             self.machine.postgres.kill()
         self._image = self.machine.image()
@@ -65,10 +78,13 @@ class Disk:
 
 
 @pytest.fixture
-async def disk(site: Machines, server_is: str) -> AsyncIterator[Disk]:
+async def disk(site: Machines, situation: tuple[str, Doorbells]) -> AsyncIterator[Disk]:
     machine = site.primary()
+    if situation[1] is Doorbells.WAL:
+        machine.database.streamed = True
+        await migrate(machine.database.url, doorbells=Doorbells.WAL)
     async with postgres_behind_proxy(machine.database.server_url) as (door, url), Service(url) as service:
-        yield Disk(machine, door, service, server_is)
+        yield Disk(machine, door, service, *situation)
 
 
 async def acknowledge_what_the_image_lacks(disk: Disk, device: Diarist, taken: str) -> None:
@@ -76,9 +92,9 @@ async def acknowledge_what_the_image_lacks(disk: Disk, device: Diarist, taken: s
     device.say(3)
     async with administrator(disk.machine.database) as sql:
         await settled(sql, device)
-    disk.take_image(taken)
+    await disk.take_image(taken)
     async with administrator(disk.machine.database) as sql:
-        await sql.execute(NO_READING)
+        await sql.execute(NO_READING[disk.doorbells])
     device.say(3)
     await eventually(lambda: device.all_acked)
     assert len(device.held) == 3
@@ -106,7 +122,7 @@ async def test_a_device_that_is_ahead_starts_over_and_goes_on(disk: Disk) -> Non
             device.say(3)
         async with administrator(disk.machine.database) as sql:
             await settled(sql, *devices)
-        disk.take_image("killed")
+        await disk.take_image("killed")
         for device in devices:
             device.say(3)
         async with administrator(disk.machine.database) as sql:
@@ -124,7 +140,7 @@ async def test_a_device_whose_seqs_were_given_again_holds_no_ghosts(disk: Disk) 
         devices = [await diarist(sql, disk.service.url) for _ in range(3)]
         await sql.execute(AHEAD)
     async with living(*devices):
-        disk.take_image("stopped")
+        await disk.take_image("stopped")
         async with administrator(disk.machine.database) as sql:
             for device in devices:
                 await add_message(sql, device.conversation, f"{device.user} is a ghost")
@@ -158,13 +174,13 @@ async def test_a_device_that_does_not_number_its_connections_is_not_sent_away(si
     """The image says that an earlier connection of it has its client_id."""
     machine = site.primary()
     async with postgres_behind_proxy(machine.database.server_url) as (door, url), Service(url) as service:
-        disk = Disk(machine, door, service, "running")
+        disk = Disk(machine, door, service, "running", Doorbells.LISTEN)
         async with administrator(machine.database) as sql:
             user = await add_user(sql)
         conversation = uuid4()
         async with live_device(service.url, user) as earlier:
             await earlier.apply(CreateConversation(conversation, f"{user} begins", now()))
-        disk.take_image("killed")
+        await disk.take_image("killed")
         async with live_device(service.url, user, earlier.client_id, n=2) as device:
             await device.reach(await device.apply(RenameConversation(conversation, f"{user} goes on", now())))
             async with disk.put_back():
