@@ -1,5 +1,5 @@
 /**
- * Bundles library, IndexedDB store and Dexie as one module, for pages without a bundler, into the folder given as the first
+ * Bundles the library and its store in IndexedDB as one module, for pages without a bundler, into the folder given as the first
  * argument (default ../dist/browser). manifest.json says which name the module has.
  */
 import { createHash } from 'node:crypto';
@@ -16,7 +16,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const out = resolve(process.argv[2] ?? resolve(root, 'dist/browser'));
 
 const { outputFiles } = await build({
-  stdin: { contents: `export * from './src/index.ts'; export * from './src/store/dexie.ts';`, resolveDir: root },
+  stdin: { contents: `export * from './src/index.ts'; export * from './src/store/indexeddb.ts';`, resolveDir: root },
   bundle: true,
   write: false,
   minify: true,

@@ -317,7 +317,7 @@ export class Sync<S extends Schema = Schema> {
         throw new StoreError("this store is another user's: give each user a store with a name of its own");
       }
       await reshape(tx, this.kinds);
-      await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
+      await tx.setMeta({ user, destroyed: false, ...(getToken === undefined ? { local: true } : {}) });
     });
     await store.adopt?.(user);
     if (this.closed) return;

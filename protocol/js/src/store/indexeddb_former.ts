@@ -9,8 +9,6 @@
  * former version must not begin anew there, because nobody would send what is written to it.
  */
 
-import { Dexie, type Table } from 'dexie';
-
 import type { Floor } from '../holes.js';
 import type { Uuid } from '../rows.js';
 import type { Writing } from '../store.js';
@@ -23,39 +21,23 @@ import {
   type FormerMeta,
   type FormerRow,
 } from './former.js';
+import { asked, inDatabase } from './idb.js';
+import { MOVED } from './indexeddb_upgrade.js';
 
 const TABLES = ['head', 'conversationRows', 'messageRows', 'outbox', 'floorRows', 'deletions'];
-/** Keys in the table `head`. */
+/** Keys in the object store `head`. */
 const META = 0;
 const SAVED = 1;
-/** The user of a database that was upgraded. */
-const MOVED = 'a newer version of this app';
 const AT_ONCE = 1000;
-
-/** Does `work` in one transaction of a database; undefined if it does not exist or lacks a table. */
-export async function inDatabase<T>(
-  name: string,
-  tables: readonly string[],
-  work: (...tables: Table[]) => Promise<T>,
-): Promise<T | undefined> {
-  if (!(await Dexie.exists(name))) return undefined;
-  const db = new Dexie(name);
-  try {
-    await db.open();
-    const names = db.tables.map((table) => table.name);
-    if (!tables.every((table) => names.includes(table))) return undefined;
-    return await db.transaction('rw', [...tables], (tx) => work(...tables.map((table) => tx.table(table))));
-  } finally {
-    db.close();
-  }
-}
 
 /** Marks the former database. Undefined if there is none, or if it was upgraded and emptied. */
 const take = (name: string): Promise<FormerMeta | undefined> =>
   inDatabase(name, TABLES, async (head) => {
-    const found = ((await head.get(SAVED)) ?? (await head.get(META))) as FormerMeta | undefined;
+    if (head === undefined) return undefined;
+    const found = ((await asked(head.get(SAVED))) ?? (await asked(head.get(META)))) as FormerMeta | undefined;
     if (found === undefined || found.user === MOVED) return undefined;
-    await head.bulkPut([{ user: MOVED }, found], [META, SAVED]);
+    head.put({ user: MOVED }, META);
+    head.put(found, SAVED);
     return found;
   });
 
@@ -69,19 +51,19 @@ export async function* partsOfFormer(name: string): AsyncGenerator<(tx: Writing)
   ] as const;
   for (const [table, kind] of tables) {
     for (let last = ''; ;) {
-      const rows = ((await inDatabase(name, [table], (from) =>
-        from.where(':id').above(last).limit(AT_ONCE).toArray(),
-      )) ?? []) as FormerRow[];
+      const range = IDBKeyRange.lowerBound(last, true);
+      const read = async (from?: IDBObjectStore): Promise<FormerRow[]> => asked(from!.getAll(range, AT_ONCE));
+      const rows = (await inDatabase(name, [table], read)) ?? [];
       if (rows.length === 0) break;
       yield (tx) => putFormerRows(tx, kind, rows);
       last = rows.at(-1)?.id ?? '';
     }
   }
   const rest = await inDatabase(name, ['outbox', 'floorRows'], async (outbox, floorRows) => {
-    const homes = (await floorRows?.toCollection().primaryKeys()) as Uuid[];
-    const floors = (await floorRows?.toArray()) as Floor[];
+    const homes = await asked<Uuid[]>(floorRows!.getAllKeys());
+    const floors = await asked<Floor[]>(floorRows!.getAll());
     return [
-      (await outbox?.toArray()) as FormerEntry[],
+      await asked<FormerEntry[]>(outbox!.getAll()),
       homes.map((home, i): [Uuid, Floor] => [home, floors[i] as Floor]),
     ] as const;
   });
@@ -90,7 +72,7 @@ export async function* partsOfFormer(name: string): AsyncGenerator<(tx: Writing)
 
 export async function emptyFormer(name: string): Promise<void> {
   await inDatabase(name, TABLES, async (head, ...tables) => {
-    for (const table of tables) await table.clear();
-    await head?.delete(SAVED);
+    for (const table of tables) table.clear();
+    head!.delete(SAVED);
   });
 }
