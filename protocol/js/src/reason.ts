@@ -1,6 +1,5 @@
 /** Why a device has no connection: one sentence that says what to do, for a status line. */
 
-import { isQuotaError } from './clean.js';
 import type { Clock } from './clock.js';
 import type { ErrorAnswer } from './frames.js';
 
@@ -59,6 +58,9 @@ export function reasonOf(error: unknown): Reason | null {
     ? { code: 'store_full', message: 'this device has no room left: free some, and the app goes on' }
     : { code: 'store', message: `the database on this device fails (${String(name)}: ${message}): reload the app` };
 }
+
+/** Whether the browser had no room for a write. Dexie wraps the browser's error. */
+export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
 
 /** A connection that was open has ended without an `error`. `close`: the server's code; null if there was none. */
 export function closedBy(close: number | null): Trouble {

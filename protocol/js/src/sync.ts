@@ -1,7 +1,7 @@
 /** The library's façade: queries over the local store, writes, and status. The only module that connects the parts. */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { Cleaner, isQuotaError } from './clean.js';
+import { Cleaner } from './clean.js';
 import type { Encoding } from './codec.js';
 import { environment, type Environment } from './environment.js';
 import type { Window } from './frames.js';
@@ -26,7 +26,7 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { reasonOf } from './reason.js';
+import { isQuotaError, reasonOf } from './reason.js';
 import { DESTROYED, DISCONNECTED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
 import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
