@@ -31,7 +31,7 @@ import {
 } from './support/former.js';
 import { all, deleteDatabase, exists } from './support/databases.js';
 import { newConversation, newMessage } from './support/model.js';
-import { C, CHAT_KINDS, CONVERSATION, id, M, MESSAGE, PROFILE, tokenOf } from './support/rows.js';
+import { C, CHAT_KINDS, CONVERSATION, id, M, message, MESSAGE, PROFILE, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
 
 const app = new App();
@@ -370,6 +370,26 @@ describe('in SQLite', () => {
     await expectUpgraded(closing(new SqliteStore({ ...driver, all })));
   });
 
+  it('the version before did not say how new its rows are', async () => {
+    const path = join(folder(), 'device.sqlite');
+    const store = new SqliteStore(sqliteDriver(path));
+    await store.write(async (tx) => {
+      await tx.put(MESSAGE, [{ ...message(1, 1, 41) }, { ...message(2, 1, 40) }]);
+      await tx.remember([{ kind: 'message', key: M(3), seq: 50 }]);
+    });
+    await store.close();
+    const db = new sqlite.Database(path);
+    db.run("UPDATE atlas_meta SET version = 2, meta = json_remove(meta, '$.newest', '$.made', '$.destroyed')");
+    db.run('CREATE INDEX atlas_outbox_state ON atlas_outbox (state, key)');
+    db.close();
+    const again = closing(new SqliteStore(sqliteDriver(path)));
+    await again.read(async (tx) => {
+      expect((await tx.meta()).newest).toEqual({ seq: 41, isKnown: true });
+      expect(await tx.all(MESSAGE)).toHaveLength(2);
+      expect(await tx.gone()).toEqual([]);
+    });
+  });
+
   it('only the tables of this version remain, and the earlier one refuses it', async () => {
     const path = join(folder(), 'device.sqlite');
     makeOldSqlite(path, oldMeta(USER));
@@ -379,8 +399,8 @@ describe('in SQLite', () => {
     const db = new sqlite.Database(path);
     const names = db.all("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").map((row) => row['name']);
     expect(names).toEqual(['atlas_deletions', 'atlas_histories', 'atlas_meta', 'atlas_outbox', 'atlas_rows']);
-    expect(db.all('SELECT version FROM atlas_meta')).toEqual([{ version: 2 }]); // it accepts no other than 1
-    db.run('UPDATE atlas_meta SET version = 3');
+    expect(db.all('SELECT version FROM atlas_meta')).toEqual([{ version: 3 }]); // it accepts no other than 1
+    db.run('UPDATE atlas_meta SET version = 4');
     db.close();
     const older = closing(new SqliteStore(sqliteDriver(path)));
     await expect(older.read((tx) => tx.meta())).rejects.toThrow(StoreError);
