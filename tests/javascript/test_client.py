@@ -52,7 +52,7 @@ def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifes
     digest = base64.b64encode(sha384(asset.contents[IDENTITY]).digest()).decode()
     manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
     assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
-    script = f"import {{ createSync, IndexedDbStore }} from './{name}'; if (!createSync || !IndexedDbStore) throw new Error();"
+    script = f"import {{ createSync, IndexedDbStore as S }} from './{name}'; if (!createSync || !S) throw new Error();"
     assert node(["--input-type=module", "-e", script], cwd=tmp_path) == 0
 
 
