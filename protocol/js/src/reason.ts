@@ -21,6 +21,12 @@ export class Trouble extends Error {
   }
 }
 
+/** Said until the app starts again. */
+export const EMPTIED: Reason = {
+  code: 'store_emptied',
+  message: 'the data on this device was deleted, and is fetched again: what had not been sent to the server is lost',
+};
+
 /** For the codes of SPEC.md, 10.1, whose sentence from the server speaks to clients, and not to apps and people. */
 const SENTENCES: Readonly<Record<string, string>> = {
   token_refused: 'the server refuses the token: getToken() must return one that it verifies and that has not expired',

@@ -171,6 +171,11 @@ export class Destroyed extends StoreError {
   }
 }
 
+/** The database was deleted meanwhile, and made again: the transaction changed nothing. */
+export class Emptied extends Error {
+  override name = 'Emptied';
+}
+
 /** Another tab leads now: the transaction changed nothing. */
 export class Deposed extends Error {
   override name = 'Deposed';
