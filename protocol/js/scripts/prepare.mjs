@@ -21,6 +21,6 @@ function run(...args) {
 
 const needed = ['@msgpack/msgpack', 'esbuild', 'typescript'];
 if (!needed.every((name) => existsSync(`${cwd}/node_modules/${name}/package.json`))) {
-  run('ci', '--ignore-scripts', '--include=dev', '--no-global', '--no-dry-run', '--no-workspaces');
+  run('ci', '--ignore-scripts', '--include=dev', '--no-global', '--no-dry-run', '--no-workspaces', '--no-json');
 }
 run('run', '--silent', 'compile');
