@@ -25,9 +25,9 @@ def examples() -> dict[str, str]:
 
 
 def commands() -> list[str]:
-    """Each line of the shell examples, in order. A line begins in the folder in which checkout and app lie."""
+    """Each line of the shell examples, in order, but what starts the demo. A line begins where checkout and app lie."""
     blocks = [text for language, text in FENCE.findall(README.read_text()) if language == "sh"]
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in blocks for line in block.splitlines() if "atlas-sync demo" not in line]
 
 
 def write(folder: Path) -> None:
