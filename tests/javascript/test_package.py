@@ -115,7 +115,7 @@ async def test_the_other_examples_do_what_they_say(
     await built(app, server, user, tmp_path)
     page = await opened(person, f"{server.http}/others.html")
     await page.wait_for_function("window.did")
-    assert await page.evaluate("window.did") == [['Buy oat milk ["home"]'], ["live", "true"]]
+    assert await page.evaluate("window.did") == [['Buy oat milk ["home"]'], ["gone: true"]]
 
 
 async def test_a_page_without_a_bundler_keeps_what_was_written(server: Running, person: BrowserContext) -> None:
