@@ -33,6 +33,7 @@ import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
+import { mustConnect } from './websocket.js';
 import { UnsentError, wipe } from './wipe.js';
 import * as writes from './write.js';
 
@@ -74,7 +75,10 @@ export function createSync<const S extends Schema>(options: SyncOptions<S>): Syn
 }
 
 export class Sync<S extends Schema = Schema> {
-  /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
+  /**
+   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and if there
+   * is a getToken, but no WebSocket.
+   */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
@@ -250,6 +254,7 @@ export class Sync<S extends Schema = Schema> {
     await this.ready;
     if (getToken !== undefined) this.server.getToken = getToken;
     if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    mustConnect(this.env.WebSocket);
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab has a getToken; the leading one may have none.
     if (this.tabs.leading) await this.server.start();
@@ -326,6 +331,7 @@ export class Sync<S extends Schema = Schema> {
 
   private async open(): Promise<void> {
     const { store, getToken } = this.options;
+    if (getToken !== undefined) mustConnect(this.env.WebSocket);
     await this.begin();
     if (this.closed) return;
     store.onClosed = () => {

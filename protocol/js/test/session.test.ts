@@ -254,3 +254,8 @@ it('changes that follow each other are applied together, up to a limit, and noth
   expect(together(changes(1, 'a', 7), { t: 'live', cursor: 'a', seq: 7 })).toBeNull();
   expect(together({ t: 'live', cursor: 'a', seq: 7 }, changes(1, 'b', 9))).toBeNull();
 });
+
+it('a device without an id of its own says no hello', () => {
+  const nobody = { clientId: '00000000-0000-0000-0000-000000000000', cursor: null, generation: 1 };
+  expect(() => new Session({ kinds, token: 'x', ...nobody })).toThrow('the nil UUID names no device');
+});
