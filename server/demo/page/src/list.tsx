@@ -100,19 +100,23 @@ export function ConversationList(props: Props) {
               aria-current={row.id === chosen ? 'true' : undefined}
               onClick={() => onOpen(row.id)}
             >
-              <span class="list-title">{row.title ?? 'New conversation'}</span>
-              <span class="list-mark">
-                <StateMark row={row.state} messages={previews.get(row.id)?.state} />
-                {unread.has(row.id) && (
-                  <span class="unread">
-                    <span class="hidden-words">New messages</span>
-                  </span>
-                )}
+              <span class="list-line">
+                <span class="list-title">{row.title ?? 'New conversation'}</span>
+                <span class="list-mark">
+                  <StateMark row={row.state} messages={previews.get(row.id)?.state} />
+                  {unread.has(row.id) && (
+                    <span class="unread" data-testid="unread">
+                      <span class="hidden-words">New messages</span>
+                    </span>
+                  )}
+                </span>
               </span>
-              <span class="list-preview">{preview(previews.get(row.id)?.text)}</span>
-              <time class="list-time" dateTime={machineTime(row.updatedAt)}>
-                {briefly(row.updatedAt)}
-              </time>
+              <span class="list-line">
+                <span class="list-preview">{preview(previews.get(row.id)?.text)}</span>
+                <time class="list-time" dateTime={machineTime(row.updatedAt)}>
+                  {briefly(row.updatedAt)}
+                </time>
+              </span>
             </button>
           </li>
         ))}
