@@ -27,11 +27,19 @@ export const FREE = 'This person is on the free plan: what is written here stays
 
 /** `networkOn`: the device's switch. */
 export function condition(status: Status, networkOn: boolean): Condition {
-  const { state, error } = status;
+  const { state, reason, retryAt } = status;
   const plain: Condition = { state, word: WORDS[state], why: null, retryAt: null, canConnect: false };
-  if (error?.code === 'local_only' || (state === 'local' && networkOn)) {
-    return { ...plain, state: 'local', word: WORDS.local, why: FREE };
-  }
-  if (state !== 'offline' || !networkOn) return plain;
-  return { ...plain, word: 'Unreachable', why: 'Server unreachable', canConnect: true };
+  if (state === 'local' || reason?.code === 'local_only') return { ...plain, state: 'local', word: WORDS.local, why: FREE };
+  if (!networkOn) return { ...plain, state: 'offline', word: WORDS.offline };
+  if (reason === null || (state !== 'offline' && state !== 'connecting')) return plain;
+  return { ...plain, word: state === 'offline' ? 'Unreachable' : WORDS[state], why: why(reason), retryAt, canConnect: true };
+}
+
+/** Codes of a server that is away; what to check is for those who run it, and this page is served by it. */
+const AWAY = /^(unreachable|cut|closed|going_away|internal|http_5\d\d)$/;
+
+function why({ code, message }: NonNullable<Status['reason']>): string {
+  if (AWAY.test(code)) return 'Server unreachable';
+  if (code === 'no_network') return 'This computer has no network';
+  return message.charAt(0).toUpperCase() + message.slice(1);
 }

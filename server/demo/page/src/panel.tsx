@@ -53,6 +53,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
   useEffect(() => () => activity.close(), [activity]);
   const query = useMemo(() => sync.list('conversation'), [sync]);
   const list = useQuery(query);
+  const status = useQuery(sync.status);
   const rows = list?.rows;
   const [failure, setFailure] = useState<string | null>(null);
   useEffect(() => {
@@ -181,6 +182,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
         ) : (
           <div class="conversation empty">
             {rows !== undefined && rows.length > 0 && chosen === null && <p>Choose a conversation.</p>}
+            {rows?.length === 0 && (status?.lastLive != null || status?.reason?.code === 'local_only') && <p>Messages appear here.</p>}
           </div>
         )}
       </div>
