@@ -104,8 +104,10 @@ function TitleField({ title, onDone }: { readonly title: string; readonly onDone
       placeholder="New conversation"
       onBlur={() => finish(true, false)}
       onKeyDown={(event) => {
-        if (event.key === 'Enter' && !event.isComposing) finish(true, true);
-        if (event.key === 'Escape') finish(false, true);
+        if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return;
+        // The button that gets the focus would take the same key as a click.
+        event.preventDefault();
+        finish(event.key === 'Enter', true);
       }}
     />
   );
