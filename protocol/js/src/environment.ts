@@ -9,6 +9,7 @@ import type { WebSocketClass } from './websocket.js';
 export interface Environment {
   readonly clock: Clock;
   readonly random: () => number;
+  /** Node.js has none before version 22. What connects must have one. */
   readonly WebSocket: WebSocketClass;
   /** Asks by HTTP why no WebSocket opens. null: that is not asked. */
   readonly fetch: FetchLike | null;

@@ -34,6 +34,7 @@ import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
 import { wipe } from './wipe.js';
+import { mustConnect } from './websocket.js';
 import * as writes from './write.js';
 
 export interface SyncOptions<S extends Schema = Schema> {
@@ -69,7 +70,10 @@ export function createSync<const S extends Schema>(options: SyncOptions<S>): Syn
 }
 
 export class Sync<S extends Schema = Schema> {
-  /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
+  /**
+   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and with TypeError
+   * if there is a getToken, but no WebSocket.
+   */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
@@ -237,6 +241,7 @@ export class Sync<S extends Schema = Schema> {
     await this.ready;
     if (getToken !== undefined) this.server.getToken = getToken;
     if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    mustConnect(this.env.WebSocket);
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab has a getToken; the leading one may have none.
     if (this.tabs.leading) await this.server.start();
@@ -313,6 +318,7 @@ export class Sync<S extends Schema = Schema> {
 
   private async open(): Promise<void> {
     const { store, user, getToken } = this.options;
+    if (getToken !== undefined) mustConnect(this.env.WebSocket);
     await store.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== '' && meta.user !== user) {
