@@ -193,11 +193,12 @@ async def _serve(
         metrics_token=_secret(data / "metrics-token"),
         metrics_port=None,
     )
-    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline, setting="--port")
     port = sock.getsockname()[1]
     if settings.usage:
         await seed.use(admin_url)
     people = await seed.people(admin_url)
+    newest = await seed.newest_message(admin_url, people[0].id)
     tokens = {person.id: _token(person.id, settings) for person in people}
     server = app.App(settings, site.routes(_identities(people, tokens)))
     loop = asyncio.get_running_loop()
@@ -209,6 +210,7 @@ async def _serve(
             _print_json(settings, port, admin_url, people, tokens)
         else:
             _print_next(console, settings, port, people, tokens, time.monotonic() - begun, beside.says)
+            _print_support(console, settings, people[0], newest)
             _print_service(console, settings, port, admin_url, people[0])
             console.print("Stop this with Ctrl-C.\n")
 
@@ -366,6 +368,15 @@ def _print_next(
     print(f"{token} {_program()} top --url {page}metrics\n", file=sys.stderr)  # noqa: T201
     for sentence in beside:
         console.print(f"{sentence} See «Do caches and replicas help?» in `top`.\n", soft_wrap=True)
+
+
+def _print_support(console: Console, settings: ServeSettings, first: Person, newest: UUID | None) -> None:
+    database = f"DATABASE_URL={settings.database_url}"
+    console.print("Whether the database is fit to serve:\n")
+    print(f"{database} {_program()} doctor\n", file=sys.stderr)  # noqa: T201
+    if newest is not None:
+        console.print("Where a message is, and which devices have it; this is the first one's newest:\n")
+        print(f"{database} {_program()} trace {newest} --user {first.id}\n", file=sys.stderr)  # noqa: T201
 
 
 def _print_service(console: Console, settings: ServeSettings, port: int, admin_url: str, first: Person) -> None:

@@ -118,7 +118,7 @@ async def test_while_conversations_are_fetched_the_page_says_so(demo: Demo, pers
 async def test_a_server_that_is_away_is_told_apart_from_a_network_that_is_off(
     demo: Demo, person: BrowserContext
 ) -> None:
-    page, left, right = await two_devices(person, demo)
+    _, left, right = await two_devices(person, demo)
     trouble = [device.panel.get_by_test_id("trouble") for device in (left, right)]
     await right.switch_off()
     await demo.end()
@@ -159,7 +159,7 @@ async def test_a_message_whose_conversation_was_deleted_can_be_copied_and_saved_
     demo: Demo, person: BrowserContext, sql: Any
 ) -> None:
     await person.grant_permissions(["clipboard-read", "clipboard-write"])
-    page, left, right = await two_devices(person, demo)
+    page, left, _ = await two_devices(person, demo)
     title, text = words(), f"{words()} to be kept"
     gone = await a_conversation(sql, demo, title)
     await listed(left, title).click()
@@ -337,10 +337,12 @@ HOSTILE = {
     "a script": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>",
     "an address that is a script": "[one](javascript:window.hacked=1) [two](JaVaScRiPt:window.hacked=1) "
     "[three](&#106;avascript:window.hacked=1) [four](java\tscript:window.hacked=1) <javascript:window.hacked=1>",
-    "other schemes": "[one](data:text/html,<script>window.hacked=1</script>) [two](vbscript:x) [three](file:///etc/passwd) "
-    "[four](blob:x) [five](//evil.example/x) [six](/demo.json)",
-    "an image of another host": "![tracked](https://evil.example/pixel.png) ![x](data:image/svg+xml,<svg/onload=hacked=1>)",
-    "an attribute": '[x](https://example.org "\\" onmouseover=window.hacked=1 x=\\"") [y](https://example.org/"onclick="hacked=1)',
+    "other schemes": "[one](data:text/html,<script>window.hacked=1</script>) [two](vbscript:x) "
+    "[three](file:///etc/passwd) [four](blob:x) [five](//evil.example/x) [six](/demo.json)",
+    "an image of another host": "![tracked](https://evil.example/pixel.png) "
+    "![x](data:image/svg+xml,<svg/onload=hacked=1>)",
+    "an attribute": '[x](https://example.org "\\" onmouseover=window.hacked=1 x=\\"") '
+    '[y](https://example.org/"onclick="hacked=1)',
     "a style": "<style>*{display:none}</style><iframe src=https://evil.example></iframe>",
     "deep quotes": ">" * 20_000 + " deep",
     "deep lists": "- " * 10_000 + "deep",
