@@ -76,10 +76,10 @@ async def test_the_commands_for_the_support_case_can_be_pasted(folder: Path) -> 
     try:
         async with asyncio.timeout(60):
             while "Stop this with" not in printed:
-                line = (await demo.stderr.readline()).decode()
-                assert line, printed
-                printed += line
-        said = {}
+                said = (await demo.stderr.readline()).decode()
+                assert said, printed
+                printed += said
+        results = {}
         for line in printed.splitlines():
             if line.startswith("DATABASE_URL="):
                 setting, _, *arguments = shlex.split(line)
@@ -90,9 +90,9 @@ async def test_the_commands_for_the_support_case_can_be_pasted(folder: Path) -> 
                 )
                 async with asyncio.timeout(LIMIT):
                     out, _ = await process.communicate()
-                said[arguments[0]] = (process.returncode, out.decode())
-        assert said.keys() == {"doctor", "trace"}
-        for status, out in said.values():
+                results[arguments[0]] = (process.returncode, out.decode())
+        assert results.keys() == {"doctor", "trace"}
+        for status, out in results.values():
             assert status == 0, out
             assert "✓" in out
     finally:
