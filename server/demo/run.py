@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.declaration.chat import CHAT_TOML
-from server.demo import conversations, seed, site
+from server.demo import conversations, guide, seed, site
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.embedded_redis import MEMORY, WITHOUT_CLIENT, EmbeddedRedis, find_program
 from server.demo.seed import Conversation, Person
@@ -236,9 +236,11 @@ async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Consol
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             bar = progress.add_task("loading real conversations", total=None)
-            cast = conversations.cast(conversations.read(), options.users, datetime.now(UTC))
+            now = datetime.now(UTC)
+            cast = conversations.cast(conversations.read(), options.users, now)
+            said = (*cast.said, *guide.conversations(cast.people, now))
             await seed.load(
-                admin_url, cast.people, cast.said, lambda done, total: progress.update(bar, completed=done, total=total)
+                admin_url, cast.people, said, lambda done, total: progress.update(bar, completed=done, total=total)
             )
     return admin_url
 

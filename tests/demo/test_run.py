@@ -92,9 +92,9 @@ async def test_the_commands_for_the_support_case_can_be_pasted(folder: Path) -> 
                     out, _ = await process.communicate()
                 results[arguments[0]] = (process.returncode, out.decode())
         assert results.keys() == {"doctor", "trace"}
-        for status, out in results.values():
-            assert status == 0, out
-            assert "✓" in out
+        for status, told in results.values():
+            assert status == 0, told
+            assert "✓" in told
     finally:
         demo.send_signal(signal.SIGTERM)
         await demo.communicate()

@@ -61,7 +61,7 @@ export function Bubble(props: Props) {
         <Editor text={row.content} onDone={() => onEdit(false)} onSave={onSave} />
       ) : (
         <div class="message-line">
-          <div class="bubble" data-testid="text" onClick={() => setOpen(!open)}>
+          <div class="bubble" data-testid="text" onClick={({ target }) => (target as Element).closest('a, button') === null && setOpen(!open)}>
             {row.role === 'assistant' ? <Markdown text={row.content} /> : row.content}
           </div>
           <div class="message-actions">

@@ -38,8 +38,11 @@ async function lastMessages(device: Device, ids: readonly string[]): Promise<Map
     const states = unsettled(entries);
     const last = new Map<string, Preview>();
     for (const id of ids) {
-      const shown = showMessages(id, await tx.newest(MESSAGE, id, null, DEEP), entries, false).at(-1);
-      last.set(id, { text: shown === undefined ? null : inOneLine(shown), state: states.get(id) });
+      const shown = showMessages(id, await tx.newest(MESSAGE, id, null, DEEP), entries, false);
+      const newest = shown.at(-1);
+      // An edit names its message only; of older messages it is not seen here.
+      const edited = shown.some(({ state }) => state === 'pending') ? 'pending' : undefined;
+      last.set(id, { text: newest === undefined ? null : inOneLine(newest), state: states.get(id) ?? edited });
     }
     return last;
   });
