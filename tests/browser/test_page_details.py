@@ -401,7 +401,7 @@ async def test_a_hostile_answer_runs_nothing_fetches_nothing_and_stops_nothing(
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     title, after = words(), words()
-    await a_conversation(sql, demo, title, HOSTILE[kind], after)
+    made = await a_conversation(sql, demo, title, HOSTILE[kind], after)
     answer = await shown_answer(page, title)
     await left.has(after)
     answer = left.panel.get_by_test_id("message").get_by_test_id("text").first
@@ -414,3 +414,5 @@ async def test_a_hostile_answer_runs_nothing_fetches_nothing_and_stops_nothing(
         await link.hover()
     assert await page.evaluate("window.hacked") is None
     assert [url for url in asked if not url.startswith(demo.page)] == []
+    assert await answer.locator("*").count() < 10_000
+    await sql.execute("DELETE FROM conversations WHERE id = $1", made)

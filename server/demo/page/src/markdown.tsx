@@ -13,8 +13,12 @@ import { CopyButton } from './copy.js';
 const SCHEMES = new Set(['http:', 'https:', 'mailto:']);
 /** Levels of quotes, lists and emphasis. What is deeper is shown as text. */
 const DEEPEST = 20;
-/** Characters. A longer answer is shown as it is written: 100,000 of them take a third of a second to be read. */
-const LONGEST = 50_000;
+/**
+ * Characters, and tokens. An answer with more is shown as it is written: so many characters, written to be slow, take half
+ * a second to be read, and a table of 65,000 cells takes seconds at each layout.
+ */
+const LONGEST = 30_000;
+const MOST = 8_000;
 
 const reader = new MarkdownIt({ html: false, linkify: false, breaks: true, maxNesting: DEEPEST });
 reader.normalizeLink = (url) => url;
@@ -148,9 +152,11 @@ function elements(tokens: readonly Token[]): ComponentChildren[] {
   return open[0]!.children;
 }
 
-/** The elements of an answer; the text itself if it is very long. */
+/** The elements of an answer; the text itself if it is too large. */
 export function rendered(text: string): ComponentChildren {
-  return text.length > LONGEST ? text : elements(reader.parse(text, {}));
+  if (text.length > LONGEST) return text;
+  const tokens = reader.parse(text, {});
+  return tokens.reduce((count, { children }) => count + 1 + (children?.length ?? 0), 0) > MOST ? text : elements(tokens);
 }
 
 export function Markdown({ text }: { readonly text: string }): VNode {
