@@ -85,8 +85,8 @@ export function createSync<const S extends Schema>(options: SyncOptions<S>): Syn
 
 export class Sync<S extends Schema = Schema> {
   /**
-   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and with TypeError
-   * if there is a getToken, but no WebSocket.
+   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and if there
+   * is a getToken, but no WebSocket.
    */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */

@@ -13,7 +13,9 @@ it('a platform without WebSocket says so at the first call, and works locally', 
   const getToken = () => tokenOf(id(1));
   const refused = createChatSync({ ...options, store: new MemoryStore(), getToken });
   await expect(refused.ready).rejects.toThrow(/no WebSocket: .*environment: \{ WebSocket \}/);
-  await expect(refused.createConversation('Trip')).rejects.toThrow(TypeError);
+  await expect(refused.createConversation('Trip')).rejects.toThrow(/no WebSocket/);
+  const told = new Promise((resolve) => refused.status.subscribe(() => resolve(refused.status.value.reason?.code)));
+  expect(await told).toBe('platform');
   await refused.close();
   const local = createChatSync({ ...options, store: new MemoryStore() });
   const conversation = await local.createConversation('Trip');
