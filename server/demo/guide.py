@@ -9,8 +9,8 @@ from server.demo.seed import Conversation, Message, Person
 
 QUESTION: Final = "What can I try here?"
 ANSWER: Final = """\
-Each device on this page has a **database of its own**. Whatever you do works without the server, and arrives everywhere \
-once there is a connection:
+Each device on this page has a **database of its own**. Whatever you do works without the server, and arrives \
+everywhere once there is a connection:
 
 1. Write on one device, and look at the other.
 2. Switch a device's network off, write on both, and switch it on.

@@ -14,8 +14,8 @@ const SCHEMES = new Set(['http:', 'https:', 'mailto:']);
 /** Levels of quotes, lists and emphasis. What is deeper is shown as text. */
 const DEEPEST = 20;
 /**
- * Characters, and tokens. An answer with more is shown as it is written: so many characters, written to be slow, take half
- * a second to be read, and a table of 65,000 cells takes seconds at each layout.
+ * Characters, and tokens. An answer with more is shown as it is written: so many characters, written to be slow, take a
+ * fifth of a second to be read, and a table of 65,000 cells takes seconds at each layout.
  */
 const LONGEST = 30_000;
 const MOST = 8_000;
