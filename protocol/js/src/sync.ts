@@ -10,6 +10,7 @@ import { LeaderConnection } from './leader_connection.js';
 import { WriteError, type Columns } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
+import { bare, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
 import { homeKey, nameOf } from './rows.js';
 import {
@@ -26,9 +27,18 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { bare, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { DESTROYED, DISCONNECTED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
-import { Deposed, Destroyed, Emptied, StoreError, type Durability, type Reading, type Store, type Transactions, type Writing } from './store.js';
+import {
+  Deposed,
+  Destroyed,
+  Emptied,
+  StoreError,
+  type Durability,
+  type Reading,
+  type Store,
+  type Transactions,
+  type Writing,
+} from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
 import { readUnsent, type Unsent } from './unsent.js';
@@ -57,7 +67,6 @@ export interface SyncOptions<S extends Schema = Schema> {
 }
 
 const nothing = (): void => undefined;
-const nothingOf = (): Promise<void> => Promise.resolve();
 
 /** The store works, and what was asked of it cannot be. */
 const isRefusal = (error: unknown): boolean =>
@@ -366,7 +375,7 @@ export class Sync<S extends Schema = Schema> {
     await this.begin();
     if (this.closed) return;
     store.onClosed = () => {
-      this.store.read(nothingOf).catch((error: unknown) => this.fault(error));
+      this.store.read(async () => undefined).catch((error: unknown) => this.fault(error));
       this.queries.touched(touchedAll());
     };
     // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.

@@ -184,16 +184,16 @@ export class IndexedDbStore implements Store {
   private connected(): Promise<Connection> {
     if (this.destroyed) return Promise.reject(new Destroyed());
     if (this.closed) return Promise.reject(new StoreError('this store is closed'));
-    if (this.connection === null) this.connect(Promise.resolve());
-    return this.connection as unknown as Promise<Connection>;
+    return this.connection ?? this.connect(Promise.resolve());
   }
 
-  private connect(after: Promise<void>): void {
+  private connect(after: Promise<void>): Promise<Connection> {
     const connection = after.then(() => this.open());
     this.connection = connection;
     connection.catch(() => {
       if (this.connection === connection) this.connection = null;
     });
+    return connection;
   }
 
   private async open(): Promise<Connection> {
@@ -251,7 +251,7 @@ export class IndexedDbStore implements Store {
     const meta = asked<Meta | undefined>(db.transaction(HEAD).objectStore(HEAD).get(META));
     db.close();
     if (this.closed) return;
-    this.connect(
+    void this.connect(
       meta.then((found) => {
         this.destroyed = found?.destroyed !== false;
         if (this.destroyed) throw new Destroyed();
