@@ -148,8 +148,9 @@ export class Inquiry {
     try {
       return this.answered(await fetch(url, options));
     } catch (error) {
+      const { name, cause } = Object(error) as Partial<Error>;
+      if (name === 'AbortError' || Object(cause).code !== undefined) return this.failed(error); // this says enough
       // Another site's answer is hidden from a page unless the site permits it to be read. That there is one is not.
-      if (typeof document === 'undefined') return this.failed(error);
       return await fetch(url, { ...options, mode: 'no-cors' }).then(
         () => this.answered({ status: 0, type: 'opaque' }),
         () => this.failed(error),
