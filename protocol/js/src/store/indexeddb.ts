@@ -27,7 +27,7 @@ import { newId } from '../uuid.js';
 import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 import { CONVERSATION, MESSAGE } from './former.js';
 import { abort, asked, committed, deleteDatabase, inDatabase, openDatabase } from './idb.js';
-import { emptyFormer, partsOfFormer } from './indexeddb_former.js';
+import { emptyFormer, takeFormer } from './indexeddb_former.js';
 import { HEAD, LEFT, META, NAMES, OUTBOX, pourSome, POUR, upgrade, VERSION } from './indexeddb_upgrade.js';
 import { Leaves } from './leaves.js';
 import { ackedOf, countsOf, OutboxCopy, pendingOf, type OutboxView } from './outbox_copy.js';
@@ -216,16 +216,13 @@ export class IndexedDbStore implements Store {
 
   /** Copies what was kept before there were kinds, if there is such a database, and makes the head. */
   private async takeOver(connection: Connection): Promise<void> {
-    /** Does `work` unless the store has a head, which another tab may have made: then false. */
-    const make = (work: (tx: Transaction) => Promise<void>, isLeft: boolean): Promise<boolean> =>
-      this.on(connection, 'readwrite', 'strict', async (tx) => {
-        if (!(await tx.begin())) return false;
-        if (isLeft) tx.head.put(true, LEFT);
-        await work(tx);
-        return true;
-      });
-    for await (const put of partsOfFormer(this.name)) if (!(await make(put, true))) break;
-    await make((tx) => tx.setMeta({}), false);
+    const put = await takeFormer(this.name);
+    await this.on(connection, 'readwrite', 'strict', async (tx) => {
+      if (!(await tx.begin())) return; // another tab was quicker
+      if (put === undefined) return tx.setMeta({});
+      tx.head.put(true, LEFT);
+      await put(tx);
+    });
     await emptyFormer(this.name);
     await this.on(connection, 'readwrite', 'strict', async (tx) => void tx.head.delete(LEFT));
   }
