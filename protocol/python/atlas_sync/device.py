@@ -106,7 +106,7 @@ class Device:
         rng: Randomness for the delays between connections.
 
     Raises ValueError for a window out of bounds or of a kind that the schema does not have, a cursor of more than 128
-    bytes, or another user's outbox.
+    bytes, the nil UUID as `client_id`, or another user's outbox.
 
     May be read: `status`; `reason`, why there is no connection or soon will be none, and what to do, None if nothing is
     wrong; `retry_at`, when the next attempt begins, in seconds since 1970 by the device's clock, None if none is due or
@@ -201,9 +201,10 @@ class Device:
     ) -> PageArrived:
         """Ask for older rows of a kind, newest first: of a kind with a parent, those of the row with the key `parent`.
 
-        `before` is the place of the oldest row that is held (`Kind.place`): the value of the column `newest` and the
-        key. None asks for the newest. Waits while the permitted number of pages is unanswered, and until the device has
-        caught up far enough to ask. Apply the rows within `Replica.expecting_page`.
+        `before` is the place (`Kind.place`: the value of the column `newest` and the key) of the last row of the page
+        before; of the oldest row of the snapshot for the first one. None asks for the newest. Waits while the permitted
+        number of pages is unanswered, and until the device has caught up far enough to ask. Apply the rows within
+        `Replica.expecting_page`.
 
         Raises PageError if the server answers with an `error`, ConnectionError if the device is offline or its
         connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000, an unknown kind,
