@@ -32,7 +32,7 @@ def after_page(kind: Kind, floor: Floor, before: Place | None, last: Row | None,
     """The floor after a page that was asked for with `before`, and ends with the row `last` (None: it has none)."""
     if before is not None and not covers(kind, floor, before):
         return floor
-    end = START if not more else before if last is None else kind.place(last)
+    end: Floor = START if not more else before if last is None else kind.place(last)
     if end is None or floor == START:
         return floor
     return floor if isinstance(end, tuple) and floor is not None and covers(kind, floor, end) else end
