@@ -221,7 +221,7 @@ def test_a_file_of_another_program_is_named_and_not_changed(tmp_path: Path) -> N
 def test_a_file_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage, storage.transaction() as sql:
-        sql.execute("PRAGMA user_version = 4")
+        sql.execute("PRAGMA user_version = 5")
     with pytest.raises(StorageError, match="newer"):
         SqliteStorage(path, USER)
 
@@ -295,6 +295,22 @@ def test_a_file_of_an_earlier_version_that_cannot_be_read_is_not_changed(tmp_pat
     assert sql.execute("PRAGMA user_version").fetchone() == (2,)
     assert sql.execute("SELECT title_bytes FROM atlas_head").fetchone() == (1000,)
     sql.close()
+
+
+@pytest.mark.parametrize(("generation", "ahead"), [(0, None), (31, 0)])
+def test_what_an_earlier_version_may_have_sent_keeps_its_instants(
+    tmp_path: Path, generation: int, ahead: int | None
+) -> None:
+    path = tmp_path / "outbox.db"
+    with opened(path) as storage, storage.transaction() as sql:
+        sql.execute("UPDATE atlas_head SET generation = ?", (generation,))
+        sql.execute("ALTER TABLE atlas_head DROP COLUMN ahead")
+        sql.execute("PRAGMA user_version = 3")
+    with opened(path) as storage:
+        assert storage.load()[0] == Head(generation=generation, ahead=ahead)
+        Outbox(storage, CHAT).keep_time(5, 10**16)
+    with opened(path) as storage:
+        assert Outbox(storage, CHAT).ahead == 5
 
 
 def test_the_server_s_schema_is_kept(device: Device) -> None:

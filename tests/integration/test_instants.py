@@ -7,30 +7,13 @@ import pytest
 from protocol.codec import Codec
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT
 from tests.support.cluster import Database
+from tests.support.instants import INSTANTS
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, Message
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.shared_database(every_postgres=True)
-
-INSTANTS = [
-    "infinity",
-    "infinity",
-    "294276-12-31",
-    "9999-12-31 23:59:59.999999",
-    "2255-06-05 23:47:34.740992",
-    "2255-06-05 23:47:34.740991",
-    "2255-06-05 23:47:34.740990",
-    "2026-01-01",
-    "1684-07-28 00:12:25.259009",
-    "1684-07-28 00:12:25.259008",
-    "1600-01-01",
-    "0001-01-01",
-    "0001-01-01",
-    "4713-01-01 BC",
-    "-infinity",
-]
 
 
 async def history(device: Peer, conversation: Any, limit: int) -> list[Conversation | Message]:

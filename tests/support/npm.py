@@ -36,18 +36,31 @@ def install() -> None:
     with wanted.open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # pytest runs several processes
         if not done.exists() or done.stat().st_mtime < wanted.stat().st_mtime:
-            run("ci", "--no-audit", "--no-fund")
+            run("ci", "--ignore-scripts", "--no-audit", "--no-fund")  # nothing here needs what `prepare` builds
 
 
-def run_node(*arguments: str, folder: Path) -> None:
-    """Run node in a folder. Fails the test if it failed."""
+def run_node(*arguments: str, folder: Path, **environment: str) -> str:
+    """Run node in a folder. Returns what it said; fails the test if it failed."""
     done = node(
         arguments,
         return_completed_process=True,
         cwd=folder,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stdout
+    return str(done.stdout)
+
+
+def programs(folder: Path) -> str:
+    """Make `node` and `npm` in `folder`, as an app's developer has them. Returns a PATH that has them first."""
+    folder.mkdir()
+    nodejs = Path(ROOT_DIR)
+    for name, script in (("node", ""), ("npm", f"{nodejs}/lib/node_modules/npm/bin/npm-cli.js")):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec "{nodejs}/bin/node" {script} "$@"\n')
+        path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"

@@ -99,9 +99,6 @@ async function homesOfLocal(tx: Reading, kind: Kind): Promise<Set<string>> {
   return keys;
 }
 
-/** Whether the browser had no room for a write. Dexie wraps the browser's error. */
-export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
-
 export interface CleanerOptions {
   readonly kinds: Kinds;
   readonly store: Transactions;

@@ -1,8 +1,9 @@
 /** The outbox within a transaction of a store. outbox.ts decides what becomes of its entries. */
 
+import { redated } from './clock.js';
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
-import { aboveOf, homeKey, homeOf, keyOf } from './rows.js';
+import { aboveOf, homeKey, homeOf, keyOf, nameOf, type Instant } from './rows.js';
 import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
 import type { Ancestor } from './view.js';
@@ -19,6 +20,41 @@ export async function addEntry(tx: Writing, kinds: Kinds, mutation: Mutation): P
 export async function changeEntries(tx: Writing, { put, drop }: Change): Promise<void> {
   await tx.putEntries(put);
   await tx.dropEntries(drop);
+}
+
+/**
+ * Dates mutations that were never sent by the server's clock: `shift` is how far the clock that dated them was behind it,
+ * `now` the present by it.
+ */
+export async function redate(
+  tx: Writing,
+  kinds: Kinds,
+  unsent: readonly Entry[],
+  shift: number,
+  now: Instant,
+): Promise<void> {
+  const given = unsent.flatMap(({ mutation }) => (mutation.op === '-' ? [] : [mutation.at]));
+  const instants = redated(given, shift, now);
+  if (given.every((at) => instants.get(at) === at)) return;
+  const after = (at: Instant): Instant => instants.get(at) ?? at;
+  const made = new Set(unsent.flatMap(({ mutation }) => (mutation.op === '+' ? [rowOf(kinds, mutation)] : [])));
+  await tx.putEntries(
+    unsent.map((entry) => {
+      const { mutation } = entry;
+      if (mutation.op === '+') return { ...entry, mutation: { ...mutation, at: after(mutation.at) } };
+      // The instant of a row that the server has stays what it is.
+      const { dated } = mutation;
+      const moved = dated === undefined || !made.has(rowOf(kinds, mutation)) ? {} : { dated: after(dated) };
+      if (mutation.op === '-') return { ...entry, mutation: { ...mutation, ...moved } };
+      return { ...entry, mutation: { ...mutation, ...moved, at: after(mutation.at) } };
+    }),
+  );
+  await tx.setMeta({ lastAt: after((await tx.meta()).lastAt) });
+}
+
+function rowOf(kinds: Kinds, { kind: name, id }: Mutation): string {
+  const kind = kinds.get(name);
+  return kind === undefined ? '' : nameOf(kind, keyOf(kind, id));
 }
 
 /** Whether the mutation creates this row. */

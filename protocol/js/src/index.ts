@@ -18,6 +18,7 @@ export {
   type RowOf,
   type Schema,
 } from './schema.js';
+export type { Reason } from './reason.js';
 export type { Status } from './status.js';
 export type { HistoryQuery, List, Older } from './history.js';
 export { MemoryStore } from './store/memory.js';

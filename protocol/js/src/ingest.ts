@@ -7,7 +7,7 @@ import { applyPage, applyRows, applySnapshot, type Touched, touchedNothing } fro
 import { serverOffset } from './clock.js';
 import type { Codec } from './codec.js';
 import { backoff } from './comeback.js';
-import { changeEntries } from './entries.js';
+import { changeEntries, redate } from './entries.js';
 import type { ErrorAnswer, Limits, Page, Welcome, Window } from './frames.js';
 import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
@@ -174,12 +174,22 @@ export class Ingest {
   private async welcome({ limits, time, mode, schema, tier }: Welcome): Promise<void> {
     await this.write(async (tx, touched) => {
       const { frameBytes } = limits;
-      this.ahead = serverOffset((await tx.meta()).ahead, time, this.begun, this.options.now());
+      const { ahead, nextKey, schema: known, cursor, lastLive } = await tx.meta();
+      this.ahead = serverOffset(ahead, time, this.begun, this.options.now());
       await tx.setMeta({ bounds: { frameBytes }, ahead: this.ahead, schema, tier, local: false });
       // A snapshot has no position before the frame that follows it, and a position of another history means nothing.
       if (mode === 'snapshot') await tx.setMeta({ position: null });
       await changeEntries(tx, distrustAcks(await tx.acked()));
-      await mergeLocal(tx, this.kinds, Math.round(this.serverNow() * 1000));
+      const now = Math.round(this.serverNow() * 1000);
+      const shift = this.ahead - ahead;
+      await mergeLocal(tx, this.kinds, now - shift);
+      // The server compares what it gets again: what may have been sent keeps its instant. Before the first welcome
+      // nothing was sent, and what was merged just now was not, either.
+      const first = known === null && cursor === null && lastLive === null;
+      if (first || (await tx.meta()).nextKey > nextKey) {
+        const unsent = (await tx.entries()).filter(({ key }) => first || key >= nextKey);
+        await redate(tx, this.kinds, unsent, shift, now);
+      }
       touched.all = true;
     });
   }

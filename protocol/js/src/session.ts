@@ -25,6 +25,7 @@ import type { Push } from './outbox.js';
 import type { PageRequest } from './pages.js';
 import type { Arrival, Cursor, Uuid } from './rows.js';
 import type { Kinds } from './schema.js';
+import { NO_ID } from './uuid.js';
 
 /** The caller tried to send a frame that is not allowed in this state. */
 export class StateError extends Error {
@@ -122,6 +123,7 @@ export class Session {
     this.codec = codecsFor(options.kinds)[options.encoding ?? 'msgpack'];
     this.cursor = options.cursor;
     checkWindow(options.kinds, options.window ?? {});
+    if (options.clientId === NO_ID) throw new RangeError('the nil UUID names no device');
   }
 
   hello(): Uint8Array | string {

@@ -1,7 +1,7 @@
 /** The library's façade: queries over the local store, writes, and status. The only module that connects the parts. */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { Cleaner, isQuotaError } from './clean.js';
+import { Cleaner } from './clean.js';
 import type { Encoding } from './codec.js';
 import { environment, type Environment } from './environment.js';
 import type { Window } from './frames.js';
@@ -26,13 +26,15 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { describe, DESTROYED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
+import { isQuotaError, reasonOf } from './reason.js';
+import { DESTROYED, DISCONNECTED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
 import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
 import { wipe } from './wipe.js';
+import { mustConnect } from './websocket.js';
 import * as writes from './write.js';
 
 export interface SyncOptions<S extends Schema = Schema> {
@@ -68,7 +70,10 @@ export function createSync<const S extends Schema>(options: SyncOptions<S>): Syn
 }
 
 export class Sync<S extends Schema = Schema> {
-  /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
+  /**
+   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and if there
+   * is a getToken, but no WebSocket.
+   */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
@@ -83,7 +88,7 @@ export class Sync<S extends Schema = Schema> {
   private readonly tabs: Tabs;
   private readonly server: LeaderConnection;
   private readonly cleaner: Cleaner;
-  private connection: ConnectionStatus = { state: 'offline', error: null };
+  private connection = DISCONNECTED;
   private closed = false;
   /** The store was destroyed. */
   private gone = false;
@@ -106,7 +111,7 @@ export class Sync<S extends Schema = Schema> {
         encoding,
         environment: env,
         leading: () => this.tabs.leading,
-        onState: (state) => this.become(state),
+        onState: (state, retryAt) => this.become(state, retryAt),
         onTouched: (touched) => this.touched(touched),
         onError: (error) => this.fault(error),
       },
@@ -121,7 +126,8 @@ export class Sync<S extends Schema = Schema> {
       },
       onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
-      onConnection: (connection) => this.follow(connection),
+      // A tab of another version may say less.
+      onConnection: (connection) => this.follow({ ...DISCONNECTED, ...connection }),
       connection: () => this.connection,
       page: (request, limit) => this.histories.ask(request, limit),
       onTick: () => this.server.tick(),
@@ -129,7 +135,7 @@ export class Sync<S extends Schema = Schema> {
         kick: () => this.server.kick(),
         awake: () => this.server.probe(),
         reconnect: () => void this.server.start().catch(nothing),
-        downgrade: () => void this.server.stop().catch(nothing),
+        downgrade: () => void this.disconnect().catch(nothing),
         destroyed: () => this.onDestroyed(),
       },
     });
@@ -155,13 +161,13 @@ export class Sync<S extends Schema = Schema> {
       onError: (error) => this.fault(error),
     });
     const status = async (): Promise<Status> => {
-      await this.ready;
-      return this.store
-        .read((tx) => readStatus(tx, this.connection))
-        .catch((error: unknown) => {
-          if (this.gone) return DESTROYED;
-          throw error;
-        });
+      try {
+        await this.ready;
+        return await this.store.read((tx) => readStatus(tx, this.connection));
+      } catch (error) {
+        // A status that cannot be read says so itself.
+        return this.gone ? DESTROYED : { ...this.status.value, ...this.connection, reason: reasonOf(error) };
+      }
     };
     this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
@@ -235,6 +241,7 @@ export class Sync<S extends Schema = Schema> {
     await this.ready;
     if (getToken !== undefined) this.server.getToken = getToken;
     if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    mustConnect(this.env.WebSocket);
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab has a getToken; the leading one may have none.
     if (this.tabs.leading) await this.server.start();
@@ -249,7 +256,7 @@ export class Sync<S extends Schema = Schema> {
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
     this.tabs.signal('downgrade');
-    await this.server.stop();
+    await this.disconnect();
     this.touched(touchedAll());
   }
 
@@ -311,6 +318,7 @@ export class Sync<S extends Schema = Schema> {
 
   private async open(): Promise<void> {
     const { store, user, getToken } = this.options;
+    if (getToken !== undefined) mustConnect(this.env.WebSocket);
     await store.write(async (tx) => {
       const meta = await tx.meta();
       if (meta.user !== '' && meta.user !== user) {
@@ -411,8 +419,14 @@ export class Sync<S extends Schema = Schema> {
     this.tabs.touched(touched);
   }
 
-  private become(state: ConnectionStatus['state']): void {
-    this.follow({ state, error: isConnected(state) ? null : this.connection.error });
+  /** Because the app wants it: nothing is wrong. */
+  private async disconnect(): Promise<void> {
+    await this.server.stop();
+    this.show(DISCONNECTED);
+  }
+
+  private become(state: ConnectionStatus['state'], retryAt: number | null = null): void {
+    this.follow({ state, reason: isConnected(state) ? null : this.connection.reason, retryAt });
   }
 
   private follow(connection: ConnectionStatus): void {
@@ -422,9 +436,9 @@ export class Sync<S extends Schema = Schema> {
   }
 
   private show(connection: ConnectionStatus): void {
-    const { state, error } = this.connection;
-    // Without this, an unreadable store would loop: its status cannot be read, which is an error to show.
-    if (state === connection.state && error?.message === connection.error?.message) return;
+    const { state, reason, retryAt } = this.connection;
+    const same = reason?.code === connection.reason?.code && reason?.message === connection.reason?.message;
+    if (same && state === connection.state && retryAt === connection.retryAt) return;
     this.connection = connection;
     this.status.invalidate();
     this.tabs.postStatus();
@@ -434,7 +448,7 @@ export class Sync<S extends Schema = Schema> {
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
     if (isQuotaError(error)) void this.cleanNow(true);
-    const described = describe(error);
-    if (described !== null) this.show({ state: this.connection.state, error: described });
+    const reason = reasonOf(error);
+    if (reason !== null) this.show({ ...this.connection, reason });
   }
 }

@@ -236,3 +236,8 @@ describe('a session', () => {
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);
   });
 });
+
+it('a device without an id of its own says no hello', () => {
+  const nobody = { clientId: '00000000-0000-0000-0000-000000000000', cursor: null, generation: 1 };
+  expect(() => new Session({ kinds, token: 'x', ...nobody })).toThrow('the nil UUID names no device');
+});

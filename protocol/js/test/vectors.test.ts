@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 
-import { decode as unpack } from '@msgpack/msgpack';
+import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
 import { codecsFor, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
@@ -326,6 +326,32 @@ describe('a text that no server keeps is refused, by the character that it is', 
         const blamed = text.includes('\0') ? 'U+0000' : 'half of a surrogate pair';
         expect(refusal).toMatchObject({ code, message: expect.stringContaining(`contains ${blamed}`) });
       }
+    }
+  });
+});
+
+describe('values that no device holds exactly', () => {
+  const row = (at: number | bigint): unknown[] => ['c', 5, id(1), 'x', at, at];
+  it.each<readonly [number | bigint, number]>([
+    [2 ** 53, 2 ** 53 - 1],
+    [-62_135_596_800_000_000, 1 - 2 ** 53],
+    [2n ** 63n - 1n, 2 ** 53 - 1],
+    [-(2n ** 63n), 1 - 2 ** 53],
+  ])('an instant of %s is taken as the nearest bound, and is sent back as an integer', (at, nearest) => {
+    const frame = { t: 'page', id: 1, as_of: 5, rows: [row(at)], more: false };
+    const packed = { ...frame, rows: [row(at).map((each, i) => (i === 2 ? new Uint8Array(16) : each))] };
+    const read = [
+      codecsFor(CHAT_KINDS).msgpack.decode(pack(packed, { useBigInt64: true })),
+      codecsFor(CHAT_KINDS).json.decode(JSON.stringify(frame, (_, each) => (typeof each === 'bigint' ? Number(each) : each))),
+    ];
+    for (const page of read) {
+      const [found] = (page as { readonly rows: readonly Arrival[] }).rows;
+      expect(found).toMatchObject({ createdAt: nearest, updatedAt: nearest });
+      const ask = { t: 'page', id: 1, kind: 'conversation', parent: null, before: [nearest, id(1)], limit: 1 } as const;
+      const { before } = unpack(codecsFor(CHAT_KINDS).msgpack.encode(ask) as Uint8Array, { useBigInt64: true }) as {
+        before: unknown[];
+      };
+      expect(before[0]).toBe(BigInt(nearest)); // a float would be a number
     }
   });
 });

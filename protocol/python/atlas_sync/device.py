@@ -141,7 +141,7 @@ class Device:
         self._connection: Connection | None = None  # while it is open
         self._ended_token: str | None = None  # the token that the last 41xx was about
         self._generation = 0  # of the last connection, without an outbox, which would keep it
-        self._clock = ServerClock()
+        self._clock = ServerClock(0 if outbox is None else outbox.ahead)
 
     # ---- For the app -------------------------------------------------------------------------------------------------
 
@@ -185,9 +185,9 @@ class Device:
     ) -> PageArrived:
         """Ask for older rows of a kind, newest first: of a kind with a parent, those of the row with the key `parent`.
 
-        `before` is a place: the value of the column `newest` and the key. None asks for the newest. `Replica.older` says
-        from where to ask, and applies the page. Waits while the permitted number of pages is unanswered, and until the
-        device has caught up far enough to ask.
+        `before` is a place: the value of the column `newest` and the key. None asks for the newest. `Replica.older`
+        says from where to ask, and applies the page. Waits while the permitted number of pages is unanswered, and until
+        the device has caught up far enough to ask.
 
         Raises PageError if the server answers with an `error`, ConnectionError if the device is offline or its
         connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000, an unknown kind,
@@ -213,7 +213,7 @@ class Device:
     def now(self) -> int:
         """The instant for a mutation's `at`: microseconds since 1970-01-01 UTC.
 
-        By the server's clock; by the device's before the first `welcome`.
+        By the server's clock, as the last `welcome` showed it; by the device's before the first one.
         """
         return self._clock.now()
 
@@ -326,6 +326,8 @@ class Device:
     async def _apply(self, event: Event) -> None:
         match event:
             case Welcomed():
+                if self._outbox is not None:
+                    self._outbox.keep_time(self._clock.ahead, self._clock.now())
                 self._become(Status.CATCHING_UP)
             case SchemaArrived():
                 self.schema = self.schema if self._built_with is not None else event.schema

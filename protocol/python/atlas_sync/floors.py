@@ -32,10 +32,14 @@ def after_page(kind: Kind, floor: Floor, before: Place | None, last: Row | None,
     """The floor after a page that was asked for with `before`, and ends with the row `last` (None: it has none)."""
     if before is not None and not covers(kind, floor, before):
         return floor
-    end: Floor = START if not more else before if last is None else kind.place(last)
-    if end is None or floor == START:
+    if not more:
+        return START
+    if last is None or floor == START:
         return floor
-    return floor if isinstance(end, tuple) and floor is not None and covers(kind, floor, end) else end
+    end = kind.place(last)
+    # Of rows at the bounds of instants only the server knows the order (SPEC.md, 2.4).
+    is_next = before is not None and before == floor
+    return end if floor is None or is_next or not covers(kind, floor, end) else floor
 
 
 def is_new(kind: Kind, floor: Floor, row: Row) -> bool:

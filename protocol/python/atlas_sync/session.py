@@ -184,8 +184,8 @@ class Session:
     `schema` is the one that the app was built with; None takes the server's. `window` has for names of kinds the rows
     of a snapshot, of the list or of each parent; where it says nothing the server's schema decides.
 
-    Raises ValueError for a window out of bounds or of a kind that the schema does not have, and for a cursor of more
-    than 128 bytes.
+    Raises ValueError for a window out of bounds or of a kind that the schema does not have, for a cursor of more than
+    128 bytes, and for the nil UUID as client_id.
 
     May be read: `state`; `schema`, by which rows are read and mutations written, None until it has arrived; `wire`,
     None until the server's schema is known; `cursor`, for the next connection; `limits`; `unanswered`, the ids of
@@ -205,6 +205,8 @@ class Session:
         generation: int | None = None,
     ) -> None:
         _check_window(window or {}, schema)
+        if not client_id.int:
+            raise ValueError("the nil UUID names no device: make a client_id once at random, and keep it")
         if cursor is not None and len(cursor) > CURSOR_BYTES:
             raise ValueError(f"a cursor has at most {CURSOR_BYTES} bytes")
         self.state = State.NEW

@@ -37,6 +37,7 @@ export function openDevice(url: string, person: Person, slot: number): Device {
     getToken: (reason) => tokenOf(person, reason !== 'connecting'),
     environment: {
       WebSocket: network.socketClass(),
+      online: () => network.on && real.online(),
       // Tabs share a device, but devices share nothing: each has channels and locks of its own.
       locks: locks && { request: (lock, options, held) => locks.request(`${name} ${lock}`, options, held) },
       channel: channel && ((topic) => channel(`${name} ${topic}`)),
