@@ -6,7 +6,7 @@ Does no I/O, and knows nothing of frames and connections. An app that keeps its 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from atlas_sync.floors import START, Floor, Place, after_page, after_snapshot, is_new
 from atlas_sync.mutation import Insert
@@ -130,14 +130,19 @@ class Replica:
                 self._deletions.clear()
 
     @contextmanager
-    def older(self, kind: str, parent: Key | None = None) -> Iterator[Older]:
-        """A context in which to ask for the rows below the floor; applying the page moves it down.
+    def older(
+        self, kind: str, parent: Key | None = None, before: Place | Literal["floor"] | None = "floor"
+    ) -> Iterator[Older]:
+        """A context in which to ask for the rows before the floor, or before another place; None: for the newest.
+
+        The page moves the floor down, unless rows may be missing between the two.
 
         Yields an Older, whose `apply` does nothing if a snapshot has arrived since.
         """
         name = (kind, parent)
         floor = self._floors.get(name)
-        before = floor if isinstance(floor, tuple) else None
+        if before == "floor":
+            before = floor if isinstance(floor, tuple) else None
         of = self._kinds[kind]
         with self.expecting_page() as apply:
             expected = set(self._pages)
