@@ -41,7 +41,8 @@ class Course:
     def __init__(self, case: dict[str, Any], path: Path) -> None:
         self.schema = Schema.parse(SCHEMAS[case.get("schema", "chat")])
         self.window: dict[str, int] | None = case.get("window")
-        self.replica, self.cursor = Replica(self.schema), None
+        self.replica = Replica(self.schema)
+        self.cursor: bytes | None = None
         self.path, self.now = path, 0.0
         self.pages, self.expected = ExitStack(), dict[int, Older]()
         self.session: Session | None = None

@@ -233,20 +233,20 @@ export async function applySnapshot(
   window: (kind: Kind) => number,
   touched: Touched,
 ): Promise<void> {
-  const received = new Map<Kind, Map<string, Row>>();
-  for (const kind of kinds.values()) received.set(kind, new Map());
+  const received = new Map<Kind, Row[]>([...kinds.values()].map((kind) => [kind, []]));
   await tx.clear(false);
   for (const rows of parts) {
     await applyRows(tx, kinds, rows, false, touched);
     for (const row of rows) {
       const kind = kinds.get(row.kind);
-      if (kind && !isDeleted(row)) received.get(kind)?.set(keyOf(kind, row.id), row);
+      if (kind && !isDeleted(row)) received.get(kind)?.push(row);
     }
   }
   for (const [kind, home, floor] of afterSnapshot(kinds, received, window)) await tx.putFloors(kind, [[home, floor]]);
   for (const kind of kinds.values()) {
     if (kind.children.length === 0) continue;
-    const made = (await madeHere(tx, kind)).filter((key) => !received.get(kind)?.has(key));
+    const came = new Set(received.get(kind)?.map((row) => keyOf(kind, row.id)));
+    const made = (await madeHere(tx, kind)).filter((key) => !came.has(key));
     for (const child of kind.children)
       await tx.putFloors(
         child,
