@@ -65,7 +65,7 @@ def test_the_package_exports_what_it_lists() -> None:
         (wire_module, {"checks", "codec", "mutation", "rows", "schema"}, False),
         (session_module, {"checks", "codec", "mutation", "rows", "schema", "wire"}, False),
         (comeback_module, {"session"}, False),
-        (outbox_module, {"codec", "comeback", "mutation", "schema", "session", "wire"}, False),
+        (outbox_module, {"codec", "comeback", "mutation", "rows", "schema", "session", "wire"}, False),
         (view_module, {"mutation", "outbox", "rows", "schema"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

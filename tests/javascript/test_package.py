@@ -7,7 +7,7 @@ import re
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Final
 from uuid import UUID
 
 import pytest
@@ -23,10 +23,10 @@ from tests.support.new_app import NewApp, shared
 from tests.support.npm import CLIENT, install, run_node
 from tests.support.serving import SECRET, Running, serving, token
 
-TYPES_ONLY = ["expo-sqlite@57.0.3", "react-native@0.86.3", "@op-engineering/op-sqlite@18.2.5"]
-"""Their types are checked against. They cannot run here, and with what they depend on they are a gigabyte."""
-LARGE = "@op-engineering/op-sqlite@18.2.5"
-"""115 MB, whatever the version, because it has binaries for all phones."""
+LARGE: Final = "@op-engineering/op-sqlite@18.2.5"
+"""115 MB, because it has binaries for all phones; so it is in every version."""
+TYPES_ONLY: Final = ["expo-sqlite@57.0.3", "react-native@0.86.3", LARGE]
+"""Their types are checked against. They cannot run here, and what they depend on is not needed for that."""
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,10 @@ def test_the_types_of_each_example_fit_together_in_the_newest_typescript(app: Ne
 async def test_a_message_arrives_on_a_second_device_whatever_the_framework(
     app: NewApp, server: Running, user: UUID, chromium: Browser, person: BrowserContext, tmp_path: Path
 ) -> None:
-    await built(app, server, user, tmp_path)
+    # In React's development build StrictMode mounts each component twice, and faults in the use of React are reported.
+    await built(app, server, user, tmp_path, NODE_ENV="development")
+    said: list[str] = []
+    person.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     phone = await chromium.new_context()
     react, plain, vue = [
         await opened(context, f"{server.http}/{name}.html")
@@ -107,6 +110,11 @@ async def test_a_message_arrives_on_a_second_device_whatever_the_framework(
             # The class is the row's state.
             await expect(reader.locator("li, [role=listitem]").filter(has_text=text)).to_have_class("synced")
     await expect(react.get_by_role("status")).to_contain_text("All saved")
+    assert any("React DevTools" in each for each in said)
+    # There is no icon.
+    assert not [
+        each for each in said if each.startswith(("error", "warning")) and "favicon" not in each and "404" not in each
+    ]
 
 
 async def test_the_other_examples_do_what_they_say(
@@ -187,9 +195,9 @@ def test_the_folder_of_a_checkout_can_be_installed(app: NewApp) -> None:
             run_node("-e", "import('atlas-sync').then(({ createSync }) => createSync.length)", folder=other)
 
 
-async def built(app: NewApp, server: Running, user: UUID, folder: Path) -> None:
+async def built(app: NewApp, server: Running, user: UUID, folder: Path, **given: str) -> None:
     vite = ("node_modules/vite/bin/vite.js", "build", "--outDir", str(folder), "--emptyOutDir", "--logLevel", "warn")
-    await ran(app.folder, *vite, **environment(server, user))
+    await ran(app.folder, *vite, **environment(server, user), **given)
 
 
 async def ran(folder: Path, *arguments: str, **environment: str) -> str:
@@ -204,21 +212,17 @@ async def opened(context: BrowserContext, address: str) -> Page:
 
 def fetch_types(app: NewApp, folder: Path) -> None:
     """Put the declarations of `TYPES_ONLY` where the examples find them."""
-    there = app.folder / "native" / "node_modules"
-    for package in TYPES_ONLY:
-        # Who works on this machine need not wait for the large one, unless npm has it already.
-        only_kept = package == LARGE and not os.environ.get("CI")
-        command = f"npm pack --json {'--offline' if only_kept else ''} {package}"
+    # Who works on this machine need not wait for the large one, unless npm has it already.
+    if not os.environ.get("CI"):
         try:
-            said = app.shell(command, folder)
+            app.shell(f"npm pack --offline --dry-run --silent {LARGE}", folder)
         except AssertionError:
-            if only_kept:
-                pytest.skip(f"npm has not fetched {package}, which is 115 MB: npm cache add {package}")
-            raise
-        made: Any = json.loads(said[said.index("[") :])
-        name = package.rpartition("@")[0]
-        with tarfile.open(folder / made[0]["filename"]) as archive:
-            for member in archive.getmembers():
+            pytest.skip(f"npm has not fetched {LARGE}, which is 115 MB: npm cache add {LARGE}")
+    said = app.shell(f"npm pack --json --silent {' '.join(TYPES_ONLY)}", folder)
+    made: list[dict[str, str]] = json.loads(said[said.index("[") :])
+    for each in made:
+        with tarfile.open(folder / each["filename"]) as archive:
+            for member in archive:
                 if member.name.endswith(".d.ts") or member.name == "package/package.json":
                     member.name = str(Path(member.name).relative_to("package"))
-                    archive.extract(member, there / name, filter="data")
+                    archive.extract(member, app.folder / "native" / "node_modules" / each["name"], filter="data")

@@ -8,7 +8,7 @@ import { nextStep } from './comeback.js';
 import { Connection, type ConnectionOptions } from './connection.js';
 import type { Window } from './frames.js';
 import { PageError, type PageRequest } from './pages.js';
-import { closedBy, Inquiry, Trouble, type FetchLike } from './reason.js';
+import { bare, closedBy, Inquiry, Trouble, type FetchLike } from './reason.js';
 import type { Kinds } from './schema.js';
 import { Session } from './session.js';
 import { Deposed } from './store.js';
@@ -188,7 +188,7 @@ export class Connector {
       return new this.options.WebSocket(url, [subprotocol]);
     } catch (error) {
       // The URL is none, or a page with https may not connect to ws://.
-      throw new Trouble('bad_url', `no WebSocket can be opened at ${url} (${(error as Error).message}): correct \`url\``);
+      throw new Trouble('bad_url', `no WebSocket can be opened at ${bare(url)} (${(error as Error).message}): correct \`url\``);
     }
   }
 

@@ -81,6 +81,9 @@ export function closedBy(close: number | null): Trouble {
 /** The part of `fetch` that this library uses. */
 export type FetchLike = (url: string, options: RequestInit) => Promise<{ readonly status: number; readonly type: string }>;
 
+/** An address without what may be secret in it. */
+export const bare = (url: string): string => url.replace(/[?#].*/, '').replace(/\/\/[^/]*@/, '//');
+
 /** Milliseconds between two questions at least: a server with trouble is not asked twice as often. */
 const ASK_AGAIN_AFTER = 60_000;
 const ANSWER_WITHIN = 10_000;
@@ -101,7 +104,7 @@ export class Inquiry {
     private readonly online: () => boolean,
     private readonly clock: Clock,
   ) {
-    this.where = url.replace(/[?#].*/, '').replace(/\/\/[^/]*@/, '//');
+    this.where = bare(url);
   }
 
   /** A WebSocket has opened: what was found does not hold any more. */

@@ -26,11 +26,12 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { isQuotaError, reasonOf } from './reason.js';
+import { bare, isQuotaError, reasonOf } from './reason.js';
 import { DESTROYED, DISCONNECTED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
 import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
+import { readUnsent, type Unsent } from './unsent.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
 import { wipe } from './wipe.js';
@@ -56,6 +57,19 @@ export interface SyncOptions<S extends Schema = Schema> {
 }
 
 const nothing = (): void => undefined;
+
+/** What `export` returns. `at`: by the device's clock. `schema`: the hash of the server's. */
+export interface Export extends Pick<Status, 'state' | 'retryAt' | 'lastLive'> {
+  readonly version: 1;
+  readonly at: string;
+  readonly url: string;
+  readonly user: string;
+  readonly clientId: string;
+  readonly schema: string | null;
+  /** The code of `status.reason`. */
+  readonly reason: string | null;
+  readonly unsent: readonly Unsent[];
+}
 
 /** Which rows of a kind. A kind with a parent has a list for each. */
 export type ListOptions<S extends Schema, K extends string> = {
@@ -291,6 +305,23 @@ export class Sync<S extends Schema = Schema> {
   /** Closes connection, lock and store. May be repeated. */
   close(): Promise<void> {
     return (this.ending ??= this.end());
+  }
+
+  /**
+   * What is on this device only, with its texts, for a support case: plain JSON, without a token. It holds content of
+   * the user: send it nowhere without their consent.
+   */
+  async export(): Promise<Export> {
+    await this.ready;
+    const { user } = this.options;
+    const url = bare(this.options.url);
+    const at = new Date(this.env.clock.now()).toISOString();
+    return this.store.read(async (tx) => {
+      const { clientId, schema, lastLive } = await tx.meta();
+      const { state, reason, retryAt } = await readStatus(tx, this.connection);
+      const unsent = await readUnsent(tx, this.kinds);
+      return { version: 1, at, url, user, clientId, schema, state, reason: reason?.code ?? null, retryAt, lastLive, unsent };
+    });
   }
 
   /**

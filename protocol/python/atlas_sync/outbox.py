@@ -4,7 +4,9 @@ Sans-I/O: it knows neither sockets nor clocks. Time is an argument, and a `Stora
 view.py shows the outbox's effects, outbox_sender.py sends it.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ from atlas_sync.mutation import (
     check,
     split,
 )
+from atlas_sync.rows import Key, Row
 from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
 from atlas_sync.wire import Wire
@@ -196,6 +199,35 @@ class Outbox:
         """Delete a rejected entry. Raises ValueError if none has this key."""
         self._commit(self._head, [], [self._rejected(key).key])
 
+    def export(self, rows: Mapping[str, Mapping[Key, Row]] | None = None) -> dict[str, Any]:
+        """Return what the server has not confirmed, as plain JSON without a token: for a support case.
+
+        `rows` are the rows that the device holds (`Replica.rows`): those that the mutations are about are added. The
+        result contains content of the user: send it nowhere without their consent.
+        """
+        unsent = [
+            {
+                "state": entry.state.value,
+                "n": entry.n,
+                "op": {Insert: "+", Update: "~", Delete: "-"}[type(entry.mutation)],
+                "kind": entry.mutation.kind,
+                "id": _plain(entry.mutation.id),
+                "at": None if isinstance(entry.mutation, Delete) else entry.mutation.at,
+                "columns": {} if isinstance(entry.mutation, Delete) else _plain(entry.mutation.columns),
+                "row": self._held(entry.mutation, rows or {}),
+                "code": entry.code,
+                "message": entry.message,
+            }
+            for entry in self.unsent
+        ]
+        user = None if self.user is None else str(self.user)
+        return {"version": 1, "user": user, "client_id": str(self.client_id), "unsent": unsent}
+
+    @property
+    def unsent(self) -> tuple[Entry, ...]:
+        """The entries that the server has not confirmed, or not yet again on this connection; rejected ones too."""
+        return tuple(unconfirmed(self._entries.values()))
+
     # ---- For the connection ------------------------------------------------------------------------------------------
 
     def generation(self, now: int) -> int:
@@ -346,6 +378,13 @@ class Outbox:
             if entry.state is EntryState.PENDING or (entry.state is EntryState.ACKED and entry.seq is None)
         ]
 
+    def _held(self, mutation: Mutation, rows: Mapping[str, Mapping[Key, Row]]) -> Any:
+        kind = None if self.schema is None else self.schema.get(mutation.kind)
+        target: Any = mutation.id
+        key = target if kind is None or isinstance(mutation, Insert) else split(target, kind)[0]
+        row = rows.get(mutation.kind, {}).get(key)
+        return None if row is None else _plain(row.values)
+
     def _redated(self, shift: int, now: int) -> list[Entry]:
         written = [each.mutation for each in self._entries.values()]
         instants = redated((each.at for each in written if not isinstance(each, Delete)), shift, now)
@@ -441,6 +480,27 @@ def redated(instants: Iterable[int], shift: int, most: int) -> dict[int, int]:
         moved[i] = max(moved[i], first)
         first = moved[i] + 1
     return dict(zip(ordered, moved, strict=True))
+
+
+def unconfirmed(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that the server has not confirmed, or not yet again on this connection; rejected ones too."""
+    return [each for each in entries if each.state is not EntryState.ACKED or each.seq is None]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: numbers that are none, and what is no number or text, as texts; bytes as base64."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case bytes():
+            return b64encode(value).decode("ascii")
+        case Mapping():
+            return {str(name): _plain(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+    return str(value)
 
 
 def _whole(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from atlas_sync.checks import ProtocolError
-from atlas_sync.outbox import Entry, EntryState, Head
+from atlas_sync.outbox import Entry, EntryState, Head, unconfirmed
 from atlas_sync.stored import pack_mutation, pack_schema, unpack_earlier, unpack_mutation, unpack_schema
 
 APPLICATION = 0x41744C53  # SQLite's application_id, which marks a file as ours: «AtLS»
@@ -36,6 +36,14 @@ CREATE TABLE atlas_outbox (
 
 class StorageError(Exception):
     """The file cannot be used. The message says what to do."""
+
+
+class UnsentError(Exception):
+    """`count` writes would be lost: neither the server nor another device has them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"writes on this device only: {count}; let them be sent, or set discard_unsent")
+        self.count = count
 
 
 class MemoryStorage:
@@ -97,6 +105,19 @@ class SqliteStorage:
     def close(self) -> None:
         """Close the file. May be repeated."""
         self._db.close()
+
+    def destroy(self, *, discard_unsent: bool = False) -> None:
+        """Delete the file and all that is in it, the app's own tables too, as when the user signs out.
+
+        Call it after the device has ended. Raises UnsentError, and deletes nothing, if there are writes that the server
+        has not confirmed or has rejected, unless `discard_unsent` is set.
+        """
+        unsent = unconfirmed(self.load()[1])
+        if unsent and not discard_unsent:
+            raise UnsentError(len(unsent))
+        self.close()
+        for path in (self._path, f"{self._path}-wal", f"{self._path}-shm"):
+            Path(path).unlink(missing_ok=True)
 
     def load(self) -> tuple[Head, list[Entry]]:
         head = self._db.execute(
