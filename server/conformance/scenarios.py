@@ -59,7 +59,7 @@ def new(key: UUID) -> tuple[str, UUID]:
 
 
 OURS: Final = c(10, A, 1000)
-BEGUN: Final[tuple[Step, ...]] = (do.Start(), do.Hello(), snapshot(10, [OURS], K[1]), live(1))
+BEGUN: Final[tuple[Step, ...]] = (do.Start(), do.Hello(), snapshot(10, [OURS], K[1]), live(1), do.Is("live"))
 AGAIN: Final = do.Hello((K[1],))
 UNKNOWN_ROW: Final[Row] = ("zz", 5, 1, {"a": [1]})
 RENAMED: Final = c(3, D, 50, "renamed", 4000)

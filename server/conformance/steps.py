@@ -119,7 +119,6 @@ class Older:
 
 
 @dataclass(frozen=True, slots=True)
-@dataclass(frozen=True, slots=True)
 class Holds:
     """At last the client holds exactly these synced rows."""
 
