@@ -58,7 +58,7 @@ class Socket:
         self.connection = connection
         self.codec: Codec = CODECS[str(connection.subprotocol)]
 
-    async def next(self, seconds: float = LATE) -> ToServer:
+    async def next(self, seconds: float) -> ToServer:
         """The next frame but pings, which are answered. Raises Failed, TimeoutError, ConnectionClosed."""
         async with asyncio.timeout(seconds):
             while True:
@@ -98,8 +98,8 @@ class Socket:
 class Adapter:
     """The client under test, as a process."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    def __init__(self, command: Sequence[str], patience: float) -> None:
+        self._command, self._patience = command, patience
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -120,7 +120,7 @@ class Adapter:
             process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             await process.stdin.drain()
         try:
-            async with asyncio.timeout(LATE):
+            async with asyncio.timeout(self._patience):
                 line = await process.stdout.readline()
         except TimeoutError:
             raise Failed(f"The adapter did not answer «{do}».") from None
@@ -153,8 +153,11 @@ class Adapter:
 class Stage:
     """One scenario, being played."""
 
-    def __init__(self, adapter: Adapter, store: Path, url: str, arrived: asyncio.Queue[ServerConnection]) -> None:
+    def __init__(
+        self, adapter: Adapter, store: Path, url: str, arrived: asyncio.Queue[ServerConnection], patience: float
+    ) -> None:
         self._adapter, self._store, self._url, self._arrived = adapter, store, url, arrived
+        self._patience = patience
         self._socket: Socket | None = None
 
     async def play(self, step: Step) -> None:
@@ -222,7 +225,7 @@ class Stage:
     async def _until(
         self, ask: Callable[[], Awaitable[do.Json]], read: Callable[[do.Json], Any], wanted: Any, words: str
     ) -> None:
-        end = time.monotonic() + LATE
+        end = time.monotonic() + self._patience
         while (found := read(await ask())) != wanted:
             if time.monotonic() > end:
                 raise Failed(f"{words} {_short(found)}, and not {_short(wanted)}.")
@@ -230,10 +233,10 @@ class Stage:
 
     async def _greet(self, step: do.Hello) -> None:
         try:
-            async with asyncio.timeout(LATE):
+            async with asyncio.timeout(self._patience):
                 connection = await self._arrived.get()
             self._socket = Socket(connection)
-            hello = await self.socket.next()
+            hello = await self.socket.next(self._patience)
         except (TimeoutError, ConnectionClosed):
             raise Failed("No hello came.") from None
         if not isinstance(hello, Hello):
@@ -263,7 +266,7 @@ class Stage:
 
     async def _closes(self, step: do.Closes) -> None:
         try:
-            async with asyncio.timeout(LATE):
+            async with asyncio.timeout(self._patience):
                 while True:
                     await self.socket.connection.recv()
         except TimeoutError:
@@ -281,7 +284,7 @@ class Stage:
 
     async def _next(self, wanted: type[Any], words: str) -> Any:
         try:
-            frame = await self.socket.next()
+            frame = await self.socket.next(self._patience)
         except TimeoutError:
             raise Failed(f"No {words} came.") from None
         except ConnectionClosed:
@@ -322,8 +325,11 @@ class Stage:
             raise Failed(f"It asked for {_short(found)}, and not for {_short((step.kind, step.parent, step.before))}.")
 
 
-async def play(scenario: Scenario, command: Sequence[str]) -> str | None:
-    """Play one scenario to a client. Returns what failed, as a sentence; None if nothing did."""
+async def play(scenario: Scenario, command: Sequence[str], patience: float = LATE) -> str | None:
+    """Play one scenario to a client. Returns what failed, as a sentence; None if nothing did.
+
+    A step may take `patience` seconds.
+    """
     arrived: asyncio.Queue[ServerConnection] = asyncio.Queue()
 
     async def handle(connection: ServerConnection) -> None:
@@ -336,10 +342,10 @@ async def play(scenario: Scenario, command: Sequence[str]) -> str | None:
         server = await stack.enter_async_context(
             serve(handle, "127.0.0.1", 0, subprotocols=names, compression=None, close_timeout=1, ping_interval=None)
         )
-        adapter = Adapter(command)
+        adapter = Adapter(command, patience)
         stack.push_async_callback(adapter.end)
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/sync"
-        stage = Stage(adapter, store, url, arrived)
+        stage = Stage(adapter, store, url, arrived, patience)
         for number, step in enumerate(scenario.steps, 1):
             try:
                 await stage.play(step)

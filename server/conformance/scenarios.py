@@ -103,9 +103,9 @@ SCENARIOS: Final = (
         (
             *BEGUN,
             changes(1, 2, c(20, B, 7, "new")),
-            changes(2, 3, c(15, B, 7, "stale"), c(20, B, 7, "new")),
+            changes(2, 3, c(20, B, 7, "new"), c(15, B, 7, "stale"), c(20, D, 8)),
             live(3),
-            do.Holds((OURS, c(20, B, 7, "new"))),
+            do.Holds((OURS, c(20, B, 7, "new"), c(20, D, 8))),
         ),
     ),
     Scenario(
@@ -304,9 +304,9 @@ SCENARIOS: Final = (
         (
             do.Start(),
             do.Hello(),
-            do.Slowly(Snapshot(as_of=10, rows=[OURS, m(10, M, A, 5, "long " * 40)], cursor=K[1])),
+            do.Slowly(Snapshot(as_of=10, rows=[OURS, m(10, M, A, 5, "long " * 400)], cursor=K[1])),
             live(1),
-            do.Holds((OURS, m(10, M, A, 5, "long " * 40))),
+            do.Holds((OURS, m(10, M, A, 5, "long " * 400))),
         ),
     ),
     Scenario(

@@ -120,7 +120,8 @@ class Older:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """At last the client holds exactly these synced rows."""
+    """At last the client holds exactly these synced rows. One of them should arrive after what must change nothing: the
+    client would hold the others before it has received that."""
 
     rows: tuple[Row, ...]
 
