@@ -71,7 +71,7 @@ def environment(server: Running, user: UUID) -> dict[str, str]:
 def test_each_example_is_one_that_these_tests_run() -> None:
     pages = {"src/App.tsx", "src/main.tsx", "src/plain.ts", "src/Chat.vue", "src/vue.ts", "www/index.html"}
     used = {".env.local", "src/sync.ts", "src/user.ts", "src/useQuery.ts", "src/schema.ts", "token.mjs"}
-    others = {"src/tasks.ts", "src/supabase.ts", "src/signOut.ts", "src/adopt.ts"}
+    others = {"src/tasks.ts", "src/supabase.ts", "src/signOut.ts", "src/support.ts", "src/adopt.ts"}
     programs = {"bot.mjs", "bot20.mjs", "native/expo.ts", "native/op.ts", "native/sync.ts"}
     assert examples().keys() == pages | used | others | programs
 
@@ -121,7 +121,11 @@ async def test_the_other_examples_do_what_they_say(
     app: NewApp, server: Running, user: UUID, person: BrowserContext, tmp_path: Path
 ) -> None:
     await built(app, server, user, tmp_path)
-    page = await opened(person, f"{server.http}/others.html")
+    page = await person.new_page()
+    async with page.expect_download() as saved:
+        await page.goto(f"{server.http}/others.html")
+    unsent = json.loads((await (await saved.value).path()).read_bytes())
+    assert (unsent["user"], unsent["state"], unsent["unsent"]) == (str(user), "live", [])
     await page.wait_for_function("window.did")
     assert await page.evaluate("window.did") == [['Buy oat milk ["home"]'], ["gone: true"]]
 

@@ -56,12 +56,11 @@ def run_node(*arguments: str, folder: Path, **environment: str) -> str:
     return str(done.stdout)
 
 
-def programs(folder: Path) -> str:
-    """Make `node` and `npm` in `folder`, as an app's developer has them. Returns a PATH that has them first."""
+def programs(folder: Path) -> None:
+    """Make `node` and `npm` in `folder`, as an app's developer has them."""
     folder.mkdir()
     nodejs = Path(ROOT_DIR)
     for name, script in (("node", ""), ("npm", f"{nodejs}/lib/node_modules/npm/bin/npm-cli.js")):
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec "{nodejs}/bin/node" {script} "$@"\n')
         path.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"

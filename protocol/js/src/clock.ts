@@ -21,8 +21,9 @@ export const systemClock: Clock = {
 export const EARLIEST = 1_420_070_400_000_000;
 
 /**
- * Instants that a wrong clock gave, as they should have been: each one is moved by `shift`, and then to the nearest that
- * a server accepts, from EARLIEST to `most`. Two that differed still differ, in the same order. By the former instant.
+ * Instants that a wrong clock gave, as they should have been: each one is moved by `shift`, and then to the nearest
+ * that a server accepts, from EARLIEST to `most`. Two that differed still differ, in the same order. The keys are the
+ * former instants.
  */
 export function redated(instants: Iterable<number>, shift: number, most: number): ReadonlyMap<number, number> {
   const from = [...new Set(instants)].sort((a, b) => a - b);

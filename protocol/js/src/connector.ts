@@ -188,7 +188,8 @@ export class Connector {
       return new this.options.WebSocket(url, [subprotocol]);
     } catch (error) {
       // The URL is none, or a page with https may not connect to ws://.
-      throw new Trouble('bad_url', `no WebSocket can be opened at ${bare(url)} (${(error as Error).message}): correct \`url\``);
+      const why = (error as Error).message;
+      throw new Trouble('bad_url', `no WebSocket can be opened at ${bare(url)} (${why}): correct \`url\``);
     }
   }
 
@@ -199,7 +200,9 @@ export class Connector {
       this.abort = () => reject(new Error('stopped'));
       this.tokens
         .forConnection()
-        .then(resolve, (error: unknown) => reject(ours(error) ? error : noToken(String(Object(error).message ?? error))))
+        .then(resolve, (error: unknown) => {
+          reject(ours(error) ? error : noToken(String(Object(error).message ?? error)));
+        })
         .finally(() => {
           cancel();
           this.abort = nothing;

@@ -23,8 +23,8 @@ export async function changeEntries(tx: Writing, { put, drop }: Change): Promise
 }
 
 /**
- * Dates mutations that were never sent by the server's clock: `shift` is how far the clock that dated them was behind it,
- * `now` the present by it.
+ * Dates mutations that were never sent by the server's clock: `shift` is how far the clock that dated them was behind
+ * it, `now` the present by it.
  */
 export async function redate(
   tx: Writing,

@@ -79,7 +79,10 @@ export function closedBy(close: number | null): Trouble {
 }
 
 /** The part of `fetch` that this library uses. */
-export type FetchLike = (url: string, options: RequestInit) => Promise<{ readonly status: number; readonly type: string }>;
+export type FetchLike = (
+  url: string,
+  options: RequestInit,
+) => Promise<{ readonly status: number; readonly type: string }>;
 
 /** An address without what may be secret in it. */
 export const bare = (url: string): string => url.replace(/[?#].*/, '').replace(/\/\/[^/]*@/, '//');
@@ -119,10 +122,8 @@ export class Inquiry {
     if (!this.online()) {
       return tell(new Trouble('no_network', 'this device has no network: it connects as soon as there is one'));
     }
-    tell(
-      this.found ??
-        new Trouble('unreachable', `the server cannot be reached at ${this.where}: check the address, its port and path`),
-    );
+    const sentence = `the server cannot be reached at ${this.where}: check the address, its port and path`;
+    tell(this.found ?? new Trouble('unreachable', sentence));
     const now = clock.now();
     if (fetch === null || now - this.askedAt < ASK_AGAIN_AFTER) return;
     this.askedAt = now;
@@ -147,8 +148,9 @@ export class Inquiry {
     try {
       return this.answered(await fetch(url, options));
     } catch (error) {
+      const { name, cause } = Object(error) as Partial<Error>;
+      if (name === 'AbortError' || Object(cause).code !== undefined) return this.failed(error); // this says enough
       // Another site's answer is hidden from a page unless the site permits it to be read. That there is one is not.
-      if (typeof document === 'undefined') return this.failed(error);
       return await fetch(url, { ...options, mode: 'no-cors' }).then(
         () => this.answered({ status: 0, type: 'opaque' }),
         () => this.failed(error),
@@ -160,21 +162,21 @@ export class Inquiry {
 
   private answered({ status, type }: { readonly status: number; readonly type: string }): Trouble {
     const { where } = this;
-    const [code, says, todo] =
-      type === 'opaqueredirect' || (status >= 300 && status < 400)
-        ? ['redirect', 'redirects elsewhere', 'use the address that it names']
-        : status === 404
-          ? ['http_404', 'answered 404', "check the path, which is /sync unless a proxy changes it"]
-          : status === 403
-            ? ['http_403', 'answered 403', "add this page's origin to the server's ATLAS_ALLOWED_ORIGINS"]
-            : status === 426
-              ? ['no_websocket', 'answers, but no WebSocket opens', 'let the proxies in between pass WebSockets on']
-              : status >= 500
-                ? [`http_${status}`, `answered ${status}`, "it is tried again; if that goes on, look at its log or its proxy's"]
-                : status > 0
-                  ? [`http_${status}`, `answered ${status}, not as Atlas Sync does`, 'check the address and its path']
-                  : ['no_websocket', 'answers, but no WebSocket opens', 'check the path, and the origins that it permits'];
-    return new Trouble(code as string, `the server at ${where} ${says}: ${todo}`);
+    const trouble = (code: string, says: string, todo: string): Trouble =>
+      new Trouble(code, `the server at ${where} ${says}: ${todo}`);
+    const none = 'answers, but no WebSocket opens';
+    const http = `http_${status}`;
+    if (type === 'opaqueredirect' || (status >= 300 && status < 400)) {
+      return trouble('redirect', 'redirects elsewhere', 'use the address that it names');
+    }
+    if (status === 404) return trouble(http, 'answered 404', 'check the path, which is /sync unless a proxy changes it');
+    if (status === 403) return trouble(http, 'answered 403', "add this page's origin to its ATLAS_ALLOWED_ORIGINS");
+    if (status === 426) return trouble('no_websocket', none, 'let the proxies in between pass WebSockets on');
+    if (status >= 500) {
+      return trouble(http, `answered ${status}`, "it is tried again; if that goes on, look at its log or its proxy's");
+    }
+    if (status === 0) return trouble('no_websocket', none, 'check the path, and the origins that it permits');
+    return trouble(http, `answered ${status}, not as Atlas Sync does`, 'check the address and its path');
   }
 
   private failed(error: unknown): Trouble {

@@ -3,7 +3,7 @@
 import type { ConnectionState } from './connection.js';
 import type { Reason } from './reason.js';
 import type { Instant } from './rows.js';
-import type { Reading } from './store.js';
+import { Destroyed, type Reading } from './store.js';
 
 /** The state of the connection, which is the same in all tabs. */
 export interface ConnectionStatus {
@@ -45,7 +45,8 @@ export const UNKNOWN: Status = {
   progress: null,
   tier: null,
 };
-export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
+const GONE = { code: 'destroyed', message: new Destroyed().message };
+export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed', reason: GONE };
 
 export const isConnected = (state: ConnectionState): boolean => state === 'catching_up' || state === 'live';
 

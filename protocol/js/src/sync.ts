@@ -27,7 +27,15 @@ import {
 } from './schema.js';
 import { checkWindow } from './session.js';
 import { bare, isQuotaError, reasonOf } from './reason.js';
-import { DESTROYED, DISCONNECTED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
+import {
+  DESTROYED,
+  DISCONNECTED,
+  isConnected,
+  readStatus,
+  UNKNOWN,
+  type ConnectionStatus,
+  type Status,
+} from './status.js';
 import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
@@ -318,9 +326,10 @@ export class Sync<S extends Schema = Schema> {
     const at = new Date(this.env.clock.now()).toISOString();
     return this.store.read(async (tx) => {
       const { clientId, schema, lastLive } = await tx.meta();
-      const { state, reason, retryAt } = await readStatus(tx, this.connection);
+      const { state, reason: why, retryAt } = await readStatus(tx, this.connection);
+      const reason = why?.code ?? null;
       const unsent = await readUnsent(tx, this.kinds);
-      return { version: 1, at, url, user, clientId, schema, state, reason: reason?.code ?? null, retryAt, lastLive, unsent };
+      return { version: 1, at, url, user, clientId, schema, state, reason, retryAt, lastLive, unsent };
     });
   }
 

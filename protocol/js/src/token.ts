@@ -50,7 +50,8 @@ export class Tokens {
   async forConnection(): Promise<string> {
     const token = await this.getToken(this.reason);
     if (token === this.refused) {
-      throw new Trouble('token_refused', 'the server refused the token, and getToken() gave it again: it must get another one');
+      const sentence = 'the server refused the token, and getToken() gave it again: it must get another one';
+      throw new Trouble('token_refused', sentence);
     }
     return token;
   }

@@ -10,7 +10,7 @@ export type Json = null | boolean | number | string | readonly Json[] | { readon
 
 /** One write that the server has not confirmed, or a row that never left the device. */
 export interface Unsent {
-  /** pending, acked (and in doubt) or rejected, as in the outbox; local: a row that was made while the device worked alone. */
+  /** As in the outbox (acked: in doubt); local: a row that was made while the device worked alone. */
   readonly state: Entry['state'] | 'local';
   readonly kind: string;
   readonly id: Json;

@@ -152,3 +152,28 @@ it('what may have been sent keeps its instant: the server compares it', async ()
   expect(await sync.status.read()).toMatchObject({ state: 'live', pending: 0 });
   expect(app.server.conversations.get(home)).toMatchObject({ createdAt: at });
 });
+
+it('local work after a downgrade, under a clock that went wrong meanwhile', async () => {
+  app.server.strict = true;
+  let by = 0;
+  const real = app.world.tab().environment();
+  const sync = app.open({ environment: { ...real, clock: { after: real.clock!.after, now: () => app.world.clock.now() + by } } });
+  await app.world.clock.pass(0);
+  await sync.createConversation('before');
+  await app.world.clock.pass(1_000);
+  await sync.downgrade();
+  by = 5 * YEAR;
+  const began = app.world.clock.now();
+  const home = await sync.createConversation('Trip');
+  await sync.sendMessage(home, 'local');
+  await app.world.clock.pass(10_000);
+  await sync.upgrade();
+  await app.world.clock.pass(1_000);
+  expect(await sync.status.read()).toMatchObject({ state: 'live', pending: 0, rejected: 0 });
+  const { rows } = await sync.conversations().read();
+  expect(rows.map((row) => [row.title, row.state])).toEqual([
+    ['Trip', 'synced'],
+    ['before', 'synced'],
+  ]);
+  expect(Math.abs((rows[0]?.createdAt ?? 0) / 1000 - began)).toBeLessThan(1_000);
+});

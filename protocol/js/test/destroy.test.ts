@@ -134,7 +134,12 @@ describe('after destroy', () => {
     sync.reconnect();
     await app.world.clock.pass(60_000);
     expect(app.world.network.attempts).toHaveLength(1);
-    expect(await sync.status.read()).toMatchObject({ state: 'destroyed', pending: 0, reason: null, retryAt: null });
+    expect(await sync.status.read()).toMatchObject({
+      state: 'destroyed',
+      pending: 0,
+      reason: { code: 'destroyed', message: expect.stringContaining('make another store') },
+      retryAt: null,
+    });
     await destroy(sync); // once more is as good as once
     await sync.close();
   });

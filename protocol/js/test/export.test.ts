@@ -23,6 +23,10 @@ async function exported(sync: Pick<ChatSync, 'export'>): Promise<Export> {
   return given;
 }
 
+async function answered(sync: ChatSync): Promise<void> {
+  for (let i = 0; i < 200 && (await sync.status.read()).pending > 0; i++) await app.world.clock.pass(10);
+}
+
 describe.each(KINDS)('export, $name', ({ make }) => {
   it('names pending and rejected writes with the texts of their rows, and nothing that the server has', async () => {
     const { store, end } = make();
@@ -30,13 +34,13 @@ describe.each(KINDS)('export, $name', ({ make }) => {
     await app.world.clock.pass(0);
     const home = await sync.createConversation('Trip');
     const sent = await sync.sendMessage(home, 'sent');
-    for (let i = 0; i < 20; i++) await app.world.clock.pass(10);
+    await answered(sync);
     expect((await exported(sync)).unsent).toEqual([]);
     await sync.sendMessage(home, 'refuse me');
-    for (let i = 0; i < 20; i++) await app.world.clock.pass(10);
+    await answered(sync);
     app.world.network.mode = 'down';
     app.world.network.cut();
-    await sync.sendMessage(home, 'unsent', { id: sent.replace(/.$/, 'f') });
+    await sync.sendMessage(home, 'unsent');
     await sync.editMessage(sent, 'edited');
     await sync.deleteMessage(sent);
     await app.world.clock.pass(100);

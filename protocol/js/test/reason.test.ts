@@ -104,7 +104,6 @@ describe('what a browser may ask', () => {
     await app.world.clock.pass(0);
     return { sync, asked };
   }
-  afterEach(() => void Reflect.deleteProperty(globalThis, 'document'));
 
   it('the URL is asked once a minute at most, and never with credentials', async () => {
     const { sync, asked } = await inquire({ cors: { status: 404, type: 'basic' } });
@@ -119,14 +118,12 @@ describe('what a browser may ask', () => {
   });
 
   it('an answer that a page may not read still says that something is there', async () => {
-    Object.assign(globalThis, { document: {} });
     const { sync, asked } = await inquire({ 'no-cors': { status: 0, type: 'opaque' } });
     expect((await status(sync)).reason).toMatchObject({ code: 'no_websocket', message: expect.stringContaining('origins') });
     expect(asked).toHaveLength(2);
   });
 
   it('without an answer the sentence covers what is known', async () => {
-    Object.assign(globalThis, { document: {} });
     const { sync } = await inquire({});
     expect((await status(sync)).reason).toMatchObject({
       code: 'unreachable',

@@ -106,7 +106,7 @@ class Device:
         rng: Randomness for the delays between connections.
 
     Raises ValueError for a window out of bounds or of a kind that the schema does not have, a cursor of more than 128
-    bytes, or another user's outbox.
+    bytes, the nil UUID as `client_id`, or another user's outbox.
 
     May be read: `status`; `reason`, why there is no connection or soon will be none, and what to do, None if nothing is
     wrong; `retry_at`, when the next attempt begins, in seconds since 1970 by the device's clock, None if none is due or

@@ -4,6 +4,7 @@ import { createChatSync, MemoryStore } from 'atlas-sync';
 import { adoptingStore } from './adopt';
 import { onSignedOut, signOut } from './signOut';
 import { getToken, supabase } from './supabase';
+import { saveUnsent } from './support';
 import { openTasks, tidy } from './tasks';
 import { user } from './user';
 
@@ -21,6 +22,7 @@ async function signedOut(): Promise<string[]> {
   await getToken('refused');
   const sync = createChatSync({ url: import.meta.env.VITE_SYNC_URL, user: user.id, getToken, store: adoptingStore(user.id) });
   await new Promise<void>((resolve) => sync.status.subscribe(() => sync.status.value.state === 'live' && resolve()));
+  await saveUnsent(sync);
   const told = new Promise<void>((resolve) => onSignedOut(sync, resolve));
   const gone = await signOut(sync);
   await told;
