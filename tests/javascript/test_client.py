@@ -83,9 +83,7 @@ def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifes
     digest = base64.b64encode(sha384(asset.contents[IDENTITY]).digest()).decode()
     manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
     assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
-    script = (
-        "import { createSync, DexieStore } from './atlas-sync.js'; if (!createSync || !DexieStore) throw new Error();"
-    )
+    script = "import { createSync, IndexedDbStore as S } from './atlas-sync.js'; if (!createSync || !S) throw Error();"
     run_node("--input-type=module", "-e", script, folder=tmp_path)
 
 

@@ -17,7 +17,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const out = resolve(process.argv[2] ?? resolve(root, 'dist/browser'));
 
 const { outputFiles } = await build({
-  stdin: { contents: `export * from './src/index.ts'; export * from './src/store/dexie.ts';`, resolveDir: root },
+  stdin: { contents: `export * from './src/index.ts'; export * from './src/store/indexeddb.ts';`, resolveDir: root },
   outfile: resolve(out, 'assets', NAME),
   bundle: true,
   write: false,

@@ -7,7 +7,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
 
-const LIMIT = 70_000; // bytes, gzipped
+const LIMIT = 40 * 1024; // bytes, gzipped
 const root = new URL('..', import.meta.url).pathname;
 
 async function sizeOf(...imports) {
@@ -28,7 +28,7 @@ async function sizeOf(...imports) {
 
 const SYNC = `export { createSync, newId, PageError, StoreError, UnsentError, WriteError } from './src/index.ts';`;
 const CHAT = `export { createChatSync } from './src/index.ts';`;
-const STORE = `export { DexieStore } from './src/store/dexie.ts';`;
+const STORE = `export { IndexedDbStore } from './src/store/indexeddb.ts';`;
 const SQLITE = `export { SqliteStore } from './src/store/sqlite.ts';`;
 const HOOKS = `export * from './src/hooks.ts';`;
 const CHAT_HOOKS = `export * from './src/react.ts';`;

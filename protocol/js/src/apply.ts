@@ -70,15 +70,17 @@ class Batch {
   async read(arrivals: readonly (readonly [Kind, Arrival])[]): Promise<void> {
     const { tx, works } = this;
     if (this.remember) for (const { kind, key, seq } of await tx.gone()) this.memories.set(`${kind} ${key}`, seq);
+    const { newest } = await tx.meta();
     for (const [kind, arrival] of arrivals) {
       const work = this.work(kind);
-      work.wanted.add(keyOf(kind, arrival.id));
+      // What is as new as anything that is held wins by rule 5.2, and moves only together with a deletion.
+      const isNewest = newest.isKnown && arrival.seq >= newest.seq;
+      if (isDeleted(arrival) || kind.children.length > 0 || !isNewest) work.wanted.add(keyOf(kind, arrival.id));
       if (isDeleted(arrival)) continue;
       if (kind.children.length > 0) work.floors.set(homeOf(kind, arrival), undefined);
     }
     for (const work of works.values()) {
-      if (work.wanted.size === 0) continue;
-      work.hold(await tx.get(work.kind, [...work.wanted]));
+      if (work.wanted.size > 0) work.hold(await tx.get(work.kind, [...work.wanted]));
       const homes = [...work.floors.keys()];
       (await tx.floors(work.kind, homes)).forEach((floor, i) => work.floors.set(homes[i] as string, floor));
     }
@@ -152,6 +154,12 @@ class Batch {
     if (this.remembered.size > 0) await tx.remember([...this.remembered.values()]);
   }
 
+  /** Rows and memories up to this seq may be held from now on. */
+  async raiseNewest(seq: number): Promise<void> {
+    const { newest } = await this.tx.meta();
+    if (seq > newest.seq) await this.tx.setMeta({ newest: { ...newest, seq } });
+  }
+
   /** Removes one row, unless it is newer. */
   private drop(kind: Kind, key: string, seq: number): void {
     const work = this.work(kind);
@@ -220,6 +228,7 @@ export async function applyRows(
     }
   }
   await batch.write();
+  await batch.raiseNewest(arrivals.reduce((most, [, { seq }]) => Math.max(most, seq), 0));
 }
 
 /**
@@ -235,6 +244,7 @@ export async function applySnapshot(
 ): Promise<void> {
   const received = new Map<Kind, Row[]>([...kinds.values()].map((kind) => [kind, []]));
   await tx.clear(false);
+  await tx.setMeta({ newest: { seq: 0, isKnown: true } });
   for (const rows of parts) {
     await applyRows(tx, kinds, rows, false, touched);
     for (const row of rows) {

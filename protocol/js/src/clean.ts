@@ -139,7 +139,9 @@ export class Cleaner {
       for (const kind of kinds.values()) {
         if (!isPaged(kind)) continue;
         const cutoff: Place = [clock.now() * 1000 - UNTOUCHED, leastId(kind)];
-        for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, kind, cutoff));
+        for (let some = 1; some > 0; count += some) {
+          some = await store.write((tx) => cleanSome(tx, kind, cutoff), 'relaxed');
+        }
       }
     } catch (error) {
       onError(error);

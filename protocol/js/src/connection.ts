@@ -9,7 +9,7 @@ import { refreshAfter } from './comeback.js';
 import type { Ingest } from './ingest.js';
 import { PageError, type PageRequest } from './pages.js';
 import { reasonOf, Trouble } from './reason.js';
-import type { Event, Session } from './session.js';
+import { together, type Event, type Session } from './session.js';
 import { Deposed } from './store.js';
 import type { Tokens } from './token.js';
 import type { WebSocketLike } from './websocket.js';
@@ -62,6 +62,8 @@ export class Connection {
   private welcomed = false;
   /** Events are stored one after the other. */
   private storing: Promise<void> = Promise.resolve();
+  /** Events whose turn has not come. */
+  private readonly waiting: Event[] = [];
   /** Answers to pushes that are not stored yet: which mutations are due is known after them. */
   private unstored = 0;
   private pushing = false;
@@ -182,8 +184,15 @@ export class Connection {
     if (event.t === 'pong') this.cancel('pong');
     this.explained = event.t === 'error' && reasonOf(event) !== null;
     if (answersPush(event)) this.unstored++;
-    const received = event;
-    this.storing = this.storing.then(() => this.handle(received));
+    // What came while the store was busy is stored together: a device that was away catches up in few transactions.
+    const last = this.waiting.at(-1);
+    const both = last && together(last, event);
+    if (both) {
+      this.waiting[this.waiting.length - 1] = both;
+      return;
+    }
+    this.waiting.push(event);
+    this.storing = this.storing.then(() => this.handle(this.waiting.shift() as Event));
     this.storing.catch(() => this.end());
   }
 

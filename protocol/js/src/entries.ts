@@ -1,6 +1,7 @@
 /** The outbox within a transaction of a store. outbox.ts decides what becomes of its entries. */
 
 import { redated } from './clock.js';
+import { homeOfInsert, keyOfMutation } from './keys.js';
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
 import { aboveOf, homeKey, homeOf, keyOf, nameOf, type Instant } from './rows.js';
@@ -59,7 +60,7 @@ function rowOf(kinds: Kinds, { kind: name, id }: Mutation): string {
 
 /** Whether the mutation creates this row. */
 export const creates = (kind: Kind, key: string, mutation: Mutation): boolean =>
-  mutation.op === '+' && mutation.kind === kind.name && keyOf(kind, mutation.id) === key;
+  mutation.op === '+' && mutation.kind === kind.name && keyOfMutation(kind, mutation) === key;
 
 /** The id of the parent of a row that is held, or that an entry creates; null if neither is known. */
 async function parentOfRow(tx: Reading, kind: Kind, key: string, entries: readonly Entry[]): Promise<Id | null> {
@@ -104,7 +105,7 @@ export async function rowsAbove(
 /** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
 export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
   const keys = new Set<string>();
-  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
+  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOfMutation(kind, mutation));
   for (const child of kind.children) {
     for (const home of await homesAbout(tx, child, entries)) keys.add(home);
     for (const lower of child.children) {
@@ -124,8 +125,8 @@ async function homesAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): P
   const homes = new Set<string>();
   for (const { mutation } of entries) {
     if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
-    homes.add(homeKey(kind, mutation.columns[kind.home as string] as Id));
-    keys.delete(keyOf(kind, mutation.id));
+    homes.add(homeOfInsert(kind, mutation));
+    keys.delete(keyOfMutation(kind, mutation));
   }
   for (const row of await tx.get(kind, [...keys])) if (row) homes.add(homeOf(kind, row));
   return homes;

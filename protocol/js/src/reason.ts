@@ -21,6 +21,12 @@ export class Trouble extends Error {
   }
 }
 
+/** Said until the app starts again. */
+export const EMPTIED: Reason = {
+  code: 'store_emptied',
+  message: 'the data on this device was deleted, and is fetched again: what had not been sent to the server is lost',
+};
+
 /** For the codes of SPEC.md, 10.1, whose sentence from the server speaks to clients, and not to apps and people. */
 const SENTENCES: Readonly<Record<string, string>> = {
   token_refused: 'the server refuses the token: getToken() must return one that it verifies and that has not expired',
@@ -59,8 +65,8 @@ export function reasonOf(error: unknown): Reason | null {
     : { code: 'store', message: `the database on this device fails (${String(name)}: ${message}): reload the app` };
 }
 
-/** Whether the browser had no room for a write. Dexie wraps the browser's error. */
-export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
+/** Whether the browser had no room for a write. */
+export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error));
 
 /** A connection that was open has ended without an `error`. `close`: the server's code; null if there was none. */
 export function closedBy(close: number | null): Trouble {

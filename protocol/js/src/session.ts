@@ -44,6 +44,16 @@ export type Batch =
       readonly first: boolean;
     };
 
+/** Rows that are stored in one transaction at most: the app's own transactions wait for it. */
+const TOGETHER = 2_000;
+
+/** Two events as one, if they may be applied in one transaction: changes that follow each other. Else null. */
+export function together(first: Event, second: Event): Batch | null {
+  if (first.t !== 'changes' || second.t !== 'changes' || first.rows.length + second.rows.length > TOGETHER) return null;
+  // Within a transaction of the server the position stays where the one before has left it.
+  return { ...second, rows: [...first.rows, ...second.rows], seq: second.seq ?? first.seq };
+}
+
 export type Event = Welcome | SchemaFrame | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**

@@ -10,6 +10,7 @@ import { LeaderConnection } from './leader_connection.js';
 import { WriteError, type Columns } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
+import { bare, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
 import { homeKey, nameOf } from './rows.js';
 import {
@@ -26,7 +27,6 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { bare, isQuotaError, reasonOf } from './reason.js';
 import {
   DESTROYED,
   DISCONNECTED,
@@ -36,14 +36,24 @@ import {
   type ConnectionStatus,
   type Status,
 } from './status.js';
-import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
+import {
+  Deposed,
+  Destroyed,
+  Emptied,
+  StoreError,
+  type Durability,
+  type Reading,
+  type Store,
+  type Transactions,
+  type Writing,
+} from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
 import { readUnsent, type Unsent } from './unsent.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
-import { wipe } from './wipe.js';
 import { mustConnect } from './websocket.js';
+import { UnsentError, wipe } from './wipe.js';
 import * as writes from './write.js';
 
 export interface SyncOptions<S extends Schema = Schema> {
@@ -65,6 +75,10 @@ export interface SyncOptions<S extends Schema = Schema> {
 }
 
 const nothing = (): void => undefined;
+
+/** The store works, and what was asked of it cannot be. */
+const isRefusal = (error: unknown): boolean =>
+  error instanceof WriteError || error instanceof UnsentError || error instanceof Deposed;
 
 /** What `export` returns. `at`: by the device's clock. `schema`: the hash of the server's. */
 export interface Export extends Pick<Status, 'state' | 'retryAt' | 'lastLive'> {
@@ -114,6 +128,12 @@ export class Sync<S extends Schema = Schema> {
   private closed = false;
   /** The store was destroyed. */
   private gone = false;
+  /** Which store it is, by its `made`. */
+  private made = '';
+  private beginning: Promise<void> | null = null;
+  /** Why the store could not be read, or written to, the last time. */
+  private readonly broken: { read: Reason | null; write: Reason | null } = { read: null, write: null };
+  private loss: Reason | null = null;
   private ending: Promise<void> | null = null;
   private off = nothing;
 
@@ -185,10 +205,12 @@ export class Sync<S extends Schema = Schema> {
     const status = async (): Promise<Status> => {
       try {
         await this.ready;
-        return await this.store.read((tx) => readStatus(tx, this.connection));
+        const status = await this.store.read((tx) => readStatus(tx, this.connection));
+        return { ...status, reason: status.reason ?? this.broken.write ?? this.loss };
       } catch (error) {
         // A status that cannot be read says so itself.
-        return this.gone ? DESTROYED : { ...this.status.value, ...this.connection, reason: reasonOf(error) };
+        if (this.gone) return DESTROYED;
+        return { ...this.status.value, ...DISCONNECTED, reason: reasonOf(error) };
       }
     };
     this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
@@ -357,18 +379,14 @@ export class Sync<S extends Schema = Schema> {
   // ---- Internals ----
 
   private async open(): Promise<void> {
-    const { store, user, getToken } = this.options;
+    const { store, getToken } = this.options;
     if (getToken !== undefined) mustConnect(this.env.WebSocket);
-    await store.write(async (tx) => {
-      const meta = await tx.meta();
-      if (meta.user !== '' && meta.user !== user) {
-        throw new StoreError("this store is another user's: give each user a store with a name of its own");
-      }
-      await reshape(tx, this.kinds);
-      await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
-    });
-    await store.adopt?.(user);
+    await this.begin();
     if (this.closed) return;
+    store.onClosed = () => {
+      this.store.read(async () => undefined).catch((error: unknown) => this.fault(error));
+      this.queries.touched(touchedAll());
+    };
     // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.
     this.tabs.signal('kick');
     this.tabs.touched(touchedAll());
@@ -378,6 +396,31 @@ export class Sync<S extends Schema = Schema> {
     });
     if (getToken !== undefined) this.tabs.start();
     this.cleaner.start();
+  }
+
+  /** Makes the store this user's, with rows as the schema says. */
+  private async begin(isAgain = false): Promise<void> {
+    const { store, user, getToken } = this.options;
+    this.made = await store.write(async (tx) => {
+      const meta = await tx.meta();
+      if (isAgain && meta.destroyed) throw new Destroyed();
+      if (meta.user !== '' && meta.user !== user) {
+        throw new StoreError("this store is another user's: give each user a store with a name of its own");
+      }
+      await reshape(tx, this.kinds);
+      await tx.setMeta({ user, destroyed: false, ...(getToken === undefined ? { local: true } : {}) });
+      return meta.made;
+    });
+    await store.adopt?.(user);
+  }
+
+  /** The database was deleted while it was open, as when the user deletes the data of a site: it is a new store. */
+  private async beginAgain(): Promise<void> {
+    await this.begin(true);
+    this.loss = EMPTIED;
+    this.touched(touchedAll());
+    // With the new client_id. Not awaited: a connection that begins may be waiting for this.
+    if (this.tabs.leading) void this.server.start().catch(nothing);
   }
 
   /** Throws TypeError for a name that is not in the schema. */
@@ -412,21 +455,37 @@ export class Sync<S extends Schema = Schema> {
    */
   private guarded({ store, user }: SyncOptions<S>): Transactions {
     const shape = shapeOf(this.kinds);
-    const guard =
-      (how: 'read' | 'write') =>
-      async <T>(work: (tx: Writing) => Promise<T>): Promise<T> => {
+    const guard = (how: 'read' | 'write') => {
+      const guarded = async <T>(work: (tx: Writing) => Promise<T>, durability?: Durability): Promise<T> => {
         try {
-          return await store[how](async (tx: Reading) => {
+          const result = await store[how](async (tx: Reading) => {
             const meta = await tx.meta();
+            if (!this.gone && !meta.destroyed && meta.made !== this.made) throw new Emptied();
             if (this.gone || meta.user !== user || meta.shape !== shape) throw new Destroyed();
             return work(tx as Writing);
-          });
+          }, durability);
+          this.setBroken(how, null);
+          return result;
         } catch (error) {
+          if (error instanceof Emptied) {
+            await (this.beginning ??= this.beginAgain().finally(() => (this.beginning = null)));
+            return guarded(work, durability);
+          }
           if (error instanceof Destroyed) this.onDestroyed();
+          else if (!isRefusal(error)) this.setBroken(how, reasonOf(error));
           throw this.gone ? new Destroyed() : error;
         }
       };
+      return guarded;
+    };
     return { read: guard('read'), write: guard('write') };
+  }
+
+  /** Shows on the status line that the store fails, and that it does not any more. */
+  private setBroken(how: 'read' | 'write', reason: Reason | null): void {
+    if (this.broken[how]?.message === reason?.message) return;
+    this.broken[how] = reason;
+    this.status.invalidate();
   }
 
   /** The store was destroyed. */

@@ -26,5 +26,5 @@ export async function wipe(tx: Writing, kinds: Kinds, discardUnsent: boolean): P
   await tx.dropEntries(entries.map((entry) => entry.key));
   await tx.clear(true);
   const { lease, adopted } = await tx.meta();
-  await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted });
+  await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted, destroyed: true });
 }

@@ -518,6 +518,22 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await store.read((tx) => tx.floors(MESSAGE, [C(7), C(1)]))).toEqual(['start', undefined]);
   });
 
+  it('7.3: a row that moves while a snapshot is read leaves no history that seems whole', async () => {
+    const parts = [
+      [conversation(1, 7), conversation(2, 7)],
+      [message(9, 1, 8), message(8, 1, 8)], // the window is full: there may be older ones
+      [message(9, 2, 9), message(7, 2, 9)],
+    ];
+    await write((tx) => applySnapshot(tx, CHAT_KINDS, parts, (kind) => (kind === PROFILE ? 9 : 2), touchedNothing()));
+    await store.read(async (tx) => {
+      expect(idsOf(await tx.newest(MESSAGE, C(1), null, 9))).toEqual([M(8)]);
+      expect(await tx.floors(MESSAGE, [C(1), C(2)])).toEqual([
+        [8000, M(8)],
+        [7000, M(7)],
+      ]);
+    });
+  });
+
   it('7.7: a page moves the floor only if it begins there', async () => {
     const page = (before: [number, string] | null, ns: number[], more: boolean): Promise<void> =>
       write((tx) =>
