@@ -16,7 +16,6 @@ import type { Store } from '../src/store.js';
 import { createSync } from '../src/sync.js';
 import { MemoryStore } from '../src/store/memory.js';
 import * as writes from '../src/write.js';
-import { tokenOf } from './support/rows.js';
 import { KINDS as STORES } from './support/stores.js';
 import { file, keyOf, kindsBy, mutationBy, rowBy, value } from './support/vectors.js';
 
@@ -37,7 +36,8 @@ interface Case {
 const NOW = 1_750_000_010_000;
 const LIMITS = { frame_bytes: 262_144, page_rows: 1000, pages_in_flight: 2, mutations: 256 };
 
-const parentOf = ({ parent }: Kind, carried: unknown): Id | null => (parent && carried !== null ? keyOf(parent, carried) : null);
+const parentOf = ({ parent }: Kind, carried: unknown): Id | null =>
+  parent && carried !== null ? keyOf(parent, carried) : null;
 const placeOf = (kind: Kind, carried: unknown): Place => {
   const [at, key] = carried as readonly unknown[];
   return [value(kind.newest?.type, at), keyOf(kind, key)];
@@ -95,7 +95,8 @@ class Course {
   private async connect(): Promise<Session> {
     await this.ingest.lead();
     const point = await this.ingest.begin();
-    const session = new Session({ kinds: this.kinds, token: 't', ...point, window: this.given.window ?? {}, encoding: 'json' });
+    const { window = {} } = this.given;
+    const session = new Session({ kinds: this.kinds, token: 't', ...point, window, encoding: 'json' });
     session.hello();
     return (this.session = session);
   }
@@ -193,10 +194,12 @@ describe('what is shown', () => {
   it.each(file('view') as readonly ViewCase[])('$name', async (given) => {
     const named = given.schema ?? 'chat';
     const kinds = kindsBy.get(named) as Kinds;
-    const schema = (file('schemas') as readonly (Schema & { name: string })[]).find(({ name }) => name === named) as Schema;
+    const schemas = file('schemas') as readonly (Schema & { name: string })[];
+    const schema = schemas.find(({ name }) => name === named) as Schema;
     const store = new MemoryStore();
     const user = '00000000-0000-0000-0000-000000000abc';
-    const sync = createSync({ schema, store, user, url: 'ws://127.0.0.1:1/sync', getToken: () => tokenOf(user) , environment: { WebSocket: null as never } });
+    // Without a token nothing is sent, and what waits stays as it is.
+    const sync = createSync({ schema, store, user, url: 'ws://127.0.0.1:1/sync' });
     await sync.ready;
     await store.write(async (tx) => {
       for (const arrival of given.rows.map(rowBy(kinds)) as Row[]) {
@@ -217,14 +220,18 @@ describe('what is shown', () => {
     for (const { kind: name, parent, rows } of given.shown) {
       const kind = kinds.get(name) as Kind;
       const options = kind.parent === null ? {} : { parent: parentOf(kind, parent) };
-      const list = await (sync.list as (name: string, options: object) => ReturnType<typeof sync.list>)(name, options).read();
+      const query = sync.list as (name: string, options: object) => ReturnType<typeof sync.list>;
+      const list = await query.call(sync, name, options).read();
       expect(list.rows.map(({ id, state }) => [id, state])).toEqual(
         rows.map(([id, , certainty]) => [keyOf(kind, id), certainty]),
       );
       rows.forEach(([, columns], i) =>
         expect(list.rows[i]).toMatchObject(
           Object.fromEntries(
-            Object.entries(columns).map(([wire, carried]) => [camel(wire), value(kind.columns.get(camel(wire))?.type, carried)]),
+            Object.entries(columns).map(([wire, carried]) => {
+              const name = camel(wire);
+              return [name, value(kind.columns.get(name)?.type, carried)];
+            }),
           ),
         ),
       );
