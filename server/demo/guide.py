@@ -27,8 +27,6 @@ This is what the page does to show messages, and to send one:
 const messages = sync.list('message', { parent: conversationId });
 await sync.insert('message', { conversationId, role: 'user', content: 'Hello' });
 ```
-
-> *Latency* below is the time from the commit in Postgres to this screen.
 """
 
 

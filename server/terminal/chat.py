@@ -177,9 +177,16 @@ class _Chat:
             case "open":
                 self._print(f"/open takes a number of /list: 1 to {len(listed)}." if listed else "There are none yet.")
             case "new":
-                self._begin(rest.strip() or None)
+                try:
+                    self._begin(shortened(rest.strip()) or None)
+                except ValueError as error:
+                    self._refuse(error, rest)
             case _:
                 self._print(f"There is no command /{command}; /help names them. To write that, type //{command}.")
+
+    def _refuse(self, error: ValueError, typed: str) -> None:
+        says = too_long(typed) if isinstance(error, WriteError) and error.code == "too_long" else str(error)
+        self._console.print(Text(printable(f"  ✗ {says}"), "red"))
 
     def _print(self, *lines: str) -> None:
         for each in lines:
@@ -190,9 +197,8 @@ class _Chat:
         mutation = create_message(uuid4(), self._conversation, "user", typed, self._device.now())
         try:
             self._mine[mutation.id] = self._device.write(mutation).key
-        except WriteError as error:
-            says = too_long(typed) if error.code == "too_long" else str(error)
-            self._console.print(Text(printable(f"  ✗ {says}"), "red"))
+        except ValueError as error:
+            self._refuse(error, typed)
             return
         if self._unnamed:
             self._unnamed = False

@@ -122,7 +122,7 @@ async def test_a_server_that_is_away_is_told_apart_from_a_network_that_is_off(
     trouble = [device.panel.get_by_test_id("trouble") for device in (left, right)]
     await right.switch_off()
     await demo.end()
-    await expect(left.panel.get_by_test_id("status")).to_have_text("Unreachable")
+    await expect(left.panel.get_by_test_id("status")).to_have_text("No server")
     await expect(left.panel.get_by_test_id("offline")).to_have_text("Network on")
     await expect(trouble[0]).to_have_text(re.compile(r"^Server unreachable, trying again in \d+ sTry now$"))
     await expect(right.panel.get_by_test_id("status")).to_have_text("Offline")

@@ -62,7 +62,7 @@ async def run(*arguments: str, typed: str = "", until: str | None = None) -> str
 async def test_chat_explains_its_commands_and_carries_them_out(database: Database, sql: Any, tmp_path: Path) -> None:
     user = await add_user(sql)
     ideas = await add_conversation(sql, user, "Ideas")
-    typed = "/help\n/hlep\n/new\nPlan a trip\n/list\n/open 2\nto Ideas\n/open 9\n//slash\n/quit\nnot read\n"
+    typed = "/help\n/hlep\n/new a\0b\n/new\nPlan a trip\n/list\n/open 2\nto Ideas\n/open 9\n//slash\n/quit\nnot read\n"
     async with ServerProcess(database.server_url) as server:
         printed = await run(
             *("chat", "--url", server.url, "--token", token(user), "--outbox-file", str(tmp_path / "chat.db")),
@@ -71,6 +71,7 @@ async def test_chat_explains_its_commands_and_carries_them_out(database: Databas
         )
     assert "/help names the commands" in printed
     assert all(each in printed for each in HELP)
+    assert "title contains U+0000" in printed
     assert "There is no command /hlep; /help names them. To write that, type //hlep." in printed
     stored = (
         "SELECT title, content FROM messages m JOIN conversations c ON c.id = conversation_id ORDER BY m.created_at"

@@ -32,7 +32,7 @@ export function condition(status: Status, networkOn: boolean): Condition {
   if (state === 'local' || reason?.code === 'local_only') return { ...plain, state: 'local', word: WORDS.local, why: FREE };
   if (!networkOn) return { ...plain, state: 'offline', word: WORDS.offline };
   if (reason === null || (state !== 'offline' && state !== 'connecting')) return plain;
-  return { ...plain, word: state === 'offline' ? 'Unreachable' : WORDS[state], why: why(reason), retryAt, canConnect: true };
+  return { ...plain, word: state === 'offline' ? 'No server' : WORDS[state], why: why(reason), retryAt, canConnect: true };
 }
 
 /** Codes of a server that is away; what to check is for those who run it, and this page is served by it. */

@@ -93,7 +93,7 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
           <dt>Pending</dt>
           <dd data-testid="pending">{status?.pending ?? 0}</dd>
         </div>
-        <div>
+        <div class="figure-latency">
           <dt>
             <abbr title="From the commit in Postgres to this screen">Latency</abbr>
           </dt>
