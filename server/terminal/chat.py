@@ -213,10 +213,7 @@ class _Chat:
         self._report_results()
 
     def _on_batch(self, batch: Batch) -> None:
-        if batch.replaces:
-            self._replica.replace(batch.rows)
-        else:
-            self._replica.apply(batch.rows)
+        self._replica.receive(batch)
         self._show()
 
     def _show(self) -> None:

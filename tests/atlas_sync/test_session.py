@@ -221,7 +221,8 @@ def test_a_snapshot_replaces_with_its_first_frame_and_has_a_cursor_with_its_last
     )
     assert first == Batch((conversation_row(7, A, None, -1, 0),), None, replaces=True, partial=False)
     assert second == Batch((conversation_row(8, A, None, -1, 0),), None, replaces=False, partial=False)
-    assert last == Batch((conversation_row(9, A, None, -1, 0),), K1, replaces=False, partial=False)
+    window = {kind.name: kind.window for kind in CHAT}
+    assert last == Batch((conversation_row(9, A, None, -1, 0),), K1, replaces=False, partial=False, window=window)
     assert session.cursor == K1
 
 

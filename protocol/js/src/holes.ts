@@ -52,7 +52,8 @@ export function afterPage(
 ): Floor | undefined {
   if (before !== null && !covers(kind, floor, before)) return floor;
   const end = more ? (last ?? before) : 'start';
-  if (end === null || floor === 'start' || end === 'start') return end ?? floor;
+  if (floor === 'start' || end === 'start') return 'start';
+  if (end === null) return floor;
   // Rows beyond what an instant can hold (SPEC.md, 2.4) have the same one here, and the server's order is another.
   if (before !== null && floor !== undefined && orderOf(kind, before) === orderOf(kind, floor)) return end;
   return covers(kind, floor, end) ? floor : end;

@@ -201,10 +201,9 @@ class Device:
     ) -> PageArrived:
         """Ask for older rows of a kind, newest first: of a kind with a parent, those of the row with the key `parent`.
 
-        `before` is the place (`Kind.place`: the value of the column `newest` and the key) of the last row of the page
-        before; of the oldest row of the snapshot for the first one. None asks for the newest. Waits while the permitted
-        number of pages is unanswered, and until the device has caught up far enough to ask. Apply the rows within
-        `Replica.expecting_page`.
+        `before` is a place: the value of the column `newest` and the key. None asks for the newest. `Replica.older`
+        says from where to ask, and applies the page. Waits while the permitted number of pages is unanswered, and until
+        the device has caught up far enough to ask.
 
         Raises PageError if the server answers with an `error`, ConnectionError if the device is offline or its
         connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000, an unknown kind,

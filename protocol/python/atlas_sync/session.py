@@ -76,7 +76,8 @@ class Batch:
 
     `replaces`: delete all synced rows first. `cursor` is None in all parts of a snapshot but the last: store None too,
     so that a device that is interrupted in between starts over. `partial`: the rest of a large transaction follows.
-    `seq` is the device's position after the rows are applied; None within a snapshot or a transaction.
+    `seq` is the device's position after the rows are applied; None within a snapshot or a transaction. `window`: in
+    the last part of a snapshot, how many rows of each kind it has at most, of the list or of each parent; None for all.
     """
 
     rows: tuple[Row | Deleted, ...]
@@ -84,6 +85,7 @@ class Batch:
     replaces: bool
     partial: bool
     seq: int | None = None
+    window: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +396,8 @@ class Session:
         first = self.state is State.SNAPSHOT_DUE
         self.cursor = cursor
         self.state = State.SNAPSHOT if cursor is None else State.CATCHING_UP
-        return Batch(rows, cursor, replaces=first, partial=False)
+        window = None if cursor is None or self.wire is None else self.wire.windows(self._window or {})
+        return Batch(rows, cursor, replaces=first, partial=False, window=window)
 
     def _changes(self, frame: Fields) -> Event:
         start, to = frame.read("from", self._codec.cursor), frame.read("to", self._codec.cursor)
