@@ -7,15 +7,16 @@ import { describe, expect, it } from 'vitest';
 
 import { keyOf, LOCAL, orderOfRow, type Row } from '../src/rows.js';
 import { compile, shapeOf, type Kind } from '../src/schema.js';
-import type { Reading, Store, Writing } from '../src/store.js';
+import { newMeta, type Reading, type Store, type Writing } from '../src/store.js';
 import { asked } from '../src/store/idb.js';
 import { IndexedDbStore } from '../src/store/indexeddb.js';
 import { LEAVES } from '../src/store/leaves.js';
 import { MemoryStore } from '../src/store/memory.js';
+import { singleOf } from '../src/store/singles.js';
 import { database, DEXIE_FIRST, put, WITH_DEXIE } from './support/databases.js';
 import { FORUM } from './support/forum.js';
 import { CLIENT } from './support/former.js';
-import { C, CHAT_KINDS, M, MESSAGE } from './support/rows.js';
+import { C, CHAT_KINDS, M, message, MESSAGE } from './support/rows.js';
 
 const FORUM_KINDS = compile(FORUM);
 const [TOPIC, THREAD, POST] = ['topic', 'thread', 'post'].map((name) => FORUM_KINDS.get(name)) as [Kind, Kind, Kind];
@@ -169,8 +170,6 @@ describe.each(Object.entries(SAMPLES))('%s', (_, sample) => {
 
 /** A store as the version with Dexie left it. */
 async function makeWithDexie(name: string, kind: Kind, rows: readonly Row[]): Promise<void> {
-  const { singleOf } = await import('../src/store/singles.js');
-  const { newMeta } = await import('../src/store.js');
   const db = await database(`${name}/kinds`, DEXIE_FIRST, WITH_DEXIE);
   const { made: _, destroyed: _d, newest: _n, ...meta } = newMeta(CLIENT);
   const shape = shapeOf(kind === POST ? FORUM_KINDS : CHAT_KINDS);
@@ -195,8 +194,22 @@ async function poured(name: string): Promise<void> {
   expect(await inStore(name, 'rows', (rows) => rows.count())).toBe(0);
 }
 
+it('what the version with Dexie had copied only in part is not taken for its own', async () => {
+  const name = `leaves-${++count}`;
+  const db = await database(`${name}/kinds`, DEXIE_FIRST, WITH_DEXIE);
+  await put(db, 'head', [true], [1]);
+  await put(db, 'rows', [singleOf(MESSAGE, { ...message(1, 1, 5), seq: LOCAL })]);
+  db.close();
+  const store = new IndexedDbStore({ name });
+  await store.read(async (tx) => {
+    expect((await tx.meta()).user).toBe('');
+    expect(await tx.local(MESSAGE)).toEqual([]);
+  });
+  await store.close();
+});
+
 it('a history takes few records, whether its rows came at once, page by page or one by one', async () => {
-  const message = (n: number): Row => ({
+  const numbered = (n: number): Row => ({
     kind: 'message',
     seq: n,
     id: M(n),
@@ -206,7 +219,7 @@ it('a history takes few records, whether its rows came at once, page by page or 
     createdAt: n,
     updatedAt: n,
   });
-  const rows = (from: number, to: number): Row[] => Array.from({ length: to - from }, (_, i) => message(from + i));
+  const rows = (from: number, to: number): Row[] => Array.from({ length: to - from }, (_, i) => numbered(from + i));
   const name = `leaves-${++count}`;
   const store = new IndexedDbStore({ name });
   const leaves = (): Promise<number> => inStore(name, LEAVES, (from) => from.count());
@@ -214,7 +227,7 @@ it('a history takes few records, whether its rows came at once, page by page or 
   expect(await leaves()).toBeLessThanOrEqual(32);
   for (let n = 2000; n > 1000; n -= 50) await store.write((tx) => tx.put(MESSAGE, rows(n - 50, n)));
   expect(await leaves()).toBeLessThanOrEqual(32 + 60);
-  for (let n = 3000; n < 3160; n++) await store.write((tx) => tx.put(MESSAGE, [message(n)]));
+  for (let n = 3000; n < 3160; n++) await store.write((tx) => tx.put(MESSAGE, [numbered(n)]));
   expect(await leaves()).toBeLessThanOrEqual(32 + 60 + 11);
   expect((await store.read((tx) => tx.newest(MESSAGE, C(1), null, Infinity))).map((row) => row.seq)).toEqual(
     rows(1000, 3160)

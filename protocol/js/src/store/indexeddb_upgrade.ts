@@ -44,7 +44,7 @@ function makeFirst(db: IDBDatabase): void {
   db.createObjectStore('deletions', { keyPath: ['kind', 'key'] });
 }
 
-/** Rows with a parent go into leaves later, some at a time: 100,000 of them take 10 s. */
+/** Rows with a parent go into leaves later, some at a time: 100,000 of them take more than 10 s. */
 function addLeaves(db: IDBDatabase, tx: IDBTransaction): void {
   makeLeaves(db);
   const head = tx.objectStore(HEAD);
@@ -52,7 +52,8 @@ function addLeaves(db: IDBDatabase, tx: IDBTransaction): void {
   found.onsuccess = () => {
     const meta = found.result as Meta | undefined;
     head.put({ user: MOVED }, DEXIE_META);
-    if (meta === undefined) return;
+    // Without a head, what is there was being copied from before there were kinds, and is copied anew.
+    if (meta === undefined) return void tx.objectStore(SINGLES).clear();
     // It did not say how new its rows are.
     head.put({ ...newMeta(''), ...meta, made: newId(), newest: { seq: 0, isKnown: false } } satisfies Meta, META);
     head.put({ seq: 0, after: [] } satisfies Poured, POUR);
