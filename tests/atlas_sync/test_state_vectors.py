@@ -57,6 +57,7 @@ class Course:
         """The connection and the app end."""
         self.pages.close()
         self.expected.clear()
+        self.outbox.end()
         # What an Outbox keeps in memory is how long to wait; an app that only loses its connection keeps it.
         self.storage.close()
         waits = self.outbox._not_before, self.outbox._failures
