@@ -30,7 +30,7 @@ import { abort, asked, committed, deleteDatabase, inDatabase, openDatabase } fro
 import { emptyFormer, takeFormer } from './indexeddb_former.js';
 import { HEAD, LEFT, META, NAMES, OUTBOX, pourSome, POUR, upgrade, VERSION } from './indexeddb_upgrade.js';
 import { Leaves } from './leaves.js';
-import { ackedOf, countsOf, OutboxCopy, pendingOf, type OutboxView } from './outbox_copy.js';
+import { ackedOf, countsOf, OutboxCopy, pendingOf, OutboxView } from './outbox_copy.js';
 import { singleOf, Singles } from './singles.js';
 
 /** Before there were kinds, the database had the store's own name. */
@@ -166,7 +166,7 @@ export class IndexedDbStore implements Store {
   ): Promise<T> {
     const tx = db.transaction(NAMES, mode, { durability });
     const end = committed(tx);
-    const transaction = new Transaction(tx, this.outbox.begin(), pouring);
+    const transaction = new Transaction(tx, new OutboxView(this.outbox), pouring);
     let result: T;
     try {
       result = await work(transaction);

@@ -1,49 +1,30 @@
 /**
- * The outbox as the last transaction that read or changed it left it. Every query shows it, and it changes seldom: with
- * 5,000 mutations that wait, reading all of them took 200 ms, and a query takes 10 ms without.
+ * The outbox in memory, as long as nobody changes it: every query shows it, and it changes seldom. With 5,000 mutations
+ * that wait, a query that reads all of them takes 300 ms, and 2 ms without.
  */
 
 import type { Entry } from '../outbox.js';
 
-type Entries = ReadonlyMap<number, Entry>;
-
 export class OutboxCopy {
-  private entries: Entries = new Map();
-  /** null: nothing is known. */
-  private version: unknown = null;
-
-  begin(): OutboxView {
-    return new OutboxView(
-      (version) => (version === this.version ? this.entries : null),
-      (version, entries) => {
-        this.version = version;
-        this.entries = entries;
-      },
-    );
-  }
+  /** By key. */
+  entries: ReadonlyMap<number, Entry> = new Map();
+  /** Of the outbox in the database; null: nothing is known. */
+  version: unknown = null;
 }
 
 /** The outbox as one transaction sees it. `version` is that of the database as the transaction began. */
 export class OutboxView {
-  private base: Entries | null = null;
+  private base: OutboxCopy['entries'] | null = null;
   /** null: it goes. */
   private readonly changes = new Map<number, Entry | null>();
 
-  constructor(
-    private readonly known: (version: unknown) => Entries | null,
-    private readonly keep: (version: unknown, entries: Entries) => void,
-  ) {}
-
-  get isChanged(): boolean {
-    return this.changes.size > 0;
-  }
+  constructor(private readonly copy: OutboxCopy) {}
 
   /** By key. `readAll` reads those of the database, as this transaction left them. */
   async all(version: unknown, readAll: () => Promise<readonly Entry[]>): Promise<Entry[]> {
-    this.base ??= this.known(version);
-    if (this.base === null) {
+    if (!this.find(version)) {
       this.base = new Map((await readAll()).map((entry) => [entry.key, entry]));
-      if (!this.isChanged) this.keep(version, this.base);
+      if (this.changes.size === 0) this.keep(version);
     }
     return [...this.now().values()];
   }
@@ -58,43 +39,36 @@ export class OutboxView {
 
   /** The transaction was committed: `before` and `after` are the versions that it found and made. */
   committed(before: unknown, after: unknown): void {
-    this.base ??= this.known(before);
-    if (this.isChanged && this.base !== null) this.keep(after, this.now());
+    if (this.changes.size > 0 && this.find(before)) this.keep(after);
   }
 
-  private now(): Entries {
-    if (this.base === null || !this.isChanged) return this.base ?? new Map();
+  private find(version: unknown): boolean {
+    if (version === this.copy.version) this.base ??= this.copy.entries;
+    return this.base !== null;
+  }
+
+  private keep(version: unknown): void {
+    this.copy.entries = this.now();
+    this.copy.version = version;
+  }
+
+  private now(): OutboxCopy['entries'] {
     const now = new Map(this.base);
-    let last = -Infinity;
-    let sorted = true;
+    if (this.changes.size === 0) return now;
     for (const [key, entry] of this.changes) {
       if (entry === null) now.delete(key);
       else now.set(key, entry);
     }
-    for (const key of now.keys()) {
-      sorted &&= key > last;
-      last = key;
-    }
-    return sorted ? now : new Map([...now].sort(([a], [b]) => a - b));
+    return new Map([...now].sort(([a], [b]) => a - b));
   }
 }
 
-export const pendingOf = (entries: readonly Entry[], limit: number): Entry[] => {
-  const found: Entry[] = [];
-  for (const entry of entries) {
-    if (found.length >= limit) break;
-    if (entry.state === 'pending') found.push(entry);
-  }
-  return found;
-};
+export const pendingOf = (entries: readonly Entry[], limit: number): Entry[] =>
+  entries.filter(({ state }) => state === 'pending').slice(0, limit);
 
 export const ackedOf = (entries: readonly Entry[]): Entry[] => entries.filter(({ state }) => state === 'acked');
 
 export function countsOf(entries: readonly Entry[]): { pending: number; rejected: number } {
-  let [pending, rejected] = [0, 0];
-  for (const { state } of entries) {
-    if (state === 'pending') pending++;
-    else if (state === 'rejected') rejected++;
-  }
-  return { pending, rejected };
+  const count = (of: Entry['state']): number => entries.filter(({ state }) => state === of).length;
+  return { pending: count('pending'), rejected: count('rejected') };
 }

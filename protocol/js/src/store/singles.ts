@@ -92,9 +92,9 @@ export class Singles {
     for (const single of local) this.store.put(single);
   }
 
-  /** Up to `count` rows of a kind, history by history. */
-  some(kind: string, count: number): Promise<Single[]> {
-    return asked<Single[]>(this.by('home+order').getAll(IDBKeyRange.bound([kind], [kind, []]), count));
+  /** Up to `count` rows of a kind, history by history, from a place on. */
+  some(kind: string, from: readonly string[], count: number): Promise<Single[]> {
+    return asked<Single[]>(this.by('home+order').getAll(IDBKeyRange.bound(from, [kind, []]), count));
   }
 
   every(): Promise<Single[]> {

@@ -24,7 +24,7 @@ import {
 } from '../store.js';
 import { newId } from '../uuid.js';
 import type { FormerEntry, FormerMeta } from './former.js';
-import { ackedOf, countsOf, OutboxCopy, pendingOf, type OutboxView } from './outbox_copy.js';
+import { ackedOf, countsOf, OutboxCopy, pendingOf, OutboxView } from './outbox_copy.js';
 import { moveFormer } from './sqlite_former.js';
 import { fromJson, toJson } from './values.js';
 
@@ -124,7 +124,7 @@ export class SqliteStore implements Store {
     this.synchronous = synchronous;
     await this.driver.run(begin, []);
     try {
-      const tx = new Transaction(this.driver, this.outbox.begin());
+      const tx = new Transaction(this.driver, new OutboxView(this.outbox));
       const result = await work(tx);
       await this.driver.run('COMMIT', []);
       await tx.committed();
