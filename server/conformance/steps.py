@@ -28,8 +28,8 @@ class Hello:
     """A connection comes, and is greeted.
 
     cursors: Those that `hello` may have; None: it has none. snapshot: Why the device gets one, although it has a
-    cursor. clock_ahead: Of the server, in microseconds. limits: Those of `welcome` that are not the usual ones. keepalive:
-    Milliseconds. greets: `welcome` follows.
+    cursor. clock_ahead: Of the server, in microseconds. limits: Those of `welcome` that are not the usual ones.
+    keepalive: Milliseconds. greets: `welcome` follows.
     """
 
     cursors: tuple[bytes | None, ...] = (None,)
