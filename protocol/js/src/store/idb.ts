@@ -88,23 +88,6 @@ export const deleteDatabase = (name: string): Promise<void> =>
     request.onerror = () => reject(request.error as Error);
   });
 
-/** Calls `visit` for each record of a range, in order, until it returns false. */
-export const walk = (
-  source: IDBObjectStore | IDBIndex,
-  range: IDBKeyRange,
-  visit: (cursor: IDBCursorWithValue) => boolean,
-  direction: IDBCursorDirection = 'next',
-): Promise<void> =>
-  new Promise((resolve, reject) => {
-    const request = source.openCursor(range, direction);
-    request.onsuccess = () => {
-      const cursor = request.result;
-      if (cursor !== null && visit(cursor)) cursor.continue();
-      else resolve();
-    };
-    request.onerror = () => reject(request.error as Error);
-  });
-
 interface LastRecords {
   getAllRecords?(options: {
     readonly query: IDBKeyRange;
@@ -113,28 +96,40 @@ interface LastRecords {
   }): IDBRequest;
 }
 
-/** Values in descending order of their keys until `visit` returns false. `count`: how many will probably be wanted. */
+/** Most records in one request. */
+const AT_ONCE = 256;
+
+/** Records in descending order of their keys until `visit` returns false. `count`: how many will probably be wanted. */
 export async function walkBack<T>(
   source: IDBObjectStore | IDBIndex,
   { lower, upper, lowerOpen, upperOpen }: IDBKeyRange,
   count: number,
-  visit: (value: T) => boolean,
+  visit: (value: T, key: IDBValidKey) => boolean,
 ): Promise<void> {
-  const range = (end: unknown, open: boolean): IDBKeyRange => IDBKeyRange.bound(lower, end, lowerOpen, open);
   const { getAllRecords } = source as LastRecords;
-  if (getAllRecords === undefined) {
-    return walk(source, range(upper, upperOpen), ({ value }) => visit(value as T), 'prev');
-  }
-  // One request for many records: Chromium knows it since version 141.
-  for (let [end, open, wanted] = [upper as unknown, upperOpen, count]; ; wanted = Math.min(2 * wanted, AT_ONCE)) {
-    const query = range(end, open);
-    const some = await asked<readonly { readonly key: unknown; readonly value: T }[]>(
-      getAllRecords.call(source, { query, count: wanted, direction: 'prev' }),
+  let [end, open] = [upper as unknown, upperOpen];
+  for (let wanted = count; ; wanted = AT_ONCE) {
+    const query = IDBKeyRange.bound(lower, end, lowerOpen, open);
+    if (getAllRecords === undefined) return walk(source.openCursor(query, 'prev'), visit);
+    // One request for many records: Chromium knows it since version 141.
+    const some = await asked<readonly { readonly key: IDBValidKey; readonly value: T }[]>(
+      getAllRecords.call(source, { query, count: Math.min(wanted, AT_ONCE), direction: 'prev' }),
     );
-    for (const { value } of some) if (!visit(value)) return;
-    if (some.length < wanted) return;
+    for (const { key, value } of some) if (!visit(value, key)) return;
+    if (some.length < Math.min(wanted, AT_ONCE)) return;
     [end, open] = [some.at(-1)?.key, true];
   }
 }
 
-const AT_ONCE = 256;
+const walk = <T>(
+  request: IDBRequest<IDBCursorWithValue | null>,
+  visit: (value: T, key: IDBValidKey) => boolean,
+): Promise<void> =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => {
+      const cursor = request.result;
+      if (cursor !== null && visit(cursor.value as T, cursor.key)) cursor.continue();
+      else resolve();
+    };
+    request.onerror = () => reject(request.error as Error);
+  });

@@ -8,7 +8,7 @@
 
 import { LOCAL, nameOf, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
-import { asked, walk, walkBack } from './idb.js';
+import { asked, walkBack } from './idb.js';
 import type { Single } from './singles.js';
 
 /** Rows, and characters, in a leaf. Chromium keeps values from 64 KiB on in files of their own. */
@@ -158,8 +158,8 @@ export class Leaves {
     const rows: Row[] = [];
     if (limit <= 0) return rows;
     const range = before === null ? within(kind, home) : IDBKeyRange.bound([kind, home], [kind, home, before], false, true);
-    const leaves = Number.isFinite(limit) ? Math.ceil(limit / GROWS) + 1 : Infinity;
-    await walkBack<Leaf>(this.store, range, Math.min(leaves, 100), (leaf) => {
+    const leaves = Math.ceil(limit / GROWS) + 1;
+    await walkBack<Leaf>(this.store, range, leaves, (leaf) => {
       for (let i = leaf.names.length - 1; i >= 0 && rows.length < limit; i--) {
         if (before === null || (leaf.orders[i] as string) < before) rows.push(rowIn(kind, leaf, i));
       }
@@ -243,14 +243,6 @@ export class Leaves {
 
   /** The leaves that have rows with these names. */
   private async holding(names: readonly string[]): Promise<(readonly [Key, Leaf])[]> {
-    if (names.length === 1) {
-      const found: [Key, Leaf][] = [];
-      await walk(this.names, IDBKeyRange.only(names[0]), ({ primaryKey, value }) => {
-        found.push([primaryKey as Key, value as Leaf]);
-        return false;
-      });
-      return found;
-    }
     const found = await Promise.all(names.map((name) => asked<Key | undefined>(this.names.getKey(name))));
     const keys = new Map(found.flatMap((key) => (key === undefined ? [] : [[key.join('\x00'), key] as const])));
     return Promise.all(
@@ -293,16 +285,10 @@ export class Leaves {
     let key: Key = [kind, home, ''];
     let leaf: Leaf | undefined;
     const [, later] = await Promise.all([
-      walk(
-        this.store,
-        IDBKeyRange.bound(place(''), place(first.order)),
-        (cursor) => {
-          key = cursor.key as Key;
-          leaf = cursor.value as Leaf;
-          return false;
-        },
-        'prev',
-      ),
+      walkBack<Leaf>(this.store, IDBKeyRange.bound(place(''), place(first.order)), 1, (value, at) => {
+        [leaf, key] = [value, at as Key];
+        return false;
+      }),
       rows.length === 1
         ? []
         : asked<Key[]>(this.store.getAllKeys(IDBKeyRange.bound(place(first.order), place(last.order), true))),

@@ -57,7 +57,7 @@ export class Singles {
     if (limit <= 0) return rows;
     // Arrays come after all texts.
     const range = IDBKeyRange.bound([name, home], [name, home, before ?? []], false, true);
-    await walkBack<Single>(this.by('home+order'), range, Math.min(limit, 1000), ({ row }) => rows.push(row) < limit);
+    await walkBack<Single>(this.by('home+order'), range, limit, ({ row }) => rows.push(row) < limit);
     return rows;
   }
 
