@@ -25,12 +25,15 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A connection comes. `cursor`: one that `hello` may have; None: it has none. `clock_ahead`: of the server, in
-    microseconds. `limits` replace those of `welcome`. `greets`: welcome follows at once."""
+    """A connection comes, and is greeted.
+
+    cursors: Those that `hello` may have; None: it has none. snapshot: Why the device gets one, although it has a
+    cursor. clock_ahead: Of the server, in microseconds. limits: Those of `welcome` that are not the usual ones.
+    keepalive: Milliseconds. greets: `welcome` follows.
+    """
 
     cursors: tuple[bytes | None, ...] = (None,)
     snapshot: str | None = None
-    """Why the device gets one, although it has a cursor."""
     clock_ahead: int = 0
     limits: tuple[tuple[str, int], ...] = ()
     keepalive: int = 25_000

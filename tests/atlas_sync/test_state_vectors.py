@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from atlas_sync.outbox_sender import OutboxSender
 from atlas_sync.replica import Older, Replica
 from atlas_sync.rows import Row
 from atlas_sync.schema import Schema
-from atlas_sync.session import Batch, Event, PageArrived, Session, Welcomed
+from atlas_sync.session import ALLOWED, Batch, Event, PageArrived, Session, Welcomed
 from atlas_sync.storage import SqliteStorage
 from atlas_sync.view import build_view
 from tests.atlas_sync.second_schema import SCHEMAS
@@ -56,6 +57,7 @@ class Course:
         """The connection and the app end."""
         self.pages.close()
         self.expected.clear()
+        self.outbox.end()
         # What an Outbox keeps in memory is how long to wait; an app that only loses its connection keeps it.
         self.storage.close()
         waits = self.outbox._not_before, self.outbox._failures
@@ -193,3 +195,18 @@ def test_what_is_shown_is_what_the_golden_view_says(case: dict[str, Any]) -> Non
 def test_the_offset_of_the_server_s_clock_is_what_the_golden_greeting_says(case: dict[str, Any]) -> None:
     least, took = case["time"] - case["received"], case["received"] - case["sent"]
     assert clock_ahead(case["offset"], least, took) == case["result"]
+
+
+def test_the_page_on_the_vectors_names_every_file() -> None:
+    page = (VECTORS / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+\.json)` \|", page, re.M)) == {path.name for path in VECTORS.glob("*.json")}
+
+
+def test_the_page_on_writing_a_client_names_the_frames_that_may_arrive_in_each_state() -> None:
+    page = (VECTORS.parent / "CLIENT.md").read_text(encoding="utf-8").split("## States of a connection")[1]
+    told: dict[str, set[str]] = {}
+    for states, frames in re.findall(r"^\| ([A-Z_, ]+) \| ([^|]+) \|", page, re.M):
+        names = set(re.findall(r"`(\w+)`", frames))
+        for state in states.split(", "):
+            told[state] = names | (told["NEW"] if frames.startswith("and") else set())
+    assert told == {state.name: set(frames) for state, frames in ALLOWED.items()}

@@ -1,6 +1,6 @@
 """A device's copy of its rows in memory (SPEC.md, sections 5 and 7.3).
 
-Does no I/O, and knows nothing of frames and connections. An app that keeps its rows in a database does in SQL what
+Does no I/O, and knows nothing of connections. An app that keeps its rows in a database does in SQL what
 `Replica` does here.
 """
 
@@ -60,27 +60,26 @@ class Replica:
         return sorted(rows, key=of.rank, reverse=True)
 
     def receive(self, batch: Batch) -> None:
-        """Apply a batch of a Device."""
+        """Apply a batch of a Device, and note what it says about floors: `replace` and `apply` leave them unknown."""
         if batch.replaces:
-            self.replace(batch.rows)
+            self._clear()
+            self._arrived = {}
+            self.apply(batch.rows)
         else:
             self.apply(batch.rows)
-        if batch.window is not None:
-            self.complete(batch.window)
+        if batch.window is not None and self._arrived is not None:
+            self._complete(self._arrived, batch.window)
+            self._arrived = None
 
     def replace(self, rows: Iterable[Row | Deleted]) -> None:
         """Apply the first frame of a snapshot: discard all rows, memories of deletions and expected pages (7.3)."""
-        for held in self.rows.values():
-            held.clear()
-        self._deletions.clear()
-        self._pages.clear()
-        self._floors.clear()
-        self._arrived = {}
+        self._clear()
         self.apply(rows)
 
-    def complete(self, window: Mapping[str, int | None]) -> None:
+    def _complete(
+        self, arrived: Mapping[tuple[str, Key | None], Mapping[Key, Row]], window: Mapping[str, int | None]
+    ) -> None:
         """The last frame of a snapshot was applied: the floors are known. `window`: as of Batch."""
-        arrived, self._arrived = self._arrived or {}, None
         for kind in self._kinds.values():
             parents = [None] if kind.parent is None else list(self.rows[kind.parent])
             for parent in parents:
@@ -155,6 +154,18 @@ class Replica:
                 self._floors[name] = after_page(of, self._floors.get(name), before, last, more=page.more)
 
             yield Older(before, receive)
+
+    def _clear(self) -> None:
+        for held in self.rows.values():
+            held.clear()
+        self._deletions.clear()
+        self._pages.clear()
+        self._floors.clear()
+        self._arrived = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What an app may keep of it: pages that were asked for end with the process."""
+        return {**self.__dict__, "_pages": set(), "_deletions": {}}
 
     def _begin_below(self, row: Row, *, is_held: bool) -> None:
         """Note what the arrival of a row says about the histories below it, and in a snapshot about its own."""
