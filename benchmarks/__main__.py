@@ -28,6 +28,7 @@ from benchmarks.report import write
 from benchmarks.responses import responses
 from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
+from benchmarks.store import store
 from benchmarks.storm import storm
 from benchmarks.usage import usage
 from benchmarks.visits import visits
@@ -43,6 +44,9 @@ cli = typer.Typer(
 )
 benchmark = partial(command, cli)
 Seconds = Annotated[float, typer.Option(min=0.1)]
+Sqlite = Annotated[
+    bool, typer.Option("--sqlite", help="Chromium keeps IndexedDB in SQLite, which it tries out, and not in LevelDB.")
+]
 FlushMs = Annotated[
     float, typer.Option(min=0, help="Milliseconds that a flush of the WAL takes at least: a slow disk, emulated.")
 ]
@@ -170,9 +174,10 @@ def metrics_command(
 def page_command(
     messages: Annotated[int, typer.Option(min=1, help="Messages shown one by one.")] = 100,
     backlog: Annotated[int, typer.Option(min=1, help="Messages that a device missed.")] = 5_000,
+    sqlite: Sqlite = False,
 ) -> Benchmark:
     """The demo's page in Chromium: delay from a commit to the screen, and rows applied per second."""
-    return lambda: page(messages, backlog)
+    return lambda: page(messages, backlog, sqlite)
 
 
 @benchmark("peers", peers_table, install=False, users=20, changes=50.0, seconds=1.0)
@@ -212,6 +217,17 @@ def responses_command(
 ) -> Benchmark:
     """Cached responses: a hit in the process, over Redis, Postgres and HTTP; stampedes."""
     return lambda: responses(seconds, looks, askers, model)
+
+
+@benchmark("store", backlog=200, held=2_000, pending=100)
+def store_command(
+    backlog: Annotated[int, typer.Option(min=1, help="Messages that a device missed.")] = 5_000,
+    held: Annotated[int, typer.Option(min=1, help="Messages that it holds besides.")] = 100_000,
+    pending: Annotated[int, typer.Option(min=1, help="Mutations that wait.")] = 5_000,
+    sqlite: Sqlite = False,
+) -> Benchmark:
+    """The client and its store in Chromium: rows caught up per second, first messages, one among many, many waiting."""
+    return lambda: store(backlog, held, pending, sqlite)
 
 
 @benchmark("storm", sockets=20)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
-from playwright.async_api import Locator, async_playwright
+from playwright.async_api import BrowserContext, Locator, Playwright, ViewportSize, async_playwright
 
 from benchmarks import machine
 from benchmarks.actors import ARRIVAL
@@ -43,32 +43,38 @@ ARRIVE: Final = """
         })();
     })
 """
-SAY: Final = "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'user', unnest($2::text[])"
+SAY: Final = """
+    INSERT INTO messages (conversation_id, role, content, created_at)
+    SELECT $1, 'user', text, clock_timestamp() - (cardinality($2) - i) * interval '1 ms'
+    FROM unnest($2::text[]) WITH ORDINALITY AS said (text, i)
+"""
+SQLITE: Final = "--enable-features=IdbSqliteBackingStore,IdbSqliteOnDiskRollout"
+"""With it, Chromium keeps IndexedDB in SQLite, without it in LevelDB."""
 
 
-async def page(messages: int, backlog: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the machine, and the figures: `messages` are shown one by one, `backlog` were missed."""
-    async with _demo() as line, async_playwright() as playwright:
-        if not CHROMIUM.exists():
-            raise BenchmarkError(f"There is no Chromium at {CHROMIUM}: install it (apt-get install chromium).")
-        sql = await asyncpg.connect(line["database_url"])
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = await browser.new_page(viewport={"width": 1280, "height": 800})
-        user, home = UUID(line["users"][0]["id"]), uuid4()
-        await sql.execute("INSERT INTO conversations (id, user_id, title) VALUES ($1, $2, 'measured')", home, user)
-        await tab.goto(line["http"])
-        laptop, phone = (tab.get_by_test_id(f"device-{number}") for number in (1, 2))
-        await phone.locator("[data-testid=status]", has_text="Live").wait_for(timeout=LIMIT * 1000)
-        waits = await _one_by_one(sql, home, phone, messages)
+async def page(messages: int, backlog: int, sqlite: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the machine, and the figures: `messages` are shown one by one, `backlog` were missed. One device, whose
+    database is on disk."""
+    with folder() as profile:
+        async with demo() as line, async_playwright() as playwright, chromium(playwright, profile, sqlite) as browser:
+            sql = await asyncpg.connect(line["database_url"])
+            tab = await browser.new_page()
+            user, home = UUID(line["users"][0]["id"]), uuid4()
+            await sql.execute("INSERT INTO conversations (id, user_id, title) VALUES ($1, $2, 'measured')", home, user)
+            await tab.add_init_script("localStorage.setItem('atlas-demo.devices', '[1]')")
+            await tab.goto(line["http"])
+            device = tab.get_by_test_id("device-1")
+            await device.locator("[data-testid=status]", has_text="Live").wait_for(timeout=LIMIT * 1000)
+            waits = await _one_by_one(sql, home, device, messages)
 
-        await laptop.get_by_test_id("offline").click()
-        await sql.execute(SAY, home, [f"missed {i}" for i in range(backlog)])
-        seq = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
-        panel = await laptop.element_handle()
-        milliseconds = await tab.evaluate(ARRIVE, [panel, seq])
-        about = machine.describe(await sql.fetchval("SHOW server_version")) | {"chromium": browser.version}
-        await sql.close()
-        await browser.close()
+            await device.get_by_test_id("offline").click()
+            await say(sql, home, [padded(f"missed {i}") for i in range(backlog)])
+            seq = await sql.fetchval("SELECT seq FROM sync.feeds WHERE user_id = $1", user)
+            panel = await device.element_handle()
+            milliseconds = await tab.evaluate(ARRIVE, [panel, seq])
+            about = machine.describe(await sql.fetchval("SHOW server_version"))
+            about |= {"chromium": browser.browser.version if browser.browser else "", "indexeddb": backend(profile)}
+            await sql.close()
     lost = messages - len(waits)
     waits = sorted(waits) or [0.0]
     return about, {
@@ -79,25 +85,56 @@ async def page(messages: int, backlog: int) -> tuple[dict[str, Any], dict[str, f
     }
 
 
+def padded(text: str) -> str:
+    """A message of 500 bytes."""
+    return text.ljust(500, ".")
+
+
+async def say(sql: Any, home: UUID, texts: list[str]) -> None:
+    """Insert messages in one transaction, a millisecond apart."""
+    await sql.execute(SAY, home, texts)
+
+
+@asynccontextmanager
+async def chromium(playwright: Playwright, profile: Path, sqlite: bool) -> AsyncIterator[BrowserContext]:
+    """A browser with a profile on disk: without one, IndexedDB is in memory."""
+    if not CHROMIUM.exists():
+        raise BenchmarkError(f"There is no Chromium at {CHROMIUM}: install it (apt-get install chromium).")
+    flags = [*FLAGS, SQLITE] if sqlite else FLAGS
+    size: ViewportSize = {"width": 1280, "height": 800}
+    browser = await playwright.chromium.launch_persistent_context(
+        profile, executable_path=CHROMIUM, args=flags, viewport=size
+    )
+    try:
+        yield browser
+    finally:
+        await browser.close()
+
+
+def backend(profile: Path) -> str:
+    """In what Chromium keeps IndexedDB."""
+    return "LevelDB" if any(profile.glob("*/IndexedDB/*.leveldb")) else "SQLite"
+
+
 def _gzipped(kind: str) -> int:
     """The bytes of the page's script or style sheet as the build compressed it."""
     (path,) = (STATIC / "assets").glob(f"page-*.{kind}.gz")
     return path.stat().st_size
 
 
-async def _one_by_one(sql: Any, home: UUID, phone: Locator, messages: int) -> list[float]:
-    """Return the milliseconds from the answer to each COMMIT until its message is in the second device's document."""
-    await phone.evaluate(WATCH)
+async def _one_by_one(sql: Any, home: UUID, device: Locator, messages: int) -> list[float]:
+    """Return the milliseconds from the answer to each COMMIT until its message is in the device's document."""
+    await device.evaluate(WATCH)
     committed: dict[str, float] = {}
     for i in range(messages):
         text = f"shown {i}"
-        await sql.execute(SAY, home, [text])
+        await say(sql, home, [text])
         committed[text] = time.time() * 1000
         await asyncio.sleep(PAUSE)
     seen: dict[str, float] = {}
 
     async def all_shown() -> bool:
-        seen.update(await phone.evaluate("() => window.seen"))
+        seen.update(await device.evaluate("() => window.seen"))
         return committed.keys() <= seen.keys()
 
     with suppress(BenchmarkError):  # the caller counts the lost ones
@@ -106,7 +143,7 @@ async def _one_by_one(sql: Any, home: UUID, phone: Locator, messages: int) -> li
 
 
 @asynccontextmanager
-async def _demo() -> AsyncIterator[dict[str, Any]]:
+async def demo() -> AsyncIterator[dict[str, Any]]:
     with folder() as data:
         options = ("demo", "--json", "--no-replay", "--users", "2", "--port", "0", "--data", str(data))
         process = await spawn("server", *options, stdin=subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)

@@ -147,6 +147,8 @@ class Codec:
         try:
             return decoder.decode(data)
         except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, ValueError):
+                raise FrameError(str(error.__cause__)) from None  # one that a frame raised, which says what to do
             problem = str(error)
             if problem.endswith("`$.t`") and self._has_string_kind(data):
                 raise UnknownFrameError("This server does not know the frame's `t`.") from None

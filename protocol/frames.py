@@ -18,6 +18,8 @@ Seq = int
 Milliseconds = NewType("Milliseconds", int)
 """A type of its own, because `int` also means microseconds here."""
 
+NO_CLIENT: Final = UUID(int=0)
+
 MAX_TOKEN = 16_384
 """Characters. Supabase tokens with large app_metadata reach some 4,000."""
 MAX_CURSOR = 128
@@ -122,6 +124,11 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     """Of two connections of one client_id the one with the larger generation keeps it."""
     schema: Annotated[str, Meta(max_length=64)] | None = None
     """The hash of the schema that the device has; empty if it has none. None: it does not want to be sent any."""
+
+    def __post_init__(self) -> None:
+        # Several devices that lost theirs would have this one, and one would get the answers to another's mutations.
+        if self.client_id == NO_CLIENT:
+            raise ValueError("client_id: the nil UUID names no device. Make one at random, and keep it.")
 
 
 class AskPage(Struct, frozen=True, kw_only=True, tag_field="t", tag="page", omit_defaults=True):

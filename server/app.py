@@ -202,10 +202,11 @@ class App:
                 readiness,
                 http.Metrics(gauges.exposition, settings.metrics_port, settings.metrics_token),
                 [*backend.routes(), *self._routes],
+                origins := _origins(settings.allowed_origins),
             ),
             http.bounded_http(
                 services.timers,
-                _origins(settings.allowed_origins),
+                origins,
                 lambda codec: Connection(services, codec).websocket,
                 backend.tokens,
             ),

@@ -112,6 +112,24 @@ def demo(
 
 
 @cli.command()
+def conform(
+    command: Annotated[
+        list[str] | None, typer.Argument(help="The adapter of the client, with its arguments, after --.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this scenario; may be given several times.", show_default="all")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Print the scenarios, and play none.")] = False,
+    jobs: Annotated[int, typer.Option(help="Scenarios at a time.", min=1, max=64)] = 4,
+) -> None:
+    """Test a client of the protocol: play a server to it, with duplicates, gaps, cuts and restarts. It needs neither a
+    database nor settings; protocol/CLIENT.md says how to write the adapter."""
+    from server.terminal import conformance as terminal
+
+    raise typer.Exit(terminal.conform(command or (), only or (), only_list=list_, jobs=jobs))
+
+
+@cli.command()
 def init(
     table: Annotated[
         list[str] | None,

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.declaration.chat import CHAT_TOML
-from server.demo import conversations, seed, site
+from server.demo import conversations, guide, seed, site
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.embedded_redis import MEMORY, WITHOUT_CLIENT, EmbeddedRedis, find_program
 from server.demo.seed import Conversation, Person
@@ -193,11 +193,12 @@ async def _serve(
         metrics_token=_secret(data / "metrics-token"),
         metrics_port=None,
     )
-    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline)
+    sock = bind(settings.host, settings.port, shared=False, write_deadline=settings.write_deadline, setting="--port")
     port = sock.getsockname()[1]
     if settings.usage:
         await seed.use(admin_url)
     people = await seed.people(admin_url)
+    newest = await seed.newest_message(admin_url, people[0].id)
     tokens = {person.id: _token(person.id, settings) for person in people}
     server = app.App(settings, site.routes(_identities(people, tokens)))
     loop = asyncio.get_running_loop()
@@ -209,6 +210,7 @@ async def _serve(
             _print_json(settings, port, admin_url, people, tokens)
         else:
             _print_next(console, settings, port, people, tokens, time.monotonic() - begun, beside.says)
+            _print_support(console, settings, people[0], newest)
             _print_service(console, settings, port, admin_url, people[0])
             console.print("Stop this with Ctrl-C.\n")
 
@@ -234,9 +236,11 @@ async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Consol
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             bar = progress.add_task("loading real conversations", total=None)
-            cast = conversations.cast(conversations.read(), options.users, datetime.now(UTC))
+            now = datetime.now(UTC)
+            cast = conversations.cast(conversations.read(), options.users, now)
+            said = (*cast.said, *guide.conversations(cast.people, now))
             await seed.load(
-                admin_url, cast.people, cast.said, lambda done, total: progress.update(bar, completed=done, total=total)
+                admin_url, cast.people, said, lambda done, total: progress.update(bar, completed=done, total=total)
             )
     return admin_url
 
@@ -366,6 +370,15 @@ def _print_next(
     print(f"{token} {_program()} top --url {page}metrics\n", file=sys.stderr)  # noqa: T201
     for sentence in beside:
         console.print(f"{sentence} See «Do caches and replicas help?» in `top`.\n", soft_wrap=True)
+
+
+def _print_support(console: Console, settings: ServeSettings, first: Person, newest: UUID | None) -> None:
+    database = f"DATABASE_URL={settings.database_url}"
+    console.print("Whether the database is fit to serve:\n")
+    print(f"{database} {_program()} doctor\n", file=sys.stderr)  # noqa: T201
+    if newest is not None:
+        console.print("Where a message is, and which devices have it; this is the first one's newest:\n")
+        print(f"{database} {_program()} trace {newest} --user {first.id}\n", file=sys.stderr)  # noqa: T201
 
 
 def _print_service(console: Console, settings: ServeSettings, port: int, admin_url: str, first: Person) -> None:

@@ -107,6 +107,20 @@ async def people(admin_url: str) -> list[Person]:
     return [Person(row["id"], row["tier"]) for row in rows]
 
 
+async def newest_message(admin_url: str, user: UUID) -> UUID | None:
+    """The id of a person's newest message; None if there is none."""
+    connection = await link(admin_url)
+    try:
+        found: UUID | None = await connection.fetchval(
+            "SELECT m.id FROM messages m JOIN conversations c ON c.id = m.conversation_id "
+            "WHERE c.user_id = $1 ORDER BY m.created_at DESC LIMIT 1",
+            user,
+        )
+    finally:
+        await connection.close()
+    return found
+
+
 async def load(
     admin_url: str, people: Sequence[Person], said: Sequence[Conversation], progress: Callable[[int, int], None]
 ) -> None:

@@ -74,7 +74,7 @@ def accept(
         or found.get(b"connection") not in _CONNECTION
         or found.get(b"sec-websocket-version") != b"13"
         or _KEY.fullmatch(key) is None
-        or not _allowed(found.get(b"origin"), origins)
+        or not is_allowed(None if (origin := found.get(b"origin")) is None else origin.decode("latin-1"), origins)
     ):
         return None
     head = (
@@ -93,10 +93,9 @@ def accept(
 _CODECS: Final[Mapping[bytes, Codec]] = {name.encode(): codec for name, codec in CODECS.items()}
 
 
-def _allowed(origin: bytes | None, origins: Origins) -> bool:
-    if origins is None:
-        return True
-    return (None if origin is None else Origin(origin.decode("latin-1"))) in origins
+def is_allowed(origin: str | None, origins: Origins) -> bool:
+    """Whether pages of this origin may open WebSockets; None: the client names no origin."""
+    return origins is None or (None if origin is None else Origin(origin)) in origins
 
 
 @lru_cache(maxsize=1)

@@ -34,6 +34,8 @@ REQUEST_BYTES: Final = 64 * 1024
 """Limit on a request; httptools sets none. Honest requests without a service token are far smaller."""
 PIPELINED: Final = 8
 """Requests of a connection that may wait for the answer to an earlier one."""
+READABLE: Final = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
+"""A page of any site may read such an answer. A browser tells no page why a WebSocket did not open."""
 
 
 def host(request: Request) -> str:
@@ -88,8 +90,13 @@ def _names_this_machine(request: Request) -> bool:
     return True
 
 
-def application(readiness: Callable[[], Readiness], metrics: Metrics, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """The HTTP application. `routes` are served too."""
+def application(
+    readiness: Callable[[], Readiness],
+    metrics: Metrics,
+    routes: Sequence[BaseRoute] = (),
+    origins: handshake.Origins = None,
+) -> Starlette:
+    """The HTTP application. `routes` are served too. `origins`: pages that may open WebSockets."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -98,8 +105,22 @@ def application(readiness: Callable[[], Readiness], metrics: Metrics, routes: Se
         found = readiness()
         return PlainTextResponse(f"{found.reason}\n", status_code=200 if found.ready else 503)
 
-    own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics.answer)]
-    return Starlette(routes=[*own, *routes])
+    async def sync(request: Request) -> Response:
+        if not handshake.is_allowed(request.headers.get("origin"), origins):
+            return PlainTextResponse("Pages of this origin may not connect.\n", status_code=403, headers=READABLE)
+        headers = {**READABLE, "Upgrade": "websocket", "Connection": "Upgrade"}
+        return PlainTextResponse("Open a WebSocket here.\n", status_code=426, headers=headers)
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("Not Found", status_code=404, headers=READABLE)
+
+    own = [
+        Route(handshake.PATH, sync),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics.answer),
+    ]
+    return Starlette(routes=[*own, *routes], exception_handlers={404: not_found})
 
 
 _NOBODY: Final = asyncio.Protocol()

@@ -30,9 +30,9 @@ def reserve(host: str, port: int, *, shared: bool, setting: str = "PORT") -> soc
     return sock
 
 
-def bind(host: str, port: int, *, shared: bool, write_deadline: float) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool, write_deadline: float, setting: str = "PORT") -> socket.socket:
     """Return a socket for `App.run`, which listens once it can serve. Raises ConfigError."""
-    sock = reserve(host, port, shared=shared)
+    sock = reserve(host, port, shared=shared, setting=setting)
     # asyncio does not set it on connections of a socket that it is given, and an `ack` would wait 40 ms for the peer's
     # acknowledgement of the `changes` before it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

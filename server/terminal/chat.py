@@ -1,6 +1,6 @@
 """`atlas-sync chat`: a device of the chat schema in a terminal that writes.
 
-Each line that is typed becomes a message of a conversation.
+Each line that is typed becomes a message of a conversation, unless it begins with a slash: `/help` names the commands.
 Lines typed while the server is unavailable wait in a file. They are sent when it is available again, also by the next
 start of the command.
 """
@@ -16,8 +16,9 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.text import Text
 
-from atlas_sync.chat import CONVERSATION, MESSAGE, create_conversation, create_message
+from atlas_sync.chat import CONVERSATION, MESSAGE, create_conversation, create_message, rename_conversation
 from atlas_sync.device import Device, Status
+from atlas_sync.mutation import WriteError
 from atlas_sync.outbox import Entry, EntryState, Outbox
 from atlas_sync.replica import Replica
 from atlas_sync.rows import Key, Row
@@ -25,12 +26,22 @@ from atlas_sync.schema import Schema
 from atlas_sync.session import Batch, Event, SchemaArrived
 from atlas_sync.storage import SqliteStorage, StorageError
 from server.exceptions import ConfigError, UnavailableError
-from server.terminal.device import line_of, printable, run
+from server.terminal.device import line_of, printable, run, shortened
 from server.terminal.trouble import Shows, Token, address
 
 SENDING_SECONDS = 10.0
 """How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
 SNAPSHOT_SECONDS = 30.0
+LISTED = 10
+"""Conversations that `/list` shows."""
+HELP = (
+    "/list         the newest conversations, with their numbers",
+    "/open NUMBER  write to another one",
+    "/new [TITLE]  begin one; without a title its first message names it",
+    "/quit         send what waits, and end (or Ctrl-D)",
+    "/help         these lines",
+    "Every other line is a message. One that begins with a slash is typed with two.",
+)
 
 
 def chat(
@@ -62,6 +73,8 @@ class _Chat:
         self._outbox = outbox
         self._conversation = chosen
         self._title = title
+        self._unnamed = False
+        """Whether the first message names the conversation."""
         self._console = console
         self._replica = Replica(Schema.chat())
         self._sent = asyncio.Event()
@@ -107,9 +120,14 @@ class _Chat:
                     "with --conversation, or begin one with --new."
                 ) from None
         self._enter()
+        self._print("Each line is a message; /help names the commands.")
         async for typed in _lines():
-            if typed.strip():
-                self._say(typed)
+            if typed.startswith("/") and not typed.startswith("//"):
+                if typed.split(maxsplit=1)[0] == "/quit":
+                    break
+                self._obey(*typed[1:].split(maxsplit=1))
+            elif typed.strip():
+                self._say(typed.removeprefix("/"))
         self._report_results()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SENDING_SECONDS):
@@ -117,18 +135,62 @@ class _Chat:
 
     def _enter(self) -> None:
         """Enter the chosen conversation, the newest one, or a new one."""
-        known = self._replica.rows[CONVERSATION]
+        known = self._newest()
         if self._title is not None or not (known or self._conversation):
-            self._conversation = uuid4()
-            self._device.write(create_conversation(self._conversation, self._title or "Terminal", self._device.now()))
-        elif self._conversation is None:
-            newest = self._replica.newest_first(CONVERSATION)[0].id
-            assert isinstance(newest, UUID)
-            self._conversation = newest
-        found = known.get(self._conversation)
-        title = self._title if found is None else found.title
-        self._console.print(Text.assemble((printable(title or ""), "bold"), f"  {self._conversation}"))
+            self._begin(self._title or "Terminal")
+        else:
+            self._open(self._conversation or known[0])
+
+    def _newest(self) -> list[UUID]:
+        """Conversations, the newest first."""
+        rows = self._replica.newest_first(CONVERSATION)
+        return [row.id for row in rows if isinstance(row.id, UUID)]
+
+    def _begin(self, title: str | None) -> None:
+        made = uuid4()
+        self._device.write(create_conversation(made, title, self._device.now()))
+        self._open(made, title)
+        self._unnamed = title is None
+
+    def _open(self, conversation: UUID, title: str | None = None) -> None:
+        self._conversation = conversation
+        self._unnamed = False
+        name = self._name(conversation) if title is None else title
+        self._console.print(Text.assemble((printable(name), "bold"), f"  {conversation}"))
+        self._shown.clear()
         self._show()
+
+    def _name(self, conversation: UUID) -> str:
+        found = self._replica.rows[CONVERSATION].get(conversation)
+        return "New conversation" if found is None or found.title is None else str(found.title)
+
+    def _obey(self, command: str = "", rest: str = "") -> None:
+        """Carry out the line of a command, but for `/quit`."""
+        listed = self._newest()[:LISTED]
+        match command:
+            case "help":
+                self._print(*HELP)
+            case "list":
+                self._print(*(f"{i:>3}  {self._name(each)}" for i, each in enumerate(listed, 1)))
+            case "open" if rest.isdecimal() and 1 <= int(rest) <= len(listed):
+                self._open(listed[int(rest) - 1])
+            case "open":
+                self._print(f"/open takes a number of /list: 1 to {len(listed)}." if listed else "There are none yet.")
+            case "new":
+                try:
+                    self._begin(shortened(rest.strip()) or None)
+                except ValueError as error:
+                    self._refuse(error, rest)
+            case _:
+                self._print(f"There is no command /{command}; /help names them. To write that, type //{command}.")
+
+    def _refuse(self, error: ValueError, typed: str) -> None:
+        says = too_long(typed) if isinstance(error, WriteError) and error.code == "too_long" else str(error)
+        self._console.print(Text(printable(f"  ✗ {says}"), "red"))
+
+    def _print(self, *lines: str) -> None:
+        for each in lines:
+            self._console.print(printable(f"  {each}"), style="dim", soft_wrap=True)
 
     def _say(self, typed: str) -> None:
         assert self._conversation is not None
@@ -136,8 +198,11 @@ class _Chat:
         try:
             self._mine[mutation.id] = self._device.write(mutation).key
         except ValueError as error:
-            self._console.print(Text(printable(f"  ✗ {error}"), "red"))
+            self._refuse(error, typed)
             return
+        if self._unnamed:
+            self._unnamed = False
+            self._device.write(rename_conversation(self._conversation, shortened(typed), self._device.now()))
         if self._device.status is not Status.LIVE:
             self._console.print("  … kept until the server can be reached", style="dim")
 
@@ -148,10 +213,7 @@ class _Chat:
         self._report_results()
 
     def _on_batch(self, batch: Batch) -> None:
-        if batch.replaces:
-            self._replica.replace(batch.rows)
-        else:
-            self._replica.apply(batch.rows)
+        self._replica.receive(batch)
         self._show()
 
     def _show(self) -> None:
@@ -178,6 +240,14 @@ class _Chat:
                 if entry is not None and entry.state is EntryState.REJECTED:
                     # The reason is on the screen, and the person can type the line again.
                     self._outbox.discard(key)
+
+
+def too_long(text: str) -> str:
+    """How much too long a message is, in characters; the schema's limit is in bytes of UTF-8."""
+    at_most = Schema.chat()[MESSAGE].limits["content"]
+    assert isinstance(at_most, int)
+    fits = len(text.encode()[:at_most].decode(errors="ignore"))
+    return f"This text has {len(text):,} characters, and {fits:,} of them fit. Shorten it by {len(text) - fits:,}."
 
 
 def _line(message: Row) -> Text:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ STYLES: Final = ("yellow", "magenta", "cyan", "green", "blue")
 """Of the kinds, in their order."""
 LONGEST: Final = 2_000
 """Characters of a value that are shown."""
+NAME_CHARACTERS: Final = 60
 
 
 class StayAwayError(AtlasError):
@@ -44,14 +45,25 @@ def run(device: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise StayAwayError(printable(f"The server says: stay away ({instruction}).")) from None
 
 
-def line(row: Row | Deleted, schema: Schema) -> Text:
-    """A row of any kind as one line: its instant, its kind and key, and its columns that are not NULL."""
+def line(row: Row | Deleted, schema: Schema, names: Mapping[tuple[str, str], str] = {}) -> Text:
+    """A row of any kind as one line: its instant, its kind and key, and its columns that are not NULL.
+
+    `names`: of rows, by kind and key as `named` writes it. A row whose parent has one is shown with it instead of the
+    parent's key.
+    """
     if isinstance(row, Deleted):
-        return line_of(row.seq, "deleted", "red", f"{row.kind} {named(row.id)}")
+        name = names.get((row.kind, named(row.id)))
+        return line_of(row.seq, "deleted", "red", f"{row.kind} {named(row.id)}{'' if name is None else f'  “{name}”'}")
     kind = schema[row.kind]
     style = STYLES[schema.kinds.index(kind) % len(STYLES)]
-    said = (f"{name}: {_shown(value)}" for name, value in row.values.items() if _is_said(kind, name, value))
-    return line_of(_instant(row, kind), row.kind, style, "  ".join([named(row.id), *said]))
+    parent = None if kind.parent is None else names.get((kind.parent, named(kind.parent_of(row))))
+    home = None if parent is None else kind.columns[0].name
+    said = (
+        f"in “{parent}”" if name == home else f"{name}: {_shown(value)}"
+        for name, value in row.values.items()
+        if _is_said(kind, name, value)
+    )
+    return line_of(instant(row, schema), row.kind, style, "  ".join([named(row.id), *said]))
 
 
 def named(key: Key) -> str:
@@ -59,8 +71,11 @@ def named(key: Key) -> str:
     return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def _instant(row: Row, kind: Kind) -> int:
+def instant(row: Row | Deleted, schema: Schema) -> int:
     """When the row was written: by the column that orders its list, if that is an instant, else by its seq."""
+    if isinstance(row, Deleted):
+        return row.seq
+    kind = schema[row.kind]
     column = None if kind.newest is None else kind.column(kind.newest)
     value = None if column is None or column.type != "instant" else row.values[column.name]
     return row.seq if value is None else int(value)
@@ -82,6 +97,11 @@ def _shown(value: Any) -> str:
         case _:
             text = str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def shortened(text: str) -> str:
+    """A name for a row: a text that is not much longer than a line's half."""
+    return text if len(text) <= NAME_CHARACTERS else f"{text[:NAME_CHARACTERS].rstrip()}…"
 
 
 def printable(text: str, keep: str = "") -> str:

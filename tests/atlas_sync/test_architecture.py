@@ -11,6 +11,7 @@ import pytest
 import atlas_sync
 from atlas_sync import codec as codec_module
 from atlas_sync import comeback as comeback_module
+from atlas_sync import floors as floors_module
 from atlas_sync import mutation as mutation_module
 from atlas_sync import outbox as outbox_module
 from atlas_sync import replica as replica_module
@@ -57,13 +58,14 @@ def test_the_package_exports_what_it_lists() -> None:
     [
         (rows_module, set(), False),
         (schema_module, {"checks", "rows"}, False),
-        (replica_module, {"rows", "schema"}, False),
+        (floors_module, {"rows", "schema"}, False),
+        (replica_module, {"floors", "mutation", "outbox", "rows", "schema", "session"}, False),
         (mutation_module, {"rows", "schema"}, False),
         (codec_module, {"checks", "mutation"}, True),
         (wire_module, {"checks", "codec", "mutation", "rows", "schema"}, False),
         (session_module, {"checks", "codec", "mutation", "rows", "schema", "wire"}, False),
         (comeback_module, {"session"}, False),
-        (outbox_module, {"codec", "comeback", "mutation", "schema", "session", "wire"}, False),
+        (outbox_module, {"codec", "comeback", "mutation", "rows", "schema", "session", "wire"}, False),
         (view_module, {"mutation", "outbox", "rows", "schema"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -1,6 +1,9 @@
 """A device against a fake server: connecting, resuming, tokens, pages, stopping."""
 
 import asyncio
+import socket
+import ssl
+import time
 from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -14,7 +17,7 @@ import msgpack
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 
 from atlas_sync import connection, websocket
 from atlas_sync import device as device_module
@@ -23,6 +26,7 @@ from atlas_sync.comeback import next_step
 from atlas_sync.connection import PageError
 from atlas_sync.device import Device, Status, StayAway
 from atlas_sync.outbox import Outbox
+from atlas_sync.reason import Reason, SilentError, reason_of
 from atlas_sync.session import Batch, ErrorAnswer, Refreshed
 from atlas_sync.storage import SqliteStorage
 from tests.atlas_sync.chat_rows import message_row
@@ -367,6 +371,82 @@ async def test_a_server_that_answers_with_http_is_tried_again(server: FakeServer
     await refusing.wait_closed()
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (404, "http_404", "answered 404: check the path, which is /sync"),
+        (403, "http_403", "answered 403: look at the server's ATLAS_ALLOWED_ORIGINS"),
+        (502, "http_502", "answered 502: it is tried again"),
+        (401, "http_401", "answered 401, not as Atlas Sync does: check the address"),
+    ],
+)
+async def test_a_server_that_opens_no_websocket_is_a_reason_with_what_to_do(
+    server: FakeServer, status: int, code: str, says: str
+) -> None:
+    refusing = await serve(
+        server.handle, "127.0.0.1", 0, process_request=lambda connection, _: connection.respond(status, "")
+    )
+    port = next(iter(refusing.sockets)).getsockname()[1]
+    async with running(f"ws://127.0.0.1:{port}/wrong?key=secret", rng=Always(1.0)) as watched:
+        await until(lambda: watched.device.reason is not None and watched.device.retry_at is not None)
+        where = f"ws://127.0.0.1:{port}/wrong"
+        assert watched.device.reason is not None
+        assert watched.device.reason.code == code
+        assert watched.device.reason.message.startswith(f"the server at {where} {says}")
+        assert watched.device.retry_at is not None
+        assert abs(watched.device.retry_at - time.time()) < 60
+        assert watched.statuses == [Status.CONNECTING, Status.OFFLINE]
+    refusing.close()
+    await refusing.wait_closed()
+
+
+async def test_a_port_at_which_nothing_listens_is_a_reason_and_a_connection_ends_it() -> None:
+    fake = FakeServer()
+    await fake.start()
+    port = int(fake.url.split(":")[2].split("/")[0])
+    await fake.stop()
+    async with running(fake.url) as watched:
+        await until(lambda: watched.device.reason is not None)
+        says = f"nothing listens at {fake.url}: start the server, or check the port"
+        assert watched.device.reason == Reason("unreachable", says)
+        await fake.start(port)
+        await (await fake.next()).welcome()
+        await until(lambda: watched.device.status is Status.CATCHING_UP)
+        now: tuple[object, object] = (watched.device.reason, watched.device.retry_at)
+        assert now == (None, None)
+    await fake.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ErrorAnswer("token_refused", "m", True, "hello"), "token_refused", "token() must return one that"),
+        (ErrorAnswer("new_code", "Said by the server.", True), "new_code", "Said by the server."),
+        (ProtocolError("from: not ours"), "ProtocolError", "the server broke the protocol (from: not ours)"),
+        (ConnectionClosed(None, None), "cut", "the connection was cut: it is tried again"),
+        (ConnectionClosed(Close(4099, ""), None), "closed", "(4099): it is tried again"),
+        (ConnectionClosed(Close(4199, ""), None), "closed", "another token (4199)"),
+        (ConnectionClosed(Close(4299, ""), None), "closed", "fetches everything anew"),
+        (ConnectionClosed(Close(4399, ""), None), "closed", "stay away (4399)"),
+        (SilentError(), "silent", "a new connection is made"),
+        (TimeoutError(), "unreachable", "nothing answers at ws://here/sync: check the address and firewalls"),
+        (socket.gaierror(-2, "?"), "unreachable", "there is no such host at ws://here/sync"),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), "tls", "mend the server's certificate"),
+        (OSError(113, "No route"), "unreachable", "cannot be reached ([Errno 113] No route): check the address"),
+    ],
+)
+def test_each_trouble_is_one_sentence(error: ErrorAnswer | Exception, code: str, says: str) -> None:
+    reason = reason_of(error, "ws://me:secret@here/sync?key=secret")
+    assert reason is not None
+    assert reason.code == code
+    assert says in reason.message
+    assert "secret" not in reason.message
+
+
+def test_what_is_put_off_is_no_reason_to_be_without_a_connection() -> None:
+    assert reason_of(ErrorAnswer("slow_down", "m", True, "push"), "ws://here/sync") is None
+
+
 # ---- Silence -------------------------------------------------------------------------------------------------------
 
 
@@ -528,7 +608,7 @@ async def test_a_device_without_a_token_for_now_tries_again(server: FakeServer) 
 
     async with running(server.url, token=token) as watched:
         peer = await server.next()
-        assert str(watched.device.last_error) == "no network"
+        assert watched.device.reason == Reason("no_token", "token() failed (no network): it is asked again")
         await peer.welcome(expires=NOW + SECOND // 5)
         await until(lambda: isinstance(watched.device.last_error, ConnectionError))
         await peer.error("token_expired", 4100)

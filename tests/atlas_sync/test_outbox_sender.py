@@ -1,6 +1,7 @@
 """A device sends its outbox, one push at a time, whatever happens to its connections."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from atlas_sync.chat import delete_conversation, rename_conversation
+from atlas_sync import clock
+from atlas_sync.chat import create_message, delete_conversation, delete_message, edit_message, rename_conversation
 from atlas_sync.checks import ProtocolError
 from atlas_sync.codec import Encoding
 from atlas_sync.device import Device, Status, StayAway
@@ -49,9 +51,16 @@ def array(n: int) -> list[object]:
     return ["~", "c", A.bytes, {"title": f"title {n}"}, n]
 
 
+def known() -> Outbox:
+    """One that has had a `welcome`: what waits in it keeps its instants."""
+    outbox = Outbox(MemoryStorage(), CHAT)
+    outbox.keep_time(0, NOW)
+    return outbox
+
+
 @asynccontextmanager
 async def writer(server: FakeServer, count: int = 0, **options: Any) -> AsyncIterator[tuple[Watched, Outbox]]:
-    outbox = options.pop("outbox", None) or Outbox(MemoryStorage(), CHAT)
+    outbox = options.pop("outbox", None) or known()
     for n in range(count):
         outbox.add(named(n))
     async with running(server.url, client_id=outbox.client_id, outbox=outbox, **options) as watched:
@@ -74,6 +83,47 @@ async def test_offline_writes_are_sent_after_the_welcome_and_not_before(server: 
         await silent(peer)
         await welcome(peer)
         assert await peer.receive() == {"t": "push", "n": 1, "mutations": [array(0), array(1)], "held": 1}
+
+
+@pytest.mark.parametrize("wrong", [3_600 * SECOND, 5 * 31_536_000 * SECOND, -16 * 31_536_000 * SECOND])
+async def test_what_a_wrong_clock_dated_before_the_first_welcome_gets_the_servers_instants(
+    server: FakeServer, wrong: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = NOW + wrong
+    monkeypatch.setattr(clock, "now", lambda: here)
+    monkeypatch.setattr(time, "time_ns", lambda: here * 1000)
+    storage = SqliteStorage(tmp_path / "outbox.db", USER)
+    outbox = Outbox(storage, CHAT)
+    message = UUID(int=9)
+    made = [here - (4 - n) * SECOND for n in range(4)]
+    outbox.add(create_message(message, A, "user", "a", made[0]))
+    outbox.add(edit_message(message, made[0], "b", made[1]))
+    outbox.add(edit_message(UUID(int=10), 5 * SECOND, "of the server's", made[2]))
+    outbox.add(delete_message(message, made[0]))
+    async with running(server.url, client_id=outbox.client_id, outbox=outbox) as watched:
+        peer = await server.next()
+        limits = {"frame_bytes": 262_144, "page_rows": 100, "pages_in_flight": 1, "mutations": 10}
+        await peer.welcome(limits=limits)
+        pushed = (await peer.receive())["mutations"]
+        true = [NOW - (4 - n) * SECOND for n in range(4)]
+        assert [each[0] for each in pushed] == ["+", "~", "~", "-"]
+        slack = SECOND  # the greeting's duration
+        assert abs(pushed[0][4] - true[0]) < slack
+        assert pushed[1][2] == [message.bytes, pushed[0][4]] == pushed[3][2]
+        assert abs(pushed[1][4] - true[1]) < slack
+        assert pushed[2][2] == [UUID(int=10).bytes, 5 * SECOND]
+        assert abs(watched.device.now() - NOW) < slack
+        outbox.add(named(NOW + 1))
+        held = outbox.entries
+    assert Outbox(storage, CHAT).entries == held
+    # After a restart without a connection the clock is still corrected, and another correction moves nothing.
+    device = Device(
+        server.url, user=USER, token=str, client_id=outbox.client_id, outbox=outbox, on_batch=lambda batch: None
+    )
+    assert abs(device.now() - NOW) < slack
+    outbox.keep_time(7, NOW)
+    assert outbox.entries == held
+    storage.close()
 
 
 async def welcome(peer: ServerEnd) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from atlas_sync.chat import create_message, delete_conversation, rename_conversation
 from atlas_sync.checks import ProtocolError
-from atlas_sync.codec import Encoding
+from atlas_sync.codec import CODECS, Encoding
 from atlas_sync.mutation import Applied, Mutation, Rejected, Repeated
 from atlas_sync.rows import Deleted, Row
 from atlas_sync.schema import Schema
@@ -221,7 +221,8 @@ def test_a_snapshot_replaces_with_its_first_frame_and_has_a_cursor_with_its_last
     )
     assert first == Batch((conversation_row(7, A, None, -1, 0),), None, replaces=True, partial=False)
     assert second == Batch((conversation_row(8, A, None, -1, 0),), None, replaces=False, partial=False)
-    assert last == Batch((conversation_row(9, A, None, -1, 0),), K1, replaces=False, partial=False)
+    window = {kind.name: kind.window for kind in CHAT}
+    assert last == Batch((conversation_row(9, A, None, -1, 0),), K1, replaces=False, partial=False, window=window)
     assert session.cursor == K1
 
 
@@ -745,3 +746,14 @@ def test_a_user_of_a_server_without_a_gate_has_no_tier() -> None:
     welcomed = receive(session_in(State.GREETING), {k: v for k, v in WELCOME.items() if k != "tier"})
     assert isinstance(welcomed, Welcomed)
     assert (welcomed.tier, welcomed.schema) == (None, CHAT.hash)
+
+
+def test_a_device_without_an_id_of_its_own_says_no_hello() -> None:
+    with pytest.raises(ValueError, match="the nil UUID names no device"):
+        Session(token="x", client_id=UUID(int=0))
+
+
+@pytest.mark.parametrize("encoding", CODECS)
+@pytest.mark.parametrize("at", [2**53, -62_135_596_800_000_000, 2**63 - 1, -(2**63)])
+def test_an_instant_that_no_device_holds_exactly_is_taken_as_the_nearest_bound(encoding: Encoding, at: int) -> None:
+    assert CODECS[encoding].types["instant"](at) == (2**53 - 1 if at > 0 else 1 - 2**53)

@@ -1,5 +1,6 @@
 """Both storages keep an outbox; the file survives a crash of the app, and belongs to one user."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from atlas_sync.chat import (
 from atlas_sync.codec import CODECS
 from atlas_sync.mutation import Applied, Mutation, Rejected
 from atlas_sync.outbox import Entry, EntryState, Head, Outbox
+from atlas_sync.replica import Replica
+from atlas_sync.rows import Row
 from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
-from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError
+from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError, UnsentError
 from atlas_sync.wire import Wire
 
 USER, STRANGER, A, M = (UUID(int=n) for n in range(1, 5))
@@ -221,7 +224,7 @@ def test_a_file_of_another_program_is_named_and_not_changed(tmp_path: Path) -> N
 def test_a_file_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     with opened(path) as storage, storage.transaction() as sql:
-        sql.execute("PRAGMA user_version = 4")
+        sql.execute("PRAGMA user_version = 5")
     with pytest.raises(StorageError, match="newer"):
         SqliteStorage(path, USER)
 
@@ -297,6 +300,22 @@ def test_a_file_of_an_earlier_version_that_cannot_be_read_is_not_changed(tmp_pat
     sql.close()
 
 
+@pytest.mark.parametrize(("generation", "ahead"), [(0, None), (31, 0)])
+def test_what_an_earlier_version_may_have_sent_keeps_its_instants(
+    tmp_path: Path, generation: int, ahead: int | None
+) -> None:
+    path = tmp_path / "outbox.db"
+    with opened(path) as storage, storage.transaction() as sql:
+        sql.execute("UPDATE atlas_head SET generation = ?", (generation,))
+        sql.execute("ALTER TABLE atlas_head DROP COLUMN ahead")
+        sql.execute("PRAGMA user_version = 3")
+    with opened(path) as storage:
+        assert storage.load()[0] == Head(generation=generation, ahead=ahead)
+        Outbox(storage, CHAT).keep_time(5, 10**16)
+    with opened(path) as storage:
+        assert Outbox(storage, CHAT).ahead == 5
+
+
 def test_the_server_s_schema_is_kept(device: Device) -> None:
     storage = device.storage
     Outbox(storage).learn(CHAT)
@@ -370,3 +389,46 @@ def test_renew_gives_a_restored_file_another_client_id_whose_numbers_start_at_on
         assert outbox.client_id == storage.client_id
     with opened(path) as storage:
         assert storage.client_id == outbox.client_id
+
+
+def test_what_is_on_this_device_only_is_exported_as_plain_json(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    with opened(path) as storage:
+        outbox = Outbox(storage, CHAT)
+        for mutation in EVERY_KIND:
+            outbox.add(mutation)
+        outbox.next_push(LIMITS, WIRE, 0)
+        outbox.acknowledge(
+            (Applied(1, 5), Rejected(2, "refused", "It cannot be."), *(Applied(n, 5) for n in range(3, 8)))
+        )
+        assert [each["state"] for each in outbox.export()["unsent"]] == ["rejected"]
+        outbox.distrust_acks()
+        replica = Replica(CHAT)
+        replica.apply([Row("conversation", 1, A, {"title": "held", "created_at": 1, "updated_at": 1})])
+        exported = outbox.export(replica.rows)
+        assert json.loads(json.dumps(exported)) == exported
+        assert (exported["user"], exported["client_id"]) == (str(USER), str(storage.client_id))
+        unsent = exported["unsent"]
+        assert [(each["op"], each["kind"]) for each in unsent] == [
+            ("+", "conversation"),
+            ("+", "conversation"),
+            ("~", "conversation"),
+            ("-", "conversation"),
+            ("+", "message"),
+            ("~", "message"),
+            ("-", "message"),
+        ]
+        assert unsent[0]["columns"] == {"title": "Wien, 東京 & 🚲"}
+        assert (unsent[1]["code"], unsent[1]["message"]) == ("refused", "It cannot be.")
+        assert unsent[2]["row"] == {"title": "held", "created_at": 1, "updated_at": 1}
+        assert unsent[4]["row"] is None
+        assert unsent[5]["id"] == [str(M), 1]
+        with pytest.raises(UnsentError, match="on this device only: 7"):
+            storage.destroy()
+        assert len(Outbox(storage, CHAT).entries) == 7
+        storage.destroy(discard_unsent=True)
+        assert list(tmp_path.iterdir()) == []
+    with opened(path) as storage:
+        assert storage.load() == (Head(), [])
+        storage.destroy()
+        assert list(tmp_path.iterdir()) == []

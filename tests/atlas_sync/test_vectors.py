@@ -243,7 +243,8 @@ def read(vector: dict[str, Any]) -> Event:
         case "schema":
             return SchemaArrived(Schema.parse(frame))
         case "snapshot":
-            return Batch(rows, cursor, replaces=True, partial=False)
+            window = {kind.name: kind.window for kind in schema} if cursor is not None else None
+            return Batch(rows, cursor, replaces=True, partial=False, window=window)
         case "changes":
             to = base64.b64decode(frame["to"])
             return Batch(rows, to, replaces=False, partial=frame.get("partial") or False, seq=frame.get("seq"))

@@ -37,7 +37,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "report",
         "responses",
     )
-    assert all(name in listed for name in (*names, "storm", "usage"))
+    assert all(name in listed for name in (*names, "store", "storm", "usage"))
 
 
 def test_idle_saves_the_result_of_several_runs(tmp_path: Path) -> None:
@@ -104,6 +104,13 @@ def test_page_shows_every_message() -> None:
     found = figures("page")
     assert found["lost"] == 0
     assert {"p50_ms", "p95_ms", "rows_per_second", "page.js_gzipped"} <= found.keys()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists() and "CI" not in os.environ, reason=f"there is no Chromium at {CHROMIUM}")
+def test_store_shows_every_message() -> None:
+    found = figures("store")
+    assert found["lost"] == 0
+    assert {"rows_per_second", "first_ms", "one_ms", "pending_query_ms"} <= found.keys()
 
 
 def test_push_loses_no_mutation() -> None:

@@ -27,8 +27,7 @@ CHECK: Final = """
         "compilerOptions": {{
             "paths": {{
                 "atlas-sync": ["{client}/src/index.ts"],
-                "atlas-sync/dexie": ["{client}/src/store/dexie.ts"],
-                "dexie": ["{client}/node_modules/dexie"],
+                "atlas-sync/indexeddb": ["{client}/src/store/indexeddb.ts"],
                 "@msgpack/msgpack": ["{client}/node_modules/@msgpack/msgpack"]
             }}
         }},
@@ -44,7 +43,7 @@ BUILD: Final = """
         bundle: true,
         format: 'esm',
         nodePaths: ['node_modules'],
-        alias: { 'atlas-sync': `${client}/src/index.ts`, 'atlas-sync/dexie': `${client}/src/store/dexie.ts` },
+        alias: { 'atlas-sync': `${client}/src/index.ts`, 'atlas-sync/indexeddb': `${client}/src/store/indexeddb.ts` },
         logLevel: 'warning',
     });
 """

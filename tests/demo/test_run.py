@@ -1,7 +1,10 @@
 """The demo's command, and what it starts beside Postgres and the server."""
 
 import asyncio
+import os
+import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +62,51 @@ def test_the_demo_without_a_redis_says_what_to_install_before_it_starts_anything
     with pytest.raises(ConfigError, match="pip install" if missing == "the package" else "apt-get install"):
         run.run(options)
     assert not list(tmp_path.iterdir())
+
+
+async def started(folder: Path, *options: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "server", "demo", "--no-replay", "--users", "2", "--data", str(folder), *options)
+    return await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+
+
+async def test_the_commands_for_the_support_case_can_be_pasted(folder: Path) -> None:
+    demo = await started(folder, "--port", "0")
+    assert demo.stderr is not None
+    printed = ""
+    try:
+        async with asyncio.timeout(60):
+            while "Stop this with" not in printed:
+                said = (await demo.stderr.readline()).decode()
+                assert said, printed
+                printed += said
+        results = {}
+        for line in printed.splitlines():
+            if line.startswith("DATABASE_URL="):
+                setting, _, *arguments = shlex.split(line)
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "server", *arguments),
+                    env={**os.environ, "DATABASE_URL": setting.removeprefix("DATABASE_URL=")},
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                async with asyncio.timeout(LIMIT):
+                    out, _ = await process.communicate()
+                results[arguments[0]] = (process.returncode, out.decode())
+        assert results.keys() == {"doctor", "trace"}
+        for status, told in results.values():
+            assert status == 0, told
+            assert "✓" in told
+    finally:
+        demo.send_signal(signal.SIGTERM)
+        await demo.communicate()
+
+
+async def test_a_port_that_is_in_use_is_told_with_the_option_that_names_another(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        demo = await started(folder, "--port", str(port))
+        _, said = await demo.communicate()
+    assert demo.returncode == 2
+    assert f"atlas-sync: --port: 127.0.0.1:{port} cannot be listened on (Address already in use)." in said.decode()
 
 
 @needs_redis

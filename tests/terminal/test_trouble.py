@@ -26,7 +26,8 @@ from protocol.codec import MSGPACK
 from protocol.errors import TOKEN_REFUSED
 from server.terminal.device import console
 from server.terminal.trouble import Shows, why
-from tests.support.serving import token
+from tests.support.cluster import Database
+from tests.support.serving import serving, token
 from tests.support.waiting import LIMIT
 
 URL = "ws://here/sync"
@@ -110,6 +111,32 @@ async def test_a_refused_token_ends_the_command(command: str, option: str, tmp_p
         f"atlas-sync: {TOKEN_REFUSED.sentence} Set ATLAS_TOKEN to another one: `atlas-sync token USER`"
     )
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "option"), COMMANDS)
+async def test_a_token_that_a_real_server_refuses_ends_the_command(
+    command: str, option: str, database: Database, tmp_path: Path
+) -> None:
+    user = uuid4()
+    refused = [token(user, secret="another secret, at least 32 characters long"), token(user, lifetime=-60)]
+    async with serving(database) as server:
+        for each in refused:
+            arguments = (command, "--url", server.url, option, str(tmp_path / "kept"))
+            status, out, err = await run(*arguments, ATLAS_TOKEN=each)
+            assert status == 2, out
+            assert "Set ATLAS_TOKEN to another one" in err
+            assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "option"), COMMANDS)
+async def test_a_wrong_path_of_a_real_server_is_said_at_once(
+    command: str, option: str, database: Database, tmp_path: Path
+) -> None:
+    async with serving(database) as server:
+        url = f"{server.http.replace('http', 'ws')}/wrong"
+        arguments = (command, "--url", url, option, str(tmp_path / "kept"))
+        status, _, err = await run(*arguments, until="answers with status 404", ATLAS_TOKEN=token(uuid4()))
+    assert (status, err) == (0, "")
 
 
 @pytest.mark.parametrize(

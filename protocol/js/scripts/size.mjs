@@ -1,37 +1,70 @@
-/** Prints how much the library adds to an app's bundle, minified and gzipped. Fails if library and store exceed the limit. */
-import { build } from 'esbuild';
-import { gzipSync } from 'node:zlib';
+/**
+ * Prints what a browser loads of the library, minified and compressed, with everything that comes with it but React. Fails
+ * if a chat app loads more than LIMIT, or if README.md says something else.
+ */
+import { readFileSync } from 'node:fs';
+import { brotliCompressSync, gzipSync } from 'node:zlib';
 
-const LIMIT = 32 * 1024;
+import { build } from 'esbuild';
+
+const LIMIT = 40 * 1024; // bytes, gzipped
 const root = new URL('..', import.meta.url).pathname;
 
-async function gzipped(contents, external) {
+async function sizeOf(...imports) {
   const { outputFiles } = await build({
-    stdin: { contents, resolveDir: root },
+    stdin: { contents: imports.join('\n'), resolveDir: root },
     bundle: true,
     write: false,
     minify: true,
     format: 'esm',
     target: 'es2022',
-    external,
+    external: ['react'],
+    legalComments: 'none',
+    logLevel: 'warning',
   });
-  return gzipSync(outputFiles[0].contents, { level: 9 }).length;
+  const [{ contents }] = outputFiles;
+  return { gzip: gzipSync(contents, { level: 9 }).length, brotli: brotliCompressSync(contents).length };
 }
 
-const outside = ['dexie', 'react'];
-const SYNC = `export { createSync, environment, newId, PageError, StoreError, WriteError } from './src/index.ts';`;
-const of = (...entries) => SYNC + entries.map((entry) => `export * from './src/${entry}.ts';`).join('');
-const msgpack = await gzipped(`export { decode, encode } from '@msgpack/msgpack';`, outside);
-const browser = await gzipped(of('store/dexie'), outside);
+const SYNC = `export { createSync, newId, PageError, StoreError, UnsentError, WriteError } from './src/index.ts';`;
+const CHAT = `export { createChatSync } from './src/index.ts';`;
+const STORE = `export { IndexedDbStore } from './src/store/indexeddb.ts';`;
+const SQLITE = `export { SqliteStore } from './src/store/sqlite.ts';`;
+const HOOKS = `export * from './src/hooks.ts';`;
+const CHAT_HOOKS = `export * from './src/react.ts';`;
+
+const app = await sizeOf(SYNC, CHAT, STORE, CHAT_HOOKS);
+const module = await sizeOf(`export * from './src/index.ts';`, STORE);
 const sizes = {
-  [`library, with MessagePack (${msgpack} alone)`]: await gzipped(of(), outside),
-  '… and a store in IndexedDB': browser,
-  '… and the hooks for React': await gzipped(of('store/dexie', 'react'), outside),
-  '… and Dexie itself': await gzipped(of('store/dexie'), ['react']),
-  'for React Native: library and a store in SQLite': await gzipped(of('store/sqlite'), outside),
+  MessagePack: await sizeOf(`export { Decoder, Encoder } from '@msgpack/msgpack';`),
+  'library with MessagePack': await sizeOf(SYNC),
+  '… and the store in IndexedDB': await sizeOf(SYNC, STORE),
+  '… and the names of a chat app': await sizeOf(SYNC, CHAT, STORE),
+  '… and the hooks for React: everything that a chat app loads': app,
+  'the module without a bundler': module,
+  'for React Native: library, store in SQLite, hooks': await sizeOf(SYNC, SQLITE, HOOKS),
 };
-for (const [what, bytes] of Object.entries(sizes)) console.log(`${what.padEnd(48)} ${bytes} bytes`);
-if (browser > LIMIT) {
-  console.error(`library and store are more than ${LIMIT} bytes`);
+console.log(`${''.padEnd(60)} ${'gzip'.padStart(7)} ${'brotli'.padStart(7)}`);
+for (const [what, { gzip, brotli }] of Object.entries(sizes)) {
+  console.log(`${what.padEnd(60)} ${String(gzip).padStart(7)} ${String(brotli).padStart(7)}`);
+}
+
+function fail(sentence) {
+  console.error(sentence);
   process.exitCode = 1;
+}
+if (app.gzip > LIMIT) fail(`a chat app loads more than ${LIMIT} bytes`);
+const readme = readFileSync(`${root}/README.md`, 'utf8');
+for (const [row, size] of [
+  ['| a chat app with React', app],
+  ['| the module [without', module],
+]) {
+  const line = readme.split('\n').find((each) => each.startsWith(row));
+  const [gzip, brotli] = [...(line ?? '').matchAll(/ (\d+) KB/g)].map(([, figure]) => Number(figure) * 1000);
+  for (const [said, is] of [
+    [gzip, size.gzip],
+    [brotli, size.brotli],
+  ]) {
+    if (!(Math.abs(said - is) <= 1000)) fail(`README.md must say ${Math.round(is / 1000)} KB, not ${said / 1000}: ${line}`);
+  }
 }

@@ -70,15 +70,17 @@ class Batch {
   async read(arrivals: readonly (readonly [Kind, Arrival])[]): Promise<void> {
     const { tx, works } = this;
     if (this.remember) for (const { kind, key, seq } of await tx.gone()) this.memories.set(`${kind} ${key}`, seq);
+    const { newest } = await tx.meta();
     for (const [kind, arrival] of arrivals) {
       const work = this.work(kind);
-      work.wanted.add(keyOf(kind, arrival.id));
+      // What is as new as anything that is held wins by rule 5.2, and moves only together with a deletion.
+      const isNewest = newest.isKnown && arrival.seq >= newest.seq;
+      if (isDeleted(arrival) || kind.children.length > 0 || !isNewest) work.wanted.add(keyOf(kind, arrival.id));
       if (isDeleted(arrival)) continue;
       if (kind.children.length > 0) work.floors.set(homeOf(kind, arrival), undefined);
     }
     for (const work of works.values()) {
-      if (work.wanted.size === 0) continue;
-      work.hold(await tx.get(work.kind, [...work.wanted]));
+      if (work.wanted.size > 0) work.hold(await tx.get(work.kind, [...work.wanted]));
       const homes = [...work.floors.keys()];
       (await tx.floors(work.kind, homes)).forEach((floor, i) => work.floors.set(homes[i] as string, floor));
     }
@@ -152,6 +154,12 @@ class Batch {
     if (this.remembered.size > 0) await tx.remember([...this.remembered.values()]);
   }
 
+  /** Rows and memories up to this seq may be held from now on. */
+  async raiseNewest(seq: number): Promise<void> {
+    const { newest } = await this.tx.meta();
+    if (seq > newest.seq) await this.tx.setMeta({ newest: { ...newest, seq } });
+  }
+
   /** Removes one row, unless it is newer. */
   private drop(kind: Kind, key: string, seq: number): void {
     const work = this.work(kind);
@@ -220,6 +228,7 @@ export async function applyRows(
     }
   }
   await batch.write();
+  await batch.raiseNewest(arrivals.reduce((most, [, { seq }]) => Math.max(most, seq), 0));
 }
 
 /**
@@ -233,20 +242,21 @@ export async function applySnapshot(
   window: (kind: Kind) => number,
   touched: Touched,
 ): Promise<void> {
-  const received = new Map<Kind, Map<string, Row>>();
-  for (const kind of kinds.values()) received.set(kind, new Map());
+  const received = new Map<Kind, Row[]>([...kinds.values()].map((kind) => [kind, []]));
   await tx.clear(false);
+  await tx.setMeta({ newest: { seq: 0, isKnown: true } });
   for (const rows of parts) {
     await applyRows(tx, kinds, rows, false, touched);
     for (const row of rows) {
       const kind = kinds.get(row.kind);
-      if (kind && !isDeleted(row)) received.get(kind)?.set(keyOf(kind, row.id), row);
+      if (kind && !isDeleted(row)) received.get(kind)?.push(row);
     }
   }
   for (const [kind, home, floor] of afterSnapshot(kinds, received, window)) await tx.putFloors(kind, [[home, floor]]);
   for (const kind of kinds.values()) {
     if (kind.children.length === 0) continue;
-    const made = (await madeHere(tx, kind)).filter((key) => !received.get(kind)?.has(key));
+    const came = new Set(received.get(kind)?.map((row) => keyOf(kind, row.id)));
+    const made = (await madeHere(tx, kind)).filter((key) => !came.has(key));
     for (const child of kind.children)
       await tx.putFloors(
         child,

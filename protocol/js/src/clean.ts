@@ -99,9 +99,6 @@ async function homesOfLocal(tx: Reading, kind: Kind): Promise<Set<string>> {
   return keys;
 }
 
-/** Whether the browser had no room for a write. Dexie wraps the browser's error. */
-export const isQuotaError = (error: unknown): boolean => /Quota/.test(String(error) + String(Object(error).inner));
-
 export interface CleanerOptions {
   readonly kinds: Kinds;
   readonly store: Transactions;
@@ -142,7 +139,9 @@ export class Cleaner {
       for (const kind of kinds.values()) {
         if (!isPaged(kind)) continue;
         const cutoff: Place = [clock.now() * 1000 - UNTOUCHED, leastId(kind)];
-        for (let some = 1; some > 0; count += some) some = await store.write((tx) => cleanSome(tx, kind, cutoff));
+        for (let some = 1; some > 0; count += some) {
+          some = await store.write((tx) => cleanSome(tx, kind, cutoff), 'relaxed');
+        }
       }
     } catch (error) {
       onError(error);

@@ -17,6 +17,22 @@ export const systemClock: Clock = {
   },
 };
 
+/** The earliest instant of a write that a server accepts: 2015-01-01 (SPEC.md, 8.3). */
+export const EARLIEST = 1_420_070_400_000_000;
+
+/**
+ * Instants that a wrong clock gave, as they should have been: each one is moved by `shift`, and then to the nearest
+ * that a server accepts, from EARLIEST to `most`. Two that differed still differ, in the same order. The keys are the
+ * former instants.
+ */
+export function redated(instants: Iterable<number>, shift: number, most: number): ReadonlyMap<number, number> {
+  const from = [...new Set(instants)].sort((a, b) => a - b);
+  const to = from.map((at) => at + shift);
+  for (let i = to.length - 1, last = most; i >= 0; i--) last = (to[i] = Math.min(to[i] as number, last)) - 1;
+  for (let i = 0, first = EARLIEST; i < to.length; i++) first = (to[i] = Math.max(to[i] as number, first)) + 1;
+  return new Map(from.map((at, i) => [at, to[i] as number]));
+}
+
 /** Microseconds. A greeting that took longer says too little about the server's clock. */
 const GREETED_WITHIN = 10_000_000;
 

@@ -8,7 +8,8 @@ import { ProtocolError, type Data } from './codec.js';
 import { refreshAfter } from './comeback.js';
 import type { Ingest } from './ingest.js';
 import { PageError, type PageRequest } from './pages.js';
-import type { Event, Session } from './session.js';
+import { reasonOf, Trouble } from './reason.js';
+import { together, type Event, type Session } from './session.js';
 import { Deposed } from './store.js';
 import type { Tokens } from './token.js';
 import type { WebSocketLike } from './websocket.js';
@@ -18,7 +19,8 @@ export type ConnectionState = 'offline' | 'connecting' | 'catching_up' | 'live';
 export interface ConnectionOptions {
   readonly ingest: Ingest;
   readonly clock: Clock;
-  readonly onState: (state: ConnectionState) => void;
+  /** `retryAt`: when the next attempt begins, in milliseconds by the device's clock. */
+  readonly onState: (state: ConnectionState, retryAt?: number | null) => void;
   /** For status lines and logs; never contains content. */
   readonly onError: (error: unknown) => void;
 }
@@ -44,7 +46,12 @@ const answersPush = (event: Event): boolean => event.t === 'ack' || (event.t ===
 export class Connection {
   /** The server's; null if there was none. */
   closeCode: number | null = null;
+  /** Whether the WebSocket was open. */
+  opened = false;
+  /** Whether an error has told why the connection ended. */
+  explained = false;
   private ended = false;
+  private live = false;
   private finish: () => void = () => undefined;
   private readonly over = new Promise<void>((resolve) => (this.finish = resolve));
   private readonly startedAt: number;
@@ -55,6 +62,8 @@ export class Connection {
   private welcomed = false;
   /** Events are stored one after the other. */
   private storing: Promise<void> = Promise.resolve();
+  /** Events whose turn has not come. */
+  private readonly waiting: Event[] = [];
   /** Answers to pushes that are not stored yet: which mutations are due is known after them. */
   private unstored = 0;
   private pushing = false;
@@ -76,6 +85,7 @@ export class Connection {
     const { ws, session } = this;
     ws.onopen = () => {
       this.cancel('open');
+      this.opened = true;
       this.heardAt = this.options.clock.now();
       this.send(session.hello());
       this.watchSilence();
@@ -86,13 +96,13 @@ export class Connection {
       this.end();
     }) as WebSocketLike['onclose'];
     ws.onerror = () => undefined; // `close` follows, and says more
-    this.after('open', OPEN_WITHIN, () => this.fail('no connection within ten seconds'));
+    this.after('open', OPEN_WITHIN, () => this.end());
     await this.over;
     try {
       await this.storing;
     } catch (error) {
       if (error instanceof Deposed) throw error;
-      this.options.onError(error);
+      this.report(error);
     } finally {
       for (const waiting of this.pages.values()) waiting.reject(new PageError('offline'));
     }
@@ -125,7 +135,7 @@ export class Connection {
     const { session } = this;
     if (session.state === 'new' || session.state === 'broken') return;
     this.send(session.ping());
-    this.after('pong', PONG_WITHIN, () => this.fail('no pong came'));
+    this.after('pong', PONG_WITHIN, () => this.fail());
   }
 
   /** Asks for a page; resolves with whether there is more, once the page is stored. Rejects with PageError. */
@@ -151,7 +161,7 @@ export class Connection {
       if (typeof due === 'number') this.after('push', due, () => void this.pushNext());
       else if (due !== null) this.send(session.push(due));
     } catch (error) {
-      options.onError(error);
+      this.report(error);
       this.end();
     } finally {
       this.pushing = false;
@@ -166,15 +176,23 @@ export class Connection {
     try {
       event = this.session.receive(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
     } catch (error) {
-      this.options.onError(error);
+      this.report(error);
       this.end(error instanceof ProtocolError ? CLOSE_PROTOCOL_BROKEN : CLOSE_NORMAL);
       return;
     }
     if (event === null) return;
     if (event.t === 'pong') this.cancel('pong');
+    this.explained = event.t === 'error' && reasonOf(event) !== null;
     if (answersPush(event)) this.unstored++;
-    const received = event;
-    this.storing = this.storing.then(() => this.handle(received));
+    // What came while the store was busy is stored together: a device that was away catches up in few transactions.
+    const last = this.waiting.at(-1);
+    const both = last && together(last, event);
+    if (both) {
+      this.waiting[this.waiting.length - 1] = both;
+      return;
+    }
+    this.waiting.push(event);
+    this.storing = this.storing.then(() => this.handle(this.waiting.shift() as Event));
     this.storing.catch(() => this.end());
   }
 
@@ -193,6 +211,8 @@ export class Connection {
         if (!this.ended) onState('catching_up');
         break;
       case 'live':
+        if (this.live) break;
+        this.live = true;
         if (!this.ended) onState('live');
         break;
       case 'page':
@@ -201,6 +221,7 @@ export class Connection {
         break;
       case 'refreshed':
         tokens.accepted();
+        if (!this.ended) onState(this.live ? 'live' : 'catching_up'); // what was wrong with a token is not any more
         this.scheduleRefresh(event.expires / 1000 - ingest.serverNow());
         break;
       case 'error':
@@ -245,14 +266,19 @@ export class Connection {
       // A busy page may not have read messages that have arrived: let it do so first.
       this.after('silence', 0, () => {
         if (clock.now() - this.heardAt < this.silenceLimit) this.watchSilence();
-        else this.fail('nothing came for too long');
+        else this.fail();
       });
     });
   }
 
-  private fail(message: string): void {
-    this.options.onError(new Error(message));
+  private fail(): void {
+    this.report(new Trouble('silent', 'the server fell silent: a new connection is made'));
     this.end();
+  }
+
+  private report(error: unknown): void {
+    this.explained = true;
+    this.options.onError(error);
   }
 
   private send(frame: Uint8Array | string): void {

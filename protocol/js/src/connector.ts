@@ -5,14 +5,15 @@
 
 import { codecsFor, type Encoding } from './codec.js';
 import { nextStep } from './comeback.js';
-import { Connection, type ConnectionOptions, type ConnectionState } from './connection.js';
+import { Connection, type ConnectionOptions } from './connection.js';
 import type { Window } from './frames.js';
 import { PageError, type PageRequest } from './pages.js';
+import { bare, closedBy, Inquiry, Trouble, type FetchLike } from './reason.js';
 import type { Kinds } from './schema.js';
 import { Session } from './session.js';
 import { Deposed } from './store.js';
-import { Tokens, type GetToken } from './token.js';
-import type { WebSocketClass } from './websocket.js';
+import { TokenError, Tokens, type GetToken } from './token.js';
+import type { WebSocketClass, WebSocketLike } from './websocket.js';
 
 export interface ConnectorOptions extends ConnectionOptions {
   readonly url: string;
@@ -22,6 +23,8 @@ export interface ConnectorOptions extends ConnectionOptions {
   readonly encoding: Encoding;
   readonly random: () => number;
   readonly WebSocket: WebSocketClass;
+  readonly fetch: FetchLike | null;
+  readonly online: () => boolean;
   /** The server said not to come back by itself; `close` is the close code that says so (43xx). */
   readonly onStayAway: (close: number | null) => void;
 }
@@ -31,10 +34,12 @@ const TOKEN_WITHIN = 60_000;
 
 const nothing = (): void => undefined;
 
+const noToken = (why: string): Trouble => new Trouble('no_token', `getToken() failed (${why}): it is asked again`);
+const ours = (error: unknown): boolean => error instanceof TokenError || error instanceof Trouble;
+
 export class Connector {
-  private readonly options: ConnectorOptions;
   private readonly tokens: Tokens;
-  private state: ConnectionState = 'offline';
+  private readonly inquiry: Inquiry;
   private running: Promise<void> | null = null;
   private stopped = false;
   private connection: Connection | null = null;
@@ -46,16 +51,10 @@ export class Connector {
   /** Ends the wait for a token. */
   private abort = nothing;
 
-  constructor(options: ConnectorOptions) {
-    this.options = {
-      ...options,
-      onState: (state) => {
-        if (state === this.state) return;
-        this.state = state;
-        options.onState(state);
-      },
-    };
+  constructor(private readonly options: ConnectorOptions) {
+    const { url, fetch, online, clock } = options;
     this.tokens = new Tokens(options.getToken);
+    this.inquiry = new Inquiry(url, fetch, online, clock);
   }
 
   start(): void {
@@ -108,6 +107,7 @@ export class Connector {
         this.connection = null;
         onState('offline');
         if (this.stopped) return;
+        if (connection !== null) this.explain(connection);
         const { closeCode = null, session, age = 0 } = connection ?? {};
         const step = nextStep(closeCode, session?.lastError ?? null, attempt, age, random());
         attempt = step.attempt;
@@ -125,6 +125,19 @@ export class Connector {
     }
   }
 
+  /** Says why a connection ended, if no error did. */
+  private explain({ opened, explained, closeCode }: Connection): void {
+    const { onError } = this.options;
+    if (opened) {
+      this.inquiry.end();
+      if (!explained) onError(closedBy(closeCode));
+    } else if (!explained) {
+      this.inquiry.begin((trouble) => {
+        if (!this.stopped && this.connection?.opened !== true) onError(trouble);
+      });
+    }
+  }
+
   /** If the store fails, the next connection is told again to start over. */
   private async startOver(): Promise<void> {
     try {
@@ -139,6 +152,7 @@ export class Connector {
     return new Promise((resolve) => {
       const { clock } = this.options;
       this.pauseEnds = clock.now() + ms;
+      this.options.onState('offline', this.pauseEnds);
       const cancel = clock.after(ms, () => this.wake());
       this.wake = () => {
         this.wake = nothing;
@@ -152,31 +166,43 @@ export class Connector {
 
   /** A new connection; null if there can be none for now. */
   private async open(): Promise<Connection | null> {
-    const { url, ingest, kinds, window, encoding, WebSocket, onError } = this.options;
+    const { url, ingest, kinds, window, encoding, onError } = this.options;
     try {
       const token = await this.token();
       const point = await ingest.begin();
       if (this.stopped) return null;
       const session = new Session({ kinds, token, ...point, window, encoding });
       this.tokens.sent(token);
-      const ws = new WebSocket(url, [codecsFor(kinds)[encoding].subprotocol]);
+      const ws = this.dial(url, codecsFor(kinds)[encoding].subprotocol);
       ws.binaryType = 'arraybuffer';
       return new Connection(ws, session, this.tokens, this.options);
     } catch (error) {
       if (error instanceof Deposed) throw error;
-      onError(error);
+      if (!this.stopped) onError(error);
       return null;
+    }
+  }
+
+  private dial(url: string, subprotocol: string): WebSocketLike {
+    try {
+      return new this.options.WebSocket(url, [subprotocol]);
+    } catch (error) {
+      // The URL is none, or a page with https may not connect to ws://.
+      const why = (error as Error).message;
+      throw new Trouble('bad_url', `no WebSocket can be opened at ${bare(url)} (${why}): correct \`url\``);
     }
   }
 
   /** A token, unless the app takes too long or the connector is stopped. */
   private token(): Promise<string> {
     return new Promise((resolve, reject) => {
-      const cancel = this.options.clock.after(TOKEN_WITHIN, () => reject(new Error('no token came')));
+      const cancel = this.options.clock.after(TOKEN_WITHIN, () => reject(noToken('it gave none within a minute')));
       this.abort = () => reject(new Error('stopped'));
       this.tokens
         .forConnection()
-        .then(resolve, reject)
+        .then(resolve, (error: unknown) => {
+          reject(ours(error) ? error : noToken(String(Object(error).message ?? error)));
+        })
         .finally(() => {
           cancel();
           this.abort = nothing;

@@ -1,8 +1,10 @@
 /** The outbox within a transaction of a store. outbox.ts decides what becomes of its entries. */
 
+import { redated } from './clock.js';
+import { homeOfInsert, keyOfMutation } from './keys.js';
 import type { Mutation } from './mutation.js';
 import { add, type Change, type Entry } from './outbox.js';
-import { aboveOf, homeKey, homeOf, keyOf } from './rows.js';
+import { aboveOf, homeKey, homeOf, keyOf, nameOf, type Instant } from './rows.js';
 import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
 import type { Ancestor } from './view.js';
@@ -21,9 +23,44 @@ export async function changeEntries(tx: Writing, { put, drop }: Change): Promise
   await tx.dropEntries(drop);
 }
 
+/**
+ * Dates mutations that were never sent by the server's clock: `shift` is how far the clock that dated them was behind
+ * it, `now` the present by it.
+ */
+export async function redate(
+  tx: Writing,
+  kinds: Kinds,
+  unsent: readonly Entry[],
+  shift: number,
+  now: Instant,
+): Promise<void> {
+  const given = unsent.flatMap(({ mutation }) => (mutation.op === '-' ? [] : [mutation.at]));
+  const instants = redated(given, shift, now);
+  if (given.every((at) => instants.get(at) === at)) return;
+  const after = (at: Instant): Instant => instants.get(at) ?? at;
+  const made = new Set(unsent.flatMap(({ mutation }) => (mutation.op === '+' ? [rowOf(kinds, mutation)] : [])));
+  await tx.putEntries(
+    unsent.map((entry) => {
+      const { mutation } = entry;
+      if (mutation.op === '+') return { ...entry, mutation: { ...mutation, at: after(mutation.at) } };
+      // The instant of a row that the server has stays what it is.
+      const { dated } = mutation;
+      const moved = dated === undefined || !made.has(rowOf(kinds, mutation)) ? {} : { dated: after(dated) };
+      if (mutation.op === '-') return { ...entry, mutation: { ...mutation, ...moved } };
+      return { ...entry, mutation: { ...mutation, ...moved, at: after(mutation.at) } };
+    }),
+  );
+  await tx.setMeta({ lastAt: after((await tx.meta()).lastAt) });
+}
+
+function rowOf(kinds: Kinds, { kind: name, id }: Mutation): string {
+  const kind = kinds.get(name);
+  return kind === undefined ? '' : nameOf(kind, keyOf(kind, id));
+}
+
 /** Whether the mutation creates this row. */
 export const creates = (kind: Kind, key: string, mutation: Mutation): boolean =>
-  mutation.op === '+' && mutation.kind === kind.name && keyOf(kind, mutation.id) === key;
+  mutation.op === '+' && mutation.kind === kind.name && keyOfMutation(kind, mutation) === key;
 
 /** The id of the parent of a row that is held, or that an entry creates; null if neither is known. */
 async function parentOfRow(tx: Reading, kind: Kind, key: string, entries: readonly Entry[]): Promise<Id | null> {
@@ -68,7 +105,7 @@ export async function rowsAbove(
 /** The keys of a kind's rows that these entries are about, or rows below them, as far as this device knows. */
 export async function keysAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): Promise<Set<string>> {
   const keys = new Set<string>();
-  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOf(kind, mutation.id));
+  for (const { mutation } of entries) if (mutation.kind === kind.name) keys.add(keyOfMutation(kind, mutation));
   for (const child of kind.children) {
     for (const home of await homesAbout(tx, child, entries)) keys.add(home);
     for (const lower of child.children) {
@@ -88,8 +125,8 @@ async function homesAbout(tx: Reading, kind: Kind, entries: readonly Entry[]): P
   const homes = new Set<string>();
   for (const { mutation } of entries) {
     if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
-    homes.add(homeKey(kind, mutation.columns[kind.home as string] as Id));
-    keys.delete(keyOf(kind, mutation.id));
+    homes.add(homeOfInsert(kind, mutation));
+    keys.delete(keyOfMutation(kind, mutation));
   }
   for (const row of await tx.get(kind, [...keys])) if (row) homes.add(homeOf(kind, row));
   return homes;

@@ -3,12 +3,18 @@
 import type { Estimate } from './clean.js';
 import { systemClock, type Clock } from './clock.js';
 import type { ChannelLike, LocksLike } from './leader.js';
+import type { FetchLike } from './reason.js';
 import type { WebSocketClass } from './websocket.js';
 
 export interface Environment {
   readonly clock: Clock;
   readonly random: () => number;
+  /** Node.js has none before version 22. What connects must have one. */
   readonly WebSocket: WebSocketClass;
+  /** Asks by HTTP why no WebSocket opens. null: that is not asked. */
+  readonly fetch: FetchLike | null;
+  /** Whether there is a network, as far as the platform knows. */
+  readonly online: () => boolean;
   /** null: there are no other tabs. */
   readonly locks: LocksLike | null;
   readonly channel: ((name: string) => ChannelLike) | null;
@@ -37,6 +43,8 @@ export function environment(given: Partial<Environment> = {}): Environment {
     clock: systemClock,
     random: Math.random,
     WebSocket: globalThis.WebSocket as unknown as WebSocketClass,
+    fetch: typeof fetch === 'undefined' ? null : (url, options) => fetch(url, options),
+    online: () => device?.onLine !== false,
     // Node and React Native may have locks, too, but only a browser has several tabs on one store.
     locks: page !== undefined ? ((device?.locks as LocksLike | undefined) ?? null) : null,
     channel:

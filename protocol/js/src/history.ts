@@ -7,9 +7,11 @@
 import type { Clock } from './clock.js';
 import { creates, homeOfRow, keysAbout, rowsAbove } from './entries.js';
 import { covers, type Floor } from './holes.js';
+import { homeOfInsert, keyOfMutation, orderOfInsert } from './keys.js';
+import type { Entry } from './outbox.js';
 import { PageError, type PageRequest } from './pages.js';
 import type { Queries, Query } from './query.js';
-import { homeKey, homeOf, keyOf, LOCAL, nameOf, orderOf, orderOfRow, placeOf, type Place } from './rows.js';
+import { homeKey, homeOf, keyOf, LOCAL, nameOf, orderOf, orderOfRow, placeOf, type Place, type Row } from './rows.js';
 import type { Id, Kind } from './schema.js';
 import type { Reading, Transactions } from './store.js';
 import { show, type Shown } from './view.js';
@@ -209,28 +211,67 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   const floor = await floorOf(tx, kind, home);
   const entries = await tx.entries();
   // A row that is deleted here, or moved down, makes room for an older one; one that is inserted takes a place.
-  const spare = entries.filter(({ mutation: { op, kind: of } }) => of === kind.name && op !== '+').length;
-  const rows = await tx.newest(kind, home, null, most + 1 + spare);
+  const wanted = most + 1 + entries.filter(({ mutation: { op, kind: of } }) => of === kind.name && op !== '+').length;
+  const rows = await tx.newest(kind, home, null, wanted);
   const held = rows.filter(
     (row) => floor === undefined || row.seq === LOCAL || covers(kind, floor, placeOf(kind, row)),
   );
   const shown = new Map(held.map((row) => [keyOf(kind, row.id), row]));
   const oldest = held.at(-1);
+  const least = oldest === undefined ? '' : orderOfRow(kind, oldest);
+  const effects = kind.children.length > 0 ? entries : newestInserts(kind, home, entries, wanted, shown);
   // Rows with unsent work, or with unsent work below them. Those that have none below them must not be shown as if no
   // row were between them and the others.
-  const about = [...(await keysAbout(tx, kind, entries))].filter((key) => !shown.has(key));
+  const about = kind.children.length > 0 ? await keysAbout(tx, kind, effects) : keysRaised(kind, effects, least);
   const older = new Set<string>();
-  for (const row of await tx.get(kind, about)) {
+  for (const row of await tx.get(
+    kind,
+    [...about].filter((key) => !shown.has(key)),
+  )) {
     if (row === undefined || homeOf(kind, row) !== home) continue;
     shown.set(keyOf(kind, row.id), row);
     if (kind.children.length === 0) older.add(keyOf(kind, row.id));
   }
-  const least = oldest === undefined ? '' : orderOfRow(kind, oldest);
   const above = await rowsAbove(tx, kind, home, entries);
-  const all = show(kind, home, above, [...shown.values()], entries, floor === undefined).filter(
+  const all = show(kind, home, above, [...shown.values()], effects, floor === undefined).filter(
     (row) => !older.has(keyOf(kind, row.id)) || orderOfRow(kind, row) > least,
   );
   return { rows: all.slice(0, most), here: all.length, floor };
+}
+
+/** The entries without those that insert into other homes, and without inserts that are older than `most` other ones. */
+function newestInserts(
+  kind: Kind,
+  home: string,
+  entries: readonly Entry[],
+  most: number,
+  shown: ReadonlyMap<string, Row>,
+): Entry[] {
+  const orders = new Map<Entry, string>();
+  for (const entry of entries) {
+    const { mutation } = entry;
+    if (mutation.op !== '+' || mutation.kind !== kind.name) continue;
+    if (homeOfInsert(kind, mutation) !== home) orders.set(entry, '');
+    else if (!shown.has(keyOfMutation(kind, mutation))) orders.set(entry, orderOfInsert(kind, mutation));
+  }
+  const here = [...orders.values()].filter((order) => order !== '').sort();
+  const least = here.at(-most) ?? '\0';
+  return entries.filter((entry) => (orders.get(entry) ?? least) >= least);
+}
+
+/** The keys of rows below `least` that these entries may raise above it, and of those that they insert below it. */
+function keysRaised(kind: Kind, entries: readonly Entry[], least: string): Set<string> {
+  const keys = new Set<string>();
+  const { newest, updated } = kind;
+  for (const { mutation } of entries) {
+    if (mutation.kind !== kind.name || mutation.op === '-') continue;
+    const isRaised =
+      mutation.op === '+'
+        ? orderOfInsert(kind, mutation) < least
+        : newest !== null && (newest.name === updated || newest.name in mutation.columns);
+    if (isRaised) keys.add(keyOfMutation(kind, mutation));
+  }
+  return keys;
 }
 
 async function readRow(tx: Reading, kind: Kind, id: Id): Promise<Shown | null> {

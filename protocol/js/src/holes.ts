@@ -3,7 +3,7 @@
  * feed brings every new row. Paging moves the floor down. Pure.
  */
 
-import { homeOf, orderOf, placeOf, type Place, type Row } from './rows.js';
+import { homeOf, keyOf, orderOf, placeOf, type Place, type Row } from './rows.js';
 import type { Kind, Kinds } from './schema.js';
 
 /** No row is missing from this place on; `start`: none is missing at all; undefined: nothing is known. */
@@ -22,18 +22,19 @@ function lowest(kind: Kind, rows: readonly Row[]): Place | undefined {
 export type HomeFloor = readonly [kind: Kind, home: string, floor: Floor];
 
 /**
- * A snapshot holds the newest rows of each history, as many as `window` says. Fewer than that are all there
- * are. `rows`: by kind and key.
+ * A snapshot has the newest rows of each history, as many as `window` says. Fewer than that are all there are. `rows`: all
+ * that came, also two with one key: a row that moved while the parts were read counts in both histories.
  */
 export function afterSnapshot(
   kinds: Kinds,
-  rows: ReadonlyMap<Kind, ReadonlyMap<string, Row>>,
+  rows: ReadonlyMap<Kind, readonly Row[]>,
   window: (kind: Kind) => number,
 ): HomeFloor[] {
   return [...kinds.values()].flatMap((kind) => {
-    const homes = kind.parent === null ? [''] : [...(rows.get(kind.parent)?.keys() ?? [])];
+    const { parent } = kind;
+    const homes = parent === null ? [''] : (rows.get(parent) ?? []).map((row) => keyOf(parent, row.id));
     const held = new Map<string, Row[]>(homes.map((home) => [home, []]));
-    for (const row of rows.get(kind)?.values() ?? []) held.get(homeOf(kind, row))?.push(row);
+    for (const row of rows.get(kind) ?? []) held.get(homeOf(kind, row))?.push(row);
     return [...held].flatMap(([home, some]): HomeFloor[] => {
       const floor = some.length < window(kind) ? 'start' : lowest(kind, some);
       return floor === undefined ? [] : [[kind, home, floor]];
@@ -51,7 +52,10 @@ export function afterPage(
 ): Floor | undefined {
   if (before !== null && !covers(kind, floor, before)) return floor;
   const end = more ? (last ?? before) : 'start';
-  if (end === null || floor === 'start' || end === 'start') return end ?? floor;
+  if (floor === 'start' || end === 'start') return 'start';
+  if (end === null) return floor;
+  // Rows beyond what an instant can hold (SPEC.md, 2.4) have the same one here, and the server's order is another.
+  if (before !== null && floor !== undefined && orderOf(kind, before) === orderOf(kind, floor)) return end;
   return covers(kind, floor, end) ? floor : end;
 }
 

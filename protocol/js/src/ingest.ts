@@ -7,7 +7,7 @@ import { applyPage, applyRows, applySnapshot, type Touched, touchedNothing } fro
 import { serverOffset } from './clock.js';
 import type { Codec } from './codec.js';
 import { backoff } from './comeback.js';
-import { changeEntries } from './entries.js';
+import { changeEntries, redate } from './entries.js';
 import type { ErrorAnswer, Limits, Page, Welcome, Window } from './frames.js';
 import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
@@ -16,7 +16,7 @@ import type { PageRequest } from './pages.js';
 import type { Arrival, Cursor } from './rows.js';
 import type { Kind, Kinds } from './schema.js';
 import type { Event, ResumePoint } from './session.js';
-import { Deposed, type Transactions, type Writing } from './store.js';
+import { Deposed, type Durability, type Reading, type Transactions, type Writing } from './store.js';
 
 export interface IngestOptions {
   readonly store: Transactions;
@@ -36,6 +36,8 @@ const WAIT_AT_MOST = 600_000;
 
 export class Ingest {
   private lease = -1;
+  /** Of which store. */
+  private made = '';
   /** Errors that answered a push, in a row. */
   private failures = 0;
   private unanswered: Push | null = null;
@@ -53,9 +55,10 @@ export class Ingest {
   /** Takes the lease, so that an earlier leader can store nothing any more. After a downgrade: false, and no change. */
   async lead(): Promise<boolean> {
     return this.options.store.write(async (tx) => {
-      const { downgraded, lease } = await tx.meta();
+      const { downgraded, lease, made } = await tx.meta();
       if (downgraded) return false;
       this.lease = lease + 1;
+      this.made = made;
       await tx.setMeta({ lease: this.lease });
       return true;
     });
@@ -95,11 +98,11 @@ export class Ingest {
         return this.write(async (tx, touched) => {
           await applyRows(tx, this.kinds, event.rows, this.pages.size > 0, touched);
           await this.advancePosition(tx, event.seq, { cursor: event.cursor }, touched);
-        });
+        }, 'relaxed');
       case 'live':
         return this.write(async (tx, touched) => {
           await this.advancePosition(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
-        });
+        }, 'relaxed');
       case 'snapshot':
         if (event.first) this.parts = [];
         this.parts.push(event.rows);
@@ -107,7 +110,7 @@ export class Ingest {
         await this.write(async (tx, touched) => {
           await applySnapshot(tx, this.kinds, this.parts, (kind) => this.window(kind), touched);
           await tx.setMeta({ cursor: event.cursor });
-        });
+        }, 'relaxed');
         this.parts = [];
         return;
       case 'page':
@@ -120,7 +123,7 @@ export class Ingest {
           await changeEntries(tx, acknowledge(entries, this.unanswered, event.results, position));
           touched.all = true;
           await finishMerging(tx);
-        });
+        }, 'relaxed');
         this.unanswered = null;
         this.failures = 0;
         return;
@@ -135,8 +138,8 @@ export class Ingest {
   async nextPush(limits: Limits): Promise<Push | number | null> {
     const { store, codec, now } = this.options;
     return store.read(async (tx) => {
-      const { lease, notBefore } = await tx.meta();
-      if (lease !== this.lease) throw new Deposed();
+      await this.checkLease(tx);
+      const { notBefore } = await tx.meta();
       const entries = [...(await tx.acked()), ...(await tx.pending(limits.mutations))];
       const push = nextPush(entries, limits, codec);
       const wait = notBefore - now();
@@ -174,12 +177,22 @@ export class Ingest {
   private async welcome({ limits, time, mode, schema, tier }: Welcome): Promise<void> {
     await this.write(async (tx, touched) => {
       const { frameBytes } = limits;
-      this.ahead = serverOffset((await tx.meta()).ahead, time, this.begun, this.options.now());
+      const { ahead, nextKey, schema: known, cursor, lastLive } = await tx.meta();
+      this.ahead = serverOffset(ahead, time, this.begun, this.options.now());
       await tx.setMeta({ bounds: { frameBytes }, ahead: this.ahead, schema, tier, local: false });
       // A snapshot has no position before the frame that follows it, and a position of another history means nothing.
       if (mode === 'snapshot') await tx.setMeta({ position: null });
       await changeEntries(tx, distrustAcks(await tx.acked()));
-      await mergeLocal(tx, this.kinds, Math.round(this.serverNow() * 1000));
+      const now = Math.round(this.serverNow() * 1000);
+      const shift = this.ahead - ahead;
+      await mergeLocal(tx, this.kinds, now - shift);
+      // The server compares what it gets again: what may have been sent keeps its instant. Before the first welcome
+      // nothing was sent, and what was merged just now was not, either.
+      const first = known === null && cursor === null && lastLive === null;
+      if (first || (await tx.meta()).nextKey > nextKey) {
+        const unsent = (await tx.entries()).filter(({ key }) => first || key >= nextKey);
+        await redate(tx, this.kinds, unsent, shift, now);
+      }
       touched.all = true;
     });
   }
@@ -190,7 +203,7 @@ export class Ingest {
     await this.write(async (tx, touched) => {
       await applyPage(tx, this.kinds, request, page, touched);
       if (this.pages.size === 1) await tx.forget();
-    });
+    }, 'relaxed');
     this.pages.delete(page.id);
   }
 
@@ -228,17 +241,27 @@ export class Ingest {
     await changeEntries(tx, change);
   }
 
-  private async write(work: (tx: Writing, touched: Touched) => Promise<void>): Promise<void> {
+  /** Relaxed for what the server sends again: rows, cursor, position and results. Numbers of mutations must last. */
+  private async write(
+    work: (tx: Writing, touched: Touched) => Promise<void>,
+    durability: Durability = 'strict',
+  ): Promise<void> {
     const touched = touchedNothing();
-    await this.underLease((tx) => work(tx, touched));
+    await this.underLease((tx) => work(tx, touched), durability);
     this.options.onTouched(touched);
   }
 
-  private underLease<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
+  private underLease<T>(work: (tx: Writing) => Promise<T>, durability: Durability = 'strict'): Promise<T> {
     return this.options.store.write(async (tx) => {
-      if ((await tx.meta()).lease !== this.lease) throw new Deposed();
+      await this.checkLease(tx);
       return work(tx);
-    });
+    }, durability);
+  }
+
+  /** Another tab may lead now, or the store may be another one: the browser deleted this one's data. */
+  private async checkLease(tx: Reading): Promise<void> {
+    const { lease, made } = await tx.meta();
+    if (lease !== this.lease || made !== this.made) throw new Deposed();
   }
 }
 

@@ -25,7 +25,7 @@ export interface LeaderConnectionOptions {
   readonly encoding: Encoding;
   readonly environment: Environment;
   readonly leading: () => boolean;
-  readonly onState: (state: ConnectionState) => void;
+  readonly onState: (state: ConnectionState, retryAt?: number | null) => void;
   readonly onTouched: (touched: Touched) => void;
   readonly onError: (error: unknown) => void;
 }
@@ -119,14 +119,16 @@ export class LeaderConnection {
     this.cancelRetry();
     if (getToken === undefined || this.away !== null || this.closed || !options.leading()) return;
     const { url, user, store, kinds, window, encoding, onTouched } = options;
-    const { clock, random, WebSocket } = options.environment;
+    const { clock, random, WebSocket, fetch, online } = options.environment;
     const now = (): number => clock.now();
     const ingest = new Ingest({ store, codec: codecsFor(kinds)[encoding], window, now, random, onTouched });
     try {
       if (!(await ingest.lead())) return;
     } catch (error) {
       // Retry: the disk may have been full.
-      this.cancelRetry = clock.after(backoff(++this.failures, random()), () => void this.start().catch(nothing));
+      const pause = backoff(++this.failures, random());
+      this.cancelRetry = clock.after(pause, () => void this.start().catch(nothing));
+      options.onState('offline', clock.now() + pause);
       throw error;
     }
     this.failures = 0;
@@ -141,8 +143,10 @@ export class LeaderConnection {
       clock,
       random,
       WebSocket,
-      onState: (state) => {
-        if (this.connector === connector) options.onState(state);
+      fetch,
+      online,
+      onState: (state, retryAt) => {
+        if (this.connector === connector) options.onState(state, retryAt);
       },
       // That an earlier connector lost the lease says nothing about the one that took its place.
       onError: (error) => {

@@ -2,6 +2,7 @@
  * The rows of a user's feed, as values (SPEC.md, section 5): their keys, and their order as text that stores can index.
  */
 
+import type { Insert } from './mutation.js';
 import type { Column, ColumnType, Id, Kind, Scalar } from './schema.js';
 
 /** In canonical form, lower case. */
@@ -42,6 +43,15 @@ export const LOCAL = -1;
 export type Place = readonly [at: unknown, id: Id];
 
 export const placeOf = (kind: Kind, row: Row): Place => [kind.newest && row[kind.newest.name], row.id];
+
+/** The row that an insert makes, as far as the device knows. `above`: the id of its parent's parent, if that is known. */
+export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number, above: Id | null): Row {
+  const row: Record<string, unknown> = {};
+  for (const name of kind.columns.keys()) row[name] = columns[name] ?? null;
+  if (kind.above !== null) row[kind.above] = above;
+  for (const name of [kind.created, kind.updated, kind.dated]) if (name !== null) row[name] = at;
+  return { ...row, kind: kind.name, seq, id };
+}
 
 // ---- Texts that stand for keys and places. JavaScript, IndexedDB and SQLite order them as Postgres orders the values ----
 

@@ -25,6 +25,7 @@ import type { Push } from './outbox.js';
 import type { PageRequest } from './pages.js';
 import type { Arrival, Cursor, Uuid } from './rows.js';
 import type { Kinds } from './schema.js';
+import { NO_ID } from './uuid.js';
 
 /** The caller tried to send a frame that is not allowed in this state. */
 export class StateError extends Error {
@@ -43,14 +44,25 @@ export type Batch =
       readonly first: boolean;
     };
 
+/** Rows that are stored in one transaction at most: the app's own transactions wait for it. */
+const TOGETHER = 2_000;
+
+/** Two events as one, if they may be applied in one transaction: changes that follow each other. Else null. */
+export function together(first: Event, second: Event): Batch | null {
+  if (first.t !== 'changes' || second.t !== 'changes' || first.rows.length + second.rows.length > TOGETHER) return null;
+  // Within a transaction of the server the position stays where the one before has left it.
+  return { ...second, rows: [...first.rows, ...second.rows], seq: second.seq ?? first.seq };
+}
+
 export type Event = Welcome | SchemaFrame | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
 
 /**
- * new: hello was not sent · greeting: welcome has not come · snapshot_due: welcome announced a snapshot, no part of it
+ * new: hello was not sent · greeting: welcome has not come · schema_due: welcome named another schema, which has not come ·
+ * snapshot_due: welcome announced a snapshot, no part of it
  * has come · snapshot: a part has come, there is no cursor · catching_up: there is a cursor, changes follow it · live:
  * the device has everything · broken: the connection must be closed.
  */
-export type State = 'new' | 'greeting' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
+export type State = 'new' | 'greeting' | 'schema_due' | 'snapshot_due' | 'snapshot' | 'catching_up' | 'live' | 'broken';
 
 const ALWAYS = ['error', 'pong'] as const;
 const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
@@ -61,9 +73,10 @@ const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
   new: ALWAYS,
   greeting: [...SAID_HELLO, 'welcome'],
-  snapshot_due: [...WELCOMED, 'schema', 'snapshot'],
+  schema_due: [...SAID_HELLO, 'schema'],
+  snapshot_due: [...WELCOMED, 'snapshot'],
   snapshot: [...WELCOMED, 'snapshot'],
-  catching_up: [...IN_STEP, 'schema'],
+  catching_up: IN_STEP,
   live: IN_STEP,
   broken: [],
 };
@@ -116,12 +129,16 @@ export class Session {
   refreshing = false;
 
   private codec: Codec;
+  /** The server's schema, as welcome named it, and the state once it is known. */
+  private named: string | null = null;
+  private begun: State = 'new';
   private lastPage = 0;
 
   constructor(private readonly options: SessionOptions) {
     this.codec = codecsFor(options.kinds)[options.encoding ?? 'msgpack'];
     this.cursor = options.cursor;
     checkWindow(options.kinds, options.window ?? {});
+    if (options.clientId === NO_ID) throw new RangeError('the nil UUID names no device');
   }
 
   hello(): Uint8Array | string {
@@ -146,7 +163,7 @@ export class Session {
   }
 
   get mayPush(): boolean {
-    return this.state !== 'new' && this.state !== 'greeting' && this.state !== 'broken' && this.pushed === null;
+    return !['new', 'greeting', 'schema_due', 'broken'].includes(this.state) && this.pushed === null;
   }
 
   push({ n, mutations, held }: Push): Uint8Array | string {
@@ -194,7 +211,9 @@ export class Session {
       case 'welcome':
         return this.welcome(frame);
       case 'schema':
+        if (frame.hash !== this.named) throw new ProtocolError('hash: not that of the schema that welcome named');
         this.codec = this.codec.servedBy(frame);
+        this.state = this.begun;
         return frame;
       case 'snapshot':
         return this.snapshot(frame);
@@ -224,7 +243,9 @@ export class Session {
     if (frame.mode !== 'snapshot' && (frame.mode !== 'resumed' || this.cursor === null)) {
       throw new ProtocolError('mode: neither a snapshot nor resumed from our cursor');
     }
-    this.state = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
+    this.begun = frame.mode === 'snapshot' ? 'snapshot_due' : 'catching_up';
+    this.named = frame.schema;
+    this.state = frame.schema === null || frame.schema === this.options.kinds.hash ? this.begun : 'schema_due';
     this.limits = frame.limits;
     return frame;
   }

@@ -1,16 +1,20 @@
 /** What an app shows on a status line. Pure, but for the reading of a store. */
 
 import type { ConnectionState } from './connection.js';
-import type { ErrorAnswer } from './frames.js';
+import type { Reason } from './reason.js';
 import type { Instant } from './rows.js';
-import type { Reading } from './store.js';
+import { Destroyed, type Reading } from './store.js';
 
 /** The state of the connection, which is the same in all tabs. */
 export interface ConnectionStatus {
   readonly state: ConnectionState;
-  /** Why there is no connection: a code of the protocol, or the name of an error. */
-  readonly error: { readonly code: string; readonly message: string } | null;
+  /** Why there is no connection, or will be none soon, and what to do. null: nothing is wrong, or nothing was tried. */
+  readonly reason: Reason | null;
+  /** When the next attempt begins, in milliseconds by the device's clock; null: none is due, or one is under way. */
+  readonly retryAt: number | null;
 }
+
+export const DISCONNECTED: ConnectionStatus = { state: 'offline', reason: null, retryAt: null };
 
 export interface Status {
   /**
@@ -28,24 +32,25 @@ export interface Status {
   readonly progress: { readonly done: number; readonly total: number } | null;
   /** As the last connection began; null if it is not known, or the server has no tiers. */
   readonly tier: string | null;
-  readonly error: ConnectionStatus['error'];
+  readonly reason: ConnectionStatus['reason'];
+  readonly retryAt: ConnectionStatus['retryAt'];
 }
 
 /** Before the store was read. */
 export const UNKNOWN: Status = {
-  state: 'offline',
+  ...DISCONNECTED,
   pending: 0,
   rejected: 0,
   lastLive: null,
   progress: null,
   tier: null,
-  error: null,
 };
-export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed' };
+const GONE = { code: 'destroyed', message: new Destroyed().message };
+export const DESTROYED: Status = { ...UNKNOWN, state: 'destroyed', reason: GONE };
 
 export const isConnected = (state: ConnectionState): boolean => state === 'catching_up' || state === 'live';
 
-export async function readStatus(tx: Reading, { state, error }: ConnectionStatus): Promise<Status> {
+export async function readStatus(tx: Reading, { state, reason, retryAt }: ConnectionStatus): Promise<Status> {
   const { local, lastLive, merging, tier } = await tx.meta();
   const { pending, rejected } = await tx.counts();
   return {
@@ -55,14 +60,7 @@ export async function readStatus(tx: Reading, { state, error }: ConnectionStatus
     lastLive,
     progress: merging === 0 ? null : { done: Math.max(0, merging - pending), total: merging },
     tier,
-    error,
+    reason,
+    retryAt,
   };
-}
-
-/** An Error or an `error` frame for a status line; null if it is no reason to be without a connection. */
-export function describe(error: unknown): ConnectionStatus['error'] {
-  const { t, answers, code, name, message } = Object(error) as Partial<ErrorAnswer & Error>;
-  // A push or a page that is put off leaves the connection as it is.
-  if (message === undefined || answers === 'push' || answers === 'page') return null;
-  return { code: String(t ? code : name), message };
 }

@@ -45,6 +45,12 @@ export interface Meta {
   readonly merging: number;
   /** Names of the earlier app's databases that were adopted. */
   readonly adopted: readonly string[];
+  /** Another one for each store: a database that was deleted and made again is another store. */
+  readonly made: Uuid;
+  /** `destroy` emptied it. */
+  readonly destroyed: boolean;
+  /** No row of the server that is held, and no memory of a deletion, has a greater seq, if that is known. */
+  readonly newest: { readonly seq: number; readonly isKnown: boolean };
 }
 
 export const newMeta = (clientId: Uuid): Meta => ({
@@ -69,6 +75,9 @@ export const newMeta = (clientId: Uuid): Meta => ({
   edited: [],
   merging: 0,
   adopted: [],
+  made: clientId,
+  destroyed: false,
+  newest: { seq: 0, isKnown: true },
 });
 
 /** The memory of a deletion (SPEC.md, 5.4). */
@@ -125,16 +134,24 @@ export interface Writing extends Reading {
   forget(): Promise<void>;
 }
 
+/**
+ * strict, the default: what was written is durable when the promise resolves. relaxed: a power cut may undo it, with what
+ * was written after it, but nothing that was written before. So it is for what the server sends again.
+ */
+export type Durability = 'strict' | 'relaxed';
+
 export interface Transactions {
   /** `work` sees one state of the store. It must await nothing but the transaction's own promises. */
   read<T>(work: (tx: Reading) => Promise<T>): Promise<T>;
-  /** The same, and its changes are durable when the promise resolves. If `work` throws, nothing is changed. */
-  write<T>(work: (tx: Writing) => Promise<T>): Promise<T>;
+  /** The same, and its changes are kept. If `work` throws, nothing is changed. `work` may be called twice. */
+  write<T>(work: (tx: Writing) => Promise<T>, durability?: Durability): Promise<T>;
 }
 
 export interface Store extends Transactions {
   /** The same for all stores that share their data, as those in the tabs of a browser do. */
   readonly name: string;
+  /** Called when the data was taken away from outside, or may have been: read the store to see what is left. */
+  onClosed?: () => void;
   /** Adopts the rows that an earlier app kept for this user, once. */
   adopt?(user: string): Promise<void>;
   close(): Promise<void>;
@@ -152,6 +169,11 @@ export class Destroyed extends StoreError {
   constructor() {
     super('this store was destroyed: make another store and another Sync');
   }
+}
+
+/** The database was deleted meanwhile, and made again: the transaction changed nothing. */
+export class Emptied extends Error {
+  override name = 'Emptied';
 }
 
 /** Another tab leads now: the transaction changed nothing. */

@@ -1,7 +1,7 @@
 /** The library's façade: queries over the local store, writes, and status. The only module that connects the parts. */
 
 import { touchedAll, touchedNothing, type Touched } from './apply.js';
-import { Cleaner, isQuotaError } from './clean.js';
+import { Cleaner } from './clean.js';
 import type { Encoding } from './codec.js';
 import { environment, type Environment } from './environment.js';
 import type { Window } from './frames.js';
@@ -10,6 +10,7 @@ import { LeaderConnection } from './leader_connection.js';
 import { WriteError, type Columns } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
+import { bare, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
 import { homeKey, nameOf } from './rows.js';
 import {
@@ -26,13 +27,33 @@ import {
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
-import { describe, DESTROYED, isConnected, readStatus, UNKNOWN, type ConnectionStatus, type Status } from './status.js';
-import { Deposed, Destroyed, StoreError, type Reading, type Store, type Transactions, type Writing } from './store.js';
+import {
+  DESTROYED,
+  DISCONNECTED,
+  isConnected,
+  readStatus,
+  UNKNOWN,
+  type ConnectionStatus,
+  type Status,
+} from './status.js';
+import {
+  Deposed,
+  Destroyed,
+  Emptied,
+  StoreError,
+  type Durability,
+  type Reading,
+  type Store,
+  type Transactions,
+  type Writing,
+} from './store.js';
 import { Tabs } from './tabs.js';
 import type { GetToken } from './token.js';
+import { readUnsent, type Unsent } from './unsent.js';
 import { newId } from './uuid.js';
 import type { ShownOf } from './view.js';
-import { wipe } from './wipe.js';
+import { mustConnect } from './websocket.js';
+import { UnsentError, wipe } from './wipe.js';
 import * as writes from './write.js';
 
 export interface SyncOptions<S extends Schema = Schema> {
@@ -55,6 +76,23 @@ export interface SyncOptions<S extends Schema = Schema> {
 
 const nothing = (): void => undefined;
 
+/** The store works, and what was asked of it cannot be. */
+const isRefusal = (error: unknown): boolean =>
+  error instanceof WriteError || error instanceof UnsentError || error instanceof Deposed;
+
+/** What `export` returns. `at`: by the device's clock. `schema`: the hash of the server's. */
+export interface Export extends Pick<Status, 'state' | 'retryAt' | 'lastLive'> {
+  readonly version: 1;
+  readonly at: string;
+  readonly url: string;
+  readonly user: string;
+  readonly clientId: string;
+  readonly schema: string | null;
+  /** The code of `status.reason`. */
+  readonly reason: string | null;
+  readonly unsent: readonly Unsent[];
+}
+
 /** Which rows of a kind. A kind with a parent has a list for each. */
 export type ListOptions<S extends Schema, K extends string> = {
   /** 50 by default. */
@@ -68,7 +106,10 @@ export function createSync<const S extends Schema>(options: SyncOptions<S>): Syn
 }
 
 export class Sync<S extends Schema = Schema> {
-  /** Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened. */
+  /**
+   * Resolves when the store is open. Rejects with StoreError if it is another user's or cannot be opened, and if there
+   * is a getToken, but no WebSocket.
+   */
   readonly ready: Promise<void>;
   /** Its `value` is never undefined: before the store was read, it says `offline`. */
   readonly status: Query<Status> & { value: Status };
@@ -83,10 +124,16 @@ export class Sync<S extends Schema = Schema> {
   private readonly tabs: Tabs;
   private readonly server: LeaderConnection;
   private readonly cleaner: Cleaner;
-  private connection: ConnectionStatus = { state: 'offline', error: null };
+  private connection = DISCONNECTED;
   private closed = false;
   /** The store was destroyed. */
   private gone = false;
+  /** Which store it is, by its `made`. */
+  private made = '';
+  private beginning: Promise<void> | null = null;
+  /** Why the store could not be read, or written to, the last time. */
+  private readonly broken: { read: Reason | null; write: Reason | null } = { read: null, write: null };
+  private loss: Reason | null = null;
   private ending: Promise<void> | null = null;
   private off = nothing;
 
@@ -106,7 +153,7 @@ export class Sync<S extends Schema = Schema> {
         encoding,
         environment: env,
         leading: () => this.tabs.leading,
-        onState: (state) => this.become(state),
+        onState: (state, retryAt) => this.become(state, retryAt),
         onTouched: (touched) => this.touched(touched),
         onError: (error) => this.fault(error),
       },
@@ -121,7 +168,8 @@ export class Sync<S extends Schema = Schema> {
       },
       onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
-      onConnection: (connection) => this.follow(connection),
+      // A tab of another version may say less.
+      onConnection: (connection) => this.follow({ ...DISCONNECTED, ...connection }),
       connection: () => this.connection,
       page: (request, limit) => this.histories.ask(request, limit),
       onTick: () => this.server.tick(),
@@ -129,7 +177,7 @@ export class Sync<S extends Schema = Schema> {
         kick: () => this.server.kick(),
         awake: () => this.server.probe(),
         reconnect: () => void this.server.start().catch(nothing),
-        downgrade: () => void this.server.stop().catch(nothing),
+        downgrade: () => void this.disconnect().catch(nothing),
         destroyed: () => this.onDestroyed(),
       },
     });
@@ -155,13 +203,15 @@ export class Sync<S extends Schema = Schema> {
       onError: (error) => this.fault(error),
     });
     const status = async (): Promise<Status> => {
-      await this.ready;
-      return this.store
-        .read((tx) => readStatus(tx, this.connection))
-        .catch((error: unknown) => {
-          if (this.gone) return DESTROYED;
-          throw error;
-        });
+      try {
+        await this.ready;
+        const status = await this.store.read((tx) => readStatus(tx, this.connection));
+        return { ...status, reason: status.reason ?? this.broken.write ?? this.loss };
+      } catch (error) {
+        // A status that cannot be read says so itself.
+        if (this.gone) return DESTROYED;
+        return { ...this.status.value, ...DISCONNECTED, reason: reasonOf(error) };
+      }
     };
     this.status = Object.assign(this.queries.make(null, status), { value: UNKNOWN });
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
@@ -235,6 +285,7 @@ export class Sync<S extends Schema = Schema> {
     await this.ready;
     if (getToken !== undefined) this.server.getToken = getToken;
     if (this.server.getToken === undefined) throw new TypeError('upgrade() needs a getToken');
+    mustConnect(this.env.WebSocket);
     await this.store.write((tx) => tx.setMeta({ downgraded: false }));
     // This tab has a getToken; the leading one may have none.
     if (this.tabs.leading) await this.server.start();
@@ -249,7 +300,7 @@ export class Sync<S extends Schema = Schema> {
       await tx.setMeta({ local: true, downgraded: true, lease: (await tx.meta()).lease + 1 });
     });
     this.tabs.signal('downgrade');
-    await this.server.stop();
+    await this.disconnect();
     this.touched(touchedAll());
   }
 
@@ -287,6 +338,24 @@ export class Sync<S extends Schema = Schema> {
   }
 
   /**
+   * What is on this device only, with its texts, for a support case: plain JSON, without a token. It holds content of
+   * the user: send it nowhere without their consent.
+   */
+  async export(): Promise<Export> {
+    await this.ready;
+    const { user } = this.options;
+    const url = bare(this.options.url);
+    const at = new Date(this.env.clock.now()).toISOString();
+    return this.store.read(async (tx) => {
+      const { clientId, schema, lastLive } = await tx.meta();
+      const { state, reason: why, retryAt } = await readStatus(tx, this.connection);
+      const reason = why?.code ?? null;
+      const unsent = await readUnsent(tx, this.kinds);
+      return { version: 1, at, url, user, clientId, schema, state, reason, retryAt, lastLive, unsent };
+    });
+  }
+
+  /**
    * Deletes the store and everything in it, as when the user signs out. Resolves when it is gone. Their Sync ends in
    * every tab, with the state `destroyed`. Rejects with UnsentError, and changes nothing, if there are writes on this
    * device only and `discardUnsent` is not set.
@@ -310,17 +379,14 @@ export class Sync<S extends Schema = Schema> {
   // ---- Internals ----
 
   private async open(): Promise<void> {
-    const { store, user, getToken } = this.options;
-    await store.write(async (tx) => {
-      const meta = await tx.meta();
-      if (meta.user !== '' && meta.user !== user) {
-        throw new StoreError("this store is another user's: give each user a store with a name of its own");
-      }
-      await reshape(tx, this.kinds);
-      await tx.setMeta({ user, ...(getToken === undefined ? { local: true } : {}) });
-    });
-    await store.adopt?.(user);
+    const { store, getToken } = this.options;
+    if (getToken !== undefined) mustConnect(this.env.WebSocket);
+    await this.begin();
     if (this.closed) return;
+    store.onClosed = () => {
+      this.store.read(async () => undefined).catch((error: unknown) => this.fault(error));
+      this.queries.touched(touchedAll());
+    };
     // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.
     this.tabs.signal('kick');
     this.tabs.touched(touchedAll());
@@ -330,6 +396,31 @@ export class Sync<S extends Schema = Schema> {
     });
     if (getToken !== undefined) this.tabs.start();
     this.cleaner.start();
+  }
+
+  /** Makes the store this user's, with rows as the schema says. */
+  private async begin(isAgain = false): Promise<void> {
+    const { store, user, getToken } = this.options;
+    this.made = await store.write(async (tx) => {
+      const meta = await tx.meta();
+      if (isAgain && meta.destroyed) throw new Destroyed();
+      if (meta.user !== '' && meta.user !== user) {
+        throw new StoreError("this store is another user's: give each user a store with a name of its own");
+      }
+      await reshape(tx, this.kinds);
+      await tx.setMeta({ user, destroyed: false, ...(getToken === undefined ? { local: true } : {}) });
+      return meta.made;
+    });
+    await store.adopt?.(user);
+  }
+
+  /** The database was deleted while it was open, as when the user deletes the data of a site: it is a new store. */
+  private async beginAgain(): Promise<void> {
+    await this.begin(true);
+    this.loss = EMPTIED;
+    this.touched(touchedAll());
+    // With the new client_id. Not awaited: a connection that begins may be waiting for this.
+    if (this.tabs.leading) void this.server.start().catch(nothing);
   }
 
   /** Throws TypeError for a name that is not in the schema. */
@@ -364,21 +455,37 @@ export class Sync<S extends Schema = Schema> {
    */
   private guarded({ store, user }: SyncOptions<S>): Transactions {
     const shape = shapeOf(this.kinds);
-    const guard =
-      (how: 'read' | 'write') =>
-      async <T>(work: (tx: Writing) => Promise<T>): Promise<T> => {
+    const guard = (how: 'read' | 'write') => {
+      const guarded = async <T>(work: (tx: Writing) => Promise<T>, durability?: Durability): Promise<T> => {
         try {
-          return await store[how](async (tx: Reading) => {
+          const result = await store[how](async (tx: Reading) => {
             const meta = await tx.meta();
+            if (!this.gone && !meta.destroyed && meta.made !== this.made) throw new Emptied();
             if (this.gone || meta.user !== user || meta.shape !== shape) throw new Destroyed();
             return work(tx as Writing);
-          });
+          }, durability);
+          this.setBroken(how, null);
+          return result;
         } catch (error) {
+          if (error instanceof Emptied) {
+            await (this.beginning ??= this.beginAgain().finally(() => (this.beginning = null)));
+            return guarded(work, durability);
+          }
           if (error instanceof Destroyed) this.onDestroyed();
+          else if (!isRefusal(error)) this.setBroken(how, reasonOf(error));
           throw this.gone ? new Destroyed() : error;
         }
       };
+      return guarded;
+    };
     return { read: guard('read'), write: guard('write') };
+  }
+
+  /** Shows on the status line that the store fails, and that it does not any more. */
+  private setBroken(how: 'read' | 'write', reason: Reason | null): void {
+    if (this.broken[how]?.message === reason?.message) return;
+    this.broken[how] = reason;
+    this.status.invalidate();
   }
 
   /** The store was destroyed. */
@@ -411,8 +518,14 @@ export class Sync<S extends Schema = Schema> {
     this.tabs.touched(touched);
   }
 
-  private become(state: ConnectionStatus['state']): void {
-    this.follow({ state, error: isConnected(state) ? null : this.connection.error });
+  /** Because the app wants it: nothing is wrong. */
+  private async disconnect(): Promise<void> {
+    await this.server.stop();
+    this.show(DISCONNECTED);
+  }
+
+  private become(state: ConnectionStatus['state'], retryAt: number | null = null): void {
+    this.follow({ state, reason: isConnected(state) ? null : this.connection.reason, retryAt });
   }
 
   private follow(connection: ConnectionStatus): void {
@@ -422,9 +535,9 @@ export class Sync<S extends Schema = Schema> {
   }
 
   private show(connection: ConnectionStatus): void {
-    const { state, error } = this.connection;
-    // Without this, an unreadable store would loop: its status cannot be read, which is an error to show.
-    if (state === connection.state && error?.message === connection.error?.message) return;
+    const { state, reason, retryAt } = this.connection;
+    const same = reason?.code === connection.reason?.code && reason?.message === connection.reason?.message;
+    if (same && state === connection.state && retryAt === connection.retryAt) return;
     this.connection = connection;
     this.status.invalidate();
     this.tabs.postStatus();
@@ -434,7 +547,7 @@ export class Sync<S extends Schema = Schema> {
   private fault(error: unknown): void {
     if (error instanceof Deposed) return this.tabs.resign();
     if (isQuotaError(error)) void this.cleanNow(true);
-    const described = describe(error);
-    if (described !== null) this.show({ state: this.connection.state, error: described });
+    const reason = reasonOf(error);
+    if (reason !== null) this.show({ ...this.connection, reason });
   }
 }

@@ -1,5 +1,7 @@
 /** Access tokens: what the app is asked for, and whose a token is. The server alone verifies tokens. */
 
+import { Trouble } from './reason.js';
+
 /**
  * Why a token is needed. refused: the server did not accept the last one, so get a new one, even if the last one still
  * looks valid · expiring: the connection needs a later one soon.
@@ -47,7 +49,10 @@ export class Tokens {
   /** One for a new connection. Throws if the app gives the refused one again. */
   async forConnection(): Promise<string> {
     const token = await this.getToken(this.reason);
-    if (token === this.refused) throw new Error('getToken() gave the token that the server refused');
+    if (token === this.refused) {
+      const sentence = 'the server refused the token, and getToken() gave it again: it must get another one';
+      throw new Trouble('token_refused', sentence);
+    }
     return token;
   }
 

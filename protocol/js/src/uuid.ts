@@ -8,6 +8,9 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 /** Whether this is a UUID in canonical form, in lower case. */
 export const isUuid = (value: unknown): value is Uuid => typeof value === 'string' && UUID.test(value);
 
+/** Names nothing. */
+export const NO_ID: Uuid = '00000000-0000-0000-0000-000000000000';
+
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
 
 export function uuidFromBytes(bytes: Uint8Array): Uuid {

@@ -1,8 +1,9 @@
 /** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
 
+import { homeOfInsert, keyOfMutation } from './keys.js';
 import type { Insert } from './mutation.js';
 import type { Entry } from './outbox.js';
-import { homeKey, keyOf, LOCAL, nameOf, orderOfRow, type Row } from './rows.js';
+import { keyOf, LOCAL, nameOf, orderOfRow, rowFrom, type Row } from './rows.js';
 import type { Id, Kind, RowOf, Schema } from './schema.js';
 
 /**
@@ -61,15 +62,6 @@ const inEffect = (entries: readonly Entry[]): Entry[] => [
   ...entries.filter((entry) => entry.state === 'rejected' && entry.mutation.op === '+'),
 ];
 
-/** The row that an insert makes, as far as the device knows. `above`: the id of its parent's parent, if that is known. */
-export function rowFrom(kind: Kind, { id, columns, at }: Insert, seq: number, above: Id | null): Row {
-  const row: Record<string, unknown> = {};
-  for (const name of kind.columns.keys()) row[name] = columns[name] ?? null;
-  if (kind.above !== null) row[kind.above] = above;
-  for (const name of [kind.created, kind.updated, kind.dated]) if (name !== null) row[name] = at;
-  return { ...row, kind: kind.name, seq, id };
-}
-
 /** A row as an update leaves it. */
 export const updated = (kind: Kind, row: Row, { columns, at }: Pick<Insert, 'columns' | 'at'>): Row => ({
   ...row,
@@ -105,9 +97,9 @@ class Overlay {
   apply(entry: Entry): void {
     const { kind } = this;
     const { mutation } = entry;
-    if (mutation.kind === kind.name) return this.own(entry, keyOf(kind, mutation.id));
+    if (mutation.kind === kind.name) return this.own(entry, keyOfMutation(kind, mutation));
     const at = this.above.findIndex(
-      (row) => row.kind.name === mutation.kind && row.key === keyOf(row.kind, mutation.id),
+      (row) => row.kind.name === mutation.kind && row.key === keyOfMutation(row.kind, mutation),
     );
     if (at >= 0) return this.ancestor(entry, at);
     const child = kind.children.find(({ name }) => name === mutation.kind);
@@ -122,7 +114,7 @@ class Overlay {
     switch (mutation.op) {
       case '+': {
         if (shown || (gone.has(key) && entry.state === 'rejected')) return;
-        const home = kind.home === null ? '' : homeKey(kind, mutation.columns[kind.home] as Id);
+        const home = homeOfInsert(kind, mutation);
         // A parent that is not held may be outside of the window. Only a deleted one hides its rows.
         if ((this.home !== null && home !== this.home) || (kind.parent && gone.has(nameOf(kind.parent, home)))) return;
         gone.delete(key);
@@ -149,7 +141,7 @@ class Overlay {
   }
 
   private raise(child: Kind, mutation: Insert): void {
-    const key = homeKey(child, mutation.columns[child.home as string] as Id);
+    const key = homeOfInsert(child, mutation);
     const shown = this.cells.get(key);
     if (shown)
       this.cells.set(key, { ...shown, row: { ...shown.row, ...raised(shown.row, child.touches, mutation.at) } });

@@ -2,6 +2,7 @@
 
 import type { Kinds } from './schema.js';
 import { newMeta, type Writing } from './store.js';
+import { unconfirmed } from './unsent.js';
 import { newId } from './uuid.js';
 
 /** `count` writes would be lost: neither the server nor another device has them. */
@@ -19,11 +20,11 @@ export class UnsentError extends Error {
  */
 export async function wipe(tx: Writing, kinds: Kinds, discardUnsent: boolean): Promise<void> {
   const entries = await tx.entries();
-  let count = entries.filter(({ state, seq }) => state !== 'acked' || seq === null).length;
+  let count = unconfirmed(entries).length;
   for (const kind of kinds.values()) count += (await tx.local(kind)).length;
   if (count > 0 && !discardUnsent) throw new UnsentError(count);
   await tx.dropEntries(entries.map((entry) => entry.key));
   await tx.clear(true);
   const { lease, adopted } = await tx.meta();
-  await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted });
+  await tx.setMeta({ ...newMeta(newId()), lease: lease + 1, adopted, destroyed: true });
 }

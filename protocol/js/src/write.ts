@@ -6,11 +6,11 @@
 import { addEntry, creates } from './entries.js';
 import { check, checkId, WriteError, type Columns, type Insert, type Mutation } from './mutation.js';
 import { corrected, type Entry } from './outbox.js';
-import { homeKey, keyOf, LOCAL, nameOf, type Instant, type Row } from './rows.js';
+import { homeKey, keyOf, LOCAL, nameOf, rowFrom, type Instant, type Row } from './rows.js';
 import type { Id, Kind, Kinds } from './schema.js';
 import type { Reading, Writing } from './store.js';
 import { newId } from './uuid.js';
-import { raised, rowFrom, updated } from './view.js';
+import { raised, updated } from './view.js';
 
 /** Microseconds. If the last instant is further ahead of the clock, a wrong clock gave it. */
 const PLAUSIBLE = 60_000_000;

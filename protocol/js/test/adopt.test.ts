@@ -2,11 +2,11 @@
 
 import 'fake-indexeddb/auto';
 
-import { Dexie } from 'dexie';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { createChatSync, type ChatSync as Sync } from '../src/chat.js';
-import { DexieStore } from '../src/store/dexie.js';
+import { IndexedDbStore } from '../src/store/indexeddb.js';
+import { all, clear, database, deleteDatabase, exists, put } from './support/databases.js';
 import { ModelServer, newConversation } from './support/model.js';
 import { C, CONVERSATION, id, M, MESSAGE, tokenOf } from './support/rows.js';
 import { World } from './support/world.js';
@@ -17,18 +17,15 @@ const OLD = 'AtlasDB_v3';
 const T = 1_690_000_000_000;
 let count = 0;
 
-async function openOld(): Promise<Dexie> {
-  const old = new Dexie(OLD);
-  old.version(3).stores({
-    conversations: 'id, userId, title, createdAt, updatedAt',
-    messages: 'id, conversationId, userId, role, type, timestamp, synced, updatedAt',
+const openOld = (): Promise<IDBDatabase> =>
+  database(OLD, 30, {
+    conversations: ['id', { userId: 'userId', createdAt: 'createdAt', updatedAt: 'updatedAt' }],
+    messages: ['id', { conversationId: 'conversationId', userId: 'userId', synced: 'synced' }],
   });
-  return old.open();
-}
 
 async function oldDatabase(): Promise<void> {
   const old = await openOld();
-  await old.table('conversations').bulkPut([
+  await put(old, 'conversations', [
     { id: C(1), userId: USER, title: 'Synced', createdAt: T, updatedAt: T + 5000 },
     { id: C(2), userId: USER, title: 'Half', createdAt: new Date(T), updatedAt: T + 9000 },
     { id: C(3), userId: OTHER, title: 'Somebody else', createdAt: T, updatedAt: T },
@@ -53,9 +50,7 @@ async function oldDatabase(): Promise<void> {
     updatedAt: at,
     ...more,
   });
-  await old
-    .table('messages')
-    .bulkPut([
+  await put(old, 'messages', [
       message(M(1), C(1), 'here and there', T + 1, 1),
       message(M(2), C(2), 'there, too', T + 2, true),
       message(M(3), C(2), 'never sent', T + 3, 0),
@@ -79,7 +74,7 @@ describe('an earlier database', () => {
     world: World,
     name: string,
     user = USER,
-    store = new DexieStore({ name, adopt: { name: OLD, userId: user } }),
+    store = new IndexedDbStore({ name, adopt: { name: OLD, userId: user } }),
   ): Sync => {
     const made = createChatSync({
       url: 'wss://test/sync',
@@ -99,7 +94,7 @@ describe('an earlier database', () => {
   beforeEach(oldDatabase);
   afterEach(async () => {
     await Promise.all(open.splice(0).map((each) => each.close()));
-    await Dexie.delete(OLD);
+    await deleteDatabase(OLD);
   });
 
   it('adopted rows are shown at once, and the unsynced ones are pushed, once', async () => {
@@ -157,28 +152,28 @@ describe('an earlier database', () => {
   it('the earlier database stays as it was', async () => {
     const world = new World(server());
     await sync(world, `adopt-${++count}`).ready;
-    const old = await new Dexie(OLD).open();
-    expect(await old.table('messages').where('synced').equals(0).count()).toBe(3);
-    expect(await old.table('conversations').where('userId').equals(OTHER).count()).toBe(1);
+    const old = await openOld();
+    expect((await all(old, 'messages')).filter((row) => row['synced'] === 0)).toHaveLength(3);
+    expect((await all(old, 'conversations')).filter((row) => row['userId'] === OTHER)).toHaveLength(1);
     old.close();
   });
 
   it('an earlier database need not exist', async () => {
-    await Dexie.delete(OLD);
+    await deleteDatabase(OLD);
     const world = new World(server());
     const made = sync(world, `adopt-${++count}`);
     expect((await made.conversations().read()).rows).toEqual([]);
-    expect(await Dexie.exists(OLD)).toBe(false);
+    expect(await exists(OLD)).toBe(false);
   });
 
   describe('with rows that name no owner', () => {
     /** A conversation of each owner and of nobody, with messages that name this user, another one and nobody. */
     beforeEach(async () => {
       const old = await openOld();
-      await old.table('conversations').clear();
-      await old.table('messages').clear();
+      await clear(old, 'conversations');
+      await clear(old, 'messages');
       const at = { createdAt: T, updatedAt: T };
-      await old.table('conversations').bulkPut([
+      await put(old, 'conversations', [
         { id: C(1), userId: USER, title: 'mine', ...at },
         { id: C(2), userId: OTHER, title: 'theirs', ...at },
         { id: C(3), title: 'of nobody', ...at },
@@ -196,11 +191,11 @@ describe('an earlier database', () => {
           ...(userId === undefined ? {} : { userId }),
         })),
       );
-      await old.table('messages').bulkPut(rows);
+      await put(old, 'messages', rows);
       old.close();
     });
 
-    const held = async (made: Sync, store: DexieStore): Promise<string[]> => {
+    const held = async (made: Sync, store: IndexedDbStore): Promise<string[]> => {
       await made.ready;
       const homes = [1, 2, 3, 4, 9].map(C);
       const kept = await store.read(async (tx) => [
@@ -209,10 +204,10 @@ describe('an earlier database', () => {
       ]);
       return kept.filter((each): each is string => typeof each === 'string').sort();
     };
-    const open = (user: string, name = `adopt-${++count}`): { readonly made: Sync; readonly store: DexieStore } => {
+    const open = (user: string, name = `adopt-${++count}`): { readonly made: Sync; readonly store: IndexedDbStore } => {
       const world = new World(new ModelServer());
       world.network.mode = 'down';
-      const store = new DexieStore({ name, adopt: { name: OLD, userId: user } });
+      const store = new IndexedDbStore({ name, adopt: { name: OLD, userId: user } });
       return { made: sync(world, name, user, store), store };
     };
     const heldBy = async (user: string): Promise<string[]> => {
@@ -249,9 +244,9 @@ describe('an earlier database', () => {
     });
 
     it('an interrupted adoption loses no row and adopts none twice', async () => {
-      class Dying extends DexieStore {
+      class Dying extends IndexedDbStore {
         private writes = 0;
-        override write: DexieStore['write'] = (work) =>
+        override write: IndexedDbStore['write'] = (work) =>
           ++this.writes === 2 ? Promise.reject(new Error('the tab was closed')) : super.write(work);
       }
       const name = `adopt-${++count}`;
@@ -280,7 +275,7 @@ describe('an earlier database', () => {
 
     it("no row is adopted into a store that turns out to be another user's", async () => {
       const name = `adopt-${++count}`;
-      const store = new DexieStore({ name });
+      const store = new IndexedDbStore({ name });
       const made = sync(new World(new ModelServer()), name, USER, store);
       await made.ready;
       await expect(open(OTHER, name).made.ready).rejects.toThrow("another user's");

@@ -2,19 +2,19 @@
 
 import 'fake-indexeddb/auto';
 
-import { Dexie } from 'dexie';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 import { StoreError, type Store } from '../src/store.js';
-import { DexieStore } from '../src/store/dexie.js';
+import { IndexedDbStore } from '../src/store/indexeddb.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { SqliteStore } from '../src/store/sqlite.js';
 import type { ChatSync as Sync } from '../src/chat.js';
 import { UnsentError } from '../src/wipe.js';
 import { App, USER } from './support/app.js';
+import { all, database, exists, put } from './support/databases.js';
 import { C, conversation, CONVERSATION, id, M, message, MESSAGE, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
 
@@ -134,7 +134,12 @@ describe('after destroy', () => {
     sync.reconnect();
     await app.world.clock.pass(60_000);
     expect(app.world.network.attempts).toHaveLength(1);
-    expect(await sync.status.read()).toMatchObject({ state: 'destroyed', pending: 0, error: null });
+    expect(await sync.status.read()).toMatchObject({
+      state: 'destroyed',
+      pending: 0,
+      reason: { code: 'destroyed', message: expect.stringContaining('make another store') },
+      retryAt: null,
+    });
     await destroy(sync); // once more is as good as once
     await sync.close();
   });
@@ -173,7 +178,7 @@ describe('other tabs', () => {
     },
     IndexedDB: () => {
       const name = `destroy-${++count}`;
-      return { store: () => new DexieStore({ name }), gone: async () => !(await Dexie.exists(`${name}/kinds`)) };
+      return { store: () => new IndexedDbStore({ name }), gone: async () => !(await exists(`${name}/kinds`)) };
     },
   };
 
@@ -257,19 +262,22 @@ describe('other tabs', () => {
 describe('what stays elsewhere on the device', () => {
   it('the database in IndexedDB and this user’s rows of the earlier app are deleted, those of others stay', async () => {
     const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
-    const old = new Dexie(earlier);
-    old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
-    await old.table('conversations').bulkPut([{ id: C(1), userId: USER }, { id: C(2), userId: id(2) }, { id: C(3) }]);
-    await old.table('messages').bulkPut([1, 2, 3].map((n) => ({ id: M(n), conversationId: C(n), content: 'x' })));
-    const open = (): Sync => app.open({ store: new DexieStore({ name, adopt: { name: earlier, userId: USER } }) });
+    const old = await database(earlier, 30, { conversations: ['id', {}], messages: ['id', {}] });
+    await put(old, 'conversations', [{ id: C(1), userId: USER }, { id: C(2), userId: id(2) }, { id: C(3) }]);
+    await put(
+      old,
+      'messages',
+      [1, 2, 3].map((n) => ({ id: M(n), conversationId: C(n), content: 'x' })),
+    );
+    const open = (): Sync => app.open({ store: new IndexedDbStore({ name, adopt: { name: earlier, userId: USER } }) });
     const sync = open();
     await synced(sync);
     await sync.deleteMessage(M(1));
     await synced(sync);
     await destroy(sync);
-    expect(await Dexie.exists(`${name}/kinds`)).toBe(false);
-    expect(await old.table('conversations').toArray()).toEqual([{ id: C(2), userId: id(2) }]);
-    expect((await old.table('messages').toArray()).map((row: { id: string }) => row.id)).toEqual([M(2)]);
+    expect(await exists(`${name}/kinds`)).toBe(false);
+    expect(await all(old, 'conversations')).toEqual([{ id: C(2), userId: id(2) }]);
+    expect((await all(old, 'messages')).map((row) => row['id'])).toEqual([M(2)]);
     const again = open();
     await synced(again);
     expect([...app.server.messages.keys()]).toEqual([M(3)]);
@@ -277,14 +285,13 @@ describe('what stays elsewhere on the device', () => {
   });
 
   it('no row comes back if the database could not be deleted', async () => {
-    class Stuck extends DexieStore {
+    class Stuck extends IndexedDbStore {
       override destroy = (): Promise<void> => Promise.reject(new Error('the browser crashed'));
     }
     const [name, earlier] = [`destroy-${++count}`, `earlier-${count}`];
-    const old = new Dexie(earlier);
-    old.version(3).stores({ conversations: 'id, userId', messages: 'id, conversationId, userId' });
-    await old.table('conversations').put({ id: C(1), userId: USER });
-    await old.table('messages').put({ id: M(1), conversationId: C(1), content: 'x' });
+    const old = await database(earlier, 30, { conversations: ['id', {}], messages: ['id', {}] });
+    await put(old, 'conversations', [{ id: C(1), userId: USER }]);
+    await put(old, 'messages', [{ id: M(1), conversationId: C(1), content: 'x' }]);
     old.close();
     const options = { name, adopt: { name: earlier, userId: USER } };
     const store = new Stuck(options);
@@ -294,7 +301,7 @@ describe('what stays elsewhere on the device', () => {
     await synced(sync);
     const { lease } = await store.read((tx) => tx.meta());
     await expect(destroy(sync)).rejects.toThrow('the browser crashed');
-    const after = new DexieStore(options);
+    const after = new IndexedDbStore(options);
     expect(await after.read((tx) => tx.meta())).toMatchObject({ user: '', lease: lease + 1 });
     await synced(app.open({ store: after }));
     expect(app.server.messages.size).toBe(0);
@@ -321,7 +328,7 @@ describe('what stays elsewhere on the device', () => {
 
   it('a tab that keeps the database open does not hold up the deletion', async () => {
     const name = `destroy-${++count}`;
-    const sync = app.open({ store: new DexieStore({ name }), getToken: () => tokenOf(USER) });
+    const sync = app.open({ store: new IndexedDbStore({ name }), getToken: () => tokenOf(USER) });
     await synced(sync);
     const frozen = await new Promise<IDBDatabase>((resolve) => {
       const opening = indexedDB.open(`${name}/kinds`);
@@ -332,6 +339,6 @@ describe('what stays elsewhere on the device', () => {
     await new Promise((resolve) => (rows.onsuccess = resolve));
     expect(rows.result).toBe(0);
     frozen.close();
-    await pass(async () => !(await Dexie.exists(`${name}/kinds`)));
+    await pass(async () => !(await exists(`${name}/kinds`)));
   });
 });

@@ -224,3 +224,24 @@ it('a device that never synced shows all its rows', async () => {
   expect((await query.read()).rows).toHaveLength(120);
   expect(await query.loadOlder(50)).toBe('start');
 });
+
+it('a device whose store is slow catches up in few transactions', async () => {
+  const store = new Shared();
+  const first = app.open({ store });
+  await first.createConversation('x', C(1));
+  await app.world.clock.pass(0);
+  await app.end(first);
+  const texts = Array.from({ length: 100 }, (_, n) => `${n}`);
+  let writes = 0;
+  const { write } = store;
+  store.write = (work) => (writes++, write(work));
+  store.slow = true;
+  const sync = app.open({ store });
+  for (let i = 0; i < 100 && app.server.peers.size === 0; i++) await app.world.clock.pass(0);
+  texts.forEach((text, n) => app.server.message(C(1), M(n + 1), text, (app.world.clock.now() + n) * 1000));
+  for (let i = 0; i < 100 && (await status(sync)).state !== 'live'; i++) await app.world.clock.pass(0);
+  await app.world.clock.pass(1_000);
+  const { rows } = await sync.messages(C(1), { limit: 200 }).read();
+  expect(rows.map((row) => row.content)).toEqual(texts);
+  expect(writes).toBeLessThan(30);
+});

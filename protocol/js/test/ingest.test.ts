@@ -11,9 +11,9 @@ import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import type { Event } from '../src/session.js';
-import { Deposed } from '../src/store.js';
+import { Deposed, type Writing } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { C, CHAT_KINDS as kinds } from './support/rows.js';
+import { C, CHAT_KINDS as kinds, conversation, M, message, MESSAGE } from './support/rows.js';
 
 const limits: Limits = {
   frameBytes: 20_000,
@@ -194,5 +194,64 @@ describe('on another connection', () => {
     expect(await held(store)).toEqual([3, 4].map((n) => [n, 'pending', null]));
     expect((await store.read((tx) => tx.meta())).nextN).toBe(5);
     expect(await ingest.nextPush(limits)).toBeTypeOf('number');
+  });
+});
+
+describe('rows that are newer than all that is held', () => {
+  /** Counts the messages that are looked up. */
+  class Counting extends MemoryStore {
+    count = 0;
+    override write: MemoryStore['write'] = (work) =>
+      super.write((tx) => {
+        const get: Writing['get'] = (kind, keys) => {
+          if (kind.name === MESSAGE.name) this.count += keys.length;
+          return tx.get(kind, keys);
+        };
+        return work(Object.assign(Object.create(tx) as Writing, { get }));
+      });
+  }
+  const changes = (seq: number, ...rows: Parameters<typeof message>[]): Event => ({
+    t: 'changes',
+    rows: rows.map((row) => message(...row)),
+    cursor: `${seq}`,
+    seq,
+  });
+  const content = async (store: MemoryStore, n: number): Promise<unknown> =>
+    (await store.read((tx) => tx.get(MESSAGE, [M(n)])))[0]?.['content'];
+  async function begun(): Promise<{ readonly store: Counting; readonly ingest: Ingest }> {
+    const store = new Counting();
+    const ingest = ingestOf(store, () => 1000);
+    await ingest.lead();
+    await ingest.begin();
+    await ingest.apply(welcome({ mode: 'snapshot' }));
+    await ingest.apply({ t: 'snapshot', rows: [conversation(1, 5), message(1, 1, 5)], cursor: '5', first: true });
+    store.count = 0;
+    return { store, ingest };
+  }
+
+  it('are not looked up', async () => {
+    const { store, ingest } = await begun();
+    await ingest.apply(changes(7, [1, 1, 6, { content: 'edited' }], [2, 1, 7]));
+    expect(store.count).toBe(0);
+    expect([await content(store, 1), await content(store, 2)]).toEqual(['edited', 'm2']);
+  });
+
+  it('and rows that are not, because a page was read later, are', async () => {
+    const { store, ingest } = await begun();
+    ingest.expectPage(1, { kind: 'message', parent: C(1), before: null });
+    const rows = [message(1, 1, 9, { content: 'as of 9' })];
+    await ingest.apply({ t: 'page', id: 1, asOf: 9, rows, more: false } as Event);
+    await ingest.apply(changes(8, [1, 1, 7, { content: 'as of 7' }], [2, 1, 8]));
+    expect([await content(store, 1), await content(store, 2)]).toEqual(['as of 9', 'm2']);
+    store.count = 0;
+    await ingest.apply(changes(10, [1, 1, 10, { content: 'as of 10' }]));
+    expect([store.count, await content(store, 1)]).toEqual([0, 'as of 10']);
+  });
+
+  it('nor while it is not known how new the rows are', async () => {
+    const { store, ingest } = await begun();
+    await store.write((tx) => tx.setMeta({ newest: { seq: 0, isKnown: false } }));
+    await ingest.apply(changes(6, [1, 1, 4, { content: 'older' }]));
+    expect([store.count, await content(store, 1)]).toEqual([1, 'm1']);
   });
 });

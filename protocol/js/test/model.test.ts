@@ -180,7 +180,7 @@ async function checkRestored(
   for (const device of devices) await device.end();
 }
 
-const RUNS: Readonly<Record<string, number>> = { memory: 300, dexie: 10, sqlite: 10 };
+const RUNS: Readonly<Record<string, number>> = { memory: 300, indexeddb: 10, sqlite: 10 };
 
 describe.each(KINDS)('whatever happens, $name', (kind) => {
   it('each write is applied once, in the order of its device, or is in quarantine', async () => {

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { ProtocolError } from '../src/codec.js';
 import type { Mutation } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
-import { ALLOWED, Session, StateError, type State } from '../src/session.js';
+import { ALLOWED, Session, StateError, together, type Event, type State } from '../src/session.js';
 import { C, CHAT_KINDS as kinds, id } from './support/rows.js';
 
 const CURSOR = 'AAEC/w==';
@@ -235,4 +235,27 @@ describe('a session', () => {
     ).toThrow(RangeError);
     expect(() => inState('live').refresh('x'.repeat(1000))).toThrow(RangeError);
   });
+});
+
+it('changes that follow each other are applied together, up to a limit, and nothing else is', () => {
+  const changes = (rows: number, cursor: string, seq: number | null): Event => ({
+    t: 'changes',
+    rows: Array.from({ length: rows }, (_, n) => ({ kind: '-message', seq: n, id: id(n) })),
+    cursor,
+    seq,
+  });
+  const both = together(changes(2, 'a', 7), changes(3, 'b', 9));
+  expect(both).toMatchObject({ cursor: 'b', seq: 9 });
+  expect(both?.rows).toHaveLength(5);
+  // The position stays where the last whole transaction left it.
+  expect(together(changes(2, 'a', 7), changes(3, 'b', null))).toMatchObject({ cursor: 'b', seq: 7 });
+  expect(together(changes(2, 'a', null), changes(3, 'b', null))).toMatchObject({ seq: null });
+  expect(together(changes(1000, 'a', 7), changes(1001, 'b', 9))).toBeNull();
+  expect(together(changes(1, 'a', 7), { t: 'live', cursor: 'a', seq: 7 })).toBeNull();
+  expect(together({ t: 'live', cursor: 'a', seq: 7 }, changes(1, 'b', 9))).toBeNull();
+});
+
+it('a device without an id of its own says no hello', () => {
+  const nobody = { clientId: '00000000-0000-0000-0000-000000000000', cursor: null, generation: 1 };
+  expect(() => new Session({ kinds, token: 'x', ...nobody })).toThrow('the nil UUID names no device');
 });

@@ -1,5 +1,8 @@
 /** The contract of a store, checked with each of the three, with the chat schema and with one that is unlike it. */
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { applyPage, applyRows, applySnapshot, touchedNothing } from '../src/apply.js';
@@ -9,9 +12,11 @@ import type { Entry } from '../src/outbox.js';
 import { homeOf, keyOf, LOCAL, orderOf, orderOfRow, type Arrival, type Row } from '../src/rows.js';
 import { compile, type Id, type Kind } from '../src/schema.js';
 import type { Store, Writing } from '../src/store.js';
+import { IndexedDbStore } from '../src/store/indexeddb.js';
+import { SqliteStore } from '../src/store/sqlite.js';
 import { FORUM } from './support/forum.js';
 import { C, CHAT_KINDS, conversation, CONVERSATION, id, M, message, MESSAGE, PROFILE } from './support/rows.js';
-import { KINDS } from './support/stores.js';
+import { KINDS, sqliteDriver } from './support/stores.js';
 
 const entry = (key: number, change: Partial<Entry> = {}): Entry => ({
   key,
@@ -296,6 +301,29 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await store.read((tx) => tx.counts())).toEqual({ pending: 0, rejected: 0 });
   });
 
+  it('the outbox is as the last transaction left it: one that failed left nothing', async () => {
+    const keys = (): Promise<number[]> => store.read(async (tx) => (await tx.entries()).map((e) => e.key));
+    await write((tx) => tx.putEntries([entry(2)]));
+    expect(await keys()).toEqual([2]);
+    const broken = write(async (tx) => {
+      await tx.putEntries([entry(1)]);
+      await tx.dropEntries([2]);
+      expect((await tx.entries()).map((e) => e.key)).toEqual([1]);
+      throw new Error('stop');
+    });
+    await expect(broken).rejects.toThrow('stop');
+    expect(await keys()).toEqual([2]);
+    await write(async (tx) => {
+      await tx.putEntries([entry(5), entry(1)]);
+      expect((await tx.entries()).map((e) => e.key)).toEqual([1, 2, 5]);
+      await tx.dropEntries([2]);
+      expect(await tx.counts()).toEqual({ pending: 2, rejected: 0 });
+    });
+    expect(await keys()).toEqual([1, 5]);
+    store = await made.reopen();
+    expect(await keys()).toEqual([1, 5]);
+  });
+
   it('every value of every type is kept', async () => {
     const rows: Row[] = [
       [
@@ -518,6 +546,22 @@ describe.each(KINDS)('$name', ({ make }) => {
     expect(await store.read((tx) => tx.floors(MESSAGE, [C(7), C(1)]))).toEqual(['start', undefined]);
   });
 
+  it('7.3: a row that moves while a snapshot is read leaves no history that seems whole', async () => {
+    const parts = [
+      [conversation(1, 7), conversation(2, 7)],
+      [message(9, 1, 8), message(8, 1, 8)], // the window is full: there may be older ones
+      [message(9, 2, 9), message(7, 2, 9)],
+    ];
+    await write((tx) => applySnapshot(tx, CHAT_KINDS, parts, (kind) => (kind === PROFILE ? 9 : 2), touchedNothing()));
+    await store.read(async (tx) => {
+      expect(idsOf(await tx.newest(MESSAGE, C(1), null, 9))).toEqual([M(8)]);
+      expect(await tx.floors(MESSAGE, [C(1), C(2)])).toEqual([
+        [8000, M(8)],
+        [7000, M(7)],
+      ]);
+    });
+  });
+
   it('7.7: a page moves the floor only if it begins there', async () => {
     const page = (before: [number, string] | null, ns: number[], more: boolean): Promise<void> =>
       write((tx) =>
@@ -541,4 +585,58 @@ describe.each(KINDS)('$name', ({ make }) => {
     await page([80_000, M(80)], [30, 20], false);
     expect(await floor()).toBe('start');
   });
+});
+
+describe('an outbox that somebody else changes', () => {
+  const keys = (store: Store): Promise<number[]> => store.read(async (tx) => (await tx.entries()).map((e) => e.key));
+
+  it('in another tab', async () => {
+    const [mine, theirs] = [new IndexedDbStore({ name: 'two tabs' }), new IndexedDbStore({ name: 'two tabs' })];
+    await mine.write((tx) => tx.putEntries([entry(1)]));
+    expect([await keys(mine), await keys(theirs)]).toEqual([[1], [1]]);
+    await theirs.write((tx) => tx.putEntries([entry(2)]));
+    expect([await keys(mine), await keys(theirs)]).toEqual([
+      [1, 2],
+      [1, 2],
+    ]);
+    await mine.write((tx) => tx.dropEntries([1]));
+    await theirs.write((tx) => tx.putEntries([entry(3)]));
+    expect([await keys(mine), await keys(theirs)]).toEqual([
+      [2, 3],
+      [2, 3],
+    ]);
+    for (const store of [mine, theirs]) await store.close();
+  });
+
+  it('on another connection to SQLite, which tells so by its data_version', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'atlas-sqlite-'));
+    const driver = sqliteDriver(join(folder, 'device.sqlite'));
+    let version = 1;
+    const store = new SqliteStore({
+      ...driver,
+      all: async (sql, params) => (/data_version/.test(sql) ? [{ data_version: version }] : driver.all(sql, params)),
+    });
+    await store.write((tx) => tx.putEntries([entry(1), entry(2)]));
+    await driver.run('DELETE FROM atlas_outbox WHERE key = 1', []);
+    version++;
+    expect(await keys(store)).toEqual([2]);
+    await store.close();
+    rmSync(folder, { recursive: true });
+  });
+});
+
+it('SQLite flushes what must last, and not what the server sends again', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'atlas-sqlite-'));
+  const driver = sqliteDriver(join(folder, 'device.sqlite'));
+  const store = new SqliteStore(driver);
+  const level = async (): Promise<unknown> => (await driver.all('PRAGMA synchronous', []))[0]?.['synchronous'];
+  const [NORMAL, FULL] = [1, 2];
+  const within: unknown[] = [];
+  const note = async (): Promise<void> => void within.push(await level());
+  await store.write(note);
+  await store.write(note, 'relaxed');
+  await store.write(note, 'strict');
+  expect(within).toEqual([FULL, NORMAL, FULL]);
+  await store.close();
+  rmSync(folder, { recursive: true });
 });

@@ -43,7 +43,7 @@ describe('offline first', () => {
     app.world.network.mode = 'up';
     await app.world.clock.pass(2_000);
     expect((await sync.messages(home).read()).rows).toMatchObject([{ content: 'Hello', state: 'synced' }]);
-    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null, tier: 'pro' });
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, reason: null, tier: 'pro' });
     expect((await status(sync)).lastLive).toBeGreaterThan(0);
   });
 
@@ -213,9 +213,9 @@ describe('coming back', () => {
     for (const peer of app.server.peers) peer.say({ t: 'changes', from: 'AAAA', to: 'AAAB', rows: [], seq: 1 });
     await app.world.clock.pass(0);
     expect(socket?.closedWith).toEqual([4000]);
-    expect((await status(sync)).error).toMatchObject({ code: 'ProtocolError' });
+    expect((await status(sync)).reason).toMatchObject({ code: 'ProtocolError' });
     await app.world.clock.pass(1_000);
-    expect(await status(sync)).toMatchObject({ state: 'live', error: null });
+    expect(await status(sync)).toMatchObject({ state: 'live', reason: null });
   });
 
   it('a device that is told to start over keeps its unsent writes', async () => {
@@ -283,11 +283,11 @@ describe('coming back', () => {
       await first.close();
       await app.world.clock.pass(10_000);
       if (how === 'full') {
-        expect(await status(second)).toMatchObject({ state: 'offline', error: { code: 'QuotaExceededError' } });
+        expect(await status(second)).toMatchObject({ state: 'offline', reason: { code: 'store_full' }, retryAt: expect.any(Number) });
       }
       store.broken = 'no';
       await app.world.clock.pass(31_000);
-      expect(await status(second)).toMatchObject({ state: 'live', error: null });
+      expect(await status(second)).toMatchObject({ state: 'live', reason: null });
       stop();
       await second.close();
     }
@@ -302,7 +302,7 @@ describe('coming back', () => {
     }
     await app.world.clock.pass(3_600_000);
     expect(app.world.network.attempts).toHaveLength(1);
-    expect(await status(sync)).toMatchObject({ state: 'offline', error: { code: 'bad_frame', message: 'what?' } });
+    expect(await status(sync)).toMatchObject({ state: 'offline', reason: { code: 'bad_frame', message: 'what?' }, retryAt: null });
     sync.reconnect();
     await app.world.clock.pass(0);
     expect((await status(sync)).state).toBe('live');
@@ -324,12 +324,12 @@ describe('tokens', () => {
     await app.world.clock.pass(60_000);
     expect(await status(sync)).toMatchObject({
       pending: 1,
-      error: { code: 'TokenError', message: expect.stringContaining(words) },
+      reason: { code: 'TokenError', message: expect.stringContaining(words) },
     });
     expect(app.world.network.attempts).toEqual([]);
     token = tokenOf(USER.toUpperCase());
     await app.world.clock.pass(31_000); // the longest pause between two attempts
-    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, error: null });
+    expect(await status(sync)).toMatchObject({ state: 'live', pending: 0, reason: null });
   });
 
   it('an unreadable token refreshes no connection, and the token in use goes on', async () => {
@@ -345,7 +345,7 @@ describe('tokens', () => {
       await app.world.clock.pass(20_000);
     }
     expect(offered).toEqual([tokenOf(USER)]);
-    expect(await status(sync)).toMatchObject({ state: 'live', error: { code: 'TokenError' } });
+    expect(await status(sync)).toMatchObject({ state: 'live', reason: { code: 'TokenError' } });
   });
 
   it('another token is asked for before the one in use ends', async () => {
@@ -632,7 +632,7 @@ describe('tiers', () => {
     app.server.setTier('free');
     await app.world.clock.pass(60_000);
     expect(app.world.network.attempts).toHaveLength(1);
-    expect(await status(sync)).toMatchObject({ state: 'local', error: { code: 'local_only' } });
+    expect(await status(sync)).toMatchObject({ state: 'local', reason: { code: 'local_only' } });
     expect(await texts(sync)).toEqual(['1', '2']);
     await sync.sendMessage(C(1), 'three');
     const alone = await sync.createConversation('alone');
@@ -774,10 +774,10 @@ describe('tabs', () => {
       peer.shut(4300);
     }
     await app.world.clock.pass(60_000);
-    expect(await status(b)).toMatchObject({ state: 'offline', error: { code: 'bad_frame' } });
+    expect(await status(b)).toMatchObject({ state: 'offline', reason: { code: 'bad_frame' } });
     b.reconnect();
     await app.world.clock.pass(1_000);
-    for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', error: null });
+    for (const sync of [a, b]) expect(await status(sync)).toMatchObject({ state: 'live', reason: null });
     expect(app.world.network.attempts).toHaveLength(2);
   });
 

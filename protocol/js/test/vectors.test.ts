@@ -1,16 +1,16 @@
 /** The golden frames and texts, with which every implementation of the protocol is checked. */
 
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 
-import { decode as unpack } from '@msgpack/msgpack';
+import { decode as unpack, encode as pack } from '@msgpack/msgpack';
 
 import { codecsFor, ProtocolError } from '../src/codec.js';
 import type { ToServer } from '../src/frames.js';
 import { check, WriteError, type Mutation } from '../src/mutation.js';
 import type { Arrival, Place } from '../src/rows.js';
-import { camel, compile, type Id, type Kind, type Kinds, type Schema } from '../src/schema.js';
+import { compile, type Id, type Kind, type Kinds, type Schema } from '../src/schema.js';
 import { CHAT_KINDS, id } from './support/rows.js';
+import { file, keyOf, kindsBy, mutationBy, rowBy, value } from './support/vectors.js';
 
 interface Vector {
   readonly name: string;
@@ -22,49 +22,11 @@ interface Vector {
   readonly schema?: string;
 }
 
-const file = (name: string): unknown =>
-  JSON.parse(readFileSync(new URL(`../../vectors/${name}.json`, import.meta.url), 'utf8'));
 const vectors = file('frames') as readonly Vector[];
 const bytes = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
-const schemas = file('schemas') as readonly (Schema & { readonly name: string })[];
-const kindsBy = new Map(schemas.map((schema) => [schema.name, compile(schema)]));
 const kindsOf = (vector: Vector): Kinds => kindsBy.get(vector.schema ?? 'chat') as Kinds;
 
-/** A value of the JSON encoding as it is here: SPEC 2.4, implemented by the test. */
-function value(type: string | undefined, carried: unknown): unknown {
-  if (carried === null) return null;
-  switch (type) {
-    case 'bigint':
-      return typeof carried === 'string' ? BigInt(carried) : carried;
-    case 'float':
-      return Number(carried);
-    case 'json':
-    case 'array':
-      return JSON.parse(carried as string);
-    case 'bytes':
-      return Uint8Array.from(Buffer.from(carried as string, 'base64'));
-    default:
-      return carried;
-  }
-}
-
-const keyOf = ({ key }: Kind, carried: unknown): Id =>
-  key.length === 1
-    ? (value(key[0], carried) as Id)
-    : ((carried as unknown[]).map((part, i) => value(key[i], part)) as unknown as Id);
-const kindOf = (kinds: Kinds, tag: unknown): Kind | undefined => [...kinds.values()].find((kind) => kind.tag === tag);
-const rowBy =
-  (kinds: Kinds) =>
-  ([tag, seq, id, ...values]: readonly unknown[]): Arrival | [] => {
-    const deleted = String(tag).startsWith('-');
-    const kind = kindOf(kinds, deleted ? String(tag).slice(1) : tag);
-    if (kind === undefined) return [];
-    const head = { seq: seq as number, id: keyOf(kind, id) };
-    if (deleted) return { kind: `-${kind.name}`, ...head };
-    const columns = [...kind.columns.values()].map(({ name, type }, i) => [name, value(type, values[i])]);
-    return { kind: kind.name, ...head, ...Object.fromEntries(columns) };
-  };
 const result = ([kind, n, ...more]: readonly unknown[]): unknown =>
   kind === 'rejected'
     ? { kind, n, code: more[0], message: more[1], column: more[2] ?? null }
@@ -151,21 +113,6 @@ describe('to the client', () => {
     expect(codecs.json.decode(JSON.stringify(vector.frame))).toEqual(expected(vector));
   });
 });
-
-const mutationBy =
-  (kinds: Kinds) =>
-  ([op, tag, target, columns, at]: readonly unknown[]): Mutation => {
-    const kind = kindOf(kinds, tag) as Kind;
-    const dated = op !== '+' && kind.dated !== null;
-    const [key, instant] = dated ? (target as [unknown, number]) : [target, undefined];
-    const base = { kind: kind.name, id: keyOf(kind, key), ...(instant !== undefined && { dated: instant }) };
-    if (op === '-') return { op, ...base };
-    const given = Object.entries(columns as Record<string, unknown>).map(([wire, carried]) => {
-      const name = camel(wire);
-      return [name, value(kind.columns.get(name)?.type, carried)];
-    });
-    return { op: op as '+', ...base, columns: Object.fromEntries(given), at: at as number };
-  };
 
 /** A frame as this client would say it; null for what it never says. */
 function said(vector: Vector): ToServer | null {
@@ -326,6 +273,32 @@ describe('a text that no server keeps is refused, by the character that it is', 
         const blamed = text.includes('\0') ? 'U+0000' : 'half of a surrogate pair';
         expect(refusal).toMatchObject({ code, message: expect.stringContaining(`contains ${blamed}`) });
       }
+    }
+  });
+});
+
+describe('values that no device holds exactly', () => {
+  const row = (at: number | bigint): unknown[] => ['c', 5, id(1), 'x', at, at];
+  it.each<readonly [number | bigint, number]>([
+    [2 ** 53, 2 ** 53 - 1],
+    [-62_135_596_800_000_000, 1 - 2 ** 53],
+    [2n ** 63n - 1n, 2 ** 53 - 1],
+    [-(2n ** 63n), 1 - 2 ** 53],
+  ])('an instant of %s is taken as the nearest bound, and is sent back as an integer', (at, nearest) => {
+    const frame = { t: 'page', id: 1, as_of: 5, rows: [row(at)], more: false };
+    const packed = { ...frame, rows: [row(at).map((each, i) => (i === 2 ? new Uint8Array(16) : each))] };
+    const read = [
+      codecsFor(CHAT_KINDS).msgpack.decode(pack(packed, { useBigInt64: true })),
+      codecsFor(CHAT_KINDS).json.decode(JSON.stringify(frame, (_, each) => (typeof each === 'bigint' ? Number(each) : each))),
+    ];
+    for (const page of read) {
+      const [found] = (page as { readonly rows: readonly Arrival[] }).rows;
+      expect(found).toMatchObject({ createdAt: nearest, updatedAt: nearest });
+      const ask = { t: 'page', id: 1, kind: 'conversation', parent: null, before: [nearest, id(1)], limit: 1 } as const;
+      const { before } = unpack(codecsFor(CHAT_KINDS).msgpack.encode(ask) as Uint8Array, { useBigInt64: true }) as {
+        before: unknown[];
+      };
+      expect(before[0]).toBe(BigInt(nearest)); // a float would be a number
     }
   });
 });

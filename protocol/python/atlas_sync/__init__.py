@@ -10,6 +10,7 @@ from atlas_sync.connection import PageError
 from atlas_sync.device import Device, Status, StayAway
 from atlas_sync.mutation import Applied, Delete, Insert, Mutation, Rejected, Repeated, Result, Update, WriteError
 from atlas_sync.outbox import Entry, EntryState, Outbox, Storage
+from atlas_sync.reason import Reason
 from atlas_sync.replica import Replica
 from atlas_sync.rows import Deleted, Key, Row
 from atlas_sync.schema import Column, Devices, Kind, Schema
@@ -26,7 +27,7 @@ from atlas_sync.session import (
     SchemaArrived,
     Welcomed,
 )
-from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError
+from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError, UnsentError
 from atlas_sync.view import Certainty, Shown, Synced, View, build_view
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "PageError",
     "Pong",
     "ProtocolError",
+    "Reason",
     "Refreshed",
     "Rejected",
     "Repeated",
@@ -71,6 +73,7 @@ __all__ = [
     "Storage",
     "StorageError",
     "Synced",
+    "UnsentError",
     "Update",
     "View",
     "Welcomed",

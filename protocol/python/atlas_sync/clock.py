@@ -24,11 +24,12 @@ class ServerClock:
     """The server's clock, computed from the last `welcome`. The only place that knows the two offsets.
 
     `now` follows the device's wall clock, because a person's instants must follow it. `deadline` follows the event
-    loop's clock, because nobody sets that one while a token is in use.
+    loop's clock, because nobody sets that one while a token is in use. `ahead` may be read: how far the server's clock
+    is ahead of the wall clock, in microseconds.
     """
 
-    def __init__(self) -> None:
-        self._ahead = 0  # microseconds, of the wall clock
+    def __init__(self, ahead: int = 0) -> None:
+        self.ahead = ahead
         self._loop_offset = 0.0  # seconds: the server's clock less the loop's
 
     def set(self, server_time: int, *, took: float, loop_time: float) -> None:
@@ -36,12 +37,12 @@ class ServerClock:
 
         It was received at `loop_time` (seconds), `took` seconds after the connection was opened.
         """
-        self._ahead = clock_ahead(self._ahead, server_time - now(), round(took * 1_000_000))
+        self.ahead = clock_ahead(self.ahead, server_time - now(), round(took * 1_000_000))
         self._loop_offset = server_time / 1e6 - loop_time
 
     def now(self) -> int:
         """Microseconds since 1970-01-01 UTC by the server's clock; by the device's before the first `welcome`."""
-        return now() + self._ahead
+        return now() + self.ahead
 
     def deadline(self, instant: int) -> float:
         """The time of the event loop's clock (seconds) at which the server's clock shows `instant` (microseconds)."""

@@ -40,6 +40,11 @@ def _bigint(value: Any) -> int:
     return integer(value)
 
 
+def _instant(value: Any) -> int:
+    """The server sends none beyond the bounds (SPEC.md, 2.4), and accepts none."""
+    return min(max(integer(value), 1 - SEQ_END), SEQ_END - 1)
+
+
 def _float(value: Any) -> float:
     if isinstance(value, str) and value in _NO_NUMBERS:
         return _NO_NUMBERS[value]
@@ -112,7 +117,7 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
     "bigint": _bigint,
     "float": _float,
     "numeric": _numeric,
-    "instant": integer,
+    "instant": _instant,
     "date": text,
     "json": _json,
     "array": _list,

@@ -15,6 +15,7 @@ from atlas_sync.checks import ProtocolError
 from atlas_sync.clock import ServerClock
 from atlas_sync.comeback import refresh_after
 from atlas_sync.outbox_sender import OutboxSender
+from atlas_sync.reason import NoTokenError, SilentError
 from atlas_sync.rows import Key
 from atlas_sync.session import ErrorAnswer, Event, PageArrived, Refreshed, Session, Welcomed
 from atlas_sync.stopping import Stopping
@@ -42,7 +43,7 @@ class Calls:
     """What a connection calls on its device."""
 
     fetch_token: Callable[[], Awaitable[str]]
-    """Raises OSError if there is no token for now."""
+    """Raises NoTokenError if there is none for now."""
     apply: Callable[[Event], Awaitable[None]]
     """Store what the event brought: before the outbox receives the event."""
     announce: Callable[[Event], None]
@@ -152,7 +153,7 @@ class Connection:
         while (left := max(from_now, self._websocket.last_byte_at) + self._silence - self._loop.time()) > 0:
             with suppress(TimeoutError):
                 return await self._stopping.wait_for(self._websocket.recv, left)
-        raise TimeoutError(f"nothing came for {self._silence} s")
+        raise SilentError(f"nothing came for {self._silence} s")
 
     async def _receive(self, event: Event) -> None:
         match event:
@@ -186,8 +187,11 @@ class Connection:
             try:
                 async with asyncio.timeout_at(ends):
                     token = await self._calls.fetch_token()
-            except OSError as error:
+            except NoTokenError as error:
                 self._calls.report(error)
+                continue
+            except TimeoutError:
+                self._calls.report(NoTokenError("token() gave none in time"))
                 continue
             if token in (self.token, self.offered_token):
                 continue  # the server has it already, or refused it

@@ -26,9 +26,20 @@ from atlas_sync.connection import Calls, Connection
 from atlas_sync.mutation import Mutation
 from atlas_sync.outbox import Entry, Outbox, next_generation
 from atlas_sync.outbox_sender import OutboxSender
+from atlas_sync.reason import NoTokenError, Reason, reason_of
 from atlas_sync.rows import Key
 from atlas_sync.schema import Schema
-from atlas_sync.session import Batch, ErrorAnswer, Event, Live, PageArrived, SchemaArrived, Session, Welcomed
+from atlas_sync.session import (
+    Batch,
+    ErrorAnswer,
+    Event,
+    Live,
+    PageArrived,
+    Refreshed,
+    SchemaArrived,
+    Session,
+    Welcomed,
+)
 from atlas_sync.stopping import Stopped, Stopping
 from atlas_sync.websocket import open_websocket
 
@@ -95,10 +106,12 @@ class Device:
         rng: Randomness for the delays between connections.
 
     Raises ValueError for a window out of bounds or of a kind that the schema does not have, a cursor of more than 128
-    bytes, or another user's outbox.
+    bytes, the nil UUID as `client_id`, or another user's outbox.
 
-    May be read: `status`; `schema`, None until it is known; `cursor`, that of the last stored batch; `last_error`, the
-    last thing that went wrong, None if nothing did.
+    May be read: `status`; `reason`, why there is no connection or soon will be none, and what to do, None if nothing is
+    wrong; `retry_at`, when the next attempt begins, in seconds since 1970 by the device's clock, None if none is due or
+    one is under way; `schema`, None until it is known; `cursor`, that of the last stored batch; `last_error`, for logs:
+    the last exception or `error` frame, None if there was none.
     """
 
     def __init__(
@@ -119,6 +132,8 @@ class Device:
         rng: random.Random | None = None,
     ) -> None:
         self.status = Status.OFFLINE
+        self.reason: Reason | None = None
+        self.retry_at: float | None = None
         self.schema = schema
         self.cursor = cursor
         self.last_error: ErrorAnswer | Exception | None = None
@@ -141,7 +156,7 @@ class Device:
         self._connection: Connection | None = None  # while it is open
         self._ended_token: str | None = None  # the token that the last 41xx was about
         self._generation = 0  # of the last connection, without an outbox, which would keep it
-        self._clock = ServerClock()
+        self._clock = ServerClock(0 if outbox is None else outbox.ahead)
 
     # ---- For the app -------------------------------------------------------------------------------------------------
 
@@ -163,6 +178,7 @@ class Device:
                 await self._stay_in_step()
         finally:
             self._over.set()
+            self.retry_at = None
             self._become(Status.OFFLINE)
 
     async def stop(self) -> None:
@@ -185,9 +201,9 @@ class Device:
     ) -> PageArrived:
         """Ask for older rows of a kind, newest first: of a kind with a parent, those of the row with the key `parent`.
 
-        `before` is the place of the oldest row that is held (`Kind.place`): the value of the column `newest` and the
-        key. None asks for the newest. Waits while the permitted number of pages is unanswered, and until the device has
-        caught up far enough to ask. Apply the rows within `Replica.expecting_page`.
+        `before` is a place: the value of the column `newest` and the key. None asks for the newest. `Replica.older`
+        says from where to ask, and applies the page. Waits while the permitted number of pages is unanswered, and until
+        the device has caught up far enough to ask.
 
         Raises PageError if the server answers with an `error`, ConnectionError if the device is offline or its
         connection ends, TimeoutError after `timeout` seconds, ValueError for a limit outside 1–1000, an unknown kind,
@@ -213,7 +229,7 @@ class Device:
     def now(self) -> int:
         """The instant for a mutation's `at`: microseconds since 1970-01-01 UTC.
 
-        By the server's clock; by the device's before the first `welcome`.
+        By the server's clock, as the last `welcome` showed it; by the device's before the first one.
         """
         return self._clock.now()
 
@@ -252,20 +268,30 @@ class Device:
                         refreshing = error is not None and error.answers == "refresh"
                         self._ended_token = connection.offered_token if refreshing else connection.token
             attempt = step.attempt
+            self.retry_at = clock.now() / 1e6 + step.delay_seconds
             self._become(Status.OFFLINE)
             await self._stopping.sleep(step.delay_seconds)
+            self.retry_at = None
 
     async def _open(self) -> Connection | None:
         """A new connection, on which nothing was sent yet; None if there is none for now. The app's exceptions pass."""
         try:
             token = await self._stopping.wait_for(self._fetch_token, TOKEN_WITHIN)
-            if token == self._ended_token:
-                raise ConnectionError("token() returned the token again that the server refuses")
+        except NoTokenError as error:
+            self._report(error)
+            return None
+        except TimeoutError:
+            self._report(NoTokenError(f"token() gave none within {TOKEN_WITHIN:.0f} s"))
+            return None
+        if token == self._ended_token:
+            self._report(NoTokenError("token() returned the token again that the server refuses"))
+            return None
+        try:
             session = self._new_session(token, self._next_generation())
             dial = partial(open_websocket, self._url, self._encoding)
             websocket = await self._stopping.wait_for(dial, CONNECT_WITHIN)
         except (OSError, InvalidHandshake) as error:  # TimeoutError is an OSError
-            self.last_error = error
+            self._report(error)
             return None
         sender = None
         if self._outbox is not None:
@@ -306,17 +332,20 @@ class Device:
         return self._generation
 
     async def _fetch_token(self) -> str:
-        """Raises ConnectionError for a token that must not be used, and what the app raises."""
-        given = self._token()
-        token = await given if isawaitable(given) else given
+        """Raises NoTokenError if there is none, or one that must not be used; and what else the app raises."""
+        try:
+            given = self._token()
+            token = await given if isawaitable(given) else given
+        except OSError as error:
+            raise NoTokenError(f"token() failed ({error})") from error
         # Another user may have signed in since: this user's outbox must never be sent under that user's name.
         subject = _subject(token)
         if subject is None:
-            raise ConnectionError(
+            raise NoTokenError(
                 "token() returned a token whose sub cannot be read: return the JWT that the server verifies"
             )
         if subject != str(self._user):
-            raise ConnectionError(
+            raise NoTokenError(
                 "token() returned another user's token: make a Device, with an outbox of its own, for each user"
             )
         return token
@@ -326,7 +355,12 @@ class Device:
     async def _apply(self, event: Event) -> None:
         match event:
             case Welcomed():
+                if self._outbox is not None:
+                    self._outbox.keep_time(self._clock.ahead, self._clock.now())
+                self.reason = None
                 self._become(Status.CATCHING_UP)
+            case Refreshed():
+                self.reason = None
             case SchemaArrived():
                 self.schema = self.schema if self._built_with is not None else event.schema
             case Batch():
@@ -342,6 +376,7 @@ class Device:
 
     def _report(self, error: ErrorAnswer | Exception) -> None:
         self.last_error = error
+        self.reason = reason_of(error, self._url) or self.reason
 
     def _wake_sender(self) -> None:
         if self._connection is not None:

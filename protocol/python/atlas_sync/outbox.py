@@ -4,20 +4,36 @@ Sans-I/O: it knows neither sockets nor clocks. Time is an argument, and a `Stora
 view.py shows the outbox's effects, outbox_sender.py sends it.
 """
 
-from collections.abc import Callable
+import math
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from atlas_sync.codec import CODECS
 from atlas_sync.comeback import backoff
-from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Rejected, Result, WriteError, check
+from atlas_sync.mutation import (
+    FRAME_BYTES,
+    NUMBER_END,
+    Delete,
+    Insert,
+    Mutation,
+    Rejected,
+    Result,
+    Update,
+    WriteError,
+    check,
+    split,
+)
+from atlas_sync.rows import Key, Row
 from atlas_sync.schema import Schema
 from atlas_sync.session import ErrorAnswer, Limits
 from atlas_sync.wire import Wire
 
 ENVELOPE = 96  # bytes at most of a push without its mutations: its kind, its numbers, the head of its list
+EARLIEST = 1_420_070_400_000_000  # microseconds: 2015-01-01, before which a server accepts no write
 JITTER = 0.5  # up to this fraction is added to `retry_after`: several devices may have been told the same
 
 
@@ -62,7 +78,8 @@ class Head:
     """What an outbox keeps besides its entries.
 
     next_key, next_n: For the next entry. frame_bytes: From the last `welcome`. generation: That of the last connection.
-    schema: The server's, if the outbox was made without one.
+    schema: The server's, if the outbox was made without one. ahead: How far the server's clock was ahead of
+    the device's at the last `welcome`, in microseconds; None before the first one.
     """
 
     next_key: int = 1
@@ -70,6 +87,7 @@ class Head:
     frame_bytes: int = FRAME_BYTES
     generation: int = 0
     schema: Schema | None = None
+    ahead: int | None = None
 
 
 class Storage(Protocol):
@@ -181,6 +199,35 @@ class Outbox:
         """Delete a rejected entry. Raises ValueError if none has this key."""
         self._commit(self._head, [], [self._rejected(key).key])
 
+    def export(self, rows: Mapping[str, Mapping[Key, Row]] | None = None) -> dict[str, Any]:
+        """Return what the server has not confirmed, as plain JSON without a token: for a support case.
+
+        `rows` are the rows that the device holds (`Replica.rows`): those that the mutations are about are added. The
+        result contains content of the user: send it nowhere without their consent.
+        """
+        unsent = [
+            {
+                "state": entry.state.value,
+                "n": entry.n,
+                "op": {Insert: "+", Update: "~", Delete: "-"}[type(entry.mutation)],
+                "kind": entry.mutation.kind,
+                "id": _plain(entry.mutation.id),
+                "at": None if isinstance(entry.mutation, Delete) else entry.mutation.at,
+                "columns": {} if isinstance(entry.mutation, Delete) else _plain(entry.mutation.columns),
+                "row": self._held(entry.mutation, rows or {}),
+                "code": entry.code,
+                "message": entry.message,
+            }
+            for entry in self.unsent
+        ]
+        user = None if self.user is None else str(self.user)
+        return {"version": 1, "user": user, "client_id": str(self.client_id), "unsent": unsent}
+
+    @property
+    def unsent(self) -> tuple[Entry, ...]:
+        """The entries that the server has not confirmed, or not yet again on this connection; rejected ones too."""
+        return tuple(unconfirmed(self._entries.values()))
+
     # ---- For the connection ------------------------------------------------------------------------------------------
 
     def generation(self, now: int) -> int:
@@ -197,6 +244,21 @@ class Outbox:
         if limits.frame_bytes != self._head.frame_bytes:
             self._commit(replace(self._head, frame_bytes=limits.frame_bytes), [], [])
         self.distrust_acks()
+
+    @property
+    def ahead(self) -> int:
+        """How far the server's clock is ahead of the device's, in microseconds, as far as it is known."""
+        return self._head.ahead or 0
+
+    def keep_time(self, ahead: int, now: int) -> None:
+        """A `welcome` has shown how far the server's clock is `ahead`, in microseconds; it shows `now`.
+
+        Before the first `welcome` nothing was sent: what waits gets the instants that a right clock would have given,
+        in the same order. Later the server may know what waits, and compare it: instants stay.
+        """
+        if ahead != self._head.ahead:
+            put = self._redated(ahead, now) if self._head.ahead is None else []
+            self._commit(replace(self._head, ahead=ahead), put, [])
 
     def learn(self, schema: Schema) -> None:
         """The server's schema has arrived: keep it if the outbox was made without one."""
@@ -316,6 +378,35 @@ class Outbox:
             if entry.state is EntryState.PENDING or (entry.state is EntryState.ACKED and entry.seq is None)
         ]
 
+    def _held(self, mutation: Mutation, rows: Mapping[str, Mapping[Key, Row]]) -> Any:
+        kind = None if self.schema is None else self.schema.get(mutation.kind)
+        target: Any = mutation.id
+        key = target if kind is None or isinstance(mutation, Insert) else split(target, kind)[0]
+        row = rows.get(mutation.kind, {}).get(key)
+        return None if row is None else _plain(row.values)
+
+    def _redated(self, shift: int, now: int) -> list[Entry]:
+        written = [each.mutation for each in self._entries.values()]
+        instants = redated((each.at for each in written if not isinstance(each, Delete)), shift, now)
+        made = {(each.kind, each.id) for each in written if isinstance(each, Insert)}
+
+        def target(mutation: Update | Delete) -> Any:
+            kind = None if self.schema is None else self.schema.get(mutation.kind)
+            key, at = (mutation.id, None) if kind is None else split(mutation.id, kind)
+            # The instant of a row that the server has stays what it is.
+            return (key, instants.get(at, at)) if at is not None and (mutation.kind, key) in made else mutation.id
+
+        def moved(mutation: Mutation) -> Mutation:
+            match mutation:
+                case Insert():
+                    return replace(mutation, at=instants[mutation.at])
+                case Update():
+                    return replace(mutation, id=target(mutation), at=instants[mutation.at])
+                case Delete():
+                    return replace(mutation, id=target(mutation))
+
+        return [replace(each, mutation=moved(each.mutation)) for each in self._entries.values()]
+
     def _waiting(self) -> dict[int, Mutation]:
         return {entry.n: entry.mutation for entry in self._unanswered()}
 
@@ -371,6 +462,45 @@ class Outbox:
 def next_generation(last: int, now: int) -> int:
     """The generation after `last`, at `now` by the device's clock in microseconds."""
     return min(max(last + 1, now), NUMBER_END)
+
+
+def redated(instants: Iterable[int], shift: int, most: int) -> dict[int, int]:
+    """Instants that a wrong clock gave, as they should have been, by the former ones. All in microseconds.
+
+    Each is moved by `shift`, and then to the nearest that a server accepts, from EARLIEST to `most`. Two that differed
+    still differ, in the same order.
+    """
+    ordered = sorted(set(instants))
+    moved, last = [at + shift for at in ordered], most
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], last)
+        last = moved[i] - 1
+    first = EARLIEST
+    for i in range(len(moved)):
+        moved[i] = max(moved[i], first)
+        first = moved[i] + 1
+    return dict(zip(ordered, moved, strict=True))
+
+
+def unconfirmed(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that the server has not confirmed, or not yet again on this connection; rejected ones too."""
+    return [each for each in entries if each.state is not EntryState.ACKED or each.seq is None]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: numbers that are none, and what is no number or text, as texts; bytes as base64."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case bytes():
+            return b64encode(value).decode("ascii")
+        case Mapping():
+            return {str(name): _plain(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+    return str(value)
 
 
 def _whole(text: str) -> str:

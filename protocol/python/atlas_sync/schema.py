@@ -85,8 +85,12 @@ class Kind:
 
     def rank(self, row: Row) -> tuple[Any, ...]:
         """Sorts rows of one list: the newest has the greatest rank."""
-        order, key = self.place(row)
-        return (_rank(order), *(_rank(part) for part in (key if isinstance(key, tuple) else (key,))))
+        return self.order(self.place(row))
+
+    def order(self, place: tuple[Any, Key]) -> tuple[Any, ...]:
+        """Sorts places of one list as `rank` sorts rows."""
+        newest, key = place
+        return (_rank(newest), *(_rank(part) for part in (key if isinstance(key, tuple) else (key,))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ class Batch:
 
     `replaces`: delete all synced rows first. `cursor` is None in all parts of a snapshot but the last: store None too,
     so that a device that is interrupted in between starts over. `partial`: the rest of a large transaction follows.
-    `seq` is the device's position after the rows are applied; None within a snapshot or a transaction.
+    `seq` is the device's position after the rows are applied; None within a snapshot or a transaction. `window`: in
+    the last part of a snapshot, how many rows of each kind it has at most, of the list or of each parent; None for all.
     """
 
     rows: tuple[Row | Deleted, ...]
@@ -84,6 +85,7 @@ class Batch:
     replaces: bool
     partial: bool
     seq: int | None = None
+    window: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,8 @@ class Session:
     `schema` is the one that the app was built with; None takes the server's. `window` has for names of kinds the rows
     of a snapshot, of the list or of each parent; where it says nothing the server's schema decides.
 
-    Raises ValueError for a window out of bounds or of a kind that the schema does not have, and for a cursor of more
-    than 128 bytes.
+    Raises ValueError for a window out of bounds or of a kind that the schema does not have, for a cursor of more than
+    128 bytes, and for the nil UUID as client_id.
 
     May be read: `state`; `schema`, by which rows are read and mutations written, None until it has arrived; `wire`,
     None until the server's schema is known; `cursor`, for the next connection; `limits`; `unanswered`, the ids of
@@ -203,6 +205,8 @@ class Session:
         generation: int | None = None,
     ) -> None:
         _check_window(window or {}, schema)
+        if not client_id.int:
+            raise ValueError("the nil UUID names no device: make a client_id once at random, and keep it")
         if cursor is not None and len(cursor) > CURSOR_BYTES:
             raise ValueError(f"a cursor has at most {CURSOR_BYTES} bytes")
         self.state = State.NEW
@@ -392,7 +396,8 @@ class Session:
         first = self.state is State.SNAPSHOT_DUE
         self.cursor = cursor
         self.state = State.SNAPSHOT if cursor is None else State.CATCHING_UP
-        return Batch(rows, cursor, replaces=first, partial=False)
+        window = None if cursor is None or self.wire is None else self.wire.windows(self._window or {})
+        return Batch(rows, cursor, replaces=first, partial=False, window=window)
 
     def _changes(self, frame: Fields) -> Event:
         start, to = frame.read("from", self._codec.cursor), frame.read("to", self._codec.cursor)

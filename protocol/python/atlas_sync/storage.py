@@ -11,11 +11,11 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from atlas_sync.checks import ProtocolError
-from atlas_sync.outbox import Entry, EntryState, Head
+from atlas_sync.outbox import Entry, EntryState, Head, unconfirmed
 from atlas_sync.stored import pack_mutation, pack_schema, unpack_earlier, unpack_mutation, unpack_schema
 
 APPLICATION = 0x41744C53  # SQLite's application_id, which marks a file as ours: «AtLS»
-VERSION = 3  # of the tables: SQLite's user_version
+VERSION = 4  # of the tables: SQLite's user_version
 LOCK_WITHIN = 0.5  # seconds; another process may be ending
 
 _HEAD = """
@@ -23,7 +23,7 @@ CREATE TABLE atlas_head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     owner BLOB NOT NULL, client_id BLOB NOT NULL,
     next_key INTEGER NOT NULL, next_n INTEGER NOT NULL,
-    frame_bytes INTEGER NOT NULL, generation INTEGER NOT NULL, schema BLOB
+    frame_bytes INTEGER NOT NULL, generation INTEGER NOT NULL, schema BLOB, ahead INTEGER
 )
 """
 _OUTBOX = """
@@ -36,6 +36,14 @@ CREATE TABLE atlas_outbox (
 
 class StorageError(Exception):
     """The file cannot be used. The message says what to do."""
+
+
+class UnsentError(Exception):
+    """`count` writes would be lost: neither the server nor another device has them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"writes on this device only: {count}; let them be sent, or set discard_unsent")
+        self.count = count
 
 
 class MemoryStorage:
@@ -98,8 +106,23 @@ class SqliteStorage:
         """Close the file. May be repeated."""
         self._db.close()
 
+    def destroy(self, *, discard_unsent: bool = False) -> None:
+        """Delete the file and all that is in it, the app's own tables too, as when the user signs out.
+
+        Call it after the device has ended. Raises UnsentError, and deletes nothing, if there are writes that the server
+        has not confirmed or has rejected, unless `discard_unsent` is set.
+        """
+        unsent = unconfirmed(self.load()[1])
+        if unsent and not discard_unsent:
+            raise UnsentError(len(unsent))
+        self.close()
+        for path in (self._path, f"{self._path}-wal", f"{self._path}-shm"):
+            Path(path).unlink(missing_ok=True)
+
     def load(self) -> tuple[Head, list[Entry]]:
-        head = self._db.execute("SELECT next_key, next_n, frame_bytes, generation, schema FROM atlas_head").fetchone()
+        head = self._db.execute(
+            "SELECT next_key, next_n, frame_bytes, generation, schema, ahead FROM atlas_head"
+        ).fetchone()
         rows = self._db.execute(
             'SELECT key, n, mutation, state, seq, code, message, "column" FROM atlas_outbox ORDER BY key'
         )
@@ -108,9 +131,9 @@ class SqliteStorage:
                 Entry(key, n, unpack_mutation(mutation), EntryState(state), *rest)
                 for key, n, mutation, state, *rest in rows
             ]
-            next_key, next_n, frame_bytes, generation, packed = head
+            next_key, next_n, frame_bytes, generation, packed, ahead = head
             schema = None if packed is None else unpack_schema(packed)
-            return Head(next_key, next_n, frame_bytes, generation, schema), entries
+            return Head(next_key, next_n, frame_bytes, generation, schema, ahead), entries
         except (ProtocolError, ValueError) as error:
             raise StorageError(self._unreadable()) from error
 
@@ -185,20 +208,29 @@ class SqliteStorage:
         self._db.execute(_OUTBOX)
         head = Head()
         self._db.execute(
-            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO atlas_head VALUES (1, ?, ?, ?, ?, ?, ?, NULL, NULL)",
             (user.bytes, uuid4().bytes, head.next_key, head.next_n, head.frame_bytes, head.generation),
         )
         self._db.execute(f"PRAGMA application_id = {APPLICATION}")
         self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _upgrade(self, version: int) -> None:
+        """What an earlier version kept may have been sent: its instants must stay, so the clock counts as known."""
+        if version == 3:
+            self._db.execute("ALTER TABLE atlas_head ADD COLUMN ahead INTEGER")
+            self._db.execute("UPDATE atlas_head SET ahead = 0 WHERE generation > 0")
+        else:
+            self._upgrade_chat(version)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _upgrade_chat(self, version: int) -> None:
         """From version 1, which had no generation, or 2. Both had bounds of the chat schema, and only its mutations."""
         generation = "0" if version == 1 else "generation"
         self._db.execute("ALTER TABLE atlas_head RENAME TO atlas_earlier")
         self._db.execute(_HEAD)
         self._db.execute(
             "INSERT INTO atlas_head SELECT one, owner, client_id, next_key, next_n, frame_bytes, "
-            f"{generation}, NULL FROM atlas_earlier"
+            f"{generation}, NULL, 0 FROM atlas_earlier"
         )
         self._db.execute("DROP TABLE atlas_earlier")
         self._db.execute('ALTER TABLE atlas_outbox ADD COLUMN "column" TEXT')
@@ -208,7 +240,6 @@ class SqliteStorage:
             except ProtocolError as error:
                 raise StorageError(self._unreadable()) from error
             self._db.execute("UPDATE atlas_outbox SET mutation = ? WHERE key = ?", (packed, key))
-        self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _client_id(self) -> UUID:
         (client_id,) = self._db.execute("SELECT client_id FROM atlas_head").fetchone()
@@ -240,8 +271,8 @@ class SqliteStorage:
     def _write(self, head: Head, put: Iterable[Entry], drop: Iterable[int]) -> None:
         schema = None if head.schema is None else pack_schema(head.schema)
         self._db.execute(
-            "UPDATE atlas_head SET next_key = ?, next_n = ?, frame_bytes = ?, generation = ?, schema = ?",
-            (head.next_key, head.next_n, head.frame_bytes, head.generation, schema),
+            "UPDATE atlas_head SET next_key = ?, next_n = ?, frame_bytes = ?, generation = ?, schema = ?, ahead = ?",
+            (head.next_key, head.next_n, head.frame_bytes, head.generation, schema, head.ahead),
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO atlas_outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -146,7 +146,8 @@ class Overlay:
 
 def _inserted(kind: Kind, mutation: Insert) -> dict[str, Any]:
     devices = kind.devices or Devices()
-    instants = {name: mutation.at for name in (devices.created, devices.updated) if name is not None}
+    dates = (devices.created, devices.updated, kind.dated)
+    instants = {name: mutation.at for name in dates if name is not None}
     values: dict[str, Any] = dict.fromkeys(column.name for column in kind.columns)
     known = {name: value for name, value in mutation.columns.items() if name in values}
     return {**values, **known, **instants}

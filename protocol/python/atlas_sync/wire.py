@@ -1,6 +1,6 @@
 """The rows, mutations and pages of a schema on the wire (SPEC.md, 5, 7.7 and 8.3), in one encoding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from atlas_sync.checks import ProtocolError, array, named, seq, text
@@ -38,6 +38,10 @@ class Wire:
             if (read := self._readers.get(text(each[0]))) is not None:
                 rows.append(read(each))
         return tuple(rows)
+
+    def windows(self, asked: Mapping[str, int]) -> dict[str, int | None]:
+        """How many rows of each kind a snapshot has at most, if `asked` was asked for; None for all."""
+        return {name: asked.get(name, kind.window) for name, kind in self._theirs.items()}
 
     def size(self, mutation: Mutation) -> int:
         """The mutation's size in a push, in bytes, with the separator after it."""

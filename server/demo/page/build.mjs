@@ -23,6 +23,11 @@ const packagesFromHere = {
   },
 };
 
+/** What of markdown-it is replaced, and lean.ts says why. */
+const lean = Object.fromEntries(
+  ['entities', 'linkify-it', 'uc.micro', 'punycode.js'].map((name) => [name, resolve(here, 'src/lean.ts')]),
+);
+
 /** Bundles src/<source>. Returns the content of each file by its name, which begins with `name`. */
 async function bundle(name, source, define = {}) {
   const { outputFiles } = await build({
@@ -38,6 +43,7 @@ async function bundle(name, source, define = {}) {
     jsx: 'automatic',
     jsxImportSource: 'preact',
     define: { 'process.env.NODE_ENV': '"production"', ...define },
+    alias: lean,
     plugins: [packagesFromHere],
     logLevel: 'warning',
   });

@@ -1,7 +1,7 @@
 /** A page on tables of its own: folders, their chats, the messages of a chat, and votes for them. */
 
 import { createSync, type HistoryQuery, type ShownOf } from 'atlas-sync';
-import { DexieStore } from 'atlas-sync/dexie';
+import { IndexedDbStore } from 'atlas-sync/indexeddb';
 
 import { schema } from './schema.js';
 
@@ -16,7 +16,7 @@ const { user = '', token = '' } = Object.fromEntries(new URLSearchParams(locatio
 const sync = createSync({
   schema,
   url: `ws://${location.host}/sync`,
-  store: new DexieStore({ name: user }),
+  store: new IndexedDbStore({ name: user }),
   user,
   getToken: async () => token,
 });

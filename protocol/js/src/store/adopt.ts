@@ -3,14 +3,13 @@
  * replaces; unsynced ones become local rows, which are pushed when the device syncs. Pure: no database is read here.
  */
 
+import { EARLIEST } from '../clock.js';
 import { LOCAL, type Instant, type Row, type Uuid } from '../rows.js';
 import { storable } from '../text.js';
 import { isUuid, uuidFromBytes } from '../uuid.js';
 
 export type OldRow = Readonly<Record<string, unknown>>;
 
-/** The earliest instant that a server accepts: 2015-01-01. */
-const EARLIEST = 1_420_070_400_000_000;
 /** The seq of an adopted row that was synced. */
 const HELD = 0;
 

@@ -86,6 +86,7 @@ export async function putFormer(
     ...(bounds && { bounds: { frameBytes: bounds.frameBytes } }),
     edited: renamed.map((id) => nameOf(CONVERSATION, id)),
     shape: shapeOf(KINDS),
+    newest: { seq: 0, isKnown: false },
   });
   if (profile) await putFormerRows(tx, PROFILE, [profile]);
   if (list) {

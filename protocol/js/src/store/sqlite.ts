@@ -12,9 +12,19 @@ import type { Mutation } from '../mutation.js';
 import type { Entry } from '../outbox.js';
 import { aboveOf, homeOf, keyOf, orderOfRow, type Row } from '../rows.js';
 import type { Kind } from '../schema.js';
-import { newMeta, StoreError, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
+import {
+  newMeta,
+  StoreError,
+  type Durability,
+  type Gone,
+  type Meta,
+  type Reading,
+  type Store,
+  type Writing,
+} from '../store.js';
 import { newId } from '../uuid.js';
 import type { FormerEntry, FormerMeta } from './former.js';
+import { ackedOf, countsOf, OutboxCopy, pendingOf, OutboxView } from './outbox_copy.js';
 import { moveFormer } from './sqlite_former.js';
 import { fromJson, toJson } from './values.js';
 
@@ -28,8 +38,8 @@ export interface SqlDriver {
   close?(): Promise<unknown> | void;
 }
 
-/** 1: conversations and messages only · 2: rows of kinds. */
-const VERSION = 2;
+/** 1: conversations and messages only · 2: rows of kinds · 3: it is known how new the rows are. */
+const VERSION = 3;
 
 const HEAD =
   'CREATE TABLE IF NOT EXISTS atlas_meta (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, meta TEXT NOT NULL)';
@@ -45,7 +55,6 @@ const TABLES = [
      key INTEGER PRIMARY KEY, n INTEGER NOT NULL, state TEXT NOT NULL, mutation TEXT NOT NULL,
      seq INTEGER, code TEXT, message TEXT
    )`,
-  'CREATE INDEX IF NOT EXISTS atlas_outbox_state ON atlas_outbox (state, key)',
   `CREATE TABLE IF NOT EXISTS atlas_histories (
      kind TEXT NOT NULL, home TEXT NOT NULL, floor TEXT NOT NULL, PRIMARY KEY (kind, home)
    ) WITHOUT ROWID`,
@@ -74,10 +83,10 @@ export class SqliteStore implements Store {
   readonly name = newId();
   private queue: Promise<unknown>;
   private closing: Promise<unknown> | null = null;
-  private readonly tx: Transaction;
+  private readonly outbox = new OutboxCopy();
+  private synchronous = '';
 
   constructor(private readonly driver: SqlDriver) {
-    this.tx = new Transaction(driver);
     this.queue = this.open();
     this.queue.catch(() => undefined); // the first transaction rejects with it
   }
@@ -86,8 +95,8 @@ export class SqliteStore implements Store {
     return this.transaction('BEGIN', work);
   }
 
-  write<T>(work: (tx: Writing) => Promise<T>): Promise<T> {
-    return this.transaction('BEGIN IMMEDIATE', work);
+  write<T>(work: (tx: Writing) => Promise<T>, durability: Durability = 'strict'): Promise<T> {
+    return this.transaction('BEGIN IMMEDIATE', work, durability);
   }
 
   /** May be repeated. */
@@ -96,19 +105,29 @@ export class SqliteStore implements Store {
     await this.closing;
   }
 
-  private transaction<T>(begin: string, work: (tx: Writing) => Promise<T>): Promise<T> {
-    const mine = this.queue.then(() => this.alone(begin, work));
+  private transaction<T>(
+    begin: string,
+    work: (tx: Writing) => Promise<T>,
+    durability: Durability = 'relaxed',
+  ): Promise<T> {
+    const mine = this.queue.then(() => this.alone(begin, work, durability));
     // After a failed transaction the next one runs; after a failed opening none does.
     this.queue = this.queue.then(() => mine.then(nothing, nothing));
     this.queue.catch(nothing);
     return mine;
   }
 
-  private async alone<T>(begin: string, work: (tx: Writing) => Promise<T>): Promise<T> {
+  private async alone<T>(begin: string, work: (tx: Writing) => Promise<T>, durability: Durability): Promise<T> {
+    // FULL: durable even if the power fails. NORMAL: in that case the last transactions may be lost, from the end.
+    const synchronous = durability === 'strict' ? 'FULL' : 'NORMAL';
+    if (synchronous !== this.synchronous) await this.driver.all(`PRAGMA synchronous = ${synchronous}`, []);
+    this.synchronous = synchronous;
     await this.driver.run(begin, []);
     try {
-      const result = await work(this.tx);
+      const tx = new Transaction(this.driver, new OutboxView(this.outbox));
+      const result = await work(tx);
       await this.driver.run('COMMIT', []);
+      await tx.committed();
       return result;
     } catch (error) {
       // SQLite may have rolled back by itself, as when the disk is full.
@@ -119,9 +138,8 @@ export class SqliteStore implements Store {
 
   private async open(): Promise<void> {
     await this.driver.all('PRAGMA journal_mode = WAL', []);
-    await this.driver.all('PRAGMA synchronous = FULL', []); // durable even if the power fails
     await this.driver.all('PRAGMA secure_delete = ON', []); // deleted rows must not stay readable in the file
-    await this.alone('BEGIN IMMEDIATE', (tx) => this.upgrade(tx));
+    await this.alone('BEGIN IMMEDIATE', (tx) => this.upgrade(tx), 'strict');
   }
 
   /** Makes the tables, or brings those of an earlier version up to date. */
@@ -133,6 +151,13 @@ export class SqliteStore implements Store {
     if (version > VERSION) throw new StoreError('this database was written by a newer version: update this app');
     if (version === VERSION) return;
     for (const table of TABLES) await driver.run(table, []);
+    await driver.run('DROP INDEX IF EXISTS atlas_outbox_state', []);
+    if (version === 2) {
+      await driver.run('UPDATE atlas_meta SET version = ?', [VERSION]);
+      const [row] = await driver.all('SELECT max(seq) AS seq FROM atlas_rows', []);
+      await tx.setMeta({ made: newId(), newest: { seq: number(row?.['seq'] ?? 0), isKnown: true } });
+      return tx.forget(); // or a deletion might be newer; each connection forgets them, too
+    }
     await driver.run('INSERT OR REPLACE INTO atlas_meta VALUES (1, ?, ?)', [VERSION, JSON.stringify(newMeta(newId()))]);
     if (head === undefined) return;
     const entries = await driver.all('SELECT * FROM atlas_outbox', []);
@@ -148,7 +173,16 @@ export class SqliteStore implements Store {
 const nothing = (): void => undefined;
 
 class Transaction implements Writing {
-  constructor(private readonly driver: SqlDriver) {}
+  private found: Promise<unknown> | null = null;
+
+  constructor(
+    private readonly driver: SqlDriver,
+    private readonly outbox: OutboxView,
+  ) {}
+
+  async committed(): Promise<void> {
+    if (this.found !== null) this.outbox.committed(await this.found, await this.found);
+  }
 
   async meta(): Promise<Meta> {
     const [row] = await this.driver.all('SELECT meta FROM atlas_meta', []);
@@ -178,19 +212,17 @@ class Transaction implements Writing {
     return this.rows('kind = ? AND seq < 0', [kind.name]);
   }
   async entries(): Promise<Entry[]> {
-    return (await this.driver.all('SELECT * FROM atlas_outbox ORDER BY key', [])).map(stored);
+    const sql = 'SELECT * FROM atlas_outbox ORDER BY key';
+    return this.outbox.all(await this.version(), async () => (await this.driver.all(sql, [])).map(stored));
   }
   async pending(limit: number): Promise<Entry[]> {
-    const sql = "SELECT * FROM atlas_outbox WHERE state = 'pending' ORDER BY key LIMIT ?";
-    return (await this.driver.all(sql, [sqlLimit(limit)])).map(stored);
+    return pendingOf(await this.entries(), limit);
   }
   async acked(): Promise<Entry[]> {
-    return (await this.driver.all("SELECT * FROM atlas_outbox WHERE state = 'acked' ORDER BY key", [])).map(stored);
+    return ackedOf(await this.entries());
   }
   async counts(): Promise<{ pending: number; rejected: number }> {
-    const rows = await this.driver.all('SELECT state, count(*) AS count FROM atlas_outbox GROUP BY state', []);
-    const of = (state: string): number => number(rows.find((row) => row['state'] === state)?.['count'] ?? 0);
-    return { pending: of('pending'), rejected: of('rejected') };
+    return countsOf(await this.entries());
   }
   async floors(kind: Kind, homes: readonly string[]): Promise<(Floor | undefined)[]> {
     return (await this.byKey('atlas_histories', 'home', 'floor', kind, homes)) as (Floor | undefined)[];
@@ -224,13 +256,17 @@ class Transaction implements Writing {
     await this.driver.run('DELETE FROM atlas_histories', []);
     await this.forget();
   }
-  putEntries(entries: readonly Entry[]): Promise<void> {
-    return this.putAll(
+  async putEntries(entries: readonly Entry[]): Promise<void> {
+    if (entries.length > 0) await this.version();
+    this.outbox.put(entries);
+    await this.putAll(
       'atlas_outbox',
       entries.map((e) => [e.key, e.n, e.state, toJson(e.mutation), e.seq, e.code, e.message]),
     );
   }
   async dropEntries(keys: readonly number[]): Promise<void> {
+    if (keys.length > 0) await this.version();
+    this.outbox.drop(keys);
     for (const some of chunks(keys)) {
       await this.driver.run(`DELETE FROM atlas_outbox WHERE key IN (${marks(some.length)})`, some);
     }
@@ -252,6 +288,11 @@ class Transaction implements Writing {
   }
   async forget(): Promise<void> {
     await this.driver.run('DELETE FROM atlas_deletions', []);
+  }
+
+  /** Another one when another connection has changed the database. */
+  private version(): Promise<unknown> {
+    return (this.found ??= this.driver.all('PRAGMA data_version', []).then(([row]) => number(row?.['data_version'])));
   }
 
   private async rows(where: string, params: SqlValue[]): Promise<Row[]> {

@@ -3,11 +3,9 @@
  * conversation, local work, an outbox with each form of a mutation in each state, floors, and memories of deletions.
  */
 
-import 'fake-indexeddb/auto';
-
-import { Dexie } from 'dexie';
 import sqlite from 'node-sqlite3-wasm';
 
+import { BEFORE_KINDS, database, DEXIE_FIRST, put } from './databases.js';
 import { C, id, M } from './rows.js';
 
 export const CLIENT = id(77);
@@ -80,33 +78,28 @@ export const oldMeta = (user: string, full = true): object => ({
   adopted: ['AtlasDB_v3'],
 });
 
-/** As DexieStore declared it. */
-export function oldDatabase(name: string): Dexie {
-  const db = new Dexie(name, { chromeTransactionDurability: 'strict' });
-  db.version(1).stores({
-    head: '',
-    conversationRows: 'id, [updatedAt+id], local',
-    messageRows: 'id, [conversationId+createdAt+id], local',
-    outbox: 'key, state',
-    floorRows: '',
-    deletions: '[kind+id]',
-  });
-  return db;
-}
+/** As the store in IndexedDB declared it, with Dexie. */
+export const oldDatabase = (name: string): Promise<IDBDatabase> => database(name, DEXIE_FIRST, BEFORE_KINDS);
 
 const marked = <R extends { readonly seq: number }>(row: R): R => (row.seq === -1 ? { ...row, local: 1 } : row);
 
-export async function makeOldIndexedDb(name: string, meta: object, more: readonly object[] = []): Promise<Dexie> {
-  const db = oldDatabase(name);
-  await db.table('head').add(meta, 0);
-  await db.table('conversationRows').bulkPut(OLD_ROWS.conversations.map(marked));
-  await db.table('messageRows').bulkPut([...OLD_ROWS.messages.map(marked), ...more]);
-  await db.table('outbox').bulkPut(OLD_ENTRIES);
-  await db.table('floorRows').bulkPut(
+export async function makeOldIndexedDb(
+  name: string,
+  meta: object,
+  more: readonly object[] = [],
+): Promise<IDBDatabase> {
+  const db = await oldDatabase(name);
+  await put(db, 'head', [meta], [0]);
+  await put(db, 'conversationRows', OLD_ROWS.conversations.map(marked));
+  await put(db, 'messageRows', [...OLD_ROWS.messages.map(marked), ...more]);
+  await put(db, 'outbox', OLD_ENTRIES);
+  await put(
+    db,
+    'floorRows',
     OLD_FLOORS.map(([, floor]) => floor),
     OLD_FLOORS.map(([home]) => home),
   );
-  await db.table('deletions').put(GONE);
+  await put(db, 'deletions', [GONE]);
   return db;
 }
 

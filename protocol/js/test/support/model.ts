@@ -1,5 +1,6 @@
 /** A model server for one user, by SPEC.md, in memory: JSON frames, plain maps, for the kinds of any schema. */
 
+import { EARLIEST } from '../../src/clock.js';
 import type { Uuid } from '../../src/rows.js';
 import { CHAT } from '../../src/schema.chat.js';
 import type { KindSchema, Schema } from '../../src/schema.js';
@@ -95,6 +96,8 @@ export class ModelServer {
   readonly pushErrors: object[] = [];
   /** How many mutations were pushed although they had been answered. */
   repeats = 0;
+  /** Whether a mutation out of its time is rejected. */
+  strict = false;
   /** The generation of each `hello`, in their order. */
   readonly generations: number[] = [];
   /** By the columns' values, as JSON. */
@@ -280,6 +283,7 @@ export class ModelServer {
     const values = m[0] === '-' ? {} : (m[3] as Columns);
     const at = m[4] as number;
     if (this.rejects(JSON.stringify(values))) return refused('refused');
+    if (this.strict && m[0] !== '-' && !(at >= EARLIEST && at <= this.now() * 1000 + 300_000_000)) return refused('bad_time');
     const row = held.get(name(id));
     const named = row !== undefined && (dated === undefined || row.values[dated] === instant);
     switch (m[0]) {

@@ -6,7 +6,7 @@ import type { Window } from '../../src/frames.js';
 import { Ingest } from '../../src/ingest.js';
 import type { Uuid } from '../../src/rows.js';
 import type { Kinds } from '../../src/schema.js';
-import { Session } from '../../src/session.js';
+import { Session, together, type Event } from '../../src/session.js';
 import type { Store } from '../../src/store.js';
 import * as writes from '../../src/write.js';
 import { type ModelServer, Peer } from './model.js';
@@ -100,14 +100,20 @@ export class Device {
   }
 
   async receive(most: number, answersFirst = false): Promise<void> {
+    const events: Event[] = [];
     for (let i = 0; i < most && this.session !== null; i++) {
       const text = answersFirst
         ? (this.answers.shift() ?? this.inbox.shift())
         : (this.inbox.shift() ?? this.answers.shift());
       if (text === undefined) break;
       const event = this.session.receive(text);
-      if (event !== null) await this.ingest.apply(event);
+      if (event === null) continue;
+      const last = events.at(-1);
+      const both = last && together(last, event);
+      if (both) events[events.length - 1] = both;
+      else events.push(event);
     }
+    for (const event of events) await this.ingest.apply(event);
     if (this.peer?.open === false && this.inbox.length + this.answers.length === 0) this.cut();
   }
 

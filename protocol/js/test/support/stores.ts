@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import type { Store } from '../../src/store.js';
-import { DexieStore } from '../../src/store/dexie.js';
+import { IndexedDbStore } from '../../src/store/indexeddb.js';
 import { MemoryStore } from '../../src/store/memory.js';
 import { SqliteStore, type SqlDriver, type SqlRow } from '../../src/store/sqlite.js';
 
@@ -42,15 +42,15 @@ export const KINDS: readonly Kind[] = [
     },
   },
   {
-    name: 'dexie',
+    name: 'indexeddb',
     make() {
       const name = `contract-${++made}`;
-      let store = new DexieStore({ name });
+      let store = new IndexedDbStore({ name });
       return {
         store,
         reopen: async () => {
           await store.close();
-          return (store = new DexieStore({ name }));
+          return (store = new IndexedDbStore({ name }));
         },
         end: () => store.close(),
       };

@@ -179,6 +179,8 @@ export class Tab {
       clock: { now: world.clock.now, after: (ms, call) => world.clock.after(ms, () => this.run(call)) },
       random: () => 0.5,
       WebSocket: world.network.WebSocket,
+      fetch: null,
+      online: () => true,
       locks: world.locks.forTab({ run: this.run, dead: () => this.crashed }),
       channel: () => world.channel(this),
       visible: () => this.seen,

@@ -4,7 +4,11 @@ import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import type { Certainty, ShownMessage } from 'atlas-sync';
 import { grow } from './composer.js';
+import type { DemoSync } from './device.js';
 import { Icon, type IconName } from './icons.js';
+import { excess, inWords, LONGEST_MESSAGE } from './limits.js';
+import { Markdown } from './markdown.js';
+import { reason, RejectionActions } from './rejections.js';
 import { clockTime, machineTime } from './when.js';
 
 interface Props {
@@ -20,8 +24,9 @@ interface Props {
   readonly onEdit: (on: boolean) => void;
   readonly onSave: (text: string) => Promise<void>;
   readonly onDelete: () => void;
-  readonly onRetry: () => void;
-  readonly onDiscard: () => void;
+  readonly sync: DemoSync;
+  /** Opens another conversation. */
+  readonly onOpen: (id: string) => void;
 }
 
 const MARKS: Record<Certainty, { readonly icon: IconName; readonly words: string }> = {
@@ -56,8 +61,8 @@ export function Bubble(props: Props) {
         <Editor text={row.content} onDone={() => onEdit(false)} onSave={onSave} />
       ) : (
         <div class="message-line">
-          <div class="bubble" data-testid="text" onClick={() => setOpen(!open)}>
-            {row.content}
+          <div class="bubble" data-testid="text" onClick={({ target }) => (target as Element).closest('a, button') === null && setOpen(!open)}>
+            {row.role === 'assistant' ? <Markdown text={row.content} /> : row.content}
           </div>
           <div class="message-actions">
             <button type="button" class="icon-button" data-testid="edit" tabIndex={active ? 0 : -1} aria-label="Edit this message" title="Edit" onClick={() => onEdit(true)}>
@@ -78,13 +83,10 @@ export function Bubble(props: Props) {
       )}
       {row.state === 'rejected' && (
         <p class="message-problem">
-          <span>{row.reason === undefined || row.reason === '' ? 'The server did not accept it.' : row.reason}</span>
-          <button type="button" class="link" data-testid="retry" onClick={props.onRetry}>
-            Try again
-          </button>
-          <button type="button" class="link" data-testid="discard" onClick={props.onDiscard}>
-            Discard
-          </button>
+          <span>{reason(row.code, row.reason)}</span>
+          {row.key !== undefined && (
+            <RejectionActions sync={props.sync} rejected={{ key: row.key, code: row.code, text: row.content }} onOpen={props.onOpen} />
+          )}
         </p>
       )}
     </li>
@@ -114,6 +116,8 @@ function Editor({ text, onSave, onDone }: { readonly text: string } & Pick<Props
   const save = async (): Promise<void> => {
     const next = field.current?.value.trim() ?? '';
     if (next === '') return;
+    const tooLong = excess(next, LONGEST_MESSAGE);
+    if (tooLong !== null) return setProblem(inWords(tooLong));
     try {
       if (next !== text) await onSave(next);
       onDone();

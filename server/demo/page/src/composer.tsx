@@ -3,6 +3,7 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import { Icon } from './icons.js';
+import { excess, inWords, LONGEST_MESSAGE } from './limits.js';
 import { isText, recall, remember } from './memory.js';
 
 interface Props {
@@ -28,6 +29,8 @@ export function Composer({ draftName, focus, onSend }: Props) {
   const send = async (): Promise<void> => {
     const sending = text.trim();
     if (sending === '') return;
+    const tooLong = excess(sending, LONGEST_MESSAGE);
+    if (tooLong !== null) return setProblem(inWords(tooLong));
     keep('');
     field.current?.focus();
     try {

@@ -7,7 +7,9 @@ import type { Activity } from './activity.js';
 import { Composer } from './composer.js';
 import type { Device } from './device.js';
 import type { Question } from './dialog.js';
+import { isEmpty } from './empty.js';
 import { Icon } from './icons.js';
+import { titleFrom } from './limits.js';
 import { Messages } from './messages.js';
 
 interface Props {
@@ -19,14 +21,26 @@ interface Props {
   readonly onBack: () => void;
   readonly onDelete: () => void;
   readonly ask: (question: Question) => void;
+  /** Opens another conversation. */
+  readonly onOpen: (id: string) => void;
 }
 
-export function ConversationView({ device, row, activity, focusComposer, onBack, onDelete, ask }: Props) {
+export function ConversationView({ device, row, activity, focusComposer, onBack, onDelete, ask, onOpen }: Props) {
   const [renaming, rename] = useState(false);
+  const renameButton = useRef<HTMLButtonElement>(null);
+  /** Whether the title was written by keyboard, which goes on where it was. */
+  const returns = useRef(false);
+  useLayoutEffect(() => {
+    if (renaming || !returns.current) return;
+    returns.current = false;
+    renameButton.current?.focus();
+  }, [renaming]);
   const [sent, setSent] = useState(0);
   const title = row.title ?? 'New conversation';
   const send = async (text: string): Promise<void> => {
+    const untitled = row.title === null && (await isEmpty(device.sync, row.id));
     await device.sync.insert('message', { conversationId: row.id, role: 'user', content: text });
+    if (untitled) await device.sync.update('conversation', row.id, { title: titleFrom(text) });
     setSent((count) => count + 1);
   };
   return (
@@ -38,7 +52,8 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
         {renaming ? (
           <TitleField
             title={row.title ?? ''}
-            onDone={(next) => {
+            onDone={(next, byKey) => {
+              returns.current = byKey;
               rename(false);
               if (next !== null && next !== title) void device.sync.update('conversation', row.id, { title: next });
             }}
@@ -50,7 +65,7 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
         )}
         {!renaming && (
           <>
-            <button type="button" class="icon-button" data-testid="rename" aria-label="Rename this conversation" title="Rename" onClick={() => rename(true)}>
+            <button ref={renameButton} type="button" class="icon-button" data-testid="rename" aria-label="Rename this conversation" title="Rename" onClick={() => rename(true)}>
               <Icon name="pencil" />
             </button>
             <button type="button" class="icon-button" data-testid="delete-conversation" aria-label="Delete this conversation" title="Delete" onClick={onDelete}>
@@ -59,24 +74,24 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
           </>
         )}
       </div>
-      <Messages device={device} conversation={row.id} activity={activity} sent={sent} ask={ask} />
+      <Messages device={device} conversation={row.id} activity={activity} sent={sent} ask={ask} onOpen={onOpen} />
       <Composer draftName={`${device.name}.draft.${row.id}`} focus={focusComposer} onSend={send} />
     </div>
   );
 }
 
-function TitleField({ title, onDone }: { readonly title: string; readonly onDone: (title: string | null) => void }) {
+function TitleField({ title, onDone }: { readonly title: string; readonly onDone: (title: string | null, byKey: boolean) => void }) {
   const field = useRef<HTMLInputElement>(null);
   const done = useRef(false);
   useLayoutEffect(() => {
     field.current?.focus();
     field.current?.select();
   }, []);
-  const finish = (keep: boolean): void => {
+  const finish = (keep: boolean, byKey: boolean): void => {
     if (done.current) return;
     done.current = true;
     const next = field.current?.value.trim() ?? '';
-    onDone(keep && next !== '' ? next : null);
+    onDone(keep && next !== '' ? next : null, byKey);
   };
   return (
     <input
@@ -87,10 +102,12 @@ function TitleField({ title, onDone }: { readonly title: string; readonly onDone
       maxLength={200}
       defaultValue={title}
       placeholder="New conversation"
-      onBlur={() => finish(true)}
+      onBlur={() => finish(true, false)}
       onKeyDown={(event) => {
-        if (event.key === 'Enter' && !event.isComposing) finish(true);
-        if (event.key === 'Escape') finish(false);
+        if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return;
+        // The button that gets the focus would take the same key as a click.
+        event.preventDefault();
+        finish(event.key === 'Enter', true);
       }}
     />
   );

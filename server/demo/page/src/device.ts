@@ -1,7 +1,7 @@
 /** One device of a user, with a database, a network and a client of its own, independent of others in this browser. */
 
 import { createSync, environment, type Sync } from 'atlas-sync';
-import { DexieStore } from 'atlas-sync/dexie';
+import { IndexedDbStore } from 'atlas-sync/indexeddb';
 import { isFlag, onRemembered, recall, remember } from './memory.js';
 import { Network } from './network.js';
 import { socketUrl, tokenOf, type Person } from './people.js';
@@ -15,7 +15,7 @@ export interface Device {
   /** Also of its database. */
   readonly name: string;
   readonly sync: DemoSync;
-  readonly store: DexieStore;
+  readonly store: IndexedDbStore;
   readonly network: Network;
   close(): void;
 }
@@ -28,7 +28,7 @@ export function openDevice(url: string, person: Person, slot: number): Device {
   const network = new Network(recall(switchName, isFlag) ?? true);
   const real = environment();
   const { locks, channel } = real;
-  const store = new DexieStore({ name });
+  const store = new IndexedDbStore({ name });
   const sync = createSync({
     schema,
     url: socketUrl(url),
@@ -37,6 +37,7 @@ export function openDevice(url: string, person: Person, slot: number): Device {
     getToken: (reason) => tokenOf(person, reason !== 'connecting'),
     environment: {
       WebSocket: network.socketClass(),
+      online: () => network.on && real.online(),
       // Tabs share a device, but devices share nothing: each has channels and locks of its own.
       locks: locks && { request: (lock, options, held) => locks.request(`${name} ${lock}`, options, held) },
       channel: channel && ((topic) => channel(`${name} ${topic}`)),

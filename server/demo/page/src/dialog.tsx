@@ -1,6 +1,6 @@
 /** Asks before a deletion. It is the browser's own dialog, which keeps the focus and closes with Escape. */
 
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 
 export interface Question {
   readonly title: string;
@@ -11,7 +11,7 @@ export interface Question {
 
 export function ConfirmDialog({ question, onDone }: { readonly question: Question | null; readonly onDone: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (question !== null && dialog.current?.open === false) dialog.current.showModal();
   }, [question]);
   if (question === null) return null;

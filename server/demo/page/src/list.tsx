@@ -1,14 +1,17 @@
 /** The conversations of a device, the last changed one on top. */
 
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useRef } from 'preact/hooks';
 
-import type { List, Older, ShownConversation } from 'atlas-sync';
+import type { Certainty, List, Older, ShownConversation, Status } from 'atlas-sync';
 import type { Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
+import { condition } from './condition.js';
 import type { Device } from './device.js';
 import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
-import { usePreviews } from './previews.js';
+import { usePreviews, type Unsettled } from './previews.js';
+import { useNetwork } from './switch.js';
+import { useUnread } from './unread.js';
 import { briefly, machineTime } from './when.js';
 
 interface Props {
@@ -24,9 +27,8 @@ interface Props {
 const NEAR = 200;
 const NONE: readonly ShownConversation[] = [];
 
-/** The conversations with changes that were not opened on this device. */
-function useUnread({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | 'activity'>): ReadonlySet<string> {
-  const [unread, setUnread] = useState<ReadonlySet<string>>(new Set());
+/** Counts changes of other conversations as events. */
+function useNews({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | 'activity'>): void {
   const before = useRef<readonly ShownConversation[]>(NONE);
   useEffect(() => {
     const rows = list?.rows ?? NONE;
@@ -36,16 +38,11 @@ function useUnread({ list, chosen, activity }: Pick<Props, 'list' | 'chosen' | '
       activity.painted(seqs);
       const others = news.filter((id) => id !== chosen);
       if (others.length > 0) {
-        setUnread((known) => new Set([...known, ...others]));
         activity.count('other conversations', others.length, (count) => (count === 1 ? 'News in another conversation' : 'News in other conversations'));
       }
     }
     before.current = rows;
   }, [list]);
-  useEffect(() => {
-    setUnread((known) => (chosen !== null && known.has(chosen) ? new Set([...known].filter((id) => id !== chosen)) : known));
-  }, [chosen, unread]);
-  return unread;
 }
 
 /** A blank before the store was read, so that the height stays. */
@@ -55,10 +52,10 @@ const preview = (text: string | null | undefined): string =>
 export function ConversationList(props: Props) {
   const { device, list, loadOlder, chosen, onOpen, onCreate } = props;
   const rows = list?.rows ?? NONE;
-  const previews = usePreviews(device, rows);
-  const unread = useUnread(props);
+  useNews(props);
   const status = useQuery(device.sync.status);
-  const awaited = status?.lastLive === null && (status.state === 'connecting' || status.state === 'catching_up');
+  const previews = usePreviews(device, rows, `${status?.pending} ${status?.rejected}`);
+  const unread = useUnread(device, list?.rows, chosen, status?.lastLive ?? null);
   /** The item that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
   const items = useRef<HTMLUListElement>(null);
@@ -103,41 +100,67 @@ export function ConversationList(props: Props) {
               aria-current={row.id === chosen ? 'true' : undefined}
               onClick={() => onOpen(row.id)}
             >
-              <span class="list-title">{row.title ?? 'New conversation'}</span>
-              <time class="list-time" dateTime={machineTime(row.updatedAt)}>
-                {briefly(row.updatedAt)}
-              </time>
-              <span class="list-preview">{preview(previews.get(row.id))}</span>
-              <span class="list-mark">
-                {row.state === 'pending' && <Mark icon="clock" words="Not saved yet" />}
-                {row.state === 'rejected' && <Mark icon="alert" words="Not accepted" />}
-                {unread.has(row.id) && (
-                  <span class="unread">
-                    <span class="hidden-words">New messages</span>
-                  </span>
-                )}
+              <span class="list-line">
+                <span class="list-title">{row.title ?? 'New conversation'}</span>
+                <span class="list-mark">
+                  <StateMark row={row.state} messages={previews.get(row.id)?.state} />
+                  {unread.has(row.id) && (
+                    <span class="unread" data-testid="unread">
+                      <span class="hidden-words">New messages</span>
+                    </span>
+                  )}
+                </span>
+              </span>
+              <span class="list-line">
+                <span class="list-preview">{preview(previews.get(row.id)?.text)}</span>
+                <time class="list-time" dateTime={machineTime(row.updatedAt)}>
+                  {briefly(row.updatedAt)}
+                </time>
               </span>
             </button>
           </li>
         ))}
-        {list !== undefined && rows.length === 0 && (
-          <li class="list-empty">
-            <p>{awaited ? 'Fetching your conversations …' : 'Nothing here yet.'}</p>
-            {!awaited && (
-              <button type="button" class="button" onClick={onCreate}>
-                Start a conversation
-              </button>
-            )}
-          </li>
-        )}
+        {list !== undefined && rows.length === 0 && <Empty device={device} status={status} onCreate={onCreate} />}
       </ul>
     </nav>
   );
 }
 
+/** In place of a list: why it is empty, and what can be done. */
+function Empty({ device, status, onCreate }: Pick<Props, 'device' | 'onCreate'> & { readonly status: Status | undefined }) {
+  const networkOn = useNetwork(device.network);
+  const { state, why } = status === undefined ? { state: 'connecting', why: null } : condition(status, networkOn);
+  const awaited = (status?.lastLive ?? null) === null && state !== 'local' && state !== 'destroyed';
+  const words = !awaited
+    ? 'No conversations yet.'
+    : !networkOn
+      ? 'Your conversations come when this device’s network is on.'
+      : why !== null
+        ? 'Your conversations come as soon as the server can be reached.'
+        : 'Fetching your conversations…';
+  return (
+    <li class="list-empty" data-testid="list-empty" aria-busy={awaited}>
+      {awaited && networkOn && <span class="spinner" aria-hidden="true" />}
+      <p role="status">{words}</p>
+      {!awaited && (
+        <button type="button" class="button" onClick={onCreate}>
+          Start a conversation
+        </button>
+      )}
+    </li>
+  );
+}
+
+/** What is not settled: of the conversation itself, or of its messages. */
+function StateMark({ row, messages }: { readonly row: Certainty; readonly messages: Unsettled | undefined }) {
+  if (row === 'rejected' || messages === 'rejected') return <Mark icon="alert" words="Not saved" />;
+  if (row === 'pending') return <Mark icon="clock" words="Waiting to be saved" />;
+  return messages === 'pending' ? <Mark icon="clock" words="A message is waiting to be sent" /> : null;
+}
+
 function Mark({ icon, words }: { readonly icon: 'clock' | 'alert'; readonly words: string }) {
   return (
-    <span title={words}>
+    <span title={words} data-icon={icon}>
       <Icon name={icon} size={14} />
       <span class="hidden-words">{words}</span>
     </span>

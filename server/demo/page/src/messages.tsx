@@ -23,6 +23,8 @@ interface Props {
   /** Grows with each message sent here. */
   readonly sent: number;
   readonly ask: (question: Question) => void;
+  /** Opens another conversation. */
+  readonly onOpen: (id: string) => void;
 }
 
 const NONE: readonly ShownMessage[] = [];
@@ -60,7 +62,7 @@ function useNews(rows: readonly ShownMessage[], atEnd: { readonly current: boole
   return { fresh, unseen, seen: () => setUnseen(0) };
 }
 
-export function Messages({ device, conversation, activity, sent, ask }: Props) {
+export function Messages({ device, conversation, activity, sent, ask, onOpen }: Props) {
   const { sync } = device;
   const [query, setQuery] = useState(() => sync.list('message', { parent: conversation, oldestFirst: true }));
   const list = useQuery(query);
@@ -218,8 +220,8 @@ export function Messages({ device, conversation, activity, sent, ask }: Props) {
                 onEdit={(on) => edit(on ? row.id : null)}
                 onSave={(text) => sync.update('message', row.id, { content: text })}
                 onDelete={() => remove(row)}
-                onRetry={() => row.key !== undefined && void sync.retry(row.key)}
-                onDiscard={() => row.key !== undefined && void sync.discard(row.key)}
+                sync={sync}
+                onOpen={onOpen}
               />,
             ];
           })}

@@ -7,6 +7,8 @@ import { Activity } from './activity.js';
 import { ConversationView } from './conversation.js';
 import type { Device } from './device.js';
 import { ConfirmDialog, type Question } from './dialog.js';
+import { isEmpty } from './empty.js';
+import { useKeptFocus } from './focus.js';
 import { useQuery, useStable, useWidth } from './hooks.js';
 import { Icon } from './icons.js';
 import type { Kind } from './kinds.js';
@@ -28,7 +30,7 @@ interface Props {
 }
 
 /** Width in CSS pixels below which either the list or the conversation is shown. */
-const BOTH_FROM = 480;
+const BOTH_FROM = 500;
 
 /** The row of the chosen conversation, also if it is too old for the list; null if it was deleted. */
 function useChosenRow(device: Device, rows: readonly ShownConversation[] | undefined, chosen: string | null) {
@@ -51,6 +53,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
   useEffect(() => () => activity.close(), [activity]);
   const query = useMemo(() => sync.list('conversation'), [sync]);
   const list = useQuery(query);
+  const status = useQuery(sync.status);
   const rows = list?.rows;
   const [failure, setFailure] = useState<string | null>(null);
   useEffect(() => {
@@ -66,6 +69,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
   const [question, ask] = useState<Question | null>(null);
   const [focusComposer, setFocusComposer] = useState(0);
   const body = useRef<HTMLElement>(null);
+  useKeptFocus(body);
 
   const choose = useStable((id: string | null): void => {
     decided.current = true;
@@ -86,9 +90,24 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
     }
   }, [rows, row, chosen]);
 
+  const creating = useRef(false);
+  /** A new conversation without messages is used again, so that a double click makes one. */
   const create = async (): Promise<void> => {
-    choose(await sync.insert('conversation', { title: null }));
-    setFocusComposer((count) => count + 1);
+    if (creating.current) return;
+    creating.current = true;
+    try {
+      choose((await emptyOne()) ?? (await sync.insert('conversation', { title: null })));
+      setFocusComposer((count) => count + 1);
+    } finally {
+      creating.current = false;
+    }
+  };
+  const emptyOne = async (): Promise<string | null> => {
+    const { rows: all } = await query.read();
+    for (const { id, title, state } of all) {
+      if (title === null && state !== 'rejected' && (await isEmpty(sync, id))) return id;
+    }
+    return null;
   };
   const open = (id: string): void => {
     choose(id);
@@ -158,14 +177,16 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
             onBack={back}
             onDelete={() => remove(row)}
             ask={ask}
+            onOpen={open}
           />
         ) : (
           <div class="conversation empty">
-            {list !== undefined && chosen === null && <p>{rows?.length === 0 ? 'No conversations yet.' : 'Choose a conversation.'}</p>}
+            {rows !== undefined && rows.length > 0 && chosen === null && <p>Choose a conversation.</p>}
+            {rows?.length === 0 && (status?.lastLive != null || status?.reason?.code === 'local_only') && <p>Messages appear here.</p>}
           </div>
         )}
       </div>
-      <Tray sync={sync} open={row?.id ?? null} />
+      <Tray sync={sync} open={row?.id ?? null} onOpen={open} />
       <Strip device={device} activity={activity} />
       <ConfirmDialog question={question} onDone={() => ask(null)} />
     </section>

@@ -2,8 +2,9 @@
 
 import { useEffect, useRef, useState } from 'preact/hooks';
 
-import { MESSAGE, showMessages, type ShownConversation } from 'atlas-sync';
+import { MESSAGE, showMessages, type Entry, type ShownConversation, type ShownMessage } from 'atlas-sync';
 import type { Device } from './device.js';
+import { withoutMarks } from './markdown.js';
 
 /** How many messages are read, in case the outbox deletes the newest of them. */
 const DEEP = 3;
@@ -11,22 +12,53 @@ const LENGTH = 120;
 /** Milliseconds after which previews are read, so that reading them delays no message. */
 const LATER = 80;
 
-async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, string | null>> {
+/** What is not settled among a conversation's messages: one waits to be sent, or one was rejected. */
+export type Unsettled = 'pending' | 'rejected';
+
+export interface Preview {
+  /** null: it has no messages. */
+  readonly text: string | null;
+  readonly state: Unsettled | undefined;
+}
+
+/** By conversation: of what was written here and is not confirmed. */
+function unsettled(entries: readonly Entry[]): ReadonlyMap<unknown, Unsettled> {
+  const found = new Map<unknown, Unsettled>();
+  for (const { state, mutation } of entries) {
+    if (state === 'acked' || mutation.op !== '+') continue;
+    const conversation = mutation.columns['conversationId'];
+    if (found.get(conversation) !== 'rejected') found.set(conversation, state);
+  }
+  return found;
+}
+
+async function lastMessages(device: Device, ids: readonly string[]): Promise<Map<string, Preview>> {
   return device.store.read(async (tx) => {
     const entries = await tx.entries();
-    const last = new Map<string, string | null>();
+    const states = unsettled(entries);
+    const last = new Map<string, Preview>();
     for (const id of ids) {
-      const shown = showMessages(id, await tx.newest(MESSAGE, id, null, DEEP), entries, false).at(-1);
-      last.set(id, shown?.content.slice(0, LENGTH) ?? null);
+      const shown = showMessages(id, await tx.newest(MESSAGE, id, null, DEEP), entries, false);
+      const newest = shown.at(-1);
+      // An edit names its message only; of older messages it is not seen here.
+      const edited = shown.some(({ state }) => state === 'pending') ? 'pending' : undefined;
+      last.set(id, { text: newest === undefined ? null : inOneLine(newest), state: states.get(id) ?? edited });
     }
     return last;
   });
 }
 
-/** By conversation; null: it has no messages. Read again after every change of the list, one reading at a time. */
-export function usePreviews(device: Device, rows: readonly ShownConversation[]): ReadonlyMap<string, string | null> {
-  const [previews, setPreviews] = useState<ReadonlyMap<string, string | null>>(new Map());
-  const wanted = useRef(rows);
+const inOneLine = ({ role, content }: ShownMessage): string =>
+  (role === 'assistant' ? withoutMarks(content.slice(0, 4 * LENGTH)) : content).slice(0, LENGTH);
+
+/** By conversation. Read again after every change of the list and of `outbox`, one reading at a time. */
+export function usePreviews(
+  device: Device,
+  rows: readonly ShownConversation[],
+  outbox: string,
+): ReadonlyMap<string, Preview> {
+  const [previews, setPreviews] = useState<ReadonlyMap<string, Preview>>(new Map());
+  const wanted = useRef({ rows });
   const reading = useRef(false);
   const gone = useRef(false);
   useEffect(() => {
@@ -36,15 +68,15 @@ export function usePreviews(device: Device, rows: readonly ShownConversation[]):
     };
   }, []);
   useEffect(() => {
-    wanted.current = rows;
+    wanted.current = { rows };
     if (reading.current || rows.length === 0) return;
     reading.current = true;
     const read = async (): Promise<void> => {
       try {
-        for (let read: typeof rows | null = null; read !== wanted.current && !gone.current; ) {
+        for (let read: { rows: typeof rows } | null = null; read !== wanted.current && !gone.current; ) {
           await new Promise((resolve) => setTimeout(resolve, LATER));
           read = wanted.current;
-          setPreviews(await lastMessages(device, read.map((row) => row.id)));
+          setPreviews(await lastMessages(device, read.rows.map((row) => row.id)));
         }
       } catch {
         // The device is being closed.
@@ -53,6 +85,6 @@ export function usePreviews(device: Device, rows: readonly ShownConversation[]):
       }
     };
     void read();
-  }, [device, rows]);
+  }, [device, rows, outbox]);
   return previews;
 }

@@ -1,23 +1,16 @@
 /** The strip under a device: its state, figures and last events. */
 
-import { useEffect, useReducer } from 'preact/hooks';
+import { useEffect, useReducer, useState } from 'preact/hooks';
 
-import type { Status } from 'atlas-sync';
 import type { Activity } from './activity.js';
+import { condition, type Condition } from './condition.js';
 import type { Device } from './device.js';
 import { useQuery, useLasting } from './hooks.js';
 import { Icon } from './icons.js';
+import { useNetwork } from './switch.js';
 import { UsedToday } from './usage.js';
 import { positionTime, secondTime } from './when.js';
 
-const STATES: Record<Status['state'], string> = {
-  offline: 'Offline',
-  connecting: 'Connecting',
-  'catching_up': 'Catching up',
-  live: 'Live',
-  local: 'This device only',
-  destroyed: 'Deleted',
-};
 /** Milliseconds after which an attempt to connect is shown. */
 const PASSING = 500;
 
@@ -27,36 +20,72 @@ function useActivity(activity: Activity): Activity['seen'] {
   return activity.seen;
 }
 
-function useShownState(device: Device): Status['state'] {
-  const state = useQuery(device.sync.status)?.state ?? 'offline';
-  return useLasting(state, state === 'connecting' ? PASSING : 0);
+function useCondition(device: Device): Condition {
+  const status = useQuery(device.sync.status) ?? device.sync.status.value;
+  const networkOn = useNetwork(device.network);
+  const passing = status.state === 'connecting' && networkOn;
+  return condition(useLasting(status, passing ? PASSING : 0), networkOn);
 }
 
 /** The state as a dot, with its name for screen readers. */
 export function StateDot({ device }: { readonly device: Device }) {
-  const state = useShownState(device);
+  const { state, word } = useCondition(device);
   return (
-    <span class="state-dot" data-state={state} title={STATES[state]}>
-      <span class="hidden-words">{STATES[state]}</span>
+    <span class="state-dot" data-state={state} title={word}>
+      <span class="hidden-words">{word}</span>
     </span>
   );
 }
 
+/** Why there is no connection, with the seconds until the next attempt. Only the reason is read aloud. */
+function Trouble({ device, condition: { state, why, retryAt, canConnect } }: { readonly device: Device; readonly condition: Condition }) {
+  const left = useCountdown(retryAt);
+  return (
+    <div class="trouble" data-state={state} data-testid="trouble" hidden={why === null}>
+      <p>
+        <span role="status">{why}</span>
+        {left !== null && <span aria-hidden="true">{left === 0 ? ', trying again now' : `, trying again in ${left} s`}</span>}
+      </p>
+      {canConnect && (
+        <button type="button" class="link" data-testid="reconnect" onClick={() => device.sync.reconnect()}>
+          Try now
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** Whole seconds until an instant in milliseconds; 0 once it has passed. */
+function useCountdown(at: number | null): number | null {
+  const [now, setNow] = useState(Date.now);
+  const left = at === null ? null : Math.max(0, at - now);
+  useEffect(() => {
+    if (at === null) return;
+    const ahead = at - Date.now();
+    setNow(Date.now());
+    if (ahead <= 0) return;
+    const timer = setTimeout(() => setNow(Date.now()), ahead % 1_000 || 1_000);
+    return () => clearTimeout(timer);
+  }, [at, left === null ? null : Math.ceil(left / 1_000)]);
+  return left === null ? null : Math.ceil(left / 1_000);
+}
+
 export function Strip({ device, activity }: { readonly device: Device; readonly activity: Activity }) {
-  const state = useShownState(device);
+  const now = useCondition(device);
+  const { state, word } = now;
   const status = useQuery(device.sync.status);
   const { position, latency, happenings } = useActivity(activity);
   const [newest, ...earlier] = happenings;
-  const waits = state === 'offline' && device.network.on && status !== undefined;
   return (
     <footer class="strip">
+      <Trouble device={device} condition={now} />
       <dl class="figures">
         <div class="figure-state">
           <dt>State</dt>
           <dd>
             <span class="state-dot" data-state={state} aria-hidden="true" />
             <span data-testid="status" data-state={state} role="status">
-              {STATES[state]}
+              {word}
             </span>
           </dd>
         </div>
@@ -64,7 +93,7 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
           <dt>Pending</dt>
           <dd data-testid="pending">{status?.pending ?? 0}</dd>
         </div>
-        <div>
+        <div class="figure-latency">
           <dt>
             <abbr title="From the commit in Postgres to this screen">Latency</abbr>
           </dt>
@@ -72,7 +101,7 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
         </div>
         <div class="figure-position">
           <dt>
-            <abbr title="This device’s position in its user’s feed: the instant of the last change it holds">Position</abbr>
+            <abbr title="When the newest change was made that this device holds">Last change</abbr>
           </dt>
           <dd data-testid="position" data-value={position ?? ''} title={position === null ? undefined : String(position)}>
             {position === null ? '–' : positionTime(position)}
@@ -102,16 +131,6 @@ export function Strip({ device, activity }: { readonly device: Device; readonly 
             ))}
           </ol>
         </details>
-          {waits && (
-            <button
-              type="button"
-              class="link"
-              data-testid="reconnect"
-              onClick={() => device.sync.reconnect()}
-            >
-              Connect now
-            </button>
-          )}
       </div>
     </footer>
   );

@@ -4,9 +4,18 @@ import { useEffect, useState } from 'preact/hooks';
 
 import type { Network } from './network.js';
 
-export function NetworkSwitch({ network, device }: { readonly network: Network; readonly device: string }) {
+/** Whether a device's network is on. */
+export function useNetwork(network: Network): boolean {
   const [on, setOn] = useState(network.on);
-  useEffect(() => network.subscribe(() => setOn(network.on)), [network]);
+  useEffect(() => {
+    setOn(network.on);
+    return network.subscribe(() => setOn(network.on));
+  }, [network]);
+  return on;
+}
+
+export function NetworkSwitch({ network, device }: { readonly network: Network; readonly device: string }) {
+  const on = useNetwork(network);
   return (
     <button
       type="button"
@@ -17,7 +26,7 @@ export function NetworkSwitch({ network, device }: { readonly network: Network; 
       aria-label={`Network of ${device}`}
       onClick={() => network.set(!on)}
     >
-      <span class="switch-words">{on ? 'Online' : 'Offline'}</span>
+      <span class="switch-words">{on ? 'Network on' : 'Network off'}</span>
       <span class="switch-track">
         <span class="switch-knob" />
       </span>

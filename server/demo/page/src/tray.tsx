@@ -1,9 +1,10 @@
-/** Rejected writes that no open conversation shows, to retry or discard. */
+/** Rejected writes that no open conversation shows. */
 
 import type { Entry } from 'atlas-sync';
 import type { DemoSync } from './device.js';
 import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
+import { reason, RejectionActions, textOf } from './rejections.js';
 
 const LENGTH = 60;
 
@@ -19,7 +20,13 @@ function inWords({ mutation }: Entry): string {
   return `${mutation.op === '+' ? 'Message' : 'Edit'} ${quote(content)}`;
 }
 
-export function Tray({ sync, open }: { readonly sync: DemoSync; readonly open: string | null }) {
+interface Props {
+  readonly sync: DemoSync;
+  readonly open: string | null;
+  readonly onOpen: (id: string) => void;
+}
+
+export function Tray({ sync, open, onOpen }: Props) {
   const entries = (useQuery(sync.quarantine) ?? []).filter(
     ({ mutation }) => mutation.op !== '+' || mutation.columns['conversationId'] !== open,
   );
@@ -34,14 +41,9 @@ export function Tray({ sync, open }: { readonly sync: DemoSync; readonly open: s
           <li key={entry.key}>
             <p>
               {inWords(entry)}
-              <span class="tray-reason">{entry.message}</span>
+              <span class="tray-reason">{reason(entry.code, entry.message)}</span>
             </p>
-            <button type="button" class="link" data-testid="retry" onClick={() => void sync.retry(entry.key)}>
-              Try again
-            </button>
-            <button type="button" class="link" data-testid="discard" onClick={() => void sync.discard(entry.key)}>
-              Discard
-            </button>
+            <RejectionActions sync={sync} rejected={{ key: entry.key, code: entry.code, text: textOf(entry) }} onOpen={onOpen} />
           </li>
         ))}
       </ul>
