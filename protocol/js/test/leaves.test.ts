@@ -5,6 +5,7 @@ import 'fake-indexeddb/auto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
+import type { Entry } from '../src/outbox.js';
 import { keyOf, LOCAL, orderOfRow, type Row } from '../src/rows.js';
 import { compile, shapeOf, type Kind } from '../src/schema.js';
 import { newMeta, type Reading, type Store, type Writing } from '../src/store.js';
@@ -193,6 +194,29 @@ async function poured(name: string): Promise<void> {
   while ((await inStore(name, 'head', (head) => head.get('pour'))) !== undefined);
   expect(await inStore(name, 'rows', (rows) => rows.count())).toBe(0);
 }
+
+it('what waits in an outbox of the layout with Dexie is read, and stays with what is written then', async () => {
+  const name = `leaves-${++count}`;
+  await makeWithDexie(name, MESSAGE, []);
+  const waiting = (key: number): Entry => ({
+    key,
+    n: key,
+    mutation: { op: '-', kind: 'conversation', id: C(key) },
+    state: 'pending',
+    seq: null,
+    code: null,
+    message: null,
+  });
+  const db = await asked<IDBDatabase>(indexedDB.open(`${name}/kinds`));
+  await put(db, 'outbox', [waiting(1), waiting(2)]);
+  db.close();
+  const store = new IndexedDbStore({ name });
+  const keys = (): Promise<number[]> => store.read(async (tx) => (await tx.entries()).map(({ key }) => key));
+  expect(await keys()).toEqual([1, 2]);
+  await store.write((tx) => tx.putEntries([waiting(3)]));
+  expect(await keys()).toEqual([1, 2, 3]);
+  await store.close();
+});
 
 it('what the version with Dexie had copied only in part is not taken for its own', async () => {
   const name = `leaves-${++count}`;

@@ -8,7 +8,7 @@ import type { Entry } from '../outbox.js';
 export class OutboxCopy {
   /** By key. */
   entries: ReadonlyMap<number, Entry> = new Map();
-  /** Of the outbox in the database; null: nothing is known. */
+  /** Of the outbox in the database; null: nothing is known, as of an outbox that a version without such copies left. */
   version: unknown = null;
 }
 
@@ -43,7 +43,7 @@ export class OutboxView {
   }
 
   private find(version: unknown): boolean {
-    if (version === this.copy.version) this.base ??= this.copy.entries;
+    if (version !== null && version === this.copy.version) this.base ??= this.copy.entries;
     return this.base !== null;
   }
 
