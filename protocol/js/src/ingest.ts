@@ -115,7 +115,9 @@ export class Ingest {
         return;
       case 'page':
         return this.page(event);
-      case 'ack':
+      case 'ack': {
+        // With the next push the server forgets these rejections, and would answer `repeated` (SPEC.md, 8.2).
+        const isFinal = event.results.some(({ kind }) => kind === 'rejected');
         await this.write(async (tx, touched) => {
           const { position } = await tx.meta();
           if (this.unanswered === null) return;
@@ -123,10 +125,11 @@ export class Ingest {
           await changeEntries(tx, acknowledge(entries, this.unanswered, event.results, position));
           touched.all = true;
           await finishMerging(tx);
-        }, 'relaxed');
+        }, isFinal ? 'strict' : 'relaxed');
         this.unanswered = null;
         this.failures = 0;
         return;
+      }
       case 'error':
         if (event.answers === 'push') await this.pushFailed(event);
         else if (event.id !== null && event.code !== 'unavailable') this.pages.delete(event.id);
@@ -241,7 +244,10 @@ export class Ingest {
     await changeEntries(tx, change);
   }
 
-  /** Relaxed for what the server sends again: rows, cursor, position and results. Numbers of mutations must last. */
+  /**
+   * Relaxed for what the server sends again: rows, cursor, position and what it applied. Numbers of mutations, and
+   * rejections, must last.
+   */
   private async write(
     work: (tx: Writing, touched: Touched) => Promise<void>,
     durability: Durability = 'strict',

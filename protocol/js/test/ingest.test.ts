@@ -11,7 +11,7 @@ import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
 import type { Event } from '../src/session.js';
-import { Deposed, type Writing } from '../src/store.js';
+import { Deposed, type Transactions, type Writing } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { C, CHAT_KINDS as kinds, conversation, M, message, MESSAGE } from './support/rows.js';
 
@@ -22,7 +22,7 @@ const limits: Limits = {
   mutations: 3,
 };
 
-const ingestOf = (store: MemoryStore, now: () => number): Ingest =>
+const ingestOf = (store: Transactions, now: () => number): Ingest =>
   new Ingest({
     store,
     codec: codecsFor(kinds).json,
@@ -195,6 +195,30 @@ describe('on another connection', () => {
     expect((await store.read((tx) => tx.meta())).nextN).toBe(5);
     expect(await ingest.nextPush(limits)).toBeTypeOf('number');
   });
+});
+
+it('a rejection lasts before the next push, with which the server forgets it; what was applied need not', async () => {
+  const store = new MemoryStore();
+  const levels: unknown[] = [];
+  const watched: Transactions = {
+    read: (work) => store.read(work),
+    write: (work, durability) => {
+      levels.push(durability);
+      return store.write(work);
+    },
+  };
+  for (const n of [1, 2, 3]) await store.write((tx) => addEntry(tx, kinds, { op: '-', kind: 'conversation', id: C(n) }));
+  const ingest = ingestOf(watched, () => 0);
+  await ingest.lead();
+  await ingest.begin();
+  await ingest.apply(welcome());
+  levels.length = 0;
+  await ingest.nextPush({ ...limits, mutations: 1 });
+  await ingest.apply({ t: 'ack', results: [{ kind: 'applied', n: 1, seq: 5 }] });
+  await ingest.nextPush({ ...limits, mutations: 2 });
+  const rejected = { kind: 'rejected', n: 2, code: 'refused', message: '', column: null } as const;
+  await ingest.apply({ t: 'ack', results: [rejected, { kind: 'applied', n: 3, seq: 6 }] });
+  expect(levels).toEqual(['relaxed', 'strict']);
 });
 
 describe('rows that are newer than all that is held', () => {
