@@ -7,7 +7,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
 
-const LIMIT = 40 * 1024; // bytes, gzipped
+const LIMIT = 41_250; // bytes, gzipped
 const root = new URL('..', import.meta.url).pathname;
 
 async function sizeOf(...imports) {

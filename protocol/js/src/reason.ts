@@ -27,6 +27,10 @@ export const EMPTIED: Reason = {
   message: 'the data on this device was deleted, and is fetched again: what had not been sent to the server is lost',
 };
 
+/** The database waits for another tab, which may be frozen, or have an earlier version of the app. */
+export const blocked = (): Trouble =>
+  new Trouble('store_blocked', 'another tab keeps the database on this device: close the other tabs of this app, or reload them');
+
 /** For the codes of SPEC.md, 10.1, whose sentence from the server speaks to clients, and not to apps and people. */
 const SENTENCES: Readonly<Record<string, string>> = {
   token_refused: 'the server refuses the token: getToken() must return one that it verifies and that has not expired',

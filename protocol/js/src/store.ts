@@ -152,6 +152,8 @@ export interface Store extends Transactions {
   readonly name: string;
   /** Called when the data was taken away from outside, or may have been: read the store to see what is left. */
   onClosed?: () => void;
+  /** Resolves if the store does not open, because another tab that does not answer has it open. It opens after that. */
+  readonly blocked?: Promise<void>;
   /** Adopts the rows that an earlier app kept for this user, once. */
   adopt?(user: string): Promise<void>;
   close(): Promise<void>;

@@ -10,7 +10,7 @@ import { LeaderConnection } from './leader_connection.js';
 import { WriteError, type Columns } from './mutation.js';
 import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
-import { bare, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
+import { bare, blocked, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
 import { homeKey, nameOf } from './rows.js';
 import {
@@ -116,6 +116,8 @@ export class Sync<S extends Schema = Schema> {
   /** Rejected mutations with their reasons, for `retry` or `discard`. */
   readonly quarantine: Query<readonly Entry[]>;
 
+  /** Rejects if another tab keeps the store from being opened. */
+  private readonly blocked: Promise<void>;
   private readonly kinds: Kinds;
   private readonly env: Environment;
   private readonly store: Transactions;
@@ -204,7 +206,7 @@ export class Sync<S extends Schema = Schema> {
     });
     const status = async (): Promise<Status> => {
       try {
-        await this.ready;
+        await Promise.race([this.ready, this.blocked]);
         const status = await this.store.read((tx) => readStatus(tx, this.connection));
         return { ...status, reason: status.reason ?? this.broken.write ?? this.loss };
       } catch (error) {
@@ -217,6 +219,8 @@ export class Sync<S extends Schema = Schema> {
     this.quarantine = this.query(async (tx) => (await tx.entries()).filter((entry) => entry.state === 'rejected'));
     this.ready = this.open();
     this.ready.catch(nothing); // each read and write rejects with it
+    this.blocked = new Promise((_, reject) => void options.store.blocked?.then(() => reject(blocked())));
+    this.blocked.catch(() => this.ready.catch(nothing).then(() => this.status.invalidate()));
   }
 
   // ---- Reading ----
@@ -500,7 +504,7 @@ export class Sync<S extends Schema = Schema> {
     this.closed = true;
     this.cleaner.stop();
     this.off();
-    await this.ready.catch(nothing);
+    await Promise.race([this.ready, this.blocked]).catch(nothing);
     await this.server.close(); // reports `offline` to the other tabs
     this.tabs.close();
     await this.options.store.close();

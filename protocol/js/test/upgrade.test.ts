@@ -6,7 +6,7 @@ import sqlite from 'node-sqlite3-wasm';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 
 import { createChatSync } from '../src/chat.js';
 import { EARLIEST } from '../src/clock.js';
@@ -30,7 +30,7 @@ import {
   oldMeta,
   OLD_ROWS,
 } from './support/former.js';
-import { all, deleteDatabase, exists } from './support/databases.js';
+import { all, database, deleteDatabase, DEXIE_FIRST, exists, WITH_DEXIE } from './support/databases.js';
 import { newConversation, newMessage } from './support/model.js';
 import { C, CHAT_KINDS, CONVERSATION, id, M, message, MESSAGE, PROFILE, tokenOf } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
@@ -347,6 +347,27 @@ describe('in IndexedDB', () => {
     await deleteDatabase(`${name}/kinds`);
     const again = closing(new IndexedDbStore({ name }));
     expect(await again.read(async (tx) => [(await tx.meta()).user, await tx.all(MESSAGE)])).toEqual(['', []]);
+  });
+
+  it('a frozen tab of the version with Dexie holds it up: the status says so until it is closed', async () => {
+    const name = `upgrade-${++count}`;
+    const tab = await database(`${name}/kinds`, DEXIE_FIRST, WITH_DEXIE); // does not close when it is asked to
+    const sync = app.alone({ store: new IndexedDbStore({ name }) });
+    sync.status.subscribe(() => undefined);
+    await pass(() => sync.status.value.reason?.code === 'store_blocked');
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    ends.push(() => void vi.useRealTimers());
+    const other = app.alone({ store: new IndexedDbStore({ name }) });
+    await vi.advanceTimersByTimeAsync(5_000); // the browser tells it nothing
+    expect((await other.status.read()).reason?.code).toBe('store_blocked');
+    await app.end(other); // does not wait
+    vi.useRealTimers();
+    tab.close();
+    await pass(() => sync.status.value.reason === null && sync.status.value.state === 'local');
+    await sync.insert('conversation', { title: 'Vienna' });
+    expect((await sync.conversations().read()).rows).toHaveLength(1);
+    await app.end(sync);
+    await deleteDatabase(`${name}/kinds`); // the other one has none open
   });
 
   it('a tab of this version does not hold up another upgrade', async () => {

@@ -25,13 +25,18 @@ export function abort(tx: IDBTransaction): void {
   }
 }
 
-/** Opens a database; without `version`, in the version that it has. `upgrade` may make requests, but must await no other promises. */
+/**
+ * Opens a database; without `version`, in the version that it has. `upgrade` may make requests, but must await no other
+ * promises. `onBlocked`: it waits for a tab that has an earlier version open.
+ */
 export function openDatabase(
   name: string,
   version?: number,
   upgrade: (db: IDBDatabase, tx: IDBTransaction, from: number) => void = () => undefined,
+  onBlocked: () => void = () => undefined,
 ): Promise<IDBDatabase> {
   const request = indexedDB.open(name, version);
+  request.onblocked = () => onBlocked();
   request.onupgradeneeded = ({ oldVersion }) => {
     upgrade(request.result, request.transaction as IDBTransaction, oldVersion);
   };

@@ -67,10 +67,15 @@ const isAborted = (error: unknown): boolean => Object(error).name === 'AbortErro
 
 const nothing = (): void => undefined;
 
+/** Milliseconds. */
+const OPEN_WITHIN = 5_000;
+
 export class IndexedDbStore implements Store {
   readonly name: string;
   /** Called when the database was closed from outside. The next transaction opens it, perhaps empty. */
   onClosed: () => void = nothing;
+  private onBlocked = nothing;
+  readonly blocked = new Promise<void>((resolve) => (this.onBlocked = resolve));
   private readonly outbox = new OutboxCopy();
   private connection: Promise<Connection> | null = null;
   private destroyed = false;
@@ -121,7 +126,8 @@ export class IndexedDbStore implements Store {
 
   async close(): Promise<void> {
     this.closed = true;
-    (await this.connection?.catch(nothing))?.db.close();
+    const connection = this.connection?.catch(nothing);
+    (await Promise.race([connection, this.blocked]))?.db.close();
   }
 
   async destroy(): Promise<void> {
@@ -197,7 +203,11 @@ export class IndexedDbStore implements Store {
   }
 
   private async open(): Promise<Connection> {
-    const db = await openDatabase(databaseOf(this.name), VERSION, upgrade);
+    // The browser tells the first of several tabs that wait, and only of an upgrade, not of a deletion.
+    const timer = setTimeout(this.onBlocked, OPEN_WITHIN);
+    const opening = openDatabase(databaseOf(this.name), VERSION, upgrade, this.onBlocked);
+    const db = await opening.finally(() => clearTimeout(timer));
+    if (this.closed) db.close(); // it was blocked for long: what follows fails
     const connection = { db, pouring: false };
     db.onclose = () => this.onLost(db);
     db.onversionchange = ({ newVersion }) => {
