@@ -326,7 +326,7 @@ class _ReadPath:
 
     def move(self, moved: Moved) -> None:
         """A transaction moved a feed."""
-        self.hub.expect(moved.user, moved.seq)
+        self.hub.expected.note(moved.user, moved.seq)
         self.readers.ring(moved.user, moved.seq, carried=self.pump.carry(moved))
 
     async def record_departures(self) -> None:

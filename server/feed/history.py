@@ -130,7 +130,7 @@ class History:
                 self._restarted()
         elif newer(report, before):
             self._report = report
-            self._hub.forget_expected()
+            self._hub.expected.forget()
             metrics.HISTORIES.inc()
             devices = self._hub.count
             if before.epoch in report.outdated:
@@ -172,7 +172,7 @@ class History:
         again. Without a generation, the image may also give the client_id to an earlier connection; reconnecting takes
         it back.
         """
-        self._hub.forget_expected()
+        self._hub.expected.forget()
         devices = self._hub.count
         for reader in self._hub.readers():
             position = reader.position

@@ -18,6 +18,7 @@ from protocol.frames import Instant
 from server import metrics
 from server.declaration.model import Declaration
 from server.feed.change import Entry, same
+from server.feed.expected import Expected
 from server.feed.ports import DeviceState, DeviceStatus, Sink, Window
 from server.feed.progress import Progress
 from server.feed.resume import Why
@@ -178,9 +179,7 @@ class Hub:
     ) -> None:
         self._wake = wake
         self._not_yet = not_yet
-        self._expected: dict[str, int] = {}
-        self._expected_before: dict[str, int] = {}
-        """The same, from before the last call of `settle_expected`."""
+        self.expected = Expected()
         self._feeds: dict[str, Feed] = {}
         self._queues: dict[Lane, deque[Cohort]] = {lane: deque() for lane in Lane}
         self._confirming: deque[Cohort] = deque()
@@ -327,25 +326,6 @@ class Hub:
                 behind = True
         return behind
 
-    def expect(self, user: str, seq: int) -> None:
-        """The WAL has a commit that moves the user's feed to `seq`. Postgres writes a commit to the WAL before it lets
-        others see it: a read may not find it yet, for a moment or, with a synchronous standby, for longer."""
-        self._expected[user] = max(seq, self.expected(user))
-
-    def expected(self, user: str) -> int:
-        """The seq to which the user's feed is known to move or to have moved lately; 0: none is known."""
-        return self._expected.get(user) or self._expected_before.get(user, 0)
-
-    def settle_expected(self) -> None:
-        """All feeds were compared with Postgres. Of users who are not connected, forget what was expected before the
-        last time."""
-        left = {user: seq for user, seq in self._expected_before.items() if user in self._feeds}
-        self._expected_before, self._expected = {**left, **self._expected}, {}
-
-    def forget_expected(self) -> None:
-        """The database has another history now, or an older image of it: what the WAL had may be lost."""
-        self._expected_before, self._expected = {}, {}
-
     def live_at(self, user: str, seq: int) -> Cohort | None:
         """The cohort of live readers that stands right after the transaction `seq` and lacks nothing."""
         feed = self._feeds.get(user)
@@ -360,16 +340,14 @@ class Hub:
         there were any."""
         feed = self._feeds.get(user)
         found = False
-        if head.seq >= self.expected(user):
-            self._expected.pop(user, None)
-            self._expected_before.pop(user, None)
+        self.expected.seen(user, head.seq)
         for cohort in list(feed.cohorts.values()) if feed is not None else ():
             here = cohort.position
             if cohort.state is State.READING:
                 cohort.rung = max(cohort.rung, head.seq)  # its read may be of an earlier moment
             elif cohort.state is State.IDLE and (here.seq != head.seq or not same(here.mark, head.mark)):
                 self._enqueue(cohort)
-                found |= here.seq > self.expected(user) or here.seq < head.seq
+                found |= here.seq > self.expected.of(user) or here.seq < head.seq
         return found
 
     def waiting(self, lane: Lane) -> int:
@@ -412,7 +390,7 @@ class Hub:
             cohort.readers = set()
         if more or cohort.rung > to.seq:
             self._behind(there, cohort.rung)
-        elif (seq := self.expected(cohort.feed.user)) > to.seq:
+        elif (seq := self.expected.of(cohort.feed.user)) > to.seq:
             self._not_yet(cohort.feed.user, seq)
         return readers
 

@@ -226,7 +226,7 @@ class Pump:
                 reader.sink.close(errors.LOCAL_ONLY.frame())
             return
         if isinstance(batch, Why):
-            if batch is Why.AHEAD and reading.head < after.seq <= self._hub.expected(cohort.feed.user):
+            if batch is Why.AHEAD and reading.head < after.seq <= self._hub.expected.of(cohort.feed.user):
                 # It has what the WAL carried, and no read shows that yet.
                 asyncio.get_running_loop().call_later(pause(after.seq), self._hub.fail, [cohort])
                 return

@@ -58,7 +58,7 @@ class Sweep:
             wait = self._every
             # Only now: the sweep has found what changed while no doorbells arrived.
             self._hub.doorbells_work = listening and self._listening and not self._now.is_set()
-            self._hub.settle_expected()
+            self._hub.expected.settle(set(self._hub.users()))
             metrics.DOORBELLS_MISSED.inc(missed)
             if missed:
                 log.info("the sweep found changes whose doorbells were lost", missed=missed)

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.page import CHROMIUM
+from tests.support import npm
 from tests.support.benchmark_runs import drawable, figures, run
 from tests.support.redis import needs_redis
 
@@ -108,6 +109,7 @@ def test_page_shows_every_message() -> None:
 
 @pytest.mark.skipif(not CHROMIUM.exists() and "CI" not in os.environ, reason=f"there is no Chromium at {CHROMIUM}")
 def test_store_shows_every_message() -> None:
+    npm.install()
     found = figures("store")
     assert found["lost"] == 0
     assert {"rows_per_second", "first_ms", "one_ms", "pending_query_ms"} <= found.keys()

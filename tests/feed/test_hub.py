@@ -213,7 +213,7 @@ def test_a_read_that_does_not_show_what_the_wal_has_is_not_the_last_one() -> Non
     seen: list[tuple[str, int]] = []
     hub = Hub(lambda _: None, lambda user, seq: seen.append((user, seq)))
     hub.place(hub.add(USERS[0], uuid4(), FakeSink(), {}), Position(7), Phase.HELLO)
-    hub.expect(USERS[0], 9)
+    hub.expected.note(USERS[0], 9)
     for head, expected in ((7, [(USERS[0], 9)]), (8, [(USERS[0], 9)]), (9, [])):
         (cohort,) = hub.take(Lane.CATCH_UP, 1) or hub.take(Lane.LIVE, 1)
         seen.clear()
@@ -222,21 +222,13 @@ def test_a_read_that_does_not_show_what_the_wal_has_is_not_the_last_one() -> Non
         hub.ring(USERS[0], 9)
 
 
-def test_what_is_expected_is_forgotten_once_postgres_shows_it_or_the_user_is_gone() -> None:
+def test_what_is_expected_ends_once_postgres_shows_it() -> None:
     hub = Hub(lambda _: None)
-    hub.add(USERS[0], uuid4(), FakeSink(), {})
-    for user in USERS[:2]:
-        hub.expect(user, 9)
-        hub.expect(user, 8)  # a row of the log that was moved to another partition
-    for _ in range(3):
-        hub.compare(USERS[0], Position(8))
-        hub.settle_expected()
-    assert (hub.expected(USERS[0]), hub.expected(USERS[1])) == (9, 0)
+    hub.expected.note(USERS[0], 9)
+    hub.compare(USERS[0], Position(8))
+    assert hub.expected.of(USERS[0]) == 9
     hub.compare(USERS[0], Position(9))
-    assert hub.expected(USERS[0]) == 0
-    hub.expect(USERS[0], 11)
-    hub.forget_expected()
-    assert hub.expected(USERS[0]) == 0
+    assert hub.expected.of(USERS[0]) == 0
 
 
 def test_readers_at_one_position_are_read_for_once_and_move_together() -> None:

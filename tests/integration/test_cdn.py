@@ -36,6 +36,8 @@ TRANSFERRED = """
             .map(({ name, transferSize }) => [new URL(name).pathname, transferSize]))
 """
 """The bytes that the browser received for each path, as it says itself."""
+NOTED = "() => performance.getEntriesByName(`${location.origin}/demo.json`).length > 0"
+"""It notes a request a moment after the page has the answer."""
 
 
 CACHED = """
@@ -146,6 +148,7 @@ async def test_a_second_load_transfers_nothing_but_the_document_and_a_new_versio
         page = await person.new_page()
         await page.goto(f"https://localhost:{cdn.port}/")
         await page.get_by_test_id("device-1").wait_for()
+        await page.wait_for_function(NOTED)
         received = await page.evaluate(TRANSFERRED)
         await eventually(lambda: len(cdn.log()) - before >= sum(size > 0 for size in received.values()))
         del received["/demo.json"]  # no file of the page, but tokens

@@ -188,4 +188,5 @@ async def administrator(database: Database) -> AsyncIterator[Any]:
     try:
         yield connection
     finally:
-        await connection.close()
+        with contextlib.suppress(OSError):  # Postgres has ended it
+            await connection.close()
