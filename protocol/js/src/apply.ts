@@ -144,6 +144,7 @@ class Batch {
         if (ended.size > 0) await tx.dropFloors(child, [...ended]);
         const fresh = [...begun];
         if (fresh.length === 0) continue;
+        for (const home of fresh) this.touch(child, home);
         const known = await tx.floors(child, fresh);
         await tx.putFloors(
           child,
@@ -166,7 +167,11 @@ class Batch {
     const held = work.rows.get(key);
     if (held) this.touch(kind, held.home);
     for (const child of kind.children) this.touch(child, key);
-    if (seq < (held?.row.seq ?? -1)) return;
+    if (seq < (held?.row.seq ?? -1)) {
+      // A page may have brought it with another parent, and did not read with which one it was held.
+      this.touched.all = true;
+      return;
+    }
     work.rows.delete(key);
     work.changed.add(key);
     work.begun.delete(key);

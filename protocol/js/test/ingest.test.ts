@@ -4,12 +4,14 @@
 
 import { describe, expect, it } from 'vitest';
 
+import type { Touched } from '../src/apply.js';
 import { codecsFor } from '../src/codec.js';
 import { addEntry } from '../src/entries.js';
 import type { Limits } from '../src/frames.js';
 import { Ingest } from '../src/ingest.js';
 import { NUMBER_END } from '../src/mutation.js';
 import type { Push } from '../src/outbox.js';
+import type { Arrival } from '../src/rows.js';
 import type { Event } from '../src/session.js';
 import { Deposed, type Transactions, type Writing } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
@@ -22,14 +24,18 @@ const limits: Limits = {
   mutations: 3,
 };
 
-const ingestOf = (store: Transactions, now: () => number): Ingest =>
+const ingestOf = (
+  store: Transactions,
+  now: () => number,
+  onTouched: (touched: Touched) => void = () => undefined,
+): Ingest =>
   new Ingest({
     store,
     codec: codecsFor(kinds).json,
     window: { conversation: 1, message: 1 },
     now,
     random: () => 1,
-    onTouched: () => undefined,
+    onTouched,
   });
 
 const welcome = (change: { readonly mode?: string; readonly why?: string; readonly time?: number } = {}): Event => ({
@@ -221,6 +227,18 @@ it('a rejection lasts before the next push, with which the server forgets it; wh
   expect(levels).toEqual(['relaxed', 'strict']);
 });
 
+it('a history that begins with a row above it is read again', async () => {
+  const told: Touched[] = [];
+  const ingest = ingestOf(new MemoryStore(), () => 1000, (touched) => told.push(touched));
+  await ingest.lead();
+  await ingest.begin();
+  await ingest.apply(welcome({ mode: 'snapshot' }));
+  await ingest.apply({ t: 'snapshot', rows: [], cursor: '5', first: true });
+  told.length = 0;
+  await ingest.apply({ t: 'changes', rows: [conversation(1, 6)], cursor: '6', seq: 6 });
+  expect(told.map(({ histories }) => histories.has(`message ${C(1)}`))).toEqual([true]);
+});
+
 describe('rows that are newer than all that is held', () => {
   /** Counts the messages that are looked up. */
   class Counting extends MemoryStore {
@@ -258,6 +276,22 @@ describe('rows that are newer than all that is held', () => {
     await ingest.apply(changes(7, [1, 1, 6, { content: 'edited' }], [2, 1, 7]));
     expect(store.count).toBe(0);
     expect([await content(store, 1), await content(store, 2)]).toEqual(['edited', 'm2']);
+  });
+
+  it('a page that brings a row before its move does: once the deletion comes, all lists are read again', async () => {
+    const { store } = await begun();
+    const told: Touched[] = [];
+    const ingest = ingestOf(store, () => 1000, (touched) => told.push(touched));
+    await ingest.lead();
+    await ingest.begin();
+    await ingest.apply(changes(6, [2, 1, 6]));
+    ingest.expectPage(1, { kind: 'message', parent: C(2), before: null });
+    await ingest.apply({ t: 'page', id: 1, asOf: 9, rows: [message(1, 2, 9)], more: false } as Event);
+    told.length = 0;
+    const rows: Arrival[] = [{ kind: '-message', seq: 8, id: M(1) }, message(1, 2, 8)];
+    await ingest.apply({ t: 'changes', rows, cursor: '8', seq: 8 });
+    expect(told.map(({ all }) => all)).toEqual([true]);
+    expect((await store.read((tx) => tx.of(MESSAGE, C(1)))).map((row) => row.id)).toEqual([M(2)]);
   });
 
   it('and rows that are not, because a page was read later, are', async () => {
