@@ -188,8 +188,9 @@ export class Connector {
       return new this.options.WebSocket(url, [subprotocol]);
     } catch (error) {
       // The URL is none, or a page with https may not connect to ws://.
-      const why = (error as Error).message;
-      throw new Trouble('bad_url', `no WebSocket can be opened at ${bare(url)} (${why}): correct \`url\``);
+      const where = bare(url);
+      const why = (error as Error).message.replaceAll(url, where);
+      throw new Trouble('bad_url', `no WebSocket can be opened at ${where} (${why}): correct \`url\``);
     }
   }
 

@@ -9,6 +9,7 @@ import type { FetchLike } from '../src/reason.js';
 import type { Status } from '../src/status.js';
 import { StoreError } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
+import type { WebSocketClass } from '../src/websocket.js';
 import { App, USER } from './support/app.js';
 import { device, until } from './support/device.js';
 import { id, tokenOf } from './support/rows.js';
@@ -86,6 +87,19 @@ describe('over real sockets', () => {
 
   it('a URL that is none', async () => {
     expect(await reasonAt('wss://', 'bad_url')).toContain('correct `url`');
+  });
+
+  it('a URL that is none, which the browser repeats with what is secret in it', async () => {
+    class Refusing {
+      constructor(url: string) {
+        throw new SyntaxError(`The URL '${url}' is invalid.`);
+      }
+    }
+    const environment = { WebSocket: Refusing as unknown as WebSocketClass };
+    const sync = device({ url: 'wss//me:secret@host?key=secret', user: USER, getToken: () => tokenOf(USER), environment });
+    ends.unshift(() => sync.close());
+    const { reason } = await until(sync.status, (value) => value.reason?.code === 'bad_url');
+    expect(reason?.message).not.toContain('secret');
   });
 });
 
