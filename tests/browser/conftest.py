@@ -1,8 +1,8 @@
 """The demo, and a real browser before it."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
@@ -17,17 +17,19 @@ expect.set_options(timeout=LIMIT * 1_000)
 
 
 @pytest.fixture(scope="session")
-def demo_folder() -> Iterator[Path]:
+def one_demo() -> Iterator[Demo]:
     with temporary_folder() as folder:
-        yield folder
+        made = Demo(folder, "--with", "usage")
+        yield made
+        asyncio.run(made.end())
 
 
 @pytest.fixture
-async def demo(demo_folder: Path) -> AsyncIterator[Demo]:
-    made = Demo(demo_folder, "--with", "usage")
-    await made.start()
-    yield made
-    await made.end()
+async def demo(one_demo: Demo) -> Demo:
+    """The same for all tests. One that a test has ended starts again, at its address."""
+    if not one_demo.runs:
+        await one_demo.start()
+    return one_demo
 
 
 @pytest.fixture

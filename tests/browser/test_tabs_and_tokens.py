@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from uuid import UUID
 
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
@@ -68,10 +67,8 @@ async def test_a_tab_that_holds_the_socket_and_is_frozen_does_not_block_the_othe
     await elsewhere.close()
 
 
-async def test_tokens_that_end_one_after_the_other_are_no_reason_to_reload(
-    demo: Demo, demo_folder: Path, person: BrowserContext
-) -> None:
-    secret = (demo_folder / "jwt-secret").read_text()
+async def test_tokens_that_end_one_after_the_other_are_no_reason_to_reload(demo: Demo, person: BrowserContext) -> None:
+    secret = (demo.folder / "jwt-secret").read_text()
     given = 0
 
     async def short_lived(route: Route) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ class Demo:
     """Can be killed, and started again at the same address."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self._port = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.line: dict[str, Any] = {}
 
     @property
@@ -33,15 +34,18 @@ class Demo:
             "--port",
             str(self._port),
             "--data",
-            str(self._folder),
+            str(self.folder),
         )
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", "demo", *options), stdout=asyncio.subprocess.PIPE
-        )
+        command = [sys.executable, "-m", "server", "demo", *options]
+        self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         async with asyncio.timeout(60):
-            self.line = orjson.loads(await self._process.stdout.readline())
+            self.line = orjson.loads(await asyncio.to_thread(self._process.stdout.readline))
         self._port = int(self.line["http"].rpartition(":")[2])
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -51,5 +55,7 @@ class Demo:
     async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait)
+            assert self._process.stdout is not None
+            self._process.stdout.close()
             self._process = None
