@@ -464,8 +464,10 @@ export class Sync<S extends Schema = Schema> {
         try {
           const result = await store[how](async (tx: Reading) => {
             const meta = await tx.meta();
-            if (!this.gone && !meta.destroyed && meta.made !== this.made) throw new Emptied();
-            if (this.gone || meta.user !== user || meta.shape !== shape) throw new Destroyed();
+            const isOurs = meta.user === user && meta.shape === shape;
+            const isFree = isOurs || meta.user === '';
+            if (!this.gone && !meta.destroyed && isFree && meta.made !== this.made) throw new Emptied();
+            if (this.gone || !isOurs) throw new Destroyed();
             return work(tx as Writing);
           }, durability);
           this.setBroken(how, null);

@@ -196,3 +196,20 @@ it('a store that was emptied takes nothing of the connection that was open', asy
   await pass(async () => (await contents(sync)).length === 1);
   expect((await sync.conversations().read()).rows).toMatchObject([{ title: 'Trip' }]); // by a snapshot
 });
+
+it.each([
+  ["another user's", { user: C(2) }],
+  ['of another schema', { shape: '[]' }],
+])('a Sync does not begin again in a store that was emptied and is %s now: it ends, and lets go of the lead', async (_, now) => {
+  const store = new MemoryStore();
+  const sync = app.open({ store });
+  await live(sync);
+  await store.write(async (tx) => {
+    const { user, shape } = await tx.meta();
+    await tx.clear(true);
+    await tx.setMeta({ ...newMeta(C(77)), user, shape, ...now });
+  });
+  await pass(async () => (await sync.status.read()).state === 'destroyed');
+  expect(await store.read((tx) => tx.meta())).toMatchObject({ made: C(77), ...now });
+  await pass(() => app.world.network.sockets.size === 0);
+});
