@@ -366,8 +366,10 @@ describe('in IndexedDB', () => {
     await pass(() => sync.status.value.reason === null && sync.status.value.state === 'local');
     await sync.insert('conversation', { title: 'Vienna' });
     expect((await sync.conversations().read()).rows).toHaveLength(1);
+    const closing = vi.spyOn(IDBDatabase.prototype, 'close');
+    ends.push(() => closing.mockRestore());
     await app.end(sync);
-    await deleteDatabase(`${name}/kinds`); // the other one has none open
+    expect(closing).toHaveBeenCalledTimes(1);
   });
 
   it('a tab of this version does not hold up another upgrade', async () => {

@@ -126,8 +126,8 @@ export class IndexedDbStore implements Store {
 
   async close(): Promise<void> {
     this.closed = true;
-    const connection = this.connection?.catch(nothing);
-    (await Promise.race([connection, this.blocked]))?.db.close();
+    const closing = this.connection?.then(({ db }) => db.close(), nothing);
+    await Promise.race([closing, this.blocked]);
   }
 
   async destroy(): Promise<void> {
@@ -207,7 +207,6 @@ export class IndexedDbStore implements Store {
     const timer = setTimeout(this.onBlocked, OPEN_WITHIN);
     const opening = openDatabase(databaseOf(this.name), VERSION, upgrade, this.onBlocked);
     const db = await opening.finally(() => clearTimeout(timer));
-    if (this.closed) db.close(); // it was blocked for long: what follows fails
     const connection = { db, pouring: false };
     db.onclose = () => this.onLost(db);
     db.onversionchange = ({ newVersion }) => {
