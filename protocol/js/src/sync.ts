@@ -253,7 +253,9 @@ export class Sync<S extends Schema = Schema> {
     const of = this.kind(kind);
     const given = (id ?? writes.idFor(of)) as Id;
     const parent = of.home === null ? null : ((columns as Columns)[of.home] as Id);
-    await this.write((tx, now) => writes.insert(tx, this.kinds, now, of, given, columns as Columns), of, parent);
+    // With a row that may have others below it, their histories begin.
+    const only = of.children.length === 0 ? of : undefined;
+    await this.write((tx, now) => writes.insert(tx, this.kinds, now, of, given, columns as Columns), only, parent);
     return given as IdOf<S, K>;
   }
 

@@ -1,6 +1,6 @@
 /** The whole library in a world whose time, network and tabs the test controls. */
 
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 
 import { UNTOUCHED } from '../src/clean.js';
 import { WriteError } from '../src/mutation.js';
@@ -394,6 +394,20 @@ describe('tokens', () => {
 
 describe('histories', () => {
   const WINDOW = { conversation: 2, message: 3 };
+
+  it('a list that is shown before its parent is inserted is whole from then on', async () => {
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    await sync.conversations().read();
+    app.world.network.mode = 'down';
+    app.world.network.cut();
+    await app.world.clock.pass(0);
+    const list = sync.messages(C(5));
+    list.subscribe(() => undefined);
+    await vi.waitFor(() => expect(list.value?.more).toBe(true));
+    await sync.createConversation('Trip', C(5));
+    await vi.waitFor(() => expect(list.value?.more).toBe(false));
+  });
 
   it('a history is shown from its floor on; older rows come from the store, then from the server', async () => {
     for (let n = 1; n <= 4; n++) history(n, 20, now() - 10_000_000_000 + n * 1_000_000_000);
