@@ -10,6 +10,7 @@ from rich.console import Console
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from atlas_sync.device import Status
+from atlas_sync.reason import bare
 from atlas_sync.session import ErrorAnswer, Event
 from server.exceptions import AtlasError, ConfigError
 from server.postgres.errors import is_refusal
@@ -65,7 +66,7 @@ class Shows:
 
     def __init__(self, console: Console, url: str, last_error: Callable[[], object]) -> None:
         self._console = console
-        self._url = url
+        self._url = bare(url)
         self._last_error = last_error
         self._seen: object = None
         self._said: str | None = None

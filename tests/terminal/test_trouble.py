@@ -176,6 +176,14 @@ def test_what_keeps_a_device_offline_is_said_once() -> None:
     assert said == ["connecting", trouble, "catching up", "live", "offline", "connecting", trouble]
 
 
+def test_what_is_secret_in_an_address_is_not_printed() -> None:
+    screen = console()
+    screen.width, screen.file = 2_000, io.StringIO()
+    Shows(screen, "ws://person:secret@here/sync?key=secret", ConnectionRefusedError)(Status.OFFLINE)
+    assert "ws://here/sync" in screen.file.getvalue()
+    assert "secret" not in screen.file.getvalue()
+
+
 COMMANDS_OF_POSTGRES = (
     ("init",),
     ("schema",),

@@ -51,7 +51,7 @@ class SilentError(TimeoutError):
 
 def reason_of(error: ErrorAnswer | Exception, url: str) -> Reason | None:
     """The reason that an error is; None for an answer to a push or a page, which leaves the connection as it is."""
-    where = _bare(url)
+    where = bare(url)
     match error:
         case ErrorAnswer(answers="push" | "page"):
             return None
@@ -110,7 +110,7 @@ def _answered(status: int, where: str) -> Reason:
     return Reason(code, f"the server at {where} {says}: {todo}")
 
 
-def _bare(url: str) -> str:
+def bare(url: str) -> str:
     """Without what may be secret in it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
