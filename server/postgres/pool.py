@@ -266,8 +266,17 @@ class _Connection:
         """The statement_timeout that is set, in seconds."""
 
     async def fetch(self, text: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
-        if self._pooled:
-            return await self._fetch_pooled(text, arguments, seconds)
+        try:
+            if self._pooled:
+                return await self._fetch_pooled(text, arguments, seconds)
+            return await self._fetch_prepared(text, arguments, seconds)
+        except AttributeError:
+            # asyncpg's: it has no protocol any more once another task has closed the connection between two steps.
+            if not self.closed:
+                raise
+            raise asyncpg.InterfaceError("the connection was closed meanwhile") from None
+
+    async def _fetch_prepared(self, text: str, arguments: tuple[object, ...], seconds: float | None) -> list[Any]:
         if seconds is not None and seconds != self._seconds:
             await self._raw.execute(limit(seconds))
             self._seconds = seconds

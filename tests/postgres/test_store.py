@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from protocol.cursor import Position
@@ -55,6 +56,26 @@ async def test_a_read_that_another_declaration_overtakes_is_refused(
                 await read(store)
     finally:
         pool.terminate()
+
+
+async def test_a_read_whose_connection_is_closed_between_two_steps_is_tried_again_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a connection to another history is found at that moment, and the pool gives up those to this one."""
+    synced = Synced(CHAT)
+    pool = pool_for(database, synced)
+    prepare = asyncpg.Connection._get_statement
+
+    async def closed_before(connection: Any, *arguments: Any, **named: Any) -> Any:
+        pool.terminate()
+        return await prepare(connection, *arguments, **named)
+
+    monkeypatch.setattr(asyncpg.Connection, "_get_statement", closed_before)
+    with pytest.raises(UnavailableError, match="closed meanwhile"):
+        await PostgresStore(pool, synced).read_feed([ReadKey(ANNE, Position(5))], 10, 1_000)
+    monkeypatch.undo()
+    await PostgresStore(pool, synced).read_feed([ReadKey(ANNE, Position(5))], 10, 1_000)
+    pool.terminate()
 
 
 @pytest.mark.parametrize("content_bytes", [1_000_000, 450])
