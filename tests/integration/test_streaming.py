@@ -403,8 +403,10 @@ class Hanging:
                 return
 
     async def commit(self, sql: Any, statement: str, *arguments: object) -> None:
-        self._waiting.append(asyncio.create_task(self._write(statement, *arguments)))
-        await eventually(lambda: sql.fetchval(self.WAITS, len(self._waiting)))
+        commit = asyncio.create_task(self._write(statement, *arguments))
+        self._waiting.append(commit)
+        await eventually(lambda: commit.done() or sql.fetchval(self.WAITS, len(self._waiting)))
+        assert not commit.done(), commit
 
     async def _write(self, statement: str, *arguments: object) -> None:
         async with administrator(self._database) as writer:
