@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
-from playwright.async_api import BrowserContext, Locator, Playwright, ViewportSize, async_playwright
+from playwright.async_api import BrowserContext, Playwright, ViewportSize, async_playwright
 
 from benchmarks import machine
 from benchmarks.actors import ARRIVAL
@@ -65,7 +65,8 @@ async def page(messages: int, backlog: int, sqlite: bool) -> tuple[dict[str, Any
             await tab.goto(line["http"])
             device = tab.get_by_test_id("device-1")
             await device.locator("[data-testid=status]", has_text="Live").wait_for(timeout=LIMIT * 1000)
-            waits = await _one_by_one(sql, home, device, messages)
+            await device.evaluate(WATCH)
+            waits = await one_by_one(sql, home, messages, PAUSE, lambda: device.evaluate("() => window.seen"))
 
             await device.get_by_test_id("offline").click()
             await say(sql, home, [padded(f"missed {i}") for i in range(backlog)])
@@ -122,19 +123,21 @@ def _gzipped(kind: str) -> int:
     return path.stat().st_size
 
 
-async def _one_by_one(sql: Any, home: UUID, device: Locator, messages: int) -> list[float]:
-    """Return the milliseconds from the answer to each COMMIT until its message is in the device's document."""
-    await device.evaluate(WATCH)
+async def one_by_one(
+    sql: Any, home: UUID, messages: int, pause: float, look: Callable[[], Awaitable[dict[str, float]]]
+) -> list[float]:
+    """Return the milliseconds from the answer to each COMMIT until its message is in the document. `pause`: seconds
+    between two. `look`: when the document showed each text, in milliseconds."""
     committed: dict[str, float] = {}
     for i in range(messages):
         text = f"shown {i}"
         await say(sql, home, [text])
         committed[text] = time.time() * 1000
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(pause)
     seen: dict[str, float] = {}
 
     async def all_shown() -> bool:
-        seen.update(await device.evaluate("() => window.seen"))
+        seen.update(await look())
         return committed.keys() <= seen.keys()
 
     with suppress(BenchmarkError):  # the caller counts the lost ones

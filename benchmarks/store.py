@@ -1,21 +1,17 @@
 """The TypeScript client and its store in Chromium, without a page: a real server, a real socket, a database on disk."""
 
-import asyncio
-import time
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import async_playwright
 
 from benchmarks import machine
-from benchmarks.actors import ARRIVAL
 from benchmarks.machine import BenchmarkError
-from benchmarks.page import backend, chromium, demo, padded, say
-from benchmarks.processes import eventually, folder, launch
+from benchmarks.page import backend, chromium, demo, one_by_one, padded, say
+from benchmarks.processes import folder, launch
 
 CLIENT: Final = Path(__file__).parents[1] / "protocol/js"
 PROGRAM: Final = Path(__file__).parent / "programs/store.ts"
@@ -70,7 +66,7 @@ async def store(backlog: int, held: int, pending: int, sqlite: bool) -> tuple[di
             await tab.evaluate("([...args]) => measured.fill(...args)", [str(home), held, padded("held")])
             await begin()
             await tab.evaluate("([...args]) => measured.first(...args)", [*who, str(home), shown])
-            waits = await _one_by_one(sql, home, tab)
+            waits = await one_by_one(sql, home, TURNS, PAUSE, lambda: tab.evaluate("() => measured.seen"))
             queries = await tab.evaluate(
                 "([...args]) => measured.pending(...args)", [person["id"], str(home), pending, TURNS, SHOWN]
             )
@@ -91,22 +87,3 @@ async def _build(script: Path) -> None:
     process = await launch("node", *arguments, cwd=CLIENT)
     if await process.wait() != 0:
         raise BenchmarkError(f"The program could not be built: run npm ci in {CLIENT.name}.")
-
-
-async def _one_by_one(sql: Any, home: UUID, tab: Page) -> list[float]:
-    """Return the milliseconds from the answer to each COMMIT until its message is in the document."""
-    committed: dict[str, float] = {}
-    for i in range(TURNS):
-        text = f"shown {i}"
-        await say(sql, home, [text])
-        committed[text] = time.time() * 1000
-        await asyncio.sleep(PAUSE)
-    seen: dict[str, float] = {}
-
-    async def all_shown() -> bool:
-        seen.update(await tab.evaluate("() => measured.seen"))
-        return committed.keys() <= seen.keys()
-
-    with suppress(BenchmarkError):  # the caller counts the lost ones
-        await eventually("all shown", all_shown, ARRIVAL)
-    return [seen[text] - at for text, at in committed.items() if text in seen]

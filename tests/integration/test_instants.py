@@ -10,7 +10,7 @@ from atlas_sync import Device, Encoding, Row, Schema
 from protocol.codec import Codec
 from protocol.frames import FIRST_INSTANT, LAST_INSTANT
 from tests.support.cluster import Database
-from tests.support.instants import INSTANTS
+from tests.support.instants import INSTANTS, add_conversations_of_all_times, add_messages_of_all_times
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import Conversation, Message
@@ -39,13 +39,7 @@ async def test_messages_of_all_times_are_paged_without_a_gap_or_a_repeat(
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
     await add_message(sql, await add_conversation(sql, await add_user(sql)))
-    for instant in INSTANTS:
-        await sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
-            " $2::text::timestamptz)",
-            conversation,
-            instant,
-        )
+    await add_messages_of_all_times(sql, conversation)
     expected = await sql.fetch(
         "SELECT id FROM messages WHERE conversation_id = $1 ORDER BY created_at DESC, id DESC", conversation
     )
@@ -63,12 +57,7 @@ async def test_conversations_of_all_times_are_paged_without_a_gap_or_a_repeat(
     database: Database, sql: Any, codec: Codec, limit: int
 ) -> None:
     user = await add_user(sql)
-    for instant in INSTANTS:
-        await sql.execute(
-            "INSERT INTO conversations (user_id, title, updated_at) VALUES ($1, $2::text, $2::text::timestamptz)",
-            user,
-            instant,
-        )
+    await add_conversations_of_all_times(sql, user)
     expected = await sql.fetch(
         "SELECT id FROM conversations WHERE user_id = $1 ORDER BY updated_at DESC, id DESC", user
     )
@@ -107,13 +96,7 @@ async def test_the_client_pages_over_messages_of_all_times(
 ) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
-    for instant in INSTANTS:
-        await sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
-            " $2::text::timestamptz)",
-            conversation,
-            instant,
-        )
+    await add_messages_of_all_times(sql, conversation)
     kind = Schema.chat()["message"]
     found: list[str] = []
     async with serving(database) as server:

@@ -15,7 +15,7 @@ from server.demo.assets import CODINGS, IDENTITY, read
 from server.demo.site import STATIC
 from tests.support.cluster import Database, temporary_folder
 from tests.support.demo import Demo
-from tests.support.instants import INSTANTS
+from tests.support.instants import INSTANTS, add_conversations_of_all_times, add_messages_of_all_times
 from tests.support.npm import CLIENT, PAGE, install, run, run_node
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import serving, token
@@ -50,18 +50,8 @@ async def test_the_client_and_the_server_understand_each_other() -> None:
 async def test_the_client_pages_up_over_rows_of_all_times(database: Database, sql: Any) -> None:
     user = await add_user(sql)
     conversation = await add_conversation(sql, user)
-    for instant in INSTANTS:
-        await sql.execute(
-            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
-            " $2::text::timestamptz)",
-            conversation,
-            instant,
-        )
-        await sql.execute(
-            "INSERT INTO conversations (user_id, title, updated_at) VALUES ($1, $2::text, $2::text::timestamptz)",
-            user,
-            instant,
-        )
+    await add_messages_of_all_times(sql, conversation)
+    await add_conversations_of_all_times(sql, user)
     async with serving(database) as server:
         given = {
             "ATLAS_URL": server.url,

@@ -1,5 +1,8 @@
 """Instants of all times, the newest first; among them the ends of what a device can hold (SPEC.md, 2.4)."""
 
+from typing import Any
+from uuid import UUID
+
 INSTANTS = [
     "infinity",
     "infinity",
@@ -17,3 +20,22 @@ INSTANTS = [
     "4713-01-01 BC",
     "-infinity",
 ]
+
+
+async def add_messages_of_all_times(sql: Any, conversation: UUID) -> None:
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO messages (conversation_id, role, content, created_at) VALUES ($1, 'user', $2::text,"
+            " $2::text::timestamptz)",
+            conversation,
+            instant,
+        )
+
+
+async def add_conversations_of_all_times(sql: Any, user: UUID) -> None:
+    for instant in INSTANTS:
+        await sql.execute(
+            "INSERT INTO conversations (user_id, title, updated_at) VALUES ($1, $2::text, $2::text::timestamptz)",
+            user,
+            instant,
+        )

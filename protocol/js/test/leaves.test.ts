@@ -5,7 +5,6 @@ import 'fake-indexeddb/auto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
-import type { Entry } from '../src/outbox.js';
 import { keyOf, LOCAL, orderOfRow, type Row } from '../src/rows.js';
 import { compile, shapeOf, type Kind } from '../src/schema.js';
 import { newMeta, type Reading, type Store, type Writing } from '../src/store.js';
@@ -17,7 +16,7 @@ import { singleOf } from '../src/store/singles.js';
 import { database, DEXIE_FIRST, put, WITH_DEXIE } from './support/databases.js';
 import { FORUM } from './support/forum.js';
 import { CLIENT } from './support/former.js';
-import { C, CHAT_KINDS, M, message, MESSAGE } from './support/rows.js';
+import { C, CHAT_KINDS, entry, M, message, MESSAGE } from './support/rows.js';
 
 const FORUM_KINDS = compile(FORUM);
 const [TOPIC, THREAD, POST] = ['topic', 'thread', 'post'].map((name) => FORUM_KINDS.get(name)) as [Kind, Kind, Kind];
@@ -198,22 +197,13 @@ async function poured(name: string): Promise<void> {
 it('what waits in an outbox of the layout with Dexie is read, and stays with what is written then', async () => {
   const name = `leaves-${++count}`;
   await makeWithDexie(name, MESSAGE, []);
-  const waiting = (key: number): Entry => ({
-    key,
-    n: key,
-    mutation: { op: '-', kind: 'conversation', id: C(key) },
-    state: 'pending',
-    seq: null,
-    code: null,
-    message: null,
-  });
   const db = await asked<IDBDatabase>(indexedDB.open(`${name}/kinds`));
-  await put(db, 'outbox', [waiting(1), waiting(2)]);
+  await put(db, 'outbox', [entry(1), entry(2)]);
   db.close();
   const store = new IndexedDbStore({ name });
   const keys = (): Promise<number[]> => store.read(async (tx) => (await tx.entries()).map(({ key }) => key));
   expect(await keys()).toEqual([1, 2]);
-  await store.write((tx) => tx.putEntries([waiting(3)]));
+  await store.write((tx) => tx.putEntries([entry(3)]));
   expect(await keys()).toEqual([1, 2, 3]);
   await store.close();
 });

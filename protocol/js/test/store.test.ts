@@ -8,26 +8,14 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { applyPage, applyRows, applySnapshot, touchedNothing } from '../src/apply.js';
 import type { Floor } from '../src/holes.js';
 import type { Insert } from '../src/mutation.js';
-import type { Entry } from '../src/outbox.js';
 import { homeOf, keyOf, LOCAL, orderOf, orderOfRow, type Arrival, type Row } from '../src/rows.js';
 import { compile, type Id, type Kind } from '../src/schema.js';
 import type { Store, Writing } from '../src/store.js';
 import { IndexedDbStore } from '../src/store/indexeddb.js';
 import { SqliteStore } from '../src/store/sqlite.js';
 import { FORUM } from './support/forum.js';
-import { C, CHAT_KINDS, conversation, CONVERSATION, id, M, message, MESSAGE, PROFILE } from './support/rows.js';
+import { C, CHAT_KINDS, conversation, CONVERSATION, entry, id, M, message, MESSAGE, PROFILE } from './support/rows.js';
 import { KINDS, sqliteDriver } from './support/stores.js';
-
-const entry = (key: number, change: Partial<Entry> = {}): Entry => ({
-  key,
-  n: key,
-  mutation: { op: '-', kind: 'conversation', id: C(key) },
-  state: 'pending',
-  seq: null,
-  code: null,
-  message: null,
-  ...change,
-});
 
 const FORUM_KINDS = compile(FORUM);
 const of = (name: string): Kind => FORUM_KINDS.get(name) as Kind;

@@ -222,24 +222,25 @@ def table(kind: Kind, relation: Relation) -> Table | None:
     needed = [*kind.key, *(column.field for column in kind.columns), *(each for each in instead if each is not None)]
     if owner is not None:
         needed.append(owner)
-    if any(_decoder(relation, each) is None for each in needed):
+    found = {each.name: _decoder(relation, each) for each in needed}
+    decoders = {name: decode for name, decode in found.items() if decode is not None}
+    if len(decoders) < len(found):
         return None
 
     def at(field: Field) -> int:
         return relation.columns.index(field.name)
 
-    def decoder(field: Field) -> binary.Decode:
-        found = _decoder(relation, field)
-        assert found is not None
-        return found
-
     return Table(
         kind.tag,
-        tuple((at(field), decoder(field)) for field in kind.key),
+        tuple((at(field), decoders[field.name]) for field in kind.key),
         None if owner is None else at(owner),
         None if kind.dated is None else at(kind.dated),
         tuple(
-            (at(column.field), decoder(column.field), None if column.instead is None else at(column.instead))
+            (
+                at(column.field),
+                decoders[column.field.name],
+                None if column.instead is None else at(column.instead),
+            )
             for column in kind.columns
         ),
     )

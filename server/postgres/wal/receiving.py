@@ -1,6 +1,7 @@
 """A connection on which transactions arrive: from Postgres, or from the process that streams for all."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from server.exceptions import UnavailableError
@@ -8,7 +9,7 @@ from server.postgres import wire
 from server.postgres.wal.pgoutput import Committed, Transactions
 
 
-class Receiving(asyncio.Protocol):
+class Receiving(asyncio.Protocol, ABC):
     """`deliver` gets each transaction; an error that it raises ends the connection. `over`: the sentence for its end.
     `most`: bytes of a message that are kept."""
 
@@ -37,9 +38,9 @@ class Receiving(asyncio.Protocol):
             self._failure.__cause__ = error
             self.end()
 
+    @abstractmethod
     def _received(self, kind: int, body: bytes, at: int, end: int) -> None:
         """A message has arrived."""
-        raise NotImplementedError
 
     def _take(self, body: bytes, at: int, end: int) -> None:
         """A message of pgoutput has arrived."""

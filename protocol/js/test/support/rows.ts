@@ -1,6 +1,7 @@
 /** Readable rows, ids and tokens for tests. */
 
 import type { Conversation, Message } from '../../src/chat.js';
+import type { Entry } from '../../src/outbox.js';
 import type { Uuid } from '../../src/rows.js';
 import { CHAT } from '../../src/schema.chat.js';
 import { compile, type Kind } from '../../src/schema.js';
@@ -38,5 +39,17 @@ export const message = (n: number, home: number, seq: number, change: Partial<Me
   content: `m${n}`,
   createdAt: n * 1000,
   updatedAt: n * 1000,
+  ...change,
+});
+
+/** What waits in an outbox, but for `change`. */
+export const entry = (key: number, change: Partial<Entry> = {}): Entry => ({
+  key,
+  n: key,
+  mutation: { op: '-', kind: 'conversation', id: C(key) },
+  state: 'pending',
+  seq: null,
+  code: null,
+  message: null,
   ...change,
 });
