@@ -37,14 +37,18 @@ class Vitals:
         async with self._one_at_a_time:
             if time.monotonic() - self._asked_at < AGE:
                 return
+            history = self._pool.history
+            epoch = history.epoch
             try:
                 async with asyncio.timeout(PATIENCE):
                     (row,) = await self._pool.fetch("vitals", although_blind=True)
                     if self._usage is not None:
                         await self._usage.read_figures()
             except (UnavailableError, TimeoutError) as error:
-                # Postgres is up if it answers and refuses this statement.
-                metrics.POSTGRES_UP.set(isinstance(error.__cause__, asyncpg.SyntaxOrAccessError))
+                # Postgres is up if it answers and refuses this statement. It is, too, if another history was found
+                # meanwhile: then this connection was closed, or its answer was discarded.
+                refused = isinstance(error.__cause__, asyncpg.SyntaxOrAccessError)
+                metrics.POSTGRES_UP.set(refused or history.epoch != epoch)
                 self._log(str(error) or "no answer in time")
                 return
             finally:

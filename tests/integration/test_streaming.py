@@ -384,8 +384,10 @@ def test_where_each_commit_would_wait_for_it_a_server_does_not_stream() -> None:
 class Hanging:
     """Commits that are in the WAL, and that nobody sees: they wait for a standby that does not come."""
 
-    # The server's own commits hang, too.
-    WAITS = "SELECT count(*) = $1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = current_user"
+    WAITS = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1"
+    STATE = (
+        "SELECT state, wait_event_type, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE pid = $1"
+    )
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -395,22 +397,35 @@ class Hanging:
         await sql.execute("SET synchronous_commit = local")
         await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         await sql.execute("SELECT pg_reload_conf()")
-        while True:  # until the checkpointer has read it, too
-            probe = asyncio.create_task(self._write("SELECT pg_logical_emit_message(true, 'a probe', '')"))
-            await eventually(lambda probe=probe: probe.done() or sql.fetchval(self.WAITS, 1))  # type: ignore[misc]
-            if not probe.done():
-                self._waiting.append(probe)
-                return
+        # Until the checkpointer has read it, too.
+        while not await self._hangs(sql, "SELECT pg_logical_emit_message(true, 'a probe', '')"):
+            pass
 
     async def commit(self, sql: Any, statement: str, *arguments: object) -> None:
-        commit = asyncio.create_task(self._write(statement, *arguments))
-        self._waiting.append(commit)
-        await eventually(lambda: commit.done() or sql.fetchval(self.WAITS, len(self._waiting)))
-        assert not commit.done(), commit
+        assert await self._hangs(sql, statement, *arguments), statement
 
-    async def _write(self, statement: str, *arguments: object) -> None:
-        async with administrator(self._database) as writer:
+    async def _hangs(self, sql: Any, statement: str, *arguments: object) -> bool:
+        """Whether the statement's commit waits. Otherwise it has ended."""
+        writer = await self._database.connect()
+        pid = writer.get_server_pid()
+        commit = asyncio.create_task(self._execute(writer, statement, *arguments))
+        try:
+            await eventually(lambda: commit.done() or sql.fetchval(self.WAITS, pid))
+        except AssertionError as error:
+            error.add_note(str(await sql.fetchrow(self.STATE, pid)))
+            raise
+        if commit.done():
+            commit.result()
+            return False
+        self._waiting.append(commit)
+        return True
+
+    async def _execute(self, writer: Any, statement: str, *arguments: object) -> None:
+        try:
             await writer.execute(statement, *arguments)
+        finally:
+            with contextlib.suppress(OSError):
+                await writer.close()
 
     async def end(self, sql: Any) -> None:
         await sql.execute("ALTER SYSTEM RESET synchronous_standby_names")
