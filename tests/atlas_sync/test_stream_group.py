@@ -1,6 +1,7 @@
 """Streams that send together: who is in the next request, and when it begins."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_request_has_at_most_so_many_characters(together: Together) -> None:
 
 def test_a_silent_stream_gives_a_sign_of_life(together: Together) -> None:
     member = together.member()
-    batches = []
+    batches: list[tuple[float, list[Append]]] = []
     at = NOW
     while len(batches) < 3:
         at = together.group.next_at()
@@ -129,7 +130,7 @@ def test_a_silent_stream_gives_a_sign_of_life(together: Together) -> None:
             together.answer(batch, at)
     assert [appends for _, appends in batches] == [[Append(0, "")]] * 3
     times = [NOW, *(each for each, _ in batches)]
-    assert all(SIGN_AFTER <= b - a <= SIGN_AFTER + LOOK_EVERY for a, b in zip(times, times[1:], strict=False))
+    assert all(SIGN_AFTER <= b - a <= SIGN_AFTER + LOOK_EVERY for a, b in pairwise(times))
     assert member.text.fault is None
 
 
@@ -144,7 +145,7 @@ def test_what_had_no_answer_is_sent_again_after_a_pause_that_grows(together: Tog
         pauses.append(together.group.next_at() - now)
         now = together.group.next_at()
     assert pauses == sorted(pauses)
-    assert pauses[0] <= 0.05 + 1e-9
+    assert pauses[0] == pytest.approx(0.1)
     assert pauses[-1] == pytest.approx(2.0)
 
 
@@ -263,4 +264,4 @@ def test_no_text_is_forgotten_whatever_the_order(steps: list[tuple[int, str]]) -
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_a_pause_is_never_longer_than_two_seconds(failures: int, rnd: float) -> None:
-    assert 0.025 <= pause(failures, rnd) <= 2.0
+    assert 0.05 <= pause(failures, rnd) <= 2.0

@@ -84,7 +84,7 @@ class FakeStreams:
 
     def __init__(self) -> None:
         self.streams = Streams()
-        self.faults: deque[Fault] = deque()
+        self.faults: deque[Fault | None] = deque()
         self.requests: list[tuple[str, str, Any]] = []
         self.prefixes: list[str] = []
         """The texts after each request that appended to the first stream."""
@@ -147,16 +147,18 @@ class FakeStreams:
                     if fault not in ("busy", "garbage"):
                         status, answer = await self._answer(method, path, headers, json.loads(body) if body else None)
                         self._change()
-                    if fault == "after":
+                    if fault == "after" or writer.transport.is_closing():
                         return
                     writer.write(_http(status, answer))
                     await writer.drain()
         finally:
             self._connections.discard(writer)
-            writer.transport.abort()
+            if not writer.transport.is_closing():
+                writer.transport.abort()
 
     async def _answer(self, method: str, path: str, headers: dict[str, str], body: Any) -> tuple[int, Any]:
         self.requests.append((method, path, body))
+        self._change()
         if headers.get("authorization") != f"Bearer {TOKEN}":
             return 401, "Send ATLAS_SERVICE_TOKEN as a bearer token."
         bare, _, query = path.removeprefix("/v1/streams").lstrip("/").partition("?")

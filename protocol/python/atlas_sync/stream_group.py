@@ -13,7 +13,7 @@ from atlas_sync.stream_text import Append, Next, StreamError, StreamText
 EVERY = 0.04  # between the beginnings of two requests: a reader sees 25 of them as a flow
 SIGN_AFTER = 1.0  # of silence: a stop is learned within it; the server gives a writer up after 30
 LOOK_EVERY = 0.25  # for streams that are silent
-PAUSE_FIRST, PAUSE_MOST = 0.05, 2.0
+PAUSE_FIRST, PAUSE_MOST = 0.1, 2.0
 
 APPENDS = 1000  # of one request: the server's limit
 CHARACTERS = 65_536  # of one request, after the first append: JSON makes at most 480 KiB of it, the server takes 1 MiB
