@@ -159,6 +159,7 @@ async def test_a_disk_that_lost_the_end_gets_it_again_also_at_the_very_end(fake:
         await fake.until(lambda: fake.only.text == "one two three four")
         fake.only.text = "one two"
     assert fake.only.text == "one two three four"
+    assert len([path for _, path, _ in fake.requests if path.endswith("/done")]) == 2
 
 
 async def test_a_server_that_does_not_come_back_is_given_up(fake: FakeStreams) -> None:
