@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -219,39 +219,50 @@ class Streams:
             stream = await self._find(id_)
             if stream is None:
                 return Answer(Outcome.UNKNOWN)
-            if stream.text is None:
-                await self._read_on(stream)
-                if stream.text is None or self._known.get(id_) is not stream:
+            with self._using(stream):
+                if stream.text is None:
+                    await self._read_on(stream)
+                    if stream.text is None or self._known.get(id_) is not stream:
+                        continue
+                stream.touched = now
+                end = stream.text.end
+                if not stream.open:
+                    _told(stream)
+                    return Answer(Outcome.CONFLICT, stream.state, end)
+                news = stream.text.news(offset, text)
+                if news is None and not looked:
+                    # Perhaps it fits what another process has appended.
+                    looked = True
+                    await self._read_on(stream)
                     continue
-            stream.touched = now
-            end = stream.text.end
-            if not stream.open:
-                _told(stream)
-                return Answer(Outcome.CONFLICT, stream.state, end)
-            news = stream.text.news(offset, text)
-            if news is None and not looked:
-                # Perhaps it fits what another process has appended.
-                looked = True
-                await self._read_on(stream)
-                continue
-            if news is None:
-                return Answer(Outcome.CONFLICT, stream.state, end)
-            stream.held = True
-            if news:
-                if stream.text.size + len(news.encode()) > TEXT_BYTES:
-                    return Answer(Outcome.TOO_LONG, stream.state, end)
-                stream.group = self._appends.add(id_, end, news)
-                stream.text.append(news)
-                self._audience.publish(stream)
-            if stream.group is None:
-                return Answer(Outcome.DONE, stream.state, end)
-            group = stream.group
-            await group.written()
-            if group.error is not None:
-                raise group.error
-            if id_ not in group.lost:
-                return Answer(Outcome.DONE, stream.state, offset + len(text))
-            # Another process has appended, or ended it. Perhaps it is the same text: a writer has sent it to both.
+                if news is None:
+                    return Answer(Outcome.CONFLICT, stream.state, end)
+                stream.held = True
+                if news:
+                    if stream.text.size + len(news.encode()) > TEXT_BYTES:
+                        return Answer(Outcome.TOO_LONG, stream.state, end)
+                    stream.group = self._appends.add(id_, end, news)
+                    stream.text.append(news)
+                    self._audience.publish(stream)
+                if stream.group is None:
+                    return Answer(Outcome.DONE, stream.state, end)
+                group = stream.group
+                await group.written()
+                if group.error is not None:
+                    raise group.error
+                if id_ not in group.lost:
+                    return Answer(Outcome.DONE, stream.state, offset + len(text))
+                # Another process has appended, or ended it. Perhaps it is the same text: a writer has sent it to both.
+
+    @contextlib.contextmanager
+    def _using(self, stream: Stream) -> Iterator[None]:
+        """Have its text kept here meanwhile."""
+        stream.uses += 1
+        try:
+            yield
+        finally:
+            stream.uses -= 1
+            self._drop_unwanted(stream)
 
     async def _read_on(self, stream: Stream) -> None:
         """Raises UnavailableError."""
@@ -287,7 +298,7 @@ class Streams:
             stream.text = None
 
     def _is_wanted(self, stream: Stream) -> bool:
-        return stream.held or stream.id in self._waiting or self._audience.has(stream.user)
+        return stream.held or stream.uses > 0 or stream.id in self._waiting or self._audience.has(stream.user)
 
     def _appended(self, group: Group) -> None:
         for id_ in group.parts.keys() | group.lost:
