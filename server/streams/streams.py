@@ -232,8 +232,7 @@ class Streams:
                 news = stream.text.news(offset, text)
                 if news is None and not looked:
                     # Perhaps it fits what another process has appended.
-                    looked = True
-                    await self._read_on(stream)
+                    looked = await self._read_on(stream)
                     continue
                 if news is None:
                     return Answer(Outcome.CONFLICT, stream.state, end)
@@ -264,11 +263,11 @@ class Streams:
             stream.uses -= 1
             self._drop_unwanted(stream)
 
-    async def _read_on(self, stream: Stream) -> None:
-        """Raises UnavailableError."""
+    async def _read_on(self, stream: Stream) -> bool:
+        """Returns False if it may have missed what is older than this call. Raises UnavailableError."""
         while stream.group is not None:
             await stream.group.written()
-        await self._following.read(stream)
+        return await self._following.read(stream)
 
     async def _find(self, id_: UUID) -> Stream | None:
         """Raises UnavailableError."""

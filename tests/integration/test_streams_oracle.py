@@ -2,7 +2,7 @@
 nobody else sees it, and at the end every device shows what the row has.
 
 What an append's answer promises: nothing but a crash of Postgres takes it away, and that only if it was answered less
-than 600 ms before, because these commits wait for no disk. What the answer to an end promises: the text will not change.
+than 600 ms before, because these commits wait for no disk. What the answer to an end promises: the text stays.
 
 ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
 """
@@ -16,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import pytest
 
 from tests.support.cluster import SERVER_LOGIN, Cluster, Database, temporary_folder
 from tests.support.people import add_conversation, add_user
@@ -29,7 +28,8 @@ SETTLE = 30.0
 """Seconds until every device must be up to date, once the faults have ended."""
 WRITERS = 8
 TIME_PASSES = """
-    UPDATE sync.streams SET look_at = now(), touched_at = touched_at - interval '1 minute', ended_at = ended_at - interval '1 minute'
+    UPDATE sync.streams SET look_at = now(), touched_at = touched_at - interval '1 minute',
+                            ended_at = ended_at - interval '1 minute'
     WHERE settled_at IS NULL
 """
 """For a minute no writer gave a sign of life, and no row was written."""
@@ -136,8 +136,7 @@ class Faults:
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             sql = await asyncpg.connect(self._cluster.postgres.url())
             await sql.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                f"WHERE usename = '{SERVER_LOGIN}' {which}"
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{SERVER_LOGIN}' {which}"
             )
             await sql.close()
 
@@ -249,7 +248,8 @@ async def _learn(sql: Any, answer: Answer) -> None:
     if answer.whole is None:
         for id_ in answer.ids:
             answer.whole = await sql.fetchval(
-                "SELECT coalesce(string_agg(text, '' ORDER BY at), '') FROM sync.stream_text WHERE stream = $1", UUID(id_)
+                "SELECT coalesce(string_agg(text, '' ORDER BY at), '') FROM sync.stream_text WHERE stream = $1",
+                UUID(id_),
             )
 
 

@@ -1,4 +1,4 @@
-"""Writers and devices of streams as the oracle wants them: they fail, repeat and return, and know what they were told."""
+"""Writers and devices of streams that fail, repeat and return, and know what they were told."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-import httpx
+import orjson
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from atlas_sync.replica import Replica
@@ -21,9 +21,13 @@ from tests.support.rows import encoded_value
 from tests.support.serving import ServerProcess, token
 
 SERVICE: Final = "a service token of the tests, at least 32 characters"
-ALPHABET: Final = "abcdefghijklmnop ,.\nÄßéñ\u0301漢字かな🙂👩‍💻🇩🇪\U0010ffff\ufeff\u2028\"\\"
+ALPHABET: Final = 'abcdefghijklmnop ,.\nÄßéñ\u0301漢字かな🙂👩‍💻🇩🇪\U0010ffff\ufeff\u2028"\\'
 LOST_SECONDS: Final = 0.6
 """A crash of Postgres loses the commits of the last three times wal_writer_delay, of those that wait for no disk."""
+LATE: Final = 0.5
+"""Seconds after which a device has surely read what was sent before."""
+WINDOW: Final = 50
+"""Messages of a conversation that a snapshot holds."""
 TAIL: Final = 40
 """Characters that a writer chooses at once."""
 
@@ -46,6 +50,8 @@ class Answer:
     written: list[str] = field(default_factory=list)
     """What the app has written to the row."""
     deleted: bool = False
+    crashes: int = 0
+    """How often Postgres has crashed since it began."""
 
     def attempt(self, offset: int, text: str) -> None:
         while len(self.tried) < offset + len(text):
@@ -61,11 +67,13 @@ class Answer:
 
     def crashed(self, at: float) -> None:
         """Postgres was killed: what was acknowledged just before is not promised."""
+        self.crashes += 1
         self.acknowledged = [each for each in self.acknowledged if each[0] < at - LOST_SECONDS]
 
-    @property
-    def promised(self) -> int:
-        return max((offset + len(text) for _, offset, text in self.acknowledged), default=0)
+    def promised(self, ago: float = 0.0) -> int:
+        """Where what was acknowledged so many seconds ago ends."""
+        last = asyncio.get_running_loop().time() - ago
+        return max((offset + len(text) for at, offset, text in self.acknowledged if at <= last), default=0)
 
     def check(self, row: str | None) -> None:
         """At the end: `row` is what its column holds."""
@@ -103,7 +111,7 @@ class App:
             await asyncio.sleep(0.05)
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The stream or its row is not there any more."""
 
 
@@ -115,15 +123,13 @@ class Job:
         self._app = app
         self._answer = answer
         self._rng = rng
-        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {SERVICE}"}, timeout=10)
         self._stream = ""
 
     async def run(self, *, only: bool) -> bool:
         """Write, and perhaps die. `only`: no other job is at work. Returns whether the stream has ended."""
         try:
-            async with self._http:
-                return await self._write(only)
-        except Gone:
+            return await self._write(only)
+        except GoneError:
             assert self._answer.deleted, "a stream is gone"
             return True
 
@@ -153,13 +159,13 @@ class Job:
             else:
                 offset = len(text)
             answer.attempt(offset, part)
-            promised = answer.promised
+            promised, crashes = answer.promised(), answer.crashes
             status, said = await self._ask("PATCH", f"/{self._stream}", {"offset": offset, "text": part})
             if status == 409 and said["state"] != "open":
                 return await self._ended()
             if status == 409:
                 # Another job writes, or Postgres has lost something. This one goes on with what there is.
-                assert said["offset"] >= min(promised, answer.promised)
+                assert said["offset"] >= min(promised, answer.promised())
                 text = await self._read()
                 tail = ""
                 if rng.random() < 0.3:
@@ -167,7 +173,8 @@ class Job:
                 continue
             assert status == 200, said
             assert said["offset"] >= offset + len(part)
-            answer.acknowledged.append((asyncio.get_running_loop().time(), offset, part))
+            if answer.crashes == crashes:
+                answer.acknowledged.append((asyncio.get_running_loop().time(), offset, part))
             tail = tail[max(0, offset + len(part) - len(text)) :]
             text = text[:offset] + part
             if only and rng.random() < 0.02:
@@ -217,27 +224,40 @@ class Job:
         await self._app.execute("UPDATE messages SET content = $2 WHERE id = $1", self._answer.message, text)
 
     async def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        """Ask one of the servers, until one answers and the answer is not lost. Raises Gone."""
+        """Ask one of the servers, until one answers and the answer is not lost. Raises GoneError."""
         while True:
             requests = [self._send(method, path, body) for _ in range(2 if self._rng.random() < 0.05 else 1)]
             patience = self._rng.random() * 0.02 if self._rng.random() < 0.05 else 12
             try:
                 async with asyncio.timeout(patience):
                     responses = await asyncio.gather(*requests)
-            except (httpx.TransportError, TimeoutError):
+            except (OSError, asyncio.IncompleteReadError, TimeoutError):
                 await asyncio.sleep(0.02)
                 continue
-            response = self._rng.choice(responses)
-            if response.status_code in (429, 503):
+            status, said = self._rng.choice(responses)
+            if status in (429, 503):
                 await asyncio.sleep(0.05)
-            elif response.status_code == 404:
-                raise Gone
+            elif status == 404:
+                raise GoneError
             else:
-                return response.status_code, response.json()
+                return status, orjson.loads(said)
 
-    async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
-        server = self._rng.choice(self._servers)
-        return await self._http.request(method, f"http://127.0.0.1:{server.port}/v1/streams{path}", json=body)
+    async def _send(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        port = self._rng.choice(self._servers).port
+        content = b"" if body is None else orjson.dumps(body)
+        head = (
+            f"{method} /v1/streams{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {SERVICE}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(head.encode() + content)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            lines = answer.decode().lower().split("\r\n")
+            (length,) = (int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
+            return int(lines[0].split()[1]), await reader.readexactly(length)
+        finally:
+            writer.transport.abort()
 
 
 @dataclass
@@ -295,8 +315,8 @@ class StreamDevice:
         """How often Postgres has crashed."""
         self.ends: list[tuple[Answer, str]] = []
         """The texts with which streams have ended here."""
-        self.cuts: list[tuple[Answer, str, str]] = []
-        """Texts before and after a frame that cut them, while Postgres did not crash."""
+        self.cuts: list[tuple[Answer, str, str, int]] = []
+        """What was shown, or held, what took its place, and how much was promised then."""
         self.counts: dict[str, int] = {"frames": 0, "cuts": 0, "stops": 0, "connections": 0, "stalls": 0}
 
     async def run(self) -> None:
@@ -333,14 +353,13 @@ class StreamDevice:
             crashes = self.crashes
             device.replica, device.cursor = self._replica, self._cursor
             try:
-                hello = Hello(
-                    token=token(self._user), client_id=self._client, cursor=self._cursor, extras=["streams"]
-                )
+                hello = Hello(token=token(self._user), client_id=self._client, cursor=self._cursor, extras=["streams"])
                 await device.say(hello)
+                stalls = self.counts["stalls"]
                 while True:
                     frame = await device.hear()
                     self.counts["frames"] += 1
-                    self._take(frame, calm=crashes == self.crashes)
+                    self._take(frame, calm=crashes == self.crashes and stalls == self.counts["stalls"])
                     if not self.calm:
                         await self._act(device)
             finally:
@@ -363,7 +382,7 @@ class StreamDevice:
                 await device.say(Stop(n=self._n, kind="m", id=id_, column=column))
 
     def _take(self, frame: Any, *, calm: bool) -> None:
-        """`calm`: Postgres did not crash during this connection."""
+        """`calm`: Postgres did not crash during this connection, and it did not stall."""
         if isinstance(frame, Streams):
             self._listed = True
             for id_, held in self._held.items():
@@ -371,7 +390,10 @@ class StreamDevice:
             for id_ in [id_ for id_, held in self._held.items() if held.over and not held.listed]:
                 del self._held[id_]
         elif isinstance(frame, StreamText):
-            self._grow(frame, calm=calm)
+            first = frame.stream not in self._wire
+            message = self._grow(frame, calm=calm)
+            if first:
+                self._showed.pop(message, None)
         elif isinstance(frame, Live):
             self._live = True
             self._held = {id_: held for id_, held in self._held.items() if held.listed}
@@ -383,7 +405,7 @@ class StreamDevice:
             self._live = False
         self._look(calm=calm)
 
-    def _grow(self, frame: StreamText, *, calm: bool) -> None:
+    def _grow(self, frame: StreamText, *, calm: bool) -> UUID:
         message = UUID(bytes=frame.id) if isinstance(frame.id, bytes) else UUID(frame.id)
         answer = self._answers[message]
         assert answer.user == self._user, "somebody else's text"
@@ -397,44 +419,45 @@ class StreamDevice:
         if not after.startswith(before):
             self.counts["cuts"] += 1
             if calm:
-                self.cuts.append((answer, before, after))
+                self.cuts.append((answer, before, after, answer.promised(LATE)))
         held = self._held.get(frame.stream)
         if held is None:
             held = self._held[frame.stream] = Held(answer, frame.since)
         held.text, held.state, held.listed = after, frame.state, True
         if frame.state != "open" and calm:
             self.ends.append((answer, after))
+        return message
 
     def _look(self, *, calm: bool) -> None:
-        """Decide what is shown; it never becomes less than it was."""
+        """Decide what is shown."""
         for id_, held in self._held.items():
             answer = held.answer
-            row = self._replica.rows["message"].get(answer.message)
-            shown = held.shown(row)
+            shown = held.shown(self._replica.rows["message"].get(answer.message))
             before = self._showed.pop(answer.message, None)
             if shown is None:
                 continue
             self._showed[answer.message] = shown
-            if before and calm and not answer.deleted and before != answer.base and id_ in self._wire:
-                flickers = len(shown) < len(before) and before.startswith(shown)
-                assert not flickers or not answer.written == [], "what was shown is gone"
+            if before and before != answer.base and not shown.startswith(before) and calm and id_ in self._wire:
+                self.cuts.append((answer, before, shown, answer.promised(LATE)))
 
     def follows(self, rows: dict[UUID, str]) -> bool:
-        """Whether it is live, knows of no unsettled stream, and shows these texts."""
+        """Whether it is live, knows of no unsettled stream, and shows these texts, as far as its window reaches."""
         have = {id_: row.values["content"] for id_, row in self._replica.rows["message"].items()}
         for held in self._held.values():
             shown = held.shown(self._replica.rows["message"].get(held.answer.message))
             if shown is not None:
                 have[held.answer.message] = shown
-        return self._live and self._listed and not any(held.listed for held in self._held.values()) and have == rows
+        settled = self._listed and not any(held.listed for held in self._held.values())
+        return self._live and settled and len(have) >= min(len(rows), WINDOW) and have.items() <= rows.items()
 
     def check(self) -> None:
         """At the end."""
         for answer, text in self.ends:
             assert answer.whole in (None, text) or answer.deleted, "a device saw another end"
-        for answer, before, after in self.cuts:
-            if answer.whole is not None:
-                assert common(before, answer.whole) <= common(after, answer.whole), "a right text was cut"
+        for answer, before, after, promised in self.cuts:
+            if answer.whole is not None and not answer.deleted and not answer.written:
+                right = min(common(before, answer.whole), promised)
+                assert common(after, answer.whole) >= right, "a text that was promised was taken back"
 
 
 def common(one: str, other: str) -> int:
