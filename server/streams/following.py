@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 AT_ONCE: Final = 500
 """Streams read by one statement."""
+MOST: Final = 10_000
+"""With more streams to read than this, all are read instead: any role may send notices, of any ids."""
 
 
 class Following:
@@ -66,7 +68,10 @@ class Following:
             stream = self._known.get(id_)
             if stream is None or self._wanted(stream):
                 self._rung.setdefault(id_, at)
-        if self._rung:
+        if len(self._rung) > MOST:
+            self._rung.clear()
+            self._all = True
+        if self._rung or self._all:
             self._some.set()
 
     def want(self, stream: Stream) -> None:

@@ -113,8 +113,8 @@ class StreamStore(Protocol):
     async def touch(self, ids: Sequence[UUID]) -> None:
         """The writers of these are there."""
 
-    async def settle(self) -> list[Settled]:
-        """Look at the rows of those that have ended, or whose writer is silent."""
+    async def settle(self, *, silent: bool) -> list[Settled]:
+        """Look at the rows of those that have ended. `silent`: those whose writer is silent have ended, too."""
 
     async def rotate(self) -> None:
         """Remove what is not needed any more."""

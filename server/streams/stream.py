@@ -109,10 +109,10 @@ class Known:
         return list(self._by_user.get(user, {}).values())
 
     def note(self, found: Found) -> Stream:
-        """The stream that was found."""
+        """The stream that was found. Its state is not taken yet."""
         stream = self._streams.get(found.id)
         if stream is None:
-            stream = self.add(Stream(found.id, found.user, found.place, found.since, found.state))
+            stream = self.add(Stream(found.id, found.user, found.place, found.since))
         return stream
 
     def add(self, stream: Stream) -> Stream:

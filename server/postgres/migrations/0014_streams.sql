@@ -21,6 +21,9 @@ CREATE TABLE sync.streams (
     settled_at timestamptz,
     UNIQUE (kind, row_key, name)
 ) WITH (fillfactor = 50);
+-- Of the columns that change often none is indexed: such updates touch no index.
+CREATE INDEX streams_unsettled ON sync.streams (user_id) WHERE settled_at IS NULL;
+CREATE INDEX streams_settled ON sync.streams (settled_at) WHERE settled_at IS NOT NULL;
 
 -- The parts of the texts, each where the one before it ends, and last a part that ends the text. Two processes cannot extend a
 -- text in two ways: the key of both parts is the same. A slot is emptied by TRUNCATE when all its streams are settled.
