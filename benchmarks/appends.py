@@ -1,4 +1,4 @@
-"""The writers and the devices of `streams`, a C program (appends.c): the same for this server and for the common way."""
+"""The writers and the devices of `streams`, a C program (appends.c): the same for our server and for the common way."""
 
 import asyncio
 import struct

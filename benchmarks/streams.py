@@ -1,21 +1,24 @@
-"""Answers that stream: from their writers to two devices each, of which one is connected to the writers' server process
-and one to another. Beside it, in the same run and in turn, the common way: a Redis stream and Server-Sent Events.
+"""Answers that stream, from their writers to two devices each: one is connected to the server process that the writers
+write to (`within`), the other to another (`across`). In the same run and in turn, the common way: a Redis stream and
+Server-Sent Events.
 
-`atlas` is this server, twice on one Postgres. `each` and `together` are `programs/sse.py`, twice on one Redis that keeps
-nothing on disk: what a crash of Redis loses, they lose, and no row is written at the end; ours is durable and in the row.
-All have the same writers, which write to Redis themselves, and the same devices (appends.c): one thread, one clock.
+`atlas` is this server, twice on one Postgres. `each` and `together` are `programs/sse.py`, twice on one Redis that
+keeps nothing on disk: they lose what a crash of Redis loses, and write no row at the end. All have the same writers,
+which write to Redis themselves, and the same devices (appends.c): one thread, one clock.
 
-`grouped`: backends that send what is due of all their streams together, 40 ms after the first of it, as `Stream` of
-atlas_sync does; to Redis a pipeline. `single`: each append is a request, on a connection of its stream. A delay is from
-just before the request is sent to the read with the token at the device: `within` the process that the writers write to,
-and `across` to the other. For Redis both are the same. `late` is how long a token waited because the append before it
-was not answered: where it grows, the rate is not sustained. `most` is how many appends a second are answered when each
-stream appends as soon as it may, up to 150 times a second.
+`grouped`: backends send what is due of all their streams together, 40 ms after the first of it, as `Stream` of
+atlas_sync does; to Redis a pipeline. `single`: each append is a request, on a connection of its stream. Delays are from
+just before the request is sent to the read at the device. `late` is how long a token waited until it was sent, for the
+answer to the append before it or for the others of its group: where it grows, the rate is not sustained. `most` is how
+many appends a second reach both devices when each stream appends as soon as it is answered, at most 150 times a second.
 
-`server_us` is the CPU time of both server processes for each append; `store_us` that of Postgres, with the background
-processes, or Redis. Transactions are those that Postgres counted in the servers' database: of the appends, of the other
-process that reads them, of heartbeats and of whatever else servers do. `lost` counts tokens that a device did not get,
-appends that were refused, and answers whose row at the end is not what was written.
+`server_us` is the CPU time of both server processes for each append, `store_us` that of Postgres with its background
+processes, or of Redis. `transactions_per_second` are those of the servers' database, whatever they are for: appends,
+the other process that reads them, heartbeats. `join_many` and `join_one`: devices that connect at once to the other
+process, of many users with an open stream each, or of one user with four, until each has all texts of 4 KiB.
+`stop_poll`, `stop_group`, `stop_device`: from the frame of a device until its writer knows, by a long poll and by the
+answer to its next grouped request (one every 40 ms), and until the device is answered. `lost` counts tokens that a
+device did not get, appends that were refused, and answers whose row at the end is not what was written.
 """
 
 import asyncio
@@ -191,7 +194,8 @@ def _shares(name: str, waits: Sequence[float]) -> Figures:
 
 
 def _per_second(tokens: Sequence[Token]) -> float:
-    return len(tokens) * 1e9 / (max(token.answered for token in tokens) - min(token.due for token in tokens))
+    last = max(max(token.answered, *token.arrivals.values()) for token in tokens)
+    return len(tokens) * 1e9 / (last - min(token.due for token in tokens))
 
 
 class Joins:
@@ -325,19 +329,21 @@ class Heartbeat:
     async def stopped(self, name: str) -> float:
         """Return when the writer was told that this stream is stopped."""
         assert self._task is not None
-        await asyncio.wait({self._task, self._stopped[name]}, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {self._task, self._stopped[name]}
+        await asyncio.wait(both, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             self._task.result()
         return self._stopped[name].result()
 
     async def _run(self) -> None:
         while self._offsets:
-            entries = [[name, offset, ""] for name, offset in self._offsets.items()]
+            names = list(self._offsets)
+            entries = [[name, self._offsets[name], ""] for name in names]
             status, said = await self._connection.ask("PATCH", "/v1/streams", {"appends": entries})
             now = time.monotonic()
             if status != 200:
                 raise BenchmarkError(f"A writer was answered with {status} {said!r}.")
-            for (name, *_), (code, *_) in zip(entries, said["answers"], strict=True):
+            for name, (code, *_) in zip(names, said["answers"], strict=True):
                 if code == 409:
                     self._stopped[name].set_result(now)
                     del self._offsets[name]
@@ -401,6 +407,6 @@ def table(result: Result) -> Table:
         shown |= {*cells}
         table.add_row(name, *(say(result.figure(cell)) if cell in result.figures else "" for cell in cells))
     for name in result.figures:
-        if name not in shown and not name.startswith(WAYS) or name.startswith("atlas_kib"):
+        if name not in shown:
             table.add_row(name, say(result.figure(name)))
     return table

@@ -6,7 +6,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from benchmarks.actors import SECRET, Server
 from benchmarks.appends import Device, Kind, Writer
 from benchmarks.machine import BenchmarkError
 from benchmarks.peer import PROGRAMS, Place, free_port, started
-from benchmarks.processes import LIMIT
+from benchmarks.processes import LIMIT, eventually
 from benchmarks.websocket import UPGRADE, masked
 from server.demo.embedded import EmbeddedPostgres
 from server.edge.auth import mint
@@ -30,6 +30,8 @@ from server.edge.auth import mint
 TOKEN: Final = "the token of the benchmarks' writers, of 32 characters"
 AT_ONCE: Final = 32
 """Requests at the same time that open and end streams: well below what a server refuses."""
+SETTLED: Final = 20.0
+"""Seconds after which a text that is not in its row counts as lost."""
 PEOPLE: Final = """
     WITH who AS (INSERT INTO profiles (id, subscription_tier) SELECT unnest($1::uuid[]), 'core')
     INSERT INTO conversations (id, user_id, title) SELECT n, n, 'An answer' FROM unnest($1::uuid[]) AS n
@@ -220,10 +222,12 @@ class Atlas(Way):
         async def kept() -> int:
             return sum(rows[row] == text for row, text in await self._sql.fetch(TEXTS, list(rows), timeout=LIMIT))
 
-        deadline = time.monotonic() + 20
-        while (found := await kept()) < len(rows) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        return max(len(rows) - found, sum(status != 200 for status in statuses))
+        async def all_kept() -> bool:
+            return await kept() == len(rows)
+
+        with suppress(BenchmarkError):
+            await eventually("all answers in their rows", all_kept, SETTLED)
+        return max(len(rows) - await kept(), sum(status != 200 for status in statuses))
 
     def spent(self) -> Spent:
         servers = sum(server.cpu_seconds() for server in self.servers)

@@ -21,6 +21,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 Entries = list[tuple[str, dict[str, str]]]
+News = list[tuple[str, Entries]]
 Position = tuple[int, int]
 
 PAUSE = 0.002
@@ -31,18 +32,23 @@ port, redis_url, way = sys.argv[1:]
 store = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, protocol=2, max_connections=100_000)
 
 
+async def read(positions: dict[str, str], milliseconds: int) -> News:
+    news: News = await store.xread(positions, block=milliseconds)  # type: ignore[arg-type, assignment]  # any answer
+    return news
+
+
 def event(entries: Entries) -> str:
-    return "".join(f"id: {id}\ndata: {json.dumps(fields, ensure_ascii=False)}\n\n" for id, fields in entries)
+    return "".join(f"id: {entry}\ndata: {json.dumps(fields, ensure_ascii=False)}\n\n" for entry, fields in entries)
 
 
-def position(id: str) -> Position:
-    milliseconds, _, number = id.partition("-")
+def position(entry: str) -> Position:
+    milliseconds, _, number = entry.partition("-")
     return int(milliseconds), int(number or 0)
 
 
 async def each(name: str, last: str) -> AsyncIterator[str]:
     while True:
-        for _, entries in await store.xread({name: last}, block=15_000):
+        for _, entries in await read({name: last}, 15_000):
             yield event(entries)
             last = entries[-1][0]
 
@@ -57,7 +63,7 @@ class Reader:
             if not self._positions:
                 await asyncio.sleep(PAUSE)
                 continue
-            for name, entries in await store.xread(dict(self._positions), block=BLOCK_MS):  # type: ignore[arg-type]  # dict is invariant
+            for name, entries in await read(self._positions, BLOCK_MS):
                 if name in self._positions:
                     self._positions[name] = entries[-1][0]
                 for queue in self._watchers.get(name, ()):
@@ -68,7 +74,7 @@ class Reader:
         queue: asyncio.Queue[Entries] = asyncio.Queue()
         self._watchers[name].add(queue)
         try:
-            missed = await store.xrange(name, "(" + last)
+            missed: Entries = await store.xrange(name, "(" + last)  # type: ignore[assignment]  # they are decoded
             if missed:
                 yield event(missed)
                 last = missed[-1][0]
