@@ -68,12 +68,6 @@ SETTLE: Final = 1.0
 OF_ONE_USER: Final = 4
 """Open streams of the one user whose devices join at once. A device of the common way gets one of them."""
 STOPS_OF_A_USER: Final = 20
-SHOWN: Final = (
-    "within_p50_ms", "within_p99_ms", "across_p50_ms", "across_p99_ms", "server_us", "store_us",
-    "transactions_per_second", "appends_per_second", "answered_p50_ms", "answered_p99_ms", "late_p99_ms",
-    "most_per_second", "client_cpu_percent",
-)  # fmt: skip
-JOINED: Final = ("join_many_p50_ms", "join_many_ms", "join_one_p50_ms", "join_one_ms")
 COMPARED: Final = ("server_us", "across_p50_ms", "across_p99_ms")
 
 
@@ -401,12 +395,12 @@ def table(result: Result) -> Table:
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
-    shown = set()
-    for name in (*(f"{shape}_{figure}" for shape in SHAPES for figure in SHOWN), *JOINED):
-        cells = [f"{way}_{name}" for way in ways]
-        shown |= {*cells}
+    rows = [name.partition("_") for name in result.figures]
+    for name in dict.fromkeys(figure for way, _, figure in rows if way in ways):
+        cells = (f"{way}_{name}" for way in ways)
         table.add_row(name, *(say(result.figure(cell)) if cell in result.figures else "" for cell in cells))
-    for name in result.figures:
-        if name not in shown:
+    for way, _, figure in rows:
+        if way not in ways:
+            name = f"{way}_{figure}" if figure else way
             table.add_row(name, say(result.figure(name)))
     return table
