@@ -245,7 +245,7 @@ class Joins:
         (user,) = await way.people(1)
         one = await way.open_for([user] * OF_ONE_USER)
         await way.append(one, self._pieces)
-        figures |= await self._join("one", [way.device_of(user, 1, OF_ONE_USER)] * self._count)
+        figures |= await self._join("one", [way.device_of(user, 1, OF_ONE_USER) for _ in range(self._count)])
         lost += await way.close(dict.fromkeys([*warm, *many, *present, *one], self._text))
         return {**figures, "lost": lost}
 
