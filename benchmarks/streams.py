@@ -13,12 +13,13 @@ answer to the append before it or for the others of its group: where it grows, t
 many appends a second reach both devices when each stream appends as soon as it is answered, at most 150 times a second.
 
 `server_us` is the CPU time of both server processes for each append, `store_us` that of Postgres with its background
-processes, or of Redis. `transactions_per_second` are those of the servers' database, whatever they are for: appends,
-the other process that reads them, heartbeats. `join_many` and `join_one`: devices that connect at once to the other
-process, of many users with an open stream each, or of one user with four, until each has all texts of 4 KiB.
-`stop_poll`, `stop_group`, `stop_device`: from the frame of a device until its writer knows, by a long poll and by the
-answer to its next grouped request (one every 40 ms), and until the device is answered. `lost` counts tokens that a
-device did not get, appends that were refused, and answers whose row at the end is not what was written.
+processes, or of Redis. `transactions_per_second` are those that Postgres counts in the servers' database, with the empty
+ones in which a connection that listens takes a notice; `statements_per_second` are the servers': appends, reads of the
+other process, heartbeats. `join_many` and `join_one`: devices that connect at once to the other process, of many users
+with an open stream each, or of one user with four, until each has all texts of 4 KiB. `stop_poll`, `stop_group` and
+`stop_device`: from the frame of a device until its writer knows, by a long poll and by the answer to its next grouped
+request (one every 40 ms), and until the device is answered. `lost` counts tokens that a device did not get, appends that
+were refused, and answers whose row at the end is not what was written.
 """
 
 import asyncio
@@ -87,12 +88,12 @@ async def streams(
         await migrate(postgres.url())
         sql = await asyncpg.connect(postgres.url())
         stack.callback(sql.terminate)
-        await sql.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync")
+        await sql.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; CREATE EXTENSION pg_stat_statements")
         about = machine.describe(await sql.fetchval("SHOW server_version"))
         redis = await stack.enter_async_context(redis_server(place)) if {*chosen} - {"atlas"} else ""
         present: list[Atlas | Sse] = []
         for name in chosen:
-            way = Atlas(postgres, LOGIN, max(20, joins)) if name == "atlas" else Sse(name, redis)
+            way = Atlas(postgres, max(20, joins)) if name == "atlas" else Sse(name, redis)
             await way.start(stack, place)
             present.append(way)
         figures: Figures = {
@@ -149,7 +150,7 @@ class Turns:
             took, client = time.monotonic() - began, machine.cpu_seconds(appends.pid) - client
             most = await appends.write(MOST_RATE, min(MOST_SECONDS, self._seconds), 0, 2, drop=True)
             done = await appends.end()
-        server, store, transactions = (now - then for now, then in zip(after, before, strict=True))
+        server, store, transactions, statements = (now - then for now, then in zip(after, before, strict=True))
         lost = sum(2 - len(token.arrivals) + token.refused for token in done.tokens)
         lost += await way.close(dict(zip(names, done.texts(len(names)), strict=True)))
         tokens = [done.tokens[number] for number in measured]
@@ -162,6 +163,7 @@ class Turns:
             "server_us": 1e6 * server / len(tokens),
             "store_us": 1e6 * store / len(tokens),
             "transactions_per_second": transactions / took,
+            "statements_per_second": statements / took,
             "appends_per_second": len(tokens) / took,
             **_shares("answered", sorted((token.answered - token.sent) / 1e6 for token in tokens)),
             **_shares("late", sorted((token.sent - token.due) / 1e6 for token in tokens)),
@@ -173,8 +175,8 @@ class Turns:
         }
 
 
-async def _spent(way: Way) -> tuple[float, float, int]:
-    return *way.spent(), await way.transactions()
+async def _spent(way: Way) -> tuple[float, float, int, int]:
+    return *way.spent(), *await way.database()
 
 
 def _waits(tokens: Sequence[Token], side: int) -> list[float]:

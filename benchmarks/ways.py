@@ -23,6 +23,7 @@ from benchmarks.appends import Device, Kind, Writer
 from benchmarks.machine import BenchmarkError
 from benchmarks.peer import PROGRAMS, Place, free_port, started
 from benchmarks.processes import LIMIT, eventually
+from benchmarks.stage import LOGIN, STATEMENTS
 from benchmarks.websocket import UPGRADE, masked
 from server.demo.embedded import EmbeddedPostgres
 from server.edge.auth import mint
@@ -41,7 +42,9 @@ ROWS: Final = """
     SELECT id, owner, 'assistant', '' FROM unnest($1::uuid[], $2::uuid[]) AS row (id, owner)
 """
 TEXTS: Final = "SELECT id, content FROM messages WHERE id = ANY ($1)"
-TRANSACTIONS: Final = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+DATABASE: Final = f"""
+    SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), ({STATEMENTS})
+"""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -77,9 +80,9 @@ class Way(ABC):
     @abstractmethod
     def spent(self) -> Spent: ...
 
-    async def transactions(self) -> int:
-        """The number of transactions that Postgres has committed so far."""
-        return 0
+    async def database(self) -> tuple[int, int]:
+        """The number of transactions that Postgres has committed so far, and of statements of the servers."""
+        return 0, 0
 
     def writers(self, names: Sequence[str], grouped: bool, backends: int) -> list[Writer]:
         kind, port = self.kinds[not grouped], self.ports[0]
@@ -132,9 +135,9 @@ class Atlas(Way):
     name, kinds = "atlas", (Kind.GROUPED, Kind.SINGLE)
     headers = f"Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
 
-    def __init__(self, postgres: EmbeddedPostgres, login: str, sockets_per_user: int) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, sockets_per_user: int) -> None:
         self.postgres = postgres
-        self.servers = [Server(postgres.url(user=login), sockets_per_user) for _ in range(2)]
+        self.servers = [Server(postgres.url(user=LOGIN), sockets_per_user) for _ in range(2)]
         self._sql: Any = None
         self.owners: dict[str, UUID] = {}
         """The user of each stream."""
@@ -233,8 +236,9 @@ class Atlas(Way):
         servers = sum(server.cpu_seconds() for server in self.servers)
         return servers, machine.cpu_seconds(self.postgres.pid, family=True)
 
-    async def transactions(self) -> int:
-        return int(await self._sql.fetchval(TRANSACTIONS))
+    async def database(self) -> tuple[int, int]:
+        transactions, statements = await self._sql.fetchrow(DATABASE, LOGIN)
+        return transactions, statements
 
 
 class Sse(Way):
