@@ -52,6 +52,9 @@ export interface HeldStream {
   readonly over: boolean;
 }
 
+/** As a store keeps it: without its text if it is over. */
+export type KeptStream = Omit<HeldStream, 'row' | 'listed'>;
+
 /** By their ids, in the order in which they were first held. */
 export type Streams = ReadonlyMap<Uuid, HeldStream>;
 
@@ -74,11 +77,11 @@ export function shows(
 const STATES: readonly string[] = ['open', 'done', 'failed', 'stopped'] satisfies StreamState[];
 
 /** A state of a later version is an end. */
-const stateOf = (state: string): StreamState => (STATES.includes(state) ? (state as StreamState) : 'done');
+export const stateOf = (state: string): StreamState => (STATES.includes(state) ? (state as StreamState) : 'done');
 
 /** With what it shows decided anew. */
 const decided = (stream: HeldStream): HeldStream =>
-  shows(stream.row, stream) === 'row' ? { ...stream, over: true, text: '' } : stream;
+  shows(stream.row, stream) === 'row' ? { ...stream, over: true } : stream;
 
 const changed = (streams: Streams, some: readonly HeldStream[]): Streams =>
   some.length === 0 ? streams : new Map([...streams, ...some.map((each) => [each.stream, each] as const)]);
@@ -93,6 +96,7 @@ export function received(streams: Streams, kind: Kind, frame: StreamFrame): Stre
   if (offset > length) return null;
   const text = (offset === length ? before : firstPoints(before, offset)) + frame.text;
   const state = stateOf(frame.state);
+  if (held?.listed && text === before && state === held.state) return streams;
   if (held !== undefined) return changed(streams, [decided({ ...held, text, state, listed: true })]);
   const made = { stream, kind: kind.name, id, key: keyOf(kind, id), column, since, text, state };
   return changed(streams, [{ ...made, base: null, row: null, listed: true, over: false }]);
@@ -100,9 +104,23 @@ export function received(streams: Streams, kind: Kind, frame: StreamFrame): Stre
 
 /** After the server named the streams that are not settled. */
 export function named(streams: Streams, open: readonly Uuid[]): Streams {
-  const some = [...streams.values()].map((each) => ({ ...each, listed: open.includes(each.stream) }));
-  return new Map(some.flatMap((each) => (each.over && !each.listed ? [] : [[each.stream, each]])));
+  const next = new Map(streams);
+  for (const [id, stream] of streams) {
+    const listed = open.includes(id);
+    if (stream.over && !listed) next.delete(id);
+    else if (stream.listed !== listed) next.set(id, { ...stream, listed });
+  }
+  return next;
 }
+
+export const kept = ({ row: _, listed: __, text, ...stream }: HeldStream): KeptStream => ({
+  ...stream,
+  text: stream.over ? '' : text,
+});
+
+/** What a store kept. Whether the server still names it is not known. */
+export const restored = (streams: readonly KeptStream[]): Streams =>
+  new Map(streams.map((stream) => [stream.stream, { ...stream, row: null, listed: true }]));
 
 export const without = (streams: Streams, ids: readonly Uuid[]): Streams =>
   new Map([...streams].filter(([id]) => !ids.includes(id)));
@@ -127,10 +145,11 @@ export function withRows(streams: Streams, rows: ReadonlyMap<Uuid, StreamRow | n
       const held = streams.get(id);
       if (held === undefined || held.over) return [];
       const { row: before } = held;
-      if (row === null) return isGone && before !== null ? [{ ...held, over: true, text: '' }] : [];
+      if (row === null) return before === null ? [] : [{ ...held, row, over: isGone }];
       if (before !== null && row.seq === before.seq && row.value === before.value && row.history === before.history)
         return [];
-      const base = before === null && row.seq <= held.since ? row.value : held.base;
+      const isFirst = before === null && held.base === null;
+      const base = isFirst && row.seq <= held.since ? row.value : held.base;
       return [decided({ ...held, base, row })];
     }),
   );
@@ -138,6 +157,8 @@ export function withRows(streams: Streams, rows: ReadonlyMap<Uuid, StreamRow | n
 
 /** By kind and key, then by column: the stream to show there, which is the one that was held last. */
 export type Places = ReadonlyMap<string, ReadonlyMap<string, HeldStream>>;
+
+export const NO_PLACES: Places = new Map();
 
 export function placed(streams: Streams): Places {
   const places = new Map<string, Map<string, HeldStream>>();
@@ -150,7 +171,7 @@ export function placed(streams: Streams): Places {
 }
 
 /** A row with the texts of its streams, and the marks of the streams that it shows. */
-export function streamed(kind: Kind, row: Row, streams: ReadonlyMap<string, HeldStream>): readonly [Row, StreamMarks] {
+export function streamed(row: Row, streams: ReadonlyMap<string, HeldStream>): readonly [Row, StreamMarks] {
   const texts: Record<string, string> = {};
   let state: StreamState | undefined;
   for (const [column, stream] of streams) {
@@ -166,7 +187,7 @@ export function streamed(kind: Kind, row: Row, streams: ReadonlyMap<string, Held
  * since, or forgotten, counts as it was: the rows may be those from before.
  */
 export function fitting(before: Streams, now: Streams): Streams {
-  const made = new Map(now);
-  for (const [id, stream] of before) if (made.get(id)?.over ?? true) made.set(id, stream);
+  const made = new Map(before);
+  for (const [id, stream] of now) if (!stream.over || (before.get(id)?.over ?? true)) made.set(id, stream);
   return made;
 }
