@@ -1,5 +1,5 @@
-"""`streams` counts what arrived at every device, in any protocol, and what a server refused; the common way loses
-nothing."""
+"""`streams` counts what arrived at every device, in any protocol, and what a server refused; no way loses
+anything."""
 
 import asyncio
 import json
@@ -144,12 +144,19 @@ async def test_an_unknown_way_is_refused_with_those_that_there_are() -> None:
 
 @needs_compiler
 @needs_redis
-def test_the_common_way_loses_nothing() -> None:
-    found = figures("streams", "--ways", "each,together")
+def test_every_token_of_every_way_arrives_at_both_devices_and_is_kept() -> None:
+    found = figures("streams")
     assert found["lost"] == 0
-    for way in ("each", "together"):
+    for way in ("atlas", "each", "together"):
         assert found[f"{way}_join_many_ms"] >= found[f"{way}_join_many_p50_ms"] > 0
+        assert found[f"{way}_join_one_ms"] >= found[f"{way}_join_one_p50_ms"] > 0
         for shape in ("grouped", "single"):
             for side in ("within", "across"):
                 assert found[f"{way}_{shape}_{side}_p99_ms"] >= found[f"{way}_{shape}_{side}_p50_ms"] > 0
             assert found[f"{way}_{shape}_appends_per_second"] > 0 < found[f"{way}_{shape}_most_per_second"]
+    assert found["atlas_join_without_streams_ms"] > 0 < found["atlas_grouped_statements_per_second"]
+    for how in ("poll", "group", "device"):
+        for side in ("within", "across"):
+            assert found[f"stop_{how}_{side}_p99_ms"] >= found[f"stop_{how}_{side}_p50_ms"] > 0
+    assert {"atlas_kib_per_stream_absent", "atlas_kib_per_stream_present"} <= found.keys()
+    assert {"grouped_server_us_ratio_to_each", "single_across_p99_ms_ratio_to_together"} <= found.keys()
