@@ -243,7 +243,7 @@ def storm_command(
     return on_stage(lambda stage: storm(stage, changes, replica), sockets)
 
 
-@benchmark("streams", streams_table, streams=4, seconds=0.5, rounds=1, joins=20, stops=4)
+@benchmark("streams", streams_table, streams=4, seconds=0.3, rounds=1, joins=20, stops=2)
 def streams_command(
     streams: Annotated[int, typer.Option(min=1, help="Open streams, each seen by two devices.")] = 200,
     rate: Annotated[float, typer.Option(min=0.1, help="Appends per second of each stream.")] = 20.0,
