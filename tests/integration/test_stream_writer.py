@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from functools import partial
+from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 
 from atlas_sync import Device, Ended, Replica, Schema, Stopped, Stream, build_view
@@ -18,10 +21,11 @@ from tests.support.serving import Running, ServerProcess, serving, token
 from tests.support.waiting import eventually
 
 SCHEMA = Schema.chat()
+WORDS = ["one ", "zwei ", "三", "🙂 ", "e\u0301 ", "\n", ""]
 
 
 class Watcher:
-    """A device that shows streams. `seen` are the texts of each message in their order, `states` its streams' states."""
+    """A device that shows streams. `seen` are the texts of each message in order, `states` those of its streams."""
 
     def __init__(self, url: str, user: UUID) -> None:
         self.replica = Replica(SCHEMA)
@@ -50,6 +54,16 @@ class Watcher:
     def text(self, message: UUID) -> str:
         return self.seen.get(message, [""])[-1]
 
+    def has(self, message: UUID, text: str) -> bool:
+        return self.text(message) == text
+
+    def settled(self, message: UUID, text: str) -> bool:
+        """Whether the row shows this text, and no stream."""
+        return self.text(message) == text and self.states[message][-1] is None
+
+    def pictures(self, message: UUID) -> int:
+        return len(self.seen.get(message, ()))
+
 
 @contextlib.asynccontextmanager
 async def device_of(url: str, user: UUID) -> AsyncIterator[Watcher]:
@@ -74,12 +88,11 @@ def http_of(server: ServerProcess) -> str:
 
 
 def words(n: int, seed: int = 1) -> list[str]:
-    rng = random.Random(seed)
-    return [rng.choice(["one ", "zwei ", "三", "🙂 ", "e\u0301 ", "\n", ""]) for _ in range(n)]
+    return random.Random(seed).choices(WORDS, k=n)
 
 
 def each_is_a_beginning_of_the_next(texts: list[str]) -> bool:
-    return all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
+    return all(b.startswith(a) for a, b in pairwise(texts))
 
 
 async def test_each_device_sees_the_answer_grow_and_the_row_take_its_place(
@@ -90,15 +103,15 @@ async def test_each_device_sees_the_answer_grow_and_the_row_take_its_place(
         async with Stream(server.http, SERVICE, user, "message", message, "content") as out:
             for word in said:
                 await out.write(word)
-                await eventually(lambda: phone.text(message) == out.text)
+                await eventually(partial(phone.has, message, out.text))
             await out.finish(write=True)
         whole = "".join(said)
         assert out.text == whole
         for watcher in (phone, laptop):
-            await eventually(lambda w=watcher: w.text(message) == whole and w.states[message][-1] is None)
+            await eventually(partial(watcher.settled, message, whole))
             assert each_is_a_beginning_of_the_next(watcher.seen[message])
             assert watcher.states[message] in ([None, "open", "done", None], [None, "open", None])
-            await eventually(lambda w=watcher: not w.replica.streams)
+            assert all(stream.over for stream in watcher.replica.streams)
     assert await content(sql, message) == whole
 
 
@@ -111,7 +124,7 @@ async def test_the_app_s_own_commit_is_swapped_in_without_a_flicker(server: Runn
                 if n == 10:  # a checkpoint
                     await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", out.text, message)
         await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", out.text, message)
-        await eventually(lambda: phone.states[message][-1] is None and phone.text(message) == out.text)
+        await eventually(partial(phone.settled, message, out.text))
         assert each_is_a_beginning_of_the_next(phone.seen[message])
 
 
@@ -134,7 +147,7 @@ async def test_a_stop_from_any_device_ends_the_writer_and_keeps_what_was_said(
         with pytest.raises(Stopped):
             await answering
         for watcher in (phone, laptop):
-            await eventually(lambda w=watcher: w.states[message][-1] == "stopped")
+            await eventually(partial(lambda states: states[-1] == "stopped", watcher.states[message]))
             assert watcher.text(message) == out.text
         assert await phone.device.stop("message", message) is False
     assert (out.state, len(out.text)) == ("stopped", out.offset)
@@ -181,68 +194,65 @@ async def test_an_exception_fails_the_stream_and_its_text_stays(server: Running,
         assert phone.text(message) == "half an ans"
 
 
+async def writes(url: str, user: UUID, message: UUID, enough: asyncio.Event) -> str:
+    """Write until there is enough, and return all of it."""
+    rng = random.Random(message.int)
+    async with Stream(url, SERVICE, user, "message", message, "content") as out:
+        while not enough.is_set():
+            await out.write(rng.choice(WORDS))
+            await asyncio.sleep(0.01)
+        await out.finish(write=True)
+    return out.text
+
+
 async def test_the_server_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(
     database: Database, sql: Any, user: UUID
 ) -> None:
-    messages = [await placeholder(sql, user) for _ in range(3)]
-    said = {message: words(150, seed) for seed, message in enumerate(messages)}
-    async with ServerProcess(database.server_url, ATLAS_SERVICE_TOKEN=SERVICE) as server:
-        url = http_of(server)
-
-        async def answer(message: UUID) -> str:
-            async with Stream(url, SERVICE, user, "message", message, "content") as out:
-                for word in said[message]:
-                    await out.write(word)
-                    await asyncio.sleep(0.01)
-                await out.finish(write=True)
-            return out.text
-
-        async with device_of(server.url, user) as phone:
-            answering = asyncio.gather(*map(answer, messages))
-            for n in (2, 3):
-                await eventually(lambda n=n: all(len(phone.seen.get(each, ())) >= 4 * n for each in messages))
-                await server.kill()
-                await server.start()
-            wholes = await answering
-            assert wholes == ["".join(said[message]) for message in messages]
-            for message, whole in zip(messages, wholes, strict=True):
-                await eventually(lambda m=message, t=whole: phone.text(m) == t and phone.states[m][-1] is None)
-                assert each_is_a_beginning_of_the_next(phone.seen[message])
-                assert await content(sql, message) == whole
+    messages, enough = [await placeholder(sql, user) for _ in range(3)], asyncio.Event()
+    async with (
+        ServerProcess(database.server_url, ATLAS_SERVICE_TOKEN=SERVICE) as server,
+        device_of(server.url, user) as phone,
+    ):
+        writing = asyncio.gather(*(writes(http_of(server), user, message, enough) for message in messages))
+        for least in (4, 8):
+            await eventually(partial(lambda least: min(map(phone.pictures, messages)) >= least, least))
+            await server.kill()
+            await server.start()
+        await eventually(lambda: min(map(phone.pictures, messages)) >= 12)
+        enough.set()
+        for message, whole in zip(messages, await writing, strict=True):
+            await eventually(partial(phone.settled, message, whole))
+            assert each_is_a_beginning_of_the_next(phone.seen[message])
+            assert await content(sql, message) == whole
 
 
-async def test_two_processes_on_one_port_serve_many_writers_and_devices(database: Database, sql: Any) -> None:
-    users = [await add_user(sql) for _ in range(4)]
-    messages = {user: [await placeholder(sql, user) for _ in range(5)] for user in users}
+async def test_two_processes_on_one_port_serve_writers_and_devices_also_when_one_is_killed(
+    database: Database, sql: Any
+) -> None:
+    users, enough = [await add_user(sql) for _ in range(4)], asyncio.Event()
+    owners = {await placeholder(sql, user): user for user in users for _ in range(5)}
     async with (
         ServerProcess(database.server_url, WEB_CONCURRENCY="2", ATLAS_SERVICE_TOKEN=SERVICE) as server,
         contextlib.AsyncExitStack() as stack,
     ):
-        devices = {
-            user: [await stack.enter_async_context(device_of(server.url, user)) for _ in range(2)] for user in users
-        }
+        devices = [(user, await stack.enter_async_context(device_of(server.url, user))) for user in [*users, *users]]
+        writing = asyncio.gather(*(writes(http_of(server), user, message, enough) for message, user in owners.items()))
 
-        async def answer(user: UUID, message: UUID) -> str:
-            async with Stream(http_of(server), SERVICE, user, "message", message, "content") as out:
-                for word in words(60, message.int):
-                    await out.write(word)
-                    await asyncio.sleep(0.005)
-                await out.finish(write=True)
-            return out.text
+        def all_see(least: int) -> bool:
+            return all(each.pictures(m) >= least for user, each in devices for m in owners if owners[m] == user)
 
-        texts = dict(
-            zip(
-                (message for each in messages.values() for message in each),
-                await asyncio.gather(*(answer(user, message) for user in users for message in messages[user])),
-                strict=True,
-            )
-        )
-        for user, watchers in devices.items():
-            for message in messages[user]:
-                for watcher in watchers:
-                    await eventually(lambda w=watcher, m=message: w.text(m) == texts[m] and w.states[m][-1] is None)
-                    assert each_is_a_beginning_of_the_next(watcher.seen[message])
-            assert all(watcher.seen.keys() <= set(messages[user]) for watcher in watchers)
+        await eventually(lambda: all_see(4))
+        assert server.process is not None
+        psutil.Process(server.process.pid).children()[0].kill()
+        await eventually(lambda: all_see(8))
+        enough.set()
+        texts = dict(zip(owners, await writing, strict=True))
+        for user, watcher in devices:
+            own = [message for message in owners if owners[message] == user]
+            for message in own:
+                await eventually(partial(watcher.settled, message, texts[message]))
+                assert each_is_a_beginning_of_the_next(watcher.seen[message])
+            assert watcher.seen.keys() == set(own)
 
 
 async def test_a_frame_reader_agrees_with_what_the_writer_wrote(server: Running, sql: Any, user: UUID) -> None:
