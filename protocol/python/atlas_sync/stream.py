@@ -57,7 +57,8 @@ class Stream:
     ValueError for a `url` that is none, RuntimeError if httpx is missing.
 
     May be read: `stream`, the stream's id; `text`, all that was written, and once the stream has ended what the server
-    has of it (if it had ended at the opening, perhaps nothing: the row has it then); `offset`, how many characters the server has confirmed; `state`, "open", "done", "failed" or "stopped".
+    has of it (if it had ended at the opening, perhaps nothing: the row has it then);
+    `offset`, how many characters the server has confirmed; `state`, "open", "done", "failed" or "stopped".
     """
 
     def __init__(
