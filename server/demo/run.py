@@ -47,9 +47,9 @@ DATABASE: Final = "atlas"
 TOKEN_SECONDS: Final = 7 * 86_400
 LONGEST_PAUSE: Final = 60.0
 """Seconds: a longer pause between two messages is shortened to this, before `speed` is applied."""
-DECLARATION: Final = CHAT_TOML + "".join(
-    (files("server.demo") / name).read_text() for name in ("usage.toml", "ask.toml")
-)
+USED: Final = (files("server.demo") / "usage.toml").read_text()
+ASKED: Final = (files("server.demo") / "ask.toml").read_text()
+DECLARATION: Final = CHAT_TOML + USED + ASKED
 """The chat schema, what each person used, and what they ask the assistant."""
 ANSWER: Final = {"model": "small", "input_tokens": 800, "output_tokens": 2400}
 """An event of usage that the demo suggests."""

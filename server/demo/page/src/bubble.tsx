@@ -97,19 +97,15 @@ export function Bubble(props: Props) {
         </div>
       )}
       {growing && !live && <p class="message-meta">Goes on when this device is online</p>}
-      {waits && confirmed && <p class="message-meta" data-testid="waits">Waiting for the assistant</p>}
-      {ended !== undefined && !editing && (
-        <p class="message-ended" data-testid="ended">
-          <span>{ended}</span>
-          {again !== null && (
+      {!editing && !growing && (!leads || !confirmed || edited || ended !== undefined || waits) && (
+        <p class="message-meta">
+          {ended !== undefined && <span data-testid="ended">{ended}</span>}
+          {ended !== undefined && again !== null && (
             <button type="button" class="link" data-testid="again" onClick={again}>
               Ask again
             </button>
           )}
-        </p>
-      )}
-      {!editing && !growing && (!leads || !confirmed || edited) && (
-        <p class="message-meta">
+          {waits && confirmed && <span data-testid="waits">Waiting for the assistant</span>}
           {edited && <span>Edited</span>}
           <time dateTime={machineTime(row.createdAt)}>{clockTime(row.createdAt)}</time>
           {(own || !confirmed) && <Mark state={row.state} />}
