@@ -16,7 +16,19 @@ from protocol import codec as codecs
 from protocol import errors
 from protocol.codec import Codec, FrameError, UnknownFrameError
 from protocol.errors import ERRORS
-from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, SchemaFrame, Welcome
+from protocol.frames import (
+    Ack,
+    AskPage,
+    Error,
+    Instant,
+    Limits,
+    Milliseconds,
+    Pong,
+    Rejected,
+    SchemaFrame,
+    Stopped,
+    Welcome,
+)
 from server import metrics
 from server.clock import Clock
 from server.declaration.synced import Synced
@@ -34,6 +46,7 @@ from server.session import (
     Claims,
     Close,
     Command,
+    EndStream,
     ReadPage,
     Send,
     Session,
@@ -234,6 +247,8 @@ class Connection:
                     self._spawn(self._answer_page(ask))
                 case ApplyPush():
                     self._apply_push(command)
+                case EndStream(stop):
+                    self._perform(self._session.stop_answered(Stopped(n=stop.n, found=False)))
 
     def _spawn(self, request: Coroutine[Any, Any, None]) -> None:
         self._services.registry.spawn(request, self._request_done)

@@ -125,7 +125,7 @@ def test_the_golden_frames_cover_every_kind_of_mutation_and_result_and_every_rea
 
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("*.json")), ids=lambda path: path.name)
 def test_the_files_stay_small_and_their_names_unique(path: Path) -> None:
-    assert path.stat().st_size < 100_000
+    assert path.stat().st_size < 120_000
     names = [vector["name"] for vector in json.loads(path.read_text(encoding="utf-8"))]
     assert len(names) == len(set(names))
 
