@@ -28,6 +28,8 @@ from atlas_sync.session import (
     Welcomed,
 )
 from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError, UnsentError
+from atlas_sync.stream import Stream
+from atlas_sync.stream_text import Ended, Stopped, StreamError
 from atlas_sync.view import Certainty, Shown, Synced, View, build_view
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Device",
     "Devices",
     "Encoding",
+    "Ended",
     "Entry",
     "EntryState",
     "ErrorAnswer",
@@ -70,8 +73,11 @@ __all__ = [
     "SqliteStorage",
     "Status",
     "StayAway",
+    "Stopped",
     "Storage",
     "StorageError",
+    "Stream",
+    "StreamError",
     "Synced",
     "UnsentError",
     "Update",
