@@ -110,9 +110,7 @@ def demo(
     logs.configure("warning", "console")
     extras = run.extras(beside)
     run.run(
-        run.Options(
-            data=data, users=users, port=port, speed=speed, replay=replay, ask=ask, json=json, extras=extras
-        )
+        run.Options(data=data, users=users, port=port, speed=speed, replay=replay, ask=ask, json=json, extras=extras)
     )
 
 

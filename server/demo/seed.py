@@ -79,8 +79,8 @@ async def server_login(admin_url: str) -> str:
 
 
 async def assistant_login(admin_url: str) -> str:
-    """Create the login of the assistant, which writes answers, past the row policies of end users. Returns its password,
-    new each time."""
+    """Create the login of the assistant, which writes answers, past the row policies of end users. Returns its
+    password, new each time."""
     return await _login(admin_url, ASSISTANT_LOGIN, "BYPASSRLS", RIGHTS.format(login=ASSISTANT_LOGIN))
 
 

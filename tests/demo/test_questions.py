@@ -121,9 +121,7 @@ async def test_a_conversation_gets_one_answer_at_a_time_and_others_do_not_wait(
         assert await sql.fetchval("SELECT progress FROM questions WHERE id = $1", older) == "passed"
 
 
-async def test_a_question_of_another_ones_message_is_never_answered(
-    database: Database, sql: Any, user: UUID
-) -> None:
+async def test_a_question_of_another_ones_message_is_never_answered(database: Database, sql: Any, user: UUID) -> None:
     stranger = await sql.fetchval("INSERT INTO profiles (id) VALUES (gen_random_uuid()) RETURNING id")
     theirs = await add_message(sql, await add_conversation(sql, stranger), "secret")
     mine = await add_conversation(sql, user)
@@ -169,11 +167,11 @@ async def test_a_connection_that_breaks_ends_the_assistant(database: Database, s
     async with an_assistant(database) as questions:
         waiting = asyncio.create_task(next_of(questions))
         await asyncio.sleep(0)
+        while not waiting.done():
+            await sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+            await asyncio.wait([waiting], timeout=0.05)
         with pytest.raises(UnavailableError):
-            while not waiting.done():
-                await sql.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-                )
-                await asyncio.wait([waiting], timeout=0.05)
             await waiting

@@ -1,7 +1,7 @@
 """`python -m server.demo.assistant`: answers questions until its standard input ends, as it does when the demo ends.
 
-It needs DATABASE_URL, ATLAS_URL (the server's, http), ATLAS_SERVICE_TOKEN, and ATLAS_SPEED: so many times as fast as a model.
-It may be killed at any moment. The next one continues each answer where it was.
+It takes DATABASE_URL, ATLAS_URL (the server's, http), ATLAS_SERVICE_TOKEN, and ATLAS_SPEED: how many times as fast as a
+model it writes. It may be killed at any moment. The next one continues each answer where it was.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ import sys
 from typing import Final
 
 import structlog
-from atlas_sync import Ended, Stopped, Stream
 
+from atlas_sync import Ended, Stopped, Stream, StreamError
 from server import logs
 from server.app import loop_factory
 from server.demo.assistant.answers import choose
@@ -46,21 +46,24 @@ class Assistant:
         """Write the answer, and store what was written, however it ended."""
         again = question.again > 0 and not question.interrupted
         try:
-            state, text = await self._write(question, restart=again)
-        except Ended:
-            # Of an answer that was begun before: the server has given it up, or it is the one to be replaced.
-            state, text = await self._write(question, restart=True)
+            try:
+                state, text = await self._write(question, restart=again)
+            except Ended:
+                # A stream of before: of the answer that is to be replaced, or one that the server has given up.
+                state, text = await self._write(question, restart=True)
+        except StreamError as error:
+            log.warning("an answer could not be written", error=str(error))
+            state, text = "failed", None  # the server writes what it has
         await self._questions.settle(question, state, text)
 
-    async def _write(self, question: Question, *, restart: bool) -> tuple[str, str | None]:
-        """The state in which the answer ended, and its text; None if there is no row for it any more."""
+    async def _write(self, question: Question, *, restart: bool) -> tuple[str, str]:
+        """The state in which the answer ended, and its text. Raises Ended if it had ended before it was begun."""
         answer = choose(question.text, question.again)
-        where = (question.user, "message", question.answer, "content")
-        out = Stream(self._url, self._token, *where, restart=restart)
+        out = Stream(self._url, self._token, question.user, "message", question.answer, "content", restart=restart)
         try:
             async with out:
-                rest = answer.text.removeprefix(out.text)
-                for pause, piece in typed(rest, seed=str(question.id)):
+                # An interrupted answer continues where it was.
+                for pause, piece in typed(answer.text.removeprefix(out.text), seed=str(question.id)):
                     await asyncio.sleep(pause / self._speed)
                     await out.write(piece)
                 if answer.breaks_off:

@@ -22,8 +22,8 @@ class Topic:
 
 
 HOW: Final = """\
-The page inserts your message, and a **question** that names it. Both are rows, both go through this device's outbox, \
-and they reach Postgres in one piece. The backend takes the question, inserts an empty answer, and then:
+The page inserts your message, and a **question** that names it. Both are rows, both go through this device's \
+outbox, and they reach Postgres in one piece. The backend takes the question, inserts an empty answer, and then:
 
 ```python
 async with Stream(url, token, user, "message", answer, "content") as out:
@@ -33,8 +33,8 @@ await sql.execute("UPDATE messages SET content = $1 WHERE id = $2", out.text, an
 ```
 
 What is written goes to every device that you have open, some milliseconds later. The row in Postgres gets the text \
-*once*, at the end. Until then each device shows the stream in the row's place, and when the row arrives it shows the \
-row: the same text, so you see nothing of it.
+*once*, at the end. Until then each device shows the stream in the row's place, and when the row arrives it shows \
+the row: the same text, so you see nothing of it.
 """
 HOW_AGAIN: Final = """\
 A stream is **the future of one column of one row**. That is all there is to know:
@@ -57,12 +57,12 @@ connected at that moment, and it does not matter which device you press it on, o
 3. I learn of it with my next piece, or at once if I wait for it.
 4. What is written so far **stays**. I put it into the row, so that it is there tomorrow.
 
-If your device is offline, the stop waits, as everything does that you do on it. I may have finished by then. In that \
-case nothing happens: a stop that comes too late is not an error, and a text that is there is never taken away. You can \
-go on reading, and nobody has to tell you that something went wrong, because nothing did.
+If your device is offline, the stop waits, as everything does that you do on it. I may have finished by then. In \
+that case nothing happens: a stop that comes too late is not an error, and a text that is there is never taken away. \
+You can go on reading, and nobody has to tell you that something went wrong, because nothing did.
 
-You have read this far, so perhaps you did not press it. Then ask me again, and press **Escape** in the field where you \
-write. That stops me, too.
+You have read this far, so perhaps you did not press it. Then ask me again, and press **Escape** in the field where \
+you write. That stops me, too.
 """
 OFFLINE: Final = """\
 Switch this device's network off while I write, and watch the other one:
@@ -70,8 +70,8 @@ Switch this device's network off while I write, and watch the other one:
 - **This one** keeps what it had. Nothing flickers, nothing is lost, and it does not pretend that I still write to it.
 - **The other one** goes on as before.
 
-Switch it on again. The device gets the whole text in *one* frame, and goes on from there. It is the same when you reload the page: the text so far is in the device's own database, so it is there before \
-the connection is.
+Switch it on again. The device gets the whole text in *one* frame, and goes on from there. It is the same when you \
+reload the page: the text so far is in the device's own database, so it is there before the connection is.
 
 You can also ask while you are offline. The question waits in the outbox with its message, and I answer when it comes.
 """
@@ -85,8 +85,8 @@ Three parts can die while I write, and each one costs something else.
 | this assistant, for good | after half a minute the server writes what there is into the row |
 
 The demo prints my process id. `kill -9` it now, and look: the next one of me takes over **in the middle of the \
-sentence**. It opens the same stream, gets the text so far, and writes what is missing. There is one answer, not two, \
-because the row and the stream were there already.
+sentence**. It opens the same stream, gets the text so far, and writes what is missing. There is one answer, not \
+two, because the row and the stream were there already.
 
 Nothing of it needs a queue beside Postgres. The question is a row, too, and it is not answered until it says so.
 """
@@ -127,8 +127,8 @@ Here is a bread that needs no kneading. It needs patience.
 TEA: Final = """\
 Something quick, then: **tomatoes on toast**, for one.
 
-1. Halve 250 g of small tomatoes. Put them in a hot pan with a spoon of olive oil, cut side down, and leave them alone \
-for four minutes.
+1. Halve 250 g of small tomatoes. Put them in a hot pan with a spoon of olive oil, cut side down, and leave them \
+alone for four minutes.
 2. Add a clove of garlic in slices, a pinch of salt, and a pinch of sugar if it is not August.
 3. Toast two slices of bread. Rub them with the other half of the garlic.
 4. Pour the tomatoes over the toast, with all of their juice. Black pepper, and basil if there is any.
@@ -138,31 +138,31 @@ It takes ten minutes. A fried egg on top makes it dinner.
 STORY: Final = """\
 # The keeper of the clock
 
-In a town by the sea there was a clock that was always right. Nobody knew why. It had no pendulum that anybody had seen, \
-and the tower had no door. It simply said what time it was, on four sides, and the town believed it.
+In a town by the sea there was a clock that was always right. Nobody knew why. It had no pendulum that anybody had \
+seen, and the tower had no door. It simply said what time it was, on four sides, and the town believed it.
 
-Boats left by it. Bread was baked by it. When two people quarrelled about who had been late, they went to the square and \
-looked up, and the one who had been late paid for the coffee.
+Boats left by it. Bread was baked by it. When two people quarrelled about who had been late, they went to the square \
+and looked up, and the one who had been late paid for the coffee.
 
-The only person who did not trust it was a girl called Ines, who repaired watches in her grandmother's shop. *A clock that \
-is always right,* she said, *is one that somebody puts right.* Her grandmother, who had heard this every day for a year, \
-gave her a lamp and told her to go and look.
+The only person who did not trust it was a girl called Ines, who repaired watches in her grandmother's shop. *A \
+clock that is always right,* she said, *is one that somebody puts right.* Her grandmother, who had heard this every \
+day for a year, gave her a lamp and told her to go and look.
 
 ## The first night
 
-Ines sat in the square from midnight until the baker came. She wrote down what the clock said, and what her own watch said, \
-every quarter of an hour. At two the clock was four seconds slow. At a quarter past two it was right.
+Ines sat in the square from midnight until the baker came. She wrote down what the clock said, and what her own \
+watch said, every quarter of an hour. At two the clock was four seconds slow. At a quarter past two it was right.
 
 She had looked away for as long as it takes to turn a page.
 
 ## The second night
 
-She did not bring paper. She lay on her back on the stones with the lamp put out, and she did not look away at all. The \
-stars went over. A cat came, sat on her feet, and left. At two the clock was four seconds slow. And a little later, at the \
-height where the swallows nest, a stone in the wall went in like a drawer, and a hand came out.
+She did not bring paper. She lay on her back on the stones with the lamp put out, and she did not look away at all. \
+The stars went over. A cat came, sat on her feet, and left. At two the clock was four seconds slow. And a little \
+later, at the height where the swallows nest, a stone in the wall went in like a drawer, and a hand came out.
 
-It was an old hand. It held a stick with a hook at its end. It reached up, found the long hand of the clock, pushed it \
-forward by the width of a straw, waited, listened, and went in again. The stone closed.
+It was an old hand. It held a stick with a hook at its end. It reached up, found the long hand of the clock, pushed \
+it forward by the width of a straw, waited, listened, and went in again. The stone closed.
 
 "Good evening," said Ines.
 
@@ -170,11 +170,12 @@ Nothing answered. But the stone had not closed quite as well as before.
 
 ## The third night
 
-She brought a ladder, and bread. She knocked at the stone, seven metres above the square, and when it opened there was a \
-man with the face of somebody who has not been spoken to for a long time, and who is trying to remember what comes next.
+She brought a ladder, and bread. She knocked at the stone, seven metres above the square, and when it opened there \
+was a man with the face of somebody who has not been spoken to for a long time, and who is trying to remember what \
+comes next.
 
-"It loses sixteen seconds a day," he said. "It has done so for four hundred years. I did not build it. I only put it right, \
-four times a day, as the one before me did."
+"It loses sixteen seconds a day," he said. "It has done so for four hundred years. I did not build it. I only put it \
+right, four times a day, as the one before me did."
 
 "Why don't you mend it?"
 
@@ -182,8 +183,9 @@ four times a day, as the one before me did."
 
 "For how long?"
 
-"An hour. Perhaps two." He looked down at the square, as one looks at a river. "They would be without it. Boats would wait. \
-They would stand there and look up, and it would say the wrong time, and they would never again believe it."
+"An hour. Perhaps two." He looked down at the square, as one looks at a river. "They would be without it. Boats \
+would wait. They would stand there and look up, and it would say the wrong time, and they would never again believe \
+it."
 
 Ines thought about that. She thought about it so long that he ate half of the bread.
 
@@ -191,13 +193,13 @@ Ines thought about that. She thought about it so long that he ate half of the br
 
 ## The day of the fair
 
-So there was a fair. Ines' grandmother asked for it, and nobody had ever refused her anything. There were lanterns, and a \
-man who swallowed fire, and a race of boats that went around the island and took the whole afternoon. From noon until two \
-nobody in the town looked at the clock, because nobody in the town was in the square.
+So there was a fair. Ines' grandmother asked for it, and nobody had ever refused her anything. There were lanterns, \
+and a man who swallowed fire, and a race of boats that went around the island and took the whole afternoon. From \
+noon until two nobody in the town looked at the clock, because nobody in the town was in the square.
 
-In the tower, by the light of the lamp, the girl and the old man took out one wheel. It had a hundred and twenty teeth, and \
-one of them was worn to half of its length. It had been so for four hundred years. She had made the new one the week before, \
-in the shop, from a drawing that he had scratched on a slate.
+In the tower, by the light of the lamp, the girl and the old man took out one wheel. It had a hundred and twenty \
+teeth, and one of them was worn to half of its length. It had been so for four hundred years. She had made the new \
+one the week before, in the shop, from a drawing that he had scratched on a slate.
 
 It took an hour and ten minutes. Then they pushed the hands to where her watch said they belonged, and let it go.
 
@@ -205,20 +207,20 @@ They listened. It sounded as it had always sounded.
 
 ## After that
 
-At two in the night Ines sat in the square with her back against the fountain. The clock was right. At a quarter past two \
-it was right. No stone moved, and no hand came out.
+At two in the night Ines sat in the square with her back against the fountain. The clock was right. At a quarter \
+past two it was right. No stone moved, and no hand came out.
 
-In the morning there was a door in the tower where there had been none. It was open, and an old man sat in it on a kitchen \
-chair with his face in the sun. People said good morning to him as if he had always been there. One of them asked him what \
-time it was.
+In the morning there was a door in the tower where there had been none. It was open, and an old man sat in it on a \
+kitchen chair with his face in the sun. People said good morning to him as if he had always been there. One of them \
+asked him what time it was.
 
 He looked at the sea, then at the shadows, then at his hands.
 
 "I have no idea," he said, and laughed until the swallows flew up.
 """
 HELLO: Final = """\
-Hello! I am this demo's assistant. I have no model and no network: I know a few texts, and I type them at the pace of a \
-model, so that you can see what happens to an answer while it is written.
+Hello! I am this demo's assistant. I have no model and no network: I know a few texts, and I type them at the pace \
+of a model, so that you can see what happens to an answer while it is written.
 
 Ask me about one of these:
 
@@ -232,8 +234,8 @@ WHO: Final = """\
 I am some three hundred lines of Python, beside the server of this demo. Nobody trained me, and I learn nothing.
 
 What I do is what the backend of your app would do with a real model: take a question from Postgres, write an answer \
-piece by piece, listen for a stop, and store the result. If you replace the part of me that chooses a text by a call to a \
-model, I am finished. I mean that in the good sense.
+piece by piece, listen for a stop, and store the result. If you replace the part of me that chooses a text by a call \
+to a model, I am finished. I mean that in the good sense.
 """
 FAILURE: Final = """\
 You asked me to fail, so I will. First I write a little, because a failure at the beginning shows nothing:
@@ -244,8 +246,8 @@ You asked me to fail, so I will. First I write a little, because a failure at th
 """
 UNKNOWN: Final = (
     """\
-That I do not know: I am a script with a dozen texts, and none of them is about it. Your question is safe all the same. It \
-is a row in Postgres, and on each of your devices.
+That I do not know: I am a script with a dozen texts, and none of them is about it. Your question is safe all the \
+same. It is a row in Postgres, and on each of your devices.
 
 What I can tell you about:
 
@@ -256,8 +258,8 @@ What I can tell you about:
 - a **recipe** for bread, or a long **story**
 """,
     """\
-I still do not know it, and asking again does not help, because I am a script. But look at what just happened: the new text \
-took the place of the old one, in the **same row**, on all of your devices. That is what «Ask again» does.
+I still do not know it, and asking again does not help, because I am a script. But look at what just happened: the \
+new text took the place of the old one, in the **same row**, on all of your devices. That is what «Ask again» does.
 
 Ask me how this **works**, or for a **story**, which is long enough to stop it from your phone.
 """,

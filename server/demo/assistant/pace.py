@@ -17,7 +17,7 @@ THOUGHT: Final = 0.7
 
 
 def typed(text: str, seed: str) -> Iterator[tuple[float, str]]:
-    """The pieces of a text, each with the seconds before it. Together they are the text. A seed always gives the same."""
+    """The pieces of a text, each with the seconds before it. Together they are the text. A seed gives the same."""
     random = Random(seed)
     pause = THOUGHT
     for piece in PIECE.findall(text):

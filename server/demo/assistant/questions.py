@@ -1,7 +1,7 @@
 """The questions in Postgres: which one is to be answered next, and what became of it. All SQL of the assistant.
 
-A question is a row that a device inserted beside its message, so it comes exactly once. Whoever takes it makes the row of
-its answer in the same transaction, so there is never a second one.
+A question is a row that a device inserted beside its message, so it comes exactly once. Whoever takes it makes the row
+of its answer in the same transaction, so there is never a second one.
 """
 
 import asyncio
