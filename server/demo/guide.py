@@ -30,8 +30,8 @@ const messages = sync.list('message', { parent: conversationId });
 const message = await sync.insert('message', { conversationId, role: 'user', content: 'Hello' });
 ```
 
-What you write asks the assistant, unless you switch **Ask** off. How does the app's backend learn of a question? The page \
-inserts a second row, which names the message; no request is made:
+What you write asks the assistant, unless you switch **Ask** off. How does the app's backend learn of a question? The \
+page inserts a second row, which names the message; no request is made:
 
 ```ts
 await sync.insert('question', { conversationId, messageId: message });
