@@ -21,6 +21,7 @@ from atlas_sync import schema as schema_module
 from atlas_sync import session as session_module
 from atlas_sync import stream_group as stream_group_module
 from atlas_sync import stream_text as stream_text_module
+from atlas_sync import streams as streams_module
 from atlas_sync import view as view_module
 from atlas_sync import wire as wire_module
 
@@ -70,16 +71,17 @@ def test_the_package_exports_what_it_lists() -> None:
         (rows_module, set(), False),
         (schema_module, {"checks", "rows"}, False),
         (floors_module, {"rows", "schema"}, False),
-        (replica_module, {"floors", "mutation", "outbox", "rows", "schema", "session"}, False),
+        (replica_module, {"floors", "mutation", "outbox", "rows", "schema", "session", "streams"}, False),
         (mutation_module, {"rows", "schema"}, False),
         (codec_module, {"checks", "mutation"}, True),
         (wire_module, {"checks", "codec", "mutation", "rows", "schema"}, False),
-        (session_module, {"checks", "codec", "mutation", "rows", "schema", "wire"}, False),
+        (session_module, {"checks", "codec", "mutation", "rows", "schema", "streams", "wire"}, False),
         (comeback_module, {"session"}, False),
         (outbox_module, {"codec", "comeback", "mutation", "rows", "schema", "session", "wire"}, False),
         (stream_text_module, set(), False),
         (stream_group_module, {"stream_text"}, False),
-        (view_module, {"mutation", "outbox", "rows", "schema"}, False),
+        (streams_module, {"rows"}, False),
+        (view_module, {"mutation", "outbox", "rows", "schema", "streams"}, False),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
