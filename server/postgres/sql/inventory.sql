@@ -32,6 +32,8 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('sync', 'response_cache', 'table', false, false),
            ('sync', 'response_leases', 'table', false, false),
            ('sync', 'response_flushes', 'table', false, false),
+           ('sync', 'streams', 'table', false, false),
+           ('sync', 'stream_text', 'partitioned table', false, false),
            ('sync', 'original', 'table', false, false),
            ('sync', 'usage_logs', 'partitioned table', false, false),
            ('sync', 'usage_batches', 'table', false, false),
@@ -106,6 +108,19 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('response_flushes', 'uuid', '{process}'),
            ('response_flushes', 'int8', '{number}'),
            ('response_flushes', 'timestamptz', '{flushed_at}'),
+           ('streams', 'uuid', '{id,user_id}'),
+           ('streams', '"char"', '{kind}'),
+           ('streams', 'text[]', '{row_key}'),
+           ('streams', 'text', '{name,base,holder,state}'),
+           ('streams', 'int8', '{since}'),
+           ('streams', 'int2', '{slot}'),
+           ('streams', 'int4', '{looks}'),
+           ('streams', 'bool', '{writes}'),
+           ('streams', 'timestamptz', '{opened_at,touched_at,stop_at,ended_at,look_at,settled_at}'),
+           ('stream_text', 'int2', '{slot}'),
+           ('stream_text', 'uuid', '{stream}'),
+           ('stream_text', 'int4', '{at}'),
+           ('stream_text', 'text', '{text,ended}'),
            ('original', 'jsonb', '{facts}'),
            ('original', 'timestamptz', '{taken_at}'),
            ('usage_logs', 'int8', '{id,batch}'),
@@ -189,6 +204,19 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('drop_response', 'text, text', true, true, false),
            ('release_response', 'text, text, bigint', true, true, false),
            ('count_hits', 'uuid, bigint, text[], text[], bigint[]', true, true, false),
+           ('stream_slot', '', false, false, false),
+           ('stream_end', 'smallint, uuid', false, false, false),
+           ('ring_streams', 'text, uuid[]', false, false, false),
+           ('open_stream', 'uuid, uuid, text, text[], text, boolean, integer, text', true, true, false),
+           ('append_streams', 'text, uuid[], integer[], text[]', true, true, false),
+           ('read_streams', 'uuid[], integer[]', true, true, false),
+           ('end_stream', 'text, uuid, text, integer, boolean', true, true, false),
+           ('stop_streams', 'uuid[]', true, true, false),
+           ('touch_streams', 'text, uuid[]', true, true, false),
+           ('settle_streams', 'text, interval, interval', true, true, false),
+           ('rotate_streams', '', true, true, false),
+           ('streamed', 'text, text[], text', false, false, false),
+           ('settle', 'text, uuid, text[], text, text, text, text, boolean', false, false, false),
            ('vitals', '', true, true, false),
            ('partitions_reach', 'text', false, true, false),
            ('ensure_partitions', 'timestamp with time zone, timestamp with time zone', false, false, false),
@@ -361,7 +389,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     WHERE f.oid IS NOT NULL
       AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
                                        -- Their callers set it for these.
-                                       AND f.name NOT IN ('admitted', 'tier') AND f.name NOT LIKE 'write%')
+                                       AND f.name NOT IN ('admitted', 'tier', 'streamed', 'settle') AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',
