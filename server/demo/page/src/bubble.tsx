@@ -10,7 +10,6 @@ import { Icon, type IconName } from './icons.js';
 import { excess, inWords, LONGEST_MESSAGE } from './limits.js';
 import { Markdown } from './markdown.js';
 import { reason, RejectionActions } from './rejections.js';
-import { isGrowing } from './streams.js';
 import { clockTime, machineTime } from './when.js';
 
 interface Props {
@@ -51,9 +50,9 @@ export function Bubble(props: Props) {
   const [open, setOpen] = useState(false);
   const own = row.role === 'user';
   const { asked, waits, live, onAskAgain } = props;
-  const growing = isGrowing(row) || (asked?.progress === 'writing' && row.content === '');
+  const growing = row.streaming === true || (asked?.progress === 'writing' && row.content === '');
   const edited = row.updatedAt > row.createdAt;
-  const ended = growing ? undefined : ENDED[asked?.progress ?? ''];
+  const ended = growing ? undefined : ENDED[row.stream ?? asked?.progress ?? ''];
   const again = asked === undefined || onAskAgain === null ? null : () => onAskAgain(asked.message);
   const confirmed = row.state === 'synced' || row.state === 'acked';
   return (

@@ -12,7 +12,6 @@ import { isEmpty } from './empty.js';
 import { Icon } from './icons.js';
 import { titleFrom } from './limits.js';
 import { Messages } from './messages.js';
-import { stopWriting } from './streams.js';
 
 interface Props {
   readonly device: Device;
@@ -59,7 +58,8 @@ export function ConversationView({ device, row, activity, canAsk, focusComposer,
   const stop = (): void => {
     if (growing === null) return;
     setStopping(growing);
-    void stopWriting(sync, growing);
+    // Now, or with the next connection. What is written stays.
+    sync.stop('message', growing).catch(() => undefined); // the device is being closed
   };
   return (
     <div

@@ -9,7 +9,6 @@ import { withoutMarks } from './markdown.js';
 /** How many messages are read, in case the outbox deletes the newest of them. */
 const DEEP = 3;
 const LENGTH = 120;
-export const WRITING = 'Writing …';
 /** Milliseconds after which previews are read, so that reading them delays no message. */
 const LATER = 80;
 
@@ -50,7 +49,7 @@ async function lastMessages(device: Device, ids: readonly string[]): Promise<Map
 }
 
 const inOneLine = ({ role, content }: ShownMessage): string =>
-  role === 'assistant' && content === '' ? WRITING : (role === 'assistant' ? withoutMarks(content.slice(0, 4 * LENGTH)) : content).slice(0, LENGTH);
+  (role === 'assistant' ? withoutMarks(content.slice(0, 4 * LENGTH)) : content).slice(0, LENGTH);
 
 /** By conversation. Read again after every change of the list and of `outbox`, one reading at a time. */
 export function usePreviews(
