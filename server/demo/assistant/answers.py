@@ -274,8 +274,8 @@ TOPICS: Final = (
     Topic(r"compar\w+|others|redis|sse|difference|table|better|why", (COMPARE,)),
     Topic(r"recipes?|cook\w*|bak(e|ing)|bread|eat|food|dinner|lunch|hungry", (RECIPE, TEA)),
     Topic(r"how|works?|code|streams?|explain", (HOW, HOW_AGAIN)),
-    Topic(r"who|you|model|ai|robot|script|human", (WHO,)),
     Topic(r"hello|hi|hey|good (morning|evening)|help|try", (HELLO,)),
+    Topic(r"who|you|model|ai|robot|script|human", (WHO,)),
 )
 """The first one that a question asks for is taken."""
 
