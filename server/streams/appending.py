@@ -11,8 +11,8 @@ from server.streams.ports import Part, StreamStore
 from server.streams.stream import Group
 
 EVERY: Final = 0.008
-"""Minimum interval in seconds between the beginnings of two transactions, so that a process writes at most 125 a second.
-A single append never waits."""
+"""Minimum interval in seconds between the beginnings of two transactions: at most 125 a second. A single append never
+waits."""
 
 
 class Appends:

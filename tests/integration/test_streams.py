@@ -1,4 +1,4 @@
-"""Streams: each device of the user sees the text grow, and the row has it at the end; a stop ends it, whoever writes."""
+"""Streams: devices of the user see the text grow, and the row has it at the end; a stop ends it, whoever writes."""
 
 import asyncio
 import contextlib

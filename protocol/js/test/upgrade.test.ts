@@ -423,7 +423,7 @@ describe('in SQLite', () => {
     await store.close();
     const db = new sqlite.Database(path);
     const names = db.all("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").map((row) => row['name']);
-    expect(names).toEqual(['atlas_deletions', 'atlas_histories', 'atlas_meta', 'atlas_outbox', 'atlas_rows']);
+    expect(names).toEqual(['atlas_deletions', 'atlas_histories', 'atlas_meta', 'atlas_outbox', 'atlas_rows', 'atlas_streams']);
     expect(db.all('SELECT version FROM atlas_meta')).toEqual([{ version: 3 }]); // it accepts no other than 1
     db.run('UPDATE atlas_meta SET version = 4');
     db.close();

@@ -266,8 +266,8 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 
--- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may not be
--- streamed.
+-- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may
+-- not be streamed.
 CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text)
 RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -278,11 +278,11 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION sync.streamed FROM PUBLIC;
--- Compares the text of a stream with its row. `_base`: md5 of what the column held when the stream was opened. Returns `gone`, the
--- row is not there or not the user's; `settled`, it has this text or another one of the app; `lags`; or, with `_write`, for
--- one that lags `written`.
-CREATE OR REPLACE FUNCTION sync.settle(_tag text, _owner uuid, _key text[], _name text, _text text, _base text, _state text,
-                                       _write boolean)
+-- Compares the text of a stream with its row. `_base`: md5 of what the column held when the stream was opened. Returns
+-- `gone`, the row is not there or not the user's; `settled`, it has this text or another one of the app; `lags`; or,
+-- with `_write`, for one that lags `written`.
+CREATE OR REPLACE FUNCTION sync.settle(_tag text, _owner uuid, _key text[], _name text, _text text, _base text,
+                                       _state text, _write boolean)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     _held pg_catalog.text;
@@ -295,7 +295,8 @@ BEGIN
         IF _text = ''::text THEN
             RETURN 'settled';
         END IF;
-        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text OR pg_catalog.md5(_held) = _base
+        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text
+                                 OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base
                                  OR pg_catalog.length(_held) < pg_catalog.length(_text)
                                     AND pg_catalog.starts_with(_text, _held)) THEN
             RETURN 'settled';
