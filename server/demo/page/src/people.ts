@@ -13,7 +13,7 @@ export interface People {
   readonly url: string;
   readonly users: readonly Person[];
   /** Whether there is an assistant. */
-  readonly ask: boolean;
+  readonly ask?: boolean;
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
@@ -22,7 +22,7 @@ const isPerson = (value: unknown): value is Person =>
   isRecord(value) && ['id', 'name', 'tier', 'token'].every((field) => typeof value[field] === 'string');
 
 const isPeople = (value: unknown): value is People =>
-  isRecord(value) && typeof value.url === 'string' && typeof value.ask === 'boolean' && Array.isArray(value.users) && value.users.every(isPerson);
+  isRecord(value) && typeof value.url === 'string' && Array.isArray(value.users) && value.users.every(isPerson);
 
 export const knownPeople = (): People | null => recall('people', isPeople);
 
