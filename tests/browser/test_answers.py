@@ -1,6 +1,5 @@
 """Answers that grow: on every device and tab, over reloads and times offline, until they are whole or stopped."""
 
-import asyncio
 import os
 import re
 import signal
@@ -244,8 +243,10 @@ async def test_an_assistant_that_is_killed_has_its_answer_continued(
 
 async def test_two_conversations_are_answered_at_once_and_the_list_says_so(demo: Demo, asker: BrowserContext) -> None:
     _, left, right = await readers(asker, demo)
-    await asyncio.gather(left.ask(STORY), right.ask("A long tale, please"))
-    await asyncio.gather(left.grows(), right.grows())
+    await left.ask(STORY)
+    await right.ask("A long tale, please")
+    for device in (left, right):
+        await device.grows()
     for title in (STORY, "A long tale"):
         item = left.panel.get_by_test_id("conversation").filter(has_text=title).first
         await expect(item).to_contain_text("Writing …")
