@@ -215,6 +215,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('touch_streams', 'text, uuid[]', true, true, false),
            ('settle_streams', 'text, interval, interval', true, true, false),
            ('rotate_streams', '', true, true, false),
+           ('trace_streams', 'text, text[]', true, true, false),
            ('streamed', 'text, text[], text', false, false, false),
            ('settle', 'text, uuid, text[], text, text, text, text, boolean', false, false, false),
            ('vitals', '', true, true, false),

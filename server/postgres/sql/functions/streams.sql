@@ -260,6 +260,17 @@ BEGIN
 END
 $$;
 
+-- The streams of a row, without their texts, for `atlas-sync trace`.
+CREATE OR REPLACE FUNCTION sync.trace_streams(tag text, key text[])
+RETURNS TABLE (name text, state text, length int, server text, opened_at bigint, touched_at bigint, stop_at bigint,
+               ended_at bigint, settled_at bigint, failures int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.name, s.state, e.at, s.holder, sync.seq_at(s.opened_at), sync.seq_at(s.touched_at), sync.seq_at(s.stop_at),
+           sync.seq_at(s.ended_at), sync.seq_at(s.settled_at), s.looks
+    FROM sync.streams s CROSS JOIN LATERAL sync.stream_end(s.slot, s.id) e
+    WHERE s.kind = tag::"char" AND s.row_key = key ORDER BY s.name
+$$;
+
 -- Empties slots without an unsettled stream that are used next, and forgets streams that were settled a day ago.
 CREATE OR REPLACE FUNCTION sync.rotate_streams() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
@@ -281,7 +292,7 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION sync.stream_slot, sync.stream_end, sync.ring_streams, sync.open_stream, sync.append_streams,
-    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.settle_streams, sync.rotate_streams
-    FROM PUBLIC;
+    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.settle_streams, sync.rotate_streams,
+    sync.trace_streams FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.open_stream, sync.append_streams, sync.read_streams, sync.end_stream, sync.stop_streams,
-    sync.touch_streams, sync.settle_streams, sync.rotate_streams TO atlas_sync;
+    sync.touch_streams, sync.settle_streams, sync.rotate_streams, sync.trace_streams TO atlas_sync;
