@@ -213,6 +213,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('end_stream', 'text, uuid, text, integer, boolean', true, true, false),
            ('stop_streams', 'uuid[]', true, true, false),
            ('touch_streams', 'text, uuid[]', true, true, false),
+           ('lost_streams', 'uuid[]', true, true, false),
            ('settle_streams', 'text, interval, interval', true, true, false),
            ('rotate_streams', '', true, true, false),
            ('trace_streams', 'text, text[]', true, true, false),
