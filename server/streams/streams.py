@@ -69,7 +69,7 @@ class Streams:
         self._following = Following(
             store, self._known, self._audience, wanted=self._is_wanted, changed=self._changed, gone=self._gone
         )
-        self._keeper = Keeper(store, self._known, self._following, self._gone)
+        self._keeper = Keeper(store, self._known, self._following, end=self._end_failed, gone=self._gone)
         self._buckets = TokenBuckets(APPENDS_PER_SECOND, APPENDS_PER_SECOND)
         self._waiting: dict[UUID, list[asyncio.Future[None]]] = {}
         """Who waits for the end of a stream."""
@@ -164,8 +164,10 @@ class Streams:
             return Answer(Outcome.UNKNOWN)
         became, end = found
         if stream is not None and self._known.get(id_) is stream:
-            if stream.text is not None and stream.text.end != end and became is not State.OPEN:
-                stream.doubt()
+            if stream.text is not None and stream.text.end != end:
+                if stream.group is None:
+                    # A crash of Postgres has lost what was committed last, or another process has appended.
+                    stream.doubt()
             elif became is not stream.state:
                 stream.state = became
                 self._audience.publish(stream)
@@ -317,6 +319,10 @@ class Streams:
         for waiting in self._waiting.get(id_, ()):
             if not waiting.done():
                 waiting.set_result(None)
+
+    async def _end_failed(self, id_: UUID) -> None:
+        """Raises UnavailableError."""
+        await self.end(id_, State.FAILED, None, write=True)
 
     def _end_soon(self, stream: Stream) -> None:
         """End a stream that is to stop: now if this process holds it, else when the one that does has not."""
