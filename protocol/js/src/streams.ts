@@ -107,13 +107,11 @@ export function received(streams: Streams, kind: Kind, frame: StreamFrame): Stre
 
 /** After the server named the streams that are not settled. */
 export function named(streams: Streams, open: readonly Uuid[]): Streams {
-  const next = new Map(streams);
-  for (const [id, stream] of streams) {
-    const listed = open.includes(id);
-    if (stream.over && !listed) next.delete(id);
-    else if (stream.listed !== listed) next.set(id, { ...stream, listed });
-  }
-  return next;
+  const some = [...streams.values()].filter(({ stream, listed }) => listed !== open.includes(stream));
+  return changed(
+    streams,
+    some.map((each) => ({ ...each, listed: !each.listed })),
+  );
 }
 
 export const kept = ({ row: _, listed: __, length: ___, text, ...stream }: HeldStream): KeptStream => ({
