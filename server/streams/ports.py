@@ -113,8 +113,11 @@ class StreamStore(Protocol):
     async def touch(self, ids: Sequence[UUID]) -> None:
         """The writers of these are there."""
 
+    async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Those of these that are open and whose row is gone, or another user's."""
+
     async def settle(self) -> list[Settled]:
-        """Look at the rows of those that have ended, or whose writer is silent."""
+        """End those whose writer was silent for long, and look at the rows of those that have ended."""
 
     async def rotate(self) -> None:
         """Remove what is not needed any more."""

@@ -57,7 +57,8 @@ class Stream:
     ValueError for a `url` that is none, RuntimeError if httpx is missing.
 
     May be read: `stream`, the stream's id; `text`, all that was written, and once the stream has ended what the server
-    has of it; `offset`, how many characters the server has confirmed; `state`, "open", "done", "failed" or "stopped".
+    has of it (if it had ended at the opening, perhaps nothing: the row has it then);
+    `offset`, how many characters the server has confirmed; `state`, "open", "done", "failed" or "stopped".
     """
 
     def __init__(
@@ -149,9 +150,9 @@ class Stream:
     async def finish(self, *, write: bool = False) -> None:
         """End the stream as done, after all of its text has arrived. Leaving the block does the same.
 
-        `write`: the server writes the text to the row at once, and returns after that. Without it the app commits the
-        row, and the server does it 10 s later if the app has not. May be repeated. Raises as `write`, also if the
-        stream was stopped meanwhile.
+        `write`: the server writes the text to the row, in a moment. Without it the app commits the row, and the server
+        does it 10 s later if the app has not. May be repeated. Raises as `write`, also if the stream was stopped
+        meanwhile.
         """
         if self._told and self.state == "done":
             return
