@@ -486,10 +486,10 @@ STREAM_APPENDS = _counter(
     "atlas_stream_appends",
     Question.IN_STEP,
     "Parts of streams that were written to Postgres",
-    "Compare atlas_stream_group_size: many small groups are many transactions.",
+    "Compare atlas_stream_groups: many small groups are many transactions.",
 )
 STREAM_GROUPS = _histogram(
-    "atlas_stream_group_size",
+    "atlas_stream_groups",
     Question.POSTGRES,
     "Streams that one transaction appended to",
     "Above 128: one process writes for many streams. Spread the writers over more processes.",
@@ -508,7 +508,7 @@ STREAM_STOPS = _counter(
     "Many: answers are too slow or too long for people.",
 )
 STREAM_STOP_KNOWN = _histogram(
-    "atlas_stream_stop_known_seconds",
+    "atlas_stream_told_seconds",
     Question.IN_STEP,
     "From the end of a stopped stream until its writer was told",
     "Above 1: writers do not append, and do not wait at GET /v1/streams/ID/stop. They compute what nobody sees.",

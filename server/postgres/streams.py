@@ -71,9 +71,12 @@ class PostgresStreams:
     async def touch(self, ids: Sequence[UUID]) -> None:
         await self._fetch("touch_streams", self._server, ids)
 
+    async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
+        return {row["stream"] for row in await self._fetch("lost_streams", ids)}
+
     async def settle(self, *, silent: bool) -> list[Settled]:
         return [
-            Settled(row["stream"], State(row["ended"]), row["settled"], row["written"] or False, row["trouble"])
+            Settled(row["stream"], State(row["ended"]), row["settled"], row["written"], row["trouble"])
             for row in await self._fetch("settle_streams", self._server, SILENCE if silent else NEVER, PATIENCE)
         ]
 

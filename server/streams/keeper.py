@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
@@ -19,19 +19,29 @@ log = structlog.get_logger()
 TOUCH_SECONDS: Final = 5.0
 """Interval between two notes that writers are there: a fifth of the silence after which they count as gone."""
 LOOK_SECONDS: Final = 1.0
-"""Interval between two looks at the rows of streams that have ended."""
+"""Interval between two looks at the rows of streams."""
 ROTATE_SECONDS: Final = 60.0
 RETURN_SECONDS: Final = 2 * TOUCH_SECONDS
 """After a start, and after Postgres was away, nobody counts as gone for so long: the writers have to return first."""
 
 
 class Keeper:
-    """`gone`: called with a stream that is settled. `following`: knows how to read those that others have changed."""
+    """`end`: called with a stream that has lost its row. `gone`: called with one that is settled. `following`: reads
+    those that others have changed."""
 
-    def __init__(self, store: StreamStore, known: Known, following: Following, gone: Callable[[UUID], None]) -> None:
+    def __init__(
+        self,
+        store: StreamStore,
+        known: Known,
+        following: Following,
+        *,
+        end: Callable[[UUID], Awaitable[object]],
+        gone: Callable[[UUID], None],
+    ) -> None:
         self._store = store
         self._known = known
         self._following = following
+        self._end = end
         self._gone = gone
         self._now = asyncio.Event()
         self._touched_at = 0.0
@@ -75,6 +85,9 @@ class Keeper:
                     await self._store.touch(here)
                 await self._following.look()
                 self._touched_at = now
+            if written := [stream.id for stream in self._known if stream.open and stream.held]:
+                for id_ in await self._store.lost(written):
+                    await self._end(id_)
             for settled in await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS):
                 if settled.trouble is not None:
                     log.warning(

@@ -113,8 +113,11 @@ class StreamStore(Protocol):
     async def touch(self, ids: Sequence[UUID]) -> None:
         """The writers of these are there."""
 
+    async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Those of these that are open and whose row is gone, or another user's."""
+
     async def settle(self, *, silent: bool) -> list[Settled]:
-        """Look at the rows of those that have ended. `silent`: those whose writer is silent have ended, too."""
+        """Look at the rows of those that have ended. `silent`: those with a silent writer have ended, too."""
 
     async def rotate(self) -> None:
         """Remove what is not needed any more."""

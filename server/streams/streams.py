@@ -69,10 +69,11 @@ class Streams:
         self._following = Following(
             store, self._known, self._audience, wanted=self._is_wanted, changed=self._changed, gone=self._gone
         )
-        self._keeper = Keeper(store, self._known, self._following, self._gone)
+        self._keeper = Keeper(store, self._known, self._following, end=self._end_failed, gone=self._gone)
         self._buckets = TokenBuckets(APPENDS_PER_SECOND, APPENDS_PER_SECOND)
         self._waiting: dict[UUID, list[asyncio.Future[None]]] = {}
         """Who waits for the end of a stream."""
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._declared = asyncio.Event()
         synced.on_use.append(self._declared.set)
@@ -90,6 +91,12 @@ class Streams:
                 self._notices.run(self._following.heard, self._following.up, self._following.down),
                 name="stream-notices",
             )
+
+    def close(self) -> None:
+        """From now on nobody waits for the end of a stream here: the process is going."""
+        self._closed = True
+        for id_ in list(self._waiting):
+            self._wake(id_)
 
     # --- devices
 
@@ -149,8 +156,29 @@ class Streams:
         return opened
 
     async def append(self, appends: Sequence[tuple[UUID, int, str]]) -> list[Answer]:
-        """Append texts to streams, and return when they are committed. Raises UnavailableError."""
-        return list(await asyncio.gather(*(self._append(*each) for each in appends)))
+        """Append texts to different streams, and return when they are committed. Raises UnavailableError."""
+        now = asyncio.get_running_loop().time()
+        answers: list[Answer | None] = []
+        taken: list[tuple[int, Group, Answer]] = []
+        for number, (id_, offset, text) in enumerate(appends):
+            if self._buckets.take(id_, 1, now) > 0:
+                answers.append(Answer(Outcome.TOO_FAST))
+                continue
+            stream = self._known.get(id_)
+            answer = None if stream is None or stream.text is None else self._take(stream, offset, text)
+            if answer is not None and stream is not None and stream.group is not None:
+                taken.append((number, stream.group, answer))
+            answers.append(answer)
+        for number, group, answer in taken:
+            await group.written()
+            answers[number] = None if appends[number][0] in group.lost else answer
+            if group.error is not None:
+                raise group.error
+        others = [number for number, answer in enumerate(answers) if answer is None]
+        found = await asyncio.gather(*(self._append(*appends[number]) for number in others))
+        for number, answer in zip(others, found, strict=True):
+            answers[number] = answer
+        return [answer for answer in answers if answer is not None]
 
     async def end(self, id_: UUID, state: State, expected: int | None, *, write: bool) -> Answer:
         """End a stream, where its text is to end. `write`: the server writes the row at once. Raises
@@ -166,8 +194,10 @@ class Streams:
             return Answer(Outcome.UNKNOWN)
         became, end = found
         if stream is not None and self._known.get(id_) is stream:
-            if stream.text is not None and stream.text.end != end and became is not State.OPEN:
-                stream.doubt()
+            if stream.text is not None and stream.text.end != end:
+                if stream.group is None:
+                    # A crash of Postgres has lost what was committed last, or another process has appended.
+                    stream.doubt()
             elif became is not stream.state:
                 stream.state = became
                 self._audience.publish(stream)
@@ -198,7 +228,7 @@ class Streams:
             if answer.outcome is Outcome.UNKNOWN or answer.state is not State.OPEN:
                 return answer
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(0 if self._closed else seconds):
                     await waiting
             answer, _ = await self.read(id_)
             return answer if answer.outcome is Outcome.UNKNOWN or answer.state is not State.OPEN else None
@@ -211,11 +241,29 @@ class Streams:
                 _told(stream)
                 self._drop_unwanted(stream)
 
+    def _take(self, stream: Stream, offset: int, text: str) -> Answer | None:
+        """Take an append to a stream whose text is known; it counts when the stream's group is written. None: it does
+        not fit what is known here."""
+        assert stream.text is not None
+        end = stream.text.end
+        stream.touched = asyncio.get_running_loop().time()
+        if not stream.open:
+            _told(stream)
+            return Answer(Outcome.CONFLICT, stream.state, end)
+        news = stream.text.news(offset, text)
+        if news is None:
+            return None
+        if news and stream.text.size + len(news.encode()) > TEXT_BYTES:
+            return Answer(Outcome.TOO_LONG, stream.state, end)
+        stream.held = True
+        if news:
+            stream.group = self._appends.add(stream.id, end, news)
+            stream.text.append(news)
+            self._audience.publish(stream)
+        return Answer(Outcome.DONE, stream.state, stream.text.end)
+
     async def _append(self, id_: UUID, offset: int, text: str) -> Answer:
-        """Raises UnavailableError."""
-        now = asyncio.get_running_loop().time()
-        if self._buckets.take(id_, 1, now) > 0:
-            return Answer(Outcome.TOO_FAST)
+        """Append to a stream of which more has to be known. Raises UnavailableError."""
         looked = False
         while True:
             stream = await self._find(id_)
@@ -226,33 +274,21 @@ class Streams:
                     await self._read_on(stream)
                     if stream.text is None or self._known.get(id_) is not stream:
                         continue
-                stream.touched = now
-                end = stream.text.end
-                if not stream.open:
-                    _told(stream)
-                    return Answer(Outcome.CONFLICT, stream.state, end)
-                news = stream.text.news(offset, text)
-                if news is None and not looked:
+                answer = self._take(stream, offset, text)
+                if answer is None and not looked:
                     # Perhaps it fits what another process has appended.
                     looked = await self._read_on(stream)
                     continue
-                if news is None:
-                    return Answer(Outcome.CONFLICT, stream.state, end)
-                stream.held = True
-                if news:
-                    if stream.text.size + len(news.encode()) > TEXT_BYTES:
-                        return Answer(Outcome.TOO_LONG, stream.state, end)
-                    stream.group = self._appends.add(id_, end, news)
-                    stream.text.append(news)
-                    self._audience.publish(stream)
-                if stream.group is None:
-                    return Answer(Outcome.DONE, stream.state, end)
+                if answer is None:
+                    return Answer(Outcome.CONFLICT, stream.state, stream.text.end)
                 group = stream.group
+                if group is None or answer.outcome is not Outcome.DONE:
+                    return answer
                 await group.written()
                 if group.error is not None:
                     raise group.error
                 if id_ not in group.lost:
-                    return Answer(Outcome.DONE, stream.state, offset + len(text))
+                    return answer
                 # Another process has appended, or ended it. Perhaps it is the same text: a writer has sent it to both.
 
     @contextlib.contextmanager
@@ -318,17 +354,23 @@ class Streams:
             return
         if stream.state is State.STOPPED:
             stream.ended_at = asyncio.get_running_loop().time()
-        for waiting in self._waiting.get(stream.id, ()):
-            if not waiting.done():
-                waiting.set_result(None)
+        self._wake(stream.id)
 
     def _gone(self, id_: UUID) -> None:
         stream = self._known.remove(id_)
         if stream is not None:
             self._audience.forget(stream)
+        self._wake(id_)
+
+    def _wake(self, id_: UUID) -> None:
+        """Those who wait for the end of a stream look again."""
         for waiting in self._waiting.get(id_, ()):
             if not waiting.done():
                 waiting.set_result(None)
+
+    async def _end_failed(self, id_: UUID) -> None:
+        """Raises UnavailableError."""
+        await self.end(id_, State.FAILED, None, write=True)
 
     def _end_soon(self, stream: Stream) -> None:
         """End a stream that is to stop: now if this process holds it, else when the one that does has not."""

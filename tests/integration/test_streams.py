@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from protocol.frames import Changes, Hello, Stop, Stopped, Streams, StreamText
+from server.operations.trace import tell
+from server.postgres import trace_queries
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
@@ -296,3 +298,14 @@ async def test_what_the_app_has_written_is_never_overwritten(server: Running, sq
             await device.hear()
         await device.settled(stream)
         assert await content(sql, message) == "again"
+
+
+async def test_trace_tells_of_a_stream(server: Running, database: Database, sql: Any, user: UUID) -> None:
+    message = await placeholder(sql, user)
+    async with writing(server) as writer:
+        stream = (await writer.open(user, message))["stream"]
+        await writer.append(stream, 0, "text")
+        facts = await trace_queries.ask(database.server_url, str(message), user)
+        (told,) = facts.streams
+        assert (told.column, told.state, told.length) == ("content", "open", 4)
+        assert "stream of content" in {line.what for line in tell(facts)}

@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -207,7 +208,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
             device.calm = True
         for user, device in zip((*users, *users, stranger), devices, strict=True):
             rows = dict(await sql.fetch(OF_USER, user))
-            await eventually(lambda device=device, rows=rows: device.follows(rows) or _failed(following), SETTLE)
+            await eventually(partial(_follows, device, rows, following), SETTLE)
         for answer in backend.answers.values():
             await _learn(sql, answer)
             answer.check(await sql.fetchval("SELECT content FROM messages WHERE id = $1", answer.message))
@@ -253,9 +254,9 @@ async def _learn(sql: Any, answer: Answer) -> None:
             )
 
 
-def _failed(tasks: list[asyncio.Task[None]]) -> bool:
+def _follows(device: StreamDevice, rows: dict[UUID, str], tasks: list[asyncio.Task[None]]) -> bool:
     """Raises what ended one of them."""
     for task in tasks:
         if task.done():
             task.result()
-    return False
+    return device.follows(rows)

@@ -16,13 +16,13 @@ CREATE TABLE sync.streams (
     stop_at    timestamptz,                    -- when somebody wanted it to end
     ended_at   timestamptz,
     writes     boolean NOT NULL DEFAULT false, -- the server is to write the row at once
-    look_at    timestamptz DEFAULT clock_timestamp() + interval '2 s',  -- when the row is looked at next
+    look_at    timestamptz,                    -- when the row of a stream that has ended is looked at next
     looks      int NOT NULL DEFAULT 0,         -- how often that failed
     settled_at timestamptz,
     UNIQUE (kind, row_key, name)
 ) WITH (fillfactor = 50);
--- Of the columns that change often none is indexed: such updates touch no index.
-CREATE INDEX streams_unsettled ON sync.streams (user_id) WHERE settled_at IS NULL;
+CREATE INDEX streams_unsettled ON sync.streams (touched_at) WHERE settled_at IS NULL;
+CREATE INDEX streams_open ON sync.streams (user_id) WHERE state = 'open';
 CREATE INDEX streams_settled ON sync.streams (settled_at) WHERE settled_at IS NOT NULL;
 
 -- The parts of the texts, each where the one before it ends, and last a part that ends the text. Two processes cannot extend a

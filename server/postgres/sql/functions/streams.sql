@@ -48,7 +48,7 @@ BEGIN
         RETURN;
     END IF;
     IF (SELECT count(*) FROM sync.streams s
-        WHERE s.user_id = open_stream.owner AND s.settled_at IS NULL AND s.state = 'open'
+        WHERE s.user_id = open_stream.owner AND s.state = 'open'
           AND (s.kind, s.row_key, s.name) <> (tag::"char", key, of_name)) >= most
        AND (restart OR NOT EXISTS (SELECT FROM sync.streams s
                                    WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name)) THEN
@@ -194,10 +194,17 @@ BEGIN
 END
 $$;
 
--- Looks at the rows of streams that have ended, at open ones whose writer was silent for `silence` or that nobody has stopped who
--- was to, and at open ones whose row may have gone. What the app has not written `patience` after the end is written into the row.
--- Returns the streams that are settled now, or were ended, and why a row could not be written. The next call finds what this one
--- has no time for.
+-- Which of these open streams have lost their row: it was deleted, or belongs to another user now.
+CREATE OR REPLACE FUNCTION sync.lost_streams(ids uuid[]) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.id FROM sync.streams s
+    WHERE s.id = ANY (ids) AND s.state = 'open'
+      AND NOT EXISTS (SELECT FROM sync.streamed(s.kind::text, s.row_key, s.name) r WHERE r.owner = s.user_id)
+$$;
+
+-- Ends open streams whose writer was silent for `silence`, and those that nobody has ended a second after they were to stop. Looks
+-- at the rows of up to 100 streams that have ended. What the app has not written `patience` after the end is written into the row.
+-- Returns what became of each, and why a row could not be written. The next call finds what this one has no time for.
 --
 -- Triggers of the app run in here, as in sync.apply.
 CREATE OR REPLACE FUNCTION sync.settle_streams(server text, silence interval, patience interval)
@@ -209,7 +216,6 @@ DECLARE
     body pg_catalog.text;
     became pg_catalog.text;
     fault pg_catalog.text;
-    dead pg_catalog.bool;
 BEGIN
     IF sync.hidden() IS NOT NULL THEN
         PERFORM sync.refuse_hidden(sync.hidden());
@@ -218,45 +224,36 @@ BEGIN
     FOR due IN
         SELECT s.* FROM sync.streams s
         WHERE s.id IN (SELECT d.id FROM sync.streams d
-                       WHERE d.settled_at IS NULL AND d.look_at <= pg_catalog.clock_timestamp()
-                       -- Devices wait for those that have ended.
-                       ORDER BY d.state = 'open', d.look_at LIMIT 500)
+                       WHERE d.settled_at IS NULL
+                         AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
+                                  ELSE d.look_at END
+                             <= pg_catalog.clock_timestamp()
+                       ORDER BY d.touched_at LIMIT 100)
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
         EXIT WHEN pg_catalog.clock_timestamp() > pg_catalog.statement_timestamp() + interval '1 s';
         became := NULL;
         fault := NULL;
-        dead := false;
         IF due.state = 'open' THEN
-            IF NOT EXISTS (SELECT FROM sync.streamed(due.kind::text, due.row_key, due.name) r WHERE r.owner = due.user_id) THEN
-                became := 'gone';
-            ELSIF due.touched_at < pg_catalog.clock_timestamp() - silence THEN
-                dead := true;
-            ELSIF due.stop_at IS NULL OR due.stop_at > pg_catalog.clock_timestamp() - interval '1 s' THEN
-                UPDATE sync.streams s SET look_at = pg_catalog.clock_timestamp() + interval '2 s' WHERE s.id = due.id;
-                CONTINUE;
-            END IF;
+            due.writes := due.touched_at + silence <= pg_catalog.clock_timestamp();
             SELECT e.state INTO due.state
-            FROM sync.end_stream(server, due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, dead) e;
+            FROM sync.end_stream(server, due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, due.writes) e;
             due.ended_at := pg_catalog.clock_timestamp();
-            due.writes := dead;
         END IF;
         SELECT coalesce(pg_catalog.string_agg(p.text, '' ORDER BY p.at), '') INTO body FROM sync.stream_text p
         WHERE p.slot = due.slot AND p.stream = due.id;
-        IF became IS NULL THEN
-            BEGIN
-                became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state,
-                                      due.writes OR due.ended_at < pg_catalog.clock_timestamp() - patience);
-                IF became = 'written' THEN
-                    PERFORM sync.run_deferred_triggers();
-                END IF;
-            EXCEPTION WHEN OTHERS OR assert_failure OR query_canceled THEN
-                -- A constraint or a trigger of the app. The text stays, and is tried again.
-                became := NULL;
-                fault := SQLSTATE;
-            END;
-        END IF;
+        BEGIN
+            became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state,
+                                  due.writes OR due.ended_at < pg_catalog.clock_timestamp() - patience);
+            IF became = 'written' THEN
+                PERFORM sync.run_deferred_triggers();
+            END IF;
+        EXCEPTION WHEN OTHERS OR assert_failure OR query_canceled THEN
+            -- A constraint or a trigger of the app. The text stays, and is tried again.
+            became := NULL;
+            fault := SQLSTATE;
+        END;
         IF became IN ('gone', 'settled', 'written') THEN
             UPDATE sync.streams s SET settled_at = pg_catalog.clock_timestamp(), look_at = NULL WHERE s.id = due.id;
             PERFORM sync.ring_streams(server, ARRAY[due.id]);
@@ -268,9 +265,21 @@ BEGIN
                                  ELSE least(interval '1 s' * power(2, s.looks), interval '1 minute') END
             WHERE s.id = due.id;
         END IF;
-        RETURN QUERY SELECT due.id, due.state, became IN ('gone', 'settled', 'written'), became = 'written', fault;
+        RETURN QUERY SELECT due.id, due.state, coalesce(became IN ('gone', 'settled', 'written'), false),
+                            coalesce(became = 'written', false), fault;
     END LOOP;
 END
+$$;
+
+-- The streams of a row, without their texts, for `atlas-sync trace`.
+CREATE OR REPLACE FUNCTION sync.trace_streams(tag text, key text[])
+RETURNS TABLE (name text, state text, length int, server text, opened_at bigint, touched_at bigint, stop_at bigint,
+               ended_at bigint, settled_at bigint, failures int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.name, s.state, e.at, s.holder, sync.seq_at(s.opened_at), sync.seq_at(s.touched_at), sync.seq_at(s.stop_at),
+           sync.seq_at(s.ended_at), sync.seq_at(s.settled_at), s.looks
+    FROM sync.streams s CROSS JOIN LATERAL sync.stream_end(s.slot, s.id) e
+    WHERE s.kind = tag::"char" AND s.row_key = key ORDER BY s.name
 $$;
 
 -- Empties slots without an unsettled stream that are used next, and forgets streams that were settled a day ago.
@@ -278,7 +287,9 @@ CREATE OR REPLACE FUNCTION sync.rotate_streams() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 BEGIN
-    DELETE FROM sync.streams s WHERE s.settled_at < clock_timestamp() - interval '1 day';
+    DELETE FROM sync.streams s
+    WHERE s.id IN (SELECT d.id FROM sync.streams d WHERE d.settled_at < clock_timestamp() - interval '1 day'
+                   ORDER BY d.settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED);
     FOR i IN 0 .. 3 LOOP
         -- Not the slots that streams are opened in now, or were until a moment ago.
         CONTINUE WHEN i = sync.stream_slot() OR i = (sync.stream_slot() + 3) % 4;
@@ -298,7 +309,7 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION sync.stream_slot, sync.stream_end, sync.ring_streams, sync.open_stream, sync.append_streams,
-    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.settle_streams, sync.rotate_streams
-    FROM PUBLIC;
+    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.lost_streams, sync.settle_streams,
+    sync.rotate_streams, sync.trace_streams FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.open_stream, sync.append_streams, sync.read_streams, sync.end_stream, sync.stop_streams,
-    sync.touch_streams, sync.settle_streams, sync.rotate_streams TO atlas_sync;
+    sync.touch_streams, sync.lost_streams, sync.settle_streams, sync.rotate_streams, sync.trace_streams TO atlas_sync;
