@@ -5,10 +5,10 @@ stream_text.py and stream_group.py decide what is sent, and what answers mean; s
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
@@ -159,7 +159,7 @@ class Stream:
         while True:
             await self._until(lambda: not self._text.unsent)
             body = {"offset": self._text.length, "write": write}
-            reply = await self._insist("POST", self._path("done"), body)
+            reply = await self._insist(self._path("done"), body)
             state, offset = _end(reply)
             if reply.status == 200 and state == "done":
                 self._end(state, offset)
@@ -208,7 +208,7 @@ class Stream:
         return self._member
 
     async def _open(self, sender: StreamSender) -> None:
-        reply = await self._insist("POST", "/v1/streams", self._opening)
+        reply = await self._insist("/v1/streams", self._opening)
         if reply.status not in (200, 201):
             raise reply.refusal()
         match reply.fields:
@@ -227,7 +227,7 @@ class Stream:
         """Ask until the stream has ended."""
         failures = 0
         while self._text.fault is None:
-            reply = await self._http("GET", f"{self._path('stop')}?wait={WAIT:.0f}", wait=WAIT)
+            reply = await _or_none(self._sending.http.wait(self._path("stop"), WAIT))
             if reply is None or reply.status in PASSING:
                 failures += 1
                 await asyncio.sleep(pause(failures, random.random()))
@@ -242,7 +242,7 @@ class Stream:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAIL_WITHIN / 2):
                 await self._until(lambda: not self._text.unsent)
-        reply = await self._insist("POST", self._path("failed"), {})
+        reply = await self._insist(self._path("failed"), {})
         self._end(*_end(reply))
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -272,21 +272,12 @@ class Stream:
     def _path(self, what: str) -> str:
         return f"/v1/streams/{quote(self.stream, safe='')}/{what}"
 
-    async def _http(self, method: str, path: str, body: Any = None, *, wait: float = 0.0) -> "Reply | None":
-        """None: there was no answer."""
-        from atlas_sync.stream_http import Away
-
-        try:
-            return await self._sending.http.ask(method, path, body, wait=wait)
-        except Away:
-            return None
-
-    async def _insist(self, method: str, path: str, body: object) -> "Reply":
+    async def _insist(self, path: str, body: object) -> "Reply":
         """The answer of a server that may be away for a while. Raises StreamError once patience is at its end."""
         loop = asyncio.get_running_loop()
         until, failures = loop.time() + self._patience, 0
         while True:
-            reply = await self._http(method, path, body)
+            reply = await _or_none(self._sending.http.post(path, body))
             # 429 says here that the user has too many streams.
             if reply is not None and (reply.status not in PASSING or reply.status == 429):
                 return reply
@@ -296,6 +287,16 @@ class Stream:
                 status = None if reply is None else reply.status
                 raise StreamError(f"the server gave no answer for {self._patience:g} s", status)
             await asyncio.sleep(delay)
+
+
+async def _or_none(asking: Awaitable["Reply"]) -> "Reply | None":
+    """None: there was no answer."""
+    from atlas_sync.stream_http import Away
+
+    try:
+        return await asking
+    except Away:
+        return None
 
 
 def _end(reply: "Reply") -> tuple[str, int]:

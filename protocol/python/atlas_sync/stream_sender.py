@@ -77,7 +77,7 @@ class StreamSender:
         body = {"appends": [[member.stream, append.offset, append.text] for member, append in batch]}
         rnd = random.random()
         try:
-            reply = await self.http.ask("PATCH", "/v1/streams", body)
+            reply = await self.http.append(body)
         except Away:
             self._group.lost(batch, self._loop.time(), rnd)
         except Exception as error:
