@@ -93,7 +93,7 @@ Nothing of it needs a queue beside Postgres. The question is a row, too, and it 
 COMPARE: Final = """\
 Most chat apps that I know of are built in one of these ways:
 
-| the answer is | after a reload | on a second device | written to disk |
+| the answer is | reload | second device | disk |
 |---|---|---|---|
 | the body of a request | gone | not there | once |
 | a row, again and again | there | late | a thousand times |
