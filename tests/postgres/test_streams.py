@@ -132,7 +132,7 @@ async def test_of_an_append_and_an_end_at_the_same_place_one_wins(
         async with sql.transaction():
             if first == "append":
                 await append(sql, (stream, 3, "d"))
-                waiting = asyncio.create_task(end(other, stream))
+                waiting: asyncio.Task[Any] = asyncio.create_task(end(other, stream))
             else:
                 await end(sql, stream)
                 waiting = asyncio.create_task(append(other, (stream, 3, "d")))
