@@ -191,7 +191,7 @@ class Life:
         return settled and held(self.replica) == await select_everything(sql, self.user)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(1))
 async def test_each_device_shows_beginnings_of_answers_and_at_the_end_the_rows(database: Database, seed: int) -> None:
     rng = random.Random(seed)
     endings = ["write", "before", "after", "later", "raise", "vanish", "stop", "write"]
