@@ -272,7 +272,9 @@ export class Connection {
         break;
       case 'error':
         if (event.answers === 'stop' && event.id !== null) {
+          if (!event.retryable) this.stopAnswered(event.id, false);
           this.stopped.delete(event.id);
+          if (!event.retryable) break;
           this.after('stop', event.retryAfter ?? STOP_AGAIN_AFTER, () => {
             this.cancel('stop');
             this.stopNext();

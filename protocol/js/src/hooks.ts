@@ -63,9 +63,7 @@ export function useStreaming<S extends Schema, K extends KindName<S>>(
   id: IdOf<S, K>,
 ): StreamOfRow {
   const name = String(id);
-  const query = useMemo(() => sync.get(kind, id), [sync, kind, name]);
-  const get = (): StreamState | null => query.value?.stream ?? null;
-  const state = useSyncExternalStore(query.subscribe, get, get);
+  const state = useQuery(useMemo(() => sync.stream(kind, id), [sync, kind, name])) ?? null;
   const stop = useCallback(() => sync.stop(kind, id), [sync, kind, name]);
   return { streaming: state === 'open', state, stop };
 }

@@ -15,8 +15,9 @@ class Frame {
   constructor(private readonly next: NextFrame) {}
 
   soon(call: () => void): void {
+    const isFirst = this.due.size === 0;
     this.due.add(call);
-    if (this.due.size > 1) return;
+    if (!isFirst) return;
     this.next(() => {
       const calls = [...this.due];
       this.due.clear();

@@ -13,7 +13,8 @@ export interface Stop {
 }
 
 interface Waiting {
-  readonly stop: Stop;
+  /** null once it is answered. It is kept, because another tab may still repeat it. */
+  stop: Stop | null;
   /** Whether there was an open stream; rejects if this tab ends first. */
   readonly answered: Promise<boolean>;
   readonly resolve: (found: boolean) => void;
@@ -36,12 +37,14 @@ export class Stops {
 
   /** Those without an answer, in the order in which they were added. */
   *unanswered(): Generator<readonly [Uuid, Stop]> {
-    for (const [id, { stop }] of this.waiting) yield [id, stop];
+    for (const [id, { stop }] of this.waiting) if (stop !== null) yield [id, stop];
   }
 
   answer(id: Uuid, found: boolean): void {
-    this.waiting.get(id)?.resolve(found);
-    this.waiting.delete(id);
+    const waiting = this.waiting.get(id);
+    if (waiting === undefined) return;
+    waiting.stop = null;
+    waiting.resolve(found);
   }
 
   close(error: Error): void {
@@ -49,6 +52,5 @@ export class Stops {
       answered.catch(() => undefined); // another tab's: nobody waits for it here
       reject(error);
     }
-    this.waiting.clear();
   }
 }

@@ -41,6 +41,8 @@ export interface HeldStream {
   /** The feed's position when it was opened. */
   readonly since: number;
   readonly text: string;
+  /** Of the text, in code points. */
+  readonly length: number;
   readonly state: StreamState;
   /** The column's value when the stream was first held; null if the row was newer than the stream. */
   readonly base: unknown;
@@ -53,7 +55,7 @@ export interface HeldStream {
 }
 
 /** As a store keeps it: without its text if it is over. */
-export type KeptStream = Omit<HeldStream, 'row' | 'listed'>;
+export type KeptStream = Omit<HeldStream, 'row' | 'listed' | 'length'>;
 
 /** By their ids, in the order in which they were first held. */
 export type Streams = ReadonlyMap<Uuid, HeldStream>;
@@ -91,36 +93,37 @@ export function received(streams: Streams, kind: Kind, frame: StreamFrame): Stre
   const { stream, id, column, since, offset } = frame;
   const held = streams.get(stream);
   if (held?.over) return streams;
-  const before = held?.text ?? '';
-  const length = codePoints(before);
-  if (offset > length) return null;
-  const text = (offset === length ? before : firstPoints(before, offset)) + frame.text;
+  const { text: before, length: had } = held ?? { text: '', length: 0 };
+  if (offset > had) return null;
+  // The whole text is not counted anew with each frame.
+  const text = (offset === had ? before : firstPoints(before, offset)) + frame.text;
+  const length = offset + codePoints(frame.text);
   const state = stateOf(frame.state);
   if (held?.listed && text === before && state === held.state) return streams;
-  if (held !== undefined) return changed(streams, [decided({ ...held, text, state, listed: true })]);
-  const made = { stream, kind: kind.name, id, key: keyOf(kind, id), column, since, text, state };
+  if (held !== undefined) return changed(streams, [decided({ ...held, text, length, state, listed: true })]);
+  const made = { stream, kind: kind.name, id, key: keyOf(kind, id), column, since, text, length, state };
   return changed(streams, [{ ...made, base: null, row: null, listed: true, over: false }]);
 }
 
 /** After the server named the streams that are not settled. */
 export function named(streams: Streams, open: readonly Uuid[]): Streams {
-  const next = new Map(streams);
-  for (const [id, stream] of streams) {
-    const listed = open.includes(id);
-    if (stream.over && !listed) next.delete(id);
-    else if (stream.listed !== listed) next.set(id, { ...stream, listed });
-  }
-  return next;
+  const some = [...streams.values()].filter(({ stream, listed }) => listed !== open.includes(stream));
+  return changed(
+    streams,
+    some.map((each) => ({ ...each, listed: !each.listed })),
+  );
 }
 
-export const kept = ({ row: _, listed: __, text, ...stream }: HeldStream): KeptStream => ({
+export const kept = ({ row: _, listed: __, length: ___, text, ...stream }: HeldStream): KeptStream => ({
   ...stream,
   text: stream.over ? '' : text,
 });
 
 /** What a store kept. Whether the server still names it is not known. */
 export const restored = (streams: readonly KeptStream[]): Streams =>
-  new Map(streams.map((stream) => [stream.stream, { ...stream, row: null, listed: true }]));
+  new Map(
+    streams.map((stream) => [stream.stream, { ...stream, length: codePoints(stream.text), row: null, listed: true }]),
+  );
 
 export const without = (streams: Streams, ids: readonly Uuid[]): Streams =>
   new Map([...streams].filter(([id]) => !ids.includes(id)));
@@ -168,6 +171,12 @@ export function placed(streams: Streams): Places {
     places.set(name, columns.set(stream.column, stream));
   }
   return places;
+}
+
+/** The state of the streams of one row, of which one is shown; null: none is. */
+export function shownState(streams: ReadonlyMap<string, HeldStream> = new Map()): StreamState | null {
+  const shown = [...streams.values()].filter((stream) => !stream.over && shows(stream.row, stream) === 'stream');
+  return (shown.find(({ state }) => state === 'open') ?? shown[0])?.state ?? null;
 }
 
 /** A row with the texts of its streams, and the marks of the streams that it shows. */

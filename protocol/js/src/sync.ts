@@ -12,7 +12,7 @@ import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
 import { bare, blocked, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
-import { homeKey, nameOf, type Uuid } from './rows.js';
+import { homeKey, keyOf, nameOf, type Uuid } from './rows.js';
 import {
   compile,
   shapeOf,
@@ -30,7 +30,7 @@ import {
 import { checkWindow } from './session.js';
 import { Stops, type Stop } from './stops.js';
 import { Streaming } from './streaming.js';
-import { placed, shows } from './streams.js';
+import { placed, shownState, type Places, type StreamState } from './streams.js';
 import {
   DESTROYED,
   DISCONNECTED,
@@ -291,15 +291,20 @@ export class Sync<S extends Schema = Schema> {
 
   /** The texts that are being written now, of all kinds. */
   streams(): Query<readonly OpenStream<S>[]> {
-    return this.queries.make(STREAMS, async () => {
-      await this.ready;
-      const shown = [...placed(this.streaming.now).values()].flatMap((columns) => [...columns.values()]);
-      return shown.flatMap((stream) => {
-        const { kind, id, column, row } = stream;
-        const isShown = stream.state === 'open' && !stream.over && shows(row, stream) !== 'row';
-        return isShown ? [{ kind, id, column, parent: row && row.parent } as unknown as OpenStream<S>] : [];
-      });
-    });
+    return this.streamsQuery((places) =>
+      [...places.values()].flatMap((columns) =>
+        [...columns.values()].flatMap(({ kind, id, column, row, state, over }) =>
+          state === 'open' && !over ? [{ kind, id, column, parent: row && row.parent } as unknown as OpenStream<S>] : [],
+        ),
+      ),
+    );
+  }
+
+  /** The state of the stream that is shown in this row; null: none is. It is another value when the state changes only. */
+  stream<K extends KindName<S>>(kind: K, id: IdOf<S, K>): Query<StreamState | null> {
+    const of = this.kind(kind);
+    const name = nameOf(of, keyOf(of, id as Id));
+    return this.streamsQuery((places) => shownState(places.get(name)));
   }
 
   /**
@@ -597,6 +602,13 @@ export class Sync<S extends Schema = Schema> {
     await this.server.close(); // reports `offline` to the other tabs
     this.tabs.close();
     await this.options.store.close();
+  }
+
+  private streamsQuery<T>(value: (places: Places) => T): Query<T> {
+    return this.queries.make(STREAMS, async () => {
+      await this.ready;
+      return value(placed(this.streaming.now));
+    });
   }
 
   private query<T>(load: (tx: Reading) => Promise<T>): Query<T> {

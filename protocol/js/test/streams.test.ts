@@ -8,7 +8,7 @@ import { environment } from '../src/environment.js';
 import type { StreamFrame } from '../src/frames.js';
 import { homeOf, nameOf } from '../src/rows.js';
 import type { Store } from '../src/store.js';
-import { KEEP_EVERY } from '../src/streaming.js';
+import { KEEP_EVERY, Streaming } from '../src/streaming.js';
 import {
   fitting,
   named,
@@ -19,6 +19,7 @@ import {
   unnamed,
   withRows,
   without,
+  type HeldStream,
   type Streams,
 } from '../src/streams.js';
 import { MemoryStore } from '../src/store/memory.js';
@@ -26,7 +27,7 @@ import { codePoints, firstPoints } from '../src/text.js';
 import { show } from '../src/view.js';
 import { App } from './support/app.js';
 import { newConversation } from './support/model.js';
-import { C, id, M, message, MESSAGE } from './support/rows.js';
+import { C, CHAT_KINDS, id, M, message, MESSAGE } from './support/rows.js';
 import { quiet } from './support/world.js';
 
 const app = new App();
@@ -97,6 +98,7 @@ describe('any course of a stream', () => {
   it('shows no text that was not written, never less than before, and at its end the row', () => {
     fc.assert(
       fc.property(TEXT, TEXT, fc.array(STEP), fc.constantFrom('done', 'failed', 'stopped'), (written, old, steps, end) => {
+        fc.pre(written !== old); // else the stream is shown until the server does not name it
         const all = [...written];
         let streams: Streams = NO_STREAMS;
         let row = message(1, 1, 10, { content: old });
@@ -274,6 +276,26 @@ describe('one device', () => {
     expect(all.filter((one, i) => one !== all[i - 1]).slice(-2)).toEqual(['one|open', 'one two']);
     expect(await sync.streams().read()).toEqual([]);
     stop();
+  });
+
+  it('a stream that is settled although its row never comes ends with the next live', async () => {
+    placeholder(1, 'old');
+    const sync = app.open();
+    await pass();
+    const { said, stop } = watch(sync);
+    app.server.begin(S(1), M(1));
+    app.server.append(S(1), 'new', 'failed');
+    await pass();
+    const late = watch(sync); // its rows are read while the stream is held
+    await pass();
+    app.server.settle(S(1));
+    await pass();
+    expect([said.at(-1), late.said.at(-1)]).toEqual([['new|failed'], ['new|failed']]);
+    app.server.beat();
+    await pass();
+    expect([said.at(-1), late.said.at(-1)]).toEqual([['old'], ['old']]);
+    stop();
+    late.stop();
   });
 
   it('after a reload without a connection the text is shown as far as it was', async () => {
@@ -503,18 +525,60 @@ describe('several tabs', () => {
     const store: Store = new MemoryStore();
     const first = app.world.tab();
     app.open({ store, environment: first.environment() });
-    const b = app.open({ store });
+    app.open({ store });
+    const third = app.open({ store }); // the second one leads next
     await pass();
     app.server.begin(S(1), M(1));
     await pass();
     app.server.stopErrors.push(null); // no answer comes
-    const stopped = b.stop('message', M(1));
+    const stopped = third.stop('message', M(1));
     await pass();
     first.crash();
     app.world.network.cut();
     await pass(5_000);
     expect(await stopped).toBe(true);
     expect(app.server.stops).toBe(2);
+  });
+});
+
+describe('a tab that does not lead', () => {
+  const frame = (offset: number, text: string): StreamFrame => ({
+    t: 'stream',
+    stream: S(1),
+    kind: 'message',
+    id: M(1),
+    column: 'content',
+    since: 20,
+    offset,
+    text,
+    state: 'open',
+  });
+
+  it('asks for all streams when it has missed a frame, and stores none', async () => {
+    const [asked, kept, posted] = [vi.fn(), vi.fn(), vi.fn()];
+    const streaming = new Streaming({
+      kinds: CHAT_KINDS,
+      store: new MemoryStore(),
+      clock: app.world.clock,
+      leading: () => false,
+      keep: kept,
+      onChange: () => undefined,
+      post: posted,
+      ask: asked,
+      onError: (error) => expect.fail(String(error)),
+    });
+    streaming.follow(frame(0, 'Hel'));
+    expect(asked).not.toHaveBeenCalled();
+    streaming.follow(frame(5, '!'));
+    expect(asked).toHaveBeenCalledOnce();
+    expect(streaming.now.get(S(1))?.text).toBe('Hel');
+    const [held] = streaming.now.values();
+    streaming.follow([{ ...(held as HeldStream), text: 'Hello!', length: 6 }]);
+    streaming.follow(frame(6, '!'));
+    expect(streaming.now.get(S(1))?.text).toBe('Hello!!');
+    await pass(KEEP_EVERY);
+    await streaming.close();
+    expect([kept.mock.calls, posted.mock.calls]).toEqual([[], []]);
   });
 });
 
@@ -584,6 +648,20 @@ describe('a stop', () => {
     expect((await sync.status.read()).state).toBe('live');
   });
 
+  it('that could not be answered has nothing to do with a page of the same number', async () => {
+    placeholder(1, '1');
+    for (let n = 2; n <= 6; n++) placeholder(n, String(n));
+    const sync = app.open({ window: { conversation: 1, message: 2 } });
+    await pass();
+    app.server.stopErrors.push({ code: 'refused', retryable: false });
+    const stopped = sync.stop('message', M(1));
+    const query = sync.messages(C(1), { limit: 2 });
+    const older = query.loadOlder(2);
+    await pass(1_000);
+    expect([await stopped, await older]).toEqual([false, 'here']);
+    expect(texts(query.value?.rows)).toEqual(['3', '4', '5', '6']);
+  });
+
   it('at most eight are unanswered at once, and the others follow', async () => {
     placeholder();
     const sync = app.open();
@@ -623,9 +701,9 @@ describe('a stop', () => {
 
 describe('at most once a frame', () => {
   /** A tab whose screen is drawn when the test says. */
-  function screen(): { readonly sync: ChatSync; readonly draw: () => Promise<void> } {
+  function screen(store: Store = new MemoryStore()): { readonly sync: ChatSync; readonly draw: () => Promise<void> } {
     const due: (() => void)[] = [];
-    const sync = app.open({ environment: { ...app.world.tab().environment(), frame: (call) => due.push(call) } });
+    const sync = app.open({ store, environment: { ...app.world.tab().environment(), frame: (call) => due.push(call) } });
     const draw = async (): Promise<void> => {
       for (const call of due.splice(0)) call();
       await quiet();
@@ -668,6 +746,38 @@ describe('at most once a frame', () => {
     stop();
   });
 
+  it('a frame that comes while the row is loaded shows nothing that was there before', async () => {
+    placeholder();
+    const store = new MemoryStore();
+    const read = store.read.bind(store);
+    let gate: Promise<void> = Promise.resolve();
+    store.read = async (work) => {
+      await gate;
+      return read(work);
+    };
+    const { sync, draw } = screen(store);
+    await pass();
+    const { said, stop } = watch(sync);
+    await pass();
+    app.server.begin(S(1), M(1));
+    app.server.append(S(1), 'abc');
+    await pass();
+    await draw();
+    expect(said.at(-1)).toEqual(['abc|open']);
+    let open = (): void => undefined;
+    gate = new Promise((resolve) => (open = resolve));
+    app.server.append(S(1), 'd', 'done');
+    commit('abcd');
+    await pass();
+    await draw();
+    expect(said.at(-1)).toEqual(['abc|open']);
+    open();
+    await quiet();
+    await draw();
+    expect(said.at(-1)).toEqual(['abcd']);
+    stop();
+  });
+
   it('the status is told in the next frame, too', async () => {
     const { sync, draw } = screen();
     let calls = 0;
@@ -707,7 +817,7 @@ describe('at most once a frame', () => {
 
 describe('the next frame of the platform', () => {
   afterEach(() => vi.unstubAllGlobals());
-  const timers = (): { readonly at: number[]; readonly run: () => void; readonly clock: never } => {
+  const timers = () => {
     const calls: (() => void)[] = [];
     const at: number[] = [];
     const after = (ms: number, call: () => void): (() => void) => {
@@ -715,7 +825,7 @@ describe('the next frame of the platform', () => {
       calls.push(call);
       return () => void calls.splice(calls.indexOf(call), 1);
     };
-    return { at, run: () => calls.splice(0).forEach((call) => call()), clock: { now: () => 0, after } as never };
+    return { at, run: () => calls.splice(0).forEach((call) => call()), left: () => calls.length, clock: { now: () => 0, after } as never };
   };
 
   it('is a timer where nothing is drawn', () => {
@@ -732,18 +842,16 @@ describe('the next frame of the platform', () => {
     const page = { visibilityState: 'visible' };
     vi.stubGlobal('requestAnimationFrame', (call: () => void) => frames.push(call));
     vi.stubGlobal('document', page);
-    const { at, run, clock } = timers();
+    const { at, run, left, clock } = timers();
     const { frame } = environment({ clock });
     let calls = 0;
     frame(() => calls++);
     frames.splice(0).forEach((call) => call());
-    expect([calls, frames.length]).toEqual([1, 0]);
-    run(); // that timer was cancelled
-    expect(calls).toBe(1);
+    expect([calls, frames.length, left()]).toEqual([1, 0, 0]); // no timer is left
     frame(() => calls++);
     run();
     frames.splice(0).forEach((call) => call());
-    expect(calls).toBe(2);
+    expect([calls, at]).toEqual([2, [100, 100]]);
     page.visibilityState = 'hidden';
     frame(() => calls++);
     expect([at.at(-1), frames.length]).toEqual([16, 0]);
