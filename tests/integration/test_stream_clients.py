@@ -1,5 +1,5 @@
-"""Anything may happen to writers, devices and servers: at the end each device shows what SELECT finds, and at no moment
-anything but a beginning of the answer."""
+"""The Python writer and the Python device, while anything happens to them and to servers: at the end each device shows
+what SELECT finds, and at no moment anything but a beginning of the answer."""
 
 import asyncio
 import contextlib
