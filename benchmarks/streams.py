@@ -13,13 +13,13 @@ answer to the append before it or for the others of its group: where it grows, t
 many appends a second reach both devices when each stream appends as soon as it is answered, at most 150 times a second.
 
 `server_us` is the CPU time of both server processes for each append, `store_us` that of Postgres with its background
-processes, or of Redis. `statements_per_second` are those of the servers, each a transaction: groups of appends, reads by
-the other process, heartbeats. Postgres counts three times as many transactions: for each group also an empty one in each
-connection that listens, of which a process has two; its statistics tell of those too late for a figure.
+processes, or of Redis. `statements_per_second` are those of the servers, each a transaction: groups of appends, reads
+by the other process, heartbeats. Postgres counts three times as many transactions: for each group also an empty one in
+each connection that listens, of which a process has two; its statistics tell of those too late for a figure.
 
-`join_many` and `join_one`: devices that connect at once to the other process, of many users with an open stream each, or
-of one user with four, until each has all texts of 4 KiB. `stop_poll`, `stop_group` and `stop_device`: from the frame of
-a device until its writer knows, by a long poll and by the answer to its next grouped request (one every 40 ms), and
+`join_many` and `join_one`: devices that connect at once to the other process, of many users with an open stream each,
+or of one user with four, until each has all texts of 4 KiB. `stop_poll`, `stop_group` and `stop_device`: from the frame
+of a device until its writer knows, by a long poll and by the answer to its next grouped request (one every 40 ms), and
 until the device is answered. `lost` counts tokens that a device did not get, appends that were refused, and answers
 whose row at the end is not what was written.
 """
