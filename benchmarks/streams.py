@@ -223,6 +223,7 @@ class Joins:
         warm = await way.open(FEW)
         await way.append(warm, self._pieces)
         await self._join("warm", [way.device(name, 1, 1) for name in warm])
+        lost = await way.close(dict.fromkeys(warm, self._text))
         figures: Figures = {}
         before = way.resident_bytes()
         many = await way.open(self._count)
@@ -242,14 +243,14 @@ class Joins:
             figures["kib_per_stream_present"] = (way.resident_bytes()[1] - before[1]) / 1024 / self._count
             done = await appends.end()
         figures["join_without_streams_ms"] = (done.all_there - done.began) / 1e6
-        lost = self._count - len(done.there)
-        await way.keep_alive(many, len(self._text))
+        lost += self._count - len(done.there)
+        await way.keep_alive([*many, *present], len(self._text))
         figures |= await self._join("many", [way.device(name, 1, 1) for name in many])
         (user,) = await way.people(1)
         one = await way.open_for([user] * OF_ONE_USER)
         await way.append(one, self._pieces)
         figures |= await self._join("one", [way.device_of(user, 1, OF_ONE_USER) for _ in range(self._count)])
-        lost += await way.close(dict.fromkeys([*warm, *many, *present, *one], self._text))
+        lost += await way.close(dict.fromkeys([*many, *present, *one], self._text))
         return {**figures, "lost": lost}
 
     async def _join(self, name: str, devices: Sequence[Device]) -> Figures:
