@@ -263,7 +263,11 @@ static void receive(Device *device) {
     memcpy(chunk, device->carry, device->carried);
     ssize_t size = read(device->socket, chunk + device->carried, CHUNK);
     if (size < 0 && errno == EAGAIN) return;
-    if (size <= 0) fail("a device's connection ended");
+    if (size <= 0) {
+        fprintf(stderr, "appends: device %ld of %u had received %u tokens, and %u devices were there\n",
+                (long)(device - devices), device_count, device->had, ready);
+        fail("a device's connection ended");
+    }
     size_t have = device->carried + size;
     find_tokens(device, chunk, have, now());
     size_t from = 0;
