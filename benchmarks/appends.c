@@ -72,7 +72,7 @@ typedef struct {
 
 typedef struct {
     int writer;
-    int kind, socket;
+    int kind, socket, begun;
     uint32_t port, first, count; /* its streams */
     Text headers;
     uint64_t deadline;             /* when what is due is sent; 0: nothing is due */
@@ -397,6 +397,12 @@ static int complete(Writer *writer, uint32_t *refused) {
     return 1;
 }
 
+/* Numbers from 0 to 1, as evenly spread as can be for any count of them. */
+static double golden(uint64_t number) {
+    double turn = (double)number * 0.6180339887498949;
+    return turn - (double)(uint64_t)turn;
+}
+
 static int is_due(Writer *writer) {
     for (Stream *stream = &streams[writer->first]; stream < &streams[writer->first + writer->count]; stream++)
         if (stream->sent < stream->due) return 1;
@@ -433,7 +439,10 @@ static uint64_t make_due(void) {
         if (writer->kind == SINGLE || writer->kind == ONE_BY_ONE) {
             if (writer->waiting == 0) send_due(writer);
         } else if (writer->deadline == 0) {
-            writer->deadline = at + window;
+            /* Backends know nothing of each other: the first request of each comes at another time. */
+            double turn = writer->begun ? 1 : golden((uint64_t)(writer - writers + 1));
+            writer->deadline = at + (uint64_t)(turn * window);
+            writer->begun = 1;
         }
         next = 0;
     }
@@ -459,12 +468,12 @@ static void write_tokens(const char *line) {
     window = (uint64_t)(milliseconds * 1e6);
     order = grown(order, stream_count * sizeof *order);
     for (uint32_t i = 0; i < stream_count; i++) {
-        /* Spread over the period by the golden ratio, so that no writer's streams are due together. */
-        double turn = i * 0.6180339887498949;
-        streams[i].phase = (uint64_t)((turn - (uint64_t)turn) * period);
+        /* Spread over the period, so that no writer's streams are due together. */
+        streams[i].phase = (uint64_t)(golden(i) * period);
         streams[i].due = streams[i].sent = 0;
         order[i] = &streams[i];
     }
+    for (Writer *writer = writers; writer < writers + writer_count; writer++) writer->begun = 0;
     qsort(order, stream_count, sizeof *order, by_phase);
     events_in_all = stream_count * (uint64_t)(rate * seconds + 0.5);
     first_token = token_count;
