@@ -61,8 +61,10 @@ class HeldStream:
     over: bool = False
 
     def shows(self, row: Row | None) -> Literal["nothing", "row", "stream", "lags"]:
-        """What is shown in the column: the stream, or the row for good (SPEC.md, 13.4). nothing: no row is held. lags: the
-        row's value, until the stream has got as far."""
+        """What is shown in the column: the stream, or the row for good (SPEC.md, 13.4).
+
+        nothing: no row is held. lags: the row's value is shown until the stream has got as far.
+        """
         if row is None:
             return "nothing"
         is_open, value = self.state == OPEN, row.values.get(self.column)
