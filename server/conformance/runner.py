@@ -45,6 +45,8 @@ LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "muta
 READ_LINE = 64 << 20
 """Bytes of an answer of the adapter: all rows that it holds."""
 PAUSE = 0.02
+STARTED = 30.0
+"""Seconds until an adapter answers its first command at the latest: its program is loaded first."""
 
 
 class Failed(Exception):  # noqa: N818 (a result, not a fault of ours)
@@ -111,8 +113,8 @@ class Adapter:
         except OSError as error:
             raise Failed(f"{self._command[0]} cannot be started ({error.strerror}).") from None
 
-    async def ask(self, do: str, **fields: Any) -> do.Json:
-        """Send a command, and return its answer. Raises Failed."""
+    async def ask(self, do: str, *, within: float | None = None, **fields: Any) -> do.Json:
+        """Send a command, and return its answer `within` so many seconds; None: the patience. Raises Failed."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise Failed("The scenario asks a client that was not started.")
@@ -120,7 +122,7 @@ class Adapter:
             process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             await process.stdin.drain()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._patience if within is None else within):
                 line = await process.stdout.readline()
         except TimeoutError:
             raise Failed(f"The adapter did not answer «{do}».") from None
@@ -167,6 +169,7 @@ class Stage:
                 await self._adapter.start()
                 await self._adapter.ask(
                     "connect",
+                    within=STARTED,
                     url=self._url,
                     user=str(USER),
                     token=_token(),
