@@ -30,6 +30,9 @@ from benchmarks.results import FOLDER
 from benchmarks.running import Benchmark, command, on_stage
 from benchmarks.store import store
 from benchmarks.storm import storm
+from benchmarks.streams import WAYS
+from benchmarks.streams import streams as run_streams
+from benchmarks.streams import table as streams_table
 from benchmarks.usage import usage
 from benchmarks.visits import visits
 from benchmarks.volume import volume
@@ -238,6 +241,21 @@ def storm_command(
 ) -> Benchmark:
     """All devices come back at once: to a server that stayed up, and to one that was killed."""
     return on_stage(lambda stage: storm(stage, changes, replica), sockets)
+
+
+@benchmark("streams", streams_table, streams=4, seconds=0.3, rounds=1, joins=20, stops=2)
+def streams_command(
+    streams: Annotated[int, typer.Option(min=1, help="Open streams, each seen by two devices.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.1, help="Appends per second of each stream.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each turn.")] = 6.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way in each shape.")] = 2,
+    backends: Annotated[int, typer.Option(min=1, help="Backends that write in groups, and share the streams.")] = 4,
+    ways: Annotated[str, typer.Option(help=f"Which, with commas between them: {', '.join(WAYS)}.")] = "all",
+    joins: Annotated[int, typer.Option(min=0, help="Devices that join at once; 0 leaves this out.")] = 1_000,
+    stops: Annotated[int, typer.Option(min=0, help="Streams that are stopped; 0 leaves this out.")] = 60,
+) -> Benchmark:
+    """Answers that stream, beside a Redis stream with Server-Sent Events: delay, CPU per append, joins, stops."""
+    return lambda: run_streams(streams, rate, seconds, rounds, backends, ways, joins, stops)
 
 
 @benchmark("usage", events=500.0, batch=50, changes=50.0, users=20, seconds=0.5, rounds=1)

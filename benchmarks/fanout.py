@@ -29,6 +29,7 @@ from protocol.cursor import Cursor, Position, owner_digest
 from protocol.frames import Snapshot
 from server.feed import encode
 from server.feed.change import Batch
+from server.outgoing import message
 
 RATE: Final = 20.0
 """Changes per second, as in normal use."""
@@ -151,7 +152,7 @@ class Floor:
 
     async def start(self) -> None:
         cursor = Cursor(EPOCH, self._owner, self._at).encode()
-        snapshot = encode.message(Snapshot(as_of=self._at.seq, rows=[], cursor=cursor), MSGPACK)
+        snapshot = message(Snapshot(as_of=self._at.seq, rows=[], cursor=cursor), MSGPACK)
         self._hand(snapshot + encode.live(EPOCH, self._owner, self._at).wire(MSGPACK))
         assert self._process.stdout is not None
         line = b""

@@ -29,6 +29,8 @@ MAX_KINDS = 64
 MAX_ROWS_ASKED = 1_000
 MAX_MUTATIONS = 1_000
 """Mutations of one push, whatever the server's settings."""
+STREAMS: Final = "streams"
+"""The extension by which a device asks for streams."""
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,19 @@ class Ping(Struct, frozen=True, kw_only=True, tag_field="t", tag="ping"):
     pass
 
 
-ToServer = Hello | AskPage | Push | Refresh | Ping
+class Stop(Struct, frozen=True, kw_only=True, tag_field="t", tag="stop"):
+    """Ends an open stream (section 13)."""
+
+    n: Annotated[int, Meta(ge=0, le=1 << 53)]
+    """Names this request, for its answer."""
+    kind: Annotated[str, Meta(max_length=64)]
+    """The tag."""
+    id: Raw
+    column: Annotated[str, Meta(max_length=64)] | None = None
+    """None: the streams of all columns."""
+
+
+ToServer = Hello | AskPage | Push | Refresh | Ping | Stop
 
 # --- server → client ------------------------------------------------------------------------------------------------
 
@@ -236,6 +250,38 @@ class Refreshed(Struct, frozen=True, kw_only=True, tag_field="t", tag="refreshed
     expires: Instant
 
 
+class Streams(Struct, frozen=True, kw_only=True, tag_field="t", tag="streams"):
+    """The streams of the user that are not settled."""
+
+    open: list[UUID]
+
+
+class StreamText(Struct, frozen=True, kw_only=True, tag_field="t", tag="stream"):
+    """A part of a stream's text: what follows the character `offset`."""
+
+    stream: UUID
+    kind: str
+    """The tag."""
+    id: Any
+    """A Key. msgspec permits one type of texts in a union."""
+    column: str
+    """Its name on the wire."""
+    since: Seq
+    """The feed's position when the stream was opened."""
+    offset: int
+    """In code points."""
+    text: str
+    state: str
+    """`open`, `done`, `failed` or `stopped`."""
+
+
+class Stopped(Struct, frozen=True, kw_only=True, tag_field="t", tag="stopped"):
+    """Answers `stop`. `found`: whether there was an open stream."""
+
+    n: int
+    found: bool
+
+
 class Error(Struct, frozen=True, kw_only=True, tag_field="t", tag="error", omit_defaults=True):
     """An error: `code` for programs, `message` for people. `answers` is the `t` of the frame that it answers, `id` the
     page's id or the push's `n`. The server makes all errors from `errors.ERRORS`."""
@@ -255,4 +301,18 @@ class Pong(Struct, frozen=True, kw_only=True, tag_field="t", tag="pong"):
     pass
 
 
-ToClient = Welcome | SchemaFrame | Snapshot | Changes | Live | Page | Ack | Refreshed | Error | Pong
+ToClient = (
+    Welcome
+    | SchemaFrame
+    | Snapshot
+    | Changes
+    | Live
+    | Page
+    | Ack
+    | Refreshed
+    | Streams
+    | StreamText
+    | Stopped
+    | Error
+    | Pong
+)

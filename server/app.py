@@ -32,6 +32,7 @@ from server.edge.registry import Registry
 from server.edge.responses import Responses
 from server.edge.server import Server
 from server.edge.service import ServiceTokens
+from server.edge.streams import StreamsEndpoint
 from server.edge.timers import TimerWheel
 from server.exceptions import ConfigError, UnavailableError, UnfitError
 from server.feed.cached import CachedRows
@@ -57,6 +58,7 @@ from server.postgres.replicas import PostgresReplica, ReplicaWatch
 from server.postgres.responses import PostgresResponses
 from server.postgres.route import Route
 from server.postgres.store import PostgresStore
+from server.postgres.streams import PostgresStreams, StreamNotices
 from server.postgres.usage import PostgresUsage
 from server.postgres.vitals import Vitals
 from server.postgres.wal import relay
@@ -66,6 +68,7 @@ from server.rate_limit import TokenBuckets
 from server.responses.cache import ResponseCache
 from server.responses.ports import Shared
 from server.retry import Retry
+from server.streams.streams import Streams
 from server.usage.events import sync_completed
 from server.usage.recorder import Recorder
 from server.write import isolation
@@ -77,6 +80,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+STREAM_CONNECTIONS: Final = 2
+"""Connections of streams, so that no device waits for them: one appends, the other reads."""
 RESPONSE_CONNECTIONS: Final = 2
 """Connections of the response cache, so that no device waits for it. One may wait for a lock."""
 LAST_RECORDING: Final = 2.0
@@ -120,9 +125,25 @@ class App:
             store = PostgresStore(postgres.pool, synced)
             if redis is not None:
                 await stack.enter_async_context(redis)
-            backend = _Backend(settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack))
+            name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
+            streams = None
+            if settings.service_tokens:
+                streams = Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)
+            backend = _Backend(
+                settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack), streams
+            )
             reads = _ReadPath(
-                settings, hub, history, synced, store, postgres.replicas, postgres.express, redis, wakes, backend.usage
+                settings,
+                name,
+                hub,
+                history,
+                synced,
+                store,
+                postgres.replicas,
+                postgres.express,
+                redis,
+                wakes,
+                backend.usage,
             )
             batcher = _batcher(settings, postgres.writes, synced)
             history.alarm.on_ring.append(batcher.postgres_is_back)
@@ -135,6 +156,7 @@ class App:
                 timers=TimerWheel(),
                 clock=clock,
                 timing=Timing(settings.keepalive, settings.write_deadline),
+                streams=streams,
             )
             vitals = Vitals(postgres.pool, None if backend.usage is None else backend.usage.store)
             gauges = Gauges((postgres.pool, postgres.writes), reads.pump, reads.snapshots, vitals)
@@ -160,6 +182,7 @@ class App:
                         **({} if postgres.express is None else {"express": postgres.express.run()}),
                         **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
                         **({} if backend.usage is None else {"usage": backend.usage.recorder.run()}),
+                        **({} if streams is None else {"streams": streams.run()}),
                     }.items()
                 ]
                 metrics.PROCESSES.set(1)
@@ -242,8 +265,10 @@ class _Postgres:
         ]
         self.replica_watch = ReplicaWatch(self.replicas, self.pool)
         self.responses = Pool(route, synced, size=RESPONSE_CONNECTIONS)
+        self.streams = Pool(route, synced, size=STREAM_CONNECTIONS)
         # A connection that goes back to a pooler does not become one that can LISTEN.
         direct = Route(settings.listen_url, history, spare=route.spare) if pooled and settings.listen_url else route
+        self.direct = direct
         self._listen = ListenDoorbells(direct)
         self._wal: WalDoorbells | None = None
         if settings.doorbells != "listen":
@@ -271,6 +296,7 @@ class _Postgres:
         for replica in self.replicas:
             replica.terminate()
         self.responses.terminate()
+        self.streams.terminate()
         self.writes.terminate()
         self.pool.terminate()
 
@@ -281,6 +307,7 @@ class _ReadPath:
     def __init__(
         self,
         settings: ServeSettings,
+        name: str,
         hub: Hub,
         history: History,
         synced: Synced,
@@ -311,7 +338,6 @@ class _ReadPath:
             hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
         )
         self.sweep = Sweep(hub, history, store, settings.sweep)
-        name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
         self.presence = Presence(hub, store, name, lambda: history.inspection_error)
         self.readers = Readers(
             hub,
@@ -337,7 +363,7 @@ class _ReadPath:
 
 
 class _Backend:
-    """What the app's backend uses over HTTP: usage and cached responses. Each is None unless it is on."""
+    """What the app's backend uses over HTTP: usage, cached responses and streams. Each is None unless it is on."""
 
     def __init__(
         self,
@@ -346,10 +372,12 @@ class _Backend:
         postgres: _Postgres,
         synced: Synced,
         responses: ResponseCache | None,
+        streams: Streams | None,
     ) -> None:
         self.tokens = ServiceTokens(settings.service_tokens)
         self.usage = _Usage(postgres.writes, clock, synced) if settings.usage else None
         self.responses = responses
+        self._streams = streams
         self._clock = clock
         self._usage_days = settings.usage_days
 
@@ -359,6 +387,8 @@ class _Backend:
             routes.append(edge_usage.route(self.tokens, self.usage.recorder, self._clock.seconds, self._usage_days))
         if self.responses is not None:
             routes.append(Responses(self.responses).route(self.tokens))
+        if self._streams is not None:
+            routes += StreamsEndpoint(self._streams).routes(self.tokens)
         return routes
 
 

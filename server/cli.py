@@ -91,8 +91,9 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Folder for the database.", show_default=".atlas")] = None,
     users: Annotated[int, typer.Option(help="How many people to load.", min=2, max=1_000)] = 12,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = 8000,
-    speed: Annotated[float, typer.Option(help="Replay this many times as fast as people typed.", min=0.01)] = 1.0,
+    speed: Annotated[float, typer.Option(help="Replay and answer so many times as fast.", min=0.01)] = 1.0,
     replay: Annotated[bool, typer.Option(help="Keep writing conversations.")] = True,
+    ask: Annotated[bool, typer.Option(help="Let a scripted assistant answer what is asked on the page.")] = True,
     beside: Annotated[
         str,
         typer.Option(
@@ -108,7 +109,9 @@ def demo(
 
     logs.configure("warning", "console")
     extras = run.extras(beside)
-    run.run(run.Options(data=data, users=users, port=port, speed=speed, replay=replay, json=json, extras=extras))
+    run.run(
+        run.Options(data=data, users=users, port=port, speed=speed, replay=replay, ask=ask, json=json, extras=extras)
+    )
 
 
 @cli.command()

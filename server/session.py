@@ -16,6 +16,7 @@ from uuid import UUID
 from protocol import errors
 from protocol.errors import ERRORS
 from protocol.frames import (
+    STREAMS,
     Ack,
     AskPage,
     Error,
@@ -26,6 +27,8 @@ from protocol.frames import (
     Push,
     Refresh,
     Refreshed,
+    Stop,
+    Stopped,
     ToClient,
     ToServer,
 )
@@ -33,6 +36,10 @@ from server.feed.ports import Window
 
 PAGES_IN_FLIGHT: Final = 4
 """Unanswered pages of one connection. Each occupies the database, so their number is limited."""
+STOPS_IN_FLIGHT: Final = 8
+"""Unanswered stops of one connection. Each occupies the database."""
+STOP_DELAY: Final = Milliseconds(1_000)
+"""Until a client that stops too much may try again."""
 FLOOD_DELAY: Final = Milliseconds(30_000)
 """Until a client that sent too much may come back."""
 
@@ -103,7 +110,14 @@ class ApplyPush:
     """No push of this connection has been acknowledged yet, so it claims the client_id from any other connection."""
 
 
-Command = Send | Close | CheckToken | Subscribe | ReadPage | ApplyPush
+@dataclass(frozen=True, slots=True)
+class EndStream:
+    """End the stream, then report `stop_answered`."""
+
+    stop: Stop
+
+
+Command = Send | Close | CheckToken | Subscribe | ReadPage | ApplyPush | EndStream
 
 
 class Session:
@@ -116,11 +130,13 @@ class Session:
         "_mutations",
         "_pages",
         "_pushing",
+        "_stops",
         "claims",
         "client_id",
         "generation",
         "schema",
         "state",
+        "streams",
     )
 
     def __init__(self, mutations: int) -> None:
@@ -135,10 +151,13 @@ class Session:
         """Set by `hello`, if the client numbers its connections."""
         self.schema: str | None = None
         """Set by `hello`: the hash of the schema that the client has. None: it wants to be sent none."""
+        self.streams = False
+        """Set by `hello`: whether the client asked for streams."""
         self._hello: Hello | None = None
         self._checking = False
         """Whether a token is being checked. One at a time: else a flood of `refresh` would be a flood of signatures."""
         self._pages = 0
+        self._stops = 0
         self._pushing = False
         """Whether a push is unanswered. One at a time: the device collects further mutations for its next push."""
         self._acknowledged = False
@@ -168,6 +187,7 @@ class Session:
         self.client_id = frame.client_id
         self.generation = frame.generation
         self.schema = frame.schema
+        self.streams = STREAMS in (frame.extras or ())
         self._checking = True
         return [CheckToken(frame.token)]
 
@@ -209,6 +229,16 @@ class Session:
         if problem := self._problem_of(frame):
             return self.malformed(problem)
         return [Send(errors.TOO_MANY_PUSHES.frame(answers="push", id=frame.n))]
+
+    def _stop(self, frame: Stop) -> list[Command]:
+        if self._stops >= STOPS_IN_FLIGHT:
+            return self._stop_too_many(frame)
+        self._stops += 1
+        return [EndStream(frame)]
+
+    def _stop_too_many(self, frame: Stop) -> list[Command]:
+        message = f"Stop after `welcome`, and at most {STOPS_IN_FLIGHT} before the first is answered."
+        return [Send(errors.SLOW_DOWN.frame(message, answers="stop", id=frame.n, retry_after=STOP_DELAY))]
 
     def _problem_of(self, frame: Push) -> str | None:
         if len(frame.mutations) > self._mutations:
@@ -258,6 +288,11 @@ class Session:
         """A page that was being read has been sent, or its connection has ended."""
         self._pages -= 1
 
+    def stop_answered(self, answer: Stopped | Error) -> list[Command]:
+        """The stream has ended, or could not be ended."""
+        self._stops -= 1
+        return [] if self.state is State.CLOSED else [Send(answer)]
+
     def push_answered(self, answer: Ack | Error) -> list[Command]:
         """The push that was being applied has its answer."""
         self._pushing = False
@@ -298,6 +333,7 @@ HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], 
         Push: Session._hello_first,
         Refresh: Session._hello_first,
         Ping: Session._hello_first,
+        Stop: Session._hello_first,
     },
     State.CHECKING: {
         Hello: Session._second_hello,
@@ -305,6 +341,7 @@ HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], 
         Push: Session._push_too_many,
         Refresh: Session._refresh,
         Ping: Session._pong,
+        Stop: Session._stop_too_many,
     },
     State.JOINING: {
         Hello: Session._second_hello,
@@ -312,6 +349,7 @@ HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], 
         Push: Session._push_too_many,
         Refresh: Session._refresh,
         Ping: Session._pong,
+        Stop: Session._stop_too_many,
     },
     State.OPEN: {
         Hello: Session._second_hello,
@@ -319,7 +357,8 @@ HANDLERS: Final[Mapping[State, Mapping[type[ToServer], Callable[[Session, Any], 
         Push: Session._push,
         Refresh: Session._refresh,
         Ping: Session._pong,
+        Stop: Session._stop,
     },
-    State.CLOSED: dict.fromkeys((Hello, AskPage, Push, Refresh, Ping), Session._ignored),
+    State.CLOSED: dict.fromkeys((Hello, AskPage, Push, Refresh, Ping, Stop), Session._ignored),
 }
 """What each state does with each frame of a client."""

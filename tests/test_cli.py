@@ -148,7 +148,7 @@ class Demo:
 async def test_the_demo_starts_from_nothing_and_again_and_shows_what_is_written(folder: Path) -> None:
     folder /= "demo"
     async with Demo(folder, "--users", "2", "--no-replay") as demo:
-        assert set(demo.line) == {"url", "http", "database_url", "metrics_token", "users"}
+        assert set(demo.line) == {"url", "http", "database_url", "metrics_token", "service_token", "users"}
         sql = await asyncpg.connect(demo.line["database_url"])
         paying = await sql.fetch(
             "SELECT p.id, count(c.id) FROM profiles p JOIN conversations c ON c.user_id = p.id "

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from protocol.errors import ERRORS, CloseCode
-from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, ToServer
+from protocol.frames import Ack, AskPage, Error, Hello, Ping, Pong, Push, Refresh, Refreshed, Stop, Stopped, ToServer
 from server.session import (
     PAGES_IN_FLIGHT,
+    STOPS_IN_FLIGHT,
     ApplyPush,
     CheckToken,
     Claims,
     Close,
     Command,
+    EndStream,
     ReadPage,
     Send,
     Session,
@@ -33,6 +35,7 @@ PAGE = AskPage(id=9, kind="conversation")
 PUSH = Push(n=4, mutations=[])
 ACK = Ack(results=[])
 LATER = Error(code="unavailable", message="later", retryable=True, answers="push", id=4)
+NOT_NOW = Error(code="unavailable", message="later", retryable=True, answers="stop", id=7)
 UNPAID = Error(code="local_only", message="unpaid", retryable=False, answers="push", id=4)
 REPLACED = Error(code="replaced", message="replaced", retryable=False, answers="push", id=4)
 EXPIRES = 1_000
@@ -47,6 +50,7 @@ FRAMES: dict[str, ToServer] = {
     "push": PUSH,
     "refresh": Refresh(token="token of refresh"),
     "ping": Ping(),
+    "stop": Stop(n=7, kind="m", id=Raw(b"")),
 }
 REPORTS: dict[str, Callable[[Session], list[Command] | None]] = {
     "malformed": lambda session: session.malformed(PROBLEM),
@@ -60,6 +64,8 @@ REPORTS: dict[str, Callable[[Session], list[Command] | None]] = {
     "flooded": lambda session: session.flooded(),
     "welcomed": lambda session: session.welcomed(),
     "page_answered": lambda session: session.page_answered(),
+    "stop_answered": lambda session: session.stop_answered(Stopped(n=7, found=True)),
+    "stop_answered, not now": lambda session: session.stop_answered(NOT_NOW),
     "push_answered": lambda session: session.push_answered(ACK),
     "push_answered, not now": lambda session: session.push_answered(LATER),
     "push_answered, replaced": lambda session: session.push_answered(REPLACED),
@@ -86,6 +92,7 @@ TO: dict[str, list[str]] = {
     "open, refreshing": [*WELCOME, "refresh"],
     "open, a page is read": [*WELCOME, "page"],
     "open, all pages are read": [*WELCOME, *["page"] * PAGES_IN_FLIGHT],
+    "open, all stops are carried out": [*WELCOME, *["stop"] * STOPS_IN_FLIGHT],
     "open, a push is written": [*WELCOME, "push"],
     "open, a push was acknowledged": [*WELCOME, "push", "push_answered"],
     "open, a push was put off": [*WELCOME, "push", "push_answered, not now"],
@@ -142,6 +149,10 @@ def described(commands: list[Command]) -> str:
             return "write, taking the client_id" if claims else "write"
         case [Send(Ack())]:
             return "ack"
+        case [EndStream(stop)]:
+            return f"stop {stop.n}"
+        case [Send(Stopped(n=n))]:
+            return f"stopped {n}"
     raise AssertionError(commands)
 
 
@@ -158,6 +169,7 @@ REFUSED_HELLO = closes(CloseCode.TOKEN_REFUSED, "token_refused", "hello", again=
 REFUSED_REFRESH = says("token_refused", "refresh", again=True)
 ANOTHER_USER = closes(CloseCode.TOKEN_REFUSED, "token_refused", "refresh", again=True)
 TOO_MANY_PUSHES = says("too_many_pushes", "push", again=True)
+TOO_MANY_STOPS = says("slow_down", "stop", again=True)
 TAKE = "write, taking the client_id"
 OPEN = {
     "hello": SECOND_HELLO,
@@ -165,6 +177,7 @@ OPEN = {
     "push": TAKE,
     "refresh": "check token of refresh",
     "ping": "pong",
+    "stop": "stop 7",
     "malformed": BAD_FRAME,
     "unknown": UNKNOWN,
     "accepted": f"refreshed {EXPIRES}000000",
@@ -176,6 +189,8 @@ OPEN = {
     "flooded": FLOODED,
     "welcomed": "nothing",
     "page_answered": "nothing",
+    "stop_answered": "stopped 7",
+    "stop_answered, not now": says("unavailable", "stop", again=True),
     "push_answered": "ack",
     "push_answered, not now": says("unavailable", "push", again=True),
     "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
@@ -185,6 +200,8 @@ OPEN = {
 UNASKED = {
     "welcomed": "nothing",
     "page_answered": "nothing",
+    "stop_answered": "stopped 7",
+    "stop_answered, not now": says("unavailable", "stop", again=True),
     "push_answered": "ack",
     "push_answered, not now": says("unavailable", "push", again=True),
     "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
@@ -198,6 +215,7 @@ TABLE: dict[str, dict[str, str]] = {
         "push": closes(BAD, "hello_first", "push"),
         "refresh": closes(BAD, "hello_first", "refresh"),
         "ping": closes(BAD, "hello_first", "ping"),
+        "stop": closes(BAD, "hello_first", "stop"),
         "malformed": BAD_FRAME,
         "unknown": HELLO_FIRST,
         "accepted": "nothing",
@@ -216,6 +234,7 @@ TABLE: dict[str, dict[str, str]] = {
         "push": TOO_MANY_PUSHES,
         "refresh": REFUSED_REFRESH,
         "ping": "pong",
+        "stop": TOO_MANY_STOPS,
         "malformed": BAD_FRAME,
         "unknown": UNKNOWN,
         "accepted": "subscribe 1",
@@ -228,12 +247,19 @@ TABLE: dict[str, dict[str, str]] = {
         **UNASKED,
         "ended": "nothing",
     },
-    "joining": {**OPEN, "page": TOO_MANY, "push": TOO_MANY_PUSHES},
-    "joining, refreshing": {**OPEN, "page": TOO_MANY, "push": TOO_MANY_PUSHES, "refresh": REFUSED_REFRESH},
+    "joining": {**OPEN, "page": TOO_MANY, "push": TOO_MANY_PUSHES, "stop": TOO_MANY_STOPS},
+    "joining, refreshing": {
+        **OPEN,
+        "page": TOO_MANY,
+        "push": TOO_MANY_PUSHES,
+        "stop": TOO_MANY_STOPS,
+        "refresh": REFUSED_REFRESH,
+    },
     "open": OPEN,
     "open, refreshing": {**OPEN, "refresh": REFUSED_REFRESH},
     "open, a page is read": OPEN,
     "open, all pages are read": {**OPEN, "page": TOO_MANY},
+    "open, all stops are carried out": {**OPEN, "stop": TOO_MANY_STOPS},
     "open, a push is written": {**OPEN, "push": TOO_MANY_PUSHES},
     "open, a push was acknowledged": {**OPEN, "push": "write"},
     "open, a push was put off": OPEN,
@@ -252,6 +278,7 @@ def test_the_table_names_every_state_every_frame_and_every_report() -> None:
         "generation",
         "schema",
         "state",
+        "streams",
     }
     assert {name.partition(",")[0] for name in REPORTS} == public
     assert {type(frame) for frame in FRAMES.values()} == set(ToServer.__args__)

@@ -23,6 +23,7 @@ from atlas_sync import (
     SqliteStorage,
     StayAway,
     Update,
+    build_view,
 )
 
 CHAT = Schema.chat()
@@ -51,8 +52,9 @@ class App:
             cursor=cursor,
             window=command["window"] or None,
             outbox=self.outbox,
+            on_stream=self.replica.receive,
         )
-        self.tasks = {asyncio.create_task(self.run())}
+        self.tasks: set[asyncio.Task[Any]] = {asyncio.create_task(self.run())}
         self.stopped = False
 
     async def run(self) -> None:
@@ -87,6 +89,12 @@ class App:
             case "rows":
                 rows = [row for held in self.replica.rows.values() for row in held.values()]
                 return {"rows": [[row.kind, str(row.id), plain(row.values)] for row in rows]}
+            case "shown":
+                view = build_view(self.replica, self.outbox.entries, self.replica.streams)
+                shown = [each for rows in view.rows.values() for each in rows.values()]
+                return {"rows": [[e.row.kind, str(e.row.id), plain(e.row.values), e.state] for e in shown]}
+            case "stop":
+                self.tasks.add(asyncio.create_task(self.device.stop(command["kind"], UUID(command["id"]))))
             case "status":
                 entries = self.outbox.entries
                 return {

@@ -10,6 +10,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -23,6 +24,7 @@ from protocol.codec import CODECS, Codec, FrameError
 from protocol.frames import (
     AskPage,
     Delete,
+    Error,
     Hello,
     Limits,
     Milliseconds,
@@ -31,6 +33,8 @@ from protocol.frames import (
     Push,
     Row,
     SchemaFrame,
+    Stop,
+    Stopped,
     ToClient,
     ToServer,
     Welcome,
@@ -51,6 +55,18 @@ STARTED = 30.0
 
 class Failed(Exception):  # noqa: N818 (a result, not a fault of ours)
     """The client did not do what the scenario expects. The message is a sentence."""
+
+
+class LeftOut(Exception):  # noqa: N818 (a result, not a fault of ours)
+    """The client does not ask for what the scenario is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one scenario. why: What failed, as a sentence; None if nothing did. left_out: It is not for this client."""
+
+    why: str | None = None
+    left_out: bool = False
 
 
 class Socket:
@@ -156,14 +172,21 @@ class Stage:
     """One scenario, being played."""
 
     def __init__(
-        self, adapter: Adapter, store: Path, url: str, arrived: asyncio.Queue[ServerConnection], patience: float
+        self,
+        adapter: Adapter,
+        store: Path,
+        url: str,
+        arrived: asyncio.Queue[ServerConnection],
+        patience: float,
+        extra: str | None,
     ) -> None:
         self._adapter, self._store, self._url, self._arrived = adapter, store, url, arrived
-        self._patience = patience
+        self._patience, self._extra = patience, extra
         self._socket: Socket | None = None
+        self._stop = 0  # the number of the last one
 
     async def play(self, step: Step) -> None:
-        """Raises Failed."""
+        """Raises Failed, LeftOut."""
         match step:
             case do.Start():
                 await self._adapter.start()
@@ -214,6 +237,15 @@ class Stage:
                 await self._until(
                     self._status, lambda s: (s["pending"], tuple(sorted(s["rejected"]))), wanted, "Its outbox is"
                 )
+            case do.Shows():
+                wanted_rows = _expected_shown(step.rows)
+                await self._until(lambda: self._adapter.ask("shown"), _shown, wanted_rows, "It shows")
+            case do.AskStop():
+                await self._adapter.ask("stop", kind=step.kind, id=str(step.id))
+            case do.Stop():
+                self._check_stop(step, await self._next(Stop, "stop"))
+            case do.AnswerStop():
+                await self._answer_stop(step)
             case do.Is():
                 await self._until(self._status, lambda s: s["state"], step.state, "Its status is")
 
@@ -244,6 +276,8 @@ class Stage:
             raise Failed("No hello came.") from None
         if not isinstance(hello, Hello):
             raise Failed(f"Its first frame was a {type(hello).__name__}, and not hello.")
+        if self._extra is not None and self._extra not in (hello.extras or []):
+            raise LeftOut
         if hello.cursor not in step.cursors:
             raise Failed(f"hello had the cursor {_short(hello.cursor)}, and not {_short(step.cursors[0])}.")
         if not step.greets:
@@ -318,6 +352,19 @@ class Stage:
         if step.held is not None and push.held != step.held:
             raise Failed(f"held is {push.held}, and not {step.held}.")
 
+    def _check_stop(self, step: do.Stop, stop: Stop) -> None:
+        found = stop.kind, self.socket.codec.uuid_of(stop.id), stop.column
+        if found[0] != step.tag or found[1] != str(step.id) or found[2] not in (None, "content"):
+            raise Failed(f"It stopped {_short(found)}, and not {_short((step.tag, str(step.id)))}.")
+        self._stop = stop.n
+
+    async def _answer_stop(self, step: do.AnswerStop) -> None:
+        if step.found is not None:
+            await self.socket.send(Stopped(n=self._stop, found=step.found))
+            return
+        fields: do.Json = {"code": "unavailable", "message": "Postgres is away.", "retryable": True, "retry_after": 200}
+        await self.socket.send(Error(**fields, answers="stop", id=self._stop))
+
     def _check_page(self, step: do.Page, page: AskPage) -> None:
         codec = self.socket.codec
         values = codec.values(page.before) if bytes(page.before) not in (b"", b"null", b"\xc0") else []
@@ -328,11 +375,8 @@ class Stage:
             raise Failed(f"It asked for {_short(found)}, and not for {_short((step.kind, step.parent, step.before))}.")
 
 
-async def play(scenario: Scenario, command: Sequence[str], patience: float = LATE) -> str | None:
-    """Play one scenario to a client. Returns what failed, as a sentence; None if nothing did.
-
-    A step may take `patience` seconds.
-    """
+async def play(scenario: Scenario, command: Sequence[str], patience: float = LATE) -> Outcome:
+    """Play one scenario to a client. A step may take `patience` seconds."""
     arrived: asyncio.Queue[ServerConnection] = asyncio.Queue()
 
     async def handle(connection: ServerConnection) -> None:
@@ -348,33 +392,32 @@ async def play(scenario: Scenario, command: Sequence[str], patience: float = LAT
         adapter = Adapter(command, patience)
         stack.push_async_callback(adapter.end)
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/sync"
-        stage = Stage(adapter, store, url, arrived, patience)
+        stage = Stage(adapter, store, url, arrived, patience, scenario.extra)
         for number, step in enumerate(scenario.steps, 1):
             try:
                 await stage.play(step)
             except Failed as failed:
-                return f"step {number}, {type(step).__name__}: {failed}"
-        return None
+                return Outcome(f"step {number}, {type(step).__name__}: {failed}")
+            except LeftOut:
+                return Outcome(left_out=True)
+        return Outcome()
 
 
 async def play_all(
-    scenarios: Sequence[Scenario], command: Sequence[str], jobs: int, told: Callable[[Scenario, str | None], None]
-) -> int:
-    """Play scenarios, some at a time; `told` is called with each result, in order. Returns how many failed."""
+    scenarios: Sequence[Scenario], command: Sequence[str], jobs: int, told: Callable[[Scenario, Outcome], None]
+) -> list[Outcome]:
+    """Play scenarios, some at a time; `told` is called with each outcome, in order."""
     free = asyncio.Semaphore(jobs)
 
-    async def one(scenario: Scenario) -> str | None:
+    async def one(scenario: Scenario) -> Outcome:
         async with free:
             return await play(scenario, command)
 
-    failed = 0
     async with asyncio.TaskGroup() as tasks:
         playing = [(scenario, tasks.create_task(one(scenario))) for scenario in scenarios]
         for scenario, task in playing:
-            why = await task
-            failed += why is not None
-            told(scenario, why)
-    return failed
+            told(scenario, await task)
+    return [task.result() for _, task in playing]
 
 
 def _now() -> int:
@@ -389,16 +432,24 @@ def _token() -> str:
 
 
 def _expected(rows: Sequence[Row]) -> do.Json:
+    return {name: columns for name, (columns, _) in _expected_shown([(row, None) for row in rows]).items()}
+
+
+def _expected_shown(rows: Sequence[tuple[Row, str | None]]) -> do.Json:
     found = {}
-    for tag, _, key, *values in rows:
+    for (tag, _, key, *values), state in rows:
         kind = KINDS[tag]
         columns = {column.name: to_builtins(value) for column, value in zip(kind.columns, values, strict=True)}
-        found[f"{kind.name} {key}"] = columns
+        found[f"{kind.name} {key}"] = columns, state
     return found
 
 
 def _rows(answer: do.Json) -> do.Json:
     return {f"{kind} {key}": columns for kind, key, columns in answer["rows"]}
+
+
+def _shown(answer: do.Json) -> do.Json:
+    return {f"{kind} {key}": (columns, state) for kind, key, columns, state in answer["rows"]}
 
 
 def _short(value: object) -> str:

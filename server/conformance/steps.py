@@ -138,6 +138,36 @@ class Outbox:
 
 
 @dataclass(frozen=True, slots=True)
+class Shows:
+    """At last the client shows exactly these rows, each with the state of the stream that it shows; None: of none."""
+
+    rows: tuple[tuple[Row, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskStop:
+    """The app stops the stream of a row. The answer may take as long as the server does."""
+
+    kind: str
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop of this row's streams comes."""
+
+    tag: str
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStop:
+    """The last stop is answered. found: whether there was an open stream; None: with an error, which is for later."""
+
+    found: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Is:
     """At last the client's status is this."""
 
@@ -160,6 +190,10 @@ Step = (
     | Older
     | Holds
     | Outbox
+    | Shows
+    | AskStop
+    | Stop
+    | AnswerStop
     | Is
 )
 
@@ -171,3 +205,5 @@ class Scenario:
     name: str
     sentence: str
     steps: tuple[Step, ...]
+    extra: str | None = None
+    """For clients only that ask for this extension in `hello`."""

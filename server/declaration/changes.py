@@ -87,6 +87,7 @@ def _kinds(before: Declaration, after: Declaration) -> Iterator[Change]:
             yield from _columns(former, kind)
             yield from _lists(former, kind)
             yield from _writing(former, kind)
+            yield from _streaming(former, kind)
         if former is not None and former.table == kind.table:
             yield from _archive(former, kind)
 
@@ -153,6 +154,11 @@ def _archive(former: Kind, kind: Kind) -> Iterator[Change]:
     elif has is not None and had is None:
         says = f"Kind {kind.name} has an archive: devices get the rows in {table(has)}, too"
         yield Change(kind.name, says, Need.IF_ARCHIVED, archive=has)
+
+
+def _streaming(former: Kind, kind: Kind) -> Iterator[Change]:
+    if (former.streams, former.ended) != (kind.streams, kind.ended):
+        yield Change(kind.name, f"Which columns of kind {kind.name} may be streamed changes")
 
 
 def _writing(former: Kind, kind: Kind) -> Iterator[Change]:

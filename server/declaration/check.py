@@ -230,6 +230,14 @@ class _KindCheck:
                 self._problem(
                     f"`{name}` is of type {names[name].type}, which {says}. Remove the limit.", "limits", name
                 )
+        for number, name in enumerate(written.streams):
+            if name in names and not self._is_text(names[name]):
+                self._problem(
+                    f"`{name}` is of type {names[name].type}. Only columns of a text type grow.", "streams", number
+                )
+        ended = None if written.ended is None else self._field(written.ended, "ended")
+        if ended is not None and ended.of is not Type.TEXT:
+            self._problem(f"`{ended.name}` is of type {ended.type}. `ended` must be a text or an enumeration.", "ended")
         if written.partition:
             self._partition(key, newest)
         if written.table == USAGE:
@@ -249,11 +257,16 @@ class _KindCheck:
             partition="month" if written.partition else None,
             archive=written.archive,
             policies=written.policies,
+            streams=tuple(name for name in written.streams if name in names),
+            ended=ended,
             references=self._references(key, devices, columns),
         )
 
     def _holds_users(self, found: Field) -> bool:
         return found.of in OWNERS and self._table.column[found.name].type.kind != "e"
+
+    def _is_text(self, found: Field) -> bool:
+        return found.of is Type.TEXT and self._table.column[found.name].type.kind != "e"
 
     def _problem(self, says: str, *path: str | int) -> None:
         self._check.problem(("kind", self._kind.name, *path), says)

@@ -124,6 +124,10 @@ class Kind(Struct, frozen=True, omit_defaults=True, dict=True):
     """Months."""
     policies: bool = False
     """Whether `migrate` makes row policies for end users."""
+    streams: tuple[str, ...] = ()
+    """The columns, by their names on the wire, whose text the app's backend may stream."""
+    ended: Field | None = None
+    """Takes how a stream ended when the server writes its text to the row."""
     references: dict[str, Reference] = {}
     """By column of the table: rows of a kind that devices name in it. They must be the user's own."""
 

@@ -234,9 +234,14 @@ def written_out(text: str) -> int:
 
 def read_key(kind: Kind, values: Sequence[Value]) -> Key:
     """A device's id of a row. Raises BadValue."""
+    return key_of(kind, key_texts(kind, values))
+
+
+def key_texts(kind: Kind, values: Sequence[Value]) -> list[str]:
+    """A device's id of a row, as texts. Raises BadValue."""
     if len(values) != len(kind.key):
         raise BadValue(BAD_VALUE)
-    return key_of(kind, [read(field, value) for field, value in zip(kind.key, values, strict=True)])
+    return [read(field, value) for field, value in zip(kind.key, values, strict=True)]
 
 
 def key_of(kind: Kind, texts: Sequence[str]) -> Key:

@@ -30,6 +30,7 @@ from server import app, private
 from server.config import MaintainSettings, ServeSettings, load
 from server.declaration.chat import CHAT_TOML
 from server.demo import conversations, guide, seed, site
+from server.demo.assistant.process import AssistantProcess
 from server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from server.demo.embedded_redis import MEMORY, WITHOUT_CLIENT, EmbeddedRedis, find_program
 from server.demo.seed import Conversation, Person
@@ -46,8 +47,10 @@ DATABASE: Final = "atlas"
 TOKEN_SECONDS: Final = 7 * 86_400
 LONGEST_PAUSE: Final = 60.0
 """Seconds: a longer pause between two messages is shortened to this, before `speed` is applied."""
-DECLARATION: Final = CHAT_TOML + (files("server.demo") / "usage.toml").read_text()
-"""The chat schema, and what each person used."""
+USED: Final = (files("server.demo") / "usage.toml").read_text()
+ASKED: Final = (files("server.demo") / "ask.toml").read_text()
+DECLARATION: Final = CHAT_TOML + USED + ASKED
+"""The chat schema, what each person used, and what they ask the assistant."""
 ANSWER: Final = {"model": "small", "input_tokens": 800, "output_tokens": 2400}
 """An event of usage that the demo suggests."""
 COUNTED_EVERY: Final = 1.0
@@ -94,6 +97,8 @@ class Options:
     """1: as fast as people typed; 10: ten times as fast."""
     replay: bool
     json: bool
+    ask: bool = True
+    """Whether the assistant answers."""
     extras: frozenset[Extra] = frozenset()
 
 
@@ -179,7 +184,7 @@ async def _serve(
         replica_urls=[beside.replica.url(DATABASE, seed.SERVER_LOGIN, password)] if beside.replica else None,
         usage=Extra.USAGE in options.extras,
         responses=Extra.RESPONSES in options.extras,
-        service_token=_secret(data / "service-token") if options.extras & {Extra.USAGE, Extra.RESPONSES} else None,
+        service_token=_secret(data / "service-token"),
         service_token_former=None,
         jwt_secret=_secret(data / "jwt-secret"),
         jwt_secret_former=None,
@@ -200,7 +205,7 @@ async def _serve(
     people = await seed.people(admin_url)
     newest = await seed.newest_message(admin_url, people[0].id)
     tokens = {person.id: _token(person.id, settings) for person in people}
-    server = app.App(settings, site.routes(_identities(people, tokens)))
+    server = app.App(settings, site.routes(_identities(people, tokens), ask=options.ask))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
@@ -221,6 +226,10 @@ async def _serve(
             background.append(tasks.create_task(_replay(admin_url, people, options), name="replay"))
         if settings.usage:
             background.append(tasks.create_task(_count(admin_url), name="count of usage"))
+        if options.ask:
+            login = postgres.url(DATABASE, seed.ASSISTANT_LOGIN, await seed.assistant_login(admin_url))
+            assistant = _assistant(settings, port, login, options, console)
+            background.append(tasks.create_task(assistant.run(), name="assistant"))
         await server.run(sock, ready)
         for task in background:
             task.cancel()
@@ -230,8 +239,10 @@ async def _prepare(options: Options, postgres: EmbeddedPostgres, console: Consol
     """Create, migrate and fill the database as far as it is not done yet. Returns the administrator's URL."""
     await migrate.create_database(postgres.url(), DATABASE)
     admin_url = postgres.url(DATABASE)
-    usage = Extra.USAGE in options.extras
-    await migrate.migrate(admin_url, text=DECLARATION if usage else None, name="the demo's declaration")
+    if not await seed.can_ask(admin_url):
+        await migrate.migrate(admin_url)  # makes the tables that questions refer to
+        await seed.let_ask(admin_url)
+    await migrate.migrate(admin_url, text=DECLARATION, name="the demo's declaration")
     if await seed.is_empty(admin_url):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -258,6 +269,23 @@ async def _replay(admin_url: str, people: Sequence[Person], options: Options) ->
     async with asyncio.TaskGroup() as tasks:
         for user in talkers:
             tasks.create_task(_talk(admin_url, waiting[user], options))
+
+
+def _assistant(
+    settings: ServeSettings, port: int, database_url: str, options: Options, console: Console
+) -> AssistantProcess:
+    assert settings.service_token is not None
+    environment = {
+        "DATABASE_URL": database_url,
+        "ATLAS_URL": f"http://127.0.0.1:{port}",
+        "ATLAS_SERVICE_TOKEN": settings.service_token,
+        "ATLAS_SPEED": str(options.speed),
+    }
+
+    def started(pid: int) -> None:
+        console.print(f"The assistant is process {pid}. `kill -9 {pid}` while it writes: the next one continues.\n")
+
+    return AssistantProcess(environment, started)
 
 
 async def _count(admin_url: str) -> None:

@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from server.demo.assistant.questions import RIGHTS, TABLE
 from server.postgres.errors import translated
 from server.postgres.link import link
 
 SERVER_LOGIN: Final = "atlas_server"
+ASSISTANT_LOGIN: Final = "demo_assistant"
 USAGE: Final = """
     WITH prices AS (
         INSERT INTO sync.model_prices (model, input, output, valid_from)
@@ -73,15 +75,43 @@ class Person:
 
 async def server_login(admin_url: str) -> str:
     """Create the login that the server uses, a member of atlas_sync only. Returns its password, new each time."""
+    return await _login(admin_url, SERVER_LOGIN, "IN ROLE atlas_sync")
+
+
+async def assistant_login(admin_url: str) -> str:
+    """Create the login of the assistant, which writes answers, past the row policies of end users. Returns its
+    password, new each time."""
+    return await _login(admin_url, ASSISTANT_LOGIN, "BYPASSRLS", RIGHTS.format(login=ASSISTANT_LOGIN))
+
+
+async def _login(admin_url: str, name: str, options: str, rights: str = "") -> str:
     password = secrets.token_urlsafe(24)
     connection = await link(admin_url)
     try:
-        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", SERVER_LOGIN):
-            await connection.execute(f"CREATE ROLE {SERVER_LOGIN} LOGIN IN ROLE atlas_sync")
-        await connection.execute(f"ALTER ROLE {SERVER_LOGIN} PASSWORD '{password}'")
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
+            await connection.execute(f"CREATE ROLE {name} LOGIN {options}")
+        await connection.execute(f"ALTER ROLE {name} PASSWORD '{password}'; {rights}")
     finally:
         await connection.close()
     return password
+
+
+async def can_ask(admin_url: str) -> bool:
+    """Whether the table of questions is there."""
+    connection = await link(admin_url)
+    try:
+        return bool(await connection.fetchval("SELECT to_regclass('public.questions') IS NOT NULL"))
+    finally:
+        await connection.close()
+
+
+async def let_ask(admin_url: str) -> None:
+    """Create the table of questions."""
+    connection = await link(admin_url)
+    try:
+        await connection.execute(TABLE)
+    finally:
+        await connection.close()
 
 
 async def is_empty(admin_url: str) -> bool:

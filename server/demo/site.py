@@ -26,8 +26,9 @@ ABSENT: Final = "There is no such file. If a page names it, that page is of anot
 LOCAL: Final = frozenset({"127.0.0.1", "localhost"})
 
 
-def routes(people: Sequence[dict[str, Any]], static: Path = STATIC) -> list[Route]:
-    """The page's routes. `people` are the users with their tokens, `static` is the folder of the page's build.
+def routes(people: Sequence[dict[str, Any]], static: Path = STATIC, *, ask: bool = True) -> list[Route]:
+    """The page's routes. `people` are the users with their tokens, `static` is the folder of the page's build; `ask`:
+    whether there is an assistant.
 
     Only a page from this machine gets the users: if another site's name resolves to this address, the Host header
     says so.
@@ -36,7 +37,7 @@ def routes(people: Sequence[dict[str, Any]], static: Path = STATIC) -> list[Rout
     async def demo(request: Request) -> Response:
         if host(request) not in LOCAL:
             return PlainTextResponse("The demo is for this machine only.\n", status_code=403, headers=NEVER_STORED)
-        return JSONResponse({"url": "/sync", "users": people}, headers=NEVER_STORED)
+        return JSONResponse({"url": "/sync", "users": people, "ask": ask}, headers=NEVER_STORED)
 
     # Found by their names in this dictionary: no path of a request reaches the disk.
     files = assets.read(static)

@@ -16,17 +16,32 @@ from protocol import codec as codecs
 from protocol import errors
 from protocol.codec import Codec, FrameError, UnknownFrameError
 from protocol.errors import ERRORS
-from protocol.frames import Ack, AskPage, Error, Instant, Limits, Milliseconds, Pong, Rejected, SchemaFrame, Welcome
+from protocol.frames import (
+    Ack,
+    AskPage,
+    Error,
+    Instant,
+    Limits,
+    Milliseconds,
+    Pong,
+    Rejected,
+    SchemaFrame,
+    Stop,
+    Stopped,
+    Welcome,
+)
 from server import metrics
 from server.clock import Clock
 from server.declaration.synced import Synced
+from server.declaration.values import BadValue, key_texts
 from server.edge.auth import RefusedError, Verifier
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, WebSocket
-from server.feed import encode
+from server.exceptions import UnavailableError
 from server.feed.readers import PAGE_ROWS, Reader, Readers
 from server.feed.resume import Why
+from server.outgoing import message
 from server.session import (
     PAGES_IN_FLIGHT,
     ApplyPush,
@@ -34,12 +49,15 @@ from server.session import (
     Claims,
     Close,
     Command,
+    EndStream,
     ReadPage,
     Send,
     Session,
     State,
     Subscribe,
 )
+from server.streams.audience import Device
+from server.streams.streams import Streams
 from server.write.intake import Intake
 
 log = structlog.get_logger()
@@ -82,6 +100,8 @@ class Services:
     timers: TimerWheel
     clock: Clock
     timing: Timing
+    streams: Streams | None = None
+    """None: nothing may be streamed here."""
 
 
 class Connection:
@@ -97,6 +117,7 @@ class Connection:
         "_reader",
         "_services",
         "_session",
+        "_streaming",
         "_waiting",
         "send",
         "timer_slot",
@@ -112,6 +133,8 @@ class Connection:
         self.send = self.websocket.send
         """`Sink.send`. The bound method saves a call in between, because fan-out spends its time here."""
         self._reader: Reader | None = None
+        self._streaming: Device | None = None
+        """Its place among the devices that see streams."""
         self._opened = services.timers.clock()
         self._heartbeat_at = self._opened + HELLO_SECONDS
         """When the next heartbeat is due; before `hello` arrived, when it must have."""
@@ -160,6 +183,8 @@ class Connection:
             self._release_waiting()
             if self._reader is not None:
                 self._services.readers.resume(self._reader)
+            if self._streaming is not None and self._services.streams is not None:
+                self._services.streams.resume(self._streaming)
         else:
             self._full_since = self._services.timers.clock()
             metrics.STALLED.inc()
@@ -212,6 +237,9 @@ class Connection:
         if self._reader is not None:
             self._services.readers.leave(self._reader, self._close_code)
             self._reader = None
+        if self._streaming is not None and self._services.streams is not None:
+            self._services.streams.leave(self._streaming)
+            self._streaming = None
 
     # --- commands of the session
 
@@ -219,7 +247,7 @@ class Connection:
         for command in commands:
             match command:
                 case Send(frame):
-                    self.send(encode.message(frame, self._codec))
+                    self.send(message(frame, self._codec))
                 case Close(error):
                     self.close(error)
                 case CheckToken(token):
@@ -234,6 +262,8 @@ class Connection:
                     self._spawn(self._answer_page(ask))
                 case ApplyPush():
                     self._apply_push(command)
+                case EndStream(stop):
+                    self._spawn(self._end_stream(stop))
 
     def _spawn(self, request: Coroutine[Any, Any, None]) -> None:
         self._services.registry.spawn(request, self._request_done)
@@ -268,6 +298,23 @@ class Connection:
         if self._reader is not None:
             await self._services.readers.answer_page(self._reader, ask)
         self._session.page_answered()
+
+    async def _end_stream(self, stop: Stop) -> None:
+        self._perform(self._session.stop_answered(await self._stopped(stop)))
+
+    async def _stopped(self, stop: Stop) -> Stopped | Error:
+        streams, claims = self._services.streams, self._session.claims
+        kind = self._services.synced.declaration.tagged.get(stop.kind)
+        if streams is None or kind is None or claims is None:
+            return Stopped(n=stop.n, found=False)
+        try:
+            values = [self._codec.value(half) for half in self._codec.values(stop.id)]
+            found = await streams.stop(str(claims.user), kind.tag, key_texts(kind, values), stop.column)
+        except (FrameError, BadValue):
+            return Stopped(n=stop.n, found=False)
+        except UnavailableError:
+            return errors.UNAVAILABLE.frame(answers="stop", id=stop.n)
+        return Stopped(n=stop.n, found=found)
 
     def _apply_push(self, command: ApplyPush) -> None:
         claims, client_id = self._session.claims, self._session.client_id
@@ -339,9 +386,12 @@ class Connection:
         )
         self._session.welcomed()
         if self._session.schema not in (None, schema.hash):
-            wire = encode.message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
+            wire = message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
+        if self._session.streams and self._services.streams is not None:
+            self._streaming, streams = self._services.streams.join(str(claims.user), self)
+            wire += streams
         # In one write, because each is a system call.
-        self.send(encode.message(frame, self._codec) + wire)
+        self.send(message(frame, self._codec) + wire)
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
         # Spread the first heartbeats too: a storm of hellos must not become a storm of heartbeats.
         self._heartbeat_at = self._services.timers.clock() + keepalive * random.uniform(0.1, 0.9)
@@ -349,7 +399,7 @@ class Connection:
         return now
 
     def send_error(self, error: Error) -> None:
-        self.send(encode.message(error, self._codec))
+        self.send(message(error, self._codec))
 
     def close(self, error: Error) -> None:
         if self.gone:
@@ -397,7 +447,7 @@ class Connection:
         if self.full:
             return
         live = None if self._reader is None else self._services.readers.live(self._reader)
-        self.send(encode.message(Pong(), self._codec) if live is None else live.wire(self._codec))
+        self.send(message(Pong(), self._codec) if live is None else live.wire(self._codec))
 
     def _next_deadline(self) -> float:
         if self._closing_at is not None:

@@ -10,10 +10,10 @@ from server.declaration.model import Declaration, Kind
 from server.declaration.synced import Synced
 from server.declaration.values import BadValue, read, read_key
 from server.exceptions import UnavailableError
-from server.feed import encode
 from server.feed.hub import Reader
 from server.feed.limited import AT_ONCE
 from server.feed.ports import CONTENT_BYTES, Before, Rows, Want
+from server.outgoing import message
 from server.retry import Retry
 from server.turns import Turns
 
@@ -44,7 +44,7 @@ class Pages:
                     if sink.full:
                         continue  # an earlier page filled it
                     page = await self._read(reader, ask)
-                    data = encode.message(page, sink.codec)
+                    data = message(page, sink.codec)
                     sink.send(data)
                     metrics.sent(page.rows, 1, len(data))
                     return

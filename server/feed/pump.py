@@ -22,6 +22,7 @@ from server.feed.ports import CONTENT_BYTES, Express, Moved, ReadKey, Store
 from server.feed.replicas import Replicas
 from server.feed.resume import Why
 from server.feed.snapshot import Snapshots
+from server.outgoing import Outgoing
 from server.retry import Retry
 
 log = structlog.get_logger()
@@ -259,18 +260,14 @@ class Pump:
             self._progress(readers, batch, wire, live=confirmed and not batch.more)
         _count(batch, reading.entries, len(readers), size, live=phase is Phase.LIVE)
 
-    def _progress(
-        self, readers: Sequence[Reader], batch: Batch, wire: Sequence[encode.Outgoing], *, live: bool
-    ) -> None:
+    def _progress(self, readers: Sequence[Reader], batch: Batch, wire: Sequence[Outgoing], *, live: bool) -> None:
         for reader in readers:
             if reader.progress is not None and batch.rows:
                 reader.progress.sent(batch.rows, len(wire[0].wire(reader.sink.codec)))
             if live:
                 reader.caught_up()
 
-    def _frames(
-        self, cohort: Cohort, after: Position, batch: Batch, phase: Phase, confirmed: bool
-    ) -> list[encode.Outgoing]:
+    def _frames(self, cohort: Cohort, after: Position, batch: Batch, phase: Phase, confirmed: bool) -> list[Outgoing]:
         frames = []
         owner = cohort.feed.owner
         if batch.to != after:

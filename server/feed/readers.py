@@ -11,7 +11,6 @@ from protocol import errors
 from protocol.frames import AskPage, Error, Milliseconds
 from server import metrics
 from server.feed import encode
-from server.feed.encode import Outgoing
 from server.feed.history import SPLIT, History
 from server.feed.hub import Hub, Phase, Reader, State
 from server.feed.pages import PAGE_ROWS, Pages
@@ -20,6 +19,7 @@ from server.feed.presence import Presence
 from server.feed.progress import Progress
 from server.feed.resume import Why, start
 from server.feed.snapshot import Snapshots
+from server.outgoing import Outgoing
 from server.rate_limit import TokenBuckets
 
 __all__ = ["PAGE_ROWS", "Reader", "Readers", "Readiness"]

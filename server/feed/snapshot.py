@@ -22,13 +22,13 @@ from server import metrics
 from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed import encode
 from server.feed.apart import FIRST_PAUSE, LONGEST_PAUSE
 from server.feed.history import History
 from server.feed.hub import Hub, Phase, Reader
 from server.feed.limited import AT_ONCE
 from server.feed.ports import ANYWHERE, CONTENT_BYTES, ReadingError, Rows, Want, Window
 from server.feed.resume import Why
+from server.outgoing import message
 from server.retry import Retry
 from server.turns import FairQueue
 
@@ -200,7 +200,7 @@ class Snapshots:
     def _encoded(self, job: Job, as_of: int, rows: list[Row]) -> bytes:
         feed = job.reader.feed
         cursor = Cursor(self._history.epoch, feed.owner, job.start).encode() if job.kind is None else None
-        return encode.message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
+        return message(Snapshot(as_of=as_of, rows=rows, cursor=cursor), job.reader.sink.codec)
 
 
 def _window(kind: Kind, asked: Window) -> int:

@@ -474,6 +474,54 @@ KEPT = _counter(
     "result",
 )
 
+# --- Streams
+
+STREAMS_OPEN = _gauge(
+    "atlas_streams_open",
+    Question.IN_STEP,
+    "Open streams that this process appended to last",
+    "Growing while nobody writes: writers end without `done` or `failed`, and count as gone after 30 s of silence.",
+)
+STREAM_APPENDS = _counter(
+    "atlas_stream_appends",
+    Question.IN_STEP,
+    "Parts of streams that were written to Postgres",
+    "Compare atlas_stream_groups: many small groups are many transactions.",
+)
+STREAM_GROUPS = _histogram(
+    "atlas_stream_groups",
+    Question.POSTGRES,
+    "Streams that one transaction appended to",
+    "Above 128: one process writes for many streams. Spread the writers over more processes.",
+    buckets=SIZES,
+)
+STREAM_DELIVERY = _histogram(
+    "atlas_stream_delivery_seconds",
+    Question.IN_STEP,
+    "From an append in another process to the send to devices of this one. It includes the difference of the clocks",
+    "p99 above 0.1: this process is busy, or Postgres is slow; compare atlas_statement_seconds of read_streams.",
+)
+STREAM_STOPS = _counter(
+    "atlas_stream_stops",
+    Question.IN_STEP,
+    "Stops of open streams that devices asked for",
+    "Many: answers are too slow or too long for people.",
+)
+STREAM_STOP_KNOWN = _histogram(
+    "atlas_stream_told_seconds",
+    Question.IN_STEP,
+    "From the end of a stopped stream until its writer was told",
+    "Above 1: writers do not append, and do not wait at GET /v1/streams/ID/stop. They compute what nobody sees.",
+)
+STREAMS_SETTLED = _counter(
+    "atlas_streams_settled",
+    Question.IN_STEP,
+    "Streams whose text is in its row, by who wrote it: the `app` or the `server`; `refused`: it could not be written",
+    "Many `server` without `write` in the app: writers die. `refused`: the log names the SQLSTATE; a trigger or a "
+    "constraint of the app refuses the text, which is kept and tried again.",
+    "by",
+)
+
 # --- What does it cost?
 
 USAGE_EVENTS = _counter(
@@ -555,6 +603,8 @@ for _tier in COST_TIERS:
     COST_TODAY.labels(_tier)
 for _outcome in ("process", "redis", "postgres", "waited", "computes", "busy", "missed"):
     RESPONSES.labels(_outcome)
+for _by in ("app", "server", "refused"):
+    STREAMS_SETTLED.labels(_by)
 for _result in ("stored", "refused"):
     RESPONSES_STORED.labels(_result)
 for _tier in sorted(tiers.SYNCED):

@@ -10,7 +10,7 @@ import orjson
 
 from protocol.frames import Instant
 from server.feed.ports import DeviceState
-from server.operations.trace_facts import Device, Facts, Feed, Plan, Row
+from server.operations.trace_facts import Device, Facts, Feed, Plan, Row, Stream
 from server.operations.trace_outlook import Fate, Outlook, is_connected, outlook
 from server.operations.trace_words import DOING, LACKING, MEANS, ago, at, closed, count
 from server.write.rules import SENTENCES
@@ -49,6 +49,7 @@ def tell(facts: Facts) -> list[Line]:
     fate = _fate(facts)
     if facts.plan is not None and facts.feed is not None:
         lines += _changes(facts)
+        lines += [_stream(stream, facts.now) for stream in facts.streams]
         lines.append(_feed(facts.feed, facts.log_since))
         outlooks = [] if fate is None else [outlook(facts, fate, device) for device in facts.devices]
         in_step = bool(outlooks) and all(each is Outlook.HAS for each in outlooks)
@@ -70,6 +71,29 @@ def as_json(facts: Facts, lines: Sequence[Line]) -> str:
 def status(lines: Sequence[Line]) -> int:
     """The exit status of the command: 1 if something has to be done."""
     return int(lines[-1].verdict is Verdict.BAD)
+
+
+# ---- Its streams ----------------------------------------------------------------------------------------------------
+
+
+def _stream(stream: Stream, now: Instant) -> Line:
+    what = f"stream of {stream.column}"
+    opened = f"opened {at(stream.opened_at)}"
+    if stream.failures:
+        says = (
+            f"{stream.state}, {opened}; its text could not be written into the row, "
+            f"{count(stream.failures, 'time')} in a row. The server's log has the SQLSTATE; it tries again."
+        )
+        return Line(what, Verdict.BAD, says)
+    if stream.settled_at is not None:
+        return Line(what, Verdict.GOOD, f"{stream.state}, {opened}; the row has its text since {at(stream.settled_at)}")
+    wanted = "" if stream.stop_at is None else f", stopped by a device {ago(now, stream.stop_at)}"
+    length = f"{count(stream.length, 'character')} so far"
+    if stream.ended_at is not None:
+        says = f"{stream.state} {ago(now, stream.ended_at)}{wanted}, {opened}, {length}; the row does not have it yet"
+        return Line(what, Verdict.WAITING, says)
+    says = f"open{wanted}, {opened}, {length}; its writer was there {ago(now, stream.touched_at)}, at {stream.server}"
+    return Line(what, Verdict.WAITING, says)
 
 
 # ---- The row --------------------------------------------------------------------------------------------------------

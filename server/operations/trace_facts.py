@@ -88,6 +88,28 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream of a column of it, without its text."""
+
+    column: str
+    state: str
+    """open, done, failed or stopped."""
+    length: int
+    """Characters; 0 once it is settled."""
+    server: str
+    """The process that appended last."""
+    opened_at: Instant
+    touched_at: Instant
+    """The last sign of life of its writer."""
+    stop_at: Instant | None
+    """When somebody wanted it to end."""
+    ended_at: Instant | None
+    settled_at: Instant | None
+    failures: int
+    """How often in a row its text could not be written into the row."""
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """How far an installation of the app has pushed."""
 
@@ -130,6 +152,7 @@ class Facts:
     first_change: int | None = None
     """The seq of the oldest change that the log still has."""
     deletions: tuple[Deletion, ...] = ()
+    streams: tuple[Stream, ...] = ()
     devices: tuple[Device, ...] = ()
     clients: tuple[Client, ...] | None = None
     """None: not known, or this login may not ask."""

@@ -201,7 +201,7 @@ async def _migrated(connection: Any) -> Finding:
 
 async def _listen(url: str) -> Finding:
     try:
-        async with Listening(partial(connect_to_primary, url), lambda user, seq: None, asyncio.Lock()):
+        async with Listening(partial(connect_to_primary, url), lambda payload: None, asyncio.Lock()):
             pass
     except UnfitError as error:
         return Finding("listen", False, str(error))

@@ -46,7 +46,7 @@ class ListenDoorbells:
             self._listening.end()
 
     def _listen(self, ring: Callable[[str, int], object]) -> "Listening":
-        self._listening = Listening(self._connect, ring, self._route.spare)
+        self._listening = Listening(self._connect, doorbell(ring), self._route.spare)
         return self._listening
 
     async def _connect(self) -> Any:
@@ -82,6 +82,18 @@ class ListenDoorbells:
                 await retry.pause(error)
 
 
+def doorbell(ring: Callable[[str, int], object]) -> Callable[[str], None]:
+    """Calls `ring` for the payload of a doorbell."""
+
+    def heard(payload: str) -> None:
+        # Any role may NOTIFY. A payload that is no doorbell is ignored.
+        user, _, seq = payload.partition(" ")
+        if seq.isascii() and seq.isdigit() and len(seq) <= 19:
+            ring(user, int(seq))
+
+    return heard
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """Transactions that may have begun while NOTIFY was silent (`sync.keep_quiet`)."""
@@ -106,12 +118,14 @@ class Listening:
     UnfitError behind a pooler."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Any]], ring: Callable[[str, int], object], spare: asyncio.Lock
+        self, connect: Callable[[], Awaitable[Any]], heard: Callable[[str], object], spare: asyncio.Lock, of: str = ""
     ) -> None:
-        """`spare` is held while a second connection is open, for a moment."""
+        """`heard` gets the payload of each notification. `spare` is held while a second connection is open, for a
+        moment. `of`: which channel, by what follows the database's name for it."""
         self._connect = connect
-        self._ring = ring
+        self._heard = heard
         self._spare = spare
+        self._of = of
         self._private = f"atlas_sync_{uuid4().hex[:16]}"
         self._connection: Any = None
         self._answer = asyncio.Event()
@@ -123,7 +137,7 @@ class Listening:
         try:
             with translated():
                 # Plain functions: asyncpg keeps no reference to the task that would run a coroutine.
-                await self._connection.add_listener(await self._channel(), self._on_ring)
+                await self._connection.add_listener(await self._channel(), self._on_notification)
                 await self._connection.add_listener(self._private, self._on_answer)
             # The first proof uses another connection: a pooler may by chance return our own notification to us, but
             # never that of another connection.
@@ -143,7 +157,7 @@ class Listening:
 
     async def _channel(self) -> str:
         try:
-            return str(await self._connection.fetchval(CHANNEL))
+            return f"{await self._connection.fetchval(CHANNEL)}{self._of}"
         except UNMIGRATED:
             raise UnfitError(UNMIGRATED_YET) from None
 
@@ -202,11 +216,8 @@ class Listening:
         if self._ended.is_set():
             raise UnavailableError(ENDED)
 
-    def _on_ring(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
-        # Any role may NOTIFY. A payload that is no doorbell is ignored.
-        user, _, seq = payload.partition(" ")
-        if seq.isascii() and seq.isdigit() and len(seq) <= 19:
-            self._ring(user, int(seq))
+    def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        self._heard(payload)
 
     def _on_answer(self, *_: object) -> None:
         self._answer.set()

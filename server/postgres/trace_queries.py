@@ -14,7 +14,7 @@ from server.declaration.model import Declaration, Kind
 from server.declaration.sql import tracing
 from server.declaration.sql.pieces import literal, table
 from server.exceptions import ConfigError, UnavailableError, UnfitError
-from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row
+from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row, Stream
 from server.postgres.connection import LOCAL_PATH, connect_to_primary, statement
 from server.postgres.declared import declared
 from server.postgres.errors import UNMIGRATED, translated
@@ -143,6 +143,7 @@ class _Queries:
             seqs = [change["seq"] for change in changes]
             text = statement("trace_deletions").replace("{tag}", literal(self._parent.tag))
             deletions = await self._run(text, owner, seqs)
+        streams = await self._fetch("trace_streams", self._kind.tag, self._key) if self._kind.streams else []
         devices = await self._fetch("trace_devices", owner, row["head"])
         clients = await self._fetch("trace_clients", owner) if reads_clients else None
         gate = self._declaration.gate
@@ -155,6 +156,7 @@ class _Queries:
             changes_total=changes[0]["total"] if changes else 0,
             first_change=changes[0]["first"] if changes else None,
             deletions=tuple(Deletion(d["parent"], d["seq"], d["certain"]) for d in deletions),
+            streams=tuple(Stream(*stream) for stream in streams),
             devices=tuple(_device(device) for device in devices),
             clients=None if clients is None else tuple(_client(client) for client in clients),
         )

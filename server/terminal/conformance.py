@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from server.conformance.runner import play_all
+from server.conformance.runner import Outcome, play_all
 from server.conformance.scenarios import SCENARIOS
 from server.conformance.steps import Scenario
 from server.exceptions import ConfigError
@@ -24,13 +24,19 @@ def conform(command: Sequence[str], only: Sequence[str], *, only_list: bool, job
         return 0
     if not command:
         raise ConfigError("Name the adapter of the client: `atlas-sync conform -- node my_adapter.js`.")
-    failed = asyncio.run(play_all(chosen, command, jobs, _tell))
-    say(f"{len(chosen) - failed} of {len(chosen)} scenarios passed.")
+    outcomes = asyncio.run(play_all(chosen, command, jobs, _tell))
+    failed = sum(outcome.why is not None for outcome in outcomes)
+    played = sum(not outcome.left_out for outcome in outcomes)
+    say(f"{played - failed} of {played} scenarios passed.")
     return 1 if failed else 0
 
 
-def _tell(scenario: Scenario, why: str | None) -> None:
+def _tell(scenario: Scenario, outcome: Outcome) -> None:
     text = f"{scenario.name:<{WIDTH}} {scenario.sentence}"
-    marked(Mark.GOOD if why is None else Mark.BAD, text)
-    if why is not None:
-        say(f"  {why}")
+    if outcome.left_out:
+        marked(Mark.NOTE, text)
+        say(f"  left out: the client does not ask for {scenario.extra}")
+        return
+    marked(Mark.GOOD if outcome.why is None else Mark.BAD, text)
+    if outcome.why is not None:
+        say(f"  {outcome.why}")

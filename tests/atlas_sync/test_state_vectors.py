@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pickle
 import random
 import re
 from contextlib import ExitStack
@@ -19,9 +20,10 @@ from atlas_sync.outbox_sender import OutboxSender
 from atlas_sync.replica import Older, Replica
 from atlas_sync.rows import Row
 from atlas_sync.schema import Schema
-from atlas_sync.session import ALLOWED, Batch, Event, PageArrived, Session, Welcomed
+from atlas_sync.session import ALLOWED, Batch, Event, Live, PageArrived, Session, Welcomed
 from atlas_sync.storage import SqliteStorage
-from atlas_sync.view import build_view
+from atlas_sync.streams import HeldStream, StreamGrew, StreamsNamed
+from atlas_sync.view import Shown, View, build_view
 from tests.atlas_sync.second_schema import SCHEMAS
 from tests.atlas_sync.test_vectors import key, meant, named, read_row, value
 
@@ -34,6 +36,10 @@ LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "muta
 def load(name: str) -> list[dict[str, Any]]:
     cases: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
     return cases
+
+
+def courses(name: str) -> list[dict[str, Any]]:
+    return [case for case in load(name) if "steps" in case]
 
 
 class Course:
@@ -60,6 +66,7 @@ class Course:
         self.outbox.end()
         # What an Outbox keeps in memory is how long to wait; an app that only loses its connection keeps it.
         self.storage.close()
+        self.replica = pickle.loads(pickle.dumps(self.replica))
         waits = self.outbox._not_before, self.outbox._failures
         self.start()
         self.outbox._not_before, self.outbox._failures = waits
@@ -73,6 +80,7 @@ class Course:
             cursor=self.cursor,
             window=self.window,
             encoding="json",
+            streams=True,
             generation=self.outbox.generation(1),
         )
         session.hello()
@@ -98,6 +106,8 @@ class Course:
             case Batch():
                 self.replica.receive(event)
                 self.cursor = event.cursor
+            case Live() | StreamsNamed() | StreamGrew():
+                self.replica.receive(event)
             case PageArrived():
                 self.expected.pop(event.id).apply(event)
                 if not self.expected:
@@ -122,6 +132,11 @@ class Course:
         frame: dict[str, Any] = json.loads(session.push(push.n, push.mutations, push.held))
         return frame
 
+    def shows(self, wanted: dict[str, Any]) -> None:
+        view = build_view(self.replica, self.outbox.entries, self.replica.streams)
+        for each, (_, _, _, state) in zip(check_shown(view, self.schema, wanted), wanted["rows"], strict=True):
+            assert (each.state, each.streaming) == (state, state == "open")
+
     def take(self, step: dict[str, Any]) -> None:
         match step:
             case {"t": _}:
@@ -136,6 +151,8 @@ class Course:
                 self.now += milliseconds / 1000
             case {"end": True}:
                 self.end()
+            case {"shown": wanted}:
+                self.shows(wanted)
             case {"breaks": frame}:
                 with pytest.raises(ProtocolError):
                     self.receive(frame)
@@ -143,7 +160,7 @@ class Course:
                 raise AssertionError(step)
 
 
-@pytest.mark.parametrize("case", [*load("store"), *load("outbox")], ids=named)
+@pytest.mark.parametrize("case", [*load("store"), *load("outbox"), *courses("streams")], ids=named)
 async def test_a_device_holds_and_sends_what_the_golden_course_says(case: dict[str, Any], tmp_path: Path) -> None:
     course = Course(case, tmp_path / "outbox.db")
     for step in case["steps"]:
@@ -163,6 +180,8 @@ async def test_a_device_holds_and_sends_what_the_golden_course_says(case: dict[s
     if "outbox" in case:
         entries = [[each.n, each.state.value, *([each.code] if each.code else [])] for each in course.outbox.entries]
         assert entries == case["outbox"]
+    if "streams" in case:
+        assert {str(each.stream) for each in replica.streams if not each.over} == set(case["streams"])
     course.storage.close()
 
 
@@ -177,18 +196,31 @@ def test_what_is_shown_is_what_the_golden_view_says(case: dict[str, Any]) -> Non
     ]
     view = build_view(replica, entries)
     for wanted in case["shown"]:
-        kind = schema[wanted["kind"]]
-        parent = None if wanted["parent"] is None else value(kind.columns[0].type, wanted["parent"])
-        shown = [each for each in view.rows.get(kind.name, {}).values() if kind.parent_of(each.row) == parent]
-        shown.sort(key=lambda each: kind.rank(each.row), reverse=True)
-        assert [[each.row.id, each.certainty.name.lower()] for each in shown] == [
-            [key(kind, name), certainty] for name, _, certainty in wanted["rows"]
-        ]
-        for each, (_, columns, _) in zip(shown, wanted["rows"], strict=True):
-            types = {column.name: column.type for column in kind.columns}
-            assert {name: each.row.values[name] for name in columns} == {
-                name: value(types[name], carried) for name, carried in columns.items()
-            }
+        check_shown(view, schema, wanted)
+
+
+def check_shown(view: View, schema: Schema, wanted: dict[str, Any]) -> list[Shown]:
+    """Check the rows, columns and certainties that are shown, newest first, and return them."""
+    kind = schema[wanted["kind"]]
+    parent = None if wanted["parent"] is None else value(kind.columns[0].type, wanted["parent"])
+    shown = [each for each in view.rows.get(kind.name, {}).values() if kind.parent_of(each.row) == parent]
+    shown.sort(key=lambda each: kind.rank(each.row), reverse=True)
+    assert [[each.row.id, each.certainty.name.lower()] for each in shown] == [
+        [key(kind, name), certainty] for name, _, certainty, *_ in wanted["rows"]
+    ]
+    for each, (_, columns, *_) in zip(shown, wanted["rows"], strict=True):
+        types = {column.name: column.type for column in kind.columns}
+        assert {name: each.row.values[name] for name in columns} == {
+            name: value(types[name], carried) for name, carried in columns.items()
+        }
+    return shown
+
+
+@pytest.mark.parametrize("case", [case for case in load("streams") if "shows" in case], ids=named)
+def test_a_stream_is_shown_or_its_row_as_the_golden_decision_says(case: dict[str, Any]) -> None:
+    row = None if case["row"] is None else Row("message", case["row"]["seq"], USER, {"content": case["row"]["value"]})
+    stream = HeldStream(USER, "message", USER, "content", case["since"], case["text"], case["state"], case["base"])
+    assert stream.shows(row) == case["shows"]
 
 
 @pytest.mark.parametrize("case", load("clock"), ids=named)

@@ -38,7 +38,7 @@ def test_without_a_name_all_benchmarks_are_listed() -> None:
         "report",
         "responses",
     )
-    assert all(name in listed for name in (*names, "store", "storm", "usage"))
+    assert all(name in listed for name in (*names, "store", "storm", "streams", "usage"))
 
 
 def test_idle_saves_the_result_of_several_runs(tmp_path: Path) -> None:

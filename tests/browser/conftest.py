@@ -19,7 +19,7 @@ expect.set_options(timeout=LIMIT * 1_000)
 @pytest.fixture(scope="session")
 def one_demo() -> Iterator[Demo]:
     with temporary_folder() as folder:
-        made = Demo(folder, "--with", "usage")
+        made = Demo(folder, "--with", "usage", "--speed", "3")
         yield made
         asyncio.run(made.end())
 
@@ -46,7 +46,14 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def person(chromium: Browser) -> AsyncIterator[BrowserContext]:
+async def person(asker: BrowserContext) -> BrowserContext:
+    """A browser profile of its own, in which what is written asks nobody, unless a test switches that on."""
+    await asker.add_init_script("if (location.protocol === 'http:') localStorage['atlas-demo.ask'] ??= 'false'")
+    return asker
+
+
+@pytest.fixture
+async def asker(chromium: Browser) -> AsyncIterator[BrowserContext]:
     """A browser profile of its own. What a page reports as an error fails the test."""
     context = await chromium.new_context(viewport={"width": 1280, "height": 800})
     errors: list[str] = []

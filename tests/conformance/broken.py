@@ -8,17 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import conform
-from atlas_sync import clock, codec, device, websocket
+from atlas_sync import clock, codec, device, streams, websocket
 from atlas_sync.checks import ProtocolError
 from atlas_sync.clock import ServerClock
 from atlas_sync.codec import CODECS
 from atlas_sync.comeback import Instruction
+from atlas_sync.connection import Connection
 from atlas_sync.mutation import Applied
 from atlas_sync.outbox import EntryState, Outbox
 from atlas_sync.replica import Older, Replica
 from atlas_sync.rows import Row
-from atlas_sync.session import Session
+from atlas_sync.session import ErrorAnswer, Session
+from atlas_sync.stop_sender import StopSender
 from atlas_sync.storage import SqliteStorage
+from atlas_sync.streams import HeldStream, StreamGrew, Streams
 from atlas_sync.wire import Wire
 
 RULES: dict[str, Callable[[], object]] = {}
@@ -269,6 +272,78 @@ def what_waits_keeps_its_instants() -> None:
     Outbox._redated = lambda self, shift, now: []  # type: ignore[method-assign]
 
 
+@rule("stream")
+def offsets_are_bytes() -> None:
+    def grow(self: Streams, part: StreamGrew, row: Any) -> None:
+        held = self._held.get(part.stream, HeldStream(part.stream, part.kind, part.id, part.column, part.since))
+        text = held.text.encode()[: part.offset].decode(errors="replace") + part.text
+        self._held[part.stream] = replace(held, text=text, state=part.state)
+
+    Streams.grow = grow  # type: ignore[method-assign]
+
+
+@rule("stream-settled")
+def every_newer_row_is_shown() -> None:
+    def shows(self: HeldStream, row: Row | None) -> str:
+        return "nothing" if row is None else "row" if row.seq > self.since else "stream"
+
+    HeldStream.shows = shows  # type: ignore[method-assign, assignment]
+
+
+@rule("stream-overwritten")
+@rule("stream-deleted")
+def a_stream_is_never_over() -> None:
+    streams._over = lambda held: held
+
+
+@rule("stream-unnamed")
+def streams_that_are_not_named_are_dropped_at_once() -> None:
+    around(Streams, "name", lambda name: lambda self, named: (name(self, named), self.drop_unnamed()))
+
+
+@rule("stream-resumed")
+def a_new_connection_adds_to_the_old_text() -> None:
+    def grow(self: Streams, part: StreamGrew, row: Any) -> None:
+        held = self._held.get(part.stream, HeldStream(part.stream, part.kind, part.id, part.column, part.since))
+        self._held[part.stream] = replace(held, text=held.text + part.text, state=part.state)
+
+    Streams.grow = grow  # type: ignore[method-assign]
+
+
+@rule("stream-hole")
+def holes_in_texts_are_filled_with_nothing() -> None:
+    def make(read: Any) -> Any:
+        def trusting(self: Session, frame: Any) -> Any:
+            self._lengths[frame.read("stream", self._codec.types["uuid"])] = 10**9
+            return read(self, frame)
+
+        return trusting
+
+    around(Session, "_stream", make)
+
+
+@rule("stop")
+def stops_end_with_their_connection() -> None:
+    around(Connection, "end", lambda end: lambda self: (end(self), self._stops._stops.waiting.clear()))
+
+
+@rule("stop-unavailable")
+def an_error_answers_a_stop() -> None:
+    def make(receive: Any) -> Any:
+        def give_up(self: StopSender, event: Any) -> None:
+            if isinstance(event, ErrorAnswer) and event.answers == "stop" and event.id is not None:
+                self._stops.answered(event.id, False)
+            receive(self, event)
+
+        return give_up
+
+    around(StopSender, "receive", make)
+
+
+def streams_are_not_asked_for() -> None:
+    around(conform, "Device", lambda make: lambda *args, **fields: make(*args, **{**fields, "on_stream": None}))
+
+
 if __name__ == "__main__":
-    RULES[sys.argv[1]]()
+    {**RULES, "no streams": streams_are_not_asked_for}[sys.argv[1]]()
     asyncio.run(conform.main())

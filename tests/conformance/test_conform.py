@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.conformance.runner import play, play_all
+from server.conformance.runner import Outcome, play, play_all
 from server.conformance.scenarios import SCENARIOS
 from server.conformance.steps import Scenario
 from tests.conformance.broken import RULES
@@ -23,11 +23,12 @@ MOST_WAIT = 12
 async def failures(command: list[str]) -> list[str]:
     found: list[str] = []
 
-    def tell(scenario: Scenario, why: str | None) -> None:
-        if why is not None:
-            found.append(f"{scenario.name}: {why}")
+    def tell(scenario: Scenario, outcome: Outcome) -> None:
+        if outcome.why is not None or outcome.left_out:
+            found.append(f"{scenario.name}: {outcome.why or 'left out'}")
 
-    assert await play_all(SCENARIOS, command, AT_A_TIME, tell) == len(found)
+    outcomes = await play_all(SCENARIOS, command, AT_A_TIME, tell)
+    assert len(outcomes) == len(SCENARIOS)
     return found
 
 
@@ -49,7 +50,7 @@ async def test_every_scenario_fails_a_client_that_ignores_its_rule() -> None:
     async def broken(scenario: Scenario) -> tuple[str, str | None]:
         async with free:
             command = [sys.executable, "-m", "tests.conformance.broken", scenario.name]
-            return scenario.name, await play(scenario, command, patience=4)
+            return scenario.name, (await play(scenario, command, patience=4)).why
 
     results = await asyncio.gather(*map(broken, SCENARIOS))
     assert [name for name, why in results if why is None] == []
@@ -77,6 +78,13 @@ def test_the_command_lists_plays_one_and_says_by_its_status_what_failed() -> Non
     broken = conform("--only", "stays-away", "--", sys.executable, "-m", "tests.conformance.broken", "stays-away")
     assert broken.returncode == 1
     assert "✗ stays-away" in broken.stdout
+
+
+def test_scenarios_of_streams_are_left_out_for_a_client_that_does_not_ask_for_them() -> None:
+    client = [sys.executable, "-m", "tests.conformance.broken", "no streams"]
+    done = conform("--only", "stream", "--only", "stop", "--only", "duplicates", "--", *client)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 of 1 scenarios passed.")
+    assert done.stdout.count("left out: the client does not ask for streams") == 2
 
 
 @pytest.mark.parametrize("arguments", [["--only", "nothing"], []])

@@ -10,14 +10,12 @@ from server.declaration.chat import CHAT_TOML
 from server.declaration.check import load
 from server.declaration.draft import draft
 from server.declaration.file.problems import DeclarationError
-from server.declaration.typescript import module
 from server.declaration.usage import TABLE, USAGE, with_usage
-from server.demo.run import DECLARATION
+from server.demo.run import USED
 from server.postgres.inventory import take_inventory
 from server.postgres.migrate import migrate, steps
 from server.postgres.tables import facts
 from tests.support.cluster import Cluster, administrator
-from tests.support.npm import PAGE
 
 OWN = """
     CREATE TABLE notes (id uuid PRIMARY KEY, user_id uuid NOT NULL, words text);
@@ -30,18 +28,13 @@ NOTES = """
     owner = "user_id"
     columns = ["words"]
 """
-KIND = DECLARATION.removeprefix(CHAT_TOML)
+DECLARATION = CHAT_TOML + USED
 
 
 async def test_what_is_known_of_it_before_it_is_made_is_what_is_made(sql: Any) -> None:
     made = (await facts(sql)).table[USAGE]
     assert msgspec.structs.replace(made, owner="", rows=-1) == TABLE
     assert with_usage(await facts(sql)) == await facts(sql)
-
-
-async def test_the_demos_page_has_the_schema_of_its_declaration(sql: Any) -> None:
-    declaration = load(DECLARATION, await facts(sql), "the demo's")
-    assert (PAGE / "src" / "schema.ts").read_text() == module(declaration.schema)
 
 
 async def test_a_draft_has_it_only_if_it_is_asked_for(sql: Any) -> None:
@@ -71,8 +64,8 @@ async def test_it_can_be_declared_from_the_first_migration_on_and_left_out_again
     try:
         async with administrator(database) as sql:
             await sql.execute(OWN)
-            assert await steps(database.url, text=NOTES + KIND)
-            assert await migrate(database.url, text=NOTES + KIND) == []
+            assert await steps(database.url, text=NOTES + USED)
+            assert await migrate(database.url, text=NOTES + USED) == []
             assert await steps(database.url) == []
             await sql.execute(
                 "ALTER TABLE sync.daily_usage DISABLE TRIGGER atlas_sync_record, DROP tier;"

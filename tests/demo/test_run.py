@@ -158,7 +158,7 @@ async def test_what_is_shown_beside_comes_with_the_demo_and_ends_with_it_when_it
             answer = await http.get("/v1/responses", params=asked, headers=bearer)
             assert answer.json().keys() == {"lease", "seconds"}, answer.text
         started = psutil.Process(demo.pid).children(recursive=True)
-        assert len([each for each in started if each.ppid() == demo.pid]) == 3
+        assert len([each for each in started if each.ppid() == demo.pid]) == 4
         arguments = [argument for each in started for argument in each.cmdline()]
         assert not any(demo.line["redis_url"].split("@")[0][9:] in argument for argument in arguments)
     finally:

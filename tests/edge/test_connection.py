@@ -49,11 +49,10 @@ from server.edge.connection import (
 from server.edge.registry import Registry
 from server.edge.timers import TimerWheel
 from server.edge.websocket import CLOSE_SECONDS, WebSocket
-from server.feed import encode
-from server.feed.encode import Outgoing
 from server.feed.readers import Readers
 from server.feed.resume import Why
 from server.metrics.catalogue import REGISTRY
+from server.outgoing import Outgoing, message
 from server.session import Claims
 from server.write.intake import Intake
 from tests.support.transport import FarEnd
@@ -232,7 +231,7 @@ def test_a_token_that_was_verified_before_needs_no_task() -> None:
 @both
 async def test_all_that_a_device_is_told_first_is_one_write(codec: Codec) -> None:
     house = await House(codec).greeted(
-        hello=structs.replace(HELLO, schema=""), wire=encode.message(Pong(), codec) + encode.message(Pong(), codec)
+        hello=structs.replace(HELLO, schema=""), wire=message(Pong(), codec) + message(Pong(), codec)
     )
     assert [type(frame) for frame in house.heard()] == [Welcome, SchemaFrame, Pong, Pong]
     assert house.far.transport.writes == 1

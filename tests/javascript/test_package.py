@@ -71,7 +71,7 @@ def environment(server: Running, user: UUID) -> dict[str, str]:
 def test_each_example_is_one_that_these_tests_run() -> None:
     pages = {"src/App.tsx", "src/main.tsx", "src/plain.ts", "src/Chat.vue", "src/vue.ts", "www/index.html"}
     used = {".env.local", "src/sync.ts", "src/user.ts", "src/useQuery.ts", "src/schema.ts", "token.mjs"}
-    others = {"src/tasks.ts", "src/supabase.ts", "src/signOut.ts", "src/support.ts", "src/adopt.ts"}
+    others = {"src/tasks.ts", "src/supabase.ts", "src/signOut.ts", "src/support.ts", "src/adopt.ts", "src/Answers.tsx"}
     programs = {"bot.mjs", "bot20.mjs", "native/expo.ts", "native/op.ts", "native/sync.ts"}
     assert examples().keys() == pages | used | others | programs
 
@@ -127,7 +127,7 @@ async def test_the_other_examples_do_what_they_say(
     unsent = json.loads((await (await saved.value).path()).read_bytes())
     assert (unsent["user"], unsent["state"], unsent["unsent"]) == (str(user), "live", [])
     await page.wait_for_function("window.did")
-    assert await page.evaluate("window.did") == [['Buy oat milk ["home"]'], ["gone: true"]]
+    assert await page.evaluate("window.did") == [['Buy oat milk ["home"]'], ["gone: true"], ["Hello."]]
 
 
 async def test_a_page_without_a_bundler_keeps_what_was_written(server: Running, person: BrowserContext) -> None:

@@ -110,6 +110,11 @@ CASES: Final = [
         {'atlas_mutations_total{result="rejected"}': "0+6x120", 'atlas_mutations_total{result="applied"}': "0+54x120"},
         {'atlas_mutations_total{result="rejected"}': "0+6x120", 'atlas_mutations_total{result="applied"}': "0+600x120"},
     ),
+    Case(
+        "AtlasStreamsNotWritten",
+        {'atlas_streams_settled_total{by="refused"}': "0x80 0+1x40"},
+        {'atlas_streams_settled_total{by="app"}': "0+10x120", 'atlas_streams_settled_total{by="refused"}': "3x120"},
+    ),
     Case("AtlasAckSlow", histogram("atlas_ack_seconds", "4.0"), histogram("atlas_ack_seconds", "1.0")),
     Case("AtlasPostgresAway", {"atlas_postgres_up": "1x80 0x40"}, {"atlas_postgres_up": "1x80 0 1x40"}),
     Case(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import CloseCode
 from server.operations.trace import Verdict, as_json, status, tell
-from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row
+from server.operations.trace_facts import Change, Client, Deletion, Device, Facts, Feed, Plan, Row, Stream
 from server.operations.trace_outlook import SECOND, SILENT, STUCK, Fate, Outlook, outlook
 from server.operations.trace_words import CLOSED
 
@@ -239,6 +239,28 @@ def facts(draw: st.DrawFn) -> Facts:
         devices=tuple(draw(st.lists(devices, max_size=4))),
         clients=draw(st.none() | st.lists(clients, max_size=2).map(tuple)),
     )
+
+
+OPEN: Final = Stream("content", "open", 1_200, "host/1", SEQ, NOW - 3 * SECOND, None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "verdict", "says"),
+    [
+        (OPEN, Verdict.WAITING, "1,200 characters so far; its writer was there 3 s ago, at host/1"),
+        (
+            replace(OPEN, state="stopped", stop_at=NOW - 9 * SECOND, ended_at=NOW - 8 * SECOND),
+            Verdict.WAITING,
+            "stopped 8 s ago, stopped by a device 9 s ago",
+        ),
+        (replace(OPEN, state="done", ended_at=SEQ, settled_at=SEQ), Verdict.GOOD, "the row has its text since"),
+        (replace(OPEN, state="failed", ended_at=SEQ, failures=4), Verdict.BAD, "4 times in a row"),
+    ],
+)
+def test_a_stream_of_the_row_is_told(stream: Stream, verdict: Verdict, says: str) -> None:
+    (line,) = [line for line in tell(replace(FACTS, streams=(stream,))) if line.what == "stream of content"]
+    assert line.verdict is verdict
+    assert says in line.says
 
 
 @few

@@ -27,7 +27,7 @@ async def test_a_connection_that_ends_while_it_proves_itself_is_not_mistaken_for
         made.append(await database.connect())
         return made[-1]
 
-    listening = Listening(connect, lambda user, seq: None, asyncio.Lock())
+    listening = Listening(connect, lambda payload: None, asyncio.Lock())
     with pytest.raises(UnavailableError):
         async with listening:
             pass

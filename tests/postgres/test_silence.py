@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server.postgres.listener import ListenDoorbells, Listening, Silence
+from server.postgres.listener import ListenDoorbells, Listening, Silence, doorbell
 from server.retry import Alarm
 from tests.support.cluster import Cluster, Database, administrator, running_cluster
 from tests.support.people import add_conversation, add_user
@@ -50,7 +50,7 @@ async def listening(database: Database, heard: list[str] | None = None) -> Async
         if heard is not None:
             heard.append(user)
 
-    async with Listening(lambda: asyncpg.connect(database.server_url), ring, asyncio.Lock()) as made:
+    async with Listening(lambda: asyncpg.connect(database.server_url), doorbell(ring), asyncio.Lock()) as made:
         yield made
 
 

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { WebSocket } from 'ws';
 
+import type { Row } from '../src/rows.js';
 import { CHAT } from '../src/schema.chat.js';
 import { camel, compile, type Kind } from '../src/schema.js';
 import { SqliteStore, type SqlRow } from '../src/store/sqlite.js';
@@ -62,6 +63,11 @@ class App {
         return {};
       case 'rows':
         return { rows: await this.rows() };
+      case 'shown':
+        return { rows: await this.shown() };
+      case 'stop':
+        this.sync.stop(kind.name, command['id'] as never).catch(() => undefined);
+        return {};
       case 'status': {
         const { state, pending } = await this.sync.status.read();
         return { state, pending, rejected: (await this.sync.quarantine.read()).map(({ code }) => code) };
@@ -83,17 +89,28 @@ class App {
   }
 
   private async rows(): Promise<unknown[]> {
+    return (await this.held()).map(([kind, row]) => [kind.name, row.id, columnsOf(kind, row)]);
+  }
+
+  private async shown(): Promise<unknown[]> {
+    const rows = (await this.held()).map(async ([kind, { id }]) => {
+      const row = (await this.sync.get(kind.name, id as never).read()) as Json | null;
+      return row === null ? [] : [[kind.name, id, columnsOf(kind, row), row['stream'] ?? null]];
+    });
+    return (await Promise.all(rows)).flat();
+  }
+
+  private held(): Promise<(readonly [Kind, Row])[]> {
     return this.store.read(async (tx) => {
-      const rows: unknown[] = [];
-      for (const kind of kinds.values())
-        for (const row of await tx.all(kind)) {
-          const columns = [...kind.columns.values()].map(({ name, wire }) => [wire, row[name]]);
-          rows.push([kind.name, row.id, Object.fromEntries(columns)]);
-        }
-      return rows;
+      const found: (readonly [Kind, Row])[] = [];
+      for (const kind of kinds.values()) for (const row of await tx.all(kind)) found.push([kind, row]);
+      return found;
     });
   }
 }
+
+const columnsOf = (kind: Kind, row: Json): Json =>
+  Object.fromEntries([...kind.columns.values()].map(({ name, wire }) => [wire, row[name]]));
 
 let app: App | null = null;
 for await (const line of createInterface({ input: process.stdin })) {

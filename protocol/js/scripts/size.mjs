@@ -7,7 +7,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
 
-const LIMIT = 41_250; // bytes, gzipped
+const LIMIT = 45_500; // bytes, gzipped; 4,100 of them are for streams
 const root = new URL('..', import.meta.url).pathname;
 
 async function sizeOf(...imports) {

@@ -6,10 +6,10 @@
 import { Decoder, encode as pack } from '@msgpack/msgpack';
 
 import { fromBase64, toBase64 } from './bytes.js';
-import type { Limits, SchemaFrame, ToClient, ToServer } from './frames.js';
+import { EXTRAS, type Limits, type SchemaFrame, type StreamFrame, type ToClient, type ToServer } from './frames.js';
 import type { Mutation, Result } from './mutation.js';
 import type { Arrival, Cursor } from './rows.js';
-import type { Kinds, KindSchema } from './schema.js';
+import type { Id, Kinds, KindSchema } from './schema.js';
 import { utf8Bytes } from './text.js';
 import { isUuid, uuidFromBytes, uuidToBytes } from './uuid.js';
 import {
@@ -112,6 +112,7 @@ export class Codec {
   readonly subprotocol: string;
   private readonly frames: { readonly [T in ToClient['t']]: Shape };
   private readonly byName: ReadonlyMap<string, Wired>;
+  private readonly byTag: ReadonlyMap<string, Wired>;
 
   constructor(
     readonly encoding: Encoding,
@@ -121,7 +122,7 @@ export class Codec {
   ) {
     this.subprotocol = `atlas-sync.v1.${encoding}`;
     this.byName = new Map(wired.map((each) => [each.kind.name, each]));
-    const byTag = new Map(wired.map((each) => [each.tag, each]));
+    const byTag = (this.byTag = new Map(wired.map((each) => [each.tag, each])));
     const { cursor } = dialect;
     /** Rows of unknown kinds are left out. */
     const rows: Check<readonly Arrival[]> = (value) => array(value).flatMap((item) => row(byTag, array(item)));
@@ -152,6 +153,20 @@ export class Codec {
       page: of<'page'>({ id: natural, asOf: seq, rows, more: flag }),
       ack: of<'ack'>({ results: (value) => array(value).map(result) }),
       refreshed: of<'refreshed'>({ expires: integer }),
+      streams: of<'streams'>({ open: (value) => array(value).map(dialect.uuid) }),
+      stream: [
+        ...of<'stream'>({
+          stream: dialect.uuid,
+          id: (value) => value as Id,
+          column: text,
+          since: seq,
+          offset: natural,
+          text,
+          state: text,
+        }),
+        ['kind', 'kind', text],
+      ],
+      stopped: of<'stopped'>({ n: natural, found: flag }),
       error: of<'error'>({
         code: text,
         message: text,
@@ -183,6 +198,7 @@ export class Codec {
           window: frame.window,
           generation: frame.generation,
           schema: frame.schema,
+          extras: EXTRAS,
         });
       case 'push':
         return dump({ ...frame, mutations: frame.mutations.map((mutation) => this.columns(mutation)) });
@@ -202,9 +218,19 @@ export class Codec {
           limit: frame.limit,
         });
       }
+      case 'stop': {
+        const { kind, tag } = this.byName.get(frame.kind) as Wired;
+        const column = frame.column === null ? null : (kind.columns.get(frame.column)?.wire ?? frame.column);
+        return dump({ t: frame.t, n: frame.n, kind: tag, id: idToWire(dialect, kind, frame.id), column });
+      }
       default:
         return dump(frame);
     }
+  }
+
+  /** Whether the server has this kind, by its name. */
+  knows(kind: string): boolean {
+    return this.byName.has(kind);
   }
 
   /** A frame of the server; null for a kind of a later version. Throws ProtocolError if the data is no frame. */
@@ -216,7 +242,17 @@ export class Codec {
       return fail(error instanceof ProtocolError ? error.message : 'not a frame');
     }
     const t = text(map(loaded)['t']) as ToClient['t'];
-    return Object.hasOwn(this.frames, t) ? ({ t, ...fromMap<object>(loaded, this.frames[t]) } as ToClient) : null;
+    if (!Object.hasOwn(this.frames, t)) return null;
+    const frame = { t, ...fromMap<object>(loaded, this.frames[t]) } as ToClient;
+    return frame.t === 'stream' ? this.stream(frame) : frame;
+  }
+
+  /** null for a kind, or a column, that this app does not know. */
+  private stream(frame: StreamFrame): StreamFrame | null {
+    const wired = this.byTag.get(frame.kind);
+    const column = [...(wired?.kind.columns.values() ?? [])].find(({ wire }) => wire === frame.column);
+    if (wired === undefined || column?.type !== 'text') return null;
+    return { ...frame, kind: wired.kind.name, id: wired.id(frame.id), column: column.name };
   }
 
   /** Bytes of a mutation in a push, with the separator after it. */

@@ -6,10 +6,13 @@
 import type { Clock } from './clock.js';
 import { ProtocolError, type Data } from './codec.js';
 import { refreshAfter } from './comeback.js';
+import type { StreamFrame } from './frames.js';
 import type { Ingest } from './ingest.js';
 import { PageError, type PageRequest } from './pages.js';
 import { reasonOf, Trouble } from './reason.js';
+import type { Uuid } from './rows.js';
 import { together, type Event, type Session } from './session.js';
+import type { Stops } from './stops.js';
 import { Deposed } from './store.js';
 import type { Tokens } from './token.js';
 import type { WebSocketLike } from './websocket.js';
@@ -18,6 +21,13 @@ export type ConnectionState = 'offline' | 'connecting' | 'catching_up' | 'live';
 
 export interface ConnectionOptions {
   readonly ingest: Ingest;
+  readonly streams: {
+    receive(frame: StreamFrame): void;
+    name(open: readonly Uuid[]): void;
+    unnamed(): Uuid[];
+    forget(ids: readonly Uuid[]): void;
+  };
+  readonly stops: Stops;
   readonly clock: Clock;
   /** `retryAt`: when the next attempt begins, in milliseconds by the device's clock. */
   readonly onState: (state: ConnectionState, retryAt?: number | null) => void;
@@ -31,6 +41,8 @@ const OPEN_WITHIN = 10_000;
 const WELCOME_WITHIN = 60_000;
 /** Milliseconds until the pong that a probe asks for. */
 const PONG_WITHIN = 2_500;
+/** Milliseconds until a stop that could not be answered is repeated, if the server does not say it. */
+const STOP_AGAIN_AFTER = 1_000;
 /** Milliseconds until the next refresh at the earliest, if one brought nothing new. */
 const REFRESH_AGAIN_AFTER = 1_000;
 const CLOSE_NORMAL = 1000;
@@ -68,6 +80,8 @@ export class Connection {
   private unstored = 0;
   private pushing = false;
   private pushAgain = false;
+  /** The stops that were sent, by their numbers. */
+  private readonly stopped = new Map<number, Uuid>();
   private readonly pages = new Map<number, Waiting>();
   private readonly timers = new Map<string, () => void>();
 
@@ -170,6 +184,29 @@ export class Connection {
     }
   }
 
+  /** Sends the stops that are not answered, as many as the server permits. */
+  stopNext(): void {
+    const { session, stopped, options } = this;
+    if (!this.welcomed || this.ended || this.timers.has('stop')) return;
+    const sent = new Set(stopped.values());
+    for (const [id, { kind, id: row, column }] of options.stops.unanswered()) {
+      if (!session.mayStop) return;
+      if (sent.has(id)) continue;
+      const [n, frame] = session.stop(kind, row, column);
+      if (frame === null) options.stops.answer(id, false);
+      else {
+        stopped.set(n, id);
+        this.send(frame);
+      }
+    }
+  }
+
+  private stopAnswered(n: number, found: boolean): void {
+    this.options.stops.answer(this.stopped.get(n) ?? '', found);
+    this.stopped.delete(n);
+    this.stopNext();
+  }
+
   private receive(data: Data): void {
     this.heardAt = this.options.clock.now();
     let event: Event | null;
@@ -181,7 +218,12 @@ export class Connection {
       return;
     }
     if (event === null) return;
+    const { streams } = this.options;
     if (event.t === 'pong') this.cancel('pong');
+    // A text is shown as soon as it comes, also while rows are being stored.
+    if (event.t === 'stream') return streams.receive(event);
+    if (event.t === 'streams') return streams.name(event.open);
+    if (event.t === 'stopped') return this.stopAnswered(event.n, event.found);
     this.explained = event.t === 'error' && reasonOf(event) !== null;
     if (answersPush(event)) this.unstored++;
     // What came while the store was busy is stored together: a device that was away catches up in few transactions.
@@ -192,7 +234,11 @@ export class Connection {
       return;
     }
     this.waiting.push(event);
-    this.storing = this.storing.then(() => this.handle(this.waiting.shift() as Event));
+    const over = event.t === 'live' ? streams.unnamed() : [];
+    this.storing = this.storing.then(async () => {
+      await this.handle(this.waiting.shift() as Event);
+      streams.forget(over);
+    });
     this.storing.catch(() => this.end());
   }
 
@@ -225,6 +271,18 @@ export class Connection {
         this.scheduleRefresh(event.expires / 1000 - ingest.serverNow());
         break;
       case 'error':
+        if (event.answers === 'stop' && event.id !== null) {
+          if (!event.retryable) this.stopAnswered(event.id, false);
+          this.stopped.delete(event.id);
+          if (!event.retryable) break;
+          this.after('stop', event.retryAfter ?? STOP_AGAIN_AFTER, () => {
+            this.cancel('stop');
+            this.stopNext();
+          });
+          break;
+        }
+        // A server of an earlier version: it has no streams.
+        if (event.code === 'unknown_frame') for (const n of [...this.stopped.keys()]) this.stopAnswered(n, false);
         onError(event);
         if (event.answers === 'refresh') {
           if (event.code === 'token_refused') tokens.rejected(false);
@@ -236,6 +294,7 @@ export class Connection {
         break;
     }
     void this.pushNext();
+    this.stopNext();
   }
 
   /** A refresh before the token ends, again and again. Milliseconds. */

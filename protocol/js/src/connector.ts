@@ -73,6 +73,7 @@ export class Connector {
   /** There may be something to send now. */
   kick(): void {
     void this.connection?.pushNext();
+    this.connection?.stopNext();
   }
 
   /** The device woke up, became visible, or has another network: check the connection, or connect now. */

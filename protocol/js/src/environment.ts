@@ -9,6 +9,8 @@ import type { WebSocketClass } from './websocket.js';
 export interface Environment {
   readonly clock: Clock;
   readonly random: () => number;
+  /** Calls `call` before the screen is drawn the next time; soon, if it is not drawn. */
+  readonly frame: (call: () => void) => void;
   /** Node.js has none before version 22. What connects must have one. */
   readonly WebSocket: WebSocketClass;
   /** Asks by HTTP why no WebSocket opens. null: that is not asked. */
@@ -25,6 +27,10 @@ export interface Environment {
   readonly estimate: () => Promise<Estimate>;
 }
 
+/** Milliseconds. */
+const FRAME = 16;
+const UNDRAWN_AFTER = 100;
+
 type Listening = Pick<EventTarget, 'addEventListener' | 'removeEventListener'>;
 
 function listen(pairs: readonly (readonly [Listening | undefined, string])[], call: () => void): () => void {
@@ -39,9 +45,22 @@ export function environment(given: Partial<Environment> = {}): Environment {
   const tab = typeof window === 'undefined' ? undefined : window;
   const device = typeof navigator === 'undefined' ? undefined : navigator;
   const visible = (): boolean => page === undefined || page.visibilityState === 'visible';
+  const { clock = systemClock } = given;
   return {
     clock: systemClock,
     random: Math.random,
+    frame(call) {
+      let left = call;
+      const once = (): void => {
+        cancel();
+        left();
+        left = () => undefined;
+      };
+      const isDrawn = typeof requestAnimationFrame !== 'undefined' && visible();
+      // A page that is hidden meanwhile draws no frame before it is visible again.
+      const cancel = clock.after(isDrawn ? UNDRAWN_AFTER : FRAME, once);
+      if (isDrawn) requestAnimationFrame(once);
+    },
     WebSocket: globalThis.WebSocket as unknown as WebSocketClass,
     fetch: typeof fetch === 'undefined' ? null : (url, options) => fetch(url, options),
     online: () => device?.onLine !== false,

@@ -78,8 +78,48 @@ export interface ErrorAnswer {
 export interface Pong {
   readonly t: 'pong';
 }
+/** The streams of the user that are not settled (section 13). */
+export interface StreamsFrame {
+  readonly t: 'streams';
+  readonly open: readonly Uuid[];
+}
+/** A part of a stream's text. */
+export interface StreamFrame {
+  readonly t: 'stream';
+  readonly stream: Uuid;
+  /** The kind's name. */
+  readonly kind: string;
+  readonly id: Id;
+  /** Its name here. */
+  readonly column: string;
+  readonly since: number;
+  /** In code points. */
+  readonly offset: number;
+  readonly text: string;
+  readonly state: string;
+}
+export interface Stopped {
+  readonly t: 'stopped';
+  readonly n: number;
+  readonly found: boolean;
+}
 export type ToClient =
-  Welcome | SchemaFrame | SnapshotFrame | ChangesFrame | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
+  | Welcome
+  | SchemaFrame
+  | SnapshotFrame
+  | ChangesFrame
+  | Live
+  | Page
+  | Ack
+  | Refreshed
+  | StreamsFrame
+  | StreamFrame
+  | Stopped
+  | ErrorAnswer
+  | Pong;
+
+/** Asks for the frames of section 13. */
+export const EXTRAS = ['streams'] as const;
 
 /** How many rows of a kind a snapshot brings, of each parent; by the kind's name. */
 export type Window = Readonly<Record<string, number>>;
@@ -112,4 +152,13 @@ export type ToServer =
       readonly limit: number;
     }
   | { readonly t: 'refresh'; readonly token: string }
+  | {
+      readonly t: 'stop';
+      readonly n: number;
+      /** The kind's name. */
+      readonly kind: string;
+      readonly id: Id;
+      /** Its name here; null: all streams of the row. */
+      readonly column: string | null;
+    }
   | { readonly t: 'ping' };

@@ -14,7 +14,8 @@ import type { Queries, Query } from './query.js';
 import { homeKey, homeOf, keyOf, LOCAL, nameOf, orderOf, orderOfRow, placeOf, type Place, type Row } from './rows.js';
 import type { Id, Kind } from './schema.js';
 import type { Reading, Transactions } from './store.js';
-import { show, type Shown } from './view.js';
+import { fitting, placed, type Places, type Streams } from './streams.js';
+import { show, type Ancestor, type Shown } from './view.js';
 
 export interface List<T> {
   readonly rows: readonly T[];
@@ -42,6 +43,8 @@ export interface HistoriesOptions {
   /** Fetches a page into the store. Rejects with PageError. */
   readonly page: (request: PageRequest, limit: number) => Promise<void>;
   readonly onError: (error: unknown) => void;
+  /** Those of now. */
+  readonly streams: () => Streams;
 }
 
 /** Which history: of a kind and a parent; null for a kind without one. */
@@ -57,7 +60,12 @@ interface Stretch {
   readonly floor: Floor | undefined;
 }
 
+/** What a history is shown from. */
 interface Loaded extends Stretch {
+  readonly held: readonly Row[];
+  readonly entries: readonly Entry[];
+  readonly above: readonly Ancestor[];
+  /** Of the rows to show without streams: those to show. */
   readonly rows: readonly Shown[];
 }
 
@@ -74,7 +82,7 @@ export class Histories {
 
   /** The newest `limit` rows. `oldestFirst`: in ascending order. */
   list(of: Home, limit: number, oldestFirst: boolean): HistoryQuery<Shown> {
-    const { store, queries, ready, connected, onError } = this.options;
+    const { store, queries, ready, connected, onError, streams } = this.options;
     const { kind } = of;
     let most = limit;
     let filling = false;
@@ -87,12 +95,19 @@ export class Histories {
         .finally(() => (filling = false));
     };
     // Rows of other kinds may change one that has rows below it.
-    const history = kind.children.length > 0 ? null : nameOf(kind, homeKey(kind, of.parent));
-    const query = queries.make<List<Shown>>(history, async () => {
+    const name = nameOf(kind, homeKey(kind, of.parent));
+    const history = kind.children.length > 0 ? null : name;
+    const query = queries.painted<List<Shown>>(history, name, async () => {
       await ready();
-      const { rows, here, floor } = await store.read((tx) => read(tx, of, most));
+      const before = streams();
+      const loaded = await store.read((tx) => read(tx, of, most));
+      const { here, floor } = loaded;
       if (floor === undefined) fill();
-      return { rows: oldestFirst ? [...rows].reverse() : rows, more: here > most || floor !== 'start' };
+      const more = here > most || floor !== 'start';
+      return () => {
+        const rows = withStreams(kind, loaded, placed(fitting(before, streams())));
+        return { rows: oldestFirst ? [...rows].reverse() : rows, more };
+      };
     });
     return Object.assign(query, {
       loadOlder: async (count: number = SHOWN): Promise<Older> => {
@@ -115,10 +130,12 @@ export class Histories {
 
   /** One row; null if it is not held. */
   row(kind: Kind, id: Id): Query<Shown | null> {
-    const { store, queries, ready } = this.options;
-    return queries.make<Shown | null>(null, async () => {
+    const { store, queries, ready, streams } = this.options;
+    return queries.painted<Shown | null>(null, nameOf(kind, keyOf(kind, id)), async () => {
       await ready();
-      return store.read((tx) => readRow(tx, kind, id));
+      const before = streams();
+      const shown = await store.read((tx) => readRow(tx, kind, id));
+      return () => shown(placed(fitting(before, streams())));
     });
   }
 
@@ -236,7 +253,20 @@ async function read(tx: Reading, { kind, parent }: Home, most: number): Promise<
   const all = show(kind, home, above, [...shown.values()], effects, floor === undefined).filter(
     (row) => !older.has(keyOf(kind, row.id)) || orderOfRow(kind, row) > least,
   );
-  return { rows: all.slice(0, most), here: all.length, floor };
+  return { held: [...shown.values()], entries: effects, above, rows: all.slice(0, most), here: all.length, floor };
+}
+
+/** The rows to show, with their streams. Those without a stream stay the same objects. */
+function withStreams(kind: Kind, { held, entries, above, rows, floor }: Loaded, places: Places): readonly Shown[] {
+  const nameOfRow = ({ id }: Row): string => nameOf(kind, keyOf(kind, id));
+  const names = new Set(rows.map(nameOfRow).filter((name) => places.has(name)));
+  if (names.size === 0) return rows;
+  const some = held.filter((row) => names.has(nameOfRow(row)));
+  // A stream changes no other row, and no order.
+  const shown = new Map(
+    show(kind, null, above, some, entries, floor === undefined, places).map((row) => [nameOfRow(row), row]),
+  );
+  return rows.map((row) => (names.has(nameOfRow(row)) ? (shown.get(nameOfRow(row)) ?? row) : row));
 }
 
 /** The entries without those that insert into other homes, and without inserts that are older than `most` other ones. */
@@ -274,12 +304,13 @@ function keysRaised(kind: Kind, entries: readonly Entry[], least: string): Set<s
   return keys;
 }
 
-async function readRow(tx: Reading, kind: Kind, id: Id): Promise<Shown | null> {
+async function readRow(tx: Reading, kind: Kind, id: Id): Promise<(places: Places) => Shown | null> {
   const key = keyOf(kind, id);
   const entries = await tx.entries();
   const [row] = await tx.get(kind, [key]);
   const home = (await homeOfRow(tx, kind, key, entries)) ?? '';
   const above = await rowsAbove(tx, kind, home, entries);
-  const shown = show(kind, home, above, row ? [row] : [], entries, false);
-  return shown.find((other) => keyOf(kind, other.id) === key) ?? null;
+  return (places) =>
+    show(kind, home, above, row ? [row] : [], entries, false, places).find((other) => keyOf(kind, other.id) === key) ??
+    null;
 }

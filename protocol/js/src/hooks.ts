@@ -6,6 +6,7 @@ import type { HistoryQuery, List, Older } from './history.js';
 import type { Query } from './query.js';
 import type { IdOf, KindName, Schema } from './schema.js';
 import type { Status } from './status.js';
+import type { StreamState } from './streams.js';
 import type { ListOptions, Sync } from './sync.js';
 import type { ShownOf } from './view.js';
 
@@ -44,6 +45,27 @@ export function useRow<S extends Schema, K extends KindName<S>>(
   id: IdOf<S, K>,
 ): ShownOf<S, K> | null | undefined {
   return useQuery(useMemo(() => sync.get(kind, id), [sync, kind, String(id)]));
+}
+
+export interface StreamOfRow {
+  /** Whether the row's text may still grow. */
+  readonly streaming: boolean;
+  /** null: no stream is shown in the row. */
+  readonly state: StreamState | null;
+  /** Ends the stream; resolves with whether there was an open one. */
+  readonly stop: () => Promise<boolean>;
+}
+
+/** The stream of a row. The component renders again when its state changes, not when its text grows. */
+export function useStreaming<S extends Schema, K extends KindName<S>>(
+  sync: Sync<S>,
+  kind: K,
+  id: IdOf<S, K>,
+): StreamOfRow {
+  const name = String(id);
+  const state = useQuery(useMemo(() => sync.stream(kind, id), [sync, kind, name])) ?? null;
+  const stop = useCallback(() => sync.stop(kind, id), [sync, kind, name]);
+  return { streaming: state === 'open', state, stop };
 }
 
 const EMPTY: List<never> = { rows: [], more: false };

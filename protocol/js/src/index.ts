@@ -2,7 +2,7 @@
  * The exports of `atlas-sync`. The stores with dependencies, and the hooks for React, have entry points of their own.
  */
 
-export { createSync, Sync, type Export, type ListOptions, type SyncOptions } from './sync.js';
+export { createSync, Sync, type Export, type ListOptions, type OpenStream, type SyncOptions } from './sync.js';
 export * from './chat.js';
 export { CHAT } from './schema.chat.js';
 export {
@@ -23,6 +23,7 @@ export type { Status } from './status.js';
 export type { HistoryQuery, List, Older } from './history.js';
 export { MemoryStore } from './store/memory.js';
 export { StoreError, type Store } from './store.js';
+export type { StreamMarks, StreamState } from './streams.js';
 export type { Json, Unsent } from './unsent.js';
 export { UnsentError } from './wipe.js';
 export { WriteError, type Mutation } from './mutation.js';

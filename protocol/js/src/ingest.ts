@@ -13,9 +13,11 @@ import { mergeLocal } from './merge.js';
 import { NUMBER_END } from './mutation.js';
 import { acknowledge, advance, distrustAcks, nextPush, type Push, renumber } from './outbox.js';
 import type { PageRequest } from './pages.js';
-import type { Arrival, Cursor } from './rows.js';
+import type { Arrival, Cursor, Uuid } from './rows.js';
 import type { Kind, Kinds } from './schema.js';
 import type { Event, ResumePoint } from './session.js';
+import { streamRows } from './stream_rows.js';
+import type { KeptStream, StreamRow, Streams } from './streams.js';
 import { Deposed, type Durability, type Reading, type Transactions, type Writing } from './store.js';
 
 export interface IngestOptions {
@@ -27,6 +29,11 @@ export interface IngestOptions {
   readonly now: () => number;
   readonly random: () => number;
   readonly onTouched: (touched: Touched) => void;
+  readonly streams: {
+    readonly now: Streams;
+    /** Their rows, after a change of rows. `isGone`: those that are not held were deleted. */
+    rows(rows: ReadonlyMap<Uuid, StreamRow | null>, isGone: boolean): void;
+  };
 }
 
 /** Jitter: up to this fraction is added to `retry_after`, because several devices may have been told the same. */
@@ -95,10 +102,10 @@ export class Ingest {
         this.served = new Map(event.kinds.map(({ name, window }) => [name, window]));
         return;
       case 'changes':
-        return this.write(async (tx, touched) => {
+        return this.writeRows(async (tx, touched) => {
           await applyRows(tx, this.kinds, event.rows, this.pages.size > 0, touched);
           await this.advancePosition(tx, event.seq, { cursor: event.cursor }, touched);
-        }, 'relaxed');
+        }, true);
       case 'live':
         return this.write(async (tx, touched) => {
           await this.advancePosition(tx, event.seq, { lastLive: this.options.now() * 1000 }, touched);
@@ -107,10 +114,10 @@ export class Ingest {
         if (event.first) this.parts = [];
         this.parts.push(event.rows);
         if (event.cursor === null) return;
-        await this.write(async (tx, touched) => {
+        await this.writeRows(async (tx, touched) => {
           await applySnapshot(tx, this.kinds, this.parts, (kind) => this.window(kind), touched);
           await tx.setMeta({ cursor: event.cursor });
-        }, 'relaxed');
+        }, false);
         this.parts = [];
         return;
       case 'page':
@@ -132,7 +139,8 @@ export class Ingest {
       }
       case 'error':
         if (event.answers === 'push') await this.pushFailed(event);
-        else if (event.id !== null && event.code !== 'unavailable') this.pages.delete(event.id);
+        else if (event.answers !== 'stop' && event.id !== null && event.code !== 'unavailable')
+          this.pages.delete(event.id);
         return;
     }
   }
@@ -160,6 +168,14 @@ export class Ingest {
   /** The server accepts nothing from this user: the device works alone. */
   async goLocal(): Promise<void> {
     await this.underLease((tx) => tx.setMeta({ local: true }));
+  }
+
+  /** The server sends them again. */
+  async keepStreams(put: readonly KeptStream[], drop: readonly Uuid[]): Promise<void> {
+    await this.underLease(async (tx) => {
+      await tx.putStreams(put);
+      await tx.dropStreams(drop);
+    }, 'relaxed');
   }
 
   /** Milliseconds since 1970 by the server's clock. */
@@ -203,10 +219,10 @@ export class Ingest {
   private async page(page: Page): Promise<void> {
     const request = this.pages.get(page.id);
     if (request === undefined) return;
-    await this.write(async (tx, touched) => {
+    await this.writeRows(async (tx, touched) => {
       await applyPage(tx, this.kinds, request, page, touched);
       if (this.pages.size === 1) await tx.forget();
-    }, 'relaxed');
+    }, false);
     this.pages.delete(page.id);
   }
 
@@ -255,6 +271,17 @@ export class Ingest {
     const touched = touchedNothing();
     await this.underLease((tx) => work(tx, touched), durability);
     this.options.onTouched(touched);
+  }
+
+  /** The same for what changes rows, with those of the streams, as one transaction left them. */
+  private async writeRows(work: (tx: Writing, touched: Touched) => Promise<void>, isGone: boolean): Promise<void> {
+    const { streams } = this.options;
+    let rows: ReadonlyMap<Uuid, StreamRow | null> = new Map();
+    await this.write(async (tx, touched) => {
+      await work(tx, touched);
+      rows = await streamRows(tx, this.kinds, streams.now.values());
+    }, 'relaxed');
+    streams.rows(rows, isGone);
   }
 
   private underLease<T>(work: (tx: Writing) => Promise<T>, durability: Durability = 'strict'): Promise<T> {

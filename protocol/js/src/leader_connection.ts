@@ -12,8 +12,12 @@ import type { Environment } from './environment.js';
 import type { Window } from './frames.js';
 import { Ingest } from './ingest.js';
 import { PageError, type PageRequest } from './pages.js';
+import type { Uuid } from './rows.js';
 import type { Kinds } from './schema.js';
+import type { Stops } from './stops.js';
 import { Deposed, type Transactions } from './store.js';
+import type { Streaming } from './streaming.js';
+import type { KeptStream } from './streams.js';
 import { ownToken, type GetToken } from './token.js';
 
 export interface LeaderConnectionOptions {
@@ -24,6 +28,8 @@ export interface LeaderConnectionOptions {
   readonly window: Window;
   readonly encoding: Encoding;
   readonly environment: Environment;
+  readonly streams: Streaming;
+  readonly stops: Stops;
   readonly leading: () => boolean;
   readonly onState: (state: ConnectionState, retryAt?: number | null) => void;
   readonly onTouched: (touched: Touched) => void;
@@ -34,6 +40,7 @@ const nothing = (): void => undefined;
 
 export class LeaderConnection {
   private connector: Connector | null = null;
+  private ingest: Ingest | null = null;
   /** The close code for which this device does not come back by itself. */
   private away: number | null = null;
   private failures = 0;
@@ -100,6 +107,10 @@ export class LeaderConnection {
     await this.connector.page(request, limit);
   }
 
+  async keepStreams(put: readonly KeptStream[], drop: readonly Uuid[]): Promise<void> {
+    await this.ingest?.keepStreams(put, drop);
+  }
+
   /** One task after the other, so that a start and a stop do not overtake each other. */
   private queue(work: () => Promise<void>): Promise<void> {
     const mine = this.tasks.then(work);
@@ -118,10 +129,11 @@ export class LeaderConnection {
     const { getToken, options } = this;
     this.cancelRetry();
     if (getToken === undefined || this.away !== null || this.closed || !options.leading()) return;
-    const { url, user, store, kinds, window, encoding, onTouched } = options;
+    const { url, user, store, kinds, window, encoding, onTouched, streams, stops } = options;
     const { clock, random, WebSocket, fetch, online } = options.environment;
     const now = (): number => clock.now();
-    const ingest = new Ingest({ store, codec: codecsFor(kinds)[encoding], window, now, random, onTouched });
+    const codec = codecsFor(kinds)[encoding];
+    const ingest = new Ingest({ store, codec, window, now, random, onTouched, streams });
     try {
       if (!(await ingest.lead())) return;
     } catch (error) {
@@ -132,9 +144,12 @@ export class LeaderConnection {
       throw error;
     }
     this.failures = 0;
+    this.ingest = ingest;
     const connector: Connector = new Connector({
       url,
       ingest,
+      streams,
+      stops,
       // Another user may have signed in meanwhile, whose token must not carry this user's writes.
       getToken: async (reason) => ownToken(await (this.getToken ?? getToken)(reason), user),
       kinds,

@@ -65,7 +65,7 @@ type Joined<S extends string> = S extends `${infer Head}_${infer Tail}`
   : S;
 
 /** Properties of a shown row that are no columns. */
-export const RESERVED = ['kind', 'seq', 'id', 'state', 'key', 'code', 'reason', 'hole'] as const;
+export const RESERVED = ['kind', 'seq', 'id', 'state', 'key', 'code', 'reason', 'hole', 'streaming', 'stream'] as const;
 
 /** `created_at` is `createdAt` here. A column named like a property of every row gets an underscore: `key_`. */
 export type Camel<S extends string> = Joined<S> extends (typeof RESERVED)[number] ? `${Joined<S>}_` : Joined<S>;

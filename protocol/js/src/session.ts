@@ -15,6 +15,9 @@ import type {
   Refreshed,
   SchemaFrame,
   SnapshotFrame,
+  Stopped,
+  StreamFrame,
+  StreamsFrame,
   ToClient,
   ToServer,
   Welcome,
@@ -24,7 +27,8 @@ import { FRAME_BYTES, NUMBER_END } from './mutation.js';
 import type { Push } from './outbox.js';
 import type { PageRequest } from './pages.js';
 import type { Arrival, Cursor, Uuid } from './rows.js';
-import type { Kinds } from './schema.js';
+import type { Id, Kinds } from './schema.js';
+import { codePoints } from './text.js';
 import { NO_ID } from './uuid.js';
 
 /** The caller tried to send a frame that is not allowed in this state. */
@@ -54,7 +58,19 @@ export function together(first: Event, second: Event): Batch | null {
   return { ...second, rows: [...first.rows, ...second.rows], seq: second.seq ?? first.seq };
 }
 
-export type Event = Welcome | SchemaFrame | Batch | Live | Page | Ack | Refreshed | ErrorAnswer | Pong;
+export type Event =
+  | Welcome
+  | SchemaFrame
+  | Batch
+  | Live
+  | Page
+  | Ack
+  | Refreshed
+  | StreamsFrame
+  | StreamFrame
+  | Stopped
+  | ErrorAnswer
+  | Pong;
 
 /**
  * new: hello was not sent · greeting: welcome has not come · schema_due: welcome named another schema, which has not come ·
@@ -66,7 +82,7 @@ export type State = 'new' | 'greeting' | 'schema_due' | 'snapshot_due' | 'snapsh
 
 const ALWAYS = ['error', 'pong'] as const;
 const SAID_HELLO = [...ALWAYS, 'refreshed'] as const;
-const WELCOMED = [...SAID_HELLO, 'ack'] as const;
+const WELCOMED = [...SAID_HELLO, 'ack', 'streams', 'stream', 'stopped'] as const;
 const IN_STEP = [...WELCOMED, 'changes', 'live', 'page'] as const;
 
 /** The frames that the server may send in each state. Every other known frame breaks the protocol. */
@@ -84,6 +100,8 @@ export const ALLOWED: Readonly<Record<State, readonly ToClient['t'][]>> = {
 /** The largest window of a kind without parent, and of each parent. */
 const WINDOW_MOST = [500, 200] as const;
 export const PAGE_ROWS = 1000;
+/** Unanswered at once (13.6). */
+const STOPS = 8;
 
 /** Throws RangeError unless the window is one that a server accepts. */
 export function checkWindow(kinds: Kinds, window: Window): Window {
@@ -127,12 +145,17 @@ export class Session {
   /** The push that was not answered yet: its first number and how many mutations it has. */
   pushed: { readonly n: number; readonly count: number } | null = null;
   refreshing = false;
+  /** The numbers of the stops that were not answered yet. */
+  readonly stops = new Set<number>();
 
   private codec: Codec;
   /** The server's schema, as welcome named it, and the state once it is known. */
   private named: string | null = null;
   private begun: State = 'new';
   private lastPage = 0;
+  private lastStop = 0;
+  /** Of each stream, how long its text is as far as this connection brought it. */
+  private readonly streamed = new Map<Uuid, number>();
 
   constructor(private readonly options: SessionOptions) {
     this.codec = codecsFor(options.kinds)[options.encoding ?? 'msgpack'];
@@ -163,7 +186,11 @@ export class Session {
   }
 
   get mayPush(): boolean {
-    return !['new', 'greeting', 'schema_due', 'broken'].includes(this.state) && this.pushed === null;
+    return this.isWelcomed && this.pushed === null;
+  }
+
+  private get isWelcomed(): boolean {
+    return !['new', 'greeting', 'schema_due', 'broken'].includes(this.state);
   }
 
   push({ n, mutations, held }: Push): Uint8Array | string {
@@ -173,6 +200,20 @@ export class Session {
     const frame = this.encode({ t: 'push', n, mutations, held });
     this.pushed = { n, count: mutations.length };
     return frame;
+  }
+
+  get mayStop(): boolean {
+    return this.isWelcomed && this.stops.size < STOPS;
+  }
+
+  /** The frame is null if the server has no such kind: then there is no stream of it. */
+  stop(kind: string, id: Id, column: string | null): [n: number, frame: Uint8Array | string | null] {
+    if (!this.mayStop) throw new StateError(`no stop now: ${this.state}`);
+    const n = ++this.lastStop;
+    if (!this.codec.knows(kind)) return [n, null];
+    const frame = this.encode({ t: 'stop', n, kind, id, column });
+    this.stops.add(n);
+    return [n, frame];
   }
 
   refresh(token: string): Uint8Array | string {
@@ -231,6 +272,11 @@ export class Session {
       case 'refreshed':
         this.refreshing = false;
         return frame;
+      case 'stream':
+        return this.stream(frame);
+      case 'stopped':
+        if (!this.stops.delete(frame.n)) throw new ProtocolError('n: no such stop is unanswered');
+        return frame;
       case 'error':
         return this.error(frame);
       default:
@@ -263,6 +309,13 @@ export class Session {
     return { t: 'changes', rows: frame.rows, cursor: frame.to, seq: frame.partial ? null : frame.seq };
   }
 
+  private stream(frame: StreamFrame): StreamFrame {
+    const { stream, offset, text } = frame;
+    if (offset > (this.streamed.get(stream) ?? 0)) throw new ProtocolError('offset: behind the end of the text');
+    this.streamed.set(stream, offset + codePoints(text));
+    return frame;
+  }
+
   private ack(frame: Ack): Ack {
     const { pushed } = this;
     if (pushed === null) throw new ProtocolError('an ack without a push');
@@ -284,6 +337,8 @@ export class Session {
       this.pushed = null;
     } else if (frame.answers === 'refresh') {
       this.refreshing = false;
+    } else if (frame.answers === 'stop') {
+      if (frame.id !== null) this.stops.delete(frame.id);
     } else if (frame.id !== null && frame.code !== 'unavailable') {
       // A page that waits for Postgres is answered when Postgres is back (7.7).
       this.unanswered.delete(frame.id);

@@ -1,6 +1,6 @@
 /**
  * The port to a device's database: transactions over rows, the cursor with its position, the outbox, the memories of
- * deletions and the floors of histories. A store keeps them, all or nothing; other modules give them their meaning.
+ * deletions, the floors of histories and the streams. A store keeps them, all or nothing; other modules give them their meaning.
  */
 
 import type { Floor } from './holes.js';
@@ -8,6 +8,7 @@ import { FRAME_BYTES, type Bounds } from './mutation.js';
 import type { Entry } from './outbox.js';
 import type { Cursor, Instant, Row, Uuid } from './rows.js';
 import type { Kind } from './schema.js';
+import type { KeptStream } from './streams.js';
 
 export interface Meta {
   /** The id of the user whose rows these are; empty before the first use. */
@@ -113,6 +114,8 @@ export interface Reading {
   /** The floors of histories, in the order of `homes`. */
   floors(kind: Kind, homes: readonly string[]): Promise<(Floor | undefined)[]>;
   gone(): Promise<Gone[]>;
+  /** In any order. */
+  streams(): Promise<KeptStream[]>;
 }
 
 export interface Writing extends Reading {
@@ -121,7 +124,7 @@ export interface Writing extends Reading {
   drop(kind: Kind, keys: readonly string[]): Promise<void>;
   /**
    * Deletes the rows of all kinds, also of kinds that no schema names any more, but the local ones unless `localToo`;
-   * all floors, and all memories of deletions. Cursor and position stay.
+   * all floors, and all memories of deletions. Cursor and position stay, and the streams, too, unless `localToo`.
    */
   clear(localToo: boolean): Promise<void>;
   putEntries(entries: readonly Entry[]): Promise<void>;
@@ -132,6 +135,8 @@ export interface Writing extends Reading {
   remember(deletions: readonly Gone[]): Promise<void>;
   /** Deletes all memories of deletions. */
   forget(): Promise<void>;
+  putStreams(streams: readonly KeptStream[]): Promise<void>;
+  dropStreams(ids: readonly Uuid[]): Promise<void>;
 }
 
 /**

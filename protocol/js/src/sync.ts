@@ -12,7 +12,7 @@ import { renew, type Entry } from './outbox.js';
 import { Queries, type Query } from './query.js';
 import { bare, blocked, EMPTIED, isQuotaError, reasonOf, type Reason } from './reason.js';
 import { reshape } from './reshape.js';
-import { homeKey, nameOf } from './rows.js';
+import { homeKey, keyOf, nameOf, type Uuid } from './rows.js';
 import {
   compile,
   shapeOf,
@@ -24,9 +24,13 @@ import {
   type NewOf,
   type ParentOf,
   type PatchOf,
+  type RowOf,
   type Schema,
 } from './schema.js';
 import { checkWindow } from './session.js';
+import { Stops, type Stop } from './stops.js';
+import { Streaming } from './streaming.js';
+import { placed, shownState, type Places, type StreamState } from './streams.js';
 import {
   DESTROYED,
   DISCONNECTED,
@@ -76,6 +80,9 @@ export interface SyncOptions<S extends Schema = Schema> {
 
 const nothing = (): void => undefined;
 
+/** As the history of a query: rows do not concern it. */
+const STREAMS = 'streams';
+
 /** The store works, and what was asked of it cannot be. */
 const isRefusal = (error: unknown): boolean =>
   error instanceof WriteError || error instanceof UnsentError || error instanceof Deposed;
@@ -100,6 +107,15 @@ export type ListOptions<S extends Schema, K extends string> = {
   /** Rows in ascending order: the newest `limit` ones, all the same. */
   readonly oldestFirst?: boolean;
 } & (ParentOf<S, K> extends null ? { readonly parent?: null } : { readonly parent: ParentOf<S, K> });
+
+/** A text that the app's backend is writing. */
+export interface OpenStream<S extends Schema = Schema, K extends KindName<S> = KindName<S>> {
+  readonly kind: K;
+  readonly id: IdOf<S, K>;
+  readonly column: string;
+  /** The parent of its row; null if the kind has none, or this device does not hold the row. */
+  readonly parent: ParentOf<S, K> | null;
+}
 
 export function createSync<const S extends Schema>(options: SyncOptions<S>): Sync<S> {
   return new Sync(options);
@@ -126,6 +142,8 @@ export class Sync<S extends Schema = Schema> {
   private readonly tabs: Tabs;
   private readonly server: LeaderConnection;
   private readonly cleaner: Cleaner;
+  private readonly streaming: Streaming;
+  private readonly stops = new Stops();
   private connection = DISCONNECTED;
   private closed = false;
   /** The store was destroyed. */
@@ -144,7 +162,22 @@ export class Sync<S extends Schema = Schema> {
     const kinds = (this.kinds = compile(schema));
     const env = (this.env = environment(options.environment));
     const store = (this.store = this.guarded(options));
-    this.queries = new Queries((error) => this.closed || this.fault(error));
+    this.queries = new Queries(env.frame, (error) => this.closed || this.fault(error));
+    this.streaming = new Streaming({
+      kinds,
+      store,
+      clock: env.clock,
+      leading: () => this.tabs.leading,
+      keep: (put, drop) => this.server.keepStreams(put, drop),
+      onChange: ({ grown, over, list }) => {
+        if (list) over.add(STREAMS);
+        this.queries.touched({ all: false, histories: over });
+        this.queries.grown(grown);
+      },
+      post: (what) => this.tabs.postStream(what),
+      ask: () => this.tabs.signal('streamed'),
+      onError: (error) => this.closed || this.fault(error),
+    });
     this.server = new LeaderConnection(
       {
         url,
@@ -154,6 +187,8 @@ export class Sync<S extends Schema = Schema> {
         window: checkWindow(kinds, (options.window ?? {}) as Window),
         encoding,
         environment: env,
+        streams: this.streaming,
+        stops: this.stops,
         leading: () => this.tabs.leading,
         onState: (state, retryAt) => this.become(state, retryAt),
         onTouched: (touched) => this.touched(touched),
@@ -171,11 +206,18 @@ export class Sync<S extends Schema = Schema> {
       onDeposed: () => void this.server.stop().catch(nothing),
       onTouched: (touched) => this.queries.touched(touched),
       // A tab of another version may say less.
-      onConnection: (connection) => this.follow({ ...DISCONNECTED, ...connection }),
+      onConnection: (connection) => {
+        this.follow({ ...DISCONNECTED, ...connection });
+        this.askStops(); // another tab may lead now
+      },
       connection: () => this.connection,
       page: (request, limit) => this.histories.ask(request, limit),
+      onStream: (what) => this.streaming.follow(what),
+      onStop: (id, stop) => this.stopped(stop, id),
+      onStopped: (id, found) => this.stops.answer(id, found),
       onTick: () => this.server.tick(),
       on: {
+        streamed: () => this.streaming.postAll(),
         kick: () => this.server.kick(),
         awake: () => this.server.probe(),
         reconnect: () => void this.server.start().catch(nothing),
@@ -189,6 +231,7 @@ export class Sync<S extends Schema = Schema> {
       clock: env.clock,
       ready: () => this.ready,
       connected: () => isConnected(this.connection.state),
+      streams: () => this.streaming.now,
       page: (request, limit) => (this.tabs.leading ? this.server : this.tabs).page(request, limit),
       onError: (error) => this.fault(error),
     });
@@ -244,6 +287,36 @@ export class Sync<S extends Schema = Schema> {
   async loadOlder<K extends KindName<S>>(kind: K, parent: ParentOf<S, K>, count: number = SHOWN): Promise<Older> {
     await this.ready;
     return this.histories.loadOlder({ kind: this.kind(kind), parent: parent as Id | null }, count);
+  }
+
+  /** The texts that are being written now, of all kinds. */
+  streams(): Query<readonly OpenStream<S>[]> {
+    return this.streamsQuery((places) =>
+      [...places.values()].flatMap((columns) =>
+        [...columns.values()].flatMap(({ kind, id, column, row, state, over }) =>
+          state === 'open' && !over ? [{ kind, id, column, parent: row && row.parent } as unknown as OpenStream<S>] : [],
+        ),
+      ),
+    );
+  }
+
+  /** The state of the stream that is shown in this row; null: none is. It is another value when the state changes only. */
+  stream<K extends KindName<S>>(kind: K, id: IdOf<S, K>): Query<StreamState | null> {
+    const of = this.kind(kind);
+    const name = nameOf(of, keyOf(of, id as Id));
+    return this.streamsQuery((places) => shownState(places.get(name)));
+  }
+
+  /**
+   * Ends the open stream of a column of this row, or without `column` of any: whoever writes it is told. Resolves with
+   * whether there was one, once the server has said so. Without a connection it is asked on the next one; that is
+   * kept in memory only.
+   */
+  async stop<K extends KindName<S>>(kind: K, id: IdOf<S, K>, column?: keyof RowOf<S, K> & string): Promise<boolean> {
+    const { name } = this.kind(kind);
+    await this.ready;
+    this.mustBeOpen();
+    return this.stopped({ kind: name, id: id as Id, column: column ?? null });
   }
 
   // ---- Writing: durable when the promise resolves, and sent as soon as there is a connection. Throws WriteError ----
@@ -388,6 +461,7 @@ export class Sync<S extends Schema = Schema> {
     const { store, getToken } = this.options;
     if (getToken !== undefined) mustConnect(this.env.WebSocket);
     await this.begin();
+    await this.streaming.restore();
     if (this.closed) return;
     store.onClosed = () => {
       this.store.read(async () => undefined).catch((error: unknown) => this.fault(error));
@@ -396,6 +470,7 @@ export class Sync<S extends Schema = Schema> {
     // Tabs with a former schema, or of a former version, notice that the store is not theirs any more, and let go of the lead.
     this.tabs.signal('kick');
     this.tabs.touched(touchedAll());
+    this.tabs.signal('streamed');
     this.off = this.env.onAwake(() => {
       this.tabs.awake();
       if (this.tabs.leading) this.server.probe();
@@ -424,6 +499,7 @@ export class Sync<S extends Schema = Schema> {
   private async beginAgain(): Promise<void> {
     await this.begin(true);
     this.loss = EMPTIED;
+    this.streaming.clear();
     this.touched(touchedAll());
     // With the new client_id. Not awaited: a connection that begins may be waiting for this.
     if (this.tabs.leading) void this.server.start().catch(nothing);
@@ -446,9 +522,21 @@ export class Sync<S extends Schema = Schema> {
     this.mustBeOpen();
     await this.store.write((tx) => work(tx, this.env.clock.now()));
     const only = kind && nameOf(kind, homeKey(kind, parent));
-    this.touched(only === undefined ? touchedAll() : { ...touchedNothing(), histories: new Set([only]) });
+    this.touched(only === undefined ? touchedAll() : { ...touchedNothing(), histories: new Set([only]) }, true);
     if (this.tabs.leading) this.server.kick();
     else this.tabs.signal('kick');
+  }
+
+  private stopped(stop: Stop, id?: Uuid): Promise<boolean> {
+    const answered = this.stops.add(stop, id);
+    if (this.tabs.leading) this.server.kick();
+    else this.askStops();
+    return answered;
+  }
+
+  /** Asks the leading tab for what this one wants to stop. */
+  private askStops(): void {
+    for (const [id, stop] of this.stops.unanswered()) this.tabs.stop(id, stop);
   }
 
   private mustBeOpen(): void {
@@ -508,10 +596,19 @@ export class Sync<S extends Schema = Schema> {
     this.closed = true;
     this.cleaner.stop();
     this.off();
+    this.stops.close(new WriteError('this sync is closed'));
     await Promise.race([this.ready, this.blocked]).catch(nothing);
+    await this.streaming.close();
     await this.server.close(); // reports `offline` to the other tabs
     this.tabs.close();
     await this.options.store.close();
+  }
+
+  private streamsQuery<T>(value: (places: Places) => T): Query<T> {
+    return this.queries.make(STREAMS, async () => {
+      await this.ready;
+      return value(placed(this.streaming.now));
+    });
   }
 
   private query<T>(load: (tx: Reading) => Promise<T>): Query<T> {
@@ -521,8 +618,9 @@ export class Sync<S extends Schema = Schema> {
     });
   }
 
-  private touched(touched: Touched): void {
-    this.queries.touched(touched);
+  /** `urgent`: the user did it. */
+  private touched(touched: Touched, urgent = false): void {
+    this.queries.touched(touched, urgent);
     this.tabs.touched(touched);
   }
 

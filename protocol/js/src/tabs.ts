@@ -6,13 +6,16 @@
 import { touchedAll, type Touched } from './apply.js';
 import type { Environment } from './environment.js';
 import { Leader, type ChannelLike, type LeaderMessage } from './leader.js';
+import type { StreamFrame } from './frames.js';
 import { PageError, type PageRequest } from './pages.js';
 import type { Uuid } from './rows.js';
 import type { ConnectionStatus } from './status.js';
+import type { Stop } from './stops.js';
+import type { HeldStream } from './streams.js';
 import { newId } from './uuid.js';
 
-/** Messages without content, to all other tabs; only the leading tab obeys `reconnect`. */
-type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed';
+/** Messages without content, to all other tabs; only the leading tab obeys `reconnect` and answers `streamed`. */
+type Signal = 'kick' | 'awake' | 'reconnect' | 'downgrade' | 'destroyed' | 'streamed';
 
 type Message =
   | LeaderMessage
@@ -20,6 +23,10 @@ type Message =
   | { readonly k: 'state'; readonly connection: ConnectionStatus }
   | { readonly k: 'page'; readonly id: Uuid; readonly asked: PageRequest; readonly limit: number }
   | { readonly k: 'paged'; readonly id: Uuid; readonly error: string | null }
+  | { readonly k: 'stream'; readonly frame: StreamFrame }
+  | { readonly k: 'streams'; readonly streams: readonly HeldStream[] }
+  | { readonly k: 'stop'; readonly id: Uuid; readonly stop: Stop }
+  | { readonly k: 'stopped'; readonly id: Uuid; readonly found: boolean }
   | { readonly k: Signal };
 
 export interface TabsOptions {
@@ -35,9 +42,16 @@ export interface TabsOptions {
   readonly connection: () => ConnectionStatus;
   /** Another tab asked this one, which leads, for a page. */
   readonly page: (request: PageRequest, limit: number) => Promise<void>;
+  /** The leading tab received a frame of a stream, or tells all streams. */
+  readonly onStream: (what: StreamFrame | readonly HeldStream[]) => void;
+  /** Another tab asked this one, which leads, to end a stream. */
+  readonly onStop: (id: Uuid, stop: Stop) => Promise<boolean>;
+  readonly onStopped: (id: Uuid, found: boolean) => void;
   readonly onTick: () => void;
   readonly on: Readonly<Record<Signal, () => void>>;
 }
+
+const nothing = (): void => undefined;
 
 export class Tabs {
   private readonly leader: Leader;
@@ -93,6 +107,16 @@ export class Tabs {
 
   postStatus(): void {
     if (this.leading) this.post({ k: 'state', connection: this.options.connection() });
+  }
+
+  /** Tells the other tabs a frame of a stream, or all streams. */
+  postStream(what: StreamFrame | readonly HeldStream[]): void {
+    if (this.leading) this.post('t' in what ? { k: 'stream', frame: what } : { k: 'streams', streams: what });
+  }
+
+  /** Asks the leading tab to end a stream. It may be asked again. */
+  stop(id: Uuid, stop: Stop): void {
+    this.post({ k: 'stop', id, stop });
   }
 
   /** The leading tab connects now. */
@@ -151,9 +175,23 @@ export class Tabs {
         else waiting?.failed(new PageError(message.error));
         break;
       }
+      case 'stream':
+        if (!leading) options.onStream(message.frame);
+        break;
+      case 'streams':
+        if (!leading) options.onStream(message.streams);
+        break;
+      case 'stop': {
+        const { id, stop } = message;
+        if (leading) options.onStop(id, stop).then((found) => this.post({ k: 'stopped', id, found }), nothing);
+        break;
+      }
+      case 'stopped':
+        options.onStopped(message.id, message.found);
+        break;
       default:
         // A tab of a newer version may send other messages.
-        if (message.k !== 'reconnect' || leading) options.on[message.k]?.();
+        if ((message.k !== 'reconnect' && message.k !== 'streamed') || leading) options.on[message.k]?.();
     }
   }
 

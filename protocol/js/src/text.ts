@@ -11,3 +11,13 @@ export const unstorable = (text: string): string | null =>
 
 /** The text without what the server cannot keep. */
 export const storable = (text: string): string => text.replaceAll('\0', '').replace(/\p{Surrogate}/gu, '\ufffd');
+
+/** How many code points a text has. */
+export const codePoints = (text: string): number => text.length - (text.match(/[\ud800-\udbff][\udc00-\udfff]/g) ?? []).length;
+
+/** The first `count` code points of a text. */
+export function firstPoints(text: string, count: number): string {
+  let end = 0;
+  for (let left = count; left > 0 && end < text.length; left--) end += (text.codePointAt(end) as number) > 0xffff ? 2 : 1;
+  return text.slice(0, end);
+}

@@ -1,10 +1,14 @@
-/** What an app shows: synced rows with the outbox's effects over them (SPEC.md, 8.8). Pure. */
+/**
+ * What an app shows: synced rows with the texts of their streams (SPEC.md, 13.4), and the outbox's effects over them (8.8).
+ * Pure.
+ */
 
 import { homeOfInsert, keyOfMutation } from './keys.js';
 import type { Insert } from './mutation.js';
 import type { Entry } from './outbox.js';
 import { keyOf, LOCAL, nameOf, orderOfRow, rowFrom, type Row } from './rows.js';
 import type { Id, Kind, RowOf, Schema } from './schema.js';
+import { NO_PLACES, streamed, type Places, type StreamMarks } from './streams.js';
 
 /**
  * How certain a shown row is. synced: as the server sent it · acked: durable on the server, but not in the feed yet ·
@@ -14,7 +18,7 @@ import type { Id, Kind, RowOf, Schema } from './schema.js';
 export type Certainty = 'synced' | 'local' | 'acked' | 'pending' | 'rejected';
 
 /** How an app marks a row. */
-export interface Marks {
+export interface Marks extends StreamMarks {
   readonly state: Certainty;
   /** The last entry of the outbox that changed the row: the argument of `retry` and `discard`. */
   readonly key?: number;
@@ -43,15 +47,17 @@ interface Cell {
   readonly row: Row;
   readonly state: Certainty;
   readonly entry?: Entry;
+  readonly stream?: StreamMarks;
 }
 
 function touch(shown: Cell, row: Row, entry: Entry): Cell {
   const state = entry.state as Certainty;
-  return { row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
+  return { ...shown, row, state: RANK.indexOf(state) > RANK.indexOf(shown.state) ? state : shown.state, entry };
 }
 
-const marks = ({ state, entry }: Cell): Omit<Marks, 'hole'> => ({
+const marks = ({ state, entry, stream }: Cell): Omit<Marks, 'hole'> => ({
   state,
+  ...stream,
   ...(entry === undefined ? {} : { key: entry.key }),
   ...(entry?.code === null || entry?.code === undefined ? {} : { code: entry.code, reason: entry.message ?? '' }),
 });
@@ -88,9 +94,17 @@ class Overlay {
     /** From the parent upwards. */
     private readonly above: readonly Ancestor[],
     held: readonly Row[],
+    streams: Places,
   ) {
     this.cells = new Map(
-      held.map((row) => [keyOf(kind, row.id), { row, state: row.seq === LOCAL ? 'local' : 'synced' }]),
+      held.map((row) => {
+        const key = keyOf(kind, row.id);
+        const state: Certainty = row.seq === LOCAL ? 'local' : 'synced';
+        const here = streams.get(nameOf(kind, key));
+        if (here === undefined) return [key, { row, state }];
+        const [shown, stream] = streamed(row, here);
+        return [key, { row: shown, state, stream }];
+      }),
     );
   }
 
@@ -159,8 +173,9 @@ export function show(
   held: readonly Row[],
   entries: readonly Entry[],
   holed: boolean,
+  streams: Places = NO_PLACES,
 ): Shown[] {
-  const overlay = new Overlay(kind, home, above, held);
+  const overlay = new Overlay(kind, home, above, held, streams);
   for (const entry of inEffect(entries)) overlay.apply(entry);
   return [...overlay.cells.values()]
     .map((cell) => ({ cell, order: orderOfRow(kind, cell.row) }))

@@ -15,7 +15,7 @@ import type { Arrival } from '../src/rows.js';
 import type { Event } from '../src/session.js';
 import { Deposed, type Transactions, type Writing } from '../src/store.js';
 import { MemoryStore } from '../src/store/memory.js';
-import { C, CHAT_KINDS as kinds, conversation, M, message, MESSAGE } from './support/rows.js';
+import { C, CHAT_KINDS as kinds, conversation, M, message, MESSAGE, WITHOUT_STREAMS } from './support/rows.js';
 
 const limits: Limits = {
   frameBytes: 20_000,
@@ -36,6 +36,7 @@ const ingestOf = (
     now,
     random: () => 1,
     onTouched,
+    streams: WITHOUT_STREAMS,
   });
 
 const welcome = (change: { readonly mode?: string; readonly why?: string; readonly time?: number } = {}): Event => ({

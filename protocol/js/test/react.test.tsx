@@ -6,7 +6,7 @@ import { StrictMode } from 'react';
 import { afterEach, expect, it } from 'vitest';
 
 import { createChatSync, type ChatSync } from '../src/chat.js';
-import { useConversations, useMessages, useStatus, useSync } from '../src/react.js';
+import { useConversations, useMessages, useStatus, useStreaming, useSync } from '../src/react.js';
 import { MemoryStore } from '../src/store/memory.js';
 import { ModelServer, newConversation } from './support/model.js';
 import { C, id, M, tokenOf } from './support/rows.js';
@@ -79,4 +79,55 @@ it('the hooks show the rows of the store, and their changes', async () => {
   unmount();
   await pass();
   expect(world.network.sockets.size).toBe(0);
+});
+
+it('a row says whether its text still grows; the stop of its hook ends that', async () => {
+  const server = new ModelServer();
+  const world = new World(server);
+  server.push(id(9), 1, [newConversation(C(1), 'Trip', 5)]);
+  server.message(C(1), M(1), '', 1_500_000_000_000_000);
+  const sync = createChatSync({
+    url: 'wss://test/sync',
+    store: new MemoryStore(),
+    user: id(1),
+    encoding: 'json',
+    getToken: () => tokenOf(id(1)),
+    environment: world.tab().environment(),
+  });
+  let renders = 0;
+  function Stop() {
+    const { streaming, state, stop } = useStreaming(sync, 'message', M(1));
+    renders++;
+    return <button onClick={stop}>{`${streaming} ${state}`}</button>;
+  }
+  function Text() {
+    return <p role="log">{useMessages(sync, C(1)).rows.map((row) => `${row.content}:${row.streaming}`).join()}</p>;
+  }
+  const { unmount } = render(
+    <>
+      <Stop />
+      <Text />
+    </>,
+  );
+  const pass = (): Promise<void> => act(() => world.clock.pass(0));
+  await pass();
+  expect(screen.getByRole('button').textContent).toBe('false null');
+  server.begin(id(5), M(1));
+  await pass();
+  const before = renders;
+  for (const part of ['Hel', 'lo', '!']) {
+    server.append(id(5), part);
+    await pass();
+  }
+  expect(screen.getByRole('log').textContent).toBe('Hello!:true');
+  expect(screen.getByRole('button').textContent).toBe('true open');
+  expect(renders).toBe(before);
+  await act(async () => {
+    screen.getByRole('button').click();
+    await quiet();
+  });
+  expect(screen.getByRole('log').textContent).toBe('Hello!:false');
+  expect(screen.getByRole('button').textContent).toBe('false stopped');
+  unmount();
+  await sync.close();
 });

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 
 import { codecsFor, ProtocolError } from '../src/codec.js';
 import { serverOffset } from '../src/clock.js';
-import { addEntry } from '../src/entries.js';
+import { addEntry, rowsAbove } from '../src/entries.js';
 import type { Window } from '../src/frames.js';
 import { Ingest } from '../src/ingest.js';
 import type { Mutation } from '../src/mutation.js';
@@ -13,7 +13,10 @@ import { homeKey, type Place, type Row } from '../src/rows.js';
 import { camel, type Id, type Kind, type Kinds, type Schema } from '../src/schema.js';
 import { Session } from '../src/session.js';
 import type { Store } from '../src/store.js';
+import { Streaming } from '../src/streaming.js';
+import { placed, shows, stateOf } from '../src/streams.js';
 import { createSync } from '../src/sync.js';
+import { show } from '../src/view.js';
 import { MemoryStore } from '../src/store/memory.js';
 import * as writes from '../src/write.js';
 import { KINDS as STORES } from './support/stores.js';
@@ -31,7 +34,20 @@ interface Case {
   readonly floors?: readonly (readonly [kind: string, parent: unknown, floor: unknown])[];
   readonly cursor?: string;
   readonly outbox?: readonly (readonly unknown[])[];
+  readonly streams?: readonly string[];
 }
+
+interface Decision {
+  readonly name: string;
+  readonly row: { readonly seq: number; readonly value: string | null } | null;
+  readonly since: number;
+  readonly base: string | null;
+  readonly text: string;
+  readonly state: string;
+  readonly shows: 'nothing' | 'row' | 'stream';
+}
+
+const STREAMS = file('streams') as readonly (Case | Decision)[];
 
 const NOW = 1_750_000_010_000;
 const LIMITS = { frame_bytes: 262_144, page_rows: 1000, pages_in_flight: 2, mutations: 256 };
@@ -43,10 +59,22 @@ const placeOf = (kind: Kind, carried: unknown): Place => {
   return [value(kind.newest?.type, at), keyOf(kind, key)];
 };
 
+interface ShownStep {
+  readonly kind: string;
+  readonly parent: unknown;
+  readonly rows: readonly (readonly [
+    id: unknown,
+    columns: Readonly<Record<string, unknown>>,
+    certainty: string,
+    stream: string | null,
+  ])[];
+}
+
 /** A device of the client's own parts, without a network. */
 class Course {
   readonly kinds: Kinds;
   private ingest: Ingest;
+  readonly streaming: { now: Streaming };
   private session: Session | null = null;
   private now = NOW;
 
@@ -56,6 +84,7 @@ class Course {
     private readonly reopen: () => Promise<Store>,
   ) {
     this.kinds = kindsBy.get(given.schema ?? 'chat') as Kinds;
+    this.streaming = { now: this.newStreaming() };
     this.ingest = this.newIngest();
   }
 
@@ -67,6 +96,7 @@ class Course {
     if ('t' in step) return this.receive(step);
     if ('write' in step) return this.write(mutationBy(this.kinds)(step['write'] as Wire));
     if ('ask' in step) return this.ask(step['ask'] as Readonly<Record<string, unknown>>);
+    if ('shown' in step) return this.shown(step['shown'] as ShownStep);
     if ('sends' in step) return expect(await this.sends()).toEqual(step['sends']);
     if ('after' in step) this.now += step['after'] as number;
     else if ('end' in step) await this.end();
@@ -82,14 +112,48 @@ class Course {
       now: () => this.now,
       random: () => 0.9,
       onTouched: () => undefined,
+      streams: this.streaming.now,
+    });
+  }
+
+  private newStreaming(): Streaming {
+    const fail = (error?: unknown): void => expect.fail(String(error));
+    return new Streaming({
+      kinds: this.kinds,
+      store: this.store,
+      clock: { now: () => this.now, after: () => () => undefined },
+      leading: () => true,
+      keep: (put, drop) => this.ingest.keepStreams(put, drop),
+      onChange: () => undefined,
+      post: () => undefined,
+      ask: fail,
+      onError: fail,
     });
   }
 
   /** The connection and the app end. */
   private async end(): Promise<void> {
     this.session = null;
+    await this.streaming.now.close();
     this.store = await this.reopen();
+    this.streaming.now = this.newStreaming();
+    await this.streaming.now.restore();
     this.ingest = this.newIngest();
+  }
+
+  private async shown({ kind: name, parent, rows }: ShownStep): Promise<void> {
+    const kind = this.kinds.get(name) as Kind;
+    const home = homeKey(kind, parentOf(kind, parent));
+    const shown = await this.store.read(async (tx) => {
+      const entries = await tx.entries();
+      const held = await tx.newest(kind, home, null, 100);
+      const streams = placed(this.streaming.now.now);
+      return show(kind, home, await rowsAbove(tx, kind, home, entries), held, entries, false, streams);
+    });
+    expect(shown.map(({ id, state, stream, streaming }) => [id, state, stream ?? null, streaming])).toEqual(
+      rows.map(([id, , state, stream]) => [keyOf(kind, id), state, stream, stream ? stream === 'open' : undefined]),
+    );
+    rows.forEach(([, columns], i) => expect(shown[i]).toMatchObject(columns));
   }
 
   private async connect(): Promise<Session> {
@@ -110,7 +174,13 @@ class Course {
     }
     const session = this.session ?? (await this.connect());
     const event = session.receive(JSON.stringify(frame));
-    if (event !== null) await this.ingest.apply(event);
+    const { now: streaming } = this.streaming;
+    if (event?.t === 'stream') streaming.receive(event);
+    else if (event?.t === 'streams') streaming.name(event.open);
+    else if (event !== null) await this.ingest.apply(event);
+    if (event?.t === 'live') streaming.forget(streaming.unnamed());
+    await this.store.read((tx) => tx.meta()); // after the row of a new stream was read
+    await new Promise(setImmediate);
   }
 
   private get hash(): string {
@@ -150,12 +220,17 @@ afterEach(async () => {
 });
 
 describe.each(STORES)('$name', ({ make }) => {
-  it.each([...(file('store') as readonly Case[]), ...(file('outbox') as readonly Case[])])('$name', async (given) => {
+  const withStreams = STREAMS.filter((each) => 'steps' in each);
+  it.each([...(file('store') as readonly Case[]), ...(file('outbox') as readonly Case[]), ...withStreams])('$name', async (given) => {
     const { store, reopen, end } = make();
     ends.push(end);
     const course = new Course(given, store, reopen);
     for (const step of given.steps) await course.take(step);
     const { kinds } = course;
+    if (given.streams) {
+      const held = [...course.streaming.now.now.values()].filter(({ over }) => !over);
+      expect(held.map(({ stream }) => stream).sort()).toEqual([...given.streams].sort());
+    }
     await course.held.read(async (tx) => {
       if (given.rows) {
         const held: Row[] = [];
@@ -175,6 +250,12 @@ describe.each(STORES)('$name', ({ make }) => {
         expect(entries.map(({ n, state, code }) => [n, state, ...(code === null ? [] : [code])])).toEqual(given.outbox);
       }
     });
+  });
+});
+
+describe('what a stream shows', () => {
+  it.each(STREAMS.filter((each) => 'shows' in each))('$name', ({ row, shows: shown, state, ...stream }) => {
+    expect(shows(row, { ...stream, state: stateOf(state) })).toBe(shown);
   });
 });
 

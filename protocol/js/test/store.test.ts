@@ -11,6 +11,7 @@ import type { Insert } from '../src/mutation.js';
 import { homeOf, keyOf, LOCAL, orderOf, orderOfRow, type Arrival, type Row } from '../src/rows.js';
 import { compile, type Id, type Kind } from '../src/schema.js';
 import type { Store, Writing } from '../src/store.js';
+import type { KeptStream } from '../src/streams.js';
 import { IndexedDbStore } from '../src/store/indexeddb.js';
 import { SqliteStore } from '../src/store/sqlite.js';
 import { FORUM } from './support/forum.js';
@@ -252,6 +253,46 @@ describe.each(KINDS)('$name', ({ make }) => {
     });
   });
 
+  it('streams stay, are replaced by their ids and dropped, and go only with everything else', async () => {
+    const stream = (n: number, text: string): KeptStream => ({
+      stream: id(n),
+      kind: 'vote',
+      id: [2n ** 62n, '\u0001🚲'],
+      key: 'k',
+      column: 'body',
+      since: 2 ** 52,
+      text,
+      state: 'open',
+      base: null,
+      over: false,
+    });
+    const streams = async (): Promise<KeptStream[]> => {
+      const found = await store.read((tx) => tx.streams());
+      return found.sort((a, b) => (a.stream < b.stream ? -1 : 1));
+    };
+    const [one, two, three] = [stream(1, 'a'), stream(2, '\u0001i5 🙂'), stream(3, '')];
+    await write((tx) => tx.putStreams([one, two, three]));
+    await write(async (tx) => {
+      await tx.putStreams([{ ...one, text: 'ab', state: 'done', base: 'old' }]);
+      await tx.dropStreams([three.stream, id(9)]);
+    });
+    const left = [{ ...one, text: 'ab', state: 'done', base: 'old' }, two];
+    expect(await streams()).toEqual(left);
+    const failed = write(async (tx) => {
+      await tx.dropStreams([one.stream]);
+      await tx.putStreams([three]);
+      throw new Error('no');
+    });
+    await expect(failed).rejects.toThrow('no');
+    await write((tx) => tx.clear(false));
+    store = await made.reopen();
+    expect(await streams()).toEqual(left);
+    expect(await store.read((tx) => tx.meta())).toMatchObject({ cursor: null });
+    await write((tx) => tx.clear(true));
+    expect(await streams()).toEqual([]);
+    expect((await store.read((tx) => tx.meta())).clientId).toMatch(/-/);
+  });
+
   it('no arguments change nothing', async () => {
     await write(async (tx) => {
       await tx.put(MESSAGE, []);
@@ -261,6 +302,8 @@ describe.each(KINDS)('$name', ({ make }) => {
       await tx.putFloors(MESSAGE, []);
       await tx.dropFloors(MESSAGE, []);
       await tx.remember([]);
+      await tx.putStreams([]);
+      await tx.dropStreams([]);
       expect(await tx.get(MESSAGE, [])).toEqual([]);
       expect(await tx.floors(MESSAGE, [])).toEqual([]);
     });

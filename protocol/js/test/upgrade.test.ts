@@ -415,6 +415,25 @@ describe('in SQLite', () => {
     });
   });
 
+  it('a database from before there were streams has place for them, and the version before still opens it', async () => {
+    const path = join(folder(), 'device.sqlite');
+    const store = new SqliteStore(sqliteDriver(path));
+    await store.write((tx) => tx.put(MESSAGE, [{ ...message(1, 1, 41) }]));
+    await store.close();
+    const db = new sqlite.Database(path);
+    db.run('DROP TABLE atlas_streams');
+    db.close();
+    const again = closing(new SqliteStore(sqliteDriver(path)));
+    await again.read(async (tx) => {
+      expect(await tx.streams()).toEqual([]);
+      expect(await tx.all(MESSAGE)).toHaveLength(1);
+    });
+    await again.close();
+    const after = new sqlite.Database(path);
+    expect(after.all('SELECT version FROM atlas_meta')).toEqual([{ version: 3 }]);
+    after.close();
+  });
+
   it('only the tables of this version remain, and the earlier one refuses it', async () => {
     const path = join(folder(), 'device.sqlite');
     makeOldSqlite(path, oldMeta(USER));
@@ -423,7 +442,7 @@ describe('in SQLite', () => {
     await store.close();
     const db = new sqlite.Database(path);
     const names = db.all("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").map((row) => row['name']);
-    expect(names).toEqual(['atlas_deletions', 'atlas_histories', 'atlas_meta', 'atlas_outbox', 'atlas_rows']);
+    expect(names).toEqual(['atlas_deletions', 'atlas_histories', 'atlas_meta', 'atlas_outbox', 'atlas_rows', 'atlas_streams']);
     expect(db.all('SELECT version FROM atlas_meta')).toEqual([{ version: 3 }]); // it accepts no other than 1
     db.run('UPDATE atlas_meta SET version = 4');
     db.close();

@@ -10,7 +10,7 @@ import { check, WriteError, type Mutation } from '../src/mutation.js';
 import type { Arrival, Place } from '../src/rows.js';
 import { compile, type Id, type Kind, type Kinds, type Schema } from '../src/schema.js';
 import { CHAT_KINDS, id } from './support/rows.js';
-import { file, keyOf, kindsBy, mutationBy, rowBy, value } from './support/vectors.js';
+import { file, keyOf, kindOf, kindsBy, mutationBy, rowBy, value } from './support/vectors.js';
 
 interface Vector {
   readonly name: string;
@@ -89,6 +89,14 @@ function expected(vector: Vector): unknown {
       return { t: 'ack', results: (f['results'] as unknown[][]).map(result) };
     case 'refreshed':
       return { t: 'refreshed', expires: f['expires'] };
+    case 'streams':
+    case 'stopped':
+      return f;
+    case 'stream': {
+      const kind = kindOf(kindsOf(vector), f['kind']);
+      const column = [...(kind?.columns.values() ?? [])].find(({ wire, type }) => wire === f['column'] && type === 'text');
+      return kind && column ? { ...f, kind: kind.name, id: keyOf(kind, f['id']), column: column.name } : null;
+    }
     case 'error':
       return {
         t: 'error',
@@ -157,6 +165,12 @@ function said(vector: Vector): ToServer | null {
       };
     case 'refresh':
       return { t: 'refresh', token: f['token'] as string };
+    case 'stop': {
+      const kind = kindOf(kindsOf(vector), f['kind']);
+      if (kind === undefined) return null;
+      const column = [...kind.columns.values()].find(({ wire }) => wire === f['column']);
+      return { t: 'stop', n: f['n'] as number, kind: kind.name, id: keyOf(kind, f['id']), column: column?.name ?? null };
+    }
     default:
       return { t: 'ping' };
   }
@@ -173,18 +187,23 @@ describe('to the server', () => {
     const ourFrame = said(vector) as ToServer;
     const { extras: _, ...without } = frame;
     const golden = unpack(bytes(msgpack)) as Record<string, unknown>;
-    delete golden['extras']; // version 1 has none, and we name none
+    delete golden['extras']; // we name those that we know
     const packed = unpack(CODECS.msgpack.encode(ourFrame) as Uint8Array) as Record<string, unknown>;
     const json = JSON.parse(CODECS.json.encode(ourFrame) as string) as Record<string, unknown>;
-    const more = Object.keys(json).filter((name) => !(name in frame));
+    const more = Object.keys(json).filter((name) => !(name in frame) && name !== 'extras');
     expect(['cursor', 'generation', 'held', 'schema']).toEqual(expect.arrayContaining(more)); // which we always say
     for (const name of more) {
       delete packed[name];
       delete json[name];
     }
+    if (ourFrame.t === 'hello') {
+      expect([packed['extras'], json['extras']]).toEqual([['streams'], ['streams']]);
+      delete packed['extras'];
+      delete json['extras'];
+    }
     expect(packed).toEqual(golden);
     expect(json).toEqual(without);
-    if (more.length === 0 && !('extras' in frame))
+    if (more.length === 0 && ourFrame.t !== 'hello')
       expect(Buffer.from(CODECS.msgpack.encode(ourFrame) as Uint8Array).toString('hex')).toBe(msgpack);
   });
 });

@@ -25,9 +25,13 @@ from atlas_sync.session import (
     Pong,
     Refreshed,
     SchemaArrived,
+    StopAnswered,
     Welcomed,
 )
 from atlas_sync.storage import MemoryStorage, SqliteStorage, StorageError, UnsentError
+from atlas_sync.stream import Stream
+from atlas_sync.stream_text import Ended, Stopped, StreamError
+from atlas_sync.streams import HeldStream, StreamGrew, Streams, StreamsNamed
 from atlas_sync.view import Certainty, Shown, Synced, View, build_view
 
 __all__ = [
@@ -41,10 +45,12 @@ __all__ = [
     "Device",
     "Devices",
     "Encoding",
+    "Ended",
     "Entry",
     "EntryState",
     "ErrorAnswer",
     "Event",
+    "HeldStream",
     "Insert",
     "Key",
     "Kind",
@@ -70,8 +76,15 @@ __all__ = [
     "SqliteStorage",
     "Status",
     "StayAway",
+    "StopAnswered",
+    "Stopped",
     "Storage",
     "StorageError",
+    "Stream",
+    "StreamError",
+    "StreamGrew",
+    "Streams",
+    "StreamsNamed",
     "Synced",
     "UnsentError",
     "Update",

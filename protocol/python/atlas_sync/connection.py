@@ -18,6 +18,7 @@ from atlas_sync.outbox_sender import OutboxSender
 from atlas_sync.reason import NoTokenError, SilentError
 from atlas_sync.rows import Key
 from atlas_sync.session import ErrorAnswer, Event, PageArrived, Refreshed, Session, Welcomed
+from atlas_sync.stop_sender import StopSender
 from atlas_sync.stopping import Stopping
 from atlas_sync.websocket import WebSocket
 
@@ -66,6 +67,7 @@ class Connection:
         token: str,
         *,
         sender: OutboxSender | None,
+        stops: StopSender,
         clock: ServerClock,
         stopping: Stopping,
         calls: Calls,
@@ -76,6 +78,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.opened = self._loop.time()
         self._websocket = websocket
+        self._stops = stops
         self._sender, self._clock, self._stopping, self._calls = sender, clock, stopping, calls
         self._silence = WELCOME_WITHIN  # seconds without a byte after which the connection is dead
         self._our_close: int | None = NORMAL_CLOSE  # None: abort
@@ -86,11 +89,11 @@ class Connection:
     async def run(self) -> None:
         """Say hello, and receive until the connection ends. Network errors are reported, not raised.
 
-        Raises Stopped, and what the app raises in a callback. Call `end` and `close` afterwards in any case.
+        Raises StopRequested, and what the app raises in a callback. Call `end` and `close` afterwards in any case.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                speakers = [tasks.create_task(self._keep_token())]
+                speakers = [tasks.create_task(self._keep_token()), tasks.create_task(self._stops.run())]
                 if self._sender is not None:
                     speakers.append(tasks.create_task(self._sender.run()))
                 await self._receive_all()
@@ -114,6 +117,10 @@ class Connection:
         """The outbox has something new to send."""
         if self._sender is not None:
             self._sender.wake()
+
+    def wake_stops(self) -> None:
+        """There is a new stop to send."""
+        self._stops.wake()
 
     async def page(self, kind: str, parent: Key | None, before: tuple[Any, Key] | None, limit: int) -> PageArrived:
         """Ask for a page and wait for it. Raises as Session.ask_page, and PageError, ConnectionError."""
@@ -170,11 +177,12 @@ class Connection:
                 self._calls.report(event)
                 if event.answers == "refresh":
                     _resolve(self._refresh, event)
-                elif event.id is not None and event.id not in self.session.unanswered:
+                elif event.answers != "stop" and event.id is not None and event.id not in self.session.unanswered:
                     _resolve(self._pages.get(event.id), PageError(event))
         await self._calls.apply(event)
         if self._sender is not None:
             self._sender.receive(event)
+        self._stops.receive(event)
         self._calls.announce(event)
 
     async def _keep_token(self) -> None:

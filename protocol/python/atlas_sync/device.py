@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
-from typing import Any
+from typing import Any, overload
 from uuid import UUID
 
 from websockets.exceptions import InvalidHandshake
@@ -40,7 +40,9 @@ from atlas_sync.session import (
     Session,
     Welcomed,
 )
-from atlas_sync.stopping import Stopped, Stopping
+from atlas_sync.stop_sender import Stops, StopSender
+from atlas_sync.stopping import Stopping, StopRequested
+from atlas_sync.streams import StreamGrew, StreamsNamed
 from atlas_sync.websocket import open_websocket
 
 # Seconds.
@@ -101,6 +103,9 @@ class Device:
             newest rows of each parent (0–200). For a kind that it does not name the server's schema decides.
         encoding: "msgpack", or "json" for reading the frames in a debugger.
         outbox: The outbox to send. Without one the device only reads.
+        on_stream: Asks for streams (SPEC.md, section 13), and is called with what changes them: StreamsNamed,
+            StreamGrew and Live. `Replica.receive` takes these. May be async, as `on_batch`. None: the device gets no
+            streams.
         on_event: Called with every event, after `on_batch` and after the outbox received it.
         on_status: Called whenever `status` changes.
         rng: Randomness for the delays between connections.
@@ -127,6 +132,7 @@ class Device:
         window: Mapping[str, int] | None = None,
         encoding: Encoding = "msgpack",
         outbox: Outbox | None = None,
+        on_stream: Callable[[StreamsNamed | StreamGrew | Live], Awaitable[None] | None] | None = None,
         on_event: Callable[[Event], object] = lambda event: None,
         on_status: Callable[[Status], object] = lambda status: None,
         rng: random.Random | None = None,
@@ -140,6 +146,7 @@ class Device:
         self._url, self._client_id, self._window, self._encoding = url, client_id, window, encoding
         self._user, self._built_with = user, schema
         self._token, self._on_batch, self._on_event, self._on_status = token, on_batch, on_event, on_status
+        self._on_stream = on_stream
         self._rng = rng or random.Random()
         self._outbox = outbox
         self._new_session("")  # raises now for a window or cursor out of bounds
@@ -151,6 +158,7 @@ class Device:
             outbox.on_add = self._wake_sender
         self._task: asyncio.Task[None] | None = None
         self._stopping = Stopping()
+        self._stops = Stops()
         self._over = asyncio.Event()
         self._changed = asyncio.Event()  # replaced each time it is set: a condition without a lock
         self._connection: Connection | None = None  # while it is open
@@ -174,22 +182,49 @@ class Device:
             raise RuntimeError("a Device runs once")
         self._task = asyncio.current_task()
         try:
-            with suppress(Stopped):
+            with suppress(StopRequested):
                 await self._stay_in_step()
         finally:
             self._over.set()
+            self._stops.end()
             self.retry_at = None
             self._become(Status.OFFLINE)
 
-    async def stop(self) -> None:
-        """End `run`: a batch that is being stored is finished, and the connection closed, before this returns.
+    @overload
+    async def stop(self) -> None: ...
 
-        Called from a callback of `run` it returns at once, and `run` ends after the callback. May be repeated, and
-        called before `run`. Cancelling it does not undo it.
+    @overload
+    async def stop(self, kind: str, key: Key, column: str | None = None) -> bool: ...
+
+    async def stop(self, kind: str | None = None, key: Key | None = None, column: str | None = None) -> bool | None:
+        """Without arguments, end `run`; with a kind and a key, stop the streams of that row.
+
+        End `run`: a batch that is being stored is finished, and the connection closed, before this returns. Called from
+        a callback of `run` it returns at once, and `run` ends after the callback. May be repeated, and called before
+        `run`. Cancelling it does not undo it.
+
+        Stop the open streams of a row, or the one of a column: returns once that is durable on the server, and whether
+        there was one. Asked for without a connection, it is sent on the next one; unanswered, again on the one after
+        that. `run` must be running, and a callback of it must not await this. May be cancelled. Raises ValueError for a
+        kind that the schema does not have, ConnectionError once `run` has ended.
         """
+        if kind is not None:
+            return await self._stop_streams(kind, key, column)
         self._stopping.request()
         if self._task is not None and asyncio.current_task() is not self._task:
             await self._over.wait()
+        return None
+
+    async def _stop_streams(self, kind: str, key: Key | None, column: str | None) -> bool:
+        if key is None:
+            raise ValueError("give the key of the row whose stream is to be stopped")
+        if self.schema is not None and kind not in self.schema:
+            raise ValueError(f"the schema has no kind {kind!r}")
+        if self._over.is_set():
+            raise ConnectionError("the device does not run any more")
+        if self._connection is not None:
+            self._connection.wake_stops()
+        return await self._stops.ask(kind, key, column)
 
     async def page(
         self,
@@ -298,7 +333,14 @@ class Device:
             sender = OutboxSender(self._outbox, session, websocket, self._rng)
         calls = Calls(self._fetch_token, self._apply, self._announce, self._report)
         return Connection(
-            session, websocket, token, sender=sender, clock=self._clock, stopping=self._stopping, calls=calls
+            session,
+            websocket,
+            token,
+            sender=sender,
+            stops=StopSender(self._stops, session, websocket),
+            clock=self._clock,
+            stopping=self._stopping,
+            calls=calls,
         )
 
     async def _converse(self, connection: Connection) -> None:
@@ -323,6 +365,7 @@ class Device:
             window=self._window,
             encoding=self._encoding,
             generation=generation,
+            streams=self._on_stream is not None,
         )
 
     def _next_generation(self) -> int:
@@ -367,8 +410,15 @@ class Device:
                 if (storing := self._on_batch(event)) is not None:
                     await storing
                 self.cursor = event.cursor
+            case StreamsNamed() | StreamGrew():
+                await self._follow(event)
             case Live():
+                await self._follow(event)
                 self._become(Status.LIVE)
+
+    async def _follow(self, event: StreamsNamed | StreamGrew | Live) -> None:
+        if self._on_stream is not None and (storing := self._on_stream(event)) is not None:
+            await storing
 
     def _announce(self, event: Event) -> None:
         self._notify()

@@ -13,7 +13,8 @@ from atlas_sync.mutation import Insert
 from atlas_sync.outbox import Entry
 from atlas_sync.rows import Deleted, Key, Row
 from atlas_sync.schema import Kind, Schema
-from atlas_sync.session import Batch, PageArrived
+from atlas_sync.session import Batch, Live, PageArrived
+from atlas_sync.streams import StreamGrew, Streams, StreamsNamed
 
 
 class Older:
@@ -24,7 +25,7 @@ class Older:
 
 
 class Replica:
-    """The rows that one device holds: `rows[kind][id]`. Read them; do not change them.
+    """The rows that one device holds: `rows[kind][id]`, and their `streams`. Read them; do not change them.
 
     Without a schema it holds nothing until `adopt`. A row of a kind that the schema does not have is left out.
     """
@@ -32,6 +33,7 @@ class Replica:
     def __init__(self, schema: Schema | None = None) -> None:
         self.schema: Schema | None = None
         self.rows: dict[str, dict[Key, Row]] = {}
+        self.streams = Streams()
         self._kinds: dict[str, Kind] = {}
         self._above: dict[str, tuple[tuple[str, str], ...]] = {}
         self._below: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -59,8 +61,22 @@ class Replica:
         rows = (row for row in self.rows[kind].values() if of.parent_of(row) == parent)
         return sorted(rows, key=of.rank, reverse=True)
 
-    def receive(self, batch: Batch) -> None:
-        """Apply a batch of a Device, and note what it says about floors: `replace` and `apply` leave them unknown."""
+    def receive(self, event: Batch | Live | StreamsNamed | StreamGrew) -> None:
+        """Apply what a Device gives to `on_batch` and to `on_stream`.
+
+        A batch also says something about floors: `replace` and `apply` leave them unknown.
+        """
+        match event:
+            case Batch():
+                self._receive(event)
+            case Live():
+                self.streams.drop_unnamed()
+            case StreamsNamed():
+                self.streams.name(event.streams)
+            case StreamGrew():
+                self.streams.grow(event, self._row(event.kind, event.id))
+
+    def _receive(self, batch: Batch) -> None:
         if batch.replaces:
             self._clear()
             self._arrived = {}
@@ -99,6 +115,14 @@ class Replica:
 
     def apply(self, rows: Iterable[Row | Deleted]) -> None:
         """Apply the rows of `changes`, or of a snapshot's later frames, in their order. A repeat is harmless."""
+        streamed = [(each.kind, each.id) for each in self.streams if self._row(each.kind, each.id) is not None]
+        self._apply(rows)
+        for kind, key in streamed:
+            if self._row(kind, key) is None:
+                self.streams.forget(kind, key)
+        self.streams.look(self._row)
+
+    def _apply(self, rows: Iterable[Row | Deleted]) -> None:
         for row in rows:
             if row.kind not in self.rows:
                 continue
@@ -155,6 +179,9 @@ class Replica:
 
             yield Older(before, receive)
 
+    def _row(self, kind: str, key: Key) -> Row | None:
+        return self.rows.get(kind, {}).get(key)
+
     def _clear(self) -> None:
         for held in self.rows.values():
             held.clear()
@@ -166,6 +193,9 @@ class Replica:
     def __getstate__(self) -> dict[str, Any]:
         """What an app may keep of it: pages that were asked for end with the process."""
         return {**self.__dict__, "_pages": set(), "_deletions": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"streams": Streams(), **state})  # a version without streams may have kept it
 
     def _begin_below(self, row: Row, *, is_held: bool) -> None:
         """Note what the arrival of a row says about the histories below it, and in a snapshot about its own."""

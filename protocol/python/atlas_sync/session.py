@@ -7,17 +7,20 @@ decides what follows the connection's end.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from atlas_sync.checks import Fields, ProtocolError, flag, integer, natural, seq, text
+from atlas_sync.checks import Fields, ProtocolError, array, flag, integer, natural, seq, text
 from atlas_sync.codec import CODECS, CURSOR_BYTES, Encoding, results
 from atlas_sync.mutation import FRAME_BYTES, NUMBER_END, Mutation, Result
 from atlas_sync.rows import Deleted, Key, Row
 from atlas_sync.schema import Schema
+from atlas_sync.streams import StreamGrew, StreamsNamed
 from atlas_sync.wire import Wire
 
 PAGE_ROWS = 1000
+STREAMS, STOPS = "streams", 8  # the extension (SPEC.md, section 13); unanswered stops
 WINDOW, WINDOW_BELOW = 500, 200  # at most: rows of a kind without parent, rows of each parent
 
 
@@ -142,7 +145,28 @@ class Pong:
     """The answer to `ping`, or a heartbeat."""
 
 
-Event = Welcomed | SchemaArrived | Batch | Live | PageArrived | Acknowledged | Refreshed | ErrorAnswer | Pong
+@dataclass(frozen=True, slots=True)
+class StopAnswered:
+    """The answer to `stop`. `found`: whether there was an open stream."""
+
+    n: int
+    found: bool
+
+
+Event = (
+    Welcomed
+    | SchemaArrived
+    | Batch
+    | Live
+    | PageArrived
+    | Acknowledged
+    | Refreshed
+    | StreamsNamed
+    | StreamGrew
+    | StopAnswered
+    | ErrorAnswer
+    | Pong
+)
 
 
 # ---- The connection ------------------------------------------------------------------------------------------------
@@ -163,7 +187,7 @@ class State(Enum):
 
 _ALWAYS = frozenset({"error", "pong"})
 _SAID_HELLO = _ALWAYS | {"refreshed"}
-_WELCOME = _SAID_HELLO | {"ack"}
+_WELCOME = _SAID_HELLO | {"ack", "streams", "stream", "stopped"}
 _IN_STEP = _WELCOME | {"changes", "live", "page"}
 
 # The frames that the server may send in each state. Any other known frame is a ProtocolError; unknown ones are ignored.
@@ -182,15 +206,16 @@ class Session:
     """The state machine of one connection, from `hello` to its end. Use one session for one connection.
 
     `schema` is the one that the app was built with; None takes the server's. `window` has for names of kinds the rows
-    of a snapshot, of the list or of each parent; where it says nothing the server's schema decides.
+    of a snapshot, of the list or of each parent; where it says nothing the server's schema decides. `streams` asks for
+    streams.
 
     Raises ValueError for a window out of bounds or of a kind that the schema does not have, for a cursor of more than
     128 bytes, and for the nil UUID as client_id.
 
     May be read: `state`; `schema`, by which rows are read and mutations written, None until it has arrived; `wire`,
     None until the server's schema is known; `cursor`, for the next connection; `limits`; `unanswered`, the ids of
-    unanswered pages; `pushed`, the numbers of the unanswered push; `last_error`, the `error` if it was the last frame
-    to arrive.
+    unanswered pages; `pushed`, the numbers of the unanswered push; `stops`, the numbers of unanswered stops;
+    `last_error`, the `error` if it was the last frame to arrive.
     """
 
     def __init__(
@@ -203,6 +228,7 @@ class Session:
         window: Mapping[str, int] | None = None,
         encoding: Encoding = "msgpack",
         generation: int | None = None,
+        streams: bool = False,
     ) -> None:
         _check_window(window or {}, schema)
         if not client_id.int:
@@ -217,14 +243,17 @@ class Session:
         self.limits = Limits(FRAME_BYTES, PAGE_ROWS, 1, mutations=0)
         self.unanswered: set[int] = set()
         self.pushed: range | None = None
+        self.stops: set[int] = set()
         self.last_error: ErrorAnswer | None = None
         self._token, self._client_id, self._window, self._generation = token, client_id, window, generation
         self._codec = CODECS[encoding]
+        self._asks_streams = streams
+        self._lengths: dict[UUID, int] = {}  # of the texts that this connection brought
         self._last_page = 0
         self._named = ""  # the server's schema, once `welcome` named it
         self._resumed = False
         self._refreshing = False
-        self._readers: dict[str, Callable[[Fields], Event]] = {
+        self._readers: dict[str, Callable[[Fields], Event | None]] = {
             "welcome": self._welcome,
             "schema": self._schema,
             "snapshot": self._snapshot,
@@ -233,6 +262,9 @@ class Session:
             "page": self._page,
             "ack": self._ack,
             "refreshed": self._refreshed,
+            "streams": self._streams,
+            "stream": self._stream,
+            "stopped": self._stopped,
             "error": self._error,
             "pong": lambda frame: Pong(),
         }
@@ -248,6 +280,8 @@ class Session:
             frame["generation"] = self._generation
         if self._window is not None:
             frame["window"] = dict(self._window)
+        if self._asks_streams:
+            frame["extras"] = [STREAMS]
         return self._say(t="hello", **frame)
 
     @property
@@ -303,6 +337,25 @@ class Session:
         else:
             frame = self._say(t="push", n=n, mutations=arrays, held=held)
         self.pushed = range(n, n + len(mutations))
+        return frame
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a stop may be sent: once the schema is known, and not more at a time than permitted."""
+        return self.state is not State.BROKEN and self.wire is not None and len(self.stops) < STOPS
+
+    def stop(self, n: int, kind: str, key: Key, column: str | None = None) -> bytes | str | None:
+        """Return the frame that ends the open streams of a row, or of one column of it. `n` comes back in the answer.
+
+        None if the server has no such kind: then there is no stream. Raises StateError unless `may_stop`.
+        """
+        if not self.may_stop or self.wire is None:
+            raise StateError(f"nothing can be stopped: {self.state.value}, {len(self.stops)} are unanswered")
+        fields = self.wire.stop(kind, key, column)
+        if fields is None:
+            return None
+        frame = self._say(t="stop", n=n, **fields)
+        self.stops.add(n)
         return frame
 
     def refresh(self, token: str) -> bytes | str:
@@ -440,6 +493,29 @@ class Session:
         self._refreshing = False
         return Refreshed(frame.read("expires", integer))
 
+    def _streams(self, frame: Fields) -> Event:
+        uuid = self._codec.types["uuid"]
+        return StreamsNamed(frozenset(uuid(each) for each in frame.read("open", array)))
+
+    def _stream(self, frame: Fields) -> Event | None:
+        name, since = frame.read("stream", self._codec.types["uuid"]), frame.read("since", seq)
+        tag, column = frame.read("kind", text), frame.read("column", text)
+        offset, words, state = frame.read("offset", natural), frame.read("text", text), frame.read("state", text)
+        place = None if self.wire is None else frame.read("id", partial(self.wire.place, tag, column))
+        if place is None:
+            return None
+        if offset > self._lengths.get(name, 0):
+            raise ProtocolError("offset: behind the end of the text that this connection brought")
+        self._lengths[name] = offset + len(words)
+        return StreamGrew(name, *place, column, since, offset, words, state)
+
+    def _stopped(self, frame: Fields) -> Event:
+        answer = StopAnswered(frame.read("n", natural), frame.read("found", flag))
+        if answer.n not in self.stops:
+            raise ProtocolError("n: not that of an unanswered stop")
+        self.stops.remove(answer.n)
+        return answer
+
     def _error(self, frame: Fields) -> Event:
         self.last_error = answer = ErrorAnswer(
             code=frame.read("code", text),
@@ -452,6 +528,10 @@ class Session:
         )
         if answer.answers == "push":
             self._push_failed(answer)
+            return answer
+        if answer.answers == "stop":
+            if answer.id is not None:
+                self.stops.discard(answer.id)
             return answer
         if answer.id is not None and answer.code != "unavailable":  # the page is answered once Postgres is back
             self.unanswered.discard(answer.id)

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Stopped(Exception):  # noqa: N818 (a request, not a fault)
+class StopRequested(Exception):  # noqa: N818 (a request, not a fault)
     """stop() was called."""
 
 
@@ -29,20 +29,20 @@ class Stopping:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def wait_for(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """Await `call()`. Raises TimeoutError after `seconds`, Stopped once stopping was requested."""
+        """Await `call()`. Raises TimeoutError after `seconds`, StopRequested once stopping was requested."""
         if self._requested.is_set():
-            raise Stopped
+            raise StopRequested
         try:
             async with asyncio.timeout(seconds) as self._waiting:
                 return await call()
         except TimeoutError:
             if self._requested.is_set():
-                raise Stopped from None
+                raise StopRequested from None
             raise
         finally:
             self._waiting = None
 
     async def sleep(self, seconds: float) -> None:
-        """Raises Stopped once stopping was requested."""
+        """Raises StopRequested once stopping was requested."""
         with suppress(TimeoutError):
             await self.wait_for(self._requested.wait, seconds)

@@ -13,6 +13,7 @@ from atlas_sync.mutation import Delete, Insert, Mutation, Update, split
 from atlas_sync.outbox import Entry, EntryState
 from atlas_sync.rows import Key, Row
 from atlas_sync.schema import Devices, Kind, Schema
+from atlas_sync.streams import OPEN, HeldStream
 
 
 class Certainty(IntEnum):
@@ -33,11 +34,19 @@ class Shown:
     """A row, and how certain it is. `entry` is the last entry of the outbox that changed it; None if it is synced.
 
     A row that only the outbox has gets seq 0, and None in the columns that the device did not write.
+
+    `state` is that of the stream whose text the row shows: "open", "done", "failed" or "stopped"; None: it shows none.
     """
 
     row: Row
     certainty: Certainty = Certainty.SYNCED
     entry: Entry | None = None
+    state: str | None = None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the text may still grow."""
+        return self.state == OPEN
 
 
 @dataclass(slots=True)
@@ -57,13 +66,15 @@ class Synced(Protocol):
     def rows(self) -> Mapping[str, Mapping[Key, Row]]: ...
 
 
-def build_view(synced: Synced, entries: Iterable[Entry]) -> View:
-    """Compute the rows to show. `entries` are those of the outbox, in its order.
+def build_view(synced: Synced, entries: Iterable[Entry], streams: Iterable[HeldStream] = ()) -> View:
+    """Compute the rows to show. `entries` are those of the outbox, in its order; `streams` those of the Replica.
 
     A rejected update or deletion has no effect: the row is shown as the server has it, and the quarantine keeps the
     mutation. A rejected insert stays visible, marked, so that no text disappears while a person reads it.
     """
     shown = Overlay(synced)
+    for stream in {(each.kind, each.id, each.column): each for each in streams}.values():  # the last one of a column
+        shown.stream(stream)
     rejected = []
     for entry in entries:
         if entry.state is EntryState.REJECTED:
@@ -85,6 +96,15 @@ class Overlay:
         self._above = {name: synced.schema.above(name) for name in self._kinds} if synced.schema is not None else {}
         self._gone: set[tuple[str, Key]] = set()  # rows that the outbox deletes
 
+    def stream(self, stream: HeldStream) -> None:
+        """Show the stream's text in its row. Call it before `put`."""
+        shown = self.view.rows.get(stream.kind, {}).get(stream.id)
+        if shown is None or stream.over or stream.shows(shown.row) != "stream":
+            return
+        row = replace(shown.row, values={**shown.row.values, stream.column: stream.text})
+        state = OPEN if shown.streaming else stream.state
+        self.view.rows[stream.kind][stream.id] = replace(shown, row=row, state=state)
+
     def put(self, mutation: Mutation, certainty: Certainty, entry: Entry) -> None:
         if (kind := self._kinds.get(mutation.kind)) is None:
             return
@@ -104,7 +124,8 @@ class Overlay:
             del rows[key]
             self._delete_below(kind.name, key)
         else:
-            rows[key] = Shown(_updated(shown.row, kind, mutation), max(shown.certainty, certainty), entry)
+            row, certainty = _updated(shown.row, kind, mutation), max(shown.certainty, certainty)
+            rows[key] = replace(shown, row=row, certainty=certainty, entry=entry)
 
     def _insert(self, mutation: Insert, kind: Kind, rows: dict[Key, Shown], certainty: Certainty, entry: Entry) -> None:
         own = (kind.name, mutation.id)
@@ -124,7 +145,7 @@ class Overlay:
         shown = self.view.rows.get(kind, {}).get(key)
         if shown is not None and (shown.row.values[column] is None or shown.row.values[column] < at):
             row = Row(kind, shown.row.seq, key, {**shown.row.values, column: at})
-            self.view.rows[kind][key] = Shown(row, shown.certainty, shown.entry)
+            self.view.rows[kind][key] = replace(shown, row=row)
 
     def _delete_below(self, kind: str, key: Key) -> None:
         for name, above in self._above.items():

@@ -24,6 +24,7 @@ class Wire:
         self._codec = codec
         self._theirs = {kind.name: kind for kind in theirs if _is_known(kind, theirs, ours)}
         self._ours = {kind.name: kind for kind in ours or theirs}
+        self._places = {kind.tag: (kind, self._key_reader(kind)) for kind in self._theirs.values()}
         self._readers: dict[str, Reader] = {}
         for kind in self._theirs.values():
             self._readers[kind.tag] = self._row_reader(kind, self._ours[kind.name] if ours is not None else kind)
@@ -61,6 +62,23 @@ class Wire:
         if isinstance(mutation, Delete):
             return ("-", kind.tag, target)
         return ("~", kind.tag, target, self._columns(kind, mutation), mutation.at)
+
+    def place(self, tag: str, column: str, key: Any) -> tuple[str, Key] | None:
+        """A check: the kind's name and the key of a row that has this column; None if we do not know them."""
+        if (found := self._places.get(tag)) is None:
+            return None
+        theirs, read = found
+        ours, served = self._ours[theirs.name].column(column), theirs.column(column)
+        if ours is None or served is None or (ours.type, served.type) != ("text", "text"):
+            return None
+        return theirs.name, read(key)
+
+    def stop(self, kind_name: str, key: Key, column: str | None) -> dict[str, object] | None:
+        """The fields of a `stop` frame; None if the server has no such kind."""
+        if (kind := self._theirs.get(kind_name)) is None:
+            return None
+        fields: dict[str, object] = {"kind": kind.tag, "id": self._key(kind, key)}
+        return fields if column is None else {**fields, "column": column}
 
     def page(self, kind_name: str, parent: Key | None, before: tuple[Any, Key] | None) -> dict[str, object]:
         """The fields of a `page` frame."""

@@ -227,6 +227,12 @@ class _Reader:
         partition = read("partition", lambda value: True if value == "month" else None) or False
         archive = read("archive", _months)
         policies = read("policies", lambda value: value if isinstance(value, bool) else None) or False
+        streams = read("streams", lambda value: self._list(value, (*path, "streams"), _of(keys.KIND, "streams").value))
+        ended = read("ended", _name)
+        if "ended" in found and "streams" not in found:
+            self._problem(
+                (*path, "ended"), "`ended` says how a stream ended, and there are none. Add `streams`, or remove it."
+            )
         if "archive" in found and "partition" not in found:
             self._problem(
                 (*path, "archive"),
@@ -251,6 +257,8 @@ class _Reader:
             partition,
             archive,
             policies,
+            streams or (),
+            ended,
         )
 
     def _parent(self, found: Any, kind: Path) -> Parent | None:
@@ -437,6 +445,8 @@ def references(kind: Kind, names: Iterable[str], file: File) -> list[Problem]:
     for verb, columns in (("insert", devices.insert or ()), ("update", devices.update)):
         for number, name in enumerate(columns):
             check(name, "devices", verb, number)
+    for number, name in enumerate(kind.streams):
+        check(name, "streams", number)
     for name in kind.limits:
         if name in known and name not in devices.writable and f"{kind.name}.devices" not in file.unread:
             says = f"Devices do not write `{name}`, so it needs no limit. Remove it, or add the column to `devices`."

@@ -41,6 +41,8 @@ def kind(found: Kind) -> str:
         ("partition", '"month"' if found.partition else None),
         ("archive", None if found.archive is None else quoted(f"{found.archive} months")),
         ("policies", "true" if found.policies else None),
+        ("streams", _list(map(quoted, found.streams)) if found.streams else None),
+        ("ended", None if found.ended is None else quoted(found.ended)),
     ]
     lines = [f"{name} = {value}" for name, value in pairs if value is not None]
     return "\n".join([f"[kind.{found.name}]", *lines, ""])

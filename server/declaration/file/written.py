@@ -65,6 +65,8 @@ class Kind:
     partition: bool = False
     archive: int | None = None
     policies: bool = False
+    streams: tuple[str, ...] = ()
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.declaration.model import Declaration, Kind, Table
-from server.declaration.sql import recording, rights, writing
+from server.declaration.sql import recording, rights, streaming, writing
 from server.declaration.sql.pieces import literal, quoted, table, tables
 
 
@@ -50,6 +50,7 @@ def generate(declaration: Declaration) -> Generated:
                 writing.dispatch(declaration),
                 writing.admitted(declaration),
                 writing.tier(declaration),
+                streaming.functions(declaration),
                 rights.grants(declaration),
             ]
         ),
@@ -64,7 +65,7 @@ def functions(declaration: Declaration) -> Iterator[str]:
         yield f"record_{kind.name}"
         if kind.devices is not None:
             yield f"write_{kind.name}"
-    yield from ("write", "admitted", "tier")
+    yield from ("write", "admitted", "tier", "streamed", "settle")
 
 
 def _entry(kind: Kind, of: Table, triggers: str) -> str:

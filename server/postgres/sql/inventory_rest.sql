@@ -36,6 +36,15 @@ WITH functions AS (
             'ALTER TABLE sync.daily_conversations ADD PRIMARY KEY (date, user_id, conversation_id)'),
            ('sync', 'model_prices', '{model,valid_from}', true,
             'ALTER TABLE sync.model_prices ADD PRIMARY KEY (model, valid_from)'),
+           ('sync', 'streams', '{id}', true, 'ALTER TABLE sync.streams ADD PRIMARY KEY (id)'),
+           ('sync', 'streams', '{kind,row_key,name}', true, 'ALTER TABLE sync.streams ADD UNIQUE (kind, row_key, name)'),
+           ('sync', 'streams', '{touched_at}', false,
+            'CREATE INDEX streams_unsettled ON sync.streams (touched_at) WHERE settled_at IS NULL'),
+           ('sync', 'streams', '{user_id}', false,
+            'CREATE INDEX streams_open ON sync.streams (user_id) WHERE state = ''open'''),
+           ('sync', 'streams', '{settled_at}', false,
+            'CREATE INDEX streams_settled ON sync.streams (settled_at) WHERE settled_at IS NOT NULL'),
+           ('sync', 'stream_text', '{slot,stream,at}', true, 'ALTER TABLE sync.stream_text ADD PRIMARY KEY (slot, stream, at)'),
            ('public', 'messages', '{id,created_at}', true, 'ALTER TABLE public.messages ADD PRIMARY KEY (id, created_at)'),
            ('public', 'messages_archive', '{id,created_at}', true,
             'ALTER TABLE public.messages_archive ADD PRIMARY KEY (id, created_at)'),
@@ -84,7 +93,7 @@ WITH functions AS (
         SELECT FROM pg_index x CROSS JOIN LATERAL (
             SELECT ARRAY(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY AS k (attnum, i)
                          JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum ORDER BY k.i)) AS has (columns)
-        WHERE x.indrelid = t.oid AND x.indisvalid AND x.indpred IS NULL
+        WHERE x.indrelid = t.oid AND x.indisvalid AND (x.indpred IS NULL) = (w.statement NOT LIKE '% WHERE %')
           AND CASE WHEN w.is_unique THEN x.indisunique AND has.columns @> w.columns AND has.columns <@ w.columns
                    ELSE has.columns = w.columns END)
 

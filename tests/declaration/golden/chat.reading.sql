@@ -137,7 +137,7 @@ LEFT JOIN LATERAL (
 -- Reads what one live reader lacks, which is little: one statement, one snapshot.
 -- $1 user, $2 the seq of its position, which is behind a whole transaction
 -- $3 and $4 the oldest and the newest instant of rows, $5 the largest seq: as $7, $8 and $9 of read_feed
-SELECT (SELECT digest FROM sync.declaration) = 'ea84032ee759e6fa', l.row_at < $3 OR l.row_at > $4, k.found, l.seq, l.n, l.prev, l.mark, l.prev_mark, l.kind, l.op, l.row_id, l.row_key, k.s1, k.s2, k.t1, k.t2, k.u1
+SELECT (SELECT digest FROM sync.declaration) = '5ac6cd90a1dfc3f9', l.row_at < $3 OR l.row_at > $4, k.found, l.seq, l.n, l.prev, l.mark, l.prev_mark, l.kind, l.op, l.row_id, l.row_key, k.s1, k.s2, k.t1, k.t2, k.u1
 FROM (SELECT * FROM sync.log WHERE user_id = $1 AND seq > $2 AND seq <= $5 ORDER BY seq, n LIMIT 9) l
 LEFT JOIN LATERAL (
             SELECT true AS found, NULL::timestamptz AS s1, NULL::timestamptz AS s2, t.subscription_tier AS t1, t.subscription_status AS t2, NULL::uuid AS u1

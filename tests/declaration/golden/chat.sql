@@ -266,6 +266,53 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 
+-- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may
+-- not be streamed.
+CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text)
+RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF _tag = 'm'::text AND _name = 'content'::text THEN
+        RETURN QUERY SELECT (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id), t.content::text
+        FROM public.messages t WHERE t.id = (_key[1])::uuid;
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION sync.streamed FROM PUBLIC;
+-- Compares the text of a stream with its row. `_base`: md5 of what the column held when the stream was opened. Returns
+-- `gone`, the row is not there or not the user's; `settled`, it has this text or another one of the app; `lags`; or,
+-- with `_write`, for one that lags `written`.
+CREATE OR REPLACE FUNCTION sync.settle(_tag text, _owner uuid, _key text[], _name text, _text text, _base text,
+                                       _state text, _write boolean)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    _held pg_catalog.text;
+BEGIN
+    IF _tag = 'm'::text AND _name = 'content'::text THEN
+        SELECT t.content::text INTO _held FROM public.messages t WHERE t.id = (_key[1])::uuid AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner;
+        IF NOT FOUND THEN
+            RETURN 'gone';
+        END IF;
+        IF _text = ''::text THEN
+            RETURN 'settled';
+        END IF;
+        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text
+                                 OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base
+                                 OR pg_catalog.length(_held) < pg_catalog.length(_text)
+                                    AND pg_catalog.starts_with(_text, _held)) THEN
+            RETURN 'settled';
+        END IF;
+        IF NOT _write THEN
+            RETURN 'lags';
+        END IF;
+        UPDATE public.messages t SET content = _text::text, updated_at = greatest(t.updated_at, pg_catalog.now())
+        WHERE t.id = (_key[1])::uuid AND (SELECT p1.user_id FROM public.conversations p1 WHERE p1.id = t.conversation_id) = _owner AND t.content::text IS NOT DISTINCT FROM _held;
+        RETURN CASE WHEN FOUND THEN 'written'::text ELSE 'lags'::text END;
+    END IF;
+    RETURN 'gone';
+END
+$$;
+REVOKE ALL ON FUNCTION sync.settle FROM PUBLIC;
+
 GRANT USAGE ON SCHEMA public TO atlas_sync;
 GRANT SELECT (id, subscription_tier, subscription_status) ON public.profiles TO atlas_sync;
 GRANT SELECT (id, user_id, title, created_at, updated_at) ON public.conversations TO atlas_sync;

@@ -480,6 +480,28 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 
+-- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may
+-- not be streamed.
+CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text)
+RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+END
+$$;
+REVOKE ALL ON FUNCTION sync.streamed FROM PUBLIC;
+-- Compares the text of a stream with its row. `_base`: md5 of what the column held when the stream was opened. Returns
+-- `gone`, the row is not there or not the user's; `settled`, it has this text or another one of the app; `lags`; or,
+-- with `_write`, for one that lags `written`.
+CREATE OR REPLACE FUNCTION sync.settle(_tag text, _owner uuid, _key text[], _name text, _text text, _base text,
+                                       _state text, _write boolean)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    _held pg_catalog.text;
+BEGIN
+    RETURN 'gone';
+END
+$$;
+REVOKE ALL ON FUNCTION sync.settle FROM PUBLIC;
+
 GRANT USAGE ON SCHEMA library, public TO atlas_sync;
 GRANT SELECT (number, "user", plan) ON library.account TO atlas_sync;
 GRANT SELECT ("Code", "Owner", "the name", "position") ON public."Shelf" TO atlas_sync;

@@ -10,8 +10,9 @@
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { keyOf, LOCAL, type Row } from '../rows.js';
+import { keyOf, LOCAL, type Row, type Uuid } from '../rows.js';
 import type { Kind } from '../schema.js';
+import type { KeptStream } from '../streams.js';
 import {
   Destroyed,
   newMeta,
@@ -28,7 +29,7 @@ import { adoptRows, belonging, isOwnerless, type OldRow } from './adopt.js';
 import { CONVERSATION, MESSAGE } from './former.js';
 import { abort, asked, committed, deleteDatabase, inDatabase, openDatabase } from './idb.js';
 import { emptyFormer, takeFormer } from './indexeddb_former.js';
-import { HEAD, LEFT, META, NAMES, OUTBOX, pourSome, POUR, upgrade, VERSION } from './indexeddb_upgrade.js';
+import { HEAD, LEFT, META, NAMES, OUTBOX, pourSome, POUR, STREAM, upgrade, VERSION } from './indexeddb_upgrade.js';
 import { Leaves } from './leaves.js';
 import { ackedOf, countsOf, OutboxCopy, pendingOf, OutboxView } from './outbox_copy.js';
 import { singleOf, Singles } from './singles.js';
@@ -66,6 +67,9 @@ const isLost = (error: unknown): boolean =>
 const isAborted = (error: unknown): boolean => Object(error).name === 'AbortError';
 
 const nothing = (): void => undefined;
+
+/** Made when it is needed: a server that renders pages has no IDBKeyRange. */
+const allStreams = (): IDBKeyRange => IDBKeyRange.bound([STREAM], [STREAM, []]);
 
 /** Milliseconds. */
 const OPEN_WITHIN = 5_000;
@@ -377,6 +381,9 @@ class Transaction implements Writing {
   gone(): Promise<Gone[]> {
     return asked(this.store('deletions').getAll());
   }
+  streams(): Promise<KeptStream[]> {
+    return asked(this.head.getAll(allStreams()));
+  }
 
   async setMeta(change: Partial<Meta>): Promise<void> {
     this.known = { ...(await this.meta()), ...change };
@@ -400,6 +407,7 @@ class Transaction implements Writing {
     await this.singles.clear(localToo);
     await this.leaves.clear(localToo);
     this.store('floors').clear();
+    if (localToo) this.head.delete(allStreams());
     await this.forget();
   }
   async putEntries(entries: readonly Entry[]): Promise<void> {
@@ -425,6 +433,13 @@ class Transaction implements Writing {
   }
   async forget(): Promise<void> {
     this.store('deletions').clear();
+  }
+
+  async putStreams(streams: readonly KeptStream[]): Promise<void> {
+    for (const stream of streams) this.head.put(stream, [STREAM, stream.stream]);
+  }
+  async dropStreams(ids: readonly Uuid[]): Promise<void> {
+    for (const id of ids) this.head.delete([STREAM, id]);
   }
 
   private async both(kind: Kind, rows: (of: Singles | Leaves) => Promise<Row[]>): Promise<Row[]> {

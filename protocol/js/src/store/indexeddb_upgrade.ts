@@ -16,6 +16,11 @@ export const META = 'meta';
 export const OUTBOX = 'outbox';
 /** There while rows with a parent are still kept one to a record: a Poured. */
 export const POUR = 'pour';
+/**
+ * A stream has the key [STREAM, its id]. They are few, and with an object store of their own the database would need
+ * another version, for which the tabs of earlier versions of the app had to close it.
+ */
+export const STREAM = 'stream';
 /** There while the database from before there were kinds is to be emptied. */
 export const LEFT = 1;
 /** Where versions that used Dexie have their head. They find another user there, and end. */

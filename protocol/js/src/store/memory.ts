@@ -2,8 +2,9 @@
 
 import type { Floor } from '../holes.js';
 import type { Entry } from '../outbox.js';
-import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row } from '../rows.js';
+import { aboveOf, homeOf, keyOf, LOCAL, orderOfRow, type Row, type Uuid } from '../rows.js';
 import type { Kind } from '../schema.js';
+import type { KeptStream } from '../streams.js';
 import { newMeta, type Gone, type Meta, type Reading, type Store, type Writing } from '../store.js';
 import { newId } from '../uuid.js';
 
@@ -21,6 +22,7 @@ interface Tables {
   /** By kind, then by home. */
   readonly floors: Map<string, Map<string, Floor>>;
   readonly gone: Map<string, Gone>;
+  readonly streams: Map<Uuid, KeptStream>;
 }
 
 function table<V>(tables: Map<string, Map<string, V>>, { name }: Kind): Map<string, V> {
@@ -61,6 +63,7 @@ class Transaction implements Writing {
   };
   floors = async (kind: Kind, homes: readonly string[]) => homes.map((home) => table(this.t.floors, kind).get(home));
   gone = async () => [...this.t.gone.values()];
+  streams = async () => [...this.t.streams.values()];
 
   async setMeta(change: Partial<Meta>): Promise<void> {
     const before = this.t.meta;
@@ -83,6 +86,7 @@ class Transaction implements Writing {
     }
     for (const floors of this.t.floors.values())
       for (const home of [...floors.keys()]) this.set(floors, home, undefined);
+    if (localToo) await this.dropStreams([...this.t.streams.keys()]);
     await this.forget();
   }
   putEntries = async (entries: readonly Entry[]) =>
@@ -95,6 +99,10 @@ class Transaction implements Writing {
   remember = async (deletions: readonly Gone[]) =>
     deletions.forEach((gone) => this.set(this.t.gone, `${gone.kind} ${gone.key}`, gone));
   forget = async () => [...this.t.gone.keys()].forEach((key) => this.set(this.t.gone, key, undefined));
+
+  putStreams = async (streams: readonly KeptStream[]) =>
+    streams.forEach((stream) => this.set(this.t.streams, stream.stream, stream));
+  dropStreams = async (ids: readonly Uuid[]) => ids.forEach((id) => this.set(this.t.streams, id, undefined));
 
   private set<K, V>(table: Map<K, V>, key: K, value: V | undefined): void {
     const before = table.get(key);
@@ -112,6 +120,7 @@ export class MemoryStore implements Store {
     entries: new Map(),
     floors: new Map(),
     gone: new Map(),
+    streams: new Map(),
   };
   private queue: Promise<unknown> = Promise.resolve();
 

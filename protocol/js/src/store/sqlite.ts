@@ -10,8 +10,9 @@
 import type { Floor } from '../holes.js';
 import type { Mutation } from '../mutation.js';
 import type { Entry } from '../outbox.js';
-import { aboveOf, homeOf, keyOf, orderOfRow, type Row } from '../rows.js';
+import { aboveOf, homeOf, keyOf, orderOfRow, type Row, type Uuid } from '../rows.js';
 import type { Kind } from '../schema.js';
+import type { KeptStream } from '../streams.js';
 import {
   newMeta,
   StoreError,
@@ -43,6 +44,8 @@ const VERSION = 3;
 
 const HEAD =
   'CREATE TABLE IF NOT EXISTS atlas_meta (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, meta TEXT NOT NULL)';
+/** Made at each opening: earlier versions of this app, which do not know it, can still open the database. */
+const STREAMS = 'CREATE TABLE IF NOT EXISTS atlas_streams (stream TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID';
 const TABLES = [
   `CREATE TABLE IF NOT EXISTS atlas_rows (
      kind TEXT NOT NULL, key TEXT NOT NULL, home TEXT NOT NULL, place TEXT NOT NULL, above TEXT, seq INTEGER NOT NULL,
@@ -149,6 +152,7 @@ export class SqliteStore implements Store {
     const [head] = await driver.all('SELECT version, meta FROM atlas_meta', []);
     const version = head === undefined ? 0 : number(head['version']);
     if (version > VERSION) throw new StoreError('this database was written by a newer version: update this app');
+    await driver.run(STREAMS, []);
     if (version === VERSION) return;
     for (const table of TABLES) await driver.run(table, []);
     await driver.run('DROP INDEX IF EXISTS atlas_outbox_state', []);
@@ -234,6 +238,10 @@ class Transaction implements Writing {
       seq: number(row['seq']),
     }));
   }
+  async streams(): Promise<KeptStream[]> {
+    const rows = await this.driver.all('SELECT content FROM atlas_streams', []);
+    return rows.map((row) => fromJson(row['content']) as KeptStream);
+  }
 
   async setMeta(change: Partial<Meta>): Promise<void> {
     await this.driver.run('UPDATE atlas_meta SET meta = ?', [JSON.stringify({ ...(await this.meta()), ...change })]);
@@ -254,6 +262,7 @@ class Transaction implements Writing {
   async clear(localToo: boolean): Promise<void> {
     await this.driver.run(`DELETE FROM atlas_rows ${localToo ? '' : 'WHERE seq >= 0'}`, []);
     await this.driver.run('DELETE FROM atlas_histories', []);
+    if (localToo) await this.driver.run('DELETE FROM atlas_streams', []);
     await this.forget();
   }
   async putEntries(entries: readonly Entry[]): Promise<void> {
@@ -288,6 +297,17 @@ class Transaction implements Writing {
   }
   async forget(): Promise<void> {
     await this.driver.run('DELETE FROM atlas_deletions', []);
+  }
+
+  putStreams(streams: readonly KeptStream[]): Promise<void> {
+    return this.putAll(
+      'atlas_streams',
+      streams.map((stream) => [stream.stream, toJson(stream)]),
+    );
+  }
+  async dropStreams(ids: readonly Uuid[]): Promise<void> {
+    for (const some of chunks(ids))
+      await this.driver.run(`DELETE FROM atlas_streams WHERE stream IN (${marks(some.length)})`, some);
   }
 
   /** Another one when another connection has changed the database. */

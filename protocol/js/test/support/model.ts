@@ -33,6 +33,17 @@ interface State {
   applied: { client: Uuid; id: WireId }[];
 }
 
+/** A text that is being written. */
+export interface ModelStream {
+  readonly stream: Uuid;
+  readonly kind: string;
+  readonly id: WireId;
+  readonly column: string;
+  readonly since: number;
+  text: string;
+  state: string;
+}
+
 type Said = { readonly t: string } & Readonly<Record<string, unknown>>;
 export interface PageAsked {
   readonly id: number;
@@ -102,6 +113,13 @@ export class ModelServer {
   readonly generations: number[] = [];
   /** By the columns' values, as JSON. */
   rejects: (columns: string) => boolean = (columns) => columns.includes('refuse');
+
+  /** Those that are not settled, by their ids. */
+  readonly streams = new Map<Uuid, ModelStream>();
+  /** How many `stop` frames came. */
+  stops = 0;
+  /** Errors that answer the next stops, one each; null: they are not answered. */
+  readonly stopErrors: (object | null)[] = [];
 
   constructor(public schema: Schema = CHAT) {}
 
@@ -186,6 +204,40 @@ export class ModelServer {
       this.rows(kind, state).set(name(id), row);
       return [this.columns(this.kind(kind), row)];
     });
+  }
+
+  /** The app's backend begins to write a message's content, or another column. */
+  begin(stream: Uuid, id: WireId, column = 'content', kind = 'm'): void {
+    const begun = { stream, kind, id, column, since: this.state.seq, text: '', state: 'open' };
+    this.streams.set(stream, begun);
+    for (const peer of this.peers) peer.tell(begun, 0);
+  }
+
+  append(stream: Uuid, text: string, state = 'open'): void {
+    const written = this.streams.get(stream) as ModelStream;
+    const offset = [...written.text].length;
+    written.text += text;
+    written.state = state;
+    for (const peer of this.peers) peer.tell(written, offset);
+  }
+
+  settle(stream: Uuid): void {
+    this.streams.delete(stream);
+    for (const peer of this.peers) peer.tellAll();
+  }
+
+  beat(): void {
+    for (const peer of this.peers) peer.beat();
+  }
+
+  /** Returns whether there was an open stream. */
+  stop(kind: unknown, id: unknown, column: unknown): boolean {
+    const open = [...this.streams.values()].filter(
+      (each) => each.kind === kind && name(each.id) === name(id as WireId) && each.state === 'open',
+    );
+    const some = open.filter((each) => column === null || each.column === column);
+    for (const { stream } of some) this.append(stream, '', 'stopped');
+    return some.length > 0;
   }
 
   push(client: Uuid, n: number, mutations: readonly Wire[], held: number | null = null): object {
@@ -377,6 +429,7 @@ export class Peer {
   open = true;
   client: Uuid = '';
   generation = 0;
+  private streams = false;
 
   constructor(
     private readonly server: ModelServer,
@@ -388,6 +441,16 @@ export class Peer {
 
   say(frame: object): void {
     if (this.open) this.send(JSON.stringify(frame));
+  }
+
+  /** What follows the character `offset` of a stream. */
+  tell({ text, ...stream }: ModelStream, offset: number): void {
+    if (this.following && this.streams)
+      this.say({ t: 'stream', ...stream, offset, text: [...text].slice(offset).join('') });
+  }
+
+  tellAll(): void {
+    if (this.following && this.streams) this.say({ t: 'streams', open: [...this.server.streams.keys()] });
   }
 
   /** Cuts the connection (1006), or closes it. */
@@ -419,6 +482,15 @@ export class Peer {
         );
       case 'page':
         return this.say(server.page(f as unknown as PageAsked));
+      case 'stop': {
+        const { n } = f;
+        server.stops++;
+        const error = server.stopErrors.shift();
+        if (error === null) return;
+        if (error !== undefined)
+          return this.say({ t: 'error', message: '', retryable: true, answers: 'stop', id: n, ...error });
+        return this.say({ t: 'stopped', n, found: server.stop(f['kind'], f['id'], f['column'] ?? null) });
+      }
       case 'push': {
         const error = server.pushErrors.shift();
         return this.say(
@@ -440,6 +512,7 @@ export class Peer {
     if (state.tier === 'free') return this.localOnly();
     this.client = f['client_id'] as Uuid;
     this.generation = f['generation'] as number;
+    this.streams = ((f['extras'] ?? []) as string[]).includes('streams');
     server.generations.push(this.generation);
     for (const peer of [...server.peers]) {
       if (peer === this || peer.client !== this.client) continue;
@@ -482,7 +555,13 @@ export class Peer {
         from = entry.seq;
       }
     }
-    this.say({ t: 'live', cursor: server.cursor(), seq: state.seq });
     this.following = true;
+    this.tellAll();
+    for (const stream of server.streams.values()) this.tell(stream, 0);
+    this.beat();
+  }
+
+  beat(): void {
+    if (this.following) this.say({ t: 'live', cursor: this.server.cursor(), seq: this.server.state.seq });
   }
 }

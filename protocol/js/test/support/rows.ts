@@ -5,6 +5,7 @@ import type { Entry } from '../../src/outbox.js';
 import type { Uuid } from '../../src/rows.js';
 import { CHAT } from '../../src/schema.chat.js';
 import { compile, type Kind } from '../../src/schema.js';
+import { NO_STREAMS } from '../../src/streams.js';
 
 /** The chat schema. */
 export const CHAT_KINDS = compile(CHAT);
@@ -53,3 +54,6 @@ export const entry = (key: number, change: Partial<Entry> = {}): Entry => ({
   message: null,
   ...change,
 });
+
+/** For an ingest of a device that has no streams. */
+export const WITHOUT_STREAMS = { now: NO_STREAMS, rows: (): void => undefined };

@@ -10,7 +10,7 @@ import { Session, together, type Event } from '../../src/session.js';
 import type { Store } from '../../src/store.js';
 import * as writes from '../../src/write.js';
 import { type ModelServer, Peer } from './model.js';
-import { CHAT_KINDS, id, MESSAGE } from './rows.js';
+import { CHAT_KINDS, id, MESSAGE, WITHOUT_STREAMS } from './rows.js';
 
 export class Device {
   readonly inbox: string[] = [];
@@ -57,6 +57,7 @@ export class Device {
       now: () => this.clock,
       random: () => 0,
       onTouched: () => touchedNothing(),
+      streams: WITHOUT_STREAMS,
     });
   }
 

@@ -178,6 +178,7 @@ export class Tab {
     return {
       clock: { now: world.clock.now, after: (ms, call) => world.clock.after(ms, () => this.run(call)) },
       random: () => 0.5,
+      frame: this.run, // the screen is drawn all the time
       WebSocket: world.network.WebSocket,
       fetch: null,
       online: () => true,

@@ -151,6 +151,7 @@ export function App() {
                 kind={kindOf(slot)}
                 device={device}
                 person={person}
+                canAsk={people?.ask === true}
                 narrow={narrow}
                 hidden={narrow && slot !== shown}
                 onClose={slots.length > 1 ? () => remove(slot) : null}

@@ -3,6 +3,7 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import type { Certainty, ShownMessage } from 'atlas-sync';
+import type { Asked } from './ask.js';
 import { grow } from './composer.js';
 import type { DemoSync } from './device.js';
 import { Icon, type IconName } from './icons.js';
@@ -27,6 +28,13 @@ interface Props {
   readonly sync: DemoSync;
   /** Opens another conversation. */
   readonly onOpen: (id: string) => void;
+  /** Of an answer of the assistant: its question. */
+  readonly asked: Asked | undefined;
+  /** Whether the assistant has yet to answer it. */
+  readonly waits: boolean;
+  /** Whether this device is connected. */
+  readonly live: boolean;
+  readonly onAskAgain: ((message: string) => void) | null;
 }
 
 const MARKS: Record<Certainty, { readonly icon: IconName; readonly words: string }> = {
@@ -41,7 +49,11 @@ export function Bubble(props: Props) {
   const { row, follows, leads, fresh, active, editing, onEdit, onSave, onDelete } = props;
   const [open, setOpen] = useState(false);
   const own = row.role === 'user';
+  const { asked, waits, live, onAskAgain } = props;
+  const growing = row.streaming === true || (asked?.progress === 'writing' && row.content === '');
   const edited = row.updatedAt > row.createdAt;
+  const ended = growing ? undefined : ENDED[row.stream ?? asked?.progress ?? ''];
+  const again = asked === undefined || onAskAgain === null ? null : () => onAskAgain(asked.message);
   const confirmed = row.state === 'synced' || row.state === 'acked';
   return (
     <li
@@ -54,6 +66,10 @@ export function Bubble(props: Props) {
       data-leads={leads || undefined}
       data-fresh={fresh || undefined}
       data-open={open || undefined}
+      data-growing={growing || undefined}
+      // Not read piece by piece: Progress reads it when it is whole.
+      aria-live={growing ? 'off' : undefined}
+      aria-busy={growing || undefined}
       tabIndex={-1}
     >
       <span class="hidden-words">{own ? 'You' : row.role}: </span>
@@ -62,9 +78,14 @@ export function Bubble(props: Props) {
       ) : (
         <div class="message-line">
           <div class="bubble" data-testid="text" onClick={({ target }) => (target as Element).closest('a, button') === null && setOpen(!open)}>
-            {row.role === 'assistant' ? <Markdown text={row.content} /> : row.content}
+            <Text row={row} growing={growing} live={live} />
           </div>
-          <div class="message-actions">
+          <div class="message-actions" hidden={growing}>
+            {again !== null && ended === undefined && (
+              <button type="button" class="icon-button" data-testid="again" tabIndex={active ? 0 : -1} aria-label="Ask again" title="Ask again" onClick={again}>
+                <Icon name="again" size={15} />
+              </button>
+            )}
             <button type="button" class="icon-button" data-testid="edit" tabIndex={active ? 0 : -1} aria-label="Edit this message" title="Edit" onClick={() => onEdit(true)}>
               <Icon name="pencil" size={15} />
             </button>
@@ -74,8 +95,16 @@ export function Bubble(props: Props) {
           </div>
         </div>
       )}
-      {!editing && (!leads || !confirmed || edited) && (
+      {growing && !live && <p class="message-meta">Goes on when this device is online</p>}
+      {!editing && !growing && (!leads || !confirmed || edited || ended !== undefined || waits) && (
         <p class="message-meta">
+          {ended !== undefined && <span data-testid="ended">{ended}</span>}
+          {ended !== undefined && again !== null && (
+            <button type="button" class="link" data-testid="again" onClick={again}>
+              Ask again
+            </button>
+          )}
+          {waits && confirmed && <span data-testid="waits">Waiting for the assistant</span>}
           {edited && <span>Edited</span>}
           <time dateTime={machineTime(row.createdAt)}>{clockTime(row.createdAt)}</time>
           {(own || !confirmed) && <Mark state={row.state} />}
@@ -90,6 +119,26 @@ export function Bubble(props: Props) {
         </p>
       )}
     </li>
+  );
+}
+
+/** What became of an answer that is not whole. */
+const ENDED: Readonly<Record<string, string>> = {
+  stopped: 'Stopped',
+  failed: 'The assistant could not finish this answer',
+};
+
+function Text({ row, growing, live }: { readonly row: ShownMessage; readonly growing: boolean; readonly live: boolean }) {
+  if (row.role !== 'assistant') return row.content;
+  if (row.content !== '') return <Markdown text={row.content} growing={growing} typing={growing && live} />;
+  if (!growing) return 'Nothing was written';
+  return (
+    <span class="dots">
+      <span class="hidden-words">Writing</span>
+      <i />
+      <i />
+      <i />
+    </span>
   );
 }
 

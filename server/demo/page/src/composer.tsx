@@ -9,10 +9,16 @@ import { isText, recall, remember } from './memory.js';
 interface Props {
   readonly draftName: string;
   readonly focus: number;
+  /** Whether what is sent asks the assistant; what changes that, null if there is none. */
+  readonly asking: boolean;
+  readonly onAsking: ((on: boolean) => void) | null;
+  /** Whether the answer that is being written was told to stop; what tells it, null if none is written. */
+  readonly stopping: boolean;
+  readonly onStop: (() => void) | null;
   readonly onSend: (text: string) => Promise<void>;
 }
 
-export function Composer({ draftName, focus, onSend }: Props) {
+export function Composer({ draftName, focus, asking, onAsking, stopping, onStop, onSend }: Props) {
   const [text, setText] = useState(() => recall(draftName, isText) ?? '');
   const [problem, setProblem] = useState<string | null>(null);
   const field = useRef<HTMLTextAreaElement>(null);
@@ -53,13 +59,26 @@ export function Composer({ draftName, focus, onSend }: Props) {
           Not sent: {problem}
         </p>
       )}
-      <div class="composer-box">
+      <div class="composer-box" data-asks={onAsking !== null || undefined}>
+        {onAsking !== null && (
+          <button
+            type="button"
+            class="ask"
+            data-testid="ask"
+            aria-pressed={asking}
+            title={asking ? 'The assistant answers' : 'The assistant does not answer'}
+            onClick={() => onAsking(!asking)}
+          >
+            <Icon name="spark" size={15} />
+            Ask
+          </button>
+        )}
         <textarea
           ref={field}
           rows={1}
           data-testid="composer"
           aria-label="Message"
-          placeholder="Write a message"
+          placeholder={onAsking !== null && asking ? 'Ask something' : 'Write a message'}
           autocomplete="off"
           enterkeyhint="send"
           value={text}
@@ -70,7 +89,20 @@ export function Composer({ draftName, focus, onSend }: Props) {
             void send();
           }}
         />
-        <button type="submit" class="send" data-testid="send" aria-label="Send" title="Send" disabled={text.trim() === ''}>
+        {onStop !== null && (
+          <button
+            type="button"
+            class="stop"
+            data-testid="stop"
+            aria-label={stopping ? 'Stopping' : 'Stop the answer'}
+            title={stopping ? 'Stopping' : 'Stop (Escape)'}
+            disabled={stopping}
+            onClick={onStop}
+          >
+            <Icon name="stop" />
+          </button>
+        )}
+        <button type="submit" class="send" hidden={onStop !== null && text.trim() === ''} data-testid="send" aria-label="Send" title="Send" disabled={text.trim() === ''}>
           <Icon name="up" />
         </button>
       </div>

@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 import type { ShownConversation } from 'atlas-sync';
 import type { Activity } from './activity.js';
+import { useAsking, useQuestions } from './ask.js';
 import { Composer } from './composer.js';
 import type { Device } from './device.js';
 import type { Question } from './dialog.js';
@@ -16,6 +17,7 @@ interface Props {
   readonly device: Device;
   readonly row: ShownConversation;
   readonly activity: Activity;
+  readonly canAsk: boolean;
   /** Each change moves the focus to the composer. */
   readonly focusComposer: number;
   readonly onBack: () => void;
@@ -25,7 +27,8 @@ interface Props {
   readonly onOpen: (id: string) => void;
 }
 
-export function ConversationView({ device, row, activity, focusComposer, onBack, onDelete, ask, onOpen }: Props) {
+export function ConversationView({ device, row, activity, canAsk, focusComposer, onBack, onDelete, ask, onOpen }: Props) {
+  const { sync } = device;
   const [renaming, rename] = useState(false);
   const renameButton = useRef<HTMLButtonElement>(null);
   /** Whether the title was written by keyboard, which goes on where it was. */
@@ -36,15 +39,38 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
     renameButton.current?.focus();
   }, [renaming]);
   const [sent, setSent] = useState(0);
+  const [asking, setAsking] = useAsking();
+  const questions = useQuestions(sync, row.id);
+  /** The message that is being written here. */
+  const [growing, setGrowing] = useState<string | null>(null);
+  const [stopping, setStopping] = useState<string | null>(null);
   const title = row.title ?? 'New conversation';
   const send = async (text: string): Promise<void> => {
-    const untitled = row.title === null && (await isEmpty(device.sync, row.id));
-    await device.sync.insert('message', { conversationId: row.id, role: 'user', content: text });
-    if (untitled) await device.sync.update('conversation', row.id, { title: titleFrom(text) });
+    const untitled = row.title === null && (await isEmpty(sync, row.id));
+    const message = await sync.insert('message', { conversationId: row.id, role: 'user', content: text });
+    if (canAsk && asking) await askFor(message);
+    if (untitled) await sync.update('conversation', row.id, { title: titleFrom(text) });
     setSent((count) => count + 1);
   };
+  const askFor = async (message: string): Promise<void> => {
+    await sync.insert('question', { conversationId: row.id, messageId: message });
+  };
+  const stop = (): void => {
+    if (growing === null) return;
+    setStopping(growing);
+    // Now, or with the next connection. What is written stays.
+    sync.stop('message', growing).catch(() => undefined); // the device is being closed
+  };
   return (
-    <div class="conversation">
+    <div
+      class="conversation"
+      onKeyDown={(event) => {
+        if (event.key !== 'Escape' || event.isComposing || growing === null) return;
+        if ((event.target as Element).closest('.editor, .title-field') !== null) return;
+        event.preventDefault();
+        stop();
+      }}
+    >
       <div class="conversation-head">
         <button type="button" class="icon-button back" data-testid="back" aria-label="Back to the conversations" onClick={onBack}>
           <Icon name="back" />
@@ -55,7 +81,7 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
             onDone={(next, byKey) => {
               returns.current = byKey;
               rename(false);
-              if (next !== null && next !== title) void device.sync.update('conversation', row.id, { title: next });
+              if (next !== null && next !== title) void sync.update('conversation', row.id, { title: next });
             }}
           />
         ) : (
@@ -74,8 +100,26 @@ export function ConversationView({ device, row, activity, focusComposer, onBack,
           </>
         )}
       </div>
-      <Messages device={device} conversation={row.id} activity={activity} sent={sent} ask={ask} onOpen={onOpen} />
-      <Composer draftName={`${device.name}.draft.${row.id}`} focus={focusComposer} onSend={send} />
+      <Messages
+        device={device}
+        conversation={row.id}
+        activity={activity}
+        sent={sent}
+        questions={questions}
+        onGrowing={setGrowing}
+        onAskAgain={canAsk ? (message) => void askFor(message) : null}
+        ask={ask}
+        onOpen={onOpen}
+      />
+      <Composer
+        draftName={`${device.name}.draft.${row.id}`}
+        focus={focusComposer}
+        asking={asking}
+        onAsking={canAsk ? setAsking : null}
+        stopping={growing !== null && growing === stopping}
+        onStop={growing === null ? null : stop}
+        onSend={send}
+      />
     </div>
   );
 }

@@ -10,6 +10,7 @@ import type { Device } from './device.js';
 import { useQuery } from './hooks.js';
 import { Icon } from './icons.js';
 import { usePreviews, type Unsettled } from './previews.js';
+import { useWriting } from './streams.js';
 import { useNetwork } from './switch.js';
 import { useUnread } from './unread.js';
 import { briefly, machineTime } from './when.js';
@@ -54,7 +55,8 @@ export function ConversationList(props: Props) {
   const rows = list?.rows ?? NONE;
   useNews(props);
   const status = useQuery(device.sync.status);
-  const previews = usePreviews(device, rows, `${status?.pending} ${status?.rejected}`);
+  const writing = useWriting(device.sync);
+  const previews = usePreviews(device, rows, `${status?.pending} ${status?.rejected} ${[...writing].join()}`);
   const unread = useUnread(device, list?.rows, chosen, status?.lastLive ?? null);
   /** The item that Tab reaches; arrow keys lead to the others. */
   const entry = rows.some((row) => row.id === chosen) ? chosen : rows[0]?.id;
@@ -112,7 +114,9 @@ export function ConversationList(props: Props) {
                 </span>
               </span>
               <span class="list-line">
-                <span class="list-preview">{preview(previews.get(row.id)?.text)}</span>
+                <span class="list-preview" data-writing={writing.has(row.id) || undefined}>
+                  {writing.has(row.id) ? 'Writing …' : preview(previews.get(row.id)?.text)}
+                </span>
                 <time class="list-time" dateTime={machineTime(row.updatedAt)}>
                   {briefly(row.updatedAt)}
                 </time>

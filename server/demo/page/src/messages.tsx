@@ -8,11 +8,14 @@ import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { ShownMessage } from 'atlas-sync';
 import { plural, type Activity } from './activity.js';
 import { arrivals } from './arrivals.js';
+import type { Questions } from './ask.js';
 import { Bubble } from './bubble.js';
 import type { Device } from './device.js';
 import type { Question } from './dialog.js';
 import { useQuery, useStable } from './hooks.js';
 import { Icon } from './icons.js';
+import { withoutMarks } from './markdown.js';
+import { newestGrowing } from './streams.js';
 import { moved, slice, STEP } from './window.js';
 import { dayName } from './when.js';
 
@@ -22,6 +25,11 @@ interface Props {
   readonly activity: Activity;
   /** Grows with each message sent here. */
   readonly sent: number;
+  readonly questions: Questions;
+  /** Is told which message is being written; null when none is. */
+  readonly onGrowing: (id: string | null) => void;
+  /** Asks with this message again. */
+  readonly onAskAgain: ((message: string) => void) | null;
   readonly ask: (question: Question) => void;
   /** Opens another conversation. */
   readonly onOpen: (id: string) => void;
@@ -62,7 +70,8 @@ function useNews(rows: readonly ShownMessage[], atEnd: { readonly current: boole
   return { fresh, unseen, seen: () => setUnseen(0) };
 }
 
-export function Messages({ device, conversation, activity, sent, ask, onOpen }: Props) {
+export function Messages(props: Props) {
+  const { device, conversation, activity, sent, questions, onGrowing, onAskAgain, ask, onOpen } = props;
   const { sync } = device;
   const [query, setQuery] = useState(() => sync.list('message', { parent: conversation, oldestFirst: true }));
   const list = useQuery(query);
@@ -79,17 +88,27 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
   const items = useRef<HTMLOListElement>(null);
   const atEnd = useRef(true);
   const goToEnd = useRef(false);
+  /** Whether the user has scrolled up from there, however little; and where the list was then. */
+  const leftEnd = useRef(false);
+  const lastTop = useRef(0);
   const [goes, go] = useState(0);
   /** The topmost visible message, and its distance from the top in pixels. */
   const anchor = useRef<{ readonly id: string; readonly top: number } | null>(null);
   const { fresh, unseen, seen } = useNews(rows, atEnd, activity);
   const window = slice(rows, last);
   const shown = rows.slice(window.start, window.end);
+  const growing = newestGrowing(rows);
+  useLayoutEffect(() => onGrowing(growing), [growing]);
 
   const updateAnchor = useStable((): void => {
     const box = scroller.current;
     if (box === null) return;
     const top = box.getBoundingClientRect().top;
+    const left = box.scrollHeight - box.scrollTop - box.clientHeight;
+    // Who scrolls up leaves the end at once: else a text that grows there would hold them.
+    if (box.scrollTop < lastTop.current && left > 1) leftEnd.current = true;
+    else if (left <= 1 || (box.scrollTop > lastTop.current && left < AT_END)) leftEnd.current = false;
+    lastTop.current = box.scrollTop;
     anchor.current = null;
     for (const item of items.current?.querySelectorAll<HTMLElement>('[data-id]') ?? []) {
       const place = item.getBoundingClientRect();
@@ -97,7 +116,7 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
       anchor.current = { id: item.dataset.id!, top: place.top - top };
       break;
     }
-    atEnd.current = last === null && box.scrollHeight - box.scrollTop - box.clientHeight < AT_END;
+    atEnd.current = last === null && left < AT_END && !leftEnd.current;
     setAway(!atEnd.current);
     if (atEnd.current && unseen > 0) seen();
   });
@@ -106,12 +125,13 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
     if (box === null || box.clientHeight === 0) return;
     const kept = anchor.current;
     if ((atEnd.current || goToEnd.current) && last === null) {
-      goToEnd.current = false;
+      goToEnd.current = leftEnd.current = false;
       box.scrollTop = box.scrollHeight;
     } else if (kept !== null) {
       const item = items.current?.querySelector<HTMLElement>(`[data-id="${kept.id}"]`);
       if (item != null) box.scrollTop += item.getBoundingClientRect().top - box.getBoundingClientRect().top - kept.top;
     }
+    lastTop.current = box.scrollTop;
     updateAnchor();
     move();
   });
@@ -181,6 +201,8 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
       act: () => void sync.remove('message', row.id),
     });
 
+  const live = status?.state === 'live' || status?.state === 'catching_up';
+
   return (
     <div class="messages-frame">
       <div
@@ -222,12 +244,17 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
                 onDelete={() => remove(row)}
                 sync={sync}
                 onOpen={onOpen}
+                asked={questions.byAnswer.get(row.id)}
+                waits={questions.waiting === row.id}
+                live={live}
+                onAskAgain={onAskAgain}
               />,
             ];
           })}
         </ol>
         {list !== undefined && rows.length === 0 && !list.more && <p class="messages-none">No messages yet. Write the first one.</p>}
       </div>
+      <Progress rows={rows} growing={growing} />
       {(away || last !== null) && (
         <button type="button" class="to-end" data-testid="to-end" onClick={() => void toEnd()}>
           <Icon name="down" size={15} />
@@ -235,6 +262,23 @@ export function Messages({ device, conversation, activity, sent, ask, onOpen }: 
         </button>
       )}
     </div>
+  );
+}
+
+/** Says to those who do not see it that an answer is being written, and reads it to them once it is whole. */
+function Progress({ rows, growing }: { readonly rows: readonly ShownMessage[]; readonly growing: string | null }) {
+  const [said, say] = useState('');
+  const before = useRef<string | null>(null);
+  useEffect(() => {
+    const written = growing === null ? rows.find((row) => row.id === before.current) : undefined;
+    if (growing !== null) say('The assistant is writing. Escape stops it.');
+    else if (written !== undefined) say(`The assistant has answered: ${withoutMarks(written.content)}`);
+    before.current = growing;
+  }, [growing]);
+  return (
+    <p class="hidden-words" role="status" data-testid="progress">
+      {said}
+    </p>
   );
 }
 

@@ -24,6 +24,8 @@ interface Props {
   readonly kind: Kind;
   readonly device: Device;
   readonly person: Person;
+  /** Whether there is an assistant. */
+  readonly canAsk: boolean;
   readonly narrow: boolean;
   readonly hidden: boolean;
   readonly onClose: (() => void) | null;
@@ -47,7 +49,7 @@ function useChosenRow(device: Device, rows: readonly ShownConversation[] | undef
   return listed ?? (unlisted?.id === chosen ? unlisted.row : undefined);
 }
 
-export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClose }: Props) {
+export function DevicePanel({ slot, kind, device, person, canAsk, narrow, hidden, onClose }: Props) {
   const { sync } = device;
   const activity = useMemo(() => new Activity(device), [device]);
   useEffect(() => () => activity.close(), [activity]);
@@ -173,6 +175,7 @@ export function DevicePanel({ slot, kind, device, person, narrow, hidden, onClos
             device={device}
             row={row}
             activity={activity}
+            canAsk={canAsk && status?.state !== 'local'}
             focusComposer={focusComposer}
             onBack={back}
             onDelete={() => remove(row)}

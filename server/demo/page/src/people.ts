@@ -12,6 +12,8 @@ export interface Person {
 export interface People {
   readonly url: string;
   readonly users: readonly Person[];
+  /** Whether there is an assistant. */
+  readonly ask?: boolean;
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;

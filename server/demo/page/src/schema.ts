@@ -1,7 +1,7 @@
 /** What is synced: `atlas-sync schema --typescript` wrote this. Write it again when the declaration changed. */
 
 export const schema = {
-  hash: 'cab7ec36c09b107d',
+  hash: '39b9ce278c914756',
   kinds: [
     { name: 'profile', tag: 'p', key: ['uuid'], columns: [['tier', 'text'], ['status', 'text?']] },
     {
@@ -45,6 +45,22 @@ export const schema = {
       key: ['bigint'],
       columns: [['date', 'date'], ['conversations', 'int'], ['tokens', 'bigint'], ['cost', 'numeric']],
       window: 7,
+    },
+    {
+      name: 'question',
+      tag: 'q',
+      key: ['uuid'],
+      parent: 'conversation',
+      columns: [
+        ['conversation_id', 'uuid'],
+        ['message_id', 'uuid'],
+        ['answer_id', 'uuid?'],
+        ['progress', 'text'],
+        ['asked_at', 'instant'],
+      ],
+      newest: 'asked_at',
+      window: 50,
+      devices: { insert: ['message_id'], created: 'asked_at' },
     },
   ],
 } as const;

@@ -1,7 +1,10 @@
 /** Runs the examples that are no app: what they did is in `window.did`. */
 
 import { createChatSync, MemoryStore } from 'atlas-sync';
+import { createElement } from 'react';
+import { createRoot } from 'react-dom/client';
 import { adoptingStore } from './adopt';
+import { Answers, Writing } from './Answers';
 import { onSignedOut, signOut } from './signOut';
 import { getToken, supabase } from './supabase';
 import { saveUnsent } from './support';
@@ -29,5 +32,19 @@ async function signedOut(): Promise<string[]> {
   return [`gone: ${gone}`];
 }
 
+async function answered(): Promise<string[]> {
+  const sync = createChatSync({ url: '', user: 'somebody', store: new MemoryStore() });
+  const conversation = await sync.createConversation('Hi');
+  const place = document.createElement('div');
+  const isShown = new Promise<void>((resolve) => {
+    new MutationObserver(() => place.textContent && resolve()).observe(place, { childList: true, subtree: true });
+  });
+  const props = { sync, conversation };
+  createRoot(place).render(createElement('div', null, createElement(Answers, props), createElement(Writing, props)));
+  await sync.sendMessage(conversation, 'Hello.');
+  await isShown;
+  return [place.textContent];
+}
+
 const outcome = (work: Promise<string[]>): Promise<string[]> => work.catch((error: unknown) => [String(error)]);
-Object.assign(window, { did: Promise.all([outcome(tasks()), outcome(signedOut())]) });
+Object.assign(window, { did: Promise.all([outcome(tasks()), outcome(signedOut()), outcome(answered())]) });

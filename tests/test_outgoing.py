@@ -5,7 +5,7 @@ from websockets.frames import Frame, Opcode
 
 from protocol.codec import CODECS, Codec
 from protocol.frames import Error
-from server.feed import encode
+from server.outgoing import message
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.subprotocol)
@@ -16,5 +16,5 @@ def test_a_message_has_the_header_of_its_size(codec: Codec) -> None:
         data = codec.encode(frame)
         sizes.add(len(data))
         opcode = Opcode.TEXT if codec.text else Opcode.BINARY
-        assert encode.message(frame, codec) == Frame(opcode, data).serialize(mask=False)
+        assert message(frame, codec) == Frame(opcode, data).serialize(mask=False)
     assert {125, 126, 65_535, 65_536} <= sizes
