@@ -225,7 +225,7 @@ class Stage:
                     frame = await self.socket.next(step.seconds)
                     raise Failed(f"It sent a {type(frame).__name__} frame, and nothing was expected.")
             case do.Write():
-                fields = {"op": step.op, "kind": step.kind, "id": str(step.id), "columns": dict(step.columns)}
+                fields: do.Json = {"op": step.op, "kind": step.kind, "id": str(step.id), "columns": dict(step.columns)}
                 await self._adapter.ask("write", **fields)
             case do.Older():
                 parent = None if step.parent is None else str(step.parent)

@@ -395,8 +395,8 @@ class Hanging:
         self._waiting: list[asyncio.Task[None]] = []
 
     async def begin(self, sql: Any) -> None:
-        # A server that streams brings this about seconds later. A commit that rings NOTIFY has a lock of the whole cluster
-        # until it is seen: the next one would wait for that lock, and not be in the WAL.
+        # A server that streams brings this about seconds later. A commit that rings NOTIFY has a lock of the whole
+        # cluster until it is seen: the next one would wait for that lock, and not be in the WAL.
         await eventually(lambda: sql.fetchval(self.SILENT))
         await sql.execute("SET synchronous_commit = local")
         await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
