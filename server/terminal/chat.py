@@ -2,7 +2,7 @@
 
 Each line that is typed becomes a message of a conversation, unless it begins with a slash: `/help` names the commands.
 Lines typed while the server is unavailable wait in a file. They are sent when it is available again, also by the next
-start of the command.
+start of the command. An answer that is being written grows at the end of its line.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -23,14 +24,16 @@ from atlas_sync.outbox import Entry, EntryState, Outbox
 from atlas_sync.replica import Replica
 from atlas_sync.rows import Key, Row
 from atlas_sync.schema import Schema
-from atlas_sync.session import Batch, Event, SchemaArrived
+from atlas_sync.session import Batch, Event, Live, SchemaArrived
 from atlas_sync.storage import SqliteStorage, StorageError
+from atlas_sync.streams import StreamGrew, StreamsNamed
+from atlas_sync.view import build_view
 from server.exceptions import ConfigError, UnavailableError
 from server.terminal.device import line_of, printable, run, shortened
 from server.terminal.trouble import Shows, Token, address
 
 SENDING_SECONDS = 10.0
-"""How long the command waits, after the end of the input, for lines to be sent. The rest stays in the file."""
+"""How long the command waits, after the end of the input, for lines and stops to be sent. Lines stay in the file."""
 SNAPSHOT_SECONDS = 30.0
 LISTED = 10
 """Conversations that `/list` shows."""
@@ -38,6 +41,7 @@ HELP = (
     "/list         the newest conversations, with their numbers",
     "/open NUMBER  write to another one",
     "/new [TITLE]  begin one; without a title its first message names it",
+    "/stop         end the answers that are being written here",
     "/quit         send what waits, and end (or Ctrl-D)",
     "/help         these lines",
     "Every other line is a message. One that begins with a slash is typed with two.",
@@ -77,9 +81,14 @@ class _Chat:
         """Whether the first message names the conversation."""
         self._console = console
         self._replica = Replica(Schema.chat())
+        self._stopping: list[asyncio.Future[bool | None]] = []
         self._sent = asyncio.Event()
         """Set while every mutation has its result."""
         self._shown: set[Key] = set()
+        self._printed: dict[Key, int] = {}
+        """Of answers that grow: how many of their characters are printed."""
+        self._growing: Key | None = None
+        """The answer at the end of whose line the next characters are printed."""
         self._mine: dict[Key, int] = {}
         """Unconfirmed messages of this terminal: the outbox entry's key, by the message's id."""
         self._token = Token(token)
@@ -92,8 +101,9 @@ class _Chat:
             window={CONVERSATION: 50, MESSAGE: 20},
             outbox=outbox,
             on_batch=self._on_batch,
+            on_stream=self._on_stream,
             on_event=self._on_event,
-            on_status=Shows(console, url, lambda: self._device.last_error),
+            on_status=Shows(self._put, url, lambda: self._device.last_error),
         )
 
     async def run(self) -> None:
@@ -107,7 +117,7 @@ class _Chat:
         finally:
             talking.cancel()
             await self._device.stop()
-            await asyncio.gather(running, talking, return_exceptions=True)
+            await asyncio.gather(running, talking, *self._stopping, return_exceptions=True)
 
     async def _talk(self) -> None:
         if self._title is None and self._conversation is None:
@@ -132,6 +142,7 @@ class _Chat:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SENDING_SECONDS):
                 await self._sent.wait()
+                await asyncio.gather(*self._stopping, return_exceptions=True)
 
     def _enter(self) -> None:
         """Enter the chosen conversation, the newest one, or a new one."""
@@ -156,8 +167,9 @@ class _Chat:
         self._conversation = conversation
         self._unnamed = False
         name = self._name(conversation) if title is None else title
-        self._console.print(Text.assemble((printable(name), "bold"), f"  {conversation}"))
+        self._put(Text.assemble((printable(name), "bold"), f"  {conversation}"))
         self._shown.clear()
+        self._printed.clear()
         self._show()
 
     def _name(self, conversation: UUID) -> str:
@@ -176,6 +188,9 @@ class _Chat:
                 self._open(listed[int(rest) - 1])
             case "open":
                 self._print(f"/open takes a number of /list: 1 to {len(listed)}." if listed else "There are none yet.")
+            case "stop":
+                for message in self._written():
+                    self._stopping.append(asyncio.ensure_future(self._device.stop(MESSAGE, message)))
             case "new":
                 try:
                     self._begin(shortened(rest.strip()) or None)
@@ -186,11 +201,18 @@ class _Chat:
 
     def _refuse(self, error: ValueError, typed: str) -> None:
         says = too_long(typed) if isinstance(error, WriteError) and error.code == "too_long" else str(error)
-        self._console.print(Text(printable(f"  ✗ {says}"), "red"))
+        self._put(Text(printable(f"  ✗ {says}"), "red"))
 
     def _print(self, *lines: str) -> None:
         for each in lines:
-            self._console.print(printable(f"  {each}"), style="dim", soft_wrap=True)
+            self._put(Text(printable(f"  {each}"), "dim"))
+
+    def _put(self, text: Text) -> None:
+        """Print a line, below an answer that grows."""
+        if self._growing is not None:
+            self._growing = None
+            self._console.print()
+        self._console.print(text, soft_wrap=True)
 
     def _say(self, typed: str) -> None:
         assert self._conversation is not None
@@ -204,7 +226,7 @@ class _Chat:
             self._unnamed = False
             self._device.write(rename_conversation(self._conversation, shortened(typed), self._device.now()))
         if self._device.status is not Status.LIVE:
-            self._console.print("  … kept until the server can be reached", style="dim")
+            self._print("… kept until the server can be reached")
 
     def _on_event(self, event: Event) -> None:
         self._token.hear(event)
@@ -216,13 +238,46 @@ class _Chat:
         self._replica.receive(batch)
         self._show()
 
+    def _on_stream(self, what: StreamsNamed | StreamGrew | Live) -> None:
+        self._replica.receive(what)
+        self._show()
+
     def _show(self) -> None:
-        """Print the conversation's new messages, except those that were typed here."""
+        """Print the conversation's new messages, except those that were typed here, and what has grown."""
+        view = build_view(self._replica, [], self._replica.streams).rows[MESSAGE]
         for message in reversed(self._replica.newest_first(MESSAGE, self._conversation)):
-            if message.id not in self._shown:
+            shown = view[message.id]
+            if shown.streaming:
+                self._shown.discard(message.id)  # one that is asked again is written anew
+                self._grow(shown.row)
+            elif message.id not in self._shown and (shown.row.content or message.role == "user"):
                 self._shown.add(message.id)
-                if message.id not in self._mine:
-                    self._console.print(_line(message), soft_wrap=True)
+                if message.id in self._printed:
+                    self._grow(shown.row)
+                    del self._printed[message.id]
+                elif message.id not in self._mine:
+                    self._put(_line(shown.row))
+
+    def _grow(self, message: Row) -> None:
+        """Print what the answer has got since the last time: in its line, or in another one if that is not the last."""
+        printed = self._printed.get(message.id, 0)
+        if len(message.content) <= printed:
+            return
+        rest = replace(message, values={**message.values, "content": message.content[printed:]})
+        if self._growing == message.id:
+            self._console.print(Text(printable(rest.content)), end="", soft_wrap=True)
+        else:
+            if self._growing is not None:
+                self._console.print()
+            self._console.print(_line(rest), end="", soft_wrap=True)
+        self._growing = message.id
+        self._printed[message.id] = len(message.content)
+
+    def _written(self) -> list[Key]:
+        """The messages of this conversation that are being written."""
+        view = build_view(self._replica, [], self._replica.streams).rows[MESSAGE]
+        rows = self._replica.newest_first(MESSAGE, self._conversation)
+        return [row.id for row in rows if view[row.id].streaming]
 
     def _report_results(self) -> None:
         """Print the results of the messages that were typed here."""
@@ -236,7 +291,7 @@ class _Chat:
             if entry is None or entry.state is not EntryState.PENDING:
                 del self._mine[message]
                 self._shown.add(message)
-                self._console.print(_result(entry))
+                self._put(_result(entry))
                 if entry is not None and entry.state is EntryState.REJECTED:
                     # The reason is on the screen, and the person can type the line again.
                     self._outbox.discard(key)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from rich.console import Console
+from rich.text import Text
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from atlas_sync.device import Status
@@ -64,8 +64,9 @@ class Token:
 class Shows:
     """Prints a device's status as it changes, and why it is offline: once, and not at each attempt."""
 
-    def __init__(self, console: Console, url: str, last_error: Callable[[], object]) -> None:
-        self._console = console
+    def __init__(self, put: Callable[[Text], None], url: str, last_error: Callable[[], object]) -> None:
+        """`put` prints a line."""
+        self._put = put
         self._url = bare(url)
         self._last_error = last_error
         self._seen: object = None
@@ -89,7 +90,7 @@ class Shows:
         self._print(status.name.lower().replace("_", " "))
 
     def _print(self, text: str) -> None:
-        self._console.print(printable(f"· {text}"), style="dim", soft_wrap=True)
+        self._put(Text(printable(f"· {text}"), "dim"))
 
 
 def why(error: object, url: str) -> str:

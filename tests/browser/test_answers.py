@@ -270,7 +270,7 @@ async def test_a_question_that_was_asked_offline_is_answered_once_it_arrives(dem
 async def test_a_failed_answer_says_so_and_can_be_asked_again(demo: Demo, asker: BrowserContext, sql: Any) -> None:
     _, left, _ = await readers(asker, demo)
     await left.ask("Please fail")
-    await expect(left.answer.get_by_test_id("ended")).to_have_text("The assistant could not finish this answer")
+    await expect(left.answer.get_by_test_id("ended")).to_have_text("Not finished")
     _, text = await stored(sql, demo)
     assert text == answers.FAILURE.strip()
     await left.has("the new text takes the place")

@@ -162,7 +162,7 @@ def test_what_keeps_a_device_offline_is_said_once() -> None:
     screen = console()
     screen.width, screen.file = 2_000, io.StringIO()
     errors: list[object] = [None]
-    shows = Shows(screen, URL, lambda: errors[-1])
+    shows = Shows(screen.print, URL, lambda: errors[-1])
     for _ in range(3):
         shows(Status.CONNECTING)
         errors.append(TimeoutError())
@@ -179,7 +179,7 @@ def test_what_keeps_a_device_offline_is_said_once() -> None:
 def test_what_is_secret_in_an_address_is_not_printed() -> None:
     screen = console()
     screen.width, screen.file = 2_000, io.StringIO()
-    Shows(screen, "ws://person:secret@here/sync?key=secret", ConnectionRefusedError)(Status.OFFLINE)
+    Shows(screen.print, "ws://person:secret@here/sync?key=secret", ConnectionRefusedError)(Status.OFFLINE)
     assert "ws://here/sync" in screen.file.getvalue()
     assert "secret" not in screen.file.getvalue()
 

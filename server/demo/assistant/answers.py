@@ -93,12 +93,12 @@ Nothing of it needs a queue beside Postgres. The question is a row, too, and it 
 COMPARE: Final = """\
 Most chat apps that I know of are built in one of these ways:
 
-| way | reload | second device | stop | stored |
-|---|---|---|---|---|
-| the answer is the body of the request | lost | nothing | by closing | at the end |
-| the row is written again and again | kept | slow | a flag to ask for | a thousand times |
-| Redis Streams and server-sent events | kept | if you build it | another endpoint | at the end, elsewhere |
-| **this** | kept | at once | on the same socket | once |
+| the answer is | reload | second device | disk |
+|---|---|---|---|
+| the body of a request | gone | not there | once |
+| a row, again and again | there | late | a thousand times |
+| in Redis, and sent as events | there | if you build it | once, elsewhere |
+| **a stream of its row** | there | at once | once |
 
 The first is a weekend's work, and then the first user goes into a tunnel. The second is honest but expensive: each \
 version of the row is written to the disk. The third is what people build next. It works; what it lacks is the seam \

@@ -132,6 +132,7 @@ export function App() {
           <li>Type on one device.</li>
           <li>Switch the phone off, write on both.</li>
           <li>Switch it on, and watch both agree.</li>
+          {people?.ask === true && <li>Ask for a story, and stop it on the phone.</li>}
         </ol>
       </header>
       <main class="stage">

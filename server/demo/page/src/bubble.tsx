@@ -67,6 +67,7 @@ export function Bubble(props: Props) {
       data-fresh={fresh || undefined}
       data-open={open || undefined}
       data-growing={growing || undefined}
+      data-ended={ended === undefined ? undefined : true}
       // Not read piece by piece: Progress reads it when it is whole.
       aria-live={growing ? 'off' : undefined}
       aria-busy={growing || undefined}
@@ -125,7 +126,7 @@ export function Bubble(props: Props) {
 /** What became of an answer that is not whole. */
 const ENDED: Readonly<Record<string, string>> = {
   stopped: 'Stopped',
-  failed: 'The assistant could not finish this answer',
+  failed: 'Not finished',
 };
 
 function Text({ row, growing, live }: { readonly row: ShownMessage; readonly growing: boolean; readonly live: boolean }) {
