@@ -123,13 +123,14 @@ async def test_the_answer_never_names_an_offset_that_is_older_than_the_request()
     async with process(store) as here:
         id_ = await opened(here)
         await append(here, id_, 0, "a")
+        watcher = Watcher(here)
+        await eventually(lambda: watcher.holds(id_, "a"))
         read = store.read
 
         async def overtaken(wants: Any) -> Any:
             found = await read(wants)
             store.read = read  # type: ignore[method-assign]
             here.elsewhere(id_, "x")
-            watcher = Watcher(here)
             await eventually(lambda: watcher.holds(id_, "ax"))
             store.kept[id_].append("y")
             return found
