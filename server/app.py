@@ -218,6 +218,8 @@ class App:
         async def drain() -> None:
             if backend.responses is not None:
                 backend.responses.close()
+            if services.streams is not None:
+                services.streams.close()
             await services.registry.drain(settings.drain)
 
         return Server(

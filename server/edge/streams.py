@@ -133,6 +133,8 @@ class StreamsEndpoint:
 
     async def _end(self, request: Request, state: State) -> Response:
         given = await _read(request, End) if await request.body() else End()
+        if given.offset is not None:
+            _check(given.offset, "")
         stream = request.path_params["stream"]
         return _answer(stream, await self._streams.end(stream, state, given.offset, write=given.write))
 

@@ -26,6 +26,7 @@ CHANNEL: Final = "_streams"
 """What follows the database's name for its channel."""
 SILENCE: Final = timedelta(seconds=30)
 """A writer that was silent for so long is gone: its stream has failed."""
+NEVER: Final = timedelta(days=3650)
 PATIENCE: Final = timedelta(seconds=10)
 """After its end the app has so long to write the row itself."""
 
@@ -73,10 +74,10 @@ class PostgresStreams:
     async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
         return {row["stream"] for row in await self._fetch("lost_streams", ids)}
 
-    async def settle(self) -> list[Settled]:
+    async def settle(self, *, silent: bool) -> list[Settled]:
         return [
             Settled(row["stream"], State(row["ended"]), row["settled"], row["written"], row["trouble"])
-            for row in await self._fetch("settle_streams", self._server, SILENCE, PATIENCE)
+            for row in await self._fetch("settle_streams", self._server, SILENCE if silent else NEVER, PATIENCE)
         ]
 
     async def rotate(self) -> None:
@@ -134,6 +135,6 @@ class StreamNotices:
         try:
             at = int(rest) / 1_000_000
             found = [UUID(ids[i : i + 32]) for i in range(0, len(ids), 32)]
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         heard(at, found)

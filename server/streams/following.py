@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 AT_ONCE: Final = 500
 """Streams read by one statement."""
+MOST: Final = 10_000
+"""With more streams to read than this, all are read instead: any role may send notices, of any ids."""
 
 
 class Following:
@@ -55,6 +57,10 @@ class Following:
 
     def down(self) -> None:
         self._listening = self._audience.certain = False
+        for stream in self._known:
+            if stream.group is None:
+                # If Postgres has crashed, it may have lost the end of the text.
+                stream.doubt()
 
     def heard(self, at: float, ids: Iterable[UUID]) -> None:
         """Others have changed these streams."""
@@ -62,7 +68,10 @@ class Following:
             stream = self._known.get(id_)
             if stream is None or self._wanted(stream):
                 self._rung.setdefault(id_, at)
-        if self._rung:
+        if len(self._rung) > MOST:
+            self._rung.clear()
+            self._all = True
+        if self._rung or self._all:
             self._some.set()
 
     def want(self, stream: Stream) -> None:
@@ -101,14 +110,14 @@ class Following:
                 stream.state = found[id_].state
                 stream.text = None
 
-    async def read(self, stream: Stream) -> None:
-        """Read what the database has more of a stream. Raises UnavailableError."""
+    async def read(self, stream: Stream) -> bool:
+        """Read what the database has more of a stream. Returns False if the stream has changed here meanwhile: then its
+        text may be older than this call. Raises UnavailableError."""
         asked = 0 if stream.text is None else stream.text.end
         found = await self._store.read([(stream.id, asked)])
         if not found:
             self._gone(stream.id)
-        for each in found:
-            self._take(each, asked, 0.0)
+        return all(self._take(each, asked, 0.0) for each in found)
 
     async def _read_all(self) -> None:
         """Raises UnavailableError."""
@@ -154,36 +163,37 @@ class Following:
         for id_ in wants.keys() - {each.id for each in found}:
             self._gone(id_)
 
-    def _take(self, found: Found, asked: int, since: float) -> None:
+    def _take(self, found: Found, asked: int, since: float) -> bool:
+        """Returns False if the text could not be taken."""
         if found.settled:
             self._gone(found.id)
-            return
+            return True
         stream = self._known.note(found)
-        if asked != ANYWHERE and stream.group is None:
-            self._take_text(stream, found, asked)
-            if since and found.text:
-                metrics.STREAM_DELIVERY.observe(max(0.0, time.time() - since))
+        taken = asked != ANYWHERE and stream.group is None and self._take_text(stream, found, asked)
+        if taken and since and found.text:
+            metrics.STREAM_DELIVERY.observe(max(0.0, time.time() - since))
         if found.stopping and stream.open:
             self._changed(stream, True)
+        return taken
 
-    def _take_text(self, stream: Stream, found: Found, asked: int) -> None:
+    def _take_text(self, stream: Stream, found: Found, asked: int) -> bool:
         before = stream.state
         if stream.text is None:
             if asked:
                 self.want(stream)
-                return
+                return False
             stream.text = Text(found.text or "")
             if stream.former is not None:
                 self._audience.cut(stream, stream.text.common(stream.former.whole()))
                 stream.former = None
         elif stream.text.end != asked:
             self.heard(0.0, [stream.id])  # it has changed since it was asked for
-            return
+            return False
         elif found.at is not None:
             if found.at != asked:
                 stream.doubt()
                 self.want(stream)
-                return
+                return False
             if found.text:
                 stream.text.append(found.text)
                 stream.held = False
@@ -193,3 +203,4 @@ class Following:
             self._changed(stream, False)
         if not self._wanted(stream):
             stream.text = None
+        return True

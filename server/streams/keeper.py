@@ -21,6 +21,8 @@ TOUCH_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 1.0
 """Interval between two looks at the rows of streams."""
 ROTATE_SECONDS: Final = 60.0
+RETURN_SECONDS: Final = 2 * TOUCH_SECONDS
+"""After a start, and after Postgres was away, nobody counts as gone for so long: the writers have to return first."""
 
 
 class Keeper:
@@ -44,6 +46,8 @@ class Keeper:
         self._now = asyncio.Event()
         self._touched_at = 0.0
         self._rotated_at = 0.0
+        self._away_at = 0.0
+        """Loop time when Postgres was last away, or this began."""
 
     def look(self) -> None:
         """A row is to be looked at now."""
@@ -52,6 +56,8 @@ class Keeper:
     async def run(self) -> None:
         """Keep until cancelled."""
         trouble = ""
+        clock = asyncio.get_running_loop().time
+        self._away_at = clock()
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.8, 1.2)):
@@ -63,6 +69,7 @@ class Keeper:
             try:
                 await self._keep()
             except UnavailableError as error:
+                self._away_at = clock()
                 if str(error) != trouble:
                     log.warning("streams cannot be kept", error=str(error))
                 trouble = str(error)
@@ -81,7 +88,7 @@ class Keeper:
             if written := [stream.id for stream in self._known if stream.open and stream.held]:
                 for id_ in await self._store.lost(written):
                     await self._end(id_)
-            for settled in await self._store.settle():
+            for settled in await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS):
                 if settled.trouble is not None:
                     log.warning(
                         "the text of a stream cannot be written", stream=str(settled.id), sqlstate=settled.trouble

@@ -116,8 +116,8 @@ class StreamStore(Protocol):
     async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
         """Those of these that are open and whose row is gone, or another user's."""
 
-    async def settle(self) -> list[Settled]:
-        """End those whose writer was silent for long, and look at the rows of those that have ended."""
+    async def settle(self, *, silent: bool) -> list[Settled]:
+        """Look at the rows of those that have ended. `silent`: those with a silent writer have ended, too."""
 
     async def rotate(self) -> None:
         """Remove what is not needed any more."""

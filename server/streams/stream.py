@@ -54,6 +54,7 @@ class Stream:
         "text",
         "touched",
         "user",
+        "uses",
     )
 
     def __init__(self, id_: UUID, user: str, place: Place, since: Seq, state: State = State.OPEN) -> None:
@@ -70,6 +71,8 @@ class Stream:
         """The last appends of this process that are not written yet."""
         self.held = False
         """This process appended last, as far as it knows."""
+        self.uses = 0
+        """How many appends are under way here."""
         self.touched = 0.0
         """Loop time of the last sign of life of its writer here."""
         self.ended_at: float | None = None
@@ -106,10 +109,10 @@ class Known:
         return list(self._by_user.get(user, {}).values())
 
     def note(self, found: Found) -> Stream:
-        """The stream that was found."""
+        """The stream that was found. Its state is not taken yet."""
         stream = self._streams.get(found.id)
         if stream is None:
-            stream = self.add(Stream(found.id, found.user, found.place, found.since, found.state))
+            stream = self.add(Stream(found.id, found.user, found.place, found.since))
         return stream
 
     def add(self, stream: Stream) -> Stream:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -20,7 +20,7 @@ from server.streams.appending import Appends
 from server.streams.audience import Audience, Device
 from server.streams.following import Following
 from server.streams.keeper import Keeper
-from server.streams.ports import Notices, Opened, Place, Sink, State, StreamStore
+from server.streams.ports import ANYWHERE, Notices, Opened, Place, Sink, State, StreamStore
 from server.streams.stream import Group, Known, Stream
 from server.streams.text import Text
 
@@ -73,6 +73,7 @@ class Streams:
         self._buckets = TokenBuckets(APPENDS_PER_SECOND, APPENDS_PER_SECOND)
         self._waiting: dict[UUID, list[asyncio.Future[None]]] = {}
         """Who waits for the end of a stream."""
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._declared = asyncio.Event()
         synced.on_use.append(self._declared.set)
@@ -90,6 +91,12 @@ class Streams:
                 self._notices.run(self._following.heard, self._following.up, self._following.down),
                 name="stream-notices",
             )
+
+    def close(self) -> None:
+        """From now on nobody waits for the end of a stream here: the process is going."""
+        self._closed = True
+        for id_ in list(self._waiting):
+            self._wake(id_)
 
     # --- devices
 
@@ -179,6 +186,8 @@ class Streams:
         stream = await self._find(id_)
         while stream is not None and stream.group is not None:
             await stream.group.written()
+        if expected is not None:
+            expected = min(expected, ANYWHERE)
         found = await self._store.end(id_, state, expected, write=write)
         if found is None:
             self._gone(id_)
@@ -197,7 +206,9 @@ class Streams:
                 self._following.want(stream)
         if write:
             self._keeper.look()
-        return Answer(Outcome.DONE if became is state else Outcome.CONFLICT, became, end)
+        # Of a settled stream it may not be known any more where it ended.
+        fits = expected in (None, end) or end == 0
+        return Answer(Outcome.DONE if became is state and fits else Outcome.CONFLICT, became, end)
 
     async def read(self, id_: UUID) -> tuple[Answer, str]:
         """The state of a stream, and its text; that is empty once it is settled. Raises UnavailableError."""
@@ -217,12 +228,10 @@ class Streams:
             if answer.outcome is Outcome.UNKNOWN or answer.state is not State.OPEN:
                 return answer
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(0 if self._closed else seconds):
                     await waiting
-            if not waiting.done():
-                return None
             answer, _ = await self.read(id_)
-            return answer
+            return answer if answer.outcome is Outcome.UNKNOWN or answer.state is not State.OPEN else None
         finally:
             others = self._waiting[id_]
             others.remove(waiting)
@@ -260,33 +269,43 @@ class Streams:
             stream = await self._find(id_)
             if stream is None:
                 return Answer(Outcome.UNKNOWN)
-            if stream.text is None:
-                await self._read_on(stream)
-                if stream.text is None or self._known.get(id_) is not stream:
+            with self._using(stream):
+                if stream.text is None:
+                    await self._read_on(stream)
+                    if stream.text is None or self._known.get(id_) is not stream:
+                        continue
+                answer = self._take(stream, offset, text)
+                if answer is None and not looked:
+                    # Perhaps it fits what another process has appended.
+                    looked = await self._read_on(stream)
                     continue
-            answer = self._take(stream, offset, text)
-            if answer is None and not looked:
-                # Perhaps it fits what another process has appended.
-                looked = True
-                await self._read_on(stream)
-                continue
-            if answer is None:
-                return Answer(Outcome.CONFLICT, stream.state, stream.text.end)
-            group = stream.group
-            if group is None or answer.outcome is not Outcome.DONE:
-                return answer
-            await group.written()
-            if group.error is not None:
-                raise group.error
-            if id_ not in group.lost:
-                return answer
-            # Another process has appended, or ended it. Perhaps it is the same text: a writer has sent it to both.
+                if answer is None:
+                    return Answer(Outcome.CONFLICT, stream.state, stream.text.end)
+                group = stream.group
+                if group is None or answer.outcome is not Outcome.DONE:
+                    return answer
+                await group.written()
+                if group.error is not None:
+                    raise group.error
+                if id_ not in group.lost:
+                    return answer
+                # Another process has appended, or ended it. Perhaps it is the same text: a writer has sent it to both.
 
-    async def _read_on(self, stream: Stream) -> None:
-        """Raises UnavailableError."""
+    @contextlib.contextmanager
+    def _using(self, stream: Stream) -> Iterator[None]:
+        """Have its text kept here meanwhile."""
+        stream.uses += 1
+        try:
+            yield
+        finally:
+            stream.uses -= 1
+            self._drop_unwanted(stream)
+
+    async def _read_on(self, stream: Stream) -> bool:
+        """Returns False if it may have missed what is older than this call. Raises UnavailableError."""
         while stream.group is not None:
             await stream.group.written()
-        await self._following.read(stream)
+        return await self._following.read(stream)
 
     async def _find(self, id_: UUID) -> Stream | None:
         """Raises UnavailableError."""
@@ -316,7 +335,7 @@ class Streams:
             stream.text = None
 
     def _is_wanted(self, stream: Stream) -> bool:
-        return stream.held or stream.id in self._waiting or self._audience.has(stream.user)
+        return stream.held or stream.uses > 0 or stream.id in self._waiting or self._audience.has(stream.user)
 
     def _appended(self, group: Group) -> None:
         for id_ in group.parts.keys() | group.lost:
@@ -335,14 +354,16 @@ class Streams:
             return
         if stream.state is State.STOPPED:
             stream.ended_at = asyncio.get_running_loop().time()
-        for waiting in self._waiting.get(stream.id, ()):
-            if not waiting.done():
-                waiting.set_result(None)
+        self._wake(stream.id)
 
     def _gone(self, id_: UUID) -> None:
         stream = self._known.remove(id_)
         if stream is not None:
             self._audience.forget(stream)
+        self._wake(id_)
+
+    def _wake(self, id_: UUID) -> None:
+        """Those who wait for the end of a stream look again."""
         for waiting in self._waiting.get(id_, ()):
             if not waiting.done():
                 waiting.set_result(None)

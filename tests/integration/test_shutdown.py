@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 from typing import Any
 
+import httpx
+
 from protocol.frames import Live
 from tests.support.cluster import Database
 from tests.support.peer import Peer, peer
-from tests.support.people import add_user
+from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import ServerProcess
+from tests.support.streaming import SERVICE
 
 
 async def test_every_client_is_told_to_come_back_each_with_another_delay(database: Database, sql: Any) -> None:
@@ -29,6 +32,23 @@ async def test_every_client_is_told_to_come_back_each_with_another_delay(databas
         delays = [error.retry_after for error in errors]
         assert len(set(delays)) > len(users) / 2
         assert not [event for event in server.log if "exception" in event]
+
+
+async def test_a_writer_that_waits_for_a_stop_does_not_hold_the_server_up(database: Database, sql: Any) -> None:
+    user = await add_user(sql)
+    conversation = await add_conversation(sql, user)
+    message = await add_message(sql, conversation, "")
+    async with ServerProcess(database.server_url, ATLAS_SERVICE_TOKEN=SERVICE) as server:
+        headers = {"Authorization": f"Bearer {SERVICE}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1", headers=headers) as http:
+            body = {"user": str(user), "kind": "message", "id": str(message), "column": "content"}
+            stream = (await http.post("/streams", json=body)).json()["stream"]
+            waiting = asyncio.create_task(http.get(f"/streams/{stream}/stop", params={"wait": 60}, timeout=60))
+            while (await http.get(f"/streams/{stream}/stop", params={"wait": 0})).status_code != 204:
+                pass
+            assert await server.stop() == 0
+            assert (await waiting).status_code == 204
+        assert not [event for event in server.log if event["level"] == "error"]
 
 
 async def test_a_client_that_does_not_answer_the_goodbye_does_not_hold_the_server_up(

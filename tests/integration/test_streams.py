@@ -240,6 +240,27 @@ async def test_two_servers_serve_one_stream(database: Database, sql: Any, user: 
             await device.settled(stream)
 
 
+async def test_two_servers_write_a_stream_that_no_device_watches(database: Database, sql: Any, user: UUID) -> None:
+    message = await placeholder(sql, user)
+    async with (
+        serving(database, service_token=SERVICE) as one,
+        serving(database, service_token=SERVICE) as two,
+        writing(one) as here,
+        writing(two) as there,
+    ):
+        stream = (await here.open(user, message))["stream"]
+        appends = (
+            (here, 0, "one "),
+            (there, 4, "two "),
+            (here, 4, "two three "),
+            (there, 14, "four"),
+            (here, 14, "four"),
+        )
+        for writer, offset, text in appends:
+            assert (await writer.append(stream, offset, text))[0] == 200
+        assert (await there.http.get(f"streams/{stream}")).json()["text"] == "one two three four"
+
+
 async def test_many_appends_in_one_request(server: Running, sql: Any, user: UUID) -> None:
     messages = [await placeholder(sql, user) for _ in range(5)]
     async with writing(server) as writer:

@@ -71,9 +71,13 @@ def _settle(declaration: Declaration, kind: Kind, field: Field) -> str:
             else "pg_catalog.now()"
         )
         sets.append(f"{quoted(updated.name)} = greatest({column('t', updated)}, {now})")
+    lags = "(_held IS NULL OR _held = ''::text OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base"
     mark = (
         [
-            "            IF _write THEN",
+            f"            IF {lags}) THEN",
+            "                IF NOT _write THEN",
+            "                    RETURN 'lags';",
+            "                END IF;",
             f"                UPDATE {of} t SET {', '.join(marks)} WHERE {where};",
             "            END IF;",
         ]
@@ -90,8 +94,7 @@ def _settle(declaration: Declaration, kind: Kind, field: Field) -> str:
             *mark,
             "            RETURN 'settled';",
             "        END IF;",
-            "        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text",
-            "                                 OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base",
+            f"        IF _held = _text OR NOT {lags}",
             "                                 OR pg_catalog.length(_held) < pg_catalog.length(_text)",
             "                                    AND pg_catalog.starts_with(_text, _held)) THEN",
             "            RETURN 'settled';",

@@ -295,8 +295,7 @@ BEGIN
         IF _text = ''::text THEN
             RETURN 'settled';
         END IF;
-        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text
-                                 OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base
+        IF _held = _text OR NOT (_held IS NULL OR _held = ''::text OR pg_catalog.md5(_held) IS NOT DISTINCT FROM _base
                                  OR pg_catalog.length(_held) < pg_catalog.length(_text)
                                     AND pg_catalog.starts_with(_text, _held)) THEN
             RETURN 'settled';

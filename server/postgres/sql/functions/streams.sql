@@ -47,17 +47,21 @@ BEGIN
         RETURN QUERY SELECT NULL::uuid, false, NULL::text, NULL::bigint, NULL::int, NULL::text, 'unknown_row'::text;
         RETURN;
     END IF;
-    IF restart THEN
-        DELETE FROM sync.streams s
-        WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.id <> new_id RETURNING s.id INTO found_id;
-        IF found_id IS NOT NULL THEN
-            PERFORM sync.ring_streams('', ARRAY[found_id]);
-        END IF;
-    END IF;
-    IF (SELECT count(*) FROM sync.streams s WHERE s.user_id = open_stream.owner AND s.state = 'open') >= most
-       AND NOT EXISTS (SELECT FROM sync.streams s WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name) THEN
+    IF (SELECT count(*) FROM sync.streams s
+        WHERE s.user_id = open_stream.owner AND s.state = 'open'
+          AND (s.kind, s.row_key, s.name) <> (tag::"char", key, of_name)) >= most
+       AND (restart OR NOT EXISTS (SELECT FROM sync.streams s
+                                   WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name)) THEN
         RETURN QUERY SELECT NULL::uuid, false, NULL::text, NULL::bigint, NULL::int, NULL::text, 'too_many'::text;
         RETURN;
+    END IF;
+    -- A stream of the row's former owner is of no use any more.
+    DELETE FROM sync.streams s
+    WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.id <> new_id
+      AND (restart OR s.user_id <> open_stream.owner)
+    RETURNING s.id INTO found_id;
+    IF found_id IS NOT NULL THEN
+        PERFORM sync.ring_streams('', ARRAY[found_id]);
     END IF;
     INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, base, slot, holder)
     VALUES (new_id, open_stream.owner, tag::"char", key, of_name, row_since, md5(row_held), sync.stream_slot(), server)
@@ -67,6 +71,8 @@ BEGIN
         RETURN QUERY SELECT new_id, true, 'open'::text, row_since, 0, ''::text, NULL::text;
         RETURN;
     END IF;
+    UPDATE sync.streams s SET touched_at = clock_timestamp()
+    WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.state = 'open';
     RETURN QUERY
     SELECT s.id, s.id = new_id, s.state, s.since, e.at,
            (SELECT coalesce(string_agg(p.text, '' ORDER BY p.at), '') FROM sync.stream_text p
@@ -90,6 +96,7 @@ BEGIN
         INSERT INTO sync.stream_text AS p (slot, stream, at, text)
         SELECT s.slot, s.id, i.at, i.text FROM unnest(ids, ats, texts) AS i (id, at, text) JOIN sync.streams s ON s.id = i.id
         WHERE s.state = 'open' AND i.at = (SELECT e.at FROM sync.stream_end(s.slot, s.id) e WHERE e.ended IS NULL)
+        ORDER BY i.id  -- two servers that append to the same streams cannot deadlock
         ON CONFLICT (slot, stream, at) DO NOTHING
         RETURNING p.stream
     )
@@ -195,9 +202,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       AND NOT EXISTS (SELECT FROM sync.streamed(s.kind::text, s.row_key, s.name) r WHERE r.owner = s.user_id)
 $$;
 
--- Ends open streams whose writer was silent for `silence`, and looks at the rows of up to 100 streams that have ended. What the
--- app has not written `patience` after the end is written into the row. Returns what became of each, and why a row could not
--- be written.
+-- Ends open streams whose writer was silent for `silence`, and those that nobody has ended a second after they were to stop. Looks
+-- at the rows of up to 100 streams that have ended. What the app has not written `patience` after the end is written into the row.
+-- Returns what became of each, and why a row could not be written. The next call finds what this one has no time for.
 --
 -- Triggers of the app run in here, as in sync.apply.
 CREATE OR REPLACE FUNCTION sync.settle_streams(server text, silence interval, patience interval)
@@ -218,18 +225,21 @@ BEGIN
         SELECT s.* FROM sync.streams s
         WHERE s.id IN (SELECT d.id FROM sync.streams d
                        WHERE d.settled_at IS NULL
-                         AND CASE WHEN d.state = 'open' THEN d.touched_at + silence ELSE d.look_at END
+                         AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
+                                  ELSE d.look_at END
                              <= pg_catalog.clock_timestamp()
                        ORDER BY d.touched_at LIMIT 100)
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
+        EXIT WHEN pg_catalog.clock_timestamp() > pg_catalog.statement_timestamp() + interval '1 s';
         became := NULL;
         fault := NULL;
         IF due.state = 'open' THEN
-            SELECT e.state INTO due.state FROM sync.end_stream(server, due.id, 'failed', NULL, true) e;
+            due.writes := due.touched_at + silence <= pg_catalog.clock_timestamp();
+            SELECT e.state INTO due.state
+            FROM sync.end_stream(server, due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, due.writes) e;
             due.ended_at := pg_catalog.clock_timestamp();
-            due.writes := true;
         END IF;
         SELECT coalesce(pg_catalog.string_agg(p.text, '' ORDER BY p.at), '') INTO body FROM sync.stream_text p
         WHERE p.slot = due.slot AND p.stream = due.id;
@@ -239,7 +249,7 @@ BEGIN
             IF became = 'written' THEN
                 PERFORM sync.run_deferred_triggers();
             END IF;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN OTHERS OR assert_failure OR query_canceled THEN
             -- A constraint or a trigger of the app. The text stays, and is tried again.
             became := NULL;
             fault := SQLSTATE;
@@ -286,7 +296,11 @@ BEGIN
         CONTINUE WHEN EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL);
         CONTINUE WHEN pg_relation_size(format('sync.stream_text_%s', i)) = 0;
         BEGIN
-            EXECUTE format('TRUNCATE sync.stream_text_%s', i);
+            EXECUTE format('LOCK TABLE sync.stream_text_%s', i);
+            -- Nothing can be appended now. A stream may have been opened meanwhile.
+            IF NOT EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL) THEN
+                EXECUTE format('TRUNCATE sync.stream_text_%s', i);
+            END IF;
         EXCEPTION WHEN lock_not_available THEN
             NULL;  -- next time
         END;
