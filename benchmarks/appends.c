@@ -28,6 +28,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdint.h>
@@ -186,14 +187,16 @@ static void read_script(const char *path) {
     }
 }
 
+/* A device waits for its connection among others; a writer, without EPOLLOUT, at once. */
 static int connecting(uint32_t port, void *who, uint32_t interest) {
-    int made = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), on = 1, room = 1 << 20;
+    int made = socket(AF_INET, SOCK_STREAM | (interest & EPOLLOUT ? SOCK_NONBLOCK : 0), 0), on = 1, room = 1 << 20;
     if (made < 0) fail("socket");
     setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(made, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (connect(made, (struct sockaddr *)&server, sizeof server) < 0 && errno != EINPROGRESS) fail("connect");
+    fcntl(made, F_SETFL, O_NONBLOCK);
     struct epoll_event event = {.events = interest, .data.ptr = who};
     epoll_ctl(poller, EPOLL_CTL_ADD, made, &event);
     return made;
@@ -260,7 +263,11 @@ static void receive(Device *device) {
     memcpy(chunk, device->carry, device->carried);
     ssize_t size = read(device->socket, chunk + device->carried, CHUNK);
     if (size < 0 && errno == EAGAIN) return;
-    if (size <= 0) fail("a device's connection ended");
+    if (size <= 0) {
+        fprintf(stderr, "appends: device %ld of %u had received %u tokens, and %u devices were there\n",
+                (long)(device - devices), device_count, device->had, ready);
+        fail("a device's connection ended");
+    }
     size_t have = device->carried + size;
     find_tokens(device, chunk, have, now());
     size_t from = 0;
@@ -473,10 +480,15 @@ static void write_tokens(const char *line) {
         streams[i].due = streams[i].sent = 0;
         order[i] = &streams[i];
     }
-    for (Writer *writer = writers; writer < writers + writer_count; writer++) writer->begun = 0;
+    for (Writer *writer = writers; writer < writers + writer_count; writer++) {
+        /* Not earlier: a server closes a connection that asks nothing. */
+        if (writer->socket == 0) writer->socket = connecting(writer->port, writer, EPOLLIN);
+        writer->begun = 0;
+    }
     qsort(order, stream_count, sizeof *order, by_phase);
     events_in_all = stream_count * (uint64_t)(rate * seconds + 0.5);
     first_token = token_count;
+    started = last_arrival = now();
     end = started + period * (events_in_all / stream_count);
     awaited = UINT64_MAX;
 }
@@ -484,9 +496,12 @@ static void write_tokens(const char *line) {
 static void execute(const char *line) {
     next_event = answered = events_in_all = drop = 0;
     arrivals_before = arrived;
-    started = end = last_arrival = now();
-    if (sscanf(line, "await %lu", &awaited) != 1) write_tokens(line);
     busy = 1;
+    if (sscanf(line, "await %lu", &awaited) != 1) {
+        write_tokens(line);
+        return;
+    }
+    started = end = last_arrival = now();
 }
 
 /* Forget what is due and was not sent. */
@@ -528,8 +543,6 @@ int main(int count, char **arguments) {
     poller = epoll_create1(0);
     struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL}, events[EVENTS];
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &input);
-    for (Writer *writer = writers; writer < writers + writer_count; writer++)
-        writer->socket = connecting(writer->port, writer, EPOLLIN);
     began = now();
     open_more();
     for (;;) {

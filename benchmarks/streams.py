@@ -13,13 +13,15 @@ answer to the append before it or for the others of its group: where it grows, t
 many appends a second reach both devices when each stream appends as soon as it is answered, at most 150 times a second.
 
 `server_us` is the CPU time of both server processes for each append, `store_us` that of Postgres with its background
-processes, or of Redis. `transactions_per_second` are those that Postgres counts in the servers' database, with the
-empty ones in which a connection that listens takes a notice; `statements_per_second` are the servers': appends, reads
-of the other process, heartbeats. `join_many` and `join_one`: devices that connect at once to the other process, of many
-users with an open stream each, or of one user with four, until each has all texts of 4 KiB. `stop_poll`, `stop_group`
-and `stop_device`: from the frame of a device until its writer knows, by a long poll and by the answer to its next
-grouped request (one every 40 ms), and until the device is answered. `lost` counts tokens that a device did not get,
-appends that were refused, and answers whose row at the end is not what was written.
+processes, or of Redis. `statements_per_second` are those of the servers, each a transaction: groups of appends, reads
+by the other process, heartbeats. Postgres counts three times as many transactions: for each group also an empty one in
+each connection that listens, of which a process has two; its statistics tell of those too late for a figure.
+
+`join_many` and `join_one`: devices that connect at once to the other process, of many users with an open stream each,
+or of one user with four, until each has all texts of 4 KiB. `stop_poll`, `stop_group` and `stop_device`: from the frame
+of a device until its writer knows, by a long poll and by the answer to its next grouped request (one every 40 ms), and
+until the device is answered. `lost` counts tokens that a device did not get, appends that were refused, and answers
+whose row at the end is not what was written.
 """
 
 import asyncio
@@ -150,7 +152,7 @@ class Turns:
             took, client = time.monotonic() - began, machine.cpu_seconds(appends.pid) - client
             most = await appends.write(MOST_RATE, min(MOST_SECONDS, self._seconds), 0, 2, drop=True)
             done = await appends.end()
-        server, store, transactions, statements = (now - then for now, then in zip(after, before, strict=True))
+        server, store, statements = (now - then for now, then in zip(after, before, strict=True))
         lost = sum(2 - len(token.arrivals) + token.refused for token in done.tokens)
         lost += await way.close(dict(zip(names, done.texts(len(names)), strict=True)))
         tokens = [done.tokens[number] for number in measured]
@@ -162,7 +164,6 @@ class Turns:
             **_shares("across", waits[1]),
             "server_us": 1e6 * server / len(tokens),
             "store_us": 1e6 * store / len(tokens),
-            "transactions_per_second": transactions / took,
             "statements_per_second": statements / took,
             "appends_per_second": len(tokens) / took,
             **_shares("answered", sorted((token.answered - token.sent) / 1e6 for token in tokens)),
@@ -175,8 +176,8 @@ class Turns:
         }
 
 
-async def _spent(way: Way) -> tuple[float, float, int, int]:
-    return *way.spent(), *await way.database()
+async def _spent(way: Way) -> tuple[float, float, int]:
+    return *way.spent(), await way.statements()
 
 
 def _waits(tokens: Sequence[Token], side: int) -> list[float]:
@@ -222,6 +223,7 @@ class Joins:
         warm = await way.open(FEW)
         await way.append(warm, self._pieces)
         await self._join("warm", [way.device(name, 1, 1) for name in warm])
+        lost = await way.close(dict.fromkeys(warm, self._text))
         figures: Figures = {}
         before = way.resident_bytes()
         many = await way.open(self._count)
@@ -241,14 +243,14 @@ class Joins:
             figures["kib_per_stream_present"] = (way.resident_bytes()[1] - before[1]) / 1024 / self._count
             done = await appends.end()
         figures["join_without_streams_ms"] = (done.all_there - done.began) / 1e6
-        lost = self._count - len(done.there)
-        await way.keep_alive(many, len(self._text))
+        lost += self._count - len(done.there)
+        await way.keep_alive([*many, *present], len(self._text))
         figures |= await self._join("many", [way.device(name, 1, 1) for name in many])
         (user,) = await way.people(1)
         one = await way.open_for([user] * OF_ONE_USER)
         await way.append(one, self._pieces)
         figures |= await self._join("one", [way.device_of(user, 1, OF_ONE_USER) for _ in range(self._count)])
-        lost += await way.close(dict.fromkeys([*warm, *many, *present, *one], self._text))
+        lost += await way.close(dict.fromkeys([*many, *present, *one], self._text))
         return {**figures, "lost": lost}
 
     async def _join(self, name: str, devices: Sequence[Device]) -> Figures:

@@ -42,10 +42,6 @@ ROWS: Final = """
     SELECT id, owner, 'assistant', '' FROM unnest($1::uuid[], $2::uuid[]) AS row (id, owner)
 """
 TEXTS: Final = "SELECT id, content FROM messages WHERE id = ANY ($1)"
-DATABASE: Final = f"""
-    SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), ({STATEMENTS})
-"""
-
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Spent = tuple[float, float]
@@ -80,9 +76,9 @@ class Way(ABC):
     @abstractmethod
     def spent(self) -> Spent: ...
 
-    async def database(self) -> tuple[int, int]:
-        """The number of transactions that Postgres has committed so far, and of statements of the servers."""
-        return 0, 0
+    async def statements(self) -> int:
+        """The number of statements that the servers have run in Postgres so far."""
+        return 0
 
     def writers(self, names: Sequence[str], grouped: bool, backends: int) -> list[Writer]:
         kind, port = self.kinds[not grouped], self.ports[0]
@@ -236,9 +232,8 @@ class Atlas(Way):
         servers = sum(server.cpu_seconds() for server in self.servers)
         return servers, machine.cpu_seconds(self.postgres.pid, family=True)
 
-    async def database(self) -> tuple[int, int]:
-        transactions, statements = await self._sql.fetchrow(DATABASE, LOGIN)
-        return transactions, statements
+    async def statements(self) -> int:
+        return int(await self._sql.fetchval(STATEMENTS, LOGIN))
 
 
 class Sse(Way):

@@ -25,11 +25,15 @@ News = list[tuple[str, Entries]]
 Position = tuple[int, int]
 
 PAUSE = 0.002
+LONG_MS = 15_000
+"""How long a read waits for its only stream. redis-py gives up after 5 seconds by default."""
 BLOCK_MS = 50
 """How long a read without news holds up the first read of another stream."""
 
 port, redis_url, way = sys.argv[1:]
-store = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, protocol=2, max_connections=100_000)
+store = redis.asyncio.Redis.from_url(
+    redis_url, decode_responses=True, protocol=2, max_connections=100_000, socket_timeout=2 * LONG_MS / 1000
+)
 
 
 async def read(positions: dict[str, str], milliseconds: int) -> News:
@@ -48,7 +52,7 @@ def position(entry: str) -> Position:
 
 async def each(name: str, last: str) -> AsyncIterator[str]:
     while True:
-        for _, entries in await read({name: last}, 15_000):
+        for _, entries in await read({name: last}, LONG_MS):
             yield event(entries)
             last = entries[-1][0]
 

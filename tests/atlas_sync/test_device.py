@@ -651,6 +651,23 @@ async def test_a_token_of_another_or_an_unknown_user_is_never_sent(
         assert server.peers.empty()
 
 
+async def test_a_connection_that_ends_before_the_handshake_is_sent_is_tried_again(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that dies between accepting the connection and reading from it."""
+    real, closed = vars(websocket)["connect"], [ConnectionClosedError(None, None)] * 2
+
+    async def connect(url: str, **options: Any) -> Any:
+        if closed:
+            raise closed.pop()
+        return await real(url, **options)
+
+    monkeypatch.setattr(websocket, "connect", connect)
+    async with running(server.url) as watched:
+        await (await server.next()).welcome()
+        assert isinstance(watched.device.last_error, ConnectionError)
+
+
 def test_a_device_refuses_the_outbox_of_another_user(tmp_path: Path) -> None:
     with closing(SqliteStorage(tmp_path / "outbox.db", USER)) as storage:
         outbox = Outbox(storage, CHAT)

@@ -104,6 +104,12 @@ def test_so_many_requests_are_under_way_and_no_more(together: Together) -> None:
     assert together.group.next_at() < NOW + 9
 
 
+def test_two_writers_of_one_stream_are_not_in_one_request(together: Together) -> None:
+    for member in (together.member("a"), together.member("a"), together.member("b")):
+        together.write(member, "x")
+    assert [names(together.group.take(NOW)) for _ in range(2)] == [["a", "b"], ["a"]]
+
+
 def test_a_request_has_at_most_so_many_appends_and_what_is_left_follows_at_once(together: Together) -> None:
     for n in range(APPENDS + 1):
         together.write(together.member(str(n)), "x")

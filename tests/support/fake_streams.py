@@ -166,6 +166,8 @@ class FakeStreams:
             case "POST", [""]:
                 return self.streams.open(body)
             case "PATCH", [""]:
+                if len({stream for stream, _, _ in body["appends"]}) < len(body["appends"]):
+                    return 400, "The appends of a request are to different streams."
                 answers = [self.streams.append(*each) for each in body["appends"]]
                 self.prefixes += [each.text for each in list(self.streams.kept.values())[:1]]
                 return 200, {"answers": answers}

@@ -44,7 +44,7 @@ export interface HeldStream {
   /** Of the text, in code points. */
   readonly length: number;
   readonly state: StreamState;
-  /** The column's value when the stream was first held; null if the row was newer than the stream. */
+  /** The column's value in the last row that was held and was not newer than the stream; null if there was none. */
   readonly base: unknown;
   /** As far as it was read; null: it is not held, or was not read. */
   readonly row: StreamRow | null;
@@ -62,18 +62,19 @@ export type Streams = ReadonlyMap<Uuid, HeldStream>;
 
 export const NO_STREAMS: Streams = new Map();
 
-/** What is shown: the stream, or the row for good; nothing: there is no row. */
+/** What is shown: the stream, or the row for good · lags: the row's value, until the stream is as far · nothing: no row. */
 export function shows(
   row: Pick<StreamRow, 'seq' | 'value'> | null,
   { since, base, text, state }: Pick<HeldStream, 'since' | 'base' | 'text' | 'state'>,
-): 'nothing' | 'row' | 'stream' {
+): 'nothing' | 'row' | 'stream' | 'lags' {
   const isOpen = state === 'open';
   if (row === null) return 'nothing';
   if (!isOpen && text === '') return 'row';
   const { seq, value } = row;
   if (seq <= since || value === null || value === undefined || value === '' || value === base) return 'stream';
-  if (typeof value !== 'string' || !text.startsWith(value)) return 'row';
-  return isOpen || value.length < text.length ? 'stream' : 'row';
+  if (typeof value !== 'string') return 'row';
+  if (value.length < text.length && text.startsWith(value)) return 'stream';
+  return isOpen && value.startsWith(text) ? 'lags' : 'row';
 }
 
 const STATES: readonly string[] = ['open', 'done', 'failed', 'stopped'] satisfies StreamState[];
@@ -151,8 +152,7 @@ export function withRows(streams: Streams, rows: ReadonlyMap<Uuid, StreamRow | n
       if (row === null) return before === null ? [] : [{ ...held, row, over: isGone }];
       if (before !== null && row.seq === before.seq && row.value === before.value && row.history === before.history)
         return [];
-      const isFirst = before === null && held.base === null;
-      const base = isFirst && row.seq <= held.since ? row.value : held.base;
+      const base = row.seq <= held.since ? row.value : held.base;
       return [decided({ ...held, base, row })];
     }),
   );
@@ -175,7 +175,7 @@ export function placed(streams: Streams): Places {
 
 /** The state of the streams of one row, of which one is shown; null: none is. */
 export function shownState(streams: ReadonlyMap<string, HeldStream> = new Map()): StreamState | null {
-  const shown = [...streams.values()].filter((stream) => !stream.over && shows(stream.row, stream) === 'stream');
+  const shown = [...streams.values()].filter((stream) => !stream.over && shows(stream.row, stream) !== 'nothing');
   return (shown.find(({ state }) => state === 'open') ?? shown[0])?.state ?? null;
 }
 
@@ -184,8 +184,9 @@ export function streamed(row: Row, streams: ReadonlyMap<string, HeldStream>): re
   const texts: Record<string, string> = {};
   let state: StreamState | undefined;
   for (const [column, stream] of streams) {
-    if (stream.over || shows({ seq: row.seq, value: row[column] ?? null }, stream) !== 'stream') continue;
-    texts[column] = stream.text;
+    const what = stream.over ? 'row' : shows({ seq: row.seq, value: row[column] ?? null }, stream);
+    if (what === 'row') continue;
+    if (what === 'stream') texts[column] = stream.text;
     if (state !== 'open') state = stream.state;
   }
   return state === undefined ? [row, {}] : [{ ...row, ...texts }, { streaming: state === 'open', stream: state }];

@@ -44,7 +44,7 @@ interface Decision {
   readonly base: string | null;
   readonly text: string;
   readonly state: string;
-  readonly shows: 'nothing' | 'row' | 'stream';
+  readonly shows: 'nothing' | 'row' | 'stream' | 'lags';
 }
 
 const STREAMS = file('streams') as readonly (Case | Decision)[];

@@ -103,7 +103,7 @@ describe('any course of a stream', () => {
         let streams: Streams = NO_STREAMS;
         let row = message(1, 1, 10, { content: old });
         let seq = 20;
-        let [here, length] = [0, 0];
+        let [here, saved, length] = [0, 0, 0];
         const take = (one: StreamFrame): void => {
           streams = received(streams, MESSAGE, one) ?? expect.fail('it does not fit');
         };
@@ -127,7 +127,9 @@ describe('any course of a stream', () => {
             const from = Math.min(step.repeat, here);
             take(frame(from, all.slice(from, here).join('')));
           } else if ('save' in step) {
-            store(all.slice(0, Math.min(step.save, here)).join(''));
+            // Also more than has arrived here, as on a new connection on which the rows come first.
+            saved = Math.min(Math.max(step.save, saved), all.length);
+            store(all.slice(0, saved).join(''));
           } else if ('connect' in step) {
             streams = named(streams, [S(1)]);
             take(frame(0, all.slice(0, here).join('')));
@@ -136,12 +138,12 @@ describe('any course of a stream', () => {
             streams = withRows(streams, new Map([[S(1), streamRow(MESSAGE, 'content', row)]]), false);
           }
           const { content, streaming } = look();
-          expect([content, streaming]).toEqual([all.slice(0, here).join(''), true]);
-          expect(here).toBeGreaterThanOrEqual(length);
-          length = here;
+          expect([content, streaming]).toEqual([all.slice(0, Math.max(here, saved)).join(''), true]);
+          expect(content.length).toBeGreaterThanOrEqual(length);
+          length = content.length;
         }
         take(frame(here, all.slice(here).join(''), end));
-        expect(look().content).toBe(written === '' ? row.content : written);
+        expect(look().content).toBe(written === '' ? row.content : written); // whatever was saved
         store(written);
         expect(look()).toEqual({ ...row, state: 'synced', hole: false });
         streams = named(streams, []);
@@ -256,6 +258,28 @@ describe('one device', () => {
     await pass();
     expect(said.at(-1)).toEqual(['one two three|open']);
     expect(said.flat().every((one) => 'one two three|open'.startsWith(String(one).replace('|open', '')))).toBe(true);
+    stop();
+  });
+
+  it('a part that the app saved while the device was away comes first, and the text goes on', async () => {
+    placeholder();
+    const sync = app.open();
+    await pass();
+    const { said, stop } = watch(sync);
+    app.server.begin(S(1), M(1));
+    app.server.append(S(1), 'one');
+    await pass();
+    app.world.network.cut();
+    app.server.append(S(1), ' two');
+    commit('one two');
+    app.server.append(S(1), ' three');
+    await pass(5_000);
+    app.server.append(S(1), ' four');
+    await pass();
+    expect(said.at(-1)).toEqual(['one two three four|open']);
+    expect(await sync.streams().read()).toHaveLength(1);
+    const all = said.map(([one]) => String(one).replace('|open', ''));
+    expect(all.every((one, i) => 'one two three four'.startsWith(one) && one.length >= (all[i - 1] ?? '').length)).toBe(true);
     stop();
   });
 

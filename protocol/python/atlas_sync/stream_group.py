@@ -84,11 +84,14 @@ class Group:
             self._look_at = now + LOOK_EVERY
             silent = [each for each in self._members if self._is_silent(each, now)]
         batch: list[tuple[Member, Append]] = []
-        characters = 0
+        characters, streams = 0, set[str]()
         for member in [*self._ready, *silent]:
             if len(batch) == APPENDS or characters >= CHARACTERS:
                 break
+            if member.stream in streams:
+                continue  # two runs of one job: the server takes a stream once a request
             self._ready.pop(member, None)
+            streams.add(member.stream)
             append = member.text.next_append()
             member.spoke = now
             characters += len(append.text)

@@ -161,9 +161,10 @@ class StreamText:
     def ended(self, state: str, offset: int) -> Next:
         """The stream has ended at `offset`: the text that the server does not have is cut off."""
         self.state, self._under_way = state, None
-        if offset <= self.length:
-            self._parts = [self.text[:offset]]
-            self.length = self.confirmed = offset
+        end = max(offset, self.confirmed)  # of a stream whose text is in its row the server keeps none
+        if end <= self.length:
+            self._parts = [self.text[:end]]
+            self.length = self.confirmed = end
         return self.fail(Stopped() if state == STOPPED else Ended(state))
 
     def fail(self, fault: Ended | StreamError) -> Next:

@@ -44,8 +44,7 @@ class StreamGrew:
 class HeldStream:
     """A stream that a device holds.
 
-    base: The column's value when the row was first seen, if the row was not newer than the stream; else None.
-    seen: Whether its row was held once.
+    base: The column's value in the last row that was held and was not newer than the stream; None if there was none.
     listed: Whether the server still names it.
     over: Whether it is shown no more. It is remembered until the server does not name it.
     """
@@ -58,12 +57,14 @@ class HeldStream:
     text: str = ""
     state: str = OPEN
     base: Any = None
-    seen: bool = False
     listed: bool = True
     over: bool = False
 
-    def shows(self, row: Row | None) -> Literal["nothing", "row", "stream"]:
-        """What is shown in the column: the stream, or the row for good; nothing: no row is held (SPEC.md, 13.4)."""
+    def shows(self, row: Row | None) -> Literal["nothing", "row", "stream", "lags"]:
+        """What is shown in the column: the stream, or the row for good (SPEC.md, 13.4).
+
+        nothing: no row is held. lags: the row's value is shown until the stream has got as far.
+        """
         if row is None:
             return "nothing"
         is_open, value = self.state == OPEN, row.values.get(self.column)
@@ -71,9 +72,11 @@ class HeldStream:
             return "row"
         if row.seq <= self.since or value is None or value in ("", self.base):
             return "stream"
-        if not isinstance(value, str) or not self.text.startswith(value):
+        if not isinstance(value, str):
             return "row"
-        return "stream" if is_open or len(value) < len(self.text) else "row"
+        if len(value) < len(self.text) and self.text.startswith(value):
+            return "stream"
+        return "lags" if is_open and value.startswith(self.text) else "row"
 
 
 class Streams:
@@ -124,9 +127,8 @@ class Streams:
 
 
 def _decided(held: HeldStream, row: Row | None) -> HeldStream:
-    if row is not None and not held.seen:
-        base = row.values.get(held.column) if row.seq <= held.since else None
-        held = replace(held, seen=True, base=base)
+    if row is not None and row.seq <= held.since:
+        held = replace(held, base=row.values.get(held.column))
     return _over(held) if held.shows(row) == "row" else held
 
 

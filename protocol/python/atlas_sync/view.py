@@ -99,9 +99,10 @@ class Overlay:
     def stream(self, stream: HeldStream) -> None:
         """Show the stream's text in its row. Call it before `put`."""
         shown = self.view.rows.get(stream.kind, {}).get(stream.id)
-        if shown is None or stream.over or stream.shows(shown.row) != "stream":
+        if shown is None or stream.over or (what := stream.shows(shown.row)) not in ("stream", "lags"):
             return
-        row = replace(shown.row, values={**shown.row.values, stream.column: stream.text})
+        texts = {stream.column: stream.text} if what == "stream" else {}
+        row = replace(shown.row, values={**shown.row.values, **texts})
         state = OPEN if shown.streaming else stream.state
         self.view.rows[stream.kind][stream.id] = replace(shown, row=row, state=state)
 

@@ -41,17 +41,20 @@ class WebSocket(ClientConnection):
 
 async def open_websocket(url: str, encoding: Encoding) -> WebSocket:
     """Raises OSError or InvalidHandshake. Has no time limit of its own."""
-    websocket = await connect(
-        url,
-        subprotocols=[Subprotocol(f"atlas-sync.v1.{encoding}")],
-        create_connection=WebSocket,
-        compression=None,
-        proxy=None,
-        max_size=None,  # a single row may have any size
-        max_queue=FRAMES_AHEAD,
-        ping_interval=None,  # the server sends something regularly
-        open_timeout=None,  # the caller limits the time
-        close_timeout=CLOSE_WITHIN,
-    )
+    try:
+        websocket = await connect(
+            url,
+            subprotocols=[Subprotocol(f"atlas-sync.v1.{encoding}")],
+            create_connection=WebSocket,
+            compression=None,
+            proxy=None,
+            max_size=None,  # a single row may have any size
+            max_queue=FRAMES_AHEAD,
+            ping_interval=None,  # the server sends something regularly
+            open_timeout=None,  # the caller limits the time
+            close_timeout=CLOSE_WITHIN,
+        )
+    except ConnectionClosed:  # before the handshake was sent
+        raise ConnectionError("the server closed the connection at once") from None
     assert isinstance(websocket, WebSocket)
     return websocket
