@@ -20,7 +20,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -28,8 +28,7 @@ import asyncpg
 import psutil
 
 from benchmarks import machine, stress
-from benchmarks.actors import ARRIVAL, Arrived, Devices
-from benchmarks.machine import BenchmarkError
+from benchmarks.actors import Arrived, Devices
 from benchmarks.processes import LIMIT, end, eventually, spawn
 from benchmarks.stage import LOGIN, Stage, Written
 
@@ -214,11 +213,14 @@ async def _polled(stage: Stage, admin: Any, kind: str, plan: Plan) -> dict[str, 
         rate = max(1, len(await pollers.call("waits"))) / plan.interval
         changes, busy = await meter.over(f"{kind}_busy", plan.scale, plan.write(stage))
 
-        async def all_seen() -> bool:
-            return bool((await pollers.state())["arrived"] >= len(changes))
+        ended = time.monotonic_ns()
 
-        with suppress(BenchmarkError):  # what the delta poll missed never arrives
-            await eventually("every change seen", all_seen, plan.interval + ARRIVAL)
+        async def all_polled() -> bool:
+            state = await pollers.call("state")
+            # What the delta poll missed never arrives.
+            return bool(state["arrived"] >= len(changes) or state["asked"] > ended)
+
+        await eventually("a poll of every user after the last commit", all_polled)
         waits = sorted(wait / 1e6 for wait in await pollers.call("waits")) or [0.0]
         arrivals = await pollers.arrivals(0)
     return {

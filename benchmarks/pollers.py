@@ -35,12 +35,13 @@ NEW_MESSAGES: Final = """
 
 class Client:
     """What one user's device has received. `since` are the newest updated_at of both tables. Only messages newer than
-    the start are listed."""
+    the start are listed. `asked` is the instant at which its last answered poll began."""
 
     def __init__(self, number: int, user: str, began: datetime) -> None:
         self.number = number
         self.user = user
         self.began = began
+        self.asked = 0
         self.since = (began, began)
         self.held: set[str] = set()
 
@@ -85,8 +86,10 @@ class Pollers:
         self._gap = interval / len(users)
 
     async def state(self) -> dict[str, Any]:
-        """In the format of the load generator of the sockets."""
-        return {"live": len(self._clients), "arrived": len(self._arrivals), "began": 0, "last_live": 0, "trouble": None}
+        """In the format of the load generator of the sockets; and the instant since which each user has polled."""
+        asked = min(client.asked for client in self._clients)
+        here = {"live": len(self._clients), "arrived": len(self._arrivals), "asked": asked}
+        return {**here, "began": 0, "last_live": 0, "trouble": None}
 
     async def arrivals(self) -> list[tuple[int, str, int]]:
         """Return the new messages since the last call: number of the user, id, instant of the poll's answer."""
@@ -112,9 +115,11 @@ class Pollers:
                 tasks.create_task(self._poll(self._clients[turn % len(self._clients)], connection, due))
 
     async def _poll(self, client: Client, connection: Any, due: int) -> None:
+        asked = time.monotonic_ns()
         held = await self._sync(client, connection)
         now = time.monotonic_ns()
         self._idle.put_nowait(connection)
+        client.asked = asked
         self._waits.append(now - due)
         self._arrivals += [(client.number, message, now) for message in held - client.held]
         client.held = held

@@ -20,6 +20,8 @@ from benchmarks.machine import BenchmarkError
 LIMIT: Final = 120.0
 """Seconds after which something that must happen will not happen any more."""
 POLL: Final = 0.02
+PLACE: Final = "/tmp"
+"""Where folders are made: on the disk that commits wait for."""
 
 
 async def eventually(what: str, condition: Callable[[], Awaitable[bool]], limit: float = LIMIT) -> None:
@@ -76,7 +78,7 @@ async def redis_server(place: Path) -> AsyncIterator[str]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="atlas-benchmark-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="atlas-benchmark-", dir=PLACE))
     path.chmod(0o755)  # started by root, Postgres runs under another account
     try:
         yield path

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import pytest
@@ -15,6 +15,9 @@ from tests.support.cluster import Cluster, Database, administrator, running_clus
 from tests.support.people import add_user
 from tests.support.serving import Running, serving
 
+LONGEST: Final = ("tests/javascript/", "tests/conformance/", "tests/browser/", "tests/test_cli.py", "tests/test_arch")
+"""Where the longest tests are, and those that share what is dear to set up."""
+
 # A machine that has much to do is slow, and fails no test.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -23,6 +26,13 @@ settings.load_profile("any machine")
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that the server runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: none of them begins when the other processes are about to end. A process without work takes
+    over what is last in another's queue, so these stay in one, which sets their things up once."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "usage", "write")
+CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "streams", "usage", "write")
 TESTED_BY: Final = {
     "declaration/sql/audit.py": ["postgres/test_doctor.py"],
     "declaration/sql/streaming.py": ["integration/test_streams.py"],
@@ -49,7 +49,7 @@ TESTED_BY: Final = {
     "write/intake.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
-INTERFACES: Final = {"usage/ports.py", "write/ports.py"}
+INTERFACES: Final = {"streams/ports.py", "usage/ports.py", "write/ports.py"}
 """Types only: mypy checks them."""
 
 MODULES: Final = sorted(

@@ -34,6 +34,7 @@ class App:
 
     def __init__(self, command: dict[str, Any]) -> None:
         user = UUID(command["user"])
+        self.token = str(command["token"])
         self.storage = SqliteStorage(Path(command["store"]) / "device.db", user)
         self.outbox = Outbox(self.storage, CHAT)
         with self.storage.transaction() as sql:
@@ -45,7 +46,7 @@ class App:
         self.device = Device(
             command["url"],
             user=user,
-            token=lambda: str(command["token"]),
+            token=lambda: self.token,
             client_id=self.outbox.client_id,
             on_batch=self.store,
             schema=CHAT,
@@ -81,6 +82,8 @@ class App:
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         match command["do"]:
+            case "token":
+                self.token = str(command["token"])
             case "write":
                 self.write(command)
             case "older":

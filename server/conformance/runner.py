@@ -31,6 +31,8 @@ from protocol.frames import (
     Ping,
     Pong,
     Push,
+    Refresh,
+    Refreshed,
     Row,
     SchemaFrame,
     Stop,
@@ -49,6 +51,8 @@ LIMITS = {"frame_bytes": 262_144, "page_rows": 1000, "pages_in_flight": 2, "muta
 READ_LINE = 64 << 20
 """Bytes of an answer of the adapter: all rows that it holds."""
 PAUSE = 0.02
+STARTED = 30.0
+"""Seconds until an adapter answers its first command at the latest: its program is loaded first."""
 
 
 class Failed(Exception):  # noqa: N818 (a result, not a fault of ours)
@@ -127,8 +131,8 @@ class Adapter:
         except OSError as error:
             raise Failed(f"{self._command[0]} cannot be started ({error.strerror}).") from None
 
-    async def ask(self, do: str, **fields: Any) -> do.Json:
-        """Send a command, and return its answer. Raises Failed."""
+    async def ask(self, do: str, *, within: float | None = None, **fields: Any) -> do.Json:
+        """Send a command, and return its answer `within` so many seconds; None: the patience. Raises Failed."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise Failed("The scenario asks a client that was not started.")
@@ -136,7 +140,7 @@ class Adapter:
             process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             await process.stdin.drain()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._patience if within is None else within):
                 line = await process.stdout.readline()
         except TimeoutError:
             raise Failed(f"The adapter did not answer «{do}».") from None
@@ -182,6 +186,7 @@ class Stage:
         self._patience, self._extra = patience, extra
         self._socket: Socket | None = None
         self._stop = 0  # the number of the last one
+        self._token, self._tokens = "", 0
 
     async def play(self, step: Step) -> None:
         """Raises Failed, LeftOut."""
@@ -190,12 +195,23 @@ class Stage:
                 await self._adapter.start()
                 await self._adapter.ask(
                     "connect",
+                    within=STARTED,
                     url=self._url,
                     user=str(USER),
-                    token=_token(),
+                    token=self._new_token(step.user),
                     store=str(self._store),
                     window=step.window or {},
                 )
+            case do.Token():
+                await self._adapter.ask("token", token=self._new_token(step.user))
+            case do.Refresh():
+                refresh = await self._next(Refresh, "refresh")
+                if refresh.token != self._token:
+                    raise Failed("It sent another token than the app's last one.")
+                if step.extends:
+                    await self.socket.send(Refreshed(expires=_now() + 3_600_000_000))
+            case do.NoHello():
+                await self._no_hello(step)
             case do.Kill():
                 await self._adapter.kill()
             case do.Hello():
@@ -222,7 +238,7 @@ class Stage:
                     frame = await self.socket.next(step.seconds)
                     raise Failed(f"It sent a {type(frame).__name__} frame, and nothing was expected.")
             case do.Write():
-                fields = {"op": step.op, "kind": step.kind, "id": str(step.id), "columns": dict(step.columns)}
+                fields: do.Json = {"op": step.op, "kind": step.kind, "id": str(step.id), "columns": dict(step.columns)}
                 await self._adapter.ask("write", **fields)
             case do.Older():
                 parent = None if step.parent is None else str(step.parent)
@@ -290,7 +306,7 @@ class Stage:
                 mode="resumed" if resumed else "snapshot",
                 why=None if resumed else step.snapshot or "new",
                 time=now,
-                expires=now + 3_600_000_000,
+                expires=now + step.lasts,
                 keepalive=Milliseconds(step.keepalive),
                 limits=Limits(**{**LIMITS, **dict(step.limits)}),
             )
@@ -309,6 +325,21 @@ class Stage:
             code = closed.rcvd.code if closed.rcvd else None
             if code not in step.codes:
                 raise Failed(f"It closed with {code}, and not with {step.codes[0]}.") from None
+
+    async def _no_hello(self, step: do.NoHello) -> None:
+        """A connection may come, without one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(step.seconds):
+                while True:
+                    socket = Socket(await self._arrived.get())
+                    with suppress(ConnectionClosed):
+                        if isinstance(await socket.next(step.seconds), Hello):
+                            raise Failed("It sent the token of another user.")
+
+    def _new_token(self, user: UUID | None) -> str:
+        self._tokens += 1
+        self._token = _token(user or USER, self._tokens)
+        return self._token
 
     async def _stays_away(self, step: do.StaysAway) -> None:
         with suppress(TimeoutError):
@@ -421,9 +452,9 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _token() -> str:
+def _token(user: UUID, number: int) -> str:
     """A token that nobody signed: the runner does not verify it, and clients read `sub` and `exp`."""
-    claims = {"sub": str(USER), "exp": int(time.time()) + 3600, "aud": "authenticated"}
+    claims = {"sub": str(user), "exp": int(time.time()) + 3600, "aud": "authenticated", "jti": str(number)}
     parts = [urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "HS256"}, claims)]
     return ".".join([*parts, "c2lnbmF0dXJl"])
 

@@ -85,6 +85,8 @@ def new(key: UUID) -> tuple[str, UUID]:
 
 OURS: Final = c(10, A, 1000)
 BEGUN: Final[tuple[Step, ...]] = (do.Start(), do.Hello(), snapshot(10, [OURS], K[1]), live(1), do.Is("live"))
+SHORT_LIVED: Final[tuple[Step, ...]] = (do.Start(), do.Hello(lasts=3_000_000), *BEGUN[2:])
+"""The same with a token of three seconds, which is due for a refresh before they are over."""
 AGAIN: Final = do.Hello((K[1],))
 UNKNOWN_ROW: Final[Row] = ("zz", 5, 1, {"a": [1]})
 S, T = (UUID(int=0x4000_8000_0000_0000_0050 + n) for n in (1, 2))
@@ -318,6 +320,45 @@ SCENARIOS: Final = (
             do.Send(Error(code="replaced", message="a newer one", retryable=False)),
             do.Close(4302),
             do.StaysAway(),
+        ),
+    ),
+    Scenario(
+        "refresh",
+        "A later token extends a connection before the last one ends (7.8).",
+        (
+            *SHORT_LIVED,
+            do.Token(),
+            do.Refresh(),
+            changes(1, 2, c(20, B, 7)),
+            live(2),
+            do.Holds((OURS, c(20, B, 7))),
+        ),
+    ),
+    Scenario(
+        "refresh-refused",
+        "A token that is refused at a refresh leaves the connection as it is, and is not sent again (7.8).",
+        (
+            *SHORT_LIVED,
+            do.Token(),
+            do.Refresh(extends=False),
+            error("token_refused", answers="refresh"),
+            changes(1, 2, c(20, B, 7)),
+            live(2),
+            do.Quiet(),
+            do.Holds((OURS, c(20, B, 7))),
+        ),
+    ),
+    Scenario(
+        "another-user",
+        "The token of another user than the device's is never sent, and one of its own is (7.8).",
+        (
+            do.Start(user=D),
+            do.NoHello(),
+            do.Token(),
+            do.Hello(),
+            snapshot(10, [OURS], K[1]),
+            live(1),
+            do.Is("live"),
         ),
     ),
     Scenario(

@@ -16,6 +16,30 @@ class Start:
     """Start the client, and connect it. The store is kept over the starts of a scenario."""
 
     window: dict[str, int] | None = None
+    user: UUID | None = None
+    """The one that the token is of; None: the client's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The app has another token from now on, of the same life."""
+
+    user: UUID | None = None
+    """As at Start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A refresh comes with the app's last token. extends: It is answered, with an hour more."""
+
+    extends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NoHello:
+    """No hello comes for so many seconds."""
+
+    seconds: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +53,7 @@ class Hello:
 
     cursors: Those that `hello` may have; None: it has none. snapshot: Why the device gets one, although it has a
     cursor. clock_ahead: Of the server, in microseconds. limits: Those of `welcome` that are not the usual ones.
-    keepalive: Milliseconds. greets: `welcome` follows.
+    keepalive: Milliseconds. greets: `welcome` follows. lasts: Microseconds until the token ends.
     """
 
     cursors: tuple[bytes | None, ...] = (None,)
@@ -38,6 +62,7 @@ class Hello:
     limits: tuple[tuple[str, int], ...] = ()
     keepalive: int = 25_000
     greets: bool = True
+    lasts: int = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +201,9 @@ class Is:
 
 Step = (
     Start
+    | Token
+    | Refresh
+    | NoHello
     | Kill
     | Hello
     | Send

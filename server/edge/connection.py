@@ -28,6 +28,7 @@ from protocol.frames import (
     SchemaFrame,
     Stop,
     Stopped,
+    Streams,
     Welcome,
 )
 from server import metrics
@@ -57,7 +58,7 @@ from server.session import (
     Subscribe,
 )
 from server.streams.audience import Device
-from server.streams.streams import Streams
+from server.streams.streams import Streams as StreamsDoor
 from server.write.intake import Intake
 
 log = structlog.get_logger()
@@ -100,7 +101,7 @@ class Services:
     timers: TimerWheel
     clock: Clock
     timing: Timing
-    streams: Streams | None = None
+    streams: StreamsDoor | None = None
     """None: nothing may be streamed here."""
 
 
@@ -387,9 +388,8 @@ class Connection:
         self._session.welcomed()
         if self._session.schema not in (None, schema.hash):
             wire = message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
-        if self._session.streams and self._services.streams is not None:
-            self._streaming, streams = self._services.streams.join(str(claims.user), self)
-            wire += streams
+        if self._session.streams:
+            wire += self._join_streams(str(claims.user))
         # In one write, because each is a system call.
         self.send(message(frame, self._codec) + wire)
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
@@ -397,6 +397,14 @@ class Connection:
         self._heartbeat_at = self._services.timers.clock() + keepalive * random.uniform(0.1, 0.9)
         self._schedule()
         return now
+
+    def _join_streams(self, user: str) -> bytes:
+        """What the device is sent of streams first, as bytes of whole messages."""
+        if self._services.streams is None:
+            # It may hold some of a server that had them.
+            return message(Streams(open=[]), self._codec)
+        self._streaming, wire = self._services.streams.join(user, self)
+        return wire
 
     def send_error(self, error: Error) -> None:
         self.send(message(error, self._codec))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import conform
-from atlas_sync import clock, codec, device, streams, websocket
+from atlas_sync import clock, codec, connection, device, streams, websocket
 from atlas_sync.checks import ProtocolError
 from atlas_sync.clock import ServerClock
 from atlas_sync.codec import CODECS
@@ -152,6 +153,21 @@ def every_close_is_followed_by_another_connection() -> None:
         return lambda *args: replace(step(*args), instruction=Instruction.COME_BACK, delay_seconds=0.1)
 
     around(device, "next_step", make)
+
+
+@rule("refresh")
+def no_token_is_refreshed() -> None:
+    vars(connection)["refresh_after"] = lambda left: 10.0**6
+
+
+@rule("refresh-refused")
+def a_refused_refresh_ends_the_connection() -> None:
+    every_error_ends_the_connection()
+
+
+@rule("another-user")
+def the_token_is_anybodys() -> None:
+    device._subject = lambda token: str(UUID(int=0xABC))
 
 
 @rule("slow-welcome")

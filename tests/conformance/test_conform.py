@@ -16,6 +16,8 @@ from tests.support.npm import CLIENT, NODE, install, run_node
 ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable, str(ROOT / "protocol" / "python" / "conform.py")]
 AT_A_TIME = 4
+MOST_WAIT = 12
+"""Broken clients at a time: the runner waits for what most of them do not do."""
 
 
 async def failures(command: list[str]) -> list[str]:
@@ -43,7 +45,7 @@ async def test_the_typescript_client_passes_every_scenario(encoding: str) -> Non
 
 
 async def test_every_scenario_fails_a_client_that_ignores_its_rule() -> None:
-    free = asyncio.Semaphore(AT_A_TIME)
+    free = asyncio.Semaphore(MOST_WAIT)
 
     async def broken(scenario: Scenario) -> tuple[str, str | None]:
         async with free:
@@ -73,9 +75,9 @@ def test_the_command_lists_plays_one_and_says_by_its_status_what_failed() -> Non
     assert listed.stdout.count("\n") == len(SCENARIOS)
     one = conform("--only", "duplicates", "--", *PYTHON)
     assert (one.returncode, one.stdout.splitlines()[-1]) == (0, "1 of 1 scenarios passed.")
-    broken = conform("--only", "duplicates", "--", sys.executable, "-m", "tests.conformance.broken", "duplicates")
+    broken = conform("--only", "stays-away", "--", sys.executable, "-m", "tests.conformance.broken", "stays-away")
     assert broken.returncode == 1
-    assert "✗ duplicates" in broken.stdout
+    assert "✗ stays-away" in broken.stdout
 
 
 def test_scenarios_of_streams_are_left_out_for_a_client_that_does_not_ask_for_them() -> None:

@@ -384,6 +384,7 @@ def test_where_each_commit_would_wait_for_it_a_server_does_not_stream() -> None:
 class Hanging:
     """Commits that are in the WAL, and that nobody sees: they wait for a standby that does not come."""
 
+    SILENT = "SELECT quiet_until > clock_timestamp() FROM sync.meta"
     WAITS = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1"
     STATE = (
         "SELECT state, wait_event_type, wait_event, pg_blocking_pids(pid), query FROM pg_stat_activity WHERE pid = $1"
@@ -394,6 +395,9 @@ class Hanging:
         self._waiting: list[asyncio.Task[None]] = []
 
     async def begin(self, sql: Any) -> None:
+        # A server that streams brings this about seconds later. A commit that rings NOTIFY has a lock of the whole
+        # cluster until it is seen: the next one would wait for that lock, and not be in the WAL.
+        await eventually(lambda: sql.fetchval(self.SILENT))
         await sql.execute("SET synchronous_commit = local")
         await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         await sql.execute("SELECT pg_reload_conf()")

@@ -300,6 +300,11 @@ async def test_what_the_app_has_written_is_never_overwritten(server: Running, sq
         assert await content(sql, message) == "again"
 
 
+async def test_a_server_without_streams_says_that_there_are_none(database: Database, user: UUID) -> None:
+    async with serving(database) as without, watching(without.url, user) as device:
+        assert device.open == []
+
+
 async def test_trace_tells_of_a_stream(server: Running, database: Database, sql: Any, user: UUID) -> None:
     message = await placeholder(sql, user)
     async with writing(server) as writer:

@@ -322,11 +322,12 @@ async def test_every_rule_queries_existing_metrics_and_says_what_to_do() -> None
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.alert}{i}") for i, case in enumerate(CASES)])
 def test_an_alert_fires_with_its_cause_and_not_without(case: Case) -> None:
     with temporary_folder() as folder:
+        paths = []
         for series, expected in ((case.bad, 1), (case.well, 0)):
-            path = folder / f"{expected}.json"
-            path.write_text(json.dumps(unit_test(case, series, expected)))  # JSON is YAML
-            tested = promtool("test", "rules", path)
-            assert tested.returncode == 0, tested.stdout + tested.stderr
+            paths.append(folder / f"{expected}.json")
+            paths[-1].write_text(json.dumps(unit_test(case, series, expected)))  # JSON is YAML
+        tested = promtool("test", "rules", *paths)
+        assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def unit_test(case: Case, series: dict[str, str], expected: int) -> dict[str, Any]:

@@ -25,9 +25,11 @@ class App {
   private constructor(
     private readonly sync: Sync,
     private readonly store: SqliteStore,
+    private readonly given: { token: unknown },
   ) {}
 
   static async start({ url, user, token, store: folder, window }: Json): Promise<App> {
+    const given = { token };
     mkdirSync(folder as string, { recursive: true });
     const path = join(folder as string, 'device.sqlite');
     // The driver locks by a folder, which a killed process leaves behind. The runner starts one process at a time.
@@ -42,19 +44,22 @@ class App {
       schema: CHAT,
       url: url as string,
       user: user as string,
-      getToken: () => token as string,
+      getToken: () => given.token as string,
       store,
       window: window as Record<string, number>,
       encoding: chosen,
       environment: { WebSocket: WebSocket as unknown as WebSocketClass },
     }) as unknown as Sync;
     await sync.ready;
-    return new App(sync, store);
+    return new App(sync, store, given);
   }
 
   async answer(command: Json): Promise<Json> {
     const kind = kinds.get(command['kind'] as string) as Kind;
     switch (command['do']) {
+      case 'token':
+        this.given.token = command['token'];
+        return {};
       case 'write':
         await this.write(kind, command);
         return {};

@@ -19,7 +19,7 @@ function run(...args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-const needed = ['@msgpack/msgpack', 'esbuild', 'typescript'];
+const needed = ['esbuild', 'typescript'];
 if (!needed.every((name) => existsSync(`${cwd}/node_modules/${name}/package.json`))) {
   run('ci', '--ignore-scripts', '--include=dev', '--no-global', '--no-dry-run', '--no-workspaces', '--no-json');
 }

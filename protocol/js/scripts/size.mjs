@@ -7,7 +7,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
 
-const LIMIT = 45_500; // bytes, gzipped; 4,100 of them are for streams
+const LIMIT = 40_960; // bytes, gzipped; 4,100 of them are for streams
 const root = new URL('..', import.meta.url).pathname;
 
 async function sizeOf(...imports) {
@@ -36,7 +36,7 @@ const CHAT_HOOKS = `export * from './src/react.ts';`;
 const app = await sizeOf(SYNC, CHAT, STORE, CHAT_HOOKS);
 const module = await sizeOf(`export * from './src/index.ts';`, STORE);
 const sizes = {
-  MessagePack: await sizeOf(`export { Decoder, Encoder } from '@msgpack/msgpack';`),
+  MessagePack: await sizeOf(`export { pack, unpack } from './src/msgpack.ts';`),
   'library with MessagePack': await sizeOf(SYNC),
   '… and the store in IndexedDB': await sizeOf(SYNC, STORE),
   '… and the names of a chat app': await sizeOf(SYNC, CHAT, STORE),

@@ -1,12 +1,11 @@
 /**
  * Frames, rows and mutations as bytes or text, in both encodings (SPEC.md, sections 2–5, 8). The only module that knows
- * MessagePack and JSON. It checks types; session.ts checks meaning and order.
+ * which value is written how. It checks types; session.ts checks meaning and order.
  */
-
-import { Decoder, encode as pack } from '@msgpack/msgpack';
 
 import { fromBase64, toBase64 } from './bytes.js';
 import { EXTRAS, type Limits, type SchemaFrame, type StreamFrame, type ToClient, type ToServer } from './frames.js';
+import { pack, unpack } from './msgpack.js';
 import type { Mutation, Result } from './mutation.js';
 import type { Arrival, Cursor } from './rows.js';
 import type { Id, Kinds, KindSchema } from './schema.js';
@@ -314,34 +313,13 @@ const toCursor = (value: unknown): Cursor =>
     ? toBase64(value)
     : fail('not a cursor of at most 128 bytes');
 
-const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
-/** From so many bytes on, TextDecoder is quicker, and the package uses one of its own. */
-const LONG = 200;
-
-interface Inner {
-  readonly bytes: Uint8Array;
-  pos: number;
-  decodeUtf8String(length: number, header: number): string;
-}
-
-const unpacker = new Decoder();
-const inner = unpacker as unknown as Inner;
-const short = inner.decodeUtf8String.bind(inner);
-/** The package's TextDecoder takes U+FEFF at the beginning of a long text for a byte order mark, and drops it. */
-inner.decodeUtf8String = (length, header) => {
-  const from = inner.pos + header;
-  if (length <= LONG || from + length > inner.bytes.length) return short(length, header);
-  inner.pos = from + length;
-  return utf8.decode(inner.bytes.subarray(from, inner.pos));
-};
-
 const DIALECTS: Readonly<Record<Encoding, Dialect>> = {
   msgpack: {
     uuid: (value) =>
       value instanceof Uint8Array && value.length === 16 ? uuidFromBytes(value) : fail('not a uuid of 16 bytes'),
     bytes,
     cursor: toCursor,
-    load: (data) => (typeof data === 'string' ? fail('a text message') : unpacker.decode(data)),
+    load: (data) => (typeof data === 'string' ? fail('a text message') : unpack(data)),
     dump: pack,
     putUuid: uuidToBytes,
     putBytes: (value) => value,
