@@ -240,6 +240,9 @@ async def test_an_assistant_that_is_killed_has_its_answer_continued(
 async def test_two_conversations_are_answered_at_once_and_the_list_says_so(demo: Demo, asker: BrowserContext) -> None:
     _, left, right = await readers(asker, demo)
     await left.ask(STORY)
+    # It would take the other one's conversation, as long as that looks empty there.
+    await right.opens(STORY)
+    await right.grows()
     await right.ask("A long tale, please")
     for device in (left, right):
         await device.grows()
