@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from server.declaration.chat import CHAT
+from server.declaration.model import Declaration
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.streams.ports import ANYWHERE, Found, Opened, Part, Place, Settled, State
@@ -174,12 +175,12 @@ class FakeNotices:
 class Process:
     """A process, on a database that others use too."""
 
-    def __init__(self, store: FakeStore) -> None:
+    def __init__(self, store: FakeStore, declaration: Declaration = CHAT) -> None:
         self.store = store
         self.notices = FakeNotices()
         synced = Synced()
         self.streams = Streams(store, self.notices, synced)
-        synced.use(CHAT)
+        synced.use(declaration)
 
     def elsewhere(self, id_: UUID, text: str = "", state: State = State.OPEN) -> None:
         """Another process appends, or ends the stream."""
@@ -191,8 +192,8 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def process(store: FakeStore) -> AsyncIterator[Process]:
-    made = Process(store)
+async def process(store: FakeStore, declaration: Declaration = CHAT) -> AsyncIterator[Process]:
+    made = Process(store, declaration)
     running = asyncio.create_task(made.streams.run())
     try:
         yield made
