@@ -6,7 +6,7 @@ Server-Sent Events.
 keeps nothing on disk: they lose what a crash of Redis loses, and write no row at the end. All have the same writers,
 which write to Redis themselves, and the same devices (appends.c): one thread, one clock.
 
-`grouped`: backends send what is due of all their streams together, 40 ms after the first of it, as `Stream` of
+`grouped`: backends send what is due of all their streams together, in requests some 40 ms apart, as `Stream` of
 atlas_sync does; to Redis a pipeline. `single`: each append is a request, on a connection of its stream. Delays are from
 just before the request is sent to the read at the device. `late` is how long a token waited until it was sent, for the
 answer to the append before it or for the others of its group: where it grows, the rate is not sustained. `most` is how

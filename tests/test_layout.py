@@ -11,10 +11,10 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "usage", "write")
+CORE: Final = ("declaration", "edge", "feed", "operations", "projection", "streams", "usage", "write")
 TESTED_BY: Final = {
     "declaration/sql/audit.py": ["postgres/test_doctor.py"],
-    "declaration/sql/streaming.py": ["integration/test_streams.py"],
+    "declaration/sql/streaming.py": ["postgres/test_streams.py", "integration/test_streams.py"],
     "declaration/sql/tracing.py": ["integration/test_trace.py"],
     "declaration/file/keys.py": ["declaration/test_parse.py"],
     "declaration/model.py": ["declaration/test_chat.py", "declaration/test_generated.py"],
@@ -32,7 +32,6 @@ TESTED_BY: Final = {
     "edge/registry.py": ["edge/test_connection.py", "integration/test_shutdown.py"],
     "edge/responses.py": ["integration/test_responses.py"],
     "edge/server.py": ["integration/test_shutdown.py"],
-    "edge/streams.py": ["integration/test_streams.py"],
     "edge/usage.py": ["integration/test_usage.py"],
     "feed/encode.py": ["feed/test_pump.py", "integration/test_resume.py"],
     "feed/progress.py": ["integration/test_usage.py"],
@@ -49,7 +48,7 @@ TESTED_BY: Final = {
     "write/intake.py": ["integration/test_push_rejected.py", "integration/test_push_malformed.py"],
 }
 """Modules without a test module of their own, and what tests them."""
-INTERFACES: Final = {"usage/ports.py", "write/ports.py"}
+INTERFACES: Final = {"streams/ports.py", "usage/ports.py", "write/ports.py"}
 """Types only: mypy checks them."""
 
 MODULES: Final = sorted(

@@ -14,7 +14,8 @@ KeyOf = Callable[[Place], Key | None]
 
 class Sent(NamedTuple):
     offset: int
-    state: State
+    state: State | None
+    """None: it has more than is right."""
 
 
 class Device:
@@ -110,7 +111,7 @@ class Audience:
         for device in self._devices.get(stream.user, ()):
             sent = device.sent.get(stream.id)
             if sent is not None and sent.offset > offset:
-                device.sent[stream.id] = Sent(offset, State.OPEN)
+                device.sent[stream.id] = Sent(offset, None)
 
     def forget(self, stream: Stream) -> None:
         """The stream is settled."""

@@ -1,0 +1,432 @@
+"""Streams in Postgres: who wins where two append, when a text is written to its row, and what is kept."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from server.declaration.chat import CHAT_TOML
+from server.postgres.migrate import migrate
+from tests.support.cluster import Cluster, Database, administrator
+from tests.support.people import add_conversation, add_user
+from tests.support.waiting import eventually
+
+ENDED = CHAT_TOML.replace('streams = ["content"]', 'streams = ["content"]\nended = "state"')
+MOST = 3
+
+
+@pytest.fixture(scope="module", params=["18", "15"])
+def prepared(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Messages have a column that says how their streams ended, and a text may be NULL."""
+
+    async def prepare() -> Database:
+        made = await cluster.create()
+        async with administrator(made) as sql:
+            await sql.execute("ALTER TABLE messages ADD COLUMN state text, ALTER COLUMN content DROP NOT NULL")
+        await migrate(made.url, text=ENDED)
+        return made
+
+    cluster: Cluster = request.getfixturevalue(f"postgres_{request.param}")
+    made = asyncio.run(prepare())
+    yield made
+    asyncio.run(made.drop())
+
+
+@pytest.fixture
+async def database(prepared: Database) -> AsyncIterator[Database]:
+    """One for all tests, without streams, and without the triggers of the test before."""
+    yield prepared
+    async with administrator(prepared) as sql:
+        await sql.execute("""
+            TRUNCATE sync.streams, sync.stream_text;
+            DROP TRIGGER IF EXISTS ours ON messages;
+            DROP FUNCTION IF EXISTS ours
+        """)
+
+
+@pytest.fixture
+async def message(sql: Any, user: UUID) -> UUID:
+    return await answer(sql, user)
+
+
+async def answer(sql: Any, user: UUID, text: str | None = "") -> UUID:
+    insert = "INSERT INTO messages (conversation_id, role, content) VALUES ($1, 'assistant', $2) RETURNING id"
+    return UUID(str(await sql.fetchval(insert, await add_conversation(sql, user), text)))
+
+
+async def open_stream(sql: Any, user: UUID, message: UUID, *, restart: bool = False) -> Any:
+    return await sql.fetchrow(
+        "SELECT * FROM sync.open_stream($1, $2, 'm', ARRAY[$3], 'content', $4, $5, 'a server')",
+        uuid4(),
+        user,
+        str(message),
+        restart,
+        MOST,
+    )
+
+
+async def opened(sql: Any, user: UUID, message: UUID, text: str = "", **given: bool) -> UUID:
+    """A stream with this text."""
+    stream = UUID(str((await open_stream(sql, user, message, **given))["stream"]))
+    if text:
+        assert await append(sql, (stream, 0, text)) == {stream}
+    return stream
+
+
+async def append(sql: Any, *parts: tuple[UUID, int, str]) -> set[UUID]:
+    ids, ats, texts = zip(*parts, strict=True)
+    rows = await sql.fetch("SELECT * FROM sync.append_streams('a server', $1, $2, $3) AS id", ids, ats, texts)
+    return {UUID(str(row["id"])) for row in rows}
+
+
+async def end(
+    sql: Any, stream: UUID, state: str = "done", expected: int | None = None, *, writes: bool = False
+) -> tuple[str, int] | None:
+    row = await sql.fetchrow(
+        "SELECT * FROM sync.end_stream('a server', $1, $2, $3, $4)", stream, state, expected, writes
+    )
+    return row and tuple(row)
+
+
+async def settle(sql: Any, silence: str = "30 s", patience: str = "10 s") -> dict[UUID, tuple[bool, bool, str | None]]:
+    """By stream: whether it is settled, whether the server wrote the row, and the trouble."""
+    rows = await sql.fetch(
+        f"SELECT * FROM sync.settle_streams('a server', interval '{silence}', interval '{patience}')"
+    )
+    return {UUID(str(row["stream"])): (row["settled"], row["written"], row["trouble"]) for row in rows}
+
+
+async def row_of(sql: Any, message: UUID) -> Any:
+    row = await sql.fetchrow("SELECT content, state FROM messages WHERE id = $1", message)
+    return row and tuple(row)
+
+
+async def state_of(sql: Any, stream: UUID) -> Any:
+    return await sql.fetchval("SELECT state FROM sync.streams WHERE id = $1", stream)
+
+
+# --- appends and ends
+
+
+async def test_a_part_is_appended_where_the_text_ends_and_nowhere_else(sql: Any, user: UUID, message: UUID) -> None:
+    stream = await opened(sql, user, message, "añ🙂")
+    for at in (0, 2, 4, 7):
+        assert await append(sql, (stream, at, "x")) == set()
+    assert await append(sql, (stream, 3, "x"), (uuid4(), 0, "x")) == {stream}
+    assert await end(sql, stream, expected=3) == ("open", 4)
+    assert await end(sql, stream, expected=4) == ("done", 4)
+    assert await append(sql, (stream, 4, "x")) == set()
+    assert await end(sql, stream, "failed") == ("done", 4)
+    assert await end(sql, uuid4()) is None
+
+
+@pytest.mark.parametrize("first", ["append", "end"])
+async def test_of_an_append_and_an_end_at_the_same_place_one_wins(
+    database: Database, sql: Any, user: UUID, message: UUID, first: str
+) -> None:
+    stream = await opened(sql, user, message, "abc")
+    async with administrator(database) as other:
+        async with sql.transaction():
+            if first == "append":
+                await append(sql, (stream, 3, "d"))
+                waiting: asyncio.Task[Any] = asyncio.create_task(end(other, stream))
+            else:
+                await end(sql, stream)
+                waiting = asyncio.create_task(append(other, (stream, 3, "d")))
+            await blocked(database)
+        assert await waiting == (("done", 4) if first == "append" else set())
+
+
+async def test_servers_that_append_to_the_same_streams_do_not_deadlock(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    one, two = sorted([await opened(sql, user, await answer(sql, user)) for _ in range(2)])
+    async with administrator(database) as other:
+        async with sql.transaction():
+            await append(sql, (one, 0, "a"))
+            waiting = asyncio.create_task(append(other, (two, 0, "b"), (one, 0, "b")))
+            await blocked(database)
+            assert await append(sql, (two, 0, "a")) == {two}
+        assert await waiting == set()
+
+
+async def blocked(database: Database) -> None:
+    """Wait until a session of this database waits for another one."""
+    async with administrator(database) as sql:
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        await eventually(lambda: sql.fetchval(waits))
+
+
+# --- opening
+
+
+async def test_a_row_has_one_stream_and_each_opening_is_a_sign_of_life(sql: Any, user: UUID, message: UUID) -> None:
+    stream = await opened(sql, user, message, "abc")
+    await sql.execute("UPDATE sync.streams SET touched_at = touched_at - interval '1 minute'")
+    again = await open_stream(sql, user, message)
+    assert (again["stream"], again["fresh"], again["text"], again["at"]) == (stream, False, "abc", 3)
+    assert await settle(sql) == {}
+    await end(sql, stream, writes=True)
+    assert await settle(sql) == {stream: (True, True, None)}
+    assert (await open_stream(sql, user, message))["state"] == "done"
+    assert (await open_stream(sql, user, message, restart=True))["fresh"]
+
+
+async def test_a_full_user_is_refused_and_loses_nothing(sql: Any, user: UUID) -> None:
+    ended = await answer(sql, user)
+    stream = await opened(sql, user, ended, "kept")
+    await end(sql, stream)
+    messages = [await answer(sql, user) for _ in range(MOST)]
+    for each in messages:
+        await opened(sql, user, each)
+    assert (await open_stream(sql, user, await answer(sql, user)))["problem"] == "too_many"
+    assert (await open_stream(sql, user, ended, restart=True))["problem"] == "too_many"
+    assert (await open_stream(sql, user, ended))["text"] == "kept"
+    assert (await open_stream(sql, user, messages[0], restart=True))["fresh"], "it takes the place of its own"
+
+
+async def test_the_new_owner_of_a_row_is_not_held_up_by_a_stream_of_the_former_one(
+    sql: Any, user: UUID, message: UUID
+) -> None:
+    stream = await opened(sql, user, message, "secret")
+    other = await add_user(sql)
+    conversation = await add_conversation(sql, other)
+    await sql.execute("UPDATE messages SET conversation_id = $2 WHERE id = $1", message, conversation)
+    assert (await open_stream(sql, user, message))["problem"] == "unknown_row"
+    anew = await open_stream(sql, other, message)
+    assert (anew["fresh"], anew["text"], anew["problem"]) == (True, "", None)
+    assert await append(sql, (stream, 6, "x")) == set()
+
+
+async def test_only_streamed_columns_of_rows_that_are_there_have_streams(sql: Any, user: UUID, message: UUID) -> None:
+    assert (await open_stream(sql, user, uuid4()))["problem"] == "unknown_row"
+    assert (await open_stream(sql, await add_user(sql), message))["problem"] == "unknown_row"
+    column = "SELECT problem FROM sync.open_stream($1, $2, 'm', ARRAY[$3], 'role', false, 9, 'a server')"
+    assert await sql.fetchval(column, uuid4(), user, str(message)) == "unknown_row"
+
+
+async def test_a_user_without_a_feed_has_streams(sql: Any) -> None:
+    user = await add_user(sql, "free")
+    message = await answer(sql, user)
+    await sql.execute("DELETE FROM sync.feeds")
+    stream = await opened(sql, user, message, "text")
+    await end(sql, stream, writes=True)
+    assert await settle(sql) == {stream: (True, True, None)}
+    assert await row_of(sql, message) == ("text", "done")
+
+
+# --- rows
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state"),
+    [
+        ("", None, "done"),
+        ("", "", "failed"),
+        (None, None, "stopped"),
+        ("old", "old", "done"),
+        ("old", "", "done"),
+        ("", "The b", "done"),
+        ("old", None, "done"),
+    ],
+)
+async def test_a_row_that_lags_is_written_after_a_while_with_the_state(
+    sql: Any, user: UUID, before: str | None, after: str | None, state: str
+) -> None:
+    message = await answer(sql, user, before)
+    stream = await opened(sql, user, message, "The beginning")
+    await sql.execute("UPDATE messages SET content = $2 WHERE id = $1", message, after)
+    await end(sql, stream, state)
+    assert await settle(sql) == {stream: (False, False, None)}
+    assert await row_of(sql, message) == (after, None)
+    await sql.execute("UPDATE sync.streams SET look_at = now()")
+    assert await settle(sql, patience="0 s") == {stream: (True, True, None)}
+    assert await row_of(sql, message) == ("The beginning", state)
+
+
+@pytest.mark.parametrize("text", ["The beginning", "The end", "the b", "The beginning and more", "x"])
+async def test_a_text_of_the_app_settles_a_stream_and_is_not_overwritten(
+    sql: Any, user: UUID, message: UUID, text: str
+) -> None:
+    stream = await opened(sql, user, message, "The beginning")
+    await sql.execute("UPDATE messages SET content = $2, state = 'mine' WHERE id = $1", message, text)
+    await end(sql, stream, writes=True)
+    assert await settle(sql) == {stream: (True, False, None)}
+    assert await row_of(sql, message) == (text, "mine")
+
+
+async def test_a_stream_without_a_text_marks_the_row_if_the_app_has_not_written_it(
+    sql: Any, user: UUID, message: UUID
+) -> None:
+    stream = await opened(sql, user, message)
+    await end(sql, stream, "stopped")
+    assert await settle(sql) == {stream: (False, False, None)}
+    await sql.execute("UPDATE sync.streams SET look_at = now()")
+    assert await settle(sql, patience="0 s") == {stream: (True, False, None)}
+    assert await row_of(sql, message) == ("", "stopped")
+    stream = await opened(sql, user, message, restart=True)
+    await sql.execute("UPDATE messages SET content = 'No answer today.', state = 'mine' WHERE id = $1", message)
+    await end(sql, stream, "failed", writes=True)
+    assert await settle(sql) == {stream: (True, False, None)}
+    assert await row_of(sql, message) == ("No answer today.", "mine")
+
+
+async def test_a_row_that_is_gone_or_another_users_settles_its_stream_unwritten(sql: Any, user: UUID) -> None:
+    gone, moved = await answer(sql, user), await answer(sql, user)
+    streams = {await opened(sql, user, each, "text") for each in (gone, moved)}
+    await sql.execute("DELETE FROM messages WHERE id = $1", gone)
+    conversation = await add_conversation(sql, await add_user(sql))
+    await sql.execute("UPDATE messages SET conversation_id = $2 WHERE id = $1", moved, conversation)
+    rows = await sql.fetch("SELECT * FROM sync.lost_streams($1) AS id", list(streams))
+    assert {UUID(str(row["id"])) for row in rows} == streams
+    for stream in streams:
+        await end(sql, stream, writes=True)
+    assert await settle(sql) == dict.fromkeys(streams, (True, False, None))
+    assert await row_of(sql, moved) == ("", None)
+
+
+async def test_a_silent_writer_is_gone_and_what_it_wrote_is_kept(sql: Any, user: UUID, message: UUID) -> None:
+    stream = await opened(sql, user, message, "so far")
+    assert await settle(sql) == {}
+    await sql.execute("UPDATE sync.streams SET touched_at = touched_at - interval '1 minute'")
+    assert await settle(sql, silence="10 years") == {}
+    assert await settle(sql) == {stream: (True, True, None)}
+    assert await row_of(sql, message) == ("so far", "failed")
+
+
+async def test_a_stop_that_no_server_carries_out_any_more_is_carried_out(sql: Any, user: UUID, message: UUID) -> None:
+    stream = await opened(sql, user, message, "so far")
+    assert await sql.fetchval("SELECT * FROM sync.stop_streams($1)", [stream]) == stream
+    assert await settle(sql) == {}
+    await sql.execute("UPDATE sync.streams SET stop_at = stop_at - interval '2 s'")
+    assert await settle(sql) == {stream: (False, False, None)}
+    assert await state_of(sql, stream) == "stopped"
+    assert await sql.fetchval("SELECT * FROM sync.stop_streams($1)", [stream]) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("RAISE EXCEPTION 'no'", "P0001"),
+        ("ASSERT false", "P0004"),
+        ("RAISE EXCEPTION USING errcode = 'query_canceled'", "57014"),
+        ("PERFORM pg_advisory_xact_lock(7)", "55P03"),
+    ],
+)
+async def test_a_trigger_that_refuses_a_text_delays_nobody_else(
+    database: Database, sql: Any, user: UUID, message: UUID, body: str, code: str
+) -> None:
+    await sql.execute(f"""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN new; END $$;
+        CREATE TRIGGER ours BEFORE UPDATE ON messages
+            FOR EACH ROW WHEN (new.content = 'bad') EXECUTE FUNCTION ours();
+    """)
+    bad = await opened(sql, user, message, "bad")
+    other = await answer(sql, user)
+    good = await opened(sql, user, other, "good")
+    for each in (bad, good):
+        await end(sql, each, writes=True)
+    async with administrator(database) as locker:
+        await locker.execute("SELECT pg_advisory_lock(7)")
+        found = await settle(sql)
+    assert found == {bad: (False, False, code), good: (True, True, None)}
+    assert (await row_of(sql, message), await row_of(sql, other)) == (("", None), ("good", "done"))
+    await sql.execute("DROP TRIGGER ours ON messages; UPDATE sync.streams SET look_at = now()")
+    assert (await settle(sql))[bad] == (True, True, None)
+
+
+async def test_a_deferred_constraint_that_refuses_a_text_delays_nobody_else(
+    sql: Any, user: UUID, message: UUID
+) -> None:
+    await sql.execute("""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER ours AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (new.content = 'bad') EXECUTE FUNCTION ours();
+    """)
+    bad = await opened(sql, user, message, "bad")
+    good = await opened(sql, user, await answer(sql, user), "good")
+    for each in (bad, good):
+        await end(sql, each, writes=True)
+    assert await settle(sql) == {bad: (False, False, "P0001"), good: (True, True, None)}
+
+
+async def test_slow_triggers_hold_a_call_up_for_a_second_and_the_rest_is_found_by_the_next(
+    sql: Any, user: UUID
+) -> None:
+    await sql.execute("""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN new; END $$;
+        CREATE TRIGGER ours BEFORE UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION ours();
+    """)
+    streams = {await opened(sql, user, await answer(sql, user), "text") for _ in range(3)}
+    for each in streams:
+        await end(sql, each, writes=True)
+    first = await settle(sql)
+    assert len(first) == 2
+    assert {**first, **await settle(sql)} == dict.fromkeys(streams, (True, True, None))
+
+
+# --- what is kept
+
+
+async def test_truncation_never_takes_a_text_that_is_not_settled(
+    database: Database, sql: Any, user: UUID, message: UUID
+) -> None:
+    stream = await opened(sql, user, message, "text")
+    await sql.execute("UPDATE sync.streams SET slot = (slot + 2) % 4")  # opened ten minutes ago
+    await sql.execute("UPDATE sync.stream_text SET slot = (slot + 2) % 4")
+    await sql.execute("SELECT sync.rotate_streams()")
+    assert (await open_stream(sql, user, message))["text"] == "text"
+    await end(sql, stream, writes=True)
+    await settle(sql)
+    await sql.execute("SELECT sync.rotate_streams()")
+    assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 0
+    assert await end(sql, stream) == ("done", 0)
+    await sql.execute("UPDATE sync.streams SET settled_at = settled_at - interval '2 days'")
+    await sql.execute("SELECT sync.rotate_streams()")
+    assert await end(sql, stream) is None
+
+
+async def test_a_stream_that_is_opened_while_a_slot_is_emptied_keeps_its_text(
+    database: Database, sql: Any, user: UUID, message: UUID
+) -> None:
+    old = await opened(sql, user, message, "old")
+    await sql.execute("UPDATE sync.streams SET slot = (sync.stream_slot() + 2) % 4, settled_at = now()")
+    await sql.execute("UPDATE sync.stream_text SET slot = (sync.stream_slot() + 2) % 4")
+    new = await answer(sql, user)
+    async with administrator(database) as rotating:
+        await rotating.execute("ALTER FUNCTION sync.rotate_streams() SET lock_timeout = '1 min'")
+        async with sql.transaction():
+            stream = await opened(sql, user, new)
+            await sql.execute(
+                "UPDATE sync.streams SET slot = (SELECT slot FROM sync.streams WHERE id = $2) WHERE id = $1",
+                stream,
+                old,
+            )
+            await append(sql, (stream, 0, "new"))
+            waiting = asyncio.create_task(rotating.execute("SELECT sync.rotate_streams()"))
+            await blocked(database)
+        await waiting
+        await rotating.execute("ALTER FUNCTION sync.rotate_streams() SET lock_timeout = '100ms'")
+    assert (await open_stream(sql, user, new))["text"] == "new"
+
+
+# --- who may
+
+
+async def test_nobody_but_the_functions_reaches_the_texts(
+    database: Database, user: UUID, sql: Any, message: UUID
+) -> None:
+    await opened(sql, user, message, "secret")
+    server = await asyncpg.connect(database.server_url)
+    try:
+        for table in ("streams", "stream_text", *(f"stream_text_{i}" for i in range(4))):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await server.execute(f"SELECT FROM sync.{table}")
+        for call in ("sync.settle('m', NULL, NULL, '', '', '', '', true)", "sync.streamed('m', NULL, '')"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await server.execute(f"SELECT {call}")
+    finally:
+        await server.close()
