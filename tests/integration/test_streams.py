@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import re
+import shutil
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
@@ -19,8 +23,11 @@ from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
 from tests.support.rows import encoded_value
 from tests.support.serving import Running, serving, token
+from tests.support.waiting import eventually
 
 SERVICE = "a service token of the tests, at least 32 characters"
+README: Final = Path(__file__).parents[2] / "server" / "README.md"
+PROGRAMS: Final = ("curl", "psql")
 
 
 class Writer:
@@ -351,3 +358,34 @@ async def test_trace_tells_of_a_stream(server: Running, database: Database, sql:
         (told,) = facts.streams
         assert (told.column, told.state, told.length) == ("content", "open", 4)
         assert "stream of content" in {line.what for line in tell(facts)}
+
+
+async def test_what_is_no_stream_is_refused_with_a_sentence(server: Running) -> None:
+    async with writing(server) as writer:
+        for path in ("streams/", "streams/message", f"streams/{uuid4()}/fail"):
+            refused = await writer.http.post(path, json={})
+            assert (refused.status_code, "named by the UUID" in refused.text) == (404, True)
+        unknown = await writer.http.get(f"streams/{uuid4()}")
+        assert (unknown.status_code, "never opened" in unknown.text) == (404, True)
+
+
+@pytest.mark.skipif(None in map(shutil.which, PROGRAMS), reason="there is no curl, or no psql")
+async def test_the_example_of_the_readme_works(
+    server: Running, database: Database, sql: Any, user: UUID, tmp_path: Path
+) -> None:
+    section = README.read_text().partition("## Streams")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    conversation = await add_conversation(sql, user)
+    names = {"USER_ID": str(user), "CONVERSATION_ID": str(conversation), "DATABASE_URL": database.url}
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euo", "pipefail", "-c", script),
+        cwd=tmp_path,
+        env={**os.environ, **names, "ATLAS_SERVICE_TOKEN": SERVICE, "ATLAS": server.http},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await process.communicate()
+    assert process.returncode == 0, error
+    assert out.decode().endswith('"state":"done","offset":12}')
+    text = "SELECT true FROM messages WHERE conversation_id = $1 AND content = 'Hello, world'"
+    await eventually(lambda: sql.fetchval(text, conversation))
