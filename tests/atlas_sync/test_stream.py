@@ -319,6 +319,13 @@ async def test_a_refusal_says_what_the_server_says(fake: FakeStreams) -> None:
             pytest.fail("it was opened")
 
 
+async def test_an_address_without_streams_is_told_from_a_row_that_is_missing(fake: FakeStreams) -> None:
+    with pytest.raises(StreamError, match="ATLAS_SERVICE_TOKEN must be set there") as refused:
+        async with Stream(f"{fake.url}/sync", TOKEN, USER, "message", ROW, "content"):
+            pytest.fail("it was opened")
+    assert refused.value.status == 404
+
+
 async def test_no_exception_and_no_log_has_the_token_or_text(
     fake: FakeStreams, caplog: pytest.LogCaptureFixture
 ) -> None:
