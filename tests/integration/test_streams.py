@@ -16,6 +16,8 @@ import pytest
 from protocol.frames import Changes, Hello, Stop, Stopped, Streams, StreamText
 from server.operations.trace import tell
 from server.postgres import trace_queries
+from server.postgres.streams import PostgresStreams
+from server.streams.streams import Streams as StreamsDoor
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
@@ -219,6 +221,41 @@ async def test_a_stop_of_a_device_ends_it_and_the_writer_learns_it_with_its_next
         assert (await writer.end(stream, "done"))[0] == 409
         await phone.device.say(Stop(n=6, kind="m", id=encoded_value(message, phone.device.codec)))
         assert await phone.device.hear_a(Stopped) == Stopped(n=6, found=False)
+
+
+async def test_what_comes_while_a_stop_is_written_is_shown_to_nobody(
+    server: Running, sql: Any, user: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, arrived, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    end, append = PostgresStreams.end, StreamsDoor.append
+
+    async def slow_end(*given: Any, **named: Any) -> Any:
+        ending.set()
+        await go_on.wait()
+        return await end(*given, **named)
+
+    async def noted_append(*given: Any) -> Any:
+        if ending.is_set():
+            asyncio.get_running_loop().call_soon(arrived.set)
+        return await append(*given)
+
+    monkeypatch.setattr(PostgresStreams, "end", slow_end)
+    monkeypatch.setattr(StreamsDoor, "append", noted_append)
+    message = await placeholder(sql, user)
+    async with writing(server) as writer, watching(server.url, user) as device:
+        stream = (await writer.open(user, message))["stream"]
+        await writer.append(stream, 0, "Hello")
+        await device.until(stream, "Hello")
+        await device.device.say(Stop(n=1, kind="m", id=encoded_value(message, device.device.codec)))
+        await ending.wait()
+        late = asyncio.create_task(writer.append(stream, 5, ", world"))
+        await arrived.wait()
+        go_on.set()
+        while device.states[UUID(stream)] != "stopped":
+            await device.hear()
+            assert device.texts[UUID(stream)] == "Hello"
+        status, answer = await late
+        assert (status, answer["state"], answer["offset"]) == (409, "stopped", 5)
 
 
 async def test_two_servers_serve_one_stream(database: Database, sql: Any, user: UUID) -> None:
