@@ -222,7 +222,7 @@ class Streams:
         return Answer(Outcome.DONE if became is state and fits else Outcome.CONFLICT, became, end)
 
     async def read(self, id_: UUID) -> tuple[Answer, str]:
-        """The state of a stream, and its text; that is empty once it is settled. Raises UnavailableError."""
+        """The state of a stream, and its text, which may be gone once it is settled. Raises UnavailableError."""
         found = await self._store.read([(id_, 0)])
         if not found:
             return Answer(Outcome.UNKNOWN), ""

@@ -386,6 +386,6 @@ async def test_the_example_of_the_readme_works(
     )
     out, error = await process.communicate()
     assert process.returncode == 0, error
-    assert out.decode().endswith('"state":"done","offset":12}')
+    assert out.decode().rstrip().endswith('"state":"done","offset":12}')
     text = "SELECT true FROM messages WHERE conversation_id = $1 AND content = 'Hello, world'"
     await eventually(lambda: sql.fetchval(text, conversation))
