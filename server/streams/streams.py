@@ -24,6 +24,8 @@ from server.streams.ports import ANYWHERE, Notices, Opened, Place, Sink, State, 
 from server.streams.stream import Group, Known, Stream
 from server.streams.text import Text
 
+__all__ = ["APPENDS_PER_SECOND", "OPEN_STREAMS", "TEXT_BYTES", "Answer", "Device", "Outcome", "Streams"]
+
 log = structlog.get_logger()
 
 OPEN_STREAMS: Final = 32
