@@ -196,7 +196,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     UPDATE sync.streams s SET touched_at = clock_timestamp(), holder = server
-    WHERE s.id IN (SELECT i.id FROM unnest(ids) AS i (id) JOIN sync.streams o ON o.id = i.id ORDER BY i.id FOR UPDATE OF o SKIP LOCKED);
+    -- As an array: with the planner's settings of a server, a join would read all of them for each.
+    WHERE s.id = ANY (ARRAY(SELECT o.id FROM sync.streams o WHERE o.id = ANY (ids) ORDER BY o.id FOR UPDATE SKIP LOCKED));
 END
 $$;
 
@@ -229,12 +230,12 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
     FOR due IN
         SELECT s.* FROM sync.streams s
-        WHERE s.id IN (SELECT d.id FROM sync.streams d
-                       WHERE d.settled_at IS NULL
-                         AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
-                                  ELSE d.look_at END
-                             <= pg_catalog.clock_timestamp()
-                       ORDER BY d.touched_at LIMIT 100)
+        WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d
+                                WHERE d.settled_at IS NULL
+                                  AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
+                                           ELSE d.look_at END
+                                      <= pg_catalog.clock_timestamp()
+                                ORDER BY d.touched_at LIMIT 100))
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
@@ -294,8 +295,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 #variable_conflict use_column
 BEGIN
     DELETE FROM sync.streams s
-    WHERE s.id IN (SELECT d.id FROM sync.streams d WHERE d.settled_at < clock_timestamp() - interval '1 day'
-                   ORDER BY d.settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED);
+    WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d WHERE d.settled_at < clock_timestamp() - interval '1 day'
+                            ORDER BY d.settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED));
     FOR i IN 0 .. 3 LOOP
         -- Not the slots that streams are opened in now, or were until a moment ago.
         CONTINUE WHEN i = sync.stream_slot() OR i = (sync.stream_slot() + 3) % 4;
