@@ -158,7 +158,7 @@ def _archive(former: Kind, kind: Kind) -> Iterator[Change]:
 
 def _streaming(former: Kind, kind: Kind) -> Iterator[Change]:
     if (former.streams, former.ended) != (kind.streams, kind.ended):
-        yield Change(kind.name, f"Which columns of kind {kind.name} may be streamed changes")
+        yield Change(kind.name, f"What may be streamed of kind {kind.name} changes")
 
 
 def _writing(former: Kind, kind: Kind) -> Iterator[Change]:

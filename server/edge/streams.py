@@ -20,7 +20,11 @@ MOST_APPENDS: Final = 1_000
 """Appends of one request."""
 WAIT_SECONDS: Final = 60
 """The longest that a request waits for the end of a stream."""
-UNKNOWN: Final = "There is no such stream. It was never opened, or it ended more than a day ago."
+UNKNOWN: Final = (
+    "There is no such stream. It was never opened, or it was settled more than a day ago, or another one was opened in "
+    "its place."
+)
+NO_ID: Final = "A stream is named by the UUID that the answer to POST /v1/streams has as `stream`."
 PROBLEMS: Final = {
     Outcome.CONFLICT: "The text does not fit here, or the stream has ended. Go on at `offset` if `state` is open.",
     Outcome.TOO_LONG: f"The text of a stream has at most {TEXT_BYTES:,} bytes.",
@@ -69,6 +73,7 @@ class StreamsEndpoint:
             service.route(f"{one}/done", POST=self._done),
             service.route(f"{one}/failed", POST=self._failed),
             service.route(f"{one}/stop", GET=self._wait, POST=self._stop),
+            service.route(f"{PATH}/{{other:path}}", GET=_refuse, POST=_refuse, PATCH=_refuse),
         ]
 
     async def _open(self, request: Request) -> Response:
@@ -76,8 +81,9 @@ class StreamsEndpoint:
         kind = self._streams.streamed(asked.kind, asked.column)
         if kind is None:
             raise RequestError(
-                "The declaration names no such column as one that is streamed. Add it to `streams` of its kind, and "
-                "run `atlas-sync migrate`."
+                "The declaration names no such column of such a kind as one that is streamed. `kind` is the NAME of "
+                "[kind.NAME], and `column` a name that devices know. Add the column to `streams` of its kind, and run "
+                "`atlas-sync migrate --declaration`."
             )
         values: list[Value] = asked.id if isinstance(asked.id, list) else [asked.id]
         try:
@@ -150,6 +156,11 @@ class StreamsEndpoint:
         if answer is None:
             return Response(status_code=204, headers={"Cache-Control": "no-store"})
         return _answer(stream, answer)
+
+
+async def _refuse(request: Request) -> Response:
+    """Raises RequestError."""
+    raise RequestError(NO_ID, 404)
 
 
 async def _read(request: Request, form: type[Form]) -> Form:

@@ -95,7 +95,7 @@ class Stream:
     state: str
     """open, done, failed or stopped."""
     length: int
-    """Characters; 0 once it is settled."""
+    """Characters; perhaps 0 once it is settled."""
     server: str
     """The process that appended last."""
     opened_at: Instant

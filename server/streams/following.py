@@ -86,15 +86,13 @@ class Following:
             await self._some.wait()
             self._some.clear()
             try:
-                if self._all:
-                    await self._read_all()
-                while self._rung:
-                    await self._read_some()
+                # While others write all the time, there is always something to read.
+                while self._all or self._rung:
+                    await (self._read_all() if self._all else self._read_some())
+                    retry.reset()
             except UnavailableError as error:
                 self._some.set()
                 await retry.pause(error)
-            else:
-                retry.reset()
 
     async def look(self) -> None:
         """Read the states of those that nobody here waits for: some may be settled. Raises UnavailableError."""
@@ -125,19 +123,20 @@ class Following:
         before = [stream.id for stream in self._known]
         try:
             found = await self._store.unsettled()
+            for id_ in set(before) - {each.id for each in found}:
+                self._gone(id_)
+            for each in found:
+                stream = self._known.note(each)
+                if self._wanted(stream):
+                    self._rung.setdefault(stream.id, 0.0)
+                elif stream.group is None:
+                    stream.state, stream.text = each.state, None
+            # Those that are there now, which come first. Others may change meanwhile, again and again.
+            for _ in range(0, len(self._rung), AT_ONCE):
+                await self._read_some()
         except UnavailableError:
             self._all = True
             raise
-        for id_ in set(before) - {each.id for each in found}:
-            self._gone(id_)
-        for each in found:
-            stream = self._known.note(each)
-            if self._wanted(stream):
-                self._rung.setdefault(stream.id, 0.0)
-            elif stream.group is None:
-                stream.state, stream.text = each.state, None
-        while self._rung:
-            await self._read_some()
         if self._listening and not self._all:
             self._audience.list_to_all()
             for stream in self._known:

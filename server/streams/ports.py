@@ -52,7 +52,7 @@ class Opened(NamedTuple):
     state: State
     since: Seq
     text: str
-    """What was written already. Empty once it is settled."""
+    """What was written already. May be gone once it is settled."""
 
 
 class Part(NamedTuple):

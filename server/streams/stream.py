@@ -1,6 +1,6 @@
 """One stream, as a process knows it; and all of them."""
 
-from asyncio import Future, get_running_loop
+from asyncio import Event, Future, get_running_loop
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -44,6 +44,7 @@ class Stream:
 
     __slots__ = (
         "ended_at",
+        "ending",
         "former",
         "group",
         "held",
@@ -69,6 +70,8 @@ class Stream:
         """What devices were sent, while it is not known whether the database has that."""
         self.group: Group | None = None
         """The last appends of this process that are not written yet."""
+        self.ending: Event | None = None
+        """An end that is under way: it is set when that is known."""
         self.held = False
         """This process appended last, as far as it knows."""
         self.uses = 0

@@ -165,7 +165,9 @@ class Streams:
                 answers.append(Answer(Outcome.TOO_FAST))
                 continue
             stream = self._known.get(id_)
-            answer = None if stream is None or stream.text is None else self._take(stream, offset, text)
+            answer = None
+            if stream is not None and stream.text is not None and stream.ending is None:
+                answer = self._take(stream, offset, text)
             if answer is not None and stream is not None and stream.group is not None:
                 taken.append((number, stream.group, answer))
             answers.append(answer)
@@ -184,8 +186,16 @@ class Streams:
         """End a stream, where its text is to end. `write`: the server writes the row at once. Raises
         UnavailableError."""
         stream = await self._find(id_)
-        while stream is not None and stream.group is not None:
-            await stream.group.written()
+        if stream is None:
+            return await self._end_at(None, id_, state, expected, write=write)
+        with self._ending(stream):
+            while stream.group is not None:
+                await stream.group.written()
+            return await self._end_at(stream, id_, state, expected, write=write)
+
+    async def _end_at(
+        self, stream: Stream | None, id_: UUID, state: State, expected: int | None, *, write: bool
+    ) -> Answer:
         if expected is not None:
             expected = min(expected, ANYWHERE)
         found = await self._store.end(id_, state, expected, write=write)
@@ -211,7 +221,7 @@ class Streams:
         return Answer(Outcome.DONE if became is state and fits else Outcome.CONFLICT, became, end)
 
     async def read(self, id_: UUID) -> tuple[Answer, str]:
-        """The state of a stream, and its text; that is empty once it is settled. Raises UnavailableError."""
+        """The state of a stream, and its text, which may be gone once it is settled. Raises UnavailableError."""
         found = await self._store.read([(id_, 0)])
         if not found:
             return Answer(Outcome.UNKNOWN), ""
@@ -269,6 +279,9 @@ class Streams:
             stream = await self._find(id_)
             if stream is None:
                 return Answer(Outcome.UNKNOWN)
+            if stream.ending is not None:
+                await stream.ending.wait()
+                continue
             with self._using(stream):
                 if stream.text is None:
                     await self._read_on(stream)
@@ -300,6 +313,19 @@ class Streams:
         finally:
             stream.uses -= 1
             self._drop_unwanted(stream)
+
+    @contextlib.contextmanager
+    def _ending(self, stream: Stream) -> Iterator[None]:
+        """Have appends wait meanwhile: devices would be shown a text that comes too late to be written."""
+        if stream.ending is not None:
+            yield
+            return
+        stream.ending = asyncio.Event()
+        try:
+            yield
+        finally:
+            stream.ending.set()
+            stream.ending = None
 
     async def _read_on(self, stream: Stream) -> bool:
         """Returns False if it may have missed what is older than this call. Raises UnavailableError."""

@@ -7,6 +7,7 @@ import pytest
 
 from atlas_sync import Live, Replica, StreamGrew, StreamsNamed, build_view
 from atlas_sync import stop_sender as stop_sender_module
+from atlas_sync.session import STOPS
 from tests.support.fake_server import CHAT, CONVERSATION, K0, K1, MESSAGE, FakeServer, ServerEnd, running, soon, until
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -142,6 +143,17 @@ async def test_a_stop_that_cannot_be_answered_now_is_asked_again(server: FakeSer
         assert await peer.receive() == frame
         await peer.send("stopped", n=frame["n"], found=True)
         assert await soon(stop)
+
+
+async def test_a_server_that_knows_no_stop_has_no_streams(server: FakeServer) -> None:
+    async with running(server.url) as watched:
+        peer = await server.next()
+        await peer.welcome()
+        for _ in range(STOPS + 1):
+            stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+            await peer.receive()
+            await peer.error("unknown_frame")
+            assert not await soon(stop)
 
 
 async def test_at_most_eight_stops_are_unanswered(server: FakeServer) -> None:

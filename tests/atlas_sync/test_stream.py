@@ -13,8 +13,9 @@ from uuid import UUID
 
 import pytest
 
-from atlas_sync import Ended, Stopped, Stream, StreamError, stream_sender
+from atlas_sync import Ended, Stopped, Stream, StreamError, stream_group, stream_sender
 from atlas_sync import stream as stream_module
+from atlas_sync.stream_http import Http, Reply
 from tests.support.fake_server import soon
 from tests.support.fake_streams import ROW, TOKEN, USER, FakeStreams, Fault
 
@@ -318,6 +319,13 @@ async def test_a_refusal_says_what_the_server_says(fake: FakeStreams) -> None:
             pytest.fail("it was opened")
 
 
+async def test_an_address_without_streams_is_told_from_a_row_that_is_missing(fake: FakeStreams) -> None:
+    with pytest.raises(StreamError, match="ATLAS_SERVICE_TOKEN must be set there") as refused:
+        async with Stream(f"{fake.url}/sync", TOKEN, USER, "message", ROW, "content"):
+            pytest.fail("it was opened")
+    assert refused.value.status == 404
+
+
 async def test_no_exception_and_no_log_has_the_token_or_text(
     fake: FakeStreams, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -341,6 +349,29 @@ async def test_no_exception_and_no_log_has_the_token_or_text(
         told.append(repr(vars(error)))
         error = error.__cause__ or error.__context__
     assert not [each for each in told if "secret" in each or TOKEN in each or "wrong token" in each]
+
+
+async def test_a_request_that_fails_in_an_unknown_way_does_not_hold_up_the_other_streams(
+    fake: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_group, "AT_ONCE", 1)
+    append = Http.append
+
+    async def fail(http: Http, body: Any) -> Reply:
+        monkeypatch.setattr(Http, "append", append)
+        await asyncio.sleep(0.01)
+        raise LookupError("a secret")
+
+    async with make(fake, UUID(int=2)) as other:
+        with pytest.raises(StreamError, match="LookupError"):
+            async with make(fake, UUID(int=1)) as first:
+                monkeypatch.setattr(Http, "append", fail)
+                await first.write("a")
+                await asyncio.sleep(0)  # it is under way
+                await other.write("b")
+                await first.finish()
+        async with asyncio.timeout(5):
+            await other.finish()
 
 
 async def test_nothing_is_left_after_the_last_stream(fake: FakeStreams) -> None:

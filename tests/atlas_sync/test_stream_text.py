@@ -140,6 +140,16 @@ def test_a_writer_that_is_shorter_than_the_server_is_not_alone() -> None:
     assert text.answered(200, "open", 5) is Next.END
 
 
+def test_text_that_another_writer_wrote_meanwhile_is_not_taken_for_ours() -> None:
+    text = StreamText("ab")
+    text.next_append()
+    text.write("cdef")
+    assert text.answered(200, "open", 4) is Next.GO_ON
+    assert text.next_append() == Append(2, "cdef")
+    assert text.answered(409, "open", 4) is Next.END
+    assert isinstance(text.fault, StreamError)
+
+
 @pytest.mark.parametrize(("state", "kind"), [("stopped", Stopped), ("done", Ended), ("failed", Ended), ("new", Ended)])
 def test_after_the_end_the_text_is_what_the_server_has(state: str, kind: type[Ended]) -> None:
     text = StreamText("ab")

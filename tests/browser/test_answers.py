@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import psutil
@@ -18,7 +18,6 @@ from tests.browser.test_demo_page import Device
 from tests.support.demo import Demo
 from tests.support.waiting import eventually
 
-STORY: Final = "Tell me a story"
 WATCH: Final = """
     globalThis.seen = [];
     const shown = new Map();
@@ -35,6 +34,11 @@ WATCH: Final = """
 """
 """Notes each text that an answer ever had on the page."""
 MARKS: Final = re.compile(r"[\s*#>|`-]+|\b\d+\. ")
+
+
+def a_story() -> str:
+    """A question for a long answer; each is another one, so that its conversation is found by its title."""
+    return f"Story {uuid4().hex[:8]}"
 
 
 def words(text: str) -> str:
@@ -146,20 +150,18 @@ async def test_an_answer_grows_everywhere_over_a_reload_and_a_time_offline(
     demo: Demo, asker: BrowserContext, sql: Any
 ) -> None:
     page, left, right = await readers(asker, demo)
-    await left.ask(STORY)
-    await left.grows()
-    await right.opens(STORY)
-    await right.grows()
-    tab, *_ = other, _, _ = await readers(asker, demo)
-    inside = Reader(tab, 1)
-    await inside.opens(STORY)
-    await inside.grows()
+    story = a_story()
+    tab, inside, _ = await readers(asker, demo)
+    await left.ask(story)
+    for device in (right, inside):
+        await device.opens(story)
+        await device.grows()
     await right.switch_off()
     before = await right.text.inner_text()
     reached = await left.grows(len(before) + 100)
     assert await right.text.inner_text() == before
     await expect(right.answer).to_contain_text("Goes on when this device is online")
-    await other.reload()
+    await tab.reload()
     assert await inside.grows() >= 1
     await right.switch_on()
     await right.grows(reached)
@@ -178,9 +180,10 @@ async def test_stop_on_the_phone_ends_it_on_the_laptop_and_keeps_the_text(
     demo: Demo, asker: BrowserContext, sql: Any
 ) -> None:
     page, laptop, phone = await readers(asker, demo)
-    await laptop.ask(STORY)
+    story = a_story()
+    await laptop.ask(story)
     await laptop.grows(100)
-    await phone.opens(STORY)
+    await phone.opens(story)
     await phone.grows()
     await phone.panel.get_by_test_id("stop").click()
     for device in (laptop, phone):
@@ -218,17 +221,17 @@ async def test_ask_again_writes_another_text_in_the_same_place(demo: Demo, asker
     again, second = await stored(sql, demo)
     assert (again, second) == (answer, answers.TEA.strip())
     for texts in (await seen(page, answer)).values():
-        change = texts.index("")
-        if change == 0:
-            change = texts.index("", 1)
-        only_grew(texts[change:], second)
+        whole = texts.index(words(first)) + 1
+        only_grew(texts[:whole], first)
+        only_grew(texts[whole:], second)
 
 
 async def test_an_assistant_that_is_killed_has_its_answer_continued(
     demo: Demo, asker: BrowserContext, sql: Any
 ) -> None:
     page, left, _ = await readers(asker, demo)
-    await left.ask(STORY)
+    story = a_story()
+    await left.ask(story)
     reached = await left.grows(200)
     (assistant,) = [each for each in psutil.Process(demo.pid).children() if "server.demo.assistant" in each.cmdline()]
     os.kill(assistant.pid, signal.SIGKILL)
@@ -243,11 +246,15 @@ async def test_an_assistant_that_is_killed_has_its_answer_continued(
 
 async def test_two_conversations_are_answered_at_once_and_the_list_says_so(demo: Demo, asker: BrowserContext) -> None:
     _, left, right = await readers(asker, demo)
-    await left.ask(STORY)
+    story = a_story()
+    await left.ask(story)
+    # It would take the other one's conversation, as long as that looks empty there.
+    await right.opens(story)
+    await right.grows()
     await right.ask("A long tale, please")
     for device in (left, right):
         await device.grows()
-    for title in (STORY, "A long tale"):
+    for title in (story, "A long tale"):
         item = left.panel.get_by_test_id("conversation").filter(has_text=title).first
         await expect(item).to_contain_text("Writing …")
     for device in (left, right):
@@ -280,7 +287,8 @@ async def test_a_failed_answer_says_so_and_can_be_asked_again(demo: Demo, asker:
 
 async def test_who_reads_in_the_middle_stays_there_while_it_grows(demo: Demo, asker: BrowserContext) -> None:
     page, left, _ = await readers(asker, demo)
-    await left.ask(STORY)
+    story = a_story()
+    await left.ask(story)
     await left.grows(900)
     scroller = left.panel.locator(".messages")
     below = "box => box.scrollHeight - box.scrollTop - box.clientHeight"

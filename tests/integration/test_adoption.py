@@ -87,6 +87,11 @@ async def as_before(sql: Any, user: UUID) -> State:
     }
 
 
+async def has_its_snapshot(device: Owner) -> None:
+    """One that is stopped before gets another."""
+    await eventually(lambda: device.cursor is not None)
+
+
 async def test_a_database_in_use_is_adopted_and_given_back_while_people_write(v1: Database) -> None:
     rng = random.Random(os.urandom(8))
     async with administrator(v1) as sql:
@@ -104,6 +109,7 @@ async def test_a_database_in_use_is_adopted_and_given_back_while_people_write(v1
                     stack.push_async_callback(device.stop)
                 await grown(load, 100)
                 for device in devices[::2]:
+                    await has_its_snapshot(device)
                     await device.stop()
                 await grown(load, 100)
                 for device in devices[::2]:

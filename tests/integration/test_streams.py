@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import re
+import shutil
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
@@ -12,13 +16,18 @@ import pytest
 from protocol.frames import Changes, Hello, Stop, Stopped, Streams, StreamText
 from server.operations.trace import tell
 from server.postgres import trace_queries
+from server.postgres.streams import PostgresStreams
+from server.streams.streams import Streams as StreamsDoor
 from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
 from tests.support.rows import encoded_value
 from tests.support.serving import Running, serving, token
+from tests.support.waiting import eventually
 
 SERVICE = "a service token of the tests, at least 32 characters"
+README: Final = Path(__file__).parents[2] / "server" / "README.md"
+PROGRAMS: Final = ("curl", "psql")
 
 
 class Writer:
@@ -214,6 +223,41 @@ async def test_a_stop_of_a_device_ends_it_and_the_writer_learns_it_with_its_next
         assert await phone.device.hear_a(Stopped) == Stopped(n=6, found=False)
 
 
+async def test_what_comes_while_a_stop_is_written_is_shown_to_nobody(
+    server: Running, sql: Any, user: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, arrived, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    end, append = PostgresStreams.end, StreamsDoor.append
+
+    async def slow_end(*given: Any, **named: Any) -> Any:
+        ending.set()
+        await go_on.wait()
+        return await end(*given, **named)
+
+    async def noted_append(*given: Any) -> Any:
+        if ending.is_set():
+            asyncio.get_running_loop().call_soon(arrived.set)
+        return await append(*given)
+
+    monkeypatch.setattr(PostgresStreams, "end", slow_end)
+    monkeypatch.setattr(StreamsDoor, "append", noted_append)
+    message = await placeholder(sql, user)
+    async with writing(server) as writer, watching(server.url, user) as device:
+        stream = (await writer.open(user, message))["stream"]
+        await writer.append(stream, 0, "Hello")
+        await device.until(stream, "Hello")
+        await device.device.say(Stop(n=1, kind="m", id=encoded_value(message, device.device.codec)))
+        await ending.wait()
+        late = asyncio.create_task(writer.append(stream, 5, ", world"))
+        await arrived.wait()
+        go_on.set()
+        while device.states[UUID(stream)] != "stopped":
+            await device.hear()
+            assert device.texts[UUID(stream)] == "Hello"
+        status, answer = await late
+        assert (status, answer["state"], answer["offset"]) == (409, "stopped", 5)
+
+
 async def test_two_servers_serve_one_stream(database: Database, sql: Any, user: UUID) -> None:
     message = await placeholder(sql, user)
     async with (
@@ -314,3 +358,34 @@ async def test_trace_tells_of_a_stream(server: Running, database: Database, sql:
         (told,) = facts.streams
         assert (told.column, told.state, told.length) == ("content", "open", 4)
         assert "stream of content" in {line.what for line in tell(facts)}
+
+
+async def test_what_is_no_stream_is_refused_with_a_sentence(server: Running) -> None:
+    async with writing(server) as writer:
+        for path in ("streams/", "streams/message", f"streams/{uuid4()}/fail"):
+            refused = await writer.http.post(path, json={})
+            assert (refused.status_code, "named by the UUID" in refused.text) == (404, True)
+        unknown = await writer.http.get(f"streams/{uuid4()}")
+        assert (unknown.status_code, "never opened" in unknown.text) == (404, True)
+
+
+@pytest.mark.skipif(None in map(shutil.which, PROGRAMS), reason="there is no curl, or no psql")
+async def test_the_example_of_the_readme_works(
+    server: Running, database: Database, sql: Any, user: UUID, tmp_path: Path
+) -> None:
+    section = README.read_text().partition("## Streams")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    conversation = await add_conversation(sql, user)
+    names = {"USER_ID": str(user), "CONVERSATION_ID": str(conversation), "DATABASE_URL": database.url}
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euo", "pipefail", "-c", script),
+        cwd=tmp_path,
+        env={**os.environ, **names, "ATLAS_SERVICE_TOKEN": SERVICE, "ATLAS": server.http},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await process.communicate()
+    assert process.returncode == 0, error
+    assert out.decode().rstrip().endswith('"state":"done","offset":12}')
+    text = "SELECT true FROM messages WHERE conversation_id = $1 AND content = 'Hello, world'"
+    await eventually(lambda: sql.fetchval(text, conversation))

@@ -463,3 +463,42 @@ async def test_nobody_but_the_functions_reaches_the_texts(
                 await server.execute(f"SELECT {call}")
     finally:
         await server.close()
+
+
+# --- what it costs
+
+
+READS = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'sync.streams'::regclass"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "open_stream(gen_random_uuid(), $2, 'm', ARRAY[$3::text], 'content', false, 100, 'a server')",
+        "append_streams('a server', $1, ARRAY[0, 0], ARRAY['a', 'b'])",
+        "read_streams($1, ARRAY[0, 0])",
+        "read_streams(NULL, NULL)",
+        "end_stream('a server', ($1::uuid[])[1], 'done', NULL, false)",
+        "stop_streams($1)",
+        "touch_streams('a server', $1)",
+        "lost_streams($1)",
+        "settle_streams('a server', interval '-1 s', interval '10 s')",
+        "rotate_streams()",
+    ],
+)
+async def test_no_call_reads_the_streams_that_were_settled(sql: Any, user: UUID, message: UUID, call: str) -> None:
+    await sql.execute(PLANNING)  # as the server's connections have it
+    streams = [await opened(sql, user, await answer(sql, user)) for _ in range(2)]
+    await sql.execute("""
+        INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, slot, holder, state, settled_at)
+        SELECT gen_random_uuid(), gen_random_uuid(), 'm', ARRAY[i::text], 'content', 0, i % 4, '', 'done',
+               now() - CASE WHEN i <= 10 THEN interval '2 days' ELSE interval '1 hour' END
+        FROM generate_series(1, 2000) i
+    """)
+    await sql.execute("ANALYZE sync.streams")
+    given = (streams, user, str(message))
+    uses = "SELECT $1::uuid[], $2::uuid, $3::text"
+    async with sql.transaction():
+        before = await sql.fetchval(READS)
+        await sql.fetch(f"WITH given AS ({uses}) SELECT * FROM sync.{call}", *given)
+        assert await sql.fetchval(READS) - before < 200

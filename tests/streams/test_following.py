@@ -2,17 +2,18 @@
 anew."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
 from protocol.frames import Key
 from server import retry
+from server.exceptions import UnavailableError
 from server.streams import following as module
 from server.streams.audience import Audience
 from server.streams.following import Following
-from server.streams.ports import ANYWHERE, Place, State
+from server.streams.ports import ANYWHERE, Found, Place, State
 from server.streams.stream import Group, Known, Stream
 from server.streams.text import Text
 from tests.support.stream_store import USER, FakeStore
@@ -227,3 +228,39 @@ async def test_a_flood_of_notices_is_answered_by_one_reading(here: Here, monkeyp
     here.following.heard(1.0, [*(uuid4() for _ in range(50)), id_])
     await here.reads(id_, "abc")
     assert sum(len(reads) for reads in here.store.reads) <= 10
+
+
+async def test_all_streams_are_known_again_although_a_text_could_not_be_read_at_first(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = here.store.add("abc")
+    here.wanted.add(id_)
+    read = here.store.read
+
+    async def fail(wants: Sequence[tuple[UUID, int]]) -> list[Found]:
+        monkeypatch.setattr(here.store, "read", read)
+        raise UnavailableError("Postgres is away.")
+
+    monkeypatch.setattr(here.store, "read", fail)
+    here.following.up()
+    await eventually(lambda: here.audience.certain)
+    assert here.text(id_) == "abc"
+
+
+async def test_all_streams_are_known_although_others_never_stop_writing(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, quiet = here.store.add("abc"), here.store.add("def", number=2)
+    here.wanted.update((busy, quiet))
+    read = here.store.read
+
+    async def meanwhile(wants: Sequence[tuple[UUID, int]]) -> list[Found]:
+        here.following.heard(1.0, [busy])
+        return await read(wants)
+
+    monkeypatch.setattr(here.store, "read", meanwhile)
+    here.following.heard(1.0, [busy])
+    await here.reads(busy, "abc")
+    here.following.up()
+    await eventually(lambda: here.audience.certain)
+    assert here.text(quiet) == "def"

@@ -175,7 +175,7 @@ class FakeStreams:
                 return self.streams.end(stream, state, body)
             case "GET", [stream, "stop"]:
                 return await self._stop(stream, float(query.removeprefix("wait=")))
-        return 404, "Not found."
+        return 404, "Not Found"
 
     async def _stop(self, stream: str, wait: float) -> tuple[int, Any]:
         kept = self.streams.kept[stream]

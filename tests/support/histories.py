@@ -110,17 +110,17 @@ class Machine(Cluster):
 
     def freeze(self) -> None:
         """Stop every process where it is: connections to it stay open, new ones are taken, and nothing answers."""
-        for process in self._processes():
-            process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Go on, as if no time had passed."""
-        for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
-    def _processes(self) -> list[psutil.Process]:
+    def _signal(self, number: signal.Signals) -> None:
         postmaster = psutil.Process(self.postgres.pid)
-        return [postmaster, *postmaster.children()]
+        for process in (postmaster, *postmaster.children()):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a backend may end meanwhile
+                process.send_signal(number)
 
     # ---- The disk --------------------------------------------------------------------------------------------------
 

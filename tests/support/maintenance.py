@@ -31,7 +31,7 @@ async def maintained(database: Database, policy: Policy = POLICY) -> list[str]:
     """Maintain until nothing is left to do; returns the reports."""
     said = Said()
     for _ in range(3):
-        assert await maintain_once(database.url, policy, said)
+        assert await maintain_once(database.url, policy, said), said
         if not await left(database, policy):
             return said
     raise AssertionError(f"there is always something left to do: {await left(database, policy)}")

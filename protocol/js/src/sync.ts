@@ -171,7 +171,8 @@ export class Sync<S extends Schema = Schema> {
       keep: (put, drop) => this.server.keepStreams(put, drop),
       onChange: ({ grown, over, list }) => {
         if (list) over.add(STREAMS);
-        this.queries.touched({ all: false, histories: over });
+        // A text that only grew concerns no other query: else each frame would load the status and all lists of parents.
+        if (over.size > 0) this.queries.touched({ all: false, histories: over });
         this.queries.grown(grown);
       },
       post: (what) => this.tabs.postStream(what),

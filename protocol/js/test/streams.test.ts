@@ -398,6 +398,27 @@ describe('one device', () => {
     put.forEach((at, i) => expect(at - (put[i - 1] ?? -Infinity)).toBeGreaterThanOrEqual(KEEP_EVERY));
   });
 
+  it('a text that only grows loads no query from the store', async () => {
+    placeholder();
+    const store = new MemoryStore();
+    const read = vi.spyOn(store, 'read');
+    const sync = app.open({ store });
+    const messages = sync.messages(C(1));
+    const stops = [messages, sync.conversations(), sync.status, sync.quarantine].map((query) => query.subscribe(() => undefined));
+    await pass();
+    app.server.begin(S(1), M(1));
+    app.server.append(S(1), 'a');
+    await pass(KEEP_EVERY);
+    const before = read.mock.calls.length;
+    for (const part of 'growing') {
+      app.server.append(S(1), part);
+      await pass(20);
+    }
+    expect(texts(messages.value?.rows)).toEqual(['agrowing|open']);
+    expect(read).toHaveBeenCalledTimes(before);
+    stops.forEach((stop) => stop());
+  });
+
   it('the open streams are a query of their own, which text does not change', async () => {
     placeholder(1);
     placeholder(2);

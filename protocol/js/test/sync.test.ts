@@ -404,9 +404,9 @@ describe('histories', () => {
     await app.world.clock.pass(0);
     const list = sync.messages(C(5));
     list.subscribe(() => undefined);
-    await vi.waitFor(() => expect(list.value?.more).toBe(true));
+    await vi.waitFor(() => expect(list.value?.more).toBe(true), 20_000);
     await sync.createConversation('Trip', C(5));
-    await vi.waitFor(() => expect(list.value?.more).toBe(false));
+    await vi.waitFor(() => expect(list.value?.more).toBe(false), 20_000);
   });
 
   it('a history is shown from its floor on; older rows come from the store, then from the server', async () => {

@@ -358,6 +358,11 @@ class Session:
         self.stops.add(n)
         return frame
 
+    def drop_stops(self) -> set[int]:
+        """The server does not know `stop`: the numbers of those that it will never answer."""
+        dropped, self.stops = self.stops, set()
+        return dropped
+
     def refresh(self, token: str) -> bytes | str:
         """Return the frame that sends a later token of the same user.
 

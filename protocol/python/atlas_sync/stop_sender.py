@@ -73,6 +73,10 @@ class StopSender:
             case ErrorAnswer(answers="stop", id=int(number)):
                 after = AGAIN_AFTER if event.retry_after_ms is None else event.retry_after_ms / 1000
                 self._not_before[number] = self._clock() + after
+            case ErrorAnswer(code="unknown_frame"):
+                # A server of an earlier version: it has no streams.
+                for number in self._session.drop_stops():
+                    self._stops.answered(number, False)
             case Welcomed() | SchemaArrived():
                 pass
             case _:

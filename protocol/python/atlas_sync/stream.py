@@ -27,6 +27,10 @@ WAIT = 25.0  # of the server, before it answers that the stream was not stopped
 FAIL_WITHIN = 5.0  # after an exception: longer than a restart of the server, shorter than a deployment waits
 
 OPEN_SENTENCE = "open the stream with «async with» first"
+NOWHERE = (
+    "nothing takes streams at this address: `url` must be that of an Atlas Sync server, without a path, and "
+    "ATLAS_SERVICE_TOKEN must be set there"
+)
 
 
 class Stream:
@@ -210,7 +214,7 @@ class Stream:
     async def _open(self, sender: StreamSender) -> None:
         reply = await self._insist("/v1/streams", self._opening)
         if reply.status not in (200, 201):
-            raise reply.refusal()
+            raise StreamError(NOWHERE, reply.status) if reply.is_no_endpoint else reply.refusal()
         match reply.fields:
             case {"stream": str(stream), "state": str(state), "text": str(text)}:
                 self.stream, self._text = stream, StreamText(text)

@@ -34,6 +34,11 @@ class Reply:
     retry_after: float
     sentence: str
 
+    @property
+    def is_no_endpoint(self) -> bool:
+        """Whether this is what a web server says of a path that it does not have."""
+        return self.status in (404, 405) and self.sentence in ("", "Not Found", "Method Not Allowed")
+
     def refusal(self) -> StreamError:
         return StreamError(self.sentence or f"the server answered {self.status}", self.status)
 

@@ -81,8 +81,8 @@ class StreamSender:
         except Away:
             self._group.lost(batch, self._loop.time(), rnd)
         except Exception as error:
+            # Without the error itself, which might quote text or the token, and which nobody would take.
             self._group.refused(batch, StreamError(f"sending failed: {type(error).__name__}"))
-            raise
         else:
             now, answers = self._loop.time(), reply.fields.get("answers")
             if reply.status == 200 and isinstance(answers, list) and len(answers) == len(batch):
@@ -91,7 +91,8 @@ class StreamSender:
                 self._group.lost(batch, now, rnd, reply.retry_after)
             else:
                 self._group.refused(batch, reply.refusal())
-        self._wake.set()
+        finally:
+            self._wake.set()
 
 
 @asynccontextmanager

@@ -154,7 +154,8 @@ class StreamText:
             return self.ended(state, offset)
         if offset > self.length or (status == 409 and append is not None and offset > append.offset):
             return self.fail(another_writer())
-        self.confirmed = offset
+        # What lies behind this append is another writer's, until the server has compared it with ours.
+        self.confirmed = offset if append is None else min(offset, append.offset + len(append.text))
         # An append that begins where the text ends fits: two processes of the server did not agree just now.
         return Next.LATER if status == 409 and append is not None and offset == append.offset else Next.GO_ON
 

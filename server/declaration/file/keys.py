@@ -87,11 +87,15 @@ KIND: Final = (
         "after which rows of a partitioned table move to the archive",
     ),
     Key("policies", "true or false", "`migrate` makes row policies for end users. If absent, false"),
-    Key("streams", "a list of synced columns", "of a text type, whose text the app's backend may stream"),
+    Key(
+        "streams",
+        "a list of synced columns",
+        "of a text type, whose text the app's backend may stream. If absent, none",
+    ),
     Key(
         "ended",
         "a column of the table, of a text type or an enumeration",
-        "takes `done`, `failed` or `stopped` when the server writes the text of a stream to the row",
+        "takes `done`, `failed` or `stopped` when the server writes the text of a stream to the row. Needs `streams`",
     ),
 )
 PARENT: Final = (

@@ -50,7 +50,9 @@ export function Bubble(props: Props) {
   const [open, setOpen] = useState(false);
   const own = row.role === 'user';
   const { asked, waits, live, onAskAgain } = props;
-  const growing = row.streaming === true || (asked?.progress === 'writing' && row.content === '');
+  // An answer without a text is one to come, unless its question says that it has ended.
+  const toCome = row.role === 'assistant' && row.content === '' && !OVER.has(asked?.progress);
+  const growing = row.streaming === true || toCome;
   const edited = row.updatedAt > row.createdAt;
   const ended = growing ? undefined : ENDED[row.stream ?? asked?.progress ?? ''];
   const again = asked === undefined || onAskAgain === null ? null : () => onAskAgain(asked.message);
@@ -123,6 +125,8 @@ export function Bubble(props: Props) {
   );
 }
 
+/** How a question ends. */
+const OVER: ReadonlySet<string | undefined> = new Set(['done', 'failed', 'stopped']);
 /** What became of an answer that is not whole. */
 const ENDED: Readonly<Record<string, string>> = {
   stopped: 'Stopped',

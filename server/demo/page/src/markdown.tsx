@@ -9,6 +9,7 @@ import { h, type ComponentChildren, type VNode } from 'preact';
 import { useMemo } from 'preact/hooks';
 
 import { CopyButton } from './copy.js';
+import { presentable } from './presentable.js';
 
 const SCHEMES = new Set(['http:', 'https:', 'mailto:']);
 /** Levels of quotes, lists and emphasis. What is deeper is shown as text. */
@@ -175,38 +176,6 @@ export function Markdown({ text, growing = false, typing = false }: Props): VNod
     </div>
   );
 }
-
-const FENCE = /^ {0,3}(?:```|~~~)/gm;
-/** A line that says nothing yet: the beginning of a list's item, a heading, a table, a line below a heading. */
-const BEGUN = /(?:^|\n)[ \t>]*(?:[-=+*#|`~]+|\d{1,3}[.)]?)[ \t]*$/;
-const MARKS = ['`', '**', '*', '~~'] as const;
-
-/**
- * What of a growing text can be shown: without a mark at its end that may become another one, and with the end of each
- * mark that has begun in its last line. Else a word would first be shown with its asterisks, and a line as a heading
- * because the list below it has only its dash.
- */
-export function presentable(text: string): string {
-  if ((text.match(FENCE)?.length ?? 0) % 2 === 1) return text;
-  const whole = text.replace(BEGUN, '');
-  const start = whole.lastIndexOf('\n') + 1;
-  const line = whole.slice(start).replace(/[*`~]+$/, (marks) => (closes(whole.slice(start), marks) ? marks : ''));
-  let ends = '';
-  let rest = line.replace(/^[ \t>]*[*+-][ \t]/, '');
-  for (const mark of MARKS) {
-    const parts = rest.split(mark);
-    if (parts.length % 2 === 0 && /^\S/.test(parts.at(-1)!)) {
-      ends = mark + ends;
-      // What stands in code is no mark.
-      if (mark === '`') parts.pop();
-    }
-    rest = mark === '`' ? parts.filter((_, index) => index % 2 === 0).join('') : parts.join('');
-  }
-  return whole.slice(0, start) + line.trimEnd() + ends;
-}
-
-/** Whether the marks at the end of a line end something. */
-const closes = (line: string, marks: string): boolean => (line.split(marks).length - 1) % 2 === 0;
 
 /** The first words of an answer without its marks, for a line in a list. */
 export const withoutMarks = (text: string): string =>

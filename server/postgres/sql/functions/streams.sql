@@ -195,9 +195,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- In an array: with a join in order of the ids, the plan reads the whole table for them.
     UPDATE sync.streams s SET touched_at = clock_timestamp(), holder = server
-    -- As an array: with the planner's settings of a server, a join would read all of them for each.
-    WHERE s.id = ANY (ARRAY(SELECT o.id FROM sync.streams o WHERE o.id = ANY (ids) ORDER BY o.id FOR UPDATE SKIP LOCKED));
+    WHERE s.id = ANY (ARRAY(SELECT o.id FROM sync.streams o WHERE o.id = ANY (ids) FOR UPDATE SKIP LOCKED));
 END
 $$;
 
@@ -294,8 +294,9 @@ CREATE OR REPLACE FUNCTION sync.rotate_streams() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 BEGIN
+    -- Not clock_timestamp(): by it no index is searched, and a day's streams are read each time.
     DELETE FROM sync.streams s
-    WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d WHERE d.settled_at < clock_timestamp() - interval '1 day'
+    WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d WHERE d.settled_at < statement_timestamp() - interval '1 day'
                             ORDER BY d.settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED));
     FOR i IN 0 .. 3 LOOP
         -- Not the slots that streams are opened in now, or were until a moment ago.
