@@ -127,6 +127,8 @@ class App:
                 await stack.enter_async_context(redis)
             name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
             streams = None
+            if not settings.service_tokens and any(kind.streams for kind in synced.declaration.kinds):
+                log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
             if settings.service_tokens:
                 streams = Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)
             backend = _Backend(

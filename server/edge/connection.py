@@ -57,7 +57,7 @@ from server.session import (
     State,
     Subscribe,
 )
-from server.streams.audience import Device
+from server.streams.streams import Device
 from server.streams.streams import Streams as StreamsDoor
 from server.write.intake import Intake
 

@@ -24,6 +24,8 @@ from server.streams.ports import ANYWHERE, Notices, Opened, Place, Sink, State, 
 from server.streams.stream import Group, Known, Stream
 from server.streams.text import Text
 
+__all__ = ["APPENDS_PER_SECOND", "OPEN_STREAMS", "TEXT_BYTES", "Answer", "Device", "Outcome", "Streams"]
+
 log = structlog.get_logger()
 
 OPEN_STREAMS: Final = 32
@@ -80,11 +82,12 @@ class Streams:
 
     async def run(self) -> None:
         """Serve until cancelled, as soon as something is declared to be streamed."""
-        while not any(kind.streams for kind in self._synced.declaration.kinds):
-            await self._declared.wait()
-            self._declared.clear()
         async with asyncio.TaskGroup() as tasks:
+            # From the start: an app may append to what an earlier declaration streamed.
             tasks.create_task(self._appends.run(), name="stream-appends")
+            while not any(kind.streams for kind in self._synced.declaration.kinds):
+                await self._declared.wait()
+                self._declared.clear()
             tasks.create_task(self._following.run(), name="stream-following")
             tasks.create_task(self._keeper.run(), name="stream-keeper")
             tasks.create_task(

@@ -8,12 +8,13 @@ import pytest
 
 from protocol.frames import Streams as StreamsFrame
 from protocol.frames import StreamText
+from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.streams import streams as module
 from server.streams.ports import State
-from server.streams.streams import APPENDS_PER_SECOND, Answer, Outcome
+from server.streams.streams import APPENDS_PER_SECOND, Answer, Outcome, Streams
 from tests.support.sink import FakeSink
-from tests.support.stream_store import OTHER, USER, FakeStore, Process, place, process
+from tests.support.stream_store import OTHER, USER, FakeNotices, FakeStore, Process, place, process
 from tests.support.waiting import eventually
 
 
@@ -312,3 +313,14 @@ async def test_nothing_is_kept_of_what_is_over() -> None:
         assert not held["_waiting"]
         assert not held["_tasks"]
         assert len(held["_known"]) == 0
+
+
+async def test_an_append_to_what_is_declared_no_more_is_answered() -> None:
+    store = FakeStore()
+    id_ = store.add("a")
+    streams = Streams(store, FakeNotices(), Synced())
+    running = asyncio.create_task(streams.run())
+    (answer,) = await streams.append([(id_, 1, "b")])
+    assert parts(answer) == (200, State.OPEN, 2)
+    running.cancel()
+    await asyncio.wait([running])

@@ -120,7 +120,11 @@ export class Query<T> {
     this.due = null;
     if (due === null || paint === null) return;
     // What was loaded before does not fit what is in memory any more: the load that is under way is told.
-    if (due === 'loaded' || (!this.stale && this.reading === null)) this.publish(paint);
+    try {
+      if (due === 'loaded' || (!this.stale && this.reading === null)) this.publish(paint);
+    } catch (error) {
+      this.onError(error); // the other queries of this frame follow
+    }
     if (this.stale && this.listeners.size > 0) this.next();
   };
 }

@@ -56,7 +56,7 @@ class Assistant:
             state, text = "failed", None  # the server writes what it has
         await self._questions.settle(question, state, text)
 
-    async def _write(self, question: Question, *, restart: bool) -> tuple[str, str]:
+    async def _write(self, question: Question, *, restart: bool) -> tuple[str, str | None]:
         """The state in which the answer ended, and its text. Raises Ended if it had ended before it was begun."""
         answer = choose(question.text, question.again)
         out = Stream(self._url, self._token, question.user, "message", question.answer, "content", restart=restart)
@@ -69,7 +69,8 @@ class Assistant:
                 if answer.breaks_off:
                     raise ModelError
         except Stopped:
-            return "stopped", out.text
+            # Without one the row stays: nothing was written yet, or the row has had the text for long.
+            return "stopped", out.text or None
         except ModelError:
             return "failed", out.text
         return "done", out.text
