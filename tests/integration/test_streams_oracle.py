@@ -12,7 +12,6 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -208,7 +207,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
             device.calm = True
         for user, device in zip((*users, *users, stranger), devices, strict=True):
             rows = dict(await sql.fetch(OF_USER, user))
-            await eventually(partial(_follows, device, rows, following), SETTLE)
+            await _follows(device, rows, following)
         for answer in backend.answers.values():
             await _learn(sql, answer)
             answer.check(await sql.fetchval("SELECT content FROM messages WHERE id = $1", answer.message))
@@ -254,9 +253,16 @@ async def _learn(sql: Any, answer: Answer) -> None:
             )
 
 
-def _follows(device: StreamDevice, rows: dict[UUID, str], tasks: list[asyncio.Task[None]]) -> bool:
-    """Raises what ended one of them."""
-    for task in tasks:
-        if task.done():
-            task.result()
-    return device.follows(rows)
+async def _follows(device: StreamDevice, rows: dict[UUID, str], tasks: list[asyncio.Task[None]]) -> None:
+    """Wait until the device shows these texts. Raises what ended one of the tasks."""
+
+    def follows() -> bool:
+        for task in tasks:
+            if task.done():
+                task.result()
+        return not device.lacks(rows)
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE):
+            await eventually(follows, 2 * SETTLE)
+    assert not device.lacks(rows)

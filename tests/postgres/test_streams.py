@@ -369,6 +369,38 @@ async def test_slow_triggers_hold_a_call_up_for_a_second_and_the_rest_is_found_b
     assert {**first, **await settle(sql)} == dict.fromkeys(streams, (True, True, None))
 
 
+async def test_ten_thousand_open_streams_are_kept_and_those_that_end_are_settled(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    conversation = await add_conversation(sql, user)
+    await sql.execute(
+        "INSERT INTO messages (conversation_id, role, content) SELECT $1, 'assistant', '' "
+        "FROM generate_series(1, 10000)",
+        conversation,
+    )
+    await sql.execute(
+        "INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, slot, holder) "
+        "SELECT id, $2, 'm', ARRAY[id::text], 'content', 0, 0, 'a server' FROM messages WHERE conversation_id = $1",
+        conversation,
+        user,
+    )
+    ids = [row["id"] for row in await sql.fetch("SELECT id FROM sync.streams")]
+    async with administrator(database) as server:
+        # As the server runs them. Each takes some 0.1 s, and took 10 s where its time grew with the square.
+        await server.execute(PLANNING)
+        await server.execute("SET statement_timeout = '5 s'")
+        await server.execute("SELECT sync.touch_streams('another', $1)", ids)
+        assert await server.fetch("SELECT sync.lost_streams($1)", ids) == []
+        ended = ids[:100]
+        await server.execute(
+            "SELECT sync.end_stream('a server', id, 'done', NULL, true) FROM unnest($1::uuid[]) id", ended
+        )
+        assert (await settle(server)).keys() == set(ended)
+        await server.execute("UPDATE sync.streams SET settled_at = now() - interval '2 days'")
+        await server.execute("SELECT sync.rotate_streams()")
+    assert await sql.fetchval("SELECT count(*) FROM sync.streams") == 0
+
+
 # --- what is kept
 
 

@@ -152,7 +152,7 @@ class Job:
             tail = tail or self._say(TAIL)
             part = tail[: rng.choice([0, 1, 3, 7, TAIL])]
             if large and rng.random() < 0.2:
-                part = tail + self._say(1) * 30_000
+                part = tail + self._say(1) * 10_000
             if part and text and rng.random() < 0.2:  # it repeats something
                 back = rng.randrange(1, min(len(text), 9) + 1)
                 part, offset = text[-back:] + part, len(text) - back
@@ -340,7 +340,8 @@ class StreamDevice:
         codec = self._rng.choice([MSGPACK, JSON])
         small = socket.socket()
         small.setblocking(False)
-        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        if not self.calm:  # so that a device that stalls is soon seen to
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         try:
             await asyncio.get_running_loop().sock_connect(small, ("127.0.0.1", server.port))
         except BaseException:
@@ -440,15 +441,21 @@ class StreamDevice:
             if before and before != answer.base and not shown.startswith(before) and calm and id_ in self._wire:
                 self.cuts.append((answer, before, shown, answer.promised(LATE)))
 
-    def follows(self, rows: dict[UUID, str]) -> bool:
-        """Whether it is live, knows of no unsettled stream, and shows these texts, as far as its window reaches."""
+    def lacks(self, rows: dict[UUID, str]) -> str:
+        """Why it does not show these texts, as far as its window reaches, or is not live, or knows of a stream that is
+        not settled. Empty if nothing is lacking."""
         have = {id_: row.values["content"] for id_, row in self._replica.rows["message"].items()}
         for held in self._held.values():
             shown = held.shown(self._replica.rows["message"].get(held.answer.message))
             if shown is not None:
                 have[held.answer.message] = shown
-        settled = self._listed and not any(held.listed for held in self._held.values())
-        return self._live and settled and len(have) >= min(len(rows), WINDOW) and have.items() <= rows.items()
+        if not self._live or not self._listed:
+            return f"live: {self._live}, listed: {self._listed}"
+        if listed := [id_ for id_, held in self._held.items() if held.listed]:
+            return f"not settled: {listed}"
+        if wrong := [id_ for id_, text in have.items() if rows.get(UUID(str(id_))) != text]:
+            return f"other texts: {wrong}"
+        return f"{len(have)} of {len(rows)} rows" if len(have) < min(len(rows), WINDOW) else ""
 
     def check(self) -> None:
         """At the end."""

@@ -230,12 +230,12 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
     FOR due IN
         SELECT s.* FROM sync.streams s
-        WHERE s.id IN (SELECT d.id FROM sync.streams d
-                       WHERE d.settled_at IS NULL
-                         AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
-                                  ELSE d.look_at END
-                             <= pg_catalog.clock_timestamp()
-                       ORDER BY d.touched_at LIMIT 100)
+        WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d
+                                WHERE d.settled_at IS NULL
+                                  AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
+                                           ELSE d.look_at END
+                                      <= pg_catalog.clock_timestamp()
+                                ORDER BY d.touched_at LIMIT 100))
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
