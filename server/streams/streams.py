@@ -11,10 +11,12 @@ from uuid import UUID, uuid4
 import structlog
 
 from protocol.frames import Key
+from protocol.frames import Streams as StreamsFrame
 from server import metrics
 from server.declaration.model import Kind
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
+from server.outgoing import Outgoing
 from server.rate_limit import TokenBuckets
 from server.streams.appending import Appends
 from server.streams.audience import Audience, Device
@@ -85,7 +87,7 @@ class Streams:
         async with asyncio.TaskGroup() as tasks:
             # From the start: an app may append to what an earlier declaration streamed.
             tasks.create_task(self._appends.run(), name="stream-appends")
-            while not any(kind.streams for kind in self._synced.declaration.kinds):
+            while not self._streams_something:
                 await self._declared.wait()
                 self._declared.clear()
             tasks.create_task(self._following.run(), name="stream-following")
@@ -94,6 +96,11 @@ class Streams:
                 self._notices.run(self._following.heard, self._following.up, self._following.down),
                 name="stream-notices",
             )
+
+    @property
+    def _streams_something(self) -> bool:
+        """Whether the declaration has a column that is streamed."""
+        return any(kind.streams for kind in self._synced.declaration.kinds)
 
     def close(self) -> None:
         """From now on nobody waits for the end of a stream here: the process is going."""
@@ -109,6 +116,9 @@ class Streams:
         for stream in self._known.of(user):
             if stream.text is None:
                 self._following.want(stream)
+        if not self._streams_something:
+            # It may hold some of an earlier declaration.
+            wire = Outgoing(StreamsFrame(open=[])).wire(sink.codec)
         return device, wire
 
     def resume(self, device: Device) -> None:
@@ -131,7 +141,7 @@ class Streams:
             and column in (None, stream.place.column)
         ]
         if not there:
-            if not self._audience.certain:
+            if self._streams_something and not self._audience.certain:
                 raise UnavailableError(UNCERTAIN)
             return False
         metrics.STREAM_STOPS.inc()

@@ -324,3 +324,11 @@ async def test_an_append_to_what_is_declared_no_more_is_answered() -> None:
     assert parts(answer) == (200, State.OPEN, 2)
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_where_nothing_is_streamed_a_device_is_told_so_and_no_stop_waits() -> None:
+    sink, streams = FakeSink(), Streams(FakeStore(), FakeNotices(), Synced())
+    _, wire = streams.join(str(USER), sink)
+    sink.send(wire)
+    assert [sink.frame(each) for each in sink.sent] == [StreamsFrame(open=[])]
+    assert not await streams.stop(str(USER), "m", ["1"], None)
