@@ -422,6 +422,30 @@ async def test_truncation_never_takes_a_text_that_is_not_settled(
     assert await end(sql, stream) is None
 
 
+async def test_a_text_that_its_row_does_not_take_keeps_no_other_one(sql: Any, user: UUID, message: UUID) -> None:
+    await sql.execute("""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no' USING ERRCODE = '23514'; END $$;
+        CREATE TRIGGER ours BEFORE UPDATE ON messages FOR EACH ROW WHEN (NEW.content LIKE 'stuck%')
+            EXECUTE FUNCTION ours()
+    """)
+    stuck = await opened(sql, user, message, "stuck")
+    assert await append(sql, (stuck, 5, " text")) == {stuck}
+    other = await opened(sql, user, await answer(sql, user), "other")
+    for each in (stuck, other):
+        await end(sql, each, writes=True)
+    assert await settle(sql) == {stuck: (False, False, "23514"), other: (True, True, None)}
+    for _ in range(2):  # also where it was before
+        await sql.execute("UPDATE sync.streams SET slot = (slot + 2) % 4, ended_at = ended_at - interval '10 minutes'")
+        await sql.execute("UPDATE sync.stream_text SET slot = (slot + 2) % 4")
+        await sql.execute("SELECT sync.rotate_streams()")
+        left = await sql.fetch("SELECT stream, slot FROM sync.stream_text WHERE slot <> sync.stream_slot()")
+        assert left == []
+    assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 3
+    await sql.execute("DROP TRIGGER ours ON messages; UPDATE sync.streams SET look_at = now()")
+    assert await settle(sql) == {stuck: (True, True, None)}
+    assert (await row_of(sql, message))[0] == "stuck text"
+
+
 async def test_a_stream_that_is_opened_while_a_slot_is_emptied_keeps_its_text(
     database: Database, sql: Any, user: UUID, message: UUID
 ) -> None:

@@ -289,10 +289,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WHERE s.kind = tag::"char" AND s.row_key = key ORDER BY s.name
 $$;
 
--- Empties slots without an unsettled stream that are used next, and forgets streams that were settled a day ago.
+-- Empties slots without an unsettled stream that are used next, and forgets streams that were settled a day ago. Texts that
+-- their rows do not take move to the slot of now.
 CREATE OR REPLACE FUNCTION sync.rotate_streams() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
+DECLARE
+    here pg_catalog.int2 := sync.stream_slot();
 BEGIN
     -- Not clock_timestamp(): by it no index is searched, and a day's streams are read each time.
     DELETE FROM sync.streams s
@@ -300,10 +303,20 @@ BEGIN
                             ORDER BY d.settled_at LIMIT 10000 FOR UPDATE SKIP LOCKED));
     FOR i IN 0 .. 3 LOOP
         -- Not the slots that streams are opened in now, or were until a moment ago.
-        CONTINUE WHEN i = sync.stream_slot() OR i = (sync.stream_slot() + 3) % 4;
-        CONTINUE WHEN EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL);
+        CONTINUE WHEN i = here OR i = (here + 3) % 4;
         CONTINUE WHEN pg_relation_size(format('sync.stream_text_%s', i)) = 0;
         BEGIN
+            -- Texts that their rows do not take would keep all others of the slot.
+            WITH moved AS (
+                UPDATE sync.streams s SET slot = here
+                WHERE s.slot = i AND s.settled_at IS NULL AND s.ended_at < statement_timestamp() - interval '5 minutes'
+                RETURNING s.id
+            )
+            INSERT INTO sync.stream_text (slot, stream, at, text, ended)
+            SELECT here, p.stream, p.at, p.text, p.ended
+            FROM moved m JOIN sync.stream_text p ON p.slot = i AND p.stream = m.id
+            ON CONFLICT (slot, stream, at) DO NOTHING;  -- it was there before, and ended
+            CONTINUE WHEN EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL);
             EXECUTE format('LOCK TABLE sync.stream_text_%s', i);
             -- Nothing can be appended now. A stream may have been opened meanwhile.
             IF NOT EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL) THEN
