@@ -50,9 +50,9 @@ class Backend:
 
     async def run(self, ending: asyncio.Event) -> None:
         while not ending.is_set():
-            await self._answer()
+            await self._answer(ending)
 
-    async def _answer(self) -> None:
+    async def _answer(self, ending: asyncio.Event) -> None:
         rng = self._rng
         user = rng.choice(list(self._conversations))
         answer = Answer(UUID(int=rng.getrandbits(128)), user, rng.choice(["", "", "the former answer"]))
@@ -77,7 +77,7 @@ class Backend:
                 answer.deleted = True
                 await self._app.execute("DELETE FROM messages WHERE id = $1", answer.message)
                 return
-            if rng.random() < 0.1:
+            if ending.is_set() or rng.random() < 0.1:
                 return  # nobody goes on
 
     def _job(self, answer: Answer) -> Job:
