@@ -414,6 +414,8 @@ async def test_truncation_never_takes_a_text_that_is_not_settled(
     assert (await open_stream(sql, user, message))["text"] == "text"
     await end(sql, stream, writes=True)
     await settle(sql)
+    await sql.execute("UPDATE sync.streams SET slot = (slot + 2) % 4")
+    await sql.execute("UPDATE sync.stream_text SET slot = (slot + 2) % 4")
     await sql.execute("SELECT sync.rotate_streams()")
     assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 0
     assert await end(sql, stream) == ("done", 0)
@@ -444,6 +446,25 @@ async def test_a_text_that_its_row_does_not_take_keeps_no_other_one(sql: Any, us
     await sql.execute("DROP TRIGGER ours ON messages; UPDATE sync.streams SET look_at = now()")
     assert await settle(sql) == {stuck: (True, True, None)}
     assert (await row_of(sql, message))[0] == "stuck text"
+
+
+@pytest.mark.parametrize("text", ["", "long"])
+async def test_a_stream_that_takes_long_keeps_its_text_and_no_other_one(
+    database: Database, sql: Any, user: UUID, message: UUID, text: str
+) -> None:
+    stream = await opened(sql, user, message, text)
+    settled = await opened(sql, user, await answer(sql, user), "other")
+    await end(sql, settled, writes=True)
+    assert await settle(sql) == {settled: (True, True, None)}
+    await sql.execute("UPDATE sync.streams SET slot = (slot + 2) % 4")
+    await sql.execute("UPDATE sync.stream_text SET slot = (slot + 2) % 4")
+    async with administrator(database) as rotating, rotating.transaction():
+        await rotating.execute("SELECT sync.rotate_streams()")
+        appending = asyncio.create_task(append(sql, (stream, len(text), "er")))
+        await blocked(database)
+    assert await appending == {stream}
+    assert (await open_stream(sql, user, message))["text"] == f"{text}er"
+    assert await sql.fetchval("SELECT count(DISTINCT stream) FROM sync.stream_text") == 1
 
 
 async def test_a_stream_that_is_opened_while_a_slot_is_emptied_keeps_its_text(

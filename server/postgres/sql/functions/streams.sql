@@ -92,6 +92,8 @@ DECLARE
     appended pg_catalog.uuid[];
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- Before it is read where a text is, so that it does not move until the end.
+    LOCK TABLE sync.stream_text IN ROW EXCLUSIVE MODE;
     WITH added AS (
         INSERT INTO sync.stream_text AS p (slot, stream, at, text)
         SELECT s.slot, i.id, i.at, i.text FROM unnest(ids, ats, texts) AS i (id, at, text)
@@ -289,13 +291,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WHERE s.kind = tag::"char" AND s.row_key = key ORDER BY s.name
 $$;
 
--- Empties slots without an unsettled stream that are used next, and forgets streams that were settled a day ago. Texts that
--- their rows do not take move to the slot of now.
+-- Empties the slots that are used next, and forgets streams that were settled a day ago.
 CREATE OR REPLACE FUNCTION sync.rotate_streams() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
     here pg_catalog.int2 := sync.stream_slot();
+    moved pg_catalog.uuid[];
 BEGIN
     -- Not clock_timestamp(): by it no index is searched, and a day's streams are read each time.
     DELETE FROM sync.streams s
@@ -306,21 +308,20 @@ BEGIN
         CONTINUE WHEN i = here OR i = (here + 3) % 4;
         CONTINUE WHEN pg_relation_size(format('sync.stream_text_%s', i)) = 0;
         BEGIN
-            -- Texts that their rows do not take would keep all others of the slot.
-            WITH moved AS (
-                UPDATE sync.streams s SET slot = here
-                WHERE s.slot = i AND s.settled_at IS NULL AND s.ended_at < statement_timestamp() - interval '5 minutes'
-                RETURNING s.id
-            )
-            INSERT INTO sync.stream_text (slot, stream, at, text, ended)
-            SELECT here, p.stream, p.at, p.text, p.ended
-            FROM moved m JOIN sync.stream_text p ON p.slot = i AND p.stream = m.id
-            ON CONFLICT (slot, stream, at) DO NOTHING;  -- it was there before, and ended
-            CONTINUE WHEN EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL);
+            -- Nothing can be appended now. Texts that are not settled yet move: else a few that take long, or that their rows
+            -- do not take, would keep those of all other streams.
             EXECUTE format('LOCK TABLE sync.stream_text_%s', i);
-            -- Nothing can be appended now. A stream may have been opened meanwhile.
-            IF NOT EXISTS (SELECT FROM sync.streams s WHERE s.slot = i AND s.settled_at IS NULL) THEN
-                EXECUTE format('TRUNCATE sync.stream_text_%s', i);
+            WITH changed AS (
+                UPDATE sync.streams s SET slot = here WHERE s.slot = i AND s.settled_at IS NULL RETURNING s.id
+            ), copied AS (
+                INSERT INTO sync.stream_text (slot, stream, at, text, ended)
+                SELECT here, p.stream, p.at, p.text, p.ended
+                FROM changed c JOIN sync.stream_text p ON p.slot = i AND p.stream = c.id
+            )
+            SELECT array_agg(c.id) INTO moved FROM changed c;
+            EXECUTE format('TRUNCATE sync.stream_text_%s', i);
+            IF moved IS NOT NULL THEN
+                PERFORM sync.ring_streams('', moved);  -- who read meanwhile has perhaps found no text
             END IF;
         EXCEPTION WHEN lock_not_available THEN
             NULL;  -- next time
