@@ -49,9 +49,11 @@ async def test_every_function_of_ours_searches_postgres_own_names_first_and_temp
         " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
         " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
     )
-    # sync.apply and sync.push, which call these, have set the path; they run with the rights of their caller.
+    # sync.apply, sync.push and sync.settle_streams, which call these, have set the path; they run with their callers'
+    # rights.
     assert {row["oid"].partition("(")[0] for row in others} == {
-        *("sync.write", "sync.write_conversation", "sync.write_message", "sync.admitted", "sync.tier")
+        *("sync.write", "sync.write_conversation", "sync.write_message", "sync.admitted", "sync.tier"),
+        "sync.settle",
     }
     assert await sql.fetchval("SELECT count(*) FROM pg_proc WHERE pronamespace = 'sync'::regnamespace") > 20
 

@@ -32,6 +32,10 @@ streams.PATIENCE, streams.SILENCE, keeper.TOUCH_SECONDS = timedelta(seconds=1), 
 """A writer that died, and a row that lags, are waited for during a tenth of the time."""
 
 
+SETTINGS: Final = {"ATLAS_SERVICE_TOKEN": SERVICE, "ATLAS_KEEPALIVE_SECONDS": "1"}
+"""A device drops what a killed server showed and did not commit at the next `live`, which may be a heartbeat."""
+
+
 @dataclass
 class Job:
     """An answer that is to be written. `ending`: how, unless somebody stops it."""
@@ -196,8 +200,8 @@ async def test_each_device_shows_beginnings_of_answers_and_at_the_end_the_rows(d
     rng = random.Random(seed)
     endings = ["write", "before", "after", "later", "raise", "vanish", "stop", "write"]
     async with (
-        ServerProcess(database.server_url, QUICK, ATLAS_SERVICE_TOKEN=SERVICE) as one,
-        ServerProcess(database.server_url, QUICK, ATLAS_SERVICE_TOKEN=SERVICE) as two,
+        ServerProcess(database.server_url, QUICK, **SETTINGS) as one,
+        ServerProcess(database.server_url, QUICK, **SETTINGS) as two,
         administrator(database) as sql,
         asyncio.TaskGroup() as tasks,
     ):

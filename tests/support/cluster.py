@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import pytest
 from server.demo.embedded import EmbeddedPostgres
 from server.postgres.migrate import migrate
 from server.postgres.publication import Doorbells
+from tests.support.waiting import eventually
 
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 SERVER_LOGIN = "atlas_server"
@@ -152,9 +154,16 @@ class Database:
     async def drop(self) -> None:
         admin = await asyncpg.connect(self.cluster.postgres.url())
         try:
-            await admin.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+            await eventually(partial(self._is_dropped, admin))
         finally:
             await admin.close()
+
+    async def _is_dropped(self, admin: Any) -> bool:
+        try:
+            await admin.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+        except asyncpg.ObjectInUseError:
+            return False  # a server's slot ends some moments after its connection
+        return True
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ STREAMED = """\
 -- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may
 -- not be streamed.
 CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text)
-RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE AS {body};
+RETURNS TABLE (owner uuid, held text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS {body};
 REVOKE ALL ON FUNCTION sync.streamed FROM PUBLIC;
 """
 SETTLE = """\

@@ -26,7 +26,8 @@ CREATE INDEX streams_open ON sync.streams (user_id) WHERE state = 'open';
 CREATE INDEX streams_settled ON sync.streams (settled_at) WHERE settled_at IS NOT NULL;
 
 -- The parts of the texts, each where the one before it ends, and last a part that ends the text. Two processes cannot extend a
--- text in two ways: the key of both parts is the same. A slot is emptied by TRUNCATE when all its streams are settled.
+-- text in two ways: the key of both parts is the same. A slot is emptied by TRUNCATE; what is not settled moves to the slot of
+-- now.
 CREATE TABLE sync.stream_text (
     slot   smallint NOT NULL,
     stream uuid NOT NULL,

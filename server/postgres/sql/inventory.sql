@@ -391,7 +391,7 @@ WITH RECURSIVE login AS MATERIALIZED (
     WHERE f.oid IS NOT NULL
       AND (f.prosecdef <> f.definer OR 'search_path=pg_catalog, pg_temp' = ANY (f.proconfig) IS NOT TRUE
                                        -- Their callers set it for these.
-                                       AND f.name NOT IN ('admitted', 'tier', 'streamed', 'settle') AND f.name NOT LIKE 'write%')
+                                       AND f.name NOT IN ('admitted', 'tier', 'settle') AND f.name NOT LIKE 'write%')
 
     UNION ALL
     SELECT 8, format('EXECUTE on function sync.%I', f.name), 'missing for atlas_sync',

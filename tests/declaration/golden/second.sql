@@ -483,7 +483,8 @@ REVOKE ALL ON FUNCTION sync.tier FROM PUBLIC;
 -- For a stream: whose row this is, and what the column holds. Without a result there is no such row, or the column may
 -- not be streamed.
 CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text)
-RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE AS $$
+RETURNS TABLE (owner uuid, held text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 END
 $$;

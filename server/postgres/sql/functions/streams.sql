@@ -55,22 +55,26 @@ BEGIN
         RETURN QUERY SELECT NULL::uuid, false, NULL::text, NULL::bigint, NULL::int, NULL::text, 'too_many'::text;
         RETURN;
     END IF;
-    -- A stream of the row's former owner is of no use any more.
-    DELETE FROM sync.streams s
-    WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.id <> new_id
-      AND (restart OR s.user_id <> open_stream.owner)
-    RETURNING s.id INTO found_id;
-    IF found_id IS NOT NULL THEN
-        PERFORM sync.ring_streams('', ARRAY[found_id]);
-    END IF;
-    INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, base, slot, holder)
-    VALUES (new_id, open_stream.owner, tag::"char", key, of_name, row_since, md5(row_held), sync.stream_slot(), server)
-    ON CONFLICT (kind, row_key, name) DO NOTHING;
-    IF FOUND THEN
-        PERFORM sync.ring_streams(server, ARRAY[new_id]);
-        RETURN QUERY SELECT new_id, true, 'open'::text, row_since, 0, ''::text, NULL::text;
-        RETURN;
-    END IF;
+    LOOP
+        -- A stream of the row's former owner is of no use any more.
+        DELETE FROM sync.streams s
+        WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.id <> new_id
+          AND (restart OR s.user_id <> open_stream.owner)
+        RETURNING s.id INTO found_id;
+        IF found_id IS NOT NULL THEN
+            PERFORM sync.ring_streams('', ARRAY[found_id]);
+        END IF;
+        INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, base, slot, holder)
+        VALUES (new_id, open_stream.owner, tag::"char", key, of_name, row_since, md5(row_held), sync.stream_slot(), server)
+        ON CONFLICT (kind, row_key, name) DO NOTHING;
+        IF FOUND THEN
+            PERFORM sync.ring_streams(server, ARRAY[new_id]);
+            RETURN QUERY SELECT new_id, true, 'open'::text, row_since, 0, ''::text, NULL::text;
+            RETURN;
+        END IF;
+        EXIT WHEN NOT restart OR EXISTS (SELECT FROM sync.streams s WHERE s.id = new_id);
+        -- Another call has begun anew at the same moment: two writers must not share a stream.
+    END LOOP;
     UPDATE sync.streams s SET touched_at = clock_timestamp()
     WHERE s.kind = tag::"char" AND s.row_key = key AND s.name = of_name AND s.state = 'open';
     RETURN QUERY
@@ -237,10 +241,11 @@ BEGIN
                                   AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
                                            ELSE d.look_at END
                                       <= pg_catalog.clock_timestamp()
-                                ORDER BY d.touched_at LIMIT 100))
+                                ORDER BY d.looks, d.touched_at LIMIT 100))
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
+        CONTINUE WHEN due.settled_at IS NOT NULL;  -- by another server, meanwhile
         EXIT WHEN pg_catalog.clock_timestamp() > pg_catalog.statement_timestamp() + interval '1 s';
         became := NULL;
         fault := NULL;
