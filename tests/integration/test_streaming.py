@@ -67,9 +67,11 @@ async def live(url: str, user: UUID) -> AsyncIterator[Peer]:
         yield device
 
 
-async def gets(device: Peer, message: UUID) -> None:
-    while message not in [row[ID] for row in (await device.hear_a(Changes)).rows]:
-        pass
+async def gets(device: Peer, *messages: UUID) -> None:
+    """All of these, in whatever frames."""
+    missing = set(messages)
+    while missing:
+        missing -= {row[ID] for row in (await device.hear_a(Changes)).rows}
 
 
 async def test_a_change_reaches_its_devices_without_a_read(database: Database, sql: Any, user: UUID) -> None:
@@ -149,8 +151,7 @@ async def test_a_stream_that_stalls_within_a_transaction_delays_its_devices_and_
         proxy.stall()
         messages = [await add_message(sql, conversation, "x" * 100_000) for _ in range(4)]
         proxy.release()
-        for message in messages:
-            await gets(device, message)
+        await gets(device, *messages)
 
 
 async def test_postgres_keeps_no_slot_of_a_server_that_is_gone(database: Database, sql: Any) -> None:
