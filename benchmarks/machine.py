@@ -103,11 +103,12 @@ def _own_cpu_seconds(process: psutil.Process) -> float:
 
 def pin(pid: int, cpu: int) -> None:
     """Let a process and its children run on this CPU only (Linux)."""
-    process = psutil.Process(pid)
-    for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess, OSError):
-            for thread in each.threads():
-                os.sched_setaffinity(thread.id, {cpu})
+    with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended says why elsewhere
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                for thread in each.threads():
+                    os.sched_setaffinity(thread.id, {cpu})
 
 
 def resident_bytes(pid: int) -> int:
