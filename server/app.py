@@ -127,7 +127,7 @@ class App:
                 await stack.enter_async_context(redis)
             name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
             streams = None
-            if not settings.service_tokens and any(kind.streams for kind in synced.declaration.kinds):
+            if not settings.service_tokens and synced.declaration.streams:
                 log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
             if settings.service_tokens:
                 streams = Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)

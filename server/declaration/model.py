@@ -176,6 +176,11 @@ class Declaration(Struct, frozen=True, omit_defaults=True, dict=True):
         return {kind.name: kind for kind in self.kinds}
 
     @cached_property
+    def streams(self) -> bool:
+        """Whether there is a column that may be streamed."""
+        return any(kind.streams for kind in self.kinds)
+
+    @cached_property
     def tagged(self) -> dict[str, Kind]:
         return {kind.tag: kind for kind in self.kinds}
 

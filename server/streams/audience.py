@@ -92,19 +92,8 @@ class Audience:
             return
         frames: dict[int, Outgoing] = {}
         for device in list(devices):
-            if device.sink.full:
-                continue
-            offset = self._offset(device, stream)
-            if offset is None:
-                continue
-            frame = frames.get(offset)
-            if frame is None:
-                made = self._frame(stream, offset)
-                if made is None:
-                    return
-                frame = frames[offset] = made
-            device.sent[stream.id] = Sent(stream.text.end, stream.state)
-            device.sink.send(frame.wire(device.sink.codec))
+            if not device.sink.full and (frame := self._next(device, stream, frames)) is not None:
+                device.sink.send(frame.wire(device.sink.codec))
 
     def cut(self, stream: Stream, offset: int) -> None:
         """Of what devices were sent only this much is right."""
@@ -125,21 +114,23 @@ class Audience:
     def _due(self, device: Device) -> Iterable[Outgoing]:
         """What the device lacks of all its streams. Each counts as sent when it is taken."""
         for stream in self._known.of(device.user):
-            if stream.text is not None and (offset := self._offset(device, stream)) is not None:
-                frame = self._frame(stream, offset)
-                if frame is not None:
-                    device.sent[stream.id] = Sent(stream.text.end, stream.state)
-                    yield frame
+            if stream.text is not None and (frame := self._next(device, stream, {})) is not None:
+                yield frame
 
-    def _offset(self, device: Device, stream: Stream) -> int | None:
-        """From where on the device lacks the stream; None: it lacks nothing."""
+    def _next(self, device: Device, stream: Stream, frames: dict[int, Outgoing]) -> Outgoing | None:
+        """What the device lacks of the stream, which counts as sent then; None: nothing. `frames`: those that were made
+        of the stream as it is now, by their offsets."""
         assert stream.text is not None
-        sent = device.sent.get(stream.id)
-        if sent is None:
-            return 0
-        if sent == (stream.text.end, stream.state):
+        now = Sent(stream.text.end, stream.state)
+        sent = device.sent.get(stream.id, Sent(0, None))
+        if sent == now:
             return None
-        return min(sent.offset, stream.text.end)
+        offset = min(sent.offset, now.offset)
+        frame = frames.get(offset) or self._frame(stream, offset)
+        if frame is not None:
+            frames[offset] = frame
+            device.sent[stream.id] = now
+        return frame
 
     def _frame(self, stream: Stream, offset: int) -> Outgoing | None:
         key = self._key(stream.place)

@@ -12,7 +12,7 @@ from server import metrics
 from server.exceptions import UnavailableError
 from server.streams.following import Following
 from server.streams.ports import StreamStore
-from server.streams.stream import Known, Stream
+from server.streams.stream import Known
 
 log = structlog.get_logger()
 
@@ -65,7 +65,6 @@ class Keeper:
             except TimeoutError:
                 pass
             self._now.clear()
-            metrics.STREAMS_OPEN.set(sum(stream.open and stream.held for stream in self._known))
             try:
                 await self._keep()
             except UnavailableError as error:
@@ -79,14 +78,16 @@ class Keeper:
     async def _keep(self) -> None:
         """Raises UnavailableError."""
         now = asyncio.get_running_loop().time()
+        written = [stream for stream in self._known if stream.open and stream.held]
+        metrics.STREAMS_OPEN.set(len(written))
         if len(self._known):
             if now - self._touched_at >= TOUCH_SECONDS:
-                if here := [stream.id for stream in self._known if self._is_written(stream)]:
+                if here := [stream.id for stream in written if stream.touched > self._touched_at]:
                     await self._store.touch(here)
                 await self._following.look()
                 self._touched_at = now
-            if written := [stream.id for stream in self._known if stream.open and stream.held]:
-                for id_ in await self._store.lost(written):
+            if written:
+                for id_ in await self._store.lost([stream.id for stream in written]):
                     await self._end(id_)
             for settled in await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS):
                 if settled.trouble is not None:
@@ -103,6 +104,3 @@ class Keeper:
         if now - self._rotated_at >= ROTATE_SECONDS:
             self._rotated_at = now
             await self._store.rotate()
-
-    def _is_written(self, stream: Stream) -> bool:
-        return stream.open and stream.held and stream.touched > self._touched_at

@@ -1,6 +1,6 @@
 """One stream, as a process knows it; and all of them."""
 
-from asyncio import Event, Future, get_running_loop
+from asyncio import Event
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from server.streams.text import Text
 class Group:
     """Appends that are written together: for each stream where its part begins, and the part in pieces."""
 
-    __slots__ = ("_waiting", "error", "finished", "lost", "parts")
+    __slots__ = ("_finished", "error", "lost", "parts")
 
     def __init__(self) -> None:
         self.parts: dict[UUID, tuple[int, list[str]]] = {}
@@ -21,22 +21,19 @@ class Group:
         """Streams to which nothing was appended."""
         self.error: UnavailableError | None = None
         """Set if it is not known whether anything was written."""
-        self.finished = False
-        self._waiting: list[Future[None]] = []
+        self._finished = Event()
+
+    @property
+    def finished(self) -> bool:
+        return self._finished.is_set()
 
     def finish(self) -> None:
         """It is written, or was not."""
-        self.finished = True
-        for each in self._waiting:
-            if not each.done():
-                each.set_result(None)
+        self._finished.set()
 
     async def written(self) -> None:
         """Wait until it is finished."""
-        if not self.finished:
-            waiting: Future[None] = get_running_loop().create_future()
-            self._waiting.append(waiting)
-            await waiting
+        await self._finished.wait()
 
 
 class Stream:

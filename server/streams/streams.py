@@ -87,7 +87,7 @@ class Streams:
         async with asyncio.TaskGroup() as tasks:
             # From the start: an app may append to what an earlier declaration streamed.
             tasks.create_task(self._appends.run(), name="stream-appends")
-            while not self._streams_something:
+            while not self._synced.declaration.streams:
                 await self._declared.wait()
                 self._declared.clear()
             tasks.create_task(self._following.run(), name="stream-following")
@@ -96,11 +96,6 @@ class Streams:
                 self._notices.run(self._following.heard, self._following.up, self._following.down),
                 name="stream-notices",
             )
-
-    @property
-    def _streams_something(self) -> bool:
-        """Whether the declaration has a column that is streamed."""
-        return any(kind.streams for kind in self._synced.declaration.kinds)
 
     def close(self) -> None:
         """From now on nobody waits for the end of a stream here: the process is going."""
@@ -116,7 +111,7 @@ class Streams:
         for stream in self._known.of(user):
             if stream.text is None:
                 self._following.want(stream)
-        if not self._streams_something:
+        if not self._synced.declaration.streams:
             # It may hold some of an earlier declaration.
             wire = Outgoing(StreamsFrame(open=[])).wire(sink.codec)
         return device, wire
@@ -141,7 +136,7 @@ class Streams:
             and column in (None, stream.place.column)
         ]
         if not there:
-            if self._streams_something and not self._audience.certain:
+            if self._synced.declaration.streams and not self._audience.certain:
                 raise UnavailableError(UNCERTAIN)
             return False
         metrics.STREAM_STOPS.inc()
