@@ -9,15 +9,8 @@ import type {
   ChangesFrame,
   ErrorAnswer,
   Limits,
-  Live,
-  Page,
-  Pong,
-  Refreshed,
-  SchemaFrame,
   SnapshotFrame,
-  Stopped,
   StreamFrame,
-  StreamsFrame,
   ToClient,
   ToServer,
   Welcome,
@@ -58,19 +51,7 @@ export function together(first: Event, second: Event): Batch | null {
   return { ...second, rows: [...first.rows, ...second.rows], seq: second.seq ?? first.seq };
 }
 
-export type Event =
-  | Welcome
-  | SchemaFrame
-  | Batch
-  | Live
-  | Page
-  | Ack
-  | Refreshed
-  | StreamsFrame
-  | StreamFrame
-  | Stopped
-  | ErrorAnswer
-  | Pong;
+export type Event = Exclude<ToClient, SnapshotFrame | ChangesFrame> | Batch;
 
 /**
  * new: hello was not sent · greeting: welcome has not come · schema_due: welcome named another schema, which has not come ·

@@ -61,6 +61,19 @@ function watch(sync: ChatSync): { readonly said: unknown[][]; readonly stop: () 
   return { said, stop };
 }
 
+/** A device that saw a text begin, and whose connection is cut. */
+async function cutOff(): Promise<{ readonly sync: ChatSync } & ReturnType<typeof watch>> {
+  placeholder();
+  const sync = app.open();
+  await pass();
+  const watching = watch(sync);
+  app.server.begin(S(1), M(1));
+  app.server.append(S(1), 'one');
+  await pass();
+  app.world.network.cut();
+  return { sync, ...watching };
+}
+
 const TEXT = fc.string({ unit: fc.constantFrom('a', 'b', 'é', '世', '🙂', '🚲', ' ') });
 
 describe('texts by code points', () => {
@@ -244,14 +257,7 @@ describe('one device', () => {
   });
 
   it('after a lost connection the text goes on', async () => {
-    placeholder();
-    const sync = app.open();
-    await pass();
-    const { said, stop } = watch(sync);
-    app.server.begin(S(1), M(1));
-    app.server.append(S(1), 'one');
-    await pass();
-    app.world.network.cut();
+    const { said, stop } = await cutOff();
     app.server.append(S(1), ' two');
     await pass(5_000);
     app.server.append(S(1), ' three');
@@ -262,14 +268,7 @@ describe('one device', () => {
   });
 
   it('a part that the app saved while the device was away comes first, and the text goes on', async () => {
-    placeholder();
-    const sync = app.open();
-    await pass();
-    const { said, stop } = watch(sync);
-    app.server.begin(S(1), M(1));
-    app.server.append(S(1), 'one');
-    await pass();
-    app.world.network.cut();
+    const { sync, said, stop } = await cutOff();
     app.server.append(S(1), ' two');
     commit('one two');
     app.server.append(S(1), ' three');
@@ -284,14 +283,7 @@ describe('one device', () => {
   });
 
   it('a stream that was settled while the device was away ends with its row', async () => {
-    placeholder();
-    const sync = app.open();
-    await pass();
-    const { said, stop } = watch(sync);
-    app.server.begin(S(1), M(1));
-    app.server.append(S(1), 'one');
-    await pass();
-    app.world.network.cut();
+    const { sync, said, stop } = await cutOff();
     app.server.append(S(1), ' two', 'done');
     commit('one two');
     app.server.settle(S(1));
