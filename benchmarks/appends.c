@@ -42,15 +42,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#define PROGRAM "appends"
+#include "script.h"
+
 enum { EVENTS = 1024, CHUNK = 1 << 18, MARKER = 12, CARRY = MARKER - 1, LARGEST_ANSWER = 1 << 17 };
 enum { SINGLE, GROUPED, ONE_BY_ONE, PIPELINED }; /* over HTTP the first two, to Redis the others */
 enum State { WAITING, CONNECTING, PLAYING, READY };
 static const uint64_t SECOND = 1000000000, SILENCE = 10, PATIENCE = 60;
-
-typedef struct {
-    char *bytes;
-    uint32_t size;
-} Text;
 
 typedef struct {
     Text sent, expected;
@@ -93,7 +91,6 @@ typedef struct {
     uint32_t device, token;
 } Arrival;
 
-static char *cursor;
 static Device *devices;
 static Writer *writers;
 static Stream *streams, **order;
@@ -112,46 +109,14 @@ static uint64_t started, end, period, window; /* of this command */
 static uint64_t next_event, events_in_all, answered, first_token, arrivals_before, each, awaited;
 static int busy, drop;
 
-static void fail(const char *what) {
-    fprintf(stderr, "appends: %s (%s)\n", what, strerror(errno));
-    exit(1);
-}
-
-static void *grown(void *memory, size_t size) {
-    memory = realloc(memory, size);
-    if (memory == NULL) fail("memory");
-    return memory;
-}
-
 static uint64_t now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * SECOND + time.tv_nsec;
 }
 
-static uint32_t take_number(void) {
-    uint32_t number;
-    memcpy(&number, cursor, sizeof number);
-    cursor += sizeof number;
-    return number;
-}
-
-static Text take_text(void) {
-    Text text;
-    text.size = take_number();
-    text.bytes = cursor;
-    cursor += text.size;
-    return text;
-}
-
 static void read_script(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) fail("script");
-    size_t size = ftell(file);
-    rewind(file);
-    cursor = grown(NULL, size);
-    if (fread(cursor, 1, size, file) != size) fail("script");
-    fclose(file);
+    open_script(path);
     at_once = take_number();
     tail = take_text();
     tail_characters = take_number();
@@ -175,7 +140,7 @@ static void read_script(const char *path) {
     for (uint32_t i = 0; i < writer_count; i++) {
         Writer *writer = &writers[i];
         writer->writer = 1;
-        writer->kind = *cursor++;
+        writer->kind = take_byte();
         writer->port = take_number();
         writer->headers = take_text();
         writer->first = stream_count;

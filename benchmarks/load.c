@@ -27,14 +27,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#define PROGRAM "load"
+#include "script.h"
+
 enum { AT_ONCE = 256, EVENTS = 1024, CHUNK = 1 << 18, LARGEST = 1 << 16, MARKER = 12, TOLD_US = 100000 };
 enum { CLOSE = 8, PING = 9, PONG = 10 };
 enum State { WAITING, CONNECTING, UPGRADING, PLAYING, READY };
-
-typedef struct {
-    char *bytes;
-    uint32_t size;
-} Text;
 
 typedef struct {
     Text prefix, answer;
@@ -61,7 +59,6 @@ typedef struct {
     uint32_t device, change;
 } Arrival;
 
-static char *cursor;
 static Reply *replies;
 static Device *devices;
 static uint32_t reply_count, device_count, opened, ready;
@@ -69,48 +66,14 @@ static Arrival *arrivals;
 static size_t arrived, room;
 static int poller, port;
 
-static void fail(const char *what) {
-    fprintf(stderr, "load: %s (%s)\n", what, strerror(errno));
-    exit(1);
-}
-
-static void *grown(void *memory, size_t size) {
-    memory = realloc(memory, size);
-    if (memory == NULL) fail("memory");
-    return memory;
-}
-
 static uint64_t now(void) {
     struct timespec time;
     clock_gettime(CLOCK_REALTIME, &time);
     return time.tv_sec * UINT64_C(1000000) + time.tv_nsec / 1000;
 }
 
-static uint8_t take_byte(void) { return (uint8_t)*cursor++; }
-
-static uint32_t take_number(void) {
-    uint32_t number;
-    memcpy(&number, cursor, sizeof number);
-    cursor += sizeof number;
-    return number;
-}
-
-static Text take_text(void) {
-    Text text;
-    text.size = take_number();
-    text.bytes = cursor;
-    cursor += text.size;
-    return text;
-}
-
 static void read_script(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) fail("script");
-    size_t size = ftell(file);
-    rewind(file);
-    cursor = grown(NULL, size);
-    if (fread(cursor, 1, size, file) != size) fail("script");
-    fclose(file);
+    open_script(path);
     reply_count = take_number();
     replies = grown(NULL, (reply_count + 1) * sizeof *replies);
     for (uint32_t i = 0; i < reply_count; i++) {
