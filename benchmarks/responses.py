@@ -15,7 +15,6 @@ from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import asyncpg
 import httpx
 import orjson
 
@@ -24,10 +23,8 @@ from benchmarks.actors import Server
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, end, folder, redis_server, spawn
 from benchmarks.results import Figures
-from benchmarks.stage import LOGIN, SETTINGS
-from server.demo.embedded import EmbeddedPostgres
+from benchmarks.stage import LOGIN, database
 from server.library import open_cache
-from server.postgres.migrate import migrate
 from server.responses.cache import Computed, Layer
 from server.responses.question import EVERYBODY, QUESTION_BYTES, Key, key
 
@@ -47,13 +44,7 @@ async def responses(seconds: float, looks: int, askers: int, model: float) -> tu
     """Return the machine and the figures."""
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
-        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS)
-        stack.callback(postgres.stop, immediate=True)
-        postgres.start()
-        await migrate(postgres.url())
-        sql = await asyncpg.connect(postgres.url())
-        stack.callback(sql.terminate)
-        await sql.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync")
+        postgres, sql = await database(stack, place)
         about = machine.describe(await sql.fetchval("SHOW server_version"))
         redis = await stack.enter_async_context(redis_server(place))
         url = postgres.url(user=LOGIN)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -260,6 +261,19 @@ class Stage:
         return sum(
             (user * len(each) + device, message) not in arrived for user, message, _ in written for device in each
         )
+
+
+async def database(stack: AsyncExitStack, place: Path) -> tuple[EmbeddedPostgres, Any]:
+    """Start a migrated Postgres with the servers' login in the folder `place`, until `stack` ends. Return it, and a
+    connection as administrator."""
+    postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS)
+    stack.callback(postgres.stop, immediate=True)
+    postgres.start()
+    await migrate(postgres.url())
+    admin = await asyncpg.connect(postgres.url())
+    stack.callback(admin.terminate)
+    await admin.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync")
+    return postgres, admin
 
 
 async def silent(admin: Any) -> None:

@@ -34,7 +34,6 @@ from statistics import median
 from typing import Any, Final, Self
 from uuid import UUID
 
-import asyncpg
 import msgpack
 from rich.table import Table
 
@@ -44,11 +43,9 @@ from benchmarks.compiling import compiled
 from benchmarks.machine import BenchmarkError
 from benchmarks.processes import LIMIT, folder, redis_server
 from benchmarks.results import Figures, Result, say
-from benchmarks.stage import LOGIN, SETTINGS
+from benchmarks.stage import database
 from benchmarks.ways import Atlas, Http, Sse, Way, hello
 from benchmarks.websocket import UPGRADE, frames, masked
-from server.demo.embedded import EmbeddedPostgres
-from server.postgres.migrate import migrate
 
 WAYS: Final = ("atlas", "each", "together")
 SHAPES: Final = {"grouped": True, "single": False}
@@ -84,13 +81,8 @@ async def streams(
     async with AsyncExitStack() as stack:
         place = stack.enter_context(folder())
         program = await compiled("appends.c", place)
-        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS)
-        stack.callback(postgres.stop, immediate=True)
-        postgres.start()
-        await migrate(postgres.url())
-        sql = await asyncpg.connect(postgres.url())
-        stack.callback(sql.terminate)
-        await sql.execute(f"CREATE ROLE {LOGIN} LOGIN IN ROLE atlas_sync; CREATE EXTENSION pg_stat_statements")
+        postgres, sql = await database(stack, place)
+        await sql.execute("CREATE EXTENSION pg_stat_statements")
         about = machine.describe(await sql.fetchval("SHOW server_version"))
         redis = await stack.enter_async_context(redis_server(place)) if {*chosen} - {"atlas"} else ""
         present: list[Atlas | Sse] = []
