@@ -20,13 +20,13 @@ import pytest
 from server.postgres.migrate import migrate
 from server.postgres.publication import Doorbells
 from tests.schemas.test_schemas import declared, quoted
-from tests.support.any_author import Author, Stranger
+from tests.support.any_author import Author, Made, Stranger
 from tests.support.any_device import AnyDevice, GoneError
 from tests.support.any_values import JSON, MSGPACK, Id, Kind
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.schemas import ALL, LAST_INSTANT, Schema, State
 from tests.support.serving import ServerProcess
-from tests.support.trail import Step, counted, follow, steps
+from tests.support.trail import Step, counted, follow, given, steps
 from tests.support.waiting import eventually
 
 SECONDS: Final = float(os.environ.get("ATLAS_ORACLE_SECONDS", "1.2"))
@@ -56,6 +56,7 @@ class Run:
         self.authors: list[Author] = []
         self.written: Counter[str] = Counter()
         self._states: dict[UUID, State] = {}
+        self._given: set[tuple[str, tuple[str, ...]]] = set()
 
     async def prepare(self, sql: Any) -> None:
         await sql.execute(self.schema.ddl)
@@ -195,17 +196,15 @@ class Run:
                 places = [place(kind, key, rows[key]) for key in joined]
                 assert places == sorted(places, reverse=True), (kind.name, places)
 
-    def check_pushes(self, trail: list[Step]) -> None:
+    async def check_pushes(self, sql: Any) -> None:
+        trail, self._given = await steps(sql), await given(sql)
         written = counted(trail)
         order = {mark: i for i, step in enumerate(trail) for mark in step.marks}
-        taken = self._taken()
         for author in self.authors:
             results, last = author.device.results, -1
             assert results.keys() == author.made.keys(), "not everything has a result"
             for n, made in author.made.items():
-                if (author.device.user, made.kind.name, made.key) not in taken and (
-                    (author.device.user, made.kind.parent, made.parent) not in taken
-                ):
+                if not self._may_be_mine(author, made):
                     assert results[n] in made.may, (results[n], made)
                 if made.mark is None:
                     continue
@@ -218,14 +217,18 @@ class Run:
         self._check_keys(trail)
         self._check_counts(trail)
 
-    def _taken(self) -> set[tuple[UUID, str | None, Id]]:
-        """Rows that were another's and were gone, and that a device made again under their keys as its user's."""
-        return {
-            (author.device.user, made.kind.name, made.key)
-            for author in self.authors
-            for n, made in author.made.items()
-            if made.bad == "their key" and author.device.results[n] == "applied"
-        }
+    def _may_be_mine(self, author: Author, made: Made) -> bool:
+        """Whether another's row was meant, and its key may be that of a row of the author's user by now."""
+        if not made.bad.startswith("their"):
+            return False
+        meant = (made.kind.parent, made.parent) if made.bad == "their parent" else (made.kind.name, made.key)
+        parts = meant[1] if isinstance(meant[1], tuple) else (meant[1],)
+        return (meant[0], tuple(map(str, parts))) in self._given or any(
+            other.bad == "their key" and (other.kind.name, other.key) == meant and each.device.results[n] == "applied"
+            for each in self.authors
+            if each.device.user == author.device.user
+            for n, other in each.made.items()
+        )
 
     def _check_keys(self, trail: list[Step]) -> None:
         """A new row was inserted once; and nobody deleted a row of another."""
@@ -236,7 +239,6 @@ class Run:
             for n, made in author.made.items()
             if made.bad.endswith("key") and author.device.results[n] == "applied"
         )
-        taken = self._taken()
         deleted = {(step.sub, step.kind, step.key) for step in trail if step.op == "DELETE"}
         for author in self.authors:
             for n, made in author.made.items():
@@ -246,7 +248,7 @@ class Run:
                 if made.op == "+" and made.writes and not made.bad:
                     once = author.device.results[n] == "applied"
                     assert once <= inserted[name] <= once + again[name], (inserted[name], made)
-                mine = self.crossing or (author.device.user, made.kind.name, made.key) in taken
+                mine = self.crossing or self._may_be_mine(author, made)
                 if made.op == "-" and made.bad == "their row" and not mine:
                     assert (str(author.device.user), *name) not in deleted, made
 
@@ -356,7 +358,7 @@ async def carry_out(run: Run, sql: Any) -> None:
             await eventually(lambda: server.process is not None and server.process.returncode is None)
         await run.settle(sql)
         await run.compare()
-        run.check_pushes(await steps(sql))
+        await run.check_pushes(sql)
         if os.environ.get("ATLAS_ORACLE_STATISTICS"):
             report(run)
 
