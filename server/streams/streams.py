@@ -55,8 +55,9 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True)
 class Answer:
     outcome: Outcome
-    state: State = State.OPEN
-    offset: int = 0
+    state: State | None = None
+    """None: there is no such stream, or it was not looked at."""
+    offset: int | None = None
     """Where the text ends."""
 
 
@@ -169,11 +170,11 @@ class Streams:
         answers: list[Answer | None] = []
         taken: list[tuple[int, Group, Answer]] = []
         for number, (id_, offset, text) in enumerate(appends):
-            if self._buckets.take(id_, 1, now) > 0:
-                answers.append(Answer(Outcome.TOO_FAST))
-                continue
             stream = self._known.get(id_)
             answer = None
+            if self._buckets.take(id_, 1, now) > 0:
+                answers.append(_too_fast(stream))
+                continue
             if stream is not None and stream.text is not None and stream.ending is None:
                 answer = self._take(stream, offset, text)
             if answer is not None and stream is not None and stream.group is not None:
@@ -422,6 +423,12 @@ class Streams:
                 # The note in the database stays: who reads the stream next ends it.
                 log.warning("a stream could not be stopped yet", error=str(error))
                 self._following.want(stream)
+
+
+def _too_fast(stream: Stream | None) -> Answer:
+    if stream is None or stream.text is None:
+        return Answer(Outcome.TOO_FAST)  # to look would be work for one that asks too often
+    return Answer(Outcome.TOO_FAST, stream.state, stream.text.end)
 
 
 def _told(stream: Stream) -> None:

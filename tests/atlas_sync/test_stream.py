@@ -1,6 +1,7 @@
 """A writer in Python, whatever the network and the server do."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import re
@@ -306,6 +307,40 @@ async def test_a_text_that_is_too_long_is_refused(fake: FakeStreams) -> None:
                 await out.write("xxx")
     assert refused.value.status == 413
     assert len(fake.only.text) <= 10
+    assert (fake.only.state, out.state) == ("failed", "failed"), "nobody waits for a writer that will not come back"
+    assert out.text == fake.only.text
+
+
+@pytest.mark.parametrize("how", ["at the end", "caught"])
+async def test_a_text_that_is_refused_ends_its_stream_whenever_the_app_learns_it(fake: FakeStreams, how: str) -> None:
+    async def answer(out: Stream) -> None:
+        async with out:
+            fake.only.longest = 10
+            await out.write("x" * 9)
+            await fake.until(lambda: fake.only.text)
+            await out.write("yy")
+            if how == "caught":
+                with pytest.raises(StreamError):
+                    await out.finish()
+
+    out = make(fake)
+    with contextlib.nullcontext() if how == "caught" else pytest.raises(StreamError, match="longer"):
+        await answer(out)
+    assert (fake.only.text, fake.only.state, out.state) == ("x" * 9, "failed", "failed")
+
+
+async def test_the_refusal_passes_also_when_the_server_is_away(
+    fake: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "FAIL_WITHIN", 0.1)
+    with pytest.raises(StreamError, match="longer"):
+        async with make(fake) as out:
+            fake.only.longest = 0
+            await out.write("x")
+            with pytest.raises(StreamError, match="longer"):
+                await out.finish()
+            await fake.stop()
+            await out.write("y")
 
 
 async def test_a_refusal_says_what_the_server_says(fake: FakeStreams) -> None:

@@ -230,12 +230,16 @@ async def test_a_stream_takes_some_appends_a_second(http: httpx.AsyncClient, str
     refused = next(answer for answer in answers if answer.status_code != 200)
     assert refused.status_code == 429
     assert "200 appends a second" in refused.json()["problem"]
+    assert (refused.json()["state"], refused.json()["offset"]) == ("open", 0)
+    unknown = str(uuid4())
+    last = [await http.patch("/streams", json={"appends": [[unknown, 0, ""]]}) for _ in range(3 * APPENDS_PER_SECOND)]
+    assert {answer.text for answer in last} == {'{"answers":[[404,null,null]]}', '{"answers":[[429,null,null]]}'}
 
 
 async def test_a_request_has_so_many_appends_to_different_streams(http: httpx.AsyncClient, stream: str) -> None:
     many = [[str(uuid4()), 0, "x"] for _ in range(MOST_APPENDS)]
     answer = await http.patch("/streams", json={"appends": many})
-    assert answer.json() == {"answers": [[404, "open", 0]] * MOST_APPENDS}
+    assert answer.json() == {"answers": [[404, None, None]] * MOST_APPENDS}
     answer = await http.patch("/streams", json={"appends": [*many, [stream, 0, "x"]]})
     assert (answer.status_code, "at most 1000" in answer.text) == (413, True)
     answer = await http.patch("/streams", json={"appends": [[stream, 0, "x"], [stream, 1, "y"]]})

@@ -18,13 +18,13 @@ from tests.support.stream_store import OTHER, USER, FakeNotices, FakeStore, Proc
 from tests.support.waiting import eventually
 
 
-async def append(here: Process, id_: UUID, offset: int, text: str) -> tuple[int, State, int]:
+async def append(here: Process, id_: UUID, offset: int, text: str) -> tuple[int, State | None, int | None]:
     async with asyncio.timeout(10):
         (answer,) = await here.streams.append([(id_, offset, text)])
     return parts(answer)
 
 
-def parts(answer: Answer) -> tuple[int, State, int]:
+def parts(answer: Answer) -> tuple[int, State | None, int | None]:
     return answer.outcome.value, answer.state, answer.offset
 
 
@@ -72,7 +72,7 @@ async def test_an_append_is_answered_by_what_the_database_has(watched: bool) -> 
         assert await append(here, id_, 8, "") == (200, State.OPEN, 8)
         here.elsewhere(id_, "i", State.STOPPED)
         assert await append(here, id_, 8, "ij") == (409, State.STOPPED, 9)
-        assert await append(here, uuid4(), 0, "x") == (404, State.OPEN, 0)
+        assert await append(here, uuid4(), 0, "x") == (404, None, None)
     assert store.kept[id_].text == "abcdefghi"
 
 
@@ -294,7 +294,7 @@ async def test_a_stream_that_began_anew_is_another_one() -> None:
         here.notices.ring([id_])
         await append(here, anew, 0, "x")
         await eventually(lambda: watcher.holds(anew, "x") and watcher.open == [anew])
-        assert await append(here, id_, 3, "d") == (404, State.OPEN, 0)
+        assert await append(here, id_, 3, "d") == (404, None, None)
 
 
 async def test_nothing_is_kept_of_what_is_over() -> None:

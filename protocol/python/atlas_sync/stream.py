@@ -41,7 +41,8 @@ class Stream:
                 await out.write(word)
 
     The row must exist when the stream is opened. Leaving the block ends the stream: as done, or as failed after an
-    exception. Then the app commits the row with `out.text`; if it does not, the server writes it (`finish`).
+    exception, and if the server refused the text. Then the app commits the row with `out.text`; if it does not, the
+    server writes it (`finish`).
 
     A text that is there already is continued: a job that is repeated finds in `out.text` what was written before it,
     and so writes no second answer. All streams of a process send in shared requests, which begin 40 ms apart.
@@ -132,6 +133,10 @@ class Stream:
                     async with asyncio.timeout(FAIL_WITHIN):
                         await self._fail()
         finally:
+            if self._text.is_refused:
+                with suppress(Exception):  # the app gets the refusal
+                    async with asyncio.timeout(FAIL_WITHIN):
+                        await self._end_as_failed()
             self._sending.leave(self._joined)
             self._text.fail(StreamError("the stream's block was left"))
             self._notify()
@@ -246,8 +251,12 @@ class Stream:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAIL_WITHIN / 2):
                 await self._until(lambda: not self._text.unsent)
-        reply = await self._insist(self._path("failed"), {})
-        self._end(*_end(reply))
+        await self._end_as_failed()
+
+    async def _end_as_failed(self) -> None:
+        state, offset = _end(await self._insist(self._path("failed"), {}))
+        if state != OPEN:
+            self._text.ended(state, offset)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Raises what ended the stream."""

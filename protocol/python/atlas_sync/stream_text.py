@@ -104,6 +104,11 @@ class StreamText:
         """Whether an append may be sent now, be it a sign of life."""
         return self._under_way is None and self.fault is None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server takes no more of this text, and the stream is open: nobody else will end it."""
+        return self.state == OPEN and isinstance(self.fault, StreamError) and self.fault.status in (400, 413)
+
     def write(self, text: str) -> None:
         """Raises what ended the stream, and ValueError for text that Postgres cannot hold."""
         if self.fault is not None:
