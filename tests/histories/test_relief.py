@@ -1,15 +1,13 @@
 """P1 to P5 and P8 with Redis before Postgres, a replica beside it, and two server processes that share both: whatever
 happens to them, every device ends up with what SELECT finds.
 
-ATLAS_ORACLE_SECONDS makes the run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
+A longer run, and the same again: tests/support/faults.py.
 """
 
 import asyncio
 import contextlib
 import itertools
-import os
 import random
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from atlas_sync.connection import PageError
@@ -19,6 +17,7 @@ from server.exceptions import CacheError
 from tests.histories.conftest import PATIENCE
 from tests.support.client_device import ClientDevice
 from tests.support.cluster import administrator
+from tests.support.faults import go_wrong, seconds, seeded
 from tests.support.histories import Machine, Machines
 from tests.support.oracle import Writer, nobody_writes
 from tests.support.people import add_conversation, add_message, add_user
@@ -26,7 +25,7 @@ from tests.support.redis import RedisProcess, needs_redis, running_redis
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
-SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "8"))
+SECONDS = seconds(8)
 SETTLE = 30.0
 """Seconds until every device must be up to date, once the faults have ended."""
 SHORT = f"""
@@ -77,7 +76,7 @@ class Scrolling(ClientDevice):
 
 
 class Faults:
-    """What goes wrong, and who comes, one thing at a time, at random."""
+    """What goes wrong, and who comes."""
 
     def __init__(
         self,
@@ -99,10 +98,8 @@ class Faults:
         self._paused = False
         self.scrolling: list[asyncio.Task[None]] = []
 
-    async def run(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        faults: list[Callable[[], Awaitable[None]]] = [
+    async def run(self, lasts: float) -> None:
+        faults = [
             self.a_device_comes_back,
             self.a_device_comes_back,
             self.a_new_device_comes,
@@ -118,14 +115,13 @@ class Faults:
             self.the_replica_is_killed,
             self.the_primary_crashes,
         ]
-        order = self._rng.sample(faults, len(faults))
-        while loop.time() < end or order:
-            await (order.pop() if order else self._rng.choice(faults))()
-            await asyncio.sleep(self._rng.random() * 0.3)
-            for device in self._devices:
-                device.check()
+        await go_wrong(faults, self._rng, lasts, 0.3, self._check)
         if self._paused:
             await self.the_replay_pauses_or_goes_on()
+
+    def _check(self) -> None:
+        for device in self._devices:
+            device.check()
 
     def _start(self, device: ClientDevice) -> ClientDevice:
         self._devices.append(device)
@@ -193,9 +189,7 @@ class Faults:
 
 @needs_redis
 async def test_every_device_ends_up_with_what_select_finds(site: Machines) -> None:
-    seed = int(os.environ.get("ATLAS_ORACLE_SEED", str(random.getrandbits(32))))
-    print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
-    rng = random.Random(seed)
+    rng = seeded()
     primary = site.primary()
     async with administrator(primary.database) as sql:
         await sql.execute("SELECT sync.ensure_partitions(now() - interval '50 days', now())")

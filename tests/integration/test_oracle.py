@@ -1,35 +1,33 @@
 """P1 to P5: whatever happens, at the end every device holds what SELECT finds, and never saw anything forbidden, and
 what the devices wrote was applied exactly once, in their order.
 
-ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
+A longer run, and the same again: tests/support/faults.py.
 """
 
 import asyncio
 import contextlib
-import os
 import random
-from collections.abc import Awaitable, Callable
 
-import asyncpg
 import pytest
 
 from server.postgres.publication import Doorbells
 from tests.support.author import TRAIL, Author, trail
 from tests.support.client_device import ClientDevice
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, temporary_folder
+from tests.support.cluster import Cluster, Database, crashing_cluster
+from tests.support.faults import go_wrong, seconds, seeded
 from tests.support.oracle import Writer, nobody_writes, select_everything
 from tests.support.people import add_conversation, add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.serving import ServerProcess
 from tests.support.waiting import eventually
 
-SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "8"))
+SECONDS = seconds(8)
 SETTLE = 30.0
 """Seconds until every device must be up to date, once the faults have ended."""
 
 
 class Faults:
-    """What goes wrong, one thing at a time, at random."""
+    """What goes wrong."""
 
     def __init__(
         self,
@@ -46,12 +44,9 @@ class Faults:
         self._network = network
         self._devices = devices
         self._cluster = cluster
-        self.happened: dict[str, int] = {}
 
-    async def run(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        faults: list[Callable[[], Awaitable[None]]] = [
+    async def run(self, lasts: float) -> None:
+        faults = [
             self.a_device_restarts,
             self.a_device_restarts,
             self.the_network_breaks,
@@ -61,15 +56,11 @@ class Faults:
             self.the_server_is_killed,
             self.postgres_crashes,
         ]
-        # Each at least once, then as chance has it.
-        order = self._rng.sample(faults, len(faults))
-        while loop.time() < end or order:
-            fault = order.pop() if order else self._rng.choice(faults)
-            await fault()
-            self.happened[fault.__name__] = self.happened.get(fault.__name__, 0) + 1
-            await asyncio.sleep(self._rng.random() * 0.4)
-            for device in self._devices:
-                device.check()
+        await go_wrong(faults, self._rng, lasts, 0.4, self._check)
+
+    def _check(self) -> None:
+        for device in self._devices:
+            device.check()
 
     async def a_device_restarts(self) -> None:
         device = self._rng.choice(self._devices)
@@ -86,13 +77,7 @@ class Faults:
         self._network.silent = False
 
     async def the_connection_of_the_doorbells_is_cut(self) -> None:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            sql = await asyncpg.connect(self._cluster.postgres.url())
-            await sql.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                f"WHERE usename = '{SERVER_LOGIN}' AND query ILIKE 'NOTIFY%' OR backend_type = 'walsender'"
-            )
-            await sql.close()
+        await self._cluster.end_connections("query ILIKE 'NOTIFY%' OR backend_type = 'walsender'")
 
     async def every_connection_to_postgres_is_cut(self) -> None:
         self._postgres.cut()
@@ -102,35 +87,16 @@ class Faults:
         await self._server.start()
 
     async def postgres_crashes(self) -> None:
-        def crash() -> None:
-            self._cluster.postgres.stop(immediate=True)
-            self._cluster.postgres.start()
-
-        # On this thread: Postgres ends with the thread that started it.
-        crash()
+        self._cluster.crash()
 
 
 @pytest.mark.parametrize(
     ("version", "doorbells"), [("18", Doorbells.LISTEN), ("18", Doorbells.WAL), ("15", Doorbells.WAL)]
 )
 async def test_every_device_ends_up_with_what_select_finds(version: str, doorbells: Doorbells) -> None:
-    seed = int(os.environ.get("ATLAS_ORACLE_SEED", str(random.randrange(1 << 32))))
-    print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
-    rng = random.Random(seed)
-    with temporary_folder() as folder:
-        cluster = Cluster(version, folder)
-        await asyncio.to_thread(_migrated, cluster)
-        # Postgres ends with the thread that started it, and that one is gone.
-        cluster.postgres.start()
-        try:
-            await _run(cluster, await cluster.create(doorbells=doorbells), rng)
-        finally:
-            cluster.postgres.stop(immediate=True)
-
-
-def _migrated(cluster: Cluster) -> None:
-    cluster.start()
-    cluster.postgres.stop()
+    rng = seeded()
+    async with crashing_cluster(version) as cluster:
+        await _run(cluster, await cluster.create(doorbells=doorbells), rng)
 
 
 async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from protocol.frames import Ack, Applied, Error, Ping, Pong, Repeated
 from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import Database, administrator, end_connections
 from tests.support.device import UNLIMITED, live_device, now
+from tests.support.faults import seeded
 from tests.support.people import add_user
 from tests.support.proxy import Proxy, postgres_behind_proxy
 from tests.support.rows import CreateConversation, RenameConversation
@@ -58,17 +59,11 @@ async def deliver(made: list[Delivery], url: str, fault: Callable[[], Awaitable[
     return faults
 
 
-def a_seed() -> random.Random:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
-    return random.Random(seed)
-
-
 # ---- The network ---------------------------------------------------------------------------------------------------
 
 
 async def test_answers_that_are_lost_at_any_moment_lose_and_repeat_nothing(every_database: Database) -> None:
-    rng = a_seed()
+    rng = seeded()
     async with (
         an_audited(every_database) as sql,
         serving(every_database, **UNLIMITED) as server,
@@ -185,7 +180,7 @@ async def test_a_push_that_meets_the_cut_itself_is_answered_and_can_be_sent_agai
 
 
 async def test_cuts_in_the_middle_of_commits_lose_and_repeat_nothing(every_database: Database) -> None:
-    rng = a_seed()
+    rng = seeded()
     async with (
         an_audited(every_database) as sql,
         postgres_behind_proxy(every_database.server_url) as (proxy, url),
@@ -214,16 +209,13 @@ async def test_cuts_in_the_middle_of_commits_lose_and_repeat_nothing(every_datab
 
 async def test_backends_that_are_terminated_lose_and_repeat_nothing(every_database: Database) -> None:
     """As at a failover: Postgres itself ends the session, at any statement."""
-    rng = a_seed()
+    rng = seeded()
     async with an_audited(every_database) as sql, serving(every_database, **UNLIMITED) as server:
         made = await outboxes(sql, rng, 4, 80)
 
         async def terminate() -> None:
             await asyncio.sleep(rng.random() * 0.05)
-            await sql.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE usename = 'atlas_server' AND datname = current_database()"
-            )
+            await end_connections(sql)
 
         await deliver(made, server.url, terminate, 25)
         for outbox in made:
@@ -235,7 +227,7 @@ async def test_backends_that_are_terminated_lose_and_repeat_nothing(every_databa
 
 
 async def test_a_server_that_is_killed_at_any_moment_loses_and_repeats_nothing(every_database: Database) -> None:
-    rng = a_seed()
+    rng = seeded()
     async with an_audited(every_database) as sql, ServerProcess(every_database.server_url, **PROCESS) as server:
         made = await outboxes(sql, rng, 6, 120)
         first = len(made[0].story.mutations)

@@ -14,6 +14,7 @@ import pytest
 from protocol.frames import Applied, Changes, Error, Ping, Pong, Rejected, Result
 from tests.support.cluster import Database, administrator
 from tests.support.device import UNLIMITED, PushingDevice, live_device, now
+from tests.support.faults import seeded
 from tests.support.oracle import select_everything
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import (
@@ -135,9 +136,7 @@ async def a_duel(database: Database, *, same_client: bool = False) -> AsyncItera
 @pytest.mark.parametrize("same_client", [False, True], ids=["client_id of his own", "client_id of hers"])
 async def test_no_push_touches_what_is_somebody_elses(every_database: Database, same_client: bool) -> None:
     """And the answers about another user's rows are those about rows that exist nowhere."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
-    rng = random.Random(seed)
+    rng = seeded()
     async with a_duel(every_database, same_client=same_client) as duel:
         nowhere = Rows.make()
         for _ in range(25):

@@ -13,7 +13,7 @@ import pytest
 
 from protocol.frames import Ack, Applied, Error, Rejected, Repeated, Result
 from tests.support.audit import audit, keep_audit
-from tests.support.cluster import Database, administrator
+from tests.support.cluster import Database, administrator, end_connections
 from tests.support.device import UNLIMITED, PushingDevice, encoded, live_device, now, raw
 from tests.support.people import add_user
 from tests.support.rejections import RULES
@@ -251,10 +251,7 @@ async def test_no_content_of_a_rejected_malformed_or_locked_mutation_is_logged(d
                 async with holder.transaction():
                     await holder.execute("SELECT FROM conversations WHERE id = $1 FOR UPDATE", conversation)
                     await device.refused_push(RenameConversation(conversation, f"{CANARY} again", now()))
-                await sql.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE usename = 'atlas_server' AND datname = current_database()"
-                )
+                await end_connections(sql)
                 await device.patient_push(RenameConversation(conversation, f"{CANARY} again", now()))
                 await device.say_raw(encoded({"t": "push", "n": CANARY, "mutations": [CANARY]}))
                 assert (await device.closed())[0] == 4300

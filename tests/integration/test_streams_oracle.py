@@ -4,26 +4,24 @@ nobody else sees it, and at the end every device shows what the row has.
 What an append's answer promises: nothing but a crash of Postgres takes it away, and that only if it was answered less
 than 600 ms before, because these commits wait for no disk. What the answer to an end promises: the text stays.
 
-ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real).
+A longer run, and the same again: tests/support/faults.py.
 """
 
 import asyncio
 import contextlib
-import os
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
-from tests.support.cluster import SERVER_LOGIN, Cluster, Database, temporary_folder
+from tests.support.cluster import Cluster, Database, administrator, crashing_cluster
+from tests.support.faults import go_wrong, seconds, seeded
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import ServerProcess
 from tests.support.streaming import SERVICE, Answer, App, Job, StreamDevice
 from tests.support.waiting import eventually
 
-SECONDS = float(os.environ.get("ATLAS_ORACLE_SECONDS", "4"))
+SECONDS = seconds(4)
 SETTLE = 30.0
 """Seconds until every device must be up to date, once the faults have ended."""
 WRITERS = 8
@@ -85,7 +83,7 @@ class Backend:
 
 
 class Faults:
-    """What goes wrong, one thing at a time, at random."""
+    """What goes wrong."""
 
     def __init__(
         self,
@@ -100,25 +98,16 @@ class Faults:
         self._cluster = cluster
         self._backend = backend
         self._devices = devices
-        self.happened: dict[str, int] = {}
 
-    async def run(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        faults: list[Callable[[], Awaitable[None]]] = [
+    async def run(self, lasts: float) -> Counter[str]:
+        faults = [
             self.a_server_is_killed,
             self.a_server_is_killed,
             self.notices_are_cut,
             self.every_connection_to_postgres_is_cut,
             self.postgres_crashes,
         ]
-        # Each at least once, then as chance has it.
-        order = self._rng.sample(faults, len(faults))
-        while loop.time() < end or order:
-            await asyncio.sleep(self._rng.random() * 0.8)
-            fault = order.pop() if order else self._rng.choice(faults)
-            await fault()
-            self.happened[fault.__name__] = self.happened.get(fault.__name__, 0) + 1
+        return await go_wrong(faults, self._rng, lasts, 0.8)
 
     async def a_server_is_killed(self) -> None:
         server = self._rng.choice(self._servers)
@@ -127,24 +116,14 @@ class Faults:
         await server.start()
 
     async def notices_are_cut(self) -> None:
-        await self._cut("AND query ILIKE 'NOTIFY%'")
+        await self._cluster.end_connections("query ILIKE 'NOTIFY%'")
 
     async def every_connection_to_postgres_is_cut(self) -> None:
-        await self._cut("")
-
-    async def _cut(self, which: str) -> None:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            sql = await asyncpg.connect(self._cluster.postgres.url())
-            await sql.execute(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{SERVER_LOGIN}' {which}"
-            )
-            await sql.close()
+        await self._cluster.end_connections()
 
     async def postgres_crashes(self) -> None:
         at = asyncio.get_running_loop().time()
-        # On this thread: Postgres ends with the thread that started it. So nobody hears anything meanwhile.
-        self._cluster.postgres.stop(immediate=True)
-        self._cluster.postgres.start()
+        self._cluster.crash()  # on this thread, so nobody hears anything meanwhile
         for answer in self._backend.answers.values():
             answer.crashed(at)
         for device in self._devices:
@@ -152,23 +131,9 @@ class Faults:
 
 
 async def test_every_device_shows_what_was_written_and_at_the_end_what_the_row_has() -> None:
-    seed = int(os.environ.get("ATLAS_ORACLE_SEED", str(random.randrange(1 << 32))))
-    print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
-    rng = random.Random(seed)
-    with temporary_folder() as folder:
-        cluster = Cluster("18", folder)
-        await asyncio.to_thread(_migrated, cluster)
-        # Postgres ends with the thread that started it, and that one is gone.
-        cluster.postgres.start()
-        try:
-            await _run(cluster, await cluster.create(), rng)
-        finally:
-            cluster.postgres.stop(immediate=True)
-
-
-def _migrated(cluster: Cluster) -> None:
-    cluster.start()
-    cluster.postgres.stop()
+    rng = seeded()
+    async with crashing_cluster("18") as cluster:
+        await _run(cluster, await cluster.create(), rng)
 
 
 async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None:
@@ -201,7 +166,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         async with asyncio.timeout(SETTLE):
             await asyncio.gather(*writing)
 
-        sql = await stack.enter_async_context(_connected(database))
+        sql = await stack.enter_async_context(administrator(database))
         await eventually(lambda: _settled(sql), SETTLE)
         for device in devices:
             device.calm = True
@@ -216,7 +181,7 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
-        print(faults.happened, backend.ends, len(backend.answers), [device.counts for device in devices])  # noqa: T201
+        print(failing.result(), backend.ends, len(backend.answers), [device.counts for device in devices])  # noqa: T201
         assert backend.ends > 5
         for server in servers:
             assert not [event for event in server.log if "exception" in event]
@@ -225,15 +190,6 @@ async def _run(cluster: Cluster, database: Database, rng: random.Random) -> None
 OF_USER = """
     SELECT m.id, m.content FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE c.user_id = $1
 """
-
-
-@contextlib.asynccontextmanager
-async def _connected(database: Database) -> Any:
-    sql = await database.connect()
-    try:
-        yield sql
-    finally:
-        await sql.close()
 
 
 async def _settled(sql: Any) -> bool:

@@ -15,6 +15,7 @@ from protocol.frames import Ack, Error, Hello, Live, Page, Pong, Rejected, Resul
 from protocol.schema import Column, Kind, Type
 from tests.support.cluster import Cluster, administrator, declared
 from tests.support.device import UNLIMITED, now
+from tests.support.faults import seeded
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.rows import encoded_value
 from tests.support.schemas import TWELVE
@@ -120,9 +121,7 @@ async def parents(two: Two, kind: Kind, user: UUID) -> list[Any]:
 
 @both_codecs
 async def test_two_busy_users_never_get_a_byte_of_each_other(two: Two, codec: Codec) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
-    rng = random.Random(seed)
+    rng = seeded()
     async with plain(two.server, ANNE, codec) as anne, plain(two.server, BERT, codec) as bert:
         assert anne.kinds.keys() == TWELVE.selects.keys()
         for _ in range(TRANSACTIONS):

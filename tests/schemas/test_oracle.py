@@ -2,8 +2,7 @@
 SELECT finds, and what devices pushed was applied exactly once, or rejected and not applied at all.
 
 Each run has random writers by SQL, devices that push and read pages, cut connections, and a server that is killed.
-ATLAS_ORACLE_SECONDS makes a run longer, ATLAS_ORACLE_SEED repeats one (as far as chance allows: the faults are real),
-and ATLAS_ORACLE_STATISTICS prints what happened.
+A longer run, and the same again: tests/support/faults.py. ATLAS_ORACLE_STATISTICS prints what happened.
 """
 
 import asyncio
@@ -24,17 +23,17 @@ from tests.support.any_author import Author, Made, Stranger
 from tests.support.any_device import AnyDevice, GoneError
 from tests.support.any_values import JSON, MSGPACK, Id, Kind
 from tests.support.cluster import Cluster, Database, administrator
+from tests.support.faults import seconds, seeded
 from tests.support.schemas import ALL, LAST_INSTANT, Schema, State
 from tests.support.serving import ServerProcess
 from tests.support.trail import Step, counted, follow, given, steps
 from tests.support.waiting import eventually
 
-SECONDS: Final = float(os.environ.get("ATLAS_ORACLE_SECONDS", "1.2"))
+SECONDS: Final = seconds(1.2)
 SETTLE: Final = 40.0
 """Seconds until every device must be up to date, once the faults have ended."""
 PAUSE: Final = 0.02
 """Seconds between two mutations of a device, or two transactions of a writer, on average."""
-SEED: Final = os.environ.get("ATLAS_ORACLE_SEED")
 ISOLATED: Final = ("aichat", "large", "twelve")
 """Schemas of which no row goes from one user to another on the newest PostgreSQL. On the oldest it is the others."""
 OLDEST: Final[dict[str, Any]] = {"instant": -LAST_INSTANT, "int": -(1 << 31), "bigint": -(1 << 63), "text": ""}
@@ -325,12 +324,11 @@ async def background(*coroutines: Any) -> AsyncIterator[None]:
 
 @every_schema
 async def test_every_device_holds_what_select_finds(every_postgres: Cluster, schema: Schema) -> None:
-    seed = int(SEED) if SEED else int(every_postgres.version)
-    print(f"ATLAS_ORACLE_SEED={seed}")  # noqa: T201 (pytest shows it when the test fails)
+    rng = seeded(int(every_postgres.version))
     crossing = (schema.name in ISOLATED) == (every_postgres.version == "15")
     database = await every_postgres.create("template0")
     database.streamed = not crossing
-    run = Run(schema, database, random.Random(seed), crossing=crossing)
+    run = Run(schema, database, rng, crossing=crossing)
     try:
         async with administrator(run.database) as sql:
             await run.prepare(sql)

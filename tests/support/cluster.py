@@ -129,6 +129,25 @@ class Cluster:
             await migrate(made.url, doorbells=doorbells)
         return made
 
+    async def end_connections(self, which: str = "true") -> None:
+        """End connections of servers, if Postgres is there. which: A condition on pg_stat_activity."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            admin = await asyncpg.connect(self.postgres.url())
+            await end_connections(admin, which)
+            await admin.close()
+
+    def crash(self) -> None:
+        """And start again. On this thread, because Postgres ends with the thread that started it."""
+        self.postgres.stop(immediate=True)
+        self.postgres.start()
+
+
+async def end_connections(sql: Any, which: str = "datname = current_database()") -> None:
+    """As a failover does: end connections of servers. which: A condition on pg_stat_activity."""
+    await sql.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN {SERVER_LOGINS} AND ({which})"
+    )
+
 
 class Database:
     """A migrated database of one test."""
@@ -172,6 +191,25 @@ def running_cluster(version: str, settings: Mapping[str, str] = {}) -> Iterator[
     with temporary_folder() as folder:
         cluster = Cluster(version, folder, settings)
         cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.postgres.stop(immediate=True)
+
+
+@contextlib.asynccontextmanager
+async def crashing_cluster(version: str) -> AsyncIterator[Cluster]:
+    """A cluster of its own that this thread may stop and start."""
+    with temporary_folder() as folder:
+        cluster = Cluster(version, folder)
+
+        def prepare() -> None:
+            cluster.start()
+            cluster.postgres.stop()
+
+        await asyncio.to_thread(prepare)
+        # Postgres ends with the thread that started it, and that one is gone.
+        cluster.postgres.start()
         try:
             yield cluster
         finally:
