@@ -4,7 +4,6 @@ Pure. The decisions made here decide whether anything is ever lost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -61,8 +60,7 @@ class Reading(NamedTuple):
     """The name of the transaction at `head`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Rows to apply, and the position after them."""
 
     rows: list[Row]

@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
+from msgspec import Struct
+
 from protocol.codec import Codec
 from protocol.cursor import Position
 from protocol.frames import COLUMNS, ID, Error, Instant, Key, Row
@@ -184,7 +186,7 @@ class Express(Protocol):
         the log, at least one; or None: the store has to read. It is called later, never within this call."""
 
 
-class Moved(NamedTuple):
+class Moved(Struct, frozen=True):
     """One transaction moved a feed."""
 
     user: str

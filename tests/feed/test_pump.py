@@ -233,10 +233,10 @@ async def test_what_the_wal_cannot_tell_or_tells_of_another_transaction_is_not_d
     async with feeding() as made:
         before = at(made)
         moved = made.move()
-        assert not made.pump.carry(moved._replace(entries=lambda: None))
+        assert not made.pump.carry(replace(moved, entries=lambda: None))
         other = [replace(made.feed.entries[-1], prev_mark=5, mark=7)]
         made.hub.live_at(USER, moved.prev).position = Position(moved.prev, 0, 3)  # type: ignore[union-attr]
-        assert not made.pump.carry(moved._replace(entries=lambda: other))
+        assert not made.pump.carry(replace(moved, entries=lambda: other))
         assert at(made) == before
 
 
@@ -254,7 +254,7 @@ async def test_an_error_in_a_short_way_ends_the_pump_and_is_not_lost() -> None:
         def fail() -> Sequence[Entry]:
             raise RuntimeError("a fault of ours")
 
-        assert not made.pump.carry(made.move()._replace(entries=fail))
+        assert not made.pump.carry(replace(made.move(), entries=fail))
         with pytest.raises(BaseExceptionGroup) as raised:
             await made.running
         assert raised.group_contains(RuntimeError, match="a fault of ours")

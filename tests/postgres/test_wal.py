@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from server.declaration.chat import CHAT
 from server.declaration.sql.publication import ENTRY
@@ -205,7 +206,7 @@ def test_what_a_reading_may_find_otherwise_is_left_to_it(messages: list[bytes]) 
 def test_a_column_of_another_type_is_left_to_a_reading() -> None:
     transactions = Transactions()
     transaction(into=transactions)
-    other = CONVERSATIONS._replace(types=(2950, 2950, TYPES["numeric"], 1184, 1184))
+    other = replace(CONVERSATIONS, types=(2950, 2950, TYPES["numeric"], 1184, 1184))
     for message in (described(2, other), inserted(2, conversation(ANNE)), inserted(1, entry(ANNE, 5))):
         transactions.receive(message, 0, len(message))
     committed = transactions.receive(COMMIT, 0, len(COMMIT))

@@ -5,8 +5,8 @@ Pure. Whatever may differ from what a reading would find is left to a reading.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import structlog
 
@@ -65,14 +65,21 @@ class Table(NamedTuple):
     """How rows of a kind are decoded from a relation."""
 
     tag: str
-    key: tuple[tuple[int, binary.Decode], ...]
-    """Where the columns of the key are."""
+    key: tuple["Column", ...]
     owner: int | None
     """Where the owner is, unless it is the parent's."""
     dated: int | None
     """Where the instant is by which the table is partitioned: the log has it, too."""
-    columns: tuple[tuple[int, binary.Decode, int | None], ...]
-    """The synced columns; for each the place of the one that counts instead of NULL."""
+    columns: tuple["Column", ...]
+    """The synced ones."""
+
+
+class Column(NamedTuple):
+    """Where a column is, how it is decoded, and where the one is that counts instead of NULL."""
+
+    place: int
+    decode: binary.Decode
+    instead: int | None = None
 
 
 class Decoding:
@@ -81,7 +88,8 @@ class Decoding:
     def __init__(self, synced: Synced) -> None:
         self._synced = synced
         self._tables: dict[Relation, Table | None] = {}
-        self._places: dict[Relation, list[int] | None] = {}
+        self._picks: dict[Relation, Callable[[list[Value]], tuple[Any, ...]] | None] = {}
+        """How the columns of ENTRY are taken from a row."""
         self.declared = synced.declaration.digest
         """The digest of the declaration by which the transactions of the stream are recorded from here on."""
         self._gate = ""
@@ -107,13 +115,12 @@ class Decoding:
             self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
             yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), _nothing)
-        feeds: dict[Any, list[list[Any]]] = {}
+        feeds: dict[Any, list[tuple[Any, ...]]] = {}
         for changed in committed.log:
-            places = self._entry_places(changed.relation)
-            if places is None:
+            pick = self._pick(changed.relation)
+            if pick is None:
                 return  # the publication lacks a column: the sweep finds what moved
-            values = changed.values
-            entry = [values[place] for place in places]
+            entry = pick(changed.values)
             feeds.setdefault(entry[0], []).append(entry)
         find = Finder(self._table, self._uuids, committed.rows)
         for user, entries in feeds.items():
@@ -121,13 +128,16 @@ class Decoding:
             build = partial(self._entries, user, entries, find)
             yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), build)
 
-    def _entry_places(self, relation: Relation) -> list[int] | None:
-        if relation not in self._places:
+    def _pick(self, relation: Relation) -> Callable[[list[Value]], tuple[Any, ...]] | None:
+        try:
+            return self._picks[relation]
+        except KeyError:
             found = set(ENTRY) <= set(relation.columns)
-            self._places[relation] = [relation.columns.index(name) for name in ENTRY] if found else None
-        return self._places[relation]
+            pick = itemgetter(*map(relation.columns.index, ENTRY)) if found else None
+            self._picks[relation] = pick
+            return pick
 
-    def _entries(self, user: bytes, of_user: list[list[Any]], find: "Finder") -> list[Entry] | None:
+    def _entries(self, user: bytes, of_user: list[tuple[Any, ...]], find: "Finder") -> list[Entry] | None:
         if self.declared != self._synced.declaration.digest:
             return None
         try:
@@ -153,7 +163,7 @@ class Decoding:
             return None
         return in_log_order(entries)
 
-    def _entry(self, user: bytes, values: list[Any], find: "Finder") -> Entry:
+    def _entry(self, user: bytes, values: tuple[Any, ...], find: "Finder") -> Entry:
         """Raises _Unsure."""
         _, seq, n, prev, mark, prev_mark, kind, op, row_id, row_at, row_key = values
         tag = kind.decode()
@@ -163,7 +173,7 @@ class Decoding:
         key: Key
         name: object
         if tag in self._uuids:
-            key, name = UUID(bytes=row_id), row_id
+            key, name = binary.uuid(row_id), row_id
         else:
             texts = binary.texts(row_key)
             key, name = made.key(texts), tuple(texts)
@@ -174,12 +184,14 @@ class Decoding:
         return Entry(at_seq, binary.integer(n), binary.integer(prev), None, tag, key, row, *marks, deletion)
 
     def _table(self, relation: Relation) -> Table | None:
-        if relation not in self._tables:
+        try:
+            return self._tables[relation]
+        except KeyError:
             named = (relation.schema, relation.name)
             kinds = (kind for kind in self._synced.declaration.kinds if tuple(kind.table) == named)
             kind = next(kinds, None)
-            self._tables[relation] = None if kind is None else table(kind, relation)
-        return self._tables[relation]
+            found = self._tables[relation] = None if kind is None else table(kind, relation)
+            return found
 
 
 class Finder:
@@ -208,7 +220,7 @@ class Finder:
             raise _Unsure
         if table.dated is not None and values[table.dated] != row_at:
             raise _Unsure
-        return [_column(values, *column) for column in table.columns]
+        return _decoded(values, table.columns)
 
 
 def table(kind: Kind, relation: Relation) -> Table | None:
@@ -232,11 +244,11 @@ def table(kind: Kind, relation: Relation) -> Table | None:
 
     return Table(
         kind.tag,
-        tuple((at(field), decoders[field.name]) for field in kind.key),
+        tuple(Column(at(field), decoders[field.name]) for field in kind.key),
         None if owner is None else at(owner),
         None if kind.dated is None else at(kind.dated),
         tuple(
-            (
+            Column(
                 at(column.field),
                 decoders[column.field.name],
                 None if column.instead is None else at(column.instead),
@@ -261,21 +273,24 @@ def _decoder(relation: Relation, field: Field) -> binary.Decode | None:
 def _name(table: Table, values: list[Value], *, by_uuid: bool) -> object:
     """The key of a row as the log has it. Raises _Unsure."""
     if by_uuid:
-        return values[table.key[0][0]]
-    return tuple(str(_column(values, place, decode, None)) for place, decode in table.key)
+        return values[table.key[0].place]
+    return tuple(map(str, _decoded(values, table.key)))
 
 
-def _column(values: list[Value], place: int, decode: binary.Decode, instead: int | None) -> Any:
+def _decoded(values: list[Value], columns: Sequence[Column]) -> list[Any]:
     """Raises _Unsure."""
-    value = values[place]
-    if value is None and instead is not None:
-        value = values[instead]
-    if value is UNKNOWN:
-        raise _Unsure
+    found = []
     try:
-        return None if value is None else decode(value)
+        for place, decode, instead in columns:
+            value = values[place]
+            if value is None and instead is not None:
+                value = values[instead]
+            if value is UNKNOWN:
+                raise _Unsure
+            found.append(None if value is None else decode(value))
     except ValueError:
         raise _Unsure from None
+    return found
 
 
 def _nothing() -> None:

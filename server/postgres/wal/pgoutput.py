@@ -6,7 +6,9 @@ The layouts are those of the manual (Logical Replication Message Formats).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from server.declaration.sql.pieces import quoted
 from server.postgres.wire import COUNT, LENGTH
@@ -39,7 +41,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 Value = bytes | None | Unknown
 
 
-class Relation(NamedTuple):
+class Relation(Struct, frozen=True, cache_hash=True):
     """A table as the stream has it, at this moment."""
 
     schema: str
@@ -171,17 +173,16 @@ def _values(data: bytes, at: int) -> list[Value]:
     found: list[Value] = []
     for _ in range(count):
         kind = data[at]
-        at += 1
         if kind == IS_BINARY:
-            end = at + 4 + LENGTH.unpack_from(data, at)[0]
-            found.append(data[at + 4 : end])
-            at = end
+            begin = at + 5
+            at = begin + LENGTH.unpack_from(data, at + 1)[0]
+            found.append(data[begin:at])
         elif kind == IS_NULL:
             found.append(None)
+            at += 1
         else:
             found.append(UNKNOWN)
-            if kind == IS_TEXT:
-                at += 4 + LENGTH.unpack_from(data, at)[0]
+            at += 1 if kind != IS_TEXT else 5 + LENGTH.unpack_from(data, at + 1)[0]
     return found
 
 

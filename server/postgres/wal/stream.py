@@ -120,7 +120,13 @@ class Stream(Receiving):
 
     def _received(self, kind: int, body: bytes, at: int, end: int) -> None:
         if kind == wire.COPY_DATA:
-            self._copied(body, at, end)
+            (self.received,) = POSITION.unpack_from(body, at + 1)
+            if self._answer is not None:
+                self._answers()
+            if body[at] == XLOG:
+                self._changed(body, at, end)
+            elif body[at] == KEEPALIVE and body[end - 1]:
+                self._confirm()
         elif kind == wire.DATA_ROW:
             self._rows.append(wire.fields(body, at))
         elif kind == wire.ERROR:
@@ -128,21 +134,13 @@ class Stream(Receiving):
         elif kind in (wire.READY, wire.COPY_BOTH):
             self._answers()
 
-    def _copied(self, data: bytes, at: int, end: int) -> None:
-        if data[at] == XLOG:
-            (self.received,) = POSITION.unpack_from(data, at + 1)
-            self._answers()
-            if end > len(data):
-                self._skip(end - at)
-                return
-            self._take(data, at + CHANGE, end)
-            if self._leading is not None:
-                self._leading.pass_on(data[at + CHANGE : end])
-        elif data[at] == KEEPALIVE:
-            (self.received,) = POSITION.unpack_from(data, at + 1)
-            self._answers()
-            if data[end - 1]:
-                self._confirm()
+    def _changed(self, data: bytes, at: int, end: int) -> None:
+        if end > len(data):
+            self._skip(end - at)
+            return
+        self._take(data, at + CHANGE, end)
+        if self._leading is not None:
+            self._leading.pass_on(data[at + CHANGE : end])
 
     def _skip(self, size: int) -> None:
         """A change is too large to be kept."""
