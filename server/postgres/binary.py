@@ -37,7 +37,8 @@ def text(data: bytes) -> str:
 
 def uuid(data: bytes) -> UUID:
     """asyncpg's subclass: 0.06 µs, where UUID itself takes 0.66 µs."""
-    return pgproto.UUID(data)
+    found: UUID = pgproto.UUID(data)
+    return found
 
 
 def boolean(data: bytes) -> bool:

@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
         if declared != TRUE or elsewhere == TRUE or made is None or tag == self._gate:
             self._unusual = True
             return
-        key: Key = binary.uuid(row_id) if row_key is None else made.key(binary.texts(row_key))
+        key: Key = binary.uuid(row_id or b"") if row_key is None else made.key(binary.texts(row_key))
         at_seq = binary.integer_or_zero(seq)
         deletion = op == DELETION
         row: Row | None = None

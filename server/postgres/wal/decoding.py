@@ -16,7 +16,7 @@ from server.declaration.model import Field, Kind
 from server.declaration.sql.pieces import by_uuid
 from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
-from server.declaration.values import Rows, uuid_text
+from server.declaration.values import Rows
 from server.feed.change import Entry, in_log_order
 from server.feed.ports import Moved
 from server.postgres import binary
@@ -114,7 +114,7 @@ class Decoding:
         if committed.declared is not None:
             self.declared = committed.declared.decode()
         for user, (seq, prev) in committed.moved.items():
-            yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), _nothing)
+            yield Moved(str(binary.uuid(user)), binary.integer(seq), binary.integer(prev), _nothing)
         feeds: dict[Any, list[tuple[Any, ...]]] = {}
         for changed in committed.log:
             pick = self._pick(changed.relation)
@@ -126,7 +126,7 @@ class Decoding:
         for user, entries in feeds.items():
             _, seq, _, prev, *_ = entries[0]
             build = partial(self._entries, user, entries, find)
-            yield Moved(uuid_text(user), binary.integer(seq), binary.integer(prev), build)
+            yield Moved(str(binary.uuid(user)), binary.integer(seq), binary.integer(prev), build)
 
     def _pick(self, relation: Relation) -> Callable[[list[Value]], tuple[Any, ...]] | None:
         try:
