@@ -36,6 +36,11 @@ OURS: Final = "atlas_sync"
 ROLES: Final = ("authenticated", OURS)
 """Roles to which migrations grant rights."""
 CHAT: Final = ("public.profiles", "public.conversations", "public.messages", "public.messages_archive")
+WRITE_STREAMS: Final = (
+    "DO $$ BEGIN IF to_regprocedure('sync.close_streams(jsonb)') IS NOT NULL THEN "
+    "PERFORM sync.close_streams('{}'); END IF; END $$"
+)
+"""What is streamed goes into its rows. Earlier versions had no streams."""
 UNPLANNED: Final = (
     "DO $$ BEGIN IF EXISTS (SELECT FROM sync.partitions WHERE parent LIKE 'messages%' "
     "AND partition::text LIKE 'sync.%') THEN "
@@ -138,6 +143,7 @@ def _take_away(installed: Installed) -> Step:
     """Nothing of the app's was changed: what was added goes."""
     statements = [
         *([_lock(other.table for other in installed.others)] if installed.others else []),
+        WRITE_STREAMS,
         *_unpublish(installed),
         *_others(installed),
         *(f"REVOKE USAGE ON SCHEMA {schema} FROM {OURS}" for schema in installed.schemas),
@@ -223,6 +229,7 @@ def _restore(installed: Installed, facts: Facts, original: Facts) -> Step:
     cascade = [] if foreign is not None and foreign.cascades else [CASCADE]
     statements = [
         _lock_all(installed),
+        WRITE_STREAMS,
         *_unpublish(installed),
         "DROP VIEW sync.all_messages",
         *(f"DROP TRIGGER {guard} ON {OLD}" for guard in installed.guards),
@@ -293,7 +300,7 @@ def _grant_as_before(entry: Grant) -> str:
 
 def _leave(installed: Installed, facts: Facts, original: Facts) -> Step:
     """`messages` was partitioned before, or a migration created it: it stays, and its partitions leave our schema."""
-    statements = [_lock_all(installed), *_unpublish(installed), "DROP VIEW sync.all_messages"]
+    statements = [_lock_all(installed), WRITE_STREAMS, *_unpublish(installed), "DROP VIEW sync.all_messages"]
     for part in installed.partitions:
         if part.parent == "messages_archive":
             statements += [

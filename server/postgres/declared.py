@@ -9,7 +9,7 @@ import orjson
 from server.declaration.changes import Change, Need, changes, evidence
 from server.declaration.chat import CHAT
 from server.declaration.model import Declaration, Table
-from server.declaration.sql import recording, rights
+from server.declaration.sql import recording, rights, streaming
 from server.declaration.sql.generated import Generated, drop_function, functions, generate
 from server.declaration.sql.pieces import literal, quoted, table
 from server.operations.catalog import Step
@@ -145,7 +145,8 @@ async def declare(connection: Any, declaration: Declaration, progress: Progress)
     wanted = await following(connection, declaration)
 
     async def at_once() -> None:
-        async with past_autovacuum(connection, "sync.declaration", *await _changed(connection, wanted.generated)):
+        tables = await _changed(connection, wanted.generated)
+        async with past_autovacuum(connection, "sync.declaration", "sync.streams", *tables):
             await _declare(connection, wanted, await _changed(connection, wanted.generated))
 
     await retry_locks(at_once, PATIENCE, lambda why: progress.waits(DECLARING, why))
@@ -232,6 +233,7 @@ async def declaring(connection: Any, declaration: Declaration, changed: list[str
     hidden = await connection.fetchval(UNREADABLE, list(generated.triggers_by_name))
     return [
         HISTORY,
+        *([streaming.close(declaration)] if is_migrated else []),
         *(f"DROP VIEW {view}" for (view,) in stale),
         "SET LOCAL check_function_bodies = off",
         generated.definitions,

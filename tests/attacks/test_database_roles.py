@@ -49,7 +49,7 @@ async def test_every_function_of_ours_searches_postgres_own_names_first_and_temp
         " WHERE pronamespace IN ('sync'::regnamespace, 'auth'::regnamespace)"
         " AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'"
     )
-    # sync.apply, sync.push and sync.settle_streams, which call these, have set the path; they run with their callers'
+    # sync.apply, sync.push and sync.settle_stream, which call these, have set the path; they run with their callers'
     # rights.
     assert {row["oid"].partition("(")[0] for row in others} == {
         *("sync.write", "sync.write_conversation", "sync.write_message", "sync.admitted", "sync.tier"),

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from server.declaration.chat import CHAT_TOML
+from server.exceptions import UnfitError
 from server.postgres.migrate import migrate
 from server.postgres.pool import PLANNING
 from tests.support.cluster import Cluster, Database, administrator
@@ -399,6 +400,95 @@ async def test_ten_thousand_open_streams_are_kept_and_those_that_end_are_settled
         await server.execute("UPDATE sync.streams SET settled_at = now() - interval '2 days'")
         await server.execute("SELECT sync.rotate_streams()")
     assert await sql.fetchval("SELECT count(*) FROM sync.streams") == 0
+
+
+async def test_a_deferred_constraint_that_refuses_a_mark_delays_nobody_else(
+    sql: Any, user: UUID, message: UUID
+) -> None:
+    await sql.execute("""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER ours AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (new.content = '') EXECUTE FUNCTION ours();
+    """)
+    empty = await opened(sql, user, message)
+    good = await opened(sql, user, await answer(sql, user), "good")
+    for each in (empty, good):
+        await end(sql, each, writes=True)
+    assert await settle(sql) == {empty: (False, False, "P0001"), good: (True, True, None)}
+    assert await row_of(sql, message) == ("", None)
+
+
+# --- columns that are streamed no more
+
+NOT_STREAMED = ENDED.replace('streams = ["content"]\nended = "state"', "")
+
+
+async def test_a_text_is_written_before_its_column_is_streamed_no_more(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    messages = [await answer(sql, user) for _ in range(4)]
+    await end(sql, await opened(sql, user, messages[1], "b"))
+    stream = await opened(sql, user, messages[0], "a")
+    stopping = await opened(sql, user, messages[2], "c")
+    await opened(sql, user, messages[3])
+    await sql.fetchval("SELECT * FROM sync.stop_streams($1)", [stopping])
+    await migrate(database.url, text=NOT_STREAMED)
+    try:
+        rows = [await row_of(sql, each) for each in messages]
+        assert rows == [("a", "failed"), ("b", "done"), ("c", "stopped"), ("", "failed")]
+        assert await append(sql, (stream, 1, "x")) == set()
+        assert await sql.fetchval("SELECT count(*) FROM sync.streams WHERE settled_at IS NULL") == 0
+        assert (await open_stream(sql, user, messages[0]))["problem"] == "unknown_row"
+    finally:
+        await migrate(database.url, text=ENDED)
+
+
+async def test_streams_of_other_columns_go_on_when_one_is_streamed_no_more(
+    database: Database, sql: Any, user: UUID, message: UUID
+) -> None:
+    await migrate(database.url, text=ENDED.replace('streams = ["content"]', 'streams = ["content", "role"]'))
+    stream = await opened(sql, user, message, "a")
+    await migrate(database.url, text=ENDED)
+    assert await append(sql, (stream, 1, "b")) == {stream}
+    assert await row_of(sql, message) == ("", None)
+
+
+@pytest.mark.parametrize("body", ["RAISE EXCEPTION 'no'", "RETURN NULL"])
+async def test_a_column_is_streamed_as_long_as_its_row_does_not_take_a_text(
+    database: Database, sql: Any, user: UUID, message: UUID, body: str
+) -> None:
+    await sql.execute(f"""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN new; END $$;
+        CREATE TRIGGER ours BEFORE UPDATE ON messages FOR EACH ROW WHEN (new.content LIKE 'bad%')
+            EXECUTE FUNCTION ours();
+    """)
+    stream = await opened(sql, user, message, "bad")
+    with pytest.raises(UnfitError, match=f"row {message} of kind «message» does not take the text"):
+        await migrate(database.url, text=NOT_STREAMED)
+    assert await append(sql, (stream, 3, "x")) == {stream}, "nothing has changed"
+    await sql.execute("UPDATE messages SET content = 'There is no answer.' WHERE id = $1", message)
+    await migrate(database.url, text=NOT_STREAMED)
+    await migrate(database.url, text=ENDED)
+    assert await row_of(sql, message) == ("There is no answer.", None)
+
+
+async def test_a_stream_that_is_opened_while_its_column_is_streamed_no_more_is_refused(
+    database: Database, sql: Any, user: UUID, message: UUID
+) -> None:
+    async with administrator(database) as other, other.transaction():
+        await other.execute("LOCK TABLE sync.streams IN EXCLUSIVE MODE")
+        waiting = asyncio.create_task(open_stream(sql, user, message))
+        await blocked(database)
+        await other.execute(
+            "CREATE OR REPLACE FUNCTION sync.streamed(_tag text, _key text[], _name text) "
+            "RETURNS TABLE (owner uuid, held text) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp "
+            "AS $$ BEGIN END $$"
+        )
+    try:
+        assert (await waiting)["problem"] == "unknown_row"
+    finally:
+        await migrate(database.url, text=NOT_STREAMED)
+        await migrate(database.url, text=ENDED)
 
 
 # --- what is kept

@@ -78,6 +78,21 @@ async def test_what_the_app_has_on_its_tables_is_as_it_was(app: App) -> None:
     )
 
 
+async def test_what_is_being_streamed_is_in_its_row(app: App) -> None:
+    await migrate(app.url)
+    user, conversation = await app.somebody()
+    message, stream = uuid4(), uuid4()
+    await app.sql.execute(
+        "INSERT INTO messages (id, conversation_id, role, content) VALUES ($1, $2, 'assistant', '')",
+        *(message, conversation),
+    )
+    opening = "SELECT sync.open_stream($1, $2, 'm', ARRAY[$3], 'content', false, 9, 'a server')"
+    await app.sql.execute(opening, stream, user, str(message))
+    await app.sql.execute("SELECT sync.append_streams('a server', ARRAY[$1::uuid], ARRAY[0], ARRAY['text'])", stream)
+    await undo(app.url, SILENT)
+    assert await app.sql.fetchval("SELECT content FROM messages WHERE id = $1", message) == "text"
+
+
 async def test_archived_months_and_strays_come_back(newest_app: App) -> None:
     before = await newest_app.shape()
     await migrate(newest_app.url)

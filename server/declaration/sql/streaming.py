@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import orjson
+
 from server.declaration.model import Declaration, Field, Kind
 from server.declaration.sql.pieces import body, column, equal, literal, owned, owner, quoted, received, table
 
@@ -38,6 +40,12 @@ def functions(declaration: Declaration) -> str:
         ["DECLARE", "    _held pg_catalog.text;", "BEGIN", *_cases(streams, writes), "    RETURN 'gone';", "END"]
     )
     return STREAMED.format(body=body(streamed)) + SETTLE.format(body=body(settled))
+
+
+def close(declaration: Declaration) -> str:
+    """The statement that writes into their rows the texts of columns that this declaration does not stream."""
+    kept = {kind.tag: kind.streams for kind in declaration.kinds if kind.streams}
+    return f"SELECT sync.close_streams({literal(orjson.dumps(kept).decode())})"
 
 
 def _streams(declaration: Declaration) -> Iterator[tuple[Kind, str, Field]]:

@@ -40,6 +40,7 @@ DECLARE
     row_since pg_catalog.int8;
     found_id pg_catalog.uuid;
 BEGIN
+    LOCK TABLE sync.streams IN ROW EXCLUSIVE MODE;  -- a declaration that comes into force now decides
     -- In one snapshot: a change of the row that it does not show has a greater seq.
     SELECT s.owner, s.held, coalesce(f.seq, 0) INTO row_owner, row_held, row_since
     FROM sync.streamed(tag, key, of_name) s LEFT JOIN sync.feeds f ON f.user_id = s.owner;
@@ -215,72 +216,118 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       AND NOT EXISTS (SELECT FROM sync.streamed(s.kind::text, s.row_key, s.name) r WHERE r.owner = s.user_id)
 $$;
 
+-- Compares a stream that has ended with its row, and with `write` writes its text there. `became`: as sync.settle says, which
+-- settles the stream unless it is `lags`; NULL: the row does not take the text, for the reason `fault`, an SQLSTATE.
+--
+-- Triggers of the app run in here, as in sync.apply.
+CREATE OR REPLACE FUNCTION sync.settle_stream(server text, of_id uuid, write boolean, OUT became text, OUT fault text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    due sync.streams;
+    body pg_catalog.text;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
+    SELECT s.* INTO due FROM sync.streams s WHERE s.id = of_id;
+    SELECT coalesce(pg_catalog.string_agg(p.text, '' ORDER BY p.at), '') INTO body FROM sync.stream_text p
+    WHERE p.slot = due.slot AND p.stream = due.id;
+    BEGIN
+        became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state, write);
+        -- Not only when `written`: a stream without a text marks the row, too.
+        IF became IN ('settled', 'written') THEN
+            PERFORM sync.run_deferred_triggers();
+        END IF;
+    EXCEPTION WHEN OTHERS OR assert_failure OR query_canceled THEN
+        -- A constraint or a trigger of the app. The text stays, and is tried again.
+        became := NULL;
+        fault := SQLSTATE;
+    END;
+    IF became IN ('gone', 'settled', 'written') THEN
+        UPDATE sync.streams s SET settled_at = pg_catalog.clock_timestamp(), look_at = NULL WHERE s.id = due.id;
+        PERFORM sync.ring_streams(server, ARRAY[due.id]);
+    ELSE
+        UPDATE sync.streams s
+        SET looks = CASE WHEN fault IS NULL THEN 0 ELSE s.looks + 1 END,
+            look_at = pg_catalog.clock_timestamp()
+                      + CASE WHEN fault IS NULL THEN interval '0.5 s'
+                             ELSE least(interval '1 s' * power(2, s.looks), interval '1 minute') END
+        WHERE s.id = due.id;
+    END IF;
+END
+$$;
+
 -- Ends open streams whose writer was silent for `silence`, and those that nobody has ended a second after they were to stop. Looks
 -- at the rows of up to 100 streams that have ended. What the app has not written `patience` after the end is written into the row.
 -- Returns what became of each, and why a row could not be written. The next call finds what this one has no time for.
---
--- Triggers of the app run in here, as in sync.apply.
 CREATE OR REPLACE FUNCTION sync.settle_streams(server text, silence interval, patience interval)
 RETURNS TABLE (stream uuid, ended text, settled boolean, written boolean, trouble text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 #variable_conflict use_column
 DECLARE
     due sync.streams;
-    body pg_catalog.text;
-    became pg_catalog.text;
-    fault pg_catalog.text;
+    found pg_catalog.record;
 BEGIN
     IF sync.hidden() IS NOT NULL THEN
         PERFORM sync.refuse_hidden(sync.hidden());
     END IF;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, public, pg_temp', true);
     FOR due IN
         SELECT s.* FROM sync.streams s
         WHERE s.id = ANY (ARRAY(SELECT d.id FROM sync.streams d
                                 WHERE d.settled_at IS NULL
                                   AND CASE WHEN d.state = 'open' THEN least(d.touched_at + silence, d.stop_at + interval '1 s')
                                            ELSE d.look_at END
-                                      <= pg_catalog.clock_timestamp()
+                                      <= clock_timestamp()
                                 ORDER BY d.looks, d.touched_at LIMIT 100))
         -- As in sync.push: two groups cannot deadlock over feeds.
         ORDER BY s.user_id FOR UPDATE SKIP LOCKED
     LOOP
         CONTINUE WHEN due.settled_at IS NOT NULL;  -- by another server, meanwhile
-        EXIT WHEN pg_catalog.clock_timestamp() > pg_catalog.statement_timestamp() + interval '1 s';
-        became := NULL;
-        fault := NULL;
+        EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 s';
         IF due.state = 'open' THEN
-            due.writes := due.touched_at + silence <= pg_catalog.clock_timestamp();
+            due.writes := due.touched_at + silence <= clock_timestamp();
             SELECT e.state INTO due.state
             FROM sync.end_stream(server, due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, due.writes) e;
-            due.ended_at := pg_catalog.clock_timestamp();
+            due.ended_at := clock_timestamp();
         END IF;
-        SELECT coalesce(pg_catalog.string_agg(p.text, '' ORDER BY p.at), '') INTO body FROM sync.stream_text p
-        WHERE p.slot = due.slot AND p.stream = due.id;
-        BEGIN
-            became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state,
-                                  due.writes OR due.ended_at < pg_catalog.clock_timestamp() - patience);
-            IF became = 'written' THEN
-                PERFORM sync.run_deferred_triggers();
-            END IF;
-        EXCEPTION WHEN OTHERS OR assert_failure OR query_canceled THEN
-            -- A constraint or a trigger of the app. The text stays, and is tried again.
-            became := NULL;
-            fault := SQLSTATE;
-        END;
-        IF became IN ('gone', 'settled', 'written') THEN
-            UPDATE sync.streams s SET settled_at = pg_catalog.clock_timestamp(), look_at = NULL WHERE s.id = due.id;
-            PERFORM sync.ring_streams(server, ARRAY[due.id]);
+        SELECT * INTO found FROM sync.settle_stream(server, due.id, due.writes OR due.ended_at < clock_timestamp() - patience);
+        RETURN QUERY SELECT due.id, due.state, coalesce(found.became <> 'lags', false), coalesce(found.became = 'written', false),
+                            found.fault;
+    END LOOP;
+END
+$$;
+
+-- Before other columns may be streamed, or none: ends the streams of those that are not among `kept`, names by tag, and writes
+-- their texts into their rows. Raises if a row does not take its text. A text whose table or column was dropped has no place.
+CREATE OR REPLACE FUNCTION sync.close_streams(kept jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    due sync.streams;
+    found pg_catalog.record;
+BEGIN
+    LOCK TABLE sync.streams IN EXCLUSIVE MODE;  -- none is opened meanwhile, and no server looks at rows
+    FOR due IN
+        SELECT s.* FROM sync.streams s
+        WHERE s.settled_at IS NULL AND NOT coalesce(kept -> s.kind::text ? s.name, false) ORDER BY s.user_id
+    LOOP
+        IF sync.hidden() IS NOT NULL THEN
+            PERFORM sync.refuse_hidden(sync.hidden());
+        END IF;
+        IF due.state = 'open' THEN
+            PERFORM sync.end_stream('', due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, true);
+        END IF;
+        SELECT * INTO found FROM sync.settle_stream('', due.id, true);
+        CONTINUE WHEN found.became <> 'lags';
+        IF found.fault IN ('42P01', '42703', '3F000') THEN  -- no such table, column or schema
+            UPDATE sync.streams s SET settled_at = clock_timestamp(), look_at = NULL WHERE s.id = due.id;
+            PERFORM sync.ring_streams('', ARRAY[due.id]);
+        ELSIF found.fault IN ('55P03', '40P01') THEN
+            RAISE EXCEPTION 'the row of a stream is locked' USING ERRCODE = found.fault;
         ELSE
-            UPDATE sync.streams s
-            SET looks = CASE WHEN fault IS NULL THEN 0 ELSE s.looks + 1 END,
-                look_at = pg_catalog.clock_timestamp()
-                          + CASE WHEN fault IS NULL THEN interval '0.5 s'
-                                 ELSE least(interval '1 s' * power(2, s.looks), interval '1 minute') END
-            WHERE s.id = due.id;
+            RAISE EXCEPTION 'Column % of row % of kind «%» does not take the text that was streamed to it (%). It would be lost: '
+                            'write another text there, or delete the row, then try again.', due.name,
+                            array_to_string(due.row_key, ', '), (SELECT k.kind FROM sync.kinds k WHERE k.tag = due.kind LIMIT 1),
+                            coalesce('SQLSTATE ' || found.fault, 'a trigger or a policy skips the update')
+                  USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
-        RETURN QUERY SELECT due.id, due.state, coalesce(became IN ('gone', 'settled', 'written'), false),
-                            coalesce(became = 'written', false), fault;
     END LOOP;
 END
 $$;
@@ -336,7 +383,7 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION sync.stream_slot, sync.stream_end, sync.ring_streams, sync.open_stream, sync.append_streams,
-    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.lost_streams, sync.settle_streams,
-    sync.rotate_streams, sync.trace_streams FROM PUBLIC;
+    sync.read_streams, sync.end_stream, sync.stop_streams, sync.touch_streams, sync.lost_streams, sync.settle_stream,
+    sync.settle_streams, sync.close_streams, sync.rotate_streams, sync.trace_streams FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.open_stream, sync.append_streams, sync.read_streams, sync.end_stream, sync.stop_streams,
     sync.touch_streams, sync.lost_streams, sync.settle_streams, sync.rotate_streams, sync.trace_streams TO atlas_sync;

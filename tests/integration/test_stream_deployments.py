@@ -1,0 +1,86 @@
+"""Streams while what surrounds them changes: declarations, versions, poolers, processes. No text is lost."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from server.declaration.chat import CHAT_TOML
+from server.exceptions import UnfitError
+from server.postgres.migrate import migrate
+from server.postgres.steps import SILENT
+from server.postgres.undo import undo
+from tests.integration.test_streams import SERVICE, content, placeholder, watching, writing
+from tests.support.cluster import Cluster, Database
+from tests.support.notes import FOLDER, NOTE, add_folder, add_note, notes
+from tests.support.serving import serving
+
+NOT_STREAMED = CHAT_TOML.replace('streams = ["content"]', "")
+STREAMED_NOTE = NOTE + 'streams = ["said"]\n'
+
+
+async def test_a_declaration_that_streams_a_column_no_more_leaves_its_text_in_the_row(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    message = await placeholder(sql, user)
+    async with (
+        serving(database, service_token=SERVICE) as server,
+        writing(server) as writer,
+        watching(server.url, user) as device,
+    ):
+        stream = (await writer.open(user, message))["stream"]
+        await writer.append(stream, 0, "on every screen")
+        await device.until(stream, "on every screen")
+        await migrate(database.url, text=NOT_STREAMED)
+        assert await content(sql, message) == "on every screen"
+        await device.settled(stream)
+        status, answer = await writer.append(stream, 15, " and more")
+        assert (status, answer["state"]) == (409, "failed")
+
+
+async def test_a_text_whose_table_was_dropped_has_no_place_and_holds_up_no_declaration(
+    postgres_18: Cluster, user: UUID
+) -> None:
+    async with notes(postgres_18, FOLDER + STREAMED_NOTE) as (database, sql):
+        note = await add_note(sql, await add_folder(sql, user), "")
+        async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+            stream = (await writer.open(user, note, kind="note", column="said"))["stream"]
+            await writer.append(stream, 0, "text")
+            await sql.execute("DROP TABLE notes CASCADE")
+            await migrate(database.url, text=FOLDER)
+            assert await sql.fetchval("SELECT count(*) FROM sync.streams WHERE settled_at IS NULL") == 0
+            assert (await writer.append(stream, 4, "x"))[0] == 409
+
+
+async def test_an_undo_leaves_what_was_streamed_in_the_rows_and_may_be_undone(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    message = await placeholder(sql, user)
+    for before, text in (("", "before"), ("before", "after")):
+        assert await content(sql, message) == before
+        async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+            await writer.append((await writer.open(user, message))["stream"], 0, text)
+        await undo(database.url, SILENT)
+        assert await content(sql, message) == text
+        await migrate(database.url, text=CHAT_TOML)
+
+
+async def test_an_undo_of_tables_that_were_only_declared_does_so_too(postgres_18: Cluster, user: UUID) -> None:
+    async with notes(postgres_18, FOLDER + STREAMED_NOTE) as (database, sql):
+        note = await add_note(sql, await add_folder(sql, user), "")
+        async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+            await writer.append((await writer.open(user, note, kind="note", column="said"))["stream"], 0, "text")
+        await undo(database.url, SILENT)
+        assert await sql.fetchval("SELECT said FROM notes WHERE id = $1", note) == "text"
+
+
+async def test_an_undo_stops_where_a_row_does_not_take_its_text(database: Database, sql: Any, user: UUID) -> None:
+    message = await placeholder(sql, user)
+    async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+        await writer.append((await writer.open(user, message))["stream"], 0, "no")
+    await sql.execute("ALTER TABLE messages ADD CHECK (content <> 'no')")
+    with pytest.raises(UnfitError, match=f"row {message} of kind «message» does not take the text"):
+        await undo(database.url, SILENT)
+    assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 1
+    await sql.execute("DELETE FROM messages")
+    await undo(database.url, SILENT)
