@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Any
 from unittest.mock import patch
 
@@ -346,6 +347,13 @@ async def test_a_list_that_no_index_serves_comes_with_the_statement_that_creates
         finding = (await declared_findings(database))["indexes"]
         assert not finding.grave
         assert finding.says.startswith("Reading lists of note takes longer")
+
+
+async def test_no_index_is_asked_for_a_table_of_atlas_sync(postgres_18: Cluster) -> None:
+    used = (files("server.demo") / "usage.toml").read_text()
+    async with notes(postgres_18, DECLARATION + used) as (database, _):
+        finding = (await declared_findings(database))["indexes"]
+        assert "sync.daily_usage" not in finding.says
 
 
 async def test_a_declaration_without_a_gate_lets_everybody_in(postgres_18: Cluster) -> None:

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from protocol.schema import Type
 from server.declaration.model import Declaration, Field, Kind
 from server.declaration.sql.pieces import column, literal, order, quoted, table
+from server.declaration.usage import USAGE
 
 ANY: Final = {Type.UUID: "00000000-0000-0000-0000-000000000000", Type.TEXT: "", Type.INT: "0", Type.BIGINT: "0"}
 """A value of each type that a key or an owner may have."""
@@ -22,8 +23,10 @@ class List(NamedTuple):
 
 
 def lists(declaration: Declaration) -> Iterator[List]:
-    """The list of each kind: of a user, or of a parent."""
+    """The list of each kind of the app: of a user, or of a parent. A table of usage needs none: it has a row a day."""
     for kind in declaration.kinds:
+        if kind.table == USAGE:
+            continue
         of = kind.owner if kind.parent is None else kind.parent.field
         assert of is not None
         ordered = order(kind, "t")
