@@ -24,6 +24,7 @@ from server.config import ServeSettings, load
 from server.demo.run import _print_next
 from server.demo.seed import Person
 from tests.support.cluster import Database, temporary_folder
+from tests.support.commands import run_command
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import SECRET, ServerProcess, token
@@ -216,22 +217,9 @@ async def test_watch_shows_what_was_missed_and_nothing_twice(database: Database,
 
         async def watch_until(word: str) -> str:
             """What it prints up to that word; then Ctrl-C."""
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "watch", "--url", server.url),
-                *("--cursor-file", str(folder / "watch.json")),
-                env={**os.environ, "ATLAS_TOKEN": token(user)},
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            printed = ""
-            async with asyncio.timeout(LIMIT):
-                while word not in printed:
-                    line = await process.stdout.readline()
-                    assert line, printed
-                    printed += line.decode()
-                process.send_signal(signal.SIGINT)
-                printed += (await process.stdout.read()).decode()
-                assert await process.wait() == 0
+            arguments = ("--url", server.url, "--cursor-file", str(folder / "watch.json"))
+            status, printed, _ = await run_command("watch", *arguments, until=word, ATLAS_TOKEN=token(user))
+            assert status == 0
             return printed
 
         await sql.execute(add, user, "first \x1b[31mred")
@@ -251,24 +239,11 @@ async def test_what_is_typed_into_chat_is_saved_once_also_what_was_typed_while_t
 
         async def chat(typed: str, *options: str, until: str, times: int = 1) -> str:
             """What it prints up to that word, so many times; then Ctrl-C."""
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "chat", "--url", server.url, "--token", token(user)),
-                *("--outbox-file", str(folder / "chat.db"), *options),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+            arguments = ("--url", server.url, "--outbox-file", str(folder / "chat.db"), *options)
+            status, printed, _ = await run_command(
+                "chat", *arguments, typed=typed, until=until, times=times, ATLAS_TOKEN=token(user)
             )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(typed.encode())
-            printed = ""
-            async with asyncio.timeout(LIMIT):
-                while printed.count(until) < times:
-                    line = await process.stdout.readline()
-                    assert line, printed
-                    printed += line.decode()
-                process.send_signal(signal.SIGINT)
-                printed += (await process.stdout.read()).decode()
-                assert await process.wait() == 0
+            assert status == 0
             return printed
 
         async def contents() -> list[str]:

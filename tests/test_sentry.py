@@ -5,7 +5,6 @@ import gzip
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +25,7 @@ from server.exceptions import UnfitError
 from server.logs import Failure
 from server.postgres.errors import unavailable
 from tests.support.cluster import Database, temporary_folder
+from tests.support.commands import run_command
 from tests.support.peer import peer
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.serving import SECRET, ServerProcess, token
@@ -274,23 +274,18 @@ async def test_an_unusable_dsn_ends_the_start_with_one_sentence(
 ) -> None:
     if package is not None:
         (folder / "sentry_sdk.py").write_text(package)
-    environment = {
-        **os.environ,
-        "DATABASE_URL": "postgresql://127.0.0.1:1/nowhere",
-        "ATLAS_JWT_SECRET": SECRET,
-        "SENTRY_DSN": dsn,
-        "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}",
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "serve"), env=environment, stderr=asyncio.subprocess.PIPE
+    status, _, said = await run_command(
+        "serve",
+        DATABASE_URL="postgresql://127.0.0.1:1/nowhere",
+        ATLAS_JWT_SECRET=SECRET,
+        SENTRY_DSN=dsn,
+        PYTHONPATH=f"{folder}{os.pathsep}{Path.cwd()}",
     )
-    async with asyncio.timeout(LIMIT):
-        _, said = await process.communicate()
-    assert process.returncode == 2
-    assert said.startswith(b"atlas-sync: SENTRY_DSN ")
-    assert advice in said.decode()
-    assert said.count(b"\n") == 1
-    assert dsn.encode() not in said
+    assert status == 2
+    assert said.startswith("atlas-sync: SENTRY_DSN ")
+    assert advice in said
+    assert said.count("\n") == 1
+    assert dsn not in said
 
 
 async def refused_by_postgres(sql: Any) -> Exception:

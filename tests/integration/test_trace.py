@@ -1,8 +1,6 @@
 """`atlas-sync trace` tells where a message is, from what the servers, the devices and Postgres really did."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +18,13 @@ from server.operations.trace import Line, Verdict, as_json, status, tell
 from server.operations.trace_facts import Facts
 from server.postgres import trace_queries
 from tests.support.cluster import Cluster, Database, administrator
+from tests.support.commands import run_command
 from tests.support.device import NOBODYS, live_device, now
 from tests.support.notes import add_folder, add_note, notes
 from tests.support.people import add_conversation, add_message, add_user
 from tests.support.rows import CreateConversation, CreateMessage
 from tests.support.serving import Running, ServerProcess, serving
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import eventually
 from tests.support.watching import Watching
 
 pytestmark = pytest.mark.shared_database  # a trace is about one user
@@ -514,13 +513,8 @@ async def test_the_command_prints_a_line_a_fact_or_json_and_tells_scripts_by_its
 
 
 async def test_the_command_ends_with_one_sentence_if_postgres_is_away() -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "trace", str(uuid4())),
-        env={**os.environ, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere"},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(LIMIT):
-        _, said = await process.communicate()
-    assert process.returncode == 2
-    assert said.startswith(b"atlas-sync: ")
-    assert said.count(b"\n") == 1
+    url = "postgresql://nobody@127.0.0.1:1/nowhere"
+    status, _, said = await run_command("trace", str(uuid4()), DATABASE_URL=url)
+    assert status == 2
+    assert said.startswith("atlas-sync: ")
+    assert said.count("\n") == 1

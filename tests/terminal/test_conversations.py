@@ -1,9 +1,5 @@
 """`chat` and `watch` speak of conversations by their names, and of limits in characters."""
 
-import asyncio
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,9 +10,9 @@ from server.terminal.chat import HELP, too_long
 from server.terminal.device import line
 from server.terminal.watch import NAMES, Memory, Names, ordered
 from tests.support.cluster import Database
+from tests.support.commands import run_command
 from tests.support.people import add_conversation, add_user
 from tests.support.serving import ServerProcess, token
-from tests.support.waiting import LIMIT
 
 CHAT = Schema.chat()
 
@@ -30,45 +26,17 @@ def a_message(conversation: UUID, content: str, at: int = 1) -> Row:
     return Row("message", 1, uuid4(), values)
 
 
-async def run(*arguments: str, typed: str = "", until: str | None = None) -> str:
-    """What a command prints until it ends; or until that text, and Ctrl-C."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", *arguments),
-        env={**os.environ, "COLUMNS": "4000"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(typed.encode())
-    printed = ""
-    try:
-        async with asyncio.timeout(LIMIT):
-            while until is not None and until not in printed:
-                said = await process.stdout.readline()
-                assert said, printed
-                printed += said.decode()
-            if until is not None:
-                process.send_signal(signal.SIGINT)
-            printed += (await process.stdout.read()).decode()
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return printed
-
-
 async def test_chat_explains_its_commands_and_carries_them_out(database: Database, sql: Any, tmp_path: Path) -> None:
     user = await add_user(sql)
     ideas = await add_conversation(sql, user, "Ideas")
     typed = "/help\n/hlep\n/new a\0b\n/new\nPlan a trip\n/list\n/open 2\nto Ideas\n/open 9\n//slash\n/quit\nnot read\n"
     async with ServerProcess(database.server_url) as server:
-        printed = await run(
+        status, printed, _ = await run_command(
             *("chat", "--url", server.url, "--token", token(user), "--outbox-file", str(tmp_path / "chat.db")),
             *("--conversation", str(ideas)),
             typed=f"/list\n{typed}",
         )
+    assert status == 0
     assert "/help names the commands" in printed
     assert all(each in printed for each in HELP)
     assert "title contains U+0000" in printed
@@ -129,4 +97,6 @@ async def test_watch_names_the_conversation_also_after_a_restart(database: Datab
         watch = ("watch", "--url", server.url, "--token", token(user), "--cursor-file", str(tmp_path / "watch.json"))
         for text in ("one", "two"):
             await sql.execute(say, ideas, text)
-            assert f"in “Ideas”  role: user  content: {text}" in await run(*watch, until=f"content: {text}")
+            status, printed, _ = await run_command(*watch, until=f"content: {text}")
+            assert status == 0
+            assert f"in “Ideas”  role: user  content: {text}" in printed

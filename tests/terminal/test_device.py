@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import io
-import os
-import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -26,9 +24,9 @@ from server.operations.catalog import Step
 from server.terminal.device import console, line, printable, shows_welcome
 from server.terminal.progress import Shown
 from server.terminal.watch import NEWEST, newest
+from tests.support.commands import run_command
 from tests.support.rows import Conversation, Message, Profile
 from tests.support.serving import token
-from tests.support.waiting import LIMIT
 
 FOREIGN = {
     "C0": "".join(map(chr, range(0x20))),
@@ -163,27 +161,13 @@ async def welcomes_and_shows_out(socket: ServerConnection) -> None:
     await socket.close(4301, "done")
 
 
-async def run(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", *arguments),
-        env={**os.environ, "COLUMNS": "4000", **environment},
-        stdin=asyncio.subprocess.PIPE,  # open, so that chat has not ended before
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    async with asyncio.timeout(LIMIT):
-        out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
-        await process.wait()
-    return process.returncode, out.decode(), err.decode()
-
-
 @pytest.mark.parametrize(("command", "option"), [("watch", "--cursor-file"), ("chat", "--outbox-file")])
 async def test_a_servers_messages_cannot_write_escape_sequences(command: str, option: str, tmp_path: Path) -> None:
     async with serve(welcomes_and_shows_out, "127.0.0.1", 0, subprotocols=[Subprotocol(MSGPACK.subprotocol)]) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/sync"
-        status, out, err = await run(command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4()))
+        status, out, err = await run_command(
+            command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4())
+        )
     assert status == 2
     assert err.startswith("atlas-sync: The server says: stay away (4301 ")
     assert err.count("\n") == 1
@@ -203,7 +187,7 @@ async def test_a_servers_metrics_cannot_write_escape_sequences() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
-        status, out, err = await run("top", "--url", url, "--once", "--every", "0.1")
+        status, out, err = await run_command("top", "--url", url, "--once", "--every", "0.1")
     assert (status, err) == (0, "")
     assert MARKUP in out
     assert is_harmless(out)
@@ -221,6 +205,6 @@ async def test_an_endless_page_of_metrics_is_refused() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
-        status, out, err = await run("top", "--url", url, "--once")
+        status, out, err = await run_command("top", "--url", url, "--once")
     assert (status, out) == (2, "")
     assert "does not show Atlas Sync's metrics" in err

@@ -23,6 +23,7 @@ from server.monitoring.scrapes import Interval, NotMetricsError, between, parse,
 from server.monitoring.words import SHORT, duration, number, size
 from server.terminal.top import NAME, draw, plain
 from tests.support.cluster import Database
+from tests.support.commands import run_command
 from tests.support.maintenance import maintained
 from tests.support.peer import peer
 from tests.support.people import add_user
@@ -393,19 +394,6 @@ def test_labels_of_another_server_cannot_write_escape_sequences() -> None:
 # --- The command
 
 
-async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "top", *arguments),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(LIMIT):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 def figures_of(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{server.port}/metrics"
 
@@ -417,8 +405,8 @@ async def test_into_a_pipe_top_prints_one_interval_as_plain_text_and_ends(
     user = await add_user(sql)
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server, peer(server.url) as device:
         await device.greet(user)
-        status, out, err = await run(
-            *options, "--every", "0.2", ATLAS_METRICS_URL=figures_of(server), ATLAS_METRICS_TOKEN=TOKEN
+        status, out, err = await run_command(
+            "top", *options, "--every", "0.2", ATLAS_METRICS_URL=figures_of(server), ATLAS_METRICS_TOKEN=TOKEN
         )
     assert (status, err) == (0, "")
     assert re.search(r"^  atlas_connections +1  \(.*\bcore 1\b.*\)$", out, re.M)
@@ -432,16 +420,20 @@ async def test_the_error_for_an_address_without_metrics_is_one_sentence_with_adv
     async with ServerProcess(database.server_url, ATLAS_METRICS_TOKEN=TOKEN) as server:
         url = figures_of(server)
         answers = {
-            "--token": await run("--url", url, "--token", "another one"),
-            "Set its ATLAS_METRICS_TOKEN here": await run("--url", url),
-            "Name its /metrics": await run("--url", url.replace("/metrics", "/healthz"), "--token", TOKEN),
-            "Set ATLAS_METRICS_TOKEN for the server": await run("--url", f"{url}/else", "--token", TOKEN),
-            "Name one like": await run("--url", "figures", "--token", TOKEN),
+            "--token": await run_command("top", "--url", url, "--token", "another one"),
+            "Set its ATLAS_METRICS_TOKEN here": await run_command("top", "--url", url),
+            "Name its /metrics": await run_command(
+                "top", "--url", url.replace("/metrics", "/healthz"), "--token", TOKEN
+            ),
+            "Set ATLAS_METRICS_TOKEN for the server": await run_command(
+                "top", "--url", f"{url}/else", "--token", TOKEN
+            ),
+            "Name one like": await run_command("top", "--url", "figures", "--token", TOKEN),
         }
         await server.stop()
-        answers["Start the server"] = await run("--url", url, "--token", TOKEN)
+        answers["Start the server"] = await run_command("top", "--url", url, "--token", TOKEN)
     async with ServerProcess(database.server_url) as server:
-        answers["or set ATLAS_METRICS_PORT"] = await run("--url", figures_of(server))
+        answers["or set ATLAS_METRICS_PORT"] = await run_command("top", "--url", figures_of(server))
     for advice, (status, out, err) in answers.items():
         assert (status, out) == (2, "")
         assert err.startswith("atlas-sync: ")

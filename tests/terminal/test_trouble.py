@@ -1,13 +1,9 @@
 """A command that does not reach its server says in one sentence what is wrong and what to do."""
 
-import asyncio
 import contextlib
 import io
-import os
-import signal
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -27,40 +23,11 @@ from protocol.errors import TOKEN_REFUSED
 from server.terminal.device import console
 from server.terminal.trouble import Shows, why
 from tests.support.cluster import Database
+from tests.support.commands import run_command
 from tests.support.serving import serving, token
-from tests.support.waiting import LIMIT
 
 URL = "ws://here/sync"
 COMMANDS = [("watch", "--cursor-file"), ("chat", "--outbox-file")]
-
-
-async def run(*arguments: str, until: str | None = None, **environment: str) -> tuple[int | None, str, str]:
-    """Run a command to its end, or until it has printed that text, and Ctrl-C."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", *arguments),
-        env={**os.environ, "COLUMNS": "4000", **environment},
-        stdin=asyncio.subprocess.PIPE,  # open, so that chat has not ended before
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    out = b""
-    try:
-        async with asyncio.timeout(LIMIT):
-            while until is not None and until not in out.decode():
-                line = await process.stdout.readline()
-                assert line, out
-                out += line
-            if until is not None:
-                process.send_signal(signal.SIGINT)
-            rest, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode, (out + rest).decode(), err.decode()
 
 
 @contextlib.contextmanager
@@ -77,7 +44,7 @@ async def test_a_text_that_is_no_address_of_a_server_is_refused(
     command: str, option: str, url: str, tmp_path: Path
 ) -> None:
     arguments = (command, "--url", url, option, str(tmp_path / "kept"))
-    status, out, err = await run(*arguments, ATLAS_TOKEN=token(uuid4()))
+    status, out, err = await run_command(*arguments, ATLAS_TOKEN=token(uuid4()))
     assert (status, out) == (2, "")
     assert err.startswith("atlas-sync: --url is not the address of a server. Name one like ")
     assert err.count("\n") == 1
@@ -91,7 +58,7 @@ async def test_a_port_at_which_nothing_listens_is_named_and_tried_again(
         url = f"ws://127.0.0.1:{port}/sync"
         says = f"offline: Nothing listens at {url}. Start the server, or name its address with --url."
         arguments = (command, "--url", url, option, str(tmp_path / "kept"))
-        status, _, err = await run(*arguments, ATLAS_TOKEN=token(uuid4()), until=says)
+        status, _, err = await run_command(*arguments, ATLAS_TOKEN=token(uuid4()), until=says)
     assert (status, err) == (0, "")
 
 
@@ -105,7 +72,9 @@ async def test_a_refused_token_ends_the_command(command: str, option: str, tmp_p
 
     async with serve(refuses, "127.0.0.1", 0, subprotocols=[Subprotocol(MSGPACK.subprotocol)]) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/sync"
-        status, _, err = await run(command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4()))
+        status, _, err = await run_command(
+            command, "--url", url, option, str(tmp_path / "kept"), ATLAS_TOKEN=token(uuid4())
+        )
     assert status == 2
     assert err.startswith(
         f"atlas-sync: {TOKEN_REFUSED.sentence} Set ATLAS_TOKEN to another one: `atlas-sync token USER`"
@@ -122,7 +91,7 @@ async def test_a_token_that_a_real_server_refuses_ends_the_command(
     async with serving(database) as server:
         for each in refused:
             arguments = (command, "--url", server.url, option, str(tmp_path / "kept"))
-            status, out, err = await run(*arguments, ATLAS_TOKEN=each)
+            status, out, err = await run_command(*arguments, ATLAS_TOKEN=each)
             assert status == 2, out
             assert "Set ATLAS_TOKEN to another one" in err
             assert err.count("\n") == 1
@@ -135,7 +104,7 @@ async def test_a_wrong_path_of_a_real_server_is_said_at_once(
     async with serving(database) as server:
         url = f"{server.http.replace('http', 'ws')}/wrong"
         arguments = (command, "--url", url, option, str(tmp_path / "kept"))
-        status, _, err = await run(*arguments, until="answers with status 404", ATLAS_TOKEN=token(uuid4()))
+        status, _, err = await run_command(*arguments, until="answers with status 404", ATLAS_TOKEN=token(uuid4()))
     assert (status, err) == (0, "")
 
 
@@ -198,7 +167,7 @@ COMMANDS_OF_POSTGRES = (
 async def test_a_database_that_cannot_be_reached_is_one_sentence(command: tuple[str, ...]) -> None:
     with a_free_port() as port:
         url = f"postgresql://me@127.0.0.1:{port}/app"
-        status, out, err = await run(*command, DATABASE_URL=url)
+        status, out, err = await run_command(*command, DATABASE_URL=url)
     assert (status, out) == (2, "")
     assert err.startswith("atlas-sync: Nothing listens at the host and port of the URL (")
     assert err.endswith("Start Postgres there, or correct them.\n")
@@ -206,6 +175,6 @@ async def test_a_database_that_cannot_be_reached_is_one_sentence(command: tuple[
 
 
 async def test_a_host_that_is_not_known_is_one_sentence() -> None:
-    status, out, err = await run("init", DATABASE_URL="postgresql://me@nowhere.invalid/app")
+    status, out, err = await run_command("init", DATABASE_URL="postgresql://me@nowhere.invalid/app")
     assert (status, out) == (2, "")
     assert err.startswith("atlas-sync: The host of the URL is not known (")
