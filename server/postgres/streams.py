@@ -29,6 +29,7 @@ SILENCE: Final = timedelta(seconds=30)
 NEVER: Final = timedelta(days=3650)
 PATIENCE: Final = timedelta(seconds=10)
 """After its end the app has so long to write the row itself."""
+HIDDEN: Final = "Row level security hides rows from Atlas Sync. Run `atlas-sync doctor`, which says of which table."
 
 
 class PostgresStreams:
@@ -44,6 +45,8 @@ class PostgresStreams:
         match row["problem"]:
             case "unknown_row":
                 raise NoRowError
+            case "hidden":
+                raise UnavailableError(HIDDEN)
             case "too_many":
                 raise TooManyError
         return Opened(row["stream"], row["fresh"], State(row["state"]), row["since"], row["text"])

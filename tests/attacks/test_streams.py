@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +10,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from protocol.frames import Stop, Stopped
+from server.postgres.streams import PostgresStreams
+from tests.integration.test_others import a_plain_owner
 from tests.integration.test_streams import Watcher, Writer, content, placeholder, watching, writing
 from tests.support.cluster import Database
 from tests.support.people import add_conversation, add_user
@@ -130,15 +132,35 @@ async def test_a_text_that_the_app_refuses_is_kept_and_delays_no_other(server: R
         await eventually(lambda: row_has(sql, bad, "bad"))
 
 
-async def test_row_level_security_that_is_forced_does_not_lose_a_text(server: Running, sql: Any, user: UUID) -> None:
-    message = await placeholder(sql, user)
-    async with writing(server) as writer:
+async def test_row_level_security_that_is_forced_ends_no_stream_and_loses_no_text(
+    database: Database, sql: Any, user: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[set[UUID]] = []
+    lost = PostgresStreams.lost
+
+    async def noted(self: PostgresStreams, ids: Sequence[UUID]) -> set[UUID]:
+        looks.append(await lost(self, ids))
+        return looks[-1]
+
+    monkeypatch.setattr(PostgresStreams, "lost", noted)
+    message, other = await placeholder(sql, user), await placeholder(sql, user)
+    async with (
+        a_plain_owner(sql),
+        serving(database, sweep=600, service_token=SERVICE) as server,
+        writing(server) as writer,
+    ):
         stream = (await writer.open(user, message))["stream"]
         await writer.append(stream, 0, "text")
-        await sql.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        await sql.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
+        looks.clear()
+        await eventually(lambda: len(looks) > 1)
+        assert await writer.append(stream, 4, " and more") == (200, {"stream": stream, "state": "open", "offset": 13})
+        body = {"user": str(user), "kind": "message", "id": str(other), "column": "content"}
+        refused = await writer.http.post("streams", json=body)
+        assert (refused.status_code, "Row level security hides rows" in refused.text) == (503, True)
         await writer.end(stream, "done", write=True)
         await sql.execute("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY")
-        await eventually(lambda: row_has(sql, message, "text"))
+        await eventually(lambda: row_has(sql, message, "text and more"))
 
 
 async def test_writers_that_begin_anew_beside_others_leave_one_stream_with_one_text(

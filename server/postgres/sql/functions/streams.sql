@@ -28,7 +28,8 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Opens a stream, or finds the one that this column of this row has or had. `restart`: what there was is discarded. `problem`:
--- `unknown_row`, it is not there or not this user's; `too_many`, the user has that many open streams. `text`: what there is.
+-- `unknown_row`, it is not there or not this user's; `hidden`, which of these cannot be seen; `too_many`, the user has that many
+-- open streams. `text`: what there is.
 CREATE OR REPLACE FUNCTION sync.open_stream(new_id uuid, owner uuid, tag text, key text[], of_name text, restart boolean, most int,
                                             server text)
 RETURNS TABLE (stream uuid, fresh boolean, state text, since bigint, at int, text text, problem text)
@@ -45,7 +46,8 @@ BEGIN
     SELECT s.owner, s.held, coalesce(f.seq, 0) INTO row_owner, row_held, row_since
     FROM sync.streamed(tag, key, of_name) s LEFT JOIN sync.feeds f ON f.user_id = s.owner;
     IF row_owner IS DISTINCT FROM open_stream.owner OR row_owner IS NULL THEN
-        RETURN QUERY SELECT NULL::uuid, false, NULL::text, NULL::bigint, NULL::int, NULL::text, 'unknown_row'::text;
+        RETURN QUERY SELECT NULL::uuid, false, NULL::text, NULL::bigint, NULL::int, NULL::text,
+                            CASE WHEN sync.hidden() IS NULL THEN 'unknown_row' ELSE 'hidden' END::text;
         RETURN;
     END IF;
     IF (SELECT count(*) FROM sync.streams s
@@ -208,11 +210,11 @@ BEGIN
 END
 $$;
 
--- Which of these open streams have lost their row: it was deleted, or belongs to another user now.
+-- Which of these open streams have lost their row: it was deleted, or belongs to another user now. None while rows are hidden.
 CREATE OR REPLACE FUNCTION sync.lost_streams(ids uuid[]) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.id FROM sync.streams s
-    WHERE s.id = ANY (ids) AND s.state = 'open'
+    WHERE s.id = ANY (ids) AND s.state = 'open' AND sync.hidden() IS NULL
       AND NOT EXISTS (SELECT FROM sync.streamed(s.kind::text, s.row_key, s.name) r WHERE r.owner = s.user_id)
 $$;
 
