@@ -171,6 +171,16 @@ ANOTHER_USER = closes(CloseCode.TOKEN_REFUSED, "token_refused", "refresh", again
 TOO_MANY_PUSHES = says("too_many_pushes", "push", again=True)
 TOO_MANY_STOPS = says("slow_down", "stop", again=True)
 TAKE = "write, taking the client_id"
+UNASKED = {
+    "welcomed": "nothing",
+    "page_answered": "nothing",
+    "stop_answered": "stopped 7",
+    "stop_answered, not now": says("unavailable", "stop", again=True),
+    "push_answered": "ack",
+    "push_answered, not now": says("unavailable", "push", again=True),
+    "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
+    "push_answered, local only": closes(CloseCode.LOCAL_ONLY, "local_only", "push"),
+}
 OPEN = {
     "hello": SECOND_HELLO,
     "page": "read",
@@ -187,25 +197,8 @@ OPEN = {
     "expired": EXPIRED,
     "silent": SILENT,
     "flooded": FLOODED,
-    "welcomed": "nothing",
-    "page_answered": "nothing",
-    "stop_answered": "stopped 7",
-    "stop_answered, not now": says("unavailable", "stop", again=True),
-    "push_answered": "ack",
-    "push_answered, not now": says("unavailable", "push", again=True),
-    "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
-    "push_answered, local only": closes(CloseCode.LOCAL_ONLY, "local_only", "push"),
+    **UNASKED,
     "ended": "nothing",
-}
-UNASKED = {
-    "welcomed": "nothing",
-    "page_answered": "nothing",
-    "stop_answered": "stopped 7",
-    "stop_answered, not now": says("unavailable", "stop", again=True),
-    "push_answered": "ack",
-    "push_answered, not now": says("unavailable", "push", again=True),
-    "push_answered, replaced": closes(CloseCode.REPLACED, "replaced", "push"),
-    "push_answered, local only": closes(CloseCode.LOCAL_ONLY, "local_only", "push"),
 }
 NOTHING = dict.fromkeys([*FRAMES, *REPORTS], "nothing")
 TABLE: dict[str, dict[str, str]] = {

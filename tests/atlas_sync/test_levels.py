@@ -1,7 +1,6 @@
 """Three levels of parents: deletions and moves with rows below rows, in the replica and in the view."""
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -9,17 +8,17 @@ from uuid import UUID
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, rule
 
 from atlas_sync.mutation import Delete, Insert, Mutation, Update
 from atlas_sync.outbox import Entry, EntryState
 from atlas_sync.replica import Replica
 from atlas_sync.rows import Deleted, Key, Row
 from atlas_sync.view import Certainty, View, build_view
+from tests.atlas_sync.reading_device import ReadingDevice, Rows
 from tests.atlas_sync.second_schema import SECOND
 
 X, Y = UUID(int=1), UUID(int=2)
-Rows = list[Row | Deleted]
 
 
 def topic(seq: int, key: str = "a", name: str = "n") -> Row:
@@ -191,64 +190,28 @@ def latest_state_only(transactions: Iterable[Rows]) -> Rows:
     return sent[::-1]
 
 
-class DeviceAgainstDatabase(RuleBasedStateMachine):
+class DeviceAgainstDatabase(ReadingDevice):
     """Once the device has applied the whole feed, it holds no row that `SELECT` does not find, and every row that was
     in its window or changed since."""
 
+    operations = OPERATIONS
+    database: Database
+    kinds_of_a_page = (("topic",), ("thread",), ("post",))
+
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Replica(SECOND))
         self.database = Database()
-        self.replica = Replica(SECOND)
-        self.position = 0
         self.seen: set[tuple[str, Any]] = set()
-        self.pages: list[tuple[list[Row], ExitStack, Callable[[Iterable[Row | Deleted]], None]]] = []
         for kind in ("topic", "thread", "post"):
             self.database.transact([("put", k, key, n) for n, (k, key) in enumerate(EVERY_ROW) if k == kind])
         self.changes_arrive(3)
 
     def apply(self, rows: Rows) -> None:
         self.seen |= {(row.kind, row.id) for row in rows}
-        self.replica.apply(rows)
+        super().apply(rows)
 
-    @rule(operations=OPERATIONS)
-    def a_transaction_commits(self, operations: Operations) -> None:
-        self.database.transact(operations)
-
-    @rule(count=st.integers(1, 4))
-    def changes_arrive(self, count: int) -> None:
-        for rows in self.database.feed[self.position : self.position + count]:
-            self.apply(rows)
-            self.position += 1
-
-    @rule(count=st.integers(2, 6))
-    def the_device_catches_up_in_one_batch(self, count: int) -> None:
-        batch = self.database.feed[self.position : self.position + count]
-        self.apply(latest_state_only(batch))
-        self.position += len(batch)
-
-    @precondition(lambda self: len(self.pages) < 4)
-    @rule(kind=st.sampled_from(["topic", "thread", "post"]))
-    def a_page_is_read(self, kind: str) -> None:
-        expected = ExitStack()
-        apply = expected.enter_context(self.replica.expecting_page())
-        self.pages.append(([row for row in self.database.read() if row.kind == kind], expected, apply))
-
-    @precondition(lambda self: self.pages)
-    @rule(pick=st.integers(0, 3))
-    def a_page_arrives_late(self, pick: int) -> None:
-        rows, expected, apply = self.pages.pop(pick % len(self.pages))
-        with expected:
-            apply(rows)
-
-    @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
-    def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
-        self.changes_arrive(len(self.database.feed))
-        self.database.transact(first)
-        with self.replica.expecting_page() as apply:
-            rows = self.database.read()
-            self.database.transact(second)
-            self.changes_arrive(heard)
-            apply(rows)
+    def at_once(self, transactions: list[Rows]) -> Rows:
+        return latest_state_only(transactions)
 
     @rule(window=st.sets(st.sampled_from(EVERY_ROW)))
     def the_device_is_given_a_snapshot(self, window: set[tuple[str, Any]]) -> None:

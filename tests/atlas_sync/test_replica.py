@@ -1,6 +1,6 @@
 """The rows that a device holds: examples, and a state machine against an oracle."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from uuid import UUID
@@ -8,12 +8,13 @@ from uuid import UUID
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, rule
 
 from atlas_sync.replica import Replica
 from atlas_sync.rows import Deleted, Row
 from atlas_sync.schema import Schema
 from tests.atlas_sync.chat_rows import conversation_row, message_row, profile_row
+from tests.atlas_sync.reading_device import ReadingDevice, Rows
 
 USER, A, B, M, N = (UUID(int=n) for n in range(2, 7))
 CHAT = Schema.chat()
@@ -133,7 +134,6 @@ def test_a_moved_message_survives_the_deletion_of_its_former_conversation() -> N
 CONVERSATIONS = [UUID(int=n) for n in (10, 20)]
 HOMES = {UUID(int=home.int + n): home for home in CONVERSATIONS for n in (1, 2, 3)}
 Operations = list[tuple[str, UUID]]
-Rows = list[Row | Deleted]
 OPERATIONS: st.SearchStrategy[Operations] = st.lists(
     st.sampled_from(
         [(operation, row_id) for operation in ("c", "-c") for row_id in CONVERSATIONS]
@@ -220,59 +220,22 @@ def content(rows: Iterable[Row]) -> dict[tuple[str, object], object]:
     return {(row.kind, row.id): row.values for row in rows}
 
 
-class DeviceAgainstDatabase(RuleBasedStateMachine):
+class DeviceAgainstDatabase(ReadingDevice):
     """Once the device has applied the whole feed, it holds exactly the rows that `SELECT` finds."""
 
+    operations = OPERATIONS
+    database: Database
+    kinds_of_a_page = (("message",), ("conversation",), ("profile", "conversation", "message"))
+
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Replica(CHAT))
         self.database = Database()
-        self.replica = Replica(CHAT)
-        self.position = 0
-        self.pages: list[tuple[list[Row], ExitStack, Callable[[Iterable[Row | Deleted]], None]]] = []
         everything = [("p", USER), *(("c", c) for c in CONVERSATIONS), *(("m", m) for m in HOMES)]
         self.database.transact(everything)
         self.changes_arrive(1)
 
-    @rule(operations=OPERATIONS)
-    def a_transaction_commits(self, operations: Operations) -> None:
-        self.database.transact(operations)
-
-    @rule(count=st.integers(1, 4))
-    def changes_arrive(self, count: int) -> None:
-        for rows in self.database.feed[self.position : self.position + count]:
-            self.replica.apply(rows)
-            self.position += 1
-
-    @rule(count=st.integers(2, 6))
-    def the_device_catches_up_in_one_batch(self, count: int) -> None:
-        batch = self.database.feed[self.position : self.position + count]
-        self.replica.apply(latest_state_only(batch))
-        self.position += len(batch)
-
-    @precondition(lambda self: len(self.pages) < 4)
-    @rule(kinds=st.sampled_from([("message",), ("conversation",), ("profile", "conversation", "message")]))
-    def a_page_is_read(self, kinds: tuple[str, ...]) -> None:
-        expected = ExitStack()
-        apply = expected.enter_context(self.replica.expecting_page())
-        self.pages.append(([row for row in self.database.read() if row.kind in kinds], expected, apply))
-
-    @precondition(lambda self: self.pages)
-    @rule(pick=st.integers(0, 3), lost=st.sampled_from([False, False, False, True]))
-    def a_page_arrives_late_or_never(self, pick: int, lost: bool) -> None:
-        rows, expected, apply = self.pages.pop(pick % len(self.pages))
-        with expected:
-            apply([] if lost else rows)
-
-    @rule(first=OPERATIONS, second=OPERATIONS, heard=st.integers(0, 2))
-    def a_page_is_overtaken(self, first: Operations, second: Operations, heard: int) -> None:
-        """The difficult case for pages. Chance alone would seldom produce it."""
-        self.changes_arrive(len(self.database.feed))
-        self.database.transact(first)
-        with self.replica.expecting_page() as apply:
-            rows = self.database.read()
-            self.database.transact(second)
-            self.changes_arrive(heard)
-            apply(rows)
+    def at_once(self, transactions: list[Rows]) -> Rows:
+        return latest_state_only(transactions)
 
     @rule(back=st.integers(0, 5))
     def the_device_reconnects_and_hears_a_part_of_the_feed_again(self, back: int) -> None:

@@ -77,6 +77,16 @@ async def comes_back(device: ClientDevice) -> None:
     await device.device.wait_live(20)
 
 
+async def a_device_that_left(server: Running, sql: Any, copies: int = 1) -> tuple[ClientDevice, UUID]:
+    """It has its conversation, and so many replicas are used by now."""
+    user, conversation = await somebody(sql)
+    device = ClientDevice(server.url, user)
+    await is_used(copies)
+    await comes_back(device)
+    await device.stop()
+    return device, conversation
+
+
 async def is_up_to_date(sql: Any, device: ClientDevice) -> None:
     """Being live, it has everything: there is nothing to wait for."""
     device.check()
@@ -110,17 +120,13 @@ async def test_a_device_that_is_live_has_everything_while_the_replay_is_paused(s
     primary = site.primary()
     replica = site.replica(primary)
     async with beside(primary, replica) as server, administrator(primary.database) as sql:
-        user, conversation = await somebody(sql)
-        device = ClientDevice(server.url, user)
-        await is_used()
-        await comes_back(device)
-        await device.stop()
+        device, conversation = await a_device_that_left(server, sql)
         await replica.has_all_of(primary)
         await replica.query("SELECT pg_wal_replay_pause()")
-        await add_message(sql, conversation, f"{user} goes on")
+        await add_message(sql, conversation, f"{device.user} goes on")
         await comes_back(device)  # the replica is at its position, and has nothing for it
         await is_up_to_date(sql, device)
-        late = ClientDevice(server.url, user)
+        late = ClientDevice(server.url, device.user)
         await comes_back(late)  # from the replica's past
         await is_up_to_date(sql, late)
         for each in (device, late):
@@ -187,20 +193,16 @@ async def test_a_replica_that_is_killed_is_left_and_taken_back(site: Machines) -
     primary = site.primary()
     replica = site.replica(primary)
     async with beside(primary, replica) as server, administrator(primary.database) as sql:
-        user, conversation = await somebody(sql)
-        device = ClientDevice(server.url, user)
-        await is_used()
-        await comes_back(device)
-        await device.stop()
+        device, conversation = await a_device_that_left(server, sql)
         replica.postgres.stop(immediate=True)
-        await add_message(sql, conversation, f"{user} goes on")
+        await add_message(sql, conversation, f"{device.user} goes on")
         await comes_back(device)
         await is_up_to_date(sql, device)
         await device.stop()
         await is_left()
         replica.postgres.start()
         await is_used()
-        await add_message(sql, conversation, f"{user} goes on")
+        await add_message(sql, conversation, f"{device.user} goes on")
         await comes_back(device)
         await is_up_to_date(sql, device)
         await device.stop()
@@ -213,12 +215,8 @@ async def test_a_replica_that_hangs_delays_one_read_and_is_left(
     primary = site.primary()
     replica = site.replica(primary)
     async with beside(primary, replica) as server, administrator(primary.database) as sql:
-        user, conversation = await somebody(sql)
-        device = ClientDevice(server.url, user)
-        await is_used()
-        await comes_back(device)
-        await device.stop()
-        await add_message(sql, conversation, f"{user} goes on")
+        device, conversation = await a_device_that_left(server, sql)
+        await add_message(sql, conversation, f"{device.user} goes on")
         replica.freeze()
         try:
             await comes_back(device)
@@ -234,16 +232,12 @@ async def test_what_is_written_to_a_promoted_replica_reaches_no_device(site: Mac
     primary = site.primary()
     replica, other = site.replica(primary), site.replica(primary, "other")
     async with beside(primary, replica, other) as server, administrator(primary.database) as sql:
-        user, conversation = await somebody(sql)
-        device = ClientDevice(server.url, user)
-        await is_used(2)
-        await comes_back(device)
-        await device.stop()
+        device, conversation = await a_device_that_left(server, sql, 2)
         await replica.has_all_of(primary)
         with capture_logs() as logs:
             await replica.promote()
             async with administrator(replica.database) as elsewhere:
-                await add_message(elsewhere, conversation, f"{user} is somewhere else")
+                await add_message(elsewhere, conversation, f"{device.user} is somewhere else")
             for _ in range(4):
                 await comes_back(device)
                 await is_up_to_date(sql, device)

@@ -46,6 +46,11 @@ class Wire(Peer):
             return secret.bytes in self.received or str(secret).encode() in self.received
         return secret.encode() in self.received
 
+    async def learns(self, secret: str) -> None:
+        """Hear changes until it knows it."""
+        while not self.knows(secret):
+            await self.hear_a(Changes)
+
 
 @contextlib.asynccontextmanager
 async def wire(
@@ -256,8 +261,7 @@ async def test_a_message_that_leaves_a_deleted_conversation_shows_nothing_of_its
             )
             await sql.execute("DELETE FROM conversations WHERE id = $1", two.annes)
         await sql.execute("UPDATE messages SET content = $2 WHERE id = $1", again, f"{BERTS} again")
-        while not other.knows(f"{BERTS} again"):
-            await other.hear_a(Changes)
+        await other.learns(f"{BERTS} again")
         assert other.state() == await select_everything(sql, two.bert)
         await live.hear_a(Changes)
         assert live.state() == await select_everything(sql, two.anne)
@@ -307,8 +311,7 @@ async def test_the_id_of_a_deleted_conversation_in_other_hands_shows_nothing_of_
             two.annes,
             f"{BERTS} said this",
         )
-        while not other.knows(f"{BERTS} said this"):
-            await other.hear_a(Changes)
+        await other.learns(f"{BERTS} said this")
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes)
 
 
@@ -327,8 +330,7 @@ async def test_the_id_of_a_deleted_message_in_other_hands_shows_nothing_of_its_n
             f"{BERTS} said this",
             created_at,
         )
-        while not other.knows(f"{BERTS} said this"):
-            await other.hear_a(Changes)
+        await other.learns(f"{BERTS} said this")
         await nothing_of_bert_reaches_anne(server, two, old, live, two.annes)
 
 

@@ -127,15 +127,20 @@ async def test_strays_that_are_many_and_stay_are_reported(
     assert await sql.fetchval("SELECT maintained_at FROM sync.meta") is not None
 
 
-@NEWEST
-async def test_changes_that_strayed_from_the_log_move_too(
-    every_database: Database, sql: Any, conversation: UUID
-) -> None:
+async def drop_the_weeks(sql: Any) -> None:
+    """Leave the log only its default partition."""
     weeks = await sql.fetch(
         "SELECT partition::text AS name FROM sync.partitions WHERE parent = 'log' AND NOT is_default"
     )
     for week in weeks:
         await sql.execute(f"ALTER TABLE sync.log DETACH PARTITION {week['name']}; DROP TABLE {week['name']}")
+
+
+@NEWEST
+async def test_changes_that_strayed_from_the_log_move_too(
+    every_database: Database, sql: Any, conversation: UUID
+) -> None:
+    await drop_the_weeks(sql)
     await add_message(sql, conversation)
     log = await whole_log(sql)
     assert await sql.fetchval("SELECT count(*) FROM sync.log_default") == len(log) > 0
@@ -149,11 +154,7 @@ async def test_changes_that_strayed_from_the_log_move_too(
 async def test_a_log_whose_default_partition_is_turned_goes_on(
     every_database: Database, sql: Any, conversation: UUID
 ) -> None:
-    weeks = await sql.fetch(
-        "SELECT partition::text AS name FROM sync.partitions WHERE parent = 'log' AND NOT is_default"
-    )
-    for week in weeks:
-        await sql.execute(f"ALTER TABLE sync.log DETACH PARTITION {week['name']}; DROP TABLE {week['name']}")
+    await drop_the_weeks(sql)
     await sql.execute(
         "INSERT INTO sync.log (user_id, seq, prev, kind, op, row_id) "
         "SELECT $1, sync.seq_at(now()) + i, 0, 'c', 'u', $1 FROM generate_series(1, $2::int) i",

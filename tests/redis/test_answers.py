@@ -7,16 +7,10 @@ import pytest
 from server.redis import answers
 from server.redis.answers import RedisAnswers
 from server.redis.link import Link
-from tests.support.redis import RedisProcess, needs_redis, running_redis
+from tests.support.redis import RedisProcess, needs_redis
 from tests.support.waiting import eventually
 
 pytestmark = needs_redis
-
-
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisProcess]:
-    async with running_redis() as process:
-        yield process
 
 
 @pytest.fixture

@@ -17,12 +17,6 @@ pytestmark = needs_redis
 
 
 @pytest.fixture
-async def redis() -> AsyncIterator[RedisProcess]:
-    async with running_redis() as process:
-        yield process
-
-
-@pytest.fixture
 async def link(redis: RedisProcess) -> AsyncIterator[Link]:
     async with Link(redis.url) as link:
         yield link

@@ -33,12 +33,6 @@ def only_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Link.command, "__kwdefaults__", {"patience": 0.3})
 
 
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisProcess]:
-    async with running_redis() as process:
-        yield process
-
-
 async def opened(stack: AsyncExitStack, database: Database, redis: RedisProcess) -> ResponseCache:
     return await stack.enter_async_context(open_cache(database.server_url, redis.url))
 
