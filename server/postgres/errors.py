@@ -176,7 +176,7 @@ def connecting() -> Iterator[None]:
 
 def unreachable(error: OSError) -> str:
     """Why there is no connection, and what to do about it."""
-    if is_refusal(error):
+    if _is_refusal(error):
         return f"Nothing listens at the host and port of the URL ({error}). Start Postgres there, or correct them."
     if isinstance(error, socket.gaierror):
         return f"The host of the URL is not known ({error.strerror}). Correct it, or look at DNS."
@@ -186,6 +186,6 @@ def unreachable(error: OSError) -> str:
     return f"Postgres cannot be reached ({said}). Check that it runs, and DATABASE_URL (ATLAS_ADMIN_URL, if it is set)."
 
 
-def is_refusal(error: OSError) -> bool:
+def _is_refusal(error: OSError) -> bool:
     """Whether nothing listens at the port. For several addresses of a host, asyncio only quotes the errors."""
     return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)

@@ -103,7 +103,7 @@ class _Chat:
             on_batch=self._on_batch,
             on_stream=self._on_stream,
             on_event=self._on_event,
-            on_status=Shows(self._put, url, lambda: self._device.last_error),
+            on_status=Shows(self._put, lambda: self._device.reason),
         )
 
     async def run(self) -> None:

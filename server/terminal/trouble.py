@@ -1,19 +1,15 @@
-"""What keeps a device in a terminal from its server: a sentence each, with what to do about it."""
+"""A terminal's device and its server: the address, a token that is refused, and why there is no connection."""
 
-import socket
-import ssl
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from rich.text import Text
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from atlas_sync.device import Status
-from atlas_sync.reason import bare
+from atlas_sync.reason import Reason
 from atlas_sync.session import ErrorAnswer, Event
 from server.exceptions import AtlasError, ConfigError
-from server.postgres.errors import is_refusal
 from server.terminal.device import printable
 
 NO_ADDRESS: Final = (
@@ -22,6 +18,7 @@ NO_ADDRESS: Final = (
 ANOTHER_TOKEN: Final = (
     "Set ATLAS_TOKEN to another one: `atlas-sync token USER`, with the ATLAS_JWT_SECRET of the server, mints one."
 )
+OTHER_ADDRESS: Final = "; --url names another address"
 REFUSALS: Final = ("token_refused", "token_expired")
 
 
@@ -64,26 +61,20 @@ class Token:
 class Shows:
     """Prints a device's status as it changes, and why it is offline: once, and not at each attempt."""
 
-    def __init__(self, put: Callable[[Text], None], url: str, last_error: Callable[[], object]) -> None:
-        """`put` prints a line."""
+    def __init__(self, put: Callable[[Text], None], reason: Callable[[], Reason | None]) -> None:
+        """`put` prints a line. `reason`: the device's."""
         self._put = put
-        self._url = bare(url)
-        self._last_error = last_error
-        self._seen: object = None
+        self._reason = reason
         self._said: str | None = None
         """Why it is offline, since it was connected for the last time."""
 
     def __call__(self, status: Status) -> None:
-        error = self._last_error()
-        says = None
-        if status is Status.OFFLINE and error is not None and error is not self._seen:
-            self._seen = error
-            says = why(error, self._url)
+        reason = self._reason()
         if status not in (Status.OFFLINE, Status.CONNECTING):
             self._said = None
-        elif says is not None and says != self._said:
-            self._said = says
-            self._print(f"offline: {says} It is tried again and again.")
+        elif status is Status.OFFLINE and reason is not None and reason.message != self._said:
+            self._said = reason.message
+            self._print(f"offline: {reason.message}{OTHER_ADDRESS if is_about_the_address(reason) else ''}")
             return
         elif self._said is not None:
             return
@@ -93,31 +84,5 @@ class Shows:
         self._put(Text(printable(f"· {text}"), "dim"))
 
 
-def why(error: object, url: str) -> str:
-    """A sentence about what keeps a device offline."""
-    match error:
-        case ErrorAnswer():
-            return f"The server says: {error.message}"
-        case ConnectionClosed():
-            return "The connection was cut."
-        case InvalidStatus() if error.response.status_code >= 500:
-            return (
-                f"{url} fails with status {error.response.status_code}. Look at the log of the server, or the proxy's."
-            )
-        case InvalidStatus():
-            return (
-                f"{url} answers with status {error.response.status_code}, not as Atlas Sync does. Name the server's "
-                "address with --url; its path is /sync."
-            )
-        case InvalidHandshake():
-            return f"What answers at {url} is no WebSocket. Name the server's address with --url; its path is /sync."
-        case socket.gaierror():
-            return f"The host of {url} is not known. Correct --url, or look at DNS."
-        case ssl.SSLError():
-            return f"TLS fails at {url} ({error}). Mend the certificate, or use ws:// where TLS is not."
-        case TimeoutError():
-            return f"{url} does not answer. Look at the address, and at firewalls in between."
-        case OSError() if is_refusal(error):
-            return f"Nothing listens at {url}. Start the server, or name its address with --url."
-        case _:
-            return f"{url} cannot be reached ({type(error).__name__}: {error})."
+def is_about_the_address(reason: Reason) -> bool:
+    return reason.code in ("unreachable", "tls", "no_websocket") or reason.code.startswith("http_")

@@ -123,7 +123,7 @@ def watch(url: str, token: str, user: UUID, memory: Memory, console: Console) ->
         cursor=memory.cursor,
         on_batch=on_batch,
         on_event=on_event,
-        on_status=Shows(lambda text: console.print(text, soft_wrap=True), url, lambda: connected.last_error),
+        on_status=Shows(lambda text: console.print(text, soft_wrap=True), lambda: connected.reason),
     )
     run(connected.run)
     console.print("Stopped. Start again to see what you missed.", style="dim")

@@ -443,8 +443,9 @@ def test_each_trouble_is_one_sentence(error: ErrorAnswer | Exception, code: str,
     assert "secret" not in reason.message
 
 
-def test_what_is_put_off_is_no_reason_to_be_without_a_connection() -> None:
-    assert reason_of(ErrorAnswer("slow_down", "m", True, "push"), "ws://here/sync") is None
+@pytest.mark.parametrize("frame", ["push", "page", "stop"])
+def test_what_is_put_off_is_no_reason_to_be_without_a_connection(frame: str) -> None:
+    assert reason_of(ErrorAnswer("slow_down", "m", True, frame), "ws://here/sync") is None
 
 
 # ---- Silence -------------------------------------------------------------------------------------------------------

@@ -48,14 +48,15 @@ const SENTENCES: Readonly<Record<string, string>> = {
 };
 
 /**
- * The reason that an Error or an `error` frame is; null if it is no reason to be without a connection: a push or a page
- * that is put off leaves the connection as it is.
+ * The reason that an Error or an `error` frame is; null if it is no reason to be without a connection: a push, a page or a
+ * stop that is put off leaves the connection as it is.
  */
 export function reasonOf(error: unknown): Reason | null {
   const { t, answers, code, name, message = String(error) } = Object(error) as Partial<ErrorAnswer & Error>;
   if (t === 'error') {
     const of = String(code);
-    return answers === 'push' || answers === 'page' ? null : { code: of, message: SENTENCES[of] ?? message };
+    const isPutOff = answers === 'push' || answers === 'page' || answers === 'stop';
+    return isPutOff ? null : { code: of, message: SENTENCES[of] ?? message };
   }
   if (error instanceof Trouble) return { code: error.code, message };
   if (name === 'PageError') return null;

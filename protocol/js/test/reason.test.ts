@@ -206,6 +206,20 @@ describe('the server', () => {
     expect((await status(sync)).reason).toMatchObject({ code, message: expect.stringContaining(says) });
   });
 
+  it.each(['push', 'page', 'stop'])('a %s that is put off is none, and the cut that follows is', async (answers) => {
+    const sync = app.open();
+    await app.world.clock.pass(0);
+    for (const peer of [...app.server.peers]) {
+      peer.say({ t: 'error', code: 'slow_down', message: 'for clients', retryable: true, answers, id: 7 });
+    }
+    await app.world.clock.pass(0);
+    expect(await status(sync)).toMatchObject({ state: 'live', reason: null });
+    app.world.network.mode = 'dead';
+    for (const peer of [...app.server.peers]) peer.shut(1006);
+    await app.world.clock.pass(0);
+    expect((await status(sync)).reason?.code).toBe('cut');
+  });
+
   it('a server that falls silent is said, and a new connection made', async () => {
     const sync = app.open();
     await app.world.clock.pass(0);

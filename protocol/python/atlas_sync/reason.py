@@ -50,10 +50,11 @@ class SilentError(TimeoutError):
 
 
 def reason_of(error: ErrorAnswer | Exception, url: str) -> Reason | None:
-    """The reason that an error is; None for an answer to a push or a page, which leaves the connection as it is."""
+    """The reason that an error is; None for an answer to a push, a page or a stop, which leaves the connection as it
+    is."""
     where = bare(url)
     match error:
-        case ErrorAnswer(answers="push" | "page"):
+        case ErrorAnswer(answers="push" | "page" | "stop"):
             return None
         case ErrorAnswer():
             return Reason(error.code, SENTENCES.get(error.code, error.message))
