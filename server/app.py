@@ -127,10 +127,11 @@ class App:
                 await stack.enter_async_context(redis)
             name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
             streams = None
-            if not settings.service_tokens and synced.declaration.streams:
-                log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
             if settings.service_tokens:
                 streams = Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)
+            else:
+                _say_if_streamed(synced)
+                synced.on_use.append(lambda: _say_if_streamed(synced))
             backend = _Backend(
                 settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack), streams
             )
@@ -240,6 +241,11 @@ class App:
             ready,
             drain,
         )
+
+
+def _say_if_streamed(synced: Synced) -> None:
+    if synced.declaration.streams:
+        log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
 
 
 class _Postgres:

@@ -261,10 +261,14 @@ def doctor() -> None:
     from server.postgres.doctor import examine
 
     database = _set(DatabaseSettings)
+    backend: bool | None = None
+    with contextlib.suppress(ConfigError):  # the environment of a command alone: that is not said of servers
+        backend = bool(load(ServeSettings).service_tokens)
 
     async def ask() -> bool:
         fit = True
-        async for finding in examine(database.database_url, database.listen_url, database.replica_urls or ()):
+        urls = database.database_url, database.listen_url, database.replica_urls or ()
+        async for finding in examine(*urls, backend=backend):
             mark = Mark.GOOD if finding.good else Mark.BAD if finding.grave else Mark.NOTE
             marked(mark, finding.says, finding.what)
             fit = fit and (finding.good or not finding.grave)

@@ -67,13 +67,15 @@ async def test_migrate_and_doctor_agree(postgres_18: Any) -> None:
     assert sick.returncode == 1
     assert "atlas-sync migrate" in sick.stdout
     assert (await asyncio.to_thread(run, "migrate", DATABASE_URL=database.url)).returncode == 0
-    healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=f"{database.server_url}&connection_limit=1")
+    url = f"{database.server_url}&connection_limit=1"
+    healthy = await asyncio.to_thread(run, "doctor", DATABASE_URL=url, ATLAS_JWT_SECRET=SECRET)
     assert (
         healthy.stderr
         == "! These parameters of DATABASE_URL have no effect here: connection_limit. server/README.md says why.\n"
     )
     # Of what must be mended, only the tests' own fsync = off is there.
     assert [line.split()[1] for line in healthy.stdout.splitlines() if line[0] == "✗"] == ["durability"]
+    assert "ATLAS_SERVICE_TOKEN is not set here" in healthy.stdout, "it is the environment of a server"
 
 
 async def test_several_processes_say_once_what_has_no_effect(postgres_18: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from server.clock import ahead_of_machine, machine_now
+from server.declaration.chat import CHAT
 from server.declaration.sql.pieces import table
 from server.exceptions import UnavailableError, UnfitError
 from server.metrics import DEFAULT_ROWS_COUNTED
@@ -62,8 +63,13 @@ Check = Callable[[Any], Awaitable[Finding | None]]
 """Takes a connection. None: there is nothing to check."""
 
 
-async def examine(url: str, listen_url: str | None = None, replica_urls: Sequence[str] = ()) -> AsyncIterator[Finding]:
-    """Run all checks, with the rights of `url`. Stops after a finding without which the others make no sense."""
+async def examine(
+    url: str, listen_url: str | None = None, replica_urls: Sequence[str] = (), *, backend: bool | None = None
+) -> AsyncIterator[Finding]:
+    """Run all checks, with the rights of `url`. Stops after a finding without which the others make no sense.
+
+    `backend`: whether the server has a token for the app's backend; None: this is not the server's environment.
+    """
     try:
         # No prepared statements, so that this works through a pooler too.
         connection = await connect_to_primary(url, statement_cache_size=0)
@@ -76,6 +82,9 @@ async def examine(url: str, listen_url: str | None = None, replica_urls: Sequenc
 
     async def listen(_: Any) -> Finding:
         return await _listen(listen_url or url)
+
+    async def streams(connection: Any) -> Finding | None:
+        return await _streams(connection, backend)
 
     try:
         async for finding in _findings(FIRST, connection):
@@ -99,7 +108,7 @@ async def examine(url: str, listen_url: str | None = None, replica_urls: Sequenc
             else:
                 yield Finding(topic, True, TOPICS[topic].good)
         replicas = [partial(_replica, number, replica) for number, replica in enumerate(replica_urls, 1)]
-        async for finding in _findings((listen, *LATER, *replicas), connection, named):
+        async for finding in _findings((listen, *LATER, streams, *replicas), connection, named):
             yield finding
     finally:
         connection.terminate()
@@ -388,6 +397,19 @@ async def _doorbells(connection: Any) -> Finding | None:
     left = [] if declaration is None else await publication.left_out(connection, declaration)
     says = f"Servers may read changes from the WAL; one that hangs keeps at most {found['kept']:,} MB of it."
     return Finding("doorbells", True, " ".join([says, *left]))
+
+
+async def _streams(connection: Any, backend: bool | None) -> Finding | None:
+    declaration = await declared(connection)
+    if declaration is None or not declaration.streams:
+        return None
+    columns = ", ".join(f"{kind.name}.{name}" for kind in declaration.kinds for name in kind.streams)
+    if backend is False:
+        says = f"ATLAS_SERVICE_TOKEN is not set here: the backend cannot stream {columns}. Set it where the servers run"
+        if declaration.digest == CHAT.digest:
+            return Finding("streams", True, f"{says}, if it is to.")  # nobody has chosen these columns
+        return Finding("streams", False, f"{says}, or take `streams` out of the declaration.", grave=False)
+    return Finding("streams", True, f"the app's backend may stream {columns}")
 
 
 async def _clock(connection: Any) -> Finding:

@@ -1,19 +1,23 @@
 """Streams while what surrounds them changes: declarations, versions, poolers, processes. No text is lost."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from atlas_sync import Stopped, Stream
 from server.declaration.chat import CHAT_TOML
 from server.exceptions import UnfitError
 from server.postgres.migrate import migrate
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
+from tests.integration.test_stream_writer import device_of, http_of
 from tests.integration.test_streams import SERVICE, content, placeholder, watching, writing
 from tests.support.cluster import Cluster, Database
 from tests.support.notes import FOLDER, NOTE, add_folder, add_note, notes
-from tests.support.serving import serving
+from tests.support.serving import ServerProcess, serving
+from tests.support.waiting import eventually
 
 NOT_STREAMED = CHAT_TOML.replace('streams = ["content"]', "")
 STREAMED_NOTE = NOTE + 'streams = ["said"]\n'
@@ -84,3 +88,41 @@ async def test_an_undo_stops_where_a_row_does_not_take_its_text(database: Databa
     assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 1
     await sql.execute("DELETE FROM messages")
     await undo(database.url, SILENT)
+
+
+async def test_a_server_without_a_token_says_that_it_streams_nothing_once_something_is_declared_to_be(
+    database: Database,
+) -> None:
+    await migrate(database.url, text=NOT_STREAMED)
+    async with ServerProcess(database.server_url) as server:
+
+        def says() -> bool:
+            return any("nothing is streamed" in event["event"] for event in server.log)
+
+        assert not says()
+        await migrate(database.url, text=CHAT_TOML)
+        await eventually(says)
+
+
+async def test_streams_go_through_a_pooler_and_listen_beside_it(database: Database, sql: Any, user: UUID) -> None:
+    pooled = f"{database.server_url}&pgbouncer=true"
+    beside = {"ATLAS_LISTEN_URL": database.server_url, "ATLAS_SERVICE_TOKEN": SERVICE}
+    message = await placeholder(sql, user)
+    async with (
+        ServerProcess(pooled, **beside) as one,
+        ServerProcess(pooled, **beside) as two,
+        device_of(two.url, user) as phone,
+    ):
+        with pytest.raises(Stopped):
+            async with Stream(http_of(one), SERVICE, user, "message", message, "content") as out:
+                for word in ("one ", "two ", "three"):
+                    await out.write(word)
+                    await eventually(partial(phone.has, message, out.text))
+                assert await phone.device.stop("message", message, "content")
+                assert await out.stopped()
+        await eventually(lambda: row_has(sql, message, "one two three"))
+        await eventually(partial(phone.settled, message, "one two three"))
+
+
+async def row_has(sql: Any, message: UUID, text: str) -> bool:
+    return bool(await content(sql, message) == text)

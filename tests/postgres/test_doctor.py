@@ -44,7 +44,7 @@ async def test_a_fit_database_has_no_findings(every_database: Database) -> None:
     found = await findings(every_database.server_url)
     # The tests' clusters run with fsync = off, which the doctor must not like, and maybe with an old minor version.
     assert {name for name, finding in found.items() if not finding.good} - {"version"} == {"durability"}
-    assert len(found) == 24
+    assert len(found) == 25
 
 
 @pytest.mark.parametrize(
@@ -359,3 +359,28 @@ async def test_no_index_is_asked_for_a_table_of_atlas_sync(postgres_18: Cluster)
 async def test_a_declaration_without_a_gate_lets_everybody_in(postgres_18: Cluster) -> None:
     async with notes(postgres_18) as (database, _):
         assert (await declared_findings(database))["gate"].says == "there is none: every user with a token syncs"
+
+
+@pytest.mark.parametrize(
+    ("backend", "good", "says"),
+    [
+        (None, True, "the app's backend may stream note.said"),
+        (True, True, "the app's backend may stream note.said"),
+        (False, False, "ATLAS_SERVICE_TOKEN is not set here: the backend cannot stream note.said"),
+    ],
+)
+async def test_a_declaration_that_streams_wants_a_token_where_the_servers_run(
+    postgres_18: Cluster, backend: bool | None, good: bool, says: str
+) -> None:
+    async with notes(postgres_18, FOLDER + NOTE + 'streams = ["said"]\n') as (database, _):
+        found = {finding.what: finding async for finding in examine(database.server_url, backend=backend)}["streams"]
+        assert (found.good, says in found.says, found.grave) == (good, True, good)
+
+
+async def test_streams_that_nobody_declared_want_no_token_and_none_are_not_named(
+    postgres_18: Cluster, shared_database: Database
+) -> None:
+    found = {finding.what: finding async for finding in examine(shared_database.server_url, backend=False)}["streams"]
+    assert (found.good, "cannot stream message.content" in found.says) == (True, True)
+    async with notes(postgres_18) as (database, _):
+        assert "streams" not in [finding.what async for finding in examine(database.server_url, backend=False)]
