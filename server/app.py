@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from starlette.routing import BaseRoute
@@ -41,7 +41,7 @@ from server.feed.history import DECLARED, History, come_back_apart
 from server.feed.hub import Hub, Lane
 from server.feed.limited import COLLECTED_AT_ONCE, LOOKED_UP_AT_ONCE, CollectedRows, LimitedRows
 from server.feed.pages import Pages
-from server.feed.ports import Doorbells, Express, Moved, Replica
+from server.feed.ports import Doorbells, Moved
 from server.feed.presence import Presence
 from server.feed.progress import CaughtUp, Progress
 from server.feed.pump import Pump
@@ -87,6 +87,9 @@ RESPONSE_CONNECTIONS: Final = 2
 LAST_RECORDING: Final = 2.0
 """Seconds to record which devices the shutdown disconnected, and as many for the last events of usage."""
 
+Work = dict[str, Coroutine[Any, Any, None]]
+"""What goes on in the background until the shutdown, by names of tasks."""
+
 
 class App:
     """One server process. `run` serves until `stop`. `routes` are served over HTTP, beside the process's own."""
@@ -113,7 +116,6 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(sock.close)
             sockets = [sock, *_metrics_sockets(settings, stack)]
-            wakes = {lane: asyncio.Event() for lane in Lane}
             hub = Hub(lambda lane: reads.pump.wake(lane), lambda user, seq: reads.pump.look_again(user, seq))
             history, clock, synced = History(hub), Clock(), Synced()
             synced.on_use.append(partial(_declare_to_devices, hub, synced))
@@ -122,32 +124,13 @@ class App:
             stack.callback(postgres.terminate)
             if not await self._connected(postgres):
                 return
-            store = PostgresStore(postgres.pool, synced)
             if redis is not None:
                 await stack.enter_async_context(redis)
             name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
-            streams = None
-            if settings.service_tokens:
-                streams = Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)
-            else:
-                _say_if_streamed(synced)
-                synced.on_use.append(lambda: _say_if_streamed(synced))
-            backend = _Backend(
-                settings, clock, postgres, synced, await _responses(settings, postgres, redis, stack), streams
-            )
-            reads = _ReadPath(
-                settings,
-                name,
-                hub,
-                history,
-                synced,
-                store,
-                postgres.replicas,
-                postgres.express,
-                redis,
-                wakes,
-                backend.usage,
-            )
+            streams = _streams(settings, name, postgres, synced)
+            responses = await _responses(settings, postgres, redis, stack)
+            backend = _Backend(settings, clock, postgres, synced, responses, streams)
+            reads = _ReadPath(settings, name, hub, history, synced, postgres, redis, backend.usage)
             batcher = _batcher(settings, postgres.writes, synced)
             history.alarm.on_ring.append(batcher.postgres_is_back)
             services = Services(
@@ -167,27 +150,15 @@ class App:
             server.should_exit = self._stopping
             _collect_rarely()
             async with asyncio.TaskGroup() as tasks:
-                background = [
-                    tasks.create_task(work, name=name)
-                    for name, work in {
-                        "pump": reads.pump.run(),
-                        "gauges": gauges.run(),
-                        "snapshots": reads.snapshots.run(),
-                        "confirmation": reads.confirmation.run(),
-                        "batcher": batcher.run(),
-                        "inspector": postgres.inspector.run(),
-                        "sweep": reads.sweep.run(),
-                        "presence": reads.presence.run(),
-                        "doorbells": postgres.doorbells.run(
-                            reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down
-                        ),
-                        "timers": services.timers.run(),
-                        **({} if postgres.express is None else {"express": postgres.express.run()}),
-                        **({"replicas": postgres.replica_watch.run()} if postgres.replicas else {}),
-                        **({} if backend.usage is None else {"usage": backend.usage.recorder.run()}),
-                        **({} if streams is None else {"streams": streams.run()}),
-                    }.items()
-                ]
+                work = {
+                    **reads.work(),
+                    "batcher": batcher.run(),
+                    "gauges": gauges.run(),
+                    "timers": services.timers.run(),
+                    **postgres.work(reads),
+                    **backend.work(),
+                }
+                background = [tasks.create_task(each, name=name) for name, each in work.items()]
                 metrics.PROCESSES.set(1)
                 await server.serve(sockets=sockets)
                 metrics.PROCESSES.set(0)
@@ -241,11 +212,6 @@ class App:
             ready,
             drain,
         )
-
-
-def _say_if_streamed(synced: Synced) -> None:
-    if synced.declaration.streams:
-        log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
 
 
 class _Postgres:
@@ -302,6 +268,14 @@ class _Postgres:
             log.info("changes are not streamed, listening instead", why=" ".join(obstacles))
             self._wal = None
 
+    def work(self, reads: "_ReadPath") -> Work:
+        return {
+            "inspector": self.inspector.run(),
+            "doorbells": self.doorbells.run(reads.readers.ring, reads.sweep.doorbells_up, reads.sweep.doorbells_down),
+            **({} if self.express is None else {"express": self.express.run()}),
+            **({"replicas": self.replica_watch.run()} if self.replicas else {}),
+        }
+
     def terminate(self) -> None:
         for replica in self.replicas:
             replica.terminate()
@@ -321,16 +295,14 @@ class _ReadPath:
         hub: Hub,
         history: History,
         synced: Synced,
-        store: PostgresStore,
-        replicas: Sequence[Replica],
-        express: Express | None,
+        postgres: _Postgres,
         redis: "Link | None",
-        wakes: dict[Lane, asyncio.Event],
         usage: "_Usage | None",
     ) -> None:
         self.hub = hub
+        store = PostgresStore(postgres.pool, synced)
         self.confirmation = Confirmation(hub, history, store)
-        relief = Replicas(store, replicas, synced, self.confirmation.want) if replicas else None
+        relief = Replicas(store, postgres.replicas, synced, self.confirmation.want) if postgres.replicas else None
         source = store if relief is None else relief
         collected = CollectedRows(source)
         if redis is None:
@@ -345,7 +317,15 @@ class _ReadPath:
             self.snapshots = Snapshots(hub, history, pieces, synced, COLLECTED_AT_ONCE)
             pages = Pages(paged, synced, LOOKED_UP_AT_ONCE)
         self.pump = Pump(
-            hub, history, store, self.snapshots, synced, wakes, relief, express, keep_trail=redis is not None
+            hub,
+            history,
+            store,
+            self.snapshots,
+            synced,
+            {lane: asyncio.Event() for lane in Lane},
+            relief,
+            postgres.express,
+            keep_trail=redis is not None,
         )
         self.sweep = Sweep(hub, history, store, settings.sweep)
         self.presence = Presence(hub, store, name, lambda: history.inspection_error)
@@ -364,6 +344,15 @@ class _ReadPath:
         """A transaction moved a feed."""
         self.hub.expected.note(moved.user, moved.seq)
         self.readers.ring(moved.user, moved.seq, carried=self.pump.carry(moved))
+
+    def work(self) -> Work:
+        return {
+            "pump": self.pump.run(),
+            "snapshots": self.snapshots.run(),
+            "confirmation": self.confirmation.run(),
+            "sweep": self.sweep.run(),
+            "presence": self.presence.run(),
+        }
 
     async def record_departures(self) -> None:
         """Record which devices the shutdown disconnected, if Postgres answers in time."""
@@ -400,6 +389,12 @@ class _Backend:
         if self._streams is not None:
             routes += StreamsEndpoint(self._streams).routes(self.tokens)
         return routes
+
+    def work(self) -> Work:
+        return {
+            **({} if self.usage is None else {"usage": self.usage.recorder.run()}),
+            **({} if self._streams is None else {"streams": self._streams.run()}),
+        }
 
 
 class _Usage:
@@ -441,6 +436,20 @@ class _Usage:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_RECORDING):
                 await self.recorder.close()
+
+
+def _streams(settings: ServeSettings, name: str, postgres: _Postgres, synced: Synced) -> Streams | None:
+    """Streams, if the app's backend can have any."""
+    if settings.service_tokens:
+        return Streams(PostgresStreams(postgres.streams, name), StreamNotices(postgres.direct, name), synced)
+
+    def say_if_declared() -> None:
+        if synced.declaration.streams:
+            log.info("nothing is streamed, because ATLAS_SERVICE_TOKEN is not set")
+
+    say_if_declared()
+    synced.on_use.append(say_if_declared)
+    return None
 
 
 async def _responses(
