@@ -140,7 +140,7 @@ DOORBELLS = _counter(
     "else `ignored`",
     "None while users write: NOTIFY does not arrive; see atlas_listening. With several processes nearly all are "
     "`ignored`, because each process receives all of them. Few `carried` with ATLAS_DOORBELLS=wal: see which tables "
-    "`atlas-sync doctor` says are not streamed.",
+    "`atlas-sync doctor` says are left out.",
     "fate",
 )
 DOORBELLS_MISSED = _counter(
@@ -342,7 +342,7 @@ MAINTAINED_AGO = _gauge(
 STREAM_BEHIND = _gauge(
     "atlas_stream_behind_bytes",
     Question.POSTGRES,
-    "Bytes of WAL that Postgres has written and the stream of changes has not received, in the worst process",
+    "Bytes of WAL that Postgres has written and the process that reads it has not received; the worst process counts",
     "Growing: Postgres decodes more slowly than others write. It has to decode the writes to all tables of the "
     "database. At 1 GiB the server listens instead.",
     over="livemax",
