@@ -157,13 +157,26 @@ def _archive(former: Kind, kind: Kind) -> Iterator[Change]:
 
 
 def _streaming(former: Kind, kind: Kind) -> Iterator[Change]:
-    if (former.streams, former.ended) != (kind.streams, kind.ended):
-        yield Change(kind.name, f"What may be streamed of kind {kind.name} changes")
+    for name in former.streams:
+        if name not in kind.streams:
+            says = (
+                f"Column {name} of kind {kind.name} is streamed no more: its open streams end, and rows get their texts"
+            )
+            yield Change(kind.name, says)
+    for name in kind.streams:
+        if name not in former.streams:
+            yield Change(kind.name, f"Column {name} of kind {kind.name} may be streamed")
+    if former.ended != kind.ended:
+        yield Change(kind.name, f"How streams of kind {kind.name} ended is {_noted(kind.ended)}")
 
 
 def _writing(former: Kind, kind: Kind) -> Iterator[Change]:
     if (former.devices, former.limits) != (kind.devices, kind.limits):
         yield Change(kind.name, f"What devices may write of kind {kind.name} changes")
+
+
+def _noted(field: Field | None) -> str:
+    return "noted no more" if field is None else f"noted in its column {field.name}"
 
 
 def _value(field: Field | None) -> tuple[str, str, str] | None:

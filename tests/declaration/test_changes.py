@@ -116,6 +116,7 @@ EACH = {
     "an archive that is gone": (CHAT, of("message", archive=None), [("message", Need.IF_ARCHIVED)]),
     "a new archive": (of("message", archive=None), CHAT, [("message", Need.IF_ARCHIVED)]),
     "what devices may write": (CHAT, of("conversation", devices=Devices(delete=True)), [("conversation", Need.NO)]),
+    "what may be streamed": (CHAT, of("message", streams=()), [("message", Need.NO)]),
     "limits": (CHAT, of("conversation", limits={}), [("conversation", Need.NO)]),
 }
 
@@ -125,6 +126,18 @@ def test_each_change_says_whether_devices_need_a_snapshot(
     before: Declaration | None, after: Declaration, expected: list[tuple[str, Need]]
 ) -> None:
     assert [(change.kind, change.need) for change in changes(before, after)] == expected
+
+
+def test_what_becomes_of_open_streams_is_said() -> None:
+    some = of("message", streams=("content", "role"), ended=HOME)
+    assert [change.says for change in changes(CHAT, some)] == [
+        "Column role of kind message may be streamed",
+        "How streams of kind message ended is noted in its column home",
+    ]
+    assert [change.says for change in changes(some, of("message", streams=("role",)))] == [
+        "Column content of kind message is streamed no more: its open streams end, and rows get their texts",
+        "How streams of kind message ended is noted no more",
+    ]
 
 
 def test_the_evidence_is_looked_up_in_the_archive_too() -> None:

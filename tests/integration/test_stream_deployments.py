@@ -23,6 +23,47 @@ NOT_STREAMED = CHAT_TOML.replace('streams = ["content"]', "")
 STREAMED_NOTE = NOTE + 'streams = ["said"]\n'
 
 
+BEFORE_STREAMS = """
+    DROP TABLE sync.streams, sync.stream_text;
+    DO $$ BEGIN
+        EXECUTE (SELECT string_agg(format('DROP FUNCTION %s', oid::regprocedure), ';') FROM pg_proc
+                 WHERE pronamespace = 'sync'::regnamespace AND proname ~ 'stream|^settle');
+    END $$;
+    UPDATE sync.migrations SET version_num = '0013_nobody', definitions = definitions - 'functions/streams.sql';
+    UPDATE sync.declaration SET checksum = 'of an earlier version'
+"""
+"""What a database does not have that was migrated before there were streams."""
+
+
+async def test_a_database_from_before_streams_keeps_its_declaration_and_streams_what_is_declared_then(
+    database: Database, sql: Any, user: UUID
+) -> None:
+    await migrate(database.url, text=NOT_STREAMED)
+    message = await placeholder(sql, user)
+    await sql.execute(BEFORE_STREAMS)
+    for _ in range(2):
+        assert await migrate(database.url) == []
+    async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+        body = {"user": str(user), "kind": "message", "id": str(message), "column": "content"}
+        refused = await writer.http.post("streams", json=body)
+        assert (refused.status_code, "Add the column to `streams` of its kind" in refused.text) == (400, True)
+        await migrate(database.url, text=CHAT_TOML)
+
+        async def opens() -> bool:
+            return (await writer.http.post("streams", json=body)).status_code in (200, 201)
+
+        await eventually(opens)
+        async with watching(server.url, user) as device:
+            stream = (await writer.open(user, message))["stream"]
+            await writer.append(stream, 0, "text")
+            await device.until(stream, "text")
+            await migrate(database.url)
+            assert (await writer.append(stream, 4, " and more"))[0] == 200
+            await writer.end(stream, "done", write=True)
+            await device.settled(stream)
+    assert await content(sql, message) == "text and more"
+
+
 async def test_a_declaration_that_streams_a_column_no_more_leaves_its_text_in_the_row(
     database: Database, sql: Any, user: UUID
 ) -> None:
