@@ -180,8 +180,10 @@ def folders(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def nobodys(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Folders may belong to nobody."""
-    yield from shared(request, TOML, DDL.replace("user_id uuid NOT NULL", "user_id uuid"))
+    """Folders may belong to nobody, and notes be in no folder."""
+    yield from shared(
+        request, TOML, DDL.replace("uuid NOT NULL", "uuid").replace("folder_id text NOT NULL", "folder_id text")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,21 @@ CHILD: Final = {
 PARENT: Final = {
     "its folder gets another owner": (f"UPDATE folders SET user_id = '{BERT}' WHERE id = 'a'",),
 }
-NOTE: Final = {"its note moves to another owner's folder": ("UPDATE notes SET folder_id = 'b' WHERE id = 'n'",)}
+NOTE: Final = {
+    "its note moves to another owner's folder": ("UPDATE notes SET folder_id = 'b' WHERE id = 'n'",),
+    "its note moves to another owner's folder, and its own is deleted": (
+        "UPDATE notes SET folder_id = 'b' WHERE id = 'n'",
+        "DELETE FROM folders WHERE id = 'a'",
+    ),
+    "its note moves to another owner's folder, and its own goes there, too": (
+        "UPDATE notes SET folder_id = 'b' WHERE id = 'n'",
+        f"UPDATE folders SET user_id = '{BERT}' WHERE id = 'a'",
+    ),
+    "its note moves to another owner's folder, and its own gets another key": (
+        "UPDATE notes SET folder_id = 'b' WHERE id = 'n'",
+        "UPDATE folders SET id = 'z' WHERE id = 'a'",
+    ),
+}
 LEFT: Final = {"its folder loses its owner": ("UPDATE folders SET user_id = NULL WHERE id = 'a'",)}
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 PAIRS: Final = [
@@ -262,6 +278,15 @@ async def test_a_change_below_a_row_of_nobody_reaches_the_user_who_gets_it(
     seed = SEED if parent in LEFT else OWNERLESS
     below = {name: change for name, change in CHILD.items() if parent not in NOTE or "a mark" in name}
     assert not await lost(nobodys, seed, below, (PARENT | NOTE | LEFT)[parent], levels)
+
+
+@on_each("nobodys")
+async def test_a_change_below_a_row_without_a_parent_reaches_the_user_who_gets_it(
+    nobodys: Database, levels: tuple[str, str]
+) -> None:
+    seed = (SEED[0], SEED[1].replace("('n', 'a', '')", "('n', NULL, '')"), SEED[2])
+    below = {name: change for name, change in CHILD.items() if "a mark" in name}
+    assert not await lost(nobodys, seed, below, ("UPDATE notes SET folder_id = 'b' WHERE id = 'n'",), levels)
 
 
 ABSENT: Final = {

@@ -16,6 +16,7 @@ from server.declaration.sql.pieces import (
     comment,
     compared,
     equal,
+    is_logged,
     literal,
     logged,
     owner,
@@ -51,14 +52,12 @@ def function(declaration: Declaration, kind: Kind) -> str:
         "        -- the move, the deletion of that parent alone would not remove it from the device.",
         *_recorded(declaration, kind, "_former", "OLD", "d", above[0]),
     ]
-    held = owner(declaration, kind, "NEW")
     if kind.parent is not None:
         parts += [
             "        IF _former IS NULL AND TG_OP = 'UPDATE' THEN",
             "            -- A parent that was deleted in this transaction has no owner any more.",
-            f"            _again := {held};",
+            f"            _again := {owner(declaration, kind, 'NEW')};",
             "            IF _again IS NOT NULL THEN",
-            *(["                PERFORM sync.refuse_unseen() WHERE _held;"] if above[0] and below else []),
             f"                PERFORM sync.record(_again, {tag}, 'd', {logged(kind, 'OLD')});",
             "            END IF;",
             "        END IF;",
@@ -85,15 +84,9 @@ def function(declaration: Declaration, kind: Kind) -> str:
                     f"        PERFORM sync.hold({tag}, {column(alias, kind.key[0])}::text, true);"
                     for alias in ("NEW", "OLD")
                 ),
-                *(
-                    [
-                        "        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN",
-                        "            PERFORM sync.refuse_unseen();",
-                        "        END IF;",
-                    ]
-                    if kind.parent is None
-                    else []
-                ),
+                "        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN",
+                "            PERFORM sync.refuse_unseen();",
+                "        END IF;",
                 "    END IF;",
             ]
         parts += [
@@ -103,6 +96,15 @@ def function(declaration: Declaration, kind: Kind) -> str:
             "            PERFORM sync.refuse_hidden(sync.hidden());",
             "        END IF;",
             *below,
+            *(["        PERFORM sync.note_move(_owner);"] if kind.parent is not None else []),
+            "    END IF;",
+        ]
+    if left := list(_below_those_that_left(declaration, kind)):
+        parts += [
+            f"    IF (TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved})) AND sync.noted_moves() <> '' THEN",
+            "        -- Rows have left it before, in this transaction. From here on the feed of its former owner is held,",
+            "        -- so that all rows below them can be seen.",
+            *left,
             "    END IF;",
         ]
     if kind.parent is not None:
@@ -300,6 +302,20 @@ def _below(declaration: Declaration, kind: Kind, alias: str, indent: str) -> Ite
                 f"{indent}FROM {_source(grandchild)} g JOIN {source} c "
                 f"ON {column('g', grandchild.parent.field)} = {column('c', child.key[0])} WHERE {on};"
             )
+
+
+def _below_those_that_left(declaration: Declaration, kind: Kind) -> Iterator[str]:
+    """Statements that record the rows two levels below the kind's whose parents have moved in this transaction."""
+    for child in declaration.children_of(kind):
+        key = child.key[0]
+        for grandchild in declaration.children_of(child):
+            assert grandchild.parent is not None
+            yield f"        PERFORM sync.record(c._to, {literal(grandchild.tag)}, 'u', {logged(grandchild, 'g')})"
+            yield f"        FROM (SELECT {column('c', key)}, {owner(declaration, child, 'c')} AS _to"
+            yield f"              FROM sync.moved({literal(child.tag)}) l JOIN {_source(child)} c"
+            yield f"              ON {is_logged(child, 'c', 'l')}) c"
+            yield f"        JOIN {_source(grandchild)} g ON {column('g', grandchild.parent.field)} = {column('c', key)}"
+            yield "        WHERE c._to IS NOT NULL;"
 
 
 def _has_loose(declaration: Declaration, kind: Kind) -> bool:

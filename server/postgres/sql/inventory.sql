@@ -162,6 +162,9 @@ WITH RECURSIVE login AS MATERIALIZED (
     UNION ALL
     VALUES ('record', 'uuid, "char", "char", uuid, timestamp with time zone, text[], bigint', true, false, true),
            ('hold', '"char", text, boolean', true, false, true),
+           ('note_move', 'uuid', false, false, true),
+           ('noted_moves', '', false, false, true),
+           ('moved', '"char"', false, false, true),
            ('refuse_unseen', '', false, false, true),
            ('write', 'text, text, uuid, text[], jsonb, timestamp with time zone', false, false, true),
            ('admitted', 'uuid', false, false, true),

@@ -65,6 +65,16 @@ BEGIN
         PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
         FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
     END IF;
+    IF (TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner"))) AND sync.noted_moves() <> '' THEN
+        -- Rows have left it before, in this transaction. From here on the feed of its former owner is held,
+        -- so that all rows below them can be seen.
+        PERFORM sync.record(c._to, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
+        FROM (SELECT c.id, (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = c.shelf) AS _to
+              FROM sync.moved('b') l JOIN library.book c
+              ON c.id = (l.row_key[1])::bigint) c
+        JOIN library.mark g ON g.book = c.id
+        WHERE c._to IS NOT NULL;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -110,7 +120,6 @@ BEGIN
             -- A parent that was deleted in this transaction has no owner any more.
             _again := (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = NEW.shelf);
             IF _again IS NOT NULL THEN
-                PERFORM sync.refuse_unseen() WHERE _held;
                 PERFORM sync.record(_again, 'b', 'd', NULL, NULL, ARRAY[OLD.id::text]);
             END IF;
         END IF;
@@ -145,6 +154,9 @@ BEGIN
         -- Rows below it that belonged to nobody are changed before, or know of its owner.
         PERFORM sync.hold('b', NEW.id::text, true);
         PERFORM sync.hold('b', OLD.id::text, true);
+        IF TG_OP = 'UPDATE' AND _former IS NULL AND _owner IS NOT NULL THEN
+            PERFORM sync.refuse_unseen();
+        END IF;
     END IF;
     IF _owner IS NOT NULL AND TG_OP = 'UPDATE' AND (OLD.id, OLD.shelf) IS DISTINCT FROM (NEW.id, NEW.shelf) THEN
         -- The rows below it are to be sent where it is now.
@@ -153,6 +165,7 @@ BEGIN
         END IF;
         PERFORM sync.record(_owner, 'M', 'u', NULL, NULL, ARRAY[c.book::text, c.page::text])
         FROM library.mark c WHERE c.book = NEW.id;
+        PERFORM sync.note_move(_owner);
     END IF;
     IF _owner IS NULL AND _former IS NULL AND (row_security_active('public."Shelf"')) THEN
         -- The parent was deleted, which is recorded instead; or row level security hides it.

@@ -89,6 +89,33 @@ BEGIN
 END
 $$;
 
+-- A row that moves to another user's parent is sent there with the rows below it. A transaction that adds one of these at the
+-- same moment for the former owner holds that user's feed, and so is waited for. But the former parent may be deleted, or given
+-- to somebody, in the transaction that moves the row: then its former owner is only found when that is recorded. The feeds to
+-- which rows have moved are noted until the end of the transaction, so that the rows below can be looked for again.
+CREATE OR REPLACE FUNCTION sync.note_move(owner uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_catalog.strpos(sync.noted_moves(), owner::pg_catalog.text) = 0 THEN
+        PERFORM pg_catalog.set_config('atlas_sync.moves', sync.noted_moves() || ' ' || owner, true);
+    END IF;
+END
+$$;
+
+-- The users to whom rows have moved in this transaction, each with a blank before; empty: none has.
+CREATE OR REPLACE FUNCTION sync.noted_moves() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(current_setting('atlas_sync.moves', true), '')
+$$;
+
+-- The rows of a kind that have moved in this transaction, or changed beside those that moved, as the log names them.
+CREATE OR REPLACE FUNCTION sync.moved(kind "char") RETURNS TABLE (row_id uuid, row_at timestamptz, row_key text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT l.row_id, l.row_at, l.row_key
+    FROM sync.feeds f JOIN sync.log l ON l.user_id = f.user_id AND l.seq = f.seq
+    WHERE f.user_id = ANY (string_to_array(ltrim(sync.noted_moves()), ' ')::uuid[]) AND l.kind = moved.kind AND l.op = 'u'
+$$;
+
 -- A transaction that gives a row of nobody an owner sends the rows below it. With a snapshot of its own it might not see all.
 CREATE OR REPLACE FUNCTION sync.refuse_unseen() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -110,5 +137,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION sync.seq_at, sync.record, sync.hold, sync.refuse_unseen, sync.refuse_truncate FROM PUBLIC;
+REVOKE ALL ON FUNCTION sync.seq_at, sync.record, sync.hold, sync.note_move, sync.noted_moves, sync.moved, sync.refuse_unseen,
+    sync.refuse_truncate FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync.seq_at TO atlas_sync;
