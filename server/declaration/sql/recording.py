@@ -102,7 +102,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
     if left := list(_below_those_that_left(declaration, kind)):
         parts += [
             f"    IF (TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved})) AND sync.noted_moves() <> '' THEN",
-            "        -- Rows have left it before, in this transaction. From here on the feed of its former owner is held,",
+            "        -- Rows have left it before, in this transaction. From here on its former owner's feed is held,",
             "        -- so that all rows below them can be seen.",
             *left,
             "    END IF;",

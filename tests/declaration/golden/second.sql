@@ -66,7 +66,7 @@ BEGIN
         FROM library.mark g JOIN library.book c ON g.book = c.id WHERE c.shelf = NEW."Code";
     END IF;
     IF (TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD."Code", OLD."Owner") IS DISTINCT FROM (NEW."Code", NEW."Owner"))) AND sync.noted_moves() <> '' THEN
-        -- Rows have left it before, in this transaction. From here on the feed of its former owner is held,
+        -- Rows have left it before, in this transaction. From here on its former owner's feed is held,
         -- so that all rows below them can be seen.
         PERFORM sync.record(c._to, 'M', 'u', NULL, NULL, ARRAY[g.book::text, g.page::text])
         FROM (SELECT c.id, (SELECT sync.user_of(p1."Owner") FROM public."Shelf" p1 WHERE p1."Code" = c.shelf) AS _to
