@@ -1,12 +1,16 @@
 """Streams in Postgres: one function call each, and LISTEN for what other processes did."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
+
 from server.exceptions import UnavailableError, UnfitError
+from server.postgres.errors import StatementError
 from server.postgres.listener import HEARTBEAT_SECONDS, Listening
 from server.postgres.pool import Pool
 from server.postgres.route import Route
@@ -29,6 +33,7 @@ SILENCE: Final = timedelta(seconds=30)
 NEVER: Final = timedelta(days=3650)
 PATIENCE: Final = timedelta(seconds=10)
 """After its end the app has so long to write the row itself."""
+LOCKED: Final = "The row, or its table, is locked at this moment."
 HIDDEN: Final = "Row level security hides rows from Atlas Sync. Run `atlas-sync doctor`, which says of which table."
 
 
@@ -38,10 +43,20 @@ class PostgresStreams:
     def __init__(self, pool: Pool, server: str) -> None:
         self._pool = pool
         self._server = server
+        self._one = asyncio.Lock()
+        """Held while the app's tables are read, which others may have locked: appends have a connection meanwhile."""
 
     async def open(self, id_: UUID, user: UUID, place: Place, most: int, *, restart: bool) -> Opened:
         key = list(place.key)
-        (row,) = await self._fetch("open_stream", id_, user, place.tag, key, place.column, restart, most, self._server)
+        try:
+            async with self._one:
+                (row,) = await self._fetch(
+                    "open_stream", id_, user, place.tag, key, place.column, restart, most, self._server
+                )
+        except StatementError as error:
+            if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                raise UnavailableError(LOCKED) from error
+            raise
         match row["problem"]:
             case "unknown_row":
                 raise NoRowError
@@ -75,12 +90,14 @@ class PostgresStreams:
         await self._fetch("touch_streams", self._server, ids)
 
     async def lost(self, ids: Sequence[UUID]) -> set[UUID]:
-        return {row["stream"] for row in await self._fetch("lost_streams", ids)}
+        async with self._one:
+            return {row["stream"] for row in await self._fetch("lost_streams", ids)}
 
     async def settle(self, *, silent: bool) -> list[Settled]:
+        async with self._one:
+            rows = await self._fetch("settle_streams", self._server, SILENCE if silent else NEVER, PATIENCE)
         return [
-            Settled(row["stream"], State(row["ended"]), row["settled"], row["written"], row["trouble"])
-            for row in await self._fetch("settle_streams", self._server, SILENCE if silent else NEVER, PATIENCE)
+            Settled(row["stream"], State(row["ended"]), row["settled"], row["written"], row["trouble"]) for row in rows
         ]
 
     async def rotate(self) -> None:

@@ -86,9 +86,6 @@ class Keeper:
                     await self._store.touch(here)
                 await self._following.look()
                 self._touched_at = now
-            if written:
-                for id_ in await self._store.lost([stream.id for stream in written]):
-                    await self._end(id_)
             for settled in await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS):
                 if settled.trouble is not None:
                     log.warning(
@@ -104,3 +101,7 @@ class Keeper:
         if now - self._rotated_at >= ROTATE_SECONDS:
             self._rotated_at = now
             await self._store.rotate()
+        # Last: it fails as a whole where one table of the app is locked or gone.
+        if written:
+            for id_ in await self._store.lost([stream.id for stream in written]):
+                await self._end(id_)

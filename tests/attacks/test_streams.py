@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,9 +11,10 @@ from websockets.exceptions import ConnectionClosed
 
 from protocol.frames import Stop, Stopped
 from server.postgres.streams import PostgresStreams
+from server.streams.ports import Settled
 from tests.integration.test_others import a_plain_owner
 from tests.integration.test_streams import Watcher, Writer, content, placeholder, watching, writing
-from tests.support.cluster import Database
+from tests.support.cluster import Database, administrator
 from tests.support.people import add_conversation, add_user
 from tests.support.rows import encoded_value
 from tests.support.serving import Running, serving
@@ -135,14 +136,14 @@ async def test_a_text_that_the_app_refuses_is_kept_and_delays_no_other(server: R
 async def test_row_level_security_that_is_forced_ends_no_stream_and_loses_no_text(
     database: Database, sql: Any, user: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[set[UUID]] = []
-    lost = PostgresStreams.lost
+    looks: list[bool] = []
+    settle = PostgresStreams.settle
 
-    async def noted(self: PostgresStreams, ids: Sequence[UUID]) -> set[UUID]:
-        looks.append(await lost(self, ids))
-        return looks[-1]
+    async def noted(self: PostgresStreams, *, silent: bool) -> list[Settled]:
+        looks.append(silent)
+        return await settle(self, silent=silent)
 
-    monkeypatch.setattr(PostgresStreams, "lost", noted)
+    monkeypatch.setattr(PostgresStreams, "settle", noted)
     message, other = await placeholder(sql, user), await placeholder(sql, user)
     async with (
         a_plain_owner(sql),
@@ -154,6 +155,7 @@ async def test_row_level_security_that_is_forced_ends_no_stream_and_loses_no_tex
         await sql.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
         looks.clear()
         await eventually(lambda: len(looks) > 1)
+        assert await sql.fetch("SELECT sync.lost_streams(ARRAY[$1::uuid])", UUID(stream)) == []
         assert await writer.append(stream, 4, " and more") == (200, {"stream": stream, "state": "open", "offset": 13})
         body = {"user": str(user), "kind": "message", "id": str(other), "column": "content"}
         refused = await writer.http.post("streams", json=body)
@@ -161,6 +163,35 @@ async def test_row_level_security_that_is_forced_ends_no_stream_and_loses_no_tex
         await writer.end(stream, "done", write=True)
         await sql.execute("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY")
         await eventually(lambda: row_has(sql, message, "text and more"))
+
+
+async def test_a_table_of_the_app_that_is_locked_holds_up_no_answer(
+    database: Database, server: Running, sql: Any, user: UUID
+) -> None:
+    message, *others = [await placeholder(sql, user) for _ in range(5)]
+    async with writing(server) as writer, administrator(database) as app:
+        stream = (await writer.open(user, message))["stream"]
+        async with app.transaction():
+            await app.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            bodies = [{"user": str(user), "kind": "message", "id": str(each), "column": "content"} for each in others]
+            opening = [asyncio.create_task(writer.http.post("streams", json=body)) for body in bodies]
+            await eventually(lambda: waits(sql))
+            for offset in range(20):
+                assert (await writer.append(stream, offset, "x"))[0] == 200
+            assert (await writer.end(stream, "done", write=True))[0] == 200
+            refused = await asyncio.gather(*opening)
+            assert {(each.status_code, "is locked" in each.text) for each in refused} == {(503, True)}
+        await eventually(lambda: row_has(sql, message, "x" * 20))
+        for each in others:
+            assert (await writer.open(user, each))["state"] == "open"
+
+
+async def waits(sql: Any) -> bool:
+    """Whether a server waits for a lock of this database."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database())"
+    )
+    return bool(await sql.fetchval(waiting))
 
 
 async def test_writers_that_begin_anew_beside_others_leave_one_stream_with_one_text(

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from server.exceptions import UnavailableError
 from server.streams import keeper
 from server.streams.ports import Settled, State
 from tests.support.stream_store import USER, FakeStore, Process, place, process
@@ -63,6 +64,22 @@ async def test_nobody_counts_as_gone_right_after_a_start_or_an_outage(monkeypatc
         await eventually(lambda: len(store.silent) > count)
         assert not store.silent[count]
         await eventually(lambda: store.silent[-1])
+
+
+async def test_a_table_that_cannot_be_read_delays_no_stream_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore()
+
+    async def fail(_: object) -> set[UUID]:
+        raise UnavailableError("the table is locked")
+
+    monkeypatch.setattr(store, "lost", fail)
+    async with writing(store) as (here, id_):
+        other = store.add("text", number=2)
+        here.elsewhere(other, state=State.DONE)
+        await eventually(lambda: len(store.silent) > 2)
+        assert {id_} in store.touched
+        store.settling = [Settled(other, State.DONE, True, True, None)]
+        await eventually(lambda: not store.settling)
 
 
 async def test_a_stream_that_has_lost_its_row_is_ended() -> None:

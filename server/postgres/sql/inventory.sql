@@ -219,7 +219,7 @@ WITH RECURSIVE login AS MATERIALIZED (
            ('lost_streams', 'uuid[]', true, true, false),
            ('settle_stream', 'text, uuid, boolean', false, false, false),
            ('settle_streams', 'text, interval, interval', true, true, false),
-           ('close_streams', 'jsonb', false, false, false),
+           ('close_streams', 'jsonb', true, false, false),
            ('rotate_streams', '', true, true, false),
            ('trace_streams', 'text, text[]', true, true, false),
            ('streamed', 'text, text[], text', false, false, false),

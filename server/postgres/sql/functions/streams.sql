@@ -33,7 +33,7 @@ $$;
 CREATE OR REPLACE FUNCTION sync.open_stream(new_id uuid, owner uuid, tag text, key text[], of_name text, restart boolean, most int,
                                             server text)
 RETURNS TABLE (stream uuid, fresh boolean, state text, since bigint, at int, text text, problem text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 #variable_conflict use_column
 DECLARE
     row_owner pg_catalog.uuid;
@@ -212,7 +212,7 @@ $$;
 
 -- Which of these open streams have lost their row: it was deleted, or belongs to another user now. None while rows are hidden.
 CREATE OR REPLACE FUNCTION sync.lost_streams(ids uuid[]) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
     SELECT s.id FROM sync.streams s
     WHERE s.id = ANY (ids) AND s.state = 'open' AND sync.hidden() IS NULL
       AND NOT EXISTS (SELECT FROM sync.streamed(s.kind::text, s.row_key, s.name) r WHERE r.owner = s.user_id)
@@ -300,7 +300,7 @@ $$;
 -- Before other columns may be streamed, or none: ends the streams of those that are not among `kept`, names by tag, and writes
 -- their texts into their rows. Raises if a row does not take its text. A text whose table or column was dropped has no place.
 CREATE OR REPLACE FUNCTION sync.close_streams(kept jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     due sync.streams;
     found pg_catalog.record;
