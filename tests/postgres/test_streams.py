@@ -316,6 +316,7 @@ async def test_a_stop_that_no_server_carries_out_any_more_is_carried_out(sql: An
         ("ASSERT false", "P0004"),
         ("RAISE EXCEPTION USING errcode = 'query_canceled'", "57014"),
         ("PERFORM pg_advisory_xact_lock(7)", "55P03"),
+        ("RETURN NULL", "02000"),
     ],
 )
 async def test_a_trigger_that_refuses_a_text_delays_nobody_else(
@@ -335,9 +336,29 @@ async def test_a_trigger_that_refuses_a_text_delays_nobody_else(
         await locker.execute("SELECT pg_advisory_lock(7)")
         found = await settle(sql)
     assert found == {bad: (False, False, code), good: (True, True, None)}
+    assert await sql.fetchval("SELECT looks FROM sync.streams WHERE id = $1", bad) == 1, "it is looked at less often"
     assert (await row_of(sql, message), await row_of(sql, other)) == (("", None), ("good", "done"))
     await sql.execute("DROP TRIGGER ours ON messages; UPDATE sync.streams SET look_at = now()")
     assert (await settle(sql))[bad] == (True, True, None)
+
+
+async def test_a_text_that_was_refused_for_days_is_looked_at_each_minute_and_delays_nobody_else(
+    sql: Any, user: UUID, message: UUID
+) -> None:
+    await sql.execute("""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER ours BEFORE UPDATE ON messages
+            FOR EACH ROW WHEN (new.content = 'bad') EXECUTE FUNCTION ours();
+    """)
+    bad = await opened(sql, user, message, "bad")
+    await end(sql, bad, writes=True)
+    for looks in (43, 44, 1_023, 1_024, 100_000):
+        await sql.execute("UPDATE sync.streams SET looks = $1, look_at = now() WHERE id = $2", looks, bad)
+        good = await opened(sql, user, await answer(sql, user), "good")
+        await end(sql, good, writes=True)
+        assert await settle(sql) == {bad: (False, False, "P0001"), good: (True, True, None)}
+        again = "SELECT looks, look_at - now() < interval '1 minute' FROM sync.streams WHERE id = $1"
+        assert tuple(await sql.fetchrow(again, bad)) == (looks + 1, True)
 
 
 async def test_a_deferred_constraint_that_refuses_a_text_delays_nobody_else(

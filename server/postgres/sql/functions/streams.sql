@@ -219,7 +219,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET l
 $$;
 
 -- Compares a stream that has ended with its row, and with `write` writes its text there. `became`: as sync.settle says, which
--- settles the stream unless it is `lags`; NULL: the row does not take the text, for the reason `fault`, an SQLSTATE.
+-- settles the stream unless it is `lags`; NULL: the row does not take the text, for the reason `fault`, an SQLSTATE, which is
+-- 02000 if a trigger skips the update.
 --
 -- Triggers of the app run in here, as in sync.apply.
 CREATE OR REPLACE FUNCTION sync.settle_stream(server text, of_id uuid, write boolean, OUT became text, OUT fault text)
@@ -233,7 +234,11 @@ BEGIN
     SELECT coalesce(pg_catalog.string_agg(p.text, '' ORDER BY p.at), '') INTO body FROM sync.stream_text p
     WHERE p.slot = due.slot AND p.stream = due.id;
     BEGIN
-        became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state, write);
+        -- Again if the row has changed meanwhile.
+        FOR _ IN 1 .. 2 LOOP
+            became := sync.settle(due.kind::text, due.user_id, due.row_key, due.name, body, due.base, due.state, write);
+            EXIT WHEN became <> 'lags' OR NOT write;
+        END LOOP;
         -- Not only when `written`: a stream without a text marks the row, too.
         IF became IN ('settled', 'written') THEN
             PERFORM sync.run_deferred_triggers();
@@ -243,6 +248,11 @@ BEGIN
         became := NULL;
         fault := SQLSTATE;
     END;
+    IF became = 'lags' AND write THEN
+        -- A trigger of the app skips the update.
+        became := NULL;
+        fault := '02000';
+    END IF;
     IF became IN ('gone', 'settled', 'written') THEN
         UPDATE sync.streams s SET settled_at = pg_catalog.clock_timestamp(), look_at = NULL WHERE s.id = due.id;
         PERFORM sync.ring_streams(server, ARRAY[due.id]);
@@ -251,7 +261,7 @@ BEGIN
         SET looks = CASE WHEN fault IS NULL THEN 0 ELSE s.looks + 1 END,
             look_at = pg_catalog.clock_timestamp()
                       + CASE WHEN fault IS NULL THEN interval '0.5 s'
-                             ELSE least(interval '1 s' * power(2, s.looks), interval '1 minute') END
+                             ELSE least(interval '1 s' * power(2, least(s.looks, 6)), interval '1 minute') END
         WHERE s.id = due.id;
     END IF;
 END
@@ -327,7 +337,7 @@ BEGIN
             RAISE EXCEPTION 'Column % of row % of kind «%» does not take the text that was streamed to it (%). It would be lost: '
                             'write another text there, or delete the row, then try again.', due.name,
                             array_to_string(due.row_key, ', '), (SELECT k.kind FROM sync.kinds k WHERE k.tag = due.kind LIMIT 1),
-                            coalesce('SQLSTATE ' || found.fault, 'a trigger or a policy skips the update')
+                            CASE found.fault WHEN '02000' THEN 'a trigger skips the update' ELSE 'SQLSTATE ' || found.fault END
                   USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     END LOOP;
