@@ -308,9 +308,11 @@ class Rows:
         return (self._deletion, seq, key)
 
     def key(self, texts: Sequence[str]) -> Key:
-        """The id of a row, of its key as the log and the statements have it: text."""
+        """The id of a row, of its key as the log and the statements have it: text. Raises ValueError for a key of
+        another declaration."""
         if len(texts) == 1:
-            return self._keys[0](texts[0])
+            (only,) = self._keys
+            return only(texts[0])
         first, second = (read(text) for read, text in zip(self._keys, texts, strict=True))
         return first, second
 

@@ -233,7 +233,7 @@ async def declaring(connection: Any, declaration: Declaration, changed: list[str
     hidden = await connection.fetchval(UNREADABLE, list(generated.triggers_by_name))
     return [
         HISTORY,
-        *([streaming.close(declaration)] if is_migrated else []),
+        *([streaming.close(await declared(connection), declaration)] if is_migrated else []),
         *(f"DROP VIEW {view}" for (view,) in stale),
         "SET LOCAL check_function_bodies = off",
         generated.definitions,

@@ -12,7 +12,7 @@ from server import metrics
 from server.exceptions import UnavailableError
 from server.streams.following import Following
 from server.streams.ports import StreamStore
-from server.streams.stream import Known
+from server.streams.stream import Known, Stream
 
 log = structlog.get_logger()
 
@@ -65,20 +65,25 @@ class Keeper:
             except TimeoutError:
                 pass
             self._now.clear()
+            before, trouble = trouble, ""
             try:
                 await self._keep()
             except UnavailableError as error:
                 self._away_at = clock()
-                if str(error) != trouble:
-                    log.warning("streams cannot be kept", error=str(error))
                 trouble = str(error)
             else:
-                trouble = ""
+                try:
+                    await self._end_lost()
+                except UnavailableError as error:
+                    # One table of the app is locked, or gone. Writers could return meanwhile.
+                    trouble = str(error)
+            if trouble not in ("", before):
+                log.warning("streams cannot be kept", error=trouble)
 
     async def _keep(self) -> None:
         """Raises UnavailableError."""
         now = asyncio.get_running_loop().time()
-        written = [stream for stream in self._known if stream.open and stream.held]
+        written = self._written()
         metrics.STREAMS_OPEN.set(len(written))
         if len(self._known):
             if now - self._touched_at >= TOUCH_SECONDS:
@@ -101,7 +106,13 @@ class Keeper:
         if now - self._rotated_at >= ROTATE_SECONDS:
             self._rotated_at = now
             await self._store.rotate()
-        # Last: it fails as a whole where one table of the app is locked or gone.
-        if written:
+
+    async def _end_lost(self) -> None:
+        """Raises UnavailableError."""
+        if written := self._written():
             for id_ in await self._store.lost([stream.id for stream in written]):
                 await self._end(id_)
+
+    def _written(self) -> list[Stream]:
+        """The open streams to which this process appended last."""
+        return [stream for stream in self._known if stream.open and stream.held]

@@ -362,7 +362,12 @@ class Streams:
 
     def _key(self, place: Place) -> Key | None:
         rows = self._synced.rows.get(place.tag)
-        return None if rows is None else rows.key(place.key)
+        if rows is None:
+            return None
+        try:
+            return rows.key(place.key)
+        except ValueError:  # by another declaration its kind has another key
+            return None
 
     def _drop_unwanted(self, stream: Stream) -> None:
         """Nobody reads on for a stream that nobody here waits for, so its text would become an old one."""

@@ -97,6 +97,42 @@ async def test_a_text_whose_table_was_dropped_has_no_place_and_holds_up_no_decla
             assert (await writer.append(stream, 4, "x"))[0] == 409
 
 
+@pytest.mark.parametrize(
+    ("before", "declaration"),
+    [
+        ("ALTER TABLE notes ADD uid uuid NOT NULL UNIQUE DEFAULT gen_random_uuid()", STREAMED_NOTE + 'key = "uid"\n'),
+        ("ALTER TABLE notes RENAME id TO number", STREAMED_NOTE),
+        (
+            "ALTER TABLE notes RENAME said TO words",
+            STREAMED_NOTE.replace('columns = ["said"]', 'columns = ["words as said"]'),
+        ),
+        ("ALTER TABLE notes RENAME TO jottings", STREAMED_NOTE.replace('"notes"', '"jottings"')),
+        ("CREATE TABLE jottings (LIKE notes INCLUDING ALL)", STREAMED_NOTE.replace('"notes"', '"jottings"')),
+    ],
+    ids=["another key", "a renamed key", "a renamed column", "a renamed table", "another table"],
+)
+async def test_a_text_finds_its_row_where_the_declaration_changes_its_key_or_its_place(
+    postgres_18: Cluster, user: UUID, before: str, declaration: str
+) -> None:
+    async with notes(postgres_18, FOLDER + STREAMED_NOTE) as (database, sql):
+        note = await add_note(sql, await add_folder(sql, user), "")
+        of = await sql.fetchval("SELECT 'notes'::regclass::oid")
+        async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+            stream = (await writer.open(user, note, kind="note", column="said"))["stream"]
+            await writer.append(stream, 0, "text")
+            await sql.execute(before)
+            await migrate(database.url, text=FOLDER + declaration)
+
+            async def has_it() -> bool:
+                table, words = await sql.fetchrow(
+                    "SELECT $1::oid::regclass::text, attname FROM pg_attribute WHERE attrelid = $1 AND attnum = 3", of
+                )
+                return bool(await sql.fetchval(f"SELECT {words} FROM {table}") == "text")
+
+            await eventually(has_it)
+            await eventually(lambda: sql.fetchval("SELECT settled_at IS NOT NULL FROM sync.streams"))
+
+
 async def test_an_undo_leaves_what_was_streamed_in_the_rows_and_may_be_undone(
     database: Database, sql: Any, user: UUID
 ) -> None:

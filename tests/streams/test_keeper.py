@@ -73,6 +73,7 @@ async def test_a_table_that_cannot_be_read_delays_no_stream_of_another_one(monke
         raise UnavailableError("the table is locked")
 
     monkeypatch.setattr(store, "lost", fail)
+    monkeypatch.setattr(keeper, "RETURN_SECONDS", 0.05)
     async with writing(store) as (here, id_):
         other = store.add("text", number=2)
         here.elsewhere(other, state=State.DONE)
@@ -80,6 +81,7 @@ async def test_a_table_that_cannot_be_read_delays_no_stream_of_another_one(monke
         assert {id_} in store.touched
         store.settling = [Settled(other, State.DONE, True, True, None)]
         await eventually(lambda: not store.settling)
+        await eventually(lambda: store.silent[-1])
 
 
 async def test_a_stream_that_has_lost_its_row_is_ended() -> None:

@@ -11,7 +11,7 @@ from protocol.frames import StreamText
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
 from server.streams import streams as module
-from server.streams.ports import State
+from server.streams.ports import Place, State
 from server.streams.streams import APPENDS_PER_SECOND, Answer, Outcome, Streams
 from tests.support.sink import FakeSink
 from tests.support.stream_store import OTHER, USER, FakeNotices, FakeStore, Process, place, process
@@ -53,6 +53,22 @@ class Watcher:
                 self.texts[frame.stream] = held[: frame.offset] + frame.text, frame.state
         self._read = len(self.sink.sent)
         return self.texts.get(id_) == (text, state)
+
+
+@pytest.mark.parametrize("key", [("7",), ("7", "1")], ids=["of another type", "of two columns"])
+async def test_a_stream_whose_key_is_that_of_another_declaration_is_named_and_not_shown(key: tuple[str, ...]) -> None:
+    """This process, or the migration, is not there yet."""
+    store = FakeStore()
+    id_, other = store.add("text"), store.add("other", number=2)
+    store.kept[id_].place = Place("m", key, "content")
+    async with process(store) as here:
+        watcher = Watcher(here)
+        await eventually(lambda: watcher.holds(other, "other"))
+        here.elsewhere(id_, " and more")
+        here.elsewhere(other, " and more")
+        await eventually(lambda: watcher.holds(other, "other and more"))
+        assert set(watcher.open or ()) == {id_, other}
+        assert set(watcher.texts) == {other}
 
 
 @pytest.mark.parametrize("watched", [False, True])

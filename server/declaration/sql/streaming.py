@@ -42,10 +42,23 @@ def functions(declaration: Declaration) -> str:
     return STREAMED.format(body=body(streamed)) + SETTLE.format(body=body(settled))
 
 
-def close(declaration: Declaration) -> str:
-    """The statement that writes into their rows the texts of columns that this declaration does not stream."""
-    kept = {kind.tag: kind.streams for kind in declaration.kinds if kind.streams}
+def close(former: Declaration | None, declaration: Declaration) -> str:
+    """The statement that writes into their rows the texts of columns that this declaration does not stream, or finds
+    elsewhere than the former one."""
+    before = {} if former is None else {kind.tag: kind for kind in former.kinds}
+    kept = {
+        kind.tag: {
+            name: kind.tag in before and _place(before[kind.tag], name) == _place(kind, name) for name in kind.streams
+        }
+        for kind in declaration.kinds
+    }
     return f"SELECT sync.close_streams({literal(orjson.dumps(kept).decode())})"
+
+
+def _place(kind: Kind, name: str) -> tuple[object, ...]:
+    """Where a text is written, and what the key of its row is."""
+    column = kind.column.get(name)
+    return kind.table, [(field.name, field.of) for field in kind.key], column and column.field.name
 
 
 def _streams(declaration: Declaration) -> Iterator[tuple[Kind, str, Field]]:

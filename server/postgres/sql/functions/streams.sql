@@ -307,8 +307,9 @@ BEGIN
 END
 $$;
 
--- Before other columns may be streamed, or none: ends the streams of those that are not among `kept`, names by tag, and writes
--- their texts into their rows. Raises if a row does not take its text. A text whose table or column was dropped has no place.
+-- Before other columns may be streamed, or none: ends streams, and writes their texts into their rows. `kept`: the columns that
+-- may be streamed then, by tag and name, each with true if they are where they were; their streams go on. Raises if a row does not
+-- take its text. A text whose table or column is not there any more is looked for where the column is then; else it has no place.
 CREATE OR REPLACE FUNCTION sync.close_streams(kept jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -318,7 +319,7 @@ BEGIN
     LOCK TABLE sync.streams IN EXCLUSIVE MODE;  -- none is opened meanwhile, and no server looks at rows
     FOR due IN
         SELECT s.* FROM sync.streams s
-        WHERE s.settled_at IS NULL AND NOT coalesce(kept -> s.kind::text ? s.name, false) ORDER BY s.user_id
+        WHERE s.settled_at IS NULL AND coalesce(kept -> s.kind::text ->> s.name, 'false') <> 'true' ORDER BY s.user_id
     LOOP
         IF sync.hidden() IS NOT NULL THEN
             PERFORM sync.refuse_hidden(sync.hidden());
@@ -329,6 +330,7 @@ BEGIN
         SELECT * INTO found FROM sync.settle_stream('', due.id, true);
         CONTINUE WHEN found.became <> 'lags';
         IF found.fault IN ('42P01', '42703', '3F000') THEN  -- no such table, column or schema
+            CONTINUE WHEN kept -> due.kind::text ? due.name;
             UPDATE sync.streams s SET settled_at = clock_timestamp(), look_at = NULL WHERE s.id = due.id;
             PERFORM sync.ring_streams('', ARRAY[due.id]);
         ELSIF found.fault IN ('55P03', '40P01') THEN
