@@ -287,6 +287,9 @@ class Connection:
         self._schedule()
 
     def _subscribe(self, command: Subscribe) -> None:
+        if self._session.streams and self._services.streams is not None:
+            # Before anything is read: a stream that is settled meanwhile is told apart.
+            self._streaming = self._services.streams.join(str(command.user), self)
         joined = self._services.readers.join(
             self, command.user, command.client_id, command.cursor, command.window, command.generation
         )
@@ -386,10 +389,11 @@ class Connection:
             ),
         )
         self._session.welcomed()
+        if self._session.streams:
+            # Before the rows: the `live` behind them then ends streams that are settled.
+            wire = self._streams() + wire
         if self._session.schema not in (None, schema.hash):
             wire = message(SchemaFrame(hash=schema.hash, kinds=schema.kinds), self._codec) + wire
-        if self._session.streams:
-            wire += self._join_streams(str(claims.user))
         # In one write, because each is a system call.
         self.send(message(frame, self._codec) + wire)
         log.info("connection welcomed", connection=self._id, user=str(claims.user), tier=tier, why=why)
@@ -398,13 +402,16 @@ class Connection:
         self._schedule()
         return now
 
-    def _join_streams(self, user: str) -> bytes:
+    def _streams(self) -> bytes:
         """What the device is sent of streams first, as bytes of whole messages."""
-        if self._services.streams is None:
+        if self._streaming is None or self._services.streams is None:
             # It may hold some of a server that had them.
             return message(Streams(open=[]), self._codec)
-        self._streaming, wire = self._services.streams.join(user, self)
-        return wire
+        return self._services.streams.welcome(self._streaming)
+
+    def prove(self) -> None:
+        if self._reader is not None:
+            self._services.readers.prove(self._reader)
 
     def send_error(self, error: Error) -> None:
         self.send(message(error, self._codec))

@@ -36,7 +36,9 @@ class Phase(IntEnum):
     CATCHING_UP = 1
     CONFIRMING = 2
     """The devices have all that a replica has; the primary may have more."""
-    LIVE = 3
+    PROVING = 3
+    """The devices were live, and something is committed that perhaps has not reached them."""
+    LIVE = 4
     """`live` was sent: the devices have everything."""
 
 
@@ -74,7 +76,7 @@ class Feed:
 class Cohort:
     """The readers of one feed at one position, in one phase."""
 
-    __slots__ = ("by_primary", "feed", "phase", "position", "readers", "rung", "state")
+    __slots__ = ("again", "by_primary", "feed", "phase", "position", "readers", "rung", "state")
 
     def __init__(self, feed: Feed, position: Position, phase: Phase) -> None:
         self.feed = feed
@@ -84,6 +86,8 @@ class Cohort:
         self.state = State.IDLE
         self.rung = 0
         """The highest seq that a doorbell named while this cohort was being read for."""
+        self.again = False
+        """Whether what it is being read for now is too old to say that its readers have everything."""
         self.by_primary = False
         """Whether no replica can carry it on."""
 
@@ -253,7 +257,8 @@ class Hub:
     # --- where each reader is
 
     def place(self, reader: Reader, position: Position, phase: Phase) -> None:
-        """Put the reader at `position`, and have it read for: it may have missed a doorbell while it was away."""
+        """Put the reader at `position`, and have it read for from now on: it may have missed a doorbell while it was
+        away."""
         if reader not in reader.feed.readers:
             return  # its socket closed meanwhile
         if reader.sink.full:
@@ -264,7 +269,19 @@ class Hub:
             cohort = reader.feed.cohorts[position, phase] = Cohort(reader.feed, position, phase)
         cohort.readers.add(reader)
         reader.cohort = cohort
-        self._enqueue(cohort)
+        self._read_from_now_on(cohort)
+
+    def prove(self, reader: Reader) -> None:
+        """Something is committed that perhaps has not reached the reader. It is live no more until a read that begins
+        from now on has found everything."""
+        cohort = reader.cohort
+        if cohort is None:
+            return  # it is read for when it goes on
+        if cohort.phase is Phase.LIVE:
+            self._leave(reader)
+            self.place(reader, cohort.position, Phase.PROVING)
+        else:
+            self._read_from_now_on(cohort)
 
     def stall(self, reader: Reader) -> None:
         """The reader's socket is full: nothing is read for it until it resumes."""
@@ -364,11 +381,13 @@ class Hub:
             if cohort.state is State.QUEUED:  # otherwise it was emptied, or merged into another, while it waited
                 cohort.state = State.READING
                 cohort.rung = 0
+                cohort.again = False
                 taken.append(cohort)
         return taken
 
     def advance(self, cohort: Cohort, to: Position, *, more: bool, confirmed: bool = True) -> list[Reader]:
-        """The cohort was read for up to `to`; unless `confirmed`, by a replica. Returns the readers to write to.
+        """The cohort was read for up to `to`; unless `confirmed`, by a replica. `more`: also if it has to be read for
+        `again`. Returns the readers to write to.
 
         They already count as being at `to`, so a reader whose buffer fills during the write resumes from there."""
         readers = list(cohort.readers)
@@ -388,6 +407,8 @@ class Hub:
                 reader.cohort = there
             there.readers.update(readers)
             cohort.readers = set()
+            if phase is not Phase.LIVE and there.state is not State.QUEUED:
+                there.again = True
         if more or cohort.rung > to.seq:
             self._behind(there, cohort.rung)
         elif (seq := self.expected.of(cohort.feed.user)) > to.seq:
@@ -410,6 +431,7 @@ class Hub:
         while self._confirming and len(taken) < most:
             cohort = self._confirming.popleft()
             if cohort.state is State.IDLE and cohort.readers and cohort.phase is Phase.CONFIRMING:
+                cohort.again = False
                 taken.append(cohort)
         return taken
 
@@ -418,7 +440,7 @@ class Hub:
         told so. The others are read for by the primary."""
         if cohort.state is not State.IDLE or not cohort.readers:
             return []  # a doorbell rang meanwhile, or all have left
-        if head is None:
+        if head is None or cohort.again:
             self._confirming.append(cohort)
         elif cohort.position.seq == head.seq and same(cohort.position.mark, head.mark):
             cohort.rung = 0
@@ -441,6 +463,12 @@ class Hub:
             else:
                 self._forget(cohort)
 
+    def _read_from_now_on(self, cohort: Cohort) -> None:
+        if cohort.state is State.READING:
+            cohort.again = True
+        else:
+            self._enqueue(cohort)
+
     def _behind(self, cohort: Cohort, seq: int) -> None:
         if cohort.state is State.READING:
             cohort.rung = max(cohort.rung, seq)
@@ -450,7 +478,7 @@ class Hub:
     def _enqueue(self, cohort: Cohort) -> None:
         if cohort.state is State.IDLE:
             cohort.state = State.QUEUED
-            lane = Lane.LIVE if cohort.phase is Phase.LIVE else Lane.CATCH_UP
+            lane = Lane.LIVE if cohort.phase >= Phase.PROVING else Lane.CATCH_UP
             self._queues[lane].append(cohort)
             self._wake(lane)
 

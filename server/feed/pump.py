@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from protocol import errors
 from protocol.cursor import Position
@@ -83,7 +84,8 @@ class Pump:
         # Once the loop is awake, it takes all that wait.
         if lane is Lane.LIVE and self._express is not None and self._express.free and not wake.is_set():
             for cohort in self._hub.take(lane, 1):
-                if not cohort.position.n and self._history.blind is None and not self._apart.holds(cohort.feed.user):
+                usual = cohort.phase is Phase.LIVE and not cohort.position.n
+                if usual and self._history.blind is None and not self._apart.holds(cohort.feed.user):
                     self._read_at_once(self._express, cohort)
                 else:
                     self._leave_to_loop(cohort)
@@ -237,6 +239,8 @@ class Pump:
                 else:
                     reader.sink.close(errors.POSITION_LOST.frame(retry_after=come_back_apart(self._hub.count)))
             return
+        if cohort.again:
+            batch = replace(batch, more=True)
         if self._keep_trail:
             self._hub.note(cohort, batch.to, reading.entries, self._synced.declaration)
         wire = self._frames(cohort, after, batch, phase, confirmed)
@@ -258,7 +262,7 @@ class Pump:
             self._written += 1
         if phase is not Phase.LIVE and admitted:
             self._progress(readers, batch, wire, live=confirmed and not batch.more)
-        _count(batch, reading.entries, len(readers), size, live=phase is Phase.LIVE)
+        _count(batch, reading.entries, len(readers), size, live=phase >= Phase.PROVING)
 
     def _progress(self, readers: Sequence[Reader], batch: Batch, wire: Sequence[Outgoing], *, live: bool) -> None:
         for reader in readers:

@@ -112,6 +112,10 @@ class Readers:
         """The reader's socket takes data again."""
         self._hub.resume(reader)
 
+    def prove(self, reader: Reader) -> None:
+        """Send the reader `live` as soon as a read that begins from now on has found everything, and none before."""
+        self._hub.prove(reader)
+
     def leave(self, reader: Reader, close_code: int) -> None:
         """The reader's connection ends with this close code."""
         self._presence.left(reader, close_code)

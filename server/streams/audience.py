@@ -21,13 +21,21 @@ class Sent(NamedTuple):
 class Device:
     """A connection of a device that asked for streams."""
 
-    __slots__ = ("list_is_due", "sent", "sink", "user")
+    __slots__ = ("list_is_due", "proof_is_due", "sent", "sink", "user", "welcomed")
 
     def __init__(self, user: str, sink: Sink) -> None:
         self.user = user
         self.sink = sink
         self.sent: dict[UUID, Sent] = {}
-        self.list_is_due = False
+        self.welcomed = False
+        """Before that it is sent nothing."""
+        self.list_is_due = True
+        self.proof_is_due = False
+        """Whether a stream was settled whose row the device perhaps does not have when it is sent the list."""
+
+    @property
+    def takes(self) -> bool:
+        return self.welcomed and not self.sink.full
 
 
 class Audience:
@@ -43,14 +51,16 @@ class Audience:
     def has(self, user: str) -> bool:
         return user in self._devices
 
-    def add(self, user: str, sink: Sink) -> tuple[Device, bytes]:
-        """A device has come. Returns what it is sent first, as bytes of whole messages."""
+    def add(self, user: str, sink: Sink) -> Device:
+        """A device has come, and nothing was read for it yet."""
         device = Device(user, sink)
         self._devices.setdefault(user, set()).add(device)
-        if not self.certain:
-            return device, b""
-        frames = [self._list(user), *self._due(device)]
-        return device, b"".join(frame.wire(sink.codec) for frame in frames)
+        return device
+
+    def welcome(self, device: Device) -> bytes:
+        """The device is welcomed. Returns what it is sent before its rows, as bytes of whole messages."""
+        device.welcomed = True
+        return b"".join(frame.wire(device.sink.codec) for frame in self._due(device))
 
     def remove(self, device: Device) -> None:
         devices = self._devices.get(device.user, set())
@@ -61,26 +71,15 @@ class Audience:
     def list_to_all(self) -> None:
         """All streams are known now: tell every device which of them are there."""
         self.certain = True
-        for user in list(self._devices):
-            self.list_to(user)
-
-    def list_to(self, user: str) -> None:
-        """Tell a user's devices which streams there are."""
-        if not self.certain or user not in self._devices:
-            return
-        frame = self._list(user)
-        for device in list(self._devices[user]):
-            if device.sink.full:
-                device.list_is_due = True
-            else:
-                device.sink.send(frame.wire(device.sink.codec))
+        for user, devices in list(self._devices.items()):
+            for device in devices:
+                # What it holds may have been settled at any time.
+                device.proof_is_due |= device.list_is_due
+            self._list_to(user)
 
     def resume(self, device: Device) -> None:
         """Its socket takes data again: send what it lacks."""
-        if device.list_is_due:
-            device.list_is_due = False
-            device.sink.send(self._list(device.user).wire(device.sink.codec))
-        for frame in self._due(device):
+        for frame in self._due(device) if device.welcomed else ():
             device.sink.send(frame.wire(device.sink.codec))
             if device.sink.full:
                 return  # the others are found when it resumes
@@ -92,7 +91,7 @@ class Audience:
             return
         frames: dict[int, Outgoing] = {}
         for device in list(devices):
-            if not device.sink.full and (frame := self._next(device, stream, frames)) is not None:
+            if device.takes and (frame := self._next(device, stream, frames)) is not None:
                 device.sink.send(frame.wire(device.sink.codec))
 
     def cut(self, stream: Stream, offset: int) -> None:
@@ -106,13 +105,36 @@ class Audience:
         """The stream is settled."""
         for device in self._devices.get(stream.user, ()):
             device.sent.pop(stream.id, None)
-        self.list_to(stream.user)
+            device.proof_is_due = True
+        self._list_to(stream.user)
+
+    def _list_to(self, user: str) -> None:
+        """Tell a user's devices which streams there are."""
+        frame = self._list(user)
+        for device in list(self._devices.get(user, ())):
+            device.list_is_due = True
+            if device.takes and self.certain:
+                device.sink.send(frame.wire(device.sink.codec))
+                self._listed(device)
 
     def _list(self, user: str) -> Outgoing:
         return Outgoing(Streams(open=[stream.id for stream in self._known.of(user)]))
 
+    def _listed(self, device: Device) -> None:
+        """The device has the list. It forgets the others at its next `live`, so that must not come before their rows;
+        and it shows them until then, so that must come soon."""
+        device.list_is_due = False
+        if device.proof_is_due:
+            device.proof_is_due = False
+            device.sink.prove()
+
     def _due(self, device: Device) -> Iterable[Outgoing]:
-        """What the device lacks of all its streams. Each counts as sent when it is taken."""
+        """What the device lacks, the list first. Each counts as sent when it is taken."""
+        if not self.certain:
+            return
+        if device.list_is_due:
+            self._listed(device)
+            yield self._list(device.user)
         for stream in self._known.of(device.user):
             if stream.text is not None and (frame := self._next(device, stream, {})) is not None:
                 yield frame

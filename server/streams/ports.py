@@ -143,3 +143,6 @@ class Sink(Protocol):
 
     def send(self, wire: bytes) -> None:
         """Send bytes of whole WebSocket messages."""
+
+    def prove(self) -> None:
+        """Send the device `live` as soon as it has been sent all rows that are committed by now, and not before."""

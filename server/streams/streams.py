@@ -106,16 +106,21 @@ class Streams:
 
     # --- devices
 
-    def join(self, user: str, sink: Sink) -> tuple[Device, bytes]:
-        """A device that asked for streams was welcomed. Returns what it is sent behind the welcome."""
-        device, wire = self._audience.add(user, sink)
+    def join(self, user: str, sink: Sink) -> Device:
+        """A device that asks for streams has come. Call it before its rows are read."""
+        device = self._audience.add(user, sink)
         for stream in self._known.of(user):
             if stream.text is None:
                 self._following.want(stream)
+        return device
+
+    def welcome(self, device: Device) -> bytes:
+        """The device is welcomed. Returns what it is sent before its rows, as bytes of whole messages."""
+        wire = self._audience.welcome(device)
         if not self._synced.declaration.streams:
             # It may hold some of an earlier declaration.
-            wire = Outgoing(StreamsFrame(open=[])).wire(sink.codec)
-        return device, wire
+            wire = Outgoing(StreamsFrame(open=[])).wire(device.sink.codec)
+        return wire
 
     def resume(self, device: Device) -> None:
         """The device's socket takes data again."""

@@ -28,6 +28,7 @@ from protocol.frames import (
     Rejected,
     Result,
     SchemaFrame,
+    Streams,
     ToClient,
     ToServer,
     Welcome,
@@ -54,6 +55,7 @@ from server.feed.resume import Why
 from server.metrics.catalogue import REGISTRY
 from server.outgoing import Outgoing, message
 from server.session import Claims
+from server.streams.streams import Streams as StreamsDoor
 from server.write.intake import Intake
 from tests.support.transport import FarEnd
 
@@ -126,6 +128,9 @@ class FakeReaders:
     def leave(self, reader: object, code: int) -> None:
         self.calls.append(f"leave {code}")
 
+    def prove(self, reader: object) -> None:
+        self.calls.append("prove")
+
     def live(self, reader: object) -> Outgoing | None:
         return self.up_to_date
 
@@ -135,6 +140,30 @@ class FakeReaders:
     async def answer_page(self, reader: FakeReader, ask: AskPage) -> None:
         await reader.sink.wait_writable()
         self.calls.append(f"page {ask.id}")
+
+
+@dataclass
+class FakeStreams:
+    """The door to streams, which writes into the list of the read path's calls."""
+
+    calls: list[str]
+    settles: bool = False
+    """A stream is settled while the device joins."""
+
+    def join(self, user: str, sink: Connection) -> Connection:
+        self.calls.append("join streams")
+        return sink
+
+    def welcome(self, device: Connection) -> bytes:
+        if self.settles:
+            device.prove()
+        return message(Streams(open=[]), device.codec)
+
+    def resume(self, device: Connection) -> None:
+        self.calls.append("resume streams")
+
+    def leave(self, device: Connection) -> None:
+        self.calls.append("leave streams")
 
 
 class FakePushes:
@@ -152,7 +181,7 @@ class FakePushes:
 class House:
     """One connection, the client at its far end, and everything around it."""
 
-    def __init__(self, codec: Codec = MSGPACK) -> None:
+    def __init__(self, codec: Codec = MSGPACK, *, streams: bool = False) -> None:
         self.clock = FakeClock()
         self.verifier = FakeVerifier(self.clock)
         self.readers = FakeReaders()
@@ -160,6 +189,7 @@ class House:
         self.registry = Registry()
         self.timers = TimerWheel(self.clock)
         self.codec = codec
+        self.streams = FakeStreams(self.readers.calls)
         self.connection = Connection(
             Services(
                 verifier=cast(Verifier, self.verifier),
@@ -170,6 +200,7 @@ class House:
                 timers=self.timers,
                 clock=cast(Clock, self.clock),
                 timing=Timing(KEEPALIVE, DEADLINE),
+                streams=cast(StreamsDoor, self.streams) if streams else None,
             ),
             codec,
         )
@@ -235,6 +266,40 @@ async def test_all_that_a_device_is_told_first_is_one_write(codec: Codec) -> Non
     )
     assert [type(frame) for frame in house.heard()] == [Welcome, SchemaFrame, Pong, Pong]
     assert house.far.transport.writes == 1
+
+
+async def test_a_device_that_asks_for_streams_is_told_of_them_between_the_schema_and_the_rows() -> None:
+    hello = structs.replace(HELLO, schema="", extras=["streams"])
+    for streams in (False, True):
+        house = await House(streams=streams).greeted(hello=hello, wire=message(Pong(), MSGPACK))
+        assert [type(frame) for frame in house.heard()] == [Welcome, SchemaFrame, Streams, Pong]
+        assert house.far.transport.writes == 1
+
+
+async def test_of_streams_a_device_is_told_from_before_its_rows_are_read_until_it_goes() -> None:
+    house = await House(streams=True).greeted(hello=structs.replace(HELLO, extras=["streams"]))
+    house.connection.writable(False)
+    house.connection.writable(True)
+    house.far.lose()
+    assert house.readers.calls == [
+        "join streams",
+        "join",
+        "stall",
+        "resume",
+        "resume streams",
+        "leave 1006",
+        "leave streams",
+    ]
+
+
+async def test_a_device_that_was_settled_for_meanwhile_is_proved_to_have_the_row() -> None:
+    house = House(streams=True)
+    house.streams.settles = True
+    await house.greeted(hello=structs.replace(HELLO, extras=["streams"]))
+    assert house.readers.calls == ["join streams", "join", "prove"]
+    house.far.lose()
+    house.connection.prove()
+    assert house.readers.calls.count("prove") == 1, "it is gone"
 
 
 async def test_a_device_that_resumes_is_told_no_reason() -> None:

@@ -1,4 +1,5 @@
-"""The hub forgets nobody who is behind, whatever order things happen in."""
+"""The hub forgets nobody who is behind, and nobody is told that they have everything while they lack what they are to
+have, whatever order things happen in."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,19 +30,41 @@ class HubMachine(RuleBasedStateMachine):
         self.heads = dict.fromkeys(USERS, 0)
         self.alive: set[Reader] = set()
         self.reading: set[Cohort] = set()
-        self.all_rung = True
+        self.due: dict[Reader, int] = {}
+        """What each reader is to have before it is told `live`."""
+        self.untold: set[Reader] = set()
+        """Those that are to be told `live`."""
 
     @rule(target=readers, user=st.sampled_from(USERS))
     def connect(self, user: str) -> Reader:
         reader = self.hub.add(user, uuid4(), FakeSink(), {})
         self.hub.place(reader, Position(0), Phase.HELLO)
         self.alive.add(reader)
+        self.is_due(reader)
         return reader
 
     @rule(reader=consumes(readers))
     def disconnect(self, reader: Reader) -> None:
         self.hub.remove(reader)
         self.alive.discard(reader)
+        self.untold.discard(reader)
+
+    @rule(user=st.sampled_from(USERS))
+    def prove(self, user: str) -> None:
+        """What is committed by now is to be with all of the user's devices."""
+        for reader in self.alive:
+            if reader.feed.user == user:
+                self.hub.prove(reader)
+                self.is_due(reader)
+
+    def is_due(self, reader: Reader) -> None:
+        self.due[reader] = self.heads[reader.feed.user]
+        self.untold.add(reader)
+
+    def told(self, reader: Reader) -> None:
+        """It is sent `live`."""
+        assert self.socket(reader).at.seq >= self.due[reader]
+        self.untold.discard(reader)
 
     @rule(user=st.sampled_from(USERS), heard=st.booleans())
     def commit(self, user: str, heard: bool) -> None:
@@ -97,11 +120,14 @@ class HubMachine(RuleBasedStateMachine):
         behind = head > cohort.position.seq
         to = Position(cohort.position.seq + 1 if more and behind else head)
         before = {reader: reader.cohort.position for reader in cohort.readers if reader.cohort is not None}
-        readers = self.hub.advance(cohort, to, more=to.seq < head)
+        phase, more = cohort.phase, to.seq < head or cohort.again
+        readers = self.hub.advance(cohort, to, more=more)
         for reader in readers:
             # Only readers that stood where the read began are given what it found.
             assert before[reader] == self.socket(reader).at
             self.socket(reader).at = to
+            if phase is not Phase.LIVE and not more:
+                self.told(reader)
 
     @rule(read=consumes(reads), lag=st.integers(0, 3))
     def deliver_from_a_replica(self, read: tuple[Cohort | None, int], lag: int) -> None:
@@ -116,7 +142,7 @@ class HubMachine(RuleBasedStateMachine):
             assert cohort.needs_primary
         else:
             to = Position(head - lag)
-            for reader in self.hub.advance(cohort, to, more=False, confirmed=False):
+            for reader in self.hub.advance(cohort, to, more=cohort.again, confirmed=False):
                 assert not reader.live
                 self.socket(reader).at = to
 
@@ -131,6 +157,7 @@ class HubMachine(RuleBasedStateMachine):
                 assert not away
                 assert reader.live
                 assert self.socket(reader).at == Position(head)
+                self.told(reader)
 
     @rule()
     def sweep(self) -> None:
@@ -140,6 +167,11 @@ class HubMachine(RuleBasedStateMachine):
     @invariant()
     def the_readers_are_counted(self) -> None:
         assert self.hub.count == len(self.alive) == len(list(self.hub.readers()))
+
+    @invariant()
+    def nobody_who_lacks_something_may_get_a_heartbeat_that_says_otherwise(self) -> None:
+        for reader in self.alive:
+            assert not reader.live or self.socket(reader).at.seq >= self.due[reader]
 
     @invariant()
     def a_position_is_what_was_written(self) -> None:
@@ -167,20 +199,24 @@ class HubMachine(RuleBasedStateMachine):
             for cohort in list(
                 self.hub._feeds[feed].cohorts.values()
             ):  # whose question to the primary was not answered
-                self.hub.confirm(cohort, Position(self.heads[feed]))
+                for reader in self.hub.confirm(cohort, Position(self.heads[feed])):
+                    self.told(reader)
         for _ in range(1_000):
             taken = [cohort for lane in Lane for cohort in self.hub.take(lane, 10)]
             if not taken:
                 break
             for cohort in taken:
-                to = Position(self.heads[cohort.feed.user])
+                to, phase = Position(self.heads[cohort.feed.user]), cohort.phase
                 for reader in self.hub.advance(cohort, to, more=False):
                     self.socket(reader).at = to
+                    if phase is not Phase.LIVE:
+                        self.told(reader)
         for reader in self.alive:
             assert self.socket(reader).at == Position(self.heads[reader.feed.user])
             assert reader.live
             assert reader.cohort is not None
             assert reader.cohort.state is State.IDLE
+        assert not self.untold
         assert {reader.feed.user for reader in self.alive} == set(self.hub.users())
 
     @staticmethod
@@ -248,3 +284,75 @@ def test_the_connection_of_a_device_is_found_until_it_ends() -> None:
     assert hub.of_client(USERS[1], client_id) is None
     hub.remove(reader)
     assert hub.of_client(USERS[0], client_id) is None
+
+
+def a_hub(*positions: int, phase: Phase = Phase.CATCHING_UP) -> tuple[Hub, list[Reader]]:
+    """One user's readers at these positions, each to be read for."""
+    hub = Hub(lambda lane: None)
+    readers = [hub.add(USERS[0], uuid4(), FakeSink(), {}) for _ in positions]
+    for reader, seq in zip(readers, positions, strict=True):
+        hub.place(reader, Position(seq), phase)
+    return hub, readers
+
+
+def a_live_reader(seq: int) -> tuple[Hub, Reader]:
+    hub, (reader,) = a_hub(seq)
+    (cohort,) = hub.take(Lane.CATCH_UP, 1)
+    hub.advance(cohort, Position(seq), more=False)
+    assert reader.live
+    return hub, reader
+
+
+def test_a_reader_that_is_to_be_proved_is_live_no_more_until_it_was_read_for_and_does_not_wait_for_others() -> None:
+    hub, reader = a_live_reader(7)
+    hub.prove(reader)
+    assert not reader.live
+    assert not hub.waiting(Lane.CATCH_UP)
+    (cohort,) = hub.take(Lane.LIVE, 1)
+    assert cohort.needs_primary
+    assert hub.advance(cohort, Position(8), more=False) == [reader]
+    assert reader.live
+
+
+def test_a_read_that_had_begun_proves_nothing_for_who_comes_meanwhile() -> None:
+    hub, (first,) = a_hub(7)
+    (cohort,) = hub.take(Lane.CATCH_UP, 1)
+    second = hub.add(USERS[0], uuid4(), FakeSink(), {})
+    hub.place(second, Position(7), Phase.CATCHING_UP)
+    assert cohort.again
+    hub.advance(cohort, Position(8), more=cohort.again)
+    assert not first.live
+    assert hub.take(Lane.CATCH_UP, 1) == [second.cohort]
+    assert not cohort.again
+
+
+def test_a_read_that_had_begun_proves_nothing_for_who_reaches_its_beginning_meanwhile() -> None:
+    hub, (ahead, behind) = a_hub(7, 5)
+    (there, cohort) = hub.take(Lane.CATCH_UP, 2)
+    hub.prove(behind)
+    hub.advance(cohort, Position(7), more=cohort.again)
+    assert behind.cohort is ahead.cohort is there
+    assert there.again
+
+
+def test_a_question_that_was_asked_before_proves_nothing() -> None:
+    for comes in (False, True):
+        hub, (first,) = a_hub(7)
+        (cohort,) = hub.take(Lane.CATCH_UP, 1)
+        hub.advance(cohort, Position(7), more=False, confirmed=False)
+        assert hub.take_confirming(1) == [cohort]
+        if comes:
+            second = hub.add(USERS[0], uuid4(), FakeSink(), {})
+            hub.place(second, Position(5), Phase.CATCHING_UP)
+            (other,) = hub.take(Lane.CATCH_UP, 1)
+            hub.advance(other, Position(7), more=False, confirmed=False)
+            assert second.cohort is cohort
+        else:
+            hub.prove(first)
+        assert hub.confirm(cohort, Position(7)) == []
+        if comes:
+            assert hub.take_confirming(1) == [cohort]
+            assert set(hub.confirm(cohort, Position(7))) == {first, second}
+        else:
+            assert hub.take(Lane.CATCH_UP, 1) == [cohort]
+            assert cohort.needs_primary

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from protocol.codec import JSON
 from protocol.cursor import Position
-from protocol.frames import Changes, Live
+from protocol.frames import Changes, Live, ToClient
 from server.declaration.chat import CHAT
 from server.declaration.synced import Synced
 from server.feed.change import Entry, Reading
@@ -205,6 +205,46 @@ async def test_what_does_not_follow_a_position_is_never_delivered_at_once() -> N
         (reader,) = made.hub.readers()
         await eventually(lambda: reader.sink.gone)
         assert whole
+
+
+async def test_who_is_to_be_proved_has_everything_when_live_is_told_again() -> None:
+    async with feeding() as made:
+        (reader,) = made.hub.readers()
+        seq = made.feed.commit()  # its doorbell is late
+        made.hub.prove(reader)
+        assert not reader.live
+        await eventually(lambda: reader.live)
+        assert at(made) == {seq}
+        assert told(reader) == [Live, Changes, Live]
+        made.hub.prove(reader)
+        await eventually(lambda: reader.live)
+        assert told(reader) == [Live, Changes, Live, Live]
+        assert made.feed.asked == ["store", "store"]
+
+
+async def test_a_read_that_had_begun_proves_nothing() -> None:
+    async with feeding() as made:
+        (reader,) = made.hub.readers()
+        going, read = asyncio.Event(), made.feed.read_feed
+
+        async def slow(*asked: Any) -> list[Reading]:
+            found = await read(*asked)
+            await going.wait()
+            return found
+
+        made.feed.read_feed = slow  # type: ignore[method-assign, assignment]
+        made.hub.prove(reader)
+        await eventually(lambda: made.feed.asked)
+        made.feed.commit()
+        made.hub.prove(reader)
+        going.set()
+        await eventually(lambda: reader.live)
+        assert told(reader) == [Live, Changes, Live]
+
+
+def told(reader: Reader) -> list[type[ToClient]]:
+    assert isinstance(reader.sink, FakeSink)
+    return [type(frame) for frame in map(reader.sink.frame, reader.sink.sent)]
 
 
 async def test_a_transaction_of_the_wal_reaches_who_stands_before_it_and_nothing_is_read() -> None:

@@ -12,7 +12,7 @@ from server.exceptions import UnfitError
 from server.postgres.migrate import migrate
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
-from tests.integration.test_stream_writer import device_of, http_of
+from tests.integration.test_stream_writer import device_of
 from tests.integration.test_streams import SERVICE, content, placeholder, watching, writing
 from tests.support.cluster import Cluster, Database
 from tests.support.notes import FOLDER, NOTE, add_folder, add_note, notes
@@ -191,7 +191,7 @@ async def test_streams_go_through_a_pooler_and_listen_beside_it(database: Databa
         device_of(two.url, user) as phone,
     ):
         with pytest.raises(Stopped):
-            async with Stream(http_of(one), SERVICE, user, "message", message, "content") as out:
+            async with Stream(one.http, SERVICE, user, "message", message, "content") as out:
                 for word in ("one ", "two ", "three"):
                     await out.write(word)
                     await eventually(partial(phone.has, message, out.text))

@@ -83,10 +83,6 @@ async def server(database: Database) -> AsyncIterator[Running]:
         yield running
 
 
-def http_of(server: ServerProcess) -> str:
-    return f"http://127.0.0.1:{server.port}"
-
-
 def words(n: int, seed: int = 1) -> list[str]:
     return random.Random(seed).choices(WORDS, k=n)
 
@@ -213,7 +209,7 @@ async def test_the_server_is_killed_in_the_middle_and_nothing_is_lost_or_doubled
         ServerProcess(database.server_url, ATLAS_SERVICE_TOKEN=SERVICE) as server,
         device_of(server.url, user) as phone,
     ):
-        writing = asyncio.gather(*(writes(http_of(server), user, message, enough) for message in messages))
+        writing = asyncio.gather(*(writes(server.http, user, message, enough) for message in messages))
         for least in (4, 8):
             await eventually(partial(lambda least: min(map(phone.pictures, messages)) >= least, least))
             await server.kill()
@@ -236,7 +232,7 @@ async def test_two_processes_on_one_port_serve_writers_and_devices_also_when_one
         contextlib.AsyncExitStack() as stack,
     ):
         devices = [(user, await stack.enter_async_context(device_of(server.url, user))) for user in [*users, *users]]
-        writing = asyncio.gather(*(writes(http_of(server), user, message, enough) for message, user in owners.items()))
+        writing = asyncio.gather(*(writes(server.http, user, message, enough) for message, user in owners.items()))
 
         def all_see(least: int) -> bool:
             return all(each.pictures(m) >= least for user, each in devices for m in owners if owners[m] == user)

@@ -22,7 +22,7 @@ from tests.support.cluster import Database
 from tests.support.peer import Peer, both_codecs, peer
 from tests.support.people import add_conversation, add_user
 from tests.support.rows import encoded_value
-from tests.support.serving import Running, serving, token
+from tests.support.serving import Running, ServerProcess, serving, token
 from tests.support.waiting import eventually
 
 SERVICE = "a service token of the tests, at least 32 characters"
@@ -33,7 +33,7 @@ PROGRAMS: Final = ("curl", "psql")
 class Writer:
     """The app's backend, over HTTP."""
 
-    def __init__(self, server: Running) -> None:
+    def __init__(self, server: Running | ServerProcess) -> None:
         self.http = httpx.AsyncClient(
             base_url=f"{server.http}/v1/", headers={"Authorization": f"Bearer {SERVICE}"}, timeout=30
         )
@@ -54,7 +54,7 @@ class Writer:
 
 
 @contextlib.asynccontextmanager
-async def writing(server: Running) -> AsyncIterator[Writer]:
+async def writing(server: Running | ServerProcess) -> AsyncIterator[Writer]:
     writer = Writer(server)
     async with writer.http:
         yield writer

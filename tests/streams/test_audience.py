@@ -31,8 +31,11 @@ class Watcher:
         self._read = 0
 
     def join(self, audience: Audience, user: str = "a") -> None:
-        self.device, wire = audience.add(user, self.sink)
-        if wire:
+        self.device = audience.add(user, self.sink)
+        self.welcome(audience)
+
+    def welcome(self, audience: Audience) -> None:
+        if wire := audience.welcome(self.device):
             self.sink.send(wire)
 
     def read(self) -> None:
@@ -111,7 +114,7 @@ def test_devices_hold_the_text_whatever_happens(changes: list[tuple[str, Any]], 
                 watchers[value] = Watcher()
                 watchers[value].join(made)
             case "list":
-                made.list_to("a")
+                made.list_to_all()
         for watcher in watchers:
             if watcher.sink.full:
                 watcher.sink.send, before = refuse, watcher.sink.send  # type: ignore[method-assign]
@@ -157,7 +160,8 @@ def test_nothing_is_sent_before_all_streams_are_known() -> None:
     watcher = Watcher()
     watcher.join(made)
     made.publish(one)
-    made.list_to("a")
+    made.forget(stream("other"))
+    made.resume(watcher.device)
     assert watcher.sink.sent == []
     made.list_to_all()
     made.publish(one)
@@ -187,6 +191,65 @@ def test_a_settled_stream_is_named_no_more_also_to_a_socket_that_was_full() -> N
     made.resume(watcher.device)
     watcher.read()
     assert watcher.open == {two.id}
+
+
+def test_whoever_is_told_that_a_stream_is_settled_is_proved_to_have_its_row_behind_that() -> None:
+    one, two = stream("one"), stream("two", number=2)
+    made, known = audience(one, two)
+    watchers = [Watcher(), Watcher(), Watcher()]
+    here, full, coming = watchers
+    here.join(made)
+    full.join(made)
+    coming.device = made.add("a", coming.sink)
+    full.sink.full = True
+    assert not any(watcher.sink.proofs for watcher in watchers), "they have all that they were told of"
+    known.remove(one.id)
+    made.forget(one)
+    here.read()
+    assert here.open == {two.id}
+    assert here.sink.proofs == [len(here.sink.sent)]
+    assert not full.sink.proofs + coming.sink.proofs
+    full.sink.full = False
+    made.resume(full.device)
+    coming.welcome(made)
+    for watcher in watchers:
+        watcher.read()
+        assert watcher.open == {two.id}
+        assert len(watcher.sink.proofs) == 1
+        made.resume(watcher.device)
+        assert len(watcher.sink.proofs) == 1, "once"
+
+
+def test_while_not_all_streams_are_known_nobody_is_told_and_then_all_are_proved_to_have_the_rows() -> None:
+    one, two = stream("one"), stream("two", number=2)
+    made, known = audience(one, two)
+    watchers = [Watcher(), Watcher()]
+    watchers[0].join(made)
+    made.certain = False
+    watchers[1].join(made)
+    known.remove(one.id)
+    made.forget(one)
+    assert not any(watcher.sink.proofs for watcher in watchers)
+    made.list_to_all()
+    for watcher in watchers:
+        watcher.read()
+        assert watcher.open == {two.id}
+        assert watcher.sink.proofs == [len(watcher.sink.sent)]
+
+
+def test_a_device_is_sent_nothing_before_it_is_welcomed() -> None:
+    one = stream("x")
+    made, _ = audience(one)
+    watcher = Watcher()
+    watcher.device = made.add("a", watcher.sink)
+    made.publish(one)
+    made.forget(stream("y"))
+    made.list_to_all()
+    made.resume(watcher.device)
+    assert watcher.sink.sent == []
+    watcher.welcome(made)
+    watcher.read()
+    assert (watcher.texts, watcher.open) == ({one.id: ("x", "open")}, {one.id})
 
 
 def test_a_socket_that_fills_up_again_gets_the_rest_when_it_takes_data_again() -> None:

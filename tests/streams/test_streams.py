@@ -38,8 +38,8 @@ class Watcher:
         self.texts: dict[UUID, tuple[str, str]] = {}
         self.open: list[UUID] | None = None
         self._read = 0
-        self.device, wire = here.streams.join(str(user), self.sink)
-        self.sink.send(wire)
+        self.device = here.streams.join(str(user), self.sink)
+        self.sink.send(here.streams.welcome(self.device))
 
     def holds(self, id_: UUID, text: str, state: str = "open") -> bool:
         for wire in self.sink.sent[self._read :]:
@@ -344,7 +344,7 @@ async def test_an_append_to_what_is_declared_no_more_is_answered() -> None:
 
 async def test_where_nothing_is_streamed_a_device_is_told_so_and_no_stop_waits() -> None:
     sink, streams = FakeSink(), Streams(FakeStore(), FakeNotices(), Synced())
-    _, wire = streams.join(str(USER), sink)
+    wire = streams.welcome(streams.join(str(USER), sink))
     sink.send(wire)
     assert [sink.frame(each) for each in sink.sent] == [StreamsFrame(open=[])]
     assert not await streams.stop(str(USER), "m", ["1"], None)

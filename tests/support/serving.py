@@ -153,6 +153,10 @@ class ServerProcess:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/sync"
 
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     async def start(self) -> None:
         """Start, on the same port as before if there was a before, and wait until it serves."""
         self._ready.clear()

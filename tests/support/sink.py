@@ -24,6 +24,8 @@ class FakeSink:
         """Calls that sent some of them, or a welcome."""
         self.errors: list[Error] = []
         """Those that it was closed with included."""
+        self.proofs: list[int] = []
+        """Each time that it is to be proved that its device has everything: how many messages were sent before."""
 
     def welcome(self, tier: str | None, why: Why | None, wire: bytes) -> Instant:
         self.welcomes.append((tier, why))
@@ -44,6 +46,9 @@ class FakeSink:
     def frame(self, message: bytes) -> ToClient:
         """What a message says."""
         return self.codec.decode_to_client(message[2 if message[1] < 126 else 4 if message[1] == 126 else 10 :])
+
+    def prove(self) -> None:
+        self.proofs.append(len(self.sent))
 
     async def wait_writable(self) -> None: ...
 
