@@ -20,6 +20,8 @@ TOUCH_SECONDS: Final = 5.0
 """Interval between two notes that writers are there: a fifth of the silence after which they count as gone."""
 LOOK_SECONDS: Final = 1.0
 """Interval between two looks at the rows of streams."""
+LOOKS: Final = 100
+"""Rows that one call looks at, at most: more may wait."""
 ROTATE_SECONDS: Final = 60.0
 RETURN_SECONDS: Final = 2 * TOUCH_SECONDS
 """After a start, and after Postgres was away, nobody counts as gone for so long: the writers have to return first."""
@@ -91,7 +93,10 @@ class Keeper:
                     await self._store.touch(here)
                 await self._following.look()
                 self._touched_at = now
-            for settled in await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS):
+            looks = await self._store.settle(silent=now - self._away_at >= RETURN_SECONDS)
+            if len(looks) >= LOOKS:
+                self.look()
+            for settled in looks:
                 if settled.trouble is not None:
                     log.warning(
                         "the text of a stream cannot be written", stream=str(settled.id), sqlstate=settled.trouble

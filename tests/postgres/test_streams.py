@@ -12,6 +12,7 @@ from server.declaration.chat import CHAT_TOML
 from server.exceptions import UnfitError
 from server.postgres.migrate import migrate
 from server.postgres.pool import PLANNING
+from server.streams.keeper import LOOKS
 from tests.support.cluster import Cluster, Database, administrator
 from tests.support.people import add_conversation, add_user
 from tests.support.waiting import eventually
@@ -513,6 +514,16 @@ async def test_a_stream_that_is_opened_while_its_column_is_streamed_no_more_is_r
 
 
 # --- what is kept
+
+
+async def test_a_call_looks_at_as_many_rows_as_the_servers_expect(sql: Any, user: UUID) -> None:
+    await sql.execute(
+        "INSERT INTO sync.streams (id, user_id, kind, row_key, name, since, slot, holder, state, ended_at, look_at) "
+        "SELECT gen_random_uuid(), $1, 'm', ARRAY[gen_random_uuid()::text], 'content', 0, 0, '', 'done', now(), now() "
+        "FROM generate_series(1, $2 + 1)",
+        *(user, LOOKS),
+    )
+    assert [len(await settle(sql)) for _ in range(2)] == [LOOKS, 1]
 
 
 async def test_truncation_never_takes_a_text_that_is_not_settled(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -64,6 +64,15 @@ async def test_nobody_counts_as_gone_right_after_a_start_or_an_outage(monkeypatc
         await eventually(lambda: len(store.silent) > count)
         assert not store.silent[count]
         await eventually(lambda: store.silent[-1])
+
+
+async def test_more_rows_than_one_call_looks_at_are_looked_at_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 3_600)
+    store = FakeStore()
+    async with writing(store) as (here, id_):
+        store.settling = [Settled(uuid4(), State.DONE, True, False, None) for _ in range(keeper.LOOKS)]
+        await here.streams.end(id_, State.DONE, None, write=True)
+        await eventually(lambda: len(store.silent) == 2)
 
 
 async def test_a_table_that_cannot_be_read_delays_no_stream_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,7 +269,8 @@ $$;
 
 -- Ends open streams whose writer was silent for `silence`, and those that nobody has ended a second after they were to stop. Looks
 -- at the rows of up to 100 streams that have ended. What the app has not written `patience` after the end is written into the row.
--- Returns what became of each, and why a row could not be written. The next call finds what this one has no time for.
+-- Returns what became of each, and why a row could not be written. The next call finds what this one has no time for; it comes at
+-- once after one of 100 (server/streams/keeper.py: LOOKS).
 CREATE OR REPLACE FUNCTION sync.settle_streams(server text, silence interval, patience interval)
 RETURNS TABLE (stream uuid, ended text, settled boolean, written boolean, trouble text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
