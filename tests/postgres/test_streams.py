@@ -460,6 +460,7 @@ async def test_a_text_is_written_before_its_column_is_streamed_no_more(
         assert rows == [("a", "failed"), ("b", "done"), ("c", "stopped"), ("", "failed")]
         assert await append(sql, (stream, 1, "x")) == set()
         assert await sql.fetchval("SELECT count(*) FROM sync.streams WHERE settled_at IS NULL") == 0
+        assert await sql.fetchval("SELECT count(*) FROM sync.stream_text") == 0, "a copy that nobody would remove"
         assert (await open_stream(sql, user, messages[0]))["problem"] == "unknown_row"
     finally:
         await migrate(database.url, text=ENDED)

@@ -344,6 +344,9 @@ BEGIN
                   USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
     END LOOP;
+    IF NOT EXISTS (SELECT FROM jsonb_each(kept) k (tag, names) WHERE k.names <> '{}') THEN
+        TRUNCATE sync.stream_text;  -- no server will
+    END IF;
 END
 $$;
 
