@@ -89,6 +89,13 @@ def unavailable(error: Exception) -> UnavailableError:
     return UnavailableError(f"{type(error).__name__}: {said}")
 
 
+def told(error: Exception) -> str:
+    """What Postgres says to the owner of the tables: without its DETAIL, which may quote a row, and with the HINT of
+    our own functions, which says what to run."""
+    hint = getattr(error, "hint", None) if isinstance(error, asyncpg.ObjectNotInPrerequisiteStateError) else None
+    return f"{error.args[0]} {hint}" if hint else str(error.args[0])
+
+
 def is_of_a_row(error: BaseException | None) -> bool:
     """Whether a statement failed as it does for one row: it took too long, or a value cannot be converted or is too
     large. Statements that read other rows may succeed."""

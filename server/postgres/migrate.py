@@ -24,7 +24,7 @@ from server.postgres import publication, scripts
 from server.postgres.adopt import ORIGINAL, adopt, facts_of, remaining_moves, remaining_steps, remember
 from server.postgres.connection import SAFE_PATH, connect_as_owner, statement
 from server.postgres.declared import DECLARING, as_script, declare, declared, is_declared
-from server.postgres.errors import A_POOLER, POOLER, translated
+from server.postgres.errors import A_POOLER, POOLER, told, translated
 from server.postgres.inventory import mend, take_inventory
 from server.postgres.lock_retry import LOCK, LOCK_TIMEOUT, retry_locks
 from server.postgres.publication import Doorbells
@@ -178,8 +178,7 @@ async def migrate(
     except A_POOLER as error:
         raise UnfitError(POOLER) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        # Without its DETAIL, which may quote a row.
-        raise UnfitError(f"The migration stopped: {error.args[0]}") from error
+        raise UnfitError(f"The migration stopped: {told(error)}") from error
     finally:
         await connection.close(timeout=5)
 

@@ -11,7 +11,7 @@ from server.operations.catalog import Step
 from server.operations.undo_plan import Installed
 from server.postgres.adopt import facts_of, remaining_moves
 from server.postgres.connection import connect_as_owner, statement
-from server.postgres.errors import translated
+from server.postgres.errors import told, translated
 from server.postgres.lock_retry import LOCK
 from server.postgres.steps import Progress, carry_out, take_turn
 
@@ -40,8 +40,7 @@ async def undo(url: str, progress: Progress) -> None:
             "then undo again."
         ) from error
     except asyncpg.PostgresError as error:
-        # Without its DETAIL, which may quote a row.
-        raise UnfitError(f"The undo stopped: {error.args[0]}") from error
+        raise UnfitError(f"The undo stopped: {told(error)}") from error
     finally:
         await connection.close(timeout=5)
 

@@ -12,6 +12,7 @@ from server.exceptions import UnfitError
 from server.postgres.migrate import migrate
 from server.postgres.steps import SILENT
 from server.postgres.undo import undo
+from tests.integration.test_others import a_plain_owner
 from tests.integration.test_stream_writer import device_of
 from tests.integration.test_streams import SERVICE, content, placeholder, watching, writing
 from tests.support.cluster import Cluster, Database
@@ -203,3 +204,17 @@ async def test_streams_go_through_a_pooler_and_listen_beside_it(database: Databa
 
 async def row_has(sql: Any, message: UUID, text: str) -> bool:
     return bool(await content(sql, message) == text)
+
+
+async def test_a_migration_that_cannot_see_a_row_says_what_to_run(database: Database, sql: Any, user: UUID) -> None:
+    message = await placeholder(sql, user)
+    async with a_plain_owner(sql) as owner, serving(database, service_token=SERVICE) as server:
+        async with writing(server) as writer:
+            await writer.append((await writer.open(user, message))["stream"], 0, "text")
+        await sql.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
+        url = database.cluster.postgres.url(database.name, owner)
+        with pytest.raises(UnfitError, match=f"NO FORCE ROW LEVEL SECURITY, or ALTER ROLE {owner} BYPASSRLS"):
+            await migrate(url, text=NOT_STREAMED)
+        await sql.execute("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY")
+        await migrate(url, text=NOT_STREAMED)
+        assert await content(sql, message) == "text"
