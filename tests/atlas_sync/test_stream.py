@@ -19,6 +19,7 @@ from atlas_sync import stream as stream_module
 from atlas_sync.stream_http import Http, Reply
 from tests.support.fake_server import soon
 from tests.support.fake_streams import ROW, TOKEN, USER, FakeStreams, Fault
+from tests.support.waiting import eventually
 
 README = Path(stream_module.__file__).parents[1] / "README.md"
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -277,6 +278,21 @@ async def test_a_cancelled_writer_is_failed_and_cancelled(fake: FakeStreams) -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (fake.only.text, fake.only.state) == ("half", "failed")
+
+
+async def test_a_writer_that_is_cancelled_while_it_ends_is_failed_too(fake: FakeStreams) -> None:
+    async def answer() -> None:
+        async with make(fake) as out:
+            await out.write("all")
+            await fake.until(lambda: fake.only.text)
+            fake.faults.append("hang")
+
+    task = asyncio.create_task(answer())
+    await eventually(lambda: fake.streams.kept and fake.only.text and not fake.faults)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (fake.only.text, fake.only.state) == ("all", "failed")
 
 
 async def test_the_apps_exception_passes_also_when_the_server_is_away(

@@ -125,18 +125,16 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                if not self._told:
-                    await self.finish()
-            elif self._text.fault is None:
-                with suppress(Exception):  # the app gets its own exception
+            if error is None and not self._told:
+                await self.finish()
+        except BaseException as failure:
+            error = failure  # cancelled, or not understood
+            raise
+        finally:
+            if (error is not None and self._text.fault is None) or self._text.is_refused:
+                with suppress(Exception):  # the app gets the first exception
                     async with asyncio.timeout(FAIL_WITHIN):
                         await self._fail()
-        finally:
-            if self._text.is_refused:
-                with suppress(Exception):  # the app gets the refusal
-                    async with asyncio.timeout(FAIL_WITHIN):
-                        await self._end_as_failed()
             self._sending.leave(self._joined)
             self._text.fail(StreamError("the stream's block was left"))
             self._notify()
@@ -248,15 +246,14 @@ class Stream:
                 raise reply.refusal()
 
     async def _fail(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAIL_WITHIN / 2):
-                await self._until(lambda: not self._text.unsent)
-        await self._end_as_failed()
-
-    async def _end_as_failed(self) -> None:
-        state, offset = _end(await self._insist(self._path("failed"), {}))
-        if state != OPEN:
-            self._text.ended(state, offset)
+        if self._text.fault is None:
+            with suppress(TimeoutError, StreamError):
+                async with asyncio.timeout(FAIL_WITHIN / 2):
+                    await self._until(lambda: not self._text.unsent)
+        if self._text.fault is None or self._text.is_refused:
+            state, offset = _end(await self._insist(self._path("failed"), {}))
+            if state != OPEN:
+                self._text.ended(state, offset)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Raises what ended the stream."""

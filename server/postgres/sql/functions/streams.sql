@@ -329,7 +329,7 @@ BEGIN
             PERFORM sync.end_stream('', due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, true);
         END IF;
         SELECT * INTO found FROM sync.settle_stream('', due.id, true);
-        CONTINUE WHEN found.became <> 'lags';
+        CONTINUE WHEN found.became IS NOT NULL;
         IF found.fault IN ('42P01', '42703', '3F000') THEN  -- no such table, column or schema
             CONTINUE WHEN kept -> due.kind::text ? due.name;
             UPDATE sync.streams s SET settled_at = clock_timestamp(), look_at = NULL WHERE s.id = due.id;
