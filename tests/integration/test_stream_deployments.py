@@ -134,6 +134,35 @@ async def test_a_text_finds_its_row_where_the_declaration_changes_its_key_or_its
             await eventually(lambda: sql.fetchval("SELECT settled_at IS NOT NULL FROM sync.streams"))
 
 
+async def test_a_key_whose_type_has_changed_holds_up_no_declaration_and_no_other_stream(
+    postgres_18: Cluster, user: UUID
+) -> None:
+    async with notes(postgres_18, FOLDER + STREAMED_NOTE) as (database, sql):
+        folder = await add_folder(sql, user)
+        note = await add_note(sql, folder, "")
+        async with serving(database, service_token=SERVICE) as server, writing(server) as writer:
+            stream = (await writer.open(user, note, kind="note", column="said"))["stream"]
+            await writer.append(stream, 0, "text")
+            await sql.execute(
+                "ALTER TABLE notes DROP id CASCADE; ALTER TABLE notes ADD id uuid PRIMARY KEY DEFAULT gen_random_uuid()"
+            )
+            await migrate(database.url, text=FOLDER + STREAMED_NOTE)
+            status, answer = await writer.append(stream, 4, "x")
+            assert (status, answer["state"]) == (409, "failed")
+            other = await sql.fetchval("INSERT INTO notes (folder, said) VALUES ($1, '') RETURNING id", folder)
+            body = {"user": str(user), "kind": "note", "id": str(other), "column": "said"}
+
+            async def opens() -> bool:
+                return (await writer.http.post("streams", json=body)).status_code in (200, 201)
+
+            await eventually(opens)
+            stream = (await writer.open(user, other, kind="note", column="said"))["stream"]
+            await writer.append(stream, 0, "text")
+            await writer.end(stream, "done", write=True)
+            text = "SELECT said = 'text' FROM notes WHERE id = $1"
+            await eventually(lambda: sql.fetchval(text, other))
+
+
 async def test_an_undo_leaves_what_was_streamed_in_the_rows_and_may_be_undone(
     database: Database, sql: Any, user: UUID
 ) -> None:

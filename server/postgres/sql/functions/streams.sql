@@ -310,7 +310,8 @@ $$;
 
 -- Before other columns may be streamed, or none: ends streams, and writes their texts into their rows. `kept`: the columns that
 -- may be streamed then, by tag and name, each with true if they are where they were; their streams go on. Raises if a row does not
--- take its text. A text whose table or column is not there any more is looked for where the column is then; else it has no place.
+-- take its text. One whose row cannot be looked for, say because its table was dropped, is left to servers if its column is among
+-- `kept`; else it has no place.
 CREATE OR REPLACE FUNCTION sync.close_streams(kept jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -328,13 +329,21 @@ BEGIN
         IF due.state = 'open' THEN
             PERFORM sync.end_stream('', due.id, CASE WHEN due.stop_at IS NULL THEN 'failed' ELSE 'stopped' END, NULL, true);
         END IF;
+        BEGIN
+            PERFORM FROM sync.streamed(due.kind::text, due.row_key, due.name);
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                RAISE;
+            WHEN OTHERS THEN  -- no such table or column, or the key is of another type
+                IF NOT coalesce(kept -> due.kind::text ? due.name, false) THEN
+                    UPDATE sync.streams s SET settled_at = clock_timestamp(), look_at = NULL WHERE s.id = due.id;
+                    PERFORM sync.ring_streams('', ARRAY[due.id]);
+                END IF;
+                CONTINUE;
+        END;
         SELECT * INTO found FROM sync.settle_stream('', due.id, true);
         CONTINUE WHEN found.became IS NOT NULL;
-        IF found.fault IN ('42P01', '42703', '3F000') THEN  -- no such table, column or schema
-            CONTINUE WHEN kept -> due.kind::text ? due.name;
-            UPDATE sync.streams s SET settled_at = clock_timestamp(), look_at = NULL WHERE s.id = due.id;
-            PERFORM sync.ring_streams('', ARRAY[due.id]);
-        ELSIF found.fault IN ('55P03', '40P01') THEN
+        IF found.fault IN ('55P03', '40P01') THEN
             RAISE EXCEPTION 'the row of a stream is locked' USING ERRCODE = found.fault;
         ELSE
             RAISE EXCEPTION 'Column % of row % of kind «%» does not take the text that was streamed to it (%). It would be lost: '
