@@ -97,7 +97,7 @@ class App:
                 shown = [each for rows in view.rows.values() for each in rows.values()]
                 return {"rows": [[e.row.kind, str(e.row.id), plain(e.row.values), e.state] for e in shown]}
             case "stop":
-                self.tasks.add(asyncio.create_task(self.device.stop(command["kind"], UUID(command["id"]))))
+                self.tasks.add(asyncio.create_task(self.device.stop_stream(command["kind"], UUID(command["id"]))))
             case "status":
                 entries = self.outbox.entries
                 return {

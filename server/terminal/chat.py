@@ -81,7 +81,7 @@ class _Chat:
         """Whether the first message names the conversation."""
         self._console = console
         self._replica = Replica(Schema.chat())
-        self._stopping: list[asyncio.Future[bool | None]] = []
+        self._stopping: list[asyncio.Future[bool]] = []
         self._sent = asyncio.Event()
         """Set while every mutation has its result."""
         self._shown: set[Key] = set()
@@ -190,7 +190,7 @@ class _Chat:
                 self._print(f"/open takes a number of /list: 1 to {len(listed)}." if listed else "There are none yet.")
             case "stop":
                 for message in self._written():
-                    self._stopping.append(asyncio.ensure_future(self._device.stop(MESSAGE, message)))
+                    self._stopping.append(asyncio.ensure_future(self._device.stop_stream(MESSAGE, message)))
             case "new":
                 try:
                     self._begin(shortened(rest.strip()) or None)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from atlas_sync import Live, Replica, StreamGrew, StreamsNamed, build_view
+from atlas_sync import Live, Replica, StreamGrew, StreamsNamed, WriteError, build_view
 from atlas_sync import stop_sender as stop_sender_module
 from atlas_sync.session import STOPS
 from tests.support.fake_server import CHAT, CONVERSATION, K0, K1, MESSAGE, FakeServer, ServerEnd, running, soon, until
@@ -100,7 +100,7 @@ async def test_a_stop_returns_what_the_server_answers(server: FakeServer, found:
         peer = await server.next()
         await peer.welcome()
         await peer.live(K0, 20)
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         frame = await peer.receive()
         assert (frame["t"], frame["kind"], frame["id"], "column" in frame) == ("stop", "m", MESSAGE.bytes, False)
         await peer.send("stopped", n=frame["n"], found=found)
@@ -111,7 +111,7 @@ async def test_a_stop_of_a_column_names_it(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE, "content"))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE, "content"))
         frame = await peer.receive()
         assert frame["column"] == "content"
         await peer.send("stopped", n=frame["n"], found=True)
@@ -121,7 +121,7 @@ async def test_a_stop_of_a_column_names_it(server: FakeServer) -> None:
 async def test_a_stop_without_a_connection_is_sent_on_the_next_and_unanswered_again(server: FakeServer) -> None:
     async with running(server.url) as watched:
         first = await server.next()
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         await first.welcome()
         before = await first.receive()
         first.cut()
@@ -137,7 +137,7 @@ async def test_a_stop_that_cannot_be_answered_now_is_asked_again(server: FakeSer
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         frame = await peer.receive()
         await peer.error(code, answers="stop", id=frame["n"], retry_after=1)
         assert await peer.receive() == frame
@@ -150,7 +150,7 @@ async def test_a_server_that_knows_no_stop_has_no_streams(server: FakeServer) ->
         peer = await server.next()
         await peer.welcome()
         for _ in range(STOPS + 1):
-            stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+            stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
             await peer.receive()
             await peer.error("unknown_frame")
             assert not await soon(stop)
@@ -160,7 +160,7 @@ async def test_at_most_eight_stops_are_unanswered(server: FakeServer) -> None:
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        stops = [asyncio.create_task(watched.device.stop("message", UUID(int=n))) for n in range(20)]
+        stops = [asyncio.create_task(watched.device.stop_stream("message", UUID(int=n))) for n in range(20)]
         numbers: list[int] = []
         while len(numbers) < 8:
             numbers.append((await peer.receive())["n"])
@@ -188,12 +188,12 @@ async def test_a_stop_that_was_cancelled_is_not_repeated_and_its_answer_is_dropp
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        given_up = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        given_up = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         frame = await peer.receive()
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
         await peer.send("stopped", n=frame["n"], found=True)
-        other = asyncio.create_task(watched.device.stop("message", CONVERSATION))
+        other = asyncio.create_task(watched.device.stop_stream("message", CONVERSATION))
         second = await peer.receive()
         assert second["id"] == CONVERSATION.bytes
         await peer.send("stopped", n=second["n"], found=False)
@@ -202,12 +202,12 @@ async def test_a_stop_that_was_cancelled_is_not_repeated_and_its_answer_is_dropp
 
 async def test_a_stop_ends_with_the_device(server: FakeServer) -> None:
     async with running(server.url) as watched:
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         await (await server.next()).welcome()
     with pytest.raises(ConnectionError):
         await stop
     with pytest.raises(ConnectionError):
-        await watched.device.stop("message", MESSAGE)
+        await watched.device.stop_stream("message", MESSAGE)
 
 
 async def test_a_stop_of_no_row_or_of_an_unknown_kind_is_refused_and_does_not_end_the_device(
@@ -216,9 +216,10 @@ async def test_a_stop_of_no_row_or_of_an_unknown_kind_is_refused_and_does_not_en
     async with running(server.url) as watched:
         await (await server.next()).welcome()
         with pytest.raises(ValueError, match="no kind"):
-            await watched.device.stop("letter", MESSAGE)
-        with pytest.raises(ValueError, match="key"):
-            await watched.device.stop("message", None)  # type: ignore[call-overload]  # a mistake of the app's
+            await watched.device.stop_stream("letter", MESSAGE)
+        for key in (None, 5, str(MESSAGE), (MESSAGE, MESSAGE)):
+            with pytest.raises(WriteError, match="id"):
+                await watched.device.stop_stream("message", key)  # type: ignore[arg-type]  # a mistake of the app's
         assert not watched.device._over.is_set()
 
 
@@ -229,7 +230,7 @@ async def test_stops_wait_for_a_second_if_the_server_does_not_say_how_long(
     async with running(server.url) as watched:
         peer = await server.next()
         await peer.welcome()
-        stop = asyncio.create_task(watched.device.stop("message", MESSAGE))
+        stop = asyncio.create_task(watched.device.stop_stream("message", MESSAGE))
         frame = await peer.receive()
         await peer.error("unavailable", answers="stop", id=frame["n"])
         await peer.receive()

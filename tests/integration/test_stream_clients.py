@@ -236,7 +236,7 @@ async def test_each_device_shows_beginnings_of_answers_and_at_the_end_the_rows(d
                 with contextlib.suppress(ConnectionError, TimeoutError):
                     async with asyncio.timeout(5):
                         if life.device is not None:
-                            await life.device.stop("message", job.message)
+                            await life.device.stop_stream("message", job.message)
 
         stopping = [tasks.create_task(stop(job)) for job in jobs if job.ending == "stop"]
         async with asyncio.timeout(90):

@@ -225,7 +225,7 @@ async def test_streams_go_through_a_pooler_and_listen_beside_it(database: Databa
                 for word in ("one ", "two ", "three"):
                     await out.write(word)
                     await eventually(partial(phone.has, message, out.text))
-                assert await phone.device.stop("message", message, "content")
+                assert await phone.device.stop_stream("message", message, "content")
                 assert await out.stopped()
         await eventually(lambda: row_has(sql, message, "one two three"))
         await eventually(partial(phone.settled, message, "one two three"))

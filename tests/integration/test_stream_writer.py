@@ -139,13 +139,13 @@ async def test_a_stop_from_any_device_ends_the_writer_and_keeps_what_was_said(
     async with device_of(server.url, user) as phone, device_of(server.url, user) as laptop:
         answering = asyncio.create_task(answer())
         await eventually(lambda: laptop.text(message))
-        assert await phone.device.stop("message", message)
+        assert await phone.device.stop_stream("message", message)
         with pytest.raises(Stopped):
             await answering
         for watcher in (phone, laptop):
             await eventually(partial(lambda states: states[-1] == "stopped", watcher.states[message]))
             assert watcher.text(message) == out.text
-        assert await phone.device.stop("message", message) is False
+        assert await phone.device.stop_stream("message", message) is False
     assert (out.state, len(out.text)) == ("stopped", out.offset)
 
 
@@ -157,7 +157,7 @@ async def test_a_stop_is_known_at_once_while_the_model_is_silent(server: Running
             async with out:
                 waiting = asyncio.create_task(out.stopped())
                 await eventually(lambda: phone.states.get(message, [None])[-1] == "open")
-                assert await phone.device.stop("message", message, "content")
+                assert await phone.device.stop_stream("message", message, "content")
                 assert await waiting
         assert out.state == "stopped"
 

@@ -63,7 +63,8 @@ async def test_an_answer_grows_at_the_end_of_its_line_until_it_is_stopped(
                 await out.write("three")
                 await terminal.shows("assistant  three")
                 await terminal.types("/stop")
-                assert await out.stopped()
+                async with asyncio.timeout(LIMIT):
+                    assert await out.stopped()
                 with pytest.raises(Stopped):
                     await out.write(", four")
             await sql.execute("UPDATE messages SET content = $2 WHERE id = $1", answer, out.text)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import Enum
 from functools import partial
 from inspect import isawaitable
-from typing import Any, overload
+from typing import Any
 from uuid import UUID
 
 from websockets.exceptions import InvalidHandshake
@@ -23,7 +23,7 @@ from atlas_sync.clock import ServerClock
 from atlas_sync.codec import Encoding
 from atlas_sync.comeback import Instruction, next_step
 from atlas_sync.connection import Calls, Connection
-from atlas_sync.mutation import Mutation
+from atlas_sync.mutation import Mutation, check_key
 from atlas_sync.outbox import Entry, Outbox, next_generation
 from atlas_sync.outbox_sender import OutboxSender
 from atlas_sync.reason import NoTokenError, Reason, reason_of
@@ -190,36 +190,28 @@ class Device:
             self.retry_at = None
             self._become(Status.OFFLINE)
 
-    @overload
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """End `run`: a batch that is being stored is finished, and the connection closed, before this returns.
 
-    @overload
-    async def stop(self, kind: str, key: Key, column: str | None = None) -> bool: ...
-
-    async def stop(self, kind: str | None = None, key: Key | None = None, column: str | None = None) -> bool | None:
-        """Without arguments, end `run`; with a kind and a key, stop the streams of that row.
-
-        End `run`: a batch that is being stored is finished, and the connection closed, before this returns. Called from
-        a callback of `run` it returns at once, and `run` ends after the callback. May be repeated, and called before
-        `run`. Cancelling it does not undo it.
-
-        Stop the open streams of a row, or the one of a column: returns once that is durable on the server, and whether
-        there was one. Asked for without a connection, it is sent on the next one; unanswered, again on the one after
-        that. `run` must be running, and a callback of it must not await this. May be cancelled. Raises ValueError for a
-        kind that the schema does not have, ConnectionError once `run` has ended.
+        Called from a callback of `run` it returns at once, and `run` ends after the callback. May be repeated, and
+        called before `run`. Cancelling it does not undo it.
         """
-        if kind is not None:
-            return await self._stop_streams(kind, key, column)
         self._stopping.request()
         if self._task is not None and asyncio.current_task() is not self._task:
             await self._over.wait()
-        return None
 
-    async def _stop_streams(self, kind: str, key: Key | None, column: str | None) -> bool:
-        if key is None:
-            raise ValueError("give the key of the row whose stream is to be stopped")
-        if self.schema is not None and kind not in self.schema:
-            raise ValueError(f"the schema has no kind {kind!r}")
+    async def stop_stream(self, kind: str, key: Key, column: str | None = None) -> bool:
+        """Stop the open streams of a row, or the one of a column. Returns whether there was one, once that is durable
+        on the server.
+
+        Asked for without a connection, it is sent on the next one; unanswered, again on the one after that. `run` must
+        be running, and a callback of it must not await this. May be cancelled. Raises ValueError for a kind that the
+        schema does not have and for what is no key of it, ConnectionError once `run` has ended.
+        """
+        if self.schema is not None:
+            if (found := self.schema.get(kind)) is None:
+                raise ValueError(f"the schema has no kind {kind!r}")
+            check_key(key, found)
         if self._over.is_set():
             raise ConnectionError("the device does not run any more")
         if self._connection is not None:

@@ -161,6 +161,11 @@ def _check_id(mutation: Mutation, kind: Kind) -> None:
         key, instant = split(mutation.id, kind)
         if type(instant) is not int or abs(instant) > NUMBER_END:
             raise WriteError("malformed", f"the id of a {kind.name} must be its key and its {kind.dated}: Kind.target")
+    check_key(key, kind)
+
+
+def check_key(key: Any, kind: Kind) -> None:
+    """Raises WriteError for what is no key of a row of this kind."""
     parts = key if len(kind.key) == 2 else (key,)
     if not isinstance(parts, tuple) or len(parts) != len(kind.key):
         raise WriteError("malformed", f"the id of a {kind.name} must be a tuple of {len(kind.key)}")
