@@ -45,8 +45,13 @@ class Audience:
         self._known = known
         self._key = key
         self._devices: dict[str, set[Device]] = {}
+        self._late: dict[UUID, set[Device]] = {}
+        """Devices that have come, by the stream that is to be read before they are sent the list."""
         self.certain = False
         """Whether all streams are known here."""
+        self.unread: dict[UUID, None] = {}
+        """Streams that were heard of and are not read yet, in the order in which they are read. A device that comes
+        from another process may hold them."""
 
     def has(self, user: str) -> bool:
         return user in self._devices
@@ -59,6 +64,10 @@ class Audience:
 
     def welcome(self, device: Device) -> bytes:
         """The device is welcomed. Returns what it is sent before its rows, as bytes of whole messages."""
+        if self.unread:
+            self._late.setdefault(next(reversed(self.unread)), set()).add(device)
+            device.proof_is_due = True
+            return b""
         device.welcomed = True
         return b"".join(frame.wire(device.sink.codec) for frame in self._due(device))
 
@@ -67,6 +76,17 @@ class Audience:
         devices.discard(device)
         if not devices:
             self._devices.pop(device.user, None)
+        for late in self._late.values():
+            late.discard(device)
+
+    def read(self, ids: Iterable[UUID]) -> None:
+        """Of these streams all is known that there is to know."""
+        for id_ in ids:
+            self.unread.pop(id_, None)
+            for device in self._late.pop(id_, ()):
+                device.welcomed = True
+                if device.takes:
+                    self.resume(device)
 
     def list_to_all(self) -> None:
         """All streams are known now: tell every device which of them are there."""

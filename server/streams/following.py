@@ -68,6 +68,8 @@ class Following:
             stream = self._known.get(id_)
             if stream is None or self._wanted(stream):
                 self._rung.setdefault(id_, at)
+            if stream is None:
+                self._audience.unread.setdefault(id_)
         if len(self._rung) > MOST:
             self._rung.clear()
             self._all = True
@@ -134,6 +136,7 @@ class Following:
             # Those that are there now, which come first. Others may change meanwhile, again and again.
             for _ in range(0, len(self._rung), AT_ONCE):
                 await self._read_some()
+            self._audience.read(self._audience.unread.keys() - self._rung.keys())
         except UnavailableError:
             self._all = True
             raise
@@ -161,6 +164,7 @@ class Following:
             self._take(each, wants[each.id], some[each.id])
         for id_ in wants.keys() - {each.id for each in found}:
             self._gone(id_)
+        self._audience.read(some)
 
     def _take(self, found: Found, asked: int, since: float) -> bool:
         """Returns False if the text could not be taken."""

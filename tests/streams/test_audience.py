@@ -237,6 +237,32 @@ def test_while_not_all_streams_are_known_nobody_is_told_and_then_all_are_proved_
         assert watcher.sink.proofs == [len(watcher.sink.sent)]
 
 
+def test_a_device_that_comes_is_told_which_streams_there_are_once_those_that_were_heard_of_are_read() -> None:
+    one, two = stream("one"), stream("two", number=2)
+    made, known = audience(one)
+    made.unread = {uuid4(): None, two.id: None}
+    watchers = [Watcher() for _ in range(3)]
+    for watcher in watchers:
+        watcher.join(made)
+    coming, full, gone = watchers
+    full.sink.full = True
+    made.remove(gone.device)
+    made.unread[uuid4()] = None  # nobody waits for what is heard later
+    made.publish(one)
+    made.read(list(made.unread)[:1])
+    assert not any(watcher.sink.sent for watcher in watchers), "it may hold the other one"
+    known.add(two)
+    made.read([two.id])
+    assert (full.sink.sent, gone.sink.sent) == ([], [])
+    full.sink.full = False
+    made.resume(full.device)
+    for watcher in coming, full:
+        watcher.read()
+        assert watcher.open == {one.id, two.id}
+        assert watcher.texts == {one.id: ("one", "open"), two.id: ("two", "open")}
+        assert len(watcher.sink.proofs) == 1, "its rows came before"
+
+
 def test_a_device_is_sent_nothing_before_it_is_welcomed() -> None:
     one = stream("x")
     made, _ = audience(one)

@@ -300,6 +300,26 @@ async def test_a_device_that_comes_back_gets_the_text_as_it_is_now() -> None:
         assert set(again.texts) == {id_}
 
 
+async def test_a_device_that_brings_a_stream_along_keeps_it_although_its_new_process_has_only_heard_of_it() -> None:
+    store = FakeStore()
+    async with process(store) as here:
+        await eventually(lambda: Watcher(here).sink.sent)
+        for _ in range(2):
+            id_ = store.add("abc")
+            here.notices.ring([id_])
+            watcher = Watcher(here)
+            await eventually(lambda: watcher.sink.sent)  # noqa: B023
+            watcher.holds(id_, "abc")
+            assert id_ in (watcher.open or [])
+        flood = [uuid4() for _ in range(20_000)]
+        here.notices.ring(flood)
+        late = Watcher(here)
+        await eventually(lambda: late.sink.sent)
+        late.holds(id_, "abc")
+        assert late.open is not None
+        assert len(late.open) == 2
+
+
 async def test_a_stream_that_began_anew_is_another_one() -> None:
     store = FakeStore()
     async with process(store) as here:
